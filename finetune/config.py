@@ -1,0 +1,96 @@
+"""Settings: the base of every schema, TOML files and KEY=VALUE overrides, and errors in the user's words."""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from finetune.errors import RecipeError
+
+
+class Settings(BaseModel):
+    """Frozen, without unknown keys, without NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def field_names(schema: type[Settings], prefix: str = "") -> list[str]:
+    """Every key of a schema in dotted form: ``train.lr``."""
+    names = []
+    for name, field in schema.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Settings):
+            names += field_names(nested, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def nearest(word: str, known) -> str:
+    """'did you mean ...?' for the known word nearest to `word`, or nothing.
+
+    The last part of a dotted key counts too, so that ``lr`` finds ``train.lr``.
+    """
+    known = list(known)
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not matches:
+        tails = {name.rsplit(".", 1)[-1]: name for name in known}
+        tail = word.rsplit(".", 1)[-1]
+        initials = "".join(part[:1] for part in tail.split("_"))  # learning_rate: lr
+        close = difflib.get_close_matches(tail, tails, n=1, cutoff=0.5) or [t for t in tails if t == initials]
+        matches = [tails[close[0]]] if close else []
+    return f"did you mean {matches[0]!r}?" if matches else ""
+
+
+def read_toml(path: Path) -> dict:
+    """The tables of a TOML file; a syntax error names the file and the line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as TOML", got=str(error)) from error
+
+
+def parse_overrides(pairs: list[str]) -> dict:
+    """``["train.lr=1e-4"]`` as nested dictionaries; values are TOML, or plain text where they are not."""
+    settings: dict = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError("--set takes KEY=VALUE", got=repr(pair), do="For example: --set train.epochs=3")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = key.strip().split(".")
+        table = settings
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[last] = value
+    return settings
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`base` with the keys of `changes` in their place, table by table; neither is altered."""
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def validate(schema: type[Settings], values: dict, source: str, see: str = "finetune show spam-classifier"):
+    """Build `schema` from plain values; the first problem is an error that names `source` and the key."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            raise RecipeError(f"{source}: unknown key {key!r}", known=nearest(key, field_names(schema)),
+                              do=f"See: {see}") from error
+        got = json.dumps(problem["input"], default=str)[:80]
+        raise RecipeError(f"{source}: {key}: {problem['msg']}", got=got, do=f"See: {see}") from error

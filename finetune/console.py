@@ -1,0 +1,88 @@
+"""What the screen shows: lines, warnings and progress bars, with a copy in the run's log.txt."""
+
+import re
+import sys
+import time
+from contextlib import contextmanager
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_log = None
+
+
+def clean(text: str) -> str:
+    """Text from data without the control characters that could drive a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+@contextmanager
+def log_to(path):
+    """Copy every line said inside the block to a file, too."""
+    global _log
+    with open(path, "a", encoding="utf-8") as file:
+        previous, _log = _log, file
+        try:
+            yield
+        finally:
+            _log = previous
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print one plain line, to standard error if `error`, and to the log."""
+    text = clean(text)
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:  # a terminal without UTF-8
+        print(text.encode("ascii", "replace").decode(), file=stream, flush=True)
+    if _log is not None:
+        print(text, file=_log, flush=True)
+
+
+def warn(text: str) -> None:
+    """Say something the user should know although the work goes on."""
+    say(f"note: {text}", error=True)
+
+
+@contextmanager
+def progress(what: str, total: float | None, *, unit: str = "", done: float = 0, every_seconds: float = 10.0):
+    """A live bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+    total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the end of the line.
+    """
+    if sys.stdout.isatty():
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+        start, begun = time.monotonic(), done
+        with Progress(*columns, transient=True) as bar:
+            task = bar.add_task(what, total=total, completed=done, rate="", note="")
+
+            def advance(amount: float = 1, note: str = "") -> None:
+                nonlocal done
+                done += amount
+                rate = (done - begun) / max(time.monotonic() - start, 1e-9)
+                bar.update(task, advance=amount, rate=f"{rate:,.1f} {unit}/s", note=note)
+            yield advance
+        return
+
+    start, begun, last = time.monotonic(), done, time.monotonic()
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last >= every_seconds:
+            last = now
+            rate = (done - begun) / max(now - start, 1e-9)
+            goal = f"/{total:,.0f}" if total else ""
+            left = f"  {(total - done) / max(rate, 1e-9):,.0f} s left" if total else ""
+            say(f"{what}: {done:,.0f}{goal} {unit}  {rate:,.1f}/s{left}  {note}".rstrip())
+    yield advance

@@ -1,0 +1,47 @@
+"""Errors that a user can mend. They end a command with exit status 2 and no traceback."""
+
+
+class FinetuneError(Exception):
+    """One error in four parts: what went wrong, what we got, what is known, what to do.
+
+    Only ``what`` is required; the others are left out where they would say nothing.
+    """
+
+    def __init__(self, what: str, *, got: str = "", known: str = "", do: str = ""):
+        self.what, self.got, self.known, self.do = what, got, known, do
+        message = what
+        if got:
+            message += f"; got {got}"
+        if known:
+            message += f"; known: {known}"
+        if do:
+            message += f". {do}"
+        super().__init__(message)
+
+
+class RecipeError(FinetuneError):
+    """A recipe, a setting or a command-line value that cannot be used."""
+
+
+class DataError(FinetuneError):
+    """A data file that cannot be read or makes the result meaningless."""
+
+
+class WeightsError(FinetuneError):
+    """A checkpoint that is missing, damaged or of another shape."""
+
+
+class FetchError(FinetuneError):
+    """Something that could not be downloaded, or that came with the wrong content."""
+
+
+class RunError(FinetuneError):
+    """A run directory that cannot be used: busy, changed, damaged or incomplete."""
+
+
+class TrainingError(FinetuneError):
+    """Training that cannot go on: a loss that is not finite, memory that ran out."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run and its state is saved (exit status 130)."""

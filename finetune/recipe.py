@@ -1,0 +1,82 @@
+"""The one schema of a run's settings: TOML files, ``--set`` and the saved recipe.json."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune.config import Settings
+
+
+class Columns(Settings):
+    """Which columns of a table hold what."""
+
+    text: str | None = Field(None, description="name of the text column; none: found by its name")
+    label: str | None = Field(None, description="name of the label column; none: found by its name")
+
+
+class Split(Settings):
+    """How rows are divided into train, validation and test."""
+
+    protocol: Literal["grouped", "balanced"] = Field(
+        "grouped", description="grouped: all rows, stratified, the same normalised text never on two sides; "
+        "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol)")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of rows for validation")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of rows for the test")
+    seed: int = Field(123, ge=0, description="seed of the split")
+
+
+class Train(Settings):
+    """What moves, for how long, and how."""
+
+    method: Literal["auto", "full", "last-blocks", "head"] = Field(
+        "auto", description="which weights move: all, the last blocks and the head, or the head alone; "
+        "auto follows the weights")
+    last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
+    epochs: int | None = Field(None, ge=1, description="passes over the training rows; none: follows the weights")
+    batch_size: int = Field(16, ge=1, description="rows of one optimizer step, over all processes")
+    micro_batch_tokens: int = Field(4096, ge=1, description="tokens, pads included, of one forward pass; "
+                                    "a step of more tokens accumulates gradients")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; none: follows weights and method")
+    min_lr_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
+    warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; never of norms and biases")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
+    beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")
+    clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: each class weighs the same in the loss")
+    metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
+        "f1_macro", description="validation metric of the best checkpoint; ties go to the lower log loss")
+    evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints in each epoch")
+    patience: int = Field(4, ge=1, description="validations without a better metric before training stops")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster")
+    seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: all cores. Bits repeat at one thread count only")
+
+
+class Evaluate(Settings):
+    """What is measured, and how a probability becomes a decision."""
+
+    metric: Literal["accuracy", "f1", "f1_macro"] = Field(
+        "accuracy", description="the headline; f1 is that of the positive class and needs two classes")
+    positive: str | None = Field(None, description="positive label of two; none: the last in sorted order")
+    threshold: Literal["half", "max-f1"] = Field(
+        "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind an interval")
+
+
+class Recipe(Settings):
+    """Everything that decides what a run does."""
+
+    pipeline: str = Field("", description="the pipeline whose stages run")
+    task: Literal["classify"] = Field("classify", description="what is learnt")
+    weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if "
+                         "it is at hand or reachable, else the bundled fallback")
+    data: str = Field("", description="a registry name or a file")
+    max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
+    columns: Columns = Columns()
+    split: Split = Split()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
