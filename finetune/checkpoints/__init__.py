@@ -1,0 +1,1 @@
+"""Checkpoints on disk: always Hugging Face's layout, always safetensors."""

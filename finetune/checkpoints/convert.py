@@ -1,0 +1,87 @@
+"""Hugging Face's tensors into our GPT and back, every tensor accounted for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, SKIPPED, TIED_HEAD, expand
+from finetune.errors import WeightsError
+from finetune.models.gpt import GPT
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor of a file."""
+
+    loaded: int = 0
+    parameters: int = 0
+    transposed: int = 0
+    skipped: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+
+
+def load_gpt(model: GPT, shapes: dict[str, tuple], read: Callable[[str], Tensor], source: str) -> LoadReport:
+    """Copy a file's tensors into `model`.
+
+    shapes: the file's names and shapes. read: gives one tensor by its name, so that memory holds the model and
+    one tensor. Raises WeightsError listing every missing, unexpected or wrongly shaped tensor before anything is read.
+    """
+    rows = expand(model.config.layers)
+    parameters = dict(model.named_parameters())
+    by_bare_name = {name.removeprefix(PREFIX): name for name in shapes}
+    report = LoadReport(skipped=sorted(n for n in shapes if SKIPPED.fullmatch(n.removeprefix(PREFIX))))
+    expected = {theirs: tuple(parameters[ours].shape)[::-1 if transposed else 1] for theirs, ours, transposed in rows}
+
+    problems = []
+    if len(by_bare_name) < len(shapes):
+        problems.append("names that stand twice, with and without the prefix")
+    problems += [f"missing {name} {shape}" for name, shape in expected.items() if name not in by_bare_name]
+    accounted = {*expected, TIED_HEAD, CLASSIFIER_HEAD}
+    problems += [f"unexpected {name}" for bare, name in by_bare_name.items()
+                 if bare not in accounted and name not in report.skipped]
+    problems += [f"{name} is {tuple(shapes[by_bare_name[name]])}, expected {shape}"
+                 for name, shape in expected.items()
+                 if name in by_bare_name and tuple(shapes[by_bare_name[name]]) != shape]
+    if problems:
+        raise WeightsError(f"{source}: {len(problems)} tensors do not fit a GPT-2 of {model.config.layers} layers and "
+                           f"width {model.config.width}", got=_listed(problems))
+
+    for theirs, ours, transposed in rows:
+        tensor = _finite(read(by_bare_name[theirs]), theirs, source)
+        report.dtypes = sorted({*report.dtypes, str(tensor.dtype).removeprefix("torch.")})
+        with torch.no_grad():
+            parameters[ours].copy_(tensor.T if transposed else tensor)
+        report.loaded += 1
+        report.transposed += transposed
+        report.parameters += tensor.numel()
+    if TIED_HEAD in by_bare_name:
+        if not torch.equal(read(by_bare_name[TIED_HEAD]), read(by_bare_name["wte.weight"])):
+            raise WeightsError(f"{source}: {TIED_HEAD} differs from wte.weight",
+                               known="GPT-2 ties the two; a model with an output matrix of its own is another model")
+        report.skipped.append(by_bare_name[TIED_HEAD])
+    return report
+
+
+def gpt_tensors(model: GPT) -> dict[str, Tensor]:
+    """The model's tensors under Hugging Face's names, with the prefix, contiguous and on the CPU."""
+    parameters = dict(model.named_parameters())
+    return {PREFIX + theirs: _stored(parameters[ours], transposed)
+            for theirs, ours, transposed in expand(model.config.layers)}
+
+
+def _stored(parameter: Tensor, transposed: bool) -> Tensor:
+    tensor = parameter.detach().cpu()
+    return (tensor.T if transposed else tensor).contiguous()
+
+
+def _finite(tensor: Tensor, name: str, source: str) -> Tensor:
+    if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        raise WeightsError(f"{source}: {name} holds values that are not finite numbers", got=str(tensor.dtype))
+    return tensor
+
+
+def _listed(problems: list[str], most: int = 8) -> str:
+    more = f" and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more

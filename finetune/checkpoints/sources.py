@@ -1,0 +1,88 @@
+"""From the name of weights to a checkpoint directory on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
+from finetune.config import nearest
+from finetune.console import say
+from finetune.errors import WeightsError
+from finetune.fetch import find_weights, get_hub_checkpoint, get_weights, network_available
+from finetune.models.gpt import GPTConfig
+from finetune.registry import WeightsRow, weights_registry
+
+AUTO = "gpt2"  # what `auto` stands for where it can be had
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """A checkpoint directory, and where it is from in words."""
+
+    name: str
+    directory: Path
+    config: GPTConfig | None  # none: the directory's own config.json
+    source: str
+    licence: str = ""
+
+    def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
+        """Read the model and the tokenizer. Raises WeightsError."""
+        return load_checkpoint(self.directory, self.config, dropout)
+
+
+def resolve_auto(name: str) -> str:
+    """`auto` as a name: GPT-2 124M if it is at hand or reachable, else the fallback. Other names stay."""
+    if name != "auto":
+        return name
+    row = weights_registry()[AUTO]
+    return AUTO if find_weights(row) or network_available() else RANDOM_BYTES
+
+
+def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> WeightsSource:
+    """The checkpoint that `name` means: a directory (a run too), a registry row or a hub id, in this order.
+
+    base: the run's directory for the fallback weights. fetch: download what is missing, and check every hash.
+    Raises WeightsError or FetchError, with the names there are.
+    """
+    if name == RANDOM_BYTES and base is not None:
+        return WeightsSource(name, base, None, "random, seeded; nothing pretrained")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        inside = path / "export" / "hf" if (path / "recipe.json").exists() else path
+        if not inside.is_dir():
+            raise WeightsError(f"{path}: a run without exported weights", do="Finish the run first.")
+        return WeightsSource(path.name or name, inside, None, "a directory of the user's")
+    if path.is_file() or path.suffix in (*PICKLES, ".safetensors"):
+        why = "pickles can run code when opened, and are refused" if path.suffix in PICKLES else "a file"
+        raise WeightsError(f"{name}: weights are given as a directory in Hugging Face's layout", got=why,
+                           known="config.json, model.safetensors, vocab.json and merges.txt in one directory",
+                           do="transformers' save_pretrained(DIR) writes one, also from a pickle you trust.")
+    rows = weights_registry()
+    if name in rows:
+        return _from_row(rows[name], fetch)
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return WeightsSource(name, get_hub_checkpoint(name), None, f"Hugging Face hub, {name}")
+    known = f"{', '.join([*rows, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"
+    hint = nearest(name, rows)
+    raise WeightsError(f"unknown weights {name!r}", known=f"{known}. {hint}" if hint else known,
+                       do="See: finetune weights ls")
+
+
+def load(name: str = "auto"):
+    """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
+
+    A GPT gives logits (B, T) -> (B, T, V); a classifier's directory gives a Classifier.
+    """
+    loaded = locate_weights(resolve_auto(name), fetch=True).load()
+    return loaded.model, loaded.tokenizer
+
+
+def _from_row(row: WeightsRow, fetch: bool) -> WeightsSource:
+    directory = None if fetch else find_weights(row)
+    if directory is None:
+        directory = get_weights(row)
+    if fetch:
+        say(f"weights: {row.name}, {row.description} ({row.licence}), every file's sha256 checked")
+    config = GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
+                       heads=row.heads)
+    return WeightsSource(row.name, directory, config, f"{row.repo} at revision {row.revision[:12]}", row.licence)

@@ -1,0 +1,246 @@
+"""Read and write checkpoint directories: Hugging Face's GPT-2 layout, safetensors only.
+
+Nothing in a file is trusted: the header is checked before the tensors are touched, only numbers are taken from
+config.json, and no pickle is ever opened.
+"""
+
+import json
+import math
+import os
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from finetune.checkpoints.convert import LoadReport, gpt_tensors, load_gpt
+from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
+from finetune.errors import WeightsError
+from finetune.files import read_json, sync_directory, write_json
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import Classifier
+from finetune.tokenizer import Tokenizer
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+HEADER_LIMIT, TENSOR_LIMIT = 1 << 20, 2000
+CONFIG_KEYS = {"vocab_size": "vocab_size", "n_positions": "context", "n_embd": "width", "n_layer": "layers",
+               "n_head": "heads", "layer_norm_epsilon": "norm_eps"}
+# What our GPT computes; a config that asks for anything else is another model.
+FIXED = {"activation_function": "gelu_new", "scale_attn_weights": True, "tie_word_embeddings": True,
+         "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "add_cross_attention": False}
+SIZE_LIMITS = {"vocab_size": 1 << 20, "n_positions": 1 << 17, "n_embd": 1 << 14, "n_layer": 256, "n_head": 256}
+
+
+@dataclass
+class LoadedCheckpoint:
+    """A checkpoint in memory: the model (eval mode, fp32), its tokenizer and what became of the tensors."""
+
+    model: GPT | Classifier
+    tokenizer: Tokenizer
+    report: LoadReport
+
+
+def read_config(directory: Path) -> GPTConfig:
+    """The shape in ``config.json``; only the numbers that our model has are read."""
+    path = Path(directory) / "config.json"
+    if not path.exists():
+        raise WeightsError(f"{directory}: no config.json", do="A checkpoint is a directory in Hugging Face's layout.")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("model_type", "gpt2") != "gpt2":
+        got = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+        raise WeightsError(f"{path}: not a GPT-2", got=repr(got))
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise WeightsError(f"{path}: {key} is not GPT-2's", got=repr(config[key]), known=repr(value))
+    if config.get("n_inner") not in (None, 4 * config.get("n_embd", 0)):
+        raise WeightsError(f"{path}: n_inner is not GPT-2's", got=repr(config["n_inner"]), known="4 * n_embd")
+    values = {}
+    for theirs, ours in CONFIG_KEYS.items():
+        if theirs not in config:
+            continue
+        value = config[theirs]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if theirs in SIZE_LIMITS and not (whole and 1 <= value <= SIZE_LIMITS[theirs]):
+            raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known=f"1 to {SIZE_LIMITS[theirs]}")
+        if theirs == "layer_norm_epsilon" and not (isinstance(value, float) and 0 < value < 1):
+            raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known="between 0 and 1")
+        values[ours] = value
+    return GPTConfig(**values)
+
+
+def tensor_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint; pickles are refused, an index is followed within the directory."""
+    directory = Path(directory)
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise WeightsError(f"{index}: a shard's name is no plain file name", got=repr(name))
+            if not (directory / name).exists():
+                raise WeightsError(f"{index}: a shard is missing", got=name)
+        if names:
+            return [directory / name for name in names]
+        raise WeightsError(f"{index}: names no shards")
+    pickles = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
+    if pickles:
+        raise WeightsError(
+            f"{directory}: weights only as pickles, which can run code when they are opened", got=", ".join(pickles[:3]),
+            known="model.safetensors",
+            do="Convert in a place you trust: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
+               ".save_pretrained(NEW) writes safetensors.")
+    raise WeightsError(f"{directory}: no model.safetensors here", do="See: finetune weights ls")
+
+
+def read_header(path: Path) -> dict[str, tuple]:
+    """Names and shapes in a safetensors file, with the header and the file's size checked against each other."""
+    def refuse(why: str):
+        raise WeightsError(f"{path}: this is not a usable safetensors file", got=why,
+                           do="Fetch it again: finetune weights verify shows what is damaged.")
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            first = file.read(8)
+            if first[:1] == b"<":
+                refuse("an HTML page")
+            if first.startswith(b"version "):
+                refuse("a git-lfs pointer")
+            length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+            if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+                refuse(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
+        header.pop("__metadata__", None)
+        if len(header) > TENSOR_LIMIT:
+            refuse(f"{len(header)} tensors")
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        if 8 + length + max(ends, default=0) != size:
+            refuse(f"{size} bytes where {8 + length + max(ends, default=0)} belong (cut short?)")
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        if any(math.prod(shape) < 1 for shape in shapes.values()):
+            refuse("a tensor without elements")
+        return shapes
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        refuse(f"a broken header ({type(error).__name__})")
+
+
+def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: float = 0.0) -> LoadedCheckpoint:
+    """Load a checkpoint directory: a GPT, or a Classifier where it holds a classification head.
+
+    config: the shape where the directory has no config.json (registry rows carry it). Raises WeightsError.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        if directory.suffix in PICKLES:
+            raise WeightsError(f"{directory}: pickles are not opened, they can run code", known="safetensors")
+        raise WeightsError(f"{directory}: no such directory")
+    shape = config or read_config(directory)
+    shape = GPTConfig(**{**shape.__dict__, "dropout": dropout})
+    location = {name: path for path in tensor_files(directory) for name in read_header(path)}
+    shapes = {name: size for path in set(location.values()) for name, size in read_header(path).items()}
+
+    with torch.device("meta"):
+        model = GPT(shape)
+    model.to_empty(device="cpu")
+    try:
+        with _Readers() as readers:
+            report = load_gpt(model, shapes, lambda name: readers.read(location[name], name), directory.name)
+            if CLASSIFIER_HEAD in shapes:
+                head = readers.read(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD)
+                model = Classifier(model, len(head))
+                if head.shape != model.head.weight.shape:
+                    raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {tuple(head.shape)}",
+                                       known=f"(classes, {shape.width})")
+                model.head.weight.data.copy_(head)
+                report.loaded += 1
+                report.parameters += head.numel()
+    except SafetensorError as error:
+        raise WeightsError(f"{directory}: the tensors cannot be read", got=str(error)) from error
+    tokenizer = Tokenizer.from_directory(directory)
+    if tokenizer.vocab_size != shape.vocab_size:
+        raise WeightsError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
+                           known=f"the model has {shape.vocab_size}", do="Use the checkpoint's own tokenizer files.")
+    return LoadedCheckpoint(model.eval(), tokenizer, report)
+
+
+def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokenizer,
+                     extra_config: dict | None = None, extra_files: dict[str, str] | None = None) -> None:
+    """Write Hugging Face's layout, whole or not at all; an older directory of that name is replaced at the end."""
+    directory = Path(directory)
+    gpt = model.gpt if isinstance(model, Classifier) else model
+    tensors: dict[str, Tensor] = gpt_tensors(gpt)
+    if isinstance(model, Classifier):
+        tensors[CLASSIFIER_HEAD] = model.head.weight.detach().cpu().contiguous()
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_json(temporary / "config.json", hugging_face_config(model, tokenizer) | (extra_config or {}))
+        tokenizer.save(temporary)
+        write_json(temporary / "tokenizer_config.json", tokenizer_config(gpt.config))
+        for name, text in (extra_files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+        for path in temporary.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+        sync_directory(directory.parent)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {directory}", got=str(error), do="Free some space, then run again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
+    """What transformers needs in ``config.json``."""
+    kind = "GPT2ForSequenceClassification" if isinstance(model, Classifier) else "GPT2LMHeadModel"
+    config = model.gpt.config if isinstance(model, Classifier) else model.config
+    ours = {theirs: getattr(config, name) for theirs, name in CONFIG_KEYS.items()}
+    end = tokenizer.end_of_text
+    return {"architectures": [kind], "model_type": "gpt2", "n_ctx": config.context, **ours, **FIXED,
+            "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": config.dropout,
+            "bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "dtype": "float32"}
+
+
+def tokenizer_config(config: GPTConfig) -> dict:
+    """What AutoTokenizer needs to read texts as ours does: specials typed in a text stay text."""
+    end = "<|endoftext|>"
+    return {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end,
+            "model_max_length": config.context, "padding_side": "right", "add_prefix_space": False,
+            "split_special_tokens": True}
+
+
+class _Readers:
+    """Open safetensors files, each mapped into memory once and read tensor by tensor."""
+
+    def __init__(self):
+        self.open: dict[Path, safe_open] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for file in self.open.values():
+            file.__exit__(*error)
+
+    def read(self, path: Path, name: str) -> Tensor:
+        if path not in self.open:
+            self.open[path] = safe_open(path, framework="pt").__enter__()
+        return self.open[path].get_tensor(name)
+
+
+def _unique(pairs):
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands twice")
+    return dict(pairs)

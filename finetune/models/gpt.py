@@ -1,0 +1,171 @@
+"""GPT-2 from scratch.
+
+Sources: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (the architecture);
+Vaswani et al. 2017, arXiv:1706.03762 (attention); Ba et al. 2016, arXiv:1607.06450 (layer norm);
+Hendrycks and Gimpel 2016, arXiv:1606.08415 (GELU, here in its tanh form).
+
+Shape letters: B batch, T time (tokens), C width, H heads, D head width (C / H), V vocabulary,
+N supervised positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from finetune.errors import WeightsError
+
+IGNORE = -100  # a target that is not supervised
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT-2."""
+
+    vocab_size: int = 50257
+    context: int = 1024  # longest sequence, in tokens
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        sizes = (self.vocab_size, self.context, self.width, self.layers, self.heads)
+        if min(sizes) < 1 or self.width % self.heads:
+            raise WeightsError("this is no GPT-2 shape", got=str(self),
+                               known="sizes of at least 1, and a width that the heads divide")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Attend within x.
+
+        x: (B, T, C). mask: boolean, broadcast to (B, H, T, T), true where a query may look; none means causal.
+        at: (B,), ask for these positions only; the mask is then (B, 1, 1, T). Returns (B, T or 1, C).
+        """
+        B, _, C = x.shape
+        q, k, v = self.qkv(x).split(C, dim=-1)  # (B, T, C) each
+        if at is not None:
+            q = take(q, at)  # (B, 1, C)
+        q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
+                                           dropout_p=self.dropout if self.training else 0.0)
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between, four times as wide inside."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One transformer block, pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.norm_2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); with `at` (B,), only those positions come out: (B, 1, C)."""
+        attended = self.attention(self.norm_1(x), mask, at)
+        x = (x if at is None else take(x, at)) + self.drop(attended)
+        return x + self.drop(self.mlp(self.norm_2(x)))
+
+
+class GPT(nn.Module):
+    """The decoder-only language model; its output matrix is the token embedding (tied)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+
+    @torch.no_grad()
+    def initialise(self, seed: int, std: float = 0.02) -> "GPT":
+        """Fresh weights as GPT-2 was given: normal, with the residual layers scaled by 1 / sqrt(2 * layers)."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            else:
+                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                scale = (2 * self.config.layers) ** -0.5 if residual else 1.0
+                parameter.normal_(0.0, std * scale, generator=generator)
+        return self
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token plus position embeddings: (B, T) -> (B, T, C). T is at most the context."""
+        T = input_ids.shape[1]
+        if self.config.context < T:
+            raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
+                               do="Cut the text, or split it.")
+        positions = torch.arange(T, device=input_ids.device)
+        return self.drop(self.token_embedding(input_ids) + self.position_embedding(positions))
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The normed output of the last block: (B, T) -> (B, T, C).
+
+        A right-padded batch needs no mask: causal attention never lets a token see what follows it.
+        """
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits of the next token: (B, T) -> (B, T, V)."""
+        return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
+
+    def loss_sum(self, input_ids: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+        """Cross entropy summed over the supervised positions; divide by their number for the mean.
+
+        input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.
+        Logits exist for `chunk` positions at a time only, and are computed anew in the backward pass.
+        """
+        supervised = targets != IGNORE
+        hidden, targets = self.hidden_states(input_ids)[supervised], targets[supervised]  # (N, C), (N,)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for part, answers in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            total = total + checkpoint(_chunk_loss, part, self.token_embedding.weight, answers, use_reentrant=False)
+        return total
+
+
+def _chunk_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, embedding).float(), targets, reduction="sum")
+
+
+def take(x: Tensor, at: Tensor) -> Tensor:
+    """One position of each sequence: x (B, T, C), at (B,) -> (B, 1, C)."""
+    return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
+
+
+def up_to(at: Tensor, length: int) -> Tensor:
+    """The causal mask of one query a sequence: at (B,) -> (B, 1, 1, T), true up to and with `at`."""
+    return (torch.arange(length, device=at.device) <= at[:, None])[:, None, None, :]

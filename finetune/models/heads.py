@@ -1,0 +1,48 @@
+"""What stands on a GPT instead of its next-token output. Shape letters as in gpt.py; K classes."""
+
+import torch
+from torch import Tensor, nn
+
+from finetune.models.gpt import GPT, take, up_to
+
+
+class Classifier(nn.Module):
+    """A linear head, without bias, on the hidden state of the last real token.
+
+    The same function as transformers' GPT2ForSequenceClassification on right-padded batches. Causal attention keeps
+    pads out of that token's sight, so a prediction does not depend on what else is in the batch.
+    """
+
+    def __init__(self, gpt: GPT, classes: int):
+        super().__init__()
+        self.gpt = gpt
+        self.head = nn.Linear(gpt.config.width, classes, bias=False)
+
+    @torch.no_grad()
+    def initialise_head(self, seed: int) -> "Classifier":
+        """A fresh head: normal with standard deviation 0.02, as GPT-2's other matrices."""
+        self.head.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+        return self
+
+    def lower(self, input_ids: Tensor, blocks: int) -> Tensor:
+        """The residual stream below block number `blocks`: (B, T) -> (B, T, C)."""
+        x = self.gpt.embed(input_ids)
+        for block in self.gpt.blocks[:blocks]:
+            x = block(x)
+        return x
+
+    def forward(self, inputs: Tensor, last: Tensor, first_block: int = 0) -> Tensor:
+        """Class logits (B, K).
+
+        inputs: token ids (B, T), or, with first_block > 0, what ``lower(ids, first_block)`` gave (B, T, C).
+        last: (B,), the index of each text's last real token.
+        The top block is asked for that position only: the same numbers for a fraction of the work.
+        """
+        x = inputs if first_block else self.gpt.embed(inputs)
+        for block in self.gpt.blocks[first_block:-1]:
+            x = block(x)
+        if first_block < len(self.gpt.blocks):
+            x = self.gpt.blocks[-1](x, mask=up_to(last, x.shape[1]), at=last)  # (B, 1, C)
+        else:
+            x = take(x, last)
+        return self.head(self.gpt.norm(x[:, 0]))

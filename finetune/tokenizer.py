@@ -1,0 +1,106 @@
+"""GPT-2's byte-level BPE, run by tiktoken from a checkpoint's own ``vocab.json`` and ``merges.txt``.
+
+Sources: Sennrich et al. 2016, arXiv:1508.07909 (BPE); Radford et al. 2019, section 2.2 (over bytes).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import tiktoken
+
+from finetune.errors import WeightsError
+
+END_OF_TEXT = "<|endoftext|>"
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+def byte_alphabet() -> dict[int, str]:
+    """The printable character that stands for each byte in GPT-2's vocabulary files."""
+    printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Special tokens typed in a text stay text; only a task puts their ids into a sequence.
+    """
+
+    def __init__(self, vocab_json: str, merges_txt: str, source: str = "vocabulary"):
+        self.vocab_json, self.merges_txt = vocab_json, merges_txt
+        byte_of = {character: byte for byte, character in byte_alphabet().items()}
+        try:
+            vocab: dict[str, int] = json.loads(vocab_json)
+            merges = [line.split(" ") for line in merges_txt.split("\n")
+                      if line and not line.startswith("#version")]
+            ranked = 256 + len(merges)
+            special = {token: rank for token, rank in vocab.items() if rank >= ranked}
+            ranks = {bytes(byte_of[c] for c in token): rank for token, rank in vocab.items() if rank < ranked}
+            in_order = sorted(ranks.values()) == list(range(ranked)) and all(
+                ranks[bytes(byte_of[c] for c in left + right)] == 256 + i for i, (left, right) in enumerate(merges))
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise WeightsError(f"{source}: not a byte-level BPE vocabulary", got=repr(error),
+                               known="vocab.json and merges.txt as GPT-2 has them") from error
+        if not in_order or sorted(special.values()) != list(range(ranked, len(vocab))):
+            raise WeightsError(f"{source}: vocab.json does not fit merges.txt",
+                               known="256 bytes, then one token a merge in order, then special tokens")
+        if END_OF_TEXT not in special:
+            raise WeightsError(f"{source}: the vocabulary has no {END_OF_TEXT}", got=", ".join(special) or "none")
+        self.special_tokens = special
+        self.end_of_text: int = special[END_OF_TEXT]
+        self._encoding = tiktoken.Encoding(source, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
+                                           special_tokens=special, explicit_n_vocab=len(vocab))
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> "Tokenizer":
+        """Read ``vocab.json`` and ``merges.txt``, or the same two out of ``tokenizer.json``."""
+        directory = Path(directory)
+        try:
+            if (directory / "vocab.json").exists():
+                files = [(directory / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")]
+            else:
+                model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+                pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+                files = [json.dumps(model["vocab"], ensure_ascii=False), "\n".join(pairs) + "\n"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{directory}: no tokenizer that can be read", got=str(error),
+                               known="vocab.json with merges.txt, or tokenizer.json") from error
+        return cls(*files, source=directory.name or "vocabulary")
+
+    @classmethod
+    def of_bytes(cls) -> "Tokenizer":
+        """The smallest vocabulary there is: the 256 bytes and ``<|endoftext|>``, no merges."""
+        vocab = {character: rank for rank, character in enumerate(byte_alphabet().values())} | {END_OF_TEXT: 256}
+        return cls(json.dumps(vocab, ensure_ascii=False), "#version: 0.2\n", source="bytes")
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in all, special ones included."""
+        return self._encoding.n_vocab
+
+    def fingerprint(self) -> str:
+        """A sha256 over what decides every id: the order of the vocabulary."""
+        ordered = sorted(json.loads(self.vocab_json).items(), key=lambda item: item[1])
+        return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; ``<|endoftext|>`` typed in it stays text."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: list[str], threads: int = 2) -> list[list[int]]:
+        """The ids of many texts."""
+        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        unknown = [token for token in ids if not 0 <= token < self.vocab_size]
+        if unknown:
+            raise WeightsError("no such token id", got=str(unknown[0]), known=f"0 to {self.vocab_size - 1}")
+        return self._encoding.decode(ids)
+
+    def save(self, directory: Path) -> None:
+        """Write ``vocab.json`` and ``merges.txt`` as they were read."""
+        for name, text in (("vocab.json", self.vocab_json), ("merges.txt", self.merges_txt)):
+            (Path(directory) / name).write_text(text, encoding="utf-8", newline="\n")
