@@ -1,0 +1,59 @@
+"""Whether there is a network: asked once, answered in three seconds, and nothing waits after a no."""
+
+import socket
+import time
+
+import pytest
+
+from finetune import fetch
+from finetune.errors import FetchError
+from finetune.registry import DataRow, WeightsRow
+
+ROW = WeightsRow(name="tiny", repo="someone/model", revision="a" * 40, layers=1, width=4, heads=1,
+                 files={"model.safetensors": {}, "vocab.json": {}, "merges.txt": {}})
+DATA = DataRow(name="messages", format="tsv", files={"Messages": {"bytes": 1, "sha256": "0" * 64}},
+               archive={"url": "http://127.0.0.1:9/messages.zip", "member": "Messages"})
+
+
+def test_network_question_is_asked_once(hub):
+    assert fetch.network_available() and fetch.network_available()
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize("status, reachable", [(404, True), (407, False), (502, False)])
+def test_network_question_reads_the_answer(hub, status, reachable):
+    hub.status = status
+    assert fetch.network_available() is reachable
+
+
+def test_network_question_to_a_name_server_that_hangs(hub, monkeypatch):
+    asked = []
+
+    def hang(*_, **__):
+        asked.append(1)
+        time.sleep(20)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    start = time.monotonic()
+    assert not fetch.network_available() and not fetch.network_available()
+    assert time.monotonic() - start < 3.5 and len(asked) == 1
+
+
+def test_after_a_no_nothing_waits(hub, monkeypatch):
+    monkeypatch.setattr(fetch, "PROBE_SECONDS", 0.2)
+    hub.delay_seconds = 3
+    with pytest.raises(FetchError, match="does not answer.*FINETUNE_MIRROR"):
+        fetch.get_weights(ROW)
+    start = time.monotonic()
+    with pytest.raises(FetchError, match="does not answer"):
+        fetch.get_hub_checkpoint("someone/model")
+    with pytest.raises(FetchError, match="does not answer"):
+        fetch.get_data(DATA)
+    assert time.monotonic() - start < 1
+
+
+def test_offline_asks_nothing(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not fetch.network_available() and not hub.requests
+    with pytest.raises(FetchError, match="HF_HUB_OFFLINE is set.*lacks model.safetensors"):
+        fetch.get_weights(ROW)
+    assert not hub.requests
