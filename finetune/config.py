@@ -1,5 +1,6 @@
 """Settings: the base of every schema, TOML files and KEY=VALUE overrides, and errors in the user's words."""
 
+import contextlib
 import difflib
 import json
 import tomllib
@@ -50,26 +51,27 @@ def read_toml(path: Path) -> dict:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: cannot be read as TOML", got=str(error)) from error
 
 
 def parse_overrides(pairs: list[str]) -> dict:
-    """``["train.lr=1e-4"]`` as nested dictionaries; values are TOML, or plain text where they are not."""
+    """``["train.lr=1e-4"]`` as nested dictionaries of text, or of what TOML makes of a quoted or bracketed value.
+
+    Numbers stay text: the schema reads them, and a field of text keeps a label like ``01`` as it was typed.
+    """
     settings: dict = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise RecipeError("--set takes KEY=VALUE", got=repr(pair), do="For example: --set train.epochs=3")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *parents, last = key.strip().split(".")
-        table = settings
-        for parent in parents:
-            table = table.setdefault(parent, {})
-        table[last] = value
+        value = text
+        if text.startswith(('"', "'", "[", "{")):
+            with contextlib.suppress(ValueError):
+                value = tomllib.loads(f"value = {text}")["value"]
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        settings = merge(settings, value)
     return settings
 
 

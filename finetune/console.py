@@ -47,7 +47,8 @@ def warn(text: str) -> None:
 def progress(what: str, total: float | None, *, unit: str = "", done: float = 0, every_seconds: float = 10.0):
     """A live bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
-    total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the end of the line.
+    total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the
+    end of the line.
     """
     if sys.stdout.isatty():
         from rich.progress import (

@@ -15,7 +15,7 @@ class FinetuneError(Exception):
         if known:
             message += f"; known: {known}"
         if do:
-            message += f". {do}"
+            message += f" {do}" if message.endswith("?") else f". {do}"
         super().__init__(message)
 
 

@@ -65,7 +65,8 @@ def read_config(directory: Path) -> GPTConfig:
         value = config[theirs]
         whole = isinstance(value, int) and not isinstance(value, bool)
         if theirs in SIZE_LIMITS and not (whole and 1 <= value <= SIZE_LIMITS[theirs]):
-            raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known=f"1 to {SIZE_LIMITS[theirs]}")
+            raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value),
+                               known=f"1 to {SIZE_LIMITS[theirs]}")
         if theirs == "layer_norm_epsilon" and not (isinstance(value, float) and 0 < value < 1):
             raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known="between 0 and 1")
         values[ours] = value
@@ -92,8 +93,8 @@ def tensor_files(directory: Path) -> list[Path]:
     pickles = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
     if pickles:
         raise WeightsError(
-            f"{directory}: weights only as pickles, which can run code when they are opened", got=", ".join(pickles[:3]),
-            known="model.safetensors",
+            f"{directory}: weights only as pickles, which can run code when they are opened",
+            got=", ".join(pickles[:3]), known="model.safetensors",
             do="Convert in a place you trust: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
                ".save_pretrained(NEW) writes safetensors.")
     raise WeightsError(f"{directory}: no model.safetensors here", do="See: finetune weights ls")
@@ -196,7 +197,8 @@ def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokeni
         temporary.rename(directory)
         sync_directory(directory.parent)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot write {directory}", got=str(error), do="Free some space, then run again.") from error
+        raise WeightsError(f"cannot write {directory}", got=str(error),
+                           do="Free some space, then run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

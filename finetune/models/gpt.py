@@ -120,21 +120,26 @@ class GPT(nn.Module):
                 parameter.normal_(0.0, std * scale, generator=generator)
         return self
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Token plus position embeddings: (B, T) -> (B, T, C). T is at most the context."""
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token plus position embeddings: (B, T) -> (B, T, C). T is at most the context.
+
+        positions: (B, T), where they are not 0 to T - 1 (packed documents).
+        """
         T = input_ids.shape[1]
         if self.config.context < T:
             raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
                                do="Cut the text, or split it.")
-        positions = torch.arange(T, device=input_ids.device)
+        if positions is None:
+            positions = torch.arange(T, device=input_ids.device)
         return self.drop(self.token_embedding(input_ids) + self.position_embedding(positions))
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None,
+                      positions: Tensor | None = None) -> Tensor:
         """The normed output of the last block: (B, T) -> (B, T, C).
 
         A right-padded batch needs no mask: causal attention never lets a token see what follows it.
         """
-        x = self.embed(input_ids)
+        x = self.embed(input_ids, positions)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -143,14 +148,15 @@ class GPT(nn.Module):
         """Logits of the next token: (B, T) -> (B, T, V)."""
         return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
 
-    def loss_sum(self, input_ids: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+    def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
+                 positions: Tensor | None = None, chunk: int = 1024) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.
         Logits exist for `chunk` positions at a time only, and are computed anew in the backward pass.
         """
         supervised = targets != IGNORE
-        hidden, targets = self.hidden_states(input_ids)[supervised], targets[supervised]  # (N, C), (N,)
+        hidden, targets = self.hidden_states(input_ids, mask, positions)[supervised], targets[supervised]  # (N, C), (N,)
         total = hidden.new_zeros((), dtype=torch.float32)
         for part, answers in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             total = total + checkpoint(_chunk_loss, part, self.token_embedding.weight, answers, use_reentrant=False)

@@ -46,3 +46,16 @@ class Classifier(nn.Module):
         else:
             x = take(x, last)
         return self.head(self.gpt.norm(x[:, 0]))
+
+
+class NextToken(nn.Module):
+    """A GPT whose forward pass is its loss, so that every wrapper around a model works for language modelling too."""
+
+    def __init__(self, gpt: GPT):
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
+                positions: Tensor | None = None) -> Tensor:
+        """Cross entropy summed over the supervised positions, as ``GPT.loss_sum``."""
+        return self.gpt.loss_sum(input_ids, targets, mask, positions)

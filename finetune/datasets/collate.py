@@ -1,0 +1,23 @@
+"""Ragged rows into tensors, padded on the right to the longest row of the batch."""
+
+import torch
+from torch import Tensor
+
+
+def pad_ids(rows: list[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) and the index of each row's last real token (B,)."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad)
+    for i, row in enumerate(rows):
+        ids[i, :len(row)] = torch.tensor(row)
+    return ids, last_positions(rows)
+
+
+def pad_states(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Hidden states, each (T_i, C), as (B, T, C), and the index of each row's last real position (B,)."""
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), last_positions(rows)
+
+
+def last_positions(rows: list) -> Tensor:
+    """The index of each row's last element (B,)."""
+    return torch.tensor([len(row) - 1 for row in rows])

@@ -1,0 +1,108 @@
+"""Documents packed into full sequences, from a file of token ids that is written once and mapped into memory."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.errors import DataError
+from finetune.tokenizer import Tokenizer
+
+SPLITS = ("train", "val")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every id."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def goes_to_val(first_piece: str, val_fraction: float, seed: int) -> bool:
+    """Whether a document is held out: a function of its beginning, so that its place in the file does not matter."""
+    digest = hashlib.sha256(f"{seed}/{first_piece[:4096]}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
+
+
+class TokenWriter:
+    """Streams documents into a train and a val file of ids; every document begins with the end-of-text id.
+
+    That id is the only context of a document's first token, and the target after a document's last.
+    """
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer):
+        self.tokenizer, self.dtype = tokenizer, token_dtype(tokenizer.vocab_size)
+        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in SPLITS}
+        self.tokens = dict.fromkeys(SPLITS, 0)
+        self.documents = dict.fromkeys(SPLITS, 0)
+        self.bytes = dict.fromkeys(SPLITS, 0)
+
+    def __enter__(self) -> "TokenWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for name, file in self.files.items():
+            if error == (None, None, None):
+                self._put(name, [self.tokenizer.end_of_text])
+            file.close()
+
+    def add(self, split: str, piece: str, begins: bool) -> None:
+        """Append a piece of a document; `begins` where it is the first."""
+        if begins:
+            self._put(split, [self.tokenizer.end_of_text])
+            self.documents[split] += 1
+        self._put(split, self.tokenizer.encode(piece))
+        self.bytes[split] += len(piece.encode("utf-8", "replace"))
+
+    def _put(self, split: str, ids: Iterable[int]) -> None:
+        array = np.asarray(ids, dtype=self.dtype)
+        self.files[split].write(array.tobytes())
+        self.tokens[split] += array.size
+
+
+class PackedTokens:
+    """A file of token ids as blocks of `context` inputs, each with the token that follows as its target."""
+
+    def __init__(self, path: Path, context: int, vocab_size: int, end_of_text: int, across: bool = False):
+        self.ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
+        self.context, self.end_of_text, self.across = context, end_of_text, across
+        if len(self.ids) < 2:
+            raise DataError(f"{path.name}: no tokens", do="Give more text.")
+
+    def __len__(self) -> int:
+        return -(-(len(self.ids) - 1) // self.context)
+
+    def length(self, block: int) -> int:
+        """The inputs of a block: the context, but for the last one."""
+        return min(self.context, len(self.ids) - 1 - block * self.context)
+
+    def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T) of blocks; a short one is padded with ignored targets."""
+        longest = max(map(self.length, blocks))
+        inputs = torch.full((len(blocks), longest), self.end_of_text)
+        targets = torch.full((len(blocks), longest), ignore)
+        for row, block in enumerate(blocks):
+            start, size = block * self.context, self.length(block)
+            piece = torch.from_numpy(self.ids[start:start + size + 1].astype(np.int64))
+            inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
+        return inputs, targets
+
+    def layout(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """(mask, positions) that keep documents apart, or (none, none) where attention may cross them."""
+        return (None, None) if self.across else document_layout(inputs, self.end_of_text)
+
+
+def document_layout(inputs: Tensor, end_of_text: int) -> tuple[Tensor, Tensor]:
+    """The attention mask (B, 1, T, T) and the positions (B, T) of packed documents.
+
+    A token sees its own document up to itself; positions begin at 0 with each end-of-text id.
+    """
+    T = inputs.shape[1]
+    begins = inputs == end_of_text
+    document = begins.cumsum(dim=1)  # (B, T)
+    index = torch.arange(T, device=inputs.device).expand_as(inputs)
+    start = torch.where(begins, index, 0).cummax(dim=1).values
+    causal = torch.ones(T, T, dtype=torch.bool, device=inputs.device).tril()
+    same = document[:, :, None] == document[:, None, :]
+    return (same & causal)[:, None], index - start

@@ -1,0 +1,75 @@
+"""From the name of a data set to a file on this machine and how it is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.assets import asset
+from finetune.config import nearest
+from finetune.console import warn
+from finetune.datasets.readers import TableFormat, format_of
+from finetune.errors import DataError, FetchError
+from finetune.fetch import find_data, get_data, network_available
+from finetune.registry import DataRow, data_registry
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A labelled file and what a data card says of it."""
+
+    name: str
+    path: Path
+    layout: TableFormat
+    source: str
+    licence: str = ""
+    citation: str = ""
+
+
+def resolve_data(name: str) -> str:
+    """A name that means the same in any directory: a registry's or a sample's, or a file's whole path.
+
+    Where the real set is neither at hand nor to be had, its sample's name. A download is tried here, since the set's
+    server can be down where the hub is not; its error is said. Raises DataError for what is neither name nor file.
+    """
+    row = data_registry().get(name)
+    if row is None:
+        return name if name in _samples() else str(locate_data(name).path.resolve())
+    if row.fallback is None or find_data(row):
+        return name
+    if network_available():
+        try:
+            get_data(row)
+            return name
+        except FetchError as error:
+            warn(str(error))
+    return row.fallback
+
+
+def locate_data(name: str) -> DataSource:
+    """The file that `name` means: a registry row, a sample (``spam-sample``) or a path. Raises DataError."""
+    rows = data_registry()
+    if name in rows:
+        return _from_row(rows[name], get_data(rows[name]))
+    samples = _samples()
+    if name in samples:
+        return DataSource(name, samples[name], format_of(samples[name]), "written for this project, bundled", "CC0 1.0")
+    path = Path(name).expanduser()
+    if path.is_file():
+        return DataSource(path.name, path, format_of(path), "the user's file")
+    if path.is_dir():
+        raise DataError(f"{name}: a directory where a file should be")
+    known = [*rows, *samples]
+    raise DataError(f"no data {name!r}: no such file and no such name",
+                    known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
+                    do="Give a .csv or .tsv file with a header, for example --set data=my.csv")
+
+
+def _samples() -> dict[str, Path]:
+    """The bundled samples by name: ``spam-sample`` is data/spam/sample.tsv."""
+    return {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob("*/sample.*"))}
+
+
+def _from_row(row: DataRow, path: Path) -> DataSource:
+    delimiter = {"tsv": "\t", "csv": ","}[row.format]
+    layout = TableFormat(delimiter, row.header, row.quoting, tuple(row.columns))
+    source = f"{row.description}; doi {row.doi}" if row.doi else row.description
+    return DataSource(row.name, path, layout, source, row.licence, row.citation)
