@@ -1,0 +1,122 @@
+"""What a result is held against: the majority class, and TF-IDF with logistic regression."""
+
+import time
+import warnings
+
+import numpy as np
+
+_COSTS = (1.0, 10.0, 100.0)  # C: inverse strength of the L2 penalty
+_CHARACTER_NGRAM_LIMIT = 10_000_000  # characters of training text; above it words alone, to bound the memory
+_WORK_LIMIT = 100_000_000  # characters x classes; above it a sample of the rows, to bound the time
+_CHUNK = 20_000  # rows turned into features at once
+_SEED = 0
+
+
+def majority(y_train, k: int, n: int) -> np.ndarray:
+    """Probabilities (n, k): the shares of the classes in train, the same for every row."""
+    shares = np.bincount(np.asarray(y_train, dtype=int), minlength=k).astype(float)
+    shares = shares / shares.sum() if shares.sum() else np.full(k, 1 / k)
+    return np.tile(shares, (n, 1))
+
+
+def tfidf_logistic(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> tuple[np.ndarray, str, float]:
+    """Probabilities (n, k) of `test_texts`, a note on what was fitted, and the seconds it took.
+
+    TF-IDF of words (1-2) and of characters inside words (2-5) with sublinear term frequency, then logistic
+    regression with the C of the highest accuracy on validation (ties: the lowest log loss). Classes that
+    train does not have get probability 0.
+    """
+    start = time.perf_counter()
+    probabilities, note = _fit_predict(list(train_texts), np.asarray(y_train, dtype=int), list(val_texts),
+                                       np.asarray(y_val, dtype=int), list(test_texts), k)
+    return probabilities, note, time.perf_counter() - start
+
+
+def _fit_predict(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> tuple[np.ndarray, str]:
+    n = len(test_texts)
+    if len(np.unique(y_train)) < 2:
+        return majority(y_train, k, n), "train has fewer than two classes: nothing to fit"
+
+    train_texts, y_train, sampled = _within_work_limit(train_texts, y_train, k)
+    features, what = _features(train_texts)
+    try:
+        train = features.fit_transform(train_texts)
+    except ValueError:  # scikit-learn's only sign of an empty vocabulary
+        return majority(y_train, k, n), "train has no word or character to count: the majority class instead"
+
+    val = features.transform(val_texts) if val_texts else None
+    best, best_rank = None, None
+    for cost in _COSTS if val_texts else (_COSTS[1],):
+        model = _fit(train, y_train, cost)
+        rank = _rank(_class_probabilities(model, val, k), y_val) if val_texts else ()
+        if best is None or rank > best_rank:
+            best, best_rank = model, rank
+    chosen = "chosen on validation" if val_texts else "without validation rows to choose it on"
+    note = f"{what}, C = {best.C:g} {chosen}{sampled}"
+
+    probabilities = np.zeros((n, k))
+    for first in range(0, n, _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        probabilities[chunk] = _class_probabilities(best, features.transform(test_texts[chunk]), k)
+    return probabilities, note
+
+
+def _within_work_limit(texts, y, k: int):
+    """All rows, or a seeded sample of them with every class still in it, and a note about it."""
+    work = sum(map(len, texts)) * (k if k > 2 else 1)
+    if work <= _WORK_LIMIT:
+        return texts, y, ""
+    order = np.random.default_rng(_SEED).permutation(len(texts))
+    _, firsts = np.unique(y[order], return_index=True)
+    order = np.concatenate([order[firsts], np.delete(order, firsts)])
+    keep = order[:max(len(firsts), int(len(texts) * _WORK_LIMIT / work))]
+    note = f"; fitted on {len(keep):,} of {len(texts):,} rows to bound the time"
+    return [texts[row] for row in keep], y[keep], note
+
+
+def _features(texts):
+    """The unfitted TF-IDF features for this much text, and their name."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import FeatureUnion
+
+    rare = {"sublinear_tf": True, "min_df": 2 if len(texts) >= 1000 else 1, "dtype": np.float64}
+    words = ("words", TfidfVectorizer(ngram_range=(1, 2), **rare))
+    characters = ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **rare))
+    if sum(map(len, texts)) > _CHARACTER_NGRAM_LIMIT:
+        return FeatureUnion([words]), "word 1-2-grams (too much text for character n-grams)"
+    if not _has_vocabulary(texts, words[1]):  # a script or text without words of two letters
+        return FeatureUnion([characters]), "character 2-5-grams"
+    return FeatureUnion([words, characters]), "word 1-2-grams and character 2-5-grams"
+
+
+def _has_vocabulary(texts, vectorizer) -> bool:
+    """Whether some feature stands in enough texts to be counted."""
+    analyse, seen = vectorizer.build_analyzer(), set()
+    for text in texts:
+        features = set(analyse(text))
+        if features and (vectorizer.min_df == 1 or features & seen):
+            return True
+        seen |= features
+    return False
+
+
+def _fit(features, y, cost: float):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # at the last iteration it is near enough
+        return LogisticRegression(C=cost, max_iter=300).fit(features, y)
+
+
+def _class_probabilities(model, features, k: int) -> np.ndarray:
+    """(n, k), with zeros for the classes the model has not seen."""
+    probabilities = np.zeros((features.shape[0], k))
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    return probabilities
+
+
+def _rank(probabilities, y) -> tuple[float, float]:
+    """The higher the better: accuracy, then the log loss with its sign turned."""
+    own = np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, None)
+    return float((probabilities.argmax(axis=1) == y).mean()), float(np.log(own).mean())

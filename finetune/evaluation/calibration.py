@@ -1,0 +1,98 @@
+"""Whether probabilities mean what they say, and how a probability becomes a decision."""
+
+import numpy as np
+
+_BINS = 15  # as in Guo et al. 2017
+_COLDEST, _HOTTEST = 0.02, 20.0
+
+
+def softmax(logits, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (n, k) float64 of logits (n, k) divided by `temperature`."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits, y) -> float:
+    """The temperature with the lowest log loss: Guo et al. 2017, arXiv:1706.04599, section 4.2.
+
+    `logits` (n, k) and true classes `y` (n,) of the validation rows, never of the test. 1.0 where it is
+    undefined: no rows, fewer than two classes, or all rows right, where ever colder would look ever better.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    logits, y = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    if len(y) == 0 or logits.shape[1] < 2 or not np.isfinite(logits).all():
+        return 1.0
+    own = logits[np.arange(len(y)), y]
+
+    def loss(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        return float(np.mean(logsumexp(logits * inverse, axis=1) - own * inverse))
+
+    found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded",
+                            options={"xatol": 1e-6})
+    temperature = float(np.exp(found.x))
+    if temperature < 1.01 * _COLDEST or not found.fun < loss(0.0):
+        return 1.0
+    return temperature
+
+
+def confidence_bins(probabilities) -> tuple[np.ndarray, np.ndarray]:
+    """The highest probability of each row (n,) and the index of its bin of equal width (n,)."""
+    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # (low, high], as in the paper
+    return confidence, bins
+
+
+def reliability_bins(probabilities, y) -> list[dict]:
+    """Confidence against accuracy of the most probable class, a row per bin that is not empty."""
+    confidence, bins = confidence_bins(probabilities)
+    correct = np.asarray(probabilities).argmax(axis=1) == np.asarray(y)
+    rows = []
+    for index in np.unique(bins):
+        inside = bins == index
+        rows.append({"low": float(index / _BINS), "high": float((index + 1) / _BINS), "n": int(inside.sum()),
+                     "confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())})
+    return rows
+
+
+def expected_calibration_error(probabilities, y) -> float:
+    """Mean distance of confidence and accuracy over bins, weighted by rows: Guo et al. 2017, eq. 3."""
+    rows = reliability_bins(probabilities, y)
+    total = sum(row["n"] for row in rows)
+    return float(sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total)
+
+
+def choose_threshold(y_binary, p) -> float:
+    """The threshold on `p` (n,) with the highest F1 for the positive rows of `y_binary` (n,).
+
+    It lies midway between two neighbouring probabilities; of equally good ones the nearest to 0.5 is taken.
+    0.5 where it is undefined: no rows, or rows of one class only.
+    """
+    y_binary, p = np.asarray(y_binary).astype(bool), np.asarray(p, dtype=np.float64)
+    if y_binary.all() or not y_binary.any() or not np.isfinite(p).all():
+        return 0.5
+    order = np.argsort(-p, kind="stable")
+    ranked = p[order]
+    last = np.append(np.nonzero(np.diff(ranked))[0], len(p) - 1)  # the last row of each group of equal p
+    true_positives = np.cumsum(y_binary[order])[last]
+    f1 = 2 * true_positives / (last + 1 + y_binary.sum())
+    above, below = ranked[last], np.append(ranked[last][1:], 0.0)
+    middle = (above + below) / 2
+    thresholds = np.where(middle > below, middle, above)  # neighbours one rounding apart have no middle
+    best = thresholds[f1 >= f1.max() - 1e-12]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def decide(probabilities, positive: int | None, threshold: float | None) -> np.ndarray:
+    """The predicted class (n,) of each row of `probabilities` (n, k).
+
+    Two classes and a threshold: `positive` where its probability is at least the threshold; else the most
+    probable class.
+    """
+    probabilities = np.asarray(probabilities)
+    if threshold is None or probabilities.shape[1] != 2:
+        return probabilities.argmax(axis=1)
+    return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)

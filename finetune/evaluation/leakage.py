@@ -1,0 +1,30 @@
+"""Texts that stand on more than one side of a split."""
+
+import numpy as np
+
+_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
+
+
+def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, dict]:
+    """How many rows of one split stand in another: "test_in_train" -> {"exact", "normalised", "n"}.
+
+    `texts_by_split`: the texts of train, val and test; `normalise`: str -> str. "normalised" counts the
+    exact ones too; n is the rows of the first split.
+    """
+    exact = {split: set(texts) for split, texts in texts_by_split.items()}
+    folded = {split: [normalise(text) for text in texts] for split, texts in texts_by_split.items()}
+    folded_sets = {split: set(texts) for split, texts in folded.items()}
+    counts = {}
+    for split, other in _PAIRS:
+        if split in texts_by_split and other in texts_by_split:
+            counts[f"{split}_in_{other}"] = {
+                "exact": sum(text in exact[other] for text in texts_by_split[split]),
+                "normalised": sum(text in folded_sets[other] for text in folded[split]),
+                "n": len(texts_by_split[split])}
+    return counts
+
+
+def clean_rows(train_and_val_texts: list[str], test_texts: list[str], normalise) -> np.ndarray:
+    """bool (n,): the test rows whose normalised text stands in no other split."""
+    seen = {normalise(text) for text in train_and_val_texts}
+    return np.array([normalise(text) not in seen for text in test_texts], dtype=bool)

@@ -1,0 +1,154 @@
+"""The parts a report is made of, and how numbers look in it. Both templates show the same parts."""
+
+from dataclasses import dataclass, field
+
+from finetune.report.plots import Picture
+
+NONE = "\N{EN DASH}"
+_PERCENT = {"accuracy", "f1", "f1_macro", "precision", "recall"}
+METRIC_NAMES = {
+    "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
+    "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
+    "ece": "Calibration error (ECE)", "brier": "Brier score"}
+LOWER_IS_BETTER = {"log_loss", "ece", "brier"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `small`: a note under what it explains."""
+
+    text: str
+    small: bool = False
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    text: str
+    kind: str = "code"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of strings; a line break in a number is shown. `numbers`: columns to set flush right; `strong`: rows to stress; `prose`: a column of
+    long text; `headed`: whether the first cell of a row names it."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numbers: frozenset[int] = frozenset()
+    strong: frozenset[int] = frozenset()
+    prose: int | None = None
+    headed: bool = True
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption; `table` says the same where no picture can be shown."""
+
+    picture: Picture
+    title: str
+    alt: str
+    caption: str
+    table: Table | None = None
+    wide: bool = False
+    kind: str = "figure"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    id: str
+    title: str
+    blocks: list = field(default_factory=list)
+
+
+def metric_name(name: str) -> str:
+    """How a metric is called in the report."""
+    return METRIC_NAMES.get(name, name)
+
+
+def metric_value(name: str, value: float | None) -> str:
+    """98.7 % for shares, 0.043 for the others."""
+    if value is None:
+        return "not defined"
+    return f"{100 * value:.1f}\u00a0%" if name in _PERCENT else f"{value:.3f}"
+
+
+def metric_interval(name: str, entry: dict) -> str:
+    """97.8 to 99.2, in the unit of the value; the reason where there is none."""
+    if entry["value"] is None:
+        return entry.get("reason", NONE)
+    scale, digits = (100, 1) if name in _PERCENT else (1, 3)
+    return f"{scale * entry['low']:.{digits}f} to {scale * entry['high']:.{digits}f}"
+
+
+def metric_cell(name: str, entry: dict) -> str:
+    """The value, and under it the interval."""
+    value, interval = metric_value(name, entry["value"]), metric_interval(name, entry)
+    return f"{value}\n({interval})" if interval != NONE else value
+
+
+def percent(part: float, whole: float) -> str:
+    """A share in percent, or a dash where the whole is empty."""
+    return f"{100 * part / whole:.1f}\u00a0%" if whole else NONE
+
+
+def seconds_text(seconds: float | None) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return NONE
+    if seconds < 10:
+        return f"{seconds:.1f}\u00a0s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}\u00a0s"
+    if whole < 3600:
+        return f"{whole // 60}\u00a0min {whole % 60}\u00a0s"
+    return f"{whole // 3600}\u00a0h {whole % 3600 // 60}\u00a0min"
+
+
+def bytes_text(size: float | None) -> str:
+    """A size in MB or GB."""
+    if size is None:
+        return NONE
+    return f"{size / 1e9:.2f}\u00a0GB" if size >= 1e9 else f"{size / 1e6:.0f}\u00a0MB"
+
+
+def value_text(value) -> str:
+    """Any JSON value in a table cell."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(value_text, value)) or "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {value_text(item)}" for key, item in value.items()) or "none"
+    return str(value)
+
+
+def flatten(values: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Nested tables as dotted keys and values, in order."""
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            rows += flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + str(key), value))
+    return rows
+
+
+def facts(caption: str, pairs, headings=("", "")) -> list[Table]:
+    """A two-column table of the pairs that have a value; nothing where none has."""
+    rows = [[name, value if isinstance(value, str) else value_text(value)]
+            for name, value in pairs if value is not None and value != ""]
+    return [Table(caption, list(headings), rows, prose=1)] if rows else []

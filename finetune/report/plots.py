@@ -1,0 +1,218 @@
+"""The figures of a report as SVG images inside `data:` addresses.
+
+SVG stays sharp at any size, in print too, and its text is drawn with the reader's fonts, so labels of any
+script show. No text is parsed as mathematics: labels come from data.
+"""
+
+import base64
+import io
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from finetune.evaluation.intervals import wilson
+
+MODEL, BASELINE, GREY, LIGHT = "#1d5f9e", "#b4561b", "#6b6f76", "#d9dce1"
+_LABEL_LIMIT = 40
+_FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Arial, sans-serif"
+_STYLE = {
+    "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": ["DejaVu Sans"],
+    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": True, "legend.edgecolor": "none",
+    "legend.framealpha": 0.85, "legend.borderpad": 0.2,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a8e95", "axes.grid": True,
+    "grid.color": "#e6e8eb", "grid.linewidth": 0.7, "axes.axisbelow": True, "xtick.color": "#3b3e43",
+    "ytick.color": "#3b3e43", "axes.labelcolor": "#24262a", "text.color": "#24262a", "axes.unicode_minus": False,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the report: its `data:` address and its size in CSS pixels."""
+
+    source: str
+    width: int
+    height: int
+
+
+def cut(text: str, limit: int = _LABEL_LIMIT) -> str:
+    """A label on one line, without characters that cannot be drawn, of at most `limit` characters."""
+    text = " ".join(str(text).split())
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= limit else text[:limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+@contextmanager
+def _figure(width: float, height: float):
+    """Yield a figure of so many inches and a list that afterwards holds its Picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    holder: list[Picture] = []
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts have it
+        matplotlib.rcdefaults()  # a person's matplotlibrc changes no report
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, holder
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg"):].replace("'DejaVu Sans'", _FONTS)
+    encoded = base64.b64encode(svg.encode()).decode()
+    holder.append(Picture(f"data:image/svg+xml;base64,{encoded}", round(width * 96), round(height * 96)))
+
+
+def confusion_picture(matrix, labels: list[str]) -> Picture:
+    """Counts and shares of each true label (rows) over the predicted ones (columns)."""
+    k = len(labels)
+    names = [cut(label, _LABEL_LIMIT if k <= 6 else 24) for label in labels]
+    longest = max(map(len, names))
+    cell = 1.05 if k <= 4 else 0.72 if k <= 10 else 0.42
+    width, height = max(3.4, cell * k + 0.085 * longest + 0.9), max(2.6, cell * 0.85 * k + 1.1)
+    turned = longest * 0.085 > cell * 0.95
+    if turned:
+        height += 0.06 * longest
+    with _figure(width, height) as (figure, holder):
+        axes = figure.subplots()
+        rows = [max(1, sum(row)) for row in matrix]
+        shares = [[count / total for count in row] for row, total in zip(matrix, rows, strict=True)]
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+        size = 11 if k <= 4 else 8
+        for i in range(k):
+            for j in range(k):
+                if matrix[i][j] or k <= 10:
+                    text = f"{matrix[i][j]:,}" if k > 10 else f"{matrix[i][j]:,}\n{100 * shares[i][j]:.1f} %"
+                    axes.text(j, i, text, ha="center", va="center", fontsize=size, linespacing=1.5,
+                              color="white" if shares[i][j] > 0.72 else "#24262a")
+        axes.set_xticks(range(k), names, rotation=40 if turned else 0, ha="right" if turned else "center")
+        axes.set_yticks(range(k), names)
+        axes.set(xlabel="Predicted", ylabel="True")
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return holder[0]
+
+
+def roc_picture(model, baseline, baseline_name: str) -> Picture:
+    """ROC curves from [[false positive rate, true positive rate], ...]; `baseline` may be None."""
+    with _figure(4.6, 3.9) as (figure, holder):
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="guessing")
+        _pair(axes, model, baseline, baseline_name)
+        axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower right")
+        if _hugs(model):
+            corner = axes.inset_axes([0.3, 0.4, 0.42, 0.42])
+            _pair(corner, model, baseline, baseline_name)
+            corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
+            corner.set_title("upper left corner", fontsize=8)
+            corner.tick_params(labelsize=7)
+            corner.spines[:].set_visible(True)
+    return holder[0]
+
+
+def pr_picture(model, baseline, baseline_name: str, share: float | None) -> Picture:
+    """Precision over recall from [[recall, precision], ...]; `share`: the positive rows', what guessing gives."""
+    with _figure(4.6, 3.9) as (figure, holder):
+        axes = figure.subplots()
+        if share is not None:
+            axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label="guessing")
+        _pair(axes, model, baseline, baseline_name, drawstyle="steps-pre")
+        axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower left" if share is None or share < 0.5 else "lower center")
+    return holder[0]
+
+
+def _pair(axes, model, baseline, baseline_name: str, **style) -> None:
+    if baseline:
+        axes.plot(*zip(*baseline, strict=True), color=BASELINE, linewidth=1.4, linestyle="--",
+                  label=cut(baseline_name), **style)
+    axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label="this model", **style)
+
+
+def _hugs(roc) -> bool:
+    """Whether the curve lives in the upper left corner, where nothing can be told apart."""
+    return max((true_rate for false_rate, true_rate in roc if false_rate <= 0.05), default=0) > 0.93
+
+
+def reliability_picture(bins: list[dict]) -> Picture:
+    """Accuracy over confidence with Wilson intervals, and how many rows each bin has."""
+    with _figure(4.6, 4.2) as (figure, holder):
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        start = min(row["low"] for row in bins)
+        upper.plot([start, 1], [start, 1], color=GREY, linewidth=0.8, linestyle=":", label="perfectly calibrated")
+        for row in bins:
+            low, high = wilson(round(row["accuracy"] * row["n"]), row["n"])
+            upper.plot([row["confidence"]] * 2, [low, high], color=MODEL, linewidth=1.2)
+        upper.plot([row["confidence"] for row in bins], [row["accuracy"] for row in bins], "o", color=MODEL,
+                   markersize=5, label="test rows of a bin, with 95 % interval")
+        upper.set(ylabel="Share that is right", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
+        upper.legend(loc="lower right" if start < 0.4 else "best")
+        widths = [row["high"] - row["low"] for row in bins]
+        lower.bar([row["low"] for row in bins], [row["n"] for row in bins], width=widths, align="edge",
+                  color=MODEL, edgecolor="white", linewidth=0.8)
+        top = max(row["n"] for row in bins)
+        for row in bins:
+            lower.annotate(f"{row['n']:,}", ((row["low"] + row["high"]) / 2, row["n"]), xytext=(0, 2),
+                           textcoords="offset points", ha="center", fontsize=7)
+        lower.set(xlabel="Probability of the predicted label", ylabel="Rows", ylim=(0, top * 1.3))
+        lower.grid(axis="x", visible=False)
+        lower.locator_params(axis="y", nbins=3, integer=True)
+    return holder[0]
+
+
+def loss_picture(log: dict, best_step: int | None) -> Picture:
+    """Training loss of each step with its running mean, the validation log loss, and the learning rate below.
+
+    `log`: the columns of train.jsonl.
+    """
+    points = [point for point in log["validation"] if point["log_loss"] is not None]
+    with _figure(4.6, 4.6) as (figure, holder):
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        if log["steps"]:
+            upper.plot(log["steps"], log["losses"], color=LIGHT, linewidth=0.9, label="train, step by step")
+            upper.plot(log["steps"], _running_mean(log["losses"]), color=GREY, linewidth=1.5,
+                       label="train, running mean")
+        if points:
+            upper.plot([point["step"] for point in points], [point["log_loss"] for point in points], "o-",
+                       color=MODEL, linewidth=1.6, markersize=4.5, label="validation log loss")
+        _mark_best(upper, best_step)
+        upper.set(ylabel="Loss (nats per row)")
+        upper.set_ylim(bottom=0)
+        upper.legend(loc="upper right")
+        lower.plot(log["rate_steps"], log["rates"], color=MODEL, linewidth=1.6)
+        lower.set(xlabel="Optimizer step", ylabel="Learning rate")
+        lower.set_ylim(bottom=0)
+        lower.locator_params(axis="y", nbins=3)
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    return holder[0]
+
+
+def validation_picture(steps, columns: dict[str, list], best_step: int | None) -> Picture:
+    """Validation metrics (shares) over the steps, one line per name of `columns`."""
+    with _figure(4.6, 4.6) as (figure, holder):
+        axes = figure.subplots()
+        styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY))
+        for (name, values), (marker, colour) in zip(columns.items(), styles, strict=False):
+            axes.plot(steps, values, marker, color=colour, linewidth=1.6, markersize=4.5, label=cut(name))
+        _mark_best(axes, best_step)
+        axes.set(xlabel="Optimizer step", ylabel="Validation metric")
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(loc="lower right")
+    return holder[0]
+
+
+def _mark_best(axes, step: int | None) -> None:
+    if step is not None:
+        axes.axvline(step, color=GREY, linewidth=0.9, linestyle="--", label="best checkpoint")
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """An exponential mean over about a twentieth of the values, without a bias at its start."""
+    keep = 1 - 2 / (max(len(values) / 20, 1) + 1)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + 1 - keep
+        means.append(total / weight)
+    return means

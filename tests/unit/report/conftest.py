@@ -1,0 +1,143 @@
+"""Run directories as the stages leave them: synthetic, seeded, small."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from finetune.evaluation.score import score_classifier
+from finetune.recipe import Recipe
+
+_FILLER = ("call me when you get there see later today tomorrow home work meeting please thanks about the a "
+           "and for with time back going need new good day night week").split()
+_SHA = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+
+
+def normalise(text: str) -> str:
+    """Stands in for the splits' own function."""
+    return " ".join(text.casefold().split())
+
+
+def _texts(generator, y, k: int) -> list[str]:
+    """Sentences whose words hint at their class, some of them misleading."""
+    texts = []
+    for label in y:
+        hinted = label if generator.random() < 0.975 else generator.integers(k)
+        hints = [f"topic{hinted}word{generator.integers(40)}" for _ in range(generator.integers(1, 3))]
+        words = [*generator.choice(_FILLER, size=generator.integers(4, 16)), *hints]
+        texts.append(" ".join(generator.permutation(words)))
+    return texts
+
+
+def _logits(generator, y, k: int, strength: float):
+    logits = generator.normal(size=(len(y), k)) * 1.9
+    logits[np.arange(len(y)), y] += strength
+    return logits
+
+
+def write_run(run_dir, labels=("ham", "spam"), rows=(700, 120, 300), *, strength=6.0, seed=0, fallback=False,
+              headline="accuracy", threshold_rule="half", texts=None, pipeline="spam-classifier", train_log=True,
+              perfect=False, resamples=200):
+    """Write a whole run directory and return it. `texts`: texts that replace the first ones of the test."""
+    generator = np.random.default_rng(seed)
+    labels, k = list(labels), len(labels)
+    weight = np.array([0.8] + [0.2 / (k - 1)] * (k - 1)) if k == 2 else np.full(k, 1 / k)
+    targets, words = {}, {}
+    for split, n in zip(("train", "val", "test"), rows, strict=True):
+        targets[split] = np.concatenate([np.arange(min(k, n)), generator.choice(k, size=max(0, n - k), p=weight)])
+        words[split] = _texts(generator, targets[split], k)
+    words["test"][-3:] = words["train"][:3]
+    targets["test"][-3:] = targets["train"][:3]
+    for index, text in enumerate(texts or []):
+        words["test"][index] = text
+    logits = {split: _logits(generator, targets[split], k, 40.0 if perfect else strength) for split in ("val", "test")}
+    for index in range(len(texts or [])):
+        logits["test"][index] = -9 * np.eye(k)[targets["test"][index]]
+    evaluation, probabilities, predicted = score_classifier(
+        labels=labels, positive=1 if k == 2 else None, threshold_rule=threshold_rule, headline=headline,
+        resamples=resamples, seed=1, texts=words, targets=targets, logits=logits, normalise=normalise)
+    weights = {"name": "mini" if fallback else "gpt2", "source": "bundled" if fallback else "openai-community/gpt2",
+               "fallback": "GPT-2 is neither in the cache nor reachable" if fallback else False,
+               "sha256": {"model.safetensors": _SHA}, "note": "" if fallback else "124 million parameters, MIT licence"}
+    evaluation |= {"task": "classify", "method": "last-blocks", "weights": weights, "seconds": 3.4}
+
+    (run_dir / "stages").mkdir(parents=True)
+    (run_dir / "data").mkdir()
+    recipe = Recipe(pipeline=pipeline, data="sms-spam", weights="gpt2")
+    _json(run_dir / "recipe.json", recipe.model_dump())
+    _json(run_dir / "eval.json", evaluation)
+    _predictions(run_dir / "predictions.csv", words["test"], labels, targets["test"], predicted, probabilities)
+    _json(run_dir / "data" / "card.json", _card(labels, targets))
+    steps = _training_log(run_dir / "train.jsonl", generator) if train_log else 0
+    for number, (stage, result) in enumerate({
+            "download": {}, "convert": {}, "prepare": {}, "train": {
+                "method": "last-blocks", "why": ["auto: 124M moves its last two blocks", "precision fp32: the faster one here"],
+                "trainable": {"names": [f"blocks.{b}.{part}.weight" for b in (10, 11) for part in (
+                    "attention.qkv", "attention.out", "mlp.up", "mlp.down", "norm_1", "norm_2")] + ["head.weight"],
+                    "parameters": 14_178_816, "share": 0.1139},
+                "parameters": 124_441_344, "precision": "fp32", "threads": 2, "processes": 1, "steps": steps,
+                "epochs": 5, "best_step": 176, "best_value": 0.9671, "metric": "f1_macro", "lr": 1e-4,
+                "seconds": 402.7, "stopped_early": False}, "evaluate": {}}.items(), start=1):
+        _json(run_dir / "stages" / f"{number:02d}-{stage}.json", {
+            "stage": stage, "inputs": _SHA, "outputs": {f"{stage}.bin": [4096, _SHA[::-1]]}, "result": result,
+            "seconds": 402.7 if stage == "train" else 1.9 * number, "peak_memory_bytes": 1_310_000_000 + number,
+            "versions": {"python": "3.11.7", "torch": "2.13.0", "finetune": "0.1.0"},
+            "hardware": {"device": "cpu", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 16_000_000_000},
+            "git_commit": "0123abc", "finished": "2026-01-05T10:11:12+00:00"})
+    return run_dir
+
+
+def _json(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=True, allow_nan=False))
+
+
+def _predictions(path, texts, labels, y, predicted, probabilities):
+    def safe(cell):
+        return "'" + cell if cell.startswith(tuple("=+-@\t\r")) else cell
+
+    with open(path, "w", encoding="utf-8", newline="", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
+        for row, text in enumerate(texts):
+            writer.writerow([row, safe(text), safe(labels[y[row]]), safe(labels[predicted[row]]),
+                             probabilities[row, predicted[row]], *probabilities[row]])
+
+
+def _card(labels, targets):
+    def counts(y):
+        return {label: int((y == index).sum()) for index, label in enumerate(labels)}
+
+    every = np.concatenate(list(targets.values()))
+    return {"name": "sms-spam", "source": "https://archive.ics.uci.edu/dataset/228", "licence": "CC BY 4.0",
+            "citation": "Almeida, Gómez Hidalgo, Yamakami 2011, doi 10.24432/C5CC84", "file": "SMSSpamCollection",
+            "sha256": _SHA, "rows": len(every), "labels": counts(every), "protocol": "grouped", "seed": 123,
+            "splits": {split: {"rows": len(y), "labels": counts(y)} for split, y in targets.items()},
+            "exact_duplicates": 40, "dropped": {"empty text": 2}, "groups": len(every) - 40,
+            "notes": ["Rows with the same normalised text were kept on one side of the split."],
+            "tokens": {"median": 17, "p95": 46, "max": 188, "max_length": 128, "cut_rows": 2}}
+
+
+def _training_log(path, generator, steps=220) -> int:
+    lines = []
+    for step in range(1, steps + 1):
+        loss = 0.05 + 0.65 * math.exp(-step / 30) + abs(generator.normal()) * 0.06
+        rate = 1e-4 * (step / 22 if step < 22 else 0.1 + 0.45 * (1 + math.cos(math.pi * (step - 22) / 198)))
+        lines.append({"step": step, "epoch": step / 44, "loss": loss, "lr": rate, "grad_norm": 1.0, "rows": 16,
+                      "tokens": 400, "seconds": 1.8})
+        if step % 44 == 0:
+            lines.append({"step": step, "epoch": step / 44, "validation": {
+                "log_loss": 0.06 + 0.3 * math.exp(-step / 40) + (0.01 if step > 200 else 0),
+                "accuracy": 0.985 - 0.08 * math.exp(-step / 40), "f1_macro": 0.967 - 0.12 * math.exp(-step / 40)},
+                "best": step == 176})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return steps
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Write a run under a temporary runs/ directory: make_run(name, **settings) -> its path."""
+    def make(name="spam-classifier", **settings):
+        return write_run(tmp_path / "runs" / name, **settings)
+    return make
