@@ -1,0 +1,1 @@
+"""Tasks: what is learnt, in the same few functions each."""

@@ -1,0 +1,169 @@
+"""The task ``classify``: a text belongs to one of K labels."""
+
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from torch.nn import functional as F
+
+from finetune.console import progress, say
+from finetune.datasets.batching import micro_batches
+from finetune.datasets.collate import pad_ids, pad_states
+from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, normalise_text
+from finetune.errors import DataError
+from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe, Train
+from finetune.tasks.base import Trainable
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job, autocast
+from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
+
+CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory; above it the blocks run anew in each epoch
+PREDICT_TOKENS = 8192  # of one forward pass without gradients
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized rows of one split."""
+
+    rows: list[int]  # row numbers in the source file
+    ids: list[list[int]]
+    targets: np.ndarray  # label numbers (n,)
+
+
+def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
+    """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}."""
+    split = recipe.split
+    if split.protocol == "balanced":
+        parts = balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
+    else:
+        parts = grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed)
+    labels = sorted(set(source.labels))
+    for name in SPLITS:
+        present = {source.labels[i] for i in parts[name]}
+        if not parts[name] or (name == "train" and present != set(labels)):
+            missing = ", ".join(sorted(set(labels) - present)) or "any row"
+            raise DataError(f"too few rows: the {name} split has none of {missing}",
+                            got=", ".join(f"{label} {n}" for label, n in Counter(source.labels).most_common()),
+                            do="Add rows of these labels, or leave the labels out.")
+    records = {name: [{"row": source.rows[i], "text": source.texts[i], "label": source.labels[i]} for i in parts[name]]
+               for name in SPLITS}
+
+    max_length = min(recipe.max_length or context, context)
+    lengths = [len(ids) for ids in tokenizer.encode_batch(source.texts)]
+    used = sorted(i for name in SPLITS for i in parts[name])
+    used_lengths = [lengths[i] for i in used]
+    distinct = Counter((source.texts[i], source.labels[i]) for i in range(len(source.texts)))
+    card = {
+        "rows": len(source.texts), "labels": dict(Counter(source.labels).most_common()),
+        "columns": {"text": source.text_column, "label": source.label_column}, "dropped": source.dropped,
+        "exact_duplicates": len(source.texts) - len(distinct),
+        "groups": len({normalise_text(text) for text in source.texts}),
+        "protocol": split.protocol, "seed": split.seed,
+        "splits": {name: {"rows": len(parts[name]),
+                          "labels": dict(Counter(record["label"] for record in records[name]).most_common())}
+                   for name in SPLITS},
+        "unused_rows": len(source.texts) - len(used),
+        "tokens": {"median": int(np.median(used_lengths)), "p95": int(np.percentile(used_lengths, 95)),
+                   "max": max(used_lengths), "total": sum(used_lengths), "max_length": max_length,
+                   "cut_rows": sum(length > max_length for length in used_lengths)},
+        "notes": _notes(recipe, source, parts)}
+    return records, card
+
+
+def _notes(recipe: Recipe, source: LabelledTexts, parts: dict) -> list[str]:
+    notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
+    if recipe.split.protocol == "balanced":
+        used = sum(map(len, parts.values()))
+        notes.append(f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
+                     "the same text can stand in train and in test (see the overlap)")
+    else:
+        notes.append("rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
+                     "stand in the same split")
+    return notes
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
+    """Ids of each text, cut to `max_length`; no special token is added."""
+    return [ids[:max_length] for ids in tokenizer.encode_batch(texts)]
+
+
+def examples(records: list[dict], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+    """Tokenize one split's records."""
+    number = {label: i for i, label in enumerate(labels)}
+    return Examples([record["row"] for record in records],
+                    encode(tokenizer, [record["text"] for record in records], max_length),
+                    np.array([number[record["label"]] for record in records]))
+
+
+def build_model(gpt: GPT, classes: int, seed: int) -> Classifier:
+    """The GPT with a fresh head."""
+    return Classifier(gpt, classes).initialise_head(seed)
+
+
+def class_weights(targets: np.ndarray, classes: int, kind: str) -> np.ndarray:
+    """The weight of each class in the loss (K,): ones, or n / (K * n_k) as scikit-learn's `balanced`."""
+    if kind == "none":
+        return np.ones(classes)
+    return len(targets) / (classes * np.maximum(np.bincount(targets, minlength=classes), 1))
+
+
+def build_job(model: Classifier, trainable: Trainable, settings: Train, train: Examples, val: Examples,
+              device: torch.device) -> Job:
+    """Everything the loop needs, with the frozen blocks run once where that is exact and fits in memory."""
+    classes = model.head.out_features
+    weights = class_weights(train.targets, classes, settings.class_weights)
+    weight = torch.tensor(weights, dtype=torch.float32, device=device)
+    first = trainable.first_block
+    fits = cache_bytes(train.ids + val.ids, model.gpt.config.width) < CACHE_LIMIT
+    cached = first > 0 and settings.dropout == 0 and fits
+    states = val_states = None
+    if cached:
+        model.to(device).eval()
+        with autocast(settings.precision, device):
+            states, val_states = (build_prefix_cache(lambda ids: model.lower(ids, first), part.ids,
+                                                     settings.micro_batch_tokens, device) for part in (train, val))
+    start = first if cached else 0
+
+    def batch(rows: list[int]):
+        inputs, last = pad_states([states[i] for i in rows]) if cached else pad_ids([train.ids[i] for i in rows])
+        return inputs, last, torch.from_numpy(train.targets[rows])
+
+    def loss_sum(module: nn.Module, tensors):
+        inputs, last, targets = tensors
+        return F.cross_entropy(module(inputs, last, start).float(), targets, weight=weight, reduction="sum")
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        logits = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+        loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
+        guessed = logits.argmax(1)
+        names = list(range(classes))
+        return {"log_loss": loss.item(),
+                "accuracy": float(accuracy_score(val.targets, guessed)),
+                "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0))}
+
+    if first > 0:
+        say(f"  {first} frozen blocks " + ("were run once per text; training starts from their output" if cached else
+                                           "run in every step (dropout, or too large to keep)"))
+    return Job(model, [len(ids) for ids in train.ids], [float(weights[t]) for t in train.targets], batch, loss_sum,
+               validate, name_row=lambda i: str(train.rows[i]))
+
+
+def predict_logits(model: Classifier, ids: list[list[int]], states: list | None = None, first_block: int = 0,
+                   budget: int = PREDICT_TOKENS, show: str = "") -> np.ndarray:
+    """Logits (n, K) in the order of the rows, whatever batches they ran in; fp32 unless under autocast."""
+    device = model.head.weight.device
+    logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)
+    bar = progress(show, len(ids), unit="texts") if show else nullcontext(lambda amount: None)
+    with torch.inference_mode(), bar as advance:
+        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
+            inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])
+            logits[rows] = model(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
+            advance(len(rows))
+    return logits

@@ -1,0 +1,114 @@
+"""A bundle at work: a directory with weights, tokenizer, label names and everything a prediction needs."""
+
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.checkpoints.store import load_checkpoint
+from finetune.console import progress
+from finetune.datasets.readers import TEXT_NAMES, find_column, format_of, iterate_table
+from finetune.errors import DataError, WeightsError
+from finetune.evaluation.calibration import decide, softmax
+from finetune.files import atomic_write, read_json
+from finetune.models.heads import Classifier
+from finetune.tasks.classify import encode, predict_logits
+from finetune.tokenizer import Tokenizer
+
+CHUNK = 1024  # rows in memory at a time
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A classifier that is ready to use."""
+
+    model: Classifier
+    tokenizer: Tokenizer
+    labels: list[str]
+    positive: str | None
+    max_length: int
+    threshold: float | None
+    temperature: float
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        path = Path(path)
+        directory = path / "export" / "hf" if (path / "recipe.json").exists() else path
+        if not (directory / "bundle.json").exists():
+            raise WeightsError(f"{path}: no bundle here", known="a run, or its export/hf with bundle.json",
+                               do="Finish the run: finetune run RECIPE --name NAME")
+        card = read_json(directory / "bundle.json")
+        loaded = load_checkpoint(directory)
+        if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card["labels"]):
+            raise WeightsError(f"{directory}: bundle.json does not fit the weights",
+                               got=f"{len(card['labels'])} labels")
+        if loaded.tokenizer.fingerprint() != card["tokenizer_sha256"]:
+            raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
+                               do="Export the run again.")
+        return cls(loaded.model, loaded.tokenizer, card["labels"], card["positive"], card["max_length"],
+                   card["threshold"], card["temperature"])
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Raw logits (n, K), in fp32."""
+        ids = encode(self.tokenizer, texts, self.max_length)
+        empty = [i for i, row in enumerate(ids) if not row]
+        if empty:
+            raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
+        return predict_logits(self.model, ids)
+
+    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
+        probabilities = softmax(self.logits(texts), self.temperature)
+        positive = self.labels.index(self.positive) if self.positive else None
+        return [self.labels[i] for i in decide(probabilities, positive, self.threshold)], probabilities
+
+
+def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) -> dict[str, int]:
+    """Predict a table row by row into another, columns and order kept, in bounded memory.
+
+    Adds predicted, probability and a p_ column for each label. Rows without text get empty cells. Text that a
+    spreadsheet would run as a formula gets a leading apostrophe. Returns counts.
+    """
+    layout = format_of(source)
+    table = iterate_table(source, layout)
+    first = next(table, None)
+    if first is None:
+        raise DataError(f"{source}: a header and no rows")
+    names = first[0]
+    added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
+    clash = [name for name in added if name in names]
+    if clash:
+        raise DataError(f"{source}: has columns that the output adds", got=", ".join(clash), do="Rename them first.")
+    text_at = find_column(names, text, TEXT_NAMES, "text", source)
+    counts = {"rows": 0, "without_text": 0}
+    rows = (cells for _, cells in itertools.chain([first], table))
+    with atomic_write(target) as file, progress("predicting", None, unit="rows") as advance:
+        writer = csv.writer(file, delimiter="\t" if target.suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writerow([*names, *added])
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            filled = [cells for cells in chunk if cells[text_at].strip()]
+            labels, probabilities = bundle.predict([cells[text_at] for cells in filled]) if filled else ([], [])
+            answers = iter(zip(labels, probabilities, strict=True))
+            for cells in chunk:
+                label, p = next(answers) if cells[text_at].strip() else ("", [])
+                numbers = [f"{max(p):.6f}", *(f"{value:.6f}" for value in p)] if len(p) else [""] * (len(added) - 1)
+                writer.writerow([*map(defuse, cells), defuse(label), *numbers])
+            counts["rows"] += len(chunk)
+            counts["without_text"] += len(chunk) - len(filled)
+            advance(len(chunk))
+    return counts
+
+
+def defuse(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula (CWE-1236): numbers stay, other text gets an apostrophe."""
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell

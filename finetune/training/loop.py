@@ -1,0 +1,296 @@
+"""The only training loop. It knows rows, batches and losses, and no task."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.console import progress, say, warn
+from finetune.datasets.batching import epoch_batches, micro_batches
+from finetune.errors import Interrupted, RunError, TrainingError
+from finetune.files import atomic_write, read_json, write_json
+from finetune.recipe import Train
+from finetune.training import resume
+from finetune.training.optim import build_adamw, learning_rate
+from finetune.training.precision import device_type
+
+MACHINE = ("processes", "threads", "device", "precision")  # what may change within a run, at the cost of the last bits
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task gives to the loop. Row numbers count the training rows from 0."""
+
+    model: nn.Module
+    lengths: list[int]  # tokens of each row
+    weights: list[float]  # what each row adds to the denominator of the step's mean loss
+    batch: Callable[[list[int]], tuple[Tensor, ...]]  # rows -> tensors on the CPU
+    loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
+    validate: Callable[[nn.Module], dict[str, float]]  # must hold log_loss and the metric
+    name_row: Callable[[int], str]  # how a message names a row
+
+
+@dataclass
+class State:
+    """What a step checkpoint remembers besides tensors."""
+
+    step: int = 0
+    best: dict | None = None
+    worse: int = 0  # validations since the best
+    stopped: bool = False
+    seconds: float = 0.0
+    tokens: int = 0
+    identity: dict = field(default_factory=dict)
+
+
+def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
+          checkpoint_seconds: float = 60.0) -> dict:
+    """Train `job` as `settings` say (method, lr and epochs resolved), resuming from the newest checkpoint.
+
+    directory: holds ``checkpoints/`` and ``train.jsonl``. identity: hashes of whatever a resumed run must share.
+    Returns figures for the stage's record. Raises TrainingError for a loss that is not finite, RunError for
+    checkpoints of another run, Interrupted after SIGINT or SIGTERM once the state is saved.
+    """
+    threads = set_threads(settings.threads)
+    # Without cpu=True, several processes on a CPU would each take themselves for the only one. Precision: autocast is
+    # ours, so that it covers the frozen blocks too.
+    accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
+    root = directory / "checkpoints"
+    job.model.to(accelerator.device)
+    optimizer = build_adamw(job.model, settings.weight_decay, (settings.beta_1, settings.beta_2))
+    here = (accelerator.num_processes, threads, accelerator.device.type, settings.precision)
+    identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
+    state = _resume(root, job.model, optimizer, identity)
+    model, prepared = accelerator.prepare(job.model, optimizer)
+
+    per_epoch = math.ceil(len(job.lengths) / settings.batch_size)
+    steps = per_epoch * settings.epochs
+    evaluation_steps = {round(per_epoch * (epoch + part / settings.evaluations_per_epoch))
+                        for epoch in range(settings.epochs) for part in range(1, settings.evaluations_per_epoch + 1)}
+    log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
+    start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
+    saved_step = state.step
+
+    def save() -> None:
+        nonlocal saved_at, saved_step
+        if saved_step == state.step:
+            return
+        state.seconds = begun + time.monotonic() - start
+        if accelerator.is_main_process:
+            resume.save_step(root, state.step, job.model, optimizer, state.__dict__)
+            resume.prune(root, state.step, state.best["step"] if state.best else None)
+        saved_at, saved_step = time.monotonic(), state.step
+
+    with _StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
+        batches: list[list[int]] = []
+        while state.step < steps and not state.stopped:
+            epoch, position = divmod(state.step, per_epoch)
+            if position == 0 or not batches:
+                batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
+            rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rows = batches[position]
+            loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step)
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                named = ", ".join(map(job.name_row, rows[:8]))
+                raise _not_finite(f"the loss is not a finite number at step {state.step + 1}", root,
+                                  f"loss {loss}, gradient norm {norm}, learning rate {rate:g}, rows {named}")
+            state.step += 1
+            state.tokens += sum(job.lengths[row] for row in rows)
+            log.write({"step": state.step, "epoch": round(state.step / per_epoch, 4), "loss": loss, "lr": rate,
+                       "grad_norm": norm, "rows": len(rows), "tokens": sum(job.lengths[row] for row in rows),
+                       "seconds": round(begun + time.monotonic() - start, 3)})
+            if state.step in evaluation_steps:
+                found = _validate(accelerator, job, settings)
+                if not all(map(math.isfinite, found.values())):
+                    raise _not_finite(f"validation gives no finite numbers after step {state.step}", root,
+                                      f"{found}, learning rate {rate:g}")
+                improved = _note_best(state, settings, found)
+                log.write({"step": state.step, "epoch": round(state.step / per_epoch, 4), "validation": found,
+                           "best": improved})
+                if accelerator.is_main_process:
+                    shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+                    say(f"  epoch {state.step / per_epoch:g}: validation {shown}{'  (best)' if improved else ''}")
+                state.stopped = state.worse >= settings.patience
+                save()
+            stopping = _agree(accelerator, stop.asked)
+            if stopping or time.monotonic() - saved_at >= checkpoint_seconds:
+                save()
+            advance(1, f"loss {loss:.4f}")
+            if stopping:
+                raise Interrupted(f"stopped at step {state.step} of {steps}; the state is saved")
+
+    if accelerator.is_main_process:
+        write_json(root / "best.json", state.best)
+    return {"steps": state.step, "planned_steps": steps, "epochs": round(state.step / per_epoch, 4),
+            "rows": len(job.lengths), "tokens": state.tokens, "seconds": round(state.seconds, 3),
+            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "best_step": state.best["step"], "best_value": state.best["value"], "metric": settings.metric,
+            "stopped_early": state.stopped and state.step < steps, "processes": accelerator.num_processes,
+            "threads": threads, "device": accelerator.device.type}
+
+
+def set_threads(asked: int) -> int:
+    """Use this many CPU threads; 0 means all cores, or what torchrun gave each process. Returns the number."""
+    count = asked or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(_usable_cores())
+    torch.set_num_threads(count)
+    return count
+
+
+def autocast(precision: str, device: torch.device | str):
+    """bf16 autocast, or nothing for fp32."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _step(accelerator, model, optimizer, job: Job, settings: Train, rows: list[int], step: int) -> tuple[float, float]:
+    """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
+
+    Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
+    """
+    world, rank = accelerator.num_processes, accelerator.process_index
+    total = sum(job.weights[row] for row in rows)
+    mine = sorted(rows, key=lambda row: (job.lengths[row], row))[rank::world]
+    idle = not mine  # fewer rows than processes: run one row at no weight, so that the gradients still meet
+    parts = micro_batches(mine or rows[:1], job.lengths, settings.micro_batch_tokens)
+    model.train()
+    loss = torch.zeros((), device=accelerator.device)
+    for number, part in enumerate(parts):
+        torch.manual_seed(_mix(settings.seed, step, number, rank))
+        last = number == len(parts) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            batch = tuple(tensor.to(accelerator.device) for tensor in job.batch(part))
+            with autocast(settings.precision, accelerator.device):
+                value = job.loss_sum(model, batch) * (0.0 if idle else 1.0 / total)
+            accelerator.backward(value * world)  # gradients are averaged over the processes
+        loss += value.detach()
+    norm = accelerator.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), settings.clip_norm)
+    loss, norm = accelerator.reduce(loss, reduction="sum").item(), float(norm)
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
+def _validate(accelerator, job: Job, settings: Train) -> dict[str, float]:
+    """Every process validates all rows: the same figures everywhere, with nothing to gather."""
+    job.model.eval()
+    with torch.no_grad(), autocast(settings.precision, accelerator.device):
+        return job.validate(job.model)
+
+
+def _note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
+    sign = -1 if settings.metric == "log_loss" else 1
+
+    def key(values):
+        return sign * values["value"], -values["log_loss"]
+    entry = {"step": state.step, "metric": settings.metric, "value": found[settings.metric],
+             "log_loss": found["log_loss"]}
+    improved = state.best is None or key(entry) > key(state.best)
+    state.best, state.worse = (entry, 0) if improved else (state.best, state.worse + 1)
+    return improved
+
+
+def _resume(root: Path, model: nn.Module, optimizer, identity: dict) -> State:
+    directory = resume.newest(root) if root.is_dir() else None
+    if directory is None:
+        return State(identity=identity)
+    state = State(**read_json(directory / "state.json"))
+    changed = [key for key in identity if state.identity.get(key) != identity[key]]
+    others = [key for key in changed if key not in MACHINE]
+    if others:
+        raise RunError(f"{root}: these checkpoints are another run's", got="changed: " + ", ".join(others),
+                       do="Give another --name, or train again with --from train.")
+    if changed:
+        said = ", ".join(f"{key} {identity[key]} instead of {state.identity.get(key)}" for key in changed)
+        warn(f"going on with {said}; the last bits may differ from an unbroken run's")
+        state.identity = identity
+    resume.load_weights(directory, model)
+    resume.load_optimizer(directory, model, optimizer)
+    say(f"resuming from {directory.name}")
+    return state
+
+
+def _not_finite(what: str, root: Path, got: str) -> TrainingError:
+    good = sorted(path.name for path in root.glob("step-*"))
+    return TrainingError(what, got=got, known=f"last good checkpoint: {good[-1] if good else 'none yet'}",
+                         do="Lower train.lr, or look at the rows; a step without finite numbers changes no weights.")
+
+
+def _agree(accelerator, asked: bool) -> bool:
+    """True on every process as soon as one was asked to stop."""
+    if accelerator.num_processes == 1:
+        return asked
+    flag = torch.tensor(float(asked), device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum").item())
+
+
+def _bar(accelerator, steps: int, done: int):
+    if accelerator.is_main_process:
+        return progress("training", steps, unit="steps", done=done)
+    return contextlib.nullcontext(lambda amount, note="": None)
+
+
+def _mix(*numbers: int) -> int:
+    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _usable_cores() -> Iterable[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+class _Log:
+    """``train.jsonl``: a line an optimizer step or validation; lines after the resumed step are dropped first."""
+
+    def __init__(self, path: Path, step: int, writes: bool):
+        self.path, self.writes = path, writes
+        if writes:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            with atomic_write(path) as file:
+                file.writelines(line + "\n" for line in lines if _step_of(line) <= step)
+
+    def write(self, entry: dict) -> None:
+        if self.writes:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # a line cut short by a crash
+        return math.inf
+
+
+class _StopSignal:
+    """Notes SIGINT and SIGTERM, so that the step ends and is saved; a second one ends the process at once."""
+
+    def __init__(self):
+        self.asked, self.previous = False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.asked = True
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""fp32 or bf16 autocast: what this machine does well."""
+
+import torch
+
+
+def device_type() -> str:
+    """cuda, mps or cpu, in this order."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_bf16() -> bool:
+    """True where the device multiplies bf16 matrices in hardware."""
+    if device_type() == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type() == "cpu":
+        probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(probe() for probe in probes if probe)
+    return False
+
+
+def choose_precision(asked: str, width: int) -> tuple[str, str]:
+    """The precision and why. Narrow models stay in fp32: casting costs them more than the product saves."""
+    if asked != "auto":
+        return asked, "as asked"
+    if not has_bf16():
+        return "fp32", f"no bf16 arithmetic on this {device_type()}"
+    if width < 512:
+        return "fp32", f"bf16 does not pay at width {width}"
+    return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"

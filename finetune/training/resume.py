@@ -1,0 +1,132 @@
+"""Step checkpoints that are whole or absent, so that a run killed at any moment goes on from the newest.
+
+A folder is written under a temporary name, each file flushed, a manifest of sizes and hashes last, then renamed.
+Data order and randomness are pure functions of (seed, epoch, step, rank), so no generator has to be stored.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from finetune.console import warn
+from finetune.errors import FinetuneError, RunError
+from finetune.files import read_json, sha256_file, sync_directory, write_json
+
+MANIFEST = "MANIFEST.json"
+
+
+def step_directory(root: Path, step: int) -> Path:
+    """``checkpoints/step-00000120``."""
+    return root / f"step-{step:08d}"
+
+
+def save_step(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Write one step checkpoint: what moves, the optimizer's moments and `state` (JSON)."""
+    final = step_directory(root, step)
+    temporary = root / f".tmp-step-{step:08d}-{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(trainable_tensors(model), temporary / "weights.safetensors")
+        save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", state)
+        manifest = {}
+        for path in sorted(temporary.iterdir()):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+            manifest[path.name] = [path.stat().st_size, sha256_file(path)]
+        write_json(temporary / MANIFEST, manifest)
+        if final.exists():
+            _remove(final)
+        temporary.rename(final)
+        sync_directory(root)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot save a checkpoint in {root}", got=str(error),
+                       do="Free some space, then run the same command: it goes on from the last checkpoint.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that move, by name, on the CPU; frozen ones are in the base checkpoint already."""
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_weights(directory: Path, model: nn.Module) -> None:
+    """Put a step checkpoint's weights into the model. Raises RunError if the names do not match."""
+    tensors = load_file(directory / "weights.safetensors")
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if tensors.keys() != parameters.keys():
+        raise RunError(f"{directory}: holds other tensors than this method trains",
+                       got=", ".join(sorted(tensors.keys() ^ parameters.keys())[:4]))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def load_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a step checkpoint's moments back."""
+    moments = load_file(directory / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        keys = [key for key in moments if key.rpartition("/")[0] == name]
+        if keys:
+            optimizer.state[parameter] = {
+                key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
+
+
+def newest(root: Path) -> Path | None:
+    """The newest step checkpoint that verifies; damaged ones are named and passed over, leftovers removed."""
+    for leftover in [*root.glob(".tmp-*"), *root.glob(".trash-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    damaged = []
+    for directory in sorted(root.glob("step-*"), reverse=True):
+        why = damage(directory)
+        if not why:
+            return directory
+        damaged.append(f"{directory.name} ({why})")
+        warn(f"{directory.name} is damaged ({why}); going back to the checkpoint before it")
+    if damaged:
+        raise RunError(f"{root}: no checkpoint can be used", got=", ".join(damaged),
+                       do="Train again with --from train, which drops them.")
+    return None
+
+
+def damage(directory: Path) -> str:
+    """What is wrong with a step checkpoint, or nothing."""
+    try:
+        manifest = read_json(directory / MANIFEST)
+        for name, (size, digest) in manifest.items():
+            path = directory / Path(name).name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size or sha256_file(path) != digest:
+                return f"{name} has other bytes than were written"
+    except (FinetuneError, ValueError, TypeError, AttributeError, OSError):
+        return f"no readable {MANIFEST}"
+    return ""
+
+
+def prune(root: Path, step: int, best: int | None) -> None:
+    """Keep the checkpoint just saved, the one before it, and the best. Newer ones were found damaged on resume."""
+    directories = sorted(root.glob("step-*"))
+    keep = [directory for directory in directories if directory <= step_directory(root, step)][-2:]
+    for directory in directories:
+        if directory not in keep and (best is None or directory != step_directory(root, best)):
+            _remove(directory)
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+            for parameter, moments in optimizer.state.items() for key, value in moments.items()}
+
+
+def _remove(directory: Path) -> None:
+    trash = directory.with_name(f".trash-{directory.name}-{os.getpid()}")
+    directory.rename(trash)  # gone at once for every reader, however long the deleting takes
+    shutil.rmtree(trash, ignore_errors=True)
