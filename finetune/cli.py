@@ -1,0 +1,225 @@
+"""The command line. Heavy imports stand inside the commands, so that ``finetune --help`` answers at once."""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from finetune.console import say
+from finetune.errors import FinetuneError, Interrupted, RecipeError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+                  help="Adapt GPT-2 to your own text, on the machine that you have.")
+weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
+app.add_typer(weights_app, name="weights")
+
+RUNS = Path("runs")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
+NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and later ones again.")]
+UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
+ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the settings and the stages, and stop.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
+
+
+@app.command()
+def run(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml|recipe.json")], settings: SetOption = None,
+        name: NameOption = None, first: FromOption = None, until: UntilOption = None, processes: ProcessesOption = 1,
+        dry_run: DryRunOption = False) -> None:
+    """Run a pipeline; the same command again goes on where it stopped."""
+    from finetune.pipeline import make_recipe
+    _run(make_recipe(target, settings or []), name, first, until, processes, dry_run)
+
+
+@app.command()
+def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="A CSV or TSV file with a header.")],
+             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
+             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+             weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
+             method: Annotated[str | None, typer.Option(help="auto, full, last-blocks or head.")] = None,
+             settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
+             processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
+    """Fine-tune a classifier on a table of your own."""
+    from finetune.pipeline import make_recipe
+    chosen = {"data": data, "columns": {"text": text, "label": label}}
+    chosen |= {"weights": weights} if weights else {}
+    chosen |= {"train": {"method": method}} if method else {}
+    _run(make_recipe("classify", settings or [], chosen), name or _run_name(data), first, until, processes, dry_run)
+
+
+@app.command()
+def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
+            texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
+            table: Annotated[Path | None, typer.Option("--csv", metavar="IN.csv", help="A table to predict.")] = None,
+            text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column.")] = None,
+            out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None) -> None:
+    """Print a label and its probability for each text, or fill a table."""
+    if bool(texts) == bool(table) or bool(table) != bool(out):
+        raise RecipeError("predict takes texts, or --csv IN with --out OUT")
+    from finetune.tasks.predict import Bundle, predict_table
+    ready = Bundle.load(bundle)
+    if table:
+        counts = predict_table(ready, table, out, text)
+        say(f"{out}: {counts['rows']:,} rows"
+            + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
+        return
+    for label, p in zip(*ready.predict(texts), strict=True):
+        say(f"{label}\t{p[ready.labels.index(label)]:.4f}")
+
+
+@app.command()
+def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
+             data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
+             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
+             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None) -> None:
+    """Score a labelled file: the report's metrics, with 95 % intervals."""
+    from finetune.stages.evaluate import score_file
+    for line in score_file(bundle, data, text, label):
+        say(line)
+
+
+@app.command()
+def report(run_directory: RunArgument) -> None:
+    """Build a run's report again from its files."""
+    from finetune.report.build import build_report
+    from finetune.run import Run
+    say(str(build_report(Run.at(run_directory).directory)))
+
+
+@app.command()
+def export(run_directory: RunArgument,
+           format: Annotated[str, typer.Option(help="hf: Hugging Face's layout.")] = "hf",
+           out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None) -> None:
+    """Write a run's weights for other programs, compared with what they read."""
+    if format != "hf":
+        raise RecipeError("unknown export format", got=repr(format), known="hf")
+    from finetune.stages.export import export_again
+    say(str(export_again(run_directory, out)))
+
+
+@app.command()
+def ls() -> None:
+    """List the pipelines."""
+    from finetune.pipeline import describe_pipelines
+    for name, line in describe_pipelines().items():
+        say(f"{name:18} {line}")
+
+
+@app.command()
+def show(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml")], settings: SetOption = None) -> None:
+    """Print a recipe whole, as TOML, with what each key means."""
+    from finetune.pipeline import as_toml, make_recipe
+    say(as_toml(make_recipe(target, settings or [])))
+
+
+@app.command()
+def cp(pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
+       file: Annotated[Path, typer.Argument(metavar="FILE.toml")]) -> None:
+    """Write a pipeline's recipe to a TOML file to edit."""
+    from finetune.files import atomic_write
+    from finetune.pipeline import as_toml, make_recipe
+    if file.suffix != ".toml":
+        raise RecipeError("a recipe's file ends in .toml", got=str(file))
+    if file.exists():
+        raise RecipeError(f"{file}: exists already", do="Give another name.")
+    recipe = make_recipe(pipeline)
+    with atomic_write(file) as stream:
+        stream.write(as_toml(recipe))
+    say(f"{file}: run it with  finetune run {file}")
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, for yourself or for a bug report."""
+    from finetune.doctor import show as show_doctor
+    raise typer.Exit(show_doctor())
+
+
+@weights_app.command("ls")
+def weights_ls() -> None:
+    """List the weights with a name, and which are on this machine."""
+    from finetune.fetch import weights_status
+    from finetune.registry import weights_registry
+    for name, row in weights_registry().items():
+        millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
+        say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:11} {row.description}")
+
+
+@weights_app.command("get")
+def weights_get(name: str) -> None:
+    """Download weights into the Hugging Face cache, every file's sha256 checked."""
+    from finetune.checkpoints.sources import locate_weights
+    say(str(locate_weights(name, fetch=True).directory))
+
+
+@weights_app.command("verify")
+def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Hash the weights on this machine against the registry."""
+    from finetune.errors import FetchError
+    from finetune.fetch import verify_weights, weights_status
+    from finetune.registry import weights_registry
+    rows = weights_registry()
+    if name is not None and name not in rows:
+        raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))
+    wrong = []
+    for row in [rows[name]] if name else [row for row in rows.values() if weights_status(row) != "not here"]:
+        for check in verify_weights(row):
+            say(f"{row.name:14} {check.file:30} {check.status:10} {check.size_bytes:>13,} {check.sha256[:16]}")
+            wrong += [f"{row.name}/{check.file}"] if check.status in ("wrong", "missing") else []
+    if wrong:
+        raise FetchError("weights are damaged or missing", got=", ".join(wrong), do="Run: finetune weights get NAME")
+    say("checked: nothing is wrong")
+
+
+def _run(request, name, first, until, processes, dry_run) -> None:
+    from finetune.pipeline import describe, execute, load_pipeline, open_run
+    _, stages = load_pipeline(request.pipeline)
+    if not request.data:
+        raise RecipeError("the recipe names no data", do="Give a file: finetune classify my.csv")
+    if dry_run:
+        for line in describe(request):
+            say(line)
+        say("stages: " + ", ".join(stage.__name__.rpartition(".")[2] for stage in stages))
+        return
+    opened, recipe = open_run(request, RUNS, name)
+    execute(opened, recipe, stages, first=first, until=until, processes=processes)
+
+
+def _run_name(data: str) -> str:
+    """A run's name after a data file: classify-NAME, with what a name cannot hold replaced."""
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem).strip("-")
+    return f"classify-{stem or 'data'}"[:60]
+
+
+def main() -> None:
+    """Run the command; the exit status is 0, 2 (the user can mend it), 130 (interrupted, saved) or 1 (a bug)."""
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except FinetuneError as error:
+        say(f"error: {error}", error=True)
+        status = 2
+    except Interrupted as stop:
+        say(str(stop), error=True)
+        status = 130
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted; nothing was lost. The same command goes on.", error=True)
+        status = 130
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        status = 0
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        say(f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another place.",
+            error=True)
+        status = 2
+    sys.exit(status or 0)

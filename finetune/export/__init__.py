@@ -1,0 +1,1 @@
+"""Exports: formats that other programs read, each compared with our own model."""

@@ -1,0 +1,96 @@
+"""The bundle: a GPT2ForSequenceClassification directory that also holds what a prediction needs besides weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from finetune.checkpoints.store import write_checkpoint
+from finetune.errors import WeightsError
+from finetune.files import read_json, sha256_json
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.tasks.classify import encode, predict_logits
+from finetune.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4  # largest difference of a logit, fp32
+
+
+def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokenizer, texts: list[str]) -> dict:
+    """Write ``export/hf`` and, where transformers is installed, compare it on `texts`. Returns the figures.
+
+    Raises WeightsError, and leaves an older export in its place, if a logit differs by more than the tolerance.
+    """
+    evaluation, prepared = read_json(run.path("eval.json")), run.result("prepare")
+    labels = prepared["labels"]
+    card = {
+        "schema_version": 1, "task": recipe.task, "labels": labels, "positive": evaluation["positive"],
+        "max_length": prepared["max_length"], "threshold": evaluation["threshold"],
+        "temperature": evaluation["temperature"], "weights": evaluation["weights"],
+        "tokenizer_sha256": tokenizer.fingerprint(), "data_sha256": run.result("download")["data"]["sha256"],
+        "recipe_sha256": sha256_json(recipe.model_dump())}
+    config = {"num_labels": len(labels), "id2label": {str(i): label for i, label in enumerate(labels)},
+              "label2id": {label: i for i, label in enumerate(labels)}, "problem_type": "single_label_classification"}
+    draft, final = run.path("export", ".hf-draft"), run.path("export", "hf")
+    write_checkpoint(draft, model, tokenizer, config, {"bundle.json": json.dumps(card, indent=2, ensure_ascii=False)})
+    try:
+        checked = compare_with_transformers(draft, model, tokenizer, texts, prepared["max_length"])
+        (draft / "README.md").write_text(_readme(run, card, evaluation, checked), encoding="utf-8", newline="\n")
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return checked
+
+
+def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tokenizer, texts: list[str],
+                              max_length: int) -> dict:
+    """Load the directory in transformers and compare token ids, logits and labels on `texts`."""
+    try:
+        from transformers import AutoTokenizer, GPT2ForSequenceClassification
+    except ImportError:
+        return {"compared": False, "summary": "written; not compared, transformers is not installed"}
+    import torch
+    theirs, loading = GPT2ForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
+    their_tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = encode(tokenizer, texts, max_length)
+    same_ids = sum(their_tokenizer(text, truncation=True, max_length=max_length)["input_ids"] == row
+                   for text, row in zip(texts, ids, strict=True))
+    ours = predict_logits(model, ids)
+    with torch.inference_mode():
+        other = np.concatenate([theirs(torch.tensor([row])).logits.numpy() for row in ids])
+    difference = float(np.abs(ours - other).max())
+    same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
+    if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
+        raise WeightsError("transformers reads the export differently",
+                           got=f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels and "
+                               f"{same_ids} token lists equal, loading {odd or 'clean'}",
+                           do="This is a fault of ours or of that version of transformers: please report it.")
+    return {"compared": True, "texts": len(texts), "max_logit_difference": difference, "same_labels": same_labels,
+            "summary": f"transformers gives the same labels on {same_labels} of {len(texts)} test texts, largest logit "
+                       f"difference {difference:.1e}"}
+
+
+def _readme(run: Run, card: dict, evaluation: dict, checked: dict) -> str:
+    headline = evaluation["headline"]
+    data = read_json(run.path("data", "card.json"))
+    lines = [
+        f"# {run.name}", "",
+        f"A GPT-2 text classifier with the labels {', '.join(f'`{label}`' for label in card['labels'])}, "
+        f"made by gpt2-finetune from {evaluation['weights']['name']} ({evaluation['weights']['source']}).", "",
+        *([evaluation["weights"]["note"], ""] if evaluation["weights"]["note"] else []),
+        f"- {headline['metric']} on {headline['n']:,} held-out texts: {headline['value']:.4f} "
+        f"(95 % interval {headline['low']:.4f} to {headline['high']:.4f})",
+        f"- data: {data['name']} ({data['source']}); licence: {data['licence'] or 'not stated'}"
+        + (f"; cite: {data['citation']}" if data.get("citation") else ""),
+        f"- texts are cut at {card['max_length']} tokens; temperature {card['temperature']:.3f}, "
+        f"threshold {card['threshold']}",
+        f"- {checked['summary']}", "",
+        "## Use", "", "    finetune predict DIRECTORY \"a text\"", "",
+        "or, without this project:", "", "    from transformers import pipeline",
+        "    classify = pipeline(\"text-classification\", \"DIRECTORY\")", "    classify(\"a text\")", "",
+        "transformers applies neither temperature nor threshold; both stand in bundle.json.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""Pipelines: found by name, turned into a recipe, and run stage by stage in a run directory."""
+
+import ast
+import importlib.util
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune.assets import asset
+from finetune.config import field_names, merge, nearest, parse_overrides, read_toml, validate
+from finetune.console import log_to, say, warn
+from finetune.errors import Interrupted, RecipeError, RunError, TrainingError
+from finetune.files import read_json, sha256_json, write_json
+from finetune.recipe import Recipe
+from finetune.run import Run, fingerprint, reset_peak_memory, timed
+
+
+def pipeline_files() -> dict[str, Path]:
+    """Every pipeline's file by its name on the command line (``spam-classifier``)."""
+    return {path.stem.replace("_", "-"): path for path in sorted(asset("pipelines").glob("*.py"))}
+
+
+def describe_pipelines() -> dict[str, str]:
+    """Each pipeline's name and the first line of its docstring, without running it."""
+    return {name: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+            for name, path in pipeline_files().items()}
+
+
+def load_pipeline(name: str):
+    """A pipeline's recipe and stages: the module's ``recipe`` and ``stages``. RecipeError for an unknown name."""
+    files = pipeline_files()
+    key = name.replace("_", "-")
+    if key not in files:
+        raise RecipeError(f"no pipeline or recipe file {name!r}",
+                          known=", ".join(files) + (f". {hint}" if (hint := nearest(key, files)) else ""),
+                          do="See: finetune ls")
+    spec = importlib.util.spec_from_file_location(f"pipeline_{files[key].stem}", files[key])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recipe.model_copy(update={"pipeline": key}), module.stages
+
+
+def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = None) -> Recipe:
+    """The recipe of a pipeline's name, a TOML file that overrides one, or a run's recipe.json.
+
+    settings and then overrides (KEY=VALUE) come on top.
+    """
+    path = Path(target)
+    if path.suffix in (".toml", ".json"):
+        if not path.is_file():
+            raise RecipeError(f"{target}: no such file", do="See: finetune cp PIPELINE FILE")
+        values = read_toml(path) if path.suffix == ".toml" else read_json(path)
+        if not isinstance(values, dict) or not isinstance(values.get("pipeline"), str):
+            raise RecipeError(f"{target}: says no pipeline", known=", ".join(pipeline_files()),
+                              do='Begin it with: pipeline = "spam-classifier"')
+        base, _ = load_pipeline(values["pipeline"])
+    else:
+        values, (base, _) = {}, load_pipeline(target)
+    see = f"finetune show {base.pipeline}"
+    if values:
+        base = validate(Recipe, merge(base.model_dump(), values | {"pipeline": base.pipeline}), target, see)
+    changes = merge(settings or {}, parse_overrides(list(overrides)))
+    return validate(Recipe, merge(base.model_dump(), changes), "--set", see)
+
+
+def resolve(request: Recipe) -> Recipe:
+    """The request with `auto` weights and unreachable data replaced by what is at hand, said in one line each."""
+    from finetune.checkpoints.fallback import RANDOM_BYTES
+    from finetune.checkpoints.sources import resolve_auto
+    from finetune.datasets.sources import resolve_data
+    data = resolve_data(request.data)
+    weights = resolve_auto(request.weights)
+    if weights == RANDOM_BYTES and request.weights == "auto":
+        say("GPT-2 is neither on this machine nor reachable: starting from small random weights over bytes instead.")
+    if data != request.data and not Path(data).is_file():
+        say(f"{request.data} is neither on this machine nor reachable: using the bundled sample, {data}, instead.")
+    return request.model_copy(update={"weights": weights, "data": data})
+
+
+def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
+    """The run for a request: the one that it began, or a new one; other settings under a used name get ``-2``."""
+    name = name or request.pipeline
+    for number in range(1, 1000):
+        run = Run.named(root, name if number == 1 else f"{name}-{number}")
+        if not run.path("recipe.json").exists():
+            if run.directory.exists() and any(path.name != ".lock" for path in run.directory.iterdir()):
+                raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
+            recipe = resolve(request)
+            with run.locked():
+                write_json(run.path("request.json"), request.model_dump())
+                write_json(run.path("recipe.json"), recipe.model_dump())
+            say(f"run {run.directory}: new")
+            return run, recipe
+        recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+        differ = _differences(request, recipe, run)
+        if not differ:
+            say(f"run {run.directory}: going on")
+            return run, recipe
+        say(f"run {run.directory} has other settings ({', '.join(differ)}): trying {name}-{number + 1}")
+    raise RunError(f"{root}: a thousand runs of this name", do="Give another --name.")
+
+
+def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None, until: str | None = None,
+            processes: int = 1) -> None:
+    """Run the stages in order, passing over those that are done; `first` is run again with all that follow it."""
+    names = [stage.__name__.rpartition(".")[2] for stage in stages]
+    for asked in (first, until):
+        if asked is not None and asked not in names:
+            raise RecipeError("no such stage", got=repr(asked), known=", ".join(names))
+    with run.locked(), log_to(run.path("log.txt")), _memory_errors():
+        for line in describe(recipe):
+            say(f"  {line}")
+        numbered = list(enumerate(names, 1))
+        if first:
+            run.forget(numbered[names.index(first):])
+        before, worked = "", False
+        for (number, name), stage in zip(numbered, stages, strict=True):
+            outside = stage.outside(recipe) if hasattr(stage, "outside") else {}
+            inputs = sha256_json([recipe.model_dump(), before, outside])
+            if not run.is_current(number, name, inputs):
+                worked = True
+                _run_stage(run, recipe, stage, (number, name), inputs, processes)
+            before = fingerprint(run.record(name))
+            if name == until:
+                break
+        if not worked:
+            say("nothing left to do")
+        _summary(run)
+
+
+def describe(recipe: Recipe) -> list[str]:
+    """Every value of a recipe, a line for each table."""
+    lines = []
+    values = recipe.model_dump()
+    top = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    for table, part in [("recipe", top), *((key, part) for key, part in values.items() if isinstance(part, dict))]:
+        lines.append(f"{table}: " + "  ".join(f"{key}={'(open)' if value is None else value}"
+                                              for key, value in part.items()))
+    return lines
+
+
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as a TOML file to edit, each key with its description; open values are commented out."""
+    import json
+    lines = []
+
+    def table(settings, heading: str = "") -> None:
+        nested = []
+        if heading:
+            lines.extend(["", f"[{heading}]"])
+        for key, field in type(settings).model_fields.items():
+            value = getattr(settings, key)
+            if hasattr(value, "model_fields"):
+                nested.append((key, value))
+                continue
+            lines.append(f"# {field.description}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value)}")
+        for key, value in nested:
+            table(value, f"{heading}.{key}" if heading else key)
+    table(recipe)
+    return "\n".join(lines) + "\n"
+
+
+def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
+    """The keys by which a request is not this run's; neither as it was asked for nor as it was resolved."""
+    def keys(other: Recipe) -> list[str]:
+        return [key for key in field_names(Recipe) if _value(other, key) != _value(request, key)]
+    asked = Recipe.model_validate(read_json(run.path("request.json"))) if run.path("request.json").exists() else recipe
+    differ = [] if not keys(recipe) else keys(asked)
+    if not differ and list(run.path("stages").glob("*-download.json")):
+        from finetune.stages.download import outside
+        if outside(recipe)["data file"] != run.result("download")["data"]["sha256"]:
+            differ = ["the data file's content"]
+    return differ
+
+
+def _value(recipe: Recipe, key: str):
+    value = recipe
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _run_stage(run: Run, recipe: Recipe, stage, numbered: tuple[int, str], inputs: str, processes: int) -> None:
+    number, name = numbered
+    say(f"[{number}] {name}")
+    reset_peak_memory()
+    with timed() as seconds:
+        try:
+            more = {"processes": processes} if name == "train" else {}
+            result = stage.run(recipe, run, **more)
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}. Go on with: finetune run {run.path('recipe.json')} --name {run.name}") from stop
+        outputs = sorted(path for pattern in stage.OUTPUTS for path in run.directory.glob(pattern) if path.is_file())
+        run.finish(number, name, inputs, outputs, result, seconds())
+
+
+def _summary(run: Run) -> None:
+    if run.path("eval.json").exists() and list(run.path("stages").glob("*-evaluate.json")):
+        from finetune.report.summary import result_table
+        say()
+        for line in result_table(read_json(run.path("eval.json"))):
+            say(line)
+    if run.path("report", "index.html").exists():
+        say()
+        say(f"report: {run.path('report', 'index.html')}")
+    if run.path("export", "hf", "bundle.json").exists():
+        say(f'bundle: {run.path("export", "hf")}   (try: finetune predict {run.directory} "your text")')
+
+
+@contextmanager
+def _memory_errors():
+    """Memory that ran out, as an error that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
+            raise
+        warn("what was saved is intact")
+        raise TrainingError("memory ran out", got=str(error).split("\n")[0][:120],
+                            do="Lower train.micro_batch_tokens or max_length, then run the same command.") from error

@@ -1,0 +1,4 @@
+"""One module a stage: ``run(recipe, run) -> dict`` does the work, ``OUTPUTS`` names the files it leaves.
+
+``outside(recipe)``, where a stage has it, names what the stage reads from outside of the run, by hash.
+"""

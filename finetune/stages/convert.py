@@ -1,0 +1,31 @@
+"""Stage ``convert``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
+
+from finetune.checkpoints.fallback import RANDOM_BYTES, write_random_bytes
+from finetune.checkpoints.sources import WeightsSource, locate_weights
+from finetune.console import say
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe
+from finetune.run import Run
+
+OUTPUTS = ["base/*"]
+
+
+def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
+    """Where this run's starting weights stand."""
+    return locate_weights(recipe.weights, base=run.path("base"))
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Load the checkpoint once, for the account; nothing is stored twice."""
+    if recipe.weights == RANDOM_BYTES:
+        write_random_bytes(run.path("base"), recipe.train.seed)
+    loaded = base_weights(recipe, run).load()
+    gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
+    shape, report = gpt.config, loaded.report
+    say(f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
+        f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"
+        + (f"; {len(report.skipped)} buffers or tied copies skipped" if report.skipped else ""))
+    return {"parameters": report.parameters, "tensors": report.loaded, "transposed": report.transposed,
+            "skipped": report.skipped, "dtypes": report.dtypes, "layers": shape.layers, "width": shape.width,
+            "heads": shape.heads, "context": shape.context, "vocab_size": shape.vocab_size,
+            "tokenizer_sha256": loaded.tokenizer.fingerprint()}

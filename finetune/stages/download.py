@@ -1,0 +1,31 @@
+"""Stage ``download``: weights and data are on this machine and are what they should be."""
+
+from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.checkpoints.sources import locate_weights
+from finetune.console import say
+from finetune.datasets.sources import locate_data
+from finetune.files import sha256_file
+from finetune.recipe import Recipe
+from finetune.run import Run
+
+OUTPUTS: list[str] = []
+
+
+def outside(recipe: Recipe) -> dict[str, str]:
+    """The data file's hash: a file that changed is another input."""
+    return {"data file": sha256_file(locate_data(recipe.data).path)}
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Fetch what the recipe names; every hash is checked here, and only here."""
+    if recipe.weights == RANDOM_BYTES:
+        weights = {"name": RANDOM_BYTES, "source": "random, seeded; nothing pretrained", "licence": ""}
+    else:
+        found = locate_weights(recipe.weights, fetch=True)
+        files = {path.name: sha256_file(path) for path in sorted(found.directory.glob("*.safetensors"))}
+        weights = {"name": found.name, "source": found.source, "licence": found.licence, "sha256": files}
+    data = locate_data(recipe.data)
+    say(f"data: {data.name} ({data.source})")
+    return {"weights": weights, "data": {"name": data.name, "file": data.path.name, "source": data.source,
+                                         "licence": data.licence, "citation": data.citation,
+                                         "sha256": sha256_file(data.path)}}

@@ -1,0 +1,108 @@
+"""Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.console import say
+from finetune.datasets.readers import read_labelled
+from finetune.datasets.splits import SPLITS, normalise_text
+from finetune.errors import DataError, RecipeError, RunError
+from finetune.evaluation.calibration import decide, softmax
+from finetune.evaluation.metrics import classification_metrics
+from finetune.evaluation.score import metric_text, score_classifier, verdict
+from finetune.files import atomic_write, read_json, write_json
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe
+from finetune.run import Run, timed
+from finetune.stages.prepare import read_records
+from finetune.stages.train import build
+from finetune.tasks import classify
+from finetune.tasks.predict import Bundle, defuse
+from finetune.tokenizer import Tokenizer
+from finetune.training import resume
+from finetune.training.precision import device_type
+
+OUTPUTS = ["eval.json", "predictions.csv"]
+HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
+
+
+def best_model(recipe: Recipe, run: Run) -> tuple[Classifier, Tokenizer]:
+    """The model of the best checkpoint, in eval mode. Raises RunError where it is damaged."""
+    model, tokenizer, *_ = build(recipe, run)
+    directory = resume.step_directory(run.path("checkpoints"), read_json(run.path("checkpoints", "best.json"))["step"])
+    if why := resume.damage(directory):
+        raise RunError(f"the best checkpoint, {directory.name}, is damaged", got=why, do="Run again with --from train.")
+    resume.load_weights(directory, model)
+    return model.eval(), tokenizer
+
+
+def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
+    """The index of the positive one of two labels: the recipe's, else the last in sorted order."""
+    if len(labels) != 2:
+        return None
+    wanted = recipe.evaluate.positive
+    if wanted is not None and wanted not in labels:
+        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted), known=", ".join(labels))
+    return labels.index(wanted) if wanted is not None else 1
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Write eval.json and predictions.csv."""
+    with timed() as seconds, torch.inference_mode():
+        prepared = run.result("prepare")
+        labels = prepared["labels"]
+        positive = positive_label(recipe, labels)
+        model, tokenizer = best_model(recipe, run)
+        model.to(device_type())
+        records = {name: read_records(run, name) for name in SPLITS}
+        parts = {name: classify.examples(records[name], labels, tokenizer, prepared["max_length"]) for name in SPLITS}
+        logits = {name: classify.predict_logits(model, parts[name].ids, show=f"{name} rows")
+                  for name in ("val", "test")}
+        found, probabilities, predicted = score_classifier(
+            labels=labels, positive=positive, threshold_rule=recipe.evaluate.threshold,
+            headline=recipe.evaluate.metric, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
+            texts={name: [record["text"] for record in records[name]] for name in SPLITS},
+            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
+    weights = run.result("download")["weights"]
+    fallback = weights["name"] == RANDOM_BYTES
+    note = (f"This run started from random weights, not from GPT-2, which could not be reached. {HOW_TO_GET_GPT2}"
+            if fallback else "")
+    evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
+                  "weights": {"name": weights["name"], "source": weights["source"], "fallback": fallback,
+                              "note": note, "sha256": weights.get("sha256", {})},
+                  **found, "seconds": round(seconds(), 3)}
+    write_json(run.path("eval.json"), evaluation)
+    _write_predictions(run, records["test"], labels, predicted, probabilities)
+    say(verdict(evaluation))
+    return {"headline": evaluation["headline"], "verdict": verdict(evaluation)}
+
+
+def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted, probabilities) -> None:
+    with atomic_write(run.path("predictions.csv")) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
+        for record, guess, p in zip(records, predicted, probabilities, strict=True):
+            writer.writerow([record["row"], defuse(record["text"]), defuse(record["label"]), defuse(labels[guess]),
+                             f"{p[guess]:.6f}", *(f"{value:.6f}" for value in p)])
+
+
+def score_file(bundle_path: Path, data: Path, text: str | None, label: str | None) -> list[str]:
+    """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know."""
+    bundle = Bundle.load(bundle_path)
+    source = read_labelled(data, text, label)
+    unknown = sorted(set(source.labels) - set(bundle.labels))
+    if unknown:
+        raise DataError(f"{data}: labels that the model never saw", got=", ".join(unknown[:8]),
+                        known=", ".join(bundle.labels))
+    positive = bundle.labels.index(bundle.positive) if bundle.positive else None
+    probabilities = softmax(bundle.logits(source.texts), bundle.temperature)
+    targets = np.array([bundle.labels.index(own) for own in source.labels])
+    metrics = classification_metrics(targets, decide(probabilities, positive, bundle.threshold), probabilities,
+                                     bundle.labels, positive, resamples=1000, seed=0)
+    lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
+    return [f"{len(targets):,} rows", *lines,
+            *(f"note: {count} rows left out: {reason}" for reason, count in source.dropped.items())]

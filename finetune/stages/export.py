@@ -1,0 +1,37 @@
+"""Stage ``export``: the bundle in Hugging Face's layout, compared with transformers where that is installed."""
+
+import shutil
+from pathlib import Path
+
+from finetune.console import say
+from finetune.errors import RunError
+from finetune.export.huggingface import write_bundle
+from finetune.files import read_json
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.stages.evaluate import best_model
+from finetune.stages.prepare import read_records
+
+OUTPUTS = ["export/hf/*"]
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Write export/hf/. Raises WeightsError where transformers gives other logits than we do."""
+    model, tokenizer = best_model(recipe, run)
+    texts = [record["text"] for record in read_records(run, "test")]
+    checked = write_bundle(run, recipe, model, tokenizer, texts)
+    say(f"export: {checked['summary']}")
+    return checked
+
+
+def export_again(directory: Path, out: Path | None) -> Path:
+    """Export a finished run anew, and copy it to `out` where that is given. Returns where it stands."""
+    found = Run.at(directory)
+    recipe = Recipe.model_validate(read_json(found.path("recipe.json")))
+    if out is not None and out.exists():
+        raise RunError(f"{out}: exists already", do="Give another --out.")
+    with found.locked():
+        run(recipe, found)
+    if out is None:
+        return found.path("export", "hf")
+    return Path(shutil.copytree(found.path("export", "hf"), out))

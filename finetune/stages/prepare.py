@@ -1,0 +1,43 @@
+"""Stage ``prepare``: rows read, checked, split and counted in tokens."""
+
+import json
+
+from finetune.console import say
+from finetune.datasets.readers import read_labelled
+from finetune.datasets.sources import locate_data
+from finetune.files import atomic_write, write_json
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.stages.convert import base_weights
+from finetune.tasks import classify
+from finetune.tokenizer import Tokenizer
+
+OUTPUTS = ["data/*"]
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Write data/{train,val,test}.jsonl and data/card.json."""
+    data = locate_data(recipe.data)
+    source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
+    tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
+    records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"])
+    for name, rows in records.items():
+        with atomic_write(run.path("data", f"{name}.jsonl")) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+    sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
+    labels = ", ".join(f"{label} {count:,}" for label, count in list(card["labels"].items())[:6])
+    tokens = card["tokens"]
+    say(f"rows: {card['rows']:,} ({labels}); {card['protocol']} split, seed {card['seed']}: {sizes}")
+    say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
+        f"{tokens['cut_rows']} cut at {tokens['max_length']}")
+    for reason, count in card["dropped"].items():
+        say(f"note: {count} rows left out: {reason}")
+    return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
+            "splits": {name: part["rows"] for name, part in card["splits"].items()}}
+
+
+def read_records(run: Run, split: str) -> list[dict]:
+    """The records that `prepare` left for a split."""
+    with open(run.path("data", f"{split}.jsonl"), encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

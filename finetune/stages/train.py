@@ -1,0 +1,105 @@
+"""Stage ``train``: the loop over the task's job, in this process or in several under torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.console import say
+from finetune.errors import Interrupted, TrainingError
+from finetune.files import read_json, sha256_json, write_json
+from finetune.recipe import Recipe
+from finetune.run import Run, fingerprint
+from finetune.stages.convert import base_weights
+from finetune.stages.prepare import read_records
+from finetune.tasks import base, classify
+from finetune.training.loop import set_threads, train
+from finetune.training.precision import choose_precision, device_type
+
+OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
+RESULT = ".train-result.json"  # how the first process of several hands its result over
+
+
+def run(recipe: Recipe, run: Run, processes: int = 1) -> dict:
+    """Train from the newest checkpoint, or from the start. Returns what was chosen, trained and measured."""
+    if processes > 1:
+        return _launch(run, processes)
+    return train_here(recipe, run)
+
+
+def build(recipe: Recipe, run: Run):
+    """The model with what moves set free: (model, tokenizer, settings, trainable, reasons)."""
+    loaded = base_weights(recipe, run).load(recipe.train.dropout)
+    gpt = getattr(loaded.model, "gpt", loaded.model)
+    pretrained = recipe.weights != RANDOM_BYTES
+    settings, why = base.choose_settings(recipe.train, loaded.report.parameters, pretrained)
+    precision, because = choose_precision(settings.precision, gpt.config.width)
+    settings = settings.model_copy(update={"precision": precision})
+    model = classify.build_model(gpt, len(run.result("prepare")["labels"]), settings.seed)
+    trainable = base.freeze(model, gpt, settings.method, settings.last_blocks)
+    return model, loaded.tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"]
+
+
+def train_here(recipe: Recipe, run: Run) -> dict:
+    """Train in this process (one of several under torchrun)."""
+    import torch
+    set_threads(recipe.train.threads)
+    model, tokenizer, settings, trainable, why = build(recipe, run)
+    prepared = run.result("prepare")
+    if int(os.environ.get("RANK", "0")) == 0:
+        for line in why:
+            say(f"  {line}")
+        say(f"  {trainable.describe()}")
+    splits = [classify.examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
+              for name in ("train", "val")]
+    device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
+    job = classify.build_job(model, trainable, settings, *splits, device)
+    identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
+                "weights": fingerprint(run.record("convert"))}
+    found = train(job, settings, run.directory, identity)
+    return found | {"method": settings.method, "why": why, "lr": settings.lr, "precision": settings.precision,
+                    "parameters": trainable.total,
+                    "trainable": {"names": trainable.names, "parameters": trainable.parameters,
+                                  "share": trainable.parameters / trainable.total}}
+
+
+def _launch(run: Run, processes: int) -> dict:
+    """Start torchrun on this module and take over the first process's result."""
+    run.path(RESULT).unlink(missing_ok=True)
+    cores = max((os.cpu_count() or 1) // processes, 1)
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+               "-m", "finetune.stages.train", str(run.directory)]
+    say(f"  starting {processes} processes")
+    status = subprocess.run(command, env=environment).returncode
+    answer = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
+    run.path(RESULT).unlink(missing_ok=True)
+    if "stopped" in answer:
+        raise Interrupted(answer["stopped"])
+    if status != 0 or "result" not in answer:
+        raise TrainingError(f"training in {processes} processes failed", got=answer.get("error", f"status {status}"),
+                            do="The same command goes on from the last checkpoint.")
+    if answer["result"]["processes"] != processes:
+        raise TrainingError("torchrun started another number of processes than asked",
+                            got=str(answer["result"]["processes"]), known=str(processes))
+    return answer["result"]
+
+
+def _main(directory: str) -> None:
+    from finetune.errors import FinetuneError
+    run = Run.at(Path(directory))
+    try:
+        answer = {"result": train_here(Recipe.model_validate(read_json(run.path("recipe.json"))), run)}
+    except Interrupted as stop:
+        answer = {"stopped": str(stop)}
+    except FinetuneError as error:
+        answer = {"error": str(error)}
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_json(run.path(RESULT), answer)
+    if "error" in answer:
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
