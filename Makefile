@@ -1,0 +1,68 @@
+# Everything here needs only python3 (3.11 or newer) and make; what is missing is installed into .venv.
+# Without make (Windows): python bootstrap.py, then .venv\Scripts\python -m finetune ...
+
+PY := .venv/bin/python
+# Windows' Linux puts the machine's name into the environment as NAME.
+NAME := $(if $(and $(WSL_DISTRO_NAME),$(filter environment,$(origin NAME))),,$(NAME))
+export CSV WEIGHTS METHOD NAME
+SETTINGS = $${WEIGHTS:+--set "weights=$$WEIGHTS"} $${METHOD:+--set "train.method=$$METHOD"} \
+	$${CSV:+--set "data=$$CSV"} $${NAME:+--name "$$NAME"} $(ARGS)
+
+# Two workers, one thread each: as fast as many threads on a laptop, and the same numbers everywhere.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest $$($(PY) -c 'import xdist; print("-n 2")' 2>/dev/null)
+
+# PYTHON if given, else the first that is new enough, else python3 for the sentence about its age.
+BOOTSTRAP = python="$(PYTHON)"; \
+	for name in python3 python3.14 python3.13 python3.12 python3.11; do test -n "$$python" || \
+		{ $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$name; }; done; \
+	python=$${python:-python3}; \
+	command -v "$$python" >/dev/null || { echo "set-up: no $$python here. Install Python 3.11 or newer" \
+		"(python.org or your system's packages), or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }; \
+	"$$python" bootstrap.py
+
+.DEFAULT_GOAL := help
+.PHONY: help spam-classifier test test-all check smoke bench doctor clean setup setup-dev
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  A run takes: CSV=my.csv WEIGHTS=gpt2 METHOD=last-blocks NAME=mine ARGS="--set train.epochs=3"'
+	@echo '  The set-up takes: PYTHON=python3.12'
+	@echo
+	@echo '  Results are in runs/. More commands: $(PY) -m finetune --help'
+
+spam-classifier: setup ## a spam classifier from GPT-2, start to report
+	@$(PY) -m finetune run spam-classifier $(SETTINGS)
+
+test: setup-dev ## the tests, without the slow ones
+	@$(PYTEST) -m "not slow"
+
+test-all: setup-dev ## every test
+	@$(PYTEST)
+
+check: setup-dev ## style (ruff), and the tests that hold the tree and the documents
+	@$(PY) -m ruff check .
+	@$(PYTEST) tests/repo
+
+smoke: setup ## a whole small run in a temporary folder, about a minute
+	@here=$$PWD; folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
+		"$$here/$(PY)" -m finetune run spam-classifier --name smoke \
+		--set weights=random-bytes --set train.epochs=1
+
+bench: setup-dev ## the measurements in benchmarks/
+	@for script in benchmarks/*.py; do test -e "$$script" || { echo "no benchmarks yet"; break; }; \
+		$(PY) "$$script" || exit; done
+
+doctor: setup ## what this machine has, to paste into a bug report
+	@$(PY) -m finetune doctor
+
+clean: ## remove .venv, builds and caches; never runs/, never a download
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find . -name runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@$(BOOTSTRAP)
+
+setup-dev:
+	@$(BOOTSTRAP) --dev

@@ -1,0 +1,117 @@
+"""The pages and the help cannot name a command, an option, a target or a file that does not exist."""
+
+import re
+import shlex
+
+import pytest
+
+PAGES = ["README.md", "pipelines/README.md"]
+
+
+def code_lines(text: str) -> list[str]:
+    """The lines of fenced blocks and the spans between backticks, with continued lines joined."""
+    fenced = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", text, flags=re.M | re.S)
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    indented = [line.strip() for line in prose.splitlines() if line.startswith("    ")]
+    spans = re.findall(r"`([^`\n]+)`", prose)
+    blocks = [line for block in fenced for line in block.replace("\\\n", " ").splitlines()]
+    return blocks + indented + spans
+
+
+def words_after(command: str, line: str) -> list[list[str]]:
+    """What follows each call of `command` in a line of code, comments and other commands cut off."""
+    call = rf"(?:^|[\s;&|$(])(?:\S*bin/)?{command}((?: [^\n;&|)#]*)?)(?=$|[;&|)#])"
+    found = []
+    for rest in re.findall(call, line):
+        try:
+            found.append(shlex.split(rest))
+        except ValueError:
+            found.append(rest.split())
+    return found
+
+
+@pytest.fixture(scope="module")
+def lines(root):
+    return {page: code_lines((root / page).read_text(encoding="utf-8")) for page in PAGES}
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """The command line's tree: each command as words, with the set of its options."""
+    from typer.main import get_command
+
+    from finetune.cli import app
+    found = {}
+
+    def visit(command, path):
+        found[path] = {option for parameter in command.params
+                       for option in [*parameter.opts, *parameter.secondary_opts]}
+        for name, child in getattr(command, "commands", {}).items():
+            visit(child, (*path, name))
+    visit(get_command(app), ())
+    return found
+
+
+def problems_of(words: list[str], commands: dict) -> list[str]:
+    """What is wrong with ``finetune WORDS``."""
+    path = ()
+    for word in words:
+        if (*path, word) not in commands:
+            break
+        path = (*path, word)
+    groups = {known[:-1] for known in commands if known}
+    rest = words[len(path):]
+    if path in groups and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
+        return [f"no command {' '.join((*path, rest[0]))!r}"]
+    options = [word.partition("=")[0] for word in rest if re.match(r"--?[a-zA-Z]", word)]
+    return [f"{' '.join(path) or 'finetune'} has no option {option}" for option in options
+            if option not in commands[path] | {"--help"}]
+
+
+def test_commands_of_the_pages_exist(lines, commands):
+    named, wrong = 0, []
+    for page, code in lines.items():
+        for line in code:
+            for words in words_after("finetune", line):
+                named += 1
+                wrong += [f"{page}: {line.strip()}: {problem}" for problem in problems_of(words, commands)]
+    assert named >= 3 and not wrong, wrong
+
+
+def test_targets_of_the_pages_exist(root, lines):
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.M))
+    variables = {"PYTHON", "CSV", "WEIGHTS", "METHOD", "NAME", "ARGS"}
+    named, wrong = 0, []
+    for page, code in lines.items():
+        for line in code:
+            for words in words_after("make", line):
+                named += 1
+                unknown = [word for word in words if not word.startswith("-") and word not in targets
+                           and word.partition("=")[0] not in variables]
+                wrong += [f"{page}: {line.strip()}: {word}" for word in unknown]
+    assert named >= 2 and not wrong, wrong
+
+
+def test_help_names_every_target_once(root):
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.search(r"^\.PHONY: (.*)", makefile, flags=re.M)[1].split()) - {"setup", "setup-dev"}
+    documented = re.findall(r"^([a-z-]+):.*## \w", makefile, flags=re.M)
+    assert sorted(documented) == sorted(phony)
+
+
+def test_links_of_the_pages_lead_somewhere(root):
+    wrong = []
+    for page in PAGES:
+        text = (root / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not re.match(r"\w+:", target) and not ((root / page).parent / target).exists():
+                wrong.append(f"{page}: {target}")
+    assert not wrong, wrong
+
+
+def test_pipelines_page_lists_every_pipeline(root):
+    text = (root / "pipelines" / "README.md").read_text(encoding="utf-8")
+    names = [path.stem.replace("_", "-") for path in (root / "pipelines").glob("*.py")]
+    missing = [name for name in names if f"`{name}`" not in text]
+    assert names and not missing, missing
