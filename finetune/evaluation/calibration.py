@@ -26,6 +26,8 @@ def fit_temperature(logits, y) -> float:
     if len(y) == 0 or logits.shape[1] < 2 or not np.isfinite(logits).all():
         return 1.0
     own = logits[np.arange(len(y)), y]
+    if (own >= logits.max(axis=1)).all():
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
@@ -33,10 +35,7 @@ def fit_temperature(logits, y) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded",
                             options={"xatol": 1e-6})
-    temperature = float(np.exp(found.x))
-    if temperature < 1.01 * _COLDEST or not found.fun < loss(0.0):
-        return 1.0
-    return temperature
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
 def confidence_bins(probabilities) -> tuple[np.ndarray, np.ndarray]:

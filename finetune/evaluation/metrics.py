@@ -181,6 +181,8 @@ def per_class(y, predicted, labels: list[str]) -> list[dict]:
     """Precision, recall, F1 and rows of each label; undefined ratios are 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
+    if len(y) == 0:  # scikit-learn refuses no rows
+        return [{"label": label, "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0} for label in labels]
     columns = precision_recall_fscore_support(y, predicted, labels=np.arange(len(labels)), zero_division=0)
     return [{"label": label, "precision": float(precision), "recall": float(recall), "f1": float(f1),
              "support": int(support)}

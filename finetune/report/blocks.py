@@ -32,8 +32,11 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of strings; a line break in a number is shown. `numbers`: columns to set flush right; `strong`: rows to stress; `prose`: a column of
-    long text; `headed`: whether the first cell of a row names it."""
+    """Rows of strings; a line break in a number is shown.
+
+    `numbers`: columns to set flush right; `strong`: rows to stress; `prose`: a column of long text; `headed`:
+    whether the first cell of a row names it.
+    """
 
     caption: str
     columns: list[str]

@@ -60,7 +60,8 @@ def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[di
                 provenance.use(name, evaluation), *provenance.licence(card)]
     about = [card.get("name"), weights.get("name"), evaluation.get("method") or trained.get("method")]
     return {"title": f"{name}: evaluation report", "name": name, "about": [str(part) for part in about if part],
-            "verdict": verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"), "notice": _notice(name, weights), "tiles": results.tiles(evaluation),
+            "verdict": verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
+            "notice": _notice(name, weights), "tiles": results.tiles(evaluation),
             "sections": sections}
 
 

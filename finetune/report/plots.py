@@ -17,7 +17,8 @@ _LABEL_LIMIT = 40
 _FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Arial, sans-serif"
 _STYLE = {
     "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": ["DejaVu Sans"],
-    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": True, "legend.edgecolor": "none",
+    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5,
+    "legend.frameon": True, "legend.edgecolor": "none",
     "legend.framealpha": 0.85, "legend.borderpad": 0.2,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a8e95", "axes.grid": True,
     "grid.color": "#e6e8eb", "grid.linewidth": 0.7, "axes.axisbelow": True, "xtick.color": "#3b3e43",

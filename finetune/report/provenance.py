@@ -83,7 +83,8 @@ def data_card(card: dict) -> Section:
              ("sha256", card.get("sha256")), ("Rows", _count(card.get("rows"))), ("Protocol", card.get("protocol")),
              ("Split seed", card.get("seed")), ("Exact duplicates", _count(card.get("exact_duplicates"))),
              ("Groups of the same text", _count(card.get("groups")))]
-    pairs.append(("Left out", "; ".join(f"{count:,} rows: {why}" for why, count in (card.get("dropped") or {}).items())))
+    dropped = card.get("dropped") or {}
+    pairs.append(("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in dropped.items())))
     tokens = card.get("tokens") or {}
     lengths = [f"{name} {value_text(tokens[key])}" for key, name in
                (("median", "median"), ("p95", "95 % have at most"), ("max", "longest")) if tokens.get(key) is not None]

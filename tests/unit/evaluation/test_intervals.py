@@ -1,0 +1,85 @@
+"""Intervals and the paired test against SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from finetune.evaluation import intervals
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (1, 3), (98, 100), (1101, 1115), (7, 300)])
+def test_wilson_equals_scipy(successes, n):
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert intervals.wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_no_rows_says_nothing():
+    assert intervals.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_bootstrap_of_a_mean_equals_scipys_percentile_interval():
+    values = np.random.default_rng(0).gamma(2.0, size=400)
+    expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile",
+                               rng=np.random.default_rng(1)).confidence_interval
+    low, high = intervals.bootstrap(lambda counts: counts @ values / len(values), len(values), 20_000, seed=2)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+def test_bootstrap_statistics_share_their_resamples():
+    values = np.random.default_rng(0).normal(size=50)
+
+    def twice(counts):
+        mean = counts @ values / 50
+        return np.stack([mean, mean + 3], axis=1)
+
+    low, high = intervals.bootstrap(twice, 50, 200, seed=7)
+    assert low[1] - low[0] == pytest.approx(3) and high[1] - high[0] == pytest.approx(3)
+    alone = intervals.bootstrap(lambda counts: counts @ values / 50, 50, 200, seed=7)
+    assert alone == (low[0], high[0])
+
+
+def test_bootstrap_does_not_depend_on_its_chunks(monkeypatch):
+    values = np.random.default_rng(0).normal(size=30)
+
+    def mean(counts):
+        assert (counts.sum(axis=1) == 30).all()
+        return counts @ values / 30
+
+    whole = intervals.bootstrap(mean, 30, 150, seed=3)
+    monkeypatch.setattr(intervals, "_CHUNK", 100)
+    assert intervals.bootstrap(mean, 30, 150, seed=3) == pytest.approx(whole, abs=1e-12)
+
+
+def test_bootstrap_work_is_bounded_for_many_rows(monkeypatch):
+    monkeypatch.setattr(intervals, "_DRAWS", 50_000)
+    seen = []
+
+    def statistic(counts):
+        seen.append(len(counts))
+        return counts[:, 0]
+
+    intervals.bootstrap(statistic, 200, 1000, seed=0)
+    assert sum(seen) == 250
+    seen.clear()
+    intervals.bootstrap(statistic, 40_000, 1000, seed=0)
+    assert sum(seen) == 100
+
+
+def test_bootstrap_passes_over_undefined_resamples():
+    def statistic(counts):
+        return np.where(counts[:, 0] > 0, 5.0, np.nan)
+
+    assert intervals.bootstrap(statistic, 4, 200, seed=0) == (5.0, 5.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mcnemar_equals_the_binomial_test_of_the_discordant_rows(seed):
+    generator = np.random.default_rng(seed)
+    a, b = generator.random(300) < 0.95, generator.random(300) < 0.9
+    only_a, only_b = sum(x and not y for x, y in zip(a, b, strict=True)), sum(
+        y and not x for x, y in zip(a, b, strict=True))
+    assert intervals.mcnemar(a, b) == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_mcnemar_of_equal_decisions_is_one():
+    assert intervals.mcnemar([True, False], [True, False]) == 1.0

@@ -1,0 +1,269 @@
+"""The report of whole run directories: content, safety, and what may be missing."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from finetune.errors import RunError
+from finetune.report.build import build_report, read_errors, read_training_log
+
+PAYLOADS = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "' onmouseover='alert(1)",
+    "<a href=\"javascript:alert(1)\">x</a>", "javascript:alert(1)", "<iframe src=//evil.example>", "</td></table>",
+    "<style>*{display:none}</style>", "<link rel=stylesheet href=//evil.example/x.css>", "<body onload=alert(1)>",
+    "<meta http-equiv=refresh content='0;url=//evil.example'>", "<base href=//evil.example>", "<object data=x>",
+    "<form action=//evil.example><input autofocus onfocus=alert(1)>", "<details open ontoggle=alert(1)>", "<!--", "]]>",
+    "<math><mi xlink:href=javascript:alert(1)>", "<video><source onerror=alert(1)>", "{{7*7}}", "{% raw %}",
+    "{{''.__class__.__mro__}}", "${7*7}", "<ScRiPt >alert(1)</sCrIpT>", "<img/src=x/onerror=alert(1)>", "&lt;b&gt;",
+    "%3Cscript%3E", "\u2028<script>", "<svg><animate onbegin=alert(1)>", "=cmd|' /C calc'!A0", "| a | b |\n| --- |"]
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def named(self, *names):
+        return [attrs for tag, attrs in self.tags if tag in names]
+
+
+def read(run):
+    index = build_report(run)
+    assert index == run / "report" / "index.html"
+    text = index.read_text(encoding="utf-8")
+    return Page(text), text, (run / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def check_inert(page):
+    """Nothing in the page runs, loads or leaves it."""
+    allowed = {"html", "head", "meta", "title", "style", "body", "main", "header", "nav", "section", "div", "p", "h1",
+               "h2", "ul", "li", "a", "span", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td",
+               "figure", "figcaption", "img", "details", "summary", "pre", "code"}
+    assert {tag for tag, _ in page.tags} <= allowed
+    for tag, attrs in page.tags:
+        assert not [name for name in attrs if name.startswith("on") or name in ("style", "srcset", "action")], tag
+        for name in ("src", "href"):
+            if name in attrs:
+                assert attrs[name].startswith("data:image/svg+xml;base64," if tag == "img" else "#"), attrs[name]
+    assert page.open == []
+
+
+def test_report_of_two_labels_holds_everything_in_order(make_run):
+    run = make_run(rows=(300, 80, 150))
+    page, text, markdown = read(run)
+    titles = re.findall(r"<h2 [^>]*>([^<]+)</h2>", text)
+    assert titles == ["Model and baselines", "All metrics", "Confusion", "Curves", "Calibration and decision",
+                      "Training", "Labels", "Errors", "Overlap between splits", "Data", "What was run",
+                      "How to use it", "Licence and citation"]
+    assert re.findall(r"^## (.+)$", markdown, re.M) == titles
+    evaluation = json.loads((run / "eval.json").read_text())
+    value = f"{100 * evaluation['headline']['value']:.1f}"
+    for place in (page.text, markdown):
+        plain = " ".join(place.split())
+        assert f"Accuracy {value} % (" in plain and "n = 150" in plain and "TF-IDF + logistic regression" in plain
+        assert "McNemar p" in plain and "finetune run runs/spam-classifier/recipe.json --name" in plain
+        assert 'finetune predict runs/spam-classifier "some text"' in plain and "CC BY 4.0" in plain
+        assert "doi 10.24432/C5CC84" in plain and "0123abc" in plain and "last-blocks" in plain
+    assert len(page.named("img")) == 6
+    assert "train.weight_decay" in page.text and "decoupled decay of matrices" in page.text
+
+
+def test_page_is_accessible_and_self_contained(make_run):
+    page, text, _ = read(make_run(rows=(200, 60, 90)))
+    check_inert(page)
+    csp = [attrs["content"] for attrs in page.named("meta") if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert csp == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "url(" not in text and "@import" not in text and len(text) < 3_000_000
+    assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in page.named("img"))
+    assert all(attrs.get("scope") in ("col", "row") for attrs in page.named("th"))
+    assert [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 13
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for attrs in page.named("a")} <= set(ids)
+    assert text.count("<figcaption>") == len(page.named("img"))
+
+
+def test_hostile_texts_labels_and_names_are_inert(make_run):
+    labels = ["<script>alert('label')</script>", "\" onmouseover=\"alert(1)"]
+    run = make_run("<b onclick=x>'", labels=labels, rows=(200, 60, 120), texts=PAYLOADS, pipeline="<script>")
+    card = json.loads((run / "data" / "card.json").read_text())
+    card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0]}
+    (run / "data" / "card.json").write_text(json.dumps(card))
+    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation["weights"] = {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": PAYLOADS[0], "note": ""}
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    page, text, markdown = read(run)
+    check_inert(page)
+    assert "{{7*7}}" in page.text and "alert(1)" in page.text and "javascript:alert(1)" in page.text
+    prose = [line for line in markdown.splitlines() if not line.startswith("    ")]  # the rest is indented code
+    assert not re.search(r"<\s*/?\s*[a-zA-Z!]", "\n".join(prose)), "Markdown holds a raw tag"
+    assert "](" not in markdown
+    assert [line for line in prose if line.startswith("|") and "alert(1)" in line]
+
+
+def test_a_cell_of_markdown_cannot_end_its_row(make_run):
+    _, _, markdown = read(make_run(rows=(200, 60, 90), texts=["| x | y |\n| --- |", "a`b`c *d* _e_ [f](g)"]))
+    row = next(line for line in markdown.splitlines() if "x \\| y" in line)
+    assert row.startswith("| 0 |") and len(re.findall(r"(?<!\\)\|", row)) == 6
+    assert "a\\`b\\`c \\*d\\* \\_e\\_ \\[f\\](g)" in markdown
+
+
+def test_control_characters_do_not_reach_the_page(make_run):
+    run = make_run(rows=(200, 60, 90), texts=["ring\x07 \x1b[31mred \u202ereversed"])
+    _, text, markdown = read(run)
+    for place in (text, markdown):
+        assert "ring" in place and not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", place)
+
+
+def test_many_labels_list_the_worst_instead_of_a_picture(make_run):
+    labels = [f"intent_{i}" for i in range(77)]
+    page, text, markdown = read(make_run(labels=labels, rows=(231, 100, 200), strength=3.0, headline="f1_macro"))
+    check_inert(page)
+    assert not [attrs for attrs in page.named("img") if "Confusion matrix" in attrs["alt"]]
+    assert "Most frequent confusions" in page.text and "The 20 labels with the lowest F1, of 77" in page.text
+    assert "Macro F1" in page.text and "The 20 most frequent of 77 labels are listed." in page.text
+    assert "Curves" not in page.text
+
+
+def test_a_few_labels_have_a_matrix_and_mean_curves(make_run):
+    page, _, markdown = read(make_run(labels=["$x^$", "b|c", "漢字", "d"], rows=(160, 60, 120), strength=2.0))
+    assert [attrs for attrs in page.named("img") if attrs["alt"].startswith("Confusion matrix of 4 labels")]
+    assert "mean of 4 classes, each against the rest" in page.text
+    assert "b\\|c" in markdown and "$x^$" in markdown
+
+
+def test_errors_are_the_most_confident_first_cut_and_unquoted(make_run):
+    run = make_run(rows=(200, 60, 90), texts=["=1+1 formula", "long " * 200])
+    page, text, _ = read(run)
+    with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda r: -float(r["probability"]))
+    found = read_errors(run / "predictions.csv")
+    assert found["total"] == 90 and found["wrong"] == len(wrong)
+    assert [row["row"] for row in found["rows"]] == [row["row"] for row in wrong[:30]]
+    assert ">=1+1 formula<" in text and "'=1+1" not in text
+    assert max(len(row["text"]) for row in found["rows"]) == 300
+
+
+def test_many_errors_keep_the_thirty_most_confident(tmp_path):
+    path = tmp_path / "predictions.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "text", "label", "predicted", "probability", "p_0", "p_1"])
+        for row in range(500):
+            writer.writerow([row, "x" * 200_000 if row == 7 else "t", "a", "b", (row * 37 % 500) / 500, 0, 0])
+    found = read_errors(path)
+    assert [row["probability"] for row in found["rows"]] == [i / 500 for i in range(499, 469, -1)]
+    assert found["wrong"] == 500
+
+
+def test_a_perfect_run_without_a_log_says_so(make_run):
+    page, text, _ = read(make_run(rows=(200, 60, 90), perfect=True, train_log=False))
+    check_inert(page)
+    assert "None of the 90 test rows is wrong." in page.text and "no log of its training steps" in page.text
+    assert "No test row is confused." in page.text and "An interval without width" in page.text
+
+
+def test_a_fallback_is_named_with_the_commands_that_mend_it(make_run):
+    page, _, markdown = read(make_run("tiny", rows=(200, 60, 90), fallback=True))
+    for place in (page.text, markdown):
+        assert "fallback weights mini, not GPT-2" in place and "neither in the cache nor reachable" in place
+        assert "finetune weights get gpt2" in place and "--set weights=gpt2 --name tiny-gpt2" in place
+    assert "fallback weights" not in read(make_run("full", rows=(200, 60, 90)))[0].text
+
+
+def test_undefined_metrics_are_words_not_numbers(make_run):
+    run = make_run(rows=(200, 60, 90))
+    evaluation = json.loads((run / "eval.json").read_text())
+    for metrics in (evaluation["metrics"], evaluation["validation"], evaluation["baselines"][0]["metrics"]):
+        metrics["roc_auc"] = {"value": None, "low": None, "high": None, "n": 90, "reason": "only one class"}
+    evaluation["curves"]["model"] = None
+    evaluation["baselines"][0]["difference"] = {"metric": "accuracy", "value": 0.01, "low": 0.0, "high": 0.02, "n": 90}
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    page, _, _ = read(run)
+    assert "not defined" in page.text and "only one class" in page.text
+    assert not re.search(r"\b(None|nan|NaN|Undefined)\b", page.text)
+
+
+def test_only_recipe_and_evaluation_are_needed(make_run):
+    run = make_run(rows=(200, 60, 90))
+    for name in ("data", "stages"):
+        shutil.rmtree(run / name)
+    for name in ("train.jsonl", "predictions.csv"):
+        (run / name).unlink()
+    evaluation = json.loads((run / "eval.json").read_text())
+    for key in ("validation", "overlap", "reliability", "curves", "seconds", "method", "threshold_rule"):
+        del evaluation[key]
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    page, _, markdown = read(run)
+    check_inert(page)
+    assert "The run has no data card." in page.text and "The run has no predictions.csv." in markdown
+
+
+def test_building_twice_gives_the_same_bytes(make_run):
+    run = make_run(rows=(200, 60, 90))
+    first = read(run)[1:]
+    assert read(run)[1:] == first
+
+
+def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, tmp_path):
+    with pytest.raises(RunError, match="no eval.json"):
+        build_report(tmp_path)
+    run = make_run(rows=(100, 30, 40))
+    (run / "eval.json").write_text("{")
+    with pytest.raises(RunError, match="cannot read"):
+        build_report(run)
+    (run / "eval.json").write_text('{"headline": 3}')
+    with pytest.raises(RunError, match="not what a run of this version writes"):
+        build_report(run)
+    (run / "predictions.csv").write_text("row,text\n1,x\n")
+    with pytest.raises(RunError, match="predictions.csv"):
+        read_errors(run / "predictions.csv")
+
+
+def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"step": 1, "loss": 9.0, "lr": 0.1}\n{"step": 2, "loss": NaN, "lr": 0.2}\n'
+                    '{"step": 1, "loss": 1.0, "lr": 0.1}\n{"step": 2, "validation": {"log_loss": 0.5}, "best": true}\n'
+                    '{"step": 3, "lo')
+    log = read_training_log(path)
+    assert log["steps"] == [1] and log["losses"] == [1.0] and log["rates"] == [0.1, 0.2]
+    assert log["validation"] == [{"step": 2, "epoch": None, "best": True, "log_loss": 0.5, "accuracy": None,
+                                  "f1_macro": None}]
+
+
+def test_a_long_log_is_averaged_not_dropped(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "loss": {step}, "lr": 1}}\n' for step in range(1, 6001)))
+    log = read_training_log(path)
+    assert len(log["steps"]) == 600 and log["losses"][0] == pytest.approx(5.5) == log["steps"][0]
+    assert sum(log["losses"]) / 600 == pytest.approx(3000.5)
+
+
+def test_building_a_report_imports_no_torch(make_run):
+    run = make_run(rows=(100, 30, 40))
+    code = ("import sys; from pathlib import Path; from finetune.report.build import build_report; "
+            f"build_report(Path({str(run)!r})); sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
