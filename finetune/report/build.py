@@ -52,7 +52,7 @@ def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[di
     """Everything a template shows, in order."""
     weights = evaluation.get("weights") or {}
     trained = next((stage.get("result") or {} for stage in stages if stage.get("stage") == "train"), {})
-    sections = [results.comparison(evaluation), results.all_metrics(evaluation), results.confusion(evaluation),
+    sections = [results.comparison(evaluation, trained), results.all_metrics(evaluation), results.confusion(evaluation),
                 *results.ranking(evaluation), results.calibration(evaluation), provenance.training(log, trained),
                 results.per_label(evaluation), results.errors(wrong), results.leakage(evaluation),
                 provenance.data_card(card),

@@ -42,8 +42,8 @@ def _positive_name(name: str, evaluation: dict) -> str:
     return f"{metric_name(name)} ({plots.cut(positive)})" if of_positive and positive else metric_name(name)
 
 
-def comparison(evaluation: dict) -> Section:
-    """The model beside the baselines on the same test rows."""
+def comparison(evaluation: dict, trained: dict) -> Section:
+    """The model beside the baselines on the same test rows; `trained`: the train stage's result."""
     headline = evaluation["headline"]["metric"]
     metrics = evaluation["metrics"]
     shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "log_loss")
@@ -53,7 +53,7 @@ def comparison(evaluation: dict) -> Section:
     def cells(entries):
         return [metric_cell(name, entries[name]) for name in names]
 
-    rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(evaluation.get("seconds"))]]
+    rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(trained.get("seconds"))]]
     for entry in evaluation["baselines"]:
         difference = entry.get("difference")
         change = NONE
@@ -69,7 +69,7 @@ def comparison(evaluation: dict) -> Section:
     notes.append(f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
                  "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
                  "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
-                 "other metrics. Time: fitting and scoring for a baseline, scoring for the model.")
+                 "other metrics. Time: training for the model, fitting and scoring for a baseline.")
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
 
 
