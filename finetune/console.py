@@ -51,17 +51,10 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
     end of the line.
     """
     if sys.stdout.isatty():
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
-                   TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                   TextColumn("{task.fields[note]}", markup=False), TextColumn("{task.fields[rate]}"),
+                   TimeRemainingColumn(), TextColumn("left"))
         start, begun = time.monotonic(), done
         with Progress(*columns, transient=True) as bar:
             task = bar.add_task(what, total=total, completed=done, rate="", note="")

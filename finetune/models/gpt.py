@@ -156,7 +156,7 @@ class GPT(nn.Module):
         Logits exist for `chunk` positions at a time only, and are computed anew in the backward pass.
         """
         supervised = targets != IGNORE
-        hidden, targets = self.hidden_states(input_ids, mask, positions)[supervised], targets[supervised]  # (N, C), (N,)
+        hidden, targets = self.hidden_states(input_ids, mask, positions)[supervised], targets[supervised]  # (N, C)
         total = hidden.new_zeros((), dtype=torch.float32)
         for part, answers in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             total = total + checkpoint(_chunk_loss, part, self.token_embedding.weight, answers, use_reentrant=False)
