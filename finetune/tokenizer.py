@@ -5,6 +5,7 @@ Sources: Sennrich et al. 2016, arXiv:1508.07909 (BPE); Radford et al. 2019, sect
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import tiktoken
@@ -12,6 +13,7 @@ import tiktoken
 from finetune.errors import WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
+SPECIAL = re.compile(r"<.+>|\[.+\]")  # anything else behind the merges is a token whose merge is missing
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -38,14 +40,18 @@ class Tokenizer:
             ranked = 256 + len(merges)
             special = {token: rank for token, rank in vocab.items() if rank >= ranked}
             ranks = {bytes(byte_of[c] for c in token): rank for token, rank in vocab.items() if rank < ranked}
-            in_order = sorted(ranks.values()) == list(range(ranked)) and all(
-                ranks[bytes(byte_of[c] for c in left + right)] == 256 + i for i, (left, right) in enumerate(merges))
+            whole = (all(bytes([byte]) in ranks for byte in range(256)) and {*map(type, vocab.values())} == {int}
+                     and sorted(vocab.values()) == list(range(len(vocab))))
+            pairs = [[bytes(byte_of[c] for c in part) for part in merge] for merge in merges]
+            in_order = all(ranks[left + right] == 256 + i > max(ranks[left], ranks[right])
+                           for i, (left, right) in enumerate(pairs))
+            named = all(SPECIAL.fullmatch(token) and token.isprintable() for token in special)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise WeightsError(f"{source}: not a byte-level BPE vocabulary", got=repr(error),
                                known="vocab.json and merges.txt as GPT-2 has them") from error
-        if not in_order or sorted(special.values()) != list(range(ranked, len(vocab))):
+        if not (whole and in_order and named):
             raise WeightsError(f"{source}: vocab.json does not fit merges.txt",
-                               known="256 bytes, then one token a merge in order, then special tokens")
+                               known="256 bytes, then a token for each merge in order, then <special> tokens")
         if END_OF_TEXT not in special:
             raise WeightsError(f"{source}: the vocabulary has no {END_OF_TEXT}", got=", ".join(special) or "none")
         self.special_tokens = special
@@ -64,7 +70,7 @@ class Tokenizer:
                 model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
                 pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
                 files = [json.dumps(model["vocab"], ensure_ascii=False), "\n".join(pairs) + "\n"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise WeightsError(f"{directory}: no tokenizer that can be read", got=str(error),
                                known="vocab.json with merges.txt, or tokenizer.json") from error
         return cls(*files, source=directory.name or "vocabulary")

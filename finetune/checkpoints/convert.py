@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, SKIPPED, TIED_HEAD, expand
 from finetune.errors import WeightsError
-from finetune.models.gpt import GPT
+from finetune.models.gpt import GPT, GPTConfig
 
 
 @dataclass
@@ -22,34 +23,38 @@ class LoadReport:
     dtypes: list[str] = field(default_factory=list)
 
 
-def load_gpt(model: GPT, shapes: dict[str, tuple], read: Callable[[str], Tensor], source: str) -> LoadReport:
-    """Copy a file's tensors into `model`.
+def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], Tensor],
+             source: str) -> tuple[GPT, LoadReport]:
+    """A GPT with a file's tensors.
 
     shapes: the file's names and shapes. read: gives one tensor by its name, so that memory holds the model and
     one tensor. Raises WeightsError listing every missing, unexpected or wrongly shaped tensor before anything is read.
     """
-    rows = expand(model.config.layers)
-    parameters = dict(model.named_parameters())
+    rows = expand(config.layers)
+    with torch.device("meta"), _Undrawn():  # no memory yet: a config's sizes are only words until the tensors have them
+        sizes = {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
     by_bare_name = {name.removeprefix(PREFIX): name for name in shapes}
     report = LoadReport(skipped=sorted(n for n in shapes if SKIPPED.fullmatch(n.removeprefix(PREFIX))))
-    expected = {theirs: tuple(parameters[ours].shape)[::-1 if transposed else 1] for theirs, ours, transposed in rows}
+    expected = {theirs: sizes[ours][::-1 if transposed else 1] for theirs, ours, transposed in rows}
 
     problems = []
     if len(by_bare_name) < len(shapes):
         problems.append("names that stand twice, with and without the prefix")
     problems += [f"missing {name} {shape}" for name, shape in expected.items() if name not in by_bare_name]
-    accounted = {*expected, TIED_HEAD, CLASSIFIER_HEAD}
     problems += [f"unexpected {name}" for bare, name in by_bare_name.items()
-                 if bare not in accounted and name not in report.skipped]
+                 if bare not in expected and bare != TIED_HEAD and name not in (CLASSIFIER_HEAD, *report.skipped)]
     problems += [f"{name} is {tuple(shapes[by_bare_name[name]])}, expected {shape}"
                  for name, shape in expected.items()
                  if name in by_bare_name and tuple(shapes[by_bare_name[name]]) != shape]
     if problems:
-        raise WeightsError(f"{source}: {len(problems)} tensors do not fit a GPT-2 of {model.config.layers} layers and "
-                           f"width {model.config.width}", got=_listed(problems))
+        raise WeightsError(f"{source}: {len(problems)} tensors do not fit a GPT-2 of {config.layers} layers and "
+                           f"width {config.width}", got=_listed(problems))
 
+    with _Undrawn():
+        model = GPT(config)
+    parameters = dict(model.named_parameters())
     for theirs, ours, transposed in rows:
-        tensor = _finite(read(by_bare_name[theirs]), theirs, source)
+        tensor = finite(read(by_bare_name[theirs]), theirs, source)
         report.dtypes = sorted({*report.dtypes, str(tensor.dtype).removeprefix("torch.")})
         with torch.no_grad():
             parameters[ours].copy_(tensor.T if transposed else tensor)
@@ -61,7 +66,7 @@ def load_gpt(model: GPT, shapes: dict[str, tuple], read: Callable[[str], Tensor]
             raise WeightsError(f"{source}: {TIED_HEAD} differs from wte.weight",
                                known="GPT-2 ties the two; a model with an output matrix of its own is another model")
         report.skipped.append(by_bare_name[TIED_HEAD])
-    return report
+    return model, report
 
 
 def gpt_tensors(model: GPT) -> dict[str, Tensor]:
@@ -71,13 +76,23 @@ def gpt_tensors(model: GPT) -> dict[str, Tensor]:
             for theirs, ours, transposed in expand(model.config.layers)}
 
 
+class _Undrawn(TorchFunctionMode):
+    """Modules built inside do not draw weights: a file has them, and on meta a draw imports torch's compiler."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return None
+        return function(*args, **(kwargs or {}))
+
+
 def _stored(parameter: Tensor, transposed: bool) -> Tensor:
     tensor = parameter.detach().cpu()
     return (tensor.T if transposed else tensor).contiguous()
 
 
-def _finite(tensor: Tensor, name: str, source: str) -> Tensor:
-    if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+def finite(tensor: Tensor, name: str, source: str) -> Tensor:
+    """The tensor itself, if all its values are finite numbers in fp32. Raises WeightsError."""
+    if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
         raise WeightsError(f"{source}: {name} holds values that are not finite numbers", got=str(tensor.dtype))
     return tensor
 

@@ -12,14 +12,13 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.checkpoints.convert import LoadReport, gpt_tensors, load_gpt
+from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
-from finetune.errors import WeightsError
+from finetune.errors import RunError, WeightsError
 from finetune.files import read_json, sync_directory, write_json
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
@@ -49,15 +48,12 @@ def read_config(directory: Path) -> GPTConfig:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise WeightsError(f"{directory}: no config.json", do="A checkpoint is a directory in Hugging Face's layout.")
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("model_type", "gpt2") != "gpt2":
-        got = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-        raise WeightsError(f"{path}: not a GPT-2", got=repr(got))
+    config = _read_object(path)
+    if config.get("model_type", "gpt2") != "gpt2":
+        raise WeightsError(f"{path}: not a GPT-2", got=repr(config["model_type"]))
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise WeightsError(f"{path}: {key} is not GPT-2's", got=repr(config[key]), known=repr(value))
-    if config.get("n_inner") not in (None, 4 * config.get("n_embd", 0)):
-        raise WeightsError(f"{path}: n_inner is not GPT-2's", got=repr(config["n_inner"]), known="4 * n_embd")
     values = {}
     for theirs, ours in CONFIG_KEYS.items():
         if theirs not in config:
@@ -70,7 +66,10 @@ def read_config(directory: Path) -> GPTConfig:
         if theirs == "layer_norm_epsilon" and not (isinstance(value, float) and 0 < value < 1):
             raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known="between 0 and 1")
         values[ours] = value
-    return GPTConfig(**values)
+    shape = GPTConfig(**values)
+    if config.get("n_inner") not in (None, 4 * shape.width):
+        raise WeightsError(f"{path}: n_inner is not GPT-2's", got=repr(config["n_inner"]), known="4 * n_embd")
+    return shape
 
 
 def tensor_files(directory: Path) -> list[Path]:
@@ -80,8 +79,8 @@ def tensor_files(directory: Path) -> list[Path]:
     if single.exists():
         return [single]
     if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        weight_map = _read_object(index).get("weight_map")
+        names = list(dict.fromkeys(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise WeightsError(f"{index}: a shard's name is no plain file name", got=repr(name))
@@ -145,21 +144,22 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
         raise WeightsError(f"{directory}: no such directory")
     shape = config or read_config(directory)
     shape = GPTConfig(**{**shape.__dict__, "dropout": dropout})
-    location = {name: path for path in tensor_files(directory) for name in read_header(path)}
-    shapes = {name: size for path in set(location.values()) for name, size in read_header(path).items()}
+    location, shapes = {}, {}
+    for path in tensor_files(directory):
+        for name, size in read_header(path).items():
+            if name in location:
+                raise WeightsError(f"{path}: {name} stands in {location[name].name}, too")
+            location[name], shapes[name] = path, size
 
-    with torch.device("meta"):
-        model = GPT(shape)
-    model.to_empty(device="cpu")
     try:
         with _Readers() as readers:
-            report = load_gpt(model, shapes, lambda name: readers.read(location[name], name), directory.name)
+            model, report = load_gpt(shape, shapes, lambda name: readers.read(location[name], name), directory.name)
             if CLASSIFIER_HEAD in shapes:
-                head = readers.read(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD)
+                size = shapes[CLASSIFIER_HEAD]
+                if len(size) != 2 or size[1] != shape.width:
+                    raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {size}", known=f"(classes, {shape.width})")
+                head = finite(readers.read(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
                 model = Classifier(model, len(head))
-                if head.shape != model.head.weight.shape:
-                    raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {tuple(head.shape)}",
-                                       known=f"(classes, {shape.width})")
                 model.head.weight.data.copy_(head)
                 report.loaded += 1
                 report.parameters += head.numel()
@@ -193,8 +193,7 @@ def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokeni
         for path in temporary.iterdir():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+        _replace(directory, temporary)
         sync_directory(directory.parent)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {directory}", got=str(error),
@@ -220,6 +219,30 @@ def tokenizer_config(config: GPTConfig) -> dict:
     return {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end,
             "model_max_length": config.context, "padding_side": "right", "add_prefix_space": False,
             "split_special_tokens": True}
+
+
+def _replace(directory: Path, new: Path) -> None:
+    """Rename `new` to `directory`; what stood there is deleted only when that has worked."""
+    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+    if directory.exists():
+        directory.rename(old)
+    try:
+        new.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        value = read_json(path)
+    except RunError as error:
+        raise WeightsError(error.what, got=error.got) from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path}: not a JSON object", got=type(value).__name__)
+    return value
 
 
 class _Readers:
