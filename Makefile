@@ -8,7 +8,7 @@ export CSV WEIGHTS METHOD NAME
 SETTINGS = $${WEIGHTS:+--set "weights=$$WEIGHTS"} $${METHOD:+--set "train.method=$$METHOD"} \
 	$${CSV:+--set "data=$$CSV"} $${NAME:+--name "$$NAME"} $(ARGS)
 
-# Two workers, one thread each: as fast as many threads on a laptop, and the same numbers everywhere.
+# Two workers of one thread each: most tests are too small to keep two threads busy.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest $$($(PY) -c 'import xdist; print("-n 2")' 2>/dev/null)
 
 # PYTHON if given, else the first that is new enough, else python3 for the sentence about its age.

@@ -1,11 +1,11 @@
 """The command line. Heavy imports stand inside the commands, so that ``finetune --help`` answers at once."""
 
 import errno
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from finetune.console import say
@@ -17,6 +17,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, 
 app.add_typer(weights_app, name="weights")
 
 RUNS = Path("runs")
+INTERRUPTED = 130
+UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click in newer releases of typer
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
@@ -50,7 +52,8 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="A CSV or 
     chosen = {"data": data, "columns": {"text": text, "label": label}}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
-    _run(make_recipe("classify", settings or [], chosen), name or _run_name(data), first, until, processes, dry_run)
+    _run(make_recipe("classify", settings or [], chosen),
+         _run_name(data) if name is None else name, first, until, processes, dry_run)
 
 
 @app.command()
@@ -70,7 +73,7 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
         return
     for label, p in zip(*ready.predict(texts), strict=True):
-        say(f"{label}\t{p[ready.labels.index(label)]:.4f}")
+        say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
 
 
 @app.command()
@@ -178,14 +181,15 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
 
 
 def _run(request, name, first, until, processes, dry_run) -> None:
-    from finetune.pipeline import describe, execute, load_pipeline, open_run
+    from finetune.pipeline import describe, execute, load_pipeline, open_run, stage_names
     _, stages = load_pipeline(request.pipeline)
+    names = stage_names(stages, first, until)
     if not request.data:
         raise RecipeError("the recipe names no data", do="Give a file: finetune classify my.csv")
     if dry_run:
         for line in describe(request):
             say(line)
-        say("stages: " + ", ".join(stage.__name__.rpartition(".")[2] for stage in stages))
+        say("stages: " + ", ".join(names))
         return
     opened, recipe = open_run(request, RUNS, name)
     execute(opened, recipe, stages, first=first, until=until, processes=processes)
@@ -197,11 +201,22 @@ def _run_name(data: str) -> str:
     return f"classify-{stem or 'data'}"[:60]
 
 
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """Bytes of a file's name that are no UTF-8 could not be written down in the run's files."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise RecipeError("the command holds bytes that are not UTF-8", got=repr(argument), do="Rename the file.")
+
+
 def main() -> None:
     """Run the command; the exit status is 0, 2 (the user can mend it), 130 (interrupted, saved) or 1 (a bug)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end is the same as Ctrl-C
     try:
+        _refuse_undecodable(sys.argv)
         status = app(standalone_mode=False)
-    except click.ClickException as error:
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+    except UsageError as error:
         error.show()
         status = 2
     except FinetuneError as error:
@@ -209,10 +224,10 @@ def main() -> None:
         status = 2
     except Interrupted as stop:
         say(str(stop), error=True)
-        status = 130
-    except (click.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt):
         say("interrupted; nothing was lost. The same command goes on.", error=True)
-        status = 130
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         status = 0

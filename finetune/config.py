@@ -32,16 +32,14 @@ def field_names(schema: type[Settings], prefix: str = "") -> list[str]:
 def nearest(word: str, known) -> str:
     """'did you mean ...?' for the known word nearest to `word`, or nothing.
 
-    The last part of a dotted key counts too, so that ``lr`` finds ``train.lr``.
+    Of dotted keys the last part counts first, so that ``lr`` and ``learning_rate`` find ``train.lr``.
     """
     known = list(known)
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not matches:
-        tails = {name.rsplit(".", 1)[-1]: name for name in known}
-        tail = word.rsplit(".", 1)[-1]
-        initials = "".join(part[:1] for part in tail.split("_"))  # learning_rate: lr
-        close = difflib.get_close_matches(tail, tails, n=1, cutoff=0.5) or [t for t in tails if t == initials]
-        matches = [tails[close[0]]] if close else []
+    tails = {name.rsplit(".", 1)[-1]: name for name in known}
+    tail = word.rsplit(".", 1)[-1]
+    initials = "".join(part[:1] for part in tail.split("_")) if "_" in tail else tail
+    close = [t for t in (tail, initials) if t in tails] or difflib.get_close_matches(tail, tails, n=1, cutoff=0.6)
+    matches = [tails[close[0]]] if close else difflib.get_close_matches(word, known, n=1, cutoff=0.8)
     return f"did you mean {matches[0]!r}?" if matches else ""
 
 

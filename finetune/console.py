@@ -18,7 +18,7 @@ def clean(text: str) -> str:
 def log_to(path):
     """Copy every line said inside the block to a file, too."""
     global _log
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="replace") as file:
         previous, _log = _log, file
         try:
             yield

@@ -2,11 +2,12 @@
 
 import ast
 import importlib.util
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.assets import asset
-from finetune.config import field_names, merge, nearest, parse_overrides, read_toml, validate
+from finetune.config import Settings, field_names, merge, nearest, parse_overrides, read_toml, validate
 from finetune.console import log_to, say, warn
 from finetune.errors import Interrupted, RecipeError, RunError, TrainingError
 from finetune.files import read_json, sha256_json, write_json
@@ -31,7 +32,7 @@ def load_pipeline(name: str):
     key = name.replace("_", "-")
     if key not in files:
         raise RecipeError(f"no pipeline or recipe file {name!r}",
-                          known=", ".join(files) + (f". {hint}" if (hint := nearest(key, files)) else ""),
+                          known=", ".join(files) + _hint(key, files),
                           do="See: finetune ls")
     spec = importlib.util.spec_from_file_location(f"pipeline_{files[key].stem}", files[key])
     module = importlib.util.module_from_spec(spec)
@@ -58,8 +59,10 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
     see = f"finetune show {base.pipeline}"
     if values:
         base = validate(Recipe, merge(base.model_dump(), values | {"pipeline": base.pipeline}), target, see)
-    changes = merge(settings or {}, parse_overrides(list(overrides)))
-    return validate(Recipe, merge(base.model_dump(), changes), "--set", see)
+    recipe = validate(Recipe, merge(base.model_dump(), settings or {}), "the command line", see)
+    for pair in overrides:
+        recipe = validate(Recipe, merge(recipe.model_dump(), parse_overrides([pair])), "--set", see)
+    return recipe
 
 
 def resolve(request: Recipe) -> Recipe:
@@ -78,11 +81,12 @@ def resolve(request: Recipe) -> Recipe:
 
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
     """The run for a request: the one that it began, or a new one; other settings under a used name get ``-2``."""
-    name = name or request.pipeline
+    name = request.pipeline if name is None else name
     for number in range(1, 1000):
         run = Run.named(root, name if number == 1 else f"{name}-{number}")
         if not run.path("recipe.json").exists():
-            if run.directory.exists() and any(path.name != ".lock" for path in run.directory.iterdir()):
+            others = run.directory.iterdir() if run.directory.exists() else []
+            if any(path.name != "request.json" and not path.name.startswith(".") for path in others):
                 raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
             recipe = resolve(request)
             with run.locked():
@@ -90,7 +94,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
                 write_json(run.path("recipe.json"), recipe.model_dump())
             say(f"run {run.directory}: new")
             return run, recipe
-        recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+        recipe = read_recipe(run)
         differ = _differences(request, recipe, run)
         if not differ:
             say(f"run {run.directory}: going on")
@@ -99,13 +103,26 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
     raise RunError(f"{root}: a thousand runs of this name", do="Give another --name.")
 
 
-def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None, until: str | None = None,
-            processes: int = 1) -> None:
-    """Run the stages in order, passing over those that are done; `first` is run again with all that follow it."""
+def read_recipe(run: Run, file: str = "recipe.json") -> Recipe:
+    """A run's recipe, or its request, as it was saved."""
+    return validate(Recipe, read_json(run.path(file)), str(run.path(file)))
+
+
+def stage_names(stages: list, first: str | None = None, until: str | None = None) -> list[str]:
+    """The stages' names in order. Raises RecipeError where `first` or `until` is none of them, or out of order."""
     names = [stage.__name__.rpartition(".")[2] for stage in stages]
     for asked in (first, until):
         if asked is not None and asked not in names:
-            raise RecipeError("no such stage", got=repr(asked), known=", ".join(names))
+            raise RecipeError(f"no stage {asked!r}", known=", ".join(names) + _hint(asked, names))
+    if first and until and names.index(until) < names.index(first):
+        raise RecipeError(f"--until {until} comes before --from {first}", known=", ".join(names))
+    return names
+
+
+def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None, until: str | None = None,
+            processes: int = 1) -> None:
+    """Run the stages in order, passing over those that are done; `first` is run again with all that follow it."""
+    names = stage_names(stages, first, until)
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
         for line in describe(recipe):
             say(f"  {line}")
@@ -116,10 +133,11 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
         for (number, name), stage in zip(numbered, stages, strict=True):
             outside = stage.outside(recipe) if hasattr(stage, "outside") else {}
             inputs = sha256_json([recipe.model_dump(), before, outside])
-            if not run.is_current(number, name, inputs):
+            leaf = getattr(stage, "LEAF", False)
+            if not run.is_current(number, name, inputs, sizes=not leaf):
                 worked = True
                 _run_stage(run, recipe, stage, (number, name), inputs, processes)
-            before = fingerprint(run.record(name))
+            before = before if leaf else fingerprint(run.record(name))
             if name == until:
                 break
         if not worked:
@@ -140,7 +158,6 @@ def describe(recipe: Recipe) -> list[str]:
 
 def as_toml(recipe: Recipe) -> str:
     """A recipe as a TOML file to edit, each key with its description; open values are commented out."""
-    import json
     lines = []
 
     def table(settings, heading: str = "") -> None:
@@ -149,22 +166,32 @@ def as_toml(recipe: Recipe) -> str:
             lines.extend(["", f"[{heading}]"])
         for key, field in type(settings).model_fields.items():
             value = getattr(settings, key)
-            if hasattr(value, "model_fields"):
+            if isinstance(value, Settings):
                 nested.append((key, value))
                 continue
             lines.append(f"# {field.description}")
-            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value)}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {_toml_value(value)}")
         for key, value in nested:
             table(value, f"{heading}.{key}" if heading else key)
     table(recipe)
     return "\n".join(lines) + "\n"
 
 
+def _toml_value(value) -> str:
+    """JSON but for what TOML writes otherwise: characters above U+FFFF, and DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _hint(word: str, known) -> str:
+    hint = nearest(word, known)
+    return f"; {hint}" if hint else ""
+
+
 def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
     """The keys by which a request is not this run's; neither as it was asked for nor as it was resolved."""
     def keys(other: Recipe) -> list[str]:
         return [key for key in field_names(Recipe) if _value(other, key) != _value(request, key)]
-    asked = Recipe.model_validate(read_json(run.path("request.json"))) if run.path("request.json").exists() else recipe
+    asked = read_recipe(run, "request.json") if run.path("request.json").exists() else recipe
     differ = [] if not keys(recipe) else keys(asked)
     if not differ and list(run.path("stages").glob("*-download.json")):
         from finetune.stages.download import outside

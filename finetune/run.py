@@ -67,7 +67,10 @@ class Run:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                file.truncate(0)
 
     def record_path(self, number: int, stage: str) -> Path:
         """Where a stage's record stands: ``stages/04-train.json``."""
@@ -84,15 +87,15 @@ class Run:
         """What a finished stage returned."""
         return self.record(stage)["result"]
 
-    def is_current(self, number: int, stage: str, inputs: str) -> bool:
-        """True where the stage has finished with these inputs and its outputs still stand."""
+    def is_current(self, number: int, stage: str, inputs: str, sizes: bool = True) -> bool:
+        """True where the stage has finished with these inputs and its outputs still stand, in their sizes if asked."""
         path = self.record_path(number, stage)
         if not path.exists():
             return False
         record = read_json(path)
         outputs = record.get("outputs", {})
         return record.get("inputs") == inputs and all(
-            self.path(name).is_file() and self.path(name).stat().st_size == size
+            self.path(name).is_file() and (not sizes or self.path(name).stat().st_size == size)
             for name, (size, _) in outputs.items())
 
     def finish(self, number: int, stage: str, inputs: str, outputs: list[Path], result: dict, seconds: float) -> dict:

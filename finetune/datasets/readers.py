@@ -53,10 +53,6 @@ def iterate_table(path: Path, layout: TableFormat | None = None) -> Iterator[tup
             names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
             if not names:
                 raise DataError(f"{path}: the file is empty")
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise DataError(f"{path}: columns of the same name", got=", ".join(map(repr, twice)),
-                                do="Rename all but one.")
             for number, cells in lines:
                 if len(cells) != len(names):
                     raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
@@ -80,6 +76,8 @@ def iterate_table(path: Path, layout: TableFormat | None = None) -> Iterator[tup
 def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path) -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are."""
     if wanted is not None:
+        if names.count(wanted) > 1:
+            raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")
         if wanted in names:
             return names.index(wanted)
         raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names),
@@ -88,7 +86,7 @@ def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], wh
     if not found:
         raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
                         known=", ".join(usual), do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
-    return found[0]
+    return find_column(names, names[found[0]], usual, what, path)  # the same name twice is refused
 
 
 def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None) -> LabelledTexts:

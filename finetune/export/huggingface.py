@@ -50,9 +50,11 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
     """Load the directory in transformers and compare token ids, logits and labels on `texts`."""
     try:
         from transformers import AutoTokenizer, GPT2ForSequenceClassification
+        from transformers.utils import logging as transformers_logging
     except ImportError:
         return {"compared": False, "summary": "written; not compared, transformers is not installed"}
     import torch
+    transformers_logging.disable_progress_bar()  # a bar for a file that is read in no time
     theirs, loading = GPT2ForSequenceClassification.from_pretrained(directory, output_loading_info=True)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     their_tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -1,6 +1,5 @@
 """Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from finetune.checkpoints.fallback import RANDOM_BYTES
 from finetune.console import say
 from finetune.datasets.readers import read_labelled
 from finetune.datasets.splits import SPLITS, normalise_text
-from finetune.errors import DataError, RecipeError, RunError
+from finetune.errors import DataError, RunError
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.metrics import classification_metrics
 from finetune.evaluation.score import metric_text, score_classifier, verdict
@@ -18,10 +17,10 @@ from finetune.files import atomic_write, read_json, write_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run, timed
-from finetune.stages.prepare import read_records
+from finetune.stages.prepare import positive_label, read_records
 from finetune.stages.train import build
 from finetune.tasks import classify
-from finetune.tasks.predict import Bundle, defuse
+from finetune.tasks.predict import Bundle, defuse, table_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume
 from finetune.training.precision import device_type
@@ -38,16 +37,6 @@ def best_model(recipe: Recipe, run: Run) -> tuple[Classifier, Tokenizer]:
         raise RunError(f"the best checkpoint, {directory.name}, is damaged", got=why, do="Run again with --from train.")
     resume.load_weights(directory, model)
     return model.eval(), tokenizer
-
-
-def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
-    """The index of the positive one of two labels: the recipe's, else the last in sorted order."""
-    if len(labels) != 2:
-        return None
-    wanted = recipe.evaluate.positive
-    if wanted is not None and wanted not in labels:
-        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted), known=", ".join(labels))
-    return labels.index(wanted) if wanted is not None else 1
 
 
 def run(recipe: Recipe, run: Run) -> dict:
@@ -69,8 +58,7 @@ def run(recipe: Recipe, run: Run) -> dict:
             targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
     weights = run.result("download")["weights"]
     fallback = weights["name"] == RANDOM_BYTES
-    note = (f"This run started from random weights, not from GPT-2, which could not be reached. {HOW_TO_GET_GPT2}"
-            if fallback else "")
+    note = f"This run started from random weights, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
     evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
                   "weights": {"name": weights["name"], "source": weights["source"], "fallback": fallback,
                               "note": note, "sha256": weights.get("sha256", {})},
@@ -83,7 +71,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 
 def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted, probabilities) -> None:
     with atomic_write(run.path("predictions.csv")) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = table_writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
         for record, guess, p in zip(records, predicted, probabilities, strict=True):
             writer.writerow([record["row"], defuse(record["text"]), defuse(record["label"]), defuse(labels[guess]),

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from finetune.config import validate
 from finetune.console import say
 from finetune.errors import RunError
 from finetune.export.huggingface import write_bundle
@@ -27,7 +28,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 def export_again(directory: Path, out: Path | None) -> Path:
     """Export a finished run anew, and copy it to `out` where that is given. Returns where it stands."""
     found = Run.at(directory)
-    recipe = Recipe.model_validate(read_json(found.path("recipe.json")))
+    recipe = validate(Recipe, read_json(found.path("recipe.json")), str(found.path("recipe.json")))
     if out is not None and out.exists():
         raise RunError(f"{out}: exists already", do="Give another --out.")
     with found.locked():

@@ -5,6 +5,7 @@ import json
 from finetune.console import say
 from finetune.datasets.readers import read_labelled
 from finetune.datasets.sources import locate_data
+from finetune.errors import RecipeError
 from finetune.files import atomic_write, write_json
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -19,6 +20,7 @@ def run(recipe: Recipe, run: Run) -> dict:
     """Write data/{train,val,test}.jsonl and data/card.json."""
     data = locate_data(recipe.data)
     source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
+    positive_label(recipe, sorted(set(source.labels)))
     tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
     records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"])
     for name, rows in records.items():
@@ -35,6 +37,31 @@ def run(recipe: Recipe, run: Run) -> dict:
         say(f"note: {count} rows left out: {reason}")
     return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
             "splits": {name: part["rows"] for name, part in card["splits"].items()}}
+
+
+def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
+    """The index of the positive one of two labels, the last in sorted order by default; none for more labels.
+
+    Raises RecipeError where `evaluate` asks for what these labels cannot give: known before anything is trained.
+    """
+    wanted = recipe.evaluate
+    asks = {"evaluate.metric=f1": wanted.metric == "f1", "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
+            "evaluate.positive": wanted.positive is not None}
+    if len(labels) > 2:
+        for setting in (name for name, asked in asks.items() if asked):
+            raise RecipeError(f"{setting} is for two labels", got=_listed(labels),
+                              do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.")
+        return None
+    if wanted.positive is None:
+        return 1
+    if wanted.positive not in labels:
+        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted.positive),
+                          known=_listed(labels), do="Give one of them, or leave it out.")
+    return labels.index(wanted.positive)
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
 
 
 def read_records(run: Run, split: str) -> list[dict]:

@@ -5,6 +5,7 @@ from finetune.report.build import build_report
 from finetune.run import Run
 
 OUTPUTS = ["report/index.html", "report/report.md"]
+LEAF = True  # no later stage reads it, and `finetune report` writes it anew
 
 
 def run(recipe: Recipe, run: Run) -> dict:

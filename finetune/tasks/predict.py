@@ -41,7 +41,7 @@ class Bundle:
         if not (directory / "bundle.json").exists():
             raise WeightsError(f"{path}: no bundle here", known="a run, or its export/hf with bundle.json",
                                do="Finish the run: finetune run RECIPE --name NAME")
-        card = read_json(directory / "bundle.json")
+        card = _read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card["labels"]):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights",
@@ -67,12 +67,29 @@ class Bundle:
         return [self.labels[i] for i in decide(probabilities, positive, self.threshold)], probabilities
 
 
+def _read_card(path: Path) -> dict:
+    card = read_json(path)
+    kinds = {"labels": list, "positive": str | None, "max_length": int, "threshold": float | None,
+             "temperature": float, "tokenizer_sha256": str}
+    if not isinstance(card, dict):
+        card = {}
+    wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key, ...), kind)]
+    if not wrong and card["positive"] not in (None, *card["labels"]):
+        wrong = ["positive"]
+    if wrong:
+        raise WeightsError(f"{path}: not what an export writes", got=f"missing or odd: {', '.join(wrong)}",
+                           do="Export the run again.")
+    return card
+
+
 def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) -> dict[str, int]:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
     Adds predicted, probability and a p_ column for each label. Rows without text get empty cells. Text that a
     spreadsheet would run as a formula gets a leading apostrophe. Returns counts.
     """
+    if Path(target).resolve() == Path(source).resolve():
+        raise DataError(f"{target}: is the table that is read", do="Give another --out.")
     layout = format_of(source)
     table = iterate_table(source, layout)
     first = next(table, None)
@@ -87,8 +104,8 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) 
     counts = {"rows": 0, "without_text": 0}
     rows = (cells for _, cells in itertools.chain([first], table))
     with atomic_write(target) as file, progress("predicting", None, unit="rows") as advance:
-        writer = csv.writer(file, delimiter="\t" if target.suffix == ".tsv" else ",", lineterminator="\n")
-        writer.writerow([*names, *added])
+        writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
+        writer.writerow([*map(defuse, names), *added])
         while chunk := list(itertools.islice(rows, CHUNK)):
             filled = [cells for cells in chunk if cells[text_at].strip()]
             labels, probabilities = bundle.predict([cells[text_at] for cells in filled]) if filled else ([], [])
@@ -101,6 +118,18 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) 
             counts["without_text"] += len(chunk) - len(filled)
             advance(len(chunk))
     return counts
+
+
+def table_writer(file, delimiter: str = ","):
+    r"""A csv writer of lines that end in \n and are read back cell by cell.
+
+    Python 3.11's csv quotes a lone \r only where \r stands in the line's end: it is given \r\n, and we cut it.
+    """
+    class Lines:
+        @staticmethod
+        def write(line: str) -> None:
+            file.write(line.removesuffix("\r\n") + "\n")
+    return csv.writer(Lines, delimiter=delimiter, lineterminator="\r\n")
 
 
 def defuse(cell: str) -> str:

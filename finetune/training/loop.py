@@ -63,8 +63,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
     checkpoints of another run, Interrupted after SIGINT or SIGTERM once the state is saved.
     """
     threads = set_threads(settings.threads)
-    # Without cpu=True, several processes on a CPU would each take themselves for the only one. Precision: autocast is
-    # ours, so that it covers the frozen blocks too.
+    # cpu=True lets processes on a CPU find each other; autocast is ours, so that it covers the frozen blocks too.
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     root = directory / "checkpoints"
     job.model.to(accelerator.device)
@@ -92,7 +91,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             resume.prune(root, state.step, state.best["step"] if state.best else None)
         saved_at, saved_step = time.monotonic(), state.step
 
-    with _StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
+    with StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
         batches: list[list[int]] = []
         while state.step < steps and not state.stopped:
             epoch, position = divmod(state.step, per_epoch)
@@ -274,7 +273,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-class _StopSignal:
+class StopSignal:
     """Notes SIGINT and SIGTERM, so that the step ends and is saved; a second one ends the process at once."""
 
     def __init__(self):

@@ -1,0 +1,93 @@
+"""Two processes train as one does, through the real command; and they stop, and go on, when they are told to."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.files import read_json
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.stages.train import train_here
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 28  # 4 epochs of 55 rows, 9 in a step: the last batch of an epoch is one row for two processes
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="sends signals as a terminal does")]
+
+
+def write_rows(path: Path) -> None:
+    """79 texts of two labels that share some words."""
+    source = random.Random(0)
+    words = "win cash prize call free now claim see home lunch ok love".split()
+    lines = ["text,label"]
+    for number in range(79):
+        first = 0 if number % 2 else 4
+        text = " ".join(source.choices(words[first:first + 8], k=source.randint(1, 9)))
+        lines.append(f"{text} {chr(97 + number % 26)}{chr(97 + number // 26)},{'spam' if number % 2 else 'ham'}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The command, in a session of its own: what a signal to its process group reaches is what Ctrl-C reaches."""
+    settings = {"epochs": 4, "batch_size": 9, "lr": 1e-4, "patience": 9, "threads": 1, "precision": "fp32"}
+    command = [sys.executable, "-m", "finetune", "classify", "small.csv", "--weights", "random-bytes", "--name", "two",
+               "--processes", "2", "--until", "train"]
+    for key, value in settings.items():
+        command += ["--set", f"train.{key}={value}"]
+    return subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def steps_in(log: Path) -> list[dict]:
+    if not log.exists():
+        return []
+    return [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
+
+
+def test_two_processes_stop_go_on_and_equal_one(tmp_path):
+    write_rows(tmp_path / "small.csv")
+    run = tmp_path / "runs" / "two"
+    command = start(tmp_path)
+    while command.poll() is None and len(steps_in(run / "train.jsonl")) < 3:
+        time.sleep(0.05)
+    os.killpg(command.pid, signal.SIGINT)
+    out, errors = command.communicate(timeout=60)
+    assert command.returncode == 130, out + errors
+    assert "of 28; the state is saved. Go on with: finetune run" in errors and "Traceback" not in errors
+    done = len(steps_in(run / "train.jsonl"))
+    assert 3 <= done < STEPS and (run / "checkpoints" / f"step-{done:08d}" / "MANIFEST.json").exists()
+    assert not list(run.glob("stages/*-train.json"))
+
+    command = start(tmp_path)
+    out, errors = command.communicate(timeout=120)
+    assert command.returncode == 0, out + errors
+    assert out.count(f"resuming from step-{done:08d}") == 1 and out.count("epoch 4: validation") == 1
+    assert "epoch 4: validation" in (run / "log.txt").read_text()
+    result = Run.at(run).result("train")
+    assert (result["processes"], result["steps"], result["device"]) == (2, STEPS, "cpu")
+
+    alone = tmp_path / "runs" / "one"
+    shutil.copytree(run, alone)
+    shutil.rmtree(alone / "checkpoints")
+    (alone / "train.jsonl").unlink()
+    expected = train_here(Recipe.model_validate(read_json(alone / "recipe.json")), Run.at(alone))
+    assert expected["processes"] == 1 and expected["tokens"] == result["tokens"]
+    two, one = steps_in(run / "train.jsonl"), steps_in(alone / "train.jsonl")
+    assert [(line["step"], line["rows"]) for line in two] == [(line["step"], line["rows"]) for line in one]
+    assert len(two) == STEPS and min(line["rows"] for line in two) == 1
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
+    assert [line["grad_norm"] for line in two] == pytest.approx([line["grad_norm"] for line in one], rel=1e-4)
+    weights, reference = (load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "weights.safetensors")
+                          for folder in (run, alone))
+    for name, value in reference.items():
+        if not name.endswith("qkv.bias"):  # the keys' part of it has no gradient but rounding
+            torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=2e-5, msg=name)

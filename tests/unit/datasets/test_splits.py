@@ -1,0 +1,109 @@
+"""Which row goes where: shares, seeds, and no text on two sides."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, normalise_text
+from finetune.errors import DataError
+
+
+@pytest.mark.parametrize("one, other", [
+    ("\uff26\uff32\uff25\uff25 \uff15\uff10", "free 50"),  # full width: NFKC
+    ("ﬁnd", "FIND"),  # a ligature
+    ("Straße", "STRASSE"),  # casefold, where lower() would keep the sharp s
+    ("Call 08001234567 now", "call 99999999999 NOW"),
+    ("win £100", "win £999"),
+    ("٣ items", "3 items"),  # any script's digits
+    ("  a\t\tb\n c\u00a0d ", "a b c d"),
+    ("a\u3000b", "A B"),
+    ("é", "e\u0301"),
+])
+def test_texts_that_count_as_the_same(one, other):
+    assert normalise_text(one) == normalise_text(other)
+
+
+@pytest.mark.parametrize("one, other", [
+    ("call 10", "call 100"), ("a b", "ab"), ("see you!", "see you"), ("café", "cafe"), ("", "0")])
+def test_texts_that_stay_apart(one, other):
+    assert normalise_text(one) != normalise_text(other)
+
+
+def test_normalising_again_changes_nothing():
+    texts = ["Straße 12", "\uff21\uff22 ", "İstanbul", "ΑΣ ας", "a1\u00b2", "", "\u00a0"]
+    assert all(normalise_text(normalise_text(text)) == normalise_text(text) for text in texts)
+
+
+def duplicated(seed, rows=400):
+    """Texts of which many are the same but for case and digits, and their labels."""
+    source = random.Random(seed)
+    texts, labels = [], []
+    while len(texts) < rows:
+        base = f"{source.choice('abcdefghijkl')}{source.choice('mnopqrst')} {source.choice('uvwxyz')}"
+        for _ in range(source.choice([1, 1, 1, 2, 5])):
+            texts.append(f"{base if source.random() < .5 else base.upper()} {source.randint(0, 9)}")
+            labels.append("rare" if base < "c" else "common" if base < "j" else "other")
+    return texts, labels
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_grouped_uses_all_rows_keeps_shares_and_parts_no_group(seed):
+    texts, labels = duplicated(seed)
+    parts = grouped_split(texts, labels, 0.1, 0.2, seed)
+    assert tuple(parts) == SPLITS
+    assert sorted(row for rows in parts.values() for row in rows) == list(range(len(texts)))
+    sides = [{normalise_text(texts[row]) for row in parts[name]} for name in SPLITS]
+    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    largest = max(Counter(map(normalise_text, texts)).values())
+    for label, total in Counter(labels).items():
+        for name, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
+            held = sum(labels[row] == label for row in parts[name])
+            assert abs(held - share * total) <= largest + 1, (label, name, held, share * total)
+
+
+def test_grouped_shares_are_exact_to_a_row_without_duplicates():
+    letters = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)}" for i in range(5000)]
+    labels = ["spam" if i % 8 == 0 else "ham" for i in range(5000)]
+    parts = grouped_split(letters, labels, 0.1, 0.2, 1)
+    for label, total in (("spam", 625), ("ham", 4375)):
+        found = [sum(labels[row] == label for row in parts[name]) for name in SPLITS]
+        assert all(abs(n - share * total) <= 1 for n, share in zip(found, (0.7, 0.1, 0.2), strict=True)), found
+
+
+def test_grouped_keeps_a_text_under_two_labels_together():
+    texts = ["same text", "SAME TEXT"] * 10 + [f"word {chr(97 + i)}" for i in range(20)]
+    labels = ["a", "b"] * 20
+    parts = grouped_split(texts, labels, 0.2, 0.2, 0)
+    assert [sum(row < 20 for row in parts[name]) for name in SPLITS].count(0) == 2
+
+
+def test_grouped_is_a_function_of_its_seed():
+    texts, labels = duplicated(3)
+    splits = [grouped_split(texts, labels, 0.1, 0.2, seed) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+@pytest.mark.parametrize("val, test", [(0.5, 0.5), (0.9, 0.2)])
+def test_grouped_leaves_something_to_train_on(val, test):
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        grouped_split(["a", "b"], ["x", "y"], val, test, 0)
+
+
+def test_balanced_gives_the_prior_works_sizes():
+    labels = ["ham"] * 4827 + ["spam"] * 747
+    random.Random(0).shuffle(labels)
+    parts = balanced_split(labels, 0.1, 0.2, 123)
+    assert [len(parts[name]) for name in SPLITS] == [1045, 149, 300]
+    used = [row for rows in parts.values() for row in rows]
+    assert len(set(used)) == 1494 and Counter(labels[row] for row in used) == {"ham": 747, "spam": 747}
+    for name in SPLITS:
+        share = sum(labels[row] == "spam" for row in parts[name]) / len(parts[name])
+        assert 0.4 < share < 0.6
+    assert balanced_split(labels, 0.1, 0.2, 123) == parts != balanced_split(labels, 0.1, 0.2, 124)
+
+
+def test_balanced_cuts_every_class_to_the_rarest():
+    labels = ["a"] * 50 + ["b"] * 20 + ["c"] * 31
+    used = [labels[row] for rows in balanced_split(labels, 0.2, 0.2, 1).values() for row in rows]
+    assert Counter(used) == {"a": 20, "b": 20, "c": 20}

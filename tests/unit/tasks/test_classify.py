@@ -1,0 +1,107 @@
+"""The classification task: rows into records, weights of classes, batches into loss and figures."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from finetune.datasets.readers import LabelledTexts
+from finetune.errors import DataError
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.recipe import Recipe
+from finetune.tasks import classify
+from finetune.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.of_bytes()
+
+
+def source(rows=90):
+    """Texts of three labels, each on its own line, some twice; row numbers with gaps, as after dropped rows."""
+    texts = [f"{'long ' * (i % 7)}{chr(97 + i % 26)} {chr(97 + i // 3 % 26)}" for i in range(rows)]
+    return LabelledTexts([i + i // 10 for i in range(rows)], texts, ["ham", "spam", "other"][:rows] * (rows // 3),
+                         {"empty text": 9}, "message", "class")
+
+
+@pytest.mark.parametrize("protocol", ["grouped", "balanced"])
+def test_prepare_keeps_rows_texts_and_labels_together(protocol):
+    given = source()
+    records, card = classify.prepare(Recipe(split={"protocol": protocol}), given, TOKENIZER, context=20)
+    flat = [record for name in ("train", "val", "test") for record in records[name]]
+    expected = {row: (text, label) for row, text, label in zip(given.rows, given.texts, given.labels, strict=True)}
+    assert {record["row"]: (record["text"], record["label"]) for record in flat} == expected
+    assert {name: part["rows"] for name, part in card["splits"].items()} == {n: len(r) for n, r in records.items()}
+    lengths = [len(text.encode()) for text in given.texts]
+    assert card["tokens"]["total"] == sum(lengths) and card["tokens"]["max"] == max(lengths)
+    assert card["tokens"]["cut_rows"] == sum(length > 20 for length in lengths) > 0
+    assert card["exact_duplicates"] == 90 - len(set(zip(given.texts, given.labels, strict=True)))
+    assert card["dropped"] == {"empty text": 9} and any("9 rows" in note for note in card["notes"])
+
+
+def test_prepare_refuses_a_split_without_a_label():
+    few = LabelledTexts([0, 1, 2, 3], ["a", "b", "c", "d"], ["x", "x", "x", "y"], {}, "text", "label")
+    with pytest.raises(DataError, match="too few rows: the train split has none of.*x 3, y 1"):
+        classify.prepare(Recipe(split={"protocol": "balanced"}), few, TOKENIZER, context=20)
+    one = LabelledTexts([0, 1], ["a", "b"], ["x", "y"], {}, "text", "label")
+    with pytest.raises(DataError, match="too few rows: the val split has none of x, y"):
+        classify.prepare(Recipe(), one, TOKENIZER, context=20)
+
+
+def test_texts_are_cut_and_nothing_is_added():
+    cut, whole = classify.encode(TOKENIZER, ["abcdef", "é"], 4)
+    assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
+    found = classify.examples([{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}],
+                              ["a", "b"], TOKENIZER, 2)
+    assert (found.rows, found.targets.tolist()) == ([5, 9], [1, 0])
+    assert [TOKENIZER.decode(ids) for ids in found.ids] == ["he", "yo"]
+
+
+def test_balanced_weights_are_scikit_learns():
+    targets = np.random.default_rng(0).choice(4, size=300, p=[0.6, 0.25, 0.1, 0.05])
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=targets)
+    assert classify.class_weights(targets, 4, "balanced") == pytest.approx(expected, rel=1e-12)
+    assert classify.class_weights(targets, 4, "none").tolist() == [1, 1, 1, 1]
+
+
+def test_head_is_seeded_and_as_wide_as_gpt2s_matrices():
+    heads = [classify.build_model(GPT(GPTConfig(10, 4, 512, 1, 1)), 8, seed).head.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert heads[0].std().item() == pytest.approx(0.02, rel=0.05) and heads[0].shape == (8, 512)
+
+
+def test_logits_come_in_the_order_of_the_rows_whatever_the_batches():
+    model = classify.build_model(GPT(GPTConfig(50, 40, 16, 2, 2)).initialise(0, std=0.2), 3, seed=0).eval()
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, 50, length).tolist() for length in (9, 1, 40, 3, 9, 25)]
+    with torch.no_grad():
+        alone = torch.cat([model.head(model.gpt.hidden_states(torch.tensor([row]))[:, -1]) for row in rows]).numpy()
+        states = [model.lower(torch.tensor([row]), 1)[0] for row in rows]
+    for budget in (1, 80, 10**6):
+        np.testing.assert_allclose(classify.predict_logits(model, rows, budget=budget), alone, atol=2e-6)
+        np.testing.assert_allclose(classify.predict_logits(model, rows, states, 1, budget), alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["full", "last-blocks"])
+def test_validation_figures_are_scikit_learns(method):
+    toy = runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))
+    job, _ = toy["toy_job"](method)
+    job.model.head.weight.data *= 30  # away from even odds
+    texts, targets = toy["toy_texts"]()
+    logits = classify.predict_logits(job.model.eval(), classify.encode(TOKENIZER, texts[44:], 128))
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), -1).numpy()
+    guessed = probabilities.argmax(1)
+    assert len(set(guessed.tolist())) == 2
+    assert job.validate(job.model) == pytest.approx({
+        "log_loss": sklearn.metrics.log_loss(targets[44:], probabilities),
+        "accuracy": sklearn.metrics.accuracy_score(targets[44:], guessed),
+        "f1_macro": sklearn.metrics.f1_score(targets[44:], guessed, average="macro")}, rel=1e-6)
+    assert job.name_row(3) == "103"
+
+
+def test_validation_of_broken_weights_is_no_number_and_no_crash():
+    job, _ = runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))["toy_job"]("full")
+    job.model.head.weight.data.fill_(float("nan"))
+    assert np.isnan(job.validate(job.model)["log_loss"])

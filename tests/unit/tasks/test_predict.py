@@ -1,0 +1,100 @@
+"""A bundle's predictions, and tables in and out."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.checkpoints.store import write_checkpoint
+from finetune.errors import DataError, WeightsError
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.tasks import predict
+from finetune.tasks.classify import build_model
+from finetune.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.of_bytes()
+LABELS = ["ham", "spam"]
+
+
+def card(**changes):
+    return {"labels": LABELS, "positive": "spam", "max_length": 12, "threshold": 0.5, "temperature": 1.0,
+            "tokenizer_sha256": TOKENIZER.fingerprint()} | changes
+
+
+@pytest.fixture
+def bundle_at(tmp_path):
+    """Write a bundle of a small random model with this card; returns its directory."""
+    def write(**changes):
+        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 1, 2)).initialise(0, std=0.2)
+        model = build_model(gpt, len(LABELS), seed=0)
+        model.head.weight.data *= 30
+        write_checkpoint(tmp_path / "bundle", model, TOKENIZER, extra_files={"bundle.json": json.dumps(card(**changes))})
+        return tmp_path / "bundle"
+    return write
+
+
+def test_probabilities_are_the_models_softmax_at_the_temperature(bundle_at):
+    texts = ["hello", "free cash for you, call", "x"]
+    sharp, soft = (predict.Bundle.load(bundle_at(temperature=value)) for value in (1.0, 4.0))
+    with torch.no_grad():
+        hidden = [sharp.model.gpt.hidden_states(torch.tensor([TOKENIZER.encode(text)[:12]]))[0, -1] for text in texts]
+        logits = torch.stack(hidden) @ sharp.model.head.weight.T
+    for bundle, temperature in ((sharp, 1.0), (soft, 4.0)):
+        labels, probabilities = bundle.predict(texts)
+        expected = torch.softmax(logits.double() / temperature, -1).numpy()
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+        assert labels == [LABELS[int(p >= 0.5)] for p in expected[:, 1]]
+
+
+def test_the_threshold_decides(bundle_at):
+    assert predict.Bundle.load(bundle_at(threshold=0.0)).predict(["a", "b"])[0] == ["spam", "spam"]
+    assert predict.Bundle.load(bundle_at(threshold=1.1)).predict(["a", "b"])[0] == ["ham", "ham"]
+
+
+def test_parts_that_do_not_belong_together_are_refused(bundle_at, tmp_path):
+    with pytest.raises(WeightsError, match="does not fit the weights"):
+        predict.Bundle.load(bundle_at(labels=["a", "b", "c"], positive=None))
+    with pytest.raises(WeightsError, match="tokenizer is not the one"):
+        predict.Bundle.load(bundle_at(tokenizer_sha256="0" * 64))
+    with pytest.raises(WeightsError, match="no bundle here"):
+        predict.Bundle.load(tmp_path)
+    with pytest.raises(DataError, match="text 1 is empty"):
+        predict.Bundle.load(bundle_at()).predict(["a", ""])
+
+
+def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "CHUNK", 2)  # so that the rows cross chunks
+    bundle = predict.Bundle.load(bundle_at())
+    rows = [["7", "hello"], ["8", ""], ["9", 'a "quoted", text\nof two lines'], ["10", "=1+1"], ["-5.5", "bye"]]
+    with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["id", "text"], *rows])
+    counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        names, *found = csv.reader(file)
+    assert counts == {"rows": 5, "without_text": 1}
+    assert names == ["id", "text", "predicted", "probability", "p_ham", "p_spam"]
+    assert [row[0] for row in found] == ["7", "8", "9", "10", "-5.5"]
+    assert [row[1] for row in found] == ["hello", "", rows[2][1], "'=1+1", "bye"]
+    assert found[1][2:] == ["", "", "", ""]
+    for row, (_, text) in zip(found, rows, strict=True):
+        if text:
+            labels, probabilities = bundle.predict([text])
+            assert row[2] == labels[0]
+            assert [float(cell) for cell in row[4:]] == pytest.approx(probabilities[0], abs=1e-6)
+            assert float(row[3]) == pytest.approx(probabilities.max(), abs=1e-6)
+
+
+@pytest.mark.parametrize("cell, safe", [
+    ("=1+1", "'=1+1"), ("+49 170", "'+49 170"), ("-1", "-1"), ("+1.5e3", "+1.5e3"), ("@x", "'@x"), ("\t=1", "'\t=1"),
+    ("-2+3", "'-2+3"), ("plain = text", "plain = text"), ("", "")])
+def test_no_cell_becomes_a_formula(cell, safe):
+    assert predict.defuse(cell) == safe
+
+
+def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
+    (tmp_path / "in.csv").write_text("text,predicted\na,b\n")
+    with pytest.raises(DataError, match="columns that the output adds.*predicted"):
+        predict.predict_table(predict.Bundle.load(bundle_at()), tmp_path / "in.csv", tmp_path / "out.csv", None)
+    assert not (tmp_path / "out.csv").exists()

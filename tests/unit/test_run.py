@@ -1,0 +1,149 @@
+"""A run's directory: its name, its lock, and the records that say what is done."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import RunError
+from finetune.run import Run, fingerprint, git_commit, hardware, peak_memory_bytes, timed, versions
+
+
+@pytest.mark.parametrize("name", ["a", "spam-classifier-2", "v1.0_x", "0", "x" * 64, "console", "com10"])
+def test_names_that_can_be_used(tmp_path, name):
+    assert Run.named(tmp_path, name).directory == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/tmp/x", ".hidden", "-x", "x.", "x" * 65,
+                                  "a b", "a\0b", "a\n", "é", "😀", "CON", "con", "Nul.txt", "COM1", "lpt9.x", "~"])
+def test_names_that_cannot(tmp_path, name):
+    with pytest.raises(RunError, match="name is not usable"):
+        Run.named(tmp_path, name)
+
+
+def test_what_is_no_directory_of_a_run_is_refused(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    for name in ("link", "gone", "file"):
+        with pytest.raises(RunError, match="not a run directory"):
+            Run.named(tmp_path, name)
+    for name in ("there", "file", "none"):
+        with pytest.raises(RunError, match="not a run"):
+            Run.at(tmp_path / name)
+    (tmp_path / "there" / "recipe.json").write_text("{}")
+    assert Run.at(tmp_path / "there").name == "there"
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
+    run = Run(tmp_path / "run")
+    program = "import sys; from finetune.run import Run\nwith Run(sys.argv[1]).locked(): print('mine')"
+    command = [sys.executable, "-c", program, str(run.directory)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with run.locked():
+        assert run.path(".lock").read_text() == str(os.getpid())
+        other = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert other.returncode == 1 and f"another process is using this run; got process {os.getpid()}" in other.stderr
+        with pytest.raises(RunError, match="another process"), run.locked():
+            raise AssertionError("locked twice")
+    assert run.path(".lock").read_text() == ""
+    free = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert free.stdout == "mine\n"
+
+
+def test_the_lock_of_a_process_that_died_is_taken_over(tmp_path):
+    run = Run(tmp_path / "run")
+    program = ("import os, sys; from finetune.run import Run\nlock = Run(sys.argv[1]).locked(); lock.__enter__()\n"
+               "os._exit(9)")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", program, str(run.directory)], env=environment)
+    assert run.path(".lock").read_text().isdigit()
+    with run.locked():
+        assert run.path(".lock").read_text() == str(os.getpid())
+
+
+def test_an_error_frees_the_lock(tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), run.locked():
+        raise ZeroDivisionError
+    with run.locked():
+        assert run.path(".lock").exists()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run with one finished stage that left data/a.txt."""
+    run = Run(tmp_path / "run")
+    run.path("data").mkdir(parents=True)
+    run.path("data", "a.txt").write_text("abc")
+    run.finish(3, "prepare", "inputs", [run.path("data", "a.txt")], {"rows": 2}, 1.23456)
+    return run
+
+
+def test_a_record_says_what_was_done(finished):
+    record = json.loads(finished.path("stages", "03-prepare.json").read_text())
+    assert record["outputs"] == {
+        "data/a.txt": [3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]}  # FIPS 180-2, B.1
+    assert record["seconds"] == 1.235 and record["stage"] == "prepare" and record["inputs"] == "inputs"
+    assert finished.result("prepare") == {"rows": 2}
+    with pytest.raises(RunError, match="stage 'train' has not finished"):
+        finished.result("train")
+
+
+def test_a_stage_is_current_with_its_inputs_and_outputs(finished):
+    output = finished.path("data", "a.txt")
+    assert finished.is_current(3, "prepare", "inputs") and not finished.is_current(3, "prepare", "others")
+    assert not finished.is_current(4, "train", "inputs")
+    output.write_text("ab")
+    assert not finished.is_current(3, "prepare", "inputs") and finished.is_current(3, "prepare", "inputs", sizes=False)
+    output.unlink()
+    assert not finished.is_current(3, "prepare", "inputs", sizes=False)
+    output.mkdir()
+    assert not finished.is_current(3, "prepare", "inputs", sizes=False)
+
+
+def test_forgetting_train_drops_its_checkpoints_and_nothing_else(finished):
+    for name in ("checkpoints/step-00000001/weights", "train.jsonl", "data/b.txt"):
+        finished.path(name).parent.mkdir(parents=True, exist_ok=True)
+        finished.path(name).write_text("x")
+    finished.forget([(4, "train"), (5, "evaluate")])
+    left = sorted(p.relative_to(finished.directory).as_posix() for p in finished.directory.rglob("*") if p.is_file())
+    assert left == ["data/a.txt", "data/b.txt", "stages/03-prepare.json"]
+    finished.forget([(3, "prepare")])
+    assert not finished.is_current(3, "prepare", "inputs") and finished.path("data", "a.txt").exists()
+
+
+def test_a_fingerprint_is_of_what_was_done_not_of_when(finished):
+    record = finished.record("prepare")
+    again = record | {"seconds": 9.0, "peak_memory_bytes": 1, "finished": "later", "hardware": {}, "git_commit": None}
+    assert fingerprint(again) == fingerprint(record)
+    for key, other in (("inputs", "x"), ("result", {"rows": 3}), ("outputs", {}), ("stage", "train")):
+        assert fingerprint(record | {key: other}) != fingerprint(record)
+
+
+def test_a_record_names_versions_and_machine_but_no_person():
+    import platform
+
+    import torch
+    assert versions()["python"] == platform.python_version()
+    assert versions()["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert hardware()["cores"] == os.cpu_count() and platform.node() not in json.dumps(hardware())
+    commit = git_commit()
+    assert commit is None or (len(commit) == 40 and int(commit, 16) >= 0)
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory_bytes()
+    held = bytearray(os.urandom(1) * (before + (64 << 20)))
+    assert peak_memory_bytes() >= before + (32 << 20) and len(held) > before
+
+
+def test_seconds_are_counted():
+    import time
+    with timed() as seconds:
+        time.sleep(0.02)
+    assert 0.02 <= seconds() < 5
