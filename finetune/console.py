@@ -5,6 +5,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+from finetune.errors import FinetuneError
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _log = None
 
@@ -22,6 +24,9 @@ def log_to(path):
         previous, _log = _log, file
         try:
             yield
+        except FinetuneError as error:  # the screen shows it where it is caught
+            print(f"error: {clean(str(error))}", file=file)
+            raise
         finally:
             _log = previous
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def atomic_write(path: Path, mode: str = "w"):
                        do="Free some space or choose a directory that can be written.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_directory(directory: Path, new: Path) -> None:
+    """Rename `new` to `directory`; what stood there is deleted only when that has worked."""
+    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+    if directory.exists():
+        directory.rename(old)
+    try:
+        new.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value) -> None:

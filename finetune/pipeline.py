@@ -88,19 +88,26 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
             others = run.directory.iterdir() if run.directory.exists() else []
             if any(path.name != "request.json" and not path.name.startswith(".") for path in others):
                 raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
-            recipe = resolve(request)
-            with run.locked():
-                write_json(run.path("request.json"), request.model_dump())
-                write_json(run.path("recipe.json"), recipe.model_dump())
-            say(f"run {run.directory}: new")
-            return run, recipe
+            return run, _begin(run, request)
         recipe = read_recipe(run)
         differ = _differences(request, recipe, run)
         if not differ:
             say(f"run {run.directory}: going on")
             return run, recipe
+        if not list(run.path("stages").glob("*-prepare.json")):  # stopped by a typo, say: nothing in it to keep
+            return run, _begin(run, request)
         say(f"run {run.directory} has other settings ({', '.join(differ)}): trying {name}-{number + 1}")
     raise RunError(f"{root}: a thousand runs of this name", do="Give another --name.")
+
+
+def _begin(run: Run, request: Recipe) -> Recipe:
+    recipe = resolve(request)
+    with run.locked():
+        run.forget([(number, stage) for number, stage in enumerate(("download", "convert"), 1)])
+        write_json(run.path("request.json"), request.model_dump())
+        write_json(run.path("recipe.json"), recipe.model_dump())
+    say(f"run {run.directory}: new")
+    return recipe
 
 
 def read_recipe(run: Run, file: str = "recipe.json") -> Recipe:

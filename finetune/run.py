@@ -55,7 +55,7 @@ class Run:
         """Hold the run for this process. Raises RunError while another process does."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            file = open(self.path(".lock"), "a+", encoding="utf-8")
+            file = open(self.path(".lock"), "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise RunError(f"{self.directory}: cannot be written", got=error.strerror or str(error)) from error
         with file:

@@ -19,7 +19,7 @@ from torch import Tensor
 from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
 from finetune.errors import RunError, WeightsError
-from finetune.files import read_json, sync_directory, write_json
+from finetune.files import read_json, replace_directory, sync_directory, write_json
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
@@ -193,7 +193,7 @@ def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokeni
         for path in temporary.iterdir():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
-        _replace(directory, temporary)
+        replace_directory(directory, temporary)
         sync_directory(directory.parent)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {directory}", got=str(error),
@@ -219,20 +219,6 @@ def tokenizer_config(config: GPTConfig) -> dict:
     return {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end,
             "model_max_length": config.context, "padding_side": "right", "add_prefix_space": False,
             "split_special_tokens": True}
-
-
-def _replace(directory: Path, new: Path) -> None:
-    """Rename `new` to `directory`; what stood there is deleted only when that has worked."""
-    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    if directory.exists():
-        directory.rename(old)
-    try:
-        new.rename(directory)
-    except OSError:
-        if old.exists():
-            old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_object(path: Path) -> dict:

@@ -33,7 +33,7 @@ class TokenWriter:
 
     def __init__(self, directory: Path, tokenizer: Tokenizer):
         self.tokenizer, self.dtype = tokenizer, token_dtype(tokenizer.vocab_size)
-        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in SPLITS}
+        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in SPLITS}  # noqa: SIM115
         self.tokens = dict.fromkeys(SPLITS, 0)
         self.documents = dict.fromkeys(SPLITS, 0)
         self.bytes = dict.fromkeys(SPLITS, 0)

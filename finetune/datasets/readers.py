@@ -89,8 +89,12 @@ def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], wh
     return find_column(names, names[found[0]], usual, what, path)  # the same name twice is refused
 
 
-def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None) -> LabelledTexts:
-    """Every row with a text and a label; rows that miss one are counted under `dropped`."""
+def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
+                  least_labels: int = 2) -> LabelledTexts:
+    """Every row with a text and a label; rows that miss one are counted under `dropped`.
+
+    Raises DataError where fewer than `least_labels` are found.
+    """
     path = Path(path)
     table = iterate_table(path, layout)
     first = next(table, None)
@@ -109,8 +113,9 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
         result.rows.append(row)
         result.texts.append(text_cell)
         result.labels.append(label_cell)
-    if len(set(result.labels)) < 2:
-        raise DataError(f"{path}: a classifier needs two labels", got=", ".join(sorted(set(result.labels))) or "none",
+    if len(set(result.labels)) < least_labels:
+        what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
+        raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
                         do=f"Is {names[label_at]!r} the label column? Name another with --label NAME.")
     return result
 

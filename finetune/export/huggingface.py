@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.checkpoints.store import write_checkpoint
 from finetune.errors import WeightsError
-from finetune.files import read_json, sha256_json
+from finetune.files import read_json, replace_directory, sha256_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -38,8 +38,7 @@ def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokeniz
     try:
         checked = compare_with_transformers(draft, model, tokenizer, texts, prepared["max_length"])
         (draft / "README.md").write_text(_readme(run, card, evaluation, checked), encoding="utf-8", newline="\n")
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
+        replace_directory(final, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return checked

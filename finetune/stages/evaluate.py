@@ -81,7 +81,7 @@ def _write_predictions(run: Run, records: list[dict], labels: list[str], predict
 def score_file(bundle_path: Path, data: Path, text: str | None, label: str | None) -> list[str]:
     """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know."""
     bundle = Bundle.load(bundle_path)
-    source = read_labelled(data, text, label)
+    source = read_labelled(data, text, label, least_labels=1)
     unknown = sorted(set(source.labels) - set(bundle.labels))
     if unknown:
         raise DataError(f"{data}: labels that the model never saw", got=", ".join(unknown[:8]),

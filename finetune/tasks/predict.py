@@ -16,6 +16,7 @@ from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
 from finetune.tasks.classify import encode, predict_logits
 from finetune.tokenizer import Tokenizer
+from finetune.training.precision import device_type
 
 CHUNK = 1024  # rows in memory at a time
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
@@ -49,8 +50,8 @@ class Bundle:
         if loaded.tokenizer.fingerprint() != card["tokenizer_sha256"]:
             raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
                                do="Export the run again.")
-        return cls(loaded.model, loaded.tokenizer, card["labels"], card["positive"], card["max_length"],
-                   card["threshold"], card["temperature"])
+        return cls(loaded.model.to(device_type()), loaded.tokenizer, card["labels"], card["positive"],
+                   card["max_length"], card["threshold"], card["temperature"])
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""

@@ -22,12 +22,12 @@ def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: list[list[int]],
     """
     lengths = [len(row) for row in rows]
     states: list[Tensor] = [torch.empty(0)] * len(rows)
-    with progress("frozen blocks", len(rows), unit="texts") as advance, torch.no_grad():
+    with progress("frozen blocks", sum(lengths), unit="tokens") as advance, torch.no_grad():
         for batch in micro_batches(list(range(len(rows))), lengths, token_budget):
             ids, last = pad_ids([rows[i] for i in batch])
             for i, end, state in zip(batch, last, lower(ids.to(device)).float().cpu(), strict=True):
                 states[i] = state[:end + 1].clone()
-            advance(len(batch))
+            advance(sum(lengths[i] for i in batch))
     return states
 
 

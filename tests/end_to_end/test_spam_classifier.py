@@ -149,14 +149,14 @@ def test_the_same_command_again_changes_nothing_but_the_log(toy, toy_copy, tools
 
 
 def test_other_settings_get_a_run_of_their_own(toy, toy_copy, finetune):
-    other = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "download")
+    other = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
     assert other.status == 0
     lines = other.out.splitlines()
     assert lines[0] == "run runs/spam-classifier has other settings (train.lr): trying spam-classifier-2"
     assert lines[1] == "run runs/spam-classifier-2: new"
-    third = finetune(*toy.command, "--set", "train.lr=0.002", "--set", "max_length=9", "--until", "download")
+    third = finetune(*toy.command, "--set", "train.lr=0.002", "--set", "max_length=9", "--until", "prepare")
     assert "(max_length): trying spam-classifier-3" in third.out.splitlines()[1]
-    again = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "download")
+    again = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
     assert again.out.splitlines()[1] == "run runs/spam-classifier-2: going on"
 
 

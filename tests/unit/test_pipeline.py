@@ -141,10 +141,21 @@ def test_a_run_is_found_again_by_what_was_asked_and_by_what_was_resolved(tmp_pat
     for request in (asked, recipe):
         again, found = open_run(request, tmp_path, "x")
         assert again.directory == run.directory and found == recipe
-    other, _ = open_run(asked.model_copy(update={"train": Train(lr=0.5), "max_length": 7}), tmp_path, "x")
+    changed = asked.model_copy(update={"train": Train(lr=0.5), "max_length": 7})
+    run.finish(3, "prepare", "inputs", [], {}, 0.0)
+    other, _ = open_run(changed, tmp_path, "x")
     assert other.directory == tmp_path / "x-2"
     assert "(max_length, train.lr): trying x-2" in capsys.readouterr().out
     assert open_run(REQUEST, tmp_path, None)[0].directory == tmp_path / "classify"
+
+
+def test_a_run_that_stopped_before_its_data_were_read_takes_other_settings(tmp_path):
+    """The command was mistyped, and is given again with the column's right name."""
+    wrong = REQUEST.model_copy(update={"max_length": 7})
+    open_run(wrong, tmp_path, "x")[0].finish(1, "download", "inputs", [], {}, 0.0)
+    run, recipe = open_run(REQUEST, tmp_path, "x")
+    assert run.directory == tmp_path / "x" and recipe == REQUEST
+    assert not list(run.path("stages").glob("*"))
 
 
 def test_a_run_whose_recipe_was_never_written_is_begun_anew(tmp_path):

@@ -13,7 +13,8 @@ def cases(count=60):
     for _ in range(count):
         rows = source.choice([1, 2, 7, 8, 9, 100, 333])
         longest = source.choice([1, 5, 60, 1024])
-        yield [source.randint(1, longest) for _ in range(rows)], source.choice([1, 2, 8, 16, 400]), source.randint(0, 99)
+        lengths = [source.randint(1, longest) for _ in range(rows)]
+        yield lengths, source.choice([1, 2, 8, 16, 400]), source.randint(0, 99)
 
 
 def test_each_row_stands_in_one_batch_of_each_epoch():

@@ -38,7 +38,8 @@ def test_a_method_moves_exactly_these(method, last_blocks, first_block, names):
 
 
 @pytest.mark.parametrize("parameters, pretrained, method, lr, epochs", [
-    (124_000_000, True, "last-blocks", 1e-4, 5), (8_000_000, True, "full", 5e-4, 5), (900_000, False, "full", 1e-3, 12)])
+    (124_000_000, True, "last-blocks", 1e-4, 5), (8_000_000, True, "full", 5e-4, 5),
+    (900_000, False, "full", 1e-3, 12)])
 def test_open_settings_follow_the_weights_and_say_why(parameters, pretrained, method, lr, epochs):
     settings, why = choose_settings(Train(), parameters, pretrained)
     assert (settings.method, settings.lr, settings.epochs) == (method, lr, epochs)

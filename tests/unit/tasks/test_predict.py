@@ -30,7 +30,8 @@ def bundle_at(tmp_path):
         gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 1, 2)).initialise(0, std=0.2)
         model = build_model(gpt, len(LABELS), seed=0)
         model.head.weight.data *= 30
-        write_checkpoint(tmp_path / "bundle", model, TOKENIZER, extra_files={"bundle.json": json.dumps(card(**changes))})
+        files = {"bundle.json": json.dumps(card(**changes))}
+        write_checkpoint(tmp_path / "bundle", model, TOKENIZER, extra_files=files)
         return tmp_path / "bundle"
     return write
 
