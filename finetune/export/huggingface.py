@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from finetune.checkpoints.store import write_checkpoint
+from finetune.console import progress
+from finetune.datasets.batching import micro_batches
+from finetune.datasets.collate import pad_ids
 from finetune.errors import WeightsError
 from finetune.files import read_json, replace_directory, sha256_json
+from finetune.models.gpt import up_to
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.tasks.classify import encode, predict_logits
+from finetune.tasks.classify import PREDICT_TOKENS, encode, predict_logits
 from finetune.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # largest difference of a logit, fp32
@@ -61,8 +65,12 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
     same_ids = sum(their_tokenizer(text, truncation=True, max_length=max_length)["input_ids"] == row
                    for text, row in zip(texts, ids, strict=True))
     ours = predict_logits(model, ids)
-    with torch.inference_mode():
-        other = np.concatenate([theirs(torch.tensor([row])).logits.numpy() for row in ids])
+    other = np.zeros_like(ours)
+    with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
+        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
+            batch, last = pad_ids([ids[i] for i in rows], pad=tokenizer.end_of_text)
+            other[rows] = theirs(batch, attention_mask=up_to(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
+            advance(len(rows))
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
     if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
