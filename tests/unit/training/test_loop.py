@@ -1,0 +1,229 @@
+"""The loop against plain autograd on single rows, and its rules for stopping, failing and choosing."""
+
+import json
+import math
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from finetune.datasets.batching import epoch_batches, micro_batches
+from finetune.errors import Interrupted, TrainingError
+from finetune.training import loop
+
+ROWS = [3, 40, 17, 8, 25, 0, 31, 12]  # ragged: from a few bytes to several dozen
+
+
+class Recorder:
+    """In the place of an optimizer: keeps the gradients that it should have applied."""
+
+    def __init__(self, model):
+        self.model, self.gradients = model, None
+
+    def step(self):
+        self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def zero_grad(self, set_to_none):
+        self.model.zero_grad(set_to_none=set_to_none)
+
+
+def one_step(job, settings):
+    """(loss, norm, gradients by name) of one optimizer step over ROWS."""
+    recorder = Recorder(job.model)
+    loss, norm = loop._step(Accelerator(cpu=True), job.model, recorder, job, settings, ROWS, step=0)
+    return loss, norm, recorder.gradients
+
+
+def plain_step(job, weights):
+    """The same by autograd on each unpadded row alone: sum of weight * cross entropy, over the sum of weights."""
+    model = job.model
+    model.zero_grad()
+    losses = []
+    for row in ROWS:
+        ids, _, target = job.batch([row])
+        assert ids.dtype == torch.long and ids.shape == (1, job.lengths[row])
+        hidden = model.gpt.hidden_states(ids)[0, -1]
+        losses.append(-torch.log_softmax(hidden @ model.head.weight.T, -1)[target.item()] * weights[row])
+    loss = sum(losses) / sum(weights[row] for row in ROWS)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return loss.item(), gradients
+
+
+def distance(one, other):
+    """The norm of the difference over the norm."""
+    assert one.keys() == other.keys()
+    difference = math.sqrt(sum((one[name] - other[name]).double().square().sum().item() for name in one))
+    return difference / math.sqrt(sum(value.double().square().sum().item() for value in other.values()))
+
+
+@pytest.mark.parametrize("weighting", ["none", "balanced"])
+@pytest.mark.parametrize("method", ["full", "last-blocks", "head"])
+def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, method, weighting):
+    plain, _ = toy_job("full", class_weights=weighting)
+    assert len({plain.lengths[row] for row in ROWS}) >= 6
+    assert (len({plain.weights[row] for row in ROWS}) == 2) == (weighting == "balanced")
+    expected_loss, expected = plain_step(plain, plain.weights)
+    for budget, parts in ((10**6, 1), (90, 4), (1, 8)):
+        job, settings = toy_job(method, class_weights=weighting, micro_batch_tokens=budget, clip_norm=1e9)
+        assert len(micro_batches(ROWS, job.lengths, budget)) == parts
+        moving = {name for name, p in job.model.named_parameters() if p.requires_grad}
+        loss, norm, gradients = one_step(job, settings)
+        assert gradients.keys() == moving
+        assert loss == pytest.approx(expected_loss, rel=1e-6)
+        assert distance(gradients, {name: expected[name] for name in moving}) < 1e-6
+        assert norm == pytest.approx(math.sqrt(sum(expected[name].square().sum().item() for name in moving)), rel=1e-6)
+
+
+def test_clipping_is_torchs(toy_job):
+    job, settings = toy_job("full", clip_norm=0.01)
+    _, expected = plain_step(job, job.weights)
+    parameters = dict(job.model.named_parameters())
+    for name, value in expected.items():
+        parameters[name].grad = value
+    expected_norm = torch.nn.utils.clip_grad_norm_(job.model.parameters(), 0.01).item()
+    expected = {name: p.grad.clone() for name, p in parameters.items()}
+    job.model.zero_grad()
+    _, norm, gradients = one_step(job, settings)
+    assert norm == pytest.approx(expected_norm, rel=1e-6) and norm > 0.01
+    assert distance(gradients, expected) < 1e-6
+
+
+def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
+    job, settings = toy_job("full", epochs=1, lr=1e-12, warmup_fraction=0.0, weight_decay=0.0)
+    expected = []
+    for rows in epoch_batches(job.lengths, settings.batch_size, settings.seed, 0):
+        losses = [F.cross_entropy(job.model(*inputs), target).item()
+                  for *inputs, target in (job.batch([row]) for row in rows)]
+        expected.append((sum(losses) / len(rows), len(rows), sum(job.lengths[row] for row in rows)))
+    result, steps, validations, _ = run_training(job, settings)
+    assert [line["loss"] for line in steps] == pytest.approx([loss for loss, _, _ in expected], rel=1e-6)
+    assert [(line["rows"], line["tokens"]) for line in steps] == [(rows, tokens) for _, rows, tokens in expected]
+    assert sorted(line["rows"] for line in steps) == [4, 8, 8, 8, 8, 8] and len(validations) == 1
+    assert result["tokens"] == sum(job.lengths) and result["steps"] == result["planned_steps"] == 6
+
+
+@pytest.mark.parametrize("poison", ["nan loss", "nan gradient"])
+def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(toy_job, run_training, tmp_path, poison):
+    job, settings = toy_job("full", micro_batch_tokens=10**6)
+    steps_done = []
+
+    def bad(model, tensors):
+        steps_done.append(1)
+        value = job.loss_sum(model, tensors)
+        if len(steps_done) < 4:
+            return value
+        return value * math.nan if poison == "nan loss" else value + (model.head.weight.sum() * 0).abs().sqrt()
+    with pytest.raises(TrainingError) as caught:
+        run_training(replace(job, loss_sum=bad), settings, checkpoint_seconds=0)
+    rows = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[3]
+    text = str(caught.value)
+    assert "at step 4" in text and "learning rate 0.00" in text and "step-00000003" in text
+    assert f"rows {', '.join(str(100 + row) for row in rows)}" in text
+    kept = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "weights.safetensors")
+    assert all(torch.equal(kept[name], p) for name, p in job.model.named_parameters())
+
+
+def test_a_validation_without_numbers_stops_the_run(toy_job, run_training):
+    job, settings = toy_job("full", lr=1e30, batch_size=64, epochs=1)
+    with pytest.raises(TrainingError, match="validation gives no finite numbers after step 1.*none yet"):
+        run_training(job, settings)
+
+
+def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_training):
+    for method in ("full", "last-blocks", "head"):
+        job, settings = toy_job(method)
+        before = {name: p.clone() for name, p in job.model.named_parameters()}
+        run_training(job, settings, name=method)
+        for name, p in job.model.named_parameters():
+            assert torch.equal(p, before[name]) != p.requires_grad, (method, name)
+
+
+def scripted(job, values):
+    """The job with a validation that gives these (metric, log loss) in turn; one call too many is an error."""
+    answers = iter(values)
+
+    def validate(model):
+        assert not model.training
+        value, loss = next(answers)
+        return {"log_loss": loss, "accuracy": value, "f1_macro": value}
+    return replace(job, validate=validate)
+
+
+@pytest.mark.parametrize("metric, values, best_epoch, last_epoch", [
+    ("f1_macro", [(.5, 1), (.7, 1), (.6, .1), (.6, .1), (.9, .1)], 2, 4),  # two worse ones in turn: stopped
+    ("f1_macro", [(.5, 1), (.4, 1), (.6, 1), (.5, 1), (.5, 1)], 3, 5),  # a gain starts the count anew
+    ("f1_macro", [(.5, 1), (.5, .9), (.5, .95), (.5, .9)], 2, 4),  # ties go to the lower log loss, then to the first
+    ("f1_macro", [(.5, 1), (.6, 9), (.5, .1), (.5, .1)], 2, 4),  # the log loss decides ties only
+    ("log_loss", [(.9, .5), (.1, .4), (.9, .45), (.9, .6)], 2, 4),  # minimised
+    ("accuracy", [(.1, 1), (.2, 1), (.3, 1), (.4, 1), (.5, 1)], 5, 5),
+])
+def test_the_best_validation_wins_and_patience_ends(toy_job, run_training, metric, values, best_epoch, last_epoch):
+    job, settings = toy_job("head", epochs=5, patience=2, metric=metric)
+    result, steps, validations, folder = run_training(scripted(job, values), settings)
+    best = json.loads((folder / "checkpoints" / "best.json").read_text())
+    value = values[best_epoch - 1][1 if metric == "log_loss" else 0]
+    assert (best["step"], best["metric"], best["value"]) == (best_epoch * 6, metric, value)
+    assert len(validations) == last_epoch and result["steps"] == len(steps) == last_epoch * 6
+    assert result["stopped_early"] == (last_epoch < 5) and result["best_step"] == best["step"]
+    assert [line["step"] for line in validations if line["best"]][-1] == best["step"]
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    newest_two = [f"step-{epoch * 6:08d}" for epoch in (last_epoch - 1, last_epoch)]
+    assert kept == sorted({*newest_two, f"step-{best['step']:08d}"})
+
+
+def test_several_validations_in_an_epoch_end_with_it(toy_job, run_training):
+    job, settings = toy_job("head", epochs=2, evaluations_per_epoch=4)
+    _, _, validations, _ = run_training(job, settings)
+    assert [line["step"] for line in validations] == [round(6 * part / 4) for part in range(1, 9)]
+    assert validations[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 7, 12])
+def test_a_signal_ends_the_step_and_saves(toy_job, run_training, number, step):
+    job, settings = toy_job("full", dropout=0.1, micro_batch_tokens=10**6)
+    _, whole, _, _ = run_training(job, settings, name="whole")
+    calls = []
+
+    def signalled(model, tensors):
+        calls.append(1)
+        if len(calls) == step:
+            signal.raise_signal(number)
+        return job.loss_sum(model, tensors)
+    job, settings = toy_job("full", dropout=0.1, micro_batch_tokens=10**6)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"step {step} of 12"):
+        run_training(replace(job, loss_sum=signalled), settings)
+    assert signal.getsignal(number) == before and len(calls) == step
+    job, settings = toy_job("full", dropout=0.1, micro_batch_tokens=10**6)
+    result, parts, _, _ = run_training(job, settings)
+    assert [line["loss"] for line in parts] == [line["loss"] for line in whole] and result["steps"] == 12
+
+
+def test_a_second_interrupt_ends_at_once(toy_job, run_training):
+    job, settings = toy_job("head")
+
+    def impatient(model, tensors):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return job.loss_sum(model, tensors)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(replace(job, loss_sum=impatient), settings)
+
+
+def test_threads_are_as_asked_or_as_the_environment_says(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        assert loop.set_threads(2) == 2 == torch.get_num_threads()
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert loop.set_threads(0) == 1 == torch.get_num_threads()
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert loop.set_threads(0) == len(loop._usable_cores())
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,85 @@
+"""Learning rate and AdamW against transformers and torch."""
+
+import math
+
+import pytest
+import torch
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+from finetune.training.optim import build_adamw, decay_groups, learning_rate
+
+
+def transformers_rates(steps, warmup, total, peak, minimum):
+    """What transformers' scheduler gives at its steps 0 ... steps - 1."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    scheduler = get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, total, min_lr_rate=minimum)
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps, warmup_fraction, minimum", [
+    (100, 0.1, 0.1), (97, 0.13, 0.0), (10, 0.0, 0.1), (7, 1.0, 0.5), (33, 0.5, 1.0), (2, 0.1, 0.1), (3, 0.4, 0.0)])
+def test_rate_is_transformers_without_the_step_at_rate_zero(steps, warmup_fraction, minimum):
+    """transformers begins at 0 and ends a step before the minimum. We do neither, as no step is to be in vain: the
+    warmup is one step ahead of theirs, and the cosine is theirs for one step less, so its end is the last step."""
+    warmup = math.ceil(warmup_fraction * steps)
+    ours = [learning_rate(step, steps, 3e-4, warmup_fraction, minimum) for step in range(steps)]
+    rising = transformers_rates(warmup + 1, warmup, steps, 3e-4, minimum)
+    falling = transformers_rates(steps, warmup, steps - 1, 3e-4, minimum)
+    assert ours[:warmup] == pytest.approx(rising[1:], rel=1e-12)
+    assert ours[warmup:] == pytest.approx(falling[warmup:], rel=1e-12)
+    assert ours[0] > 0 and max(ours) == pytest.approx(3e-4)
+    if steps > warmup + 1:
+        assert ours[-1] == pytest.approx(3e-4 * minimum, abs=1e-18)
+
+
+def test_rate_depends_on_the_step_alone():
+    order = [17, 3, 99, 0, 3, 17]
+    rates = [learning_rate(step, 100, 1e-3, 0.1, 0.1) for step in order]
+    assert rates[0] == rates[5] and rates[1] == rates[4]
+    assert learning_rate(0, 1, 1e-3, 0.1, 0.1) == 1e-3
+
+
+@pytest.mark.parametrize("method", ["full", "last-blocks", "head"])
+def test_each_moving_parameter_is_in_one_group_and_no_norm_or_bias_decays(toy_job, method):
+    job, _ = toy_job(method)
+    names = {p: name for name, p in job.model.named_parameters()}
+    optimizer = build_adamw(job.model, 0.1, (0.9, 0.99))
+    decayed, kept = ([names[p] for p in group["params"]] for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    moving = [name for name, p in job.model.named_parameters() if p.requires_grad]
+    assert sorted(decayed + kept) == sorted(moving)
+    assert not [name for name in decayed if "norm" in name or name.endswith("bias")]
+    assert all("norm" in name or name.endswith("bias") for name in kept)
+    assert "head.weight" in decayed and (method == "head") == (not kept)
+
+
+def test_a_step_is_torchs_plain_adamw():
+    torch.manual_seed(0)
+    model, reference = (torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5)) for _ in range(2))
+    reference.load_state_dict(model.state_dict())
+    ours = build_adamw(model, 0.1, (0.9, 0.99))
+    plain = torch.optim.AdamW([{"params": [reference[0].weight], "weight_decay": 0.1},
+                               {"params": [reference[0].bias, *reference[1].parameters()], "weight_decay": 0.0}],
+                              betas=(0.9, 0.99), fused=False, foreach=False)
+    for rate in (0.1, 0.03, 0.2, 0.01):
+        x = torch.randn(4, 7)
+        for optimizer, network in ((ours, model), (plain, reference)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        for one, other in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_groups_follow_the_shape():
+    shapes = {"embedding": (4, 2), "matrix": (2, 3), "bias": (3,), "scalar": ()}
+    decayed, kept = decay_groups([(name, torch.zeros(shape)) for name, shape in shapes.items()], 0.5)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 2), (2, 3)]
+    assert [tuple(p.shape) for p in kept["params"]] == [(3,), ()]
