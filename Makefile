@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 # Windows' Linux puts the machine's name into the environment as NAME.
 NAME := $(if $(and $(WSL_DISTRO_NAME),$(filter environment,$(origin NAME))),,$(NAME))
-export CSV WEIGHTS METHOD NAME
+export CSV TEXT WEIGHTS METHOD NAME
 SETTINGS = $${WEIGHTS:+--set "weights=$$WEIGHTS"} $${METHOD:+--set "train.method=$$METHOD"} \
 	$${CSV:+--set "data=$$CSV"} $${NAME:+--name "$$NAME"} $(ARGS)
 
@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier pretrain test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -34,6 +34,9 @@ help: ## this list
 
 spam-classifier: setup ## a spam classifier from GPT-2, start to report
 	@$(PY) -m finetune run spam-classifier $(SETTINGS)
+
+pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
+	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)
 
 test: setup-dev ## the tests, without the slow ones
 	@$(PYTEST) -m "not slow"

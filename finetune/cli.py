@@ -15,6 +15,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
                   help="Adapt GPT-2 to your own text, on the machine that you have.")
 weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
 app.add_typer(weights_app, name="weights")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Tokenizers of one's own.")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 RUNS = Path("runs")
 INTERRUPTED = 130
@@ -88,6 +90,19 @@ def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 
 
 @app.command()
+def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
+             prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
+             max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 60,
+             temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8,
+             top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many tokens.")] = 50,
+             top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Draw from this share.")] = None,
+             seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
+    """Continue a text."""
+    from finetune.stages.generate import continue_text
+    say(continue_text(checkpoint, prompt, max_new_tokens, temperature, top_k, top_p, seed))
+
+
+@app.command()
 def report(run_directory: RunArgument) -> None:
     """Build a run's report again from its files."""
     from finetune.report.build import build_report
@@ -142,6 +157,16 @@ def doctor() -> None:
     """Show what this machine has, for yourself or for a bug report."""
     from finetune.doctor import show as show_doctor
     raise typer.Exit(show_doctor())
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Text files or folders.")],
+                    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens, special ones included.")],
+                    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("tokenizer")
+                    ) -> None:
+    """Learn a byte-level BPE vocabulary from texts: vocab.json and merges.txt."""
+    from finetune.datasets.vocabulary import train_from_files
+    say(train_from_files(files, vocab_size, out))
 
 
 @weights_app.command("ls")

@@ -69,12 +69,12 @@ def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights and unreachable data replaced by what is at hand, said in one line each."""
     from finetune.checkpoints.fallback import RANDOM_BYTES
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.datasets.sources import resolve_data
-    data = resolve_data(request.data)
+    from finetune.datasets.sources import resolve_data, resolve_text
+    data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data)
     weights = resolve_auto(request.weights)
     if weights == RANDOM_BYTES and request.weights == "auto":
         say("GPT-2 is neither on this machine nor reachable: starting from small random weights over bytes instead.")
-    if data != request.data and not Path(data).is_file():
+    if data != request.data and not Path(data).exists():
         say(f"{request.data} is neither on this machine nor reachable: using the bundled sample, {data}, instead.")
     return request.model_copy(update={"weights": weights, "data": data})
 

@@ -33,6 +33,7 @@ class Train(Settings):
         "auto follows the weights")
     last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
     epochs: int | None = Field(None, ge=1, description="passes over the training rows; none: follows the weights")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps at most; none: the epochs decide")
     batch_size: int = Field(16, ge=1, description="rows of one optimizer step, over all processes")
     micro_batch_tokens: int = Field(4096, ge=1, description="tokens, pads included, of one forward pass; "
                                     "a step of more tokens accumulates gradients")
@@ -67,16 +68,39 @@ class Evaluate(Settings):
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind an interval")
 
 
+class Pretrain(Settings):
+    """How plain text becomes sequences."""
+
+    val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
+    val_blocks: int = Field(256, ge=1, description="blocks of held-out text that a validation during training reads")
+    eval_data: str = Field("", description="a further text, never trained on, to be measured before and after")
+    across_documents: bool = Field(False, description="let attention cross from one packed document into the next")
+    shares: dict[str, float] = Field({}, description="how often the documents of a file (its name without ending) "
+                                     "are used: 0.2 for a fifth of them, 2 for twice; 1 where not named")
+
+
+class Shape(Settings):
+    """The model that weights = "scratch" means."""
+
+    layers: int = Field(6, ge=1, description="blocks")
+    width: int = Field(256, ge=1, description="channels of the residual stream")
+    heads: int = Field(4, ge=1, description="attention heads of a block")
+    context: int = Field(256, ge=2, description="longest input in tokens")
+    tokenizer: str = Field("", description="directory with vocab.json and merges.txt; none: the 256 bytes")
+
+
 class Recipe(Settings):
     """Everything that decides what a run does."""
 
     pipeline: str = Field("", description="the pipeline whose stages run")
-    task: Literal["classify"] = Field("classify", description="what is learnt")
-    weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if "
-                         "it is at hand or reachable, else the bundled fallback")
-    data: str = Field("", description="a registry name or a file")
+    task: Literal["classify", "pretrain"] = Field("classify", description="what is learnt")
+    weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
+                         "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
+    data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder")
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    shape: Shape = Shape()
+    pretrain: Pretrain = Pretrain()

@@ -106,6 +106,17 @@ class Tokenizer:
             raise WeightsError("no such token id", got=str(unknown[0]), known=f"0 to {self.vocab_size - 1}")
         return self._encoding.decode(ids)
 
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        """The bytes that ids stand for; special tokens stand for none."""
+        special = set(self.special_tokens.values())
+        return self._encoding.decode_bytes([token for token in ids if token not in special])
+
+    def byte_lengths(self) -> list[int]:
+        """Bytes of text that each id stands for; special tokens stand for none."""
+        special = set(self.special_tokens.values())
+        return [0 if token in special else len(self._encoding.decode_single_token_bytes(token))
+                for token in range(self.vocab_size)]
+
     def save(self, directory: Path) -> None:
         """Write ``vocab.json`` and ``merges.txt`` as they were read."""
         for name, text in (("vocab.json", self.vocab_json), ("merges.txt", self.merges_txt)):

@@ -1,4 +1,4 @@
-"""The weights of last resort: a small GPT with random weights over bytes, for a machine that can reach no others."""
+"""Weights that nothing was learnt with: the last resort over bytes, and the start of a pretraining from scratch."""
 
 from pathlib import Path
 
@@ -6,11 +6,20 @@ from finetune.checkpoints.store import write_checkpoint
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tokenizer import Tokenizer
 
-RANDOM_BYTES = "random-bytes"
+RANDOM_BYTES = "random-bytes"  # for a machine that can reach no others
+SCRATCH = "scratch"  # of the shape that the recipe says
 
 
 def write_random_bytes(directory: Path, seed: int) -> None:
     """Write the checkpoint: 4 layers of width 128 and a vocabulary of 256 bytes and ``<|endoftext|>``."""
     tokenizer = Tokenizer.of_bytes()
     config = GPTConfig(vocab_size=tokenizer.vocab_size, context=512, width=128, layers=4, heads=4)
+    write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)
+
+
+def write_scratch(directory: Path, shape, seed: int) -> None:
+    """Write a checkpoint of a recipe's ``shape`` with GPT-2's initial weights."""
+    tokenizer = Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, context=shape.context, width=shape.width, layers=shape.layers,
+                       heads=shape.heads)
     write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)

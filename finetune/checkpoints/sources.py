@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
 from finetune.config import nearest
 from finetune.console import say
@@ -44,7 +44,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     base: the run's directory for the fallback weights. fetch: download what is missing, and check every hash.
     Raises WeightsError or FetchError, with the names there are.
     """
-    if name == RANDOM_BYTES and base is not None:
+    if name in (RANDOM_BYTES, SCRATCH) and base is not None:
         return WeightsSource(name, base, None, "random, seeded; nothing pretrained")
     path = Path(name).expanduser()
     if path.is_dir():

@@ -26,17 +26,17 @@ def goes_to_val(first_piece: str, val_fraction: float, seed: int) -> bool:
 
 
 class TokenWriter:
-    """Streams documents into a train and a val file of ids; every document begins with the end-of-text id.
+    """Streams documents into a file of ids a split; every document begins with the end-of-text id.
 
     That id is the only context of a document's first token, and the target after a document's last.
     """
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer):
+    def __init__(self, directory: Path, tokenizer: Tokenizer, splits: tuple[str, ...] = SPLITS):
         self.tokenizer, self.dtype = tokenizer, token_dtype(tokenizer.vocab_size)
-        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in SPLITS}  # noqa: SIM115
-        self.tokens = dict.fromkeys(SPLITS, 0)
-        self.documents = dict.fromkeys(SPLITS, 0)
-        self.bytes = dict.fromkeys(SPLITS, 0)
+        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in splits}  # noqa: SIM115
+        self.tokens = dict.fromkeys(splits, 0)
+        self.documents = dict.fromkeys(splits, 0)
+        self.bytes = dict.fromkeys(splits, 0)
 
     def __enter__(self) -> "TokenWriter":
         return self
@@ -62,10 +62,15 @@ class TokenWriter:
 
 
 class PackedTokens:
-    """A file of token ids as blocks of `context` inputs, each with the token that follows as its target."""
+    """A file of token ids as blocks of `context` inputs, each with the token that follows as its target.
 
-    def __init__(self, path: Path, context: int, vocab_size: int, end_of_text: int, across: bool = False):
-        self.ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
+    start, stop: the part of the file, in tokens, that is meant; its last target is the token at `stop`.
+    """
+
+    def __init__(self, path: Path, context: int, vocab_size: int, end_of_text: int, across: bool = False,
+                 start: int = 0, stop: int | None = None):
+        ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
+        self.ids = ids[start:len(ids) if stop is None else stop + 1]
         self.context, self.end_of_text, self.across = context, end_of_text, across
         if len(self.ids) < 2:
             raise DataError(f"{path.name}: no tokens", do="Give more text.")
@@ -76,6 +81,11 @@ class PackedTokens:
     def length(self, block: int) -> int:
         """The inputs of a block: the context, but for the last one."""
         return min(self.context, len(self.ids) - 1 - block * self.context)
+
+    def targets(self, block: int) -> np.ndarray:
+        """The ids that a block's inputs are followed by (T,)."""
+        start = block * self.context + 1
+        return self.ids[start:start + self.length(block)]
 
     def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of blocks; a short one is padded with ignored targets."""

@@ -73,3 +73,21 @@ def _from_row(row: DataRow, path: Path) -> DataSource:
     layout = TableFormat(delimiter, row.header, row.quoting, tuple(row.columns))
     source = f"{row.description}; doi {row.doi}" if row.doi else row.description
     return DataSource(row.name, path, layout, source, row.licence, row.citation)
+
+
+def resolve_text(name: str) -> str:
+    """A text's path made absolute, so that the run finds it from anywhere; other names stay."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def locate_text(name: str) -> DataSource:
+    """The plain text that `name` means: a file, a folder, or the bundled ``text-sample``. Raises DataError."""
+    samples = {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob("*/sample.txt"))}
+    if name in samples:
+        return DataSource(name, samples[name], TableFormat(), "written for this project, bundled", "CC0 1.0")
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise DataError(f"no text {name!r}: no such file or folder", known=", ".join(samples),
+                        do="Give a text file or a folder, for example --set data=my.txt")
+    return DataSource(path.name, path, TableFormat(), "the user's text")

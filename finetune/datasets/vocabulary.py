@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
+from finetune.datasets.documents import iterate_pieces, text_files
 from finetune.errors import RecipeError
 from finetune.tokenizer import END_OF_TEXT, SPLIT_PATTERN, Tokenizer, byte_alphabet
 
@@ -36,3 +38,14 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokens = [*alphabet, *(pair.replace(" ", "") for pair in merges), *SPECIAL_TOKENS]
     vocab = json.dumps({token: rank for rank, token in enumerate(tokens)}, ensure_ascii=False)
     return Tokenizer(vocab, "\n".join(["#version: 0.2", *merges]) + "\n", source="trained")
+
+
+def train_from_files(paths: list[Path], vocab_size: int, directory: Path) -> str:
+    """Train on text files or folders and write the two files. Returns a line that says what was made."""
+    if (directory / "vocab.json").exists():
+        raise RecipeError(f"{directory}: has a vocabulary already", do="Give another --out.")
+    files = [file for path in paths for file in text_files(path)]
+    tokenizer = train_vocabulary((text for file in files for text, _ in iterate_pieces(file)), vocab_size)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(directory)
+    return f"{directory}: {tokenizer.vocab_size:,} tokens from {len(files)} files"

@@ -12,7 +12,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids
 from finetune.errors import WeightsError
 from finetune.files import read_json, replace_directory, sha256_json
-from finetune.models.gpt import up_to
+from finetune.models.gpt import GPT, up_to
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -46,6 +46,51 @@ def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokeniz
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return checked
+
+
+def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer) -> dict:
+    """Write a language model's ``export/hf`` and compare its logits in transformers. Returns the figures."""
+    evaluation, draft = read_json(run.path("eval.json")), run.path("export", ".hf-draft")
+    try:
+        write_checkpoint(draft, model, tokenizer)
+        checked = compare_language_model(draft, model)
+        headline = evaluation["headline"]
+        readme = [
+            f"# {run.name}", "",
+            f"A GPT-2 language model made by gpt2-finetune from {evaluation['weights']['name']}.", "",
+            f"- {headline['value']:.4f} bits per byte on held-out text (95 % interval {headline['low']:.4f} to "
+            f"{headline['high']:.4f})",
+            f"- {checked['summary']}", "", "## Use", "",
+            "    finetune generate DIRECTORY \"A beginning\"",
+            "    finetune classify my.csv --weights DIRECTORY", ""]
+        (draft / "README.md").write_text("\n".join(readme), encoding="utf-8", newline="\n")
+        replace_directory(run.path("export", "hf"), draft)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return checked
+
+
+def compare_language_model(directory: Path, model: GPT) -> dict:
+    """Load a language model in transformers and compare logits on random ids."""
+    try:
+        from transformers import GPT2LMHeadModel
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        return {"compared": False, "summary": "written; not compared, transformers is not installed"}
+    import torch
+    transformers_logging.disable_progress_bar()
+    theirs, loading = GPT2LMHeadModel.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
+    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
+    length = min(model.config.context, 128)
+    ids = torch.randint(0, model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        difference = float((model.cpu()(ids) - theirs(ids).logits).abs().max())
+    if odd or difference > TOLERANCE:
+        raise WeightsError("transformers reads the export differently",
+                           got=f"largest logit difference {difference:.2e}, loading {odd or 'clean'}",
+                           do="This is a fault of ours or of that version of transformers: please report it.")
+    return {"compared": True, "max_logit_difference": difference,
+            "summary": f"transformers gives the same logits, largest difference {difference:.1e}"}
 
 
 def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tokenizer, texts: list[str],

@@ -12,7 +12,7 @@ from finetune.console import clean
 from finetune.errors import RunError
 from finetune.evaluation.score import verdict
 from finetune.files import atomic_write, read_json
-from finetune.report import provenance, results
+from finetune.report import language, provenance, results
 
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors
@@ -34,7 +34,8 @@ def build_report(run_dir: Path) -> Path:
     card = read_json(run_dir / "data" / "card.json") if (run_dir / "data" / "card.json").is_file() else {}
     stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
     try:
-        page = _page(run_dir.resolve().name, recipe, evaluation, card, stages,
+        build = {"classify": _page, "pretrain": _language_page}[evaluation.get("task", "classify")]
+        page = build(run_dir.resolve().name, recipe, evaluation, card, stages,
                      read_training_log(run_dir / "train.jsonl"), read_errors(run_dir / "predictions.csv"))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
@@ -62,6 +63,20 @@ def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[di
     return {"title": f"{name}: evaluation report", "name": name, "about": [str(part) for part in about if part],
             "verdict": verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
             "notice": _notice(name, weights), "tiles": results.tiles(evaluation),
+            "sections": sections}
+
+
+def _language_page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[dict], log: dict,
+                   wrong: dict | None) -> dict:
+    """The same for a language model."""
+    weights = evaluation.get("weights") or {}
+    trained = next((stage.get("result") or {} for stage in stages if stage.get("stage") == "train"), {})
+    sections = [language.before_and_after(evaluation), *language.sources(evaluation), language.samples(evaluation),
+                provenance.training(log, trained), provenance.data_card(card),
+                provenance.what_was_run(name, recipe, _descriptions(), stages, weights), *provenance.licence(card)]
+    about = [card.get("name"), weights.get("name"), evaluation.get("method")]
+    return {"title": f"{name}: pretraining report", "name": name, "about": [str(part) for part in about if part],
+            "verdict": language.verdict(evaluation), "notice": None, "tiles": language.tiles(evaluation),
             "sections": sections}
 
 

@@ -1,6 +1,6 @@
 """Stage ``convert``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, write_random_bytes
+from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
 from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.console import say
 from finetune.models.heads import Classifier
@@ -19,6 +19,8 @@ def run(recipe: Recipe, run: Run) -> dict:
     """Load the checkpoint once, for the account; nothing is stored twice."""
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(run.path("base"), recipe.train.seed)
+    elif recipe.weights == SCRATCH:
+        write_scratch(run.path("base"), recipe.shape, recipe.train.seed)
     loaded = base_weights(recipe, run).load()
     gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
     shape, report = gpt.config, loaded.report

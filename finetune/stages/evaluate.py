@@ -14,12 +14,14 @@ from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.metrics import classification_metrics
 from finetune.evaluation.score import metric_text, score_classifier, verdict
 from finetune.files import atomic_write, read_json, write_json
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, NextToken
 from finetune.recipe import Recipe
+from finetune.report import language
 from finetune.run import Run, timed
+from finetune.stages.convert import base_weights
 from finetune.stages.prepare import positive_label, read_records
-from finetune.stages.train import build
-from finetune.tasks import classify
+from finetune.stages.train import build, packed_tokens
+from finetune.tasks import classify, pretrain
 from finetune.tasks.predict import Bundle, defuse, table_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume
@@ -29,7 +31,7 @@ OUTPUTS = ["eval.json", "predictions.csv"]
 HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
 
 
-def best_model(recipe: Recipe, run: Run) -> tuple[Classifier, Tokenizer]:
+def best_model(recipe: Recipe, run: Run) -> tuple[Classifier | NextToken, Tokenizer]:
     """The model of the best checkpoint, in eval mode. Raises RunError where it is damaged."""
     model, tokenizer, *_ = build(recipe, run)
     directory = resume.step_directory(run.path("checkpoints"), read_json(run.path("checkpoints", "best.json"))["step"])
@@ -40,7 +42,36 @@ def best_model(recipe: Recipe, run: Run) -> tuple[Classifier, Tokenizer]:
 
 
 def run(recipe: Recipe, run: Run) -> dict:
-    """Write eval.json and predictions.csv."""
+    """Write eval.json, and predictions.csv for a classifier."""
+    return {"classify": _classify, "pretrain": _pretrain}[recipe.task](recipe, run)
+
+
+def _pretrain(recipe: Recipe, run: Run) -> dict:
+    model, tokenizer = best_model(recipe, run)
+    start = base_weights(recipe, run).load().model
+    card = read_json(run.path("data", "card.json"))
+    parts: dict[str, dict] = {"val": {}}
+    offset = 0
+    for name, counts in card["sources"].items():
+        if size := counts["val"]["tokens"]:
+            parts["val"][name] = packed_tokens(recipe, run, model.gpt, tokenizer, "val", offset, offset + size)
+            offset += size
+    if "eval" in card:
+        parts["eval"] = {card["eval"]["name"]: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
+    with timed() as seconds:
+        device = torch.device(device_type())
+        before = NextToken(getattr(start, "gpt", start)).to(device)
+        found = pretrain.evaluate(before, model.to(device), tokenizer, parts, recipe.evaluate.resamples, device)
+    weights = run.result("download")["weights"]
+    fallback = weights["name"] == RANDOM_BYTES
+    evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
+                  "weights": weights | {"fallback": fallback, "note": ""}, **found, "seconds": round(seconds(), 3)}
+    write_json(run.path("eval.json"), evaluation)
+    say(language.verdict(evaluation))
+    return {"headline": evaluation["headline"], "verdict": language.verdict(evaluation)}
+
+
+def _classify(recipe: Recipe, run: Run) -> dict:
     with timed() as seconds, torch.inference_mode():
         prepared = run.result("prepare")
         labels = prepared["labels"]

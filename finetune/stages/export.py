@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune.config import validate
 from finetune.console import say
 from finetune.errors import RunError
-from finetune.export.huggingface import write_bundle
+from finetune.export.huggingface import write_bundle, write_language_model
 from finetune.files import read_json
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -19,8 +19,11 @@ OUTPUTS = ["export/hf/*"]
 def run(recipe: Recipe, run: Run) -> dict:
     """Write export/hf/. Raises WeightsError where transformers gives other logits than we do."""
     model, tokenizer = best_model(recipe, run)
-    texts = [record["text"] for record in read_records(run, "test")]
-    checked = write_bundle(run, recipe, model, tokenizer, texts)
+    if recipe.task == "pretrain":
+        checked = write_language_model(run, model.gpt, tokenizer)
+    else:
+        checked = write_bundle(run, recipe, model, tokenizer,
+                               [record["text"] for record in read_records(run, "test")])
     say(f"export: {checked['summary']}")
     return checked
 

@@ -4,20 +4,41 @@ import json
 
 from finetune.console import say
 from finetune.datasets.readers import read_labelled
-from finetune.datasets.sources import locate_data
+from finetune.datasets.sources import locate_data, locate_text
 from finetune.errors import RecipeError
 from finetune.files import atomic_write, write_json
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.convert import base_weights
-from finetune.tasks import classify
+from finetune.tasks import classify, pretrain
 from finetune.tokenizer import Tokenizer
 
 OUTPUTS = ["data/*"]
 
 
 def run(recipe: Recipe, run: Run) -> dict:
-    """Write data/{train,val,test}.jsonl and data/card.json."""
+    """Write the task's data files and data/card.json."""
+    return {"classify": _classify, "pretrain": _pretrain}[recipe.task](recipe, run)
+
+
+def _pretrain(recipe: Recipe, run: Run) -> dict:
+    """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
+    data = locate_text(recipe.data)
+    tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
+    run.path("data").mkdir(exist_ok=True)
+    card = pretrain.write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+    if recipe.pretrain.eval_data:
+        card["eval"] = pretrain.write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path, run.path("data"),
+                                                        tokenizer)
+    write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+    say(f"text: {card['documents']['train']:,} documents of {card['tokens']['train']:,} tokens to train on, "
+        f"{card['documents']['val']:,} of {card['tokens']['val']:,} held out; "
+        f"{card['bytes']['train'] / card['tokens']['train']:.2f} bytes a token")
+    return {"documents": card["documents"], "tokens": card["tokens"], "bytes": card["bytes"]}
+
+
+def _classify(recipe: Recipe, run: Run) -> dict:
+    """data/{train,val,test}.jsonl."""
     data = locate_data(recipe.data)
     source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
     positive_label(recipe, sorted(set(source.labels)))

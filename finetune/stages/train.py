@@ -9,16 +9,20 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.console import log_to, say
+from finetune.datasets.packing import PackedTokens
 from finetune.errors import FinetuneError, Interrupted, TrainingError
 from finetune.files import read_json, sha256_json, write_json
+from finetune.models.gpt import GPT
+from finetune.models.heads import NextToken
 from finetune.recipe import Recipe
 from finetune.run import Run, fingerprint
 from finetune.stages.convert import base_weights
 from finetune.stages.prepare import read_records
-from finetune.tasks import base, classify
-from finetune.training.loop import StopSignal, set_threads, train
+from finetune.tasks import base, classify, pretrain
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job, StopSignal, set_threads, train
 from finetune.training.precision import choose_precision, device_type
 
 OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
@@ -36,11 +40,12 @@ def build(recipe: Recipe, run: Run):
     """The model with what moves set free: (model, tokenizer, settings, trainable, reasons)."""
     loaded = base_weights(recipe, run).load(recipe.train.dropout)
     gpt = getattr(loaded.model, "gpt", loaded.model)
-    pretrained = recipe.weights != RANDOM_BYTES
+    pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
     settings, why = base.choose_settings(recipe.train, loaded.report.parameters, pretrained)
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
-    model = classify.build_model(gpt, len(run.result("prepare")["labels"]), settings.seed)
+    model = (NextToken(gpt) if recipe.task == "pretrain" else
+             classify.build_model(gpt, len(run.result("prepare")["labels"]), settings.seed))
     trainable = base.freeze(model, gpt, settings.method, settings.last_blocks)
     return model, loaded.tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"]
 
@@ -50,13 +55,11 @@ def train_here(recipe: Recipe, run: Run) -> dict:
     import torch
     set_threads(recipe.train.threads)
     model, tokenizer, settings, trainable, why = build(recipe, run)
-    prepared = run.result("prepare")
     for line in [*why, trainable.describe()]:
         say(f"  {line}")
-    splits = [classify.examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
-              for name in ("train", "val")]
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = classify.build_job(model, trainable, settings, *splits, device)
+    job = {"classify": _classify_job, "pretrain": _pretrain_job}[recipe.task](
+        recipe, run, model, tokenizer, settings, trainable, device)
     identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
                 "weights": fingerprint(run.record("convert"))}
     found = train(job, settings, run.directory, identity)
@@ -64,6 +67,28 @@ def train_here(recipe: Recipe, run: Run) -> dict:
                     "parameters": trainable.total,
                     "trainable": {"names": trainable.names, "parameters": trainable.parameters,
                                   "share": trainable.parameters / trainable.total}}
+
+
+def _classify_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
+    prepared = run.result("prepare")
+    splits = [classify.examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
+              for name in ("train", "val")]
+    return classify.build_job(model, trainable, settings, *splits, device)
+
+
+def _pretrain_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
+    prepared = run.result("prepare")
+    train_tokens, val_tokens = (packed_tokens(recipe, run, model.gpt, tokenizer, name) for name in ("train", "val"))
+    return pretrain.build_job(model, settings, train_tokens, val_tokens,
+                              prepared["bytes"]["val"] / prepared["tokens"]["val"], recipe.pretrain.val_blocks, device)
+
+
+def packed_tokens(recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0,
+                  stop: int | None = None) -> PackedTokens:
+    """A token file, or a part of it, in blocks of the model's context, or of the recipe's max_length."""
+    context = min(recipe.max_length or gpt.config.context, gpt.config.context)
+    return PackedTokens(run.path("data", f"{split}.bin"), context, tokenizer.vocab_size, tokenizer.end_of_text,
+                        recipe.pretrain.across_documents, start, stop)
 
 
 def _launch(run: Run, processes: int) -> dict:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from finetune.errors import RecipeError
 from finetune.models.gpt import GPT
 from finetune.recipe import Train
 
@@ -65,6 +66,9 @@ def freeze(model: nn.Module, gpt: GPT, method: str, last_blocks: int) -> Trainab
         parameter.requires_grad_(method == "full")
     for module in moving:
         module.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise RecipeError(f"method {method} trains nothing here", known="full, last-blocks",
+                          do="A language model's output is its token embedding; it has no head of its own.")
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return Trainable(method, names, sum(sizes[name] for name in names), sum(sizes.values()), first_block)

@@ -74,9 +74,9 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
     model, prepared = accelerator.prepare(job.model, optimizer)
 
     per_epoch = math.ceil(len(job.lengths) / settings.batch_size)
-    steps = per_epoch * settings.epochs
-    evaluation_steps = {round(per_epoch * (epoch + part / settings.evaluations_per_epoch))
-                        for epoch in range(settings.epochs) for part in range(1, settings.evaluations_per_epoch + 1)}
+    steps = min(per_epoch * settings.epochs, settings.max_steps or per_epoch * settings.epochs)
+    parts = settings.epochs * settings.evaluations_per_epoch
+    evaluation_steps = {round(steps * part / parts) for part in range(1, parts + 1)}
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
     start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
     saved_step = state.step

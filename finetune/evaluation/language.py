@@ -1,0 +1,36 @@
+"""How well a language model predicts text: loss, perplexity, bits per byte, beside general compressors."""
+
+import bz2
+import lzma
+import math
+
+import numpy as np
+
+from finetune.evaluation.intervals import bootstrap
+
+NAMES = ("bits_per_byte", "perplexity", "log_loss")
+
+
+def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) -> dict[str, dict]:
+    """bits_per_byte, perplexity (a token) and log_loss (nats a token) with 95 % intervals over blocks.
+
+    nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and the bytes of text they stand for.
+    Bits per byte compare over tokenizers: all the nats, those of the end-of-text ids too, over the text's bytes.
+    """
+    nats, tokens, sizes = (np.asarray(values, dtype=np.float64) for values in (nats, tokens, sizes))
+
+    def statistic(counts):  # counts (R, n) -> (R, 3)
+        loss = counts @ nats / (counts @ tokens)
+        return np.stack([counts @ nats / (counts @ sizes) / math.log(2), np.exp(np.minimum(loss, 50.0)), loss], axis=1)
+    values = statistic(np.ones((1, len(nats))))[0]
+    low, high = bootstrap(statistic, len(nats), resamples, seed)
+    return {name: {"value": float(values[i]), "low": float(low[i]), "high": float(high[i]), "n": len(nats)}
+            for i, name in enumerate(NAMES)}
+
+
+def compressors(text: bytes) -> list[dict]:
+    """Bits per byte of general compressors on the same text, as a line of sanity."""
+    if not text:
+        return []
+    found = {"bz2 -9": bz2.compress(text, 9), "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)}
+    return [{"name": name, "bits_per_byte": 8 * len(packed) / len(text)} for name, packed in found.items()]

@@ -1,0 +1,13 @@
+"""Continued pretraining: let weights read your own text before they are used for anything else.
+
+`finetune run pretrain --set data=my.txt` takes a text file, a folder or JSONL. Documents are separated by a line
+`<|endoftext|>`; some are held out. The report gives bits per byte before and after, and continuations side by side.
+The run is a checkpoint: `finetune classify my.csv --weights runs/pretrain` goes on from it (domain adaptation).
+"""
+
+from finetune.recipe import Recipe, Train
+from finetune.stages import convert, download, evaluate, export, prepare, report, train
+
+recipe = Recipe(task="pretrain", weights="auto", data="text-sample",
+                train=Train(method="full", epochs=1, metric="log_loss", evaluations_per_epoch=5, batch_size=8, lr=1e-4))
+stages = [download, convert, prepare, train, evaluate, report, export]

@@ -1,0 +1,19 @@
+"""The bundled checkpoint: pretrain a small GPT-2 from scratch on open text.
+
+How weights/mini was made. `--set data=FOLDER` names a folder of text files, `--set shape.tokenizer=DIR` a vocabulary
+from `finetune tokenizer train`. The shares weigh the sources so that it sounds like today: dialogues, mail, web,
+reference and textbooks, with old novels as less than a third of the tokens.
+"""
+
+from finetune.recipe import Pretrain, Recipe, Shape, Train
+from finetune.stages import convert, download, evaluate, export, prepare, report, train
+
+recipe = Recipe(
+    task="pretrain", weights="scratch", shape=Shape(layers=6, width=256, heads=4, context=256),
+    pretrain=Pretrain(val_fraction=0.01, shares={"novels_1830-1930": 0.15, "tinyshakespeare": 0.0, "c4_sample": 3.0,
+                                                 "wikipedia_mixed": 2.0, "masc": 2.0, "mailing_list_ham": 3.0,
+                                                 "wordnet_glosses": 0.3, "tatoeba_english": 1.0, "fortunes": 1.0,
+                                                 "dialogues_sgd": 0.6, "devils_dictionary_jargon": 0.5}),
+    train=Train(method="full", epochs=1, evaluations_per_epoch=20, patience=100, metric="log_loss", batch_size=8,
+                micro_batch_tokens=2048, lr=1.5e-3, min_lr_fraction=0.02, warmup_fraction=0.05, beta_2=0.98))
+stages = [download, convert, prepare, train, evaluate, report, export]

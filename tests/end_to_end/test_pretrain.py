@@ -1,0 +1,77 @@
+"""Pretraining by the real command: from scratch, continued, measured, generated from and classified from."""
+
+import json
+import os
+import signal
+
+import pytest
+
+COMMAND = ["run", "pretrain", "--set", "data=text.txt", "--set", "weights=scratch", "--set", "shape.layers=2",
+           "--set", "shape.width=32", "--set", "shape.context=32", "--set", "train.lr=0.003", "--set", "train.epochs=2",
+           "--set", "pretrain.val_fraction=0.2", "--set", "train.threads=1"]
+
+
+def write_text(directory, documents=40):
+    texts = [f"the ferry {name} left the pier at {hour}\nand came back in the rain\n"
+             for name in ("Anna", "Boat", "Gull", "Tern") for hour in range(documents // 4)]
+    (directory / "text.txt").write_text("<|endoftext|>\n".join(texts))
+
+
+@pytest.fixture
+def pretrained(finetune, tmp_path):
+    write_text(tmp_path)
+    done = finetune(*COMMAND)
+    assert done.status == 0, done.err
+    return tmp_path / "runs" / "pretrain"
+
+
+def test_text_is_learnt_measured_and_exported(pretrained, finetune, tmp_path):
+    from transformers import GPT2LMHeadModel
+    evaluation = json.loads((pretrained / "eval.json").read_text())
+    before, after = (evaluation[state]["val"]["bits_per_byte"]["value"] for state in ("before", "after"))
+    assert after < 0.8 * before and evaluation["headline"]["value"] == after
+    assert before == pytest.approx(8.0, abs=0.5)  # random weights over bytes know nothing
+    html = (pretrained / "report" / "index.html").read_text()
+    assert "bits per byte" in html and "<script" not in html
+    _, loading = GPT2LMHeadModel.from_pretrained(pretrained / "export" / "hf", output_loading_info=True)
+    assert not any(loading.values())
+    assert {path.name for path in (pretrained / "data").iterdir()} == {"train.bin", "val.bin", "card.json"}
+
+
+def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path):
+    said = finetune("generate", pretrained, "the ferry", "--max-new-tokens", "20", "--temperature", "0")
+    assert said.status == 0 and said.out.startswith("the ferry")
+    rows = "".join(f"the ferry Anna {i},boat\nsee you at lunch {i},food\n" for i in range(40))
+    (tmp_path / "my.csv").write_text("text,label\n" + rows.replace("0", "x").replace("1", "y z"))
+    done = finetune("classify", "my.csv", "--weights", pretrained, "--set", "train.epochs=1")
+    assert done.status == 0, done.err
+    evaluation = json.loads((tmp_path / "runs" / "classify-my" / "eval.json").read_text())
+    assert evaluation["weights"]["name"] == "pretrain" and not evaluation["weights"]["fallback"]
+
+
+def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, tmp_path):
+    first = json.loads((pretrained / "eval.json").read_text())
+    done = finetune("run", "pretrain", "--name", "more", "--set", "data=text.txt", "--set", f"weights={pretrained}",
+                    "--set", "pretrain.val_fraction=0.2", "--set", "train.threads=1")
+    assert done.status == 0, done.err
+    second = json.loads((tmp_path / "runs" / "more" / "eval.json").read_text())
+    assert second["before"]["val"] == first["after"]["val"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_path, monkeypatch):
+    from finetune.training import loop
+    original, steps = loop._step, []
+
+    def stop_after_seven(*arguments):
+        steps.append(1)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+    monkeypatch.setattr(loop, "_step", stop_after_seven)
+    stopped = finetune(*COMMAND, "--name", "stopped")
+    assert stopped.status == 130 and "Go on with" in stopped.err
+    again = finetune(*COMMAND, "--name", "stopped")
+    assert again.status == 0 and len(steps) > 7
+    weights = [(run / "export" / "hf" / "model.safetensors").read_bytes()
+               for run in (pretrained, tmp_path / "runs" / "stopped")]
+    assert weights[0] == weights[1]
