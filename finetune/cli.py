@@ -67,6 +67,10 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
+    if text is not None and not table:
+        raise RecipeError("--text names a column of --csv", got=repr(text), do="Leave it out, or give --csv IN.")
+    if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
+        raise RecipeError(f"{out}: no name of a table", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.tasks.predict import Bundle, predict_table
     ready = Bundle.load(bundle)
     if table:
@@ -176,14 +180,15 @@ def weights_ls() -> None:
     from finetune.registry import weights_registry
     for name, row in weights_registry().items():
         millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
-        say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:11} {row.description}")
+        say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
+    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} a small GPT-2 of our own, needs no network")
 
 
 @weights_app.command("get")
 def weights_get(name: str) -> None:
     """Download weights into the Hugging Face cache, every file's sha256 checked."""
-    from finetune.checkpoints.sources import locate_weights
-    say(str(locate_weights(name, fetch=True).directory))
+    from finetune.checkpoints.sources import locate_weights, resolve_auto
+    say(str(locate_weights(resolve_auto(name), fetch=True).directory))
 
 
 @weights_app.command("verify")
@@ -196,13 +201,14 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
     if name is not None and name not in rows:
         raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))
     wrong = []
-    for row in [rows[name]] if name else [row for row in rows.values() if weights_status(row) != "not here"]:
+    here = [rows[name]] if name else [row for row in rows.values() if weights_status(row) != "not here"]
+    for row in here:
         for check in verify_weights(row):
             say(f"{row.name:14} {check.file:30} {check.status:10} {check.size_bytes:>13,} {check.sha256[:16]}")
             wrong += [f"{row.name}/{check.file}"] if check.status in ("wrong", "missing") else []
     if wrong:
         raise FetchError("weights are damaged or missing", got=", ".join(wrong), do="Run: finetune weights get NAME")
-    say("checked: nothing is wrong")
+    say("checked: nothing is wrong" if here else "no weights are on this machine: nothing was checked")
 
 
 def _run(request, name, first, until, processes, dry_run) -> None:
@@ -251,7 +257,7 @@ def main() -> None:
         say(str(stop), error=True)
         status = INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("interrupted; nothing was lost. The same command goes on.", error=True)
+        say("interrupted; what was saved is intact. The same command goes on from the last checkpoint.", error=True)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()

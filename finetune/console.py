@@ -1,9 +1,11 @@
 """What the screen shows: lines, warnings and progress bars, with a copy in the run's log.txt."""
 
 import re
+import shutil
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from finetune.errors import FinetuneError
 
@@ -14,6 +16,16 @@ _log = None
 def clean(text: str) -> str:
     """Text from data without the control characters that could drive a terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def program() -> str:
+    """What a person types for this command here: its short name where that is on the path."""
+    if shutil.which("finetune"):
+        return "finetune"
+    interpreter = Path(sys.executable)
+    if interpreter.is_relative_to(Path.cwd()):
+        interpreter = interpreter.relative_to(Path.cwd())
+    return f"{interpreter} -m finetune"
 
 
 @contextmanager

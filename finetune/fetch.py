@@ -151,7 +151,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
             missing.append(file)
             continue
         if expect.digest is None:
-            expect = cache.vouched(path) or _hub_value(label, repo, revision, file)
+            expect = cache.vouched(path) or hub_value(label, repo, revision, file)
         wrong = problem(path, expect)
         if not wrong:
             if expect.source == "hub":
@@ -175,7 +175,7 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
     from huggingface_hub import constants, hf_hub_download
     address = f"{_endpoint()}/{repo}/resolve/{revision}"
     for file, expect in expects.items():
-        hub = _hub_value(label, repo, revision, file)
+        hub = hub_value(label, repo, revision, file)
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
         if size_differs or len(expect.digest or "") == len(hub.digest) and expect.digest != hub.digest:
             raise FetchError(f"{label}: {address}/{file} is not the file that is {expect.source}",
@@ -312,7 +312,7 @@ def _no_network(label: str, known: str) -> FetchError:
     return FetchError(f"{label} cannot be had without a network", got=why, known=known, do=ELSEWHERE)
 
 
-def _hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
+def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
     """Size and digest of a file as the hub states them."""
     if not network_available():
         raise _no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")

@@ -44,6 +44,8 @@ def sync_directory(directory: Path) -> None:
 def atomic_write(path: Path, mode: str = "w"):
     """Open a temporary file beside `path`; flush and rename it when the block ends without error."""
     path = Path(path)
+    if path.is_dir():  # known before anything is computed for it, and "." has no name to put a temporary one beside
+        raise RunError(f"cannot write {path}", got="a directory", do="Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:

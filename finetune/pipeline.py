@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.assets import asset
 from finetune.config import Settings, field_names, merge, nearest, parse_overrides, read_toml, validate
-from finetune.console import log_to, say, warn
+from finetune.console import log_to, program, say, warn
 from finetune.errors import Interrupted, RecipeError, RunError, TrainingError
 from finetune.files import read_json, sha256_json, write_json
 from finetune.recipe import Recipe
@@ -66,17 +66,26 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
 
 
 def resolve(request: Recipe) -> Recipe:
-    """The request with `auto` weights and unreachable data replaced by what is at hand, said in one line each."""
-    from finetune.checkpoints.fallback import RANDOM_BYTES
+    """The request with `auto` weights and unreachable data replaced by what is at hand, and whole paths."""
     from finetune.checkpoints.sources import resolve_auto
     from finetune.datasets.sources import resolve_data, resolve_text
     data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data)
-    weights = resolve_auto(request.weights)
-    if weights == RANDOM_BYTES and request.weights == "auto":
-        say("GPT-2 is neither on this machine nor reachable: starting from small random weights over bytes instead.")
-    if data != request.data and not Path(data).exists():
-        say(f"{request.data} is neither on this machine nor reachable: using the bundled sample, {data}, instead.")
+    weights = Path(request.weights).expanduser()
+    weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     return request.model_copy(update={"weights": weights, "data": data})
+
+
+def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
+    """What a run had to do without, a sentence each."""
+    from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
+    said = []
+    if request.weights == "auto" and recipe.weights in (MINI, RANDOM_BYTES):
+        instead = "mini, the small bundled checkpoint," if recipe.weights == MINI else "small random weights over bytes"
+        said.append(f"GPT-2 is neither on this machine nor reachable: starting from {instead} instead.")
+    if recipe.data != request.data and not Path(recipe.data).exists():
+        said.append(f"{request.data} is neither on this machine nor reachable: using the bundled sample, "
+                    f"{recipe.data}, instead.")
+    return said
 
 
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
@@ -130,7 +139,11 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
             processes: int = 1) -> None:
     """Run the stages in order, passing over those that are done; `first` is run again with all that follow it."""
     names = stage_names(stages, first, until)
+    from finetune.training.loop import set_threads
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
+        set_threads(recipe.train.threads)  # for every stage: another number gives other last bits
+        for line in substitutions(read_recipe(run, "request.json"), recipe):
+            say(line)
         for line in describe(recipe):
             say(f"  {line}")
         numbered = list(enumerate(names, 1))
@@ -143,7 +156,11 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
             leaf = getattr(stage, "LEAF", False)
             if not run.is_current(number, name, inputs, sizes=not leaf):
                 worked = True
+                found = run.record_path(number, name)
+                earlier = fingerprint(read_json(found)) if found.exists() else ""
                 _run_stage(run, recipe, stage, (number, name), inputs, processes)
+                if not leaf and fingerprint(run.record(name)) != earlier:  # what follows has read something else
+                    run.forget([later for later in numbered[number:] if later[1] != "train"])
             before = before if leaf else fingerprint(run.record(name))
             if name == until:
                 break
@@ -202,8 +219,8 @@ def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
     differ = [] if not keys(recipe) else keys(asked)
     if not differ and list(run.path("stages").glob("*-download.json")):
         from finetune.stages.download import outside
-        if outside(recipe)["data file"] != run.result("download")["data"]["sha256"]:
-            differ = ["the data file's content"]
+        began, now = run.result("download")["outside"], outside(recipe)
+        differ = [what for what in sorted({*began, *now}) if began.get(what) != now.get(what)]
     return differ
 
 
@@ -223,7 +240,8 @@ def _run_stage(run: Run, recipe: Recipe, stage, numbered: tuple[int, str], input
             more = {"processes": processes} if name == "train" else {}
             result = stage.run(recipe, run, **more)
         except Interrupted as stop:
-            raise Interrupted(f"{stop}. Go on with: finetune run {run.path('recipe.json')} --name {run.name}") from stop
+            command = f"{program()} run {run.path('recipe.json')} --name {run.name}"
+            raise Interrupted(f"{stop}. Go on with: {command}") from stop
         outputs = sorted(path for pattern in stage.OUTPUTS for path in run.directory.glob(pattern) if path.is_file())
         run.finish(number, name, inputs, outputs, result, seconds())
 
@@ -238,7 +256,7 @@ def _summary(run: Run) -> None:
         say()
         say(f"report: {run.path('report', 'index.html')}")
     if run.path("export", "hf", "bundle.json").exists():
-        say(f'bundle: {run.path("export", "hf")}   (try: finetune predict {run.directory} "your text")')
+        say(f'bundle: {run.path("export", "hf")}   (try: {program()} predict {run.directory} "your text")')
 
 
 @contextmanager

@@ -60,8 +60,9 @@ class Train(Settings):
 class Evaluate(Settings):
     """What is measured, and how a probability becomes a decision."""
 
-    metric: Literal["accuracy", "f1", "f1_macro"] = Field(
-        "accuracy", description="the headline; f1 is that of the positive class and needs two classes")
+    metric: Literal["auto", "accuracy", "f1", "f1_macro"] = Field(
+        "accuracy", description="the headline; f1 is that of the positive class and needs two classes; auto: f1 with "
+        "two classes, else accuracy")
     positive: str | None = Field(None, description="positive label of two; none: the last in sorted order")
     threshold: Literal["half", "max-f1"] = Field(
         "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows")

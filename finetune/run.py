@@ -111,12 +111,17 @@ class Run:
         return record
 
     def forget(self, stages: list[tuple[int, str]]) -> None:
-        """Drop the records of these stages, and training's checkpoints with its own."""
+        """Drop the records of these stages and what they left, so that nothing out of date is taken for a result."""
+        left = {"train": ["checkpoints", "train.jsonl"], "evaluate": ["eval.json", "predictions.csv"],
+                "report": ["report"], "export": ["export"]}
         for number, stage in stages:
             self.record_path(number, stage).unlink(missing_ok=True)
-            if stage == "train":
-                shutil.rmtree(self.path("checkpoints"), ignore_errors=True)
-                self.path("train.jsonl").unlink(missing_ok=True)
+            for name in left.get(stage, []):
+                path = self.path(name)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def fingerprint(record: dict) -> str:
@@ -148,10 +153,12 @@ def hardware() -> dict:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, or none outside of one."""
+    """The checkout's commit; none for an installed package, whatever repository it happens to stand in."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
-                                timeout=10)
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -10,5 +10,5 @@ from finetune.recipe import Evaluate, Recipe, Train
 from finetune.stages import convert, download, evaluate, export, prepare, report, train
 
 recipe = Recipe(task="classify", weights="auto", data="sms-spam", train=Train(method="auto"),
-                evaluate=Evaluate(metric="f1"))
+                evaluate=Evaluate(metric="auto"))
 stages = [download, convert, prepare, train, evaluate, report, export]

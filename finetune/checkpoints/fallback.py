@@ -1,4 +1,4 @@
-"""Weights that nothing was learnt with: the last resort over bytes, and the start of a pretraining from scratch."""
+"""Weights for a machine that can reach no others: the bundled checkpoint, and random ones."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ from finetune.checkpoints.store import write_checkpoint
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tokenizer import Tokenizer
 
-RANDOM_BYTES = "random-bytes"  # for a machine that can reach no others
+MINI = "mini"  # the bundled checkpoint: pretrained, but small
+RANDOM_BYTES = "random-bytes"  # where not even that is there
 SCRATCH = "scratch"  # of the shape that the recipe says
 
 

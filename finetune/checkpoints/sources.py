@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
+from finetune.assets import asset
+from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
 from finetune.config import nearest
-from finetune.console import say
-from finetune.errors import WeightsError
-from finetune.fetch import find_weights, get_hub_checkpoint, get_weights, network_available
+from finetune.console import say, warn
+from finetune.errors import FetchError, WeightsError
+from finetune.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
+from finetune.files import sha256_file
 from finetune.models.gpt import GPTConfig
 from finetune.registry import WeightsRow, weights_registry
 
@@ -24,6 +26,13 @@ class WeightsSource:
     config: GPTConfig | None  # none: the directory's own config.json
     source: str
     licence: str = ""
+    pinned: bool = False  # by the registry's hashes: these bytes cannot change under a run
+
+    def content(self) -> dict[str, str]:
+        """The sha256 of every file that decides the model: weights, shape and tokenizer."""
+        names = ("config.json", "vocab.json", "merges.txt", "tokenizer.json")
+        return {path.name: sha256_file(path) for path in sorted(self.directory.iterdir())
+                if path.suffix == ".safetensors" or path.name in names}
 
     def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
         """Read the model and the tokenizer. Raises WeightsError."""
@@ -31,11 +40,19 @@ class WeightsSource:
 
 
 def resolve_auto(name: str) -> str:
-    """`auto` as a name: GPT-2 124M if it is at hand or reachable, else the fallback. Other names stay."""
+    """`auto` as a name: GPT-2 124M if it is at hand or reachable, else the bundled checkpoint. Other names stay."""
     if name != "auto":
         return name
     row = weights_registry()[AUTO]
-    return AUTO if find_weights(row) or network_available() else RANDOM_BYTES
+    if find_weights(row):
+        return AUTO
+    if network_available():
+        try:
+            hub_value(row.name, row.repo, row.revision, "model.safetensors")
+            return AUTO
+        except FetchError as error:  # the hub answers but does not give it
+            warn(str(error))
+    return MINI if _bundled().is_dir() else RANDOM_BYTES
 
 
 def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> WeightsSource:
@@ -44,8 +61,12 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     base: the run's directory for the fallback weights. fetch: download what is missing, and check every hash.
     Raises WeightsError or FetchError, with the names there are.
     """
-    if name in (RANDOM_BYTES, SCRATCH) and base is not None:
-        return WeightsSource(name, base, None, "random, seeded; nothing pretrained")
+    if name in (RANDOM_BYTES, SCRATCH):
+        if base is None:
+            raise WeightsError(f"{name!r} weights are made inside of a run, and GPT-2 is not at hand"
+                               if name == RANDOM_BYTES else f"{name!r} weights are made inside of a run",
+                               do="Connect once for `finetune weights get gpt2`, or give a directory or a run.")
+        return WeightsSource(name, base, None, "random, seeded; nothing pretrained", pinned=True)
     path = Path(name).expanduser()
     if path.is_dir():
         inside = path / "export" / "hf" if (path / "recipe.json").exists() else path
@@ -60,10 +81,13 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     rows = weights_registry()
     if name in rows:
         return _from_row(rows[name], fetch)
+    if name == MINI:
+        return WeightsSource(MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project",
+                             "CC BY-SA 4.0")
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return WeightsSource(name, get_hub_checkpoint(name), None, f"Hugging Face hub, {name}")
-    known = f"{', '.join([*rows, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"
-    hint = nearest(name, rows)
+    known = f"{', '.join([*rows, MINI, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"
+    hint = nearest(name, [*rows, MINI, RANDOM_BYTES])
     raise WeightsError(f"unknown weights {name!r}", known=f"{known}. {hint}" if hint else known,
                        do="See: finetune weights ls")
 
@@ -85,4 +109,9 @@ def _from_row(row: WeightsRow, fetch: bool) -> WeightsSource:
         say(f"weights: {row.name}, {row.description} ({row.licence}), every file's sha256 checked")
     config = GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
                        heads=row.heads)
-    return WeightsSource(row.name, directory, config, f"{row.repo} at revision {row.revision[:12]}", row.licence)
+    return WeightsSource(row.name, directory, config, f"{row.repo} at revision {row.revision[:12]}", row.licence,
+                         pinned=True)
+
+
+def _bundled() -> Path:
+    return asset("weights", "mini")

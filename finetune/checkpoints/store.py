@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -173,19 +174,22 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
 
 
 def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokenizer,
-                     extra_config: dict | None = None, extra_files: dict[str, str] | None = None) -> None:
+                     extra_config: dict | None = None, extra_files: dict[str, str] | None = None,
+                     dtype: torch.dtype = torch.float32) -> None:
     """Write Hugging Face's layout, whole or not at all; an older directory of that name is replaced at the end."""
     directory = Path(directory)
     gpt = model.gpt if isinstance(model, Classifier) else model
     tensors: dict[str, Tensor] = gpt_tensors(gpt)
     if isinstance(model, Classifier):
         tensors[CLASSIFIER_HEAD] = model.head.weight.detach().cpu().contiguous()
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    kind = {"dtype": str(dtype).removeprefix("torch.")}
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        write_json(temporary / "config.json", hugging_face_config(model, tokenizer) | (extra_config or {}))
+        write_json(temporary / "config.json", hugging_face_config(model, tokenizer) | kind | (extra_config or {}))
         tokenizer.save(temporary)
         write_json(temporary / "tokenizer_config.json", tokenizer_config(gpt.config))
         for name, text in (extra_files or {}).items():
@@ -210,7 +214,7 @@ def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
     end = tokenizer.end_of_text
     return {"architectures": [kind], "model_type": "gpt2", "n_ctx": config.context, **ours, **FIXED,
             "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": config.dropout,
-            "bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "dtype": "float32"}
+            "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
 
 
 def tokenizer_config(config: GPTConfig) -> dict:

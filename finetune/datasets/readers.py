@@ -57,7 +57,7 @@ def iterate_table(path: Path, layout: TableFormat | None = None) -> Iterator[tup
                 if len(cells) != len(names):
                     raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
                                     known=f"{len(names)} columns: {', '.join(names)}",
-                                    do="Quote the texts that hold the delimiter.")
+                                    do=_other_delimiter(names) or "Quote the texts that hold the delimiter.")
                 yield names, cells
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -75,17 +75,17 @@ def iterate_table(path: Path, layout: TableFormat | None = None) -> Iterator[tup
 
 def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path) -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are."""
+    mend = _other_delimiter(names) or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:
         if names.count(wanted) > 1:
             raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")
         if wanted in names:
             return names.index(wanted)
-        raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names),
-                        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
+        raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=mend)
     found = [index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name]
     if not found:
         raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
-                        known=", ".join(usual), do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
+                        known=", ".join(usual), do=mend)
     return find_column(names, names[found[0]], usual, what, path)  # the same name twice is refused
 
 
@@ -118,6 +118,20 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
         raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
                         do=f"Is {names[label_at]!r} the label column? Name another with --label NAME.")
     return result
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """Names for a message, the first few of many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _other_delimiter(names: list[str]) -> str:
+    """What to do where the header is one cell that holds another delimiter; empty for any other header."""
+    seen = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if seen is None:
+        return ""
+    return f"The delimiter looks like {seen!r}: " + ("name the file .tsv." if seen == "\t" else
+                                                    "save the file with commas between the fields.")
 
 
 def _quoted(file, delimiter: str) -> Iterator[tuple[int, list[str]]]:

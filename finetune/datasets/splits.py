@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from random import Random
 
 import numpy as np
 
@@ -19,7 +20,12 @@ def normalise_text(text: str) -> str:
 
 def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test_fraction: float,
                   seed: int) -> dict[str, list[int]]:
-    """All rows, label by label in the wanted shares; rows of the same normalised text stay together."""
+    """All rows, label by label in the wanted shares; rows of the same normalised text stay together.
+
+    A group goes to a side that still has room for it, drawn in proportion to that room: without duplicates this is a
+    stratified random split, and with them a repeated text is as likely on each side as any other. The largest groups
+    come first, while there is room; one that fits nowhere goes where most is wanting.
+    """
     if val_fraction + test_fraction >= 1:
         raise DataError("nothing is left to train on",
                         got=f"val_fraction + test_fraction = {val_fraction + test_fraction}")
@@ -30,19 +36,26 @@ def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test
     for rows in groups.values():
         by_label[labels[rows[0]]].append(rows)  # a text that stands under two labels goes with its first
 
-    random = np.random.default_rng(seed)
+    random = Random(seed)
+    shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
+    need = dict.fromkeys(SPLITS, 0.0)
     for label in sorted(by_label):
         members = by_label[label]
+        random.shuffle(members)
+        members.sort(key=len, reverse=True)
         total = sum(map(len, members))
-        wanted = {"train": total * (1 - val_fraction - test_fraction), "val": total * val_fraction,
-                  "test": total * test_fraction}
-        have = Counter()
-        for position in random.permutation(len(members)):
-            rows = members[position]
-            neediest = max(SPLITS, key=lambda name: (wanted[name] - have[name]) / wanted[name])
-            have[neediest] += len(rows)
-            parts[neediest] += rows
+        # What earlier labels left for rounding is carried on, so that labels of few rows fill the small sides too.
+        need = {name: share * total + min(max(need[name], -1), 1) for name, share in shares.items()}
+        untrained = True
+        for rows in members:
+            room = [need[name] if need[name] >= len(rows) else 0 for name in SPLITS]
+            side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.get)
+            if untrained and rows is members[-1]:
+                side = "train"  # a label that is not trained on cannot be learnt
+            need[side] -= len(rows)
+            parts[side] += rows
+            untrained = untrained and side != "train"
     return {name: sorted(rows) for name, rows in parts.items()}
 
 

@@ -14,8 +14,11 @@ TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
 _CURVE_POINTS = 200
 _MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
-_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall"}
-_NAMES = {"accuracy": "Accuracy", "f1": "F1", "f1_macro": "Macro F1"}
+METRIC_NAMES = {
+    "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
+    "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
+    "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte"}
+_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall"}  # shown in percent
 
 
 def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
@@ -140,16 +143,24 @@ def _thin(x, y) -> list[list[float]]:
     return [[round(float(x[i]), 6), round(float(y[i]), 6)] for i in keep]
 
 
-def metric_text(entry: dict, name: str, *, detail: bool = True) -> str:
-    """A metric in words: shares in percent, the others as they are, with the interval and n if `detail`."""
+def metric_value(name: str, value: float | None) -> str:
+    """98.7 % for shares, 0.043 for the others."""
+    if value is None:
+        return "not defined"
+    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3f}"
+
+
+def metric_interval(name: str, entry: dict) -> str:
+    """97.8 to 99.2, in the unit of the value; the reason where there is none."""
     if entry["value"] is None:
-        return f"not defined ({entry.get('reason', 'no value')})"
+        return entry["reason"]
+    return " to ".join(metric_value(name, entry[end]).removesuffix(" %") for end in ("low", "high"))
 
-    def number(value: float) -> str:
-        return f"{100 * value:.1f}" if name in _SHARES else f"{value:.3f}"
 
-    text = number(entry["value"]) + (" %" if name in _SHARES else "")
-    return f"{text} ({number(entry['low'])} to {number(entry['high'])}; n = {entry['n']:,})" if detail else text
+def metric_text(entry: dict, name: str) -> str:
+    """98.7 % (97.8 to 99.2; n = 1,115), or the reason why there is no value."""
+    rows = "" if entry["value"] is None else f"; n = {entry['n']:,}"
+    return f"{metric_value(name, entry['value'])} ({metric_interval(name, entry)}{rows})"
 
 
 def p_text(p: float) -> str:
@@ -161,7 +172,7 @@ def verdict(evaluation: dict) -> str:
     """One to four sentences that claim no more than the numbers of eval.json carry."""
     headline = evaluation["headline"]
     metric = headline["metric"]
-    name = _NAMES.get(metric, metric) + (f" of {evaluation['positive']}" if metric == "f1" else "")
+    name = METRIC_NAMES[metric] + (f" of {evaluation['positive']}" if metric == "f1" else "")
     sentences = [f"{name} {metric_text(headline, metric)}."]
     if headline["value"] is None:
         return sentences[0]
@@ -191,7 +202,8 @@ def _comparison(entry: dict, metric: str, is_reference: bool) -> str:
                 f"{100 * difference['high']:.1f} points")
     if is_reference and real and points > 0:
         return ""
-    shown = f"{entry['name']} on the same split: {metric_text(other, metric, detail=False)}"
+    name = entry["name"][:1].upper() + entry["name"][1:]
+    shown = f"{name} on the same split: {metric_value(metric, other['value'])}"
     size = f"{abs(points):.1f} points" if abs(points) >= 0.05 or points == 0 else "under 0.1 points"
     if points == 0:
         return f"{shown}; the two are equal ({test})."

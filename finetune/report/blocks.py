@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from finetune.evaluation.score import METRIC_NAMES, metric_interval, metric_value
 from finetune.report.plots import Picture
 
 NONE = "\N{EN DASH}"
-_PERCENT = {"accuracy", "f1", "f1_macro", "precision", "recall"}
-METRIC_NAMES = {
-    "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
-    "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
-    "ece": "Calibration error (ECE)", "brier": "Brier score"}
 LOWER_IS_BETTER = {"log_loss", "ece", "brier"}
 
 
@@ -75,25 +71,14 @@ def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name)
 
 
-def metric_value(name: str, value: float | None) -> str:
-    """98.7 % for shares, 0.043 for the others."""
-    if value is None:
-        return "not defined"
-    return f"{100 * value:.1f}\u00a0%" if name in _PERCENT else f"{value:.3f}"
-
-
-def metric_interval(name: str, entry: dict) -> str:
-    """97.8 to 99.2, in the unit of the value; the reason where there is none."""
-    if entry["value"] is None:
-        return entry.get("reason", NONE)
-    scale, digits = (100, 1) if name in _PERCENT else (1, 3)
-    return f"{scale * entry['low']:.{digits}f} to {scale * entry['high']:.{digits}f}"
-
-
 def metric_cell(name: str, entry: dict) -> str:
     """The value, and under it the interval."""
-    value, interval = metric_value(name, entry["value"]), metric_interval(name, entry)
-    return f"{value}\n({interval})" if interval != NONE else value
+    return f"{metric_value(name, entry['value'])}\n({metric_interval(name, entry)})"
+
+
+def sentence(text: str) -> str:
+    """A note as a sentence: a capital at its start, a full stop at its end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def percent(part: float, whole: float) -> str:

@@ -4,11 +4,13 @@ import csv
 import heapq
 import json
 import math
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from finetune.console import clean
+from finetune.datasets.cells import undefuse
 from finetune.errors import RunError
 from finetune.evaluation.score import verdict
 from finetune.files import atomic_write, read_json
@@ -17,7 +19,6 @@ from finetune.report import language, provenance, results
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors
 _LOG_POINTS = 600  # points of a training curve; longer logs are averaged
-_FORMULA = tuple("=+-@\t\r")
 
 
 def build_report(run_dir: Path) -> Path:
@@ -29,7 +30,7 @@ def build_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     if not (run_dir / "eval.json").is_file():
         raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
-                       do=f"Run: finetune run {shlex.quote(str(run_dir / 'recipe.json'))}")
+                       do=f"Run: {_command(run_dir)}")
     recipe, evaluation = read_json(run_dir / "recipe.json"), read_json(run_dir / "eval.json")
     card = read_json(run_dir / "data" / "card.json") if (run_dir / "data" / "card.json").is_file() else {}
     stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
@@ -40,7 +41,7 @@ def build_report(run_dir: Path) -> Path:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
                        got=f"{type(error).__name__}: {error}",
-                       do="Build eval.json again: finetune run RECIPE --from evaluate") from error
+                       do=f"Build eval.json again: {_command(run_dir)} --from evaluate") from error
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
         text = _render(template, page)
         with atomic_write(run_dir / "report" / name) as file:
@@ -48,11 +49,27 @@ def build_report(run_dir: Path) -> Path:
     return run_dir / "report" / "index.html"
 
 
+def _command(run_dir: Path) -> str:
+    """What to type to go on with this run; without its name another run would begin."""
+    return shlex.join(["finetune", "run", str(run_dir / "recipe.json"), "--name", run_dir.resolve().name])
+
+
+def _trained(stages: list[dict]) -> dict:
+    """The train stage's result, with the time of the whole stage: the pass through frozen blocks counts.
+
+    After a resumption the stage's record knows the last sitting only, the loop's sum all of them: the larger holds.
+    """
+    record = next((stage for stage in stages if stage.get("stage") == "train"), {})
+    result = record.get("result") or {}
+    times = [part["seconds"] for part in (record, result) if part.get("seconds") is not None]
+    return result | {"seconds": max(times, default=None)}
+
+
 def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[dict], log: dict,
           wrong: dict | None) -> dict:
     """Everything a template shows, in order."""
     weights = evaluation.get("weights") or {}
-    trained = next((stage.get("result") or {} for stage in stages if stage.get("stage") == "train"), {})
+    trained = _trained(stages)
     sections = [results.comparison(evaluation, trained), results.all_metrics(evaluation), results.confusion(evaluation),
                 *results.ranking(evaluation), results.calibration(evaluation), provenance.training(log, trained),
                 results.per_label(evaluation), results.errors(wrong), results.leakage(evaluation),
@@ -60,7 +77,7 @@ def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[di
                 provenance.what_was_run(name, recipe, _descriptions(), stages, weights),
                 provenance.use(name, evaluation), *provenance.licence(card)]
     about = [card.get("name"), weights.get("name"), evaluation.get("method") or trained.get("method")]
-    return {"title": f"{name}: evaluation report", "name": name, "about": [str(part) for part in about if part],
+    return {"kind": "Evaluation report", "name": name, "about": [str(part) for part in about if part],
             "verdict": verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
             "notice": _notice(name, weights), "tiles": results.tiles(evaluation),
             "sections": sections}
@@ -70,27 +87,22 @@ def _language_page(name: str, recipe: dict, evaluation: dict, card: dict, stages
                    wrong: dict | None) -> dict:
     """The same for a language model."""
     weights = evaluation.get("weights") or {}
-    trained = next((stage.get("result") or {} for stage in stages if stage.get("stage") == "train"), {})
     sections = [language.before_and_after(evaluation), *language.sources(evaluation), language.samples(evaluation),
-                provenance.training(log, trained), provenance.data_card(card),
+                provenance.training(log, _trained(stages)), language.data_card(card),
                 provenance.what_was_run(name, recipe, _descriptions(), stages, weights), *provenance.licence(card)]
     about = [card.get("name"), weights.get("name"), evaluation.get("method")]
-    return {"title": f"{name}: pretraining report", "name": name, "about": [str(part) for part in about if part],
+    return {"kind": "Pretraining report", "name": name, "about": [str(part) for part in about if part],
             "verdict": language.verdict(evaluation), "notice": None, "tiles": language.tiles(evaluation),
             "sections": sections}
 
 
 def _notice(name: str, weights: dict) -> dict | None:
     """What to say, and what to type, where the run had to do without GPT-2."""
-    fallback = weights.get("fallback")
-    if not fallback:
+    if not weights.get("fallback"):
         return None
-    why = f" {fallback.rstrip('.')}." if isinstance(fallback, str) else ""
-    text = weights.get("note") or (
-        f"This run used the fallback weights {weights.get('name', '')}, not GPT-2.{why} Its numbers say little about "
-        "what GPT-2 would reach. To use GPT-2, get it and run again under another name.")
+    what, _, _ = weights["note"].partition(". ")  # the rest says in words what the commands do
     recipe = shlex.quote(f"runs/{name}/recipe.json")
-    return {"text": text, "commands": "finetune weights get gpt2\n"
+    return {"text": f"{what.rstrip('.')}. To use GPT-2, connect and run:", "commands": "finetune weights get gpt2\n"
             f"finetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}"}
 
 
@@ -127,19 +139,14 @@ def read_errors(path: Path, limit: int = _ERRORS) -> dict | None:
                     continue
                 wrong += 1
                 heapq.heappush(kept, (float(row["probability"]), -total, {
-                    "row": row["row"], "text": _shorten(_as_written(row["text"])),
-                    "label": _as_written(row["label"]), "predicted": _as_written(row["predicted"]),
+                    "row": row["row"], "text": _shorten(undefuse(row["text"])),
+                    "label": undefuse(row["label"]), "predicted": undefuse(row["predicted"]),
                     "probability": float(row["probability"])}))
                 if len(kept) > limit:
                     heapq.heappop(kept)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise RunError(f"cannot read {path}", got=f"{type(error).__name__}: {error}") from error
     return {"total": total, "wrong": wrong, "rows": [row for *_, row in sorted(kept, reverse=True)]}
-
-
-def _as_written(cell: str) -> str:
-    """A cell without the quote that keeps spreadsheets from reading it as a formula."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
 def _shorten(text: str) -> str:
@@ -164,8 +171,7 @@ def read_training_log(path: Path) -> dict:
                 if "validation" in line:
                     values = line["validation"] or {}
                     points[step] = {"step": step, "epoch": line.get("epoch"), "best": bool(line.get("best")),
-                                    **{name: _number(values.get(name)) for name in
-                                       ("log_loss", "accuracy", "f1_macro")}}
+                                    **{name: _number(values.get(name)) for name in provenance.VALIDATION}}
                 else:
                     if (loss := _number(line.get("loss"))) is not None:
                         steps[step] = loss
@@ -197,7 +203,7 @@ def _render(template: str, page: dict) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True,
                               finalize=_markdown if ".md." in template else _plain)
-    environment.filters["code_lines"] = _code_lines
+    environment.filters |= {"code_lines": _code_lines, "breakable": _breakable}
     return environment.get_template(template).render(**page)
 
 
@@ -206,6 +212,13 @@ def _plain(value):
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return clean(value.replace("\r\n", "\n").encode("utf-8", "replace").decode())
+
+
+def _breakable(text: str):
+    """Escaped text that a narrow cell breaks after the dots, slashes and underscores of a name, not within a word."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=\w)([._/])(?=[^\W\d])", r"\1<wbr>", str(escape(_plain(text)))))
 
 
 def _markdown(value):

@@ -1,8 +1,10 @@
 """The report's sections for a language model."""
 
-from finetune.report.blocks import NONE, Section, Table, Text
+from finetune.report.blocks import NONE, Section, Table, Text, facts, value_text
+from finetune.report.provenance import origin
 
 NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats a token)"}
+PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
 def verdict(evaluation: dict) -> str:
@@ -21,8 +23,7 @@ def verdict(evaluation: dict) -> str:
 def tiles(evaluation: dict) -> list[dict]:
     """The figures at the top."""
     metrics = evaluation["metrics"]
-    return [{"name": name, "value": f"{metrics[key]['value']:.3f}" if key != "perplexity" else
-             f"{metrics[key]['value']:,.1f}", "interval": _interval(metrics[key]),
+    return [{"name": name, "value": _number(key, metrics[key]["value"]), "interval": _interval(key, metrics[key]),
              "note": f"held-out text, {metrics[key]['n']:,} blocks"} for key, name in NAMES.items()]
 
 
@@ -30,9 +31,9 @@ def before_and_after(evaluation: dict) -> Section:
     """Every measured text before and after training."""
     rows = []
     for part, metrics in evaluation["after"].items():
-        name = {"val": "held-out text", "eval": "the evaluation file"}.get(part, part)
-        for key in NAMES:
-            rows.append([f"{name}: {NAMES[key]}", _cell(evaluation["before"][part][key]), _cell(metrics[key])])
+        for key, name in NAMES.items():
+            rows.append([f"{PARTS[part]}: {name[0].lower()}{name[1:]}", _cell(key, evaluation["before"][part][key]),
+                         _cell(key, metrics[key])])
     table = Table("With 95 % intervals over blocks", ["", "Before", "After"], rows, frozenset({1, 2}))
     return Section("results", "Before and after", [table, Text(
         "Bits per byte can be compared over tokenizers and models; perplexity and loss are per token, and so only "
@@ -54,17 +55,48 @@ def sources(evaluation: dict) -> list[Section]:
 
 
 def samples(evaluation: dict) -> Section:
-    """Continuations before and after, side by side."""
-    rows = [[entry["prompt"], entry["before"], entry["after"]] for entry in evaluation["samples"]]
+    """Continuations before and after, one under the other, which a narrow screen can show."""
+    if not evaluation["samples"]:
+        return Section("samples", "Samples", [Text("No held-out text is long enough to continue.")])
     how = evaluation["sampling"]
-    table = Table(f"Held-out beginnings, continued at temperature {how['temperature']:g}, top-k {how['top_k']}, seed "
-                  f"{how['seed']}", ["Beginning", "Before", "After"], rows, headed=False)
-    return Section("samples", "Samples", [table] if rows else [Text("No held-out text is long enough to continue.")])
+    blocks = [Text(f"Held-out beginnings, continued at temperature {how['temperature']:g}, top-k {how['top_k']}, seed "
+                   f"{how['seed']}, before and after training.")]
+    for number, entry in enumerate(evaluation["samples"], start=1):
+        blocks += facts(f"Sample {number}", [("Beginning", entry["prompt"]), ("Before", entry["before"]),
+                                             ("After", entry["after"])])
+    return Section("samples", "Samples", blocks)
 
 
-def _cell(entry: dict) -> str:
-    return f"{entry['value']:,.3f}\n({_interval(entry)})"
+def data_card(card: dict) -> Section:
+    """Where the text comes from, and how much of it is trained on and held out, in all and of each source."""
+    counts = ("documents", "tokens", "bytes")
+    parts = {part: {key: card[key][part] for key in counts} for part in ("train", "val")} if "tokens" in card else {}
+    if "eval" in card:
+        parts["eval"] = card["eval"]
+    blocks = facts("Source", origin(card))
+    if parts:
+        blocks.append(Table("Size of each part", ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
+                            [[PARTS[part], *(value_text(found[key]) if key in found else NONE for key in counts),
+                              f"{found['bytes'] / max(found['tokens'], 1):.2f}"]
+                             for part, found in parts.items()], frozenset(range(1, 5))))
+    if sources := card.get("sources"):
+        blocks.append(Table(
+            "Size of each source",
+            ["Source", "Share", *(f"{name}\n{key}" for name in ("Training", "Held-out") for key in counts[:2])],
+            [[name, f"{found['share']:g}", *(value_text(found[part][key]) for part in ("train", "val")
+                                             for key in counts[:2])] for name, found in sources.items()],
+            frozenset(range(1, 6))))
+        blocks.append(Text("Share: how often a source's documents are trained on, 1 being once an epoch.", small=True))
+    return Section("data", "Data", blocks or [Text("The run has no data card.")])
 
 
-def _interval(entry: dict) -> str:
-    return f"{entry['low']:,.3f} to {entry['high']:,.3f}" if entry["low"] is not None else NONE
+def _cell(key: str, entry: dict) -> str:
+    return f"{_number(key, entry['value'])}\n({_interval(key, entry)})"
+
+
+def _interval(key: str, entry: dict) -> str:
+    return f"{_number(key, entry['low'])} to {_number(key, entry['high'])}" if entry["low"] is not None else NONE
+
+
+def _number(key: str, value: float) -> str:
+    return f"{value:,.1f}" if key == "perplexity" else f"{value:,.3f}"

@@ -96,14 +96,14 @@ def confusion_picture(matrix, labels: list[str]) -> Picture:
 
 def roc_picture(model, baseline, baseline_name: str) -> Picture:
     """ROC curves from [[false positive rate, true positive rate], ...]; `baseline` may be None."""
-    with _figure(4.6, 3.9) as (figure, holder):
+    with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="guessing")
         _pair(axes, model, baseline, baseline_name)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc="lower right")
+        _legend(figure, axes)
         if _hugs(model):
-            corner = axes.inset_axes([0.3, 0.4, 0.42, 0.42])
+            corner = axes.inset_axes([0.6, 0.1, 0.36, 0.36])  # below the line of guessing
             _pair(corner, model, baseline, baseline_name)
             corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
             corner.set_title("upper left corner", fontsize=8)
@@ -114,13 +114,13 @@ def roc_picture(model, baseline, baseline_name: str) -> Picture:
 
 def pr_picture(model, baseline, baseline_name: str, share: float | None) -> Picture:
     """Precision over recall from [[recall, precision], ...]; `share`: the positive rows', what guessing gives."""
-    with _figure(4.6, 3.9) as (figure, holder):
+    with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         if share is not None:
             axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label="guessing")
         _pair(axes, model, baseline, baseline_name, drawstyle="steps-pre")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc="lower left" if share is None or share < 0.5 else "lower center")
+        _legend(figure, axes)
     return holder[0]
 
 
@@ -129,6 +129,11 @@ def _pair(axes, model, baseline, baseline_name: str, **style) -> None:
         axes.plot(*zip(*baseline, strict=True), color=BASELINE, linewidth=1.4, linestyle="--",
                   label=cut(baseline_name), **style)
     axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label="this model", **style)
+
+
+def _legend(figure, axes) -> None:
+    """The legend above the axes, where it covers nothing."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
 def _hugs(roc) -> bool:
@@ -148,7 +153,7 @@ def reliability_picture(bins: list[dict]) -> Picture:
         upper.plot([row["confidence"] for row in bins], [row["accuracy"] for row in bins], "o", color=MODEL,
                    markersize=5, label="test rows of a bin, with 95 % interval")
         upper.set(ylabel="Share that is right", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
-        upper.legend(loc="lower right" if start < 0.4 else "best")
+        _legend(figure, upper)
         widths = [row["high"] - row["low"] for row in bins]
         lower.bar([row["low"] for row in bins], [row["n"] for row in bins], width=widths, align="edge",
                   color=MODEL, edgecolor="white", linewidth=0.8)
@@ -178,9 +183,9 @@ def loss_picture(log: dict, best_step: int | None) -> Picture:
             upper.plot([point["step"] for point in points], [point["log_loss"] for point in points], "o-",
                        color=MODEL, linewidth=1.6, markersize=4.5, label="validation log loss")
         _mark_best(upper, best_step)
-        upper.set(ylabel="Loss (nats per row)")
+        upper.set(ylabel="Loss (nats)")
         upper.set_ylim(bottom=0)
-        upper.legend(loc="upper right")
+        _legend(figure, upper)
         lower.plot(log["rate_steps"], log["rates"], color=MODEL, linewidth=1.6)
         lower.set(xlabel="Optimizer step", ylabel="Learning rate")
         lower.set_ylim(bottom=0)
@@ -199,7 +204,7 @@ def validation_picture(steps, columns: dict[str, list], best_step: int | None) -
         _mark_best(axes, best_step)
         axes.set(xlabel="Optimizer step", ylabel="Validation metric")
         axes.locator_params(axis="x", integer=True)
-        axes.legend(loc="lower right")
+        _legend(figure, axes)
     return holder[0]
 
 

@@ -16,15 +16,17 @@ from finetune.report.blocks import (
     metric_name,
     percent,
     seconds_text,
+    sentence,
     value_text,
 )
 
+VALIDATION = ("log_loss", "accuracy", "f1_macro", "bits_per_byte")  # of a line of train.jsonl
 _LABELS = 20
 _HASHES = 40
 
 
 def training(log: dict, result: dict) -> Section:
-    """What was trained and how the loss went. `log`: the columns of train.jsonl; `result`: the stage's."""
+    """What was trained and how the loss went. `log`: train.jsonl's columns; `result`: the stage's, with its time."""
     trainable = result.get("trainable") or {}
     share = trainable.get("share")
     moved = None
@@ -33,10 +35,11 @@ def training(log: dict, result: dict) -> Section:
         moved += f" ({100 * share:.2f}\u00a0%)" if share is not None else ""
     names = trainable.get("names") or []
     metric = metric_name(str(result.get("metric") or "metric"))
+    metric = metric[:1].lower() + metric[1:]
     best = result.get("best_step")
-    why = result.get("why_method") or result.get("why") or ""
-    pairs = [("Method", result.get("method")),
-             ("Why", "; ".join(map(str, why)) if isinstance(why, list) else str(why)), ("Parameters that moved", moved),
+    speed = result.get("tokens_per_second")
+    pairs = [("Method", result.get("method")), ("Why", "; ".join(map(str, result.get("why") or []))),
+             ("Parameters that moved", moved),
              ("Which", ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")),
              ("Optimizer steps", _count(result.get("steps"))), ("Epochs", result.get("epochs")),
              ("Best checkpoint", f"step {best}: {metric} {value_text(result.get('best_value'))} on validation"
@@ -44,29 +47,32 @@ def training(log: dict, result: dict) -> Section:
              ("Stopped early", result.get("stopped_early")), ("Peak learning rate", result.get("lr")),
              ("Precision", result.get("precision")), ("Threads", result.get("threads")),
              ("Processes", result.get("processes")),
+             ("Tokens per second", None if speed is None else _count(round(speed))),
              ("Time", seconds_text(result["seconds"]) if result.get("seconds") is not None else None)]
-    blocks = _training_figures(log, best)
+    blocks = _training_figures(log, best, metric)
     if not blocks:
         blocks = [Text("The run has no log of its training steps.")]
     return Section("training", "Training", [*blocks, *facts("What was trained", pairs)])
 
 
-def _training_figures(log: dict, best: int | None) -> list[Figure]:
+def _training_figures(log: dict, best: int | None, metric: str) -> list[Figure]:
     figures = []
     points = log["validation"]
     with_loss = [point for point in points if point["log_loss"] is not None]
     last = f" The last validation log loss is {with_loss[-1]['log_loss']:.4f}." if with_loss else ""
-    table = Table("Validation during training", ["Step", "Epoch", "Log loss", "Accuracy", "Macro F1", "Best"],
+    known = [name for name in VALIDATION if any(point[name] is not None for point in points)]
+    table = Table("Validation during training", ["Step", "Epoch", *map(metric_name, known), "Best"],
                   [[f"{point['step']:,}", value_text(point["epoch"]),
-                    *(NONE if point[name] is None else f"{point[name]:.4f}"
-                      for name in ("log_loss", "accuracy", "f1_macro")), "best" if point["best"] else ""]
-                   for point in points], frozenset({0, 1, 2, 3, 4})) if points else None
+                    *(NONE if point[name] is None else f"{point[name]:.4f}" for name in known),
+                    "best" if point["best"] else ""]
+                   for point in points], frozenset(range(2 + len(known)))) if points else None
     if log["steps"] or with_loss:
         figures.append(Figure(
             plots.loss_picture(log, best), "Loss and learning rate",
             f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
-            "Both losses should fall and level off. Validation that rises while train falls is overfitting: the "
-            "best checkpoint is taken before it. Below, the learning rate: a warmup, then a cosine.", table))
+            "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
+            f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
+            "warmup, then a cosine.", table))
     columns = {metric_name(name): [point[name] for point in points] for name in ("accuracy", "f1_macro")
                if points and all(point[name] is not None for point in points)}
     if columns:
@@ -79,8 +85,7 @@ def _training_figures(log: dict, best: int | None) -> list[Figure]:
 
 def data_card(card: dict) -> Section:
     """Where the rows come from, how they were divided, what the checks found."""
-    pairs = [("Name", card.get("name")), ("Source", card.get("source")), ("File", card.get("file")),
-             ("sha256", card.get("sha256")), ("Rows", _count(card.get("rows"))), ("Protocol", card.get("protocol")),
+    pairs = [*origin(card), ("Rows", _count(card.get("rows"))), ("Protocol", card.get("protocol")),
              ("Split seed", card.get("seed")), ("Exact duplicates", _count(card.get("exact_duplicates"))),
              ("Groups of the same text", _count(card.get("groups")))]
     dropped = card.get("dropped") or {}
@@ -92,8 +97,14 @@ def data_card(card: dict) -> Section:
     if tokens.get("max_length") is not None:
         pairs.append(("Cut at", f"{tokens['max_length']} tokens ({value_text(tokens.get('cut_rows', 0))} rows)"))
     blocks = [*facts("Source and checks", pairs), *_split_table(card)]
-    blocks += [Text(str(note)) for note in card.get("notes") or []]
+    blocks += [Text(sentence(str(note))) for note in card.get("notes") or []]
     return Section("data", "Data", blocks or [Text("The run has no data card.")])
+
+
+def origin(card: dict) -> list[tuple[str, object]]:
+    """Where the data come from, as pairs for a table."""
+    return [(name, card.get(key)) for name, key in
+            (("Name", "name"), ("Source", "source"), ("File", "file"), ("sha256", "sha256"))]
 
 
 def _split_table(card: dict) -> list:
@@ -123,7 +134,6 @@ def what_was_run(name: str, recipe: dict, descriptions: dict[str, str], stages: 
         Text("The same settings again, as a run of another name:"),
         Code(f"finetune run {run}/recipe.json --name {shlex.quote(name + '-again')}"),
         *facts("Weights", [("Name", weights.get("name")), ("Source", weights.get("source")),
-                           ("Note", None if weights.get("fallback") else weights.get("note")),
                            ("sha256", weights.get("sha256") or None)])]
     settings = flatten(recipe)
     if settings:
@@ -140,11 +150,10 @@ def what_was_run(name: str, recipe: dict, descriptions: dict[str, str], stages: 
     blocks += facts("Seeds", seeds)
     blocks += facts("Versions", [*_pairs(newest["versions"]), ("git commit", newest["git_commit"])])
     blocks += facts("Hardware", _pairs(newest["hardware"]))
-    hashes = [[str(stage.get("stage", NONE)), key, found] for stage in stages
+    hashes = [(f"{stage.get('stage', NONE)}: {key}", found) for stage in stages
               for key, value in flatten({side: stage.get(side) for side in ("inputs", "outputs")})
               for found in (value if isinstance(value, list) else [value]) if _is_hash(found)]
-    if hashes:
-        blocks.append(Table("Hashes (sha256)", ["Stage", "What", "Hash"], hashes[:_HASHES]))
+    blocks += facts("Hashes (sha256)", hashes[:_HASHES])
     if len(hashes) > _HASHES:
         blocks.append(Text(f"{len(hashes) - _HASHES} more stand in the stage records of the run.", small=True))
     return Section("run", "What was run", blocks)
@@ -173,9 +182,8 @@ def use(name: str, evaluation: dict) -> Section:
               Code(f'finetune predict {shlex.quote(run)} "some text"\n'
                    f"finetune predict {shlex.quote(run)} --csv in.csv --text text --out out.csv"),
               Text("In Python, with this project or with transformers alone:"),
-              Code("import finetune\n\n"
-                   f"classifier = finetune.TextClassifier.load({run + '/export/hf'!r})\n"
-                   'classifier.predict(["some text"])'),
+              Code("from finetune.tasks.predict import Bundle\n\n"
+                   f"labels, probabilities = Bundle.load({run!r}).predict([\"some text\"])"),
               Code("from transformers import pipeline\n\n"
                    f"classify = pipeline(\"text-classification\", model={run + '/export/hf'!r})\n"
                    'classify("some text", truncation=True)')]

@@ -1,5 +1,6 @@
 """The sections on how good the model is: metrics, confusion, curves, calibration, labels, errors, overlap."""
 
+from finetune.evaluation.score import metric_interval, metric_value, p_text
 from finetune.report import plots
 from finetune.report.blocks import (
     LOWER_IS_BETTER,
@@ -9,11 +10,10 @@ from finetune.report.blocks import (
     Table,
     Text,
     metric_cell,
-    metric_interval,
     metric_name,
-    metric_value,
     percent,
     seconds_text,
+    sentence,
 )
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
@@ -43,12 +43,12 @@ def _positive_name(name: str, evaluation: dict) -> str:
 
 
 def comparison(evaluation: dict, trained: dict) -> Section:
-    """The model beside the baselines on the same test rows; `trained`: the train stage's result."""
+    """The model beside the baselines on the same test rows; `trained`: the train stage's result and time."""
     headline = evaluation["headline"]["metric"]
     metrics = evaluation["metrics"]
     shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "log_loss")
     names = list(dict.fromkeys([headline, *(n for n in shown if n in metrics)]))
-    columns = ["", *(_positive_name(name, evaluation) for name in names), "Model minus baseline", "McNemar p", "Time"]
+    columns = ["", *(_positive_name(name, evaluation) for name in names), "Model minus baseline", "McNemar", "Time"]
 
     def cells(entries):
         return [metric_cell(name, entries[name]) for name in names]
@@ -60,12 +60,11 @@ def comparison(evaluation: dict, trained: dict) -> Section:
         if difference and difference["value"] is not None:
             low, high = 100 * difference["low"], 100 * difference["high"]
             change = f"{100 * difference['value']:+.1f} points\n({low:+.1f} to {high:+.1f})"
-        p = entry["p_value"]
-        rows.append([entry["name"], *cells(entry["metrics"]), change,
-                     "< 0.0001" if p < 0.0001 else f"{p:.2g}", seconds_text(entry.get("seconds"))])
+        rows.append([entry["name"], *cells(entry["metrics"]), change, p_text(entry["p_value"]),
+                     seconds_text(entry.get("seconds"))])
     table = Table("Test rows, with 95 % intervals", columns, rows, frozenset(range(1, len(columns))),
                   strong=frozenset({0}))
-    notes = [f"{entry['name']}: {entry['note']}." for entry in evaluation["baselines"] if entry.get("note")]
+    notes = [sentence(f"{entry['name']}: {entry['note']}") for entry in evaluation["baselines"] if entry.get("note")]
     notes.append(f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
                  "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
                  "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
@@ -202,7 +201,8 @@ def errors(found: dict | None) -> Section:
     shown = len(found["rows"])
     some = "all of them" if shown == found["wrong"] else f"the {shown} most confident"
     intro = (f"{found['wrong']:,} of {found['total']:,} test rows are wrong; below {some}, most confident first. "
-             "A confident error is often a wrong label in the data: read them.")
+             "A confident error is often a wrong label in the data: read them. Row is the number of the row in the "
+             "file; the first data row is 0.")
     table = Table("Wrong predictions", ["Row", "Text", "True", "Predicted", "Probability"],
                   [[row["row"], row["text"], row["label"], row["predicted"], f"{row['probability']:.3f}"]
                    for row in found["rows"]], frozenset({0, 4}), prose=1, headed=False)

@@ -3,6 +3,7 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
 from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.console import say
+from finetune.errors import RunError
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -11,8 +12,15 @@ OUTPUTS = ["base/*"]
 
 
 def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
-    """Where this run's starting weights stand."""
-    return locate_weights(recipe.weights, base=run.path("base"))
+    """Where this run's starting weights stand. Raises RunError where their files are no longer those it began with."""
+    found = locate_weights(recipe.weights, base=run.path("base"))
+    if not found.pinned:
+        began, now = run.result("download")["weights"]["sha256"], found.content()
+        changed = [name for name in sorted({*began, *now}) if began.get(name) != now.get(name)]
+        if changed:
+            raise RunError(f"{found.directory}: the weights that this run began with have changed",
+                           got=", ".join(changed), do="Put them back, or begin another run with another --name.")
+    return found
 
 
 def run(recipe: Recipe, run: Run) -> dict:
@@ -23,6 +31,8 @@ def run(recipe: Recipe, run: Run) -> dict:
         write_scratch(run.path("base"), recipe.shape, recipe.train.seed)
     loaded = base_weights(recipe, run).load()
     gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
+    if gpt is not loaded.model:
+        say("these weights are a classifier's: its head is left out, its blocks are used")
     shape, report = gpt.config, loaded.report
     say(f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
         f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"

@@ -3,17 +3,24 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
+from finetune.datasets.readers import read_labelled
 from finetune.datasets.sources import DataSource, locate_data, locate_text
-from finetune.files import sha256_file, sha256_tree
+from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
+from finetune.stages.prepare import positive_label
 
 OUTPUTS: list[str] = []
 
 
 def outside(recipe: Recipe) -> dict[str, str]:
-    """The data file's hash: a file that changed is another input."""
-    return {"data file": sha256_tree(locate(recipe).path)}
+    """What could change under a run: the data, and weights that no registry pins, by their hashes."""
+    found = {"the data's content": sha256_tree(locate(recipe).path)}
+    if recipe.weights not in (RANDOM_BYTES, SCRATCH):
+        weights = locate_weights(recipe.weights)
+        if not weights.pinned:
+            found |= {f"the weights' {name}": digest for name, digest in weights.content().items()}
+    return found
 
 
 def locate(recipe: Recipe) -> DataSource:
@@ -22,15 +29,17 @@ def locate(recipe: Recipe) -> DataSource:
 
 
 def run(recipe: Recipe, run: Run) -> dict:
-    """Fetch what the recipe names; every hash is checked here, and only here."""
+    """Fetch what the recipe names, every hash checked; a table that cannot be used is found before any download."""
+    data = locate(recipe)
+    if recipe.task == "classify":
+        table = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
+        positive_label(recipe, sorted(set(table.labels)))
+    say(f"data: {data.name} ({data.source})")
     if recipe.weights in (RANDOM_BYTES, SCRATCH):
-        weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": ""}
+        weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {}}
     else:
         found = locate_weights(recipe.weights, fetch=True)
-        files = {path.name: sha256_file(path) for path in sorted(found.directory.glob("*.safetensors"))}
-        weights = {"name": found.name, "source": found.source, "licence": found.licence, "sha256": files}
-    data = locate(recipe)
-    say(f"data: {data.name} ({data.source})")
-    return {"weights": weights, "data": {"name": data.name, "file": data.path.name, "source": data.source,
-                                         "licence": data.licence, "citation": data.citation,
-                                         "sha256": sha256_tree(data.path)}}
+        weights = {"name": found.name, "source": found.source, "licence": found.licence, "sha256": found.content()}
+    return {"weights": weights, "outside": outside(recipe),
+            "data": {"name": data.name, "file": data.path.name, "source": data.source, "licence": data.licence,
+                     "citation": data.citation, "sha256": sha256_tree(data.path)}}

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.checkpoints.fallback import RANDOM_BYTES
+from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
 from finetune.console import say
+from finetune.datasets.cells import defuse
 from finetune.datasets.readers import read_labelled
 from finetune.datasets.splits import SPLITS, normalise_text
 from finetune.errors import DataError, RunError
@@ -22,12 +23,13 @@ from finetune.stages.convert import base_weights
 from finetune.stages.prepare import positive_label, read_records
 from finetune.stages.train import build, packed_tokens
 from finetune.tasks import classify, pretrain
-from finetune.tasks.predict import Bundle, defuse, table_writer
+from finetune.tasks.predict import Bundle, table_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume
 from finetune.training.precision import device_type
 
 OUTPUTS = ["eval.json", "predictions.csv"]
+STARTS = {MINI: "mini, the small pretrained model that is bundled with this project", RANDOM_BYTES: "random weights"}
 HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
 
 
@@ -63,7 +65,7 @@ def _pretrain(recipe: Recipe, run: Run) -> dict:
         before = NextToken(getattr(start, "gpt", start)).to(device)
         found = pretrain.evaluate(before, model.to(device), tokenizer, parts, recipe.evaluate.resamples, device)
     weights = run.result("download")["weights"]
-    fallback = weights["name"] == RANDOM_BYTES
+    fallback = weights["name"] in STARTS
     evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
                   "weights": weights | {"fallback": fallback, "note": ""}, **found, "seconds": round(seconds(), 3)}
     write_json(run.path("eval.json"), evaluation)
@@ -76,6 +78,9 @@ def _classify(recipe: Recipe, run: Run) -> dict:
         prepared = run.result("prepare")
         labels = prepared["labels"]
         positive = positive_label(recipe, labels)
+        headline = recipe.evaluate.metric
+        if headline == "auto":
+            headline = "f1" if len(labels) == 2 else "accuracy"
         model, tokenizer = best_model(recipe, run)
         model.to(device_type())
         records = {name: read_records(run, name) for name in SPLITS}
@@ -84,12 +89,12 @@ def _classify(recipe: Recipe, run: Run) -> dict:
                   for name in ("val", "test")}
         found, probabilities, predicted = score_classifier(
             labels=labels, positive=positive, threshold_rule=recipe.evaluate.threshold,
-            headline=recipe.evaluate.metric, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
+            headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
             texts={name: [record["text"] for record in records[name]] for name in SPLITS},
             targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
     weights = run.result("download")["weights"]
-    fallback = weights["name"] == RANDOM_BYTES
-    note = f"This run started from random weights, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
+    fallback = weights["name"] in STARTS
+    note = f"This run started from {STARTS[weights['name']]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
     evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
                   "weights": {"name": weights["name"], "source": weights["source"], "fallback": fallback,
                               "note": note, "sha256": weights.get("sha256", {})},

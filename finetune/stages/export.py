@@ -35,6 +35,7 @@ def export_again(directory: Path, out: Path | None) -> Path:
     if out is not None and out.exists():
         raise RunError(f"{out}: exists already", do="Give another --out.")
     with found.locked():
+        found.record("evaluate")  # or RunError: a bundle holds what was measured on these weights
         run(recipe, found)
     if out is None:
         return found.path("export", "hf")

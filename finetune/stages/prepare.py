@@ -3,7 +3,7 @@
 import json
 
 from finetune.console import say
-from finetune.datasets.readers import read_labelled
+from finetune.datasets.readers import listed, read_labelled
 from finetune.datasets.sources import locate_data, locate_text
 from finetune.errors import RecipeError
 from finetune.files import atomic_write, write_json
@@ -70,19 +70,15 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
             "evaluate.positive": wanted.positive is not None}
     if len(labels) > 2:
         for setting in (name for name, asked in asks.items() if asked):
-            raise RecipeError(f"{setting} is for two labels", got=_listed(labels),
+            raise RecipeError(f"{setting} is for two labels", got=listed(labels),
                               do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.")
         return None
     if wanted.positive is None:
         return 1
     if wanted.positive not in labels:
         raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted.positive),
-                          known=_listed(labels), do="Give one of them, or leave it out.")
+                          known=listed(labels), do="Give one of them, or leave it out.")
     return labels.index(wanted.positive)
-
-
-def _listed(labels: list[str]) -> str:
-    return ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
 
 
 def read_records(run: Run, split: str) -> list[dict]:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from finetune.console import progress, say
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids, pad_states
-from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.readers import LabelledTexts, listed
 from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, normalise_text
 from finetune.errors import DataError
 from finetune.models.gpt import GPT
@@ -24,7 +25,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job, autocast
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 
-CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory; above it the blocks run anew in each epoch
+CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
 PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
@@ -44,14 +45,13 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
         parts = balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
     else:
         parts = grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed)
-    labels = sorted(set(source.labels))
+    groups = Counter(map(normalise_text, source.texts))
+    labels = set(source.labels)
     for name in SPLITS:
-        present = {source.labels[i] for i in parts[name]}
-        if not parts[name] or (name == "train" and present != set(labels)):
-            missing = ", ".join(sorted(set(labels) - present)) or "any row"
-            raise DataError(f"too few rows: the {name} split has none of {missing}",
-                            got=", ".join(f"{label} {n}" for label, n in Counter(source.labels).most_common()),
-                            do="Add rows of these labels, or leave the labels out.")
+        missing = sorted(labels - {source.labels[i] for i in parts[name]})
+        if not parts[name] or (name == "train" and missing):
+            merged = split.protocol == "grouped" and 2 * len(groups) <= len(source.texts)
+            raise _too_few_rows(name, missing, source, len(groups) if merged else None)
     records = {name: [{"row": source.rows[i], "text": source.texts[i], "label": source.labels[i]} for i in parts[name]]
                for name in SPLITS}
 
@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
         "rows": len(source.texts), "labels": dict(Counter(source.labels).most_common()),
         "columns": {"text": source.text_column, "label": source.label_column}, "dropped": source.dropped,
         "exact_duplicates": len(source.texts) - len(distinct),
-        "groups": len({normalise_text(text) for text in source.texts}),
+        "groups": len(groups),
         "protocol": split.protocol, "seed": split.seed,
         "splits": {name: {"rows": len(parts[name]),
                           "labels": dict(Counter(record["label"] for record in records[name]).most_common())}
@@ -73,11 +73,20 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
         "tokens": {"median": int(np.median(used_lengths)), "p95": int(np.percentile(used_lengths, 95)),
                    "max": max(used_lengths), "total": sum(used_lengths), "max_length": max_length,
                    "cut_rows": sum(length > max_length for length in used_lengths)},
-        "notes": _notes(recipe, source, parts)}
+        "notes": _notes(recipe, source, parts, max(groups.values()))}
     return records, card
 
 
-def _notes(recipe: Recipe, source: LabelledTexts, parts: dict) -> list[str]:
+def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, groups: int | None) -> DataError:
+    got = listed([f"{label} {n}" for label, n in Counter(source.labels).most_common()])
+    mend = "Add rows of these labels, or leave the labels out."
+    if groups is not None:
+        got += f"; {groups} different texts in {len(source.texts)} rows"
+        mend = "Texts that differ in case, digits or white space alone count as one: add others."
+    return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=mend)
+
+
+def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int) -> list[str]:
     notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))
@@ -86,6 +95,14 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict) -> list[str]:
     else:
         notes.append("rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
                      "stand in the same split")
+        shares = {"val": recipe.split.val_fraction, "test": recipe.split.test_fraction}
+        shares = {"train": 1 - sum(shares.values())} | shares
+        for name, share in shares.items():
+            held, wanted = len(parts[name]), share * len(source.texts)
+            if largest > 1 and abs(held - wanted) > max(0.2 * wanted, 2):  # two rows are rounding
+                notes.append(f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
+                             f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
+                             f"has {largest} rows")
     return notes
 
 
@@ -121,14 +138,17 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
     weights = class_weights(train.targets, classes, settings.class_weights)
     weight = torch.tensor(weights, dtype=torch.float32, device=device)
     first = trainable.first_block
-    fits = cache_bytes(train.ids + val.ids, model.gpt.config.width) < CACHE_LIMIT
+    last_only = first == len(model.gpt.blocks)  # the head reads no other position
+    limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
+    fits = cache_bytes(train.ids + val.ids, model.gpt.config.width, last_only) < limit
     cached = first > 0 and settings.dropout == 0 and fits
     states = val_states = None
     if cached:
         model.to(device).eval()
         with autocast(settings.precision, device):
             states, val_states = (build_prefix_cache(lambda ids: model.lower(ids, first), part.ids,
-                                                     settings.micro_batch_tokens, device) for part in (train, val))
+                                                     settings.micro_batch_tokens, device, last_only)
+                                  for part in (train, val))
     start = first if cached else 0
 
     def batch(rows: list[int]):

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
+from finetune.datasets.cells import defuse
 from finetune.datasets.readers import TEXT_NAMES, find_column, format_of, iterate_table
 from finetune.errors import DataError, WeightsError
 from finetune.evaluation.calibration import decide, softmax
@@ -19,7 +20,6 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
 CHUNK = 1024  # rows in memory at a time
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,3 @@ def table_writer(file, delimiter: str = ","):
         def write(line: str) -> None:
             file.write(line.removesuffix("\r\n") + "\n")
     return csv.writer(Lines, delimiter=delimiter, lineterminator="\r\n")
-
-
-def defuse(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula (CWE-1236): numbers stay, other text gets an apostrophe."""
-    if not cell.startswith(FORMULA):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return "'" + cell
-    return cell

@@ -143,7 +143,8 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
 
 def set_threads(asked: int) -> int:
     """Use this many CPU threads; 0 means all cores, or what torchrun gave each process. Returns the number."""
-    count = asked or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(_usable_cores())
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows a list, one a nesting level
+    count = asked or (int(given) if given.isdecimal() else 0) or len(_usable_cores())
     torch.set_num_threads(count)
     return count
 

@@ -79,7 +79,7 @@ def test_show_resolves_what_is_set(finetune):
                      'data=dé"ta\\ 😀.csv')
     shown = tomllib.loads(found.out)
     assert shown["train"]["lr"] == 1e-4 and shown["evaluate"] == {
-        "metric": "f1", "positive": "01", "threshold": "half", "resamples": 1000}
+        "metric": "auto", "positive": "01", "threshold": "half", "resamples": 1000}
     assert shown["data"] == 'dé"ta\\ 😀.csv'
     described = [line for line in found.out.splitlines() if line.startswith("# ")]
     assert len(described) > 25 and "# lr =" not in found.out
@@ -145,3 +145,27 @@ def test_a_bug_is_not_dressed_up(finetune, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         finetune("ls")
 
+
+
+def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
+    """A run never mixes the blocks of two checkpoints."""
+    import shutil
+
+    from finetune.checkpoints.fallback import write_random_bytes
+    write_random_bytes(tmp_path / "weights", seed=1)
+    (tmp_path / "my.csv").write_text("text,label\n" + "".join(f"{'win cash' if i % 2 else 'see mum'} {'x' * i},"
+                                                              f"{i % 2}\n" for i in range(60)))
+    command = ["classify", "my.csv", "--weights", "weights", "--method", "last-blocks", "--set", "train.epochs=1"]
+    assert finetune(*command, "--name", "a").status == 0
+    shutil.rmtree(tmp_path / "weights")
+    write_random_bytes(tmp_path / "weights", seed=2)
+    refused = finetune("export", "runs/a")
+    assert refused.status == 2 and "have changed; got model.safetensors" in refused.err
+    again = finetune(*command, "--name", "a", "--until", "prepare")
+    assert "has other settings (the weights' model.safetensors): trying a-2" in again.out
+
+
+def test_what_is_out_of_date_is_neither_exported_nor_reported(toy, toy_copy, finetune):
+    finetune("run", toy_copy / "recipe.json", "--name", "spam-classifier", "--from", "train", "--until", "train")
+    assert not (toy_copy / "eval.json").exists() and not (toy_copy / "export").exists()
+    assert finetune("export", toy_copy).status == 2 and finetune("report", toy_copy).status == 2

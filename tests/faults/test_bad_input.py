@@ -1,5 +1,6 @@
 """Whatever a person gets wrong: exit status 2, one line that names the mend, no traceback, nothing lost."""
 
+import errno
 import hashlib
 import json
 import os
@@ -90,7 +91,8 @@ CASES = {
     "label column": (["classify", "{}/columns.csv", *TRAIN, "--text", "message_text", "--label", "label"],
                      ["no column 'label'", "did you mean 'lable'?"]),
     "column twice": (["classify", "{}/twice.csv", *TRAIN], ["2 columns are called 'text'", "Rename"]),
-    "other delimiter": (["classify", "{}/semicolon.csv", *TRAIN], ["text;label", "no text column"]),
+    "other delimiter": (["classify", "{}/semicolon.csv", *TRAIN],
+                        ["text;label", "no text column", "looks like ';'", "commas"]),
     "unknown key": (["run", "spam-classifier", "--set", "train.learning_rate=1"],
                     ["unknown key 'train.learning_rate'", "did you mean 'train.lr'? See: finetune show spam-cl"]),
     "unknown key of classify": (["classify", "{}/good.csv", "--set", "epochs=1"],
@@ -177,6 +179,14 @@ CASES = {
                   ["good.csv", "another --out"]),
     "nothing to predict": (["predict", "{}/bundle"], ["texts", "--csv IN with --out OUT"]),
     "csv without out": (["predict", "{}/bundle", "--csv", "{}/good.csv"], ["--csv IN with --out OUT"]),
+    "out is a directory": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "."],
+                           [".: no name of a table", ".csv", "--out predictions.csv"]),
+    "out is a directory that ends so": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/folder.csv"],
+                                        ["folder.csv: no name of a table"]),
+    "out is a directory to be": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "new/"],
+                                 ["new: no name of a table"]),
+    "text column of no table": (["predict", "{}/bundle", "hi", "--text", "message"],
+                                ["--text", "--csv", "'message'"]),
     "empty text": (["predict", "{}/bundle", "hi", ""], ["text 1 is empty"]),
     "predict a header": (["predict", "{}/bundle", "--csv", "{}/header.csv", "--out", "o.csv"],
                          ["a header and no rows"]),
@@ -293,10 +303,62 @@ def test_a_damaged_recipe_of_a_run_is_named(refused, place, tmp_path):
         assert "recipe.json" in refused("export", run)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root and Windows write into read-only directories")
-def test_a_read_only_place_is_named(refused, place, tmp_path):
-    (tmp_path / "runs").mkdir(mode=0o555)
-    assert "cannot be written" in refused("classify", place / "good.csv", *TRAIN)
+def test_a_read_only_place_is_named(refused, place, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    runs.mkdir(mode=0o555)
+    try:
+        (runs / "probe").mkdir()
+    except PermissionError:
+        pass
+    else:  # root and Windows write into read-only directories: refuse as the system does for others
+        (runs / "probe").rmdir()
+        mkdir = os.mkdir
+
+        def refuse(path, *arguments, **options):
+            if runs in Path(path).absolute().parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            mkdir(path, *arguments, **options)
+        monkeypatch.setattr(os, "mkdir", refuse)
+    error = refused("classify", place / "good.csv", *TRAIN)
+    assert "cannot be written" in error and "Permission denied" in error and not list(runs.iterdir())
+
+
+def test_an_interrupt_promises_no_more_than_is_kept(monkeypatch, capsys):
+    from finetune.cli import main
+
+    def interrupt():
+        raise KeyboardInterrupt
+    monkeypatch.setattr("finetune.pipeline.describe_pipelines", interrupt)
+    monkeypatch.setattr(sys, "argv", ["finetune", "ls"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    said = "interrupted; what was saved is intact. The same command goes on from the last checkpoint.\n"
+    assert done.value.code == 130 and capsys.readouterr().err == said
+
+
+def test_nothing_checked_is_not_called_checked(monkeypatch, capsys, tmp_path):
+    from finetune.cli import main
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["finetune", "weights", "verify"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    out = capsys.readouterr().out
+    assert done.value.code == 0 and "no weights are on this machine: nothing was checked" in out
+
+
+def test_auto_is_resolved_before_it_is_got(refused, monkeypatch):
+    monkeypatch.setattr("finetune.checkpoints.sources.resolve_auto", {"auto": "gpt2-medium"}.get)
+    assert "gpt2-medium cannot be had without a network" in refused("weights", "get", "auto")
+
+
+def test_an_answer_goes_into_a_directory_that_is_made(place, monkeypatch, tmp_path):
+    from finetune.cli import main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["finetune", "predict", str(place / "bundle"), "--csv", str(place / "good.csv"),
+                                      "--out", "new/deep/out.csv"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0 and len(Path("new/deep/out.csv").read_text().splitlines()) == len(ROWS) + 1
 
 
 def test_a_place_that_cannot_hold_runs_is_named(refused, place, tmp_path):
@@ -306,7 +368,6 @@ def test_a_place_that_cannot_hold_runs_is_named(refused, place, tmp_path):
 
 def test_a_full_disk_is_said(refused, place, tmp_path, monkeypatch):
     """The write that fails is named; the run goes on where it stopped once there is room."""
-    import errno
     room = SimpleNamespace(left=12)
     fsync = os.fsync
 

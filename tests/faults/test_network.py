@@ -1,6 +1,7 @@
 """Whether there is a network: asked once, answered in three seconds, and nothing waits after a no."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -27,15 +28,20 @@ def test_network_question_reads_the_answer(hub, status, reachable):
 
 
 def test_network_question_to_a_name_server_that_hangs(hub, monkeypatch):
-    asked = []
+    asked, released = [], threading.Event()
+    before = set(threading.enumerate())
 
     def hang(*_, **__):
         asked.append(1)
-        time.sleep(20)
+        released.wait(20)
+        raise OSError("nobody answered")
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
     assert not fetch.network_available() and not fetch.network_available()
     assert time.monotonic() - start < 3.5 and len(asked) == 1
+    released.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
 
 
 def test_after_a_no_nothing_waits(hub, monkeypatch):

@@ -1,5 +1,6 @@
 """The pages and the help cannot name a command, an option, a target or a file that does not exist."""
 
+import ast
 import re
 import shlex
 
@@ -76,6 +77,26 @@ def test_commands_of_the_pages_exist(lines, commands):
                 named += 1
                 wrong += [f"{page}: {line.strip()}: {problem}" for problem in problems_of(words, commands)]
     assert named >= 3 and not wrong, wrong
+
+
+def test_commands_of_the_messages_exist(modules, commands):
+    first = "|".join(sorted({path[0] for path in commands if path}))
+    named, wrong = 0, []
+    for module, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+            else:
+                continue
+            for line in re.findall(rf"finetune ((?:{first})\b[^\n`;,()]*)", text):
+                named += 1
+                words = [word.rstrip(".") for word in line.split()]
+                wrong += [f"{module}: {line}: {problem}" for problem in problems_of(words, commands)]
+                if "recipe.json" in line and "--name" not in words:
+                    wrong.append(f"{module}: {line}: without --name another run begins")
+    assert named >= 10 and not wrong, wrong
 
 
 def test_targets_of_the_pages_exist(root, lines):

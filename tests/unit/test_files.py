@@ -48,6 +48,15 @@ def test_a_directory_in_the_way_is_an_error(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("name", [".", "there", "there/.."])
+def test_a_directory_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RunError, match="cannot write .*a directory"), atomic_write(name):
+        raise AssertionError("the work was begun")
+    assert [p.name for p in tmp_path.rglob("*")] == ["there"]
+
+
 def test_json_goes_there_and_back(tmp_path):
     value = {"b": [1, 2.5, None, True], "ä": "\x1b\u202e😀\n", "z": {}}
     write_json(tmp_path / "a.json", value)

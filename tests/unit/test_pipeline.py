@@ -115,7 +115,7 @@ def test_a_stage_that_failed_is_not_done(stages, run):
 
 def test_an_interrupted_stage_says_how_to_go_on(stages, run):
     stages.outside["fail"] = {"b": Interrupted("stopped at step 3")}
-    with pytest.raises(Interrupted, match=r"stopped at step 3\. Go on with: finetune run .*recipe\.json --name run$"):
+    with pytest.raises(Interrupted, match=r"stopped at step 3\. Go on with: .*finetune run .*recipe\.json --name run$"):
         called(stages, run)
 
 
@@ -194,7 +194,7 @@ def test_a_recipe_from_a_toml_file_and_from_json(tmp_path):
         'pipeline = "spam_classifier"\nmax_length = 9\n[train]\nlr = 1e-3\nepochs = 4\n')
     recipe = make_recipe(str(tmp_path / "mine.toml"), ["train.epochs=5", "train.lr=2e-3"])
     assert (recipe.pipeline, recipe.max_length, recipe.train.lr, recipe.train.epochs) == ("spam-classifier", 9, 2e-3, 5)
-    assert recipe.evaluate.metric == "f1"  # the pipeline's own
+    assert recipe.evaluate.metric == "auto"  # the pipeline's own
     write_json(tmp_path / "recipe.json", recipe.model_dump())
     assert make_recipe(str(tmp_path / "recipe.json")) == recipe
     assert make_recipe("classify", ["max_length=3"], {"max_length": 2, "data": "x"}).max_length == 3

@@ -136,6 +136,19 @@ def test_a_record_names_versions_and_machine_but_no_person():
     assert commit is None or (len(commit) == 40 and int(commit, 16) >= 0)
 
 
+def test_the_commit_is_the_checkouts_own(tmp_path, monkeypatch):
+    import shutil
+    for name in ("objects", "refs"):
+        (tmp_path / ".git" / name).mkdir(parents=True)
+    (tmp_path / ".git" / "HEAD").write_text("ab" * 20 + "\n")
+    for parts in (("finetune",), ("site-packages", "finetune")):
+        tmp_path.joinpath(*parts).mkdir(parents=True)
+    monkeypatch.setattr("finetune.run.__file__", str(tmp_path / "finetune" / "run.py"))
+    assert git_commit() == ("ab" * 20 if shutil.which("git") else None)
+    monkeypatch.setattr("finetune.run.__file__", str(tmp_path / "site-packages" / "finetune" / "run.py"))
+    assert git_commit() is None  # an environment within somebody's repository
+
+
 def test_peak_memory_grows_with_what_is_held():
     before = peak_memory_bytes()
     held = bytearray(os.urandom(1) * (before + (64 << 20)))

@@ -73,9 +73,14 @@ def test_an_unknown_name_names_the_known_ones():
         locate_weights("gpt2-medum")
 
 
-def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(monkeypatch):
+def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise FetchError("status 403")
     monkeypatch.setattr(sources, "find_weights", lambda row: None)
-    for network, name in ((True, "gpt2"), (False, "random-bytes")):
-        monkeypatch.setattr(sources, "network_available", lambda network=network: network)
-        assert resolve_auto("auto") == name
+    for bundled, fallback in ((tmp_path, "mini"), (tmp_path / "missing", "random-bytes")):
+        monkeypatch.setattr(sources, "_bundled", lambda bundled=bundled: bundled)
+        for network, answer, name in ((True, str, "gpt2"), (True, refused, fallback), (False, str, fallback)):
+            monkeypatch.setattr(sources, "network_available", lambda network=network: network)
+            monkeypatch.setattr(sources, "hub_value", lambda *arguments, answer=answer: answer())
+            assert resolve_auto("auto") == name
     assert resolve_auto("distilgpt2") == "distilgpt2"

@@ -13,6 +13,7 @@ from finetune.datasets.readers import (
     find_column,
     format_of,
     iterate_table,
+    listed,
     read_labelled,
 )
 from finetune.errors import DataError
@@ -114,6 +115,32 @@ def test_a_column_that_is_not_there_or_there_twice_is_refused(tmp_path, names, w
     with pytest.raises(DataError, match=message):
         find_column(names, wanted, TEXT_NAMES, "text", tmp_path)
     assert set(TEXT_NAMES).isdisjoint(LABEL_NAMES)
+
+
+@pytest.mark.parametrize("header, mend", [
+    ("text;label", "';': save the file with commas"), ("text|label", r"'\|': save the file with commas"),
+    ("text\tlabel", r"'\\t': name the file \.tsv")])
+def test_another_delimiter_is_named(tmp_path, header, mend):
+    path = tmp_path / "my.csv"
+    for row in (header, header.replace("text", "a, b")):  # rows of one field, and of two
+        path.write_text(f"{header}\n{row}\n")
+        with pytest.raises(DataError, match=f"The delimiter looks like {mend}"):
+            read_labelled(path, None, None)
+    with pytest.raises(DataError, match=f"no column 'text'.*The delimiter looks like {mend}"):
+        find_column([header], "text", TEXT_NAMES, "text", path)
+    assert find_column([header], header, TEXT_NAMES, "text", path) == 0  # who asks for it gets it
+
+
+def test_a_header_of_several_cells_has_its_delimiter(tmp_path):
+    with pytest.raises(DataError, match="no text column") as caught:
+        find_column(["a;b", "c"], None, TEXT_NAMES, "text", tmp_path)
+    assert "delimiter" not in str(caught.value)
+
+
+def test_long_lists_are_cut():
+    names = [f"n{i}" for i in range(20)]
+    assert listed(names) == "n0, n1, n2, n3, n4, n5, n6, n7 and 12 more"
+    assert listed(names[:8]) == "n0, n1, n2, n3, n4, n5, n6, n7" and listed([]) == ""
 
 
 def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_numbers(tmp_path):

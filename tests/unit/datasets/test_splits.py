@@ -63,12 +63,76 @@ def test_grouped_uses_all_rows_keeps_shares_and_parts_no_group(seed):
 
 
 def test_grouped_shares_are_exact_to_a_row_without_duplicates():
-    letters = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)}" for i in range(5000)]
     labels = ["spam" if i % 8 == 0 else "ham" for i in range(5000)]
-    parts = grouped_split(letters, labels, 0.1, 0.2, 1)
+    parts = grouped_split([letters(i) for i in range(5000)], labels, 0.1, 0.2, 1)
     for label, total in (("spam", 625), ("ham", 4375)):
         found = [sum(labels[row] == label for row in parts[name]) for name in SPLITS]
         assert all(abs(n - share * total) <= 1 for n, share in zip(found, (0.7, 0.1, 0.2), strict=True)), found
+
+
+def letters(number):
+    """A word of letters alone, another for each number."""
+    return "".join(chr(97 + number // 26 ** power % 26) for power in range(3))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("label_of_the_group", ["ham", "spam"])
+def test_grouped_keeps_the_shares_with_one_text_in_three_of_ten_rows(seed, label_of_the_group):
+    source = random.Random(seed)
+    rows = [("the same", label_of_the_group)] * 300 + [(letters(i), ("ham", "spam")[i % 2]) for i in range(700)]
+    source.shuffle(rows)
+    texts, labels = zip(*rows, strict=True)
+    parts = grouped_split(texts, labels, 0.1, 0.2, seed)
+    assert [len(parts[name]) for name in SPLITS] == pytest.approx([700, 100, 200], abs=2)
+    assert {texts[row] for row in parts["train"]} >= {"the same"}
+    assert not {"the same"} & {texts[row] for name in ("val", "test") for row in parts[name]}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_grouped_shares_are_near_where_no_group_is_large(seed):
+    texts, labels = duplicated(seed, rows=3000)
+    texts = [f"{text} {letters(i // 3)}" for i, text in enumerate(texts)]  # in groups of three at most
+    parts = grouped_split(texts, labels, 0.1, 0.2, seed)
+    for label, total in Counter(labels).items():
+        found = [sum(labels[row] == label for row in parts[name]) for name in SPLITS]
+        assert found == pytest.approx([0.7 * total, 0.1 * total, 0.2 * total], abs=4), label
+
+
+def test_grouped_without_duplicates_is_drawn_at_random():
+    """Each row's chance of a side is that side's share, wherever in the file it stands, and sides differ by seed."""
+    texts, labels = [letters(i) for i in range(60)], [("a", "b")[i % 2] for i in range(60)]
+    where = Counter((name, row // 10) for seed in range(300)
+                    for name, rows in grouped_split(texts, labels, 0.1, 0.2, seed).items() for row in rows)
+    for tenth in range(6):  # 3000 draws: a standard deviation is below 0.01
+        found = [where[name, tenth] / 3000 for name in SPLITS]
+        assert found == pytest.approx([0.7, 0.1, 0.2], abs=0.04)
+
+
+def test_grouped_draws_from_few_rows_too():
+    splits = [grouped_split(list("abcd"), ["x"] * 4, 0.1, 0.2, seed) for seed in range(400)]
+    tested = Counter(row for parts in splits for row in parts["test"])
+    assert [tested[row] / 400 for row in range(4)] == pytest.approx([0.25] * 4, abs=0.1)
+
+
+def test_grouped_puts_repeated_texts_on_all_sides_in_their_share():
+    """A test without the texts that come twice would not be a sample of the file."""
+    texts = [letters(i // 2 if i < 400 else i) for i in range(1000)]
+    counts = Counter()
+    for seed in range(20):
+        parts = grouped_split(texts, ["a"] * 1000, 0.1, 0.2, seed)
+        counts += Counter({name: sum(row < 400 for row in rows) for name, rows in parts.items()})
+    assert [counts[name] / 8000 for name in SPLITS] == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
+
+
+def test_grouped_trains_on_every_label_and_fills_small_sides_over_labels():
+    few = [letters(i) for i in range(80)]
+    parts = grouped_split(few, [f"label {i % 20}" for i in range(80)], 0.1, 0.2, 0)
+    assert [len(parts[name]) for name in SPLITS] == pytest.approx([56, 8, 16], abs=2)
+    for rows in (1, 2):
+        labels = [f"label {i // rows}" for i in range(80)]
+        for seed in range(10):
+            parts = grouped_split(few, labels, 0.1, 0.2, seed)
+            assert {labels[row] for row in parts["train"]} == set(labels)
 
 
 def test_grouped_keeps_a_text_under_two_labels_together():

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from finetune.errors import RecipeError
-from finetune.evaluation.score import MAJORITY, TFIDF, curves, score_classifier, verdict
+from finetune.evaluation.score import MAJORITY, TFIDF, curves, metric_text, score_classifier, verdict
 
 
 def fold(text):
@@ -152,8 +152,8 @@ def test_verdict_says_plainly_who_wins():
 
 def test_verdict_names_the_majority_class_only_where_it_is_not_beaten():
     beaten, not_beaten = entry(MAJORITY, 0.87, 0.117, 1e-20), entry(MAJORITY, 0.98, 0.007, 0.3)
-    assert MAJORITY not in verdict(evaluation(baselines=[beaten]))
-    assert f"{MAJORITY} on the same split: 98.0 %" in verdict(evaluation(baselines=[not_beaten]))
+    assert MAJORITY not in verdict(evaluation(baselines=[beaten])).lower()
+    assert ". Majority class on the same split: 98.0 %" in verdict(evaluation(baselines=[not_beaten]))
 
 
 def test_verdict_on_another_metric_goes_by_its_own_interval():
@@ -162,6 +162,14 @@ def test_verdict_on_another_metric_goes_by_its_own_interval():
     real["baselines"][0]["difference"]["low"] = 0.002
     assert verdict(noise).startswith("F1 of spam 98.7 %") and "within noise" in verdict(noise)
     assert "the model is better" in verdict(real) and "McNemar" not in verdict(real)
+
+
+def test_a_metric_in_words_has_its_unit_or_the_reason_why_not():
+    entry = {"value": 0.9868, "low": 0.978, "high": 0.9921, "n": 1115}
+    assert metric_text(entry, "f1") == "98.7 % (97.8 to 99.2; n = 1,115)"
+    assert metric_text(entry, "roc_auc") == "0.987 (0.978 to 0.992; n = 1,115)"
+    undefined = {"value": None, "low": None, "high": None, "n": 3, "reason": "only one class in the 3 rows"}
+    assert metric_text(undefined, "roc_auc") == "not defined (only one class in the 3 rows)"
 
 
 def test_verdict_warns_of_a_wide_interval():

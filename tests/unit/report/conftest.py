@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from finetune.datasets.cells import defuse
 from finetune.evaluation.score import score_classifier
 from finetune.recipe import Recipe
 
 _FILLER = ["call", "me", "when", "you", "get", "there", "see", "later", "today", "home", "work", "meeting",
            "please", "thanks", "about", "the", "and", "for", "with", "time", "back", "going", "new", "good", "night"]
+_NOTE = ("This run started from random weights, not from GPT-2. To use GPT-2: connect, run "
+         "`finetune weights get gpt2`, then run again under another --name.")
 _SHA = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 
 
@@ -59,8 +62,7 @@ def write_run(run_dir, labels=("ham", "spam"), rows=(700, 120, 300), *, strength
         labels=labels, positive=1 if k == 2 else None, threshold_rule=threshold_rule, headline=headline,
         resamples=resamples, seed=1, texts=words, targets=targets, logits=logits, normalise=normalise)
     weights = {"name": "mini" if fallback else "gpt2", "source": "bundled" if fallback else "openai-community/gpt2",
-               "fallback": "GPT-2 is neither in the cache nor reachable" if fallback else False,
-               "sha256": {"model.safetensors": _SHA}, "note": "" if fallback else "124 million parameters, MIT licence"}
+               "fallback": fallback, "sha256": {"model.safetensors": _SHA}, "note": _NOTE if fallback else ""}
     evaluation |= {"task": "classify", "method": "last-blocks", "weights": weights, "seconds": 3.4}
 
     (run_dir / "stages").mkdir(parents=True)
@@ -94,14 +96,11 @@ def _json(path, value):
 
 
 def _predictions(path, texts, labels, y, predicted, probabilities):
-    def safe(cell):
-        return "'" + cell if cell.startswith(tuple("=+-@\t\r")) else cell
-
     with open(path, "w", encoding="utf-8", newline="", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
         for row, text in enumerate(texts):
-            writer.writerow([row, safe(text), safe(labels[y[row]]), safe(labels[predicted[row]]),
+            writer.writerow([row, defuse(text), defuse(labels[y[row]]), defuse(labels[predicted[row]]),
                              probabilities[row, predicted[row]], *probabilities[row]])
 
 
@@ -133,6 +132,47 @@ def _training_log(path, generator, steps=220) -> int:
                 "best": step == 176})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return steps
+
+
+@pytest.fixture
+def language_run(tmp_path):
+    """A pretraining run, written by hand: its directory."""
+    def entry(value):
+        return {"value": value, "low": value * 0.99, "high": value * 1.01, "n": 49}
+
+    def measured(factor):
+        return {name: entry(value * factor) for name, value in
+                (("bits_per_byte", 3.6), ("perplexity", 337.8), ("log_loss", 5.8))}
+
+    run = tmp_path / "runs" / "tiny-gpt"
+    (run / "stages").mkdir(parents=True)
+    (run / "data").mkdir()
+    packed = [{"name": "xz -9e", "bits_per_byte": 2.97}]
+    recipe = Recipe(pipeline="pretrain", task="pretrain", data="text", weights="scratch")
+    _json(run / "recipe.json", recipe.model_dump())
+    _json(run / "eval.json", {
+        "schema_version": 1, "task": "pretrain", "method": "full", "weights": {
+            "name": "scratch", "source": "random, seeded; nothing pretrained", "fallback": False, "note": ""},
+        "headline": {"metric": "bits_per_byte", **entry(3.6), "split": "val"}, "metrics": measured(1),
+        "before": {"val": measured(1.1), "eval": measured(1.2)}, "after": {"val": measured(1), "eval": measured(1.05)},
+        "compressors": packed, "sources": [{"name": "small", "bytes": 29089, "before": 3.9, "after": 3.6,
+                                            "compressors": packed}],
+        "samples": [{"prompt": "<b>Meridian", "before": "qqq", "after": "is the city"}],
+        "sampling": {"temperature": 0.8, "top_k": 50, "seed": 1}})
+    _json(run / "data" / "card.json", {
+        "name": "small.txt", "source": "the user's text", "file": "small.txt", "sha256": _SHA,
+        "documents": {"train": 53, "val": 7}, "tokens": {"train": 76425, "val": 12533},
+        "bytes": {"train": 170911, "val": 29089},
+        "sources": {"small": {"share": 1.5, "train": {"documents": 53, "tokens": 76424},
+                              "val": {"documents": 7, "tokens": 12532}}},
+        "eval": {"name": "other.txt", "tokens": 88895, "bytes": 200000}})
+    _json(run / "stages" / "04-train.json", {"stage": "train", "seconds": 5.2, "result": {
+        "steps": 2, "seconds": 2.5, "tokens_per_second": 9596.8, "best_step": 2, "best_value": 5.8,
+        "metric": "log_loss"}})
+    (run / "train.jsonl").write_text(
+        '{"step": 1, "loss": 6.4, "lr": 0.001}\n{"step": 2, "epoch": 0.1, "validation": {"log_loss": 5.96, '
+        '"perplexity": 388.0, "bits_per_byte": 3.7059}, "best": true}\n')
+    return run
 
 
 @pytest.fixture

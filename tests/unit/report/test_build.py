@@ -1,6 +1,8 @@
 """The report of whole run directories: content, safety, and what may be missing."""
 
+import ast
 import csv
+import importlib
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune.errors import RunError
+from finetune.report import provenance
 from finetune.report.build import build_report, read_errors, read_training_log
 
 PAYLOADS = [
@@ -35,7 +38,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "link", "input"):
+        if tag not in ("meta", "img", "br", "link", "input", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -60,7 +63,7 @@ def check_inert(page):
     """Nothing in the page runs, loads or leaves it."""
     allowed = {"html", "head", "meta", "title", "style", "body", "main", "header", "nav", "section", "div", "p", "h1",
                "h2", "ul", "li", "a", "span", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td",
-               "figure", "figcaption", "img", "details", "summary", "pre", "code"}
+               "figure", "figcaption", "img", "details", "summary", "pre", "code", "wbr"}
     assert {tag for tag, _ in page.tags} <= allowed
     for tag, attrs in page.tags:
         assert not [name for name in attrs if name.startswith("on") or name in ("style", "srcset", "action")], tag
@@ -83,7 +86,7 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
     for place in (page.text, markdown):
         plain = " ".join(place.split())
         assert f"Accuracy {value} % (" in plain and "n = 150" in plain and "TF-IDF + logistic regression" in plain
-        assert "McNemar p" in plain and "finetune run runs/spam-classifier/recipe.json --name" in plain
+        assert "McNemar" in plain and "finetune run runs/spam-classifier/recipe.json --name" in plain
         assert 'finetune predict runs/spam-classifier "some text"' in plain and "CC BY 4.0" in plain
         assert "doi 10.24432/C5CC84" in plain and "0123abc" in plain and "last-blocks" in plain
     assert len(page.named("img")) == 6
@@ -112,7 +115,7 @@ def test_hostile_texts_labels_and_names_are_inert(make_run):
     card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0]}
     (run / "data" / "card.json").write_text(json.dumps(card))
     evaluation = json.loads((run / "eval.json").read_text())
-    evaluation["weights"] = {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": PAYLOADS[0], "note": ""}
+    evaluation["weights"] = {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": True, "note": PAYLOADS[0]}
     (run / "eval.json").write_text(json.dumps(evaluation))
     page, text, markdown = read(run)
     check_inert(page)
@@ -155,7 +158,7 @@ def test_a_few_labels_have_a_matrix_and_mean_curves(make_run):
 
 
 def test_errors_are_the_most_confident_first_cut_and_unquoted(make_run):
-    run = make_run(rows=(200, 60, 90), texts=["=1+1 formula", "long " * 200])
+    run = make_run(rows=(200, 60, 90), texts=["=1+1 formula", "long " * 200, "'=2+2 quoted"])
     page, text, _ = read(run)
     with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -163,7 +166,8 @@ def test_errors_are_the_most_confident_first_cut_and_unquoted(make_run):
     found = read_errors(run / "predictions.csv")
     assert found["total"] == 90 and found["wrong"] == len(wrong)
     assert [row["row"] for row in found["rows"]] == [row["row"] for row in wrong[:30]]
-    assert ">=1+1 formula<" in text and "'=1+1" not in text
+    assert ">=1+1 formula<" in text and "'=1+1" not in text and ">&#39;=2+2 quoted<" in text
+    assert "the first data row is 0" in page.text
     assert max(len(row["text"]) for row in found["rows"]) == 300
 
 
@@ -189,9 +193,9 @@ def test_a_perfect_run_without_a_log_says_so(make_run):
 def test_a_fallback_is_named_with_the_commands_that_mend_it(make_run):
     page, _, markdown = read(make_run("tiny", rows=(200, 60, 90), fallback=True))
     for place in (page.text, markdown):
-        assert "fallback weights mini, not GPT-2" in place and "neither in the cache nor reachable" in place
-        assert "finetune weights get gpt2" in place and "--set weights=gpt2 --name tiny-gpt2" in place
-    assert "fallback weights" not in read(make_run("full", rows=(200, 60, 90)))[0].text
+        assert "from random weights, not from GPT" in place and "`finetune" not in place
+        assert place.count("finetune weights get gpt2") == 1 and "--set weights=gpt2 --name tiny-gpt2" in place
+    assert "random weights" not in read(make_run("full", rows=(200, 60, 90)))[0].text
 
 
 def test_undefined_metrics_are_words_not_numbers(make_run):
@@ -229,14 +233,14 @@ def test_building_twice_gives_the_same_bytes(make_run):
 
 
 def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, tmp_path):
-    with pytest.raises(RunError, match="no eval.json"):
+    with pytest.raises(RunError, match=f"no eval.json.*finetune run .*recipe.json --name {tmp_path.name}"):
         build_report(tmp_path)
-    run = make_run(rows=(100, 30, 40))
+    run = make_run("my-run", rows=(100, 30, 40))
     (run / "eval.json").write_text("{")
     with pytest.raises(RunError, match="cannot read"):
         build_report(run)
     (run / "eval.json").write_text('{"headline": 3}')
-    with pytest.raises(RunError, match="not what a run of this version writes"):
+    with pytest.raises(RunError, match="not what a run of this version writes.*--name my-run --from evaluate"):
         build_report(run)
     (run / "predictions.csv").write_text("row,text\n1,x\n")
     with pytest.raises(RunError, match="predictions.csv"):
@@ -251,7 +255,7 @@ def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
     log = read_training_log(path)
     assert log["steps"] == [1] and log["losses"] == [1.0] and log["rates"] == [0.1, 0.2]
     assert log["validation"] == [{"step": 2, "epoch": None, "best": True, "log_loss": 0.5, "accuracy": None,
-                                  "f1_macro": None}]
+                                  "f1_macro": None, "bits_per_byte": None}]
 
 
 def test_a_long_log_is_averaged_not_dropped(tmp_path):
@@ -260,6 +264,64 @@ def test_a_long_log_is_averaged_not_dropped(tmp_path):
     log = read_training_log(path)
     assert len(log["steps"]) == 600 and log["losses"][0] == pytest.approx(5.5) == log["steps"][0]
     assert sum(log["losses"]) / 600 == pytest.approx(3000.5)
+
+
+def test_python_to_copy_names_what_exists(make_run):
+    evaluation = json.loads((make_run(rows=(100, 30, 40)) / "eval.json").read_text())
+    code = [block.text for block in provenance.use("it's a run", evaluation).blocks if block.kind == "code"]
+    snippets = [ast.parse(text) for text in code if "import " in text]
+    assert len(snippets) == 2
+    own = {alias.name: getattr(importlib.import_module(node.module), alias.name) for tree in snippets
+           for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("finetune")
+           for alias in node.names}
+    used = [(own[node.value.id], node.attr) for tree in snippets for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    assert used and all(hasattr(*pair) for pair in used)
+    assert not [node for tree in snippets for node in ast.walk(tree) if isinstance(node, ast.Import)]
+
+
+@pytest.mark.parametrize("stage, loop, shown", [(500.0, 402.7, "8 min 20 s"), (10.0, 402.7, "6 min 43 s")])
+def test_time_is_the_whole_stages_and_all_sittings(make_run, stage, loop, shown):
+    run = make_run(rows=(100, 30, 40))
+    path = run / "stages" / "04-train.json"
+    record = json.loads(path.read_text())
+    record |= {"seconds": stage, "result": record["result"] | {"seconds": loop}}
+    path.write_text(json.dumps(record))
+    _, _, markdown = read(run)
+    lines = markdown.replace("\u00a0", " ").splitlines()
+    assert [line for line in lines if line.startswith("| this model |") and line.endswith(f"| {shown} |")]
+    assert f"| Time | {shown} |" in lines
+
+
+def test_notes_are_sentences_and_the_loss_says_which_checkpoint_is_kept(make_run):
+    run = make_run(rows=(100, 30, 40))
+    card = json.loads((run / "data" / "card.json").read_text())
+    (run / "data" / "card.json").write_text(json.dumps(card | {"notes": ["rows are grouped"]}))
+    page, _, _ = read(run)
+    assert "Rows are grouped." in page.text and "Majority class: the shares" in page.text
+    assert "kept is the best by macro F1, at the dashed line" in " ".join(page.text.split())
+
+
+def test_names_break_after_dots_and_stay_whole_when_copied(make_run):
+    page, text, _ = read(make_run(rows=(100, 30, 40)))
+    assert "blocks.10.<wbr>attention.<wbr>qkv.<wbr>weight" in text and "blocks.10.attention.qkv.weight" in page.text
+    assert "0.<wbr>" not in re.sub(r"\.\d+\.<wbr>", "", text)
+
+
+def test_a_language_models_report_counts_its_text_and_shows_samples(language_run):
+    page, text, markdown = read(language_run)
+    check_inert(page)
+    assert "<title>tiny-gpt: pretraining report</title>" in text
+    assert markdown.startswith("# tiny-gpt: pretraining report")
+    assert '<p class="eyebrow">Pretraining report</p>' in text and "valuation report" not in text + markdown
+    lines = [re.sub(r"\\(.)", r"\1", line) for line in markdown.splitlines()]
+    for line in ("| Training text | 53 | 76,425 | 170,911 | 2.24 |", "| Held-out text | 7 | 12,533 | 29,089 | 2.32 |",
+                 "| Evaluation file | \N{EN DASH} | 88,895 | 200,000 | 2.25 |",
+                 "| small | 1.5 | 53 | 76,424 | 7 | 12,532 |",
+                 "| Tokens per second | 9,597 |", "| Time | 5.2\u00a0s |", "| Before | qqq |",
+                 "| After | is the city |", "| 2 | 0.1 | 5.9600 | 3.7059 | best |"):
+        assert line in lines, line
+    assert "Accuracy" not in page.text and "best by log loss" in " ".join(page.text.split())
 
 
 def test_building_a_report_imports_no_torch(make_run):

@@ -1,6 +1,7 @@
 """Figures: well-formed, deterministic, indifferent to what labels contain."""
 
 import base64
+import re
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -60,6 +61,24 @@ def test_a_log_with_one_kind_of_line_is_drawn():
     only_steps = {"steps": [1, 2], "losses": [1.0, 0.5], "rate_steps": [1, 2], "rates": [1e-4, 1e-4], "validation": []}
     assert "validation log loss" in texts(plots.loss_picture(only_validation, 1))
     assert "train, running mean" in texts(plots.loss_picture(only_steps, None))
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots.roc_picture([[0, 0], [0.01, 0.99], [1, 1]], [[0, 0], [1, 1]], "baseline"),
+    lambda: plots.pr_picture([[0, 1], [1, 0.13]], None, "", 0.13),
+    lambda: plots.reliability_picture([{"low": 0.8, "high": 0.9, "n": 10, "confidence": 0.85, "accuracy": 0.7}]),
+    lambda: plots.loss_picture({"steps": [1, 2], "losses": [1, 2], "rate_steps": [], "rates": [], "validation": []}, 1),
+    lambda: plots.validation_picture([1, 2], {"Accuracy": [0.9, 0.95]}, 2)])
+def test_a_legend_stands_above_the_axes_and_covers_nothing(draw):
+    figure = next(node for node in ElementTree.fromstring(svg(draw())) if node.get("id") == "figure_1")
+    parts = {node.get("id"): node for node in figure}
+
+    def heights(part):  # of what the path of its background says, downwards
+        path = next(node for node in part.iter() if node.tag.endswith("}path")).get("d")
+        return [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]
+
+    assert not [node for node in parts["axes_1"].iter() if node.get("id") == "legend_1"]
+    assert max(heights(parts["legend_1"])) <= min(heights(parts["axes_1"]))
 
 
 def test_running_mean_of_a_constant_is_the_constant():

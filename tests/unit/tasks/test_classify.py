@@ -50,6 +50,42 @@ def test_prepare_refuses_a_split_without_a_label():
         classify.prepare(Recipe(), one, TOKENIZER, context=20)
 
 
+def labelled(texts, labels):
+    return LabelledTexts(list(range(len(texts))), texts, labels, {}, "text", "label")
+
+
+def test_prepare_says_that_texts_are_too_few_where_rows_are_not():
+    with pytest.raises(DataError, match="split has none of x, y; got x 50, y 50; 2 different texts in 100 rows.*"
+                                        "case, digits or white space"):
+        classify.prepare(Recipe(), labelled([f"{'ab'[i % 2]} {i % 10}" for i in range(100)], ["x", "y"] * 50),
+                         TOKENIZER, 20)
+    with pytest.raises(DataError, match="too few rows") as caught:  # this protocol does not look at texts
+        classify.prepare(Recipe(split={"protocol": "balanced"}), labelled(["a"] * 3, ["x", "x", "y"]), TOKENIZER, 20)
+    assert "different texts" not in str(caught.value)
+
+
+def test_prepare_lists_a_few_of_many_labels():
+    many = labelled([f"{'a' * (i + 1)}" for i in range(500)], [f"label {i}" for i in range(500)])
+    with pytest.raises(DataError, match="too few rows") as caught:
+        classify.prepare(Recipe(), many, TOKENIZER, 20)
+    assert len(str(caught.value)) < 500 and "and 492 more" in str(caught.value)
+
+
+def test_prepare_notes_a_split_that_is_off_its_share():
+    unique = [f"{'a' * (i % 30)} {'b' * (i // 30)} c" for i in range(200)]
+    repeated = labelled(unique + ["the same"] * 800, ["x", "y"] * 500)
+    _, card = classify.prepare(Recipe(), repeated, TOKENIZER, 20)
+    rows = {name: part["rows"] for name, part in card["splits"].items()}
+    notes = [note for note in card["notes"] if "instead of" in note]
+    shares = {"train": 0.7, "val": 0.1, "test": 0.2}
+    off = [name for name, share in shares.items() if abs(rows[name] / 1000 / share - 1) > 0.2]
+    assert off and [note.split()[1] for note in notes] == off and all("800 rows" in note for note in notes)
+    assert f"{rows['val'] / 1000:.0%} of the rows instead of 10%" in notes[off.index("val")]
+    for texts, labels in ((unique, ["x", "y"] * 100), (unique[:14], ["x", "y"] * 7)):
+        _, card = classify.prepare(Recipe(), labelled(texts, labels), TOKENIZER, 20)
+        assert not any("instead of" in note for note in card["notes"])
+
+
 def test_texts_are_cut_and_nothing_is_added():
     cut, whole = classify.encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4

@@ -87,13 +87,6 @@ def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
             assert float(row[3]) == pytest.approx(probabilities.max(), abs=1e-6)
 
 
-@pytest.mark.parametrize("cell, safe", [
-    ("=1+1", "'=1+1"), ("+49 170", "'+49 170"), ("-1", "-1"), ("+1.5e3", "+1.5e3"), ("@x", "'@x"), ("\t=1", "'\t=1"),
-    ("-2+3", "'-2+3"), ("plain = text", "plain = text"), ("", "")])
-def test_no_cell_becomes_a_formula(cell, safe):
-    assert predict.defuse(cell) == safe
-
-
 def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
     (tmp_path / "in.csv").write_text("text,predicted\na,b\n")
     with pytest.raises(DataError, match="columns that the output adds.*predicted"):

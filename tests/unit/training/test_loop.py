@@ -223,6 +223,11 @@ def test_threads_are_as_asked_or_as_the_environment_says(monkeypatch):
         assert loop.set_threads(2) == 2 == torch.get_num_threads()
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         assert loop.set_threads(0) == 1 == torch.get_num_threads()
+        monkeypatch.setenv("OMP_NUM_THREADS", " 2 ,1")  # a list, one a nesting level, as OpenMP has it
+        assert loop.set_threads(0) == 2 == torch.get_num_threads()
+        for nothing in ("", "0", "many", "-1", ","):
+            monkeypatch.setenv("OMP_NUM_THREADS", nothing)
+            assert loop.set_threads(0) == len(loop._usable_cores())
         monkeypatch.delenv("OMP_NUM_THREADS")
         assert loop.set_threads(0) == len(loop._usable_cores())
     finally:

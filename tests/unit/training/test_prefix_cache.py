@@ -1,5 +1,9 @@
 """The cache of frozen states gives what the frozen blocks give, and the same training."""
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,12 +23,16 @@ def test_states_are_those_of_each_text_alone():
             assert state.shape == (len(row), 16) and not state.requires_grad
             torch.testing.assert_close(state, model.lower(torch.tensor([row]), 2)[0], rtol=0, atol=2e-6)
     assert cache_bytes(rows, 16) == sum(state.untyped_storage().nbytes() for state in states)
+    last = build_prefix_cache(lambda ids: model.lower(ids, 2), rows, 60, torch.device("cpu"), last_only=True)
+    for one, state in zip(last, states, strict=True):
+        torch.testing.assert_close(one, state[-1:], rtol=0, atol=2e-6)
+    assert cache_bytes(rows, 16, last_only=True) == sum(state.untyped_storage().nbytes() for state in last)
 
 
 @pytest.mark.parametrize("method", ["last-blocks", "head"])
 def test_training_from_the_cache_is_training_without_it(toy_job, run_training, monkeypatch, method):
     cached, settings = toy_job(method, epochs=3)
-    assert cached.batch([0])[0].shape == (1, cached.lengths[0], 32)
+    assert cached.batch([0])[0].shape == (1, 1 if method == "head" else cached.lengths[0], 32)
     monkeypatch.setattr(classify, "CACHE_LIMIT", 0)
     plain, _ = toy_job(method, epochs=3)
     assert plain.batch([0])[0].shape == (1, plain.lengths[0])
@@ -38,6 +46,21 @@ def test_training_from_the_cache_is_training_without_it(toy_job, run_training, m
             (one, _, one_v), (other, _, other_v) = one.chunk(3), other.chunk(3)
             one, other = torch.cat([one, one_v]), torch.cat([other, other_v])
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_cache_takes_a_quarter_of_the_free_memory_at_most(toy_job, monkeypatch):
+    """Two blocks of which one is frozen: a state of 32 numbers for each token of 60 texts."""
+    import psutil
+    job, _ = toy_job("last-blocks")
+    size = 4 * 32 * (sum(job.lengths) + sum(len(text) for text in texts_of_validation()))
+    for free, cached in ((4 * size + 8, True), (4 * size, False)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert (toy_job("last-blocks")[0].batch([0])[0].dim() == 3) == cached
+    assert toy_job("head")[0].batch([0])[0].dim() == 3  # a state a text
+
+
+def texts_of_validation():
+    return runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))["toy_texts"]()[0][44:]
 
 
 def test_dropout_leaves_no_cache(toy_job):
