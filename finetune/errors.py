@@ -13,7 +13,7 @@ class FinetuneError(Exception):
         if got:
             message += f"; got {got}"
         if known:
-            message += f"; known: {known}"
+            message += f"; {known}" if known.startswith("did you mean") else f"; known: {known}"
         if do:
             message += f" {do}" if message.endswith("?") else f". {do}"
         super().__init__(message)

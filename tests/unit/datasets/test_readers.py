@@ -107,7 +107,7 @@ def test_a_column_is_found(tmp_path, names, wanted, index):
 
 
 @pytest.mark.parametrize("names, wanted, message", [
-    (["id", "texts"], "text", "no column 'text'; got id, texts; known: did you mean 'texts'"),
+    (["id", "texts"], "text", "no column 'text'; got id, texts; did you mean 'texts'"),
     (["id", "x"], None, "no text column that can be told by its name; got id, x; known: text, message"),
     (["text", "x", "text"], None, "2 columns are called 'text'"), (["x", "x"], "x", "2 columns are called 'x'"),
     (["id", "Text"], "text", "no column 'text'")])
