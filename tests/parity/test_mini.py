@@ -1,0 +1,49 @@
+"""The bundled checkpoint: small enough, read alike by transformers, and a card that says what the log says."""
+
+import runpy
+
+import torch
+
+from finetune.assets import asset
+from finetune.checkpoints.sources import load
+
+MINI = asset("weights", "mini")
+
+
+def test_it_is_small_and_its_special_tokens_stand_last():
+    assert sum(path.stat().st_size for path in MINI.glob("*.safetensors")) <= 16_000_000
+    _, tokenizer = load("mini")
+    assert list(tokenizer.special_tokens) == ["<|pad|>", "<|mask|>", "<|sep|>", "<|endoftext|>"]
+    assert tokenizer.vocab_size == 8192 == tokenizer.end_of_text + 1
+
+
+def test_transformers_loads_it_as_it_is():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    theirs, loading = AutoModelForCausalLM.from_pretrained(MINI, output_loading_info=True, dtype=torch.float32)
+    assert not any(loading.values())
+    model, tokenizer = load("mini")
+    text = "The weather today is fine, isn't it? 10:30 at the café."
+    assert AutoTokenizer.from_pretrained(MINI)(text)["input_ids"] == tokenizer.encode(text)
+    ids = torch.tensor([tokenizer.encode(text)])
+    with torch.no_grad():
+        assert torch.allclose(model(ids), theirs(ids).logits, atol=1e-4)
+
+
+def test_it_has_learnt_english():
+    """A sentence is likelier than its words in another order."""
+    model, tokenizer = load("mini")
+
+    def loss(text):
+        ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)]])
+        with torch.no_grad():
+            return float(model.loss_sum(ids[:, :-1], ids[:, 1:]))
+    for right, wrong in (("I would like to book a table for two people.", "two for would people book like a to I table."),
+                         ("He went to the house of his father.", "House his the to of went father he.")):
+        assert loss(right) < loss(wrong)
+
+
+def test_the_card_is_what_the_script_makes_of_the_log():
+    made = runpy.run_path(str(asset("weights", "make_mini.py")))
+    figures = made["json"].loads((MINI / "figures.json").read_text(encoding="utf-8"))
+    assert (MINI / "README.md").read_text(encoding="utf-8") == made["card_text"](figures,
+                                                                                made["read_log"](MINI / "train.jsonl"))
