@@ -37,7 +37,8 @@ def test_it_has_learnt_english():
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)]])
         with torch.no_grad():
             return float(model.loss_sum(ids[:, :-1], ids[:, 1:]))
-    for right, wrong in (("I would like to book a table for two people.", "two for would people book like a to I table."),
+    for right, wrong in (("I would like to book a table for two people.",
+                          "two for would people book like a to I table."),
                          ("He went to the house of his father.", "House his the to of went father he.")):
         assert loss(right) < loss(wrong)
 
