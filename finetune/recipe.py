@@ -40,6 +40,8 @@ class Train(Settings):
     lr: float | None = Field(None, gt=0, description="peak learning rate; none: follows weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices of the blocks, with AdamW for the rest; for new weights")
     weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; never of norms and biases")
     beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
     beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")

@@ -149,7 +149,7 @@ class GPT(nn.Module):
         return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
-                 positions: Tensor | None = None, chunk: int = 1024) -> Tensor:
+                 positions: Tensor | None = None, chunk: int = 256) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.

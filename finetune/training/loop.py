@@ -22,7 +22,7 @@ from finetune.errors import Interrupted, RunError, TrainingError
 from finetune.files import atomic_write, read_json, write_json
 from finetune.recipe import Train
 from finetune.training import resume
-from finetune.training.optim import build_adamw, learning_rate
+from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.precision import device_type
 
 MACHINE = ("processes", "threads", "device", "precision")  # what may change within a run, at the cost of the last bits
@@ -67,11 +67,12 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     root = directory / "checkpoints"
     job.model.to(accelerator.device)
-    optimizer = build_adamw(job.model, settings.weight_decay, (settings.beta_1, settings.beta_2))
+    optimizers = build_optimizers(job.model, settings.optimizer, settings.weight_decay,
+                                  (settings.beta_1, settings.beta_2))
     here = (accelerator.num_processes, threads, accelerator.device.type, settings.precision)
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
-    state = _resume(root, job.model, optimizer, identity)
-    model, prepared = accelerator.prepare(job.model, optimizer)
+    state = _resume(root, job.model, optimizers, identity)
+    model, *prepared = accelerator.prepare(job.model, *optimizers)
 
     per_epoch = math.ceil(len(job.lengths) / settings.batch_size)
     steps = min(per_epoch * settings.epochs, settings.max_steps or per_epoch * settings.epochs)
@@ -87,7 +88,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             return
         state.seconds = begun + time.monotonic() - start
         if accelerator.is_main_process:
-            resume.save_step(root, state.step, job.model, optimizer, state.__dict__)
+            resume.save_step(root, state.step, job.model, optimizers, state.__dict__)
             resume.prune(root, state.step, state.best["step"] if state.best else None)
         saved_at, saved_step = time.monotonic(), state.step
 
@@ -98,7 +99,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             if position == 0 or not batches:
                 batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
             rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
             rows = batches[position]
             loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step)
@@ -154,7 +155,7 @@ def autocast(precision: str, device: torch.device | str):
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _step(accelerator, model, optimizer, job: Job, settings: Train, rows: list[int], step: int) -> tuple[float, float]:
+def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[int], step: int) -> tuple[float, float]:
     """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
 
     Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
@@ -178,8 +179,10 @@ def _step(accelerator, model, optimizer, job: Job, settings: Train, rows: list[i
     norm = accelerator.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), settings.clip_norm)
     loss, norm = accelerator.reduce(loss, reduction="sum").item(), float(norm)
     if math.isfinite(loss) and math.isfinite(norm):
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     return loss, norm
 
 
@@ -202,7 +205,7 @@ def _note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
     return improved
 
 
-def _resume(root: Path, model: nn.Module, optimizer, identity: dict) -> State:
+def _resume(root: Path, model: nn.Module, optimizers: list, identity: dict) -> State:
     directory = resume.newest(root) if root.is_dir() else None
     if directory is None:
         return State(identity=identity)
@@ -217,7 +220,7 @@ def _resume(root: Path, model: nn.Module, optimizer, identity: dict) -> State:
         warn(f"going on with {said}; the last bits may differ from an unbroken run's")
         state.identity = identity
     resume.load_weights(directory, model)
-    resume.load_optimizer(directory, model, optimizer)
+    resume.load_optimizers(directory, model, optimizers)
     say(f"resuming from {directory.name}")
     return state
 

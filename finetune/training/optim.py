@@ -1,4 +1,4 @@
-"""AdamW with decay groups, and the learning rate as a pure function of the step."""
+"""AdamW with decay groups, Muon, and the learning rate as a pure function of the step."""
 
 import math
 
@@ -26,7 +26,21 @@ def decay_groups(named_parameters, weight_decay: float) -> list[dict]:
             {"params": [p for _, p in parameters if p.dim() < 2], "weight_decay": 0.0}]
 
 
-def build_adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over what may move, in its fused form."""
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return torch.optim.AdamW(decay_groups(trainable, weight_decay), lr=0.0, betas=betas, fused=True)
+def build_optimizers(model: nn.Module, name: str, weight_decay: float,
+                     betas: tuple[float, float]) -> list[torch.optim.Optimizer]:
+    """The optimizers over what may move; all take the same learning rate.
+
+    adamw: AdamW in its fused form (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    muon: Muon (Jordan et al. 2024) for the matrices of the blocks, each step scaled to the size of AdamW's (Liu et al.
+    2025, arXiv:2502.16982, section 2.2), and AdamW for embeddings, heads, norms and biases.
+    """
+    trainable = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    matrices = [(key, p) for key, p in trainable if name == "muon" and p.dim() == 2 and ".blocks." in f".{key}"]
+    rest = [(key, p) for key, p in trainable if key not in dict(matrices)]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon([p for _, p in matrices], lr=0.0, weight_decay=weight_decay,
+                                           adjust_lr_fn="match_rms_adamw"))
+    if rest:
+        optimizers.append(torch.optim.AdamW(decay_groups(rest, weight_decay), lr=0.0, betas=betas, fused=True))
+    return optimizers

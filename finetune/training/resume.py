@@ -25,15 +25,15 @@ def step_directory(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def save_step(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Write one step checkpoint: what moves, the optimizer's moments and `state` (JSON)."""
+def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict) -> None:
+    """Write one step checkpoint: what moves, the optimizers' moments and `state` (JSON)."""
     final = step_directory(root, step)
     temporary = root / f".tmp-step-{step:08d}-{os.getpid()}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(trainable_tensors(model), temporary / "weights.safetensors")
-        save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
+        save_file(_moments(model, optimizers), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state)
         manifest = {}
         for path in sorted(temporary.iterdir()):
@@ -69,14 +69,16 @@ def load_weights(directory: Path, model: nn.Module) -> None:
             parameter.copy_(tensors[name])
 
 
-def load_optimizer(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Put a step checkpoint's moments back."""
     moments = load_file(directory / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        keys = [key for key in moments if key.rpartition("/")[0] == name]
-        if keys:
-            optimizer.state[parameter] = {
-                key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            keys = [key for key in moments if key.rpartition("/")[0] == names[parameter]]
+            if keys:
+                optimizer.state[parameter] = {
+                    key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
 
 
 def newest(root: Path) -> Path | None:
@@ -120,9 +122,10 @@ def prune(root: Path, step: int, best: int | None) -> None:
             _remove(directory)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+            for optimizer in optimizers
             for parameter, moments in optimizer.state.items() for key, value in moments.items()}
 
 

@@ -34,7 +34,7 @@ class Recorder:
 def one_step(job, settings):
     """(loss, norm, gradients by name) of one optimizer step over ROWS."""
     recorder = Recorder(job.model)
-    loss, norm = loop._step(Accelerator(cpu=True), job.model, recorder, job, settings, ROWS, step=0)
+    loss, norm = loop._step(Accelerator(cpu=True), job.model, [recorder], job, settings, ROWS, step=0)
     return loss, norm, recorder.gradients
 
 
