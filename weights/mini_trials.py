@@ -9,7 +9,6 @@ from those rows. All trials are measured on the same held-out documents, and on 
 import argparse
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from finetune.training.loop import train
 
 ROWS = asset("weights") / "mini" / "trials.jsonl"
 CONTEXT = 256
+LEAST_TOKENS = 4000  # of held-out text, for a source to have a figure of its own
 FIRST_MIX = {"novels_1830-1930": 0.15, "tinyshakespeare": 0.0, "c4_sample": 3.0, "wikipedia_mixed": 2.0, "masc": 2.0,
              "mailing_list_ham": 3.0, "wordnet_glosses": 0.3, "tatoeba_english": 1.0, "fortunes": 1.0,
              "dialogues_sgd": 0.6, "devils_dictionary_jargon": 0.5}
@@ -81,17 +81,16 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
                      precision="bf16", threads=1, **wanted["train"])
     job = pretrain.build_job(model, settings, packed("train"), packed("val"),
                              card["bytes"]["val"] / card["tokens"]["val"], 64, torch.device("cpu"))
-    started = time.monotonic()
     found = train(job, settings, work / name, {})
-    seconds = time.monotonic() - started
     lengths, own, offset = np.array(tokenizer.byte_lengths()), {}, 0
     for source, counts in card["sources"].items():
         size = counts["val"]["tokens"]
-        own[source] = _bits(model, packed("val", offset, offset + size), lengths)
+        if size >= LEAST_TOKENS:
+            own[source] = _bits(model, packed("val", offset, offset + size), lengths)
         offset += size
     return {"name": name, **{key: wanted[key] for key in ("layers", "width", "heads", "mix", "tokens")},
-            **wanted["train"], "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1),
-            "steps": found["steps"], "held_out": sum(own.values()) / len(own),
+            **wanted["train"], "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": round(found["seconds"], 1), "steps": found["steps"], "held_out": sum(own.values()) / len(own),
             text.stem: _bits(model, packed("eval"), lengths), "sources": own}
 
 

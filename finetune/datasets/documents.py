@@ -1,4 +1,7 @@
-"""Plain text as a stream of documents: a text file, a folder, JSONL, compressed or not, in bounded memory."""
+"""Plain text as a stream of documents, in bounded memory.
+
+A text file, a folder of them, JSONL, compressed or not, or a folder that `datasets` saved.
+"""
 
 import json
 import lzma
@@ -15,6 +18,8 @@ PIECE = 1 << 20  # characters; a longer document is handed on in pieces
 def text_files(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or all text files below a folder, in the order of their names."""
     path = Path(path)
+    if is_saved_dataset(path):
+        return [path]
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(ENDINGS))
         if not found:
@@ -25,12 +30,19 @@ def text_files(path: Path) -> list[Path]:
     return [path]
 
 
+def is_saved_dataset(path: Path) -> bool:
+    """Whether `datasets` wrote this folder (``save_to_disk``)."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
 def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
     """Yield (text, ends) for each piece of each document of a file; `ends` marks a document's last piece.
 
-    In a text file a line ``<|endoftext|>`` separates documents; in JSONL each line's "text" is one.
+    In a text file a line ``<|endoftext|>`` separates documents; in JSONL each line's "text" is one, and in a saved
+    data set each row's (of the split "train", where there are splits).
     """
-    lines = _jsonl_lines(path) if ".jsonl" in path.name else _text_lines(path)
+    read = _dataset_rows if is_saved_dataset(path) else _jsonl_lines if ".jsonl" in path.name else _text_lines
+    lines = read(path)
     held: list[str] = []
     size = 0
     for line in lines:
@@ -74,6 +86,25 @@ def _jsonl_lines(path: Path) -> Iterator[str | None]:
             if not isinstance(text, str):
                 raise DataError(f"{path}, line {number}: text is no string", got=type(text).__name__)
             yield text
+            yield None
+
+
+def _dataset_rows(path: Path) -> Iterator[str | None]:
+    import datasets
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, LookupError) as error:
+        raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
+    if isinstance(found, datasets.DatasetDict):
+        if "train" not in found:
+            raise DataError(f"{path}: the data set has no split named train", got=", ".join(found))
+        found = found["train"]
+    if "text" not in found.column_names or found.features["text"].dtype not in ("string", "large_string"):
+        raise DataError(f"{path}: the data set has no column of strings named text",
+                        got=", ".join(found.column_names), do='Rename it: dataset.rename_column("...", "text")')
+    for batch in found.select_columns("text").iter(batch_size=1000):
+        for text in batch["text"]:
+            yield text or ""
             yield None
 
 

@@ -9,6 +9,7 @@ from finetune.console import warn
 from finetune.datasets.readers import TableFormat, format_of
 from finetune.errors import DataError, FetchError
 from finetune.fetch import find_data, get_data, network_available
+from finetune.fetch_datasets import PREFIX, get_hub_dataset
 from finetune.registry import DataRow, data_registry
 
 
@@ -82,12 +83,17 @@ def resolve_text(name: str) -> str:
 
 
 def locate_text(name: str) -> DataSource:
-    """The plain text that `name` means: a file, a folder, or the bundled ``text-sample``. Raises DataError."""
+    """The plain text that `name` means. Raises DataError.
+
+    A file, a folder of text files or one that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
+    """
     samples = {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob("*/sample.txt"))}
     if name in samples:
         return DataSource(name, samples[name], TableFormat(), "written for this project, bundled", "CC0 1.0")
+    if name.startswith(PREFIX):
+        return DataSource(name, get_hub_dataset(name), TableFormat(), "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
     if not path.exists():
-        raise DataError(f"no text {name!r}: no such file or folder", known=", ".join(samples),
+        raise DataError(f"no text {name!r}: no such file or folder", known=", ".join([*samples, f"{PREFIX}OWNER/NAME"]),
                         do="Give a text file or a folder, for example --set data=my.txt")
     return DataSource(path.name, path, TableFormat(), "the user's text")

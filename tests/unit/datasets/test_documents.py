@@ -3,6 +3,7 @@
 import json
 import lzma
 
+import datasets
 import pytest
 
 from finetune.datasets import documents
@@ -70,3 +71,25 @@ def test_what_is_no_text_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no text files"):
         text_files(tmp_path / "empty")
+
+
+def test_a_saved_data_set_is_read_like_any_file(tmp_path):
+    rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["one 🎉", None, "two\nlines"]})
+    rows.save_to_disk(tmp_path / "rows")
+    datasets.DatasetDict({"test": rows.select([0]), "train": rows}).save_to_disk(tmp_path / "splits")
+    for name in ("rows", "splits"):
+        assert text_files(tmp_path / name) == [tmp_path / name]
+        assert joined(tmp_path / name) == ["one 🎉", "two\nlines"]
+
+
+@pytest.mark.parametrize("columns, named", [({"body": ["a"]}, "body"), ({"text": [1]}, "text")])
+def test_a_saved_data_set_without_text_is_refused(tmp_path, columns, named):
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "rows")
+    with pytest.raises(DataError, match=f"no column of strings named text.*{named}"):
+        joined(tmp_path / "rows")
+
+
+def test_a_damaged_data_set_is_refused(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="no data set that can be read"):
+        joined(tmp_path)
