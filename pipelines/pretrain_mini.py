@@ -17,6 +17,6 @@ recipe = Recipe(
     task="pretrain", weights="scratch", shape=Shape(layers=6, width=256, heads=4, context=256),
     pretrain=Pretrain(val_fraction=0.01, shares=SHARES),
     train=Train(method="full", epochs=1, evaluations_per_epoch=20, patience=100, metric="log_loss", optimizer="muon",
-                batch_size=16, micro_batch_tokens=2048, lr=5e-3, min_lr_fraction=0.02, warmup_fraction=0.05, beta_2=0.98,
-                precision="bf16"))
+                batch_size=16, micro_batch_tokens=2048, lr=5e-3, min_lr_fraction=0.02, warmup_fraction=0.05,
+                beta_2=0.98, precision="bf16"))
 stages = [download, convert, prepare, train, evaluate, report, export]
