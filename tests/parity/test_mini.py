@@ -1,5 +1,6 @@
 """The bundled checkpoint: small enough, read alike by transformers, and a card that says what the log says."""
 
+import json
 import runpy
 
 import torch
@@ -44,7 +45,18 @@ def test_it_has_learnt_english():
 
 
 def test_the_card_is_what_the_script_makes_of_the_log():
-    made = runpy.run_path(str(asset("weights", "make_mini.py")))
-    figures = made["json"].loads((MINI / "figures.json").read_text(encoding="utf-8"))
-    assert (MINI / "README.md").read_text(encoding="utf-8") == made["card_text"](figures,
-                                                                                made["read_log"](MINI / "train.jsonl"))
+    made = runpy.run_path(str(asset("weights", "mini_card.py")))
+    log, trials = (made["read_rows"](MINI / name) for name in ("train.jsonl", "trials.jsonl"))
+    figures = json.loads((MINI / "figures.json").read_text(encoding="utf-8"))
+    assert (MINI / "README.md").read_text(encoding="utf-8") == made["card_text"](figures, log, trials)
+
+
+def test_the_scaling_fit_finds_a_law_that_is_there():
+    made = runpy.run_path(str(asset("weights", "mini_card.py")))
+    rows = [{"name": f"scale-{layers}", "layers": layers, "width": 32 * layers, "optimizer": "muon", "lr": 1, "mix": "",
+             "batch_size": 8, "parameters": parameters, "tokens": tokens,
+             "held_out": 9.0 * parameters ** -0.07 * tokens ** -0.11}
+            for layers, parameters in ((3, 1e6), (6, 7e6)) for tokens in (2e5, 5e5, 1e6)]
+    found = made["scaling"](rows)
+    assert [round(found[key], 6) for key in ("factor", "parameters", "tokens")] == [9.0, -0.07, -0.11]
+    assert made["scaling"](rows[:4]) is None
