@@ -153,18 +153,18 @@ class GPT(nn.Module):
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.
-        Logits exist for `chunk` positions at a time only, and are computed anew in the backward pass.
         """
-        supervised = targets != IGNORE
-        hidden, targets = self.hidden_states(input_ids, mask, positions)[supervised], targets[supervised]  # (N, C)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for part, answers in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            total = total + checkpoint(_chunk_loss, part, self.token_embedding.weight, answers, use_reentrant=False)
-        return total
+        return summed_loss(self.hidden_states(input_ids, mask, positions), self.token_embedding.weight, targets, chunk)
 
 
-def _chunk_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, embedding).float(), targets, reduction="sum")
+def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Cross entropy of hidden (B, T, C) under the matrix output (V, C), summed; logits exist for `chunk` positions."""
+    def loss(part, answers):  # computed anew in the backward pass
+        return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum")
+    supervised = targets != IGNORE
+    parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)
+    losses = (checkpoint(loss, *part, use_reentrant=False) for part in parts)
+    return sum(losses, hidden.new_zeros((), dtype=torch.float32))
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:

@@ -66,9 +66,9 @@ def targets_not_shifted(monkeypatch):
 
 
 def gradient_cut_at_the_output_matrix(monkeypatch):
-    right = gpt._chunk_loss
-    monkeypatch.setattr(gpt, "_chunk_loss", lambda hidden, embedding, targets: right(
-        hidden, embedding.detach(), targets))
+    right = gpt.summed_loss
+    monkeypatch.setattr(gpt, "summed_loss", lambda hidden, output, targets, chunk: right(
+        hidden, output.detach(), targets, chunk))
 
 
 @pytest.mark.parametrize("sabotage, what_differs", [
