@@ -1,55 +1,189 @@
-"""Text from a GPT: greedy or sampled, token by token.
+"""Text from any decoder: greedy, sampled or by beam search, a token at a time.
 
-Sources: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751 (top-p).
-Shape letters as in gpt.py.
+The loop knows two functions of a model only (``Decoder``), so that one loop serves a GPT and the decoder of an
+encoder-decoder. Beam search and its length penalty are those of transformers: a finished sequence scores
+log probability / length ** length_penalty (not Wu et al. 2016, arXiv:1609.08144, eq. 14), and a prompt is done once no
+open beam, as long as it is, scores better than the worst of `beams` finished ones.
+Shape letters as in gpt.py; K beams.
 """
+
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from finetune.models.gpt import GPT
+from finetune.console import warn
+from finetune.errors import RecipeError
+from finetune.models.cache import KVCache
+from finetune.models.sampling import PAD, Decoding
+
+NEVER = -1e9  # the score of what is no sequence
 
 
-def filter_logits(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Divide by the temperature, then put everything outside of top-k and top-p at minus infinity: (B, V) -> (B, V).
+class Decoder(Protocol):
+    """What a model has to be able to do."""
 
-    top_k keeps the k most probable tokens; top_p the smallest set of them whose probability reaches p.
-    """
-    logits = logits / temperature
-    if top_k is not None:
-        kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p is not None:
-        ranked, order = logits.sort(descending=True)
-        probability = ranked.softmax(dim=-1)
-        outside = probability.cumsum(dim=-1) - probability >= top_p  # what stands before already reaches p
-        logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-    return logits
+    def new_cache(self, room: int) -> KVCache:
+        """An empty cache for so many positions, or for its context if that is shorter."""
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Read tokens that follow those in the cache: (B, T) -> logits of what comes next, (B, V)."""
 
 
 @torch.inference_mode()
-def generate(model: GPT, input_ids: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, end: int | None = None, seed: int = 0) -> Tensor:
-    """Continue sequences: (B, T) -> (B, T + new). Temperature 0 takes the most probable token.
+def generate(model: Decoder, input_ids: Tensor, max_new_tokens: int, *, mask: Tensor | None = None,
+             end: int | None = None, stop: Callable[[list[int]], bool] | None = None,
+             on_tokens: Callable[[Tensor], None] | None = None, note: Callable[[str], None] = warn,
+             **options) -> Tensor:
+    """Continue sequences: (B, T) -> (B * samples, T + new), the samples of one prompt together, the best beam first.
 
-    A sequence longer than the context goes on from its last `context` tokens. Generation stops early once every
-    sequence has produced `end`; what follows an `end` is `end`.
+    mask: (B, T), true where there is a token, for prompts of unequal length; they may be padded on either side, and
+    come back padded on the left. options: the fields of ``Decoding``.
+    end: the token that ends a sequence. stop: told the new tokens of a sequence, whether it ends with them
+    (``StopStrings``). What follows an end is `end`, or 0 without one; if all have ended, generation stops early.
+    on_tokens: told each step's tokens (B * samples,), not under beam search.
+    note: told, once, in words, if a text is longer than the context. The model then reads its last tokens only: as
+    many as leave room for those to come, and half of the context at least, until it is full again.
+    Raises RecipeError where an option is out of range.
     """
-    generator = torch.Generator(device=input_ids.device).manual_seed(seed)
-    ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    for _ in range(max_new_tokens):
-        hidden = model.hidden_states(input_ids[:, -model.config.context:])[:, -1]  # (B, C)
-        logits = F.linear(hidden, model.token_embedding.weight)
-        if temperature == 0:
-            chosen = logits.argmax(dim=-1)
-        else:
-            probabilities = filter_logits(logits, temperature, top_k, top_p).softmax(dim=-1)
-            chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        if end is not None:
-            chosen = chosen.masked_fill(ended, end)
-            ended |= chosen == end
-        input_ids = torch.cat([input_ids, chosen[:, None]], dim=1)
-        if end is not None and ended.all():
+    decoding = Decoding(**options)
+    if max_new_tokens < 1:
+        raise RecipeError("max_new_tokens is out of range", got=str(max_new_tokens), known="1 or more")
+    mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+    if not (input_ids.numel() and mask.any(dim=1).all()):
+        raise RecipeError("a prompt is empty", do="Begin it with the end-of-text token, for example.")
+    order = mask.int().argsort(dim=1, stable=True)  # pads first
+    prompt, real = input_ids.gather(1, order), mask.gather(1, order)
+    text = Text(model, prompt.masked_fill(~real, PAD), max_new_tokens, note)
+    if decoding.beams > 1:
+        new = _beam_search(text, decoding, end, stop)
+    else:
+        new = _sample(text, decoding, end, stop, on_tokens)
+    return torch.cat([prompt.repeat_interleave(decoding.samples, dim=0), new], dim=1)
+
+
+class Text:
+    """Sequences that grow a token at a time, and how far the model has read them."""
+
+    def __init__(self, model: Decoder, prompt: Tensor, max_new_tokens: int, note: Callable[[str], None]):
+        B, T = prompt.shape
+        self.model, self.note = model, note
+        self.cache = model.new_cache(T + max_new_tokens - 1)  # the last token is never read
+        self.ids = torch.cat([prompt, prompt.new_full((B, max_new_tokens), PAD)], dim=1)
+        self.prompt_length = self.length = T
+        self.in_view = (prompt != PAD).sum(dim=1)  # (B,), how many of its last tokens a sequence is read by
+        self.most_in_view = int(self.in_view.max())
+
+    def so_far(self) -> Tensor:
+        """The sequences, PAD where there is none: (B, T)."""
+        return self.ids[:, :self.length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences in this order, (B_new,); one may come more than once."""
+        self.ids, self.in_view = self.ids[rows], self.in_view[rows]
+        self.cache.select(rows)
+
+    def append(self, tokens: Tensor) -> None:
+        """One more token for each sequence, (B,)."""
+        self.ids[:, self.length] = tokens
+        self.length, self.in_view, self.most_in_view = self.length + 1, self.in_view + 1, self.most_in_view + 1
+
+    def next_logits(self) -> Tensor:
+        """Let the model read what is new: the logits of what comes next, (B, V) in fp32."""
+        unread = 1
+        if self.length == self.prompt_length or self.most_in_view > self.cache.room:
+            unread = self._slide()
+        ids = self.ids[:, self.length - unread:self.length].clamp(min=0)
+        return self.model.next_logits(ids, self.cache).float()
+
+    def _slide(self) -> int:
+        """Begin to read anew, fewer tokens of the sequences that do not fit; how many columns that takes.
+
+        Each sequence goes by its own length, so a batch reads what each would read alone.
+        """
+        room = self.cache.room
+        if self.most_in_view > room:
+            left = self.ids.shape[1] - self.length
+            kept = room - min(left - 1, room // 2)
+            self.note(f"{self.most_in_view:,} tokens are more than the context of {room:,}: "
+                      f"the model goes on from the last {kept:,}")
+            self.note = lambda _: None
+            self.in_view = self.in_view.masked_fill(self.in_view > room, kept)
+            self.most_in_view = int(self.in_view.max())
+        start = self.most_in_view - self.in_view
+        self.cache.clear(start if start.any() else None)
+        return self.most_in_view
+
+
+def _sample(text: Text, decoding: Decoding, end: int | None, stop: Callable[[list[int]], bool] | None,
+            on_tokens: Callable[[Tensor], None] | None) -> Tensor:
+    """Draw tokens, or take the likeliest: (B * samples, new)."""
+    generator = torch.Generator(device=text.ids.device).manual_seed(decoding.seed)
+    logits = text.next_logits()
+    if decoding.samples > 1:
+        rows = torch.arange(len(logits), device=logits.device).repeat_interleave(decoding.samples)
+        text.select(rows)
+        logits = logits[rows]
+    ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    while True:
+        tokens = decoding.choose(logits, text.so_far(), generator).masked_fill(ended, _filler(end))
+        text.append(tokens)
+        if on_tokens is not None:
+            on_tokens(tokens)
+        new = text.so_far()[:, text.prompt_length:]
+        ended |= _ends(new, end, stop)
+        if text.length == text.ids.shape[1] or ended.all():
+            return new
+        logits = text.next_logits()
+
+
+def _beam_search(text: Text, decoding: Decoding, end: int | None,
+                 stop: Callable[[list[int]], bool] | None) -> Tensor:
+    """The best of what was followed K sequences at a time: (B * samples, new)."""
+    logits = text.next_logits()
+    (B, V), K, device = logits.shape, decoding.beams, logits.device
+    rows = torch.arange(B, device=device).repeat_interleave(K)
+    text.select(rows)
+    logits, offset = logits[rows], torch.arange(0, B * K, K, device=device)[:, None]
+    scores = torch.full((B, K), NEVER, device=device)  # log probability of the open beams
+    scores[:, 0] = 0  # they begin as one
+    done_scores = torch.full((B, K), NEVER, device=device)
+    room = text.ids.shape[1] - text.prompt_length
+    done = torch.full((B, K, room), _filler(end), dtype=torch.long, device=device)
+    open_prompts = torch.ones(B, 1, dtype=torch.bool, device=device)
+    for length in range(1, room + 1):
+        steps = decoding.process(logits.log_softmax(dim=-1), text.so_far()).view(B, K, V)
+        best, index = (scores[:, :, None] + steps).flatten(1).topk(2 * K)  # (B, 2K): enough if K of them end
+        parents, tokens = index // V + offset, index % V
+        grown = torch.cat([text.so_far()[parents][:, :, text.prompt_length:], tokens[:, :, None]], dim=2)
+        ends = _ends(grown.flatten(0, 1), end, stop).view(B, 2 * K) | (length == room)
+
+        closing = ends & open_prompts & (torch.arange(2 * K, device=device) < K)  # among the best K only
+        candidates = torch.cat([done_scores, (best / length ** decoding.length_penalty).where(closing, NEVER)], dim=1)
+        done_scores, kept = candidates.topk(K)
+        padded = torch.nn.functional.pad(grown, (0, room - length), value=_filler(end))
+        done = torch.cat([done, padded], dim=1).take_along_dim(kept[:, :, None], dim=1)
+
+        scores, kept = (best + NEVER * ends).topk(K)
+        open_prompts &= scores[:, :1] / length ** decoding.length_penalty > done_scores[:, -1:]
+        if length == room or not open_prompts.any():
             break
-    return input_ids
+        text.select(parents.take_along_dim(kept, dim=1).flatten())
+        text.append(tokens.take_along_dim(kept, dim=1).flatten())
+        logits = text.next_logits()
+    return done[:, :decoding.samples, :length].flatten(0, 1)
+
+
+def _ends(new: Tensor, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
+    """Which sequences end with the newest of their new tokens, (B, T) -> (B,)."""
+    ended = torch.zeros(len(new), dtype=torch.bool, device=new.device)
+    if end is not None:
+        ended |= new[:, -1] == end
+    if stop is not None:
+        ended |= torch.tensor([stop(ids) for ids in new.tolist()], device=new.device)
+    return ended
+
+
+def _filler(end: int | None) -> int:
+    return 0 if end is None else end

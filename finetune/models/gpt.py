@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from finetune.errors import WeightsError
+from finetune.models.cache import KVCache, LayerCache
+from finetune.models.generate import generate
 
 IGNORE = -100  # a target that is not supervised
 
@@ -48,18 +50,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Attend within x.
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None,
+                cache: LayerCache | None = None) -> Tensor:
+        """Attend within x, and to what the cache holds of the tokens before.
 
-        x: (B, T, C). mask: boolean, broadcast to (B, H, T, T), true where a query may look; none means causal.
-        at: (B,), ask for these positions only; the mask is then (B, 1, 1, T). Returns (B, T or 1, C).
+        x: (B, T, C). mask: boolean, broadcast to (B, H, T, S), true where a query may look, S tokens there are with
+        those of the cache; none means causal. at: (B,), ask for these positions only; the mask is then (B, 1, 1, T).
+        Returns (B, T or 1, C).
         """
-        B, _, C = x.shape
+        B, T, C = x.shape
         q, k, v = self.qkv(x).split(C, dim=-1)  # (B, T, C) each
         if at is not None:
             q = take(q, at)  # (B, 1, C)
         q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
+        if cache is not None:
+            k, v = cache.extend(k, v)  # (B, H, S, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1,
                                            dropout_p=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
 
@@ -88,9 +94,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None,
+                cache: LayerCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); with `at` (B,), only those positions come out: (B, 1, C)."""
-        attended = self.attention(self.norm_1(x), mask, at)
+        attended = self.attention(self.norm_1(x), mask, at, cache)
         x = (x if at is None else take(x, at)) + self.drop(attended)
         return x + self.drop(self.mlp(self.norm_2(x)))
 
@@ -147,6 +154,27 @@ class GPT(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits of the next token: (B, T) -> (B, T, V)."""
         return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
+
+    def new_cache(self, room: int) -> KVCache:
+        """An empty cache for so many positions, or for the context if that is shorter."""
+        return KVCache(self.config.layers, min(room, self.config.context))
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Read tokens that follow those in the cache: (B, T) -> logits of what comes next, (B, V)."""
+        T, device = input_ids.shape[1], input_ids.device
+        mask = cache.mask(T, device)
+        x = self.embed(input_ids, cache.positions(T, device))
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, mask, cache=layer)
+        cache.length += T
+        return F.linear(self.norm(x[:, -1]), self.token_embedding.weight)
+
+    def generate(self, input_ids: Tensor, max_new_tokens: int, **options) -> Tensor:
+        """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 takes the likeliest token.
+
+        options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
+        """
+        return generate(self, input_ids, max_new_tokens, **options)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
                  positions: Tensor | None = None, chunk: int = 256) -> Tensor:

@@ -15,7 +15,6 @@ from finetune.datasets.documents import iterate_pieces, text_files
 from finetune.datasets.packing import PackedTokens, TokenWriter, goes_to_val
 from finetune.errors import DataError
 from finetune.evaluation.language import compressors, language_metrics
-from finetune.models.generate import generate
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Pretrain, Train
@@ -205,7 +204,7 @@ def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: Packed
     prompt = torch.from_numpy(tokens.ids[:sampling.prompt_tokens].astype(np.int64))[None].to(device)
     shown = {"prompt": tokenizer.decode_bytes(prompt[0].tolist()).decode("utf-8", "replace")}
     for state, model in models.items():
-        ids = generate(model.gpt, prompt, sampling.new_tokens, sampling.temperature, sampling.top_k, seed=sampling.seed,
-                       end=tokenizer.end_of_text)
+        ids = model.gpt.generate(prompt, sampling.new_tokens, temperature=sampling.temperature, top_k=sampling.top_k,
+                                 seed=sampling.seed, end=tokenizer.end_of_text)
         shown[state] = tokenizer.decode_bytes(ids[0, prompt.shape[1]:].tolist()).decode("utf-8", "replace")
     return shown

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from finetune.models.generate import filter_logits, generate
+from finetune.models.generate import generate
 from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.sampling import filter_logits
 
 
 @pytest.fixture(scope="module")

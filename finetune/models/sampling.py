@@ -1,0 +1,111 @@
+"""From logits to the next token: what may be drawn, and how likely.
+
+Sources: Keskar et al. 2019, arXiv:1909.05858, section 4.1 (repetition penalty); Paulus et al. 2017, arXiv:1705.04304,
+section 2.5 (no repeated n-gram); Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751
+(top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p). Shape letters as in gpt.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetune.errors import RecipeError
+
+PAD = -1  # where a sequence has no token
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next tokens are chosen: drawn, the likeliest (temperature 0), or by beam search."""
+
+    temperature: float | None = None  # none: 1, or nothing to say under beam search
+    top_k: int | None = None  # draw from the k most probable tokens
+    top_p: float | None = None  # from the smallest set of them whose probability reaches p
+    min_p: float | None = None  # from those at least so probable as this share of the most probable one
+    repetition_penalty: float = 1.0  # above 1: tokens that were there become less likely
+    no_repeat_ngram: int | None = None  # no sequence of so many tokens comes twice
+    beams: int = 1  # sequences that beam search follows at a time
+    length_penalty: float = 1.0  # of beam search: a score is log probability / length ** length_penalty
+    samples: int = 1  # continuations of each prompt
+    seed: int = 0
+
+    def __post_init__(self):
+        drawn = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        chosen = [f"{name} {value}" for name, value in drawn.items() if value]
+        for name, fine, known in (
+                ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
+                ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
+                ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
+                ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
+                ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+                ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
+                ("beams", self.beams >= 1, "1 or more"), ("samples", self.samples >= 1, "1 or more")):
+            if not fine:
+                raise RecipeError(f"{name} is out of range", got=str(getattr(self, name)), known=known)
+        if self.beams > 1 and chosen:
+            raise RecipeError("beam search draws nothing", got=", ".join(chosen), do="Leave them out, or the beams.")
+        most = self.beams if self.beams > 1 else 1 if self.temperature == 0 else None
+        if most and self.samples > most:
+            raise RecipeError("so many different samples cannot be had", got=str(self.samples),
+                              known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}")
+
+    def process(self, scores: Tensor, ids: Tensor) -> Tensor:
+        """The rules against repetition, on logits or log probabilities: (B, V), ids (B, T) -> (B, V)."""
+        if self.repetition_penalty != 1:
+            scores = penalise_repetition(scores, ids, self.repetition_penalty)
+        if self.no_repeat_ngram is not None:
+            scores = ban_repeated_ngrams(scores, ids, self.no_repeat_ngram)
+        return scores
+
+    def choose(self, logits: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """The next token of each sequence: (B, V), ids (B, T) -> (B,)."""
+        logits = self.process(logits, ids)
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        temperature = 1.0 if self.temperature is None else self.temperature
+        probabilities = filter_logits(logits, temperature, self.top_k, self.top_p, self.min_p).softmax(dim=-1)
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+                  min_p: float | None = None) -> Tensor:
+    """Divide by the temperature, then put what is not to be drawn at minus infinity: (B, V) -> (B, V).
+
+    In this order: top-k, then top-p among what top-k kept. min-p compares two probabilities, so its place is free.
+    """
+    logits = logits / temperature
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p is not None:
+        ranked, order = logits.sort(descending=True)
+        probability = ranked.softmax(dim=-1)
+        outside = probability.cumsum(dim=-1) - probability >= top_p  # what stands before already reaches p
+        logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+    if min_p is not None:
+        probability = logits.softmax(dim=-1)
+        logits = logits.masked_fill(probability < min_p * probability.amax(dim=-1, keepdim=True), -torch.inf)
+    return logits
+
+
+def penalise_repetition(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    """Divide what is positive and multiply what is negative, for each token in ids (B, T): (B, V) -> (B, V)."""
+    return scores.where(~_mark(scores, ids), torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def ban_repeated_ngrams(scores: Tensor, ids: Tensor, n: int) -> Tensor:
+    """Minus infinity for each token that would complete n tokens which ids (B, T) hold already: (B, V) -> (B, V)."""
+    T = ids.shape[1]
+    if n > T:
+        return scores
+    grams = ids.unfold(1, n, 1)  # (B, T - n + 1, n)
+    begun = (grams[:, :, :-1] == ids[:, None, T - n + 1:]).all(dim=-1)  # those that begin as the sequence ends
+    return scores.masked_fill(_mark(scores, grams[:, :, -1].masked_fill(~begun, PAD)), -torch.inf)
+
+
+def _mark(scores: Tensor, ids: Tensor) -> Tensor:
+    """Which tokens occur in ids, (B, T) -> (B, V); a PAD marks none."""
+    V = scores.shape[1]
+    marks = torch.zeros(len(scores), V + 1, dtype=torch.bool, device=scores.device)
+    return marks.scatter_(1, ids.masked_fill(ids == PAD, V), True)[:, :V]
