@@ -150,7 +150,7 @@ def _beam_search(text: Text, decoding: Decoding, end: int | None,
     scores[:, 0] = 0  # they begin as one
     done_scores = torch.full((B, K), NEVER, device=device)
     room = text.ids.shape[1] - text.prompt_length
-    done = torch.full((B, K, room), _filler(end), dtype=torch.long, device=device)
+    done = torch.full((B, K, room), PAD, dtype=torch.long, device=device)
     open_prompts = torch.ones(B, 1, dtype=torch.bool, device=device)
     for length in range(1, room + 1):
         steps = decoding.process(logits.log_softmax(dim=-1), text.so_far()).view(B, K, V)
@@ -162,7 +162,7 @@ def _beam_search(text: Text, decoding: Decoding, end: int | None,
         closing = ends & open_prompts & (torch.arange(2 * K, device=device) < K)  # among the best K only
         candidates = torch.cat([done_scores, (best / length ** decoding.length_penalty).where(closing, NEVER)], dim=1)
         done_scores, kept = candidates.topk(K)
-        padded = torch.nn.functional.pad(grown, (0, room - length), value=_filler(end))
+        padded = torch.nn.functional.pad(grown, (0, room - length), value=PAD)
         done = torch.cat([done, padded], dim=1).take_along_dim(kept[:, :, None], dim=1)
 
         scores, kept = (best + NEVER * ends).topk(K)
@@ -172,7 +172,9 @@ def _beam_search(text: Text, decoding: Decoding, end: int | None,
         text.select(parents.take_along_dim(kept, dim=1).flatten())
         text.append(tokens.take_along_dim(kept, dim=1).flatten())
         logits = text.next_logits()
-    return done[:, :decoding.samples, :length].flatten(0, 1)
+    done = done[:, :decoding.samples].flatten(0, 1)
+    longest = int((done != PAD).sum(dim=1).max())
+    return done[:, :longest].masked_fill(done[:, :longest] == PAD, _filler(end))
 
 
 def _ends(new: Tensor, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
