@@ -97,13 +97,24 @@ def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
              prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
              max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 60,
-             temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8,
-             top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many tokens.")] = 50,
-             top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Draw from this share.")] = None,
+             temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
+             top_k: Annotated[int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor "
+                                                       "--min-p is given.")] = None,
+             top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens with this share.")] = None,
+             min_p: Annotated[float | None, typer.Option(help="Draw from tokens at least so likely, as a share of the "
+                                                         "likeliest one.")] = None,
+             repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there.")] = 1.0,
+             no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
+             beams: Annotated[int, typer.Option(help="Beam search with so many beams.")] = 1,
+             samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
+             stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
+                                                            "more than once.")] = None,
              seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
-    """Continue a text."""
+    """Continue a text, shown as it comes."""
     from finetune.stages.generate import continue_text
-    say(continue_text(checkpoint, prompt, max_new_tokens, temperature, top_k, top_p, seed))
+    continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""),
+                  temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,
+                  repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed)
 
 
 @app.command()

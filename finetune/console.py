@@ -43,16 +43,16 @@ def log_to(path):
             _log = previous
 
 
-def say(text: str = "", *, error: bool = False) -> None:
-    """Print one plain line, to standard error if `error`, and to the log."""
+def say(text: str = "", *, end: str = "\n", error: bool = False) -> None:
+    """Print one plain line (with another `end`, a part of one), to standard error if `error`, and to the log."""
     text = clean(text)
     stream = sys.stderr if error else sys.stdout
     try:
-        print(text, file=stream, flush=True)
+        print(text, end=end, file=stream, flush=True)
     except UnicodeEncodeError:  # a terminal without UTF-8
-        print(text.encode("ascii", "replace").decode(), file=stream, flush=True)
+        print(text.encode("ascii", "replace").decode(), end=end, file=stream, flush=True)
     if _log is not None:
-        print(text, file=_log, flush=True)
+        print(text, end=end, file=_log, flush=True)
 
 
 def warn(text: str) -> None:

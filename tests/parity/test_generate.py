@@ -78,7 +78,7 @@ def one_pair() -> Pair:
     return make_pair(SHAPES[1])
 
 
-def check_greedy(pair: Pair) -> None:
+def assert_same_greedy(pair: Pair) -> None:
     """transformers in one batch; we in one batch padded on either side, alone, and without a cache."""
     expected = pair.reference()
     assert pair.continued(pair.left, temperature=0).tolist() == expected.tolist()
@@ -92,7 +92,7 @@ def check_greedy(pair: Pair) -> None:
         assert ids[0, len(prompt):].tolist() == row.tolist()
 
 
-def check_beams(pair: Pair, beams: int = 3, **options) -> None:
+def assert_same_beams(pair: Pair, beams: int = 3, **options) -> None:
     """The best sequence, or the best few."""
     ours = {"samples" if name == "num_return_sequences" else name: value for name, value in options.items()}
     expected = pair.reference(num_beams=beams, eos_token_id=pair.end, pad_token_id=pair.end, **options)
@@ -101,7 +101,7 @@ def check_beams(pair: Pair, beams: int = 3, **options) -> None:
 
 
 def test_greedy_equals_transformers(pair):
-    check_greedy(pair)
+    assert_same_greedy(pair)
 
 
 def test_greedy_stops_at_the_end_as_transformers_does(pair):
@@ -114,7 +114,7 @@ def test_greedy_stops_at_the_end_as_transformers_does(pair):
 @pytest.mark.parametrize("options", [{}, {"length_penalty": 0.0}, {"length_penalty": 3.0}, {"length_penalty": -1.0},
                                      {"num_return_sequences": 3}], ids=str)
 def test_beam_search_equals_transformers(pair, options):
-    check_beams(pair, **options)
+    assert_same_beams(pair, **options)
 
 
 def test_beam_search_keeps_the_rules_against_repetition(pair):
@@ -127,7 +127,7 @@ def test_beam_search_keeps_the_rules_against_repetition(pair):
 
 
 def test_wide_beams_equal_transformers(pair):
-    check_beams(pair, beams=8)
+    assert_same_beams(pair, beams=8)
     alone = pair.ours.generate(pair.prompts[4][None], NEW, beams=8, end=pair.end)[0, 5:].tolist()
     together = pair.continued(pair.left, beams=8, end=pair.end)[4].tolist()
     assert together[:len(alone)] == alone and set(together[len(alone):]) <= {pair.end}
@@ -167,8 +167,8 @@ def pads_count_as_positions(patch):
 def test_a_wrong_cache_fails_the_comparison(one_pair, monkeypatch, sabotage):
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
         sabotage(patch)
-        check_greedy(one_pair)
-    check_greedy(one_pair)
+        assert_same_greedy(one_pair)
+    assert_same_greedy(one_pair)
 
 
 def test_a_cache_that_does_not_follow_its_beams_fails_the_comparison(one_pair, monkeypatch):
@@ -178,8 +178,8 @@ def test_a_cache_that_does_not_follow_its_beams_fails_the_comparison(one_pair, m
         right(self, rows if self.keys.shape[1] != len(rows) else torch.arange(len(rows)))
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
         patch.setattr(KVCache, "select", stay)
-        check_beams(one_pair, beams=4, length_penalty=0.0)
-        check_beams(one_pair, beams=4, length_penalty=2.0)
+        assert_same_beams(one_pair, beams=4, length_penalty=0.0)
+        assert_same_beams(one_pair, beams=4, length_penalty=2.0)
 
 
 @pytest.fixture

@@ -1,0 +1,61 @@
+"""``finetune generate`` on the bundled checkpoint: what it shows, and when."""
+
+import pytest
+
+from finetune import cli
+from finetune.checkpoints.sources import load
+
+PROMPT = "The history of the"
+
+
+def continued(options: dict, new: int = 12) -> list[list[int]]:
+    """What the model itself adds to the prompt."""
+    import torch
+    model, tokenizer = load("mini")
+    ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(PROMPT)]])
+    return model.generate(ids, new, end=tokenizer.end_of_text, **options)[:, ids.shape[1]:].tolist()
+
+
+@pytest.mark.parametrize("arguments, options", [
+    ((), {"temperature": 0.8, "top_k": 50}), (("--temperature", "0"), {"temperature": 0}),
+    (("--top-p", "0.9", "--seed", "3"), {"temperature": 0.8, "top_p": 0.9, "seed": 3}),
+    (("--min-p", "0.05", "--temperature", "1.5"), {"temperature": 1.5, "min_p": 0.05}),
+    (("--beams", "3", "--no-repeat-ngram", "2"), {"beams": 3, "no_repeat_ngram": 2}),
+    (("--top-k", "9", "--repetition-penalty", "1.3"), {"temperature": 0.8, "top_k": 9, "repetition_penalty": 1.3})],
+    ids=str)
+def test_the_options_reach_the_model(finetune, arguments, options):
+    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "12", *arguments)
+    _, tokenizer = load("mini")
+    assert said.status == 0 and said.err == ""
+    assert said.out == PROMPT + tokenizer.decode_bytes(continued(options)[0]).decode("utf-8", "replace") + "\n"
+
+
+def test_samples_stand_one_after_the_other(finetune):
+    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "5", "--samples", "3", "--temperature", "2")
+    parts = said.out.split("--- ")
+    assert [part.split(" ---\n")[0] for part in parts] == ["", "1 of 3", "2 of 3", "3 of 3"]
+    assert all(part.split(" ---\n")[1].startswith(PROMPT) for part in parts[1:]) and len(set(parts)) == 4
+
+
+def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkeypatch):
+    _, tokenizer = load("mini")
+    whole = tokenizer.decode(continued({"temperature": 0}, 20)[0])
+    stop = whole[10:12]
+    parts, say = [], cli.say
+    monkeypatch.setattr(cli, "say", lambda text, **options: (parts.append(text), say(text, **options)))
+    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "20", "--temperature", "0", "--stop", stop)
+    assert said.out == PROMPT + whole[:whole.index(stop)] + "\n" and len([part for part in parts if part]) > 3
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--beams", "2", "--top-p", "0.9"), "beam search draws nothing"), (("--top-p", "0"), "top_p is out of range"),
+    (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"), (("--stop", ""), "stop string"),
+    (("--samples", "2", "--temperature", "0"), "so many different samples"), (("--max-new-tokens", "0"), "max-new")])
+def test_what_makes_no_sense_is_refused(finetune, arguments, words):
+    said = finetune("generate", "mini", PROMPT, *arguments)
+    assert said.status == 2 and words in said.err and not said.out
+
+
+def test_a_long_prompt_is_cut_and_said(finetune):
+    said = finetune("generate", "mini", "one two three " * 200, "--max-new-tokens", "3")
+    assert said.status == 0 and "more than the context of 256: the model goes on from the last 254" in said.err
