@@ -46,7 +46,7 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="A CSV or 
              text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
              label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
              weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
-             method: Annotated[str | None, typer.Option(help="auto, full, last-blocks or head.")] = None,
+             method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
@@ -127,13 +127,11 @@ def report(run_directory: RunArgument) -> None:
 
 @app.command()
 def export(run_directory: RunArgument,
-           format: Annotated[str, typer.Option(help="hf: Hugging Face's layout.")] = "hf",
+           format: Annotated[str, typer.Option(help="hf: Hugging Face's layout; peft: LoRA's adapters.")] = "hf",
            out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None) -> None:
     """Write a run's weights for other programs, compared with what they read."""
-    if format != "hf":
-        raise RecipeError("unknown export format", got=repr(format), known="hf")
     from finetune.stages.export import export_again
-    say(str(export_again(run_directory, out)))
+    say(str(export_again(run_directory, out, format)))
 
 
 @app.command()

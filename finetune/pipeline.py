@@ -11,7 +11,7 @@ from finetune.config import Settings, field_names, merge, nearest, parse_overrid
 from finetune.console import log_to, program, say, warn
 from finetune.errors import Interrupted, RecipeError, RunError, TrainingError
 from finetune.files import read_json, sha256_json, write_json
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, check_method
 from finetune.run import Run, fingerprint, reset_peak_memory, timed
 
 
@@ -62,6 +62,7 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
     recipe = validate(Recipe, merge(base.model_dump(), settings or {}), "the command line", see)
     for pair in overrides:
         recipe = validate(Recipe, merge(recipe.model_dump(), parse_overrides([pair])), "--set", see)
+    check_method(recipe.train)
     return recipe
 
 

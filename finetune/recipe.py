@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune.config import Settings
+from finetune.errors import RecipeError
 
 
 class Columns(Settings):
@@ -28,10 +29,16 @@ class Split(Settings):
 class Train(Settings):
     """What moves, for how long, and how."""
 
-    method: Literal["auto", "full", "last-blocks", "head"] = Field(
-        "auto", description="which weights move: all, the last blocks and the head, or the head alone; "
-        "auto follows the weights")
+    method: Literal["auto", "full", "last-blocks", "head", "lora"] = Field(
+        "auto", description="which weights move: all, the last blocks and the head, the head alone, or adapters of low "
+        "rank (LoRA) and the head; auto follows weights, rows and machine")
     last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
+    lora_rank: int = Field(8, ge=1, description="rank of an adapter's update")
+    lora_alpha: float = Field(16.0, gt=0, description="scale of the update: alpha / rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the way into an adapter")
+    lora_targets: tuple[str, ...] = Field(
+        ("attention.qkv", "attention.out", "mlp.up", "mlp.down"), min_length=1,
+        description="layers that get an adapter, by name or the end of one; * stands for any characters")
     epochs: int | None = Field(None, ge=1, description="passes over the training rows; none: follows the weights")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps at most; none: the epochs decide")
     batch_size: int = Field(16, ge=1, description="rows of one optimizer step, over all processes")
@@ -107,3 +114,12 @@ class Recipe(Settings):
     evaluate: Evaluate = Evaluate()
     shape: Shape = Shape()
     pretrain: Pretrain = Pretrain()
+
+
+def check_method(train: Train) -> None:
+    """Raise RecipeError where a setting of LoRA was changed and the method is one that does not read it."""
+    changed = [name for name, field in Train.model_fields.items()
+               if name.startswith("lora_") and getattr(train, name) != field.default]
+    if changed and train.method not in ("auto", "lora"):
+        raise RecipeError(f"train.{changed[0]} is read by method lora alone", got=f"method {train.method}",
+                          do="Leave it out, or give --set train.method=lora.")

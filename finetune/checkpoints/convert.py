@@ -71,9 +71,10 @@ def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], 
 
 def gpt_tensors(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under Hugging Face's names, with the prefix, contiguous and on the CPU."""
-    parameters = dict(model.named_parameters())
+    parameters, rows = dict(model.named_parameters()), expand(model.config.layers)
+    assert parameters.keys() == {ours for _, ours, _ in rows}, "adapters are merged before a checkpoint is written"
     return {PREFIX + theirs: _stored(parameters[ours], transposed)
-            for theirs, ours, transposed in expand(model.config.layers)}
+            for theirs, ours, transposed in rows}
 
 
 class _Undrawn(TorchFunctionMode):

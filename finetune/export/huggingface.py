@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from finetune.checkpoints.store import write_checkpoint
 from finetune.console import progress
@@ -12,7 +13,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids
 from finetune.errors import WeightsError
 from finetune.files import read_json, replace_directory, sha256_json
-from finetune.models.gpt import GPT, up_to
+from finetune.models.gpt import GPT, GPTConfig, up_to
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -77,12 +78,10 @@ def compare_language_model(directory: Path, model: GPT) -> dict:
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return {"compared": False, "summary": "written; not compared, transformers is not installed"}
-    import torch
     transformers_logging.disable_progress_bar()
     theirs, loading = GPT2LMHeadModel.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
-    length = min(model.config.context, 128)
-    ids = torch.randint(0, model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    ids = random_ids(model.config)
     with torch.inference_mode():
         difference = float((model.cpu()(ids) - theirs(ids).logits).abs().max())
     if odd or difference > TOLERANCE:
@@ -101,7 +100,6 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return {"compared": False, "summary": "written; not compared, transformers is not installed"}
-    import torch
     transformers_logging.disable_progress_bar()  # a bar for a file that is read in no time
     theirs, loading = GPT2ForSequenceClassification.from_pretrained(directory, output_loading_info=True)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
@@ -109,13 +107,7 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
     ids = encode(tokenizer, texts, max_length)
     same_ids = sum(their_tokenizer(text, truncation=True, max_length=max_length)["input_ids"] == row
                    for text, row in zip(texts, ids, strict=True))
-    ours = predict_logits(model, ids)
-    other = np.zeros_like(ours)
-    with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
-            batch, last = pad_ids([ids[i] for i in rows], pad=tokenizer.end_of_text)
-            other[rows] = theirs(batch, attention_mask=up_to(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
-            advance(len(rows))
+    ours, other = predict_logits(model, ids), their_logits(theirs, ids, tokenizer.end_of_text)
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
     if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
@@ -126,6 +118,23 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
     return {"compared": True, "texts": len(texts), "max_logit_difference": difference, "same_labels": same_labels,
             "summary": f"transformers gives the same labels on {same_labels} of {len(texts)} test texts, largest logit "
                        f"difference {difference:.1e}"}
+
+
+def their_logits(theirs, ids: list[list[int]], end: int) -> np.ndarray:
+    """What transformers' classifier says of texts (n, K), padded with `end`."""
+    logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
+    with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
+        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
+            batch, last = pad_ids([ids[i] for i in rows], pad=end)
+            logits[rows] = theirs(batch, attention_mask=up_to(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
+            advance(len(rows))
+    return logits
+
+
+def random_ids(config: GPTConfig) -> torch.Tensor:
+    """Two rows of token ids, always the same: (2, T)."""
+    size = (2, min(config.context, 128))
+    return torch.randint(0, config.vocab_size, size, generator=torch.Generator().manual_seed(0))
 
 
 def _readme(run: Run, card: dict, evaluation: dict, checked: dict) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from finetune.adapters.lora import merge
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
 from finetune.console import say
 from finetune.datasets.cells import defuse
@@ -33,14 +34,22 @@ STARTS = {MINI: "mini, the small pretrained model that is bundled with this proj
 HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
 
 
-def best_model(recipe: Recipe, run: Run) -> tuple[Classifier | NextToken, Tokenizer]:
-    """The model of the best checkpoint, in eval mode. Raises RunError where it is damaged."""
-    model, tokenizer, *_ = build(recipe, run)
+def trained_model(recipe: Recipe, run: Run) -> tuple[Classifier | NextToken, Tokenizer]:
+    """The model of the best checkpoint, in eval mode, with its adapters. Raises RunError where it is damaged."""
+    method = run.result("train")["method"]  # not anew: on another machine `auto` may stand for something else
+    decided = recipe.train.model_copy(update={"method": method})
+    model, tokenizer, *_ = build(recipe.model_copy(update={"train": decided}), run)
     directory = resume.step_directory(run.path("checkpoints"), read_json(run.path("checkpoints", "best.json"))["step"])
     if why := resume.damage(directory):
         raise RunError(f"the best checkpoint, {directory.name}, is damaged", got=why, do="Run again with --from train.")
     resume.load_weights(directory, model)
     return model.eval(), tokenizer
+
+
+def best_model(recipe: Recipe, run: Run) -> tuple[Classifier | NextToken, Tokenizer]:
+    """The same with the adapters merged: what is measured is what is exported."""
+    model, tokenizer = trained_model(recipe, run)
+    return merge(model), tokenizer
 
 
 def run(recipe: Recipe, run: Run) -> dict:

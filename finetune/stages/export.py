@@ -5,12 +5,14 @@ from pathlib import Path
 
 from finetune.config import validate
 from finetune.console import say
-from finetune.errors import RunError
+from finetune.errors import RecipeError, RunError
 from finetune.export.huggingface import write_bundle, write_language_model
+from finetune.export.peft import write_adapter
 from finetune.files import read_json
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.stages.evaluate import best_model
+from finetune.stages.convert import base_weights
+from finetune.stages.evaluate import best_model, trained_model
 from finetune.stages.prepare import read_records
 
 OUTPUTS = ["export/hf/*"]
@@ -28,15 +30,28 @@ def run(recipe: Recipe, run: Run) -> dict:
     return checked
 
 
-def export_again(directory: Path, out: Path | None) -> Path:
+def export_adapter(recipe: Recipe, run: Run) -> dict:
+    """Write export/peft/. Raises RunError where the method was not lora."""
+    model, _ = trained_model(recipe, run)
+    texts = [record["text"] for record in read_records(run, "test")] if recipe.task == "classify" else []
+    checked = write_adapter(run, model, base_weights(recipe, run), texts)
+    say(f"export: {checked['summary']}")
+    return checked
+
+
+def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
     """Export a finished run anew, and copy it to `out` where that is given. Returns where it stands."""
+    if format not in FORMATS:
+        raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
     found = Run.at(directory)
     recipe = validate(Recipe, read_json(found.path("recipe.json")), str(found.path("recipe.json")))
     if out is not None and out.exists():
         raise RunError(f"{out}: exists already", do="Give another --out.")
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle holds what was measured on these weights
-        run(recipe, found)
-    if out is None:
-        return found.path("export", "hf")
-    return Path(shutil.copytree(found.path("export", "hf"), out))
+        FORMATS[format](recipe, found)
+    where = found.path("export", format)
+    return where if out is None else Path(shutil.copytree(where, out))
+
+
+FORMATS = {"hf": run, "peft": export_adapter}

@@ -41,13 +41,20 @@ def build(recipe: Recipe, run: Run):
     loaded = base_weights(recipe, run).load(recipe.train.dropout)
     gpt = getattr(loaded.model, "gpt", loaded.model)
     pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
-    settings, why = base.choose_settings(recipe.train, loaded.report.parameters, pretrained)
+    settings, why = base.choose_settings(recipe.train, loaded.report.parameters, pretrained,
+                                         _training_rows(run.result("prepare"), gpt), device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
     model = (NextToken(gpt) if recipe.task == "pretrain" else
              classify.build_model(gpt, len(run.result("prepare")["labels"]), settings.seed))
+    base.adapt(gpt, settings)
     trainable = base.freeze(model, gpt, settings.method, settings.last_blocks)
     return model, loaded.tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"]
+
+
+def _training_rows(prepared: dict, gpt: GPT) -> int:
+    """Rows to train on; for a language model the blocks that fill its context."""
+    return prepared["splits"]["train"] if "splits" in prepared else prepared["tokens"]["train"] // gpt.config.context
 
 
 def train_here(recipe: Recipe, run: Run) -> dict:

@@ -4,15 +4,20 @@ A task is a module with these functions: ``prepare`` (rows into splits and a dat
 ``build_job`` (for the loop) and a way to run the trained model.
 """
 
+import re
 from dataclasses import dataclass
 
 from torch import nn
 
+from finetune.adapters.lora import add_lora, lora_tensors
 from finetune.errors import RecipeError
 from finetune.models.gpt import GPT
-from finetune.recipe import Train
+from finetune.recipe import Train, check_method
 
 SMALL = 40_000_000  # parameters below which all weights move
+LARGE = 500_000_000  # parameters from which adapters move in all weights' place
+MANY = 2_000  # training rows from which a GPU moves all weights
+LORA_RATE = 10  # an adapter's learning rate, as a multiple of that of the weights themselves
 
 
 @dataclass(frozen=True)
@@ -29,45 +34,95 @@ class Trainable:
         """One line for the screen."""
         share = self.parameters / self.total
         return (f"{self.method}: {self.parameters:,} of {self.total:,} parameters move ({share:.1%}), "
-                f"in {len(self.names)} tensors")
+                f"in {len(self.names)} tensors: {', '.join(_folded(self.names))}")
 
 
-def choose_settings(asked: Train, parameters: int, pretrained: bool) -> tuple[Train, list[str]]:
-    """Fill in method, learning rate and epochs where they were left open; each choice comes with its reason."""
+def _folded(names: list[str]) -> list[str]:
+    """Where tensors stand, in few words: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
+    places: dict[tuple[str, str], set[int]] = {}
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        found = re.match(r"(.*?)\.(\d+)\.(.*)", module)
+        adapter = f"{found[3]}.lora_*" if found and kind.startswith("lora_") else ""
+        numbers = places.setdefault((found[1] if found else module, adapter), set())
+        numbers |= {int(found[2])} if found else set()
+    return [".".join(filter(None, (place, _ranges(sorted(numbers)), adapter)))
+            for (place, adapter), numbers in places.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0-2,5`` of 0, 1, 2 and 5."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
+def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> tuple[str, str]:
+    """What `auto` stands for, and why. rows: to train on. device: its type (cpu, cuda, mps)."""
+    if not pretrained:
+        return "full", "random weights have nothing to keep"
+    if parameters < SMALL:
+        return "full", "a small model moves whole"
+    if device == "cpu":
+        return "last-blocks", "on a CPU the top of a large model is trained in a fraction of the time"
+    if rows < MANY:
+        return "last-blocks", f"{rows:,} rows are few for all weights of a large model"
+    if parameters < LARGE:
+        return "full", f"a GPU and {rows:,} rows are enough for all weights"
+    return "lora", f"all weights and their moments would take {16 * parameters / 1e9:.0f} GB"
+
+
+def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, device: str) -> tuple[Train, list[str]]:
+    """Fill in method, learning rate and epochs where they were left open; each choice comes with its reason.
+
+    Raises RecipeError for settings that the chosen method does not read.
+    """
     chosen, why = {}, []
     if asked.method == "auto":
-        whole = not pretrained or parameters < SMALL
-        chosen["method"] = "full" if whole else "last-blocks"
-        reason = ("random weights have nothing to keep" if not pretrained else
-                  "a small model moves whole" if whole else "a large model keeps its lower blocks")
+        chosen["method"], reason = choose_method(parameters, pretrained, rows, device)
         why.append(f"method {chosen['method']}: {reason}")
     method = chosen.get("method", asked.method)
     if asked.lr is None:
         chosen["lr"] = 1e-3 if not pretrained or method == "head" else 1e-4 if parameters >= SMALL else 5e-4
+        chosen["lr"] *= LORA_RATE if method == "lora" else 1
         why.append(f"lr {chosen['lr']:g}: usual for {method} on {'pretrained' if pretrained else 'random'} weights "
                    f"of {parameters / 1e6:.1f} M parameters")
     if asked.epochs is None:
         chosen["epochs"] = 5 if pretrained else 12
         why.append(f"epochs {chosen['epochs']}: {'a pretrained model' if pretrained else 'random weights'} "
                    f"with a stop after {asked.patience} validations without a gain")
-    return asked.model_copy(update=chosen), why
+    settings = asked.model_copy(update=chosen)
+    check_method(settings)
+    return settings, why
+
+
+def adapt(gpt: GPT, settings: Train) -> None:
+    """Add the adapters that the method asks for, after the weights are loaded and before ``freeze``."""
+    if settings.method == "lora":
+        add_lora(gpt, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets,
+                 settings.seed)
 
 
 def freeze(model: nn.Module, gpt: GPT, method: str, last_blocks: int) -> Trainable:
     """Let move what the method moves, and nothing else.
 
     full: everything. last-blocks: the top `last_blocks` blocks, the last norm and the head. head: the head alone.
-    Whatever of `model` is not in `gpt` is the head, which always moves.
+    lora: the adapters and the head. Whatever of `model` is not in `gpt` is the head, which always moves.
     """
     layers = len(gpt.blocks)
-    first_block = {"full": 0, "last-blocks": max(layers - last_blocks, 0), "head": layers}[method]
-    moving = [*gpt.blocks[first_block:]] + ([gpt.norm] if method != "head" else [])
+    adapted = [number for number, block in enumerate(gpt.blocks) if lora_tensors(block)]
+    assert bool(adapted) == (method == "lora"), "adapt comes before freeze"
+    first_block = {"full": 0, "last-blocks": max(layers - last_blocks, 0), "head": layers,
+                   "lora": min(adapted, default=0)}[method]
     for parameter in gpt.parameters():
         parameter.requires_grad_(method == "full")
-    for module in moving:
-        module.requires_grad_(True)
+    if method == "last-blocks":
+        for module in (*gpt.blocks[first_block:], gpt.norm):
+            module.requires_grad_(True)
+    for tensor in lora_tensors(gpt).values():
+        tensor.requires_grad_(True)
     if not any(p.requires_grad for p in model.parameters()):
-        raise RecipeError(f"method {method} trains nothing here", known="full, last-blocks",
+        raise RecipeError(f"method {method} trains nothing here", known="full, last-blocks, lora",
                           do="A language model's output is its token embedding; it has no head of its own.")
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

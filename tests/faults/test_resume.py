@@ -153,7 +153,8 @@ DROPOUT = {"dropout": 0.1}
 
 @pytest.mark.parametrize("method, settings, kills", [
     ("full", DROPOUT, 8), ("full", {"class_weights": "balanced", "micro_batch_tokens": 60}, 4),
-    ("full", {"optimizer": "muon"}, 3), ("last-blocks", {}, 4), ("head", {}, 4), ("last-blocks", DROPOUT, 2)])
+    ("full", {"optimizer": "muon"}, 3), ("last-blocks", {}, 4), ("head", {}, 4), ("last-blocks", DROPOUT, 2),
+    ("lora", {"lora_dropout": 0.1}, 3), ("lora", DROPOUT | {"lora_targets": ("blocks.1.*",)}, 3)])
 def test_a_killed_run_ends_in_the_same_bits(order, finish, unbroken, tmp_path, method, settings, kills):
     source = random.Random(f"{method} {kills}")
     directory = tmp_path / "run"

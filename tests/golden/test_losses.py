@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("losses.json")
-METHODS = {"full": {}, "last-blocks": {}, "head": {}, "full, balanced": {"class_weights": "balanced"}}
+METHODS = {"full": {}, "last-blocks": {}, "head": {}, "lora": {}, "full, balanced": {"class_weights": "balanced"}}
 
 
 def first_losses(name: str, directory: Path) -> dict[str, list[float]]:

@@ -11,8 +11,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from finetune.adapters.lora import lora_tensors, merge
 from finetune.datasets.batching import epoch_batches, micro_batches
 from finetune.errors import Interrupted, TrainingError
+from finetune.tasks import classify
 from finetune.training import loop
 
 ROWS = [3, 40, 17, 8, 25, 0, 31, 12]  # ragged: from a few bytes to several dozen
@@ -62,15 +64,28 @@ def distance(one, other):
     return difference / math.sqrt(sum(value.double().square().sum().item() for value in other.values()))
 
 
+def stirred(made):
+    """The job and its settings, the adapters as if they had learnt something: at B = 0, A has no gradient."""
+    generator = torch.Generator().manual_seed(3)
+    for tensor in lora_tensors(made[0].model).values():
+        tensor.data.normal_(0.0, 0.1, generator=generator)
+    return made
+
+
 @pytest.mark.parametrize("weighting", ["none", "balanced"])
-@pytest.mark.parametrize("method", ["full", "last-blocks", "head"])
-def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, method, weighting):
-    plain, _ = toy_job("full", class_weights=weighting)
+@pytest.mark.parametrize("method, targets", [("full", None), ("last-blocks", None), ("head", None), ("lora", ("*",)),
+                                             ("lora", ("blocks.1.mlp.*",))])
+def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, monkeypatch, method, targets, weighting):
+    lora = {"lora_targets": targets} if targets else {}
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "CACHE_LIMIT", 0)
+        plain, _ = stirred(toy_job("lora" if lora else "full", class_weights=weighting, **lora))
     assert len({plain.lengths[row] for row in ROWS}) >= 6
     assert (len({plain.weights[row] for row in ROWS}) == 2) == (weighting == "balanced")
     expected_loss, expected = plain_step(plain, plain.weights)
     for budget, parts in ((10**6, 1), (90, 4), (1, 8)):
-        job, settings = toy_job(method, class_weights=weighting, micro_batch_tokens=budget, clip_norm=1e9)
+        job, settings = stirred(toy_job(method, class_weights=weighting, micro_batch_tokens=budget, clip_norm=1e9,
+                                        **lora))
         assert len(micro_batches(ROWS, job.lengths, budget)) == parts
         moving = {name for name, p in job.model.named_parameters() if p.requires_grad}
         loss, norm, gradients = one_step(job, settings)
@@ -136,12 +151,29 @@ def test_a_validation_without_numbers_stops_the_run(toy_job, run_training):
 
 
 def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_training):
-    for method in ("full", "last-blocks", "head"):
+    for method in ("full", "last-blocks", "head", "lora"):
         job, settings = toy_job(method)
         before = {name: p.clone() for name, p in job.model.named_parameters()}
-        run_training(job, settings, name=method)
+        *_, folder = run_training(job, settings, name=method)
         for name, p in job.model.named_parameters():
             assert torch.equal(p, before[name]) != p.requires_grad, (method, name)
+        moving = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
+        checkpoint = folder / "checkpoints" / "step-00000012"
+        written, moments = (load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "optimizer"))
+        assert written.keys() == moving.keys() == {name.rpartition("/")[0] for name in moments}
+        assert all(torch.equal(written[name], p) for name, p in moving.items())
+
+
+@torch.no_grad()
+def test_trained_adapters_merge_into_the_same_model(toy_job, run_training):
+    job, settings = toy_job("lora", lora_dropout=0.1, lr=1e-2)
+    inputs, last, _ = job.batch(ROWS)
+    before = job.model.eval()(inputs, last)
+    with torch.enable_grad():
+        run_training(job, settings)
+    after = job.model.eval()(inputs, last)
+    assert (after - before).abs().max() > 0.5
+    assert (merge(job.model)(inputs, last) - after).abs().max() < 1e-6 * after.abs().max()
 
 
 def scripted(job, values):

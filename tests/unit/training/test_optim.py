@@ -44,7 +44,7 @@ def test_rate_depends_on_the_step_alone():
     assert learning_rate(0, 1, 1e-3, 0.1, 0.1) == 1e-3
 
 
-@pytest.mark.parametrize("method", ["full", "last-blocks", "head"])
+@pytest.mark.parametrize("method", ["full", "last-blocks", "head", "lora"])
 def test_each_moving_parameter_is_in_one_group_and_no_norm_or_bias_decays(toy_job, method):
     job, _ = toy_job(method)
     names = {p: name for name, p in job.model.named_parameters()}
@@ -55,7 +55,7 @@ def test_each_moving_parameter_is_in_one_group_and_no_norm_or_bias_decays(toy_jo
     assert sorted(decayed + kept) == sorted(moving)
     assert not [name for name in decayed if "norm" in name or name.endswith("bias")]
     assert all("norm" in name or name.endswith("bias") for name in kept)
-    assert "head.weight" in decayed and (method == "head") == (not kept)
+    assert "head.weight" in decayed and (method in ("head", "lora")) == (not kept)
 
 
 def test_a_step_is_torchs_plain_adamw():

@@ -29,12 +29,14 @@ def test_states_are_those_of_each_text_alone():
     assert cache_bytes(rows, 16, last_only=True) == sum(state.untyped_storage().nbytes() for state in last)
 
 
-@pytest.mark.parametrize("method", ["last-blocks", "head"])
-def test_training_from_the_cache_is_training_without_it(toy_job, run_training, monkeypatch, method):
-    cached, settings = toy_job(method, epochs=3)
+@pytest.mark.parametrize("method, more", [("last-blocks", {}), ("head", {}),
+                                          ("lora", {"lora_targets": ("blocks.1.*",), "lora_dropout": 0.2})])
+def test_training_from_the_cache_is_training_without_it(toy_job, run_training, monkeypatch, method, more):
+    more |= {"micro_batch_tokens": 10**6}  # each step in one part: dropout draws the same
+    cached, settings = toy_job(method, epochs=3, **more)
     assert cached.batch([0])[0].shape == (1, 1 if method == "head" else cached.lengths[0], 32)
     monkeypatch.setattr(classify, "CACHE_LIMIT", 0)
-    plain, _ = toy_job(method, epochs=3)
+    plain, _ = toy_job(method, epochs=3, **more)
     assert plain.batch([0])[0].shape == (1, plain.lengths[0])
     _, cached_steps, cached_validations, _ = run_training(cached, settings, name="cached")
     _, plain_steps, plain_validations, _ = run_training(plain, settings, name="plain")
@@ -63,6 +65,9 @@ def texts_of_validation():
     return runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))["toy_texts"]()[0][44:]
 
 
-def test_dropout_leaves_no_cache(toy_job):
-    job, _ = toy_job("last-blocks", dropout=0.1)
+@pytest.mark.parametrize("method, settings", [
+    ("last-blocks", {"dropout": 0.1}), ("full", {}), ("lora", {}), ("lora", {"lora_targets": ("blocks.0.mlp.up",)}),
+    ("lora", {"lora_targets": ("blocks.1.*",), "dropout": 0.1})])
+def test_nothing_that_moves_or_drops_is_cached(toy_job, method, settings):
+    job, _ = toy_job(method, **settings)
     assert job.batch([0])[0].dtype == torch.long

@@ -1,0 +1,1 @@
+"""Small trainable layers beside frozen ones."""

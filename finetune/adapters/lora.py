@@ -1,0 +1,99 @@
+"""LoRA: a trainable update of low rank beside a frozen linear layer (Hu et al. 2021, arXiv:2106.09685).
+
+Layers are found by name and swapped after the weights are loaded, so that a model never hears of it and every name of
+the base stays as it is. Shape letters: I inputs, O outputs, R rank.
+"""
+
+import math
+import re
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.errors import RecipeError
+
+
+class LoRALinear(nn.Linear):
+    """W x + b + (alpha / R) B A x (eq. 3), where W and b are the parameters of the layer that it takes the place of.
+
+    B begins at zero: the first output is the base's, bit for bit. Dropout is on the way into A alone.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, generator: torch.Generator):
+        nn.Module.__init__(self)  # not nn.Linear's, which would draw weights
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias  # (O, I), (O,)
+        self.rank, self.alpha = rank, alpha
+        self.drop = nn.Dropout(dropout)
+        bound = 1 / math.sqrt(self.in_features)  # as nn.Linear draws its own weights
+        drawn = torch.empty(rank, self.in_features).uniform_(-bound, bound, generator=generator)
+        self.lora_A = nn.Parameter(drawn.to(self.weight))  # (R, I)
+        self.lora_B = nn.Parameter(self.weight.new_zeros(self.out_features, rank))  # (O, R)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        update = F.linear(F.linear(self.drop(x), self.lora_A), self.lora_B)
+        return F.linear(x, self.weight, self.bias) + update * (self.alpha / self.rank)
+
+    def merged(self) -> nn.Linear:
+        """A plain layer that computes the same: its weight is W + (alpha / R) B A."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, self.weight.device)
+        plain.weight = nn.Parameter(self.weight.detach() + self.lora_B.detach() @ self.lora_A.detach()
+                                    * (self.alpha / self.rank))
+        plain.bias = self.bias
+        return plain.train(self.training)
+
+
+def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], seed: int) -> None:
+    """Swap every linear layer that `targets` name, in place.
+
+    A target is a layer's name or the end of one, from a dot on (``attention.qkv``); * stands for any characters.
+    Raises RecipeError where one names no layer, or where the rank is no less than a layer's own.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    for target in targets:
+        if not any(_names(target, name) for name in layers):
+            raise RecipeError(f"no linear layer is called {target!r}", known=", ".join(_kinds(layers)),
+                              do="A layer's whole name goes, too, and * for any part of it.")
+    generator = torch.Generator().manual_seed(seed)
+    for name, layer in layers.items():
+        if any(_names(target, name) for target in targets):
+            least = min(layer.in_features, layer.out_features)
+            if rank >= least:
+                raise RecipeError(f"a LoRA rank of {rank} is no less than that of {name} itself",
+                                  known=f"1 to {least - 1}", do="Lower train.lora_rank.")
+            _put(model, name, LoRALinear(layer, rank, alpha, dropout, generator))
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The swapped layers by name."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def lora_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The tensors that LoRA added, by name: the A and the B of each swapped layer."""
+    return {f"{name}.{kind}": getattr(layer, kind)
+            for name, layer in lora_layers(model).items() for kind in ("lora_A", "lora_B")}
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Put plain layers that compute the same in the swapped ones' places. Returns the model itself."""
+    for name, layer in lora_layers(model).items():
+        _put(model, name, layer.merged())
+    return model
+
+
+def _names(target: str, name: str) -> bool:
+    return fnmatchcase(f".{name}", f"*.{target}")
+
+
+def _kinds(layers) -> list[str]:
+    """Names with their numbers as *, each once: ``blocks.*.mlp.up``."""
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in layers))
+
+
+def _put(model: nn.Module, name: str, layer: nn.Linear) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)

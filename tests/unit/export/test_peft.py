@@ -1,0 +1,155 @@
+"""The adapter's directory: its files and settings, and what is refused."""
+
+import builtins
+import json
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.adapters.lora import add_lora, lora_tensors
+from finetune.checkpoints.sources import WeightsSource
+from finetune.checkpoints.store import write_checkpoint
+from finetune.errors import RunError, WeightsError
+from finetune.export import peft
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import NextToken
+from finetune.run import Run
+from finetune.tasks.classify import build_model
+from finetune.tokenizer import Tokenizer
+
+TOKENIZER, LABELS = Tokenizer.of_bytes(), ["[/x]", 'a"b', "spam"]
+TEXTS = ["hello", "free cash <|endoftext|>", "é" * 40, "x"]
+
+
+def small_gpt():
+    return GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 2, 2)).initialise(0, std=0.2)
+
+
+def adapted(model, targets=("attention.qkv", "blocks.1.mlp.*")):
+    """The model with adapters that have learnt something."""
+    add_lora(model.gpt, 2, 5.0, 0.1, targets, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in lora_tensors(model.gpt).values():
+        tensor.data.normal_(0.0, 0.2, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture
+def model():
+    return adapted(build_model(small_gpt(), len(LABELS), seed=0))
+
+
+@pytest.fixture
+def base(tmp_path):
+    write_checkpoint(tmp_path / "base", small_gpt(), TOKENIZER)
+    return WeightsSource("tiny", tmp_path / "base", None, "here")
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.finish(3, "prepare", "", [], {"labels": LABELS, "max_length": 20}, 0)
+    run.finish(4, "train", "", [], {"method": "full"}, 0)
+    return run
+
+
+def test_the_directory_is_peft_s_own(run, model, base):
+    checked = peft.write_adapter(run, model, base, TEXTS)
+    assert checked["compared"] and checked["max_logit_difference"] < 1e-4
+    directory = run.path("export", "peft")
+    assert {path.name for path in directory.iterdir()} == {"adapter_model.safetensors", "adapter_config.json",
+                                                           "README.md"}
+    config = json.loads((directory / "adapter_config.json").read_text())
+    layers = ["h.0.attn.c_attn", "h.1.attn.c_attn", "h.1.mlp.c_fc", "h.1.mlp.c_proj"]
+    assert config == {
+        "peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "tiny", "revision": None, "r": 2,
+        "lora_alpha": 5.0, "lora_dropout": 0.1, "target_modules": layers, "modules_to_save": ["score"],
+        "fan_in_fan_out": True, "bias": "none", "use_rslora": False, "use_dora": False, "inference_mode": True}
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(directory / "adapter_model.safetensors").items()}
+    sizes = {"attn.c_attn": (16, 48), "mlp.c_fc": (16, 64), "mlp.c_proj": (64, 16)}
+    expected = {"base_model.model.score.weight": (3, 16)}
+    for layer in layers:
+        wide, out = sizes[layer.partition(".")[2].partition(".")[2]]
+        expected |= {f"base_model.model.transformer.{layer}.lora_A.weight": (2, wide),
+                     f"base_model.model.transformer.{layer}.lora_B.weight": (out, 2)}
+    assert shapes == expected
+    readme = (directory / "README.md").read_text(encoding="utf-8")
+    for words in ("peft gives the same logits", "num_labels=3, pad_token_id=256", "{0: '[/x]', 1: 'a\"b', 2: 'spam'}"):
+        assert words in readme
+    compile("\n".join(line[4:] for line in readme.splitlines() if line.startswith("    ")), "README", "exec")
+
+
+def test_what_its_readme_says_gives_the_models_logits(run, model, base, monkeypatch):
+    peft.write_adapter(run, model, base, TEXTS)
+    lines = [line[4:] for line in run.path("export", "peft", "README.md").read_text().splitlines()
+             if line.startswith("    ")]
+    code = "\n".join(lines).replace('"tiny"', repr(str(base.directory)))
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code.replace('"DIRECTORY"', repr(str(run.path("export", "peft")))), names)
+    ids = [TOKENIZER.encode(text)[:20] for text in TEXTS]
+    with torch.no_grad():
+        for row in ids:
+            ours = model(torch.tensor([row]), torch.tensor([len(row) - 1]))
+            torch.testing.assert_close(names["model"](torch.tensor([row])).logits, ours, atol=2e-5, rtol=0)
+
+
+def test_a_language_models_adapter_has_no_head(run, base):
+    checked = peft.write_adapter(run, adapted(NextToken(small_gpt()), ("*",)), base, [])
+    assert checked["compared"] and checked["max_logit_difference"] < 1e-4
+    config = json.loads(run.path("export", "peft", "adapter_config.json").read_text())
+    assert config["task_type"] == "CAUSAL_LM" and config["modules_to_save"] is None
+    assert len(load_file(run.path("export", "peft", "adapter_model.safetensors"))) == 16
+
+
+def test_weights_of_the_registry_are_named_with_their_revision(model, base):
+    from finetune.registry import weights_registry
+    row = weights_registry()["gpt2"]
+    named = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, "", pinned=True))
+    assert (named["base_model_name_or_path"], named["revision"]) == (row.repo, row.revision)
+    users = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, ""))  # a directory of that name
+    assert (users["base_model_name_or_path"], users["revision"]) == ("gpt2", None)
+
+
+def test_a_model_without_adapters_is_refused(run, base):
+    with pytest.raises(RunError, match="has no adapters; got method full; known: lora"):
+        peft.write_adapter(run, build_model(small_gpt(), 3, seed=0), base, TEXTS)
+    assert not run.path("export").exists()
+
+
+@pytest.mark.parametrize("kind", ["scale", "missing", "head", "flipped"])
+def test_an_adapter_that_reads_differently_is_never_there(run, model, base, monkeypatch, kind):
+    peft.write_adapter(run, model, base, TEXTS)
+    before = {path.name: path.read_bytes() for path in run.path("export", "peft").iterdir()}
+    config, tensors = peft.adapter_config(model, base), peft.adapter_tensors(model)
+    if kind == "scale":
+        config["lora_alpha"] *= config["r"]
+    elif kind == "missing":
+        del tensors["base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"]
+    elif kind == "head":
+        tensors["base_model.model.score.weight"] = -tensors["base_model.model.score.weight"]
+    else:
+        name = "base_model.model.transformer.h.1.mlp.c_fc.lora_A.weight"
+        tensors[name] = tensors[name].flip(1).contiguous()
+    monkeypatch.setattr(peft, "adapter_config", lambda *_: config)
+    monkeypatch.setattr(peft, "adapter_tensors", lambda *_: tensors)
+    with warnings.catch_warnings(), pytest.raises(WeightsError, match="peft reads the export differently"):
+        warnings.simplefilter("ignore")
+        peft.write_adapter(run, model, base, TEXTS)
+    assert {path.name: path.read_bytes() for path in run.path("export", "peft").iterdir()} == before
+    assert [path.name for path in run.path("export").iterdir()] == ["peft"]
+
+
+def test_without_peft_it_says_that_nothing_was_compared(run, model, base, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *more, **named):
+        if name == "peft":
+            raise ImportError(name)
+        return real(name, *more, **named)
+    monkeypatch.setattr(builtins, "__import__", without)
+    checked = peft.write_adapter(run, model, base, TEXTS)
+    assert checked == {"compared": False, "summary": "written; not compared, peft is not installed"}
