@@ -26,6 +26,6 @@ def choose_precision(asked: str, width: int) -> tuple[str, str]:
         return asked, "as asked"
     if not has_bf16():
         return "fp32", f"no bf16 arithmetic on this {device_type()}"
-    if width < 512:
+    if width < 256:
         return "fp32", f"bf16 does not pay at width {width}"
     return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"
