@@ -1,5 +1,7 @@
 """The options against who had them first: LLaMA of transformers, Bloom's ALiBi, torch's own transformer layers."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -34,8 +36,11 @@ def llama_keys(layers: int) -> dict[str, list[str]]:
     return keys
 
 
-def check_llama(kv_heads: int, biases: bool) -> None:
-    """Copy a random LLaMA's weights; compare logits, loss and every gradient (relative to its largest entry)."""
+def check_llama(kv_heads: int, biases: bool) -> float:
+    """Copy a random LLaMA's weights; compare logits, loss and every gradient (relative to its largest entry).
+
+    Returns LLaMA's loss.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
     shape = {"context": CONTEXT, "vocab_size": VOCABULARY, "width": 48, "layers": 3, "heads": 4, "kv_heads": kv_heads,
              "biases": biases}
@@ -64,11 +69,12 @@ def check_llama(kv_heads: int, biases: bool) -> None:
     assert sum(gradient.numel() for gradient in gradients.values()) == sum(p.numel() for p in llama.parameters())
     for name, parameter in model.named_parameters():
         assert (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max() < TOLERANCE, name
+    return expected.loss.item()
 
 
 @pytest.mark.parametrize("kv_heads, biases", [(2, False), (1, False), (4, False), (2, True)])
 def test_the_llama_shape_is_transformers_llama(kv_heads, biases):
-    check_llama(kv_heads, biases)
+    assert check_llama(kv_heads, biases) > math.log(VOCABULARY) + 0.5  # far from even odds
 
 
 def neighbours_are_turned(monkeypatch):
