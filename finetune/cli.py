@@ -42,16 +42,20 @@ def run(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml|reci
 
 
 @app.command()
-def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="A CSV or TSV file with a header.")],
-             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
+def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON, JSONL or Parquet; hf:NAME.")],
+             text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
              label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+             validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
+             test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
+             group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
              weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
              method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import make_recipe
-    chosen = {"data": data, "columns": {"text": text, "label": label}}
+    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group},
+              "validation": validation or "", "test": test or ""}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     _run(make_recipe("classify", settings or [], chosen),

@@ -73,7 +73,8 @@ def resolve(request: Recipe) -> Recipe:
     data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
-    return request.model_copy(update={"weights": weights, "data": data})
+    further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
+    return request.model_copy(update={"weights": weights, "data": data} | further)
 
 
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:

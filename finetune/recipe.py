@@ -11,8 +11,11 @@ from finetune.errors import RecipeError
 class Columns(Settings):
     """Which columns of a table hold what."""
 
-    text: str | None = Field(None, description="name of the text column; none: found by its name")
-    label: str | None = Field(None, description="name of the label column; none: found by its name")
+    text: str | None = Field(None, description="name of the text column, or several with commas between them, to be "
+                             "joined; none: found by its name or its content")
+    label: str | None = Field(None, description="name of the label column; none: found by its name or its content")
+    group: str | None = Field(None, description="name of a column whose equal values stay on one side of the split")
+    split: str | None = Field(None, description="name of a column that says train, val or test for each row")
 
 
 class Split(Settings):
@@ -107,6 +110,10 @@ class Recipe(Settings):
     weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
                          "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
     data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder")
+    validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
+    test: str = Field("", description="a further table whose rows are the test; none: taken from data")
+    encoding: str | None = Field(None, description="how the tables' characters are written; none: UTF-8, or what their "
+                                 "byte order mark says")
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()

@@ -1,32 +1,31 @@
-"""Labelled text from a file, row by row, nothing guessed and nothing dropped in silence."""
+"""Labelled text from a table, row by row, nothing guessed in silence and nothing dropped in silence."""
 
-import csv
 import itertools
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.config import nearest
+from finetune.datasets.detect import detect_format
+from finetune.datasets.tables import SPLIT_COLUMN, TableFormat, iterate_table
 from finetune.errors import DataError
 
 TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
 LABEL_NAMES = ("label", "class", "category", "target", "v1")
-FIELD_LIMIT = 16 << 20  # characters in one cell
-
-
-@dataclass(frozen=True)
-class TableFormat:
-    """How a file is laid out. No header: `columns` names the fields."""
-
-    delimiter: str = ","
-    header: bool = True
-    quoting: bool = True
-    columns: tuple[str, ...] = ()
+HEADER_NAMES = frozenset(TEXT_NAMES + LABEL_NAMES)
+SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+         "test": "test", "testing": "test"}
+SAMPLE = 1000  # rows by whose content a column is told
+MOST_LABELS = 100  # different values of a column that is told to be the label by its content
 
 
 @dataclass
 class LabelledTexts:
-    """Rows in file order; `rows` holds each one's number in the file, the first data row being 0."""
+    """Rows in file order; `rows` holds each one's number in the file, the first data row being 0.
+
+    `groups`: rows of one group stay together in a split, an empty one is none. `sides`: the split that a row came
+    in, empty where it is ours to choose. Both are empty lists where no row has any.
+    """
 
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -34,137 +33,197 @@ class LabelledTexts:
     dropped: dict[str, int] = field(default_factory=dict)
     text_column: str = ""
     label_column: str = ""
+    groups: list[str] = field(default_factory=list)
+    sides: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
+
+    def extend(self, other: "LabelledTexts", side: str) -> None:
+        """Append another file's rows, all on one side. Row numbers stay those of their own file."""
+        for name in ("groups", "sides"):
+            for part in (self, other):
+                setattr(part, name, getattr(part, name) or [""] * len(part.rows))
+        other.sides = [side] * len(other.rows)
+        for name in ("rows", "texts", "labels", "groups", "sides"):
+            getattr(self, name).extend(getattr(other, name))
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        if not any(self.groups):
+            self.groups = []
 
 
-def format_of(path: Path) -> TableFormat:
-    """The layout that a file's ending stands for."""
-    delimiters = {".csv": ",", ".tsv": "\t"}
-    if path.suffix.lower() not in delimiters:
-        raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix), known=", ".join(delimiters))
-    return TableFormat(delimiter=delimiters[path.suffix.lower()])
+@dataclass(frozen=True)
+class Columns:
+    """The indices of the columns that are read, and how those were found that nobody named."""
 
+    names: list[str]
+    texts: list[int]
+    label: int
+    notes: list[str]
 
-def iterate_table(path: Path, layout: TableFormat | None = None) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (column names, cells) for each row. Raises DataError with the line for a row of another width."""
-    layout = layout or format_of(Path(path))
-    try:
-        with open(path, encoding="utf-8-sig", newline="" if layout.quoting else "\n") as file:
-            lines = _quoted(file, layout.delimiter) if layout.quoting else _unquoted(file, layout.delimiter)
-            names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
-            if not names:
-                raise DataError(f"{path}: the file is empty")
-            for number, cells in lines:
-                if len(cells) != len(names):
-                    raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
-                                    known=f"{len(names)} columns: {', '.join(names)}",
-                                    do=_other_delimiter(names) or "Quote the texts that hold the delimiter.")
-                yield names, cells
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: a directory where a file should be") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x} in line {_undecodable(path)}",
-                        do="Save the file as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as a table", got=str(error),
-                        do="A quote that is opened must be closed.") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+    @property
+    def text_column(self) -> str:
+        """The text column's name, or several with commas between them, as a person gives them."""
+        return ",".join(self.names[index] for index in self.texts)
 
 
 def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path) -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are."""
-    mend = _other_delimiter(names) or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
+    mend = f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:
         if names.count(wanted) > 1:
             raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")
         if wanted in names:
             return names.index(wanted)
         raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=mend)
-    found = [index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name]
-    if not found:
+    found = usual_column(names, usual)
+    if found is None:
         raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
                         known=", ".join(usual), do=mend)
-    return find_column(names, names[found[0]], usual, what, path)  # the same name twice is refused
+    return find_column(names, names[found], usual, what, path)  # the same name twice is refused
+
+
+def usual_column(names: list[str], usual: tuple[str, ...]) -> int | None:
+    """The column with the first of the usual names, whatever its case."""
+    return next((index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name), None)
+
+
+def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
+    """The text column, or each of several that were named with commas between them."""
+    if wanted is None or wanted in names or "," not in wanted:
+        return [find_column(names, wanted, TEXT_NAMES, "text", path)]
+    return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
+
+
+def join_cells(cells: list[str], columns: list[int]) -> str:
+    """The text of a row: its text columns, a line each; empty ones are left out."""
+    if len(columns) == 1:
+        return cells[columns[0]]
+    return "\n".join(cells[index] for index in columns if cells[index].strip())
+
+
+def find_columns(names: list[str], sample: list[list[str]], text: str | None, label: str | None,
+                 path: Path) -> Columns:
+    """Text and label columns: as they were named, else by their usual names, else by what the first rows hold.
+
+    Raises DataError with the names there are where that leaves a doubt.
+    """
+    notes = []
+    label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
+    text_at = usual_column(names, TEXT_NAMES)
+    if text is not None or text_at is not None:
+        texts = find_text(names, text, path)
+    else:
+        chosen, why = _wordy_column(names, sample, {label_at})
+        if chosen is None:
+            raise _untold(path, "text", names, why)
+        texts = [chosen]
+        notes.append(f"text column: {names[chosen]!r}, {why}")
+    if label_at is not None:
+        label_at = find_column(names, names[label_at], (), "label", path)  # the same name twice is refused
+    else:
+        label_at, why = _label_column(names, sample, set(texts))
+        if label_at is None:
+            raise _untold(path, "label", names, why)
+        notes.append(f"label column: {names[label_at]!r}, {why}")
+    if label_at in texts:
+        raise DataError(f"{path}: one column for text and label", got=repr(names[label_at]), known=", ".join(names),
+                        do="Name another with --text NAME or --label NAME.")
+    return Columns(names, texts, label_at, notes)
+
+
+def _untold(path: Path, what: str, names: list[str], why: str) -> DataError:
+    usual = TEXT_NAMES if what == "text" else LABEL_NAMES
+    return DataError(f"{path}: no {what} column that can be told by its name or content",
+                     got=", ".join(names) + (f" ({why})" if why else ""), known=", ".join(usual),
+                     do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
+
+
+def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
+    """The column whose cells hold most text by far, and why."""
+    lengths = {}
+    for index in set(range(len(names))) - taken:
+        cells = [row[index] for row in sample]
+        if len(sample) >= 4 and sum(" " in cell.strip() for cell in cells) > len(cells) / 2:
+            lengths[index] = sum(map(len, cells)) / len(cells)
+    ordered = sorted(lengths, key=lengths.get, reverse=True)
+    if not ordered:
+        return None, ""
+    best, others = ordered[0], [index for index in ordered[1:] if 1.5 * lengths[index] > lengths[ordered[0]]]
+    if others:
+        alike = [names[index] for index in (best, *others)]
+        return None, f"{listed(alike)} are alike; several are joined with --text {','.join(alike)}"
+    return best, f"by its content: the longest texts, {lengths[best]:,.0f} characters on average"
+
+
+def _label_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
+    """The one column of few short values that come again, and why."""
+    different = {}
+    for index in set(range(len(names))) - taken:
+        values = Counter(row[index].strip() for row in sample)
+        del values[""]
+        if 2 <= len(values) <= min(MOST_LABELS, len(sample) / 2) and max(map(len, values)) <= 60:
+            different[index] = len(values)
+    if len(different) > 1:
+        return None, "; ".join(f"{names[index]!r} has {count} values" for index, count in sorted(different.items()))
+    if not different:
+        return None, ""
+    chosen, count = different.popitem()
+    return chosen, f"by its content: {count} different values in {len(sample):,} rows"
 
 
 def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
-                  least_labels: int = 2) -> LabelledTexts:
+                  least_labels: int = 2, group: str | None = None, split: str | None = None) -> LabelledTexts:
     """Every row with a text and a label; rows that miss one are counted under `dropped`.
 
+    group, split: columns of rows that belong together, and of the split that each row is of.
     Raises DataError where fewer than `least_labels` are found.
     """
     path = Path(path)
+    notes = []
+    if layout is None:
+        detected = detect_format(path, header_names=HEADER_NAMES)
+        layout, notes = detected.layout, list(detected.notes)
     table = iterate_table(path, layout)
-    first = next(table, None)
-    if first is None:
+    sample = list(itertools.islice(table, SAMPLE))
+    if not sample:
         raise DataError(f"{path}: a header and no rows")
-    names = first[0]
-    text_at = find_column(names, text, TEXT_NAMES, "text", path)
-    label_at = find_column(names, label, LABEL_NAMES, "label", path)
-    result = LabelledTexts(text_column=names[text_at], label_column=names[label_at])
-    for row, (_, cells) in enumerate(itertools.chain([first], table)):
-        text_cell, label_cell = cells[text_at], cells[label_at].strip()
+    names = sample[0][0]
+    columns = find_columns(names, [cells for _, cells in sample], text, label, path)
+    if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
+        split = SPLIT_COLUMN
+    group_at, split_at = (None if wanted is None else find_column(names, wanted, (), what, path)
+                          for wanted, what in ((group, "group"), (split, "split")))
+    result = LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
+                           notes=notes + columns.notes)
+    known: dict[str, str] = {}  # one object for each label and group, not one for each row
+    for row, (_, cells) in enumerate(itertools.chain(sample, table)):
+        text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
         if not text_cell.strip() or not label_cell:
             reason = "empty text" if not text_cell.strip() else "empty label"
             result.dropped[reason] = result.dropped.get(reason, 0) + 1
             continue
         result.rows.append(row)
         result.texts.append(text_cell)
-        result.labels.append(label_cell)
+        result.labels.append(known.setdefault(label_cell, label_cell))
+        if group_at is not None:
+            result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
+        if split_at is not None:
+            result.sides.append(_side(cells[split_at], names[split_at], row, path))
     if len(set(result.labels)) < least_labels:
         what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
         raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
-                        do=f"Is {names[label_at]!r} the label column? Name another with --label NAME.")
+                        do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
     return result
+
+
+def _side(cell: str, column: str, row: int, path: Path) -> str:
+    side = SIDES.get(cell.strip().casefold())
+    if side is None:
+        raise DataError(f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]),
+                        known=", ".join(SIDES))
+    return side
 
 
 def listed(names: list[str], most: int = 8) -> str:
     """Names for a message, the first few of many."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _other_delimiter(names: list[str]) -> str:
-    """What to do where the header is one cell that holds another delimiter; empty for any other header."""
-    seen = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
-    if seen is None:
-        return ""
-    return f"The delimiter looks like {seen!r}: " + ("name the file .tsv." if seen == "\t" else
-                                                    "save the file with commas between the fields.")
-
-
-def _quoted(file, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    begins = 1  # a row with line breaks in its cells is named by its first line, where its quote is opened
-    try:
-        for cells in reader:
-            if cells:
-                yield begins, cells
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise csv.Error(f"line {begins}: {error}") from error
-
-
-def _unquoted(file, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """A row is a line, whatever quotes it holds."""
-    for number, line in enumerate(file, 1):
-        if line.strip("\r\n"):
-            yield number, line.rstrip("\r\n").split(delimiter)
-
-
-def _undecodable(path: Path) -> int:
-    """The first line that is not UTF-8, counted from 1."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return number
-
-
-def _short(cells: list[str]) -> str:
-    text = " | ".join(cells)
-    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -6,10 +6,14 @@ from pathlib import Path
 from finetune.assets import asset
 from finetune.config import nearest
 from finetune.console import warn
-from finetune.datasets.readers import TableFormat, format_of
+from finetune.datasets.detect import detect_format
+from finetune.datasets.documents import is_saved_dataset
+from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, listed, read_labelled
+from finetune.datasets.tables import TableFormat, format_of
 from finetune.errors import DataError, FetchError
 from finetune.fetch import find_data, get_data, network_available
 from finetune.fetch_datasets import PREFIX, get_hub_dataset
+from finetune.recipe import Recipe
 from finetune.registry import DataRow, data_registry
 
 
@@ -23,6 +27,7 @@ class DataSource:
     source: str
     licence: str = ""
     citation: str = ""
+    notes: tuple[str, ...] = ()  # what is unusual in how the file is written
 
 
 def resolve_data(name: str) -> str:
@@ -33,7 +38,7 @@ def resolve_data(name: str) -> str:
     """
     row = data_registry().get(name)
     if row is None:
-        return name if name in _samples() else str(locate_data(name).path.resolve())
+        return name if name in _samples() or name.startswith(PREFIX) else str(locate_data(name).path.resolve())
     if row.fallback is None or find_data(row):
         return name
     if network_available():
@@ -45,23 +50,61 @@ def resolve_data(name: str) -> str:
     return row.fallback
 
 
-def locate_data(name: str) -> DataSource:
-    """The file that `name` means: a registry row, a sample (``spam-sample``) or a path. Raises DataError."""
+def locate_data(name: str, encoding: str | None = None) -> DataSource:
+    """The table that `name` means. Raises DataError.
+
+    A registry row, a sample (``spam-sample``), ``hf:OWNER/NAME``, a file, or a folder that `datasets` saved.
+    encoding: of the user's file, where it is not UTF-8 and does not say so itself.
+    """
     rows = data_registry()
     if name in rows:
         return _from_row(rows[name], get_data(rows[name]))
     samples = _samples()
     if name in samples:
         return DataSource(name, samples[name], format_of(samples[name]), "written for this project, bundled", "CC0 1.0")
+    if name.startswith(PREFIX):
+        return DataSource(name, get_hub_dataset(name), TableFormat(kind="dataset"),
+                          "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
-    if path.is_file():
-        return DataSource(path.name, path, format_of(path), "the user's file")
+    if path.is_file() or is_saved_dataset(path):
+        detected = detect_format(path, encoding, HEADER_NAMES)
+        return DataSource(path.name, path, detected.layout, "the user's file", notes=detected.notes)
     if path.is_dir():
-        raise DataError(f"{name}: a directory where a file should be")
+        raise DataError(f"{name}: a directory where a file should be",
+                        known="a folder is read only where datasets' save_to_disk wrote it")
     known = [*rows, *samples]
     raise DataError(f"no data {name!r}: no such file and no such name",
                     known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
                     do="Give a .csv or .tsv file with a header, for example --set data=my.csv")
+
+
+def read_data(recipe: Recipe) -> LabelledTexts:
+    """The recipe's labelled rows: its file's, and those of the files for validation and test, each on its side.
+
+    Raises DataError for a further file that is the first one again, or has labels that no row to train on has.
+    """
+    columns = recipe.columns
+    data = locate_data(recipe.data, recipe.encoding)
+    found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
+    found.notes[:0] = data.notes
+    labels = set(found.labels)
+    for side, name in (("val", recipe.validation), ("test", recipe.test)):
+        if not name:
+            continue
+        if found.sides and side in found.sides:
+            raise DataError(f"{name}: {data.path.name} says itself which rows are the {side} split",
+                            do="Leave the file out, or the split column.")
+        more = locate_data(name, recipe.encoding)
+        if more.path.resolve() == data.path.resolve():
+            raise DataError(f"{name}: the table to train on, given again", do="Leave it out: a part is held out.")
+        read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
+        unknown = sorted(set(read.labels) - labels)
+        if unknown:
+            raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
+                            known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
+        found.notes += [f"{more.path.name}: {note}" for note in (*more.notes, *read.notes)]
+        found.extend(read, side)
+    return found
 
 
 def _samples() -> dict[str, Path]:

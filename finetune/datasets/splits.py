@@ -3,9 +3,13 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from hashlib import blake2b
 from random import Random
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from finetune.errors import DataError
 
@@ -18,45 +22,85 @@ def normalise_text(text: str) -> str:
     return " ".join(re.sub(r"\d", "0", folded).split())
 
 
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """A 64-bit hash (n,) of each text's normalised form: 8 bytes a row, where the texts would be hundreds."""
+    digests = (blake2b(normalise_text(text).encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def number_groups(keys: np.ndarray, groups: list[str] | None = None) -> np.ndarray:
+    """The number (n,) of each row's group, counted from 0 in the order of first rows.
+
+    Rows of one key belong together, and rows of one group name that is not empty; and so does what both tie together.
+    """
+    _, first, component = np.unique(keys, return_index=True, return_inverse=True)
+    if groups:
+        names: dict[str, int] = {}
+        ids = np.array([names.setdefault(name, len(names)) if name else -1 for name in groups])
+        held = np.flatnonzero(ids >= 0)
+        edges = coo_matrix((np.ones(len(held)), (component[held], len(first) + ids[held])),
+                           shape=(len(first) + len(names),) * 2)
+        component = connected_components(edges, directed=False)[1][component]
+        _, first, component = np.unique(component, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[component]
+
+
 def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test_fraction: float,
-                  seed: int) -> dict[str, list[int]]:
+                  seed: int, groups: list[str] | None = None, keys: np.ndarray | None = None) -> dict[str, list[int]]:
     """All rows, label by label in the wanted shares; rows of the same normalised text stay together.
 
+    So do rows with the same name in `groups`. keys: the texts' hashes, if they are there already (`text_keys`).
     A group goes to a side that still has room for it, drawn in proportion to that room: without duplicates this is a
     stratified random split, and with them a repeated text is as likely on each side as any other. The largest groups
-    come first, while there is room; one that fits nowhere goes where most is wanting.
+    come first, while there is room; one that fits nowhere goes where most is wanting. A share of 0 gets nothing.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError("nothing is left to train on",
                         got=f"val_fraction + test_fraction = {val_fraction + test_fraction}")
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row, text in enumerate(texts):
-        groups[normalise_text(text)].append(row)
-    by_label: dict[str, list[list[int]]] = defaultdict(list)
-    for rows in groups.values():
-        by_label[labels[rows[0]]].append(rows)  # a text that stands under two labels goes with its first
+    number = number_groups(text_keys(texts) if keys is None else keys, groups)
+    sizes = np.bincount(number).tolist()
+    by_label: dict[str, list[int]] = defaultdict(list)
+    for group, row in enumerate(np.unique(number, return_index=True)[1].tolist()):
+        by_label[labels[row]].append(group)  # a group of several labels goes with its first row's
 
     random = Random(seed)
     shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
-    parts: dict[str, list[int]] = {name: [] for name in SPLITS}
+    sides = [name for name in SPLITS if shares[name] > 0]
+    side_of = np.zeros(len(sizes), dtype=np.int8)
     need = dict.fromkeys(SPLITS, 0.0)
     for label in sorted(by_label):
         members = by_label[label]
         random.shuffle(members)
-        members.sort(key=len, reverse=True)
-        total = sum(map(len, members))
+        members.sort(key=sizes.__getitem__, reverse=True)
+        total = sum(sizes[group] for group in members)
         # What earlier labels left for rounding is carried on, so that labels of few rows fill the small sides too.
         need = {name: share * total + min(max(need[name], -1), 1) for name, share in shares.items()}
         untrained = True
-        for rows in members:
-            room = [need[name] if need[name] >= len(rows) else 0 for name in SPLITS]
-            side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.get)
-            if untrained and rows is members[-1]:
+        for group in members:
+            size = sizes[group]
+            room = [need[name] if need[name] >= size else 0 for name in sides]
+            side = random.choices(sides, room)[0] if any(room) else max(sides, key=need.get)
+            if untrained and group == members[-1]:
                 side = "train"  # a label that is not trained on cannot be learnt
-            need[side] -= len(rows)
-            parts[side] += rows
+            need[side] -= size
+            side_of[group] = SPLITS.index(side)
             untrained = untrained and side != "train"
-    return {name: sorted(rows) for name, rows in parts.items()}
+    return {name: np.flatnonzero(side_of[number] == at).tolist() for at, name in enumerate(SPLITS)}
+
+
+def keep_sides(sides: list[str], divide) -> dict[str, list[int]]:
+    """The parts of rows that came on a side each: val and test as given, and what is open taken from the rest.
+
+    `divide` (rows, whether val is open, whether test is open) -> parts by positions in those rows.
+    """
+    given = {name: [row for row, side in enumerate(sides) if side == name] for name in ("val", "test")}
+    rest = [row for row, side in enumerate(sides) if side in ("", "train")]
+    if all(given.values()):
+        return {"train": rest} | given
+    parts = divide(rest, not given["val"], not given["test"])
+    return {name: given.get(name) or [rest[position] for position in parts[name]] for name in SPLITS}
 
 
 def balanced_split(labels: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[int]]:

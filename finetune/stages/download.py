@@ -3,8 +3,7 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
-from finetune.datasets.readers import read_labelled
-from finetune.datasets.sources import DataSource, locate_data, locate_text
+from finetune.datasets.sources import DataSource, locate_data, locate_text, read_data
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -16,6 +15,8 @@ OUTPUTS: list[str] = []
 def outside(recipe: Recipe) -> dict[str, str]:
     """What could change under a run: the data, and weights that no registry pins, by their hashes."""
     found = {"the data's content": sha256_tree(locate(recipe).path)}
+    for what, name in (("validation", recipe.validation), ("test", recipe.test)):
+        found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
     if recipe.weights not in (RANDOM_BYTES, SCRATCH):
         weights = locate_weights(recipe.weights)
         if not weights.pinned:
@@ -25,15 +26,14 @@ def outside(recipe: Recipe) -> dict[str, str]:
 
 def locate(recipe: Recipe) -> DataSource:
     """The recipe's data: a table, or plain text for pretraining."""
-    return locate_text(recipe.data) if recipe.task == "pretrain" else locate_data(recipe.data)
+    return locate_text(recipe.data) if recipe.task == "pretrain" else locate_data(recipe.data, recipe.encoding)
 
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Fetch what the recipe names, every hash checked; a table that cannot be used is found before any download."""
     data = locate(recipe)
     if recipe.task == "classify":
-        table = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
-        positive_label(recipe, sorted(set(table.labels)))
+        positive_label(recipe, sorted(set(read_data(recipe).labels)))
     say(f"data: {data.name} ({data.source})")
     if recipe.weights in (RANDOM_BYTES, SCRATCH):
         weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {}}

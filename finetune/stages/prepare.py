@@ -3,8 +3,8 @@
 import json
 
 from finetune.console import say
-from finetune.datasets.readers import listed, read_labelled
-from finetune.datasets.sources import locate_data, locate_text
+from finetune.datasets.readers import listed
+from finetune.datasets.sources import locate_text, read_data
 from finetune.errors import RecipeError
 from finetune.files import atomic_write, write_json
 from finetune.recipe import Recipe
@@ -39,8 +39,9 @@ def _pretrain(recipe: Recipe, run: Run) -> dict:
 
 def _classify(recipe: Recipe, run: Run) -> dict:
     """data/{train,val,test}.jsonl."""
-    data = locate_data(recipe.data)
-    source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
+    source = read_data(recipe)
+    for note in source.notes:
+        say(note)
     positive_label(recipe, sorted(set(source.labels)))
     tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
     records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"])

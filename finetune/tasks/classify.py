@@ -1,8 +1,10 @@
 """The task ``classify``: a text belongs to one of K labels."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import psutil
@@ -15,17 +17,18 @@ from finetune.console import progress, say
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.readers import LabelledTexts, listed
-from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, normalise_text
+from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, text_keys
 from finetune.errors import DataError
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
-from finetune.recipe import Recipe, Train
+from finetune.recipe import Recipe, Split, Train
 from finetune.tasks.base import Trainable
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job, autocast
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
+CHUNK = 4096  # texts that are tokenized at a time
 PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
@@ -38,43 +41,85 @@ class Examples:
     targets: np.ndarray  # label numbers (n,)
 
 
+class Records(Sequence):
+    """Rows of a split as {"row", "text", "label"}, each made when it is asked for."""
+
+    def __init__(self, source: LabelledTexts, positions: list[int]):
+        self.source, self.positions = source, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict:
+        i = self.positions[index]
+        return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
+
+
 def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
-    """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}."""
+    """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}.
+
+    Memory beyond the texts themselves is some tens of bytes a row.
+    """
     split = recipe.split
-    if split.protocol == "balanced":
-        parts = balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
-    else:
-        parts = grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed)
-    groups = Counter(map(normalise_text, source.texts))
+    keys = text_keys(source.texts)
+    parts = split_rows(split, source, keys)
+    counts = np.unique(keys, return_counts=True)[1]
     labels = set(source.labels)
     for name in SPLITS:
         missing = sorted(labels - {source.labels[i] for i in parts[name]})
         if not parts[name] or (name == "train" and missing):
-            merged = split.protocol == "grouped" and 2 * len(groups) <= len(source.texts)
-            raise _too_few_rows(name, missing, source, len(groups) if merged else None)
-    records = {name: [{"row": source.rows[i], "text": source.texts[i], "label": source.labels[i]} for i in parts[name]]
-               for name in SPLITS}
+            merged = split.protocol == "grouped" and 2 * len(counts) <= len(source.texts)
+            raise _too_few_rows(name, missing, source, len(counts) if merged else None)
 
     max_length = min(recipe.max_length or context, context)
-    lengths = [len(ids) for ids in tokenizer.encode_batch(source.texts)]
-    used = sorted(i for name in SPLITS for i in parts[name])
-    used_lengths = [lengths[i] for i in used]
-    distinct = Counter((source.texts[i], source.labels[i]) for i in range(len(source.texts)))
+    used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
+    lengths = token_lengths(tokenizer, source.texts)[used]
+    distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
+                for text, label in zip(source.texts, source.labels, strict=True)}
     card = {
         "rows": len(source.texts), "labels": dict(Counter(source.labels).most_common()),
         "columns": {"text": source.text_column, "label": source.label_column}, "dropped": source.dropped,
         "exact_duplicates": len(source.texts) - len(distinct),
-        "groups": len(groups),
+        "groups": len(counts),
         "protocol": split.protocol, "seed": split.seed,
         "splits": {name: {"rows": len(parts[name]),
-                          "labels": dict(Counter(record["label"] for record in records[name]).most_common())}
+                          "labels": dict(Counter(source.labels[i] for i in parts[name]).most_common())}
                    for name in SPLITS},
         "unused_rows": len(source.texts) - len(used),
-        "tokens": {"median": int(np.median(used_lengths)), "p95": int(np.percentile(used_lengths, 95)),
-                   "max": max(used_lengths), "total": sum(used_lengths), "max_length": max_length,
-                   "cut_rows": sum(length > max_length for length in used_lengths)},
-        "notes": _notes(recipe, source, parts, max(groups.values()))}
-    return records, card
+        "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)),
+                   "max": int(lengths.max()), "total": int(lengths.sum()), "max_length": max_length,
+                   "cut_rows": int((lengths > max_length).sum())},
+        "notes": _notes(recipe, source, parts, int(counts.max()), keys)}
+    return {name: Records(source, parts[name]) for name in SPLITS}, card
+
+
+def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
+    """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
+    if split.protocol == "balanced":
+        if source.groups or any(source.sides):
+            raise DataError("split.protocol=balanced draws from one table without groups and splits of its own",
+                            do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.")
+        return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
+
+    def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
+        texts, labels = ([part[i] for i in rows] for part in (source.texts, source.labels))
+        return grouped_split(texts, labels, split.val_fraction * val, split.test_fraction * test, split.seed,
+                             [source.groups[i] for i in rows] if source.groups else None, keys[rows])
+    if any(source.sides):
+        return keep_sides(source.sides, divide)
+    return grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed,
+                         source.groups, keys)
+
+
+def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+    """Tokens of each text (n,), without a place where all ids are in memory."""
+    lengths = np.zeros(len(texts), dtype=np.int64)
+    with progress("counting tokens", len(texts), unit="texts") as advance:
+        for start in range(0, len(texts), CHUNK):
+            ids = tokenizer.encode_batch(texts[start:start + CHUNK])
+            lengths[start:start + len(ids)] = [len(row) for row in ids]
+            advance(len(ids))
+    return lengths
 
 
 def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, groups: int | None) -> DataError:
@@ -86,15 +131,17 @@ def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, groups:
     return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=mend)
 
 
-def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int) -> list[str]:
-    notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
+def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:
+    notes = [*source.notes, *(f"{count} rows left out: {reason}" for reason, count in source.dropped.items())]
+    together = "rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))
         notes.append(f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
                      "the same text can stand in train and in test (see the overlap)")
+    elif any(source.sides):
+        notes += _given_sides(source, parts, keys)
     else:
-        notes.append("rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
-                     "stand in the same split")
+        notes.append(together + "stand in the same split")
         shares = {"val": recipe.split.val_fraction, "test": recipe.split.test_fraction}
         shares = {"train": 1 - sum(shares.values())} | shares
         for name, share in shares.items():
@@ -103,7 +150,26 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int) -> 
                 notes.append(f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
                              f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
                              f"has {largest} rows")
+    if any(source.groups):
+        notes.append(f"rows with the same {recipe.columns.group!r} stand in the same split")
     return notes
+
+
+def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
+    """What a split that came with the data leaves on two sides."""
+    came = [name for name in ("val", "test") if name in source.sides]
+    notes = [f"the {' and '.join(came)} rows came apart from the others and stay there" if came else ""]
+    group = np.array(source.groups) if source.groups else np.array([])
+    for name, others in (("val", ["train"]), ("test", ["train", "val"])):
+        seen = np.concatenate([parts[other] for other in others]).astype(int)
+        if both := int(np.isin(keys[parts[name]], keys[seen]).sum()):
+            notes.append(f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
+                         "too, after normalising: figures without them stand beside the full ones")
+        if len(group):
+            own = group[parts[name]]
+            if both := int((np.isin(own, group[seen]) & (own != "")).sum()):
+                notes.append(f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too")
+    return [note for note in notes if note]
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:

@@ -10,7 +10,9 @@ import numpy as np
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.datasets.cells import defuse
-from finetune.datasets.readers import TEXT_NAMES, find_column, format_of, iterate_table
+from finetune.datasets.detect import detect_format
+from finetune.datasets.readers import HEADER_NAMES, find_text, join_cells
+from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, WeightsError
 from finetune.evaluation.calibration import decide, softmax
 from finetune.files import atomic_write, read_json
@@ -91,7 +93,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) 
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: is the table that is read", do="Give another --out.")
-    layout = format_of(source)
+    layout = detect_format(source, header_names=HEADER_NAMES).layout
     table = iterate_table(source, layout)
     first = next(table, None)
     if first is None:
@@ -101,18 +103,19 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) 
     clash = [name for name in added if name in names]
     if clash:
         raise DataError(f"{source}: has columns that the output adds", got=", ".join(clash), do="Rename them first.")
-    text_at = find_column(names, text, TEXT_NAMES, "text", source)
+    text_at = find_text(names, text, source)
     counts = {"rows": 0, "without_text": 0}
     rows = (cells for _, cells in itertools.chain([first], table))
     with atomic_write(target) as file, progress("predicting", None, unit="rows") as advance:
         writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
         writer.writerow([*map(defuse, names), *added])
         while chunk := list(itertools.islice(rows, CHUNK)):
-            filled = [cells for cells in chunk if cells[text_at].strip()]
-            labels, probabilities = bundle.predict([cells[text_at] for cells in filled]) if filled else ([], [])
+            texts = [join_cells(cells, text_at) for cells in chunk]
+            filled = [text for text in texts if text.strip()]
+            labels, probabilities = bundle.predict(filled) if filled else ([], [])
             answers = iter(zip(labels, probabilities, strict=True))
-            for cells in chunk:
-                label, p = next(answers) if cells[text_at].strip() else ("", [])
+            for cells, own in zip(chunk, texts, strict=True):
+                label, p = next(answers) if own.strip() else ("", [])
                 numbers = [f"{max(p):.6f}", *(f"{value:.6f}" for value in p)] if len(p) else [""] * (len(added) - 1)
                 writer.writerow([*map(defuse, cells), defuse(label), *numbers])
             counts["rows"] += len(chunk)

@@ -1,102 +1,17 @@
-"""Tables read row by row, against Python's own csv module and pandas where they agree with RFC 4180."""
-
-import csv
-import io
-import random
+"""Text and label columns: found by name, by content, or as they were named; rows that miss one are counted."""
 
 import pytest
 
 from finetune.datasets.readers import (
     LABEL_NAMES,
     TEXT_NAMES,
-    TableFormat,
     find_column,
-    format_of,
-    iterate_table,
+    find_columns,
+    join_cells,
     listed,
     read_labelled,
 )
 from finetune.errors import DataError
-
-SMS = TableFormat("\t", header=False, quoting=False, columns=("label", "text"))
-
-
-@pytest.fixture
-def table(tmp_path):
-    """Write a file's bytes and read it: the cells of each row."""
-    def read(content: bytes | str, name: str = "my.csv", layout: TableFormat | None = None) -> list[list[str]]:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return [cells for _, cells in iterate_table(path, layout)]
-    return read
-
-
-@pytest.mark.parametrize("content, rows", [
-    ("a,b\n1,2\n", [["1", "2"]]), ("a,b\r\n1,2\r\n", [["1", "2"]]), ("a,b\r1,2\r", [["1", "2"]]),
-    ("\ufeffa,b\n1,2", [["1", "2"]]), ("a,b\n\n1,2\n\n\n", [["1", "2"]]), ('a,b\n"1,\n""x""",2\n', [['1,\n"x"', "2"]]),
-    ("a,b\nNA,None\nnull,nan\n", [["NA", "None"], ["null", "nan"]]), ("a,b\n 1 ,\n", [[" 1 ", ""]]),
-    ("a,b\n1\x00,\x1b\n", [["1\x00", "\x1b"]]), ("a,b\n" + "x" * 500_000 + ",2\n", [["x" * 500_000, "2"]]),
-    ("a,b\nx\u2028y\x85z,2\n", [["x\u2028y\x85z", "2"]])])
-def test_cells_are_what_the_file_holds(table, content, rows):
-    assert table(content) == rows
-
-
-def test_any_table_that_csv_writes_is_read_back(table):
-    draw = random.Random(0)
-    for _ in range(200):
-        width = draw.randint(2, 4)
-        alphabet = 'ab,"\n\r\t ;\'é\u2028=\\'
-        rows = [["".join(draw.choices(alphabet, k=draw.randint(0, 6))) for _ in range(width)] for _ in range(5)]
-        stream = io.StringIO(newline="")
-        csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator=draw.choice(["\n", "\r\n"])).writerows(
-            [[f"column {i}" for i in range(width)], *rows])
-        assert table(stream.getvalue()) == rows
-
-
-def test_texts_are_what_pandas_reads_as_text(tmp_path):
-    import pandas
-    path = tmp_path / "my.csv"
-    frame = pandas.DataFrame({"text": ["None", "1.0", " x ", 'say "hi"', "a\nb", "naïve"], "label": list("ababab")})
-    frame.to_csv(path, index=False)
-    found = read_labelled(path, None, None)
-    assert found.texts == pandas.read_csv(path, dtype=str, keep_default_na=False)["text"].tolist()
-    assert found.labels == list("ababab") and found.rows == list(range(6))
-
-
-def test_without_quoting_a_row_is_a_line(table):
-    content = 'ham\t"open\nspam\tclosed" and "half\nham\tx\x85y\u2028z\r\n\nham\t\n'
-    assert table(content, "SMSSpamCollection", SMS) == [
-        ["ham", '"open'], ["spam", 'closed" and "half'], ["ham", "x\x85y\u2028z"], ["ham", ""]]
-
-
-@pytest.mark.parametrize("content, message", [
-    ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
-    ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"), ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
-    ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*quote that is opened must be closed"),
-    ('a,b\n"x"y,2\n', "line 2: .*quote"), ("", "the file is empty"), ("\n\n", "the file is empty"),
-    (b"a,b\n1,2\ncaf\xe9,2\n", r"not UTF-8; got byte 0xe9 in line 3\. Save the file as UTF-8"),
-    ("a,b\n1,2\n".encode("utf-16"), "not UTF-8; got byte 0xff in line 1"),
-    (b"a,b\n" + b"1,2\n" * 50_000 + b"\xff", "0xff in line 50002")])
-def test_a_table_with_a_fault_is_refused_with_the_line(table, content, message):
-    with pytest.raises(DataError, match=message):
-        table(content)
-
-
-def test_a_cell_without_an_end_is_refused(table, monkeypatch):
-    monkeypatch.setattr("finetune.datasets.readers.FIELD_LIMIT", 1000)
-    with pytest.raises(DataError, match="line 2: field larger than field limit"):
-        table("a,b\n" + "x" * 1001 + ",2\n")
-
-
-def test_what_is_no_file_is_refused(tmp_path):
-    (tmp_path / "d.csv").mkdir()
-    for name, message in (("none.csv", "no such file"), ("d.csv", "a directory where"), ("x.xlsx", "unknown kind")):
-        with pytest.raises(DataError, match=message):
-            next(iterate_table(tmp_path / name))
-
-
-def test_the_ending_tells_the_delimiter(tmp_path):
-    assert [format_of(tmp_path / name).delimiter for name in ("a.csv", "a.TSV", "a.b.tsv")] == [",", "\t", "\t"]
 
 
 @pytest.mark.parametrize("names, wanted, index", [
@@ -115,26 +30,6 @@ def test_a_column_that_is_not_there_or_there_twice_is_refused(tmp_path, names, w
     with pytest.raises(DataError, match=message):
         find_column(names, wanted, TEXT_NAMES, "text", tmp_path)
     assert set(TEXT_NAMES).isdisjoint(LABEL_NAMES)
-
-
-@pytest.mark.parametrize("header, mend", [
-    ("text;label", "';': save the file with commas"), ("text|label", r"'\|': save the file with commas"),
-    ("text\tlabel", r"'\\t': name the file \.tsv")])
-def test_another_delimiter_is_named(tmp_path, header, mend):
-    path = tmp_path / "my.csv"
-    for row in (header, header.replace("text", "a, b")):  # rows of one field, and of two
-        path.write_text(f"{header}\n{row}\n")
-        with pytest.raises(DataError, match=f"The delimiter looks like {mend}"):
-            read_labelled(path, None, None)
-    with pytest.raises(DataError, match=f"no column 'text'.*The delimiter looks like {mend}"):
-        find_column([header], "text", TEXT_NAMES, "text", path)
-    assert find_column([header], header, TEXT_NAMES, "text", path) == 0  # who asks for it gets it
-
-
-def test_a_header_of_several_cells_has_its_delimiter(tmp_path):
-    with pytest.raises(DataError, match="no text column") as caught:
-        find_column(["a;b", "c"], None, TEXT_NAMES, "text", tmp_path)
-    assert "delimiter" not in str(caught.value)
 
 
 def test_long_lists_are_cut():
@@ -163,10 +58,56 @@ def test_one_label_is_too_few(tmp_path, rows):
         read_labelled(tmp_path / "my.csv", None, None)
 
 
-def test_a_table_is_read_as_it_comes(tmp_path):
-    """The first rows of a file are there before its end is looked at: memory does not grow with it."""
-    (tmp_path / "my.csv").write_text("a,b\n" + "1,2\n" * 100_000 + "1\n")
-    rows = iterate_table(tmp_path / "my.csv")
-    assert next(rows) == (["a", "b"], ["1", "2"])
-    with pytest.raises(DataError, match="line 100002"):
-        list(rows)
+WORDY = [["7", "where is my parcel now", "late"], ["8", "it has not come yet", "late"], ["9", "thank you all", "fine"],
+         ["10", "", "fine"]]
+
+
+def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
+    found = find_columns(["id", "remark", "mood"], WORDY, None, None, tmp_path)
+    assert (found.texts, found.label, found.text_column) == ([1], 2, "remark")
+    assert "'remark', by its content: the longest texts" in found.notes[0]
+    assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
+    named = find_columns(["label", "remark", "mood"], WORDY, None, "mood", tmp_path)
+    assert (named.texts, named.label) == ([1], 2) and len(named.notes) == 1
+
+
+def test_a_doubt_about_columns_is_said(tmp_path):
+    twice = [[*row, row[1] + "!", row[2]] for row in WORDY]
+    names = ["id", "title", "mood", "summary", "tone"]
+    with pytest.raises(DataError, match=r"no text column.*summary, title are alike.*--text summary,title"):
+        find_columns(names, twice, None, "mood", tmp_path)
+    with pytest.raises(DataError, match="no label column.*'mood' has 2 values; 'tone' has 2 values.*--label NAME"):
+        find_columns(names, twice, "title", None, tmp_path)
+    for rows in (WORDY[:1], []):
+        with pytest.raises(DataError, match="no text column that can be told by its name or content"):
+            find_columns(["id", "remark", "mood"], rows, None, None, tmp_path)
+    with pytest.raises(DataError, match="one column for text and label; got 'mood'"):
+        find_columns(names, twice, "mood", "mood", tmp_path)
+
+
+def test_several_text_columns_are_joined(tmp_path):
+    (tmp_path / "my.csv").write_text("label,title,body\nx,a,b\ny,,c\nx,d,\ny,,\n")
+    found = read_labelled(tmp_path / "my.csv", "title, body", None)
+    assert found.texts == ["a\nb", "c", "d"] and found.dropped == {"empty text": 1}
+    assert found.text_column == "title,body"
+    assert join_cells(["a", "b", " "], [0, 2, 1]) == "a\nb" and join_cells(["a", " b"], [1]) == " b"
+    (tmp_path / "one.csv").write_text('label,"a,b"\nx,1\ny,2\n')
+    assert read_labelled(tmp_path / "one.csv", "a,b", None).texts == ["1", "2"]
+    with pytest.raises(DataError, match="no column 'bodi'.*did you mean 'body'"):
+        read_labelled(tmp_path / "my.csv", "title,bodi", None)
+
+
+def test_groups_and_splits_are_read(tmp_path):
+    (tmp_path / "my.csv").write_text("label,text,who,part\nx,a,ann,Train\ny,b, ann ,validation\nx,c,,TEST\n")
+    found = read_labelled(tmp_path / "my.csv", None, None, group="who", split="part")
+    assert found.groups == ["ann", "ann", ""] and found.sides == ["train", "val", "test"]
+    with pytest.raises(DataError, match="data row 0: column 'who' names no split; got 'ann'; known: train"):
+        read_labelled(tmp_path / "my.csv", None, None, split="who")
+
+
+def test_rows_of_further_files_keep_their_side(tmp_path):
+    (tmp_path / "my.csv").write_text("label,text,who\nx,a,ann\ny,b,\n")
+    found, more = (read_labelled(tmp_path / "my.csv", None, None, group=group) for group in (None, "who"))
+    found.extend(more, "test")
+    assert found.sides == ["", "", "test", "test"] and found.groups == ["", "", "ann", ""]
+    assert found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2

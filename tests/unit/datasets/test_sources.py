@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from finetune.datasets.sources import locate_data, resolve_data
+from finetune.datasets.sources import locate_data, read_data, resolve_data
 from finetune.errors import DataError, FetchError
+from finetune.recipe import Recipe
 
 
 @pytest.fixture
@@ -77,3 +78,46 @@ def test_what_is_neither_is_refused(registry, name, message):
     for ask in (resolve_data, locate_data):
         with pytest.raises(DataError, match=message):
             ask(name)
+
+
+def write(folder, **tables):
+    for name, rows in tables.items():
+        (folder / f"{name}.csv").write_text("text,label,split\n" + "".join(f"{row}\n" for row in rows))
+    return {name: str(folder / f"{name}.csv") for name in tables}
+
+
+def test_further_files_are_sides(tmp_path):
+    names = write(tmp_path, data=["a,x,", "b,y,"], validation=["c,y,"], test=["d,x,", ",x,", "a,x,"])
+    found = read_data(Recipe(**names))
+    assert found.sides == ["", "", "val", "test", "test"] and found.texts == list("abcda")
+    assert found.rows == [0, 1, 0, 0, 2] and found.dropped == {"empty text": 1}
+
+
+def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
+    names = write(tmp_path, data=["a,x,", "b,y,"], test=["d,z,", "a,x,"])
+    with pytest.raises(DataError, match=r"test\.csv: labels that no row of data\.csv has; got z; known: x, y"):
+        read_data(Recipe(**names))
+    with pytest.raises(DataError, match="the table to train on, given again"):
+        read_data(Recipe(data=names["data"], test=names["data"]))
+    (tmp_path / "test.csv").write_text("message,label\na,x\n")
+    with pytest.raises(DataError, match=r"test\.csv: no column 'text'"):
+        read_data(Recipe(**names))
+
+
+def test_a_split_column_and_a_file_do_not_contradict(tmp_path):
+    names = write(tmp_path, data=["a,x,train", "b,y,train", "c,x,test"], test=["d,x,"])
+    columns = {"split": "split"}
+    assert read_data(Recipe(data=names["data"], columns=columns)).sides == ["train", "train", "test"]
+    with pytest.raises(DataError, match=r"data\.csv says itself which rows are the test split"):
+        read_data(Recipe(**names, columns=columns))
+
+
+def test_a_folder_that_datasets_saved_is_data_and_another_is_not(tmp_path, monkeypatch):
+    import datasets
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]}).save_to_disk(tmp_path / "saved")
+    assert read_data(Recipe(data=str(tmp_path / "saved"))).texts == ["a", "b"]
+    assert resolve_data("hf:owner/name") == "hf:owner/name"
+    monkeypatch.setattr("finetune.datasets.sources.get_hub_dataset", {"hf:owner/name": tmp_path / "saved"}.get)
+    assert read_data(Recipe(data="hf:owner/name")).labels == ["x", "y"]
+    with pytest.raises(DataError, match="directory where a file should be.*save_to_disk"):
+        locate_data(str(tmp_path))

@@ -5,7 +5,15 @@ from collections import Counter
 
 import pytest
 
-from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, normalise_text
+from finetune.datasets.splits import (
+    SPLITS,
+    balanced_split,
+    grouped_split,
+    keep_sides,
+    normalise_text,
+    number_groups,
+    text_keys,
+)
 from finetune.errors import DataError
 
 
@@ -171,3 +179,63 @@ def test_balanced_cuts_every_class_to_the_rarest():
     labels = ["a"] * 50 + ["b"] * 20 + ["c"] * 31
     used = [labels[row] for rows in balanced_split(labels, 0.2, 0.2, 1).values() for row in rows]
     assert Counter(used) == {"a": 20, "b": 20, "c": 20}
+
+
+def test_keys_are_equal_where_the_normalised_texts_are():
+    texts, _ = duplicated(1)
+    keys = text_keys([*texts, "lone \ud800 surrogate"])
+    normal = [normalise_text(text) for text in texts]
+    assert len(set(keys.tolist())) == len(set(normal)) + 1 and keys.nbytes == 8 * (len(texts) + 1)
+    assert all((keys[i] == keys[0]) == (normal[i] == normal[0]) for i in range(len(texts)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_what_texts_and_names_tie_together(seed):
+    """Against walking from row to row."""
+    source = random.Random(seed)
+    texts = [str(source.choice("abcdefgh") * source.randint(1, 9)) for _ in range(60)]
+    names = [source.choice(["", "", "x", "y", *"0123456789"]) for _ in texts]
+    number = number_groups(text_keys(texts), names)
+    expected, found = {}, 0
+    for start in range(len(texts)):
+        if start in expected:
+            continue
+        todo = [start]
+        while todo:
+            row = todo.pop()
+            if row not in expected:
+                expected[row] = found
+                todo += [other for other in range(len(texts)) if texts[other] == texts[row]
+                         or (names[row] and names[other] == names[row])]
+        found += 1
+    assert number.tolist() == [expected[row] for row in range(len(texts))]
+
+
+def test_grouped_parts_no_named_group():
+    texts, labels = duplicated(2)
+    source = random.Random(0)
+    names = [f"person {source.randint(0, 40)}" if source.random() < 0.3 else "" for _ in texts]
+    parts = grouped_split([f"{text} {letters(i)}" for i, text in enumerate(texts)], labels, 0.1, 0.2, 0, names)
+    sides = [{names[row] for row in parts[name]} - {""} for name in SPLITS]
+    assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    assert sorted(row for rows in parts.values() for row in rows) == list(range(len(texts)))
+
+
+def test_a_share_of_nothing_gets_nothing():
+    texts, labels = duplicated(4)
+    for seed in range(20):
+        parts = grouped_split(texts, labels, 0, 0.2, seed)
+        assert not parts["val"] and len(parts["test"]) == pytest.approx(0.2 * len(texts), abs=10)
+
+
+def test_rows_that_came_on_a_side_stay_there():
+    asked = []
+
+    def divide(rows, val, test):
+        asked.append((rows, val, test))
+        return {"train": [0], "val": [1] if val else [], "test": [2] if test else []}
+    assert keep_sides(["", "test", "val", "train"], divide) == {"train": [0, 3], "val": [2], "test": [1]}
+    assert not asked
+    assert keep_sides(["", "test", "", "train"], divide) == {"train": [0], "val": [2], "test": [1]}
+    assert keep_sides(["val", "", "", "", "val"], divide) == {"train": [1], "val": [0, 4], "test": [3]}
+    assert asked == [([0, 2, 3], True, False), ([1, 2, 3], False, True)]

@@ -10,6 +10,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.splits import normalise_text
 from finetune.errors import DataError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe
@@ -84,6 +85,26 @@ def test_prepare_notes_a_split_that_is_off_its_share():
     for texts, labels in ((unique, ["x", "y"] * 100), (unique[:14], ["x", "y"] * 7)):
         _, card = classify.prepare(Recipe(), labelled(texts, labels), TOKENIZER, 20)
         assert not any("instead of" in note for note in card["notes"])
+
+
+def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
+    given = source()
+    given.sides = ["train"] * 60 + ["test"] * 30
+    given.groups = [f"person {i % 50}" if i % 2 else "" for i in range(90)]
+    given.texts[80:84] = [given.texts[i].upper() for i in (0, 1, 2, 80)]
+    records, card = classify.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 200)
+    assert [record["row"] for record in records["test"]] == given.rows[60:]
+    assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
+    train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
+    both = sum(normalise_text(record["text"]) in train for record in records["test"])
+    assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card["notes"])
+    own = {name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
+           for name in ("train", "val", "test")}
+    assert not own["train"] & own["val"]
+    tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
+    assert tied > 3 and any(note.startswith(f"{tied} of 30 test rows are of a group") for note in card["notes"])
+    with pytest.raises(DataError, match="balanced draws from one table"):
+        classify.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
 
 def test_texts_are_cut_and_nothing_is_added():
