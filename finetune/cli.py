@@ -17,6 +17,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, 
 app.add_typer(weights_app, name="weights")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Tokenizers of one's own.")
 app.add_typer(tokenizer_app, name="tokenizer")
+data_app = typer.Typer(no_args_is_help=True, help="Data: what is in a table, and what will go wrong.")
+app.add_typer(data_app, name="data")
 
 RUNS = Path("runs")
 INTERRUPTED = 130
@@ -184,6 +186,17 @@ def tokenizer_train(files: Annotated[list[Path], typer.Argument(metavar="FILES",
     """Learn a byte-level BPE vocabulary from texts: vocab.json and merges.txt."""
     from finetune.datasets.vocabulary import train_from_files
     say(train_from_files(files, vocab_size, out))
+
+
+@data_app.command("check")
+def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table, or a name of one.")],
+               text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
+               label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+               weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
+               as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Read a labelled table as training would, and show what is wrong with it."""
+    from finetune.stages.check import check_file, show
+    show(check_file(data, text, label, weights), as_json)
 
 
 @weights_app.command("ls")

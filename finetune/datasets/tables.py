@@ -4,7 +4,9 @@ Nothing is guessed here (see detect.py) and nothing dropped: a row that does not
 missing value is an empty cell; numbers and booleans become the text that JSON writes for them. No pickle is read.
 """
 
+import codecs
 import csv
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,6 +79,19 @@ def as_cell(value) -> str:
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str).removeprefix('"').removesuffix('"')
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether every byte of a file is UTF-8; read in bounded memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(functools.partial(file.read, 1 << 20), b""):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def guess_encoding(path: Path) -> tuple[str, str]:

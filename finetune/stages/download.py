@@ -3,6 +3,7 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
+from finetune.datasets.checks import refuse_meaningless
 from finetune.datasets.sources import DataSource, locate_data, locate_text, read_data
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
@@ -33,7 +34,9 @@ def run(recipe: Recipe, run: Run) -> dict:
     """Fetch what the recipe names, every hash checked; a table that cannot be used is found before any download."""
     data = locate(recipe)
     if recipe.task == "classify":
-        positive_label(recipe, sorted(set(read_data(recipe).labels)))
+        table = read_data(recipe)
+        refuse_meaningless(table)
+        positive_label(recipe, sorted(set(table.labels)))
     say(f"data: {data.name} ({data.source})")
     if recipe.weights in (RANDOM_BYTES, SCRATCH):
         weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {}}

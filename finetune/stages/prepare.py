@@ -2,7 +2,7 @@
 
 import json
 
-from finetune.console import say
+from finetune.console import say, warn
 from finetune.datasets.readers import listed
 from finetune.datasets.sources import locate_text, read_data
 from finetune.errors import RecipeError
@@ -57,6 +57,12 @@ def _classify(recipe: Recipe, run: Run) -> dict:
         f"{tokens['cut_rows']} cut at {tokens['max_length']}")
     for reason, count in card["dropped"].items():
         say(f"note: {count} rows left out: {reason}")
+    for finding in card["checks"]:
+        if finding["level"] != "note" and finding["check"].replace("_", " ") not in card["dropped"]:
+            warn(f"{finding['what']}. {finding['do']}")
+    if near := card["near_duplicates"]["test_rows_near_train"]:
+        warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
+             "(see: finetune data check FILE)")
     return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
             "splits": {name: part["rows"] for name, part in card["splits"].items()}}
 

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from finetune.console import progress, say
 from finetune.datasets.batching import micro_batches
+from finetune.datasets.checks import check_rows
 from finetune.datasets.collate import pad_ids, pad_states
+from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import LabelledTexts, listed
 from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, text_keys
 from finetune.errors import DataError
@@ -73,7 +75,10 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
 
     max_length = min(recipe.max_length or context, context)
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
-    lengths = token_lengths(tokenizer, source.texts)[used]
+    all_lengths = token_lengths(tokenizer, source.texts)
+    lengths = all_lengths[used]
+    near = find_near_duplicates(source.texts, keys)
+    checks = check_rows(source, keys, near, all_lengths, max_length)
     distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
                 for text, label in zip(source.texts, source.labels, strict=True)}
     card = {
@@ -89,6 +94,10 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
         "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)),
                    "max": int(lengths.max()), "total": int(lengths.sum()), "max_length": max_length,
                    "cut_rows": int((lengths > max_length).sum())},
+        "near_duplicates": {"rows": len(near.rows()), "test_rows_near_train": int(
+            (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
+             & ~np.isin(keys[parts["test"]], keys[parts["train"]])).sum())},
+        "checks": [finding.as_dict() for finding in checks],
         "notes": _notes(recipe, source, parts, int(counts.max()), keys)}
     return {name: Records(source, parts[name]) for name in SPLITS}, card
 
