@@ -65,7 +65,7 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
         if len(texts) > max(rows / 20, 1):
             break
     few = len(texts) <= max(rows / 20, 1)
-    if rows >= 10 and labels > rows / 2:
+    if rows >= 10 and (labels > rows / 2 or few and labels > max(rows / 10, len(texts))):
         mend = (f"The columns look swapped: --text {source.label_column} --label {source.text_column}" if few else
                 "Name the column of labels with --label NAME.")
         return [Finding("many_labels", "stop", f"column {source.label_column!r} has {labels:,} different values in "
@@ -186,10 +186,10 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
                              "text stand under two labels", "Look at them: one of the two labels is likely wrong.",
                              len(apart), **shown(apart)))
     level = "warning" if len(rows) > 0.01 * len(source.rows) else "note"
-    found.append(Finding("near_duplicates", level, f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are "
-                         f"almost the same as another: {LEAST:.0%} or more of their runs of {SHINGLE} characters are "
-                         f"the same{part}", "A split can part them, which flatters the score; leave one of each, or name what "
-                         "they share with --group COL.", len(rows), **shown(near.pairs)))
+    what = (f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are almost the same as another: {LEAST:.0%} or "
+            f"more of their runs of {SHINGLE} characters are the same{part}")
+    found.append(Finding("near_duplicates", level, what, "A split can part them, which flatters the score; leave one "
+                         "of each, or name what they share with --group COL.", len(rows), **shown(near.pairs)))
     return found
 
 

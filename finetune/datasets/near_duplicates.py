@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.console import progress
+from finetune.datasets.readers import text_chunks
 from finetune.datasets.splits import normalise_text
 
 SHINGLE = 5  # characters
 BANDS, BAND_ROWS = 14, 5  # a pair of similarity s is a candidate with the chance 1 - (1 - s ** 5) ** 14
 LEAST = 0.8  # Jaccard similarity from which two texts are near duplicates
-CHUNK = 4096  # texts that are hashed at a time
+LONGEST = 50_000  # characters of a text that are looked at
+CHUNK = 1 << 20  # characters that are hashed at a time
 MOST_COMPARED = 2_000_000  # candidate pairs that are verified; a file of templates could have billions
 
 
@@ -66,8 +68,12 @@ def find_near_duplicates(texts: list[str], keys: np.ndarray) -> NearDuplicates:
 
 def shingles(text: str) -> set[str]:
     """All runs of a few characters in the normalised text; a shorter text is one shingle."""
-    text = normalise_text(text).ljust(SHINGLE)
+    text = _padded(text)
     return {text[start:start + SHINGLE] for start in range(len(text) - SHINGLE + 1)}
+
+
+def _padded(text: str) -> str:
+    return normalise_text(text[:LONGEST]).ljust(SHINGLE)
 
 
 def jaccard(one: str, other: str) -> float:
@@ -83,8 +89,7 @@ def _band_keys(texts: list[str], rows: np.ndarray, advance) -> np.ndarray:
     factors, shifts = random.integers(1, 2**63, size=(2, BANDS * BAND_ROWS), dtype=np.uint64)
     factors |= np.uint64(1)
     keys = np.zeros((BANDS, len(rows)), dtype=np.uint64)
-    for start in range(0, len(rows), CHUNK):
-        part = [texts[row] for row in rows[start:start + CHUNK]]
+    for start, part in text_chunks([texts[row] for row in rows], CHUNK):
         hashes, begins = hash_shingles(part)
         for number in range(BANDS * BAND_ROWS):
             least = np.minimum.reduceat((hashes * factors[number] + shifts[number]) >> np.uint64(32), begins)
@@ -97,7 +102,7 @@ def _band_keys(texts: list[str], rows: np.ndarray, advance) -> np.ndarray:
 
 def hash_shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """A 64-bit hash of every shingle of every text, one text behind the other, and where each text's begin."""
-    padded = [normalise_text(text).ljust(SHINGLE) for text in texts]
+    padded = [_padded(text) for text in texts]
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     lengths = np.array([len(text) for text in padded])
     hashes = np.zeros(len(points) - SHINGLE + 1, dtype=np.uint64)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,6 +223,18 @@ def _side(cell: str, column: str, row: int, path: Path) -> str:
         raise DataError(f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]),
                         known=", ".join(SIDES))
     return side
+
+
+def text_chunks(texts: list[str], characters: int = 1 << 20) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first position, texts) of about so many characters together; a longer text stands alone."""
+    start = size = 0
+    for end, text in enumerate(texts):
+        if size and size + len(text) > characters:
+            yield start, texts[start:end]
+            start, size = end, 0
+        size += len(text) + 1
+    if texts:
+        yield start, texts[start:]
 
 
 def listed(names: list[str], most: int = 8) -> str:

@@ -18,7 +18,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.checks import check_rows
 from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import LabelledTexts, listed
+from finetune.datasets.readers import LabelledTexts, listed, text_chunks
 from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, text_keys
 from finetune.errors import DataError
 from finetune.models.gpt import GPT
@@ -30,7 +30,6 @@ from finetune.training.loop import Job, autocast
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
-CHUNK = 4096  # texts that are tokenized at a time
 PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
@@ -124,10 +123,9 @@ def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Tokens of each text (n,), without a place where all ids are in memory."""
     lengths = np.zeros(len(texts), dtype=np.int64)
     with progress("counting tokens", len(texts), unit="texts") as advance:
-        for start in range(0, len(texts), CHUNK):
-            ids = tokenizer.encode_batch(texts[start:start + CHUNK])
-            lengths[start:start + len(ids)] = [len(row) for row in ids]
-            advance(len(ids))
+        for start, part in text_chunks(texts):
+            lengths[start:start + len(part)] = [len(ids) for ids in tokenizer.encode_batch(part)]
+            advance(len(part))
     return lengths
 
 

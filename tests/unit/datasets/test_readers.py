@@ -10,6 +10,7 @@ from finetune.datasets.readers import (
     join_cells,
     listed,
     read_labelled,
+    text_chunks,
 )
 from finetune.errors import DataError
 
@@ -111,3 +112,13 @@ def test_rows_of_further_files_keep_their_side(tmp_path):
     found.extend(more, "test")
     assert found.sides == ["", "", "test", "test"] and found.groups == ["", "", "ann", ""]
     assert found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2
+
+
+def test_chunks_hold_all_texts_in_order_and_few_characters():
+    texts = ["a" * (i * 7 % 40) for i in range(100)]
+    chunks = list(text_chunks(texts, 60))
+    assert [text for _, part in chunks for text in part] == texts and len(chunks) > 10
+    assert [start for start, _ in chunks] == [sum(len(part) for _, part in chunks[:i]) for i in range(len(chunks))]
+    assert all(sum(map(len, part)) <= 60 for _, part in chunks)
+    assert [len(part) for _, part in text_chunks(["x" * 99, "y", "z" * 99], 50)] == [1, 1, 1]
+    assert not list(text_chunks([]))

@@ -1,0 +1,202 @@
+"""Odd but honest tables: every row arrives as it is, or is counted as left out; what contradicts itself stops."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = ["--weights", "random-bytes", "--until", "prepare"]
+TEXTS = [f"{('lunch at home', 'win a prize')[i % 2]} {'x' * (i // 2)}" for i in range(40)]
+LABELS = ["ham", "spam"] * 20
+
+
+@pytest.fixture
+def finetune(monkeypatch, capsys, tmp_path):
+    """``finetune(*arguments)``: (exit status, what was shown) of the command, in an empty directory."""
+    from finetune.cli import main
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return stopped.value.code, shown.out + shown.err
+    return run
+
+
+def records() -> dict[int, tuple[str, str]]:
+    """Each row of the one run here: number -> (text, label)."""
+    rows = [json.loads(line) for name in ("train", "val", "test")
+            for line in next(Path("runs").iterdir()).joinpath("data", f"{name}.jsonl").open(encoding="utf-8")]
+    assert len({row["row"] for row in rows}) == len(rows)
+    return {row["row"]: (row["text"], row["label"]) for row in rows}
+
+
+def write(name: str, columns: dict[str, list], end: str = "\n", encoding: str = "utf-8", delimiter: str = ",") -> str:
+    with open(name, "w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator=end)
+        writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
+    return name
+
+
+ODD_LABELS = {
+    "commas": ["a,b", "c,d"], "quotes": ['say "a"', "'b'"], "line breaks": ["a\nb", "a b"],
+    "emoji": ["\U0001f600", "\U0001f622\u200d\U0001f525"],
+    "paths": ["../../etc/passwd", "/tmp/x"], "formulas": ["=1+1", "@x"],
+    "markup": ["[/red]", "<script>"], "numbers": ["0", "1"],
+    "padded numbers": ["01", "1"], "words for nothing": ["None", "nan"], "math": ["$x^$", "\\frac"],
+    "long": ["x" * 3000, "y" * 3000], "booleans": ["True", "False"], "right to left": ["\u202eabc", "\u05d0\u05d1"]}
+
+
+@pytest.mark.parametrize("kind", ODD_LABELS)
+def test_labels_arrive_as_they_are(kind, finetune):
+    labels = ODD_LABELS[kind] * 20
+    status, shown = finetune("classify", write("my.csv", {"text": TEXTS, "label": labels}), *TRAIN)
+    assert status == 0, shown
+    assert records() == {i: pair for i, pair in enumerate(zip(TEXTS, labels, strict=True))}
+
+
+ODD_TEXTS = {
+    "5 MB": "y" * 5_000_000, "null bytes": "a\0b\0", "line breaks": "a\r\nb\rc\nd",
+    "quotes": 'he said ""no""', "emoji": "\U0001f469\u200d\U0001f680",
+    "one letter": "q", "end of text": "<|endoftext|>", "formula": "=cmd|' /C calc'!A0", "controls": "\x1b[31mred\x07",
+    "private use": "\ue000\U0010ffff", "word for nothing": "NaN"}
+
+
+@pytest.mark.parametrize("kind", ODD_TEXTS)
+def test_texts_arrive_as_they_are(kind, finetune):
+    texts = [ODD_TEXTS[kind], *TEXTS[1:]]
+    status, shown = finetune("classify", write("my.csv", {"text": texts, "label": LABELS}), *TRAIN)
+    assert status == 0, shown
+    assert records()[0] == (ODD_TEXTS[kind], "ham") and len(records()) == 40
+
+
+LAYOUTS = {
+    "windows line ends": {"end": "\r\n"}, "old mac line ends": {"end": "\r"},
+    "semicolons": {"delimiter": ";"}, "tabs": {"delimiter": "\t"},
+    "utf-16": {"encoding": "utf-16"}, "byte order mark": {"encoding": "utf-8-sig"}}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_layouts_are_read_and_said(kind, finetune):
+    columns = {"text": [*TEXTS[:-1], "naïve"], "label": LABELS}
+    status, shown = finetune("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
+    assert status == 0, shown
+    assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
+    said = {"semicolons": "parted by semicolons", "tabs": "parted by tabs", "utf-16": "read as utf-16",
+            "byte order mark": "byte order mark"}
+    assert said.get(kind, "rows: 40") in shown
+
+
+def test_mixed_line_ends_are_read(finetune):
+    lines = ["text,label", *(f"{text},{label}" for text, label in zip(TEXTS, LABELS, strict=True))]
+    ends = ["\n", "\r\n", "\r"]
+    Path("my.csv").write_bytes("".join(line + ends[i % 3] for i, line in enumerate(lines)).encode())
+    assert finetune("classify", "my.csv", *TRAIN)[0] == 0 and len(records()) == 40
+
+
+def test_another_encoding_is_read_when_asked_for(finetune):
+    write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS}, encoding="latin-1")
+    assert finetune("classify", "my.csv", *TRAIN, "--set", "encoding=cp1252")[0] == 0 and records()[39][0] == "café"
+
+
+@pytest.mark.parametrize("name", ["my.jsonl", "my.json", "my.parquet"])
+def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetune):
+    rows = [{"text": text, "label": i % 2 == 0} for i, text in enumerate(TEXTS)]
+    rows += [{"text": "no label", "label": None}, {"text": None, "label": True}, {"text": " ", "label": False}]
+    if name == "my.parquet":
+        import pandas
+        pandas.DataFrame(rows).to_parquet(name)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        Path(name).write_text("\n".join(lines) if name == "my.jsonl" else f"[{','.join(lines)}]")
+    status, shown = finetune("classify", name, *TRAIN)
+    assert status == 0 and "2 rows left out: empty text" in shown and "1 rows left out: empty label" in shown
+    assert {label for _, label in records().values()} == {"true", "false"} and len(records()) == 40
+
+
+def test_a_label_that_is_no_number_is_a_missing_one(finetune):
+    Path("my.jsonl").write_text("".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n'
+                                        for i, text in enumerate(TEXTS)))
+    status, shown = finetune("classify", "my.jsonl", *TRAIN)
+    assert status == 0 and "1 rows left out: empty label" in shown
+    assert 7 not in records() and {label for _, label in records().values()} == {"0", "1"}
+
+
+def test_columns_called_as_ours_are_kept_apart(finetune):
+    columns = {"row": range(100, 140), "predicted": ["x"] * 40, "text": TEXTS, "p_0": [0.5] * 40, "label": LABELS}
+    status, shown = finetune("classify", write("my.csv", columns), *TRAIN)
+    assert status == 0, shown
+    assert records()[5] == (TEXTS[5], "spam")
+    assert "predicted, p_0" in finetune("data", "check", "my.csv")[1]
+
+
+REFUSED = {
+    "a label a row": ({"text": [f"{'a' * i}" for i in range(1, 501)], "label": [f"k{i}" for i in range(500)]}, [],
+                      ["'label' has 500 different values in 500 rows", "--label NAME"]),
+    "swapped columns": ({"label": TEXTS * 2, "text": LABELS * 2}, [],
+                        ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"]),
+    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["one text in all 40 rows", "--text NAME"]),
+    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs two labels; got none"]),
+    "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
+    "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
+    "no split column": ({"text": TEXTS, "label": LABELS}, ["--set", "columns.split=label"],
+                        ["column 'label' names no split; got 'ham'", "train, training"]),
+    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
+    "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
+    "no such file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "t.csv"], ["no data 't.csv'"]),
+    "a set that is not there": ({"text": TEXTS, "label": LABELS}, ["--validation", "hf:no/set"],
+                                ["hf:no/set", "Connect"]),
+    "balanced groups": ({"text": TEXTS, "label": LABELS}, ["--group", "label", "--set", "split.protocol=balanced"],
+                        ["balanced draws from one table", "protocol=grouped"])}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_contradicts_is_refused(kind, finetune):
+    columns, arguments, fragments = REFUSED[kind]
+    status, shown = finetune("classify", write("my.csv", columns), *TRAIN, *arguments)
+    assert status == 2 and [part for part in fragments if part not in shown] == [], shown
+
+
+def test_files_of_the_person_keep_their_side(finetune):
+    write("my.csv", {"text": TEXTS, "label": LABELS})
+    write("test.csv", {"text": ["a new one", TEXTS[0].upper(), "b"], "label": ["spam", "ham", "ham"]})
+    status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
+    assert status == 0, shown
+    run = next(Path("runs").iterdir())
+    tested = [json.loads(line)["text"] for line in (run / "data" / "test.jsonl").open()]
+    assert tested == ["a new one", TEXTS[0].upper(), "b"]
+    card = json.loads((run / "data" / "card.json").read_text())
+    assert any(note.startswith("1 of 3 test rows have a text") for note in card["notes"])
+    write("test.csv", {"text": ["a"], "label": ["eggs"]})
+    status, shown = finetune("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
+    assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
+
+
+def test_another_test_file_is_another_run(finetune):
+    write("my.csv", {"text": TEXTS, "label": LABELS})
+    for word in ("one", "two"):
+        write("test.csv", {"text": [word], "label": ["ham"]})
+        status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
+        assert status == 0, shown
+    assert "the test file's content" in shown and len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(finetune):
+    labels = ["=a,\"b\"\n../", "\U0001f600"] * 20
+    write("my.csv", {"title": TEXTS, "body": ["x"] * 40, "label": labels})
+    status, shown = finetune("classify", "my.csv", "--weights", "random-bytes", "--text", "title,body", "--set",
+                             "train.max_steps=2", "--set", "max_length=16", "--set", "evaluate.resamples=100")
+    assert status == 0, shown
+    status, shown = finetune("predict", next(Path("runs").iterdir()), "--csv", "my.csv", "--text", "title,body",
+                             "--out", "out.csv")
+    assert status == 0, shown
+    from finetune.datasets.cells import undefuse
+    rows = list(csv.DictReader(open("out.csv", newline="", encoding="utf-8")))  # noqa: SIM115
+    assert [undefuse(row["label"]) for row in rows] == labels
+    assert {undefuse(row["predicted"]) for row in rows} <= set(labels)
