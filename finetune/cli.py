@@ -30,7 +30,7 @@ NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and later ones again.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the settings and the stages, and stop.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
@@ -238,15 +238,14 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
 
 
 def _run(request, name, first, until, processes, dry_run) -> None:
-    from finetune.pipeline import describe, execute, load_pipeline, open_run, stage_names
+    from finetune.pipeline import dry_run as show_plan
+    from finetune.pipeline import execute, load_pipeline, open_run, stage_names
     _, stages = load_pipeline(request.pipeline)
     names = stage_names(stages, first, until)
     if not request.data:
         raise RecipeError("the recipe names no data", do="Give a file: finetune classify my.csv")
     if dry_run:
-        for line in describe(request):
-            say(line)
-        say("stages: " + ", ".join(names))
+        show_plan(request, names, processes)
         return
     opened, recipe = open_run(request, RUNS, name)
     execute(opened, recipe, stages, first=first, until=until, processes=processes)

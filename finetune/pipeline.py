@@ -66,11 +66,14 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
     return recipe
 
 
-def resolve(request: Recipe) -> Recipe:
-    """The request with `auto` weights and unreachable data replaced by what is at hand, and whole paths."""
+def resolve(request: Recipe, fetch: bool = True) -> Recipe:
+    """The request with `auto` weights and unreachable data replaced by what is at hand, and whole paths.
+
+    fetch: without it no data are downloaded.
+    """
     from finetune.checkpoints.sources import resolve_auto
     from finetune.datasets.sources import resolve_data, resolve_text
-    data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data)
+    data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data, fetch)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
@@ -169,6 +172,20 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
         if not worked:
             say("nothing left to do")
         _summary(run)
+
+
+def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
+    """Say what a run would do and take: settings, what moves, rows and steps, time and memory. Leaves nothing."""
+    from finetune.stages import dry_run as measured
+    from finetune.training.loop import set_threads
+    recipe = resolve(request, fetch=False)
+    for line in [*substitutions(request, recipe), *describe(recipe)]:
+        say(line)
+    say("stages: " + ", ".join(stages))
+    if "train" in stages:
+        with _memory_errors():
+            set_threads(recipe.train.threads)
+            measured.dry_run(recipe, processes)
 
 
 def describe(recipe: Recipe) -> list[str]:

@@ -19,6 +19,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{i}" for device in ("com", "lpt") for i in range(1, 10))}
 PACKAGES = ("gpt2-finetune", "torch", "accelerate", "tiktoken", "safetensors", "scikit-learn", "numpy", "pandas",
             "datasets", "transformers")
+_kept_bytes = 0  # a peak from before the last reset that still counts
 
 
 class Run:
@@ -164,8 +165,13 @@ def git_commit() -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def reset_peak_memory() -> None:
-    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's."""
+def reset_peak_memory(keep_bytes: int = 0) -> None:
+    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's.
+
+    keep_bytes: an earlier peak that still counts in what ``peak_memory_bytes`` says of the stage.
+    """
+    global _kept_bytes
+    _kept_bytes = keep_bytes
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -173,7 +179,12 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process held since the last reset."""
+    """The most memory this process held since the last reset, or what that was told to keep."""
+    return max(_kept_bytes, latest_peak_bytes())
+
+
+def latest_peak_bytes() -> int:
+    """The most memory this process held since the last reset, and nothing else."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024

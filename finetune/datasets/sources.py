@@ -30,11 +30,12 @@ class DataSource:
     notes: tuple[str, ...] = ()  # what is unusual in how the file is written
 
 
-def resolve_data(name: str) -> str:
+def resolve_data(name: str, fetch: bool = True) -> str:
     """A name that means the same in any directory: a registry's or a sample's, or a file's whole path.
 
     Where the real set is neither at hand nor to be had, its sample's name. A download is tried here, since the set's
     server can be down where the hub is not; its error is said. Raises DataError for what is neither name nor file.
+    fetch: without it nothing is downloaded, and a set that may be had is taken for one that can.
     """
     row = data_registry().get(name)
     if row is None:
@@ -43,7 +44,8 @@ def resolve_data(name: str) -> str:
         return name
     if network_available():
         try:
-            get_data(row)
+            if fetch:
+                get_data(row)
             return name
         except FetchError as error:
             warn(str(error))

@@ -52,7 +52,25 @@ def training(log: dict, result: dict) -> Section:
     blocks = _training_figures(log, best, metric)
     if not blocks:
         blocks = [Text("The run has no log of its training steps.")]
-    return Section("training", "Training", [*blocks, *facts("What was trained", pairs)])
+    return Section("training", "Training", [*blocks, *facts("What was trained", pairs), *_estimates(result)])
+
+
+def _estimates(result: dict) -> list:
+    """What the first steps promised beside what the training took; nothing where no step was measured."""
+    if result.get("estimate_seconds") is None:
+        return []
+    rows = [[name, show(result[key]), f"{show(result[key + '_low'])} to {show(result[key + '_high'])}", show(actual)]
+            for name, show, key, actual in
+            (("Time", seconds_text, "estimate_seconds", result.get("seconds")),
+             ("Peak memory", bytes_text, "estimate_peak_bytes", result.get("peak_bytes")))]
+    steps, planned = result.get("steps"), result.get("planned_steps")
+    note = f"The estimate is made from the first steps, {result['estimate_steps']} of them without the very first."
+    if steps != planned:
+        note += f" It is for {planned:,} steps; training stopped after {steps:,}."
+    if (share := result.get("estimate_cpu_share", 1.0)) < 1:
+        note += f" They had {share:.0%} of the processor time of their threads."
+    return [Table("Estimate and actual", ["", "Estimate", "Range", "Actual"], rows, frozenset({1, 2, 3})),
+            Text(note, small=True)]
 
 
 def _training_figures(log: dict, best: int | None, metric: str) -> list[Figure]:

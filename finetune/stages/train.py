@@ -40,16 +40,23 @@ def build(recipe: Recipe, run: Run):
     """The model with what moves set free: (model, tokenizer, settings, trainable, reasons)."""
     loaded = base_weights(recipe, run).load(recipe.train.dropout)
     gpt = getattr(loaded.model, "gpt", loaded.model)
-    pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
-    settings, why = base.choose_settings(recipe.train, loaded.report.parameters, pretrained,
-                                         _training_rows(run.result("prepare"), gpt), device_type())
+    prepared = run.result("prepare")
+    classes = len(prepared["labels"]) if recipe.task == "classify" else 0
+    model, settings, trainable, why = set_free(recipe, gpt, loaded.report.parameters, classes,
+                                               _training_rows(prepared, gpt))
+    return model, loaded.tokenizer, settings, trainable, why
+
+
+def set_free(recipe: Recipe, gpt: GPT, parameters: int, classes: int, rows: int):
+    """The task's model on top of a GPT, with what moves set free: (model, settings, trainable, reasons)."""
+    settings, why = base.choose_settings(recipe.train, parameters, recipe.weights not in (RANDOM_BYTES, SCRATCH), rows,
+                                         device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
-    model = (NextToken(gpt) if recipe.task == "pretrain" else
-             classify.build_model(gpt, len(run.result("prepare")["labels"]), settings.seed))
+    model = NextToken(gpt) if recipe.task == "pretrain" else classify.build_model(gpt, classes, settings.seed)
     base.adapt(gpt, settings)
     trainable = base.freeze(model, gpt, settings.method, settings.last_blocks)
-    return model, loaded.tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"]
+    return model, settings, trainable, [*why, f"precision {precision}: {because}"]
 
 
 def _training_rows(prepared: dict, gpt: GPT) -> int:
@@ -60,20 +67,26 @@ def _training_rows(prepared: dict, gpt: GPT) -> int:
 def train_here(recipe: Recipe, run: Run) -> dict:
     """Train in this process (one of several under torchrun)."""
     import torch
+    begun = time.monotonic()
     set_threads(recipe.train.threads)
     model, tokenizer, settings, trainable, why = build(recipe, run)
     for line in [*why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = {"classify": _classify_job, "pretrain": _pretrain_job}[recipe.task](
-        recipe, run, model, tokenizer, settings, trainable, device)
+    job = build_job(recipe, run, model, tokenizer, settings, trainable, device)
     identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
                 "weights": fingerprint(run.record("convert"))}
-    found = train(job, settings, run.directory, identity)
+    found = train(job, settings, run.directory, identity, set_up_seconds=time.monotonic() - begun)
     return found | {"method": settings.method, "why": why, "lr": settings.lr, "precision": settings.precision,
                     "parameters": trainable.total,
                     "trainable": {"names": trainable.names, "parameters": trainable.parameters,
                                   "share": trainable.parameters / trainable.total}}
+
+
+def build_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
+    """The task's job for the loop, over all rows."""
+    build = {"classify": _classify_job, "pretrain": _pretrain_job}[recipe.task]
+    return build(recipe, run, model, tokenizer, settings, trainable, device)
 
 
 def _classify_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:

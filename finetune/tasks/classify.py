@@ -204,23 +204,33 @@ def class_weights(targets: np.ndarray, classes: int, kind: str) -> np.ndarray:
     return len(targets) / (classes * np.maximum(np.bincount(targets, minlength=classes), 1))
 
 
+def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: list[list[int]]) -> bool:
+    """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
+    limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
+    return trainable.first_block > 0 and settings.dropout == 0 and kept_bytes(model, trainable, ids) < limit
+
+
+def kept_bytes(model: Classifier, trainable: Trainable, ids: list[list[int]]) -> int:
+    """Memory of the frozen blocks' output for these texts; the head alone reads no position but the last."""
+    return cache_bytes(ids, model.gpt.config.width, last_only=trainable.first_block == len(model.gpt.blocks))
+
+
 def build_job(model: Classifier, trainable: Trainable, settings: Train, train: Examples, val: Examples,
-              device: torch.device) -> Job:
-    """Everything the loop needs, with the frozen blocks run once where that is exact and fits in memory."""
+              device: torch.device, cached: bool | None = None) -> Job:
+    """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
     classes = model.head.out_features
     weights = class_weights(train.targets, classes, settings.class_weights)
     weight = torch.tensor(weights, dtype=torch.float32, device=device)
     first = trainable.first_block
-    last_only = first == len(model.gpt.blocks)  # the head reads no other position
-    limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
-    fits = cache_bytes(train.ids + val.ids, model.gpt.config.width, last_only) < limit
-    cached = first > 0 and settings.dropout == 0 and fits
+    if cached is None:
+        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
     states = val_states = None
     if cached:
         model.to(device).eval()
         with autocast(settings.precision, device):
             states, val_states = (build_prefix_cache(lambda ids: model.lower(ids, first), part.ids,
-                                                     settings.micro_batch_tokens, device, last_only)
+                                                     settings.micro_batch_tokens, device,
+                                                     last_only=first == len(model.gpt.blocks))
                                   for part in (train, val))
     start = first if cached else 0
 
@@ -242,10 +252,10 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
                 "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0))}
 
     if first > 0:
-        say(f"  {first} frozen blocks " + ("were run once per text; training starts from their output" if cached else
+        say(f"  {first} frozen blocks " + ("run once per text; training starts from their output" if cached else
                                            "run in every step (dropout, or too large to keep)"))
     return Job(model, [len(ids) for ids in train.ids], [float(weights[t]) for t in train.targets], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]))
+               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(map(len, val.ids)))
 
 
 def predict_logits(model: Classifier, ids: list[list[int]], states: list | None = None, first_block: int = 0,

@@ -119,7 +119,8 @@ def build_job(model: NextToken, settings: Train, train: PackedTokens, val: Packe
 
     lengths = [train.length(block) for block in range(len(train))]
     return Job(model, lengths, [float(length) for length in lengths], batch, loss_sum, validate,
-               name_row=lambda block: f"block {block}")
+               name_row=lambda block: f"block {block}",
+               validation_tokens=min(val_blocks, len(val)) * val.context)
 
 
 def measure(model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most_blocks: int, budget: int,

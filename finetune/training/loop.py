@@ -24,8 +24,10 @@ from finetune.recipe import Train
 from finetune.training import resume
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.precision import device_type
+from finetune.training.probe import FirstSteps, Plan, batch_size, estimate, peak_bytes
 
 MACHINE = ("processes", "threads", "device", "precision")  # what may change within a run, at the cost of the last bits
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Job:
     loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
     validate: Callable[[nn.Module], dict[str, float]]  # must hold log_loss and the metric
     name_row: Callable[[int], str]  # how a message names a row
+    validation_tokens: int = 0  # that a validation reads, for the estimate of its time
 
 
 @dataclass
@@ -55,27 +58,23 @@ class State:
 
 
 def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
-          checkpoint_seconds: float = 60.0) -> dict:
+          checkpoint_seconds: float = CHECKPOINT_SECONDS, set_up_seconds: float = 0.0) -> dict:
     """Train `job` as `settings` say (method, lr and epochs resolved), resuming from the newest checkpoint.
 
     directory: holds ``checkpoints/`` and ``train.jsonl``. identity: hashes of whatever a resumed run must share.
+    set_up_seconds: what was spent before, for the estimate.
     Returns figures for the stage's record. Raises TrainingError for a loss that is not finite, RunError for
     checkpoints of another run, Interrupted after SIGINT or SIGTERM once the state is saved.
     """
     threads = set_threads(settings.threads)
-    # cpu=True lets processes on a CPU find each other; autocast is ours, so that it covers the frozen blocks too.
-    accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
+    accelerator, optimizers, first = _start(job, settings)
     root = directory / "checkpoints"
-    job.model.to(accelerator.device)
-    optimizers = build_optimizers(job.model, settings.optimizer, settings.weight_decay,
-                                  (settings.beta_1, settings.beta_2))
     here = (accelerator.num_processes, threads, accelerator.device.type, settings.precision)
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
     state = _resume(root, job.model, optimizers, identity)
     model, *prepared = accelerator.prepare(job.model, *optimizers)
 
-    per_epoch = math.ceil(len(job.lengths) / settings.batch_size)
-    steps = min(per_epoch * settings.epochs, settings.max_steps or per_epoch * settings.epochs)
+    per_epoch, steps = count_steps(len(job.lengths), settings)
     parts = settings.epochs * settings.evaluations_per_epoch
     evaluation_steps = {round(steps * part / parts) for part in range(1, parts + 1)}
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
@@ -88,7 +87,8 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             return
         state.seconds = begun + time.monotonic() - start
         if accelerator.is_main_process:
-            resume.save_step(root, state.step, job.model, optimizers, state.__dict__)
+            with first.save():
+                resume.save_step(root, state.step, job.model, optimizers, state.__dict__)
             resume.prune(root, state.step, state.best["step"] if state.best else None)
         saved_at, saved_step = time.monotonic(), state.step
 
@@ -99,10 +99,10 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             if position == 0 or not batches:
                 batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
             rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = rate
+            _set_rate(optimizers, rate)
             rows = batches[position]
-            loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step)
+            with first.step(rows):
+                loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 named = ", ".join(map(job.name_row, rows[:8]))
                 raise _not_finite(f"the loss is not a finite number at step {state.step + 1}", root,
@@ -139,7 +139,55 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "best_step": state.best["step"], "best_value": state.best["value"], "metric": settings.metric,
             "stopped_early": state.stopped and state.step < steps, "processes": accelerator.num_processes,
-            "threads": threads, "device": accelerator.device.type}
+            "threads": threads, "device": accelerator.device.type,
+            "peak_bytes": max(first.peak_before, peak_bytes(accelerator.device)),
+            **estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))}
+
+
+def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Path) -> FirstSteps:
+    """A validation, real optimizer steps on these batches and a checkpoint, for what they cost; the model is spoilt."""
+    set_threads(settings.threads)
+    accelerator, optimizers, first = _start(job, settings)
+    _set_rate(optimizers, settings.lr)
+    _validate(accelerator, job, settings)  # for its memory
+    model, *prepared = accelerator.prepare(job.model, *optimizers)
+    for step, rows in enumerate(batches):
+        with first.step(rows):
+            _step(accelerator, model, prepared, job, settings, rows, step)
+    with first.save():
+        resume.save_step(directory, 0, job.model, optimizers, {})
+    return first
+
+
+def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_seconds: float) -> Plan:
+    """How much training the job as `settings` say has to do."""
+    _, steps = count_steps(len(job.lengths), settings)
+    batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
+    return Plan([batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches], steps,
+                min(settings.epochs * settings.evaluations_per_epoch, steps), job.validation_tokens,
+                sum(p.numel() * p.element_size() for p in job.model.parameters() if p.requires_grad),
+                checkpoint_seconds, set_up_seconds)
+
+
+def count_steps(rows: int, settings: Train) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole training."""
+    per_epoch = math.ceil(rows / settings.batch_size)
+    return per_epoch, min(per_epoch * settings.epochs, settings.max_steps or per_epoch * settings.epochs)
+
+
+def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
+
+
+def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Optimizer], FirstSteps]:
+    """The model on its device, with fresh optimizers."""
+    # cpu=True lets processes on a CPU find each other; autocast is ours, so that it covers the frozen blocks too.
+    accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
+    job.model.to(accelerator.device)
+    optimizers = build_optimizers(job.model, settings.optimizer, settings.weight_decay,
+                                  (settings.beta_1, settings.beta_2))
+    return accelerator, optimizers, FirstSteps(job.lengths, settings.micro_batch_tokens, accelerator.device)
 
 
 def set_threads(asked: int) -> int:

@@ -293,6 +293,22 @@ def test_time_is_the_whole_stages_and_all_sittings(make_run, stage, loop, shown)
     assert f"| Time | {shown} |" in lines
 
 
+def test_estimate_and_actual_stand_side_by_side(make_run):
+    run = make_run()
+    path = run / "stages" / "04-train.json"
+    record = json.loads(path.read_text())
+    record["result"] |= {
+        "estimate_seconds": 300.0, "estimate_seconds_low": 240.0, "estimate_seconds_high": 360.0, "estimate_steps": 3,
+        "estimate_peak_bytes": 1_100_000_000, "estimate_peak_bytes_low": 900_000_000, "planned_steps": 400,
+        "estimate_peak_bytes_high": 1_400_000_000, "estimate_cpu_share": 0.42, "peak_bytes": 1_250_000_000}
+    path.write_text(json.dumps(record))
+    build_report(run)
+    text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "| Time | 5 min 0 s | 4 min 0 s to 6 min 0 s | 6 min 43 s |" in text
+    assert "| Peak memory | 1.10 GB | 900 MB to 1.40 GB | 1.25 GB |" in text
+    assert "It is for 400 steps; training stopped after 220. They had 42% of the processor time" in text
+
+
 def test_notes_are_sentences_and_the_loss_says_which_checkpoint_is_kept(make_run):
     run = make_run(rows=(100, 30, 40))
     card = json.loads((run / "data" / "card.json").read_text())

@@ -1,0 +1,181 @@
+"""What a training will take, from its first steps: seconds and peak memory, each with a range.
+
+A dry run chooses a few steps that stand for the run; a real run takes its own first steps as they come. The arithmetic
+is the same, so that the one can be held against the other, and both against what the run then took.
+"""
+
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+import torch
+
+from finetune.datasets.batching import micro_batches
+from finetune.run import latest_peak_bytes, peak_memory_bytes, reset_peak_memory
+
+COUNTED = 3  # steps that are measured after the first, which warms up
+SPREAD = 0.2  # least half of the range of seconds, as a share: a shared machine varies as much on its own
+MEMORY_SPREAD = 0.25  # what allocators add to the peak in the course of a run, as a share
+CROWDED = 0.5  # share of the processor below which other programs decide the time
+FORWARD = 1 / 3  # of a step is its forward pass: the backward pass takes about twice as long
+
+
+@dataclass(frozen=True)
+class Size:
+    """What of a batch decides its cost: tokens, pads included, in all and of its largest forward pass."""
+
+    tokens: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much a training has to do."""
+
+    batches: list[Size]  # of one epoch, or of what is trained of it
+    steps: int
+    validations: int
+    validation_tokens: int  # of one validation
+    gradient_bytes: int
+    save_every_seconds: float
+    set_up_seconds: float = 0.0  # spent before the first step
+    kept_bytes: int = 0  # that the run will hold beyond what was held while its first steps were measured
+
+
+@dataclass
+class FirstSteps:
+    """What the first steps were and took; what comes after them is not looked at."""
+
+    lengths: list[int]
+    budget: int  # tokens of a forward pass
+    device: torch.device
+    sizes: list[Size] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0  # of all threads, in the same steps
+    save_seconds: float = 0.0
+    peak_before: int = 0
+    peak: int = 0  # of the steps alone
+    held: int = 0  # between two steps: weights, moments, data
+
+    @contextmanager
+    def step(self, rows: list[int]):
+        """Measure the step inside the block."""
+        if len(self.seconds) > COUNTED:
+            yield
+            return
+        if not self.seconds:
+            self.peak_before = peak_bytes(self.device)
+            _restart_peak(self.device, self.peak_before)
+        start, worked = time.monotonic(), time.process_time()
+        yield
+        self.seconds.append(time.monotonic() - start)
+        self.cpu_seconds += time.process_time() - worked
+        self.sizes.append(batch_size(rows, self.lengths, self.budget))
+        self.peak, self.held = _latest_peak(self.device), _held_bytes(self.device)
+
+    @contextmanager
+    def save(self):
+        """Measure the first checkpoint that is written inside the block."""
+        start = time.monotonic()
+        yield
+        self.save_seconds = self.save_seconds or time.monotonic() - start
+
+    def cpu_share(self) -> float:
+        """How much of its threads' time the processor was there for them; 1 on a GPU."""
+        given = sum(self.seconds) * torch.get_num_threads()
+        return min(self.cpu_seconds / given, 1.0) if self.device.type == "cpu" else 1.0
+
+
+def estimate(first: FirstSteps, plan: Plan) -> dict[str, float | int]:
+    """The keys ``estimate_*`` of a stage's record; none where no step was measured.
+
+    Seconds: a step costs a fixed part and a part in proportion to its tokens, fitted to the measured steps; validation
+    costs as a forward pass of so many tokens, a checkpoint what the first one did. The range is what the measured
+    steps differ from the fit, or `SPREAD`; where other programs held the processor it reaches down to what the training
+    takes without them.
+    Bytes: the peak of the measured steps, what they needed for their tokens scaled to the largest forward pass.
+    """
+    if not first.seconds:
+        return {}
+    fixed, per_token, apart = fit_steps([size.tokens for size in first.sizes][1:] or [first.sizes[0].tokens],
+                                        first.seconds[1:] or first.seconds)
+    tokens = sum(size.tokens for size in plan.batches) / len(plan.batches) * plan.steps
+    training = fixed * plan.steps + per_token * tokens
+    training += FORWARD * training / tokens * plan.validation_tokens * plan.validations
+    saves = plan.validations + math.floor(training / plan.save_every_seconds)
+    seconds = plan.set_up_seconds + training + saves * first.save_seconds
+    spread, share = min(max(apart, SPREAD), 0.9), first.cpu_share()
+    least = min(1 - spread, share if share < CROWDED else 1.0)
+    peak = peak_estimate(first, plan)
+    return {"estimate_seconds": round(seconds, 3), "estimate_seconds_low": round(seconds * least, 3),
+            "estimate_seconds_high": round(seconds * (1 + spread), 3), "estimate_peak_bytes": peak,
+            "estimate_peak_bytes_low": min(max(first.peak, first.peak_before), peak),
+            "estimate_peak_bytes_high": int(peak * (1 + MEMORY_SPREAD)),
+            "estimate_steps": len(first.seconds[1:] or first.seconds), "estimate_cpu_share": round(share, 3)}
+
+
+def crowded(found: dict) -> str:
+    """A sentence where other programs decided the time of the measured steps."""
+    share = found.get("estimate_cpu_share", 1.0)
+    return (f"Other programs were busy: these steps had {share:.0%} of the processor time of their threads, and the "
+            "time changes with that." if share < CROWDED else "")
+
+
+def fit_steps(tokens: list[int], seconds: list[float]) -> tuple[float, float, float]:
+    """(fixed seconds, seconds a token, largest relative distance from this line); neither of the two is negative."""
+    x, y = np.asarray(tokens, float), np.asarray(seconds, float)
+    varied = x.std() > 0
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()) if varied else 0.0
+    fixed = float(y.mean() - slope * x.mean())
+    if not varied or fixed < 0:
+        fixed, slope = 0.0, float(y.sum() / x.sum())
+    elif slope < 0:
+        fixed, slope = float(y.mean()), 0.0
+    line = fixed + slope * x
+    return fixed, slope, float((np.abs(y - line) / line).max())
+
+
+def peak_estimate(first: FirstSteps, plan: Plan) -> int:
+    """The most memory the training will hold, in bytes."""
+    fixed = min(first.held + plan.gradient_bytes, first.peak)
+    scale = max(size.largest for size in plan.batches) / max(size.largest for size in first.sizes)
+    return max(first.peak_before, int(fixed + (first.peak - fixed) * max(scale, 1.0))) + plan.kept_bytes
+
+
+def batch_size(rows: list[int], lengths: list[int], budget: int) -> Size:
+    """The size of one batch of rows, in forward passes of at most `budget` tokens."""
+    padded = [len(part) * lengths[part[-1]] for part in micro_batches(rows, lengths, budget)]
+    return Size(sum(padded), max(padded))
+
+
+def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
+    """The batches of a probe: the one that needs the most memory, to warm up, then the middle one of each third."""
+    def size(rows: list[int]) -> tuple[int, int]:
+        found = batch_size(rows, lengths, budget)
+        return found.largest, found.tokens
+    ordered = sorted(batches, key=lambda rows: (size(rows)[1], size(rows)[0]))
+    thirds = [ordered[len(ordered) * (2 * part + 1) // (2 * COUNTED)] for part in range(COUNTED)]
+    return [max(batches, key=size), *thirds]
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held so far: the GPU's on one, else the process's."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
+
+
+def _latest_peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else latest_peak_bytes()
+
+
+def _restart_peak(device: torch.device, so_far: int) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        reset_peak_memory(keep_bytes=so_far)
+
+
+def _held_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

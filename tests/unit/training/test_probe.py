@@ -1,0 +1,126 @@
+"""The estimate's arithmetic against numbers made by hand, and that measuring changes nothing."""
+
+import contextlib
+
+import pytest
+import torch
+
+from finetune.datasets.batching import epoch_batches, micro_batches
+from finetune.training import loop, probe
+from finetune.training.probe import FirstSteps, Plan, Size
+
+CPU = torch.device("cpu")
+
+
+def first_steps(sizes, seconds, **more) -> FirstSteps:
+    """What was measured, by hand; the processor was there all the time."""
+    threads = torch.get_num_threads()
+    return FirstSteps([], 0, CPU, [Size(*size) for size in sizes], list(seconds),
+                      **{"cpu_seconds": sum(seconds) * threads} | more)
+
+
+@pytest.mark.parametrize(("tokens", "seconds", "fixed", "per_token", "apart"), [
+    ([100, 200, 400], [0.3, 0.5, 0.9], 0.1, 0.002, 0),  # on a line
+    ([100, 200, 300], [0.1, 0.3, 0.5], 0, 0.9 / 600, 1 / 3),  # the line would begin below zero
+    ([100, 200, 300], [0.4, 0.3, 0.2], 0.3, 0, 1 / 3),  # more tokens never cost less
+    ([100, 100, 100], [0.2, 0.2, 0.5], 0, 0.003, 2 / 3)])  # all blocks are full
+def test_a_line_through_the_steps_with_no_negative_part(tokens, seconds, fixed, per_token, apart):
+    assert probe.fit_steps(tokens, seconds) == pytest.approx((fixed, per_token, apart), abs=1e-12)
+
+
+def test_seconds_are_steps_and_validations_and_checkpoints_and_what_came_before():
+    first = first_steps([(900, 900), (100, 100), (200, 200), (400, 400)], [9.0, 0.3, 0.5, 0.9], save_seconds=2.0)
+    plan = Plan([Size(100, 100), Size(300, 300)], steps=10, validations=2, validation_tokens=600, gradient_bytes=0,
+                save_every_seconds=3.0, set_up_seconds=7.0)
+    steps = 10 * 0.1 + 0.002 * 200 * 10  # the first step, of 9 seconds, does not count
+    training = steps + steps / 2000 / 3 * 600 * 2
+    saves = 2 + 2  # two validations, and two times three seconds in 6
+    found = probe.estimate(first, plan)
+    assert training == pytest.approx(6.0) and found["estimate_steps"] == 3
+    assert found["estimate_seconds"] == pytest.approx(7 + training + 2 * saves)
+    assert found["estimate_seconds_low"] == pytest.approx(0.8 * found["estimate_seconds"])
+    assert found["estimate_seconds_high"] == pytest.approx(1.2 * found["estimate_seconds"])
+
+
+def test_the_range_is_as_wide_as_the_steps_are_apart():
+    first = first_steps([(1, 1), (100, 100), (100, 100), (100, 100)], [1.0, 0.2, 0.2, 0.5])
+    found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
+    assert found["estimate_seconds"] == pytest.approx(3.0)
+    assert found["estimate_seconds_high"] == pytest.approx(3.0 * (1 + 2 / 3))
+
+
+def test_a_crowded_machine_is_said_and_widens_the_range_downwards():
+    first = first_steps([(100, 100)] * 4, [1.0] * 4, cpu_seconds=4.0 * 0.1 * torch.get_num_threads())
+    found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
+    assert found["estimate_seconds"] == 10 and found["estimate_seconds_low"] == pytest.approx(1.0)
+    assert "10%" in probe.crowded(found)
+    alone = first_steps([(100, 100)] * 4, [1.0] * 4)
+    assert not probe.crowded(probe.estimate(alone, Plan([Size(1, 1)], 1, 0, 0, 0, 60.0)))
+
+
+def test_one_step_is_better_than_none_and_none_gives_no_estimate():
+    plan = Plan([Size(100, 100)], 10, 0, 0, 0, 60.0)
+    assert probe.estimate(first_steps([(50, 50)], [0.5]), plan)["estimate_seconds"] == pytest.approx(10.0)
+    assert probe.estimate(first_steps([], []), plan) == {}
+
+
+@pytest.mark.parametrize(("before", "largest", "kept", "expected"), [
+    (0, 400, 0, 1000),  # the largest batch was among the steps
+    (0, 800, 0, 600 + 100 + 2 * 300),  # weights, moments and gradients do not grow with the batch
+    (5000, 800, 0, 5000),  # loading took more
+    (0, 400, 70, 1070)])
+def test_peak_scales_what_the_tokens_need(before, largest, kept, expected):
+    first = first_steps([(400, 400)], [1.0], peak_before=before, peak=1000, held=600)
+    plan = Plan([Size(9, largest), Size(9, 9)], 2, 0, 0, gradient_bytes=100, save_every_seconds=60.0, kept_bytes=kept)
+    found = probe.estimate(first, plan)
+    assert found["estimate_peak_bytes"] == expected
+    assert found["estimate_peak_bytes_low"] <= expected < found["estimate_peak_bytes_high"]
+
+
+def test_a_batch_is_as_large_as_its_tensors(toy_job):
+    job, settings = toy_job(micro_batch_tokens=64)
+    rows = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[0]
+    tensors = [job.batch(part)[0].numel() for part in micro_batches(rows, job.lengths, 64)]
+    assert len(tensors) > 1
+    assert probe.batch_size(rows, job.lengths, 64) == Size(sum(tensors), max(tensors))
+
+
+def test_the_probe_takes_the_largest_batch_and_the_middle_of_each_third():
+    lengths = list(range(1, 91))
+    batches = [[row] for row in (*range(45, 90), *range(45))]
+    assert probe.choose_batches(batches, lengths, 4096) == [[89], [15], [45], [75]]
+    assert probe.choose_batches([[3]], lengths, 4096) == [[3]] * 4
+
+
+@pytest.mark.parametrize("method", ["full", "last-blocks"])
+def test_measuring_changes_no_bit_of_the_training(method, toy_job, run_training, monkeypatch):
+    job, settings = toy_job(method, dropout=0.1)
+    result, measured, *_ = run_training(job, settings, "measured")
+    weights = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
+    monkeypatch.setattr(FirstSteps, "step", lambda self, rows: contextlib.nullcontext())
+    job, settings = toy_job(method, dropout=0.1)
+    without, plain, *_ = run_training(job, settings, "plain")
+    assert result["estimate_seconds"] > 0 and "estimate_seconds" not in without
+    assert [line["loss"] for line in measured] == [line["loss"] for line in plain]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in job.model.state_dict().items())
+
+
+def test_tried_steps_are_real_ones(toy_job, tmp_path):
+    job, settings = toy_job("last-blocks")
+    before = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
+    chosen = probe.choose_batches(epoch_batches(job.lengths, 8, settings.seed, 0), job.lengths, 128)
+    first = loop.try_steps(job, settings, chosen, tmp_path)
+    assert len(first.seconds) == 4 and min(first.seconds) > 0 and first.save_seconds > 0
+    assert first.peak >= first.held > 1e7
+    assert [size.tokens for size in first.sizes] == [probe.batch_size(rows, job.lengths, 128).tokens for rows in chosen]
+    moved = {name for name, tensor in job.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name, p in job.model.named_parameters() if p.requires_grad}
+
+
+def test_the_plan_counts_what_the_loop_then_does(toy_job, run_training):
+    job, settings = toy_job(max_steps=9, evaluations_per_epoch=2)
+    plan = loop.make_plan(job, settings, 60.0, 1.5)
+    result, steps, validations, _ = run_training(job, settings)
+    assert plan.steps == len(steps) == result["planned_steps"] == 9 and plan.validations == len(validations) == 4
+    assert plan.gradient_bytes == 4 * sum(p.numel() for p in job.model.parameters())
+    assert plan.validation_tokens == job.validation_tokens > 0
