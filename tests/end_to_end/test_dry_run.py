@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch._dynamo  # noqa: F401 (its first import makes a folder among the temporary files)
 
 from finetune import fetch
 
