@@ -199,7 +199,7 @@ def _cut_classify(recipe: Recipe, run: Run, model, tokenizer, settings: Train, t
     prepared = run.result("prepare")
     train, val = (classify.examples(prepare.read_records(run, name), prepared["labels"], tokenizer,
                                     prepared["max_length"]) for name in ("train", "val"))
-    lengths, val_lengths = ([len(ids) for ids in part.ids] for part in (train, val))
+    lengths, val_lengths = (part.ids.lengths() for part in (train, val))
     budget = settings.micro_batch_tokens
     chosen = _choose(lengths, settings)
     rows = [row for batch in chosen for row in batch]
@@ -210,7 +210,7 @@ def _cut_classify(recipe: Recipe, run: Run, model, tokenizer, settings: Train, t
     parts = _take(train, rows), _take(val, largest)
     job = classify.build_job(model, trainable, settings, *parts, device, cached)
     spent = time.monotonic() - begun
-    tried = sum(batch_size(list(range(len(part.ids))), [len(ids) for ids in part.ids], budget).tokens for part in parts)
+    tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
     every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))
     numbers = np.split(np.arange(len(rows)), np.cumsum([len(batch) for batch in chosen])[:-1])
     kept = [classify.kept_bytes(model, trainable, ids) for ids in (train.ids + val.ids, parts[0].ids + parts[1].ids)]
@@ -225,7 +225,7 @@ def _choose(lengths: list[int], settings: Train) -> list[list[int]]:
 
 
 def _take(part: classify.Examples, rows: list[int]) -> classify.Examples:
-    return classify.Examples([part.rows[i] for i in rows], [part.ids[i] for i in rows], part.targets[rows])
+    return classify.Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
 def _evaluate_classifier(recipe: Recipe, run: Run, model, tokenizer, device) -> float:

@@ -20,6 +20,7 @@ from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import LabelledTexts, listed, text_chunks
 from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, text_keys
+from finetune.datasets.token_rows import TokenRows
 from finetune.errors import DataError
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
@@ -38,7 +39,7 @@ class Examples:
     """Tokenized rows of one split."""
 
     rows: list[int]  # row numbers in the source file
-    ids: list[list[int]]
+    ids: TokenRows
     targets: np.ndarray  # label numbers (n,)
 
 
@@ -179,9 +180,10 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
     return [note for note in notes if note]
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> TokenRows:
     """Ids of each text, cut to `max_length`; no special token is added."""
-    return [ids[:max_length] for ids in tokenizer.encode_batch(texts)]
+    return TokenRows.of(([ids[:max_length] for ids in tokenizer.encode_batch(part)] for _, part in text_chunks(texts)),
+                        tokenizer.vocab_size)
 
 
 def examples(records: list[dict], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
@@ -254,8 +256,8 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
     if first > 0:
         say(f"  {first} frozen blocks " + ("run once per text; training starts from their output" if cached else
                                            "run in every step (dropout, or too large to keep)"))
-    return Job(model, [len(ids) for ids in train.ids], [float(weights[t]) for t in train.targets], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(map(len, val.ids)))
+    return Job(model, train.ids.lengths(), [float(weights[t]) for t in train.targets], batch, loss_sum,
+               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))
 
 
 def predict_logits(model: Classifier, ids: list[list[int]], states: list | None = None, first_block: int = 0,
