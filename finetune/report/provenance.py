@@ -33,7 +33,7 @@ def training(log: dict, result: dict) -> Section:
     if trainable.get("parameters") is not None:
         moved = f"{trainable['parameters']:,}" + (f" of {result['parameters']:,}" if "parameters" in result else "")
         moved += f" ({100 * share:.2f}\u00a0%)" if share is not None else ""
-    names = trainable.get("names") or []
+    names = trainable.get("places") or trainable.get("names") or []
     metric = metric_name(str(result.get("metric") or "metric"))
     metric = metric[:1].lower() + metric[1:]
     best = result.get("best_step")

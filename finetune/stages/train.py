@@ -79,8 +79,8 @@ def train_here(recipe: Recipe, run: Run) -> dict:
     found = train(job, settings, run.directory, identity, set_up_seconds=time.monotonic() - begun)
     return found | {"method": settings.method, "why": why, "lr": settings.lr, "precision": settings.precision,
                     "parameters": trainable.total,
-                    "trainable": {"names": trainable.names, "parameters": trainable.parameters,
-                                  "share": trainable.parameters / trainable.total}}
+                    "trainable": {"names": trainable.names, "places": trainable.places(),
+                                  "parameters": trainable.parameters, "share": trainable.parameters / trainable.total}}
 
 
 def build_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:

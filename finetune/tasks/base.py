@@ -17,7 +17,7 @@ from finetune.recipe import Train, check_method
 SMALL = 40_000_000  # parameters below which all weights move
 LARGE = 500_000_000  # parameters from which adapters move in all weights' place
 MANY = 2_000  # training rows from which a GPU moves all weights
-LORA_RATE = 10  # an adapter's learning rate, as a multiple of that of the weights themselves
+LORA_RATE = 4  # an adapter's learning rate, as a multiple of that of the weights themselves
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,19 @@ class Trainable:
         """One line for the screen."""
         share = self.parameters / self.total
         return (f"{self.method}: {self.parameters:,} of {self.total:,} parameters move ({share:.1%}), "
-                f"in {len(self.names)} tensors: {', '.join(_folded(self.names))}")
+                f"in {len(self.names)} tensors: {', '.join(self.places())}")
 
-
-def _folded(names: list[str]) -> list[str]:
-    """Where tensors stand, in few words: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
-    places: dict[tuple[str, str], set[int]] = {}
-    for name in names:
-        module, _, kind = name.rpartition(".")
-        found = re.match(r"(.*?)\.(\d+)\.(.*)", module)
-        adapter = f"{found[3]}.lora_*" if found and kind.startswith("lora_") else ""
-        numbers = places.setdefault((found[1] if found else module, adapter), set())
-        numbers |= {int(found[2])} if found else set()
-    return [".".join(filter(None, (place, _ranges(sorted(numbers)), adapter)))
-            for (place, adapter), numbers in places.items()]
+    def places(self) -> list[str]:
+        """Where the tensors stand, in few words: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for name in self.names:
+            module, _, kind = name.rpartition(".")
+            numbered = re.match(r"(.*?)\.(\d+)\.(.*)", module)
+            adapter = f"{numbered[3]}.lora_*" if numbered and kind.startswith("lora_") else ""
+            numbers = found.setdefault((numbered[1] if numbered else module, adapter), set())
+            numbers |= {int(numbered[2])} if numbered else set()
+        return [".".join(filter(None, (place, _ranges(sorted(numbers)), adapter)))
+                for (place, adapter), numbers in found.items()]
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -91,7 +91,7 @@ def test_auto_follows_weights_rows_and_machine(parameters, pretrained, rows, dev
 
 @pytest.mark.parametrize("method, parameters, pretrained, lr, epochs", [
     ("last-blocks", 124_000_000, True, 1e-4, 5), ("full", 8_000_000, True, 5e-4, 5), ("full", 900_000, False, 1e-3, 12),
-    ("head", 124_000_000, True, 1e-3, 5), ("lora", 124_000_000, True, 1e-3, 5), ("lora", 8_000_000, True, 5e-3, 5)])
+    ("head", 124_000_000, True, 1e-3, 5), ("lora", 124_000_000, True, 4e-4, 5), ("lora", 8_000_000, True, 2e-3, 5)])
 def test_open_settings_follow_the_weights_and_say_why(method, parameters, pretrained, lr, epochs):
     settings, why = choose_settings(Train(method=method), parameters, pretrained, 1000, "cpu")
     assert (settings.lr, settings.epochs) == (lr, epochs)
