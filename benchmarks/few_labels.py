@@ -1,0 +1,233 @@
+"""What the measurements with few labels share: the sets, the draw of the labels, one run of a model, and its row.
+
+The sets lie in one folder under the names of FILES. A set has a test part, always the same whole, and a pool that
+labels are drawn from: its training and validation rows, each normalised text once, none of the test's.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+from finetune.checkpoints.sources import locate_weights
+from finetune.console import say
+from finetune.datasets.readers import TableFormat, read_labelled
+from finetune.datasets.splits import grouped_split, normalise_text
+from finetune.errors import FinetuneError, Interrupted
+from finetune.evaluation.baseline import tfidf_logistic
+from finetune.evaluation.calibration import softmax
+from finetune.evaluation.metrics import classification_metrics
+from finetune.files import atomic_write, sha256_file, sha256_json
+from finetune.models.gpt import GPT
+from finetune.pipeline import load_pipeline
+from finetune.recipe import Train
+from finetune.tasks import base, classify
+from finetune.training import resume
+from finetune.training.loop import train
+from finetune.training.precision import choose_precision, device_type
+
+FILES = {  # (files of the pool, files of the test); the SMS set is one file, split as the spam-classifier splits it
+    "SMS spam": (["SMSSpamCollection"], []),
+    "TREC": (["trec_train.csv"], ["trec_test.csv"]),
+    "Tweet emotion": (["tweet_emotion_train.csv", "tweet_emotion_val.csv"], ["tweet_emotion_test.csv"]),
+}
+SMS_LAYOUT = TableFormat("\t", header=False, quoting=False, columns=("label", "text"))
+SEEDS = [1, 2, 3, 4, 5]
+MINI, RANDOM, TFIDF = "mini", "random", "tf-idf"
+VAL_SHARE = 0.2  # of the labels; they choose the checkpoint, and the C of the logistic regression
+LEAST_STEPS = 150  # optimizer steps; a few labels' own epochs would be over before anything is learnt
+PREDICT_TOKENS = 1024  # of one forward pass: what fits a CPU's cache is the fastest
+HEAD = "# Benchmarks\n\nOne script a measurement; each writes its figures beside itself, and its section here.\n"
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Records are {"row", "text", "label"}."""
+
+    name: str
+    labels: list[str]
+    pool: list[dict]
+    test: list[dict]
+
+
+def read_set(name: str, folder: Path) -> LabelledSet:
+    """Read a set's files. Raises DataError."""
+    pool_files, test_files = FILES[name]
+    layout = None if test_files else SMS_LAYOUT
+    pool, test = ([record for file in files for record in _records(folder / file, layout)]
+                  for files in (pool_files, test_files))
+    if not test:
+        split = load_pipeline("spam-classifier")[0].split
+        parts = grouped_split([record["text"] for record in pool], [record["label"] for record in pool],
+                              split.val_fraction, split.test_fraction, split.seed)
+        pool, test = [pool[i] for i in parts["train"] + parts["val"]], [pool[i] for i in parts["test"]]
+    seen, once = {normalise_text(record["text"]) for record in test}, []
+    for record in pool:
+        if (text := normalise_text(record["text"])) not in seen:
+            seen.add(text)
+            once.append(record)
+    return LabelledSet(name, sorted({record["label"] for record in [*pool, *test]}), once, test)
+
+
+def _records(path: Path, layout: TableFormat | None) -> list[dict]:
+    found = read_labelled(path, None, None, layout)
+    return [{"row": row, "text": text, "label": label}
+            for row, text, label in zip(found.rows, found.texts, found.labels, strict=True)]
+
+
+def stratified_order(records: list[dict], seed) -> list[dict]:
+    """The records in a random order whose every beginning holds each label in its share, to half a row."""
+    random, labels = np.random.default_rng(seed), np.array([record["label"] for record in records])
+    place = np.empty(len(records))
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return [records[i] for i in np.lexsort((random.permutation(len(records)), place))]
+
+
+def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[dict], list[dict]]:
+    """(train, val) of so many labels; with one seed a smaller budget is part of a larger one."""
+    drawn = stratified_order(data.pool, seed)[:None if budget == "all" else budget]
+    held_out = round(VAL_SHARE * len(drawn))
+    drawn = stratified_order(drawn, [seed, 1])
+    return drawn[held_out:], drawn[:held_out]
+
+
+def start_id(model: str) -> str:
+    """What a row's figures rest on besides the code: mini's weights; for random ones its shape and vocabulary."""
+    folder = locate_weights(MINI).directory
+    if model == RANDOM:
+        return sha256_json([sha256_file(folder / name) for name in ("config.json", "vocab.json", "merges.txt")])[:12]
+    return "" if model == TFIDF else sha256_file(folder / "model.safetensors")[:12]
+
+
+def is_done(path: Path, name: str, budget: int | str, seed: int, model: str) -> bool:
+    """Whether the file holds this run's row, from the start that is bundled now."""
+    wanted = [name, budget, seed, model, start_id(model)]
+    return any(wanted == [row[key] for key in ("set", "budget", "seed", "model", "start")] for row in read_rows(path))
+
+
+def measure(path: Path, data: LabelledSet, budget: int | str, seed: int, model: str, checkpoint: str = MINI,
+            **more) -> None:
+    """Do one run and append its row, with `more` in it. checkpoint: what a GPT starts from, or takes its shape from."""
+    parts = *draw(data, budget, seed), data.test
+    started = time.monotonic()
+    probabilities, how = _by_tfidf(data, parts) if model == TFIDF else _by_gpt(data, parts, seed, model, checkpoint)
+    seconds = time.monotonic() - started
+    targets = [data.labels.index(record["label"]) for record in data.test]
+    metrics = classification_metrics(targets, probabilities.argmax(1), probabilities, data.labels,
+                                     1 if len(data.labels) == 2 else None, resamples=100, seed=0)
+    values = {name: round(metrics[name]["value"], 6) for name in ("accuracy", "f1_macro", "f1") if name in metrics}
+    append_row(path, {
+        "set": data.name, "budget": budget, "seed": seed, "model": model, "start": start_id(model), **values,
+        "labels": len(parts[0]) + len(parts[1]), "n_test": len(data.test), "seconds": round(seconds, 1), **how, **more})
+    say(f"{data.name}, {budget} labels, seed {seed}, {model}: accuracy {values['accuracy']:.4f} ({seconds:.0f} s)")
+
+
+def _by_tfidf(data: LabelledSet, parts) -> tuple[np.ndarray, dict]:
+    texts = [[record["text"] for record in part] for part in parts]
+    targets = [[data.labels.index(record["label"]) for record in part] for part in parts]
+    probabilities, note, _ = tfidf_logistic(texts[0], targets[0], texts[1], targets[1], texts[2], len(data.labels))
+    return probabilities, {"note": note}
+
+
+def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) -> tuple[np.ndarray, dict]:
+    """Probabilities (n, K) of the test, by the checkpoint that was the best on the validation rows."""
+    loaded, device = locate_weights(checkpoint).load(), torch.device(device_type())
+    gpt = GPT(loaded.model.config).initialise(seed) if model == RANDOM else loaded.model
+    settings, _ = base.choose_settings(Train(seed=seed), loaded.report.parameters, pretrained=model != RANDOM)
+    settings = settings.model_copy(
+        update={"precision": choose_precision(settings.precision, gpt.config.width)[0]})
+    classifier = classify.build_model(gpt, len(data.labels), seed)
+    trainable = base.freeze(classifier, gpt, settings.method, settings.last_blocks)
+    labelled, val, test = (classify.examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
+    times = max(1, -(-LEAST_STEPS * settings.batch_size // (settings.epochs * len(labelled.ids))))
+    labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids * times,
+                       targets=np.tile(labelled.targets, times))
+    job = classify.build_job(classifier, trainable, settings, labelled, val, device)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        with redirect_stdout(nowhere):
+            found = train(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
+        resume.load_weights(resume.step_directory(Path(folder) / "checkpoints", found["best_step"]), classifier)
+    logits = classify.predict_logits(classifier.eval(), test.ids, budget=PREDICT_TOKENS)
+    return softmax(logits, 1.0), {key: found[key] for key in ("steps", "epochs", "best_step", "threads")} | {
+        "times": times, "precision": settings.precision}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows that are there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Add a row in one write, so that two processes may fill the same file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, (json.dumps(row) + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def current(rows: list[dict], model: str) -> dict[tuple, dict]:
+    """(set, budget, seed) -> row of a model, without rows of another start than the one measured last."""
+    own = [row for row in rows if row["model"] == model]
+    return {(row["set"], row["budget"], row["seed"]): row for row in own if row["start"] == own[-1]["start"]}
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, float]:
+    """The mean and its 95 % interval by Student's t over the values (two at least)."""
+    mean, n = float(np.mean(values)), len(values)
+    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n ** 0.5
+    return mean, mean - half, mean + half
+
+
+def cell(values: list[float | None], sign: str = "") -> str:
+    """A mean in percent with its interval, or how many of the runs are missing."""
+    missing = values.count(None)
+    if missing:
+        return f"missing ({missing} of {len(values)})"
+    mean, low, high = (100 * value for value in mean_interval(values))
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def differences(first: list[float | None], second: list[float | None]) -> list[float | None]:
+    """Seed by seed; none where one of the two is missing."""
+    return [None if None in pair else pair[0] - pair[1] for pair in zip(first, second, strict=True)]
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Put `text` between the page's markers of this name, at the end where they are not there yet."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    whole = page.read_text(encoding="utf-8") if page.exists() else HEAD
+    section = f"{begin}\n{text.strip()}\n{end}"
+    before, found, rest = whole.partition(begin)
+    after = rest.partition(end)[2] if found else "\n"
+    with atomic_write(page) as file:
+        file.write((before if found else whole.rstrip() + "\n\n") + section + after)
+
+
+def section_of(page: Path, name: str) -> str:
+    """What stands between the markers."""
+    text = page.read_text(encoding="utf-8")
+    return text.partition(f"<!-- begin {name} -->")[2].partition(f"<!-- end {name} -->")[0].strip()
+
+
+def report_errors(main: Callable[[], None]) -> int:
+    """Run a script; the exit status, as the command line's."""
+    try:
+        main()
+    except FinetuneError as error:
+        say(f"error: {error}", error=True)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        say("stopped; the same command goes on after the last row", error=True)
+        return 130
+    return 0

@@ -1,0 +1,135 @@
+"""The tables of benchmarks/README.md are what the scripts make of the rows, and their intervals are right."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+
+@pytest.fixture
+def scripts(root, monkeypatch):
+    """The benchmarks' scripts by name, imported from their folder."""
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    return {name: importlib.import_module(name) for name in ("few_labels", "learning_curves", "domain_adaptation")}
+
+
+def a_row(accuracy, seed, name="TREC", budget=100, model="mini", start="a", **more):
+    return {"set": name, "budget": budget, "seed": seed, "model": model, "start": start, "accuracy": accuracy,
+            "f1_macro": accuracy / 2, "labels": 100, "n_test": 500, "threads": 1} | more
+
+
+def line_of(text, *begin):
+    return next(line for line in text.splitlines() if line.startswith("| " + " | ".join(begin)))
+
+
+def test_the_page_is_what_the_scripts_make_of_the_rows(scripts):
+    shared, curves, adaptation = scripts.values()
+    rows = shared.read_rows(curves.ROWS)
+    assert shared.section_of(curves.PAGE, "learning_curves") == curves.section(rows)
+    assert shared.section_of(curves.PAGE, "domain_adaptation") == adaptation.section(
+        shared.read_rows(adaptation.ROWS), rows)
+
+
+def test_the_last_rows_are_of_the_checkpoint_that_is_bundled(scripts):
+    shared, curves, adaptation = scripts.values()
+    rows = shared.read_rows(curves.ROWS) + shared.read_rows(adaptation.ROWS)
+    newest = {row["model"]: row["start"] for row in rows}
+    assert newest == {model: shared.start_id(model) for model in newest}
+
+
+def test_intervals_are_scipys(scripts):
+    random = np.random.default_rng(0)
+    first, second = random.normal(0.8, 0.05, 5), random.normal(0.7, 0.05, 5)
+    for values, theirs in ((first, stats.ttest_1samp(first, 0)), (first - second, stats.ttest_rel(first, second))):
+        expected = theirs.confidence_interval(0.95)
+        found = scripts["few_labels"].mean_interval(list(values))
+        assert found == pytest.approx((values.mean(), expected.low, expected.high), rel=1e-12)
+
+
+def test_a_missing_run_is_said_and_others_stay(scripts):
+    rows = [a_row(0.7 + 0.01 * seed, seed) for seed in (1, 2, 3, 4, 5)]
+    rows += [a_row(0.5 + 0.01 * seed, seed, model="random") for seed in (1, 2, 4)]
+    line = line_of(scripts["learning_curves"].section(rows), "TREC", "100")
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == "73.0 [71.0, 75.0]"
+    assert cells[3:] == ["missing (2 of 5)", "missing (5 of 5)", "missing (2 of 5)", "missing (5 of 5)"]
+
+
+def test_differences_are_paired_and_judged_by_their_interval(scripts):
+    noise = [0.0, 0.1, 0.2, 0.05, 0.15]
+    rows = [a_row(0.5 + noise[seed - 1], seed) for seed in (1, 2, 3, 4, 5)]
+    rows += [a_row(0.49 + noise[seed - 1], seed, model="random") for seed in (5, 4, 3, 2, 1)]
+    rows += [a_row(0.5 + noise[-seed], seed, model="tf-idf", start="") for seed in (1, 2, 3, 4, 5)]
+    text = scripts["learning_curves"].section(rows)
+    assert line_of(text, "TREC", "100").count("+1.0 [+1.0, +1.0]") == 1
+    ahead, even = (line for line in text.splitlines() if line.startswith("- Against"))
+    assert "ahead in 1 (TREC 100), behind in 0" in ahead and "not to be told apart in 1." in even
+
+
+def test_rows_of_an_older_mini_do_not_count(scripts):
+    rows = [a_row(0.1, 1, start="old"), *(a_row(0.6, seed, start="new") for seed in (2, 3, 4, 5))]
+    assert "missing (1 of 5)" in line_of(scripts["learning_curves"].section(rows), "TREC", "100")
+
+
+def test_draws_hold_every_label_in_its_share_and_nest(scripts):
+    shared = scripts["few_labels"]
+    pool = [{"row": i, "text": str(i), "label": "rare" if i % 50 == 0 else "abc"[i % 3]} for i in range(1000)]
+    data = shared.LabelledSet("x", ["a", "b", "c", "rare"], pool, [])
+    smaller, larger, other = ([record["row"] for part in shared.draw(data, budget, seed) for record in part]
+                              for budget, seed in ((50, 1), (200, 1), (50, 2)))
+    assert set(smaller) < set(larger) and set(smaller) != set(other) and len(set(larger)) == 200
+    labels = [pool[row]["label"] for row in larger]
+    assert {label: labels.count(label) for label in "abc"} == pytest.approx(dict.fromkeys("abc", 65.3), abs=1)
+    train, val = shared.draw(data, 200, 1)
+    assert labels.count("rare") == 4 and len(val) == 40 and len(train) == 160
+    assert {record["label"] for record in train} == set(data.labels)
+
+
+def test_the_pool_has_each_text_once_and_none_of_the_test(scripts, tmp_path):
+    (tmp_path / "trec_train.csv").write_text("text,label\none,A\nOne,A\ntwo 1,B\nthree,B\n")
+    (tmp_path / "trec_test.csv").write_text("text,label\nTWO 2,B\ntwo 2,A\n")
+    data = scripts["few_labels"].read_set("TREC", tmp_path)
+    assert [record["text"] for record in data.pool] == ["one", "three"] and len(data.test) == 2
+
+
+def test_a_run_leaves_one_row_and_is_not_done_again(scripts, tmp_path, monkeypatch):
+    """Each kind of run once on a toy set; the same seed gives the same figures."""
+    shared = scripts["few_labels"]
+    monkeypatch.setattr(shared, "LEAST_STEPS", 3)
+    texts = [f"{word} {i % 7}" for i in range(30) for word in ("cash prize", "see you")]
+    pool = [{"row": i, "text": text, "label": text[0]} for i, text in enumerate(texts)]
+    data, path = shared.LabelledSet("toy", ["c", "s"], pool, pool[:10]), tmp_path / "rows.jsonl"
+    for model in ("mini", "random", "tf-idf", "mini"):
+        assert model == "mini" or not shared.is_done(path, "toy", 20, 1, model)
+        shared.measure(path, data, 20, 1, model)
+        assert shared.is_done(path, "toy", 20, 1, model)
+    first, random, tfidf, again = shared.read_rows(path)
+    assert {key: first[key] for key in first if key != "seconds"} == {key: again[key] for key in again
+                                                                      if key != "seconds"}
+    assert (first["labels"], first["n_test"], first["steps"] >= 3) == (20, 10, True) and 0 <= first["f1"] <= 1
+    assert len({first["start"], random["start"], tfidf["start"]}) == 3
+    assert not shared.is_done(path, "toy", 50, 1, "mini")
+
+
+def test_rows_of_two_processes_stay_whole(scripts, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    code = "import sys; from few_labels import append_row; from pathlib import Path\n" \
+           "for i in range(200): append_row(Path(sys.argv[1]), {'i': i, 'text': 'x' * 500})"
+    folder = str(scripts["few_labels"].__file__).rpartition("few_labels")[0]
+    both = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=folder) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 400 and sorted(row["i"] for row in rows) == sorted([*range(200)] * 2)
+
+
+def test_a_section_replaces_itself_and_nothing_else(scripts, tmp_path):
+    write, page = scripts["few_labels"].write_section, tmp_path / "README.md"
+    for name, text in (("one", "first"), ("two", "second"), ("one", "changed\n\nlonger")):
+        write(page, name, text)
+    assert page.read_text() == ("# Benchmarks\n\nOne script a measurement; each writes its figures beside itself, and "
+                                "its section here.\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
+                                "<!-- begin two -->\nsecond\n<!-- end two -->\n")
