@@ -276,6 +276,8 @@ def _summary(run: Run) -> None:
         say(f"report: {run.path('report', 'index.html')}")
     if run.path("export", "hf", "bundle.json").exists():
         say(f'bundle: {run.path("export", "hf")}   (try: {program()} predict {run.directory} "your text")')
+    elif run.path("export", "hf", "config.json").exists():
+        say(f"weights: {run.path('export', 'hf')}   (try: {program()} classify my.csv --weights {run.directory})")
 
 
 @contextmanager

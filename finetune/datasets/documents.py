@@ -12,6 +12,7 @@ from finetune.errors import DataError
 from finetune.tokenizer import END_OF_TEXT
 
 ENDINGS = (".txt", ".md", ".jsonl", ".txt.xz", ".jsonl.xz")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 PIECE = 1 << 20  # characters; a longer document is handed on in pieces
 
 
@@ -27,6 +28,10 @@ def text_files(path: Path) -> list[Path]:
         return found
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
+    if path.suffix.lower() in TABLES:
+        raise DataError(f"{path}: a table, whose labels and delimiters would be learnt as text",
+                        known=", ".join(ENDINGS),
+                        do='Write its texts to a .jsonl file, {"text": "..."} a line, without those you will test on.')
     return [path]
 
 

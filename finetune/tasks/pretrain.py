@@ -26,12 +26,27 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory. Returns the data card's part.
 
     Held-out documents are drawn by a hash of their beginning; a text of a single document is cut at its paragraphs.
+    Where the share of few documents is none, it is doubled until it is one.
     """
     files = text_files(path)
     unknown = set(settings.shares) - {source_name(file) for file in files}
     if unknown:
         raise DataError("pretrain.shares names files that are not there", got=", ".join(sorted(unknown)),
                         known=", ".join(source_name(file) for file in files))
+    writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+    while writer.tokens["val"] < 2 and settings.val_fraction < 0.5:
+        settings = settings.model_copy(update={"val_fraction": 2 * settings.val_fraction})
+        writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+    for split in ("train", "val"):
+        if writer.tokens[split] < 2:
+            raise DataError(f"{path}: too little text, nothing for the {split} part",
+                            do="Give more text, or another pretrain.val_fraction.")
+    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes, "sources": sources}
+
+
+def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain,
+                  seed: int) -> tuple[TokenWriter, dict]:
+    """One pass over the files: the closed writer with its counts, and the counts of each source."""
     sources = {}
     with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
         for file in files:
@@ -44,11 +59,7 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
             sources[source_name(file)] = {"share": share} | {
                 split: {"documents": writer.documents[split] - before[split][0],
                         "tokens": writer.tokens[split] - before[split][1]} for split in writer.tokens}
-    for split in ("train", "val"):
-        if writer.tokens[split] < 2:
-            raise DataError(f"{path}: too little text, nothing for the {split} part",
-                            do="Give more text, or another pretrain.val_fraction.")
-    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes, "sources": sources}
+    return writer, sources
 
 
 def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -> dict:
@@ -92,12 +103,15 @@ def _is_one_document(file: Path) -> bool:
 
 
 def _paragraphs(file: Path) -> Iterator[tuple[str, bool]]:
-    """A single document as paragraphs of about 2,000 characters, so that some of it can be held out."""
+    """A single document in parts of 2,000 characters or some more, so that some of it can be held out.
+
+    A part ends at an empty line; where none comes for as long again, at a line's end.
+    """
     held = ""
     for text, _ in iterate_pieces(file):
         for line in text.splitlines(keepends=True):
             held += line
-            if len(held) > 2000 and not line.strip():
+            if len(held) > (4000 if line.strip() else 2000):
                 yield held, True
                 held = ""
     if held:

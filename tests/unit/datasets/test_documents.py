@@ -73,6 +73,12 @@ def test_what_is_no_text_is_an_error(tmp_path):
         text_files(tmp_path / "empty")
 
 
+def test_a_table_is_refused(tmp_path):
+    (tmp_path / "my.CSV").write_text("text,label\nhello,a\n")
+    with pytest.raises(DataError, match="a table.*jsonl"):
+        text_files(tmp_path / "my.CSV")
+
+
 def test_a_saved_data_set_is_read_like_any_file(tmp_path):
     rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["one 🎉", None, "two\nlines"]})
     rows.save_to_disk(tmp_path / "rows")
