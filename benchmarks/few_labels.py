@@ -153,7 +153,7 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     trainable = base.freeze(classifier, gpt, settings.method, settings.last_blocks)
     labelled, val, test = (classify.examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
     times = max(1, -(-LEAST_STEPS * settings.batch_size // (settings.epochs * len(labelled.ids))))
-    labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids * times,
+    labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids.take([*range(len(labelled.ids))] * times),
                        targets=np.tile(labelled.targets, times))
     job = classify.build_job(classifier, trainable, settings, labelled, val, device)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:

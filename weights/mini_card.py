@@ -108,8 +108,8 @@ def _trials(trials: list[dict]) -> list[str]:
         "the trials; parameters count the embeddings."]
     return ["## Trials before the training", "",
             "Small runs on one CPU thread, one seed each, all measured on the same held-out documents (the mean over "
-            "the sources) and on a text that none has read. Differences under 0.02 are noise. `weights/mini_trials.py` "
-            "runs them.", "",
+            "the sources) and on a text that none has read. With one seed, a hundredth more or less means nothing. "
+            "`weights/mini_trials.py` runs them.", "",
             "| trial | layers x width | parameters | optimizer, rate | batch | mix | tokens | held out, bits per "
             f"byte | {text} |", "|---|---|---:|---|---:|---|---:|---:|---:|", *table, *fitted, ""]
 
@@ -162,9 +162,10 @@ def draw(log: list[dict], trials: list[dict]) -> None:
                 label = f"{group / 1e6:.1f} {unit}" if other == "parameters" else f"{group / 1024:,.0f} {unit}"
                 axes.plot(xs, [y for _, y in points], "o", color=color, label=label)
                 axes.plot(xs, fit["factor"] * xs ** fit[own] * float(group) ** fit[other], color=color, linewidth=1)
-            axes.set(xscale="log", yscale="log", xlabel=own)
-            axes.yaxis.set_major_formatter("{x:.1f}")
-            axes.yaxis.set_minor_formatter("{x:.1f}")
+            axes.set(xscale="log", yscale="log", xlabel=f"{own}, millions")
+            axes.set_xticks(ticks := sorted({row[own] for row in rows}), [f"{tick / 1e6:.2g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+            axes.yaxis.set_minor_formatter("{x:.2f}")
             axes.legend(frameon=False, fontsize=8)
         figure.axes[0].set_ylabel("held out, bits per byte")
         figure.savefig(HERE / "scaling.png", dpi=110)

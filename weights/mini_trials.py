@@ -50,8 +50,9 @@ TRIALS = {
     "muon-batch-16": trial(524_288, batch_size=16),
     "mix-first": trial(524_288, mix="first"),
     "mix-as-it-comes": trial(524_288, mix="as it comes"),
-    "deep-12x192": trial(524_288, layers=12, width=192),
-    "wide-4x320": trial(524_288, layers=4, width=320),
+    # As many parameters as scale-4x128, in other shapes.
+    "deep-8x96": trial(524_288, layers=8, width=96, heads=2),
+    "wide-2x160": trial(524_288, layers=2, width=160, heads=2),
 } | {f"scale-{layers}x{width}-{tokens >> 10}k": trial(tokens, layers, width, heads)
      for layers, width, heads in ((3, 96, 2), (4, 128, 2), (5, 192, 3), (6, 256, 4))
      for tokens in (262_144, 524_288, 1_048_576) if (width, tokens) != (256, 524_288)}
