@@ -36,8 +36,10 @@ def test_evaluate_takes_columns_by_name(toy, sms, finetune):
     Path("odd.csv").write_text("a,b\n" + "".join(f"{label},{text.strip(chr(34))}\n" for text, label in sms.rows[:20]))
     found = finetune("evaluate", toy.run, "odd.csv", "--text", "b", "--label", "a")
     assert found.status == 0 and found.out.startswith("20 rows\n")
-    refused = finetune("evaluate", toy.run, "odd.csv")
-    assert refused.status == 2 and "--text NAME" in refused.err
+    by_content = finetune("evaluate", toy.run, "odd.csv")
+    assert by_content.status == 0 and by_content.out == found.out
+    refused = finetune("evaluate", toy.run, "odd.csv", "--text", "c")
+    assert refused.status == 2 and "'c'" in refused.err and "a, b" in refused.err
 
 
 def test_report_is_built_again(toy, toy_copy, finetune):
