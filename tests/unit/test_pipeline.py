@@ -1,6 +1,5 @@
 """Pipelines: from a name to a recipe, and which stages run when. The stages here only count that they ran."""
 
-import json
 import tomllib
 from types import ModuleType, SimpleNamespace
 
