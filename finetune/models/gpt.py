@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache
 from finetune.models.generate import generate
+from finetune.models.packed import WORTH_IT, can_pack, packed
 
 IGNORE = -100  # a target that is not supervised
 
@@ -113,6 +114,7 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.packed_output: nn.Module | None = None  # set in the copies that generate
 
     @torch.no_grad()
     def initialise(self, seed: int, std: float = 0.02) -> "GPT":
@@ -167,14 +169,17 @@ class GPT(nn.Module):
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, mask, cache=layer)
         cache.length += T
-        return F.linear(self.norm(x[:, -1]), self.token_embedding.weight)
+        x = self.norm(x[:, -1])  # (B, C)
+        return F.linear(x, self.token_embedding.weight) if self.packed_output is None else self.packed_output(x)
 
     def generate(self, input_ids: Tensor, max_new_tokens: int, **options) -> Tensor:
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 takes the likeliest token.
 
         options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
         """
-        return generate(self, input_ids, max_new_tokens, **options)
+        worth_it = max_new_tokens >= WORTH_IT and self.packed_output is None
+        model = packed(self) if worth_it and can_pack(self.token_embedding.weight) else self
+        return generate(model, input_ids, max_new_tokens, **options)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
                  positions: Tensor | None = None, chunk: int = 256) -> Tensor:

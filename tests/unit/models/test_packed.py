@@ -1,0 +1,70 @@
+"""Packed matrices give what plain ones give, and leave the model as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.packed import WORTH_IT, PackedLinear, can_pack, packed
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(2, 2)), reason="no x86 CPU with oneDNN")
+
+
+class Adapted(nn.Linear):
+    """Stands for an adapter: it computes something else than its base class."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.fixture
+def model():
+    """Three blocks of width 32."""
+    return GPT(GPTConfig(vocab_size=97, context=48, width=32, layers=3, heads=4)).initialise(1, std=0.2).eval()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_the_logits_are_those_of_the_plain_model(model, kind):
+    model = model.to(kind)
+    model.blocks[1].mlp.up.__class__ = Adapted
+    twin, ids = packed(model), torch.arange(30).view(3, 10)
+    kinds = [type(part) for part in twin.modules()]
+    assert kinds.count(PackedLinear) == 3 * 4 - 1 + 1 and kinds.count(Adapted) == 1  # 4 a block, and the output
+    with torch.inference_mode():
+        for part in (ids, ids[:, :1], ids[:1, :3]):
+            expected = model.next_logits(part, model.new_cache(10)).float()
+            found = twin.next_logits(part, twin.new_cache(10)).float()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if kind == torch.float32 else
+                                       0.02 * expected.abs().max().item())
+
+
+def test_a_long_text_is_generated_packed_from_the_weights_there_are(model, monkeypatch):
+    used, right = [], PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: used.append(1) or right(self, x))
+    names, ids = list(model.state_dict()), torch.tensor([[5, 6, 7]])
+    for _ in range(2):
+        expected = ids
+        with torch.no_grad():
+            for _ in range(WORTH_IT):
+                expected = torch.cat([expected, model(expected)[:, -1:].argmax(dim=-1)], dim=1)
+        assert not used
+        assert model.generate(ids, WORTH_IT, temperature=0).tolist() == expected.tolist() and used
+        assert list(model.state_dict()) == names and model.packed_output is None
+        used.clear()
+        with torch.no_grad():  # what is packed is never older than the model
+            model.blocks[0].mlp.down.weight.mul_(-1)
+            model.token_embedding.weight.mul_(1.5)
+    model.generate(ids, WORTH_IT - 1, temperature=0)
+    assert not used
+
+
+def test_the_copy_takes_no_memory_but_that_of_the_packed_matrices(model):
+    twin = packed(model)
+    assert twin.token_embedding.weight is model.token_embedding.weight
+    assert twin.blocks[0].mlp.up.bias is model.blocks[0].mlp.up.bias and type(model.blocks[0].mlp.up) is nn.Linear
+
+
+def test_what_cannot_be_packed_is_left_alone():
+    assert not can_pack(torch.zeros(2, 2, dtype=torch.float64)) and not can_pack(torch.zeros(2, 2, device="meta"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not can_pack(torch.zeros(2, 2))
