@@ -177,7 +177,7 @@ class GPT(nn.Module):
 
         options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
         """
-        worth_it = max_new_tokens >= WORTH_IT and self.packed_output is None
+        worth_it = len(input_ids) * max_new_tokens >= WORTH_IT and self.packed_output is None
         model = packed(self) if worth_it and can_pack(self.token_embedding.weight) else self
         return generate(model, input_ids, max_new_tokens, **options)
 
