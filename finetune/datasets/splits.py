@@ -67,7 +67,6 @@ def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test
 
     random = Random(seed)
     shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
-    sides = [name for name in SPLITS if shares[name] > 0]
     side_of = np.zeros(len(sizes), dtype=np.int8)
     need = dict.fromkeys(SPLITS, 0.0)
     for label in sorted(by_label):
@@ -80,8 +79,8 @@ def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test
         untrained = True
         for group in members:
             size = sizes[group]
-            room = [need[name] if need[name] >= size else 0 for name in sides]
-            side = random.choices(sides, room)[0] if any(room) else max(sides, key=need.get)
+            room = [need[name] if need[name] >= size else 0 for name in SPLITS]
+            side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.get)
             if untrained and group == members[-1]:
                 side = "train"  # a label that is not trained on cannot be learnt
             need[side] -= size
