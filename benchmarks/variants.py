@@ -39,7 +39,8 @@ ROWS = {BASELINE: {}, "sinusoidal": {"positions": "sinusoidal"}, "rotary": {"pos
         "rms": {"norm": "rms"}, "untied": {"tied": False},
         "llama": {"positions": "rotary", "kv_heads": 2, "activation": "swiglu", "norm": "rms", "tied": False,
                   "biases": False}}
-PANELS = {"Positions": ("sinusoidal", "rotary", "alibi"), "Heads": ("grouped-query", "multi-query", "untied"),
+PANELS = {"Positions": ("sinusoidal", "rotary", "alibi"),
+          "Heads and output": ("grouped-query", "multi-query", "untied"),
           "MLP and norm": ("relu", "swiglu", "rms", "post-norm"), "LLaMA's shape": ("llama",)}
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))  # Okabe and Ito's palette
 EVERY = 25  # steps that a point of a loss curve is the mean of
@@ -105,15 +106,16 @@ def draw(rows: list[dict], path: Path) -> None:
         shown = [row for name in names for row in rows if row["name"] == name]
         upper.plot(steps, first, color="black", linewidth=1.2, label=BASELINE)
         lower.axhline(0, color="black", linewidth=1.2)
-        for number, seed in enumerate(others):
-            lower.plot(steps, seed - first, color="#999999", linewidth=0.9, label="" if number else "other seeds")
+        for number, losses in enumerate(others):
+            upper.plot(steps, losses, color="#999999", linewidth=0.9, label="" if number else "its other seeds")
+            lower.plot(steps, losses - first, color="#999999", linewidth=0.9)
         for row, (colour, line) in zip(shown, STYLES, strict=False):
             style = {"color": colour, "linestyle": line, "linewidth": 2, "label": row["name"]}
             upper.plot(steps, row["losses"], **style)
             lower.plot(steps, np.array(row["losses"]) - first, **style)
         upper.set_title(title)
+        upper.legend(loc="upper right", fontsize=9)
         lower.set_xlabel("Optimizer step")
-        lower.legend(loc="upper right", fontsize=9)
         for panel in (upper, lower):
             panel.grid(color="#e6e8eb")
             panel.spines[["top", "right"]].set_visible(False)

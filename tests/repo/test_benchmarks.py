@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from finetune.checkpoints.store import write_checkpoint
+from finetune.files import read_json
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tokenizer import Tokenizer
 
@@ -138,3 +139,9 @@ def test_a_section_replaces_itself_and_nothing_else(scripts, tmp_path):
     assert page.read_text() == ("# Benchmarks\n\nOne script a measurement; each writes its figures beside itself, and "
                                 "its section here.\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
                                 "<!-- begin two -->\nsecond\n<!-- end two -->\n")
+
+
+def test_the_page_shows_the_rows_of_the_variants(root, scripts):
+    variants = importlib.import_module("variants")
+    page = (root / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert variants.table(read_json(root / "benchmarks" / "variants.json")) in page
