@@ -1,7 +1,6 @@
 """Measure sample.tsv (label<TAB>text): size, repetition, and how hard it is for simple classifiers."""
-import argparse
-import json
 import re
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
+SHARED = runpy.run_path(str(HERE.parent / "card_figures.py"))
 LIMITS = {"rows": (800, float("inf")), "near_duplicates_pct": (0, 2), "masked_form_repeats_pct": (0, 2),
           "tfidf_lr_accuracy_pct": (85, 97)}
 
@@ -23,14 +22,6 @@ def read_sample(path):
     if header != "label\ttext" or bad:
         raise SystemExit(f"{path.name}: the header or one of these lines is not label<TAB>text: {bad}")
     return np.array([line.startswith("spam\t") for line in lines]), [line.split("\t")[1] for line in lines]
-
-
-def near_duplicates(texts, threshold=0.8):
-    """Share of messages that have another one at this cosine or above (character 2-4-grams)."""
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4)).fit_transform(texts)
-    cosine = (vectors @ vectors.T).toarray()
-    np.fill_diagonal(cosine, 0)
-    return (cosine.max(axis=1) >= threshold).mean()
 
 
 def masked_form_repeats(texts):
@@ -50,7 +41,7 @@ def measure(spam, texts):
     scores = cross_validate(model, texts, spam, cv=folds, scoring=("accuracy", "f1"))
     shares = {
         "spam": spam.mean(),
-        "near_duplicates": near_duplicates(texts),
+        "near_duplicates": SHARED["near_duplicates"](texts),
         "masked_form_repeats": masked_form_repeats(texts),
         "majority_class_accuracy": max(spam.mean(), 1 - spam.mean()),
         "best_length_cut_accuracy": max(((lengths > cut) == spam).mean() for cut in range(lengths.max())),
@@ -64,26 +55,5 @@ def measure(spam, texts):
             **{f"{name}_pct": round(100 * float(share), 1) for name, share in shares.items()}}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write-card", action="store_true", help="rewrite the figures block of card.md")
-    parser.add_argument("--check", action="store_true", help="exit 1 if card.md differs or a limit is broken")
-    args = parser.parse_args()
-    figures = measure(*read_sample(HERE / "sample.tsv"))
-    print(json.dumps(figures, indent=2))
-    card = (HERE / "card.md").read_text(encoding="utf-8")
-    before, after = card.split(BEGIN)[0], card.split(END)[1]
-    table = "| figure | value |\n|---|---|\n" + "".join(f"| `{k}` | {v} |\n" for k, v in figures.items())
-    wanted = before + BEGIN + table + END + after
-    if args.write_card:
-        (HERE / "card.md").write_text(wanted, encoding="utf-8", newline="\n")
-    faults = [f"{k} is not in {low}..{high}" for k, (low, high) in LIMITS.items()
-              if not low <= figures[k] <= high]
-    if card != wanted and not args.write_card:
-        faults.append("card.md does not hold these figures: run with --write-card")
-    if args.check and faults:
-        raise SystemExit("\n".join(faults))
-
-
 if __name__ == "__main__":
-    main()
+    SHARED["print_and_check"](lambda: measure(*read_sample(HERE / "sample.tsv")), LIMITS, HERE / "card.md", __doc__)
