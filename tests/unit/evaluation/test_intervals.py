@@ -83,3 +83,24 @@ def test_mcnemar_equals_the_binomial_test_of_the_discordant_rows(seed):
 
 def test_mcnemar_of_equal_decisions_is_one():
     assert intervals.mcnemar([True, False], [True, False]) == 1.0
+
+
+def test_paired_bootstrap_is_near_the_paired_t_test_where_that_holds():
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=300)
+    seen = []
+    for shift in (0.0, 0.1, 0.25):
+        other = base + draw.normal(size=300) - shift
+        found, expected = intervals.paired_bootstrap(base, other, 4000, seed=1), stats.ttest_rel(base, other)
+        assert found["value"] == pytest.approx((base - other).mean()) and found["n"] == 300
+        assert found["p_value"] == pytest.approx(expected.pvalue, abs=0.03)
+        interval = expected.confidence_interval(0.95)
+        assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=0.02)
+        seen.append(found["p_value"])
+    assert min(seen) < 0.01 and max(seen) > 0.2
+
+
+def test_paired_bootstrap_of_equal_scores_finds_nothing():
+    found = intervals.paired_bootstrap([0, 1, 1], [0, 1, 1], 200, seed=0)
+    assert found == {"value": 0, "low": 0, "high": 0, "p_value": 1.0, "n": 3}
+    assert intervals.paired_bootstrap([1] * 50, [0] * 50, 200, seed=0)["p_value"] == 1 / 201

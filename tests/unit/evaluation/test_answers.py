@@ -1,0 +1,104 @@
+"""Scores of answers against SQuAD's own evaluation, rouge-score, scikit-learn and cases counted by hand."""
+
+import re
+import string
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from finetune.evaluation import answers
+from finetune.evaluation.intervals import paired_bootstrap, wilson
+
+WORDS = ["The", "the", "a", "cat", "Cat.", "sat", "on", "mat!", "an", "red,", "--", "x-ray", "2", "A"]
+
+
+def texts(count, seed):
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(WORDS, draw.integers(0, 8))) for _ in range(count)]
+
+
+def squad(answer, reference):
+    """Exact match and F1 as in SQuAD's evaluate-v2.0.py."""
+    def normalize(s):
+        s = "".join(ch for ch in s.lower() if ch not in set(string.punctuation))
+        return " ".join(re.compile(r"\b(a|an|the)\b", re.UNICODE).sub(" ", s).split())
+    gold, guess = normalize(reference).split(), normalize(answer).split()
+    same = sum((Counter(gold) & Counter(guess)).values())
+    if len(gold) == 0 or len(guess) == 0:
+        return int(gold == guess), int(gold == guess)
+    if same == 0:
+        return int(gold == guess), 0
+    precision, recall = same / len(guess), same / len(gold)
+    return int(gold == guess), 2 * precision * recall / (precision + recall)
+
+
+def test_exact_match_and_f1_are_squads():
+    own, wanted = texts(400, 0), texts(400, 1)
+    wanted[:60] = [text.upper() + "?" for text in own[:60]]
+    scores = answers.row_scores(own, wanted)
+    expected = np.array([squad(*both) for both in zip(own, wanted, strict=True)], dtype=float)
+    assert scores["exact_match"].tolist() == expected[:, 0].tolist() and 60 <= expected[:, 0].sum() < 300
+    assert scores["token_f1"] == pytest.approx(expected[:, 1]) and len(set(expected[:, 1])) > 10
+
+
+def test_identical_forgives_white_space_alone():
+    scores = answers.row_scores(["A  b\n", "a b", "STOP", "c a t"], ["A b", "A b", "stop", "c t"])
+    assert scores["identical"].tolist() == [1, 0, 0, 0] and scores["exact_match"].tolist() == [1, 1, 1, 1]
+
+
+def test_rouge_l_is_the_librarys_and_knows_every_script():
+    from rouge_score.rouge_scorer import RougeScorer
+    own, wanted = texts(100, 2), texts(100, 3)
+    library = RougeScorer(["rougeL"], use_stemmer=False)
+    expected = [library.score(reference, answer)["rougeL"].fmeasure
+                for answer, reference in zip(own, wanted, strict=True)]
+    assert answers.rouge_l(own, wanted) == pytest.approx(expected) and len(set(expected)) > 10
+    # longest common subsequence of "ö ä é" and "ö é x ß": 2 of 3 and of 4
+    assert answers.rouge_l(["Ö ä é"], ["ö É x ß"]) == pytest.approx([2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)])
+
+
+@pytest.mark.parametrize("text, share", [
+    ("", 0), ("a b c", 0), ("a b c d e", 0), ("a a a a a", 0.5), ("a b c d a b c d a b c d", 5 / 9)])
+def test_repetition_is_the_share_of_4_grams_seen_before(text, share):
+    assert answers.repetition(text) == pytest.approx(share)
+
+
+def test_metrics_are_means_and_shares_with_their_intervals():
+    own, wanted = ["red", "a red car", "", "x x x x x"], ["red", "blue car", "no", "y"]
+    found = answers.answer_metrics(answers.row_scores(own, wanted, [True, True, False, False]), 500, seed=0)
+    assert {name: metric["value"] for name, metric in found.items()} == pytest.approx({
+        "identical": 1 / 4, "exact_match": 1 / 4, "token_f1": (1 + 1 / 2) / 4, "rouge_l": (1 + 2 / 5) / 4,
+        "repetition": 0.5 / 4, "ended": 2 / 4, "length_ratio": 9 / 5})
+    assert (found["ended"]["low"], found["ended"]["high"]) == wilson(2, 4)
+    assert all(metric["low"] <= metric["value"] <= metric["high"] and metric["n"] == 4 for metric in found.values())
+    assert found["token_f1"]["low"] == 0 and found["token_f1"]["high"] < 1
+
+
+def test_the_nearest_question_is_scikit_learns_nearest_neighbour():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
+    draw = np.random.default_rng(0)
+    pool = ["colour", "Farbe", "number", "日本語", "é", "the last", "word", "🦊"]
+    known, asked = ([" ".join(draw.choice(pool, 5)) for _ in range(count)] for count in (300, 450))
+    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True).fit(known)
+    index = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(features.transform(known))
+    distance, _ = index.kneighbors(features.transform(asked))
+    found = [int(answer) for answer in answers.nearest_answers(known, [str(i) for i in range(300)], asked)]
+    own = 1 - (features.transform(asked).toarray() * features.transform(known).toarray()[found]).sum(axis=1)
+    assert own == pytest.approx(distance[:, 0], abs=1e-9)  # ties may go to another neighbour
+    assert len(set(found)) > 50
+
+
+def test_a_model_is_compared_with_the_baseline_on_the_same_rows():
+    wanted = [str(i) for i in range(40)]
+    own = [text if i % 2 else "?" for i, text in enumerate(wanted)]
+    other = [text if i % 4 == 1 else "!" for i, text in enumerate(wanted)]
+    found = answers.score_answers(own, [True] * 40, wanted, other, 500, seed=0)
+    [entry] = found["baselines"]
+    assert found["metrics"]["identical"]["value"] == 0.5 and entry["metrics"]["identical"]["value"] == 0.25
+    assert "ended" in found["metrics"] and "ended" not in entry["metrics"]
+    scores = [answers.row_scores(texts, wanted) for texts in (own, other)]
+    assert entry["differences"] == {name: paired_bootstrap(*(score[name] for score in scores), 500, 0)
+                                    for name in ("identical", "exact_match", "token_f1", "rouge_l")}
+    assert entry["differences"]["identical"]["value"] == 0.25 and entry["differences"]["identical"]["p_value"] < 0.01
