@@ -105,7 +105,8 @@ def estimate(first: FirstSteps, plan: Plan) -> dict[str, float | int]:
     tokens = sum(size.tokens for size in plan.batches) / len(plan.batches) * plan.steps
     training = fixed * plan.steps + per_token * tokens
     training += FORWARD * training / tokens * plan.validation_tokens * plan.validations
-    saves = plan.validations + math.floor(training / plan.save_every_seconds)
+    between = math.floor(training / plan.save_every_seconds) if plan.save_every_seconds else plan.steps
+    saves = min(plan.validations + between, plan.steps)
     seconds = plan.set_up_seconds + training + saves * first.save_seconds
     spread, share = min(max(apart, SPREAD), 0.9), first.cpu_share()
     least = min(1 - spread, share if share < CROWDED else 1.0)

@@ -320,7 +320,9 @@ def test_going_on_at_the_end_changes_nothing(finish, tmp_path):
             if path.is_file() and path.name != "screen.txt"} == files
     first, second = (json.loads(line.partition(" ")[2]) for line in (directory / "screen.txt").read_text().splitlines()
                      if line.startswith("RESULT"))
-    assert first == second | {key: first[key] for key in ("seconds", "tokens_per_second")}
+    measured = {key for key in first if key.startswith("estimate_")}  # from first steps, of which the second has none
+    assert measured and not measured & second.keys()
+    assert first == second | {key: first[key] for key in ("seconds", "tokens_per_second", *measured)}
 
 
 def test_two_processes_cannot_use_one_run(tmp_path):

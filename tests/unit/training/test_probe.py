@@ -42,6 +42,12 @@ def test_seconds_are_steps_and_validations_and_checkpoints_and_what_came_before(
     assert found["estimate_seconds_high"] == pytest.approx(1.2 * found["estimate_seconds"])
 
 
+def test_no_pause_between_checkpoints_is_one_after_each_step():
+    first = first_steps([(1, 1), (100, 100)], [1.0, 0.2], save_seconds=2.0)
+    found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, save_every_seconds=0.0))
+    assert found["estimate_seconds"] == pytest.approx(10 * 0.2 + 10 * 2.0)
+
+
 def test_the_range_is_as_wide_as_the_steps_are_apart():
     first = first_steps([(1, 1), (100, 100), (100, 100), (100, 100)], [1.0, 0.2, 0.2, 0.5])
     found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
