@@ -2,8 +2,8 @@
 
 Random weights of the full shape are written by transformers and read by both. Each then continues the same prompts
 greedily with its cache, as it comes: `model.generate(...)` with no other setting; ours packs its matrices inside of
-the time that is measured. --compile adds ours through torch.compile, whose time of compiling is given by itself.
-Seconds are those of the clock, and of the processor, which say more on a machine with other work.
+the time that is measured. Seconds are those of the clock, and of the processor, which say more on a machine with
+other work.
 
     python benchmarks/generation.py --threads 1 --rounds 3
 
@@ -32,7 +32,7 @@ from finetune.models.gpt import GPT, GPTConfig
 HERE = Path(__file__).parent
 MARKS = "<!-- begin generation -->", "<!-- end generation -->"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-THEIRS, OURS, COMPILED = "transformers", "finetune", "finetune, compiled"
+THEIRS, OURS = "transformers", "finetune"
 
 
 def load_both(folder: Path, layers: int, dtype: torch.dtype) -> tuple[GPT, transformers.GPT2LMHeadModel]:
@@ -45,16 +45,6 @@ def load_both(folder: Path, layers: int, dtype: torch.dtype) -> tuple[GPT, trans
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         ours, _ = load_gpt(GPTConfig(layers=layers), shapes, file.get_tensor, str(folder))
     return ours.to(dtype).eval(), theirs
-
-
-def compile_ours(model: GPT, prompt: torch.Tensor) -> float:
-    """Let torch.compile have the step of a token, with frozen weights; returns the seconds that it took."""
-    import torch._inductor.config
-    torch._inductor.config.freezing = True  # constants are packed by the compiler, too
-    start = time.perf_counter()
-    model.next_logits = torch.compile(model.next_logits, dynamic=True)
-    model.generate(prompt, 8, temperature=0)
-    return time.perf_counter() - start
 
 
 def contenders(ours: GPT, theirs, prompt: torch.Tensor, new: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -73,11 +63,6 @@ def measure(folder: Path, kind: str, batch: int, arguments: argparse.Namespace) 
     prompt = torch.randint(0, 50257, (batch, arguments.prompt_tokens), generator=generator)
     named = contenders(ours, theirs, prompt, arguments.new_tokens)
     case: dict = {"dtype": kind, "batch": batch, "load_average": os.getloadavg()[0]}
-    if arguments.compile:
-        twin, _ = load_both(folder, arguments.layers, DTYPES[kind])
-        case["compile_seconds"] = compile_ours(twin, prompt)
-        twin.packed_output = torch.nn.Identity()  # the compiler packs by itself
-        named[COMPILED] = lambda: twin.generate(prompt, arguments.new_tokens, temperature=0)
     seconds: dict[str, list[float]] = {name: [] for name in named}
     cpu: dict[str, list[float]] = {name: [] for name in named}
     texts = {}
@@ -101,7 +86,7 @@ def table(result: dict) -> str:
     lines = ["## Generation", "", f"GPT-2 124M with random weights, {result['new_tokens']} greedy tokens after a "
              f"prompt of {result['prompt_tokens']}, {result['threads']} thread(s) of an {result['processor']}; "
              f"best of {result['rounds']} round(s), ratios to transformers {result['versions']['transformers']} of the "
-             "same round. Made by `python benchmarks/generation.py`.", "",
+             "same round. Made by `python benchmarks/generation.py --threads N --rounds N --new-tokens N`.", "",
              "| type | batch | | tokens/s | ratio | tokens per CPU second | ratio | same tokens |",
              "|---|---|---|---|---|---|---|---|"]
     for case in result["cases"]:
@@ -113,10 +98,6 @@ def table(result: dict) -> str:
     if max(loads) > result["threads"] + 1:
         lines += ["", f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
                   "the figures per CPU second say more than those of the clock."]
-    for case in result["cases"]:
-        if "compile_seconds" in case:
-            lines += ["", f"Compiling for {case['dtype']}, batch {case['batch']}, took {case['compile_seconds']:.0f} s "
-                      "before the first token; it is not in the figures."]
     return "\n".join(lines)
 
 
@@ -147,7 +128,6 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=12, help="fewer, to try the script")
-    parser.add_argument("--compile", action="store_true", help="add ours through torch.compile")
     parser.add_argument("--out", type=Path, default=HERE / "generation.json")
     parser.add_argument("--page", type=Path, default=HERE / "README.md")
     arguments = parser.parse_args()
