@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache
 from finetune.models.generate import generate
-from finetune.models.packed import WORTH_IT, can_pack, packed
+from finetune.models.packed import packed, worth_packing
 
 IGNORE = -100  # a target that is not supervised
 
@@ -177,8 +177,9 @@ class GPT(nn.Module):
 
         options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
         """
-        worth_it = len(input_ids) * max_new_tokens >= WORTH_IT and self.packed_output is None
-        model = packed(self) if worth_it and can_pack(self.token_embedding.weight) else self
+        rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
+        pack = self.packed_output is None and worth_packing(self.token_embedding.weight, rows, max_new_tokens)
+        model = packed(self) if pack else self
         return generate(model, input_ids, max_new_tokens, **options)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,

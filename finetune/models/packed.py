@@ -1,6 +1,7 @@
 """Linear layers for generation on an x86 CPU: each matrix in the order of memory that oneDNN multiplies fastest.
 
-A decoder reads all of its weights for a token, and as `nn.Linear` keeps them they stream at about half the speed.
+A decoder reads all of its weights for every token. In bf16, or for several sequences at a time, the product as
+`nn.Linear` computes it is slower than memory; one sequence in fp32 waits for memory in any order.
 benchmarks/README.md has the figures.
 """
 
@@ -33,6 +34,12 @@ def can_pack(weight: Tensor) -> bool:
         return False
     types = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.device.type == "cpu" and weight.dtype in types and not torch.is_autocast_enabled("cpu")
+
+
+def worth_packing(weight: Tensor, rows: int, max_new_tokens: int) -> bool:
+    """True where packing saves more time than it takes."""
+    gains = rows > 1 or weight.dtype == torch.bfloat16
+    return gains and rows * max_new_tokens >= WORTH_IT and can_pack(weight)
 
 
 def packed(model: nn.Module) -> nn.Module:

@@ -54,8 +54,11 @@ def test_a_long_text_is_generated_packed_from_the_weights_there_are(model, monke
         with torch.no_grad():  # what is packed is never older than the model
             model.blocks[0].mlp.down.weight.mul_(-1)
             model.token_embedding.weight.mul_(1.5)
-    model.generate(ids[:1], WORTH_IT - 1, temperature=0)
+    model.generate(ids, WORTH_IT // 2 - 1, temperature=0)
+    model.generate(ids[:1], WORTH_IT, temperature=0)  # one sequence in fp32 waits for memory
     assert not used
+    model.generate(ids[:1], WORTH_IT // 4, beams=4)
+    assert used
 
 
 def test_the_copy_takes_no_memory_but_that_of_the_packed_matrices(model):
