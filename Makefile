@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier pretrain test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods pretrain test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -34,6 +34,9 @@ help: ## this list
 
 spam-classifier: setup ## a spam classifier from GPT-2, start to report
 	@$(PY) -m finetune run spam-classifier $(SETTINGS)
+
+spam-methods: setup ## every way to adapt the weights on one split, in one table
+	@$(PY) -m finetune run spam-methods $(SETTINGS)
 
 pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)

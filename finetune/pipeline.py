@@ -271,6 +271,11 @@ def _summary(run: Run) -> None:
         say()
         for line in result_table(read_json(run.path("eval.json"))):
             say(line)
+    if run.path("comparison.json").exists() and list(run.path("stages").glob("*-compare.json")):
+        from finetune.report.candidates import screen_table
+        say()
+        for line in screen_table(read_json(run.path("comparison.json"))):
+            say(line)
     if run.path("report", "index.html").exists():
         say()
         say(f"report: {run.path('report', 'index.html')}")

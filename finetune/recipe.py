@@ -107,6 +107,15 @@ class Instruct(Settings):
     max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most where answers are scored")
 
 
+class Compare(Settings):
+    """What a comparison of methods trains."""
+
+    candidates: tuple[str, ...] = Field(
+        ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"), min_length=1,
+        description="ways to adapt the weights, each trained under every seed on the same split")
+    seeds: int = Field(3, ge=1, description="trainings of each, from train.seed upwards")
+
+
 class Shape(Settings):
     """The model that weights = "scratch" means."""
 
@@ -137,6 +146,7 @@ class Recipe(Settings):
     shape: Shape = Shape()
     pretrain: Pretrain = Pretrain()
     instruct: Instruct = Instruct()
+    compare: Compare = Compare()
 
 
 def check_method(train: Train) -> None:

@@ -83,3 +83,15 @@ def mcnemar(correct_a, correct_b) -> float:
     if only_a + only_b == 0:
         return 1.0
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """The p values of a family of tests, so corrected that 5 % bounds the chance of any false find.
+
+    Holm 1979, Scand. J. Stat. 6: the smallest of m is multiplied by m, the next by m - 1, and none falls below the
+    one before it or rises above 1.
+    """
+    m, corrected, largest = len(p_values), [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(m), key=p_values.__getitem__)):
+        largest = corrected[i] = max(largest, min(1.0, (m - rank) * p_values[i]))
+    return corrected

@@ -80,7 +80,7 @@ def _intervals(y, predicted, probabilities, k, positive, names, resamples, seed)
     from scipy.sparse import csr_array
 
     n, rows = len(y), np.arange(len(y))
-    decisions = _DecisionCounts(y, predicted, k)
+    decisions = DecisionCounts(y, predicted, k)
     tiny = np.finfo(np.float64).eps
     row_loss = -np.log(np.clip(probabilities[rows, y], tiny, 1 - tiny))
     onehot_error = probabilities.copy()
@@ -105,7 +105,7 @@ def _intervals(y, predicted, probabilities, k, positive, names, resamples, seed)
     return intervals
 
 
-class _DecisionCounts:
+class DecisionCounts:
     """Precision, recall, F1 and accuracy of resamples, from the rows that are of, called, and rightly called
     each class."""
 
@@ -166,7 +166,7 @@ def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive
     n = len(y)
     if n == 0:
         return {"metric": metric, **undefined(0, "no rows")}
-    parts = [_DecisionCounts(y, np.asarray(predicted, dtype=int), k) for predicted in (predicted_a, predicted_b)]
+    parts = [DecisionCounts(y, np.asarray(predicted, dtype=int), k) for predicted in (predicted_a, predicted_b)]
 
     def statistic(counts):  # (R, n) -> (R,)
         of_a, of_b = (part.scores(counts, positive)[metric] for part in parts)

@@ -14,7 +14,7 @@ from finetune.datasets.cells import undefuse
 from finetune.errors import RunError
 from finetune.evaluation.score import verdict
 from finetune.files import atomic_write, read_json
-from finetune.report import language, provenance, results
+from finetune.report import candidates, language, provenance, results
 
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors
@@ -28,14 +28,16 @@ def build_report(run_dir: Path) -> Path:
     they are. RunError if one of them is missing, damaged or not what a run writes.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / "eval.json").is_file():
+    measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
+    if measured is None:
         raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
                        do=f"Run: {_command(run_dir)}")
-    recipe, evaluation = read_json(run_dir / "recipe.json"), read_json(run_dir / "eval.json")
+    recipe, evaluation = read_json(run_dir / "recipe.json"), read_json(measured)
     card = read_json(run_dir / "data" / "card.json") if (run_dir / "data" / "card.json").is_file() else {}
     stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
     try:
-        build = {"classify": _page, "pretrain": _language_page}[evaluation.get("task", "classify")]
+        build = {"classify": _page, "pretrain": _language_page, "compare": _comparison_page}[
+            evaluation.get("task", "classify")]
         page = build(run_dir.resolve().name, recipe, evaluation, card, stages,
                      read_training_log(run_dir / "train.jsonl"), read_errors(run_dir / "predictions.csv"))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -94,6 +96,13 @@ def _language_page(name: str, recipe: dict, evaluation: dict, card: dict, stages
     return {"kind": "Pretraining report", "name": name, "about": [str(part) for part in about if part],
             "verdict": language.verdict(evaluation), "notice": None, "tiles": language.tiles(evaluation),
             "sections": sections}
+
+
+def _comparison_page(name: str, recipe: dict, comparison: dict, card: dict, stages: list[dict], log: dict,
+                     wrong: dict | None) -> dict:
+    """The same for a comparison of methods."""
+    return candidates.page(name, recipe, comparison, card, stages, _descriptions(),
+                           _notice(name, comparison["weights"]))
 
 
 def _notice(name: str, weights: dict) -> dict | None:

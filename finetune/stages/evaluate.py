@@ -57,6 +57,15 @@ def run(recipe: Recipe, run: Run) -> dict:
     return {"classify": _classify, "pretrain": _pretrain}[recipe.task](recipe, run)
 
 
+def weights_used(run: Run) -> dict:
+    """The weights that a run began with, and what to say where they are not GPT-2's."""
+    weights = run.result("download")["weights"]
+    fallback = weights["name"] in STARTS
+    note = f"This run started from {STARTS[weights['name']]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
+    return {"name": weights["name"], "source": weights["source"], "fallback": fallback, "note": note,
+            "sha256": weights.get("sha256", {})}
+
+
 def _pretrain(recipe: Recipe, run: Run) -> dict:
     model, tokenizer = best_model(recipe, run)
     start = base_weights(recipe, run).load().model
@@ -101,13 +110,8 @@ def _classify(recipe: Recipe, run: Run) -> dict:
             headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
             texts={name: [record["text"] for record in records[name]] for name in SPLITS},
             targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
-    weights = run.result("download")["weights"]
-    fallback = weights["name"] in STARTS
-    note = f"This run started from {STARTS[weights['name']]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
     evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
-                  "weights": {"name": weights["name"], "source": weights["source"], "fallback": fallback,
-                              "note": note, "sha256": weights.get("sha256", {})},
-                  **found, "seconds": round(seconds(), 3)}
+                  "weights": weights_used(run), **found, "seconds": round(seconds(), 3)}
     write_json(run.path("eval.json"), evaluation)
     _write_predictions(run, records["test"], labels, predicted, probabilities)
     say(verdict(evaluation))

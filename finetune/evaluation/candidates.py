@@ -1,0 +1,56 @@
+"""Several classifiers, each trained under several seeds, on the same test rows: means, intervals, paired tests."""
+
+import numpy as np
+
+from finetune.evaluation.intervals import bootstrap, holm, paired_bootstrap
+from finetune.evaluation.metrics import DecisionCounts
+
+
+def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: int | None, reference: str,
+                       resamples: int, seed: int) -> dict[str, dict]:
+    """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
+
+    y: classes (n,). decisions: name -> predicted classes (S, n), a row for each of S seeds; S may differ.
+    A value is the mean over the seeds. Its interval, by the bootstrap, says how much other test rows would change
+    that mean; `by_seed` says how much the seed does. The p value is ``paired_bootstrap``'s for the accuracy, with
+    Holm's correction over the candidates. F1 is that of the positive class, or the macro mean where there is none.
+    """
+    y, n = np.asarray(y, dtype=int), len(y)
+    metric = "f1_macro" if positive is None else "f1"
+    parts = {name: [DecisionCounts(y, np.asarray(row, dtype=int), k) for row in rows]
+             for name, rows in decisions.items()}
+
+    def scores(counts) -> np.ndarray:
+        """(R, 2 * candidates): the accuracies, then the F1s."""
+        found = [[part.scores(counts, positive) for part in own] for own in parts.values()]
+        return np.stack([np.mean([score[name] for score in own], axis=0) for name in ("accuracy", metric)
+                         for own in found], axis=1)
+
+    at = list(parts).index(reference)
+
+    def with_differences(counts) -> np.ndarray:
+        """(R, 3 * candidates): and F1 minus the reference's."""
+        found = scores(counts)
+        f1 = found[:, len(parts):]
+        return np.concatenate([found, f1 - f1[:, at:at + 1]], axis=1)
+
+    everything = np.ones((1, n))
+    values = with_differences(everything)[0]
+    low, high = bootstrap(with_differences, n, resamples, seed)
+    right = {name: (np.asarray(rows) == y).mean(axis=0) for name, rows in decisions.items()}
+    others = [name for name in parts if name != reference]
+    tests = {name: paired_bootstrap(right[name], right[reference], resamples, seed) for name in others}
+    adjusted = dict(zip(others, holm([tests[name]["p_value"] for name in others]), strict=True))
+
+    def entry(column: int) -> dict:
+        return {"value": float(values[column]), "low": float(low[column]), "high": float(high[column]), "n": n}
+
+    found = {}
+    for i, (name, own) in enumerate(parts.items()):
+        by_seed = [{key: float(part.scores(everything, positive)[key][0]) for key in ("accuracy", metric)}
+                   for part in own]
+        found[name] = {"accuracy": entry(i), metric: entry(len(parts) + i), "by_seed": by_seed}
+        if name != reference:
+            found[name]["difference"] = {"accuracy": tests[name], metric: entry(2 * len(parts) + i),
+                                         "p_value": adjusted[name]}
+    return found

@@ -1,0 +1,131 @@
+"""Stage ``compare``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
+
+import gc
+import shutil
+from dataclasses import replace
+
+import numpy as np
+
+from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
+from finetune.console import say
+from finetune.datasets.readers import listed
+from finetune.errors import RecipeError
+from finetune.evaluation.baseline import tfidf_logistic
+from finetune.evaluation.candidates import compare_candidates
+from finetune.evaluation.score import TFIDF
+from finetune.files import read_json, sha256_json, write_json
+from finetune.models.gpt import GPT
+from finetune.recipe import Recipe
+from finetune.report.candidates import verdict
+from finetune.run import Run, fingerprint, reset_peak_memory, timed
+from finetune.stages.convert import base_weights
+from finetune.stages.evaluate import weights_used
+from finetune.stages.prepare import positive_label, read_records
+from finetune.stages.train import set_free
+from finetune.tasks import base, classify
+from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
+from finetune.training import resume
+from finetune.training.loop import train
+from finetune.training.precision import device_type
+
+OUTPUTS = ["comparison.json"]
+
+
+def outside(recipe: Recipe) -> dict:
+    """Raise RecipeError, before anything is trained, for a candidate that there is not."""
+    unknown = [name for name in recipe.compare.candidates if name not in CANDIDATES]
+    if unknown:
+        raise RecipeError("no such candidate to compare", got=listed(unknown), known=", ".join(CANDIDATES))
+    return {}
+
+
+def run(recipe: Recipe, run: Run) -> dict:
+    """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
+    prepared = run.result("prepare")
+    labels = prepared["labels"]
+    records = {name: read_records(run, name) for name in ("train", "val", "test")}
+    targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
+    wanted = [(name, seed) for name in recipe.compare.candidates
+              for seed in range(recipe.train.seed, recipe.train.seed + recipe.compare.seeds)]
+    results: dict[str, list[dict]] = {}
+    for number, (name, seed) in enumerate(wanted, 1):
+        say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
+        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed, records))
+        accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
+        say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
+
+    texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
+    probabilities, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], targets["val"],
+                                                  texts["test"], len(labels))
+    decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
+    decisions[TFIDF] = probabilities.argmax(1)[None]
+    reference, why = _reference(recipe, run, results, prepared["splits"]["train"])
+    positive = positive_label(recipe, labels)
+    found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
+                               recipe.evaluate.resamples, recipe.split.seed)
+    means = {name: {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
+             | {key: fits[0][key] for key in ("trainable", "total", "lr")} for name, fits in results.items()}
+    means[TFIDF] = {"seconds": seconds, "note": note}
+    comparison = {
+        "schema_version": 1, "task": "compare", "labels": labels,
+        "positive": None if positive is None else labels[positive],
+        "reference": reference, "why": why, "seeds": recipe.compare.seeds, "weights": weights_used(run),
+        "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
+                        **means[name], **found[name]} for name in decisions]}
+    write_json(run.path("comparison.json"), comparison)
+    say(verdict(comparison))
+    return {"reference": reference}
+
+
+def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
+    """The candidate that `auto` would take here, and why; the first one where that is not compared."""
+    pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
+    method, why = base.choose_method(run.result("convert")["parameters"], pretrained, rows, device_type())
+    chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
+              and own.pretrained and own.last_blocks == recipe.train.last_blocks]
+    return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
+
+
+def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str, list[dict]]) -> dict:
+    """The result of one training, read where it stands already; the weights are not kept."""
+    directory = run.path("comparison", f"{name}-{seed}")
+    identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
+                "weights": fingerprint(run.record("convert"))}
+    written = directory / "result.json"
+    if written.exists() and (found := read_json(written)).get("identity") == identity:
+        return found
+    directory.mkdir(parents=True, exist_ok=True)
+    gc.collect()
+    reset_peak_memory()
+    found = {"identity": identity} | _fit(recipe, run, CANDIDATES[name], seed, records, directory, identity)
+    write_json(written, found)
+    shutil.rmtree(directory / "checkpoints")
+    return found
+
+
+def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dict[str, list[dict]], directory,
+         identity: dict) -> dict:
+    import torch
+    with timed() as seconds:
+        prepared, loaded = run.result("prepare"), base_weights(recipe, run).load(recipe.train.dropout)
+        gpt, tokenizer = getattr(loaded.model, "gpt", loaded.model), loaded.tokenizer
+        if not candidate.pretrained:
+            gpt = GPT(gpt.config).initialise(seed)
+        own = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
+                                        "weights": recipe.weights if candidate.pretrained else SCRATCH})
+        model, settings, trainable, _ = set_free(own, gpt, loaded.report.parameters, len(prepared["labels"]),
+                                                 prepared["splits"]["train"])
+        parts = {name: classify.examples(rows, prepared["labels"], tokenizer, prepared["max_length"])
+                 for name, rows in records.items()}
+        longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
+        parts = {name: replace(part, ids=read_out(part.ids, candidate.reads, longest, tokenizer.end_of_text))
+                 for name, part in parts.items()}
+        job = classify.build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
+        found = train(job, settings, directory, identity)
+        spent = seconds()
+    resume.load_weights(resume.step_directory(directory / "checkpoints", found["best_step"]), model)
+    logits = classify.predict_logits(model.eval(), parts["test"].ids)
+    return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found["seconds"]), 3),
+            "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
+            "precision": settings.precision,
+            **{key: found[key] for key in ("epochs", "steps", "best_step", "peak_bytes", "threads")}}
