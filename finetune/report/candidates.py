@@ -106,13 +106,13 @@ def _accuracies(comparison: dict) -> Section:
             "rows would change it. Differences are paired: on the same test rows, a row counting as right by the share "
             "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
             "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
-            "seeds: for these see the next table but one.")
+            "seeds: for these see the table of the seeds.")
     return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True)])
 
 
 def _costs(comparison: dict) -> Section:
-    rows = [[entry["label"], f"{entry['trainable']:,}", f"{entry['trainable'] / entry['total']:.1%}",
-             f"{entry['epochs']:.1f}", f"{entry['lr']:g}", seconds_text(entry["seconds"]),
+    rows = [[entry["label"], f"{entry['trainable']:,}",
+             f"{100 * entry['trainable'] / entry['total']:.2f}\u00a0%", f"{entry['epochs']:.1f}", f"{entry['lr']:g}", seconds_text(entry["seconds"]),
              bytes_text(entry["peak_bytes"])] if "trainable" in entry else
             [entry["label"], *[NONE] * 4, seconds_text(entry["seconds"]), NONE] for entry in comparison["candidates"]]
     table = Table("Means over the seeds",
