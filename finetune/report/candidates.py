@@ -111,10 +111,14 @@ def _accuracies(comparison: dict) -> Section:
 
 
 def _costs(comparison: dict) -> Section:
-    rows = [[entry["label"], f"{entry['trainable']:,}",
-             f"{100 * entry['trainable'] / entry['total']:.2f}\u00a0%", f"{entry['epochs']:.1f}", f"{entry['lr']:g}", seconds_text(entry["seconds"]),
-             bytes_text(entry["peak_bytes"])] if "trainable" in entry else
-            [entry["label"], *[NONE] * 4, seconds_text(entry["seconds"]), NONE] for entry in comparison["candidates"]]
+    rows = []
+    for entry in comparison["candidates"]:
+        if "trainable" in entry:
+            rows.append([entry["label"], f"{entry['trainable']:,}",
+                         f"{100 * entry['trainable'] / entry['total']:.2f}\u00a0%", f"{entry['epochs']:.1f}",
+                         f"{entry['lr']:g}", seconds_text(entry["seconds"]), bytes_text(entry["peak_bytes"])])
+        else:
+            rows.append([entry["label"], *[NONE] * 4, seconds_text(entry["seconds"]), NONE])
     table = Table("Means over the seeds",
                   ["", "Parameters\nthat move", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"], rows,
                   frozenset(range(1, 7)))
