@@ -40,7 +40,7 @@ PAGE = Path(__file__).with_name("README.md")
 SETS = ["SMS spam", "Tweet emotion"]
 BUDGET = 100
 ADAPTED = "adapted"
-READING = ["train.epochs=3", "train.lr=5e-4"]  # the pipeline's own rate is for larger weights and more text
+READING = ["train.epochs=3", "train.lr=5e-4", "train.evaluations_per_epoch=5", "pretrain.val_fraction=0.02"]
 
 
 def read_texts(data: LabelledSet, runs: Path) -> tuple[str, dict]:
