@@ -126,9 +126,9 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
 @app.command()
 def report(run_directory: RunArgument) -> None:
     """Build a run's report again from its files."""
-    from finetune.report.build import build_report
     from finetune.run import Run
-    say(str(build_report(Run.at(run_directory).directory)))
+    from finetune.stages.report import rebuild
+    say(str(rebuild(Run.at(run_directory))))
 
 
 @app.command()

@@ -72,8 +72,9 @@ def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     fetch: without it no data are downloaded.
     """
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.datasets.sources import resolve_data, resolve_text
-    data = resolve_text(request.data) if request.task == "pretrain" else resolve_data(request.data, fetch)
+    from finetune.datasets.sources import resolve_data
+    from finetune.stages.by_task import task_of
+    data = task_of(request).resolve_data(request.data, fetch)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
@@ -171,7 +172,7 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
                 break
         if not worked:
             say("nothing left to do")
-        _summary(run)
+        _summary(run, recipe)
 
 
 def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
@@ -265,11 +266,12 @@ def _run_stage(run: Run, recipe: Recipe, stage, numbered: tuple[int, str], input
         run.finish(number, name, inputs, outputs, result, seconds())
 
 
-def _summary(run: Run) -> None:
+def _summary(run: Run, recipe: Recipe) -> None:
+    from finetune.stages.by_task import task_of
+    task = task_of(recipe)
     if run.path("eval.json").exists() and list(run.path("stages").glob("*-evaluate.json")):
-        from finetune.report.summary import result_table
         say()
-        for line in result_table(read_json(run.path("eval.json"))):
+        for line in task.summary(read_json(run.path("eval.json"))):
             say(line)
     if run.path("comparison.json").exists() and list(run.path("stages").glob("*-compare.json")):
         from finetune.report.candidates import screen_table
@@ -279,10 +281,8 @@ def _summary(run: Run) -> None:
     if run.path("report", "index.html").exists():
         say()
         say(f"report: {run.path('report', 'index.html')}")
-    if run.path("export", "hf", "bundle.json").exists():
-        say(f'bundle: {run.path("export", "hf")}   (try: {program()} predict {run.directory} "your text")')
-    elif run.path("export", "hf", "config.json").exists():
-        say(f"weights: {run.path('export', 'hf')}   (try: {program()} classify my.csv --weights {run.directory})")
+    if run.path("export", "hf", "config.json").exists():
+        say(f"{task.exported}: {run.path('export', 'hf')}   (try: {program()} {task.next_command(run.directory)})")
 
 
 @contextmanager

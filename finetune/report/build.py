@@ -7,25 +7,27 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from finetune.console import clean
 from finetune.datasets.cells import undefuse
 from finetune.errors import RunError
-from finetune.evaluation.score import verdict
 from finetune.files import atomic_write, read_json
-from finetune.report import candidates, language, provenance, results
+from finetune.report import provenance
+from finetune.report.page import Files
 
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors
 _LOG_POINTS = 600  # points of a training curve; longer logs are averaged
 
 
-def build_report(run_dir: Path) -> Path:
+def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) -> Path:
     """Write report/index.html and report/report.md and return the path of the former.
 
-    Reads recipe.json and eval.json; predictions.csv, data/card.json, train.jsonl and stages/*.json where
-    they are. RunError if one of them is missing, damaged or not what a run writes.
+    pages: for each task that eval.json may name what stands on its page (see ``page.make_page``).
+    Reads recipe.json and eval.json, or comparison.json; predictions.csv, data/card.json, train.jsonl and
+    stages/*.json where they are. RunError if one of them is missing, damaged or not what a run writes.
     """
     run_dir = Path(run_dir)
     measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
@@ -36,10 +38,9 @@ def build_report(run_dir: Path) -> Path:
     card = read_json(run_dir / "data" / "card.json") if (run_dir / "data" / "card.json").is_file() else {}
     stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
     try:
-        build = {"classify": _page, "pretrain": _language_page, "compare": _comparison_page}[
-            evaluation.get("task", "classify")]
-        page = build(run_dir.resolve().name, recipe, evaluation, card, stages,
-                     read_training_log(run_dir / "train.jsonl"), read_errors(run_dir / "predictions.csv"))
+        page = pages[evaluation.get("task", "classify")](
+            Files(run_dir.resolve().name, recipe, evaluation, card, stages, read_training_log(run_dir / "train.jsonl"),
+                  read_errors(run_dir / "predictions.csv")))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
                        got=f"{type(error).__name__}: {error}",
@@ -54,80 +55,6 @@ def build_report(run_dir: Path) -> Path:
 def _command(run_dir: Path) -> str:
     """What to type to go on with this run; without its name another run would begin."""
     return shlex.join(["finetune", "run", str(run_dir / "recipe.json"), "--name", run_dir.resolve().name])
-
-
-def _trained(stages: list[dict]) -> dict:
-    """The train stage's result, with the time of the whole stage: the pass through frozen blocks counts.
-
-    After a resumption the stage's record knows the last sitting only, the loop's sum all of them: the larger holds.
-    """
-    record = next((stage for stage in stages if stage.get("stage") == "train"), {})
-    result = record.get("result") or {}
-    times = [part["seconds"] for part in (record, result) if part.get("seconds") is not None]
-    return result | {"seconds": max(times, default=None)}
-
-
-def _page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[dict], log: dict,
-          wrong: dict | None) -> dict:
-    """Everything a template shows, in order."""
-    weights = evaluation.get("weights") or {}
-    trained = _trained(stages)
-    sections = [results.comparison(evaluation, trained), results.all_metrics(evaluation), results.confusion(evaluation),
-                *results.ranking(evaluation), results.calibration(evaluation), provenance.training(log, trained),
-                results.per_label(evaluation), results.errors(wrong), results.leakage(evaluation),
-                provenance.data_card(card),
-                provenance.what_was_run(name, recipe, _descriptions(), stages, weights),
-                provenance.use(name, evaluation), *provenance.licence(card)]
-    about = [card.get("name"), weights.get("name"), evaluation.get("method") or trained.get("method")]
-    return {"kind": "Evaluation report", "name": name, "about": [str(part) for part in about if part],
-            "verdict": verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
-            "notice": _notice(name, weights), "tiles": results.tiles(evaluation),
-            "sections": sections}
-
-
-def _language_page(name: str, recipe: dict, evaluation: dict, card: dict, stages: list[dict], log: dict,
-                   wrong: dict | None) -> dict:
-    """The same for a language model."""
-    weights = evaluation.get("weights") or {}
-    sections = [language.before_and_after(evaluation), *language.sources(evaluation), language.samples(evaluation),
-                provenance.training(log, _trained(stages)), language.data_card(card),
-                provenance.what_was_run(name, recipe, _descriptions(), stages, weights), *provenance.licence(card)]
-    about = [card.get("name"), weights.get("name"), evaluation.get("method")]
-    return {"kind": "Pretraining report", "name": name, "about": [str(part) for part in about if part],
-            "verdict": language.verdict(evaluation), "notice": None, "tiles": language.tiles(evaluation),
-            "sections": sections}
-
-
-def _comparison_page(name: str, recipe: dict, comparison: dict, card: dict, stages: list[dict], log: dict,
-                     wrong: dict | None) -> dict:
-    """The same for a comparison of methods."""
-    return candidates.page(name, recipe, comparison, card, stages, _descriptions(),
-                           _notice(name, comparison["weights"]))
-
-
-def _notice(name: str, weights: dict) -> dict | None:
-    """What to say, and what to type, where the run had to do without GPT-2."""
-    if not weights.get("fallback"):
-        return None
-    what, _, _ = weights["note"].partition(". ")  # the rest says in words what the commands do
-    recipe = shlex.quote(f"runs/{name}/recipe.json")
-    return {"text": f"{what.rstrip('.')}. To use GPT-2, connect and run:", "commands": "finetune weights get gpt2\n"
-            f"finetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}"}
-
-
-def _descriptions() -> dict[str, str]:
-    """Dotted key -> what the setting means, from the schema of recipes."""
-    from finetune.config import Settings
-    from finetune.recipe import Recipe
-
-    def walk(schema, prefix=""):
-        for key, field in schema.model_fields.items():
-            nested = field.annotation
-            if isinstance(nested, type) and issubclass(nested, Settings):
-                yield from walk(nested, f"{prefix}{key}.")
-            else:
-                yield prefix + key, field.description or ""
-    return dict(walk(Recipe))
 
 
 def read_errors(path: Path, limit: int = _ERRORS) -> dict | None:

@@ -14,6 +14,7 @@ from finetune.report.blocks import (
     seconds_text,
     sentence,
 )
+from finetune.report.page import Files, fallback_notice, make_page
 
 
 def verdict(comparison: dict) -> str:
@@ -52,17 +53,13 @@ def screen_table(comparison: dict) -> list[str]:
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)]
 
 
-def page(name: str, recipe: dict, comparison: dict, card: dict, stages: list[dict], descriptions: dict,
-         notice: dict | None) -> dict:
-    """Everything a template shows, in order."""
+def page(files: Files) -> dict:
+    """The comparison as a report."""
+    comparison = files.evaluation
     sections = [_accuracies(comparison), _costs(comparison), _seeds_table(comparison), _reading(comparison),
-                provenance.data_card(card),
-                provenance.what_was_run(name, recipe, descriptions, stages, comparison["weights"]),
-                *provenance.licence(card)]
-    about = [card.get("name"), comparison["weights"].get("name"), _seeds(comparison)]
-    return {"kind": "Comparison of methods", "name": name, "about": [str(part) for part in about if part],
-            "verdict": verdict(comparison).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
-            "notice": notice, "tiles": _tiles(comparison), "sections": sections}
+                provenance.data_card(files.card)]
+    return make_page(files, "Comparison of methods", verdict(comparison).replace(" %", "\u00a0%").replace(
+        "n = ", "n\u00a0=\u00a0"), _tiles(comparison), sections, notice=fallback_notice(files))
 
 
 def _tiles(comparison: dict) -> list[dict]:

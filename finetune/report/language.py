@@ -1,10 +1,19 @@
-"""The report's sections for a language model."""
+"""A language model's page."""
 
 from finetune.report.blocks import NONE, Section, Table, Text, facts, value_text
-from finetune.report.provenance import origin
+from finetune.report.page import Files, make_page
+from finetune.report.provenance import origin, training
 
 NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats a token)"}
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
+
+
+def page(files: Files) -> dict:
+    """A language model's report, in order."""
+    evaluation = files.evaluation
+    sections = [before_and_after(evaluation), *sources(evaluation), samples(evaluation),
+                training(files.log, files.trained()), data_card(files.card)]
+    return make_page(files, "Pretraining report", verdict(evaluation), tiles(evaluation), sections)
 
 
 def verdict(evaluation: dict) -> str:

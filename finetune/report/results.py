@@ -1,7 +1,7 @@
-"""The sections on how good the model is: metrics, confusion, curves, calibration, labels, errors, overlap."""
+"""A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap."""
 
-from finetune.evaluation.score import metric_interval, metric_value, p_text
-from finetune.report import plots
+from finetune.evaluation.score import metric_interval, metric_value, p_text, verdict
+from finetune.report import plots, provenance
 from finetune.report.blocks import (
     LOWER_IS_BETTER,
     NONE,
@@ -15,9 +15,21 @@ from finetune.report.blocks import (
     seconds_text,
     sentence,
 )
+from finetune.report.page import Files, fallback_notice, make_page
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
 _WORST = 20
+
+
+def page(files: Files) -> dict:
+    """A classifier's report, in order."""
+    evaluation, trained = files.evaluation, files.trained()
+    sections = [comparison(evaluation, trained), all_metrics(evaluation), confusion(evaluation), *ranking(evaluation),
+                calibration(evaluation), provenance.training(files.log, trained), per_label(evaluation),
+                errors(files.wrong), leakage(evaluation), provenance.data_card(files.card)]
+    said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
+    return make_page(files, "Evaluation report", said, tiles(evaluation), sections,
+                     use=[provenance.use(files.name, evaluation)], notice=fallback_notice(files))
 
 
 def tiles(evaluation: dict) -> list[dict]:

@@ -1,10 +1,8 @@
-"""The result of a run as a plain table for the screen."""
+"""The results of runs as plain tables for the screen."""
 
 
-def result_table(evaluation: dict) -> list[str]:
-    """The model and its baselines, a line each, with 95 % intervals; or a language model before and after."""
-    if evaluation["task"] == "pretrain":
-        return _language_table(evaluation)
+def classifier_table(evaluation: dict) -> list[str]:
+    """The model and its baselines, a line each, with 95 % intervals."""
     names = [name for name in ("accuracy", "f1", "f1_macro", "roc_auc") if name in evaluation["metrics"]]
     if "f1" in names:
         names.remove("f1_macro")
@@ -13,23 +11,26 @@ def result_table(evaluation: dict) -> list[str]:
              for baseline in evaluation["baselines"]]
     table = [["", *names, "McNemar p"]]
     table += [[name, *(_cell(metrics[metric]) for metric in names), p] for name, metrics, p in rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     n = evaluation["headline"]["n"]
-    return [f"test rows: {n:,}; 95 % intervals in brackets", *lines]
+    return [f"test rows: {n:,}; 95 % intervals in brackets", *_aligned(table)]
+
+
+def language_table(evaluation: dict) -> list[str]:
+    """A language model before and after."""
+    rows = [["bits per byte", "before", "after"]]
+    for part in evaluation["after"]:
+        name = "held-out text" if part == "val" else "evaluation text"
+        rows.append([name, *(_cell(evaluation[state][part]["bits_per_byte"]) for state in ("before", "after"))])
+    rows += [[entry["name"], "", f"{entry['bits_per_byte']:.4f}"] for entry in evaluation["compressors"]]
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _cell(metric: dict) -> str:
     if metric["value"] is None:
         return "not defined"
     return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
-
-
-def _language_table(evaluation: dict) -> list[str]:
-    rows = [["bits per byte", "before", "after"]]
-    for part in evaluation["after"]:
-        name = "held-out text" if part == "val" else "evaluation text"
-        rows.append([name, *(_cell(evaluation[state][part]["bits_per_byte"]) for state in ("before", "after"))])
-    rows += [[entry["name"], "", f"{entry['bits_per_byte']:.4f}"] for entry in evaluation["compressors"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -18,10 +18,11 @@ from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.report.candidates import verdict
 from finetune.run import Run, fingerprint, reset_peak_memory, timed
+from finetune.stages.by_task.classify import positive_label
+from finetune.stages.by_task.task import read_records
 from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import weights_used
-from finetune.stages.prepare import positive_label, read_records
-from finetune.stages.train import set_free
+from finetune.stages.train import assemble
 from finetune.tasks import base, classify
 from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
 from finetune.training import resume
@@ -113,8 +114,8 @@ def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dic
             gpt = GPT(gpt.config).initialise(seed)
         own = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
                                         "weights": recipe.weights if candidate.pretrained else SCRATCH})
-        model, settings, trainable, _ = set_free(own, gpt, loaded.report.parameters, len(prepared["labels"]),
-                                                 prepared["splits"]["train"])
+        built = assemble(own, gpt, tokenizer, loaded.report.parameters, prepared)
+        model, settings, trainable = built.model, built.settings, built.trainable
         parts = {name: classify.examples(rows, prepared["labels"], tokenizer, prepared["max_length"])
                  for name, rows in records.items()}
         longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0

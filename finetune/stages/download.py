@@ -3,19 +3,18 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
-from finetune.datasets.checks import refuse_meaningless
-from finetune.datasets.sources import DataSource, locate_data, locate_text, read_data
+from finetune.datasets.sources import locate_data
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.stages.prepare import positive_label
+from finetune.stages.by_task import task_of
 
 OUTPUTS: list[str] = []
 
 
 def outside(recipe: Recipe) -> dict[str, str]:
     """What could change under a run: the data, and weights that no registry pins, by their hashes."""
-    found = {"the data's content": sha256_tree(locate(recipe).path)}
+    found = {"the data's content": sha256_tree(task_of(recipe).locate(recipe).path)}
     for what, name in (("validation", recipe.validation), ("test", recipe.test)):
         found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
     if recipe.weights not in (RANDOM_BYTES, SCRATCH):
@@ -25,18 +24,11 @@ def outside(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def locate(recipe: Recipe) -> DataSource:
-    """The recipe's data: a table, or plain text for pretraining."""
-    return locate_text(recipe.data) if recipe.task == "pretrain" else locate_data(recipe.data, recipe.encoding)
-
-
 def run(recipe: Recipe, run: Run) -> dict:
-    """Fetch what the recipe names, every hash checked; a table that cannot be used is found before any download."""
-    data = locate(recipe)
-    if recipe.task == "classify":
-        table = read_data(recipe)
-        refuse_meaningless(table)
-        positive_label(recipe, sorted(set(table.labels)))
+    """Fetch what the recipe names, every hash checked; data that cannot be used are found before any download."""
+    task = task_of(recipe)
+    data = task.locate(recipe)
+    task.check(recipe)
     say(f"data: {data.name} ({data.source})")
     if recipe.weights in (RANDOM_BYTES, SCRATCH):
         weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {}}

@@ -6,26 +6,20 @@ from pathlib import Path
 from finetune.config import validate
 from finetune.console import say
 from finetune.errors import RecipeError, RunError
-from finetune.export.huggingface import write_bundle, write_language_model
 from finetune.export.peft import write_adapter
 from finetune.files import read_json
 from finetune.recipe import Recipe
 from finetune.run import Run
+from finetune.stages.by_task import task_of
 from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import best_model, trained_model
-from finetune.stages.prepare import read_records
 
 OUTPUTS = ["export/hf/*"]
 
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Write export/hf/. Raises WeightsError where transformers gives other logits than we do."""
-    model, tokenizer = best_model(recipe, run)
-    if recipe.task == "pretrain":
-        checked = write_language_model(run, model.gpt, tokenizer)
-    else:
-        checked = write_bundle(run, recipe, model, tokenizer,
-                               [record["text"] for record in read_records(run, "test")])
+    checked = task_of(recipe).export(recipe, run, *best_model(recipe, run))
     say(f"export: {checked['summary']}")
     return checked
 
@@ -33,8 +27,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 def export_adapter(recipe: Recipe, run: Run) -> dict:
     """Write export/peft/. Raises RunError where the method was not lora."""
     model, _ = trained_model(recipe, run)
-    texts = [record["text"] for record in read_records(run, "test")] if recipe.task == "classify" else []
-    checked = write_adapter(run, model, base_weights(recipe, run), texts)
+    checked = write_adapter(run, model, base_weights(recipe, run), task_of(recipe).adapter_texts(run))
     say(f"export: {checked['summary']}")
     return checked
 

@@ -1,8 +1,12 @@
 """Stage ``report``: one HTML file and one Markdown file, from the files that the other stages left."""
 
+from pathlib import Path
+
 from finetune.recipe import Recipe
+from finetune.report import candidates
 from finetune.report.build import build_report
 from finetune.run import Run
+from finetune.stages.by_task import TASKS
 
 OUTPUTS = ["report/index.html", "report/report.md"]
 LEAF = True  # no later stage reads it, and `finetune report` writes it anew
@@ -10,4 +14,9 @@ LEAF = True  # no later stage reads it, and `finetune report` writes it anew
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Write report/index.html and report/report.md."""
-    return {"report": build_report(run.directory).relative_to(run.directory).as_posix()}
+    return {"report": rebuild(run).relative_to(run.directory).as_posix()}
+
+
+def rebuild(run: Run) -> Path:
+    """The same from a run that may be finished long ago. Returns where index.html stands."""
+    return build_report(run.directory, {name: task.page for name, task in TASKS.items()} | {"compare": candidates.page})

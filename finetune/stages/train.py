@@ -11,18 +11,17 @@ from pathlib import Path
 
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.console import log_to, say
-from finetune.datasets.packing import PackedTokens
 from finetune.errors import FinetuneError, Interrupted, TrainingError
 from finetune.files import read_json, sha256_json, write_json
 from finetune.models.gpt import GPT
-from finetune.models.heads import NextToken
 from finetune.recipe import Recipe
 from finetune.run import Run, fingerprint
+from finetune.stages.by_task import task_of
+from finetune.stages.by_task.task import Built
 from finetune.stages.convert import base_weights
-from finetune.stages.prepare import read_records
-from finetune.tasks import base, classify, pretrain
+from finetune.tasks.base import choose_settings
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job, StopSignal, set_threads, train
+from finetune.training.loop import StopSignal, set_threads, train
 from finetune.training.precision import choose_precision, device_type
 
 OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
@@ -36,32 +35,31 @@ def run(recipe: Recipe, run: Run, processes: int = 1) -> dict:
     return train_here(recipe, run)
 
 
-def build(recipe: Recipe, run: Run):
-    """The model with what moves set free: (model, tokenizer, settings, trainable, reasons)."""
+def build(recipe: Recipe, run: Run) -> Built:
+    """The model on the run's starting weights, with what moves set free."""
     loaded = base_weights(recipe, run).load(recipe.train.dropout)
     gpt = getattr(loaded.model, "gpt", loaded.model)
-    prepared = run.result("prepare")
-    classes = len(prepared["labels"]) if recipe.task == "classify" else 0
-    model, settings, trainable, why = set_free(recipe, gpt, loaded.report.parameters, classes,
-                                               _training_rows(prepared, gpt))
-    return model, loaded.tokenizer, settings, trainable, why
+    return assemble(recipe, gpt, loaded.tokenizer, loaded.report.parameters, run.result("prepare"))
 
 
-def set_free(recipe: Recipe, gpt: GPT, parameters: int, classes: int, rows: int):
-    """The task's model on top of a GPT, with what moves set free: (model, settings, trainable, reasons)."""
-    settings, why = base.choose_settings(recipe.train, parameters, recipe.weights not in (RANDOM_BYTES, SCRATCH), rows,
-                                         device_type())
+def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int, prepared: dict) -> Built:
+    """The task's model on top of a GPT, with what moves set free. prepared: what ``prepare`` returned."""
+    rows = _training_rows(prepared, gpt)
+    settings, why = choose_settings(recipe.train, parameters, recipe.weights not in (RANDOM_BYTES, SCRATCH), rows,
+                                    device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
-    model = NextToken(gpt) if recipe.task == "pretrain" else classify.build_model(gpt, classes, settings.seed)
-    base.adapt(gpt, settings)
-    trainable = base.freeze(model, gpt, settings.method, settings.last_blocks)
-    return model, settings, trainable, [*why, f"precision {precision}: {because}"]
+    task = task_of(recipe)
+    model = task.build_model(gpt, prepared, settings.seed)
+    trainable = task.set_free(model, gpt, settings)
+    return Built(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
 
 
 def _training_rows(prepared: dict, gpt: GPT) -> int:
-    """Rows to train on; for a language model the blocks that fill its context."""
-    return prepared["splits"]["train"] if "splits" in prepared else prepared["tokens"]["train"] // gpt.config.context
+    """Rows to train on; for a language model the blocks that fill its context, none where they are not counted yet."""
+    if "splits" in prepared:
+        return prepared["splits"]["train"]
+    return prepared["tokens"]["train"] // gpt.config.context if "tokens" in prepared else 0
 
 
 def train_here(recipe: Recipe, run: Run) -> dict:
@@ -69,46 +67,19 @@ def train_here(recipe: Recipe, run: Run) -> dict:
     import torch
     begun = time.monotonic()
     set_threads(recipe.train.threads)
-    model, tokenizer, settings, trainable, why = build(recipe, run)
-    for line in [*why, trainable.describe()]:
+    built = build(recipe, run)
+    settings, trainable = built.settings, built.trainable
+    for line in [*built.why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = build_job(recipe, run, model, tokenizer, settings, trainable, device)
+    job = task_of(recipe).build_job(recipe, run, built, device)
     identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
                 "weights": fingerprint(run.record("convert"))}
     found = train(job, settings, run.directory, identity, set_up_seconds=time.monotonic() - begun)
-    return found | {"method": settings.method, "why": why, "lr": settings.lr, "precision": settings.precision,
+    return found | {"method": settings.method, "why": built.why, "lr": settings.lr, "precision": settings.precision,
                     "parameters": trainable.total,
                     "trainable": {"names": trainable.names, "places": trainable.places(),
                                   "parameters": trainable.parameters, "share": trainable.parameters / trainable.total}}
-
-
-def build_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
-    """The task's job for the loop, over all rows."""
-    build = {"classify": _classify_job, "pretrain": _pretrain_job}[recipe.task]
-    return build(recipe, run, model, tokenizer, settings, trainable, device)
-
-
-def _classify_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
-    prepared = run.result("prepare")
-    splits = [classify.examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
-              for name in ("train", "val")]
-    return classify.build_job(model, trainable, settings, *splits, device)
-
-
-def _pretrain_job(recipe: Recipe, run: Run, model, tokenizer, settings, trainable, device) -> Job:
-    prepared = run.result("prepare")
-    train_tokens, val_tokens = (packed_tokens(recipe, run, model.gpt, tokenizer, name) for name in ("train", "val"))
-    return pretrain.build_job(model, settings, train_tokens, val_tokens,
-                              prepared["bytes"]["val"] / prepared["tokens"]["val"], recipe.pretrain.val_blocks, device)
-
-
-def packed_tokens(recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0,
-                  stop: int | None = None) -> PackedTokens:
-    """A token file, or a part of it, in blocks of the model's context, or of the recipe's max_length."""
-    context = min(recipe.max_length or gpt.config.context, gpt.config.context)
-    return PackedTokens(run.path("data", f"{split}.bin"), context, tokenizer.vocab_size, tokenizer.end_of_text,
-                        recipe.pretrain.across_documents, start, stop)
 
 
 def _launch(run: Run, processes: int) -> dict:

@@ -1,7 +1,7 @@
 """What every task shares: which weights move, and the settings that follow from the weights.
 
-A task is a module with these functions: ``prepare`` (rows into splits and a data card), ``build_model``,
-``build_job`` (for the loop) and a way to run the trained model.
+A task is two modules: one here with what it computes (rows into splits and a data card, the job for the loop, a way to
+run the trained model), and one in ``finetune/stages/by_task/`` with what it is to the stages of a run.
 """
 
 import re

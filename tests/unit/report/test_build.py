@@ -13,9 +13,10 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune.errors import RunError
-from finetune.report import provenance
+from finetune.report import language, provenance, results
 from finetune.report.build import build_report, read_errors, read_training_log
 
+PAGES = {"classify": results.page, "pretrain": language.page}
 PAYLOADS = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "' onmouseover='alert(1)",
     "<a href=\"javascript:alert(1)\">x</a>", "javascript:alert(1)", "<iframe src=//evil.example>", "</td></table>",
@@ -53,7 +54,7 @@ class Page(HTMLParser):
 
 
 def read(run):
-    index = build_report(run)
+    index = build_report(run, PAGES)
     assert index == run / "report" / "index.html"
     text = index.read_text(encoding="utf-8")
     return Page(text), text, (run / "report" / "report.md").read_text(encoding="utf-8")
@@ -234,14 +235,14 @@ def test_building_twice_gives_the_same_bytes(make_run):
 
 def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, tmp_path):
     with pytest.raises(RunError, match=f"no eval.json.*finetune run .*recipe.json --name {tmp_path.name}"):
-        build_report(tmp_path)
+        build_report(tmp_path, PAGES)
     run = make_run("my-run", rows=(100, 30, 40))
     (run / "eval.json").write_text("{")
     with pytest.raises(RunError, match="cannot read"):
-        build_report(run)
+        build_report(run, PAGES)
     (run / "eval.json").write_text('{"headline": 3}')
     with pytest.raises(RunError, match="not what a run of this version writes.*--name my-run --from evaluate"):
-        build_report(run)
+        build_report(run, PAGES)
     (run / "predictions.csv").write_text("row,text\n1,x\n")
     with pytest.raises(RunError, match="predictions.csv"):
         read_errors(run / "predictions.csv")
@@ -302,7 +303,7 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
         "estimate_peak_bytes": 1_100_000_000, "estimate_peak_bytes_low": 900_000_000, "planned_steps": 400,
         "estimate_peak_bytes_high": 1_400_000_000, "estimate_cpu_share": 0.42, "peak_bytes": 1_250_000_000}
     path.write_text(json.dumps(record))
-    build_report(run)
+    build_report(run, PAGES)
     text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "| Time | 5 min 0 s | 4 min 0 s to 6 min 0 s | 6 min 43 s |" in text
     assert "| Peak memory | 1.10 GB | 900 MB to 1.40 GB | 1.25 GB |" in text
@@ -342,6 +343,6 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
 
 def test_building_a_report_imports_no_torch(make_run):
     run = make_run(rows=(100, 30, 40))
-    code = ("import sys; from pathlib import Path; from finetune.report.build import build_report; "
-            f"build_report(Path({str(run)!r})); sys.exit('torch' in sys.modules)")
+    code = ("import sys; from pathlib import Path; from finetune.report import build, language, results; "
+            f"build.build_report(Path({str(run)!r}), {{'classify': results.page}}); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,214 @@
+"""The task ``classify`` in a run: a labelled table in, a classifier's bundle out."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.console import say, warn
+from finetune.datasets.batching import micro_batches
+from finetune.datasets.cells import defuse
+from finetune.datasets.checks import refuse_meaningless
+from finetune.datasets.readers import listed, read_labelled
+from finetune.datasets.sources import DataSource, locate_data, read_data, resolve_data
+from finetune.datasets.splits import SPLITS, normalise_text
+from finetune.errors import RecipeError
+from finetune.evaluation.score import score_classifier, verdict
+from finetune.export.huggingface import write_bundle
+from finetune.files import atomic_write, write_json
+from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe
+from finetune.registry import DataRow, data_registry
+from finetune.report import results
+from finetune.report.summary import classifier_table
+from finetune.run import Run
+from finetune.stages.by_task.task import Built, Task, read_records, write_records
+from finetune.stages.by_task.trial import Probe, choose, second_time
+from finetune.stages.convert import base_weights
+from finetune.tasks import classify
+from finetune.tasks.predict import table_writer
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job
+from finetune.training.probe import batch_size
+
+EVALUATED = 32  # rows of a forward pass that stands for the evaluation
+
+
+class ClassifyTask(Task):
+    """A text belongs to one of K labels."""
+
+    exported = "bundle"
+    verdict = staticmethod(verdict)
+    summary = staticmethod(classifier_table)
+    page = staticmethod(results.page)
+
+    def resolve_data(self, name: str, fetch: bool) -> str:
+        """A registry's row, its sample in its stead, or a file's whole path."""
+        return resolve_data(name, fetch)
+
+    def locate(self, recipe: Recipe) -> DataSource:
+        """A labelled table."""
+        return locate_data(recipe.data, recipe.encoding)
+
+    def registry_row(self, recipe: Recipe) -> DataRow | None:
+        """The row of that name."""
+        return data_registry().get(recipe.data)
+
+    def check(self, recipe: Recipe) -> None:
+        """The whole table, and the labels that the evaluation asks for."""
+        table = read_data(recipe)
+        refuse_meaningless(table)
+        positive_label(recipe, sorted(set(table.labels)))
+
+    def prepare(self, recipe: Recipe, run: Run) -> dict:
+        """data/{train,val,test}.jsonl."""
+        source = read_data(recipe)
+        for note in source.notes:
+            say(note)
+        positive_label(recipe, sorted(set(source.labels)))
+        tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
+        records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"])
+        write_records(run, records)
+        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
+        labels = ", ".join(f"{label} {count:,}" for label, count in list(card["labels"].items())[:6])
+        tokens = card["tokens"]
+        say(f"rows: {card['rows']:,} ({labels}); {card['protocol']} split, seed {card['seed']}: {sizes}")
+        say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
+            f"{tokens['cut_rows']} cut at {tokens['max_length']}")
+        for reason, count in card["dropped"].items():
+            say(f"note: {count} rows left out: {reason}")
+        for finding in card["checks"]:
+            if finding["level"] != "note" and finding["check"].replace("_", " ") not in card["dropped"]:
+                warn(f"{finding['what']}. {finding['do']}")
+        if near := card["near_duplicates"]["test_rows_near_train"]:
+            warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
+                 "(see: finetune data check FILE)")
+        return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
+                "splits": {name: part["rows"] for name, part in card["splits"].items()}}
+
+    def foresee(self, recipe: Recipe, context: int) -> dict:
+        """Labels and the sizes of the splits."""
+        data = self.locate(recipe)
+        source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
+        records, card = classify.prepare(recipe, source, Tokenizer.of_bytes(), context)
+        say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        return {"labels": sorted(card["labels"]), "splits": {name: len(part) for name, part in records.items()}}
+
+    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> Classifier:
+        """The GPT with a fresh head."""
+        return classify.build_model(gpt, len(prepared["labels"]), seed)
+
+    def build_job(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> Job:
+        """Over the rows of the training split."""
+        parts = _examples(run, built.tokenizer, ("train", "val"))
+        return classify.build_job(built.model, built.trainable, built.settings, *parts.values(), device)
+
+    @torch.inference_mode()
+    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> dict:
+        """The test rows beside the baselines; predictions.csv holds each of them."""
+        labels = run.result("prepare")["labels"]
+        headline = recipe.evaluate.metric
+        if headline == "auto":
+            headline = "f1" if len(labels) == 2 else "accuracy"
+        records = {name: read_records(run, name) for name in SPLITS}
+        parts = _examples(run, tokenizer, SPLITS)
+        logits = {name: classify.predict_logits(model, parts[name].ids, show=f"{name} rows")
+                  for name in ("val", "test")}
+        found, probabilities, predicted = score_classifier(
+            labels=labels, positive=positive_label(recipe, labels), threshold_rule=recipe.evaluate.threshold,
+            headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
+            texts={name: [record["text"] for record in records[name]] for name in SPLITS},
+            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
+        _write_predictions(run, records["test"], labels, predicted, probabilities)
+        return found
+
+    def export(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> dict:
+        """The bundle, compared on the test texts."""
+        return write_bundle(run, recipe, model, tokenizer, self.adapter_texts(run))
+
+    def adapter_texts(self, run: Run) -> list[str]:
+        """The test texts."""
+        return [record["text"] for record in read_records(run, "test")]
+
+    def next_command(self, directory: Path) -> str:
+        """A prediction."""
+        return f'predict {directory} "your text"'
+
+    def probe(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> Probe:
+        """The rows of the chosen batches alone, so that the frozen blocks run over few texts; they are timed."""
+        model, settings, trainable = built.model, built.settings, built.trainable
+        train, val = _examples(run, built.tokenizer, ("train", "val")).values()
+        lengths, val_lengths = (part.ids.lengths() for part in (train, val))
+        budget = settings.micro_batch_tokens
+        chosen = choose(lengths, settings)
+        rows = [row for batch in chosen for row in batch]
+        largest = max(micro_batches(list(range(len(val_lengths))), val_lengths, budget),
+                      key=lambda part: len(part) * val_lengths[part[-1]])
+        cached = classify.keeps_states(model, trainable, settings, train.ids + val.ids)
+        begun = time.monotonic()
+        parts = _take(train, rows), _take(val, largest)
+        job = classify.build_job(model, trainable, settings, *parts, device, cached)
+        spent = time.monotonic() - begun
+        tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
+        every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))
+        numbers = np.split(np.arange(len(rows)), np.cumsum([len(batch) for batch in chosen])[:-1])
+        kept = [classify.kept_bytes(model, trainable, ids)
+                for ids in (train.ids + val.ids, parts[0].ids + parts[1].ids)]
+        return Probe(job, [own.tolist() for own in numbers],
+                     replace(job, lengths=lengths, validation_tokens=sum(val_lengths)),
+                     spent / tried * every if cached else 0.0, max(kept[0] - kept[1], 0) if cached else 0)
+
+    def evaluation_seconds(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> float:
+        """Over validation and test rows, from some rows spread over the lengths."""
+        ids = [own for part in _examples(run, built.tokenizer, ("val", "test")).values() for own in part.ids]
+        ordered = sorted(ids, key=len)
+        some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
+        model = built.model.to(device).eval()
+
+        def padded(rows: list[list[int]]) -> int:
+            return batch_size(list(range(len(rows))), [len(row) for row in rows], classify.PREDICT_TOKENS).tokens
+        return second_time(lambda: classify.predict_logits(model, some)) / padded(some) * padded(ids)
+
+
+def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
+    """The index of the positive one of two labels, the last in sorted order by default; none for more labels.
+
+    Raises RecipeError where `evaluate` asks for what these labels cannot give: known before anything is trained.
+    """
+    wanted = recipe.evaluate
+    asks = {"evaluate.metric=f1": wanted.metric == "f1", "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
+            "evaluate.positive": wanted.positive is not None}
+    if len(labels) > 2:
+        for setting in (name for name, asked in asks.items() if asked):
+            raise RecipeError(f"{setting} is for two labels", got=listed(labels),
+                              do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.")
+        return None
+    if wanted.positive is None:
+        return 1
+    if wanted.positive not in labels:
+        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted.positive),
+                          known=listed(labels), do="Give one of them, or leave it out.")
+    return labels.index(wanted.positive)
+
+
+def _examples(run: Run, tokenizer: Tokenizer, splits: tuple[str, ...]) -> dict[str, classify.Examples]:
+    prepared = run.result("prepare")
+    return {name: classify.examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
+            for name in splits}
+
+
+def _take(part: classify.Examples, rows: list[int]) -> classify.Examples:
+    return classify.Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
+
+
+def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted, probabilities) -> None:
+    with atomic_write(run.path("predictions.csv")) as file:
+        writer = table_writer(file)
+        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
+        for record, guess, p in zip(records, predicted, probabilities, strict=True):
+            writer.writerow([record["row"], defuse(record["text"]), defuse(record["label"]), defuse(labels[guess]),
+                             f"{p[guess]:.6f}", *(f"{value:.6f}" for value in p)])
