@@ -1,7 +1,7 @@
 """One epoch of classification at the full shape of GPT-2 124M, by each method: ours as a user runs it, and Trainer's.
 
 The weights are random (an epoch costs the same) and written once by transformers; the rows are the training split of
-the SMS Spam Collection. Both sides train on the same rows with the same weights, frozen parameters, batch size,
+the SMS Spam Collection, balanced or grouped. Both sides train on the same rows with the same weights, frozen parameters, batch size,
 precision and number of threads, without dropout, each in a fresh process. Ours is the real command. transformers trains
 GPT2ForSequenceClassification with its Trainer, its own order and dynamic padding; for lora with peft.
 
@@ -34,7 +34,7 @@ METHODS = ("head", "last-blocks", "lora", "full")
 STACKS = ("ours", "transformers")
 BATCH, LAST_BLOCKS, SEED = 16, 2, 123
 RANK, ALPHA = 8, 16.0  # of lora, on all linear layers of the blocks
-KEY = ("stack", "method", "rows", "threads", "precision")
+KEY = ("stack", "method", "protocol", "rows", "threads", "precision")
 OUT = Path(__file__).with_suffix(".jsonl")
 README = Path(__file__).with_name("README.md")
 MARKS = "<!-- full_shape_methods: begin -->", "<!-- full_shape_methods: end -->"
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="only so many rows, half of each label; nothing is recorded")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS)
+    parser.add_argument("--protocol", choices=["balanced", "grouped"], default="balanced",
+                        help="of the split: balanced is the prior work's, of 1,045 training rows; grouped has 3,902")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--directory", type=Path, help="where the temporary weights go")
@@ -71,8 +73,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     write_weights(weights)
     precision, _ = choose_precision(arguments.precision, 768)
     environment |= {"OMP_NUM_THREADS": str(arguments.threads)}
-    subprocess.run([sys.executable, "-m", "finetune", *command("prepare", weights, "prepare")], cwd=folder, check=True,
-                   env=os.environ | environment, stdout=subprocess.DEVNULL)
+    words = command("prepare", weights, "prepare", arguments.protocol)
+    subprocess.run([sys.executable, "-m", "finetune", *words], cwd=folder, check=True, env=os.environ | environment,
+                   stdout=subprocess.DEVNULL)
     rows = folder / "runs" / "prepare" / "data" / "train.jsonl"
     count = len(rows.read_text(encoding="utf-8").splitlines())
     done = {tuple(row[key] for key in KEY) for row in recorded()}
@@ -81,7 +84,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             print(f"{method}: passed over, this version has no such method", flush=True)
             continue
         for stack in arguments.stacks:
-            asked = {"method": method, "threads": arguments.threads, "precision": precision}
+            asked = {"method": method, "protocol": arguments.protocol, "threads": arguments.threads,
+                     "precision": precision}
             if tuple((asked | {"stack": stack, "rows": count})[key] for key in KEY) in done:
                 continue
             values = asked | {"weights": str(weights), "folder": str(folder)}
@@ -124,15 +128,15 @@ def write_mirror(data: Path, rows: int | None, mirror: Path) -> dict[str, str]:
     return {"FINETUNE_MIRROR": str(mirror), "FINETUNE_REGISTRY": str(registry)}
 
 
-def command(name: str, weights: Path | str, until: str, *settings: str) -> list[str]:
+def command(name: str, weights: Path | str, until: str, protocol: str, *settings: str) -> list[str]:
     """The words of one epoch on the command line."""
-    pairs = [f"weights={weights}", "train.epochs=1", f"train.batch_size={BATCH}", f"train.last_blocks={LAST_BLOCKS}",
-             f"train.seed={SEED}", *settings]
+    pairs = [f"weights={weights}", f"split.protocol={protocol}", "train.epochs=1", f"train.batch_size={BATCH}",
+             f"train.last_blocks={LAST_BLOCKS}", f"train.seed={SEED}", *settings]
     return ["run", "spam-classifier", "--name", name, "--until", until, *(word for pair in pairs
                                                                         for word in ("--set", pair))]
 
 
-def run_ours(method: str, threads: int, precision: str, weights: str, folder: str) -> dict:
+def run_ours(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
     """The command, with the pass through the frozen blocks timed: that over the training rows is part of the epoch."""
     from finetune.cli import app
     from finetune.tasks import classify
@@ -140,7 +144,7 @@ def run_ours(method: str, threads: int, precision: str, weights: str, folder: st
     passes = timed(classify, "build_prefix_cache")
     stepped = timed(loop, "_step")
     name = f"ours-{method}"
-    app(command(name, weights, "train", f"train.method={method}", f"train.threads={threads}",
+    app(command(name, weights, "train", protocol, f"train.method={method}", f"train.threads={threads}",
                 f"train.precision={precision}"), standalone_mode=False)
     run = Path(folder) / "runs" / name
     steps = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
@@ -170,7 +174,7 @@ def timed(module, name: str) -> list[tuple[float, float]]:
     return calls
 
 
-def run_transformers(method: str, threads: int, precision: str, weights: str, folder: str) -> dict:
+def run_transformers(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
     """The same epoch with the Trainer."""
     import torch
     from transformers import (
@@ -250,14 +254,14 @@ def write_table(rows: list[dict]) -> None:
              f"{BATCH}, no dropout, the same rows and frozen parameters on both sides, training without evaluation, a "
              "process for each run. Ours runs the frozen blocks once per text, which is counted; Trainer runs them in "
              "every step. Peak: the most memory that the process held.", "",
-             "| Method | Moves | Rows | Threads | Precision | Ours | transformers | Ratio | Peak, ours | "
-             "Peak, transformers | Ratio |", "| --- | ---: | ---: | ---: | --- |" + " ---: |" * 6]
+             "| Method | Moves | Split | Rows | Threads | Precision | Ours | transformers | Ratio | Peak, ours | "
+             "Peak, transformers | Ratio |", "| --- | ---: | --- | ---: | ---: | --- |" + " ---: |" * 6]
     found = {tuple(row[key] for key in KEY): row for row in rows}
     for _, method, *rest in dict.fromkeys(("", *key[1:]) for key in found):
         ours, theirs = (found.get((stack, method, *rest)) for stack in STACKS)
         if not (ours and theirs):
             continue
-        cells = [method, f"{ours['trainable']:,}", f"{rest[0]:,}", *map(str, rest[1:])]
+        cells = [method, f"{ours['trainable']:,}", rest[0], f"{rest[1]:,}", *map(str, rest[2:])]
         for key, unit, scale in (("seconds", "s", 1), ("peak_bytes", "GB", 1e9)):
             cells += [f"{side[key] / scale:,.{2 if unit == 'GB' else 0}f} {unit}" for side in (ours, theirs)]
             cells.append(f"{theirs[key] / ours[key]:.2f}")
