@@ -1,9 +1,10 @@
 """One epoch of classification at the full shape of GPT-2 124M, by each method: ours as a user runs it, and Trainer's.
 
 The weights are random (an epoch costs the same) and written once by transformers; the rows are the training split of
-the SMS Spam Collection, balanced or grouped. Both sides train on the same rows with the same weights, frozen parameters, batch size,
-precision and number of threads, without dropout, each in a fresh process. Ours is the real command. transformers trains
-GPT2ForSequenceClassification with its Trainer, its own order and dynamic padding; for lora with peft.
+the SMS Spam Collection, balanced or grouped. Both sides train on the same rows with the same weights, frozen
+parameters, batch size, precision and number of threads, without dropout, each in a fresh process. Ours is the real
+command. transformers trains GPT2ForSequenceClassification with its Trainer, its own order and dynamic padding; for lora
+with peft.
 
     python benchmarks/full_shape_methods.py --data SMSSpamCollection
 
