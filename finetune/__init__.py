@@ -4,7 +4,8 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-LAZY = {"load": ("finetune.checkpoints.sources", "load")}
+LAZY = {"load": ("finetune.checkpoints.sources", "load"),
+        "TextClassifier": ("finetune.estimator", "TextClassifier")}
 
 
 def __getattr__(name: str):

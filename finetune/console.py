@@ -5,12 +5,14 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from finetune.errors import FinetuneError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _log = None
+_silent = ContextVar("silent", default=False)
 
 
 def clean(text: str) -> str:
@@ -43,8 +45,20 @@ def log_to(path):
             _log = previous
 
 
+@contextmanager
+def silence():
+    """Say nothing and show no bar inside the block: for a library's caller, who asked for no words."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
 def say(text: str = "", *, end: str = "\n", error: bool = False) -> None:
     """Print one plain line (with another `end`, a part of one), to standard error if `error`, and to the log."""
+    if _silent.get():
+        return
     text = clean(text)
     stream = sys.stderr if error else sys.stdout
     try:
@@ -67,6 +81,9 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
     total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the
     end of the line.
     """
+    if _silent.get():
+        yield lambda amount=1, note="": None
+        return
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),

@@ -27,6 +27,10 @@ class DataError(FinetuneError):
     """A data file that cannot be read or makes the result meaningless."""
 
 
+class InputError(DataError, ValueError):
+    """Texts, labels or parameters given from Python that cannot be used; scikit-learn asks for a ValueError."""
+
+
 class WeightsError(FinetuneError):
     """A checkpoint that is missing, damaged or of another shape."""
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,24 @@ def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokeniz
         "temperature": evaluation["temperature"], "weights": evaluation["weights"],
         "tokenizer_sha256": tokenizer.fingerprint(), "data_sha256": run.result("download")["data"]["sha256"],
         "recipe_sha256": sha256_json(recipe.model_dump())}
+    return save_bundle(run.path("export", "hf"), model, tokenizer, card, texts,
+                       lambda checked: readme(run.name, card, checked, _facts(run, evaluation)))
+
+
+def save_bundle(directory: Path, model: Classifier, tokenizer: Tokenizer, card: dict, texts: list[str],
+                describe: Callable[[dict], str]) -> dict:
+    """Write a bundle whole or not at all, compared in transformers on `texts` first. Returns the figures.
+
+    card: what bundle.json holds. describe: from those figures to the README's text.
+    """
+    labels, draft = card["labels"], directory.with_name(f".{directory.name}-draft")
     config = {"num_labels": len(labels), "id2label": {str(i): label for i, label in enumerate(labels)},
               "label2id": {label: i for i, label in enumerate(labels)}, "problem_type": "single_label_classification"}
-    draft, final = run.path("export", ".hf-draft"), run.path("export", "hf")
     write_checkpoint(draft, model, tokenizer, config, {"bundle.json": json.dumps(card, indent=2, ensure_ascii=False)})
     try:
-        checked = compare_with_transformers(draft, model, tokenizer, texts, prepared["max_length"])
-        (draft / "README.md").write_text(_readme(run, card, evaluation, checked), encoding="utf-8", newline="\n")
-        replace_directory(final, draft)
+        checked = compare_with_transformers(draft, model, tokenizer, texts, card["max_length"])
+        (draft / "README.md").write_text(describe(checked), encoding="utf-8", newline="\n")
+        replace_directory(directory, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return checked
@@ -116,7 +127,7 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
                                f"{same_ids} token lists equal, loading {odd or 'clean'}",
                            do="This is a fault of ours or of that version of transformers: please report it.")
     return {"compared": True, "texts": len(texts), "max_logit_difference": difference, "same_labels": same_labels,
-            "summary": f"transformers gives the same labels on {same_labels} of {len(texts)} test texts, largest logit "
+            "summary": f"transformers gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
                        f"difference {difference:.1e}"}
 
 
@@ -137,18 +148,24 @@ def random_ids(config: GPTConfig) -> torch.Tensor:
     return torch.randint(0, config.vocab_size, size, generator=torch.Generator().manual_seed(0))
 
 
-def _readme(run: Run, card: dict, evaluation: dict, checked: dict) -> str:
-    headline = evaluation["headline"]
-    data = read_json(run.path("data", "card.json"))
+def _facts(run: Run, evaluation: dict) -> list[str]:
+    """How good a run's model is, and what it learnt from."""
+    headline, data = evaluation["headline"], read_json(run.path("data", "card.json"))
+    return [f"{headline['metric']} on {headline['n']:,} held-out texts: {headline['value']:.4f} "
+            f"(95 % interval {headline['low']:.4f} to {headline['high']:.4f})",
+            f"data: {data['name']} ({data['source']}); licence: {data['licence'] or 'not stated'}"
+            + (f"; cite: {data['citation']}" if data.get("citation") else "")]
+
+
+def readme(name: str, card: dict, checked: dict, facts: list[str]) -> str:
+    """The README of a bundle."""
+    weights = card["weights"]
     lines = [
-        f"# {run.name}", "",
+        f"# {name}", "",
         f"A GPT-2 text classifier with the labels {', '.join(f'`{label}`' for label in card['labels'])}, "
-        f"made by gpt2-finetune from {evaluation['weights']['name']} ({evaluation['weights']['source']}).", "",
-        *([evaluation["weights"]["note"], ""] if evaluation["weights"]["note"] else []),
-        f"- {headline['metric']} on {headline['n']:,} held-out texts: {headline['value']:.4f} "
-        f"(95 % interval {headline['low']:.4f} to {headline['high']:.4f})",
-        f"- data: {data['name']} ({data['source']}); licence: {data['licence'] or 'not stated'}"
-        + (f"; cite: {data['citation']}" if data.get("citation") else ""),
+        f"made by gpt2-finetune from {weights['name']} ({weights['source']}).", "",
+        *([weights["note"], ""] if weights["note"] else []),
+        *(f"- {fact}" for fact in facts),
         f"- texts are cut at {card['max_length']} tokens; temperature {card['temperature']:.3f}, "
         f"threshold {card['threshold']}",
         f"- {checked['summary']}", "",

@@ -21,7 +21,7 @@ from finetune.run import Run, fingerprint, reset_peak_memory, timed
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
 from finetune.stages.convert import base_weights
-from finetune.stages.evaluate import weights_used
+from finetune.stages.evaluate import describe_start
 from finetune.stages.train import assemble
 from finetune.tasks import base, classify
 from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
@@ -70,7 +70,8 @@ def run(recipe: Recipe, run: Run) -> dict:
     comparison = {
         "schema_version": 1, "task": "compare", "labels": labels,
         "positive": None if positive is None else labels[positive],
-        "reference": reference, "why": why, "seeds": recipe.compare.seeds, "weights": weights_used(run),
+        "reference": reference, "why": why, "seeds": recipe.compare.seeds,
+        "weights": describe_start(run.result("download")["weights"]),
         "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
                         **means[name], **found[name]} for name in decisions]}
     write_json(run.path("comparison.json"), comparison)

@@ -1,5 +1,7 @@
 """Stage ``convert``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
 
+from pathlib import Path
+
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
 from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.console import say
@@ -23,12 +25,17 @@ def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
     return found
 
 
+def write_new_weights(recipe: Recipe, directory: Path) -> None:
+    """Write the recipe's starting weights where they are new ones; others stand elsewhere already."""
+    if recipe.weights == RANDOM_BYTES:
+        write_random_bytes(directory, recipe.train.seed)
+    elif recipe.weights == SCRATCH:
+        write_scratch(directory, recipe.shape, recipe.train.seed)
+
+
 def run(recipe: Recipe, run: Run) -> dict:
     """Load the checkpoint once, for the account; nothing is stored twice."""
-    if recipe.weights == RANDOM_BYTES:
-        write_random_bytes(run.path("base"), recipe.train.seed)
-    elif recipe.weights == SCRATCH:
-        write_scratch(run.path("base"), recipe.shape, recipe.train.seed)
+    write_new_weights(recipe, run.path("base"))
     loaded = base_weights(recipe, run).load()
     gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
     if gpt is not loaded.model:

@@ -53,16 +53,15 @@ def run(recipe: Recipe, run: Run) -> dict:
         model, tokenizer = best_model(recipe, run)
         found = task.evaluate(recipe, run, model.to(device_type()), tokenizer)
     evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
-                  "weights": weights_used(run), **found, "seconds": round(seconds(), 3)}
+                  "weights": describe_start(run.result("download")["weights"]), **found, "seconds": round(seconds(), 3)}
     write_json(run.path("eval.json"), evaluation)
     said = task.verdict(evaluation)
     say(said)
     return {"headline": evaluation["headline"], "verdict": said}
 
 
-def weights_used(run: Run) -> dict:
-    """The weights that a run began with, and what to say where they are not GPT-2's."""
-    weights = run.result("download")["weights"]
+def describe_start(weights: dict) -> dict:
+    """The weights that were started from, with a sentence where they are not GPT-2's."""
     fallback = weights["name"] in STARTS
     note = f"This run started from {STARTS[weights['name']]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
     return weights | {"fallback": fallback, "note": note}

@@ -39,11 +39,7 @@ class Bundle:
     @classmethod
     def load(cls, path: Path) -> "Bundle":
         """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
-        path = Path(path)
-        directory = path / "export" / "hf" if (path / "recipe.json").exists() else path
-        if not (directory / "bundle.json").exists():
-            raise WeightsError(f"{path}: no bundle here", known="a run, or its export/hf with bundle.json",
-                               do="Finish the run: finetune run RECIPE --name NAME")
+        directory = bundle_directory(path)
         card = _read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card["labels"]):
@@ -66,8 +62,21 @@ class Bundle:
     def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
         probabilities = softmax(self.logits(texts), self.temperature)
+        return [self.labels[i] for i in self.decide(probabilities)], probabilities
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """The number (n,) of each row's label, the bundle's threshold applied."""
         positive = self.labels.index(self.positive) if self.positive else None
-        return [self.labels[i] for i in decide(probabilities, positive, self.threshold)], probabilities
+        return decide(probabilities, positive, self.threshold)
+
+
+def bundle_directory(path: Path) -> Path:
+    """Where a bundle's files stand: the directory itself, or a run's export. Raises WeightsError."""
+    directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
+    if not (directory / "bundle.json").exists():
+        raise WeightsError(f"{path}: no bundle here", known="a run, or its export/hf with bundle.json",
+                           do="Finish the run: finetune run RECIPE --name NAME")
+    return directory
 
 
 def _read_card(path: Path) -> dict:

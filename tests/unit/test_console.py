@@ -34,6 +34,17 @@ def test_the_log_holds_what_was_shown(capsys, tmp_path):
     assert capsys.readouterr().err == "note: careful\n"
 
 
+def test_inside_of_silence_nothing_is_said(capsys):
+    with console.silence():
+        console.say("a")
+        console.warn("b")
+        with console.progress("c", 2, every_seconds=0) as advance:
+            advance(1, note="d")
+    assert capsys.readouterr() == ("", "")
+    console.say("e")
+    assert capsys.readouterr().out == "e\n"
+
+
 def test_a_terminal_without_utf_8_gets_question_marks(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)

@@ -1,0 +1,240 @@
+"""``TextClassifier``: the same training behind scikit-learn's interface, for lists, arrays, pandas and datasets."""
+
+import math
+import re
+import tempfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+
+from finetune.adapters.lora import merge
+from finetune.checkpoints.sources import WeightsSource, locate_weights, resolve_auto
+from finetune.config import validate
+from finetune.console import say, silence
+from finetune.datasets.in_memory import label_names, read_labels, read_texts
+from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.splits import grouped_split
+from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
+from finetune.evaluation.calibration import fit_temperature, softmax
+from finetune.export.huggingface import random_ids, readme, save_bundle
+from finetune.files import read_json, sha256_json
+from finetune.recipe import Recipe, Train, check_method
+from finetune.stages.convert import write_new_weights
+from finetune.stages.evaluate import describe_start
+from finetune.stages.train import assemble
+from finetune.tasks import classify
+from finetune.tasks.predict import Bundle, bundle_directory
+from finetune.training import resume
+from finetune.training.loop import train
+from finetune.training.precision import device_type
+
+SEED_LIMIT = 1 << 31
+DTYPES = re.compile(r"[<>|]([biufU]\d+|O)")  # of the classes
+
+
+class UnfittedError(FinetuneError, NotFittedError):
+    """A prediction asked of an estimator that has not been fitted."""
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):
+    """A GPT-2 that is fine-tuned to tell texts apart.
+
+    X: texts, as a list, an array, a column or frame of pandas or of datasets; several columns are joined, a line each.
+    y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type.
+
+    Parameters
+    ----------
+    weights : where to start: a name, a directory, a run or a hub id; "auto": GPT-2 where it can be had, else mini
+    method : which weights move: auto, full, last-blocks, head or lora
+    epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
+    batch_size : rows of one optimizer step
+    max_length : tokens that a text is cut to; None: the model's context
+    validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; where the
+        rows are too few for one, those that are trained on choose the epoch
+    class_weight : None, or "balanced" for classes that weigh the same in the loss
+    settings : any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
+    random_state : seed of the split, the head and the order of the rows; a fit repeats itself with the same number
+    verbose : whether ``fit`` says what it chooses and does
+
+    After ``fit``: classes_, settings_ (of the training, as resolved), origin_ (hashes and the weights' names for a
+    bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
+    """
+
+    def __init__(self, weights="auto", method="auto", epochs=None, lr=None, batch_size=16, max_length=None,
+                 validation_fraction=0.1, class_weight=None, settings=None, random_state=123, verbose=False):
+        self.weights = weights
+        self.method = method
+        self.epochs = epochs
+        self.lr = lr
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.settings = settings
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y):
+        """Fine-tune on texts and their labels. Raises InputError, a ValueError, for what cannot be learnt from."""
+        texts, columns = read_texts(X)
+        classes, targets = read_labels(y)
+        if len(texts) != len(targets):
+            raise InputError("X and y are of different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
+        names = label_names(classes)
+        source = LabelledTexts(list(range(len(texts))), texts, [names[target] for target in targets])
+        recipe = self._recipe()
+        words = nullcontext() if self.verbose else silence()
+        with tempfile.TemporaryDirectory() as folder:
+            write_new_weights(recipe, Path(folder) / "base")
+            start = locate_weights(recipe.weights, base=Path(folder) / "base")  # a download is not silent
+            try:
+                with words, _kept_state():
+                    bundle, settings = fine_tune(recipe, source, names, start, Path(folder))
+            except Interrupted as stop:
+                raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
+            weights = {"name": start.name, "source": start.source, "sha256": start.content()}
+        self.bundle_, self.settings_, self.classes_ = bundle, settings, classes
+        self.origin_ = {"weights": describe_start(weights), "recipe_sha256": sha256_json(recipe.model_dump()),
+                        "data_sha256": sha256_json([texts, source.labels])}
+        self._keep_columns(columns)
+        return self
+
+    def predict(self, X):
+        """The label (n,) of each text."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[self.bundle_.decide(probabilities)]
+
+    def predict_proba(self, X):
+        """Calibrated probabilities (n, K), in the order of ``classes_``."""
+        bundle = self._fitted()
+        texts, columns = read_texts(X)
+        known = getattr(self, "feature_names_in_", np.array(columns or [])).tolist()
+        if columns and columns != known:
+            raise InputError("other columns than in fit", got=", ".join(columns), known=", ".join(known))
+        return softmax(bundle.logits(texts), bundle.temperature)
+
+    def save(self, path) -> Path:
+        """Write a bundle as ``finetune export`` does, for ``load``, ``finetune predict`` and transformers. No pickle.
+
+        Raises InputError where something else stands there, WeightsError where transformers would read it otherwise.
+        """
+        bundle, path = self._fitted(), Path(path)
+        if path.exists() and not (path / "bundle.json").exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: exists and is no bundle", do="Give another path.")
+        own = {"parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
+               "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
+               "columns": list(getattr(self, "feature_names_in_", []))}
+        card = {"schema_version": 1, "task": "classify", "labels": bundle.labels, "positive": bundle.positive,
+                "max_length": bundle.max_length, "threshold": bundle.threshold, "temperature": bundle.temperature,
+                "tokenizer_sha256": bundle.tokenizer.fingerprint(), **self.origin_, "estimator": own}
+        examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.gpt.config).tolist()]
+        with silence():
+            save_bundle(path.absolute(), bundle.model, bundle.tokenizer, card, examples,
+                        lambda checked: readme(path.name, card, checked, ["trained by finetune.TextClassifier"]))
+        return path
+
+    @classmethod
+    def load(cls, path) -> "TextClassifier":
+        """A fitted estimator from what ``save`` wrote, or from a run or its bundle (whose labels are text)."""
+        bundle = Bundle.load(path)
+        file = bundle_directory(path) / "bundle.json"
+        card = read_json(file)
+        own = card.get("estimator", {"parameters": {}, "classes": bundle.labels, "dtype": "|O", "columns": []})
+        try:
+            known = DTYPES.fullmatch(own["dtype"]) and len(own["classes"]) == len(bundle.labels)
+            if not known or (own["dtype"] == "|O" and not all(isinstance(label, str) for label in own["classes"])):
+                raise ValueError(f"classes {own['classes']!r} of type {own['dtype']!r}")
+            estimator = cls(**own["parameters"])
+            estimator.classes_ = np.array(own["classes"], dtype=own["dtype"])
+            estimator.origin_ = {key: card[key] for key in ("weights", "recipe_sha256", "data_sha256")}
+            estimator._keep_columns(list(map(str, own["columns"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{file}: not what TextClassifier.save writes", got=str(error)) from error
+        estimator.bundle_ = bundle
+        return estimator
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def _fitted(self) -> Bundle:
+        if not hasattr(self, "bundle_"):
+            raise UnfittedError("this TextClassifier is not fitted yet", do="Call fit first, or TextClassifier.load.")
+        return self.bundle_
+
+    def _keep_columns(self, columns: list[str] | None) -> None:
+        """Remember a frame's columns, which later ones must have."""
+        for name in ("feature_names_in_", "n_features_in_"):
+            vars(self).pop(name, None)
+        if columns:
+            self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
+
+    def _recipe(self) -> Recipe:
+        """The parameters as a recipe of their own words. Raises InputError."""
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(SEED_LIMIT)
+        chosen = {"method": self.method, "epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size,
+                  "class_weights": self.class_weight or "none", "seed": seed} | dict(self.settings or {})
+        values = {"task": "classify", "weights": resolve_auto(str(self.weights)), "max_length": _plain(self.max_length),
+                  "split": {"val_fraction": _plain(self.validation_fraction), "seed": _plain(seed)},
+                  "train": {name: _plain(value) for name, value in chosen.items()}}
+        try:
+            recipe = validate(Recipe, values, "TextClassifier", "help(finetune.TextClassifier)")
+            check_method(recipe.train)
+        except RecipeError as error:
+            raise InputError(error.what, got=error.got, known=error.known, do=error.do) from error
+        return recipe
+
+
+def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: WeightsSource,
+              folder: Path) -> tuple[Bundle, Train]:
+    """Train on the rows as a run would, with checkpoints in `folder`: what predicts, and the settings as resolved."""
+    loaded = start.load(recipe.train.dropout)
+    gpt, tokenizer = getattr(loaded.model, "gpt", loaded.model), loaded.tokenizer
+    parts = grouped_split(source.texts, source.labels, recipe.split.val_fraction, 0.0, recipe.split.seed)
+    max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
+    built = assemble(recipe, gpt, tokenizer, loaded.report.parameters,
+                     {"labels": labels, "splits": {"train": len(parts["train"])}})
+    model, settings = built.model, built.settings
+    learnt, held_out = (classify.examples(classify.Records(source, parts[name]), labels, tokenizer, max_length)
+                        for name in ("train", "val"))
+    validation = held_out if held_out.rows else learnt
+    say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
+    for line in [*built.why, built.trainable.describe()]:
+        say(f"  {line}")
+    job = classify.build_job(model, built.trainable, settings, learnt, validation, torch.device(device_type()))
+    found = train(job, settings, folder, {}, checkpoint_seconds=math.inf)
+    resume.load_weights(resume.step_directory(folder / "checkpoints", found["best_step"]), model)
+    model = merge(model.eval()).requires_grad_(False)
+    temperature = fit_temperature(classify.predict_logits(model, held_out.ids), held_out.targets)
+    two = len(labels) == 2
+    return Bundle(model, tokenizer, labels, labels[1] if two else None, max_length, 0.5 if two else None,
+                  temperature), settings
+
+
+@contextmanager
+def _kept_state():
+    """Leave torch's random numbers and its number of threads as they were: they are the caller's."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _plain(value):
+    """A parameter as JSON writes it: numpy's numbers as Python's, a path as text, a generator as none."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, np.random.RandomState) else value
