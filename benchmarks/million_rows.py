@@ -5,7 +5,8 @@
 Writes a CSV of ROWS rows of about 100 characters to a temporary folder (every 20th row repeats an earlier text, half of
 these with a word changed), runs each step in a fresh process and prints seconds and peak memory as JSON. `prepare` is
 what the stage does before it writes its files, `encode` makes the ids that training reads, and `check` is
-`finetune data check`.
+`finetune data check`. `predict` and `evaluate` are the commands, with mini's tokenizer and a model of one small layer with
+random weights: their memory is that of any model and the model's own, their seconds are not.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-STEPS = ("read", "near-duplicates", "prepare", "encode", "check")
+STEPS = ("read", "near-duplicates", "prepare", "encode", "check", "predict", "evaluate")
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -53,6 +54,21 @@ def write_table(path: Path, rows: int) -> None:
             writer.writerow([text, "abc"[source.choice((0, 0, 0, 1, 1, 2))]])
 
 
+def write_bundle(directory: Path) -> Path:
+    """A classifier of the table's labels that has learnt nothing and is quick."""
+    from finetune.assets import asset
+    from finetune.checkpoints.store import write_checkpoint
+    from finetune.models.gpt import GPT, GPTConfig
+    from finetune.tasks.classify import build_model
+    from finetune.tokenizer import Tokenizer
+    tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
+    model = build_model(GPT(GPTConfig(tokenizer.vocab_size, 64, 16, 1, 1)).initialise(0), 3, seed=0)
+    card = {"labels": list("abc"), "positive": None, "max_length": 64, "threshold": None, "temperature": 1.0,
+            "tokenizer_sha256": tokenizer.fingerprint()}
+    write_checkpoint(directory, model, tokenizer, extra_files={"bundle.json": json.dumps(card)})
+    return directory
+
+
 def run_step(step: str, path: Path) -> dict:
     """One step in this process: its figures."""
     from finetune.assets import asset
@@ -62,6 +78,12 @@ def run_step(step: str, path: Path) -> dict:
     if step == "check":
         from finetune.stages.check import check_file
         figures |= check_file(str(path))["duplicates"]
+    elif step == "predict":
+        from finetune.tasks.predict import Bundle, predict_table
+        figures |= predict_table(Bundle.load(write_bundle(path.parent / step)), path, path.with_name("out.csv"), None)
+    elif step == "evaluate":
+        from finetune.stages.evaluate import score_file
+        figures["accuracy"] = score_file(write_bundle(path.parent / step), path, None, None)[1].split()[1]
     else:
         table = read_labelled(path, None, None)
         figures["rows"] = len(table.rows)

@@ -31,6 +31,7 @@ FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help=
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
+EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How the table's characters are written.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
@@ -67,20 +68,24 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
 @app.command()
 def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
             texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
-            table: Annotated[Path | None, typer.Option("--csv", metavar="IN.csv", help="A table to predict.")] = None,
+            table: Annotated[Path | None, typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, "
+                                                         "TSV, JSON, JSONL or Parquet.")] = None,
             text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column.")] = None,
-            out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None) -> None:
+            out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
+            encoding: EncodingOption = None) -> None:
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
-    if text is not None and not table:
-        raise RecipeError("--text names a column of --csv", got=repr(text), do="Leave it out, or give --csv IN.")
+    for option, value in (("--text", text), ("--encoding", encoding)):
+        if value is not None and not table:
+            raise RecipeError(f"{option} is about the table of --csv", got=repr(value),
+                              do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: no name of a table", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.tasks.predict import Bundle, predict_table
     ready = Bundle.load(bundle)
     if table:
-        counts = predict_table(ready, table, out, text)
+        counts = predict_table(ready, table, out, text, encoding)
         say(f"{out}: {counts['rows']:,} rows"
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
         return
@@ -92,10 +97,11 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
              data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
              text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
-             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None) -> None:
+             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+             encoding: EncodingOption = None) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
     from finetune.stages.evaluate import score_file
-    for line in score_file(bundle, data, text, label):
+    for line in score_file(bundle, data, text, label, encoding):
         say(line)
 
 

@@ -174,10 +174,24 @@ def _label_column(names: list[str], sample: list[list[str]], taken: set) -> tupl
 
 def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
                   least_labels: int = 2, group: str | None = None, split: str | None = None) -> LabelledTexts:
-    """Every row with a text and a label; rows that miss one are counted under `dropped`.
+    """Every row with a text and a label, as ``labelled_chunks`` gives them.
+
+    Raises DataError where fewer than `least_labels` are found.
+    """
+    result = next(labelled_chunks(path, text, label, layout, group, split))
+    if len(set(result.labels)) < least_labels:
+        what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
+        raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
+                        do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
+    return result
+
+
+def labelled_chunks(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
+                    group: str | None = None, split: str | None = None,
+                    size: int | None = None) -> Iterator[LabelledTexts]:
+    """The rows with a text and a label, so many at a time, or all at once; others are counted under `dropped`.
 
     group, split: columns of rows that belong together, and of the split that each row is of.
-    Raises DataError where fewer than `least_labels` are found.
     """
     path = Path(path)
     notes = []
@@ -194,10 +208,16 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
         split = SPLIT_COLUMN
     group_at, split_at = (None if wanted is None else find_column(names, wanted, (), what, path)
                           for wanted, what in ((group, "group"), (split, "split")))
-    result = LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
-                           notes=notes + columns.notes)
+
+    def empty() -> LabelledTexts:
+        return LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
+                             notes=notes + columns.notes)
+    result = empty()
     known: dict[str, str] = {}  # one object for each label and group, not one for each row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
+        if len(result.rows) == size:
+            yield result
+            result = empty()
         text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
         if not text_cell.strip() or not label_cell:
             reason = "empty text" if not text_cell.strip() else "empty label"
@@ -210,11 +230,7 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
             result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
         if split_at is not None:
             result.sides.append(_side(cells[split_at], names[split_at], row, path))
-    if len(set(result.labels)) < least_labels:
-        what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
-        raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
-                        do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
-    return result
+    yield result
 
 
 def _side(cell: str, column: str, row: int, path: Path) -> str:

@@ -251,7 +251,8 @@ def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError
         return DataError(f"{path}: not {encoding}", got=f"byte {error.object[error.start]:#x}", do="Save it as UTF-8.")
     guess, sample = guess_encoding(path)
     return DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x} in line {line}",
-                     do=f"Save the file as UTF-8; or give --set encoding={guess}, if this is right: {sample}")
+                     do=f"Save the file as UTF-8; or give --set encoding={guess} (predict and evaluate: "
+                        f"--encoding {guess}), if this is right: {sample}")
 
 
 def _undecodable(path: Path, encoding: str) -> int:

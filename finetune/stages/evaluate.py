@@ -1,5 +1,7 @@
 """Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +9,11 @@ from torch import nn
 
 from finetune.adapters.lora import merge
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
-from finetune.console import say
-from finetune.datasets.readers import read_labelled
+from finetune.console import progress, say
+from finetune.datasets.detect import detect_format
+from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, labelled_chunks, listed
 from finetune.errors import DataError, RunError
-from finetune.evaluation.calibration import decide, softmax
+from finetune.evaluation.calibration import softmax
 from finetune.evaluation.metrics import classification_metrics
 from finetune.evaluation.score import metric_text
 from finetune.files import read_json, write_json
@@ -18,7 +21,7 @@ from finetune.recipe import Recipe
 from finetune.run import Run, timed
 from finetune.stages.by_task import task_of
 from finetune.stages.train import build
-from finetune.tasks.predict import Bundle
+from finetune.tasks.predict import CHUNK, Bundle
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume
 from finetune.training.precision import device_type
@@ -67,19 +70,39 @@ def describe_start(weights: dict) -> dict:
     return weights | {"fallback": fallback, "note": note}
 
 
-def score_file(bundle_path: Path, data: Path, text: str | None, label: str | None) -> list[str]:
-    """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know."""
+def score_file(bundle_path: Path, data: Path, text: str | None, label: str | None,
+               encoding: str | None = None) -> list[str]:
+    """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know.
+
+    The file is read twice, for its labels and then for its texts; of a row only numbers stay in memory.
+    """
     bundle = Bundle.load(bundle_path)
-    source = read_labelled(data, text, label, least_labels=1)
-    unknown = sorted(set(source.labels) - set(bundle.labels))
+    layout = detect_format(data, encoding, HEADER_NAMES).layout
+
+    def chunks() -> Iterator[LabelledTexts]:
+        return labelled_chunks(data, text, label, layout, size=CHUNK)
+    number = {own: i for i, own in enumerate(bundle.labels)}
+    targets, unknown, dropped = [np.zeros(0, dtype=np.int64)], set(), Counter()
+    for part in chunks():
+        unknown |= set(part.labels) - set(number)
+        targets.append(np.array([number.get(own, -1) for own in part.labels], dtype=np.int64))
+        dropped.update(part.dropped)
     if unknown:
-        raise DataError(f"{data}: labels that the model never saw", got=", ".join(unknown[:8]),
-                        known=", ".join(bundle.labels))
-    positive = bundle.labels.index(bundle.positive) if bundle.positive else None
-    probabilities = softmax(bundle.logits(source.texts), bundle.temperature)
-    targets = np.array([bundle.labels.index(own) for own in source.labels])
-    metrics = classification_metrics(targets, decide(probabilities, positive, bundle.threshold), probabilities,
-                                     bundle.labels, positive, resamples=1000, seed=0)
+        raise DataError(f"{data}: labels that the model never saw", got=listed(sorted(unknown)),
+                        known=listed(bundle.labels))
+    y = np.concatenate(targets)
+    if not len(y):
+        raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")
+    logits, done = np.empty((len(y), len(number)), dtype=np.float32), 0
+    with progress("scoring", len(y), unit="rows") as advance:
+        for part in chunks():
+            logits[done:done + len(part.texts)] = bundle.logits(part.texts)
+            done += len(part.texts)
+            advance(len(part.texts))
+    probabilities = softmax(logits, bundle.temperature)
+    positive = number[bundle.positive] if bundle.positive else None
+    metrics = classification_metrics(y, bundle.decide(probabilities), probabilities, bundle.labels, positive,
+                                     resamples=1000, seed=0)
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
-    return [f"{len(targets):,} rows", *lines,
-            *(f"note: {count} rows left out: {reason}" for reason, count in source.dropped.items())]
+    return [f"{len(y):,} rows", *lines,
+            *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items())]

@@ -94,15 +94,18 @@ def _read_card(path: Path) -> dict:
     return card
 
 
-def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) -> dict[str, int]:
+def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
+                  encoding: str | None = None) -> dict[str, int]:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
+    It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
     Adds predicted, probability and a p_ column for each label. Rows without text get empty cells. Text that a
     spreadsheet would run as a formula gets a leading apostrophe. Returns counts.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: is the table that is read", do="Give another --out.")
-    layout = detect_format(source, header_names=HEADER_NAMES).layout
+    layout = detect_format(source, encoding, HEADER_NAMES).layout
+    total = sum(1 for _ in iterate_table(source, layout))
     table = iterate_table(source, layout)
     first = next(table, None)
     if first is None:
@@ -115,7 +118,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None) 
     text_at = find_text(names, text, source)
     counts = {"rows": 0, "without_text": 0}
     rows = (cells for _, cells in itertools.chain([first], table))
-    with atomic_write(target) as file, progress("predicting", None, unit="rows") as advance:
+    with atomic_write(target) as file, progress("predicting", total, unit="rows") as advance:
         writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
         writer.writerow([*map(defuse, names), *added])
         while chunk := list(itertools.islice(rows, CHUNK)):

@@ -1,13 +1,16 @@
 """A bundle's predictions, and tables in and out."""
 
 import csv
+import functools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from finetune.checkpoints.store import write_checkpoint
+from finetune.console import progress
 from finetune.errors import DataError, WeightsError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tasks import predict
@@ -85,6 +88,54 @@ def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
             assert row[2] == labels[0]
             assert [float(cell) for cell in row[4:]] == pytest.approx(probabilities[0], abs=1e-6)
             assert float(row[3]) == pytest.approx(probabilities.max(), abs=1e-6)
+
+
+def written(path, rows):
+    """Write rows of text and id as the kind of table that the path ends in."""
+    frame = pd.DataFrame(rows, columns=["id", "text"])
+    write = {".csv": lambda: frame.to_csv(path, index=False), ".tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+             ".json": lambda: frame.to_json(path, orient="records"), ".parquet": lambda: frame.to_parquet(path),
+             ".jsonl": lambda: frame.to_json(path, orient="records", lines=True)}
+    write[path.suffix]()
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_every_kind_of_table_gets_the_same_answers(bundle_at, tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(predict, "CHUNK", 3)
+    bundle, texts = predict.Bundle.load(bundle_at()), [f"text {i * 'x'}, é" for i in range(8)]
+    source = written(tmp_path / f"in{ending}", [[i, text] for i, text in enumerate(texts)])
+    predict.predict_table(bundle, source, tmp_path / "out.csv", None)
+    found = pd.read_csv(tmp_path / "out.csv")
+    labels, probabilities = bundle.predict(texts)
+    assert found["id"].tolist() == list(range(8)) and found["text"].tolist() == texts
+    assert found["predicted"].tolist() == labels
+    np.testing.assert_allclose(found[["p_ham", "p_spam"]], probabilities, atol=1e-6)
+
+
+def test_texts_reach_the_model_by_the_chunk_and_the_bar_knows_the_end(bundle_at, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "CHUNK", 4)
+    monkeypatch.setattr(predict, "progress", functools.partial(progress, every_seconds=0))
+    bundle, seen = predict.Bundle.load(bundle_at()), []
+    real = predict.Bundle.logits
+    monkeypatch.setattr(predict.Bundle, "logits", lambda self, texts: seen.append(len(texts)) or real(self, texts))
+    source = written(tmp_path / "in.csv", [[i, f"text {i}"] for i in range(10)])
+    predict.predict_table(bundle, source, tmp_path / "out.csv", None)
+    assert seen == [4, 4, 2] and "predicting: 8/10 rows" in capsys.readouterr().out
+
+
+def test_an_encoding_is_told_and_a_bad_row_is_known_before_the_work(bundle_at, tmp_path, monkeypatch):
+    bundle, source = predict.Bundle.load(bundle_at()), tmp_path / "in.csv"
+    source.write_bytes("text,id\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8.*--encoding cp1252"):
+        predict.predict_table(bundle, source, tmp_path / "out.csv", None)
+    predict.predict_table(bundle, source, tmp_path / "out.csv", None, "cp1252")
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("café,1,")
+    source.write_text("text,id\n" + "a,1\n" * 50 + "a,1,2\n")
+    monkeypatch.setattr(predict.Bundle, "logits", None)
+    with pytest.raises(DataError, match="line 52: 3 fields"):
+        predict.predict_table(bundle, source, tmp_path / "other.csv", None)
+    assert not (tmp_path / "other.csv").exists()
 
 
 def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
