@@ -5,8 +5,8 @@
 Writes a CSV of ROWS rows of about 100 characters to a temporary folder (every 20th row repeats an earlier text, half of
 these with a word changed), runs each step in a fresh process and prints seconds and peak memory as JSON. `prepare` is
 what the stage does before it writes its files, `encode` makes the ids that training reads, and `check` is
-`finetune data check`. `predict` and `evaluate` are the commands, with mini's tokenizer and a model of one small layer with
-random weights: their memory is that of any model and the model's own, their seconds are not.
+`finetune data check`. `predict` and `evaluate` are the commands, with mini's tokenizer and a model of one small layer
+with random weights: a real model adds its own memory, and takes far longer.
 """
 
 import argparse

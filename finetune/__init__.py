@@ -5,7 +5,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 LAZY = {"load": ("finetune.checkpoints.sources", "load"),
-        "TextClassifier": ("finetune.estimator", "TextClassifier")}
+        "TextClassifier": ("finetune.estimator", "TextClassifier"),
+        "classify": ("finetune.api", "classify"), "predict": ("finetune.api", "predict")}
 
 
 def __getattr__(name: str):

@@ -56,13 +56,10 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
-    from finetune.pipeline import make_recipe
-    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group},
-              "validation": validation or "", "test": test or ""}
-    chosen |= {"weights": weights} if weights else {}
-    chosen |= {"train": {"method": method}} if method else {}
-    _run(make_recipe("classify", settings or [], chosen),
-         _run_name(data) if name is None else name, first, until, processes, dry_run)
+    from finetune.pipeline import classify_request, file_run_name
+    request = classify_request(data, text=text, label=label, group=group, validation=validation, test=test,
+                               weights=weights, method=method, overrides=settings or [])
+    _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run)
 
 
 @app.command()
@@ -255,12 +252,6 @@ def _run(request, name, first, until, processes, dry_run) -> None:
         return
     opened, recipe = open_run(request, RUNS, name)
     execute(opened, recipe, stages, first=first, until=until, processes=processes)
-
-
-def _run_name(data: str) -> str:
-    """A run's name after a data file: classify-NAME, with what a name cannot hold replaced."""
-    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem).strip("-")
-    return f"classify-{stem or 'data'}"[:60]
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:

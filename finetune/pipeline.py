@@ -66,6 +66,23 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
     return recipe
 
 
+def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,
+                     validation: str | None = None, test: str | None = None, weights: str | None = None,
+                     method: str | None = None, overrides: list[str] = (), settings: dict | None = None) -> Recipe:
+    """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
+    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group},
+              "validation": validation or "", "test": test or ""}
+    chosen |= {"weights": weights} if weights else {}
+    chosen |= {"train": {"method": method}} if method else {}
+    return make_recipe("classify", overrides, merge(chosen, settings or {}))
+
+
+def file_run_name(data: str) -> str:
+    """A run's name after a data file: classify-NAME, with what a name cannot hold replaced."""
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem).strip("-")
+    return f"classify-{stem or 'data'}"[:60]
+
+
 def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     """The request with `auto` weights and unreachable data replaced by what is at hand, and whole paths.
 

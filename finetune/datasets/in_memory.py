@@ -20,7 +20,7 @@ def read_texts(data, empty: bool = False) -> tuple[list[str], list[str] | None]:
     empty: whether a row may have no text. Raises InputError for what holds no texts.
     """
     names, columns = _columns(data)
-    cells = [column.astype(object).where(column.notna(), None).tolist() for column in columns]
+    cells = [cells_of(column) for column in columns]
     known = [value for column in cells for value in column if value is not None]
     if known and not any(isinstance(value, str | bytes) for value in known):
         raise InputError("there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80],
@@ -33,6 +33,11 @@ def read_texts(data, empty: bool = False) -> tuple[list[str], list[str] | None]:
         raise InputError(f"text {blank[0]} is empty", got=f"{len(blank)} of {len(texts)} without text",
                          do="Leave rows without text out.")
     return texts, names
+
+
+def cells_of(column: pd.Series) -> list:
+    """A column's values, each missing one as None."""
+    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def _columns(data) -> tuple[list[str] | None, list[pd.Series]]:
@@ -58,10 +63,10 @@ def _columns(data) -> tuple[list[str] | None, list[pd.Series]]:
     return None, [pd.Series(list(column), dtype=object) for column in zip(*rows, strict=True)]
 
 
-def is_dataset(data) -> bool:
-    """Whether this is a table of `datasets`, which is imported only where somebody has done so."""
+def is_dataset(data, kind: str = "Dataset") -> bool:
+    """Whether this is of that class of `datasets`, which is imported only where somebody has done so."""
     module = sys.modules.get("datasets")
-    return module is not None and isinstance(data, module.Dataset)
+    return module is not None and isinstance(data, getattr(module, kind))
 
 
 def read_labels(y) -> tuple[np.ndarray, np.ndarray]:

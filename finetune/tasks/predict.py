@@ -94,6 +94,15 @@ def _read_card(path: Path) -> dict:
     return card
 
 
+def added_columns(bundle: Bundle, names: list[str], source) -> list[str]:
+    """What a prediction adds to a table's columns. Raises DataError where one is there already."""
+    added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
+    clash = [name for name in added if name in names]
+    if clash:
+        raise DataError(f"{source}: has columns that the output adds", got=", ".join(clash), do="Rename them first.")
+    return added
+
+
 def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
                   encoding: str | None = None) -> dict[str, int]:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
@@ -111,10 +120,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
     if first is None:
         raise DataError(f"{source}: a header and no rows")
     names = first[0]
-    added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
-    clash = [name for name in added if name in names]
-    if clash:
-        raise DataError(f"{source}: has columns that the output adds", got=", ".join(clash), do="Rename them first.")
+    added = added_columns(bundle, names, source)
     text_at = find_text(names, text, source)
     counts = {"rows": 0, "without_text": 0}
     rows = (cells for _, cells in itertools.chain([first], table))
@@ -128,7 +134,8 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
             answers = iter(zip(labels, probabilities, strict=True))
             for cells, own in zip(chunk, texts, strict=True):
                 label, p = next(answers) if own.strip() else ("", [])
-                numbers = [f"{max(p):.6f}", *(f"{value:.6f}" for value in p)] if len(p) else [""] * (len(added) - 1)
+                values = [p[bundle.labels.index(label)], *p] if len(p) else []
+                numbers = [f"{value:.6f}" for value in values] or [""] * (len(added) - 1)
                 writer.writerow([*map(defuse, cells), defuse(label), *numbers])
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 GROUPS = [
     {"__main__"},
     {"cli"},
-    {"estimator"},
+    {"estimator", "api"},
     {"pipeline"},
     {"stages", "doctor"},
     {"tasks", "training", "report", "export"},

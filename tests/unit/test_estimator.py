@@ -14,10 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import finetune
-from finetune.checkpoints.store import write_checkpoint
 from finetune.errors import FinetuneError, WeightsError
 from finetune.estimator import TextClassifier
-from finetune.models.gpt import GPT, GPTConfig
 from finetune.tasks.predict import Bundle
 from finetune.tokenizer import Tokenizer
 
@@ -25,15 +23,6 @@ WORDS = {"spam": ["win", "cash", "prize", "claim"], "ham": ["lunch", "home", "mu
 RANDOM = np.random.default_rng(0)
 KINDS = ["spam", "ham"] * 20
 TEXTS = [" ".join(RANDOM.choice(WORDS[kind], 1 + i % 3)) + " abc"[i % 4] for i, kind in enumerate(KINDS)]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A checkpoint that is fine-tuned in a blink: one layer of width 16 over bytes."""
-    directory, tokenizer = tmp_path_factory.mktemp("tiny") / "tiny", Tokenizer.of_bytes()
-    config = GPTConfig(tokenizer.vocab_size, context=32, width=16, layers=1, heads=2)
-    write_checkpoint(directory, GPT(config).initialise(1, std=0.1), tokenizer)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 from sklearn.utils import estimator_checks
 
-from finetune.checkpoints.store import write_checkpoint
 from finetune.estimator import TextClassifier
-from finetune.models.gpt import GPT, GPTConfig
-from finetune.tokenizer import Tokenizer
 
 NUMERIC = "asks how matrices of numbers are read and refused; X is text"
 LEFT_OUT = {
@@ -33,15 +30,6 @@ LEFT_OUT = {
     "check_estimators_pickle": "pickles hold code and are not offered: save and load stand in their place",
 }
 LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A checkpoint that is fine-tuned in a blink: one layer of width 32 over bytes."""
-    directory, tokenizer = tmp_path_factory.mktemp("tiny") / "tiny", Tokenizer.of_bytes()
-    config = GPTConfig(tokenizer.vocab_size, context=32, width=32, layers=1, heads=2)
-    write_checkpoint(directory, GPT(config).initialise(1, std=0.1), tokenizer)
-    return str(directory)
 
 
 class Spelled(TextClassifier):
@@ -77,7 +65,7 @@ def checks() -> dict:
 
 @pytest.mark.parametrize("name", [name for name in checks() if name not in LEFT_OUT])
 def test_the_check_passes(name, tiny):
-    estimator = Spelled(weights=tiny, epochs=3 if "train" in name else 1, lr=3e-3)
+    estimator = Spelled(weights=str(tiny), epochs=3 if "train" in name else 1, lr=3e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's check of its own warnings catches them itself
         assert checks()[name](estimator) is None

@@ -90,6 +90,15 @@ def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
             assert float(row[3]) == pytest.approx(probabilities.max(), abs=1e-6)
 
 
+def test_the_probability_is_that_of_the_predicted_label(bundle_at, tmp_path):
+    (tmp_path / "in.csv").write_text("text\nhello\nfree cash\nx\n")
+    bundle = predict.Bundle.load(bundle_at(threshold=0.0))
+    predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert set(found["predicted"]) == {"spam"} and (found["probability"] == found["p_spam"]).all()
+    assert (found["p_spam"] < 0.5).any()
+
+
 def written(path, rows):
     """Write rows of text and id as the kind of table that the path ends in."""
     frame = pd.DataFrame(rows, columns=["id", "text"])

@@ -1,0 +1,136 @@
+"""The whole pipeline from Python: ``classify`` takes a table in any form, ``predict`` gives it back with answers."""
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+from pyarrow import parquet
+
+from finetune.datasets.in_memory import cells_of, is_dataset, read_texts
+from finetune.datasets.readers import find_text
+from finetune.datasets.tables import as_cell
+from finetune.errors import InputError
+from finetune.files import read_json, sha256_file, sha256_json
+from finetune.pipeline import classify_request, execute, file_run_name, load_pipeline, open_run
+from finetune.run import Run
+from finetune.tasks.predict import Bundle, added_columns
+
+FORMS = "a path, a frame of pandas, a Dataset or a DatasetDict of datasets"
+
+
+class ClassifierRun:
+    """A finished run: `directory` (as the command leaves it), `report`, `bundle`, `evaluation` and ``predict``."""
+
+    def __init__(self, directory: Path):
+        self.directory = Run.at(directory).directory
+        self.report = self.directory / "report" / "index.html"
+        self.bundle = self.directory / "export" / "hf"
+
+    @cached_property
+    def evaluation(self) -> dict:
+        """What eval.json says: the headline, every metric with its interval, the baselines."""
+        return read_json(self.directory / "eval.json")
+
+    def predict(self, data, text: str | None = None):
+        """As ``finetune.predict``; the text column is the one that the run learnt from."""
+        column = read_json(self.directory / "data" / "card.json")["columns"]["text"]
+        known = _column_names(data)
+        here = column in known or all(part in known for part in column.split(","))
+        return _predict(self._loaded, data, text or (column if here else None))
+
+    @cached_property
+    def _loaded(self) -> Bundle:
+        return Bundle.load(self.directory)
+
+
+def classify(data, text: str | None = None, label: str | None = None, *, group: str | None = None, validation=None,
+             test=None, weights=None, method: str | None = None, settings: dict | None = None, name: str | None = None,
+             folder="runs") -> ClassifierRun:
+    """Run the pipeline ``classify``, as the command does, from data to report and bundle.
+
+    data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose own splits are
+    kept. settings: any of a recipe, as ``{"train": {"epochs": 3}}``. The run stands in `folder` under `name`, and what
+    came as a table beside it in `folder`/tables; the same call goes on, or finds that nothing is left to do.
+    """
+    named = name or (file_run_name(str(data)) if isinstance(data, str | Path) else "classify")
+    places = [_as_path(part, Path(folder) / "tables", named) for part in (data, validation, test)]
+    request = classify_request(places[0], text=text, label=label, group=group, validation=places[1], test=places[2],
+                               weights=None if weights is None else str(weights), method=method, settings=settings)
+    _, stages = load_pipeline(request.pipeline)
+    run, recipe = open_run(request, Path(folder), named)
+    execute(run, recipe, stages)
+    return ClassifierRun(run.directory)
+
+
+def predict(bundle, data, text: str | None = None):
+    """The data with predicted, probability and a p_ column for each label added; rows without text get none.
+
+    bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, given back as such with every column and
+    row in its place; or texts, given back as the column "text" of a frame. text: the column, several as "a,b"; none:
+    found by its name. Raises DataError, WeightsError.
+    """
+    return _predict(Bundle.load(Path(bundle)), data, text)
+
+
+def _predict(bundle: Bundle, data, text: str | None):
+    if not (is_dataset(data) or isinstance(data, pd.DataFrame)):
+        data = pd.DataFrame({"text": read_texts(data, empty=True)[0]})
+    names = _column_names(data)
+    added = added_columns(bundle, names, "the data")
+    chosen = [names[place] for place in find_text(names, text, "the data")]
+    if isinstance(data, pd.DataFrame):
+        texts, _ = read_texts(data.iloc[:, [names.index(name) for name in chosen]], empty=True)
+    else:
+        texts, _ = read_texts(data.select_columns(chosen), empty=True)
+    filled = np.array([bool(own.strip()) for own in texts])
+    numbers = np.full((len(texts), len(bundle.labels) + 1), np.nan)  # of the predicted label, then of each
+    predicted = np.full(len(texts), None, dtype=object)
+    if filled.any():
+        labels, probabilities = bundle.predict([own for own in texts if own.strip()])
+        predicted[filled] = labels
+        own = probabilities[np.arange(len(labels)), [bundle.labels.index(label) for label in labels]]
+        numbers[filled] = np.column_stack([own, probabilities])
+    answers = dict(zip(added, [predicted, *numbers.T], strict=True))
+    if isinstance(data, pd.DataFrame):
+        return data.assign(**answers)
+    for name, values in answers.items():
+        data = data.add_column(name, [None if pd.isna(value) else value for value in values.tolist()])
+    return data
+
+
+def _column_names(data) -> list[str]:
+    return list(map(str, data.columns)) if isinstance(data, pd.DataFrame) else list(getattr(data, "column_names", []))
+
+
+def _as_path(data, folder: Path, name: str) -> str | None:
+    """Where the data stand as a file; what is in memory is written under a name that its content decides."""
+    if data is None or isinstance(data, str | Path):
+        return None if data is None else str(data)
+    if not (isinstance(data, pd.DataFrame) or is_dataset(data) or is_dataset(data, "DatasetDict")):
+        raise InputError("these are no data to learn from", got=type(data).__name__, known=FORMS)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{name}.draft"
+    if isinstance(data, pd.DataFrame):
+        ending = ".parquet"
+        columns = _column_names(data)
+        if len(set(columns)) < len(columns):
+            raise InputError("two columns of one name", got=", ".join(columns), do="Rename one of them.")
+        cells = [[as_cell(value) for value in cells_of(data.iloc[:, place])] for place in range(len(columns))]
+        parquet.write_table(pyarrow.table(dict(zip(columns, cells, strict=True))), draft)
+        digest = sha256_file(draft)
+    else:
+        ending = ""
+        data.save_to_disk(draft)
+        digest = sha256_json({file.relative_to(draft).as_posix(): sha256_file(file)
+                              for file in sorted(draft.rglob("*.arrow"))})
+    final = folder / f"{name}-{digest[:12]}{ending}"
+    if not final.exists():
+        draft.rename(final)
+    elif draft.is_dir():
+        shutil.rmtree(draft)
+    else:
+        draft.unlink()
+    return str(final)
