@@ -65,7 +65,7 @@ def checks() -> dict:
 
 @pytest.mark.parametrize("name", [name for name in checks() if name not in LEFT_OUT])
 def test_the_check_passes(name, tiny):
-    estimator = Spelled(weights=str(tiny), epochs=3 if "train" in name else 1, lr=3e-3)
+    estimator = Spelled(weights=str(tiny), epochs=6 if "train" in name else 1, lr=3e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's check of its own warnings catches them itself
         assert checks()[name](estimator) is None
