@@ -60,9 +60,9 @@ class LabelledSet:
     test: list[dict]
 
 
-def read_set(name: str, folder: Path) -> LabelledSet:
+def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
     """Read a set's files. Raises DataError."""
-    pool_files, test_files = FILES[name]
+    pool_files, test_files = files[name]
     layout = None if test_files else SMS_LAYOUT
     pool, test = ([record for file in files for record in _records(folder / file, layout)]
                   for files in (pool_files, test_files))

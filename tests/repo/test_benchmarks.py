@@ -17,7 +17,8 @@ from finetune.tokenizer import Tokenizer
 def scripts(root, monkeypatch):
     """The benchmarks' scripts by name, imported from their folder."""
     monkeypatch.syspath_prepend(root / "benchmarks")
-    return {name: importlib.import_module(name) for name in ("few_labels", "learning_curves", "domain_adaptation")}
+    return {name: importlib.import_module(name) for name in ("few_labels", "learning_curves", "domain_adaptation",
+                                                           "classify_sets")}
 
 
 def a_row(accuracy, seed, name="TREC", budget=100, model="mini", start="a", **more):
@@ -30,16 +31,17 @@ def line_of(text, *begin):
 
 
 def test_the_page_is_what_the_scripts_make_of_the_rows(scripts):
-    shared, curves, adaptation = scripts.values()
+    shared, curves, adaptation, whole = scripts.values()
     rows = shared.read_rows(curves.ROWS)
+    assert shared.section_of(curves.PAGE, "classify_sets") == whole.section(rows + shared.read_rows(whole.ROWS))
     assert shared.section_of(curves.PAGE, "learning_curves") == curves.section(rows)
     assert shared.section_of(curves.PAGE, "domain_adaptation") == adaptation.section(
         shared.read_rows(adaptation.ROWS), rows)
 
 
 def test_the_last_rows_are_of_the_checkpoint_that_is_bundled(scripts):
-    shared, curves, adaptation = scripts.values()
-    rows = shared.read_rows(curves.ROWS) + shared.read_rows(adaptation.ROWS)
+    shared, curves, adaptation, whole = scripts.values()
+    rows = [row for script in (curves, adaptation, whole) for row in shared.read_rows(script.ROWS)]
     newest = {row["model"]: row["start"] for row in rows}
     assert newest == {model: shared.start_id(model) for model in newest}
 
@@ -71,6 +73,29 @@ def test_differences_are_paired_and_judged_by_their_interval(scripts):
     assert line_of(text, "TREC", "100").count("+1.0 [+1.0, +1.0]") == 1
     ahead, even = (line for line in text.splitlines() if line.startswith("- Against"))
     assert "ahead in 1 (TREC 100), behind in 0" in ahead and "not to be told apart in 1." in even
+
+
+def test_whole_sets_count_the_runs_on_all_labels_alone(scripts):
+    """Those of the learning curves and its own; a run that is missing is said."""
+    rows = [a_row(0.8 + 0.01 * seed, seed, budget="all") for seed in (1, 2, 3, 4, 5)] + [a_row(0.1, 1)]
+    rows += [a_row(0.7 + 0.01 * seed, seed, budget="all", model="tf-idf", start="") for seed in (1, 2, 3, 4, 5)]
+    rows += [a_row(0.9, seed, "Banking77", "all", labels=8000, n_test=3080) for seed in (1, 3)]
+    text = scripts["classify_sets"].section(rows)
+    assert line_of(text, "TREC", "6", "100", "500 (official)", "accuracy").endswith(
+        "| 83.0 [81.0, 85.0] | 73.0 [71.0, 75.0] | +10.0 [+10.0, +10.0] |")
+    assert "1 of 5 sets complete. ahead: TREC." in text
+    assert line_of(text, "Banking77", "77", "8,000", "3,080 (official)").endswith(
+        "| missing (3 of 5) | missing (5 of 5) | missing (5 of 5) |")
+    assert line_of(text, "YouTube spam", "2", "?").count("missing (5 of 5)") == 3
+
+
+def test_the_whole_sets_are_the_files_of_both_scripts(scripts, tmp_path):
+    whole, shared = scripts["classify_sets"], scripts["few_labels"]
+    assert list(whole.SETS) == [*shared.FILES, *whole.OWN]
+    (tmp_path / "youtube_spam_train.csv").write_text("text,label,video\none,a,x\ntwo,b,x\nthree,a,x\n")
+    (tmp_path / "youtube_spam_test.csv").write_text("text,label,video\nTwo,b,y\nfour,a,y\n")
+    data = shared.read_set("YouTube spam", tmp_path, whole.OWN)
+    assert [record["text"] for record in data.pool] == ["one", "three"] and len(data.test) == 2
 
 
 def test_rows_of_an_older_mini_do_not_count(scripts):
