@@ -15,22 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from few_labels import (
-    FILES,
-    MINI,
-    SEEDS,
-    TFIDF,
-    cell,
-    current,
-    differences,
-    is_done,
-    mean_interval,
-    measure,
-    read_rows,
-    read_set,
-    report_errors,
-    write_section,
-)
+import few_labels
+from few_labels import MINI, SEEDS, TFIDF, cell, current, differences
 
 from finetune.console import say
 
@@ -71,7 +57,7 @@ def table(rows: list[dict]) -> str:
 def verdict(rows: list[dict]) -> str:
     """Where mini is ahead, behind, or neither by accuracy; the interval of the difference decides."""
     found = {name: differences(*values_of(rows, name, "accuracy")) for name in SETS}
-    known = {name: mean_interval(values) for name, values in found.items() if None not in values}
+    known = {name: few_labels.mean_interval(values) for name, values in found.items() if None not in values}
     ahead = [name for name, (_, low, _) in known.items() if low > 0]
     behind = [name for name, (_, _, high) in known.items() if high < 0]
     even = [name for name in known if name not in ahead + behind]
@@ -101,16 +87,16 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=SEEDS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     arguments = parser.parse_args()
-    assert list(SETS) == [*FILES, *OWN]
+    assert list(SETS) == [*few_labels.FILES, *OWN]
     for name in arguments.sets if arguments.data else ():
-        data = read_set(name, arguments.data, OWN)
+        data = few_labels.read_set(name, arguments.data, OWN)
         for seed in arguments.seeds:
             for model in arguments.models:
-                if not is_done(ROWS, name, "all", seed, model):
-                    measure(ROWS, data, "all", seed, model)
-    write_section(PAGE, ROWS.stem, section(read_rows(CURVES) + read_rows(ROWS)))
-    say(f"{PAGE}: {len(read_rows(ROWS))} rows")
+                if not few_labels.is_done(ROWS, name, "all", seed, model):
+                    few_labels.measure(ROWS, data, "all", seed, model)
+    few_labels.write_section(PAGE, ROWS.stem, section(few_labels.read_rows(CURVES) + few_labels.read_rows(ROWS)))
+    say(f"{PAGE}: {len(few_labels.read_rows(ROWS))} rows")
 
 
 if __name__ == "__main__":
-    sys.exit(report_errors(main))
+    sys.exit(few_labels.report_errors(main))
