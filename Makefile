@@ -27,7 +27,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  A run takes: CSV=my.csv WEIGHTS=gpt2 METHOD=last-blocks NAME=mine ARGS="--set train.epochs=3"'
+	@echo '  A run takes: CSV=my.csv (pretrain: TEXT=my.txt) WEIGHTS=gpt2 METHOD=last-blocks NAME=mine ARGS="--set train.epochs=3"'
 	@echo '  The set-up takes: PYTHON=python3.12'
 	@echo
 	@echo '  Results are in runs/. More commands: $(PY) -m finetune --help'

@@ -89,12 +89,15 @@ def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     fetch: without it no data are downloaded.
     """
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.datasets.sources import resolve_data
+    from finetune.datasets.sources import resolve_data, resolve_text
     from finetune.stages.by_task import task_of
     data = task_of(request).resolve_data(request.data, fetch)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
+    if request.pretrain.eval_data:
+        whole = {"eval_data": resolve_text(request.pretrain.eval_data)}
+        further["pretrain"] = request.pretrain.model_copy(update=whole)
     return request.model_copy(update={"weights": weights, "data": data} | further)
 
 
@@ -162,6 +165,9 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
             processes: int = 1) -> None:
     """Run the stages in order, passing over those that are done; `first` is run again with all that follow it."""
     names = stage_names(stages, first, until)
+    for stage in stages:
+        if hasattr(stage, "check"):
+            stage.check(recipe, processes)
     from finetune.training.loop import set_threads
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
         set_threads(recipe.train.threads)  # for every stage: another number gives other last bits
@@ -200,10 +206,18 @@ def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
     for line in [*substitutions(request, recipe), *describe(recipe)]:
         say(line)
     say("stages: " + ", ".join(stages))
-    if "train" in stages:
+    plans = [("", recipe)] if "train" in stages else []
+    if "compare" in stages:
+        from finetune.stages import compare
+        compare.check(recipe, processes)
+        plans = compare.plans(recipe)
+    if plans:
         with _memory_errors():
             set_threads(recipe.train.threads)
-            measured.dry_run(recipe, processes)
+            measured.dry_run(recipe, processes, plans)
+    if "compare" in stages:
+        say(f"each of these {recipe.compare.seeds} times, by seed; the other candidates, which start at random or read "
+            "their texts otherwise, are not tried")
 
 
 def describe(recipe: Recipe) -> list[str]:

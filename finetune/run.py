@@ -172,6 +172,9 @@ def reset_peak_memory(keep_bytes: int = 0) -> None:
     """
     global _kept_bytes
     _kept_bytes = keep_bytes
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

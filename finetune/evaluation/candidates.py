@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune.evaluation.intervals import bootstrap, holm, paired_bootstrap
+from finetune.evaluation.intervals import bootstrap, holm, paired_bootstrap, wilson
 from finetune.evaluation.metrics import DecisionCounts
 
 
@@ -11,9 +11,10 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
 
     y: classes (n,). decisions: name -> predicted classes (S, n), a row for each of S seeds; S may differ.
-    A value is the mean over the seeds. Its interval, by the bootstrap, says how much other test rows would change
-    that mean; `by_seed` says how much the seed does. The p value is ``paired_bootstrap``'s for the accuracy, with
-    Holm's correction over the candidates. F1 is that of the positive class, or the macro mean where there is none.
+    A value is the mean over the seeds. Its interval, by the bootstrap (Wilson's for an accuracy where no resample
+    differs), says how much other test rows would change that mean; `by_seed` says how much the seed does. The p value
+    is ``paired_bootstrap``'s for the accuracy, with Holm's correction over the candidates. F1 is that of the positive
+    class, or the macro mean where there is none.
     """
     y, n = np.asarray(y, dtype=int), len(y)
     metric = "f1_macro" if positive is None else "f1"
@@ -43,6 +44,9 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     adjusted = dict(zip(others, holm([tests[name]["p_value"] for name in others]), strict=True))
 
     def entry(column: int) -> dict:
+        if low[column] == high[column] and column < len(parts):  # no resample differs: Wilson's interval has a width
+            ends = wilson(round(values[column] * n), n)
+            return {"value": float(values[column]), "low": ends[0], "high": ends[1], "n": n}
         return {"value": float(values[column]), "low": float(low[column]), "high": float(high[column]), "n": n}
 
     found = {}

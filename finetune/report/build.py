@@ -44,7 +44,8 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
                        got=f"{type(error).__name__}: {error}",
-                       do=f"Build eval.json again: {_command(run_dir)} --from evaluate") from error
+                       do=f"Build {measured.name} again: {_command(run_dir)} --from "
+                       + ("evaluate" if measured.name == "eval.json" else "compare")) from error
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
         text = _render(template, page)
         with atomic_write(run_dir / "report" / name) as file:

@@ -68,12 +68,12 @@ def _tiles(comparison: dict) -> list[dict]:
     reference = next(entry for entry in candidates if entry["name"] == comparison["reference"])
     others = [entry for entry in candidates if entry["name"] not in (comparison["reference"], TFIDF)]
     best = max(others, key=lambda entry: entry["accuracy"]["value"], default=None)
-    shown = [reference, *([best] if best else []), candidates[-1]]
+    shown = [(reference, "reference"), *([(best, "the highest of the others on test")] if best else []),
+             (candidates[-1], "baseline")]
     return [{"name": f"{entry['label']}: accuracy", "value": metric_value("accuracy", entry["accuracy"]["value"]),
              "interval": f"{100 * entry['accuracy']['low']:.1f} to {100 * entry['accuracy']['high']:.1f}",
              "note": f"{note}, n = {entry['accuracy']['n']:,}"}
-            for entry, note in zip(shown, ["reference", *(["best of the others"] if best else []), "baseline"],
-                                   strict=True)]
+            for entry, note in shown]
 
 
 def _accuracies(comparison: dict) -> Section:
@@ -104,7 +104,21 @@ def _accuracies(comparison: dict) -> Section:
             "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
             "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
             "seeds: for these see the table of the seeds.")
-    return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True)])
+    if any(entry[metric]["low"] == entry[metric]["high"] for entry in comparison["candidates"]):
+        note += " An F1 whose interval has no width is that of a candidate that calls no row, or each one rightly."
+    return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True), *_clean(comparison)])
+
+
+def _clean(comparison: dict) -> list:
+    """Accuracy without the test rows whose text stands in train or validation; nothing where there are none."""
+    first = comparison["candidates"][0]
+    n, clean = first["accuracy"]["n"], first["clean"]["n"]
+    if clean == n:
+        return [Text("No test text stands in train or validation.", small=True)]
+    rows = [[entry["label"], metric_value("accuracy", entry["accuracy"]["value"]),
+             metric_value("accuracy", entry["clean"]["value"])] for entry in comparison["candidates"]]
+    return [Table("With and without the test rows whose text stands in train or validation, too",
+                  ["", f"All {n:,}", f"Clean {clean:,}"], rows, frozenset({1, 2}))]
 
 
 def _costs(comparison: dict) -> Section:
@@ -121,7 +135,9 @@ def _costs(comparison: dict) -> Section:
                   frozenset(range(1, 7)))
     return Section("costs", "What each way costs", [table, Text(
         "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
-        "epochs are this project's defaults for the method; training stops early where validation no longer gains. "
+        "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
+        f"gains. Device: {comparison['device']}, {comparison['threads']} threads, precision "
+        f"{', '.join(sorted({entry['precision'] for entry in comparison['candidates'] if 'precision' in entry}))}. "
         "Peak memory: of the whole process, one training after the other, so what the library holds back from an "
         "earlier one counts too.", small=True)])
 
@@ -141,10 +157,11 @@ def _reading(comparison: dict) -> Section:
     said = {"first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
                            "what is left is what a first word gives away.",
             "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
-                      "text, and the last pad is read. It is the usual recipe of books and costs the work on the pads; "
-                      "the last real token costs none.",
-            "full-random": "Random start: the same shape and tokens without pretraining, under its own learning rate "
-                           "and more epochs. What lies between it and all weights is what pretraining is worth here.",
+                      "text, longer ones are cut there, and the last pad is read. It is the usual recipe of books and "
+                      "costs the work on the pads; the last real token costs none.",
+            "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves it open "
+                           "under their own learning rate and number of epochs. Where the others start from pretrained "
+                           "weights, what lies between it and all weights is what pretraining is worth here.",
             "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685)."}
     note = comparison["candidates"][-1].get("note")
     blocks = [Text(text) for name, text in said.items() if name in names]

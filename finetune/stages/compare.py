@@ -9,9 +9,11 @@ import numpy as np
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.console import say
 from finetune.datasets.readers import listed
+from finetune.datasets.splits import normalise_text
 from finetune.errors import RecipeError
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.candidates import compare_candidates
+from finetune.evaluation.leakage import clean_rows
 from finetune.evaluation.score import TFIDF
 from finetune.files import read_json, sha256_json, write_json
 from finetune.models.gpt import GPT
@@ -26,18 +28,32 @@ from finetune.stages.train import assemble
 from finetune.tasks import base, classify
 from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
 from finetune.training import resume
-from finetune.training.loop import train
+from finetune.training.loop import set_threads, train
 from finetune.training.precision import device_type
 
 OUTPUTS = ["comparison.json"]
 
 
-def outside(recipe: Recipe) -> dict:
-    """Raise RecipeError, before anything is trained, for a candidate that there is not."""
-    unknown = [name for name in recipe.compare.candidates if name not in CANDIDATES]
+def check(recipe: Recipe, processes: int = 1) -> None:
+    """Raise RecipeError, before anything is fetched or trained, for what a comparison cannot do or does not read."""
+    asked = recipe.compare.candidates
+    unknown = [name for name in asked if name not in CANDIDATES]
     if unknown:
         raise RecipeError("no such candidate to compare", got=listed(unknown), known=", ".join(CANDIDATES))
-    return {}
+    if len(set(asked)) < len(asked):
+        raise RecipeError("a candidate is named twice", got=listed(list(asked)), do="Set compare.seeds to train it more.")
+    unread = {"task": (recipe.task, "classify"), "train.method": (recipe.train.method, "auto"),
+              "evaluate.threshold": (recipe.evaluate.threshold, "half"), "--processes": (processes, 1)}
+    for name, (value, read) in unread.items():
+        if value != read:
+            raise RecipeError(f"a comparison of methods takes {name} {read} alone", got=str(value),
+                              do="Leave it out; compare.candidates names the methods.")
+
+
+def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
+    return [(own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
+            for own in map(CANDIDATES.get, recipe.compare.candidates) if own.pretrained and own.reads == LAST]
 
 
 def run(recipe: Recipe, run: Run) -> dict:
@@ -56,6 +72,7 @@ def run(recipe: Recipe, run: Run) -> dict:
         say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
 
     texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
+    clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
     probabilities, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], targets["val"],
                                                   texts["test"], len(labels))
     decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
@@ -64,13 +81,17 @@ def run(recipe: Recipe, run: Run) -> dict:
     positive = positive_label(recipe, labels)
     found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
                                recipe.evaluate.resamples, recipe.split.seed)
+    for name, rows in decisions.items():
+        found[name]["clean"] = {"value": float((rows == targets["test"])[:, clean].mean()) if clean.any() else None,
+                                "n": int(clean.sum())}
     means = {name: {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
-             | {key: fits[0][key] for key in ("trainable", "total", "lr")} for name, fits in results.items()}
+             | {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")} for name, fits in results.items()}
     means[TFIDF] = {"seconds": seconds, "note": note}
     comparison = {
         "schema_version": 1, "task": "compare", "labels": labels,
         "positive": None if positive is None else labels[positive],
         "reference": reference, "why": why, "seeds": recipe.compare.seeds,
+        "device": device_type(), "threads": next(iter(results.values()))[0]["threads"],
         "weights": describe_start(run.result("download")["weights"]),
         "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
                         **means[name], **found[name]} for name in decisions]}
@@ -84,7 +105,7 @@ def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str,
     pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
     method, why = base.choose_method(run.result("convert")["parameters"], pretrained, rows, device_type())
     chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
-              and own.pretrained and own.last_blocks == recipe.train.last_blocks]
+              and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
 
 
@@ -93,16 +114,15 @@ def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str,
     directory = run.path("comparison", f"{name}-{seed}")
     identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
                 "weights": fingerprint(run.record("convert"))}
-    written = directory / "result.json"
-    if written.exists() and (found := read_json(written)).get("identity") == identity:
-        return found
-    directory.mkdir(parents=True, exist_ok=True)
-    gc.collect()
-    reset_peak_memory()
-    found = {"identity": identity} | _fit(recipe, run, CANDIDATES[name], seed, records, directory, identity)
-    write_json(written, found)
-    shutil.rmtree(directory / "checkpoints")
-    return found
+    written, machine = directory / "result.json", {"device": device_type(), "threads": set_threads(recipe.train.threads)}
+    if not written.exists() or not (identity | machine).items() <= read_json(written).items():
+        directory.mkdir(parents=True, exist_ok=True)
+        gc.collect()
+        reset_peak_memory()
+        found = _fit(recipe, run, CANDIDATES[name], seed, records, directory, identity)
+        write_json(written, identity | machine | found)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    return read_json(written)
 
 
 def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dict[str, list[dict]], directory,
@@ -130,4 +150,4 @@ def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dic
     return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found["seconds"]), 3),
             "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
             "precision": settings.precision,
-            **{key: found[key] for key in ("epochs", "steps", "best_step", "peak_bytes", "threads")}}
+            **{key: found[key] for key in ("epochs", "steps", "best_step", "peak_bytes")}}

@@ -3,7 +3,7 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
-from finetune.datasets.sources import locate_data
+from finetune.datasets.sources import locate_data, locate_text
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -17,6 +17,8 @@ def outside(recipe: Recipe) -> dict[str, str]:
     found = {"the data's content": sha256_tree(task_of(recipe).locate(recipe).path)}
     for what, name in (("validation", recipe.validation), ("test", recipe.test)):
         found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
+    if recipe.pretrain.eval_data:
+        found["the evaluation text's content"] = sha256_tree(locate_text(recipe.pretrain.eval_data).path)
     if recipe.weights not in (RANDOM_BYTES, SCRATCH):
         weights = locate_weights(recipe.weights)
         if not weights.pinned:

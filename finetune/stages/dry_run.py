@@ -34,19 +34,28 @@ from finetune.training.probe import crowded, estimate
 NAMES = 8  # of the tensors that move, on the screen
 
 
-def dry_run(recipe: Recipe, processes: int = 1) -> None:
-    """Say what the run would do and take; without the weights or the data, what is known without them."""
+def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> None:
+    """Say what the run would do and take; without the weights or the data, what is known without them.
+
+    plans: the trainings of the run, each with its name; they differ in their settings, not in weights or data.
+    """
     with _offline(), tempfile.TemporaryDirectory(prefix="finetune-dry-run-") as folder:
         missing = _missing_data(recipe), _missing_weights(recipe)
         for line in filter(None, missing):
             say(line)
         if any(missing):
-            _plan_only(recipe, with_data=not missing[0])
+            for label, own in plans:
+                if label:
+                    say(label)
+                _plan_only(own, with_data=not missing[0])
             return
         run = Run(Path(folder))
         for number, stage in enumerate((download, convert, prepare), 1):
             run.finish(number, stage.__name__.rpartition(".")[2], "", [], stage.run(recipe, run), 0.0)
-        _probe(recipe, run, processes)
+        for label, own in plans:
+            if label:
+                say(label)
+            _probe(own, run, processes)
 
 
 @contextmanager

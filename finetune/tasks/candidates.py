@@ -22,7 +22,9 @@ class Candidate:
 
     def settings(self, asked: Train, seed: int) -> Train:
         """The recipe's settings with this way's own in them; learning rate and epochs stay open where they were."""
-        return asked.model_copy(update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed})
+        unread = [] if self.method == "lora" else [name for name in Train.model_fields if name.startswith("lora_")]
+        return asked.model_copy(update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed} | {
+            name: Train.model_fields[name].default for name in unread})
 
 
 CANDIDATES = {

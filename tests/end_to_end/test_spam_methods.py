@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 SETTINGS = ["run", "spam-methods", "--set", "weights=random-bytes", "--set", "compare.seeds=2",
@@ -55,6 +56,35 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, monkeyp
     assert "nothing left to do" in finetune(*SETTINGS).out
 
 
-def test_an_unknown_candidate_is_refused_before_anything_is_trained(finetune):
-    done = finetune(*SETTINGS, "--set", 'compare.candidates=["head","tail"]')
-    assert done.status == 2 and "tail" in done.err and "last-two-blocks" in done.err
+@pytest.mark.parametrize("settings, said", [
+    (['compare.candidates=["head","tail"]'], "last-two-blocks"), (['compare.candidates=["head","head"]'], "twice"),
+    (["train.method=lora"], "train.method"), (["task=pretrain"], "task"), (["evaluate.threshold=max-f1"], "threshold")])
+def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(finetune, settings, said):
+    done = finetune(*SETTINGS, *(word for pair in settings for word in ("--set", pair)))
+    assert done.status == 2 and said in done.err, done.err
+    assert not list(Path("runs").glob("*/comparison"))
+
+
+def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_ones_own(finetune):
+    """More than two labels, a test file whose texts partly stand in train, a rank that one candidate alone reads."""
+    labels = ("red", "green", "blue")
+    lines = [f"{label} thing {'x' * (i % 7)} {word},{label}" for i, word in enumerate("abcdefghijklmnop")
+             for label in labels]
+    Path("train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    Path("test.csv").write_text("text,label\n" + "\n".join(lines[:6]) + "\nquite red,red\nso blue,blue\ngreenish,green\n")
+    done = finetune(*SETTINGS, "--set", "data=train.csv", "--set", "test=test.csv", "--set", "train.lora_rank=2",
+                    "--set", "train.last_blocks=3", "--set", 'compare.candidates=["head","lora","full"]',
+                    "--set", "compare.seeds=1")
+    assert done.status == 0, done.err
+    found = read("runs", "spam-methods", "comparison.json")
+    assert found["reference"] == "full" and found["positive"] is None
+    assert [entry["clean"]["n"] for entry in found["candidates"]] == [3] * 4
+    page = Path("runs/spam-methods/report/report.md").read_text(encoding="utf-8")
+    assert "Clean 3" in page and "Macro F1" in page
+
+
+def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
+    done = finetune(*SETTINGS, "--dry-run", "--set", 'compare.candidates=["head","full","padded"]')
+    assert done.status == 0, done.err
+    assert done.out.count("estimate") >= 2 and "head alone" in done.out and "all weights" in done.out
+    assert not Path("runs").exists()

@@ -39,6 +39,11 @@ class PretrainTask(Task):
         """Plain text."""
         return locate_text(recipe.data)
 
+    def check(self, recipe: Recipe) -> None:
+        """The evaluation text is there."""
+        if recipe.pretrain.eval_data:
+            locate_text(recipe.pretrain.eval_data)
+
     def prepare(self, recipe: Recipe, run: Run) -> dict:
         """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
         data = locate_text(recipe.data)
