@@ -1,8 +1,8 @@
 """The bundled checkpoint: pretrain a small GPT-2 from scratch on open text.
 
-How weights/mini was made (on one thread of a CPU with bf16, 77 minutes). `--set data=FOLDER` names a folder of text files, `--set shape.tokenizer=DIR` a vocabulary
-from `finetune tokenizer train`. The shares weigh the sources so that it sounds like today: dialogues, mail, web,
-reference and textbooks, with old novels as less than a third of the tokens.
+How weights/mini was made, on one thread of a CPU with bf16, in 77 minutes. `--set data=FOLDER` names a folder of text
+files, `--set shape.tokenizer=DIR` a vocabulary from `finetune tokenizer train`. The shares weigh the sources so that it
+sounds like today: dialogues, mail, web, reference and textbooks, with old novels as less than a third of the tokens.
 """
 
 from finetune.recipe import Pretrain, Recipe, Shape, Train

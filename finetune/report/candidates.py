@@ -159,8 +159,8 @@ def _reading(comparison: dict) -> Section:
             "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
                       "text, longer ones are cut there, and the last pad is read. It is the usual recipe of books and "
                       "costs the work on the pads; the last real token costs none.",
-            "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves it "
-                           "open under their own learning rate and number of epochs. Where the others start from "
+            "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves "
+                           "it open under their own learning rate and number of epochs. Where the others start from "
                            "pretrained weights, what lies between it and all weights is what pretraining is worth.",
             "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685)."}
     note = comparison["candidates"][-1].get("note")

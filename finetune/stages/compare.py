@@ -41,7 +41,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     if unknown:
         raise RecipeError("no such candidate to compare", got=listed(unknown), known=", ".join(CANDIDATES))
     if len(set(asked)) < len(asked):
-        raise RecipeError("a candidate is named twice", got=listed(list(asked)), do="Set compare.seeds to train it more.")
+        raise RecipeError("a candidate is named twice", got=listed(list(asked)), do="compare.seeds trains it again.")
     unread = {"task": (recipe.task, "classify"), "train.method": (recipe.train.method, "auto"),
               "evaluate.threshold": (recipe.evaluate.threshold, "half"), "--processes": (processes, 1)}
     for name, (value, read) in unread.items():
@@ -84,8 +84,10 @@ def run(recipe: Recipe, run: Run) -> dict:
     for name, rows in decisions.items():
         found[name]["clean"] = {"value": float((rows == targets["test"])[:, clean].mean()) if clean.any() else None,
                                 "n": int(clean.sum())}
-    means = {name: {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
-             | {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")} for name, fits in results.items()}
+    means = {}
+    for name, fits in results.items():
+        means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
+        means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
     means[TFIDF] = {"seconds": seconds, "note": note}
     comparison = {
         "schema_version": 1, "task": "compare", "labels": labels,
@@ -114,7 +116,8 @@ def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str,
     directory = run.path("comparison", f"{name}-{seed}")
     identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
                 "weights": fingerprint(run.record("convert"))}
-    written, machine = directory / "result.json", {"device": device_type(), "threads": set_threads(recipe.train.threads)}
+    machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
+    written = directory / "result.json"
     if not written.exists() or not (identity | machine).items() <= read_json(written).items():
         directory.mkdir(parents=True, exist_ok=True)
         gc.collect()

@@ -71,7 +71,8 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
     lines = [f"{label} thing {'x' * (i % 7)} {word},{label}" for i, word in enumerate("abcdefghijklmnop")
              for label in labels]
     Path("train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    Path("test.csv").write_text("text,label\n" + "\n".join(lines[:6]) + "\nquite red,red\nso blue,blue\ngreenish,green\n")
+    fresh = ["quite red,red", "so blue,blue", "greenish,green"]
+    Path("test.csv").write_text("text,label\n" + "\n".join(lines[:6] + fresh) + "\n")
     done = finetune(*SETTINGS, "--set", "data=train.csv", "--set", "test=test.csv", "--set", "train.lora_rank=2",
                     "--set", "train.last_blocks=3", "--set", 'compare.candidates=["head","lora","full"]',
                     "--set", "compare.seeds=1")
