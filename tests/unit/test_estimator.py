@@ -1,5 +1,7 @@
 """TextClassifier: what goes in, what comes out, and its place among scikit-learn's tools."""
 
+import copy
+import dataclasses
 import json
 
 import datasets
@@ -40,14 +42,16 @@ def test_it_learns_and_its_probabilities_are_transformers_at_the_temperature(fit
     from transformers import GPT2ForSequenceClassification
     assert finetune.TextClassifier is TextClassifier and fitted.score(TEXTS, KINDS) > 0.9
     assert fitted.classes_.tolist() == ["ham", "spam"] and fitted.settings_.method == "full"
-    model = GPT2ForSequenceClassification.from_pretrained(fitted.save(tmp_path / "bundle")).eval()
+    warm = copy.copy(fitted)
+    warm.bundle_ = dataclasses.replace(fitted.bundle_, temperature=1.7)
+    model = GPT2ForSequenceClassification.from_pretrained(warm.save(tmp_path / "bundle")).eval()
     tokenizer = Tokenizer.from_directory(tmp_path / "bundle")
     with torch.no_grad():
         logits = torch.cat([model(torch.tensor([tokenizer.encode(text)])).logits for text in TEXTS[:9]])
-    temperature = json.loads((tmp_path / "bundle" / "bundle.json").read_text())["temperature"]
-    theirs = torch.softmax(logits.double() / temperature, -1).numpy()
-    np.testing.assert_allclose(fitted.predict_proba(TEXTS[:9]), theirs, atol=1e-5)
-    assert fitted.predict(TEXTS[:9]).tolist() == [["ham", "spam"][row] for row in theirs.argmax(1)]
+    theirs = torch.softmax(logits.double() / 1.7, -1).numpy()
+    for estimator in (warm, TextClassifier.load(tmp_path / "bundle")):
+        np.testing.assert_allclose(estimator.predict_proba(TEXTS[:9]), theirs, atol=1e-5)
+    assert warm.predict(TEXTS[:9]).tolist() == [["ham", "spam"][row] for row in theirs.argmax(1)]
 
 
 def test_the_temperature_is_fitted_on_rows_that_were_held_out(make, monkeypatch):
