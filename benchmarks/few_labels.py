@@ -47,7 +47,7 @@ METRICS = ("accuracy", "f1_macro", "f1", "log_loss")
 VAL_SHARE = 0.2  # of the labels; they choose the checkpoint, and the C of the logistic regression
 LEAST_STEPS = 150  # optimizer steps; a few labels' own epochs would be over before anything is learnt
 PREDICT_TOKENS = 1024  # of one forward pass: what fits a CPU's cache is the fastest
-HEAD = "# Benchmarks\n\nOne script a measurement; each writes its figures beside itself, and its section here.\n"
+HEAD = "# Benchmarks\n"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ KEY = ("stack", "method", "protocol", "rows", "threads", "precision")
 OUT = Path(__file__).with_suffix(".jsonl")
 README = Path(__file__).with_name("README.md")
 MARKS = "<!-- full_shape_methods: begin -->", "<!-- full_shape_methods: end -->"
-HEAD = "# Benchmarks\n\nMeasurements beside other programs, one script each.\n"
+HEAD = "# Benchmarks\n"
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.data:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
             measure(arguments, Path(folder))
-    if not arguments.rows:
+    if not arguments.rows and recorded():
         write_table(recorded())
 
 
