@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 # Windows' Linux puts the machine's name into the environment as NAME.
 NAME := $(if $(and $(WSL_DISTRO_NAME),$(filter environment,$(origin NAME))),,$(NAME))
-export CSV TEXT WEIGHTS METHOD NAME
+export CSV TEXT DATA WEIGHTS METHOD NAME
 SETTINGS = $${WEIGHTS:+--set "weights=$$WEIGHTS"} $${METHOD:+--set "train.method=$$METHOD"} \
 	$${CSV:+--set "data=$$CSV"} $${NAME:+--name "$$NAME"} $(ARGS)
 
@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods pretrain test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct pretrain test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -37,6 +37,9 @@ spam-classifier: setup ## a spam classifier from GPT-2, start to report
 
 spam-methods: setup ## every way to adapt the weights on one split, in one table
 	@$(PY) -m finetune run spam-methods $(SETTINGS)
+
+instruct: setup ## a model that answers in the form of your pairs: make instruct DATA=my.jsonl
+	@$(PY) -m finetune run instruct $${DATA:+--set "data=$$DATA"} $(SETTINGS)
 
 pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)

@@ -21,9 +21,10 @@ class Columns(Settings):
 class Split(Settings):
     """How rows are divided into train, validation and test."""
 
-    protocol: Literal["grouped", "balanced"] = Field(
+    protocol: Literal["grouped", "balanced", "ordered"] = Field(
         "grouped", description="grouped: all rows, stratified, the same normalised text never on two sides; "
-        "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol)")
+        "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol); "
+        "ordered: as the file goes, rows to train on first, then the test's, then the validation's")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of rows for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of rows for the test")
     seed: int = Field(123, ge=0, description="seed of the split")
@@ -130,10 +131,11 @@ class Recipe(Settings):
     """Everything that decides what a run does."""
 
     pipeline: str = Field("", description="the pipeline whose stages run")
-    task: Literal["classify", "pretrain"] = Field("classify", description="what is learnt")
+    task: Literal["classify", "pretrain", "instruct"] = Field("classify", description="what is learnt")
     weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
                          "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
-    data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder")
+    data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder, for "
+                      "instruct a file of records")
     validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
     encoding: str | None = Field(None, description="how the tables' characters are written; none: UTF-8, or what their "

@@ -19,6 +19,7 @@ TEMPLATES = {  # with an input, and without
                "### Input:\n{input}\n\n### Response:",
                f"{_BELOW}. {_WRITE}### Response:"),
     "plain": ("{instruction}\n{input}\n", "{instruction}\n")}
+_TELLING = 4  # characters of a prompt's line that tell it from any other text
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ def pieces(record: dict, settings: Instruct) -> list[Piece]:
 def prompt(record: dict, settings: Instruct) -> list[Piece]:
     """What a model is given to answer: everything before the last answer."""
     return pieces(record, settings)[:-1]
+
+
+def markers(settings: Instruct) -> tuple[str, ...]:
+    """What a line of a prompt begins with: an answer that holds such a line goes on by itself."""
+    if settings.style == "chat" and not settings.template:
+        return "System:", "User:", "Assistant:"
+    literal = "\n".join(FIELD.sub("\n", template) for template in _templates(settings))
+    lines = (line.strip() for line in literal.splitlines())
+    return tuple(dict.fromkeys(line for line in lines if len(line) >= _TELLING))
 
 
 def question(record: dict) -> str:

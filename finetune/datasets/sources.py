@@ -63,7 +63,7 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
         return _from_row(rows[name], get_data(rows[name]))
     samples = _samples()
     if name in samples:
-        return DataSource(name, samples[name], format_of(samples[name]), "written for this project, bundled", "CC0 1.0")
+        return _sample(name)
     if name.startswith(PREFIX):
         return DataSource(name, get_hub_dataset(name), TableFormat(kind="dataset"),
                           "a data set of the Hugging Face hub")
@@ -109,9 +109,15 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     return found
 
 
-def _samples() -> dict[str, Path]:
+def _samples(ending: str = "*") -> dict[str, Path]:
     """The bundled samples by name: ``spam-sample`` is data/spam/sample.tsv."""
-    return {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob("*/sample.*"))}
+    return {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob(f"*/sample.{ending}"))}
+
+
+def _sample(name: str) -> DataSource:
+    path = _samples()[name]
+    layout = format_of(path) if path.suffix == ".tsv" else TableFormat()
+    return DataSource(name, path, layout, "written for this project, bundled", "CC0 1.0")
 
 
 def _from_row(row: DataRow, path: Path) -> DataSource:
@@ -132,9 +138,9 @@ def locate_text(name: str) -> DataSource:
 
     A file, a folder of text files or one that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
     """
-    samples = {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob("*/sample.txt"))}
+    samples = _samples("txt")
     if name in samples:
-        return DataSource(name, samples[name], TableFormat(), "written for this project, bundled", "CC0 1.0")
+        return _sample(name)
     if name.startswith(PREFIX):
         return DataSource(name, get_hub_dataset(name), TableFormat(), "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
@@ -142,3 +148,15 @@ def locate_text(name: str) -> DataSource:
         raise DataError(f"no text {name!r}: no such file or folder", known=", ".join([*samples, f"{PREFIX}OWNER/NAME"]),
                         do="Give a text file or a folder, for example --set data=my.txt")
     return DataSource(path.name, path, TableFormat(), "the user's text")
+
+
+def locate_instructions(name: str) -> DataSource:
+    """The file of instruction records that `name` means, or the bundled ``instruct-sample``. Raises DataError."""
+    samples = _samples("jsonl")
+    if name in samples:
+        return _sample(name)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(f"no records {name!r}: no such file", known=", ".join(samples),
+                        do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl")
+    return DataSource(path.name, path, TableFormat(), "the user's file")

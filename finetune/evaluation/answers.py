@@ -7,14 +7,19 @@ Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and token F1, afte
 import re
 import string
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune.evaluation.intervals import bootstrap, paired_bootstrap, wilson
+from finetune.evaluation.language import language_metrics
 
 NEAREST = "the answer to the nearest training question (TF-IDF)"
-SHARES = ("identical", "exact_match", "ended")  # of each answer 0 or 1
-COMPARED = ("identical", "exact_match", "token_f1", "rouge_l")
+UNTUNED = "the model before training, same prompt"
+SHORT = 10  # words of a reference at most, where an answer can be expected to be the same
+OF_SHORT = ("identical", "exact_match", "token_f1")  # measured where the reference is short
+SHARES = ("identical", "exact_match", "ended", "well_formed")  # of each answer 0 or 1
+COMPARED = (*OF_SHORT, "rouge_l")
 _CHUNK = 200  # questions compared with all training questions at once
 
 
@@ -56,9 +61,37 @@ def repetition(text: str, n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def row_scores(answers: list[str], references: list[str], ended: list[bool] | None = None) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Written:
+    """What one way to answer made of the same questions."""
+
+    texts: list[str]
+    ended: list[bool] | None = None  # with the end token, within the budget
+    nats: np.ndarray | None = None  # (n,) cross entropy of the right answers, each summed over its tokens
+
+    def take(self, rows: np.ndarray) -> "Written":
+        """Some of them, (m,) positions."""
+        return Written([self.texts[i] for i in rows], None if self.ended is None else [self.ended[i] for i in rows],
+                       None if self.nats is None else self.nats[rows])
+
+
+@dataclass(frozen=True)
+class References:
+    """The right answers."""
+
+    texts: list[str]
+    tokens: np.ndarray  # (n,) of each, as the model learns them
+    markers: tuple[str, ...] = ()  # what a line of an answer begins with where it goes on with another prompt
+
+    def take(self, rows: np.ndarray) -> "References":
+        """Some of them, (m,) positions."""
+        return References([self.texts[i] for i in rows], self.tokens[rows], self.markers)
+
+
+def row_scores(answers: list[str], references: list[str], ended: list[bool] | None = None,
+               markers: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Name -> (n,): identical (but for white space), exact_match and token_f1 (as SQuAD), rouge_l, repetition, words,
-    reference_words, and ended (with the end token, within the budget) where it is given.
+    reference_words; with `ended` that, and well_formed: ended, not empty, and no line goes on as a prompt.
 
     `exact_match` forgives case, punctuation and articles; a task about letters needs `identical`.
     """
@@ -73,40 +106,93 @@ def row_scores(answers: list[str], references: list[str], ended: list[bool] | No
         "reference_words": [len(reference.split()) for reference in references]}
     if ended is not None:
         scores["ended"] = ended
+        scores["well_formed"] = [done and bool(answer.strip()) and not _goes_on(answer, markers)
+                                 for answer, done in zip(answers, ended, strict=True)]
     return {name: np.array(values, dtype=np.float64) for name, values in scores.items()}
 
 
+def _goes_on(answer: str, markers: tuple[str, ...]) -> bool:
+    return bool(markers) and any(line.strip().startswith(markers) for line in answer.splitlines())
+
+
 def answer_metrics(scores: dict[str, np.ndarray], resamples: int, seed: int) -> dict[str, dict]:
-    """Metric name -> {"value", "low", "high", "n"}: means over the answers, and length_ratio: words of all answers
-    over words of all references. Shares have Wilson's interval, the others the bootstrap's.
-    """
-    n = len(scores["words"])
-    means = [name for name in scores if name not in ("words", "reference_words")]
-    columns = np.stack([scores[name] for name in means], axis=1)  # (n, means)
+    """Metric name -> {"value", "low", "high", "n"}: means over the answers, for ``OF_SHORT`` over those with a short
+    reference, and length_ratio: words of all answers over words of all references.
 
-    def statistic(counts):  # (R, n) -> (R, means + 1)
-        ratio = counts @ scores["words"] / np.maximum(counts @ scores["reference_words"], 1)
-        return np.column_stack([counts @ columns / n, ratio])
-    names = [*means, "length_ratio"]
-    values = statistic(np.ones((1, n)))[0]
+    Shares have Wilson's interval, the others the bootstrap's.
+    """
+    n, short = len(scores["words"]), is_short(scores)
+    means = {name: short if name in OF_SHORT else np.ones(n) for name in scores
+             if name not in ("words", "reference_words")}
+    over = np.stack([*means.values(), np.ones(n)], axis=1)  # (n, M): the rows that each metric is over
+    values = np.stack([*(scores[name] for name in means), scores["words"]], axis=1) * over
+    over[:, -1] = scores["reference_words"]
+
+    def statistic(counts):  # (R, n) -> (R, M)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (counts @ values) / (counts @ over)
+    found = statistic(np.ones((1, n)))[0]
     low, high = bootstrap(statistic, n, resamples, seed)
-    intervals = {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
-    intervals |= {name: wilson(int(scores[name].sum()), n) for name in SHARES if name in scores}
-    return {name: {"value": float(value), "low": intervals[name][0], "high": intervals[name][1], "n": n}
-            for name, value in zip(names, values, strict=True)}
+    metrics = {}
+    for i, name in enumerate([*means, "length_ratio"]):
+        rows = int(short.sum()) if name in OF_SHORT else n
+        if not rows:
+            metrics[name] = {"value": None, "low": None, "high": None, "n": 0,
+                             "reason": f"no reference has {SHORT} words or fewer"}
+            continue
+        ends = wilson(int(values[:, i].sum()), rows) if name in SHARES else (float(low[i]), float(high[i]))
+        metrics[name] = {"value": float(found[i]), "low": ends[0], "high": ends[1], "n": rows}
+    return metrics
 
 
-def score_answers(answers: list[str], ended: list[bool], references: list[str], baseline: list[str],
+def is_short(scores: dict[str, np.ndarray]) -> np.ndarray:
+    """Whether each reference is short enough to be met word by word: bool (n,)."""
+    return scores["reference_words"] <= SHORT
+
+
+def score_answers(own: Written, references: References, baselines: dict[str, Written], clean: np.ndarray,
                   resamples: int, seed: int) -> dict:
-    """eval.json's keys for answers: "metrics", and in "baselines" what another way to answer scores on the same rows.
+    """eval.json's keys for answers: "headline", "metrics", "clean", and in "baselines" what other ways to answer score
+    on the same rows.
 
-    A baseline's "differences": metric -> the model's mean minus its own, with interval and p of the paired bootstrap.
+    The headline is `identical`, or rouge_l where no reference is short. clean: bool (n,), the rows that stand in no
+    other split. A baseline's "differences": metric -> the model's mean minus its own, with interval and p of the paired
+    bootstrap; "p_value" is that of the headline.
     """
-    own, other = row_scores(answers, references, ended), row_scores(baseline, references)
-    differences = {name: paired_bootstrap(own[name], other[name], resamples, seed) for name in COMPARED}
-    return {"metrics": answer_metrics(own, resamples, seed),
-            "baselines": [{"name": NEAREST, "metrics": answer_metrics(other, resamples, seed),
-                           "test": "paired bootstrap", "differences": differences}]}
+    scores, metrics = _measure(own, references, resamples, seed)
+    name = "identical" if metrics["identical"]["value"] is not None else "rouge_l"
+    entries = []
+    for baseline, written in baselines.items():
+        other, found = _measure(written, references, resamples, seed)
+        differences = {}
+        for metric in COMPARED:
+            rows = is_short(scores) if metric in OF_SHORT else slice(None)
+            if metrics[metric]["value"] is not None:
+                differences[metric] = paired_bootstrap(scores[metric][rows], other[metric][rows], resamples, seed)
+        if own.nats is not None and written.nats is not None:
+            differences["log_loss"] = paired_bootstrap(own.nats, written.nats, resamples, seed, references.tokens)
+        entries.append({"name": baseline, "metrics": found, "test": "paired bootstrap",
+                        "p_value": differences[name]["p_value"], "differences": differences})
+    rows, alone = np.flatnonzero(clean), {}
+    if len(rows):
+        _, alone = _measure(own.take(rows), references.take(rows), resamples, seed)
+    return {"headline": {"metric": name, **metrics[name], "split": "test"}, "metrics": metrics, "baselines": entries,
+            "clean": {"n": len(rows), "metrics": alone}}
+
+
+def loss_metrics(nats: np.ndarray, tokens: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
+    """log_loss (nats a token) and perplexity over answers, (n,) sums and tokens of each."""
+    found = language_metrics(nats, tokens, tokens, resamples, seed)
+    return {name: found[name] for name in ("log_loss", "perplexity")}
+
+
+def _measure(written: Written, references: References, resamples: int, seed: int) -> tuple[dict, dict]:
+    """Scores of each row, and the metrics."""
+    scores = row_scores(written.texts, references.texts, written.ended, references.markers)
+    metrics = answer_metrics(scores, resamples, seed)
+    if written.nats is not None:
+        metrics |= loss_metrics(written.nats, references.tokens, resamples, seed)
+    return scores, metrics
 
 
 def nearest_answers(train_questions: list[str], train_answers: list[str], questions: list[str]) -> list[str]:

@@ -56,15 +56,18 @@ def _resampled(statistic, n: int, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(values)
 
 
-def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int) -> dict:
+def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None) -> dict:
     """The mean of a minus that of b on the same rows: {"value", "low", "high", "p_value", "n"}.
 
+    weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
     The two-sided p is how often a resampled difference lies as far from the observed one as that lies from 0
     (Berg-Kirkpatrick et al. 2012, EMNLP, section 3), with one added above and below so that it is never 0.
     """
     difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
-    n, value = len(difference), float(difference.mean())
-    values = _resampled(lambda counts: counts @ difference / n, n, resamples, seed)
+    n = len(difference)
+    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+    value = float(difference.sum() / weights.sum())
+    values = _resampled(lambda counts: counts @ difference / (counts @ weights), n, resamples, seed)
     low, high = np.percentile(values, [2.5, 97.5])
     as_far = int((np.abs(values - value) >= abs(value) - 1e-12).sum())
     return {"value": value, "low": float(low), "high": float(high), "p_value": (1 + as_far) / (1 + len(values)), "n": n}

@@ -17,8 +17,12 @@ _MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
 METRIC_NAMES = {
     "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
     "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
-    "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte"}
-_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall"}  # shown in percent
+    "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte",
+    "perplexity": "Perplexity", "identical": "Exact match", "exact_match": "Match as SQuAD",
+    "token_f1": "Token F1", "rouge_l": "ROUGE-L", "repetition": "Repetition", "ended": "Came to an end",
+    "well_formed": "Format kept", "length_ratio": "Length ratio"}
+_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "identical", "exact_match", "token_f1", "rouge_l",
+           "repetition", "ended", "well_formed"}  # shown in percent
 
 
 def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,

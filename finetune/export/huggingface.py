@@ -60,21 +60,18 @@ def save_bundle(directory: Path, model: Classifier, tokenizer: Tokenizer, card: 
     return checked
 
 
-def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer) -> dict:
-    """Write a language model's ``export/hf`` and compare its logits in transformers. Returns the figures."""
+def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer, about: list[str], use: list[str]) -> dict:
+    """Write a language model's ``export/hf`` and compare its logits in transformers. Returns the figures.
+
+    about, use: lines of its README: what it is good for in figures, and how to use it.
+    """
     evaluation, draft = read_json(run.path("eval.json")), run.path("export", ".hf-draft")
     try:
         write_checkpoint(draft, model, tokenizer)
         checked = compare_language_model(draft, model)
-        headline = evaluation["headline"]
-        readme = [
-            f"# {run.name}", "",
-            f"A GPT-2 language model made by gpt2-finetune from {evaluation['weights']['name']}.", "",
-            f"- {headline['value']:.4f} bits per byte on held-out text (95 % interval {headline['low']:.4f} to "
-            f"{headline['high']:.4f})",
-            f"- {checked['summary']}", "", "## Use", "",
-            "    finetune generate DIRECTORY \"A beginning\"",
-            "    finetune classify my.csv --weights DIRECTORY", ""]
+        readme = [f"# {run.name}", "",
+                  f"A GPT-2 language model made by gpt2-finetune from {evaluation['weights']['name']}.", "",
+                  *(f"- {line}" for line in (*about, checked["summary"])), "", "## Use", "", *use, ""]
         (draft / "README.md").write_text("\n".join(readme), encoding="utf-8", newline="\n")
         replace_directory(run.path("export", "hf"), draft)
     finally:

@@ -25,6 +25,20 @@ def language_table(evaluation: dict) -> list[str]:
     return _aligned(rows)
 
 
+def answers_table(evaluation: dict) -> list[str]:
+    """A model's answers and those of its baselines."""
+    names = {"identical": "exact match", "rouge_l": "ROUGE-L", "log_loss": "loss"}
+    rows = [["", *names.values(), "p"]]
+    named = f"{evaluation['weights']['name']}, {evaluation['method']}"
+    for entry in ({"name": named, "metrics": evaluation["metrics"], "p_value": None}, *evaluation["baselines"]):
+        rows.append([entry["name"], *(_cell(entry["metrics"][name]) if name in entry["metrics"] else ""
+                                      for name in names),
+                     "" if entry["p_value"] is None else f"{entry['p_value']:.3g}"])
+    metrics = evaluation["metrics"]
+    return [f"test records: {metrics['rouge_l']['n']:,}, {metrics['identical']['n']:,} of them with a short answer "
+            "(for exact match); 95 % intervals in brackets", *_aligned(rows)]
+
+
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -19,7 +19,7 @@ from finetune.datasets.checks import check_rows
 from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import LabelledTexts, listed, text_chunks
-from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, text_keys
+from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.datasets.token_rows import TokenRows
 from finetune.errors import DataError
 from finetune.models.gpt import GPT
@@ -104,10 +104,13 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
 
 def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
     """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
-    if split.protocol == "balanced":
+    if split.protocol != "grouped":
         if source.groups or any(source.sides):
-            raise DataError("split.protocol=balanced draws from one table without groups and splits of its own",
+            what = f"split.protocol={split.protocol}"
+            raise DataError(f"{what} draws from one table without groups and splits of its own",
                             do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.")
+        if split.protocol == "ordered":
+            return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
         return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
 
     def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
@@ -146,7 +149,10 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
         used = sum(map(len, parts.values()))
         notes.append(f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
                      "the same text can stand in train and in test (see the overlap)")
-    elif any(source.sides):
+    elif any(source.sides) or recipe.split.protocol == "ordered":
+        if recipe.split.protocol == "ordered":
+            notes.append("rows stand on a side by their place in the file: those to train on, the test's, the "
+                         "validation's")
         notes += _given_sides(source, parts, keys)
     else:
         notes.append(together + "stand in the same split")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,19 @@ from finetune.console import progress
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids
 from finetune.datasets.instructions import Instructions
-from finetune.datasets.prompts import Piece, pieces, prompt, question
-from finetune.datasets.splits import SPLITS, grouped_split, normalise_text
+from finetune.datasets.prompts import Piece, answer, markers, pieces, prompt, question
+from finetune.datasets.splits import SPLITS, grouped_split, normalise_text, ordered_split
 from finetune.errors import DataError
+from finetune.evaluation.answers import (
+    NEAREST,
+    UNTUNED,
+    References,
+    Written,
+    loss_metrics,
+    nearest_answers,
+    score_answers,
+)
+from finetune.evaluation.leakage import clean_rows, overlap
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Instruct, Recipe, Train
@@ -34,6 +44,15 @@ class Examples:
     cut: list[int]  # rows whose prompt lost its beginning
     left_out: list[int]  # rows whose answer leaves no room for a prompt
 
+    def take(self, positions: list[int]) -> "Examples":
+        """Some of the rows."""
+        return Examples(*([own[i] for i in positions] for own in (self.rows, self.inputs, self.targets)), [], [])
+
+    def without(self, token: int) -> "Examples":
+        """The same with nothing to learn where this token should follow."""
+        targets = [[IGNORE if target == token else target for target in row] for row in self.targets]
+        return replace(self, targets=targets)
+
     def learnt(self) -> list[int]:
         """Supervised tokens of each row."""
         return [sum(target != IGNORE for target in targets) for targets in self.targets]
@@ -49,10 +68,16 @@ class Answer:
 
 
 def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
-    """Split the records; those with the same question stay together. Returns (records by split, data card)."""
+    """Split the records, those with the same question together if not by their order alone.
+
+    Returns (records by split, data card).
+    """
     split, settings = recipe.split, recipe.instruct
     questions = [question(record) for record in source.records]
-    parts = grouped_split(questions, [""] * len(questions), split.val_fraction, split.test_fraction, split.seed)
+    if split.protocol == "ordered":
+        parts = ordered_split(len(questions), split.val_fraction, split.test_fraction)
+    else:
+        parts = grouped_split(questions, [""] * len(questions), split.val_fraction, split.test_fraction, split.seed)
     empty = [name for name in SPLITS if not parts[name]]
     if empty:
         raise DataError(f"too few records: none for the {empty[0]} split",
@@ -65,22 +90,34 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
             raise DataError(f"no record of the {name} split fits into {max_length} tokens",
                             do="Give a larger max_length, or a model with a longer context.")
     lengths = [len(row) + 1 for part in found.values() for row in part.inputs]
-    notes = [f"left out as malformed: {problem}" for problem in source.malformed]
-    cut, left_out = (sum(len(getattr(part, name)) for part in found.values()) for name in ("cut", "left_out"))
+    cut, left_out = ([row for part in found.values() for row in getattr(part, name)] for name in ("cut", "left_out"))
+    notes = []
+    if source.malformed:
+        notes.append(f"{len(source.malformed)} malformed records left out")
     if cut:
-        notes.append(f"{cut} prompts lost their beginning, to fit into {max_length} tokens")
+        notes.append(f"{len(cut)} prompts lost their beginning, to fit into {max_length} tokens")
     if left_out:
-        notes.append(f"{left_out} records left out: the answer alone is longer than {max_length} tokens")
+        notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
+    both = overlap({name: [questions[i] for i in part] for name, part in parts.items()}, normalise_text)
+    if split.protocol == "ordered":
+        notes.append("records stand on a side by their place in the file: those to train on, the test's, the "
+                     "validation's")
+    for name, counts in both.items():
+        side, other = name.split("_in_")
+        if counts["normalised"]:
+            notes.append(f"{counts['normalised']} of {counts['n']} {side} questions stand in {other} too, after "
+                         "normalising")
     card = {
-        "records": len(source.records), "malformed": len(source.malformed),
+        "records": len(source.records), "malformed": len(source.malformed), "malformed_records": source.malformed,
         "style": "template" if settings.template else settings.style, "template": settings.template,
         "example": "".join(piece.text for piece in pieces(records["train"][0], settings)),
-        "seed": split.seed, "different_questions": len(set(map(normalise_text, questions))),
-        "splits": {name: {"records": len(records[name]), "tokens": sum(map(len, part.inputs)),
+        "prompt": "".join(piece.text for piece in prompt({"instruction": "What is asked?", "input": ""}, settings)),
+        "protocol": split.protocol, "seed": split.seed, "different_questions": len(set(map(normalise_text, questions))),
+        "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(map(len, part.inputs)),
                           "learnt_tokens": sum(part.learnt())} for name, part in found.items()},
         "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)), "max": max(lengths),
-                   "total": sum(lengths), "max_length": max_length, "cut": cut, "left_out": left_out},
-        "notes": notes}
+                   "total": sum(lengths), "max_length": max_length, "cut": len(cut), "left_out": len(left_out)},
+        "cut_rows": sorted(cut), "left_out_rows": sorted(left_out), "overlap": both, "notes": notes}
     return records, card
 
 
@@ -103,9 +140,17 @@ def examples(records: list[dict], tokenizer: Tokenizer, settings: Instruct, max_
 
 
 def prompt_ids(record: dict, tokenizer: Tokenizer, settings: Instruct, context: int) -> list[int]:
-    """What a model reads before it answers, cut from the left so that the answer has its room in the context."""
-    ids = [token for own, _ in _encode(prompt(record, settings), tokenizer) for token in own]
-    return ids[-max(context - settings.max_new_tokens, 1):]
+    """What a model reads before it answers, cut from the left so that the answer has its room in the context.
+
+    It keeps half of the context at least; a longer answer then slides.
+    """
+    ids = conversation_ids(record, tokenizer, settings)
+    return ids[-max(context - settings.max_new_tokens, context // 2):]
+
+
+def conversation_ids(record: dict, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
+    """Everything before a record's last answer, the answers before it with their ends."""
+    return [token for own, _ in _encode(prompt(record, settings), tokenizer) for token in own]
 
 
 def _encode(parts: Iterable[Piece], tokenizer: Tokenizer) -> list[tuple[list[int], bool]]:
@@ -144,7 +189,7 @@ def build_job(model: NextToken, settings: Train, train: Examples, val: Examples,
         return measure(module, val, settings.micro_batch_tokens, device)
 
     return Job(model, [len(row) for row in train.inputs], [float(count) for count in train.learnt()], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]))
+               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(map(len, val.inputs)))
 
 
 def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -186,3 +231,53 @@ def _answer(new: list[int], tokenizer: Tokenizer) -> Answer:
     ended = tokenizer.end_of_text in new
     own = new[:new.index(tokenizer.end_of_text)] if ended else new
     return Answer(tokenizer.decode_bytes(own).decode("utf-8", "replace").strip(), len(own), ended)
+
+
+def row_nats(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:
+    """The cross entropy of each row in nats (n,), summed over its supervised tokens."""
+    found = []
+    with progress(show, len(part.rows), unit="records") as advance:
+        for row in range(len(part.rows)):
+            found.append(answer_nats(model, part, [[row]], device))
+            advance(1)
+    return np.concatenate(found)
+
+
+def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records: dict[str, list[dict]],
+             settings: Instruct, max_length: int, resamples: int, seed: int,
+             device: torch.device) -> tuple[dict, list[dict]]:
+    """Answers to the test's questions, and losses on the answers of test and validation, before and after training.
+
+    Records that do not fit are left out, as in training. Returns eval.json's keys, and for each test record its row,
+    question, reference, and the answers after and before and to the nearest training question.
+    """
+    models = {"before": before.eval(), "after": after.eval()}
+    parts = {(name, on): examples(records[name], tokenizer, settings.model_copy(update={"loss_on": on}), max_length)
+             for on in dict.fromkeys(("answer", settings.loss_on)) for name in ("test", "val")}
+    parts |= {(name, "words"): parts[name, "answer"].without(tokenizer.end_of_text) for name in ("test", "val")}
+    nats = {(state, *key): row_nats(model, part, device, f"losses, {' '.join((*key, state))}")
+            for key, part in parts.items() for state, model in models.items()}
+    known = set(parts["test", "answer"].rows)
+    test = [record for record in records["test"] if record["row"] in known]
+    questions = [question(record) for record in test]
+    prompts = [prompt_ids(record, tokenizer, settings, after.gpt.config.context) for record in test]
+    written = {}
+    for state, model in models.items():
+        found = generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device)
+        written[state] = Written([own.text for own in found], [own.ended for own in found],
+                                 nats[state, "test", "answer"])
+    nearest = nearest_answers([question(record) for record in records["train"]],
+                              [answer(record) for record in records["train"]], questions)
+    references = References([answer(record) for record in test], np.array(parts["test", "answer"].learnt()),
+                            markers(settings))
+    clean = clean_rows([question(record) for name in ("train", "val") for record in records[name]], questions,
+                       normalise_text)
+    report = score_answers(written["after"], references, {UNTUNED: written["before"], NEAREST: Written(nearest)},
+                           clean, resamples, seed)
+    report["losses"] = [
+        {"split": name, "on": on} | {state: loss_metrics(nats[state, name, on], np.array(part.learnt()), resamples,
+                                                         seed)["log_loss"] for state in models}
+        for (name, on), part in parts.items()]
+    columns = {"row": [record["row"] for record in test], "question": questions, "reference": references.texts,
+               "answer": written["after"].texts, "untuned": written["before"].texts, "nearest": nearest}
+    return report, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

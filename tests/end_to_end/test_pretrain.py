@@ -49,6 +49,15 @@ def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path
     assert evaluation["weights"]["name"] == "pretrain" and not evaluation["weights"]["fallback"]
 
 
+@pytest.mark.parametrize("setting, words", [
+    ("train.metric=f1_macro", "nothing that the task pretrain validates by; got f1_macro; known: log_loss"),
+    ("train.class_weights=balanced", "not read train.class_weights"), ("instruct.style=chat", "not read instruct")])
+def test_a_setting_of_other_tasks_is_refused_before_anything_is_done(finetune, tmp_path, setting, words):
+    write_text(tmp_path)
+    wrong = finetune(*COMMAND, "--set", setting)
+    assert wrong.status == 2 and words in wrong.err and not (tmp_path / "runs" / "pretrain" / "data").exists()
+
+
 def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, tmp_path):
     first = json.loads((pretrained / "eval.json").read_text())
     done = finetune("run", "pretrain", "--name", "more", "--set", "data=text.txt", "--set", f"weights={pretrained}",

@@ -161,8 +161,7 @@ def test_a_section_replaces_itself_and_nothing_else(scripts, tmp_path):
     write, page = scripts["few_labels"].write_section, tmp_path / "README.md"
     for name, text in (("one", "first"), ("two", "second"), ("one", "changed\n\nlonger")):
         write(page, name, text)
-    assert page.read_text() == ("# Benchmarks\n\nOne script a measurement; each writes its figures beside itself, and "
-                                "its section here.\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
+    assert page.read_text() == ("# Benchmarks\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
                                 "<!-- begin two -->\nsecond\n<!-- end two -->\n")
 
 

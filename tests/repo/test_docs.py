@@ -102,7 +102,7 @@ def test_commands_of_the_messages_exist(modules, commands):
 def test_targets_of_the_pages_exist(root, lines):
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.M))
-    variables = {"PYTHON", "CSV", "TEXT", "WEIGHTS", "METHOD", "NAME", "ARGS"}
+    variables = {"PYTHON", "CSV", "TEXT", "DATA", "WEIGHTS", "METHOD", "NAME", "ARGS"}
     named, wrong = 0, []
     for page, code in lines.items():
         for line in code:

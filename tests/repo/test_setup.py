@@ -120,7 +120,7 @@ def test_make_hands_settings_through(root, tmp_path, given, expected):
     script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$@\"\n")
     script.chmod(0o755)
     command = ["make", "--no-print-directory", "spam-classifier", "BOOTSTRAP=true", f"PY={script}", *given]
-    theirs = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "CSV", "WEIGHTS", "METHOD", "NAME", "ARGS"}  # of `make test`
+    theirs = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "CSV", "DATA", "WEIGHTS", "METHOD", "NAME", "ARGS"}  # of `make test`
     env = {name: value for name, value in os.environ.items() if name not in theirs}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -2,10 +2,11 @@
 
 from finetune.recipe import Recipe
 from finetune.stages.by_task.classify import ClassifyTask
+from finetune.stages.by_task.instruct import InstructTask
 from finetune.stages.by_task.pretrain import PretrainTask
 from finetune.stages.by_task.task import Task
 
-TASKS: dict[str, Task] = {"classify": ClassifyTask(), "pretrain": PretrainTask()}
+TASKS: dict[str, Task] = {"classify": ClassifyTask(), "pretrain": PretrainTask(), "instruct": InstructTask()}
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -41,6 +41,8 @@ class ClassifyTask(Task):
     """A text belongs to one of K labels."""
 
     exported = "bundle"
+    metrics = ("f1_macro", "accuracy", "log_loss")
+    unread = ("pretrain", "instruct")
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
     page = staticmethod(results.page)
@@ -59,6 +61,7 @@ class ClassifyTask(Task):
 
     def check(self, recipe: Recipe) -> None:
         """The whole table, and the labels that the evaluation asks for."""
+        super().check(recipe)
         table = read_data(recipe)
         refuse_meaningless(table)
         positive_label(recipe, sorted(set(table.labels)))

@@ -15,7 +15,7 @@ from finetune.recipe import Recipe
 from finetune.report import language
 from finetune.report.summary import language_table
 from finetune.run import Run
-from finetune.stages.by_task.task import Built, Task
+from finetune.stages.by_task.task import OF_TABLES, Built, Task
 from finetune.stages.by_task.trial import Probe, choose, second_time
 from finetune.stages.convert import base_weights
 from finetune.tasks import pretrain
@@ -27,6 +27,7 @@ from finetune.training.precision import device_type
 class PretrainTask(Task):
     """Predict the next token."""
 
+    unread = (*OF_TABLES, "split.protocol", "split.val_fraction", "split.test_fraction", "instruct")
     verdict = staticmethod(language.verdict)
     summary = staticmethod(language_table)
     page = staticmethod(language.page)
@@ -94,7 +95,12 @@ class PretrainTask(Task):
 
     def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
         """A language model's directory."""
-        return write_language_model(run, model.gpt, tokenizer)
+        headline = read_json(run.path("eval.json"))["headline"]
+        return write_language_model(
+            run, model.gpt, tokenizer,
+            [f"{headline['value']:.4f} bits per byte on held-out text (95 % interval {headline['low']:.4f} to "
+             f"{headline['high']:.4f})"],
+            ["    finetune generate DIRECTORY \"A beginning\"", "    finetune classify my.csv --weights DIRECTORY"])
 
     def next_command(self, directory: Path) -> str:
         """What the weights are for."""

@@ -8,12 +8,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from finetune.datasets.sources import DataSource
+from finetune.errors import RecipeError
 from finetune.files import atomic_write
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
@@ -24,6 +26,9 @@ from finetune.stages.by_task.trial import Probe, choose
 from finetune.tasks.base import Trainable, adapt, freeze
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
+
+OF_TABLES = ("validation", "test", "encoding", "columns", "train.class_weights", "evaluate.metric",
+             "evaluate.positive", "evaluate.threshold")  # settings of labelled tables
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Task(ABC):
     """
 
     exported = "weights"  # what export/hf holds, in a word
+    metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
+    unread: tuple[str, ...] = ()  # settings that other tasks read: ``train.class_weights``, or all of ``columns``
 
     @abstractmethod
     def resolve_data(self, name: str, fetch: bool) -> str:
@@ -59,7 +66,14 @@ class Task(ABC):
 
     def check(self, recipe: Recipe) -> None:
         """Raise DataError or RecipeError for what cannot be trained on, before any weights are downloaded."""
-        return None
+        if recipe.train.metric not in self.metrics:
+            raise RecipeError(f"train.metric is nothing that the task {recipe.task} validates by",
+                              got=recipe.train.metric, known=", ".join(self.metrics))
+        usual = Recipe()
+        for key in self.unread:
+            own, other = (reduce(getattr, key.split("."), values) for values in (recipe, usual))
+            if own != other:
+                raise RecipeError(f"the task {recipe.task} does not read {key}", got=str(own), do="Leave it out.")
 
     @abstractmethod
     def prepare(self, recipe: Recipe, run: Run) -> dict:

@@ -172,10 +172,12 @@ def test_prepare_splits_by_question_and_counts():
     found = {name: instruct.examples(part, MINI, recipe.instruct, 256) for name, part in records.items()}
     assert all(card["splits"][name]["learnt_tokens"] == sum(part.learnt()) for name, part in found.items())
     assert card["tokens"]["left_out"] == 1 and card["tokens"]["cut"] == 0 and card["tokens"]["max_length"] == 256
-    assert all(any(part in note for note in card["notes"]) for part in ("1 records left out", "line 9"))
+    assert all(any(part in note for note in card["notes"]) for part in ("1 records left out", "1 malformed"))
+    assert card["malformed_records"] == ["line 9: 'output' is empty"] and card["left_out_rows"] == [1001]
+    assert card["prompt"] == "User: What is asked?\nAssistant:"
     assert card["example"] == "".join(piece.text for piece in pieces(records["train"][0], recipe.instruct))
     _, cut = instruct.prepare(Recipe(max_length=40), source, MINI, context=256)
-    assert cut["tokens"]["cut"] > 300 and cut["tokens"]["max"] == 41
+    assert cut["tokens"]["cut"] == len(cut["cut_rows"]) > 300 and cut["tokens"]["max"] == 41
 
 
 def test_prepare_refuses_too_few_records():

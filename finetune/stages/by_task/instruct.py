@@ -1,0 +1,151 @@
+"""The task ``instruct`` in a run: records of instructions in, a language model that answers them out."""
+
+from pathlib import Path
+
+import torch
+
+from finetune.console import say, warn
+from finetune.datasets.batching import micro_batches
+from finetune.datasets.cells import defuse
+from finetune.datasets.instructions import EXPECTED, MOST_LISTED, Instructions, read_instructions
+from finetune.datasets.prompts import pieces
+from finetune.datasets.sources import DataSource, locate_instructions, resolve_text
+from finetune.datasets.splits import SPLITS
+from finetune.errors import RecipeError
+from finetune.export.huggingface import write_language_model
+from finetune.files import atomic_write, read_json, write_json
+from finetune.models.gpt import GPT
+from finetune.models.heads import NextToken
+from finetune.recipe import Recipe
+from finetune.report import answers
+from finetune.report.summary import answers_table
+from finetune.run import Run
+from finetune.stages.by_task.task import OF_TABLES, Built, Task, read_records, write_records
+from finetune.stages.by_task.trial import Probe, choose, second_time
+from finetune.stages.convert import base_weights
+from finetune.tasks import instruct
+from finetune.tasks.predict import table_writer
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job
+from finetune.training.precision import device_type
+
+SAMPLES = 10  # test records that the report shows
+TRIED = 8  # tokens that a dry run lets a batch of prompts be answered with
+
+
+class InstructTask(Task):
+    """Answer an instruction."""
+
+    unread = (*OF_TABLES, "pretrain")
+    verdict = staticmethod(answers.verdict)
+    summary = staticmethod(answers_table)
+    page = staticmethod(answers.page)
+
+    def resolve_data(self, name: str, fetch: bool) -> str:
+        """The bundled sample, or a file's whole path."""
+        return resolve_text(name)
+
+    def locate(self, recipe: Recipe) -> DataSource:
+        """A file of records."""
+        return locate_instructions(recipe.data)
+
+    def check(self, recipe: Recipe) -> None:
+        """Every record, and that the prompt style has words for it."""
+        super().check(recipe)
+        if recipe.split.protocol == "balanced":
+            raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
+        for record in self._read(recipe).records:
+            pieces(record, recipe.instruct)
+
+    def _read(self, recipe: Recipe) -> Instructions:
+        return read_instructions(self.locate(recipe).path, recipe.instruct)
+
+    def prepare(self, recipe: Recipe, run: Run) -> dict:
+        """data/{train,val,test}.jsonl."""
+        source = self._read(recipe)
+        tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
+        records, card = instruct.prepare(recipe, source, tokenizer, run.result("convert")["context"])
+        write_records(run, records)
+        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        tokens = card["tokens"]
+        sizes = " / ".join(f"{name} {part['records']:,}" for name, part in card["splits"].items())
+        learnt = card["splits"]["train"]["learnt_tokens"]
+        say(f"records: {card['records']:,}; {card['protocol']} split: {sizes}; style {card['style']}")
+        say(f"tokens an example: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
+            f"{learnt:,} of {card['splits']['train']['tokens']:,} are learnt; {tokens['cut']} prompts cut at "
+            f"{tokens['max_length']}")
+        for line in source.malformed[:MOST_LISTED]:
+            warn(f"left out: {line}")
+        if source.malformed:
+            warn(f"expected: {EXPECTED}" + (f"; data/card.json lists all {len(source.malformed):,}"
+                                            if len(source.malformed) > MOST_LISTED else ""))
+        for note in card["notes"]:
+            say(f"note: {note}")
+        return {"records": card["records"], "max_length": tokens["max_length"],
+                "splits": {name: part["used"] for name, part in card["splits"].items()}}
+
+    def foresee(self, recipe: Recipe, context: int) -> dict:
+        """The sizes of the splits."""
+        records, card = instruct.prepare(recipe, self._read(recipe), Tokenizer.of_bytes(), context)
+        say(f"records: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        return {"splits": {name: len(part) for name, part in records.items()}}
+
+    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> NextToken:
+        """The GPT itself, which has no other head than its embedding."""
+        return NextToken(gpt)
+
+    def build_job(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> Job:
+        """Over the records of the training split."""
+        return instruct.build_job(built.model, built.settings, *_examples(recipe, run, built.tokenizer), device)
+
+    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
+        """Answers before and after; answers.csv holds all of the test's."""
+        start, device = base_weights(recipe, run).load().model, torch.device(device_type())
+        before = NextToken(getattr(start, "gpt", start)).to(device)
+        found, rows = instruct.evaluate(
+            before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe.instruct,
+            run.result("prepare")["max_length"], recipe.evaluate.resamples, recipe.train.seed, device)
+        with atomic_write(run.path("answers.csv")) as file:
+            writer = table_writer(file)
+            writer.writerow(rows[0])
+            writer.writerows([defuse(str(value)) for value in row.values()] for row in rows)
+        shown = min(SAMPLES, len(rows))
+        return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)]}
+
+    def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
+        """A language model's directory."""
+        evaluation, card = read_json(run.path("eval.json")), read_json(run.path("data", "card.json"))
+        return write_language_model(run, model.gpt, tokenizer, [answers.verdict(evaluation)], [
+            "The prompt, word for word as in training (here with a question of its own):", "",
+            *("    " + line for line in card["prompt"].splitlines())])
+
+    def next_command(self, directory: Path) -> str:
+        """A conversation."""
+        return f"chat {directory}"
+
+    def probe(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> Probe:
+        """With a validation of one forward pass."""
+        train, val = _examples(recipe, run, built.tokenizer)
+        whole = instruct.build_job(built.model, built.settings, train, val, device)
+        lengths = [len(row) for row in val.inputs]
+        largest = max(micro_batches(list(range(len(lengths))), lengths, built.settings.micro_batch_tokens),
+                      key=lambda rows: len(rows) * lengths[rows[-1]])
+        job = instruct.build_job(built.model, built.settings, train, val.take(largest), device)
+        return Probe(job, choose(whole.lengths, built.settings), whole)
+
+    def evaluation_seconds(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> float:
+        """Of answering the test's questions before and after training, were every answer as long as allowed."""
+        settings, gpt = recipe.instruct, built.model.to(device).eval().gpt
+        prompts = [instruct.prompt_ids(record, built.tokenizer, settings, gpt.config.context)
+                   for record in read_records(run, "test")]
+        groups = micro_batches(list(range(len(prompts))), [len(ids) + settings.max_new_tokens for ids in prompts],
+                               instruct.ANSWER_TOKENS)
+        some = [prompts[i] for i in groups[len(groups) // 2]]
+        took = second_time(lambda: instruct.generate_answers(gpt, some, built.tokenizer, TRIED, device))
+        return 2 * took * len(groups) * settings.max_new_tokens / TRIED
+
+
+def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[instruct.Examples]:
+    """Those to train on and those to validate with."""
+    return [instruct.examples(read_records(run, name), tokenizer, recipe.instruct,
+                              run.result("prepare")["max_length"]) for name in ("train", "val")]
