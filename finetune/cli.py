@@ -127,6 +127,19 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
 
 
 @app.command()
+def chat(run_directory: RunArgument,
+         max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; else the run's.")] = None,
+         temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+         top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
+         seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
+    """Talk to an instruct run, in its own prompt style."""
+    from finetune.stages.chat import HELP, converse, open_conversation
+    conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    say(HELP if conversation.remembers() else f"each question stands alone in this run's style; {HELP}", error=True)
+    converse(conversation, _typed_lines(), lambda text: say(text, end=""))
+
+
+@app.command()
 def report(run_directory: RunArgument) -> None:
     """Build a run's report again from its files."""
     from finetune.run import Run
@@ -252,6 +265,15 @@ def _run(request, name, first, until, processes, dry_run) -> None:
         return
     opened, recipe = open_run(request, RUNS, name)
     execute(opened, recipe, stages, first=first, until=until, processes=processes)
+
+
+def _typed_lines():
+    """What a person types line by line, or what comes through a pipe, until it ends."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:
