@@ -271,9 +271,10 @@ def write_table(rows: list[dict]) -> None:
         new = rows[-1]
         spent = {stack: [f"{row['method']} {row['cpu_seconds']:.0f}" for row in rows if row["stack"] == stack]
                  for stack in STACKS}
-        lines += ["", "balanced: as many ham as spam, drawn at random, as in the prior work. Where the machine had other "
-                  f"work, too, processor seconds are the fairer figure: ours {', '.join(spent['ours'])}; transformers "
-                  f"{', '.join(spent['transformers'])}.", "", f"Ratio: transformers over ours. {new['cpu']}, {new['cores']} cores, torch {new['torch']}, "
+        lines += ["", "balanced: as many ham as spam, drawn at random, as in the prior work. Where the machine had "
+                  f"other work, too, processor seconds are the fairer figure: ours {', '.join(spent['ours'])}; "
+                  f"transformers {', '.join(spent['transformers'])}.", "",
+                  f"Ratio: transformers over ours. {new['cpu']}, {new['cores']} cores, torch {new['torch']}, "
                   f"transformers {new['transformers']}, Python {new['python']}."]
     section = "\n".join([*lines, MARKS[1]])
     text = README.read_text(encoding="utf-8") if README.exists() else HEAD
