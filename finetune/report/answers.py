@@ -25,6 +25,7 @@ _LISTED = 20
 _SHOWN = 600  # characters of a text among the samples
 _LOWER = {"log_loss", "perplexity", "repetition"}
 _NAMES = {"log_loss": "Loss (nats a token)"}
+_SHORT_NAMES = {UNTUNED: "before training", NEAREST: "the answer to the nearest training question"}
 _COLUMNS = {UNTUNED: "Before", NEAREST: "Nearest"}
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -41,28 +42,29 @@ def page(files: Files) -> dict:
 
 def verdict(evaluation: dict) -> str:
     """What the numbers say, no more than they carry."""
-    headline, metric = evaluation["headline"], evaluation["headline"]["metric"]
-    where = f" on held-out questions whose answer has {SHORT} words or fewer" if metric == "identical" else ""
-    said = [f"{_name(metric)} {metric_text(headline, metric)}{where}."]
-    for entry in evaluation["baselines"]:
-        difference = entry["differences"][metric]
-        points, real = 100 * difference["value"], difference["p_value"] < 0.05
-        name, value = entry["name"], metric_value(metric, entry["metrics"][metric]["value"])
-        shown = f"{name[:1].upper()}{name[1:]}: {value}"
-        if points == 0 or not real:
-            said.append(f"{shown}; the difference of {abs(points):.1f} points is within noise "
-                        f"({p_text(difference['p_value'])}).")
-        else:
-            said.append(f"{shown}; the model is {'better' if points > 0 else 'worse'} by {abs(points):.1f} points "
-                        f"({p_text(difference['p_value'])}).")
+    headline, metrics = evaluation["headline"]["metric"], evaluation["metrics"]
+    where = f" on held-out questions whose answer has {SHORT} words or fewer"
+    said = [f"{_name(name)} {metric_text(metrics[name], name)}{where if name == 'identical' else ''}; "
+            + "; ".join(_against(entry, name) for entry in evaluation["baselines"]) + "."
+            for name in dict.fromkeys([headline, "rouge_l"])]
     loss = next(row for row in evaluation["losses"] if (row["split"], row["on"]) == ("test", "answer"))
     said.append(f"Loss on the answers: {loss['before']['value']:.3f} nats a token before training, "
                 f"{loss['after']['value']:.3f} after.")
-    if overlapping := evaluation["metrics"]["rouge_l"]["n"] - evaluation["clean"]["n"]:
-        alone = evaluation["clean"]["metrics"].get(metric)
+    if overlapping := metrics["rouge_l"]["n"] - evaluation["clean"]["n"]:
+        alone = evaluation["clean"]["metrics"].get(headline)
         said.append(f"{overlapping:,} test questions stand in train or validation too"
-                    + (f"; without them: {metric_text(alone, metric)}." if alone else "."))
+                    + (f"; without them: {metric_text(alone, headline)}." if alone else "."))
     return " ".join(said)
+
+
+def _against(entry: dict, metric: str) -> str:
+    """A baseline's figure, and whether the model is better, worse or neither."""
+    difference, value = entry["differences"][metric], metric_value(metric, entry["metrics"][metric]["value"])
+    points, p = 100 * difference["value"], p_text(difference["p_value"])
+    if points == 0 or difference["p_value"] >= 0.05:
+        return f"{_SHORT_NAMES[entry['name']]} {value} (no more than noise apart, {p})"
+    return (f"{_SHORT_NAMES[entry['name']]} {value} (the model is {'better' if points > 0 else 'worse'} by "
+            f"{abs(points):.1f} points, {p})")
 
 
 def tiles(evaluation: dict) -> list[dict]:
@@ -108,12 +110,14 @@ def losses(evaluation: dict) -> Section:
     rows = [[f"{_SPLITS[row['split']].capitalize()}, {on[row['on']]}", _loss_cell(row["before"]),
              f"{_loss_cell(row['after'])}\n{percent(row['after']['value'], row['before']['value'])} of before"]
             for row in evaluation["losses"]]
+    note = ("An answer's end is learnt like its words. Before training a model hardly expects it after a few words, so "
+            "where answers are short some of the fall is that it has learnt to stop.")
+    if any(row["on"] == "all" for row in evaluation["losses"]):
+        note += (" With the prompts, most of the fall is their fixed words, which every record repeats; the loss on "
+                 "the answers is the one that tells.")
     return Section("losses", "Loss before and after", [
         Table("Nats a token, with 95 % intervals", ["", "Before", "After"], rows, frozenset({1, 2})),
-        Text("An answer's end is learnt like its words. Before training the model has never seen one there, so where "
-             "answers are short much of the fall is that it has learnt to stop.", small=True),
-        Text("Where prompts are learnt too, most of the fall is their fixed words, which every record repeats; the "
-             "loss on the answers is the one that tells.", small=True)])
+        Text(note, small=True)])
 
 
 def samples(evaluation: dict) -> Section:
@@ -143,7 +147,7 @@ def limits(evaluation: dict, trained: dict) -> Section:
         "one that it does not share, and ROUGE-L hardly sees it. Nothing was done to make answers polite or safe."))
     if n < 200:
         blocks.append(Text(f"With {n:,} records the headline's interval is wide: another split would give another "
-                           "figure within it."))
+                           "figure."))
     return Section("limits", "What it cannot do", blocks)
 
 
@@ -167,8 +171,9 @@ def data_card(card: dict) -> Section:
                              for name, part in splits.items()],
                             frozenset(range(1, 5))))
     if card.get("example"):
-        blocks += [Text("A training example as the model reads it. What it learns of it is the answer and the end "
-                        "token that follows."), Code(_shorten(card["example"]))]
+        learnt = "all of it" if card.get("loss_on") == "all" else "the answer"
+        blocks += [Text(f"A training example as the model reads it. What it learns is {learnt} and the end token that "
+                        "follows."), Code(_shorten(card["example"]))]
     if malformed := card.get("malformed_records"):
         blocks.append(Table(f"Malformed records{f', the first {_LISTED}' if len(malformed) > _LISTED else ''}",
                             ["Where", "What is wrong"],

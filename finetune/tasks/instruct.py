@@ -110,6 +110,7 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
     card = {
         "records": len(source.records), "malformed": len(source.malformed), "malformed_records": source.malformed,
         "style": "template" if settings.template else settings.style, "template": settings.template,
+        "loss_on": settings.loss_on,
         "example": "".join(piece.text for piece in pieces(records["train"][0], settings)),
         "prompt": "".join(piece.text for piece in prompt({"instruction": "What is asked?", "input": ""}, settings)),
         "protocol": split.protocol, "seed": split.seed, "different_questions": len(set(map(normalise_text, questions))),

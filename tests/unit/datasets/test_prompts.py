@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.datasets.prompts import answer, fill, pieces, prompt, question
+from finetune.datasets.prompts import answer, fill, markers, pieces, prompt, question
 from finetune.errors import DataError, RecipeError
 from finetune.recipe import Instruct
 
@@ -91,3 +91,13 @@ def test_a_template_loses_nothing():
     with pytest.raises(DataError, match="record 4 has an input, and instruct.template has no place for it"):
         pieces(PAIR, Instruct(template="{instruction}"))
     assert text(BARE, template="{instruction}") == "Name the colour.<red>"
+
+
+@pytest.mark.parametrize("settings", [{"style": "alpaca"}, {"style": "chat"}, {"style": "plain"},
+                                      {"template": "Q é ({input}) {instruction}\n### Answer now:\n"}])
+def test_markers_are_in_every_prompt_and_in_no_plain_answer(settings):
+    found = markers(Instruct(**settings))
+    asked = "".join(piece.text for piece in prompt(PAIR, Instruct(**settings)))
+    said = [line.strip() for line in asked.splitlines()]
+    assert any(line.startswith(found) for line in said) == (settings.get("style") != "plain")
+    assert not "red".startswith(found) and not any(PAIR["instruction"].startswith(marker) for marker in found)

@@ -12,6 +12,7 @@ from finetune.datasets.splits import (
     keep_sides,
     normalise_text,
     number_groups,
+    ordered_split,
     text_keys,
 )
 from finetune.errors import DataError
@@ -239,3 +240,9 @@ def test_rows_that_came_on_a_side_stay_there():
     assert keep_sides(["", "test", "", "train"], divide) == {"train": [0], "val": [2], "test": [1]}
     assert keep_sides(["val", "", "", "", "val"], divide) == {"train": [1], "val": [0, 4], "test": [3]}
     assert asked == [([0, 2, 3], True, False), ([1, 2, 3], False, True)]
+
+
+def test_ordered_gives_the_books_sizes_and_keeps_the_order():
+    parts = ordered_split(1100, val_fraction=0.05, test_fraction=0.1)
+    assert parts == {"train": list(range(935)), "test": list(range(935, 1045)), "val": list(range(1045, 1100))}
+    assert all(sum(map(len, ordered_split(n, 0.3, 0.6).values())) == n for n in range(12))

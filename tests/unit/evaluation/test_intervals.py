@@ -104,3 +104,15 @@ def test_paired_bootstrap_of_equal_scores_finds_nothing():
     found = intervals.paired_bootstrap([0, 1, 1], [0, 1, 1], 200, seed=0)
     assert found == {"value": 0, "low": 0, "high": 0, "p_value": 1.0, "n": 3}
     assert intervals.paired_bootstrap([1] * 50, [0] * 50, 200, seed=0)["p_value"] == 1 / 201
+
+
+def test_paired_bootstrap_of_sums_is_that_of_their_parts():
+    draw = np.random.default_rng(0)
+    sums, weights = draw.normal(size=(2, 40)), draw.integers(1, 9, 40)
+    found = intervals.paired_bootstrap(*sums, 500, 0, weights)
+    assert found["value"] == pytest.approx((sums[0] - sums[1]).sum() / weights.sum())
+    twice = intervals.paired_bootstrap(*sums, 500, 0, np.full(40, 2))
+    plain = intervals.paired_bootstrap(*sums, 500, 0)
+    assert [2 * twice[key] for key in ("value", "low", "high")] == pytest.approx(
+        [plain[key] for key in ("value", "low", "high")])
+    assert twice["p_value"] == plain["p_value"]
