@@ -221,11 +221,13 @@ def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
 
 
 def describe(recipe: Recipe) -> list[str]:
-    """Every value of a recipe, a line for each table."""
-    lines = []
-    values = recipe.model_dump()
+    """The values of a recipe, a line for each table; not those of a table for other tasks that was left as it is."""
+    lines, values = [], recipe.model_dump()
+    for_others = {"pretrain", "instruct", "compare", "shape"} - {recipe.task}
+    tables = {key: part for key, part in values.items() if isinstance(part, dict)
+              and not (key in for_others and part == type(getattr(recipe, key))().model_dump())}
     top = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    for table, part in [("recipe", top), *((key, part) for key, part in values.items() if isinstance(part, dict))]:
+    for table, part in [("recipe", top), *tables.items()]:
         lines.append(f"{table}: " + "  ".join(f"{key}={'(open)' if value is None else value}"
                                               for key, value in part.items()))
     return lines

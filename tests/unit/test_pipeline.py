@@ -208,11 +208,15 @@ def test_a_recipe_s_toml_is_the_recipe(text):
     assert Recipe.model_validate(values) == recipe
 
 
-def test_every_value_is_shown():
-    recipe = make_recipe("spam-classifier", ["train.lr=0.25"])
+def test_every_value_is_shown_but_those_of_other_tasks_that_nobody_set():
+    recipe = make_recipe("spam-classifier", ["train.lr=0.25", "shape.layers=3"])
     shown = "\n".join(describe(recipe))
-    tables = recipe.model_dump()
-    for table in [tables, *(part for part in tables.values() if isinstance(part, dict))]:
-        for key, value in table.items():
-            if not isinstance(value, dict):
-                assert f"{key}={'(open)' if value is None else value}" in shown
+    tables = {name: part for name, part in recipe.model_dump().items() if isinstance(part, dict)}
+    hidden = {"pretrain", "instruct", "compare"}
+    for name, table in tables.items():
+        assert (f"{name}: " in shown) == (name not in hidden)
+        for key, value in table.items() if name not in hidden else ():
+            assert f"{key}={'(open)' if value is None else value}" in shown
+    for key, value in recipe.model_dump().items():
+        assert isinstance(value, dict) or f"{key}={'(open)' if value is None else value}" in shown
+    assert "val_blocks=256" in "\n".join(describe(make_recipe("pretrain", ["pretrain.eval_data=x"])))
