@@ -6,6 +6,7 @@ The environment is set when this file is imported, because the libraries read it
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("HF_HUB_CACHE", None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 
 
 def pytest_collection_modifyitems(items):

@@ -41,7 +41,8 @@ class PretrainTask(Task):
         return locate_text(recipe.data)
 
     def check(self, recipe: Recipe) -> None:
-        """The evaluation text is there."""
+        """Nothing is set that this task does not read, and the evaluation text is there."""
+        super().check(recipe)
         if recipe.pretrain.eval_data:
             locate_text(recipe.pretrain.eval_data)
 
