@@ -1,5 +1,7 @@
 """Keys and values of what a model has read, kept for the tokens to come. Shape letters as in gpt.py, and L layers."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -32,9 +34,12 @@ class KVCache:
         if self.start is not None:
             self.start = self.start[rows]
 
-    def positions(self, T: int, device: torch.device) -> Tensor:
-        """Where the next T tokens stand in their sequences: (T,), or (B, T) if these begin apart; pads stand at 0."""
-        columns = torch.arange(self.length, self.length + T, device=device)
+    def positions(self, T: int, device: torch.device, first: int | None = None) -> Tensor:
+        """Where the next T tokens stand in their sequences: (T,), or (B, T) if these begin apart; pads stand at 0.
+
+        first: tell it of those in the cache, too, from this column on.
+        """
+        columns = torch.arange(self.length if first is None else first, self.length + T, device=device)
         return columns if self.start is None else (columns - self.start[:, None]).clamp(min=0)
 
     def mask(self, T: int, device: torch.device) -> Tensor | None:
@@ -68,3 +73,28 @@ class LayerCache:
         keys, values = cache.keys[self.layer, :, :, :filled], cache.values[self.layer, :, :, :filled]
         keys[:, :, cache.length:], values[:, :, cache.length:] = k, v
         return keys, values
+
+
+class Source(NamedTuple):
+    """What one cross-attention reads of the sources, a source for each sequence; S tokens of source."""
+
+    keys: Tensor  # (B, H, S, D)
+    values: Tensor
+    mask: Tensor  # (B, 1, 1, S), true where no pad is
+
+
+class SourceCache(KVCache):
+    """A decoder's cache beside its sources, which were read once and stay when the target is forgotten."""
+
+    def __init__(self, layers: int, room: int, sources: list[Source]):
+        super().__init__(layers, room)
+        self.sources = sources  # (L)
+        self.owner = torch.arange(len(sources[0].mask), device=sources[0].mask.device)  # whose source stands in a row
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences in this order, each with its source."""
+        super().select(rows)
+        owner = self.owner[rows]
+        if not torch.equal(owner, self.owner):  # else only beams of one source changed places
+            self.sources = [Source(*(part[rows] for part in source)) for source in self.sources]
+            self.owner = owner

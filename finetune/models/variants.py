@@ -1,14 +1,17 @@
-"""What later decoders changed in GPT-2, one option each; for training from scratch.
+"""What other transformers have that GPT-2 has not, one option each, and what all three architectures are made of.
+
+``Variant`` is the decoder-only one; encoder.py and encoder_decoder.py hold the others. The defaults are GPT-2 itself.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762 (sinusoidal positions, post-norm, ReLU); Su et al. 2021,
 arXiv:2104.09864 (rotary); Press et al. 2021, arXiv:2108.12409 (ALiBi); Shazeer 2019, arXiv:1911.02150 (multi-query);
 Ainslie et al. 2023, arXiv:2305.13245 (grouped-query); Shazeer 2020, arXiv:2002.05202 (SwiGLU); Zhang and Sennrich
 2019, arXiv:1910.07467 (RMS norm); Touvron et al. 2023, arXiv:2302.13971 and arXiv:2307.09288 (LLaMA).
 
-Shape letters as in gpt.py; G key/value heads.
+Shape letters as in gpt.py; G key/value heads, S keys.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.errors import WeightsError
+from finetune.models.cache import KVCache, LayerCache, Source
 from finetune.models.gpt import GPT, GPTConfig, summed_loss
 
 BASE = 10_000.0  # of the wavelengths, for sinusoidal and rotary positions
@@ -32,6 +36,7 @@ class VariantConfig(GPTConfig):
     norm: Literal["pre", "post", "rms"] = "pre"  # rms is a pre-norm too
     tied: bool = True  # the output matrix is the token embedding
     biases: bool = True  # in the linear layers
+    last_norm: bool | None = None  # after the last block; none: if pre-norm, since a post-norm block ends in one
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,14 +101,27 @@ def alibi_slopes(heads: int) -> Tensor:
     return 2.0 ** -torch.tensor(exponents[:heads])
 
 
-def alibi_bias(positions: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """What is added to the scores: minus slope times distance, minus infinity where the mask forbids (B, H, T, T)."""
-    if mask is None:
-        T = positions.shape[1]
-        mask = torch.ones(T, T, dtype=torch.bool, device=positions.device).tril()
-    distance = positions[:, None, :, None] - positions[:, None, None, :]  # (B, 1, T, T)
+def alibi_bias(positions: Tensor, heads: int, mask: Tensor | None, keys: Tensor | None = None) -> Tensor:
+    """What is added to the scores: minus slope times distance, minus infinity where the mask forbids (B, H, T, S).
+
+    positions: (B, T) of the queries. keys: (B, S), positions of the keys where these are others. No mask means causal.
+    """
+    keys = positions if keys is None else keys
+    distance = positions[:, None, :, None] - keys[:, None, None, :]  # (B, 1, T, S)
     slopes = alibi_slopes(heads).to(positions.device).view(-1, 1, 1)
-    return (-slopes * distance).masked_fill(~mask, -torch.inf)
+    return (-slopes * distance.abs()).masked_fill(~(distance >= 0 if mask is None else mask), -torch.inf)
+
+
+def split_heads(x: Tensor, head_width: int) -> Tensor:
+    """(B, T, H * D) -> (B, H, T, D)."""
+    return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
+    """Scaled dot-product attention: q (B, H, T, D), k and v (B, G, S, D) -> (B, T, C)."""
+    k, v = (z.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for z in (k, v))  # (B, H, S, D)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    return y.transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
@@ -118,20 +136,40 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.biases)
         self.out = nn.Linear(config.width, config.width, bias=config.biases)
 
-    def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None) -> Tensor:
-        """(B, T, C) -> (B, T, C).
+    def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None, cache: LayerCache | None = None) -> Tensor:
+        """Attend within x, and to what the cache holds of the tokens before: (B, T, C) -> (B, T, C).
 
-        mask: boolean or added to the scores, broadcast to (B, H, T, T); none means causal. angle: (B, T, D / 2) by
+        mask: boolean or added to the scores, broadcast to (B, H, T, S); none means causal. angle: (B, T, D / 2) by
         which queries and keys are turned, or none.
         """
-        q, k, v = (z.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-                   for z in self.qkv(x).split(self.widths, dim=-1))  # (B, H, T, D), (B, G, T, D), (B, G, T, D)
+        q, k, v = (split_heads(z, self.head_width) for z in self.qkv(x).split(self.widths, dim=-1))  # v (B, G, T, D)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
-        k, v = (z.repeat_interleave(self.heads // self.kv_heads, dim=1) for z in (k, v))  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
-                                           dropout_p=self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
+        if cache is not None:
+            k, v = cache.extend(k, v)  # (B, G, S, D)
+        causal = mask is None and x.shape[1] > 1
+        return self.out(attend(q, k, v, mask, causal, self.dropout if self.training else 0.0))
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder to what its encoder made of the source (Vaswani et al. 2017, section 3.2.3)."""
+
+    def __init__(self, config: VariantConfig):
+        super().__init__()
+        self.head_width, self.dropout = config.head_width, config.dropout
+        self.q = nn.Linear(config.width, config.width, bias=config.biases)
+        self.kv = nn.Linear(config.width, 2 * (config.kv_heads or config.heads) * self.head_width, bias=config.biases)
+        self.out = nn.Linear(config.width, config.width, bias=config.biases)
+
+    def read(self, encoded: Tensor, real: Tensor) -> Source:
+        """Keys and values, which no target token changes: encoded (B, S, C); real (B, S), true where no pad is."""
+        k, v = (split_heads(z, self.head_width) for z in self.kv(encoded).chunk(2, dim=-1))  # (B, G, S, D)
+        return Source(k, v, real[:, None, None, :])
+
+    def forward(self, x: Tensor, source: Source) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        q = split_heads(self.q(x), self.head_width)  # (B, H, T, D)
+        return self.out(attend(q, *source, causal=False, dropout=self.dropout if self.training else 0.0))
 
 
 class MLP(nn.Module):
@@ -160,75 +198,121 @@ def build_norm(config: VariantConfig) -> nn.Module:
 
 
 class Block(nn.Module):
-    """One transformer block: x + part(norm(x)), or norm(x + part(x)) if post-norm, for attention and then the MLP."""
+    """One transformer block: x + part(norm(x)), or norm(x + part(x)) if post-norm, for each of its parts in turn.
 
-    def __init__(self, config: VariantConfig):
+    These are attention, cross-attention where it is a decoder's that has an encoder, and the MLP.
+    """
+
+    def __init__(self, config: VariantConfig, cross: bool = False):
         super().__init__()
         self.post = config.norm == "post"
         self.norm_1, self.norm_2 = build_norm(config), build_norm(config)
         self.attention, self.mlp = Attention(config), MLP(config)
+        if cross:
+            self.norm_cross, self.cross_attention = build_norm(config), CrossAttention(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None, cache: LayerCache | None = None,
+                source: Source | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        if self.post:
-            x = self.norm_1(x + self.drop(self.attention(x, mask, angle)))
-            return self.norm_2(x + self.drop(self.mlp(x)))
-        x = x + self.drop(self.attention(self.norm_1(x), mask, angle))
-        return x + self.drop(self.mlp(self.norm_2(x)))
+        x = self.add(x, self.norm_1, lambda y: self.attention(y, mask, angle, cache))
+        if source is not None:
+            x = self.add(x, self.norm_cross, lambda y: self.cross_attention(y, source))
+        return self.add(x, self.norm_2, self.mlp)
+
+    def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """One part beside the residual stream, (B, T, C) -> (B, T, C)."""
+        return norm(x + self.drop(part(x))) if self.post else x + self.drop(part(norm(x)))
 
 
-class Variant(nn.Module):
-    """A decoder-only language model of any of these shapes; parameters are called as in GPT where both have them."""
+class Stack(nn.Module):
+    """Positions, blocks and the last norm; one of these is each side of an encoder-decoder.
 
-    def __init__(self, config: VariantConfig):
+    tokens: with a token embedding of its own. cross: with cross-attention. Parameters are called as in GPT.
+    """
+
+    def __init__(self, config: VariantConfig, tokens: bool = True, cross: bool = False):
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        if tokens:
+            self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         if config.positions == "learned":
             self.position_embedding = nn.Embedding(config.context, config.width)
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.Identity() if config.norm == "post" else build_norm(config)  # a post-norm block ends in one
-        if not config.tied:
-            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
+        last_norm = config.norm != "post" if config.last_norm is None else config.last_norm
+        self.norm = build_norm(config) if last_norm else nn.Identity()
 
-    initialise = GPT.initialise  # the same rule, by the same names
-
-    @property
-    def output(self) -> Tensor:
-        """The output matrix (V, C)."""
-        return self.token_embedding.weight if self.config.tied else self.head.weight
-
-    def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Token embeddings, with positions where they are added here: (B, T) -> (B, T, C)."""
-        x = self.token_embedding(input_ids)
+    def add_positions(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Token embeddings, with positions where they are added here: (B, T, C), (B, T) -> (B, T, C)."""
+        T = x.shape[1]
+        if self.config.context < T:
+            raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
+                               do="Cut the text, or split it.")
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)
         elif self.config.positions == "sinusoidal":  # tokens scaled as in Vaswani et al. 2017, section 3.4
             x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width)
         return self.drop(x)
 
+    def run(self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: KVCache | None = None,
+            sources: Sequence[Source] | None = None) -> Tensor:
+        """Positions added, every block, the last norm: token embeddings (B, T, C) -> (B, T, C).
+
+        mask: boolean, broadcast to (B, H, T, S); none means causal. positions: (B, T), or (1, T) if all begin at 0.
+        sources: what the cross-attention of each block reads.
+        """
+        x, T = self.add_positions(x, positions), x.shape[1]
+        angle = angles(positions, self.config.head_width) if self.config.positions == "rotary" else None
+        if self.config.positions == "alibi":
+            keys = positions if cache is None else cache.positions(T, x.device, first=0)
+            mask = alibi_bias(positions, self.config.heads, mask, keys.view(-1, keys.shape[-1]))
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, angle, cache and cache.layers[number], sources and sources[number])
+        return self.norm(x)
+
+    def run_on(self, x: Tensor, cache: KVCache, sources: Sequence[Source] | None = None) -> Tensor:
+        """Tokens that follow those in the cache: (B, T, C) -> the last one's hidden state, (B, C)."""
+        T = x.shape[1]
+        x = self.run(x, cache.mask(T, x.device), cache.positions(T, x.device).view(-1, T), cache, sources)
+        cache.length += T
+        return x[:, -1]
+
+
+class Variant(Stack):
+    """A decoder-only language model of any of these shapes; parameters are called as in GPT where both have them."""
+
+    def __init__(self, config: VariantConfig):
+        super().__init__(config)
+        if not config.tied:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.packed_output: nn.Module | None = None  # set in the copies that generate
+
+    initialise = GPT.initialise  # the same rule, by the same names
+    new_cache, generate = GPT.new_cache, GPT.generate
+
+    @property
+    def output(self) -> Tensor:
+        """The output matrix (V, C)."""
+        return self.token_embedding.weight if self.config.tied else self.head.weight
+
     def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None,
                       positions: Tensor | None = None) -> Tensor:
         """The normed output of the last block, as ``GPT.hidden_states``: (B, T) -> (B, T, C)."""
-        T = input_ids.shape[1]
-        if self.config.context < T:
-            raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
-                               do="Cut the text, or split it.")
         if positions is None:
-            positions = torch.arange(T, device=input_ids.device)[None]  # (1, T)
-        x = self.embed(input_ids, positions)
-        angle = angles(positions, self.config.head_width) if self.config.positions == "rotary" else None
-        if self.config.positions == "alibi":
-            mask = alibi_bias(positions, self.config.heads, mask)
-        for block in self.blocks:
-            x = block(x, mask, angle)
-        return self.norm(x)
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (1, T)
+        return self.run(self.token_embedding(input_ids), mask, positions)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits of the next token: (B, T) -> (B, T, V)."""
         return F.linear(self.hidden_states(input_ids), self.output)
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Read tokens that follow those in the cache, as ``GPT.next_logits``: (B, T) -> (B, V)."""
+        x = self.run_on(self.token_embedding(input_ids), cache)
+        if not self.config.tied:
+            return self.head(x)
+        return F.linear(x, self.output) if self.packed_output is None else self.packed_output(x)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
                  positions: Tensor | None = None, chunk: int = 256) -> Tensor:

@@ -137,6 +137,29 @@ def test_a_text_longer_than_the_context_is_an_error(model):
 
 
 @torch.no_grad()
+def test_reading_in_parts_gives_the_logits_of_reading_at_once(model, input_ids):
+    whole = model(input_ids)
+    for parts in ((24,), (5, 1, 1, 7, 10), (23, 1)):
+        cache, end = model.new_cache(24), 0
+        for part in input_ids.split(parts, dim=1):
+            end += part.shape[1]
+            torch.testing.assert_close(model.next_logits(part, cache), whole[:, end - 1], atol=1e-5, rtol=0)
+    assert cache.keys.shape[2] == (model.config.kv_heads or 4)
+
+
+@torch.no_grad()
+def test_a_variant_writes_what_it_would_write_alone_and_without_a_cache(model, input_ids):
+    lengths = torch.tensor([9, 4, 1])
+    real = torch.arange(9) < lengths[:, None]
+    found = model.generate(input_ids[:, :9], 22, mask=real, temperature=0)  # 66 tokens: enough that a CPU packs
+    for row, ids, length in zip(found, input_ids, lengths.tolist(), strict=True):
+        ids = ids[None, :length]
+        while ids.shape[1] < min(length + 22, 24):  # before the context is full
+            ids = torch.cat([ids, model(ids)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
+        assert row[9 - length:][:ids.shape[1]].tolist() == ids[0].tolist()
+
+
+@torch.no_grad()
 def test_bf16_autocast_computes_the_same_function(model, input_ids):
     with torch.autocast("cpu", torch.bfloat16):
         rough = model.loss_sum(input_ids, input_ids.roll(-1, 1))
@@ -161,7 +184,7 @@ def test_sinusoidal_embeddings_are_scaled_tokens_plus_the_sinusoid(input_ids):
     model = randomised(Variant(VariantConfig(**SHAPE, positions="sinusoidal")))
     positions = torch.arange(24)[None]
     expected = model.token_embedding(input_ids) * 32 ** 0.5 + sinusoids(positions, 32)
-    torch.testing.assert_close(model.embed(input_ids, positions), expected)
+    torch.testing.assert_close(model.add_positions(model.token_embedding(input_ids), positions), expected)
 
 
 def test_rotary_is_a_turn_in_the_complex_plane():
@@ -205,6 +228,13 @@ def test_alibi_takes_slope_times_distance_from_the_score():
     packed = alibi_bias(positions, 8, mask)
     assert torch.equal(packed.isfinite(), mask.expand(1, 8, 6, 6))
     assert torch.equal(packed[mask.expand_as(packed)], bias[mask.expand_as(bias)])
+
+
+def test_alibi_counts_the_distance_on_both_sides():
+    everything = torch.ones(1, 1, 5, 5, dtype=torch.bool)
+    bias = alibi_bias(torch.arange(5)[None], 8, everything)[0]
+    expected = -(torch.arange(5)[:, None] - torch.arange(5)).abs() * alibi_slopes(8)[:, None, None]
+    assert torch.equal(bias, expected)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
