@@ -191,10 +191,13 @@ class GPT(nn.Module):
         return summed_loss(self.hidden_states(input_ids, mask, positions), self.token_embedding.weight, targets, chunk)
 
 
-def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """Cross entropy of hidden (B, T, C) under the matrix output (V, C), summed; logits exist for `chunk` positions."""
+def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of hidden (B, T, C) under the matrix output (V, C), summed; logits exist for `chunk` positions.
+
+    smoothing: the share of the answer that is spread over all tokens (Vaswani et al. 2017, section 5.4).
+    """
     def loss(part, answers):  # computed anew in the backward pass
-        return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum")
+        return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum", label_smoothing=smoothing)
     supervised = targets != IGNORE
     parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)
     losses = (checkpoint(loss, *part, use_reentrant=False) for part in parts)
