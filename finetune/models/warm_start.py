@@ -1,0 +1,58 @@
+"""Encoders and encoder-decoders that begin with a GPT's weights (Rothe et al. 2020, arXiv:1907.12461).
+
+Both sides take every tensor that a GPT has; what it has not, the cross-attention and its norms, begins fresh.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from finetune.models.encoder import Encoder
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from finetune.models.gpt import GPT
+from finetune.models.variants import VariantConfig
+
+
+@dataclass
+class WarmStart:
+    """What became of every tensor of the GPT, and what it had no tensor for."""
+
+    copied: dict[str, list[str]] = field(default_factory=dict)  # the GPT's name, and ours where its values stand
+    fresh: list[str] = field(default_factory=list)  # ours that no tensor of the GPT filled
+    new_tokens: int = 0  # rows of the token embedding that the GPT has not
+
+
+def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, WarmStart]:
+    """An encoder of the GPT's shape with its weights, and so many fresh rows below those of its tokens."""
+    shape = asdict(gpt.config) | {"vocab_size": gpt.config.vocab_size + new_tokens}
+    encoder = Encoder(VariantConfig(**shape)).initialise(seed)
+    return encoder, _copy(gpt, encoder, sides=("",))
+
+
+def warm_encoder_decoder(gpt: GPT, seed: int, silent_cross: bool = False) -> tuple[EncoderDecoder, WarmStart]:
+    """An encoder-decoder of the GPT's shape, its weights on both sides.
+
+    silent_cross: begin with the cross-attention's output at zero, so that the decoder is the GPT until it learns to
+    look at its source. Rothe et al. draw it like the other fresh weights.
+    """
+    model = EncoderDecoder(EncoderDecoderConfig(**asdict(gpt.config))).initialise(seed)
+    report = _copy(gpt, model, sides=("", "encoder.", "decoder."))
+    if silent_cross:
+        for block in model.decoder.blocks:
+            for parameter in block.cross_attention.out.parameters():
+                nn.init.zeros_(parameter)
+    return model, report
+
+
+@torch.no_grad()
+def _copy(gpt: GPT, model: nn.Module, sides: tuple[str, ...]) -> WarmStart:
+    ours, report = dict(model.named_parameters()), WarmStart()
+    for name, tensor in gpt.named_parameters():
+        report.copied[name] = [side + name for side in sides if side + name in ours]
+        assert report.copied[name], f"{name} has no place: adapters are merged before a model begins from another"
+        for place in report.copied[name]:
+            ours[place][:len(tensor)].copy_(tensor)
+    report.fresh = sorted(ours.keys() - {place for places in report.copied.values() for place in places})
+    report.new_tokens = len(ours["token_embedding.weight"]) - gpt.config.vocab_size
+    return report
