@@ -22,7 +22,7 @@ NEVER = -1e9  # the score of what is no sequence
 
 
 class Decoder(Protocol):
-    """What a model has to be able to do."""
+    """What a model has to be able to do: a GPT, a Variant, or encoder_decoder.Reading, a decoder at its sources."""
 
     def new_cache(self, room: int) -> KVCache:
         """An empty cache for so many positions, or for its context if that is shorter."""

@@ -62,7 +62,7 @@ def assert_same(logits, expected, real, ours: nn.Module, theirs: dict[str, nn.Pa
         assert apart < TOLERANCE, (name, apart)
 
 
-def check_encoder(norm: str, activation: str) -> None:
+def assert_same_encoder(norm: str, activation: str) -> None:
     """Two of torch's encoder layers between learned positions and a tied output."""
     function = F.relu if activation == "relu" else lambda x: F.gelu(x, approximate="tanh")
     layer = nn.TransformerEncoderLayer(32, 4, 128, dropout=0.0, activation=function, batch_first=True,
@@ -80,7 +80,7 @@ def check_encoder(norm: str, activation: str) -> None:
     assert_same(ours(ids, SOURCE), expected, SOURCE, ours, dict(reference.named_parameters()))
 
 
-def check_transformer(last_norm: bool, **options) -> None:
+def assert_same_transformer(last_norm: bool, **options) -> None:
     """Torch's whole transformer between scaled tokens with sinusoids and a tied output."""
     config = EncoderDecoderConfig(**(VANILLA.__dict__ | SHAPE | {"dropout": 0.0, "last_norm": last_norm} | options))
     reference = nn.Transformer(32, 4, config.encoder.layers, config.layers, 128, dropout=0.0, batch_first=True,
@@ -105,13 +105,13 @@ def check_transformer(last_norm: bool, **options) -> None:
 
 @pytest.mark.parametrize("norm, activation", [("pre", "gelu"), ("post", "gelu"), ("post", "relu")])
 def test_the_encoder_is_torchs(norm, activation):
-    check_encoder(norm, activation)
+    assert_same_encoder(norm, activation)
 
 
 @pytest.mark.parametrize("options", [{"last_norm": True}, {"last_norm": False}, {"norm": "pre", "last_norm": True},
                                      {"last_norm": True, "layers": 1, "encoder_layers": 3}], ids=str)
 def test_the_encoder_decoder_is_torchs_transformer(options):
-    check_transformer(**options)
+    assert_same_transformer(**options)
 
 
 def test_the_vanilla_preset_has_torchs_layout():
@@ -160,4 +160,4 @@ def cross_attention_has_no_gradient(patch):
 def test_a_wrong_transformer_fails_the_comparison(monkeypatch, sabotage):
     sabotage(monkeypatch)
     with pytest.raises(AssertionError):
-        check_transformer(last_norm=True)
+        assert_same_transformer(last_norm=True)
