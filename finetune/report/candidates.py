@@ -138,8 +138,8 @@ def _costs(comparison: dict) -> Section:
         "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
         f"gains. Device: {comparison['device']}, {comparison['threads']} threads, precision "
         f"{', '.join(sorted({entry['precision'] for entry in comparison['candidates'] if 'precision' in entry}))}. "
-        "Peak memory: of the whole process, one training after the other, so what the library holds back from an "
-        "earlier one counts too.", small=True)])
+        "Peak memory: of the whole process, one training after the other in the order of the rows; what the libraries "
+        "keep of an earlier one counts too.", small=True)])
 
 
 def _seeds_table(comparison: dict) -> Section:

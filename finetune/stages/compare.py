@@ -1,6 +1,5 @@
 """Stage ``compare``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
 
-import gc
 import shutil
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from finetune.files import read_json, sha256_json, write_json
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.report.candidates import verdict
-from finetune.run import Run, fingerprint, reset_peak_memory, timed
+from finetune.run import Run, fingerprint, release_memory, reset_peak_memory, timed
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
 from finetune.stages.convert import base_weights
@@ -120,7 +119,7 @@ def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str,
     written = directory / "result.json"
     if not written.exists() or not (identity | machine).items() <= read_json(written).items():
         directory.mkdir(parents=True, exist_ok=True)
-        gc.collect()
+        release_memory()
         reset_peak_memory()
         found = _fit(recipe, run, CANDIDATES[name], seed, records, directory, identity)
         write_json(written, identity | machine | found)
