@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
+from finetune.checkpoints.fallback import SCRATCH
 from finetune.console import say
 from finetune.datasets.readers import listed
 from finetune.datasets.splits import normalise_text
@@ -14,16 +14,16 @@ from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.candidates import compare_candidates
 from finetune.evaluation.leakage import clean_rows
 from finetune.evaluation.score import TFIDF
-from finetune.files import read_json, sha256_json, write_json
+from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.report.candidates import verdict
-from finetune.run import Run, fingerprint, release_memory, reset_peak_memory, timed
+from finetune.run import Run, release_memory, reset_peak_memory, timed
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
 from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import describe_start
-from finetune.stages.train import assemble
+from finetune.stages.train import assemble, identity, is_pretrained
 from finetune.tasks import base, classify
 from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
 from finetune.training import resume
@@ -103,8 +103,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 
 def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
     """The candidate that `auto` would take here, and why; the first one where that is not compared."""
-    pretrained = recipe.weights not in (RANDOM_BYTES, SCRATCH)
-    method, why = base.choose_method(run.result("convert")["parameters"], pretrained, rows, device_type())
+    method, why = base.choose_method(run.result("convert")["parameters"], is_pretrained(recipe), rows, device_type())
     chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
               and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
@@ -113,22 +112,21 @@ def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str,
 def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str, list[dict]]) -> dict:
     """The result of one training, read where it stands already; the weights are not kept."""
     directory = run.path("comparison", f"{name}-{seed}")
-    identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
-                "weights": fingerprint(run.record("convert"))}
+    rests_on = identity(recipe, run)
     machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
     written = directory / "result.json"
-    if not written.exists() or not (identity | machine).items() <= read_json(written).items():
+    if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
         directory.mkdir(parents=True, exist_ok=True)
         release_memory()
         reset_peak_memory()
-        found = _fit(recipe, run, CANDIDATES[name], seed, records, directory, identity)
-        write_json(written, identity | machine | found)
+        found = _fit(recipe, run, CANDIDATES[name], seed, records, directory, rests_on)
+        write_json(written, rests_on | machine | found)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return read_json(written)
 
 
 def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dict[str, list[dict]], directory,
-         identity: dict) -> dict:
+         rests_on: dict) -> dict:
     import torch
     with timed() as seconds:
         prepared, loaded = run.result("prepare"), base_weights(recipe, run).load(recipe.train.dropout)
@@ -145,7 +143,7 @@ def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dic
         parts = {name: replace(part, ids=read_out(part.ids, candidate.reads, longest, tokenizer.end_of_text))
                  for name, part in parts.items()}
         job = classify.build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
-        found = train(job, settings, directory, identity)
+        found = train(job, settings, directory, rests_on)
         spent = seconds()
     resume.load_weights(resume.step_directory(directory / "checkpoints", found["best_step"]), model)
     logits = classify.predict_logits(model.eval(), parts["test"].ids)

@@ -45,14 +45,24 @@ def build(recipe: Recipe, run: Run) -> Built:
 def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int, prepared: dict) -> Built:
     """The task's model on top of a GPT, with what moves set free. prepared: what ``prepare`` returned."""
     rows = _training_rows(prepared, gpt)
-    settings, why = choose_settings(recipe.train, parameters, recipe.weights not in (RANDOM_BYTES, SCRATCH), rows,
-                                    device_type())
+    settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
     task = task_of(recipe)
     model = task.build_model(gpt, prepared, settings.seed)
     trainable = task.set_free(model, gpt, settings)
     return Built(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
+
+
+def identity(recipe: Recipe, run: Run) -> dict[str, str]:
+    """Hashes of what a training rests on: a checkpoint of another identity is not gone on with."""
+    return {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
+            "weights": fingerprint(run.record("convert"))}
+
+
+def is_pretrained(recipe: Recipe) -> bool:
+    """Whether the starting weights have learnt anything."""
+    return recipe.weights not in (RANDOM_BYTES, SCRATCH)
 
 
 def _training_rows(prepared: dict, gpt: GPT) -> int:
@@ -73,9 +83,7 @@ def train_here(recipe: Recipe, run: Run) -> dict:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
     job = task_of(recipe).build_job(recipe, run, built, device)
-    identity = {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
-                "weights": fingerprint(run.record("convert"))}
-    found = train(job, settings, run.directory, identity, set_up_seconds=time.monotonic() - begun)
+    found = train(job, settings, run.directory, identity(recipe, run), set_up_seconds=time.monotonic() - begun)
     return found | {"method": settings.method, "why": built.why, "lr": settings.lr, "precision": settings.precision,
                     "parameters": trainable.total,
                     "trainable": {"names": trainable.names, "places": trainable.places(),
