@@ -67,9 +67,13 @@ class Columns:
         return ",".join(self.names[index] for index in self.texts)
 
 
-def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path) -> int:
-    """The index of the wanted column, or of the first usual name. Raises DataError with the names there are."""
-    mend = f"Name it with --{what} NAME, or in a recipe under columns.{what}."
+def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path,
+                mend: str = "") -> int:
+    """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
+
+    mend: how another is named, where no command has an option for it.
+    """
+    mend = mend or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:
         if names.count(wanted) > 1:
             raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")

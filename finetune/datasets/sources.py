@@ -8,6 +8,7 @@ from finetune.config import nearest
 from finetune.console import warn
 from finetune.datasets.detect import detect_format
 from finetune.datasets.documents import is_saved_dataset
+from finetune.datasets.pairs import PAIR_NAMES
 from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, listed, read_labelled
 from finetune.datasets.tables import TableFormat, format_of
 from finetune.errors import DataError, FetchError
@@ -64,20 +65,27 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
     samples = _samples()
     if name in samples:
         return _sample(name)
+    if found := _table(name, encoding, HEADER_NAMES):
+        return found
+    known = [*rows, *samples]
+    raise DataError(f"no data {name!r}: no such file and no such name",
+                    known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
+                    do="Give a .csv or .tsv file with a header, for example --set data=my.csv")
+
+
+def _table(name: str, encoding: str | None, header_names: frozenset[str]) -> DataSource | None:
+    """A table of the hub, or a file or folder of the user's; none where there is nothing of that name."""
     if name.startswith(PREFIX):
         return DataSource(name, get_hub_dataset(name), TableFormat(kind="dataset"),
                           "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
     if path.is_file() or is_saved_dataset(path):
-        detected = detect_format(path, encoding, HEADER_NAMES)
+        detected = detect_format(path, encoding, header_names)
         return DataSource(path.name, path, detected.layout, "the user's file", notes=detected.notes)
     if path.is_dir():
         raise DataError(f"{name}: a directory where a file should be",
                         known="a folder is read only where datasets' save_to_disk wrote it")
-    known = [*rows, *samples]
-    raise DataError(f"no data {name!r}: no such file and no such name",
-                    known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
-                    do="Give a .csv or .tsv file with a header, for example --set data=my.csv")
+    return None
 
 
 def read_data(recipe: Recipe) -> LabelledTexts:
@@ -109,9 +117,9 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     return found
 
 
-def _samples(ending: str = "*") -> dict[str, Path]:
+def _samples(ending: str = "*", folder: str = "*") -> dict[str, Path]:
     """The bundled samples by name: ``spam-sample`` is data/spam/sample.tsv."""
-    return {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob(f"*/sample.{ending}"))}
+    return {f"{path.parent.name}-sample": path for path in sorted(asset("data").glob(f"{folder}/sample.{ending}"))}
 
 
 def _sample(name: str) -> DataSource:
@@ -160,3 +168,17 @@ def locate_instructions(name: str) -> DataSource:
         raise DataError(f"no records {name!r}: no such file", known=", ".join(samples),
                         do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl")
     return DataSource(path.name, path, TableFormat(), "the user's file")
+
+
+def locate_pairs(name: str, encoding: str | None = None) -> DataSource:
+    """The table of source and target that `name` means. Raises DataError.
+
+    A file, a folder that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``seq2seq-sample``.
+    """
+    samples = _samples(folder="seq2seq")
+    if name in samples:
+        return _sample(name)
+    if found := _table(name, encoding, PAIR_NAMES):
+        return found
+    raise DataError(f"no pairs {name!r}: no such file", known=", ".join([*samples, f"{PREFIX}OWNER/NAME"]),
+                    do="Give a .csv, .tsv, .json, .jsonl or .parquet file, for example --set data=my.tsv")
