@@ -1,7 +1,7 @@
 """How near answers come to their references, and what they are held against.
 
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and token F1, after its normalisation); Lin 2004, ROUGE
-(ROUGE-L, by the library rouge-score); Welleck et al. 2019, arXiv:1908.04319, section 6 (repetition: seq-rep-4).
+(ROUGE-L); Welleck et al. 2019, arXiv:1908.04319, section 6 (repetition: seq-rep-4).
 """
 
 import re
@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune.evaluation.intervals import bootstrap, paired_bootstrap, wilson
 from finetune.evaluation.language import language_metrics
+from finetune.evaluation.rouge import rouge
 
 NEAREST = "the answer to the nearest training question (TF-IDF)"
 UNTUNED = "the model before training, same prompt"
@@ -36,22 +37,6 @@ def token_f1(answer: str, reference: str) -> float:
         return float(own == wanted)
     shared = sum((Counter(own) & Counter(wanted)).values())
     return 2 * shared / (len(own) + len(wanted))
-
-
-def rouge_l(answers: list[str], references: list[str]) -> list[float]:
-    """The F1 of the longest common subsequence of words. Words are runs of letters and digits of any script."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-    return [scorer.score(reference, answer)["rougeL"].fmeasure
-            for answer, reference in zip(answers, references, strict=True)]
-
-
-class _Words:
-    """rouge-score's own tokenizer drops every letter outside a to z."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"[^\W_]+", text.lower())
 
 
 def repetition(text: str, n: int = 4) -> float:
@@ -100,7 +85,7 @@ def row_scores(answers: list[str], references: list[str], ended: list[bool] | No
         "identical": [answer.split() == reference.split() for answer, reference in pairs],
         "exact_match": [normalise_answer(answer) == normalise_answer(reference) for answer, reference in pairs],
         "token_f1": [token_f1(answer, reference) for answer, reference in pairs],
-        "rouge_l": rouge_l(answers, references),
+        "rouge_l": rouge(answers, references, ("rouge_l",))["rouge_l"],
         "repetition": [repetition(answer) for answer in answers],
         "words": [len(answer.split()) for answer in answers],
         "reference_words": [len(reference.split()) for reference in references]}

@@ -60,17 +60,26 @@ def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None
     """The mean of a minus that of b on the same rows: {"value", "low", "high", "p_value", "n"}.
 
     weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
+    """
+    difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
+    weights = np.ones(len(difference)) if weights is None else np.asarray(weights, dtype=float)
+    return paired_differences(lambda counts: (counts @ difference / (counts @ weights))[:, None], len(difference),
+                              resamples, seed)[0]
+
+
+def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[dict]:
+    """M differences on the same n rows, each {"value", "low", "high", "p_value", "n"}.
+
+    `statistic` takes counts (R, n) as in ``bootstrap`` and returns (R, M) differences, all of them defined.
     The two-sided p is how often a resampled difference lies as far from the observed one as that lies from 0
     (Berg-Kirkpatrick et al. 2012, EMNLP, section 3), with one added above and below so that it is never 0.
     """
-    difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
-    n = len(difference)
-    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
-    value = float(difference.sum() / weights.sum())
-    values = _resampled(lambda counts: counts @ difference / (counts @ weights), n, resamples, seed)
-    low, high = np.percentile(values, [2.5, 97.5])
-    as_far = int((np.abs(values - value) >= abs(value) - 1e-12).sum())
-    return {"value": value, "low": float(low), "high": float(high), "p_value": (1 + as_far) / (1 + len(values)), "n": n}
+    observed, values = statistic(np.ones((1, n)))[0], _resampled(statistic, n, resamples, seed)
+    lows, highs = np.percentile(values, [2.5, 97.5], axis=0)
+    as_far = (np.abs(values - observed) >= np.abs(observed) - 1e-12).sum(axis=0)
+    return [{"value": float(value), "low": float(low), "high": float(high),
+             "p_value": (1 + int(far)) / (1 + len(values)), "n": n}
+            for value, low, high, far in zip(observed, lows, highs, as_far, strict=True)]
 
 
 def mcnemar(correct_a, correct_b) -> float:

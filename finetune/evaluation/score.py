@@ -20,9 +20,11 @@ METRIC_NAMES = {
     "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte",
     "perplexity": "Perplexity", "identical": "Exact match", "exact_match": "Match as SQuAD",
     "token_f1": "Token F1", "rouge_l": "ROUGE-L", "repetition": "Repetition", "ended": "Came to an end",
-    "well_formed": "Format kept", "length_ratio": "Length ratio"}
-_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "identical", "exact_match", "token_f1", "rouge_l",
-           "repetition", "ended", "well_formed"}  # shown in percent
+    "well_formed": "Format kept", "length_ratio": "Length ratio", "bleu": "BLEU", "chrf": "chrF",
+    "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_accuracy": "Token accuracy"}
+_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "identical", "exact_match", "token_f1", "rouge_1",
+           "rouge_2", "rouge_l", "token_accuracy", "repetition", "ended", "well_formed"}  # shown in percent
+_POINTS = {"bleu", "chrf"}  # 0 to 100 as they are
 
 
 def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
@@ -147,10 +149,17 @@ def _thin(x, y) -> list[list[float]]:
     return [[round(float(x[i]), 6), round(float(y[i]), 6)] for i in keep]
 
 
+def points(name: str, difference: float) -> float | None:
+    """The difference of two values of a metric in points, of which it has 100; None for one that has no such scale."""
+    return 100 * difference if name in _SHARES else difference if name in _POINTS else None
+
+
 def metric_value(name: str, value: float | None) -> str:
-    """98.7 % for shares, 0.043 for the others."""
+    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others."""
     if value is None:
         return "not defined"
+    if name in _POINTS:
+        return f"{value:.1f}"
     return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3f}"
 
 
