@@ -1,0 +1,68 @@
+"""Attention as its formula reads, and the weights of a real forward pass to look at: for pictures and lessons.
+
+The models ask PyTorch's fused kernel, which is faster and keeps no weights. ``Recording`` answers in its place while a
+model runs, so that no model has a second path. Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+Shape letters as in gpt.py; L layers, S keys (source tokens in cross-attention).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from finetune.models.encoder import Encoder, EncoderClassifier
+from finetune.models.encoder_decoder import EncoderDecoder
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+                    dropout_p: float = 0.0, is_causal: bool = False) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt(D)) V and the softmax itself, the weights: (B, H, T, D), (B, H, T, S).
+
+    query: (B, H, T, D). key, value: (B, H, S, D). attn_mask: true where a query may look, or what is added to the
+    scores; it broadcasts to (B, H, T, S). The parameters are called as in ``F.scaled_dot_product_attention``.
+    """
+    assert not dropout_p, "dropout hides some of the weights: call model.eval() first"
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        boolean = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
+    weights = scores.softmax(dim=-1)
+    return weights @ value, weights
+
+
+class Recording(TorchFunctionMode):
+    """Within this context every fused attention is answered plainly, and `weights` keeps each call's, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """What PyTorch calls in place of each of its functions."""
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        output, weights = plain_attention(*args, **(kwargs or {}))
+        self.weights.append(weights.detach())
+        return output
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, *inputs, **more) -> dict[str, Tensor]:
+    """The attention weights of ``model(*inputs, **more)``, the model in eval mode.
+
+    "decoder": (L, B, H, T, T) of a GPT, a Variant or a decoder; "encoder": (L, B, H, S, S); "cross": (L, B, H, T, S).
+    Of a classifier on a GPT give ``model.gpt``: its top block is asked for one position only.
+    """
+    with Recording() as recording:
+        model(*inputs, **more)
+    calls = recording.weights
+    if isinstance(model, EncoderDecoder):  # the encoder's blocks; then self-attention and cross-attention by turns
+        encoder, decoder = calls[:len(model.encoder.blocks)], calls[len(model.encoder.blocks):]
+        parts = {"encoder": encoder, "decoder": decoder[0::2], "cross": decoder[1::2]}
+    else:
+        parts = {"encoder" if isinstance(model, (Encoder, EncoderClassifier)) else "decoder": calls}
+    return {name: torch.stack(part) for name, part in parts.items()}
