@@ -1,6 +1,6 @@
 """Pairs of a source text and a target text from a table of any kind; none is left out without being counted."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,7 @@ USUAL = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"), (
          ("article", "highlights"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"),
          ("question", "answer"))
 PAIR_NAMES = frozenset(chain.from_iterable(USUAL))  # words that only a header holds
+MOST_WORDS = 4  # of a column's name
 FEWEST = 3  # pairs: one each to train on, to validate with and to test
 
 
@@ -42,6 +43,9 @@ def read_pairs(path: Path, source_column: str | None = None, target_column: str 
     if layout is None:
         detected = detect_format(path, header_names=PAIR_NAMES)
         layout, notes = detected.layout, list(detected.notes)
+    if headless := _without_names(path, layout, (source_column, target_column)):
+        layout = headless
+        notes.append(f"no header: the first row is data, and the columns are called {', '.join(layout.columns)}")
     table = iterate_table(path, layout)
     first = next(table, None)
     if first is None:
@@ -65,6 +69,18 @@ def read_pairs(path: Path, source_column: str | None = None, target_column: str 
                         known=f"at least {fewest}, one each to train on, to validate with and to test",
                         do="Add some, or name other columns.")
     return found
+
+
+def _without_names(path: Path, layout: TableFormat, wanted: tuple[str | None, str | None]) -> TableFormat | None:
+    """The layout of a table whose first row is a pair, not names: a sentence, by its length or its end."""
+    first = next(iterate_table(path, layout), None) if layout.kind == "delimited" and layout.header else None
+    names = first[0] if first else []
+    if len(names) < 2 or set(wanted) & set(names) or _usual_pair(names, None, None) or not any(
+            len(name.split()) > MOST_WORDS or name.rstrip().endswith((".", "!", "?", "\N{HORIZONTAL ELLIPSIS}"))
+            for name in names):
+        return None
+    more = (f"column {number}" for number in range(3, len(names) + 1))
+    return replace(layout, header=False, columns=("source", "target", *more))
 
 
 def find_pair(names: list[str], source: str | None, target: str | None,
@@ -108,4 +124,4 @@ def _usual_pair(names: list[str], source: int | None, target: int | None) -> tup
 
 
 def _mend(what: str) -> str:
-    return f"Name it with --set seq2seq.{what}_column=NAME."
+    return f"Name it with --set seq2seq.{what}=NAME."

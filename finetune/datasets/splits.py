@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from random import Random
 
@@ -16,15 +16,19 @@ from finetune.errors import DataError
 SPLITS = ("train", "val", "test")
 
 
+def fold_text(text: str) -> str:
+    """NFKC, casefold, white space folded. Two sources of a target count as the same if this is: digits are content."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def normalise_text(text: str) -> str:
-    """The form under which two texts count as the same: NFKC, casefold, digits to 0, white space folded."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.sub(r"\d", "0", folded).split())
+    """The form under which two texts to be labelled count as the same: folded, and digits to 0."""
+    return re.sub(r"\d", "0", fold_text(text))
 
 
-def text_keys(texts: Iterable[str]) -> np.ndarray:
+def text_keys(texts: Iterable[str], normalise: Callable[[str], str] = normalise_text) -> np.ndarray:
     """A 64-bit hash (n,) of each text's normalised form: 8 bytes a row, where the texts would be hundreds."""
-    digests = (blake2b(normalise_text(text).encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
+    digests = (blake2b(normalise(text).encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 

@@ -66,8 +66,8 @@ def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, 
 
 @pytest.mark.parametrize("names, source, target, message", [
     (["id", "a", "b"], None, None, "no source and target column that can be told by its name; got id, a, b; known: "
-     "source/target, src/tgt.*seq2seq.source_column=NAME.*seq2seq.target_column=NAME"),
-    (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*source_column"),
+     "source/target, src/tgt.*seq2seq.source=NAME.*seq2seq.target=NAME"),
+    (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
     (["source", "target", "source"], None, None, "2 columns are called 'source'"),
     (["a", "a"], None, None, "2 columns are called 'a'"), (["a", "b"], "a", "a", "one column for source and target"),
     (["text"], None, None, "no source and target column")])
@@ -117,3 +117,17 @@ def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_pat
             locate_pairs(name)
     monkeypatch.setattr("finetune.datasets.sources.get_hub_dataset", {"hf:o/n": tmp_path}.get)
     assert locate_pairs("hf:o/n").layout.kind == "dataset"
+
+
+def test_a_first_row_that_is_a_sentence_is_a_pair(tmp_path):
+    """As the public translation files come: no header, and perhaps a third column that nobody asked for."""
+    path = tmp_path / "fra.tsv"
+    path.write_text("Go.\tVa !\tCC-BY\nHi.\tSalut !\tCC-BY 2\nRun!\tCours !\tCC-BY 3\n", encoding="utf-8")
+    for columns in ((None, None), ("source", "target")):
+        found = read_pairs(path, *columns)
+        assert [record["source"] for record in found.records] == ["Go.", "Hi.", "Run!"]
+        assert found.columns == ("source", "target") and "no header" in " ".join(found.notes)
+    path.write_text("Go.\tVa !\nHi.\tSalut !\nRun!\tCours !\nNo\tNon\n", encoding="utf-8")
+    assert len(read_pairs(path).records) == 4
+    path.write_text("in English\tin French\nHi.\tSalut !\nRun!\tCours !\nNo\tNon\n", encoding="utf-8")
+    assert read_pairs(path).columns == ("in English", "in French") and len(read_pairs(path).records) == 3
