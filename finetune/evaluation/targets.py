@@ -17,6 +17,7 @@ COPY = "the source itself"
 NEAREST = "the target of the most similar training source (TF-IDF)"
 UNTUNED = "the model before training"
 SHORT = 10  # words of the median reference at most, where an output can be expected to be the same
+WORDS_OF_BLEU = 4  # in a row that it looks at; punctuation counts
 SHARES = ("exact_match", "ended")  # of each output 0 or 1
 CORPUS = ("bleu", "chrf")  # of all outputs together, 0 to 100
 COMPARED = ("exact_match", *CORPUS, "rouge_1", "rouge_2", "rouge_l", "token_accuracy", "log_loss")
@@ -139,9 +140,9 @@ def _metrics(sums: dict[str, _Sums], resamples: int, seed: int) -> dict[str, dic
     lows, highs = bootstrap(lambda counts: _values(sums, names, counts), n, resamples, seed)
     metrics = {}
     for name, value, low, high in zip(names, values, lows, highs, strict=True):
-        if np.isnan(value):
-            metrics[name] = {"value": None, "low": None, "high": None, "n": n,
-                             "reason": "the references have no words"}
+        if np.isnan(value) or (name == "bleu" and (sums[name].rows[:, 1] < WORDS_OF_BLEU).all()):
+            reason = f"no reference has {WORDS_OF_BLEU} words" if name == "bleu" else "the references have no words"
+            metrics[name] = {"value": None, "low": None, "high": None, "n": n, "reason": reason}
             continue
         if name in SHARES:
             low, high = wilson(int(sums[name].rows[:, 0].sum()), n)

@@ -26,8 +26,8 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
     """Write report/index.html and report/report.md and return the path of the former.
 
     pages: for each task that eval.json may name what stands on its page (see ``page.make_page``).
-    Reads recipe.json and eval.json, or comparison.json; predictions.csv, data/card.json, train.jsonl and
-    stages/*.json where they are. RunError if one of them is missing, damaged or not what a run writes.
+    Reads recipe.json and eval.json, or comparison.json; predictions.csv, attention.json, data/card.json, train.jsonl
+    and stages/*.json where they are. RunError if one of them is missing, damaged or not what a run writes.
     """
     run_dir = Path(run_dir)
     measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
@@ -35,12 +35,13 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
         raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
                        do=f"Run: {_command(run_dir)}")
     recipe, evaluation = read_json(run_dir / "recipe.json"), read_json(measured)
-    card = read_json(run_dir / "data" / "card.json") if (run_dir / "data" / "card.json").is_file() else {}
+    card, attention = (read_json(path) if path.is_file() else empty for path, empty in (
+        (run_dir / "data" / "card.json", {}), (run_dir / "attention.json", [])))
     stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
     try:
         page = pages[evaluation.get("task", "classify")](
             Files(run_dir.resolve().name, recipe, evaluation, card, stages, read_training_log(run_dir / "train.jsonl"),
-                  read_errors(run_dir / "predictions.csv")))
+                  read_errors(run_dir / "predictions.csv"), attention))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
                        got=f"{type(error).__name__}: {error}",

@@ -1,5 +1,6 @@
 """What a page is made from, and the parts that every task's page has."""
 
+import dataclasses
 import shlex
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ class Files:
     stages: list[dict]
     log: dict  # the columns of train.jsonl
     wrong: dict | None  # the most confident errors of predictions.csv
+    attention: list[dict] = dataclasses.field(default_factory=list)  # of attention.json
 
     def trained(self) -> dict:
         """The train stage's result, with the time of the whole stage: the pass through frozen blocks counts.

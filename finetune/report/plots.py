@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from finetune.evaluation.intervals import wilson
+from finetune.report.attention import draw_attention, map_size
 
 MODEL, BASELINE, GREY, LIGHT = "#1d5f9e", "#b4561b", "#6b6f76", "#d9dce1"
 _LABEL_LIMIT = 40
@@ -222,6 +223,15 @@ def forest_picture(labels: list[str], entries: list[dict], marks: list[list[floa
         axes.set_yticks(places, [cut(label) for label in labels])
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy, %")
+    return holder[0]
+
+
+def attention_picture(weights, queries: list[str], keys: list[str]) -> Picture:
+    """Which source token (columns) is read at each target token (rows), from weights (T, S)."""
+    with _figure(*map_size(queries, keys)) as (figure, holder):
+        axes = figure.subplots()
+        draw_attention(axes, weights, queries, keys)
+        axes.set(xlabel="Source", ylabel="Target")
     return holder[0]
 
 

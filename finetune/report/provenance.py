@@ -125,6 +125,20 @@ def origin(card: dict) -> list[tuple[str, object]]:
             (("Name", "name"), ("Source", "source"), ("File", "file"), ("sha256", "sha256"))]
 
 
+def overlap_table(overlap: dict, what: str) -> list[Table]:
+    """How many rows of a split stand in another, from what ``evaluation.leakage.overlap`` counts; nothing from nothing.
+
+    what: the part of a row that is looked at.
+    """
+    names, rows = {"val": "validation"}, []
+    for key, counts in overlap.items():
+        split, _, other = key.partition("_in_")
+        rows.append([f"{names.get(split, split)} rows that stand in {names.get(other, other)}",
+                     f"{counts['exact']:,}", f"{counts['normalised']:,}", f"{counts['n']:,}"])
+    return [Table(f"Rows whose {what} stands in another split, too", ["", "Exactly", "Normalised", "of rows"], rows,
+                  frozenset({1, 2, 3}))] if rows else []
+
+
 def _split_table(card: dict) -> list:
     splits = {name: split for name, split in (card.get("splits") or {}).items() if isinstance(split, dict)}
     if not splits:

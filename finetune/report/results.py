@@ -223,14 +223,7 @@ def errors(found: dict | None) -> Section:
 
 def leakage(evaluation: dict) -> Section:
     """Texts on both sides of a split, and the headline without them."""
-    rows = []
-    for key, counts in (evaluation.get("overlap") or {}).items():
-        split, _, other = key.partition("_in_")
-        names = {"val": "validation"}
-        rows.append([f"{names.get(split, split)} rows that stand in {names.get(other, other)}",
-                     f"{counts['exact']:,}", f"{counts['normalised']:,}", f"{counts['n']:,}"])
-    blocks = [Table("Rows whose text stands in another split, too",
-                    ["", "Exactly", "Normalised", "of rows"], rows, frozenset({1, 2, 3}))] if rows else []
+    blocks = provenance.overlap_table(evaluation.get("overlap") or {}, "text")
     headline, clean = evaluation["headline"], evaluation.get("clean")
     if clean and clean["n"] < headline["n"]:
         name = headline["metric"]

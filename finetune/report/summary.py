@@ -28,15 +28,30 @@ def language_table(evaluation: dict) -> list[str]:
 def answers_table(evaluation: dict) -> list[str]:
     """A model's answers and those of its baselines."""
     names = {"identical": "exact match", "rouge_l": "ROUGE-L", "log_loss": "loss"}
+    metrics = evaluation["metrics"]
+    return [f"test records: {metrics['rouge_l']['n']:,}, {metrics['identical']['n']:,} of them with a short answer "
+            "(for exact match); 95 % intervals in brackets", *_beside_baselines(evaluation, names)]
+
+
+def targets_table(evaluation: dict) -> list[str]:
+    """A model's outputs and those of its baselines."""
+    names = {"exact_match": "exact match", "bleu": "BLEU", "chrf": "chrF", "log_loss": "loss"}
+    headline = evaluation["headline"]
+    name = names.get(headline["metric"], headline["metric"])
+    return [f"test pairs: {headline['n']:,}; 95 % intervals in brackets; p is that of {name}",
+            *_beside_baselines(evaluation, names)]
+
+
+def _beside_baselines(evaluation: dict, names: dict[str, str]) -> list[str]:
+    """The model and its baselines, a line each. names: metric -> what its column is called."""
     rows = [["", *names.values(), "p"]]
-    named = f"{evaluation['weights']['name']}, {evaluation['method']}"
-    for entry in ({"name": named, "metrics": evaluation["metrics"], "p_value": None}, *evaluation["baselines"]):
+    own = {"name": f"{evaluation['weights']['name']}, {evaluation['method']}", "metrics": evaluation["metrics"],
+           "p_value": None}
+    for entry in (own, *evaluation["baselines"]):
         rows.append([entry["name"], *(_cell(entry["metrics"][name]) if name in entry["metrics"] else ""
                                       for name in names),
                      "" if entry["p_value"] is None else f"{entry['p_value']:.3g}"])
-    metrics = evaluation["metrics"]
-    return [f"test records: {metrics['rouge_l']['n']:,}, {metrics['identical']['n']:,} of them with a short answer "
-            "(for exact match); 95 % intervals in brackets", *_aligned(rows)]
+    return _aligned(rows)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -1,0 +1,251 @@
+"""The task ``seq2seq``: write the target of a source. Sources are read, targets and their ends are learnt."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.console import progress
+from finetune.datasets.batching import micro_batches
+from finetune.datasets.pairs import Pairs
+from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
+from finetune.errors import DataError, RecipeError
+from finetune.evaluation.answers import loss_metrics, nearest_answers
+from finetune.evaluation.leakage import clean_rows, overlap
+from finetune.evaluation.targets import COPY, NEAREST, UNTUNED, Output, Targets, score_targets
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, IGNORE
+from finetune.models.plain_attention import attention_maps
+from finetune.models.warm_start import WarmStart, warm_encoder_decoder
+from finetune.recipe import Recipe, Train
+from finetune.tasks.answering import Answer, write_answers
+from finetune.tasks.families import Pair, Seq2Seq, SourceThenTarget, SourceToTarget
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job
+
+TOLD_TOKENS = 2048  # of pairs whose targets are told together
+DRAWN = 3  # test pairs whose attention is kept
+DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized pairs of one split."""
+
+    rows: list[int]  # row numbers in the file
+    pairs: list[Pair]
+    cut: list[int]  # rows whose source lost its end
+    left_out: list[int]  # rows whose target leaves no room
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row, source and target and what stands between them."""
+        return [len(source) + 1 + len(target) for source, target in self.pairs]
+
+    def told(self) -> list[int]:
+        """Supervised tokens of each row: the target and its end."""
+        return [len(target) + 1 for _, target in self.pairs]
+
+    def take(self, positions: list[int]) -> "Examples":
+        """Some of the rows."""
+        return Examples([self.rows[i] for i in positions], [self.pairs[i] for i in positions], [], [])
+
+
+def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
+            given: dict[str, Pairs] | None = None) -> tuple[dict, dict]:
+    """Split the pairs, those of one source together if not by their order alone.
+
+    Sources count as the same if they are after folding case and white space: digits are content here.
+    given: val or test as files of their own, which stay whole. Returns (records by split, data card).
+    """
+    split, family, given = recipe.split, recipe.seq2seq.family, given or {}
+    sources = [record["source"] for record in source.records]
+    shares = [0.0 if side in given else share for side, share in (("val", split.val_fraction),
+                                                                  ("test", split.test_fraction))]
+    if split.protocol == "ordered":
+        parts = ordered_split(len(sources), *shares)
+    else:
+        parts = grouped_split(sources, [""] * len(sources), *shares, split.seed, keys=text_keys(sources, fold_text))
+    records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
+    records |= {side: table.records for side, table in given.items()}
+    if empty := [name for name in SPLITS if not records[name]]:
+        raise DataError(f"too few pairs: none for the {empty[0]} split",
+                        got=f"{len(set(map(fold_text, sources)))} different sources", do="Add some.")
+    for table in given.values():
+        for reason, rows in table.dropped_rows.items():
+            source.dropped_rows[reason] = source.dropped_rows.get(reason, []) + rows
+    max_length = min(recipe.max_length or context, context)
+    found = {name: examples(part, tokenizer, family, max_length) for name, part in records.items()}
+    for name, part in found.items():
+        if not part.rows:
+            raise DataError(f"no pair of the {name} split fits into {max_length} tokens",
+                            do="Give a larger max_length, or a model with a longer context.")
+    cut, left_out = ([row for part in found.values() for row in getattr(part, name)] for name in ("cut", "left_out"))
+    both = overlap({name: [record["source"] for record in part] for name, part in records.items()}, fold_text)
+    notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
+    if cut:
+        notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
+    if left_out:
+        notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
+    notes += [f"{counts['normalised']} of {counts['n']} {name.replace('_in_', ' sources stand in ')} too"
+              for name, counts in both.items() if counts["normalised"]]
+    tokens = {side: _spread([len(pair[place]) for part in found.values() for pair in part.pairs])
+              for place, side in enumerate(("source", "target"))}
+    card = {"records": sum(map(len, records.values())), "given": sorted(given), "dropped": source.dropped,
+            "dropped_rows": source.dropped_rows,
+            "columns": dict(zip(("source", "target"), source.columns, strict=True)), "family": family,
+            "protocol": split.protocol, "seed": split.seed, "different_sources": len(set(map(fold_text, sources))),
+            "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(part.lengths()),
+                              "learnt_tokens": sum(part.told())} for name, part in found.items()},
+            "tokens": tokens | {"max_length": max_length, "cut": len(cut), "left_out": len(left_out)},
+            "cut_rows": sorted(cut), "left_out_rows": sorted(left_out), "overlap": both, "notes": notes}
+    return records, card
+
+
+def _spread(counts: list[int]) -> dict[str, int]:
+    return {"median": int(np.median(counts)), "p95": int(np.percentile(counts, 95)), "max": max(counts)}
+
+
+def examples(records: list[dict], tokenizer: Tokenizer, family: str, max_length: int) -> Examples:
+    """Tokenize one split's records. A source is cut at its end; a target never is: its pair is left out.
+
+    max_length: tokens that a stack reads: of source, separator and target in the family `decoder`, of either otherwise.
+    """
+    found = Examples([], [], [], [])
+    for record in records:
+        source, target = tokenizer.encode(record["source"]), tokenizer.encode(record["target"])
+        room = max_length - len(target) - 1 if family == "decoder" else max_length
+        if room < 1 or len(target) >= max_length:
+            found.left_out.append(record["row"])
+            continue
+        if len(source) > room:
+            found.cut.append(record["row"])
+        found.rows.append(record["row"])
+        found.pairs.append((source[:room], target))
+    return found
+
+
+def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Seq2Seq, WarmStart | None]:
+    """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
+
+    Raises RecipeError where the weights are an encoder-decoder's and the family is not.
+    """
+    settings = recipe.seq2seq
+    if settings.family == "decoder":
+        if not isinstance(start, GPT):
+            raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
+                              do="Give --set seq2seq.family=encoder-decoder, or other weights.")
+        return SourceThenTarget(start, end, settings.label_smoothing), None
+    if isinstance(start, EncoderDecoder):
+        return SourceToTarget(start, end, settings.label_smoothing), None
+    model, report = warm_encoder_decoder(start, recipe.train.seed, settings.silent_cross)
+    return SourceToTarget(model, end, settings.label_smoothing), report
+
+
+def build_job(model: Seq2Seq, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
+    """Everything the loop needs; a row weighs as many tokens as it has to tell."""
+    def batch(rows: list[int]) -> tuple[Tensor, ...]:
+        return model.batch([train.pairs[row] for row in rows])
+
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
+        return module(*tensors)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        nats, right = told(module, val, settings.micro_batch_tokens, device)
+        loss, count = float(nats.sum()) / sum(val.told()), sum(val.told())
+        return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
+
+    return Job(model, train.lengths(), [float(count) for count in train.told()], batch, loss_sum, validate,
+               name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
+
+
+def told(model: Seq2Seq, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair, teacher forced: cross entropy in nats and tokens that were the likeliest, (n,) each."""
+    nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
+    for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
+        batch = (tensor.to(device) for tensor in model.batch([part.pairs[row] for row in rows]))
+        nats[rows], right[rows] = (found.cpu().numpy() for found in model.told(*batch))
+    return nats, right
+
+
+def write(model: Seq2Seq, sources: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device,
+          **options) -> list[Answer]:
+    """Targets for sources in their order, by greedy decoding unless `options` (``Decoding``) say otherwise."""
+    chosen = {} if options.get("beams", 1) > 1 else {"temperature": 0.0}
+    return write_answers([len(source) + 1 for source in sources], tokenizer, max_new_tokens,
+                         lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device,
+                                                  **chosen | options), "writing")
+
+
+def source_ids(text: str, tokenizer: Tokenizer, family: str, context: int, max_new_tokens: int) -> list[int]:
+    """A source as it is read where its target is not known: cut at its end, in the family `decoder` so that
+    `max_new_tokens` have their room in the context; half of the context it keeps at least."""
+    room = max(context - max_new_tokens - 1, context // 2) if family == "decoder" else context
+    return tokenizer.encode(text)[:room]
+
+
+def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
+             max_length: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
+    """Targets for the test's sources before and after training, and losses on test and validation.
+
+    Pairs that do not fit are left out, as in training. Returns eval.json's keys, for each test pair its row, source,
+    reference and what was written, and the attention of a few (``attention_of``).
+    """
+    settings = recipe.seq2seq
+    models = {"before": before.eval(), "after": after.eval()}
+    parts = {name: examples(records[name], tokenizer, settings.family, max_length) for name in ("test", "val")}
+    figures = {}
+    for name, part in parts.items():
+        for state, model in models.items():
+            with progress(f"losses, {name} {state}", 1, unit="passes") as advance:
+                figures[name, state] = told(model, part, TOLD_TOKENS, device)
+                advance(1)
+    known = set(parts["test"].rows)
+    test = [record for record in records["test"] if record["row"] in known]
+    sources = [record["source"] for record in test]
+    ids = [source_ids(text, tokenizer, settings.family, max_length, settings.max_new_tokens) for text in sources]
+    options = {"beams": settings.beams, "length_penalty": settings.length_penalty} if settings.beams > 1 else {}
+    written = {state: write(model, ids, tokenizer, settings.max_new_tokens, device, **options)
+               for state, model in models.items()}
+    outputs = {state: Output([own.text for own in found], [own.ended for own in found], *figures["test", state])
+               for state, found in written.items()}
+    nearest = nearest_answers([record["source"] for record in records["train"]],
+                              [record["target"] for record in records["train"]], sources)
+    tokens = np.array(parts["test"].told())
+    references = Targets(sources, [record["target"] for record in test], tokens)
+    clean = clean_rows([record["source"] for name in ("train", "val") for record in records[name]], sources, fold_text)
+    report = score_targets(outputs["after"], references, {
+        UNTUNED: outputs["before"], NEAREST: Output(nearest, None, None, None),
+        COPY: Output(sources, None, None, None)}, clean, None, recipe.evaluate.resamples, recipe.train.seed)
+    report["family"] = settings.family
+    report["losses"] = [{"split": name} | {state: _loss(figures[name, state][0], part, recipe) for state in models}
+                        for name, part in parts.items()]
+    columns = {"row": [record["row"] for record in test], "source": sources, "reference": references.texts,
+               "output": outputs["after"].texts, "untuned": outputs["before"].texts, "nearest": nearest}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    short = [i for i, pair in enumerate(parts["test"].pairs) if max(map(len, pair)) < DRAWN_TOKENS][:DRAWN]
+    return report, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
+
+
+def _loss(nats: np.ndarray, part: Examples, recipe: Recipe) -> dict:
+    return loss_metrics(nats, np.array(part.told()), recipe.evaluate.resamples, recipe.train.seed)["log_loss"]
+
+
+@torch.no_grad()
+def attention_of(model: Seq2Seq, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> dict:
+    """Where the tokens of a target looked in their source: weights (T, S), the mean over layers and heads.
+
+    Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is told, and
+    the columns of the source: what else they look at, the target so far and the separator, is left out.
+    """
+    source, target = pair
+    *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
+    if isinstance(model, SourceToTarget):
+        maps = attention_maps(model.model, inputs[0], inputs[2], source_real=inputs[1])["cross"]
+    else:
+        maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, :len(source)]
+    weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)
+    shown = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in (*source, *target)]
+    return {"source_tokens": shown[:len(source)], "target_tokens": [*shown[len(source):], "(end)"],
+            "weights": [[round(value, 4) for value in row] for row in weights.tolist()]}

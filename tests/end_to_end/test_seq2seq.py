@@ -1,0 +1,142 @@
+"""Source to target by the real command: learnt, measured, reported, exported, written, and gone on with."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=48",
+        "--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
+        "--set", "seq2seq.max_new_tokens=16", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
+FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "targets.csv", "attention.json",
+         "data/card.json", "data/train.jsonl", "data/val.jsonl", "data/test.jsonl", "report/index.html",
+         "report/report.md", "export/hf/config.json", "export/hf/model.safetensors", "export/hf/vocab.json",
+         "export/hf/merges.txt", "export/hf/seq2seq.json", "export/hf/README.md"}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    lines = ["digits\tin words", *(f"{n}\t{WORDS[n // 10]} {WORDS[n % 10]}" for n in range(100)), "100\t", "\tnothing"]
+    Path("pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "data=pairs.tsv"
+
+
+def run(finetune, family, pairs, *more):
+    return finetune("run", "seq2seq", "--set", pairs, "--set", f"seq2seq.family={family}", *TINY, *more)
+
+
+def files_of(directory):
+    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith(("stages/", "checkpoints/", "base/", "."))}
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
+def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp_path, pairs, family):
+    done = run(finetune, family, pairs, "--set", "train.epochs=6")
+    assert done.status == 0, done.err
+    directory = tmp_path / "runs" / "seq2seq"
+    assert files_of(directory) == FILES | ({"export/hf/tokenizer_config.json"} if family == "decoder" else set())
+
+    card = json.loads((directory / "data" / "card.json").read_text())
+    assert card["columns"] == {"source": "digits", "target": "in words"} and sum(card["dropped"].values()) == 2
+    evaluation = json.loads((directory / "eval.json").read_text())
+    assert (evaluation["task"], evaluation["family"], evaluation["headline"]["n"]) == ("seq2seq", family, 20)
+    test = next(loss for loss in evaluation["losses"] if loss["split"] == "test")
+    assert test["after"]["value"] < 0.7 * test["before"]["value"]
+    rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
+    outputs, references = [row["output"] for row in rows], [[row["reference"] for row in rows]]
+    assert evaluation["metrics"]["bleu"]["value"] == pytest.approx(BLEU().corpus_score(outputs, references).score,
+                                                                    abs=1e-6)
+    assert evaluation["metrics"]["chrf"]["value"] == pytest.approx(CHRF().corpus_score(outputs, references).score,
+                                                                   abs=1e-6)
+    html = (directory / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in html and "sacrebleu" in html.lower()
+
+    said = finetune("generate", directory, rows[0]["source"], "--max-new-tokens", "16")
+    assert said.status == 0 and said.out.strip() == outputs[0]
+    again = run(finetune, family, pairs, "--set", "train.epochs=6")
+    assert "nothing left to do" in again.out
+
+
+def test_the_decoders_export_writes_the_same_in_transformers(finetune, tmp_path, pairs):
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+    assert run(finetune, "decoder", pairs, "--set", "train.epochs=2").status == 0
+    directory = tmp_path / "runs" / "seq2seq"
+    model = GPT2LMHeadModel.from_pretrained(directory / "export" / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory / "export" / "hf")
+    rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
+    for row in rows[:5]:
+        ids = torch.tensor([[*tokenizer(row["source"])["input_ids"], tokenizer.eos_token_id]])
+        new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False,
+                             pad_token_id=tokenizer.eos_token_id)[0, ids.shape[1]:].tolist()
+        new = new[:new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+        assert tokenizer.decode(new).strip() == row["output"]
+
+
+@pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pairs, monkeypatch, method):
+    from finetune.training import resume
+    more = ["--set", f"train.method={method}", "--set", "train.epochs=2", "--set", "train.dropout=0.1"]
+    more += ["--set", "train.lora_rank=2"] if method == "lora" else []
+    assert run(finetune, "encoder-decoder", pairs, "--name", "whole", "--until", "train", *more).status == 0
+    prune, seen = resume.prune, []
+
+    def stop_after_the_first(root, step, best):
+        prune(root, step, best)
+        seen.append(step)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "prune", stop_after_the_first)
+        assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 130
+    assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 0
+    whole, broken = (sorted((tmp_path / "runs" / name / "checkpoints").glob("step-*/weights.safetensors"))
+                     for name in ("whole", "broken"))
+    assert seen and [path.parent.name for path in whole] == [path.parent.name for path in broken]
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in broken]
+
+
+def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
+    assert run(finetune, "encoder-decoder", pairs, "--name", "first", "--set", "train.epochs=1").status == 0
+    first = tmp_path / "runs" / "first"
+    more = ["--set", f"weights={first}", "--set", "train.epochs=1"]
+    done = run(finetune, "encoder-decoder", pairs, "--name", "second", *more)
+    assert done.status == 0, done.err
+    before, after = (json.loads((tmp_path / "runs" / name / "eval.json").read_text()) for name in ("first", "second"))
+    assert after["losses"][0]["before"]["value"] == pytest.approx(before["losses"][0]["after"]["value"], rel=1e-4)
+    for wrong in (("run", "pretrain"), ("run", "spam-classifier")):
+        refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
+        assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
+    refused = run(finetune, "decoder", pairs, "--name", "wrong", *more)
+    assert refused.status == 2 and "seq2seq.family=decoder" in refused.err
+
+
+def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_path, pairs):
+    Path("held.csv").write_text("in words,digits\nfour two,42\nten ten ten,101010\nempty,\n", encoding="utf-8")
+    done = run(finetune, "decoder", pairs, "--until", "prepare", "--set", "test=held.csv")
+    assert done.status == 0, done.err
+    data = tmp_path / "runs" / "seq2seq" / "data"
+    test = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    assert [(record["source"], record["target"]) for record in test] == [("42", "four two"), ("101010", "ten ten ten")]
+    card = json.loads((data / "card.json").read_text())
+    seen = sum(card["overlap"][f"test_in_{side}"]["normalised"] for side in ("train", "val"))
+    assert seen == 1 and card["splits"]["train"]["records"] == 90 and sum(card["dropped"].values()) == 3
+
+
+@pytest.mark.parametrize("settings, words", [
+    (["train.method=head"], "method head trains nothing here"), (["split.protocol=balanced"], "needs labels"),
+    (["seq2seq.source=nothing"], "nothing"), (["columns.text=digits"], "does not read columns"),
+    (["train.metric=accuracy"], "train.metric"), (["seq2seq.family=both"], "family")])
+def test_bad_settings_are_refused_in_words(finetune, pairs, settings, words):
+    done = run(finetune, "decoder", pairs, *(word for setting in settings for word in ("--set", setting)))
+    assert done.status == 2 and words in done.err, done.err
+
+
+def test_a_dry_run_says_time_and_memory(finetune, tmp_path, pairs):
+    done = run(finetune, "encoder-decoder", pairs, "--dry-run")
+    assert done.status == 0 and "peak memory of training" in done.out, done.err
+    assert not (tmp_path / "runs").exists()
