@@ -20,7 +20,8 @@ def map_size(queries: list[str], keys: list[str]) -> tuple[float, float]:
 def draw_attention(axes, weights, queries: list[str], keys: list[str]) -> None:
     """Draw `weights` (T, S), each row of which sums to 1, with the T queries and S keys; up to about 40 of them."""
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axes.set_xticks(range(len(keys)), list(map(visible, keys)), fontsize=8, rotation=90, parse_math=False)
+    turned = 90 if max(map(len, map(visible, keys)), default=0) > 2 else 0
+    axes.set_xticks(range(len(keys)), list(map(visible, keys)), fontsize=8, rotation=turned, parse_math=False)
     axes.set_yticks(range(len(queries)), list(map(visible, queries)), fontsize=8, parse_math=False)
     axes.grid(False)
     axes.tick_params(length=0)

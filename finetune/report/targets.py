@@ -43,12 +43,19 @@ def verdict(evaluation: dict) -> str:
     headline, metrics = evaluation["headline"]["metric"], evaluation["metrics"]
     where = " on held-out sources"
     said = [f"{_name(name)} {metric_text(metrics[name], name)}{where if name == headline else ''}; "
-            + "; ".join(against(entry, name, _SHORT_NAMES[entry["name"]]) for entry in evaluation["baselines"]) + "."
+            + "; ".join(against(entry, name, _SHORT_NAMES[entry["name"]]) for entry in evaluation["baselines"]
+                        if not _is_plain(entry, name)) + "."
             for name in dict.fromkeys([headline, "chrf"])]
     if loss := next((row for row in evaluation["losses"] if row["split"] == "test"), None):
         said.append(f"Loss on the targets: {loss['before']['value']:.3f} nats a token before training, "
                     f"{loss['after']['value']:.3f} after.")
     return " ".join(said + without_overlap(evaluation, "sources"))
+
+
+def _is_plain(entry: dict, metric: str) -> bool:
+    """Whether this is the copied source and clearly beaten, which nobody need be told in the first lines."""
+    difference = entry["differences"][metric]
+    return entry["name"] == COPY and difference["value"] > 0 and difference["p_value"] < 0.05
 
 
 def comparison(evaluation: dict) -> Section:
