@@ -109,7 +109,7 @@ def test_every_metric_has_its_interval(run):
     table = markdown.split("Outputs and baselines")[-1].split("Differences on the same pairs")[0]
     rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
     for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
-        assert re.search(r"\d \(.?\d.* to .*\d\)", rows[name]), name
+        assert re.fullmatch(r"[\d.]+( %)? \([\d.]+ to [\d.]+\)", rows[name]), name
     assert "The run has no data card." in html and "Where it looks" not in html
 
 
