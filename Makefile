@@ -21,11 +21,11 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct pretrain test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq pretrain test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  A run takes: CSV=my.csv (pretrain: TEXT=my.txt) WEIGHTS=gpt2 METHOD=last-blocks NAME=mine ARGS="--set train.epochs=3"'
 	@echo '  The set-up takes: PYTHON=python3.12'
@@ -40,6 +40,9 @@ spam-methods: setup ## every way to adapt the weights on one split, in one table
 
 instruct: setup ## a model that answers in the form of your pairs: make instruct DATA=my.jsonl
 	@$(PY) -m finetune run instruct $${DATA:+--set "data=$$DATA"} $(SETTINGS)
+
+seq2seq: setup ## from source to target, here numbers to words: make seq2seq DATA=my.tsv
+	@$(PY) -m finetune run seq2seq $${DATA:+--set "data=$$DATA"} $(SETTINGS)
 
 pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)

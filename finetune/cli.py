@@ -105,7 +105,8 @@ def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 @app.command()
 def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
              prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-             max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 60,
+             max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add; else 60, or a seq2seq "
+                                                                "run's own.")] = None,
              temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
              top_k: Annotated[int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor "
                                                        "--min-p is given.")] = None,
@@ -119,7 +120,7 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,
              seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
-    """Continue a text, shown as it comes."""
+    """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
     from finetune.stages.generate import continue_text
     continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""),
                   temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,

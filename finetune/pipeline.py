@@ -223,7 +223,7 @@ def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
 def describe(recipe: Recipe) -> list[str]:
     """The values of a recipe, a line for each table; not those of a table for other tasks that was left as it is."""
     lines, values = [], recipe.model_dump()
-    for_others = {"pretrain", "instruct", "compare", "shape"} - {recipe.task}
+    for_others = {"pretrain", "instruct", "seq2seq", "compare", "shape"} - {recipe.task}
     tables = {key: part for key, part in values.items() if isinstance(part, dict)
               and not (key in for_others and part == type(getattr(recipe, key))().model_dump())}
     top = {key: value for key, value in values.items() if not isinstance(value, dict)}

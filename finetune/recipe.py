@@ -108,6 +108,23 @@ class Instruct(Settings):
     max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most where answers are scored")
 
 
+class Seq2Seq(Settings):
+    """How sources become targets."""
+
+    family: Literal["decoder", "encoder-decoder"] = Field(
+        "encoder-decoder", description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
+        "the source is read both ways by an encoder, and both sides begin with a GPT's weights")
+    source: str | None = Field(None, description="name of the source column; none: found by its name")
+    target: str | None = Field(None, description="name of the target column; none: found by its name")
+    silent_cross: bool = Field(True, description="begin with the cross-attention's output at zero, so that the decoder "
+                               "is the GPT until it learns to look at its source; else drawn as other fresh weights")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the answer that is spread over all tokens")
+    max_new_tokens: int = Field(64, ge=1, description="tokens of a target at most where targets are written")
+    beams: int = Field(1, ge=1, description="beam search with so many beams in the evaluation; 1: greedy")
+    length_penalty: float = Field(1.0, description="of beams: their log probability is divided by their length to "
+                                  "this power")
+
+
 class Compare(Settings):
     """What a comparison of methods trains."""
 
@@ -131,11 +148,11 @@ class Recipe(Settings):
     """Everything that decides what a run does."""
 
     pipeline: str = Field("", description="the pipeline whose stages run")
-    task: Literal["classify", "pretrain", "instruct"] = Field("classify", description="what is learnt")
+    task: Literal["classify", "pretrain", "instruct", "seq2seq"] = Field("classify", description="what is learnt")
     weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
                          "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
     data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder, for "
-                      "instruct a file of records")
+                      "instruct a file of records, for seq2seq a table of pairs")
     validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
     encoding: str | None = Field(None, description="how the tables' characters are written; none: UTF-8, or what their "
@@ -148,6 +165,7 @@ class Recipe(Settings):
     shape: Shape = Shape()
     pretrain: Pretrain = Pretrain()
     instruct: Instruct = Instruct()
+    seq2seq: Seq2Seq = Seq2Seq()
     compare: Compare = Compare()
 
 

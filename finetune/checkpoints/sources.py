@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.assets import asset
+from finetune.checkpoints.encoder_decoder import is_encoder_decoder, load_encoder_decoder
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
 from finetune.config import nearest
@@ -36,6 +37,8 @@ class WeightsSource:
 
     def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
         """Read the model and the tokenizer. Raises WeightsError."""
+        if is_encoder_decoder(self.directory):
+            return load_encoder_decoder(self.directory, dropout)
         return load_checkpoint(self.directory, self.config, dropout)
 
 
@@ -95,7 +98,8 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
 def load(name: str = "auto"):
     """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
 
-    A GPT gives logits (B, T) -> (B, T, V); a classifier's directory gives a Classifier.
+    A GPT gives logits (B, T) -> (B, T, V); a classifier's directory gives a Classifier, a seq2seq run's that of an
+    encoder-decoder an EncoderDecoder.
     """
     loaded = locate_weights(resolve_auto(name), fetch=True).load()
     return loaded.model, loaded.tokenizer

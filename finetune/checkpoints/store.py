@@ -49,7 +49,7 @@ def read_config(directory: Path) -> GPTConfig:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise WeightsError(f"{directory}: no config.json", do="A checkpoint is a directory in Hugging Face's layout.")
-    config = _read_object(path)
+    config = read_object(path)
     if config.get("model_type", "gpt2") != "gpt2":
         raise WeightsError(f"{path}: not a GPT-2", got=repr(config["model_type"]))
     for key, value in FIXED.items():
@@ -80,7 +80,7 @@ def tensor_files(directory: Path) -> list[Path]:
     if single.exists():
         return [single]
     if index.exists():
-        weight_map = _read_object(index).get("weight_map")
+        weight_map = read_object(index).get("weight_map")
         names = list(dict.fromkeys(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
@@ -177,21 +177,27 @@ def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokeni
                      extra_config: dict | None = None, extra_files: dict[str, str] | None = None,
                      dtype: torch.dtype = torch.float32) -> None:
     """Write Hugging Face's layout, whole or not at all; an older directory of that name is replaced at the end."""
-    directory = Path(directory)
     gpt = model.gpt if isinstance(model, Classifier) else model
     tensors: dict[str, Tensor] = gpt_tensors(gpt)
     if isinstance(model, Classifier):
         tensors[CLASSIFIER_HEAD] = model.head.weight.detach().cpu().contiguous()
-    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     kind = {"dtype": str(dtype).removeprefix("torch.")}
+    files = {"tokenizer_config.json": json.dumps(tokenizer_config(gpt.config), indent=2) + "\n", **(extra_files or {})}
+    write_directory(directory, {name: tensor.to(dtype) for name, tensor in tensors.items()},
+                    hugging_face_config(model, tokenizer) | kind | (extra_config or {}), tokenizer, files)
+
+
+def write_directory(directory: Path, tensors: dict[str, Tensor], config: dict, tokenizer: Tokenizer,
+                    extra_files: dict[str, str] | None = None) -> None:
+    """Write a checkpoint's files, whole or not at all; an older directory of that name is replaced at the end."""
+    directory = Path(directory)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        write_json(temporary / "config.json", hugging_face_config(model, tokenizer) | kind | (extra_config or {}))
+        write_json(temporary / "config.json", config)
         tokenizer.save(temporary)
-        write_json(temporary / "tokenizer_config.json", tokenizer_config(gpt.config))
         for name, text in (extra_files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8", newline="\n")
         for path in temporary.iterdir():
@@ -225,7 +231,8 @@ def tokenizer_config(config: GPTConfig) -> dict:
             "split_special_tokens": True}
 
 
-def _read_object(path: Path) -> dict:
+def read_object(path: Path) -> dict:
+    """A JSON object. Raises WeightsError for anything else."""
     try:
         value = read_json(path)
     except RunError as error:

@@ -60,14 +60,15 @@ def save_bundle(directory: Path, model: Classifier, tokenizer: Tokenizer, card: 
     return checked
 
 
-def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer, about: list[str], use: list[str]) -> dict:
+def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer, about: list[str], use: list[str],
+                         files: dict[str, str] | None = None) -> dict:
     """Write a language model's ``export/hf`` and compare its logits in transformers. Returns the figures.
 
-    about, use: lines of its README: what it is good for in figures, and how to use it.
+    about, use: lines of its README: what it is good for in figures, and how to use it. files: what else is put there.
     """
     evaluation, draft = read_json(run.path("eval.json")), run.path("export", ".hf-draft")
     try:
-        write_checkpoint(draft, model, tokenizer)
+        write_checkpoint(draft, model, tokenizer, extra_files=files)
         checked = compare_language_model(draft, model)
         readme = [f"# {run.name}", "",
                   f"A GPT-2 language model made by gpt2-finetune from {evaluation['weights']['name']}.", "",

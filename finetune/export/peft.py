@@ -35,6 +35,9 @@ def write_adapter(run: Run, model: Classifier | NextToken, base: WeightsSource, 
     if not lora_layers(model):
         raise RunError(f"{run.directory}: has no adapters", got=f"method {run.result('train')['method']}", known="lora",
                        do="Export it with --format hf.")
+    if not hasattr(model, "gpt"):
+        raise RunError(f"{run.directory}: an encoder-decoder, which is no model that PEFT knows", known="GPT-2",
+                       do="Export it with --format hf, which holds its adapters merged.")
     prepared, draft = run.result("prepare"), run.path("export", ".peft-draft")
     try:
         draft.mkdir(parents=True)

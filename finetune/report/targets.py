@@ -1,5 +1,7 @@
 """The page of a model that writes targets for sources: its outputs beside other ways to write them, and its limits."""
 
+import shlex
+
 from finetune.evaluation.score import metric_text
 from finetune.evaluation.targets import COMPARED, COPY, NEAREST, UNTUNED
 from finetune.report import plots
@@ -30,12 +32,14 @@ _COLUMNS = {UNTUNED: "Before", NEAREST: "Nearest", COPY: "Copy"}
 def page(files: Files) -> dict:
     """The report, in order."""
     evaluation, trained = files.evaluation, files.trained()
-    sections = [comparison(evaluation), losses(evaluation), samples(evaluation), *attention(files.attention),
-                limits(evaluation, trained, files.recipe), training(files.log, trained), data_card(files.card)]
+    sections = [comparison(evaluation), losses(evaluation), samples(evaluation),
+                *attention(files.attention, evaluation["family"]), limits(evaluation, trained, files.recipe),
+                training(files.log, trained), data_card(files.card)]
     said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
     top = tiles(evaluation, [evaluation["headline"]["metric"], "chrf", "bleu", "exact_match", "log_loss"], _name,
                 UNTUNED)
-    return make_page(files, "Source to target report", said, top, sections, notice=fallback_notice(files))
+    return make_page(files, "Source to target report", said, top, sections, use=[use(files.name, evaluation)],
+                     notice=fallback_notice(files))
 
 
 def verdict(evaluation: dict) -> str:
@@ -93,9 +97,11 @@ def samples(evaluation: dict) -> Section:
     return Section("samples", "Samples before and after", blocks)
 
 
-def attention(maps: list[dict]) -> list[Section]:
+def attention(maps: list[dict], family: str) -> list[Section]:
     """Where the decoder looks in the source, for the examples that the run kept."""
     figures = []
+    rest = ("A row sums to one." if family == "encoder-decoder"
+            else "What a row has left goes to the separator and to the target so far.")
     for number, found in enumerate(maps[:MAPS], start=1):
         keys, queries = found["source_tokens"][:MOST_TOKENS], found["target_tokens"][:MOST_TOKENS]
         weights = [row[:MOST_TOKENS] for row in found["weights"][:MOST_TOKENS]]
@@ -104,7 +110,7 @@ def attention(maps: list[dict]) -> list[Section]:
             plots.attention_picture(weights, queries, keys), f"Example {number}",
             f"A map of {len(queries)} target tokens over {len(keys)} source tokens; darker is more attention.",
             "Each row is a target token, and the darker a cell, the more of the source token below it is read there. "
-            "A row sums to one." + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
+            f"{rest}" + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
             wide=len(keys) > 24))
     note = ("What is read is not yet what decides: a map hints at how source and target are aligned, and proves "
             "nothing. \N{OPEN BOX} is a space.")
@@ -165,6 +171,22 @@ def data_card(card: dict) -> Section:
         blocks += [Text("A training pair as the model reads it."), Code(shorten(card["example"]))]
     blocks += [Text(sentence(note)) for note in card.get("notes") or []]
     return Section("data", "Data", blocks or [Text("The run has no data card.")])
+
+
+def use(name: str, evaluation: dict) -> Section:
+    """How to have a target written, here and elsewhere."""
+    run, samples = f"runs/{name}", evaluation["samples"]
+    source = samples[0]["source"] if samples else "a source"
+    command = f"finetune generate {shlex.quote(run)} {shlex.quote(shorten(source))}"
+    blocks = [Text("On the command line:"), Code(command), Text("From Python:"),
+              Code(f"import finetune, torch\n\nmodel, tokenizer = finetune.load({run!r})\nend = tokenizer.end_of_text\n"
+                   + ("source = torch.tensor([tokenizer.encode('...')])\n"
+                      "ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)"
+                      if evaluation["family"] == "encoder-decoder" else
+                      "source = torch.tensor([[*tokenizer.encode('...'), end]])\n"
+                      "ids = model.generate(source, 64, end=end, temperature=0.0)[:, source.shape[1]:]")
+                   + "\nprint(tokenizer.decode(ids[0].tolist()))")]
+    return Section("use", "How to use it", blocks)
 
 
 def _name(metric: str) -> str:

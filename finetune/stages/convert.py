@@ -5,7 +5,8 @@ from pathlib import Path
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
 from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.console import say
-from finetune.errors import RunError
+from finetune.errors import RunError, WeightsError
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -40,6 +41,9 @@ def run(recipe: Recipe, run: Run) -> dict:
     gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
     if gpt is not loaded.model:
         say("these weights are a classifier's: its head is left out, its blocks are used")
+    if isinstance(gpt, EncoderDecoder) and recipe.task != "seq2seq":
+        raise WeightsError(f"{recipe.weights}: an encoder-decoder's weights", got=f"task {recipe.task}",
+                           known="task seq2seq", do="Give a GPT-2's.")
     shape, report = gpt.config, loaded.report
     say(f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
         f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"

@@ -26,7 +26,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training import resume
 from finetune.training.precision import device_type
 
-OUTPUTS = ["eval.json", "predictions.csv", "answers.csv"]
+OUTPUTS = ["eval.json", "predictions.csv", "answers.csv", "targets.csv", "attention.json"]
 STARTS = {MINI: "mini, the small pretrained model that is bundled with this project", RANDOM_BYTES: "random weights"}
 HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
 

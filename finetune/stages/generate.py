@@ -1,48 +1,87 @@
-"""The command ``generate``: a text continued by any language model, shown as it comes."""
+"""The command ``generate``: a text continued by any language model, or the target of a source, shown as it comes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from finetune.checkpoints.sources import load
+from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.console import warn
 from finetune.errors import RecipeError, WeightsError
+from finetune.files import read_json
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
+from finetune.tasks.seq2seq import source_ids
+from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
+SEQ2SEQ = "seq2seq.json"  # beside weights that write targets: how a source is read
+NEW_TOKENS = 60  # of a continuation
 
-def continue_text(name: str, prompt: str, max_new_tokens: int, stop: Sequence[str], write: Callable[[str], None],
-                  **options) -> None:
+
+def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequence[str],
+                  write: Callable[[str], None], **options) -> None:
     """Write the prompt and its continuation: one sample a token at a time, several of them one after the other.
 
-    stop: strings that end a text and are not shown. options: the fields of ``Decoding``; what is none is left to the
-    command: a temperature of 0.8, and the 50 likeliest tokens where nothing else says which to draw from.
-    Raises WeightsError where `name` is a classifier, RecipeError where an option is out of range.
+    Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no
+    option says another. stop: strings that end a text and are not shown. options: the fields of ``Decoding``; what is
+    none is left to the command: a temperature of 0.8, and the 50 likeliest tokens where nothing else says which to draw
+    from. Raises WeightsError where `name` is a classifier, RecipeError where an option is out of range.
     """
     import torch
-    decoding = Decoding(**_with_defaults(options))
-    model, tokenizer = load(name)
-    if not isinstance(model, GPT):
+    found = locate_weights(resolve_auto(name), fetch=True)
+    use = read_json(found.directory / SEQ2SEQ) if (found.directory / SEQ2SEQ).is_file() else None
+    decoding = Decoding(**_of_targets(options, use) if use else _with_defaults(options))
+    loaded = found.load()
+    model, tokenizer, device = loaded.model, loaded.tokenizer, device_type()
+    if not isinstance(model, GPT | EncoderDecoder):
         raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
-    ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device_type())
-    model.to(ids.device)
+    new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
+    if use:
+        ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new)
+        shown = ""
+    else:
+        ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device)
+        generate, shown = model.to(device).generate, prompt
     notes: list[str] = []  # said at the end, so that they do not stand amid the text
     settings = vars(decoding) | {"end": tokenizer.end_of_text, "note": notes.append,
                                  "stop": StopStrings(tokenizer, stop) if stop else None}
     if decoding.samples == decoding.beams == 1:
         stream = TextStream(tokenizer, stop)
-        write(prompt)
-        model.generate(ids, max_new_tokens, on_tokens=lambda tokens: write(stream.push(int(tokens))), **settings)
+        write(shown)
+        generate(ids, new, on_tokens=lambda tokens: write(stream.push(int(tokens))), **settings)
         write(stream.close() + "\n")
     else:
-        rows = model.generate(ids, max_new_tokens, **settings)[:, ids.shape[1]:].tolist()
+        rows = generate(ids, new, **settings)[:, ids.shape[1]:].tolist()
         for number, row in enumerate(rows, 1):
             stream = TextStream(tokenizer, stop)
             text = "".join(stream.push(token) for token in row) + stream.close()
             head = f"--- {number} of {len(rows)} ---\n" if len(rows) > 1 else ""
-            write(f"{head}{prompt}{text}\n")
+            write(f"{head}{shown}{text}\n")
     for note in notes:
         warn(note)
+
+
+def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: dict, new: int) -> tuple:
+    """What the target begins with, (1, T), and the function that goes on from there."""
+    import torch
+    device = model.token_embedding.weight.device
+    ids = source_ids(source, tokenizer, use["family"], use["max_length"], new)
+    if not ids:
+        raise RecipeError("the source is empty", do="Give a text.")
+    if isinstance(model, GPT):
+        return torch.tensor([[*ids, tokenizer.end_of_text]], device=device), model.generate
+    start = torch.tensor([[tokenizer.end_of_text]], device=device)
+    return start, partial(model.generate, torch.tensor([ids], device=device))
+
+
+def _of_targets(options: dict, use: dict) -> dict:
+    """The run's beams, or greedy, where no option asks for another way."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("beams", 1) > 1 or any(name in given for name in ("temperature", "top_k", "top_p", "min_p")):
+        return given
+    beams = {"beams": use["beams"], "length_penalty": use["length_penalty"]}
+    return given | (beams if use["beams"] > 1 else {"temperature": 0.0})
 
 
 def _with_defaults(options: dict) -> dict:

@@ -49,7 +49,7 @@ def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: 
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
     task = task_of(recipe)
-    model = task.build_model(gpt, prepared, settings.seed)
+    model = task.build_model(recipe, gpt, prepared)
     trainable = task.set_free(model, gpt, settings)
     return Built(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from finetune.adapters.lora import add_lora, lora_tensors
 from finetune.errors import RecipeError
-from finetune.models.gpt import GPT
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.recipe import Train, check_method
 
 SMALL = 40_000_000  # parameters below which all weights move
@@ -95,32 +95,38 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
     return settings, why
 
 
-def adapt(gpt: GPT, settings: Train) -> None:
+def adapt(body: nn.Module, settings: Train) -> None:
     """Add the adapters that the method asks for, after the weights are loaded and before ``freeze``."""
     if settings.method == "lora":
-        add_lora(gpt, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets,
+        add_lora(body, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets,
                  settings.seed)
 
 
-def freeze(model: nn.Module, gpt: GPT, method: str, last_blocks: int) -> Trainable:
+def freeze(model: nn.Module, body: nn.Module, method: str, last_blocks: int) -> Trainable:
     """Let move what the method moves, and nothing else.
 
     full: everything. last-blocks: the top `last_blocks` blocks, the last norm and the head. head: the head alone.
-    lora: the adapters and the head. Whatever of `model` is not in `gpt` is the head, which always moves.
+    lora: the adapters and the head. Whatever of `model` is not in `body` (a GPT or an encoder-decoder) is the head,
+    which always moves; so does cross-attention, which no GPT has. Of an encoder-decoder the top blocks of both sides.
     """
-    layers = len(gpt.blocks)
-    adapted = [number for number, block in enumerate(gpt.blocks) if lora_tensors(block)]
+    stacks = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
+    adapted = [number for stack in stacks for number, block in enumerate(stack.blocks) if lora_tensors(block)]
     assert bool(adapted) == (method == "lora"), "adapt comes before freeze"
+    layers = min(len(stack.blocks) for stack in stacks)
     first_block = {"full": 0, "last-blocks": max(layers - last_blocks, 0), "head": layers,
                    "lora": min(adapted, default=0)}[method]
-    for parameter in gpt.parameters():
+    for parameter in body.parameters():
         parameter.requires_grad_(method == "full")
+    for name, parameter in body.named_parameters():
+        if "cross_attention." in name or "norm_cross." in name:
+            parameter.requires_grad_(True)
     if method == "last-blocks":
-        for module in (*gpt.blocks[first_block:], gpt.norm):
-            module.requires_grad_(True)
-    for tensor in lora_tensors(gpt).values():
+        for stack in stacks:
+            for module in (*stack.blocks[-last_blocks:], stack.norm):
+                module.requires_grad_(True)
+    for tensor in lora_tensors(body).values():
         tensor.requires_grad_(True)
-    if not any(p.requires_grad for p in model.parameters()):
+    if method == "head" and isinstance(body, EncoderDecoder) or not any(p.requires_grad for p in model.parameters()):
         raise RecipeError(f"method {method} trains nothing here", known="full, last-blocks, lora",
                           do="A language model's output is its token embedding; it has no head of its own.")
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -28,10 +28,9 @@ from finetune.evaluation.leakage import clean_rows, overlap
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Instruct, Recipe, Train
+from finetune.tasks.answering import Answer, write_answers
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
-
-ANSWER_TOKENS = 8192  # of prompts that are answered together
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,6 @@ class Examples:
     def learnt(self) -> list[int]:
         """Supervised tokens of each row."""
         return [sum(target != IGNORE for target in targets) for targets in self.targets]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model wrote, and whether it came to an end by itself."""
-
-    text: str
-    tokens: int
-    ended: bool
 
 
 def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
@@ -214,24 +204,13 @@ def answer_nats(model: nn.Module, part: Examples, groups: list[list[int]], devic
 def generate_answers(gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int,
                      device: torch.device) -> list[Answer]:
     """Each prompt's likeliest continuation, token by token, up to its end token or the budget; in their order."""
-    answers: list[Answer | None] = [None] * len(prompts)
-    lengths = [len(ids) + max_new_tokens for ids in prompts]
-    with progress("answering", len(prompts), unit="prompts") as advance:
-        for rows in micro_batches(list(range(len(prompts))), lengths, ANSWER_TOKENS):
-            ids, last = pad_ids([prompts[i] for i in rows])
-            mask = torch.arange(ids.shape[1]) <= last[:, None]  # (B, T)
-            found = gpt.generate(ids.to(device), max_new_tokens, mask=mask.to(device), temperature=0.0,
-                                 end=tokenizer.end_of_text)
-            for i, new in zip(rows, found[:, ids.shape[1]:].tolist(), strict=True):
-                answers[i] = _answer(new, tokenizer)
-            advance(len(rows))
-    return answers
-
-
-def _answer(new: list[int], tokenizer: Tokenizer) -> Answer:
-    ended = tokenizer.end_of_text in new
-    own = new[:new.index(tokenizer.end_of_text)] if ended else new
-    return Answer(tokenizer.decode_bytes(own).decode("utf-8", "replace").strip(), len(own), ended)
+    def write(rows: list[int]) -> Tensor:
+        ids, last = pad_ids([prompts[i] for i in rows])
+        mask = torch.arange(ids.shape[1]) <= last[:, None]  # (B, T)
+        found = gpt.generate(ids.to(device), max_new_tokens, mask=mask.to(device), temperature=0.0,
+                             end=tokenizer.end_of_text)
+        return found[:, ids.shape[1]:]
+    return write_answers([len(ids) for ids in prompts], tokenizer, max_new_tokens, write, "answering")
 
 
 def row_nats(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:

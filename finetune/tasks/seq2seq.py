@@ -26,6 +26,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 
 TOLD_TOKENS = 2048  # of pairs whose targets are told together
+END = "<|endoftext|>"
 DRAWN = 3  # test pairs whose attention is kept
 DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
 
@@ -94,13 +95,20 @@ def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
               for place, side in enumerate(("source", "target"))}
     card = {"records": sum(map(len, records.values())), "given": sorted(given), "dropped": source.dropped,
             "dropped_rows": source.dropped_rows,
-            "columns": dict(zip(("source", "target"), source.columns, strict=True)), "family": family,
+            "columns": list(source.columns), "family": family, "example": _as_read(records["train"][0], family),
             "protocol": split.protocol, "seed": split.seed, "different_sources": len(set(map(fold_text, sources))),
             "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(part.lengths()),
                               "learnt_tokens": sum(part.told())} for name, part in found.items()},
             "tokens": tokens | {"max_length": max_length, "cut": len(cut), "left_out": len(left_out)},
             "cut_rows": sorted(cut), "left_out_rows": sorted(left_out), "overlap": both, "notes": notes}
     return records, card
+
+
+def _as_read(record: dict, family: str) -> str:
+    """A pair with the token that parts and ends, in words."""
+    if family == "decoder":
+        return f"{record['source']}{END}{record['target']}{END}"
+    return f"encoder: {record['source']}\ndecoder: {END}{record['target']}{END}"
 
 
 def _spread(counts: list[int]) -> dict[str, int]:

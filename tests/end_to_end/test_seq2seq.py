@@ -10,9 +10,9 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=48",
+TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=64",
         "--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
-        "--set", "seq2seq.max_new_tokens=16", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
+        "--set", "seq2seq.max_new_tokens=32", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
 FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "targets.csv", "attention.json",
          "data/card.json", "data/train.jsonl", "data/val.jsonl", "data/test.jsonl", "report/index.html",
          "report/report.md", "export/hf/config.json", "export/hf/model.safetensors", "export/hf/vocab.json",
@@ -21,7 +21,8 @@ FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "
 
 @pytest.fixture
 def pairs(tmp_path):
-    lines = ["digits\tin words", *(f"{n}\t{WORDS[n // 10]} {WORDS[n % 10]}" for n in range(100)), "100\t", "\tnothing"]
+    lines = [f"{n}\tthe digits {WORDS[n // 10]} and {WORDS[n % 10]}" for n in range(100)]
+    lines = ["digits\tin words", *lines, "100\t", "\tnothing"]
     Path("pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return "data=pairs.tsv"
 
@@ -43,7 +44,7 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
     assert files_of(directory) == FILES | ({"export/hf/tokenizer_config.json"} if family == "decoder" else set())
 
     card = json.loads((directory / "data" / "card.json").read_text())
-    assert card["columns"] == {"source": "digits", "target": "in words"} and sum(card["dropped"].values()) == 2
+    assert card["columns"] == ["digits", "in words"] and sum(card["dropped"].values()) == 2
     evaluation = json.loads((directory / "eval.json").read_text())
     assert (evaluation["task"], evaluation["family"], evaluation["headline"]["n"]) == ("seq2seq", family, 20)
     test = next(loss for loss in evaluation["losses"] if loss["split"] == "test")
@@ -57,7 +58,7 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
     html = (directory / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in html and "sacrebleu" in html.lower()
 
-    said = finetune("generate", directory, rows[0]["source"], "--max-new-tokens", "16")
+    said = finetune("generate", directory, rows[0]["source"], "--max-new-tokens", "32")
     assert said.status == 0 and said.out.strip() == outputs[0]
     again = run(finetune, family, pairs, "--set", "train.epochs=6")
     assert "nothing left to do" in again.out
@@ -72,7 +73,7 @@ def test_the_decoders_export_writes_the_same_in_transformers(finetune, tmp_path,
     rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
     for row in rows[:5]:
         ids = torch.tensor([[*tokenizer(row["source"])["input_ids"], tokenizer.eos_token_id]])
-        new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False,
+        new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False,
                              pad_token_id=tokenizer.eos_token_id)[0, ids.shape[1]:].tolist()
         new = new[:new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
         assert tokenizer.decode(new).strip() == row["output"]

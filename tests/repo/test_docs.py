@@ -101,7 +101,7 @@ def test_commands_of_the_messages_exist(modules, commands):
 
 def test_targets_of_the_pages_exist(root, lines):
     makefile = (root / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.M))
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, flags=re.M))
     variables = {"PYTHON", "CSV", "TEXT", "DATA", "WEIGHTS", "METHOD", "NAME", "ARGS"}
     named, wrong = 0, []
     for page, code in lines.items():
@@ -117,7 +117,7 @@ def test_targets_of_the_pages_exist(root, lines):
 def test_help_names_every_target_once(root):
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     phony = set(re.search(r"^\.PHONY: (.*)", makefile, flags=re.M)[1].split()) - {"setup", "setup-dev"}
-    documented = re.findall(r"^([a-z-]+):.*## \w", makefile, flags=re.M)
+    documented = re.findall(r"^([a-z0-9-]+):.*## \w", makefile, flags=re.M)
     assert sorted(documented) == sorted(phony)
 
 

@@ -4,9 +4,11 @@ from finetune.recipe import Recipe
 from finetune.stages.by_task.classify import ClassifyTask
 from finetune.stages.by_task.instruct import InstructTask
 from finetune.stages.by_task.pretrain import PretrainTask
+from finetune.stages.by_task.seq2seq import Seq2SeqTask
 from finetune.stages.by_task.task import Task
 
-TASKS: dict[str, Task] = {"classify": ClassifyTask(), "pretrain": PretrainTask(), "instruct": InstructTask()}
+TASKS: dict[str, Task] = {"classify": ClassifyTask(), "pretrain": PretrainTask(), "instruct": InstructTask(),
+                          "seq2seq": Seq2SeqTask()}
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -42,7 +42,7 @@ class ClassifyTask(Task):
 
     exported = "bundle"
     metrics = ("f1_macro", "accuracy", "log_loss")
-    unread = ("pretrain", "instruct")
+    unread = ("pretrain", "instruct", "seq2seq")
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
     page = staticmethod(results.page)
@@ -101,9 +101,9 @@ class ClassifyTask(Task):
         say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return {"labels": sorted(card["labels"]), "splits": {name: len(part) for name, part in records.items()}}
 
-    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> Classifier:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> Classifier:
         """The GPT with a fresh head."""
-        return classify.build_model(gpt, len(prepared["labels"]), seed)
+        return classify.build_model(gpt, len(prepared["labels"]), recipe.train.seed)
 
     def build_job(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> Job:
         """Over the rows of the training split."""

@@ -24,6 +24,7 @@ from finetune.stages.by_task.task import OF_TABLES, Built, Task, read_records, w
 from finetune.stages.by_task.trial import Probe, choose, second_time
 from finetune.stages.convert import base_weights
 from finetune.tasks import instruct
+from finetune.tasks.answering import answer_groups
 from finetune.tasks.predict import table_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
@@ -36,7 +37,7 @@ TRIED = 8  # tokens that a dry run lets a batch of prompts be answered with
 class InstructTask(Task):
     """Answer an instruction."""
 
-    unread = (*OF_TABLES, "pretrain")
+    unread = (*OF_TABLES, "pretrain", "seq2seq")
     verdict = staticmethod(answers.verdict)
     summary = staticmethod(answers_table)
     page = staticmethod(answers.page)
@@ -90,7 +91,7 @@ class InstructTask(Task):
         say(f"records: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return {"splits": {name: len(part) for name, part in records.items()}}
 
-    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> NextToken:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> NextToken:
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
@@ -138,8 +139,7 @@ class InstructTask(Task):
         settings, gpt = recipe.instruct, built.model.to(device).eval().gpt
         prompts = [instruct.prompt_ids(record, built.tokenizer, settings, gpt.config.context)
                    for record in read_records(run, "test")]
-        groups = micro_batches(list(range(len(prompts))), [len(ids) + settings.max_new_tokens for ids in prompts],
-                               instruct.ANSWER_TOKENS)
+        groups = answer_groups([len(ids) for ids in prompts], settings.max_new_tokens)
         some = [prompts[i] for i in groups[len(groups) // 2]]
         took = second_time(lambda: instruct.generate_answers(gpt, some, built.tokenizer, TRIED, device))
         return 2 * took * len(groups) * settings.max_new_tokens / TRIED

@@ -27,7 +27,7 @@ from finetune.training.precision import device_type
 class PretrainTask(Task):
     """Predict the next token."""
 
-    unread = (*OF_TABLES, "split.protocol", "split.val_fraction", "split.test_fraction", "instruct")
+    unread = (*OF_TABLES, "split.protocol", "split.val_fraction", "split.test_fraction", "instruct", "seq2seq")
     verdict = staticmethod(language.verdict)
     summary = staticmethod(language_table)
     page = staticmethod(language.page)
@@ -65,7 +65,7 @@ class PretrainTask(Task):
         """Nothing: how many tokens a text has is the tokenizer's matter."""
         return {}
 
-    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> NextToken:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> NextToken:
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 

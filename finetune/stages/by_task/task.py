@@ -87,8 +87,8 @@ class Task(ABC):
         """What of `prepared` is known without the weights, for a dry run that does not have them; it is said."""
 
     @abstractmethod
-    def build_model(self, gpt: GPT, prepared: dict, seed: int) -> nn.Module:
-        """The model on top of a GPT."""
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> nn.Module:
+        """The model on top of a GPT. prepared: what ``prepare`` or ``foresee`` returned."""
 
     def set_free(self, model: nn.Module, gpt: GPT, settings: Train) -> Trainable:
         """Add the method's adapters and let move what it moves. As it stands for a GPT and a head on top of it."""
