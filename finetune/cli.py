@@ -189,6 +189,27 @@ def cp(pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
 
 
 @app.command()
+def draw(what: Annotated[str, typer.Argument(metavar="WHAT", help="architectures, positions, masks, attention, "
+                                             "schedule, sampling, beams, or all.")],
+         out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("pictures"),
+         weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Whose; else mini.")] = None,
+         text: Annotated[str | None, typer.Option(help="What the model reads.")] = None,
+         layer: Annotated[int | None, typer.Option(help="The one to draw large, from 0; else the middle one.")] = None,
+         recipe: Annotated[str | None, typer.Option(metavar="PIPELINE|RECIPE.toml|recipe.json",
+                                                    help="Whose schedule; else spam-classifier.")] = None,
+         top_k: Annotated[int | None, typer.Option(help="Tokens that sampling keeps.")] = None,
+         top_p: Annotated[float | None, typer.Option(help="Share that sampling keeps.")] = None,
+         min_p: Annotated[float | None, typer.Option(help="Share of the likeliest token that others need.")] = None,
+         beams: Annotated[int | None, typer.Option(help="Beams of the tree.")] = None) -> None:
+    """Draw how it works, as PNG, SVG and one page: architectures, attention, masks, decoding."""
+    from finetune.pictures.draw import Options
+    from finetune.pictures.draw import draw as draw_pictures
+    from finetune.pipeline import make_recipe
+    options = Options(weights, text, layer, recipe, top_k, top_p, min_p, beams)
+    say(str(draw_pictures(what, out, options, make_recipe(recipe or "spam-classifier").train)))
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine has, for yourself or for a bug report."""
     from finetune.doctor import show as show_doctor

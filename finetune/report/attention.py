@@ -1,6 +1,8 @@
-"""Attention weights as a map: which key each query reads."""
+"""Attention weights as a map: which key each query reads. No torch here; see report/plots.py."""
 
+HIDDEN = "#d9dce1"  # what a query may not look at
 _TOKEN_LIMIT = 14  # characters of a token that is written beside the map
+_MOST_LABELS = 72  # on one side; of longer texts every second token has its label, or every third
 _SHOWN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW}"}
 
 
@@ -17,11 +19,26 @@ def map_size(queries: list[str], keys: list[str]) -> tuple[float, float]:
     return 1.0 + beside + 0.24 * max(len(keys), 8), 0.8 + below + 0.2 * max(len(queries), 5)
 
 
-def draw_attention(axes, weights, queries: list[str], keys: list[str]) -> None:
-    """Draw `weights` (T, S), each row of which sums to 1, with the T queries and S keys; up to about 40 of them."""
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+def draw_attention(axes, weights, queries: list[str], keys: list[str]):
+    """Weights (T, S) as shades, with a row for each query and a column for each key; returns the image.
+
+    Grey: exactly zero, so what the query may not look at. Shades go by the square root, or one weight near 1 would
+    leave the others white. The token texts are labels, never mathematics.
+    """
+    import matplotlib
+    import numpy as np
+    from matplotlib.colors import PowerNorm
+
+    values = np.asarray(weights, dtype=float)
+    shades = matplotlib.colormaps["Blues"].with_extremes(bad=HIDDEN)
+    image = axes.imshow(np.ma.masked_equal(values, 0.0), cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="auto",
+                        interpolation="nearest")
+    size = 9 if max(values.shape) <= 16 else 7.5 if max(values.shape) <= 32 else 6
     turned = 90 if max(map(len, map(visible, keys)), default=0) > 2 else 0
-    axes.set_xticks(range(len(keys)), list(map(visible, keys)), fontsize=8, rotation=turned, parse_math=False)
-    axes.set_yticks(range(len(queries)), list(map(visible, queries)), fontsize=8, parse_math=False)
-    axes.grid(False)
+    for ticks, tokens, rotation in ((axes.set_xticks, keys, turned), (axes.set_yticks, queries, 0)):
+        shown = range(0, len(tokens), -(-len(tokens) // _MOST_LABELS) or 1)
+        ticks(shown, [visible(tokens[place]) for place in shown], rotation=rotation, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    return image

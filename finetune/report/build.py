@@ -48,7 +48,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
                        do=f"Build {measured.name} again: {_command(run_dir)} --from "
                        + ("evaluate" if measured.name == "eval.json" else "compare")) from error
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
-        text = _render(template, page)
+        text = render(template, page)
         with atomic_write(run_dir / "report" / name) as file:
             file.write(text)
     return run_dir / "report" / "index.html"
@@ -134,7 +134,7 @@ def _thin(pairs: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
             [sum(value for _, value in stretch) / len(stretch) for stretch in stretches])
 
 
-def _render(template: str, page: dict) -> str:
+def render(template: str, page: dict) -> str:
     """A template filled in; all text from data is escaped for its format."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -44,24 +44,41 @@ def cut(text: str, limit: int = _LABEL_LIMIT) -> str:
 
 
 @contextmanager
+def house_style():
+    """Within this context every picture looks like the report's; a person's matplotlibrc changes none."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts have it
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def svg_of(figure) -> str:
+    """A figure as the text of an SVG file, the same whenever it is made."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg"):].replace("'DejaVu Sans'", _FONTS)
+
+
+def embed(svg: str, width: float, height: float) -> Picture:
+    """An SVG of so many inches as an image inside a page."""
+    encoded = base64.b64encode(svg.encode()).decode()
+    return Picture(f"data:image/svg+xml;base64,{encoded}", round(width * 96), round(height * 96))
+
+
+@contextmanager
 def _figure(width: float, height: float):
     """Yield a figure of so many inches and a list that afterwards holds its Picture."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     holder: list[Picture] = []
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts have it
-        matplotlib.rcdefaults()  # a person's matplotlibrc changes no report
-        matplotlib.rcParams.update(_STYLE)
+    with house_style():
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, holder
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg"):].replace("'DejaVu Sans'", _FONTS)
-    encoded = base64.b64encode(svg.encode()).decode()
-    holder.append(Picture(f"data:image/svg+xml;base64,{encoded}", round(width * 96), round(height * 96)))
+        holder.append(embed(svg_of(figure), width, height))
 
 
 def confusion_picture(matrix, labels: list[str]) -> Picture:

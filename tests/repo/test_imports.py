@@ -11,7 +11,7 @@ GROUPS = [
     {"estimator", "api"},
     {"pipeline"},
     {"stages", "doctor"},
-    {"tasks", "training", "report", "export"},
+    {"tasks", "training", "report", "export", "pictures"},
     {"checkpoints", "adapters", "datasets", "evaluation"},
     {"models", "tokenizer"},
     {"fetch", "fetch_datasets", "fetch_errors", "archive", "cache", "registry", "run", "recipe", "config", "assets",

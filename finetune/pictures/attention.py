@@ -1,0 +1,87 @@
+"""What each head of a real model looks at in a real text."""
+
+import torch
+from torch import Tensor
+
+from finetune.errors import RecipeError
+from finetune.models.gpt import GPT
+from finetune.models.plain_attention import attention_maps
+from finetune.pictures.drawing import Drawing, new_figure
+from finetune.report.attention import draw_attention
+from finetune.report.plots import cut
+from finetune.tokenizer import Tokenizer
+
+TEXT = "The bank was closed because the river had flooded its basement, so nobody could reach the bank."
+
+
+def maps_of(gpt: GPT, tokenizer: Tokenizer, text: str) -> tuple[Tensor, list[str]]:
+    """The weights of every layer and head (L, H, T, T), and the text of each token.
+
+    Raises RecipeError where the text is empty or longer than the context.
+    """
+    ids = tokenizer.encode(text)
+    if not text.strip():
+        raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
+    if len(ids) > gpt.config.context:
+        raise RecipeError("the text is longer than the model's context", got=f"{len(ids):,} tokens",
+                          known=f"{gpt.config.context:,} at most", do="Cut it.")
+    maps = attention_maps(gpt, torch.tensor([ids]))["decoder"][:, 0]
+    return maps, [tokenizer.decode([token]) for token in ids]
+
+
+def shares(weights: Tensor) -> tuple[float, float, float]:
+    """What part of a head's attention (T, T) goes to the first token, the one before and the token itself.
+
+    Averaged over the tokens from the third on, for which these are three different ones.
+    """
+    own = weights.diagonal()
+    return tuple(float(part[2:].mean()) for part in (weights[:, 0], torch.cat([own[:1], weights.diagonal(-1)]), own))
+
+
+def draw(gpt: GPT, tokenizer: Tokenizer, text: str, layer: int | None, weights: str) -> list[Drawing]:
+    """All heads of all layers, small, and the heads of one layer, large; the middle one if none is named."""
+    layers = gpt.config.layers
+    layer = layers // 2 if layer is None else layer
+    if not 0 <= layer < layers:
+        raise RecipeError("no such layer", got=str(layer), known=f"0 to {layers - 1}",
+                          do="Layers are counted from 0, as in blocks.0")
+    maps, tokens = maps_of(gpt, tokenizer, text)
+    return [_overview(maps, weights, text), *(_head(maps[layer, head], tokens, layer, head, weights)
+                                              for head in range(gpt.config.heads))]
+
+
+def _overview(maps: Tensor, weights: str, text: str) -> Drawing:
+    layers, heads = maps.shape[:2]
+    cell = min(1.0, 7.0 / heads)
+    figure = new_figure(cell * heads + 0.4, cell * layers + 0.4)
+    grid = figure.subplots(layers, heads, squeeze=False)
+    for layer, row in enumerate(grid):
+        for head, axes in enumerate(row):
+            draw_attention(axes, maps[layer, head], [], [])
+            axes.set_aspect("equal")
+            if layer == 0:
+                axes.set_title(f"head {head}", fontsize=8.5 if heads <= 8 else 6)
+        row[0].set_ylabel(f"layer {layer}", fontsize=8.5 if heads <= 8 else 6)
+    return Drawing("attention-overview", f"Every head of {weights}",
+                   "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first column "
+                   "is a head that rests on the first token, a dark diagonal one that looks at the token itself or at "
+                   f"the one before; other marks are what heads of their own kind look for. The text: {cut(text, 300)}",
+                   figure, wide=heads > 6)
+
+
+def _head(weights: Tensor, tokens: list[str], layer: int, head: int, name: str) -> Drawing:
+    side = min(max(2.4, 0.155 * len(tokens)), 14)
+    figure = new_figure(side + 1.6, side + 1.3)
+    axes = figure.subplots()
+    image = draw_attention(axes, weights, tokens, tokens)
+    axes.set_aspect("equal")
+    axes.xaxis.tick_top()
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "0.05", "0.25", "0.5", "1"], fontsize=8)
+    caption = "Each row sums to 1; grey is what a token may not look at."
+    if len(tokens) > 2:
+        first, before, own = shares(weights)
+        caption = (f"On average {first:.0%} of a token's attention goes to the first token, {before:.0%} to the one "
+                   f"before it and {own:.0%} to itself. {caption}")
+    return Drawing(f"attention-layer-{layer}-head-{head}", f"{name}, layer {layer}, head {head}", caption, figure,
+                   wide=len(tokens) > 40)

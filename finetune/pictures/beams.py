@@ -1,0 +1,90 @@
+"""A beam search as the tree that it is. Shape letters as in models/gpt.py; K beams."""
+
+from dataclasses import dataclass
+
+import torch
+
+from finetune.errors import RecipeError
+from finetune.models.gpt import GPT
+from finetune.pictures.drawing import BLUE, GREY, Drawing, new_figure
+from finetune.pictures.sampling import next_logits, prompt_ids
+from finetune.report.attention import visible
+from finetune.report.plots import cut
+from finetune.tokenizer import Tokenizer
+
+BEAMS, STEPS, MOST = 3, 5, 5  # MOST beams that a picture has room for
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One token more than its parent has."""
+
+    tokens: tuple[int, ...]  # all that follow the prompt
+    score: float  # log probability of all of them
+    kept: bool
+
+    @property
+    def parent(self) -> tuple[int, ...]:
+        """The tokens of the branch that it grew from."""
+        return self.tokens[:-1]
+
+
+def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Branch]]:
+    """The 2 K best branches of each step, best first, of which the best K go on; no token ends a beam.
+
+    ids: (1, T). The same search as ``finetune.models.generate`` does with its cache, written plainly.
+    """
+    open_beams, tree = [Branch((), 0.0, True)], []
+    for _ in range(steps):
+        rows = torch.tensor([[*ids[0].tolist(), *branch.tokens] for branch in open_beams])
+        scores = torch.tensor([branch.score for branch in open_beams])
+        totals = scores[:, None] + next_logits(gpt, rows).log_softmax(dim=-1)  # (K, V)
+        best, index = totals.flatten().topk(2 * beams)
+        V = totals.shape[1]
+        tree.append([Branch((*open_beams[place // V].tokens, place % V), score, rank < beams)
+                     for rank, (score, place) in enumerate(zip(best.tolist(), index.tolist(), strict=True))])
+        open_beams = [branch for branch in tree[-1] if branch.kept]
+    return tree
+
+
+def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int | None = None) -> list[Drawing]:
+    """The tree after a prompt. Raises RecipeError for fewer than 2 beams or too many to be read."""
+    beams = BEAMS if beams is None else beams
+    if not 2 <= beams <= MOST:
+        raise RecipeError("beams is out of range", got=str(beams), known=f"2 to {MOST} in a picture")
+    tree = search(gpt, prompt_ids(gpt, tokenizer, prompt, room=STEPS), beams, STEPS)
+    figure = new_figure(7.6, 0.62 * 2 * beams + 0.8)
+    axes = figure.subplots()
+    rows = {(): beams - 0.5}  # where each kept branch stands
+    for step, branches in enumerate(tree, 1):
+        order = sorted(branches, key=lambda branch: (rows[branch.parent], -branch.score))
+        places = {branch.tokens: row for row, branch in enumerate(order)}
+        for branch in branches:
+            _branch(axes, tokenizer, branch, (step - 1, rows[branch.parent]), (step, places[branch.tokens]))
+        rows = places
+    axes.text(0, beams - 0.5, "prompt", ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": BLUE})
+    axes.set(xlim=(-0.4, STEPS + 0.5), ylim=(2 * beams - 0.4, -0.7))
+    axes.set_xticks(range(1, STEPS + 1), [f"token {step}" for step in range(1, STEPS + 1)])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    last = [branch for branch in tree[-1] if branch.kept]
+    found = "; ".join(f"{number}. {tokenizer.decode(list(branch.tokens)).strip()} ({branch.score:.2f})"
+                      for number, branch in enumerate(last, 1))
+    return [Drawing("beams", f"Beam search of {weights} with {beams} beams",
+                    f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every token, and the "
+                    f"{beams} best sums of log probabilities stay (filled, solid); of the others the next {beams} are "
+                    "shown (outlined, dashed). The likeliest first token does not have to lead to the likeliest text. "
+                    f"Found, best first: {found}", figure, wide=True)]
+
+
+def _branch(axes, tokenizer: Tokenizer, branch: Branch, start: tuple, end: tuple) -> None:
+    colour, dashes = (BLUE, "-") if branch.kept else (GREY, "--")
+    axes.plot([start[0], end[0] - 0.3], [start[1], end[1]], color=colour, linestyle=dashes, zorder=1,
+              linewidth=1.6 if branch.kept else 0.9)
+    label = f"{visible(tokenizer.decode(list(branch.tokens[-1:])))}\n{branch.score:.2f}"
+    axes.text(*end, label, ha="center", va="center", fontsize=8, parse_math=False, zorder=2,
+              color="white" if branch.kept else GREY,
+              bbox={"boxstyle": "round,pad=0.25", "fc": BLUE if branch.kept else "white", "ec": colour,
+                    "ls": dashes})

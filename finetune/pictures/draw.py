@@ -1,0 +1,137 @@
+"""The command ``draw``: which pictures there are, what each reads, and where they go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from finetune.checkpoints.sources import load
+from finetune.config import nearest
+from finetune.errors import RecipeError, WeightsError
+from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
+from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
+from finetune.pictures.album import add_to_album
+from finetune.pictures.drawing import Drawing
+from finetune.recipe import Train
+from finetune.report.plots import cut, house_style
+from finetune.tasks.base import choose_settings
+from finetune.tokenizer import Tokenizer
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may say of a picture; none: the picture's own choice."""
+
+    weights: str | None = None
+    text: str | None = None
+    layer: int | None = None
+    recipe: str | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    beams: int | None = None
+
+
+class Request:
+    """The options, and what is loaded for them once."""
+
+    def __init__(self, options: Options, train: Train):
+        self.options, self.train = options, train
+        self.name = cut(options.weights or "mini")
+
+    @cached_property
+    def loaded(self) -> tuple[GPT | Classifier, Tokenizer]:
+        """The checkpoint and its tokenizer."""
+        return load(self.options.weights or "mini")
+
+    @property
+    def gpt(self) -> GPT:
+        """The GPT, that below a classifier too."""
+        model = self.loaded[0]
+        return model.gpt if isinstance(model, Classifier) else model
+
+    @property
+    def language_model(self) -> GPT:
+        """The GPT, if it says what comes next."""
+        if isinstance(self.loaded[0], Classifier):
+            raise WeightsError(f"{self.name}: a classifier continues no text", known="language models, such as mini")
+        return self.gpt
+
+    def text(self, default: str) -> str:
+        """The text that was given, or the picture's own."""
+        return default if self.options.text is None else self.options.text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One value of WHAT."""
+
+    title: str
+    introduction: str
+    reads: tuple[str, ...]  # the options that change it
+    draw: Callable[[Request], list[Drawing]]
+
+
+KINDS = {
+    "architectures": Kind(
+        "Architectures", "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
+        "upwards; the frame is repeated as often as its corner says.", ("weights",),
+        lambda ask: architectures.draw(ask.gpt.config, ask.name)),
+    "positions": Kind(
+        "Positions", "Attention alone sees a set of tokens without order, so a model is told where each one stands.",
+        ("weights",), lambda ask: positions.draw(ask.gpt, ask.name)),
+    "masks": Kind(
+        "Masks", "Which tokens may look at which; all other weights of attention are zero.", ("text",),
+        lambda ask: masks.draw(ask.text(masks.TEXT))),
+    "attention": Kind(
+        "Attention", "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much of "
+        "each token's value the looking token takes.", ("weights", "text", "layer"),
+        lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name)),
+    "schedule": Kind(
+        "Learning rate", "How far one optimizer step goes, over a training.", ("recipe",),
+        lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE)),
+    "sampling": Kind(
+        "Sampling", "A model gives every token of its vocabulary a probability; these rules decide from which of them "
+        "the next one is drawn.", ("weights", "text", "top_k", "top_p", "min_p"),
+        lambda ask: sampling.draw(ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name,
+                                  ask.options.top_k, ask.options.top_p, ask.options.min_p)),
+    "beams": Kind(
+        "Beam search", "Instead of one token at a time several beginnings are followed side by side.",
+        ("weights", "text", "beams"),
+        lambda ask: beams.draw(ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name,
+                               ask.options.beams)),
+}
+
+
+def draw(what: str, out: Path, options: Options, train: Train) -> Path:
+    """Draw one kind of pictures, or all, into a folder; the path of its page.
+
+    train: the settings of the recipe that ``schedule`` shows. Raises FinetuneError where something given cannot be
+    used; then nothing is written.
+    """
+    chosen = list(KINDS) if what == ALL else [what]
+    if what not in (*KINDS, ALL):
+        known = f"{', '.join(KINDS)}, {ALL}"
+        hint = nearest(what, (*KINDS, ALL))
+        raise RecipeError(f"no pictures called {what!r}", known=f"{known}. {hint}" if hint else known,
+                          do="For example: finetune draw all")
+    read = {name for kind in chosen for name in KINDS[kind].reads}
+    unread = [name for name, value in vars(options).items() if value is not None and name not in read]
+    if unread:
+        raise RecipeError(f"{what} reads no --{unread[0].replace('_', '-')}",
+                          known=", ".join(f"--{name.replace('_', '-')}" for name in KINDS[what].reads))
+    ask = Request(options, train)
+    with house_style():
+        chapters = {kind: (KINDS[kind].title, KINDS[kind].introduction, KINDS[kind].draw(ask)) for kind in chosen}
+        return add_to_album(out, chapters)
+
+
+def _with_rate(ask: Request) -> Train:
+    """The recipe's settings, with the rate that a training of mini would take where the recipe names none."""
+    if ask.train.lr is not None:
+        return ask.train
+    parameters = sum(parameter.numel() for parameter in ask.gpt.parameters())
+    return choose_settings(ask.train, parameters, True, 1, "cpu")[0]

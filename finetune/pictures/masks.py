@@ -1,0 +1,64 @@
+"""Who may look at whom: the masks of the three architectures, as the models themselves make them."""
+
+import torch
+from matplotlib.colors import ListedColormap
+from torch import Tensor
+
+from finetune.errors import RecipeError
+from finetune.models.encoder import both_ways
+from finetune.models.encoder_decoder import causal
+from finetune.pictures.drawing import BLUE, LIGHT, Drawing, new_figure
+from finetune.report.attention import visible
+
+TEXT = "The bank was closed today"
+WORDS, PADS = 7, 2  # of the text's words, and pads behind them
+CAPTIONS = {
+    "padding": ("Padding mask", "An encoder reads a text both ways: each token sees every token of the text. Texts of a "
+                "batch are filled up to one length with pads, and the mask hides these from everybody."),
+    "causal": ("Causal mask", "A decoder is to guess the next token, so no token may see what follows it: nothing above "
+               "the diagonal. The first token sees itself alone."),
+    "both": ("Causal and padding mask", "A decoder whose batch has pads: nothing above the diagonal and no pad, but for "
+             "the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask alone "
+             "would do for the real tokens."),
+}
+
+
+def masks(tokens: int, pads: int) -> dict[str, Tensor]:
+    """Each mask as its model makes it for one text with pads behind it: (T, T), true where row may look at column."""
+    real = torch.arange(tokens + pads)[None] < tokens  # (1, T)
+    T = tokens + pads
+    ids = torch.zeros_like(real, dtype=torch.long)
+    return {"padding": both_ways(ids, real)[0][0, 0].expand(T, T),
+            "causal": causal(ids[:, :tokens], real[:, :tokens])[0][0, 0],
+            "both": causal(ids, real)[0][0, 0]}
+
+
+def draw(text: str) -> list[Drawing]:
+    """The masks over the first words of a text. Raises RecipeError for an empty one."""
+    words = text.split()[:WORDS]
+    if not words:
+        raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
+    names = words + ["<pad>"] * PADS
+    return [_draw(kind, mask, names[:len(mask)]) for kind, mask in masks(len(words), PADS).items()]
+
+
+def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:
+    title, caption = CAPTIONS[kind]
+    figure = new_figure(4.4, 4.2)
+    axes = figure.subplots()
+    axes.imshow(mask, cmap=ListedColormap([LIGHT, BLUE]), vmin=0, vmax=1)
+    rows, columns = mask.nonzero(as_tuple=True)
+    axes.scatter(columns, rows, s=14, color="white")
+    labels = [visible(name) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set(xlabel="what it may look at (dots)", ylabel="the token that looks")
+    axes.set_xticks([place - 0.5 for place in range(1, len(names))], minor=True)
+    axes.set_yticks([place - 0.5 for place in range(1, len(names))], minor=True)
+    axes.grid(False)
+    axes.grid(True, which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    return Drawing(f"masks-{kind}", title, caption, figure)

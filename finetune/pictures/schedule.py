@@ -1,0 +1,40 @@
+"""The learning rate of every step of a training, from the function that sets it."""
+
+from finetune.pictures.drawing import BLUE, GREY, Drawing, legend_above, new_figure
+from finetune.recipe import Train
+from finetune.training.optim import learning_rate
+
+RECIPE = "spam-classifier"
+STEPS = 1000  # where the recipe leaves them to the data
+
+
+def rates(settings: Train, steps: int) -> list[float]:
+    """The rate of each optimizer step, from the first to the last."""
+    return [learning_rate(step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
+            for step in range(steps)]
+
+
+def draw(settings: Train, recipe: str) -> list[Drawing]:
+    """settings: with a learning rate. recipe: its name."""
+    steps = settings.max_steps or STEPS
+    values = rates(settings, steps)
+    plain = rates(settings.model_copy(update={"warmup_fraction": 0.0}), steps)
+    peak, last = max(range(steps), key=values.__getitem__), steps - 1
+    figure = new_figure(4.6, 3.6)
+    axes = figure.subplots()
+    axes.plot(range(1, steps + 1), plain, color=GREY, linestyle=":", label="without warmup")
+    axes.plot(range(1, steps + 1), values, color=BLUE, linewidth=2, label=recipe)
+    axes.annotate(f"peak {values[peak]:.3g}\nat step {peak + 1:,}", (peak + 1, values[peak]), xytext=(0.52, 0.92),
+                  textcoords="axes fraction", va="top", arrowprops={"arrowstyle": "->", "color": GREY})
+    axes.annotate(f"last {values[last]:.3g}", (steps, values[last]), xytext=(0.72, 0.3), textcoords="axes fraction",
+                  arrowprops={"arrowstyle": "->", "color": GREY})
+    axes.set(xlabel="Optimizer step", ylabel="Learning rate", ylim=(0, 1.08 * values[peak]))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    legend_above(figure, axes)
+    for text in figure.legends[0].get_texts():
+        text.set_parse_math(False)
+    known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
+    return [Drawing("schedule", f"Learning rate of {recipe}",
+                    f"It rises in a straight line over the first {settings.warmup_fraction:.0%} of the steps, while the "
+                    "optimizer's averages are still young, and then falls as half a cosine to "
+                    f"{settings.min_lr_fraction:.0%} of its peak.{known}", figure)]
