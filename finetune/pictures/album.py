@@ -5,7 +5,7 @@ from pathlib import Path
 from finetune.errors import RunError
 from finetune.files import atomic_write, read_json, write_json
 from finetune.pictures.drawing import Drawing
-from finetune.report.blocks import Figure, Section, Text
+from finetune.report.blocks import Figure, Section
 from finetune.report.build import render
 from finetune.report.plots import embed, svg_of
 
@@ -29,6 +29,8 @@ def add_to_album(out: Path, chapters: dict[str, tuple[str, str, list[Drawing]]])
         listed["pictures"] |= {drawing.name: _entry(kind, drawing) for drawing in drawings}
     write_json(out / LIST, listed)  # first: what it names is ours, should the rest be interrupted
     for name, (_, drawing) in new.items():
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")  # laid out once for both files
         with atomic_write(out / f"{name}.svg") as file:
             file.write(svg_of(drawing.figure))
         with atomic_write(out / f"{name}.png", "wb") as file:
@@ -77,7 +79,7 @@ def _page(out: Path, listed: dict) -> dict:
                 picture = embed(file.read_text(encoding="utf-8"), entry["width"], entry["height"])
                 figures.append(Figure(picture, entry["title"], entry["title"], entry["caption"], wide=entry["wide"]))
         if figures:
-            sections.append(Section(kind, chapter["title"], [Text(chapter["introduction"]), *figures]))
+            sections.append(Section(kind, chapter["title"], figures, chapter["introduction"]))
     return {"kind": "Pictures", "name": "How a transformer works", "about": [], "notice": None, "tiles": [],
             "verdict": "Every picture is drawn from the functions and weights that the models themselves use.",
             "sections": sections}

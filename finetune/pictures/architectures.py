@@ -32,8 +32,8 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
                f"{config.vocab_size:,} tokens in the vocabulary.")
     return [_one_sided(config, "architectures-decoder-only", "Decoder-only (GPT)", "causal mask\n(T, T)",
                        "masked self-attention", "logits of the next token",
-                       f"Every token sees those before it, and the model guesses the next one at each position. {letters}"
-                       ),
+                       "Every token sees itself and those before it; at each position the model guesses the next. "
+                       f"{letters}"),
             _one_sided(config, "architectures-encoder-only", "Encoder-only (BERT)",
                        f"padding mask\n{written(shapes(config)['mask'])}", "self-attention", "logits of hidden tokens",
                        "Every token sees the whole text, pads aside. It learns by filling in words that were masked; a "
@@ -71,13 +71,13 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
     turn, cross_y = encoder.y + 0.25, decoder.cross_y
     axes.plot([left, left, between, between], [encoder.y, turn, turn, cross_y], color=INK, linewidth=1.6, zorder=2)
     arrow(axes, (between, cross_y), (right - BOX / 2, cross_y))
-    axes.text(left + 0.1, turn + 0.1, f"{shape['encoded']}, read by every block of the decoder:\n"
-              f"keys and values, {shape['cross_keys']} each", fontsize=7.5, va="bottom")
+    axes.text(left + 0.1, turn + 0.1, f"{shape['encoded']}, which every\nblock of the decoder reads: keys and\n"
+              f"values, {shape['cross_keys']} each", fontsize=7.5, va="bottom")
     _mask(axes, between, cross_y - 0.62, f"padding mask\n{shape['source_mask']}", right, end_y=cross_y - 0.12)
     return Drawing("architectures-encoder-decoder", "Encoder-decoder (T5, BART)",
-                   "The encoder reads a source of S tokens both ways. The decoder writes the target token by token, and in "
-                   "each block its queries also look at the encoder's last states: cross-attention, with weights "
-                   f"{shape['cross_weights']}. {letters}", figure, wide=True)
+                   "The encoder reads a source of S tokens both ways. The decoder writes the target token by token, "
+                   "and in each block its queries also look at the encoder's last states: cross-attention, with "
+                   f"weights {shape['cross_weights']}. {letters}", figure, wide=True)
 
 
 def _mask(axes, x: float, y: float, text: str, to: float, end_y: float | None = None) -> None:
@@ -127,7 +127,7 @@ class Column:
         """The block that is repeated, each part of it with the residual stream beside it."""
         config, low = self.config, self.y + 0.2
         heads = f"{config.heads} heads of {config.width // config.heads}"
-        self.up(0.5, self.states)
+        self.up(0.5)
         self.attention_y = self._part(f"{attention}\n{heads}", "attention")
         if cross:
             self.cross_y = self._part(f"cross-attention\n{heads}", "attention")

@@ -57,15 +57,15 @@ def _overview(maps: Tensor, weights: str, text: str) -> Drawing:
     grid = figure.subplots(layers, heads, squeeze=False)
     for layer, row in enumerate(grid):
         for head, axes in enumerate(row):
-            draw_attention(axes, maps[layer, head], [], [])
+            draw_attention(axes, maps[layer, head].tolist(), [], [])
             axes.set_aspect("equal")
             if layer == 0:
                 axes.set_title(f"head {head}", fontsize=8.5 if heads <= 8 else 6)
         row[0].set_ylabel(f"layer {layer}", fontsize=8.5 if heads <= 8 else 6)
     return Drawing("attention-overview", f"Every head of {weights}",
-                   "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first column "
-                   "is a head that rests on the first token, a dark diagonal one that looks at the token itself or at "
-                   f"the one before; other marks are what heads of their own kind look for. The text: {cut(text, 300)}",
+                   "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first "
+                   "column is a head that rests on the first token, a dark diagonal one that looks at the token itself "
+                   f"or at the one before; others look for something of their own. The text: {cut(text, 300)}",
                    figure, wide=heads > 6)
 
 
@@ -73,7 +73,7 @@ def _head(weights: Tensor, tokens: list[str], layer: int, head: int, name: str) 
     side = min(max(2.4, 0.155 * len(tokens)), 14)
     figure = new_figure(side + 1.6, side + 1.3)
     axes = figure.subplots()
-    image = draw_attention(axes, weights, tokens, tokens)
+    image = draw_attention(axes, weights.tolist(), tokens, tokens)
     axes.set_aspect("equal")
     axes.xaxis.tick_top()
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.05, 0.25, 0.5, 1])

@@ -73,15 +73,15 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
     found = "; ".join(f"{number}. {tokenizer.decode(list(branch.tokens)).strip()} ({branch.score:.2f})"
                       for number, branch in enumerate(last, 1))
     return [Drawing("beams", f"Beam search of {weights} with {beams} beams",
-                    f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every token, and the "
-                    f"{beams} best sums of log probabilities stay (filled, solid); of the others the next {beams} are "
-                    "shown (outlined, dashed). The likeliest first token does not have to lead to the likeliest text. "
-                    f"Found, best first: {found}", figure, wide=True)]
+                    f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every "
+                    f"token, and the {beams} best sums of log probabilities stay (filled, solid); of the others the "
+                    f"next {beams} are shown (outlined, dashed). The likeliest first token does not have to lead to "
+                    f"the likeliest text. Found, best first: {found}", figure, wide=True)]
 
 
 def _branch(axes, tokenizer: Tokenizer, branch: Branch, start: tuple, end: tuple) -> None:
     colour, dashes = (BLUE, "-") if branch.kept else (GREY, "--")
-    axes.plot([start[0], end[0] - 0.3], [start[1], end[1]], color=colour, linestyle=dashes, zorder=1,
+    axes.plot([start[0], end[0]], [start[1], end[1]], color=colour, linestyle=dashes, zorder=1,
               linewidth=1.6 if branch.kept else 0.9)
     label = f"{visible(tokenizer.decode(list(branch.tokens[-1:])))}\n{branch.score:.2f}"
     axes.text(*end, label, ha="center", va="center", fontsize=8, parse_math=False, zorder=2,

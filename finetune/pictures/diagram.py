@@ -5,6 +5,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from finetune.pictures.drawing import GREY, new_figure
 
 INK, FRAME = "#24262a", "#8a8e95"
+ROUND = "round,pad=0,rounding_size=0.08"
 FILLS = {"table": "#dbe8f4", "attention": "#f7d9c4", "mlp": "#d8ece4", "norm": "#f1f1ee", "mask": "#ffffff"}
 
 
@@ -19,17 +20,16 @@ def new_diagram(width: float, height: float):
 
 def box(axes, x: float, y: float, text: str, kind: str, width: float = 1.9, height: float = 0.42) -> None:
     """A box with its middle at x, y."""
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.08",
-                                  facecolor=FILLS[kind], edgecolor=INK, linewidth=0.9,
-                                  linestyle="--" if kind == "mask" else "-", zorder=3))
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=ROUND, facecolor=FILLS[kind],
+                                  edgecolor=INK, linewidth=0.9, linestyle="--" if kind == "mask" else "-", zorder=3))
     axes.text(x, y, text, ha="center", va="center", fontsize=8, zorder=4, linespacing=1.25)
 
 
 def frame(axes, x: float, low: float, high: float, text: str, width: float) -> None:
-    """What is repeated: a frame from low to high, its text at the upper left corner."""
-    axes.add_patch(FancyBboxPatch((x - width / 2, low), width, high - low, boxstyle="round,pad=0,rounding_size=0.12",
-                                  facecolor="#fafafa", edgecolor=FRAME, linewidth=1.2, zorder=1))
-    axes.text(x - width / 2 + 0.09, high - 0.08, text, ha="left", va="top", fontsize=9, fontweight="bold", zorder=4)
+    """What is repeated: a frame from low to high, its text at the upper right corner."""
+    axes.add_patch(FancyBboxPatch((x - width / 2, low), width, high - low, boxstyle=ROUND, facecolor="#fafafa",
+                                  edgecolor=FRAME, linewidth=1.2, zorder=1))
+    axes.text(x + width / 2 - 0.09, high - 0.08, text, ha="right", va="top", fontsize=9, fontweight="bold", zorder=4)
 
 
 def arrow(axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) -> None:

@@ -87,8 +87,8 @@ KINDS = {
         "Masks", "Which tokens may look at which; all other weights of attention are zero.", ("text",),
         lambda ask: masks.draw(ask.text(masks.TEXT))),
     "attention": Kind(
-        "Attention", "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much of "
-        "each token's value the looking token takes.", ("weights", "text", "layer"),
+        "Attention", "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
+        "of each token's value the looking token takes.", ("weights", "text", "layer"),
         lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name)),
     "schedule": Kind(
         "Learning rate", "How far one optimizer step goes, over a training.", ("recipe",),

@@ -13,13 +13,13 @@ from finetune.report.attention import visible
 TEXT = "The bank was closed today"
 WORDS, PADS = 7, 2  # of the text's words, and pads behind them
 CAPTIONS = {
-    "padding": ("Padding mask", "An encoder reads a text both ways: each token sees every token of the text. Texts of a "
-                "batch are filled up to one length with pads, and the mask hides these from everybody."),
-    "causal": ("Causal mask", "A decoder is to guess the next token, so no token may see what follows it: nothing above "
-               "the diagonal. The first token sees itself alone."),
-    "both": ("Causal and padding mask", "A decoder whose batch has pads: nothing above the diagonal and no pad, but for "
-             "the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask alone "
-             "would do for the real tokens."),
+    "padding": ("Padding mask", "An encoder reads a text both ways: each token sees every token of the text. Texts of "
+                "a batch are filled up to one length with pads, and the mask hides these from everybody."),
+    "causal": ("Causal mask", "A decoder is to guess the next token, so no token may see what follows it: nothing "
+               "above the diagonal. The first token sees itself alone."),
+    "both": ("Causal and padding mask", "A decoder whose batch has pads: nothing above the diagonal and no pad, but "
+             "for the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask "
+             "alone would do for the real tokens."),
 }
 
 
@@ -46,9 +46,9 @@ def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:
     title, caption = CAPTIONS[kind]
     figure = new_figure(4.4, 4.2)
     axes = figure.subplots()
-    axes.imshow(mask, cmap=ListedColormap([LIGHT, BLUE]), vmin=0, vmax=1)
+    axes.imshow(mask.numpy(), cmap=ListedColormap([LIGHT, BLUE]), vmin=0, vmax=1)
     rows, columns = mask.nonzero(as_tuple=True)
-    axes.scatter(columns, rows, s=14, color="white")
+    axes.scatter(columns.tolist(), rows.tolist(), s=14, color="white")
     labels = [visible(name) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, parse_math=False)
     axes.set_yticks(range(len(names)), labels, parse_math=False)

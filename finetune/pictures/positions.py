@@ -53,14 +53,14 @@ def _sinusoidal(width: int) -> Drawing:
     _shades(figure, upper, values, "value added", limit=1)
     upper.set(xlabel="Channel", ylabel="Position")
     for channel, (colour, dashes) in zip(sorted({0, width // 8 // 2 * 2, width // 3 // 2 * 2}), LINES, strict=False):
-        lower.plot(values[:, channel], color=colour, linestyle=dashes, label=f"channel {channel}")
+        lower.plot(values[:, channel].tolist(), color=colour, linestyle=dashes, label=f"channel {channel}")
     lower.set(xlabel="Position", ylabel="Value")
     legend_above(figure, lower, columns=3)
     return Drawing("positions-sinusoidal", "Sinusoidal positions",
                    "Each row is the vector that is added to a token at this position. Sine and cosine take turns from "
-                   "channel to channel: the first channels tell neighbours apart, the last hardly change over the whole "
-                   "text, so that together they say a position as the hands of a clock say the time. Nothing of it is "
-                   f"learnt. Here for a width of {width:,}.", figure)
+                   "channel to channel: the first channels tell neighbours apart, the last hardly change over the "
+                   "whole text, so that together they say a position as the hands of a clock say the time. None of it "
+                   f"is learnt. Here for a width of {width:,}.", figure)
 
 
 def _learned(vectors: Tensor, weights: str) -> list[Drawing]:
@@ -75,36 +75,37 @@ def _learned(vectors: Tensor, weights: str) -> list[Drawing]:
     _shades(alike, axes, similarity(vectors), "cosine", limit=1)
     axes.set(xlabel="Position", ylabel="Position")
     return [Drawing("positions-learned", f"Learned positions of {weights}",
-                    f"The checkpoint's own tensor, {context:,} positions by {width:,} channels: each row was learnt for "
-                    "its position like the vector of a token. Vertical stripes are channels that hold one value over "
-                    "many positions. Past the last row the model has no positions, hence its context.", figure),
-            Drawing("positions-similarity", f"How alike the learned positions of {weights} are",
-                    "The cosine between the vectors of every two positions. A bright diagonal band means that neighbours "
-                    "are alike: that positions lie on a line is something the training had to find. Positions that the "
-                    "training saw seldom stay grey.", alike)]
+                    f"The checkpoint's own tensor, {context:,} positions by {width:,} channels: each row was learnt "
+                    "for its position like the vector of a token. Vertical stripes are channels that hold one value "
+                    "over many positions. Past the last row the model has no positions, hence its context.", figure),
+            Drawing("positions-similarity", f"How alike the positions of {weights} are",
+                    "The cosine between the vectors of every two positions: purple where they are alike, orange where "
+                    "they are opposite. Nobody told the model that positions lie on a line; where the picture is "
+                    "purple near its diagonal and changes away from it, the training has found out.", alike)]
 
 
 def _rotary(head_width: int) -> list[Drawing]:
     figure = new_figure(4.6, 3.6)
     axes = figure.subplots()
-    turns = angles(torch.arange(SHOWN), head_width) / (2 * torch.pi)  # (SHOWN, D / 2)
+    places = torch.arange(1, SHOWN)
+    turns = angles(places, head_width) / (2 * torch.pi)  # (SHOWN - 1, D / 2)
     pairs = sorted({0, head_width // 16, head_width // 8, head_width // 4})
     for pair, (colour, dashes) in zip(pairs, LINES, strict=False):
-        axes.plot(turns[:, pair], color=colour, linestyle=dashes, label=f"pair {pair}")
-    axes.set(xlabel="Position", ylabel="Turns", yscale="symlog")
+        axes.plot(places.tolist(), turns[:, pair].tolist(), color=colour, linestyle=dashes, label=f"pair {pair}")
+    axes.set(xlabel="Position", ylabel="Turns since position 0", yscale="log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     legend_above(figure, axes, columns=4)
     product = new_figure(4.6, 3.6)
     axes = product.subplots()
     for query, (colour, dashes), width in ((0, LINES[0], 3.0), (1000, LINES[1], 1.4)):
-        axes.plot(rotated_product(head_width, query), color=colour, linestyle=dashes, linewidth=width,
+        axes.plot(rotated_product(head_width, query).tolist(), color=colour, linestyle=dashes, linewidth=width,
                   label=f"query at {query:,}")
     axes.set(xlabel="Distance from the query to the key", ylabel="q \N{DOT OPERATOR} k / D")
     legend_above(product, axes)
     return [Drawing("positions-rotary", "Rotary positions: the angle",
-                    "Nothing is added to a token: in each head the channels of queries and keys are taken in pairs, and "
-                    "each pair is turned by an angle that grows with the position, the first pair fastest. Here for a "
-                    f"head of {head_width} channels; beyond one turn the scale is logarithmic.", figure),
+                    "Nothing is added to a token: in each head the channels of queries and keys are taken in pairs, "
+                    "and each pair is turned by an angle that grows with the position, the first pair fastest. Here "
+                    f"for a head of {head_width} channels; the scale of the turns is logarithmic.", figure),
             Drawing("positions-rotary-distance", "Rotary positions: what attention sees of them",
                     "The product of one query and one key, all ones before they are turned, over the distance between "
                     "them. The two lines lie on each other: wherever the two stand in the text, only their distance "
@@ -113,6 +114,6 @@ def _rotary(head_width: int) -> list[Drawing]:
 
 def _shades(figure, axes, values: Tensor, label: str, limit: float) -> None:
     """Orange below zero, purple above: the two ends differ in hue for every kind of eye."""
-    image = axes.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = axes.imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label=label, shrink=0.9)

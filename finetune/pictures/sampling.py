@@ -38,7 +38,7 @@ def next_logits(gpt: GPT, ids: Tensor) -> Tensor:
 
 
 def kept(logits: Tensor, **rule) -> tuple[Tensor, Tensor]:
-    """Of each token whether it may be drawn under a rule of ``filter_logits``, and how likely it then is: (V,), (V,)."""
+    """Whether each token may be drawn under a rule of ``filter_logits``, and how likely it then is: (V,), (V,)."""
     filtered = filter_logits(logits, **rule)[0]
     return filtered > -torch.inf, filtered.softmax(dim=-1)
 
@@ -64,14 +64,17 @@ def _temperatures(logits: Tensor, order: Tensor, tokens: list[str], prompt: str,
     axes = figure.subplots()
     for temperature, (colour, dashes) in zip(TEMPERATURES, LINES, strict=False):
         _, probability = kept(logits, temperature=temperature)
-        axes.plot(100 * probability[order], range(len(order)), color=colour, linestyle=dashes, marker="o",
+        axes.plot((100 * probability[order]).tolist(), range(len(order)), color=colour, linestyle=dashes, marker="o",
                   markersize=3.5, label=f"temperature {temperature:g}")
     _name_tokens(axes, tokens)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     legend_above(figure, axes, columns=1)
     return Drawing("sampling-temperature", f"Temperature, on what {weights} says next",
-                   f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} (a dot in a token is "
-                   "its space.) The logits are divided by the temperature: below 1 the likeliest token takes from all "
-                   "others, above 1 they draw level; their order stays.", figure)
+                   f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} (a dot "
+                   "in a token is its space). The logits are divided by the temperature: below 1 the likeliest token "
+                   "takes from all others, above 1 they draw level; their order stays. The scale is logarithmic.",
+                   figure)
 
 
 def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: str, value: float,
@@ -80,17 +83,14 @@ def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: st
     before = logits[0].softmax(dim=-1)
     figure = new_figure(4.6, 4.8)
     axes = figure.subplots()
-    stay = may[order]
-    places = torch.arange(len(order))
-    axes.barh(places[stay], 100 * after[order][stay], color=BLUE, height=0.7, label=f"kept, under {title} {value:g}")
-    axes.barh(places[~stay], 100 * before[order][~stay], color="white", edgecolor=GREY, hatch="////", height=0.7,
+    stays, had, has = may[order].tolist(), (100 * before[order]).tolist(), (100 * after[order]).tolist()
+    stay, cut_off = ([place for place, kept_here in enumerate(stays) if kept_here is kind] for kind in (True, False))
+    axes.barh(stay, [has[place] for place in stay], color=BLUE, height=0.7, label=f"kept, under {title} {value:g}")
+    axes.barh(cut_off, [had[place] for place in cut_off], color="white", edgecolor=GREY, hatch="////", height=0.7,
               label="cut off")
-    axes.plot(100 * before[order], places, "|", color="#000000", markersize=9, markeredgewidth=1.6,
-              label="before the rule")
-    for place, token_stays in enumerate(stay.tolist()):
-        axes.get_yaxis()
-        if not token_stays:
-            axes.text(100 * before[order[place]] + 0.3, place, " \N{MULTIPLICATION SIGN}", va="center", fontsize=8)
+    axes.plot(had, range(len(had)), "|", color="#000000", markersize=9, markeredgewidth=1.6, label="before the rule")
+    for place in cut_off:
+        axes.text(had[place], place, "  \N{MULTIPLICATION SIGN}", va="center", fontsize=8)
     _name_tokens(axes, tokens)
     legend_above(figure, axes, columns=2)
     return Drawing(f"sampling-{title}", f"{title.capitalize()} {value:g}",
@@ -103,5 +103,4 @@ def _name_tokens(axes, tokens: list[str]) -> None:
     axes.set_yticks(range(len(tokens)), tokens, fontsize=8.5, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("Probability, %")
-    axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)

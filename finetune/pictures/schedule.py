@@ -35,6 +35,6 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
         text.set_parse_math(False)
     known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
     return [Drawing("schedule", f"Learning rate of {recipe}",
-                    f"It rises in a straight line over the first {settings.warmup_fraction:.0%} of the steps, while the "
-                    "optimizer's averages are still young, and then falls as half a cosine to "
+                    f"It rises in a straight line over the first {settings.warmup_fraction:.0%} of the steps, while "
+                    "the optimizer's averages are still young, and then falls as half a cosine to "
                     f"{settings.min_lr_fraction:.0%} of its peak.{known}", figure)]

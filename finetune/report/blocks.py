@@ -59,11 +59,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it; `introduction` comes before the figures, which come before all else."""
 
     id: str
     title: str
     blocks: list = field(default_factory=list)
+    introduction: str = ""
 
 
 def metric_name(name: str) -> str:

@@ -17,12 +17,13 @@ def root() -> Path:
 def files(root) -> list[str]:
     """Every file of the checkout that .gitignore does not name, relative and with forward slashes."""
     lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
-    patterns = [line.strip().strip("/") for line in lines if line.strip() and not line.startswith("#")]
+    patterns = [line.strip().removesuffix("/") for line in lines if line.strip() and not line.startswith("#")]
     ignored = [".git", *patterns]
     found, folders = [], [root]
     while folders:
         for path in folders.pop().iterdir():
-            if any(fnmatch(path.name, pattern) for pattern in ignored) or path.is_symlink():
+            names = (path.name, "/" + path.relative_to(root).as_posix())  # a leading slash: at the root alone
+            if any(fnmatch(name, pattern) for name in names for pattern in ignored) or path.is_symlink():
                 continue
             if path.is_dir():
                 folders.append(path)
