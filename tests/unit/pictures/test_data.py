@@ -84,7 +84,7 @@ def test_attention_drawn_is_that_of_the_pass(gpt, tokenizer):
     assert len(overview) == 4
     head = drawings["attention-layer-1-head-1"]
     np.testing.assert_allclose(images(head)[0], maps[1, 1].numpy())
-    assert labels(head.figure.axes[0].xaxis)[:5] == ["T", "h", "e", "·", "b"]
+    assert labels(head.figure.axes[0].xaxis)[:5] == ["T", "h", "e", "␣", "b"]
 
 
 def test_shares_of_attention():
