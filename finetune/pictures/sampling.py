@@ -71,8 +71,8 @@ def _temperatures(logits: Tensor, order: Tensor, tokens: list[str], prompt: str,
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     legend_above(figure, axes, columns=1)
     return Drawing("sampling-temperature", f"Temperature, on what {weights} says next",
-                   f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} (a dot "
-                   "in a token is its space). The logits are divided by the temperature: below 1 the likeliest token "
+                   f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} "
+                   "(\N{OPEN BOX} is a space). The logits are divided by the temperature: below 1 the likeliest token "
                    "takes from all others, above 1 they draw level; their order stays. The scale is logarithmic.",
                    figure)
 
