@@ -105,7 +105,7 @@ class EncoderDecoder(nn.Module):
             raise RecipeError("a source is empty", do="Leave it out, or give it at least one token.")
         rows = len(source_ids) * options.get("beams", 1) * options.get("samples", 1)
         pack = worth_packing(self.token_embedding.weight, rows, max_new_tokens)
-        model = packed(self) if pack else self
+        model = packed(self, rows) if pack else self
         return generate(Reading(model, source_ids, source_real), prompt, max_new_tokens, **options)
 
 

@@ -179,7 +179,7 @@ class GPT(nn.Module):
         """
         rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
         pack = self.packed_output is None and worth_packing(self.token_embedding.weight, rows, max_new_tokens)
-        model = packed(self) if pack else self
+        model = packed(self, rows) if pack else self
         return generate(model, input_ids, max_new_tokens, **options)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,

@@ -1,7 +1,8 @@
-"""Linear layers for generation on an x86 CPU: each matrix in the order of memory that oneDNN multiplies fastest.
+"""Linear layers for generation on an x86 CPU: each matrix in the order of memory that is multiplied fastest.
 
 A decoder reads all of its weights for every token. In bf16, or for several sequences at a time, the product as
-`nn.Linear` computes it is slower than memory; one sequence in fp32 waits for memory in any order.
+`nn.Linear` computes it is slower than memory, and oneDNN's own order is not. One sequence in fp32 waits for memory
+in any order, but reads the transpose faster: each row is added to the answer, and none has to be summed up by itself.
 benchmarks/README.md has the figures.
 """
 
@@ -10,6 +11,7 @@ import platform
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 WORTH_IT = 64  # tokens, of all sequences together; packing costs as much time as so many save at most
 
@@ -28,6 +30,21 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
+class TransposedLinear(nn.Module):
+    """The same, at its best for a single position: a matrix times a vector."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.weight = weight.detach().t().contiguous().t()  # (C_out, C_in), column by column in memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C_in) -> (..., C_out)."""
+        if x.numel() > x.shape[-1]:  # a prompt
+            return F.linear(x, self.weight, self.bias)
+        return torch.addmv(self.bias, self.weight, x.flatten()).view(*x.shape[:-1], -1)
+
+
 def can_pack(weight: Tensor) -> bool:
     """True where a matrix like this can be packed, and the packed one be used."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
@@ -38,17 +55,18 @@ def can_pack(weight: Tensor) -> bool:
 
 def worth_packing(weight: Tensor, rows: int, max_new_tokens: int) -> bool:
     """True where packing saves more time than it takes."""
-    gains = rows > 1 or weight.dtype == torch.bfloat16
-    return gains and rows * max_new_tokens >= WORTH_IT and can_pack(weight)
+    return rows * max_new_tokens >= WORTH_IT and can_pack(weight)
 
 
-def packed(model: nn.Module) -> nn.Module:
-    """A copy for generation that shares all but the linear layers and the output matrix, which are packed."""
+def packed(model: nn.Module, rows: int) -> nn.Module:
+    """A copy to generate `rows` sequences; it shares all but the linear layers and the output, which are packed."""
+    output = model.token_embedding.weight
+    layer = TransposedLinear if rows == 1 and output.dtype == torch.float32 else PackedLinear
     tensors = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(twin.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:  # no subclass: an adapter computes something else
-                setattr(module, name, PackedLinear(child.weight, child.bias))
-    twin.packed_output = PackedLinear(twin.token_embedding.weight)
+                setattr(module, name, layer(child.weight, child.bias))
+    twin.packed_output = layer(output)
     return twin
