@@ -94,6 +94,8 @@ def table(result: dict) -> str:
             lines.append(f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
                          f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
                          f"{row['same_tokens']:.1%} |")
+    if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
+        lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
     loads = [case["load_average"] for case in result["cases"]]
     if max(loads) > result["threads"] + 1:
         lines += ["", f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
@@ -118,6 +120,12 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def emulates_bf16() -> bool:
+    """Whether the processor is known to have no bf16 arithmetic."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpuinfo.read_text().split())
+
+
 def main() -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.disable_progress_bar()
     result = {name: getattr(arguments, name) for name in ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")}
-    result |= {"processor": processor_name(), "cases": [], "versions": {
+    result |= {"processor": processor_name(), "bf16_emulated": emulates_bf16(), "cases": [], "versions": {
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
     with tempfile.TemporaryDirectory() as temporary:
         for kind in arguments.dtypes:
