@@ -6,7 +6,7 @@ likelihood is the mean log probability of a token under the plain model, in nats
 
     python benchmarks/decoding.py
 
-Needs the `dev` extra. Writes decoding.json and decoding.png.
+Needs the `dev` extra. Writes decoding.json and decoding.png, and its section into README.md beside it.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from few_labels import write_section
 
 from finetune.checkpoints.sources import load
 from finetune.files import write_json
@@ -26,6 +27,8 @@ WAYS = {
     "temperature 0.7": {"temperature": 0.7}, "temperature 1": {"temperature": 1.0},
     "temperature 1.3": {"temperature": 1.3}, "top-k 50": {"top_k": 50}, "top-p 0.9": {"top_p": 0.9},
     "min-p 0.1": {"min_p": 0.1}}
+LIKELIEST = "greedy", "beam"  # how the names of those begin that draw nothing
+COLORS = {"takes the likeliest": "#c44e52", "draws": "#4c72b0"}
 PROMPTS = ["The history of the", "In the morning, she", "Water is", "He said that", "The city was", "One of the most",
            "Many people", "It was the first", "The river", "After the war", "They found", "I don't know why"]
 
@@ -76,8 +79,10 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(8, 5.2), layout="constrained")
+    for kind, color in COLORS.items():
+        axes.scatter([], [], s=40, color=color, alpha=0.75, label=kind)
     for name, row in figures.items():
-        color = "#c44e52" if name.startswith(("greedy", "beam")) else "#4c72b0"
+        color = COLORS["takes the likeliest" if name.startswith(LIKELIEST) else "draws"]
         axes.scatter(row["likelihood"], row["distinct_2"], s=40 + 300 * row["repetition"], color=color, alpha=0.75)
         side = -1 if name == "greedy" else 1  # beam search stands on its right
         axes.annotate(name, (row["likelihood"], row["distinct_2"]), xytext=(side * 10, 3), fontsize=9,
@@ -89,27 +94,54 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     axes.set_ylim(-0.03, 1.08)
     axes.set_xlim(right=0.2)
     axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", frameon=False)
     figure.savefig(file, dpi=130)
 
 
+def section(result: dict) -> str:
+    """The section of README.md."""
+    ways = result["ways"]
+    likeliest, drawn = ([row for name, row in ways.items() if name.startswith(LIKELIEST) == kind]
+                        for kind in (True, False))
+    most, least = max(drawn, key=lambda row: row["likelihood"]), min(drawn, key=lambda row: row["likelihood"])
+    greedy, beams = ways["greedy"], ways["beam 4"]
+    lines = ["## Ways of decoding", "",
+             f"{result['weights']} continues {len(result['prompts'])} beginnings by {result['new_tokens']} tokens, one "
+             f"seed, {result['threads']} thread(s). distinct-n: different n-grams among all; repetition: 4-grams that "
+             "stood in the same text before; likelihood: mean log probability of a token under the plain model, in "
+             "nats. What is drawn changes with the seed; a difference of a few hundredths says nothing.", "",
+             "| way | tokens per CPU second | distinct-1 | distinct-2 | repetition | likelihood |",
+             "|---|---:|---:|---:|---:|---:|"]
+    lines += [f"| {name} | {row['tokens_per_cpu_second']:,.0f} | " + " | ".join(
+        f"{row[key]:.2f}" for key in ("distinct_1", "distinct_2", "repetition", "likelihood")) + " |"
+        for name, row in ways.items()]
+    return "\n".join([*lines, "", "![likelihood against variety](decoding.png)", "",
+        f"The likeliest texts repeat themselves: {greedy['repetition']:.0%} of the 4-grams of a greedy text stood in "
+        f"it before, {beams['repetition']:.0%} under beam search, at most "
+        f"{max(row['repetition'] for row in drawn):.0%} where tokens are drawn. The rules against repetition take "
+        f"that to {min(row['repetition'] for row in likeliest):.0%} and keep a text likelier than any that is drawn "
+        f"({most['likelihood']:.1f} to {least['likelihood']:.1f} nats a token). Beam search finds the likeliest texts "
+        f"of all at {greedy['tokens_per_cpu_second'] / beams['tokens_per_cpu_second']:.1f} times the work of greedy. "
+        "None of these figures says whether a text makes sense; a small model's seldom does."])
+
+
 def main() -> None:
-    """Measure all ways, print the table, write the JSON and the picture."""
+    """Measure all ways; write the JSON, the picture and the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="mini")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=HERE / "decoding.json")
+    parser.add_argument("--page", type=Path, default=HERE / "README.md")
     arguments = parser.parse_args()
     model, tokenizer = load(arguments.weights)
     prompts = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in PROMPTS]
     figures = {name: measure(model, prompts, arguments.new_tokens, options) for name, options in WAYS.items()}
-    names = list(figures["greedy"])
-    print("| way | " + " | ".join(name.replace("_", " ") for name in names) + " |\n|---|" + "---|" * len(names))
-    for name, row in figures.items():
-        print(f"| {name} | " + " | ".join(f"{row[key]:.0f}" if "per" in key else f"{row[key]:.2f}" for key in names)
-              + " |")
-    write_json(arguments.out, {"weights": arguments.weights, "new_tokens": arguments.new_tokens,
-                               "prompts": PROMPTS, "threads": torch.get_num_threads(), "ways": figures})
+    result = {"weights": arguments.weights, "new_tokens": arguments.new_tokens, "prompts": PROMPTS,
+              "threads": torch.get_num_threads(), "ways": figures}
+    print(section(result))
+    write_json(arguments.out, result)
     plot(figures, arguments.out.with_suffix(".png"))
+    write_section(arguments.page, "decoding", section(result))
 
 
 if __name__ == "__main__":

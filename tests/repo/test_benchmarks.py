@@ -169,3 +169,16 @@ def test_the_page_shows_the_rows_of_the_variants(root, scripts):
     variants = importlib.import_module("variants")
     page = (root / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert variants.table(read_json(root / "benchmarks" / "variants.json")) in page
+
+
+def test_the_page_shows_the_figures_of_the_decoding(root, scripts):
+    decoding = importlib.import_module("decoding")
+    found = scripts["few_labels"].section_of(root / "benchmarks" / "README.md", "decoding")
+    assert found == decoding.section(read_json(root / "benchmarks" / "decoding.json"))
+
+
+def test_variety_and_repetition_are_shares_of_n_grams(scripts):
+    decoding = importlib.import_module("decoding")
+    rows = [[1, 2, 1, 2, 1, 2, 3], [1, 2, 4, 5, 6, 7, 8]]
+    assert decoding.variety(rows, 1) == 8 / 14 and decoding.variety(rows, 2) == 8 / 12
+    assert decoding.repetition(rows) == pytest.approx((1 / 4 + 0) / 2)
