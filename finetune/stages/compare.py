@@ -1,7 +1,9 @@
 """Stage ``compare``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
 
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +20,15 @@ from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.report.candidates import verdict
-from finetune.run import Run, release_memory, reset_peak_memory, timed
+from finetune.run import Run, timed
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
 from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import describe_start
+from finetune.stages.launch import answer, launch
 from finetune.stages.train import assemble, identity, is_pretrained
 from finetune.tasks import base, classify
-from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, Candidate, read_out
+from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, read_out
 from finetune.training import resume
 from finetune.training.loop import set_threads, train
 from finetune.training.precision import device_type
@@ -66,7 +69,7 @@ def run(recipe: Recipe, run: Run) -> dict:
     results: dict[str, list[dict]] = {}
     for number, (name, seed) in enumerate(wanted, 1):
         say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
-        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed, records))
+        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed))
         accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
         say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
 
@@ -109,41 +112,46 @@ def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str,
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
 
 
-def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, records: dict[str, list[dict]]) -> dict:
-    """The result of one training, read where it stands already; the weights are not kept."""
+def _fit_once(recipe: Recipe, run: Run, name: str, seed: int) -> dict:
+    """The result of one training, read where it stands already; the weights are not kept.
+
+    Each trains in a process of its own, so that the peak of its memory is its own.
+    """
     directory = run.path("comparison", f"{name}-{seed}")
     rests_on = identity(recipe, run)
     machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
     written = directory / "result.json"
     if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
         directory.mkdir(parents=True, exist_ok=True)
-        release_memory()
-        reset_peak_memory()
-        found = _fit(recipe, run, CANDIDATES[name], seed, records, directory, rests_on)
+        found = launch(["-m", "finetune.stages.compare", str(run.directory), name, str(seed)], run)
         write_json(written, rests_on | machine | found)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return read_json(written)
 
 
-def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dict[str, list[dict]], directory,
-         rests_on: dict) -> dict:
+def fit_here(run: Run, name: str, seed: int) -> dict:
+    """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
     import torch
+    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+    candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
+    records = {part: read_records(run, part) for part in ("train", "val", "test")}
+    set_threads(recipe.train.threads)
     with timed() as seconds:
         prepared, loaded = run.result("prepare"), base_weights(recipe, run).load(recipe.train.dropout)
         gpt, tokenizer = getattr(loaded.model, "gpt", loaded.model), loaded.tokenizer
         if not candidate.pretrained:
             gpt = GPT(gpt.config).initialise(seed)
-        own = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
-                                        "weights": recipe.weights if candidate.pretrained else SCRATCH})
-        built = assemble(own, gpt, tokenizer, loaded.report.parameters, prepared)
+        asked = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
+                                          "weights": recipe.weights if candidate.pretrained else SCRATCH})
+        built = assemble(asked, gpt, tokenizer, loaded.report.parameters, prepared)
         model, settings, trainable = built.model, built.settings, built.trainable
-        parts = {name: classify.examples(rows, prepared["labels"], tokenizer, prepared["max_length"])
-                 for name, rows in records.items()}
+        parts = {part: classify.examples(rows, prepared["labels"], tokenizer, prepared["max_length"])
+                 for part, rows in records.items()}
         longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
-        parts = {name: replace(part, ids=read_out(part.ids, candidate.reads, longest, tokenizer.end_of_text))
-                 for name, part in parts.items()}
+        parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
+                 for part, own in parts.items()}
         job = classify.build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
-        found = train(job, settings, directory, rests_on)
+        found = train(job, settings, directory, identity(recipe, run))
         spent = seconds()
     resume.load_weights(resume.step_directory(directory / "checkpoints", found["best_step"]), model)
     logits = classify.predict_logits(model.eval(), parts["test"].ids)
@@ -151,3 +159,8 @@ def _fit(recipe: Recipe, run: Run, candidate: Candidate, seed: int, records: dic
             "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
             "precision": settings.precision,
             **{key: found[key] for key in ("epochs", "steps", "best_step", "peak_bytes")}}
+
+
+if __name__ == "__main__":
+    own_run = Run.at(Path(sys.argv[1]))
+    answer(own_run, lambda: fit_here(own_run, sys.argv[2], int(sys.argv[3])))

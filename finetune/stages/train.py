@@ -1,31 +1,27 @@
 """Stage ``train``: the loop over the task's job, in this process or in several under torchrun."""
 
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
-from finetune.console import log_to, say
-from finetune.errors import FinetuneError, Interrupted, TrainingError
-from finetune.files import read_json, sha256_json, write_json
+from finetune.console import say
+from finetune.errors import TrainingError
+from finetune.files import read_json, sha256_json
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.run import Run, fingerprint
 from finetune.stages.by_task import task_of
 from finetune.stages.by_task.task import Built
 from finetune.stages.convert import base_weights
+from finetune.stages.launch import answer, launch
 from finetune.tasks.base import choose_settings
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import StopSignal, set_threads, train
+from finetune.training.loop import set_threads, train
 from finetune.training.precision import choose_precision, device_type
 
 OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
-RESULT = ".train-result.json"  # how the first process of several hands its result over
 
 
 def run(recipe: Recipe, run: Run, processes: int = 1) -> dict:
@@ -91,67 +87,27 @@ def train_here(recipe: Recipe, run: Run) -> dict:
 
 
 def _launch(run: Run, processes: int) -> dict:
-    """Start torchrun on this module and take over the first process's result.
-
-    The processes hang on a pipe from this one: when it ends, they finish their step, save and stop. This one closes it
-    when it is asked to stop, and the system does if it is killed. torchrun itself would pass a signal on, complain, and
-    kill whoever takes longer than 30 seconds.
-    """
+    """Start torchrun on this module and take over the first process's result."""
     import torch
     devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device_type(), processes)
     if processes > devices:
         raise TrainingError("each process needs a GPU of its own", got=f"{processes} processes", known=f"{devices} GPU",
                             do="Give --processes no more than there are.")
-    run.path(RESULT).unlink(missing_ok=True)
     cores = max((os.cpu_count() or 1) // processes, 1)
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-               "-m", "finetune.stages.train", str(run.directory)]
     say(f"  starting {processes} processes")
-    with (StopSignal() as stop,
-          subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True) as torchrun):
-        while torchrun.poll() is None:
-            if stop.asked:
-                torchrun.stdin.close()
-            time.sleep(0.1)
-    answer = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
-    run.path(RESULT).unlink(missing_ok=True)
-    if stop.asked or "stopped" in answer:
-        raise Interrupted(answer.get("stopped", "stopped; what was saved is intact"))
-    if "error" in answer:
-        raise TrainingError(answer["error"])
-    if "result" not in answer:
-        raise TrainingError(f"training in {processes} processes failed", got=f"status {torchrun.returncode}",
-                            do="The same command goes on from the last checkpoint.")
-    if answer["result"]["processes"] != processes:
+    found = launch(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                    "-m", "finetune.stages.train", str(run.directory)], run,
+                   {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))})
+    if found["processes"] != processes:
         raise TrainingError("torchrun started another number of processes than asked",
-                            got=str(answer["result"]["processes"]), known=str(processes))
-    return answer["result"]
+                            got=str(found["processes"]), known=str(processes))
+    return found
 
 
 def _main(directory: str) -> None:
-    """What each process under torchrun does; the first one speaks for all."""
-    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    run, first = Run.at(Path(directory)), os.environ["RANK"] == "0"
-    with (open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if first else nowhere),
-          log_to(run.path("log.txt") if first else os.devnull)):
-        try:
-            answer = {"result": train_here(Recipe.model_validate(read_json(run.path("recipe.json"))), run)}
-        except Interrupted as stop:
-            answer = {"stopped": str(stop)}
-        except FinetuneError as error:
-            answer = {"error": str(error)}
-        if first:
-            write_json(run.path(RESULT), answer)
-
-
-def _stop_at_end_of_input() -> None:
-    """Ask this process to stop as soon as the one that launched it has closed the pipe, or is gone."""
-    while os.read(0, 1):
-        pass
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # outside the loop, there is nothing to save
-        os._exit(0)
-    signal.raise_signal(signal.SIGTERM)
+    """What each process under torchrun does."""
+    run = Run.at(Path(directory))
+    answer(run, lambda: train_here(Recipe.model_validate(read_json(run.path("recipe.json"))), run))
 
 
 if __name__ == "__main__":

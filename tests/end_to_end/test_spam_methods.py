@@ -1,6 +1,8 @@
 """The comparison of methods by the real command: its table and report, and what a stopped one does again."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,30 @@ def read(*parts):
     return json.loads(Path(*parts).read_text(encoding="utf-8"))
 
 
-def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, monkeypatch):
+@pytest.fixture
+def fitted(monkeypatch):
+    """The trainings that were started, which take place in this process and so begin at once."""
     from finetune.stages import compare
-    work, fitted = compare.train, []
+    started = []
 
-    def stopped_after_five(job, settings, directory, identity):
-        fitted.append(directory.name)
+    def launch(command, run):
+        assert command[:2] == ["-m", "finetune.stages.compare"]
+        _, name, seed = command[2:]
+        started.append(f"{name}-{seed}")
+        return compare.fit_here(run, name, int(seed))
+    monkeypatch.setattr(compare, "launch", launch)
+    return started
+
+
+def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted, monkeypatch):
+    from finetune.stages import compare
+    work = compare.fit_here
+
+    def stopped_at_the_sixth(run, name, seed):
         if len(fitted) == 6:
             raise KeyboardInterrupt
-        return work(job, settings, directory, identity)
-    monkeypatch.setattr(compare, "train", stopped_after_five)
+        return work(run, name, seed)
+    monkeypatch.setattr(compare, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
     done = finetune(*SETTINGS)
@@ -65,7 +81,7 @@ def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(fin
     assert not list(Path("runs").glob("*/comparison"))
 
 
-def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_ones_own(finetune):
+def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_ones_own(finetune, fitted):
     """More than two labels, a test file whose texts partly stand in train, a rank that one candidate alone reads."""
     labels = ("red", "green", "blue")
     lines = [f"{label} thing {'x' * (i % 7)} {word},{label}" for i, word in enumerate("abcdefghijklmnop")
@@ -89,3 +105,25 @@ def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
     assert done.status == 0, done.err
     assert done.out.count("estimate") >= 2 and "head alone" in done.out and "all weights" in done.out
     assert not Path("runs").exists()
+
+
+ONE = [*SETTINGS, "--set", 'compare.candidates=["full"]', "--set", "compare.seeds=1"]
+
+
+def test_what_goes_wrong_in_a_training_s_own_process_is_said(finetune):
+    done = finetune(*ONE, "--set", "train.lr=1e30")
+    assert done.status == 2 and "not a finite number" in done.err, done.err
+
+
+def test_a_stop_reaches_a_training_s_own_process_and_its_lines_the_log(finetune, tools):
+    begun = tools.start([*ONE, "--set", "train.max_steps=100000", "--set", "train.epochs=400", "--set",
+                         "train.patience=1000"], Path.cwd(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in begun.stdout:  # this one comes from the other process
+        if "epoch 1" in line:
+            break
+    begun.send_signal(signal.SIGINT)
+    rest, _ = begun.communicate(timeout=120)
+    assert begun.returncode == 130, rest
+    run = Path("runs/spam-methods")
+    assert "epoch 1" in (run / "log.txt").read_text(encoding="utf-8")
+    assert list(run.glob("comparison/full-123/checkpoints/step-*")) and not list(run.glob("comparison/*/result.json"))

@@ -1,0 +1,71 @@
+"""Work of a stage in processes of its own: how it is started and stopped, and how its result comes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+
+from finetune.console import log_to
+from finetune.errors import FinetuneError, Interrupted, TrainingError
+from finetune.files import read_json, write_json
+from finetune.run import Run
+from finetune.training.loop import StopSignal
+
+RESULT = ".launch-result.json"  # how the result is handed over
+
+
+def launch(command: list[str], run: Run, environment: dict[str, str] | None = None) -> dict:
+    """Start Python on these arguments, where ``answer`` is called, and take over what it hands back.
+
+    The process and those it starts hang on a pipe from this one: when it ends, they finish their step, save and stop.
+    This one closes it when it is asked to stop, and the system does if it is killed. A session of their own keeps
+    Ctrl-C from them: torchrun would pass it on, complain, and kill whoever takes longer than 30 seconds.
+    Raises what ended the work there: Interrupted or TrainingError.
+    """
+    run.path(RESULT).unlink(missing_ok=True)
+    with (StopSignal() as stop,
+          subprocess.Popen([sys.executable, *command], env=os.environ | (environment or {}), stdin=subprocess.PIPE,
+                           start_new_session=True) as process):
+        while process.poll() is None:
+            if stop.asked:
+                process.stdin.close()
+            time.sleep(0.1)
+    found = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
+    run.path(RESULT).unlink(missing_ok=True)
+    if stop.asked or "stopped" in found:
+        raise Interrupted(found.get("stopped", "stopped; what was saved is intact"))
+    if "error" in found:
+        raise TrainingError(found["error"])
+    if "result" not in found:
+        raise TrainingError("training in another process failed", got=f"status {process.returncode}",
+                            do="The same command goes on from the last checkpoint.")
+    return found["result"]
+
+
+def answer(run: Run, work: Callable[[], dict]) -> None:
+    """Do the work in a process that was launched, and hand its result back; of several the first speaks for all."""
+    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    first = os.environ.get("RANK", "0") == "0"
+    with (open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if first else nowhere),
+          log_to(run.path("log.txt") if first else os.devnull)):
+        try:
+            found = {"result": work()}
+        except Interrupted as stop:
+            found = {"stopped": str(stop)}
+        except FinetuneError as error:
+            found = {"error": str(error)}
+        if first:
+            write_json(run.path(RESULT), found)
+
+
+def _stop_at_end_of_input() -> None:
+    """Ask this process to stop as soon as the one that launched it has closed the pipe, or is gone."""
+    while os.read(0, 1):
+        pass
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # outside the loop, there is nothing to save
+        os._exit(0)
+    signal.raise_signal(signal.SIGTERM)
