@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct seq2seq pretrain test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq pretrain architectures test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -46,6 +46,10 @@ seq2seq: setup ## from source to target, here numbers to words: make seq2seq DAT
 
 pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)
+
+architectures: setup ## encoder, decoder and encoder-decoder side by side: make architectures ARGS=--quick
+	@$(PY) -m finetune compare-architectures $${CSV:+--data "$$CSV"} $${WEIGHTS:+--set "weights=$$WEIGHTS"} \
+		$${NAME:+--name "$$NAME"} $(ARGS)
 
 test: setup-dev ## the tests, without the slow ones
 	@$(PYTEST) -m "not slow"

@@ -62,6 +62,22 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
     _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run)
 
 
+@app.command("compare-architectures")
+def compare_architectures(
+        quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings: minutes.")] = False,
+        data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; else a bundled one.")] = None,
+        text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
+        label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+        settings: SetOption = None, name: NameOption = None) -> None:
+    """Compare encoder-only, decoder-only and encoder-decoder of equal size."""
+    from finetune.config import merge
+    from finetune.pipeline import make_recipe
+    from finetune.stages.architectures import QUICK
+    chosen = {"columns": {"text": text, "label": label}} | ({"data": data} if data else {})
+    request = make_recipe("architectures", settings or [], merge(chosen, QUICK if quick else {}))
+    _run(request, name, None, None, 1, False)
+
+
 @app.command()
 def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
             texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,

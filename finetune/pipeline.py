@@ -223,7 +223,7 @@ def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
 def describe(recipe: Recipe) -> list[str]:
     """The values of a recipe, a line for each table; not those of a table for other tasks that was left as it is."""
     lines, values = [], recipe.model_dump()
-    for_others = {"pretrain", "instruct", "seq2seq", "compare", "shape"} - {recipe.task}
+    for_others = {"pretrain", "instruct", "seq2seq", "compare", "architectures", "shape"} - {recipe.task}
     tables = {key: part for key, part in values.items() if isinstance(part, dict)
               and not (key in for_others and part == type(getattr(recipe, key))().model_dump())}
     top = {key: value for key, value in values.items() if not isinstance(value, dict)}
@@ -306,11 +306,13 @@ def _summary(run: Run, recipe: Recipe) -> None:
         say()
         for line in task.summary(read_json(run.path("eval.json"))):
             say(line)
-    if run.path("comparison.json").exists() and list(run.path("stages").glob("*-compare.json")):
-        from finetune.report.candidates import screen_table
-        say()
-        for line in screen_table(read_json(run.path("comparison.json"))):
-            say(line)
+    for stage in ("compare", "architectures"):
+        if run.path("comparison.json").exists() and list(run.path("stages").glob(f"*-{stage}.json")):
+            from finetune.report import architectures, candidates
+            page = candidates if stage == "compare" else architectures
+            say()
+            for line in page.screen_table(read_json(run.path("comparison.json"))):
+                say(line)
     if run.path("report", "index.html").exists():
         say()
         say(f"report: {run.path('report', 'index.html')}")

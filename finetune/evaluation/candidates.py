@@ -58,3 +58,29 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
             found[name]["difference"] = {"accuracy": tests[name], metric: entry(2 * len(parts) + i),
                                          "p_value": adjusted[name]}
     return found
+
+
+def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, resamples: int, seed: int,
+                 weights=None) -> dict[str, dict]:
+    """The mean score of each candidate under the name `metric`, and its difference to the reference on the same rows.
+
+    scores: name -> (S, n), a row for each of S seeds. weights: (n,), as ``paired_bootstrap`` says. Intervals, tests and
+    Holm's correction are those of ``compare_candidates``.
+    """
+    means = {name: np.asarray(own, dtype=float).mean(axis=0) for name, own in scores.items()}
+    n = len(means[reference])
+    parts = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+    others = [name for name in means if name != reference]
+    tests = {name: paired_bootstrap(means[name], means[reference], resamples, seed, parts) for name in others}
+    adjusted = dict(zip(others, holm([tests[name]["p_value"] for name in others]), strict=True))
+    found = {}
+    for name, own in means.items():
+        value = float(own.sum() / parts.sum())
+        low, high = bootstrap(lambda counts, own=own: counts @ own / (counts @ parts), n, resamples, seed)
+        if low == high and weights is None:  # a share that no resample changes
+            low, high = wilson(round(value * n), n)
+        found[name] = {metric: {"value": value, "low": low, "high": high, "n": n},
+                       "by_seed": [{metric: float(np.sum(row) / parts.sum())} for row in scores[name]]}
+        if name != reference:
+            found[name]["difference"] = {metric: tests[name], "p_value": adjusted[name]}
+    return found

@@ -16,6 +16,7 @@ from finetune.models.cache import Source, SourceCache
 from finetune.models.encoder import both_ways, positions_of, require_tied
 from finetune.models.generate import generate
 from finetune.models.gpt import GPT, summed_loss
+from finetune.models.heads import Classifier
 from finetune.models.packed import packed, worth_packing
 from finetune.models.variants import Stack, VariantConfig
 
@@ -107,6 +108,22 @@ class EncoderDecoder(nn.Module):
         pack = worth_packing(self.token_embedding.weight, rows, max_new_tokens)
         model = packed(self, rows) if pack else self
         return generate(Reading(model, source_ids, source_real), prompt, max_new_tokens, **options)
+
+
+class EncoderDecoderClassifier(nn.Module):
+    """A linear head, without bias, on the decoder's hidden state at the start token: the text is the source."""
+
+    def __init__(self, model: EncoderDecoder, classes: int, start: int):
+        super().__init__()
+        self.model, self.start = model, start
+        self.head = nn.Linear(model.config.width, classes, bias=False)
+
+    initialise_head = Classifier.initialise_head
+
+    def forward(self, input_ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """Class logits: (B, T), real as ``EncoderDecoder.encode`` -> (B, K)."""
+        start = torch.full_like(input_ids[:, :1], self.start)
+        return self.head(self.model.hidden_states(input_ids, start, real)[:, 0])
 
 
 class Reading:

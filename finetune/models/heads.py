@@ -59,3 +59,15 @@ class NextToken(nn.Module):
                 positions: Tensor | None = None) -> Tensor:
         """Cross entropy summed over the supervised positions, as ``GPT.loss_sum``."""
         return self.gpt.loss_sum(input_ids, targets, mask, positions)
+
+
+class OwnLoss(nn.Module):
+    """Any model with a ``loss_sum``, called as ``NextToken`` is: an encoder, an encoder-decoder."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Cross entropy summed over the supervised positions."""
+        return self.model.loss_sum(*inputs)

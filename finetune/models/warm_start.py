@@ -3,7 +3,7 @@
 Both sides take every tensor that a GPT has; what it has not, the cross-attention and its norms, begins fresh.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import nn
@@ -30,19 +30,33 @@ def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, War
     return encoder, _copy(gpt, encoder, sides=("",))
 
 
-def warm_encoder_decoder(gpt: GPT, seed: int, silent_cross: bool = False) -> tuple[EncoderDecoder, WarmStart]:
+def warm_encoder_decoder(gpt: GPT, seed: int, silent_cross: bool = False,
+                         layers: tuple[int, int] | None = None) -> tuple[EncoderDecoder, WarmStart]:
     """An encoder-decoder of the GPT's shape, its weights on both sides.
 
+    layers: so many of the GPT's lowest blocks in the encoder and in the decoder; none: all of them in both.
     silent_cross: begin with the cross-attention's output at zero, so that the decoder is the GPT until it learns to
     look at its source. Rothe et al. draw it like the other fresh weights.
     """
-    model = EncoderDecoder(EncoderDecoderConfig(**asdict(gpt.config))).initialise(seed)
-    report = _copy(gpt, model, sides=("", "encoder.", "decoder."))
+    encoder, decoder = layers or (gpt.config.layers, gpt.config.layers)
+    shape = asdict(gpt.config) | {"layers": decoder, "encoder_layers": encoder}
+    model = EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
+    report = _copy(lowest_blocks(gpt, max(encoder, decoder)), model, sides=("", "encoder.", "decoder."))
     if silent_cross:
         for block in model.decoder.blocks:
             for parameter in block.cross_attention.out.parameters():
                 nn.init.zeros_(parameter)
     return model, report
+
+
+def lowest_blocks(gpt: GPT, layers: int) -> GPT:
+    """A copy of the GPT without the blocks above so many; the GPT itself where it has no more."""
+    if layers == gpt.config.layers:
+        return gpt
+    cut = GPT(replace(gpt.config, layers=layers))
+    theirs = gpt.state_dict()
+    cut.load_state_dict({name: theirs[name] for name in cut.state_dict()})
+    return cut
 
 
 @torch.no_grad()

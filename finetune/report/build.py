@@ -46,7 +46,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
         raise RunError(f"{run_dir}: its files are not what a run of this version writes",
                        got=f"{type(error).__name__}: {error}",
                        do=f"Build {measured.name} again: {_command(run_dir)} --from "
-                       + ("evaluate" if measured.name == "eval.json" else "compare")) from error
+                       + ("evaluate" if measured.name == "eval.json" else evaluation.get("task"))) from error
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
         text = render(template, page)
         with atomic_write(run_dir / "report" / name) as file:

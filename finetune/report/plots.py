@@ -226,20 +226,39 @@ def validation_picture(steps, columns: dict[str, list], best_step: int | None) -
     return holder[0]
 
 
-def forest_picture(labels: list[str], entries: list[dict], marks: list[list[float]]) -> Picture:
-    """A share of each label in percent with its interval, the first on top; `marks`: the single values behind it."""
+def forest_picture(labels: list[str], entries: list[dict], marks: list[list[float]],
+                   axis: str = "test accuracy, %", scale: float = 100.0) -> Picture:
+    """A share of each label in percent with its interval, the first on top; `marks`: the single values behind it.
+
+    axis, scale: of another quantity than a share; the marks are scaled already.
+    """
     with _figure(7.4, 0.6 + 0.36 * len(labels)) as (figure, holder):
         axes = figure.subplots()
         places = list(range(len(labels)))
-        values = [100 * entry["value"] for entry in entries]
-        errors = [[value - 100 * entry["low"] for value, entry in zip(values, entries, strict=True)],
-                  [100 * entry["high"] - value for value, entry in zip(values, entries, strict=True)]]
+        values = [scale * entry["value"] for entry in entries]
+        errors = [[value - scale * entry["low"] for value, entry in zip(values, entries, strict=True)],
+                  [scale * entry["high"] - value for value, entry in zip(values, entries, strict=True)]]
         axes.errorbar(values, places, xerr=errors, fmt="o", color=MODEL, capsize=3, markersize=6, linewidth=1.8)
         for place, own in zip(places, marks, strict=True):
             axes.plot(own, [place] * len(own), "|", color=BASELINE, markersize=9)
         axes.set_yticks(places, [cut(label) for label in labels])
         axes.invert_yaxis()
-        axes.set_xlabel("test accuracy, %")
+        axes.set_xlabel(axis)
+    return holder[0]
+
+
+def curves_picture(curves: dict[str, list[list[float]]], axis: str) -> Picture:
+    """A line of (step, value) points for each name."""
+    styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
+    with _figure(7.4, 3.6) as (figure, holder):
+        axes = figure.subplots()
+        for number, (name, points) in enumerate(curves.items()):
+            marker, colour = styles[number % len(styles)]
+            axes.plot(*zip(*points, strict=True), marker, color=colour, linewidth=1.6, markersize=4.5,
+                      label=cut(name, 48))
+        axes.set(xlabel="Optimizer step", ylabel=axis)
+        axes.locator_params(axis="x", integer=True)
+        _legend(figure, axes)
     return holder[0]
 
 

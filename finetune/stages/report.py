@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from finetune.recipe import Recipe
-from finetune.report import candidates
+from finetune.report import architectures, candidates
 from finetune.report.build import build_report
 from finetune.run import Run
 from finetune.stages.by_task import TASKS
@@ -19,4 +19,5 @@ def run(recipe: Recipe, run: Run) -> dict:
 
 def rebuild(run: Run) -> Path:
     """The same from a run that may be finished long ago. Returns where index.html stands."""
-    return build_report(run.directory, {name: task.page for name, task in TASKS.items()} | {"compare": candidates.page})
+    return build_report(run.directory, {name: task.page for name, task in TASKS.items()} | {
+        "compare": candidates.page, "architectures": architectures.page})

@@ -37,11 +37,12 @@ class Job:
     model: nn.Module
     lengths: list[int]  # tokens of each row
     weights: list[float]  # what each row adds to the denominator of the step's mean loss
-    batch: Callable[[list[int]], tuple[Tensor, ...]]  # rows -> tensors on the CPU
+    batch: Callable[..., tuple[Tensor, ...]]  # rows -> tensors on the CPU
     loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
     validate: Callable[[nn.Module], dict[str, float]]  # must hold log_loss and the metric
     name_row: Callable[[int], str]  # how a message names a row
     validation_tokens: int = 0  # that a validation reads, for the estimate of its time
+    epochs_differ: bool = False  # batch takes the epoch, too: batch(rows, epoch)
 
 
 @dataclass
@@ -102,7 +103,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             _set_rate(optimizers, rate)
             rows = batches[position]
             with first.step(rows):
-                loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step)
+                loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step, epoch)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 named = ", ".join(map(job.name_row, rows[:8]))
                 raise _not_finite(f"the loss is not a finite number at step {state.step + 1}", root,
@@ -203,7 +204,8 @@ def autocast(precision: str, device: torch.device | str):
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[int], step: int) -> tuple[float, float]:
+def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[int], step: int,
+          epoch: int = 0) -> tuple[float, float]:
     """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
 
     Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
@@ -219,7 +221,8 @@ def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[
         torch.manual_seed(_mix(settings.seed, step, number, rank))
         last = number == len(parts) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            batch = tuple(tensor.to(accelerator.device) for tensor in job.batch(part))
+            tensors = job.batch(part, epoch) if job.epochs_differ else job.batch(part)
+            batch = tuple(tensor.to(accelerator.device) for tensor in tensors)
             with autocast(settings.precision, accelerator.device):
                 value = job.loss_sum(model, batch) * (0.0 if idle else 1.0 / total)
             accelerator.backward(value * world)  # gradients are averaged over the processes
