@@ -62,7 +62,7 @@ def screen_table(comparison: dict) -> list[str]:
             rows.append(["encoder-only", "does not generate", *[""] * 5])
         rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip
+        lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                         for row in rows)]
     return lines
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score
 
-from finetune.evaluation.candidates import compare_candidates
+from finetune.evaluation.candidates import compare_candidates, compare_rows
 from finetune.evaluation.intervals import holm
 
 
@@ -74,3 +74,28 @@ def test_holm_is_the_closed_test_with_bonferroni():
                         for chosen in combinations(range(5), size) if i in chosen) for i in range(5)]
         assert holm(p) == pytest.approx(expected)
     assert holm([]) == []
+
+
+def test_rows_with_parts_are_compared_over_all_parts():
+    """Nats of texts of unequal length: the mean is over all their tokens, and so is scipy's interval."""
+    random = np.random.default_rng(4)
+    parts = random.integers(1, 40, size=60)
+    scores = {name: parts * random.gamma(4, level, size=(2, 60)) for name, level in (("a", 1.0), ("b", 1.3))}
+    found = compare_rows(scores, "loss", "a", 2000, 0, parts)
+    for name, own in scores.items():
+        assert found[name]["loss"]["value"] == pytest.approx(own.mean(axis=0).sum() / parts.sum())
+        assert [seed["loss"] for seed in found[name]["by_seed"]] == pytest.approx(own.sum(axis=1) / parts.sum())
+    rows = (scores["b"].mean(axis=0), parts)
+    expected = bootstrap(rows, lambda x, n, axis=-1: x.sum(axis) / n.sum(axis), paired=True,
+                         method="percentile", n_resamples=4000, random_state=1).confidence_interval
+    entry = found["b"]["loss"]
+    assert (entry["low"], entry["high"], entry["n"]) == (*(pytest.approx(end, rel=0.03) for end in expected), 60)
+    difference = found["b"]["difference"]
+    assert difference["loss"]["value"] == pytest.approx(entry["value"] - found["a"]["loss"]["value"])
+    assert difference["p_value"] < 0.01 and "difference" not in found["a"]
+
+
+def test_a_share_that_no_resample_changes_has_wilsons_interval():
+    found = compare_rows({"all": np.ones((1, 20)), "none": np.zeros((1, 20))}, "right", "all", 100, 0)
+    assert found["all"]["right"] == {"value": 1.0, "low": pytest.approx(0.8389, abs=1e-4), "high": 1.0, "n": 20}
+    assert found["none"]["right"]["high"] == pytest.approx(0.1611, abs=1e-4)

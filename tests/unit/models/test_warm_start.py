@@ -100,3 +100,15 @@ def test_dropout_comes_along(gpt):
     gpt.config = replace(gpt.config, dropout=0.3)
     for model, _ in (warm_encoder_decoder(gpt, seed=3), warm_encoder(gpt, seed=3)):
         assert model.config.dropout == 0.3
+
+
+def test_fewer_blocks_on_each_side_are_the_lowest(gpt):
+    for layers in ((1, 2), (2, 1), (3, 1)):
+        model, report = warm_encoder_decoder(gpt, seed=3, layers=layers)
+        assert (len(model.encoder.blocks), len(model.decoder.blocks)) == layers
+        assert report.copied["blocks.0.mlp.up.weight"] == [f"{side}.blocks.0.mlp.up.weight" for side in
+                                                           ("encoder", "decoder")]
+        assert f"blocks.{max(layers)}.mlp.up.weight" not in report.copied
+        ours, theirs = dict(model.named_parameters()), dict(gpt.named_parameters())
+        assert all(torch.equal(ours[place], theirs[name]) for name, places in report.copied.items() for place in places)
+        assert set(report.fresh) == {f"decoder.blocks.{i}.{name}" for i in range(layers[1]) for name in FRESH}
