@@ -1,5 +1,7 @@
 """A run: one directory, one process at a time, a record for each finished stage."""
 
+import ctypes
+import gc
 import os
 import platform
 import re
@@ -7,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -180,6 +182,13 @@ def reset_peak_memory(keep_bytes: int = 0) -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def release_memory() -> None:
+    """Hand memory that nothing uses back to the system, so that what comes next has a peak of its own."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library than Linux's usual one keeps what it keeps
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_bytes() -> int:
