@@ -13,6 +13,6 @@ from finetune.stages import convert, download, evaluate, export, prepare, report
 
 recipe = Recipe(task="seq2seq", weights="mini", data="seq2seq-sample",
                 split=Split(val_fraction=0.025, test_fraction=0.1),
-                train=Train(method="full", metric="log_loss", epochs=2, batch_size=32, lr=1e-3,
+                train=Train(method="full", metric="log_loss", epochs=2, max_steps=800, batch_size=32, lr=1e-3,
                             evaluations_per_epoch=2))
 stages = [download, convert, prepare, train, evaluate, report, export]
