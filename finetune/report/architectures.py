@@ -113,25 +113,26 @@ def _group(comparison: dict, group: dict, number: int) -> Section:
     extra = next((key for key in ("f1", "f1_macro") if key in entries[0]), None)
     if extra:
         columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(comparison['positive'])})" if extra == "f1" else ""))
-    columns += ["Minus\ndecoder's", "p (Holm)", "Time", "Weights and\noptimizer", "Process\npeak", "Parameters"]
-    rows = []
-    for entry in entries:
-        rows.append([entry["label"], *(metric_cell(key, entry[key]) for key in (name, extra) if key),
-                     *(cell or NONE for cell in _difference(group, entry)), seconds_text(entry["seconds"]),
-                     bytes_text(entry["state_bytes"]), bytes_text(entry["peak_bytes"]), f"{entry['parameters']:,}"])
+    columns += ["Minus\ndecoder's", "p (Holm)"]
+    rows = [[entry["label"], *(metric_cell(key, entry[key]) for key in (name, extra) if key),
+             *(cell or NONE for cell in _difference(group, entry))] for entry in entries]
     if group["task"] == "numbers":
         rows.append(["encoder-only", "does not\ngenerate", *[NONE] * (len(columns) - 2)])
     table = Table(f"Test rows: n = {entries[0][name]['n']:,}, with 95 % intervals", columns, rows,
                   frozenset(range(1, len(columns))),
                   strong=frozenset(i for i, entry in enumerate(entries) if entry["name"] == group["reference"]
                                    and len(entries) > 1))
-    blocks = [*_figures(group), table, Text(_explain(comparison, group), small=True)]
+    costs = Table("What it takes", ["", "Parameters", "Time", "Weights and\noptimizer", "Process\npeak"],
+                  [[entry["label"], f"{entry['parameters']:,}", seconds_text(entry["seconds"]),
+                    bytes_text(entry["state_bytes"]), bytes_text(entry["peak_bytes"])] for entry in entries],
+                  frozenset(range(1, 5)))
+    blocks = [*_figures(group), table, costs, Text(_explain(comparison, group), small=True)]
     if comparison["seeds"][1:]:
         blocks.append(Table("Each seed", ["", *map(str, comparison["seeds"])],
                             [[entry["label"], *(metric_value(name, fit[name]) for fit in entry["by_seed"])]
                              for entry in entries], frozenset(range(1, 1 + len(comparison["seeds"])))))
     if entries[0].get("examples"):
-        shown = [[number, answer, *(entry["examples"][i][2] for entry in entries)]
+        shown = [[number, answer, *(plots.cut(entry["examples"][i][2], 60) for entry in entries)]
                  for i, (number, answer, _) in enumerate(entries[0]["examples"])]
         columns = ["Number", "Right", *(entry["label"] for entry in entries)]
         blocks.append(Table("Some of the numbers, and what was written", columns, shown))
