@@ -18,6 +18,7 @@ from finetune.models.heads import Classifier, OwnLoss
 from finetune.models.variants import Block, VariantConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
 from finetune.tasks.classify import Examples
+from finetune.tasks.families import family_of
 from finetune.tasks.masked import summed_nats
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
@@ -94,7 +95,8 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
     if fresh:
         shape = asdict(gpt.config) | {"encoder_layers": layers[0], "layers": layers[1]}
         return EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
-    return warm_encoder_decoder(gpt, seed, layers=None if training.start == WHOLE else layers)[0]
+    silent = training.task != CLASSIFY  # a decoder that writes knows how to; one that reads a class has to look first
+    return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
 
 
 def with_head(model: nn.Module, classes: int, start: int, seed: int) -> nn.Module:
@@ -181,16 +183,10 @@ def pair_nats(model: OwnLoss, pairs: list[Pair], end: int, device: torch.device)
 def write_targets(model: nn.Module, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,
                   together: int = 64) -> list[str]:
     """What a model writes for each source, taking the likeliest token each time; the target's own length is unknown."""
-    end, found = tokenizer.end_of_text, []
-    room = 2 + max(len(pair.answer(end)) for pair in pairs)
+    end, family = tokenizer.end_of_text, family_of(model, tokenizer.end_of_text)
+    room, found = 2 + max(len(pair.answer(end)) for pair in pairs), []
     for first in range(0, len(pairs), together):
         sources = [pair.source for pair in pairs[first:first + together]]
-        if isinstance(model, EncoderDecoder):
-            ids, real = (tensor.to(device) for tensor in padded(sources, end))
-            new = model.generate(ids, torch.full_like(ids[:, :1], end), room, source_real=real, temperature=0.0,
-                                 end=end)[:, 1:]
-        else:
-            ids, real = (tensor.to(device) for tensor in padded([[*source, end] for source in sources], end))
-            new = model.generate(ids, room, mask=real, temperature=0.0, end=end)[:, ids.shape[1]:]
+        new = family.write(sources, room, device, temperature=0.0)
         found += [tokenizer.decode(row[:row.index(end)] if end in row else row) for row in new.tolist()]
     return found

@@ -2,18 +2,17 @@
 
 Both modules give the loss as their forward pass, so that every wrapper around a model works, and share the few things
 that a task asks of them. Between source and target, at the target's end, and as an encoder-decoder's first target token
-stands the end-of-text token. Shape letters as in encoder_decoder.py; a pair is (source ids, target ids).
+stands the end-of-text token. Shape letters as in encoder_decoder.py.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.datasets.collate import pad_ids
+from finetune.datasets.source_target import Pair, one_sequence, padded, two_sequences
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE, summed_loss
 
-Pair = tuple[list[int], list[int]]
 CHUNK = 256  # supervised positions whose logits exist at a time
 
 
@@ -79,9 +78,7 @@ class SourceThenTarget(Seq2Seq):
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T), padded on the right; a pad is never a target and, to the right, never seen."""
-        inputs = [[*source, self.end, *target] for source, target in pairs]
-        targets = [[IGNORE] * len(source) + [*target, self.end] for source, target in pairs]
-        return pad_ids(inputs)[0], pad_ids(targets, IGNORE)[0]
+        return one_sequence(pairs, self.end, IGNORE)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, C)."""
@@ -89,9 +86,8 @@ class SourceThenTarget(Seq2Seq):
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
         """What the GPT writes after each source and the separator: (B, T)."""
-        ids, last = pad_ids([[*source, self.end] for source in sources])
-        mask = torch.arange(ids.shape[1]) <= last[:, None]  # (B, S)
-        found = self.gpt.generate(ids.to(device), max_new_tokens, mask=mask.to(device), end=self.end, **options)
+        ids, real = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
+        found = self.gpt.generate(ids, max_new_tokens, mask=real, end=self.end, **options)
         return found[:, ids.shape[1]:]
 
 
@@ -109,9 +105,8 @@ class SourceToTarget(Seq2Seq):
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sources (B, S), where they are real (B, S), the targets as they are read and as they are told (B, T)."""
-        source_ids, source_real = self._sources([source for source, _ in pairs])
-        return (source_ids, source_real, pad_ids([[self.end, *target] for _, target in pairs])[0],
-                pad_ids([[*target, self.end] for _, target in pairs], IGNORE)[0])
+        source_ids, target_ids, targets, source_real = two_sequences(pairs, self.end, IGNORE)
+        return source_ids, source_real, target_ids, targets
 
     def hidden_states(self, source_ids: Tensor, source_real: Tensor, target_ids: Tensor) -> Tensor:
         """(B, S), (B, S), (B, T) -> (B, T, C)."""
@@ -119,12 +114,13 @@ class SourceToTarget(Seq2Seq):
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
         """What the decoder writes at each source: (B, T)."""
-        source_ids, source_real = (tensor.to(device) for tensor in self._sources(sources))
+        source_ids, source_real = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
         return self.model.generate(source_ids, start, max_new_tokens, source_real=source_real, end=self.end,
                                    **options)[:, 1:]
 
-    @staticmethod
-    def _sources(sources: list[list[int]]) -> tuple[Tensor, Tensor]:
-        ids, last = pad_ids(sources)
-        return ids, torch.arange(ids.shape[1]) <= last[:, None]
+
+def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> Seq2Seq:
+    """The family that a model is of."""
+    kind = SourceToTarget if isinstance(model, EncoderDecoder) else SourceThenTarget
+    return kind(model, end, smoothing)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from finetune.console import progress
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.pairs import Pairs
+from finetune.datasets.source_target import Pair
 from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.errors import DataError, RecipeError
 from finetune.evaluation.answers import loss_metrics, nearest_answers
@@ -21,7 +22,7 @@ from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Train
 from finetune.tasks.answering import Answer, write_answers
-from finetune.tasks.families import Pair, Seq2Seq, SourceThenTarget, SourceToTarget
+from finetune.tasks.families import Seq2Seq, SourceToTarget, family_of
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 
@@ -42,11 +43,11 @@ class Examples:
 
     def lengths(self) -> list[int]:
         """Tokens of each row, source and target and what stands between them."""
-        return [len(source) + 1 + len(target) for source, target in self.pairs]
+        return [len(pair.source) + 1 + len(pair.target) for pair in self.pairs]
 
     def told(self) -> list[int]:
         """Supervised tokens of each row: the target and its end."""
-        return [len(target) + 1 for _, target in self.pairs]
+        return [len(pair.target) + 1 for pair in self.pairs]
 
     def take(self, positions: list[int]) -> "Examples":
         """Some of the rows."""
@@ -91,8 +92,8 @@ def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
         notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
     notes += [f"{counts['normalised']} of {counts['n']} {name.replace('_in_', ' sources stand in ')} too"
               for name, counts in both.items() if counts["normalised"]]
-    tokens = {side: _spread([len(pair[place]) for part in found.values() for pair in part.pairs])
-              for place, side in enumerate(("source", "target"))}
+    tokens = {side: _spread([len(getattr(pair, side)) for part in found.values() for pair in part.pairs])
+              for side in ("source", "target")}
     card = {"records": sum(map(len, records.values())), "given": sorted(given), "dropped": source.dropped,
             "dropped_rows": source.dropped_rows,
             "columns": list(source.columns), "family": family, "example": _as_read(records["train"][0], family),
@@ -130,7 +131,7 @@ def examples(records: list[dict], tokenizer: Tokenizer, family: str, max_length:
         if len(source) > room:
             found.cut.append(record["row"])
         found.rows.append(record["row"])
-        found.pairs.append((source[:room], target))
+        found.pairs.append(Pair(source[:room], target))
     return found
 
 
@@ -140,15 +141,12 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
     Raises RecipeError where the weights are an encoder-decoder's and the family is not.
     """
     settings = recipe.seq2seq
-    if settings.family == "decoder":
-        if not isinstance(start, GPT):
-            raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
-                              do="Give --set seq2seq.family=encoder-decoder, or other weights.")
-        return SourceThenTarget(start, end, settings.label_smoothing), None
-    if isinstance(start, EncoderDecoder):
-        return SourceToTarget(start, end, settings.label_smoothing), None
-    model, report = warm_encoder_decoder(start, recipe.train.seed, settings.silent_cross)
-    return SourceToTarget(model, end, settings.label_smoothing), report
+    if settings.family == "decoder" and not isinstance(start, GPT):
+        raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
+                          do="Give --set seq2seq.family=encoder-decoder, or other weights.")
+    model, report = (start, None) if settings.family == "decoder" or isinstance(start, EncoderDecoder) else (
+        warm_encoder_decoder(start, recipe.train.seed, settings.silent_cross))
+    return family_of(model, end, settings.label_smoothing), report
 
 
 def build_job(model: Seq2Seq, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
@@ -232,7 +230,8 @@ def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dic
     columns = {"row": [record["row"] for record in test], "source": sources, "reference": references.texts,
                "output": outputs["after"].texts, "untuned": outputs["before"].texts, "nearest": nearest}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    short = [i for i, pair in enumerate(parts["test"].pairs) if max(map(len, pair)) < DRAWN_TOKENS][:DRAWN]
+    short = [i for i, pair in enumerate(parts["test"].pairs)
+             if max(len(pair.source), len(pair.target)) < DRAWN_TOKENS][:DRAWN]
     return report, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
 
 
@@ -247,7 +246,7 @@ def attention_of(model: Seq2Seq, pair: Pair, tokenizer: Tokenizer, device: torch
     Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is told, and
     the columns of the source: what else they look at, the target so far and the separator, is left out.
     """
-    source, target = pair
+    source, target = pair.source, pair.target
     *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
     if isinstance(model, SourceToTarget):
         maps = attention_maps(model.model, inputs[0], inputs[2], source_real=inputs[1])["cross"]

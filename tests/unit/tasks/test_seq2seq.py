@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from finetune.assets import asset
 from finetune.checkpoints.sources import load
 from finetune.datasets.pairs import Pairs
+from finetune.datasets.source_target import Pair
 from finetune.errors import DataError, RecipeError
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
@@ -33,10 +34,10 @@ def test_a_pair_that_fits_is_whole(family, tokenizer):
         (source, target) for source in awkward for target in awkward)]
     found = seq2seq.examples(records, tokenizer, family, 200)
     assert not found.cut and not found.left_out and found.rows == list(range(64))
-    for own, (source, target) in zip(records, found.pairs, strict=True):
-        assert tokenizer.decode_bytes(source) == own["source"].encode()
-        assert tokenizer.decode_bytes(target) == own["target"].encode()
-        assert tokenizer.end_of_text not in source + target
+    for own, pair in zip(records, found.pairs, strict=True):
+        assert tokenizer.decode_bytes(pair.source) == own["source"].encode()
+        assert tokenizer.decode_bytes(pair.target) == own["target"].encode()
+        assert tokenizer.end_of_text not in pair.source + pair.target
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -48,10 +49,10 @@ def test_a_long_source_loses_its_end_and_a_target_nothing(family):
         if max_length <= 3 or room < 1:
             assert (found.left_out, found.rows) == ([7], [])
             continue
-        assert found.pairs == [(BYTES.encode("abcdefgh")[:room], BYTES.encode("xyz"))]
+        assert found.pairs == [Pair(BYTES.encode("abcdefgh")[:room], BYTES.encode("xyz"))]
         assert found.cut == ([7] if room < 8 else [])
         if family == "decoder":
-            assert len(found.pairs[0][0]) + 1 + 3 <= max_length
+            assert len(found.pairs[0].source) + 1 + 3 <= max_length
 
 
 def test_sources_that_differ_by_digits_are_others_and_by_case_are_not():
@@ -134,7 +135,7 @@ def test_attention_is_that_of_the_target_to_its_source(family):
     gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family, silent_cross=False))
     model, _ = seq2seq.build_model(gpt, recipe, BYTES.end_of_text)
-    looked = seq2seq.attention_of(model.eval(), (BYTES.encode("abc"), BYTES.encode("xy")), BYTES, CPU)
+    looked = seq2seq.attention_of(model.eval(), Pair(BYTES.encode("abc"), BYTES.encode("xy")), BYTES, CPU)
     assert (looked["source_tokens"], looked["target_tokens"]) == (["a", "b", "c"], ["x", "y", "(end)"])
     weights = torch.tensor(looked["weights"])
     assert weights.shape == (3, 3) and (weights >= 0).all()
