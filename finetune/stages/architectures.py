@@ -55,7 +55,7 @@ TEXT_NAME = "text-sample"
 EVALUATIONS = 3  # validations of a training, at least
 EXAMPLES = 6  # written numbers that the report shows
 STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments in fp32
-QUICK = {"architectures": {"seeds": 1, "classify_steps": 40, "numbers_steps": 240, "text_steps": 12,
+QUICK = {"architectures": {"seeds": 1, "classify_steps": 40, "numbers_steps": 180, "text_steps": 12,
                            "test_numbers": 100,
                            "trainings": [name for name, own in TRAININGS.items()
                                          if own.task == CLASSIFY and own.start != tasks.WHOLE
