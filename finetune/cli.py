@@ -297,7 +297,9 @@ def _run(request, name, first, until, processes, dry_run) -> None:
     _, stages = load_pipeline(request.pipeline)
     names = stage_names(stages, first, until)
     if not request.data:
-        raise RecipeError("the recipe names no data", do="Give a file: finetune classify my.csv")
+        command = "finetune classify my.csv" if request.pipeline == "classify" else (
+            f"finetune run {request.pipeline} --set data=my.tsv")
+        raise RecipeError("the recipe names no data", do=f"Give a file: {command}")
     if dry_run:
         show_plan(request, names, processes)
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune.checkpoints.sources import load
 from finetune.config import nearest
 from finetune.errors import RecipeError, WeightsError
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
@@ -51,6 +52,9 @@ class Request:
     def gpt(self) -> GPT:
         """The GPT, that below a classifier too."""
         model = self.loaded[0]
+        if isinstance(model, EncoderDecoder):
+            raise WeightsError(f"{self.name}: an encoder-decoder's weights", known="a GPT-2's, or a classifier's",
+                               do="The report of the run that made them shows where it looks.")
         return model.gpt if isinstance(model, Classifier) else model
 
     @property

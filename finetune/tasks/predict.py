@@ -74,8 +74,11 @@ def bundle_directory(path: Path) -> Path:
     """Where a bundle's files stand: the directory itself, or a run's export. Raises WeightsError."""
     directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
     if not (directory / "bundle.json").exists():
-        raise WeightsError(f"{path}: no bundle here", known="a run, or its export/hf with bundle.json",
-                           do="Finish the run: finetune run RECIPE --name NAME")
+        writes = (directory / "model.safetensors").exists()
+        raise WeightsError(f"{path}: no bundle here" + (", but weights that write" if writes else ""),
+                           known="a classifier's run, or its export/hf with bundle.json",
+                           do=f"Try: finetune generate {path} TEXT" if writes else
+                           "Finish the run: finetune run RECIPE --name NAME")
     return directory
 
 

@@ -112,6 +112,11 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
     for wrong in (("run", "pretrain"), ("run", "spam-classifier")):
         refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
+    for command, words in ((("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
+                           (("predict", first, "42"), "finetune generate"), (("chat", first), "task instruct"),
+                           (("export", first, "--format", "peft"), "PEFT")):
+        refused = finetune(*command)
+        assert refused.status == 2 and words in refused.err, refused.err
     refused = run(finetune, "decoder", pairs, "--name", "wrong", *more)
     assert refused.status == 2 and "seq2seq.family=decoder" in refused.err
 
