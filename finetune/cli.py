@@ -131,7 +131,8 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
                                                          "likeliest one.")] = None,
              repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there.")] = 1.0,
              no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
-             beams: Annotated[int, typer.Option(help="Beam search with so many beams.")] = 1,
+             beams: Annotated[int | None, typer.Option(help="Beam search with so many beams; else 1, or a seq2seq "
+                                                       "run's own.")] = None,
              samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,

@@ -115,8 +115,9 @@ class Run:
 
     def forget(self, stages: list[tuple[int, str]]) -> None:
         """Drop the records of these stages and what they left, so that nothing out of date is taken for a result."""
-        left = {"train": ["checkpoints", "train.jsonl"], "evaluate": ["eval.json", "predictions.csv"],
-                "report": ["report"], "export": ["export"], "compare": ["comparison", "comparison.json"],
+        left = {"train": ["checkpoints", "train.jsonl"], "report": ["report"], "export": ["export"],
+                "evaluate": ["eval.json", "predictions.csv", "answers.csv", "targets.csv", "attention.json"],
+                "compare": ["comparison", "comparison.json"],
                 "architectures": ["training", "trainings.jsonl", "comparison.json"]}
         for number, stage in stages:
             self.record_path(number, stage).unlink(missing_ok=True)

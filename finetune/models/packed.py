@@ -59,7 +59,10 @@ def worth_packing(weight: Tensor, rows: int, max_new_tokens: int) -> bool:
 
 
 def packed(model: nn.Module, rows: int) -> nn.Module:
-    """A copy to generate `rows` sequences; it shares all but the linear layers and the output, which are packed."""
+    """A copy to generate `rows` sequences; it shares all but the linear layers and the output, which are packed.
+
+    Those stand in memory twice as long as it lives.
+    """
     output = model.token_embedding.weight
     layer = TransposedLinear if rows == 1 and output.dtype == torch.float32 else PackedLinear
     tensors = [*model.parameters(), *model.buffers()]

@@ -81,9 +81,9 @@ def losses(evaluation: dict) -> Section:
     """What is learnt, before and after."""
     rows = [(f"{SPLITS[row['split']].capitalize()}, targets", row) for row in evaluation["losses"]]
     note = "A target's end is learnt like its words. Of each reference token the ones before it are given."
-    if evaluation["family"] == "encoder-decoder":
-        note += (" Before training the layers between encoder and decoder are new and random, so the decoder hardly "
-                 "sees the source.")
+    if evaluation.get("warm_start"):
+        note += (" Before training the layers between encoder and decoder are new, so the decoder hardly sees the "
+                 "source, or not at all.")
     return Section("losses", "Loss before and after", [loss_table(rows), Text(note, small=True)])
 
 

@@ -101,6 +101,8 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
         raise RecipeError("an encoder that begins after masked words needs those", got=listed(list(asked)),
                           do=f"Add {READ_FIRST.name} to architectures.trainings.")
+    if all(TRAININGS[name].start == tasks.WHOLE for name in asked):
+        raise RecipeError("nothing to compare with", got=listed(list(asked)), do="Add trainings of equal size.")
     unread = {"task": (recipe.task, ("classify",)), "train.method": (recipe.train.method, ("auto", "full")),
               "evaluate.threshold": (recipe.evaluate.threshold, ("half",)), "--processes": (processes, (1,)),
               "train.class_weights": (recipe.train.class_weights, ("none",)),
@@ -203,6 +205,9 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Material:
     cut = {"test": shuffled[:held], "val": shuffled[held:held + val], "train": shuffled[held + val:]}
     text = {name: pieces(tokenizer.encode_batch(part), asked.piece_tokens, tokenizer.end_of_text)
             for name, part in cut.items()}
+    if empty := [name for name, part in text.items() if not part]:
+        raise RecipeError(f"no piece of text is left for {empty[0]}",
+                          got=f"architectures.piece_tokens {asked.piece_tokens}", do="Lower it.")
     lengths = np.array(tokenizer.byte_lengths())
     return Material(examples, numbers, text, np.array([lengths[pair.target].sum() for pair in text["test"]]))
 

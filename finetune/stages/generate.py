@@ -11,7 +11,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
-from finetune.tasks.seq2seq import source_ids
+from finetune.tasks.seq2seq import decoding, source_ids
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
@@ -34,6 +34,8 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     decoding = Decoding(**_of_targets(options, use) if use else _with_defaults(options))
     loaded = found.load()
     model, tokenizer, device = loaded.model, loaded.tokenizer, device_type()
+    if isinstance(model, EncoderDecoder) and not use:
+        raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, GPT | EncoderDecoder):
         raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
     new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
@@ -66,7 +68,7 @@ def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, u
     """What the target begins with, (1, T), and the function that goes on from there."""
     import torch
     device = model.token_embedding.weight.device
-    ids = source_ids(source, tokenizer, use["family"], use["max_length"], new)
+    ids = source_ids(source, tokenizer, use["family"], use["max_length"], model.config.context, new)
     if not ids:
         raise RecipeError("the source is empty", do="Give a text.")
     if isinstance(model, GPT):
@@ -78,10 +80,10 @@ def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, u
 def _of_targets(options: dict, use: dict) -> dict:
     """The run's beams, or greedy, where no option asks for another way."""
     given = {name: value for name, value in options.items() if value is not None}
-    if given.get("beams", 1) > 1 or any(name in given for name in ("temperature", "top_k", "top_p", "min_p")):
+    if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
         return given
-    beams = {"beams": use["beams"], "length_penalty": use["length_penalty"]}
-    return given | (beams if use["beams"] > 1 else {"temperature": 0.0})
+    found = decoding(given.get("beams", use["beams"]), use["length_penalty"]) | given
+    return found | ({"temperature": 1.0} if found.get("samples", 1) > found.get("beams", 1) else {})
 
 
 def _with_defaults(options: dict) -> dict:

@@ -21,20 +21,20 @@ class Answer:
     ended: bool
 
 
-def answer_groups(lengths: list[int], max_new_tokens: int) -> list[list[int]]:
+def answer_groups(lengths: list[int], max_new_tokens: int, beams: int = 1) -> list[list[int]]:
     """Which prompts, of so many tokens each, are answered together."""
-    return micro_batches(list(range(len(lengths))), [length + max_new_tokens for length in lengths], TOKENS)
+    return micro_batches(list(range(len(lengths))), [length + max_new_tokens for length in lengths], TOKENS // beams)
 
 
 def write_answers(lengths: list[int], tokenizer: Tokenizer, max_new_tokens: int,
-                  write: Callable[[list[int]], Tensor], show: str) -> list[Answer]:
+                  write: Callable[[list[int]], Tensor], show: str, beams: int = 1) -> list[Answer]:
     """An answer to each prompt, in their order.
 
     lengths: tokens of each prompt. write: numbers of prompts -> the new tokens (B, T) of each.
     """
     answers: dict[int, Answer] = {}
     with progress(show, len(lengths), unit="prompts") as advance:
-        for rows in answer_groups(lengths, max_new_tokens):
+        for rows in answer_groups(lengths, max_new_tokens, beams):
             for row, new in zip(rows, write(rows).tolist(), strict=True):
                 answers[row] = _answer(new, tokenizer)
             advance(len(rows))

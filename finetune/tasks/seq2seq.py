@@ -21,6 +21,7 @@ from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Train
+from finetune.recipe import Seq2Seq as Settings
 from finetune.tasks.answering import Answer, write_answers
 from finetune.tasks.families import Seq2Seq, SourceToTarget, family_of
 from finetune.tokenizer import Tokenizer
@@ -88,6 +89,11 @@ def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
     notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
     if cut:
         notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
+    room = [source_ids(own["source"], tokenizer, family, max_length, context, recipe.seq2seq.max_new_tokens)
+            for own in records["test"]]
+    if shortened := sum(len(own) < len(tokenizer.encode(record["source"])) for own, record in
+                        zip(room, records["test"], strict=True)):
+        notes.append(f"{shortened} test sources are read without their end where targets are written")
     if left_out:
         notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
     notes += [f"{counts['normalised']} of {counts['n']} {name.replace('_in_', ' sources stand in ')} too"
@@ -175,24 +181,33 @@ def told(model: Seq2Seq, part: Examples, budget: int, device: torch.device) -> t
     return nats, right
 
 
-def write(model: Seq2Seq, sources: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device,
-          **options) -> list[Answer]:
-    """Targets for sources in their order, by greedy decoding unless `options` (``Decoding``) say otherwise."""
-    chosen = {} if options.get("beams", 1) > 1 else {"temperature": 0.0}
+def write(model: Seq2Seq, sources: list[list[int]], tokenizer: Tokenizer, settings: Settings, max_new_tokens: int,
+          device: torch.device) -> list[Answer]:
+    """Targets for sources in their order, by the settings' beams, or greedy decoding."""
+    options = decoding(settings.beams, settings.length_penalty)
     return write_answers([len(source) + 1 for source in sources], tokenizer, max_new_tokens,
-                         lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device,
-                                                  **chosen | options), "writing")
+                         lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device, **options),
+                         "writing", settings.beams)
 
 
-def source_ids(text: str, tokenizer: Tokenizer, family: str, context: int, max_new_tokens: int) -> list[int]:
-    """A source as it is read where its target is not known: cut at its end, in the family `decoder` so that
-    `max_new_tokens` have their room in the context; half of the context it keeps at least."""
-    room = max(context - max_new_tokens - 1, context // 2) if family == "decoder" else context
-    return tokenizer.encode(text)[:room]
+def decoding(beams: int, length_penalty: float) -> dict:
+    """How targets are written, in the words of ``Decoding``."""
+    return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
+
+
+def source_ids(text: str, tokenizer: Tokenizer, family: str, max_length: int, context: int,
+               max_new_tokens: int) -> list[int]:
+    """A source as it is read where its target is not known: cut at its end.
+
+    max_length: tokens as in training. In the family `decoder` `max_new_tokens` have to have their room in the model's
+    context beside it; half of the context it keeps at least.
+    """
+    room = max(context - max_new_tokens - 1, context // 2)
+    return tokenizer.encode(text)[:min(max_length - 1, room) if family == "decoder" else max_length]
 
 
 def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
-             max_length: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
+             max_length: int, context: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
     Pairs that do not fit are left out, as in training. Returns eval.json's keys, for each test pair its row, source,
@@ -210,9 +225,9 @@ def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dic
     known = set(parts["test"].rows)
     test = [record for record in records["test"] if record["row"] in known]
     sources = [record["source"] for record in test]
-    ids = [source_ids(text, tokenizer, settings.family, max_length, settings.max_new_tokens) for text in sources]
-    options = {"beams": settings.beams, "length_penalty": settings.length_penalty} if settings.beams > 1 else {}
-    written = {state: write(model, ids, tokenizer, settings.max_new_tokens, device, **options)
+    ids = [source_ids(text, tokenizer, settings.family, max_length, context, settings.max_new_tokens)
+           for text in sources]
+    written = {state: write(model, ids, tokenizer, settings, settings.max_new_tokens, device)
                for state, model in models.items()}
     outputs = {state: Output([own.text for own in found], [own.ended for own in found], *figures["test", state])
                for state, found in written.items()}

@@ -60,6 +60,7 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
 
     said = finetune("generate", directory, rows[0]["source"], "--max-new-tokens", "32")
     assert said.status == 0 and said.out.strip() == outputs[0]
+    assert finetune("generate", directory, rows[0]["source"], "--samples", "2", "--max-new-tokens", "2").status == 0
     again = run(finetune, family, pairs, "--set", "train.epochs=6")
     assert "nothing left to do" in again.out
 
@@ -114,7 +115,7 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
     for command, words in ((("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
                            (("predict", first, "42"), "finetune generate"), (("chat", first), "task instruct"),
-                           (("export", first, "--format", "peft"), "PEFT")):
+                           (("export", first, "--format", "peft"), "Export it with --format hf")):
         refused = finetune(*command)
         assert refused.status == 2 and words in refused.err, refused.err
     refused = run(finetune, "decoder", pairs, "--name", "wrong", *more)

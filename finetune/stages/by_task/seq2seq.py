@@ -1,6 +1,7 @@
 """The task ``seq2seq`` in a run: pairs of source and target in, a model that writes targets out."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -102,7 +103,8 @@ class Seq2SeqTask(Task):
     def foresee(self, recipe: Recipe, context: int) -> dict:
         """The sizes of the splits."""
         source, given = self._read(recipe)
-        records, card = seq2seq.prepare(recipe, source, Tokenizer.of_bytes(), context, given)
+        whole = recipe.model_copy(update={"max_length": None})  # bytes are more than the weights' own tokens
+        records, card = seq2seq.prepare(whole, source, Tokenizer.of_bytes(), sys.maxsize, given)
         say(f"pairs: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return {"splits": {name: len(part) for name, part in records.items()}, "end": 0}
 
@@ -132,7 +134,7 @@ class Seq2SeqTask(Task):
         before, started = seq2seq.build_model(getattr(start, "gpt", start), recipe, prepared["end"])
         found, rows, looked = seq2seq.evaluate(
             before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared["max_length"], device)
+            prepared["max_length"], run.result("convert")["context"], device)
         with atomic_write(run.path("targets.csv")) as file:
             writer = table_writer(file)
             writer.writerow(rows[0])
@@ -172,13 +174,13 @@ class Seq2SeqTask(Task):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> float:
         """Of writing the test's targets before and after training, were each as long as allowed."""
-        settings, prepared = recipe.seq2seq, run.result("prepare")
-        sources = [seq2seq.source_ids(record["source"], built.tokenizer, settings.family, prepared["max_length"],
+        settings, limits = recipe.seq2seq, (run.result("prepare")["max_length"], run.result("convert")["context"])
+        sources = [seq2seq.source_ids(record["source"], built.tokenizer, settings.family, *limits,
                                       settings.max_new_tokens) for record in read_records(run, "test")]
-        groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens)
+        groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
         some = [sources[i] for i in groups[len(groups) // 2]]
         model = built.model.to(device).eval()
-        took = second_time(lambda: seq2seq.write(model, some, built.tokenizer, TRIED, device))
+        took = second_time(lambda: seq2seq.write(model, some, built.tokenizer, settings, TRIED, device))
         return 2 * took * len(groups) * settings.max_new_tokens / TRIED
 
 

@@ -40,7 +40,8 @@ def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder", hea
     rows = [{"row": i, "source": sources[i], "reference": wanted[i], "output": own[i], "untuned": before[i],
              "nearest": nearest[i]} for i in range(min(3, n))]
     return found | {"task": "seq2seq", "method": "full", "weights": {"name": "mini", "fallback": False},
-                    "family": family, "losses": losses, "samples": rows}
+                    "family": family, "losses": losses, "samples": rows,
+                    "warm_start": {"copied": {}} if family == "encoder-decoder" else None}
 
 
 def numbers(n, right):
@@ -93,7 +94,8 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
     assert all(line.startswith("    ") for line in markdown.splitlines() if "<script" in line)  # code, which is inert
     for part in ("30 (rows 0, 1, 2", "and more", "empty source", "2 (rows 3, 4; the first of the file is 0)",
                  "(nothing)", "What it cannot do", "With 30 test pairs", "one training (seed 5)", "One note.",
-                 "nrefs:1|case:mixed", "Test, targets", "new and random", "test rows that stand in train",
+                 "nrefs:1|case:mixed", "Test, targets", "are new, so the decoder hardly sees",
+                 "test rows that stand in train",
                  "Target tokens", "median 13, 95 % have at most 14, longest 19", "Where it looks in the source",
                  "of before", "Rows whose source stands in another split"):
         assert part in html, part
