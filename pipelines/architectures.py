@@ -2,7 +2,7 @@
 
 Classification (encoders also after a short masked-language-model pretraining), numbers written out in words, and the
 next token of held-out text; from random weights and from the bundled ones. Every training of a task reads the same rows
-in the same order. It takes about an hour on two cores; `finetune compare-architectures --quick` takes minutes.
+in the same order. `finetune compare-architectures --quick` takes minutes on two cores, the whole many times that.
 """
 
 from finetune.recipe import Recipe

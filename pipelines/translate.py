@@ -3,8 +3,8 @@
 `finetune run translate --set data=my.tsv` takes two columns, found by their names or named by
 `--set seq2seq.source=english --set seq2seq.target=french`. The report gives BLEU and chrF with sacrebleu's signature,
 beside copying the source, the most similar known sentence and the model before training. GPT-2 knows English: it reads
-it well and writes other languages with effort, and ten thousands of pairs make no translator. On two cores mini takes
-half an hour for 40,000 short sentences; GPT-2 124M wants a GPU.
+it well and writes other languages with effort, and ten thousands of pairs make no translator. A pass over 40,000 short
+sentences takes mini about half an hour of one core; GPT-2 124M wants a GPU.
 """
 
 from finetune.recipe import Recipe, Seq2Seq, Split, Train
