@@ -24,7 +24,7 @@ from finetune.files import read_json
 ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
 SETS = {  # optimizer steps of 32 pairs, and the command's words about the data
-    "English to French": (250, "data=eng-fra_40k_train.tsv", "validation=eng-fra_40k_valid.tsv",
+    "English to French": (120, "data=eng-fra_40k_train.tsv", "validation=eng-fra_40k_valid.tsv",
                           "test=eng-fra_40k_test.tsv"),
     "headlines": (80, "data=agnews_headlines.jsonl", "split.val_fraction=0.05", "split.test_fraction=0.1"),
     "paraphrases": (80, "data=mrpc_paraphrase_train.jsonl", "test=mrpc_paraphrase_test.jsonl"),
