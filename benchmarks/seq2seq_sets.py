@@ -126,9 +126,9 @@ def section(rows: list[dict]) -> str:
         + ", ".join(f"{name} {steps}" for name, (steps, *_) in SETS.items()) + ".", "",
         *verdict(rows), "", *table(rows), "",
         *(f"{name}: `{text}`  " for name, text in signatures.items()), "",
-        "These trainings are far too short for the sets (a tenth of a pass over the translations, less than half of one "
-        "over the headlines): they show where each family begins from the same start, and that two ways without a "
-        "model are far ahead of it there. What mini reaches after whole passes has not been measured. Made by "
+        "These trainings are far too short for the sets (a tenth of a pass over the translations, less than half of "
+        "one over the headlines): they show where each family begins from the same start, and that two ways without "
+        "a model are far ahead of it there. What mini reaches after whole passes has not been measured. Made by "
         "[seq2seq_sets.py](seq2seq_sets.py)."])
 
 
