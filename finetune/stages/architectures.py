@@ -25,6 +25,7 @@ from finetune.report.architectures import verdict
 from finetune.run import Run, release_memory, reset_peak_memory
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
+from finetune.stages.compare import check_names
 from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import describe_start
 from finetune.stages.train import identity
@@ -93,11 +94,7 @@ class Fixed:
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before anything is fetched or trained, for what this comparison cannot do or does not read."""
     asked = recipe.architectures.trainings
-    unknown = [name for name in asked if name not in TRAININGS]
-    if unknown:
-        raise RecipeError("no such training to compare", got=listed(unknown), known=", ".join(TRAININGS))
-    if len(set(asked)) < len(asked):
-        raise RecipeError("a training is named twice", got=listed(list(asked)), do="architectures.seeds repeats it.")
+    check_names("training", asked, TRAININGS, "architectures.seeds repeats it.")
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
         raise RecipeError("an encoder that begins after masked words needs those", got=listed(list(asked)),
                           do=f"Add {READ_FIRST.name} to architectures.trainings.")

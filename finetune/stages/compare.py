@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +39,21 @@ OUTPUTS = ["comparison.json"]
 
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before anything is fetched or trained, for what a comparison cannot do or does not read."""
-    asked = recipe.compare.candidates
-    unknown = [name for name in asked if name not in CANDIDATES]
-    if unknown:
-        raise RecipeError("no such candidate to compare", got=listed(unknown), known=", ".join(CANDIDATES))
-    if len(set(asked)) < len(asked):
-        raise RecipeError("a candidate is named twice", got=listed(list(asked)), do="compare.seeds trains it again.")
+    check_names("candidate", recipe.compare.candidates, CANDIDATES, "compare.seeds trains it again.")
     unread = {"task": (recipe.task, "classify"), "train.method": (recipe.train.method, "auto"),
               "evaluate.threshold": (recipe.evaluate.threshold, "half"), "--processes": (processes, 1)}
     for name, (value, read) in unread.items():
         if value != read:
             raise RecipeError(f"a comparison of methods takes {name} {read} alone", got=str(value),
                               do="Leave it out; compare.candidates names the methods.")
+
+
+def check_names(kind: str, asked: tuple[str, ...], known: Iterable[str], again: str) -> None:
+    """Raise RecipeError where a name is unknown, or stands twice. again: what to do instead of naming it twice."""
+    if unknown := [name for name in asked if name not in known]:
+        raise RecipeError(f"no such {kind} to compare", got=listed(unknown), known=", ".join(known))
+    if len(set(asked)) < len(asked):
+        raise RecipeError(f"a {kind} is named twice", got=listed(list(asked)), do=again)
 
 
 def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:

@@ -11,7 +11,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
-from finetune.tasks.seq2seq import decoding, source_ids
+from finetune.tasks.seq2seq import decoding, writing_room
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
@@ -68,7 +68,7 @@ def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, u
     """What the target begins with, (1, T), and the function that goes on from there."""
     import torch
     device = model.token_embedding.weight.device
-    ids = source_ids(source, tokenizer, use["family"], use["max_length"], model.config.context, new)
+    ids = tokenizer.encode(source)[:writing_room(use["family"], use["max_length"], model.config.context, new)]
     if not ids:
         raise RecipeError("the source is empty", do="Give a text.")
     if isinstance(model, GPT):

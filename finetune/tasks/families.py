@@ -16,7 +16,7 @@ from finetune.models.gpt import GPT, IGNORE, summed_loss
 CHUNK = 256  # supervised positions whose logits exist at a time
 
 
-class Seq2Seq(nn.Module):
+class Family(nn.Module):
     """What both families share; a subclass says how a batch is laid out and what its hidden states are.
 
     end: the id of the end-of-text token. smoothing: the share of the answer that is spread over the whole vocabulary in
@@ -64,7 +64,7 @@ class Seq2Seq(nn.Module):
         return nats, right
 
 
-class SourceThenTarget(Seq2Seq):
+class SourceThenTarget(Family):
     """The family ``decoder``: source, end-of-text, target, end-of-text in one GPT; the source is only read."""
 
     def __init__(self, gpt: GPT, end: int, smoothing: float = 0.0):
@@ -91,7 +91,7 @@ class SourceThenTarget(Seq2Seq):
         return found[:, ids.shape[1]:]
 
 
-class SourceToTarget(Seq2Seq):
+class SourceToTarget(Family):
     """The family ``encoder-decoder``: the source read both ways, the target written from the end-of-text token on."""
 
     def __init__(self, model: EncoderDecoder, end: int, smoothing: float = 0.0):
@@ -120,7 +120,7 @@ class SourceToTarget(Seq2Seq):
                                    **options)[:, 1:]
 
 
-def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> Seq2Seq:
+def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> Family:
     """The family that a model is of."""
     kind = SourceToTarget if isinstance(model, EncoderDecoder) else SourceThenTarget
     return kind(model, end, smoothing)

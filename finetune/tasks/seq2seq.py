@@ -20,10 +20,9 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
-from finetune.recipe import Recipe, Train
-from finetune.recipe import Seq2Seq as Settings
+from finetune.recipe import Recipe, Seq2Seq, Train
 from finetune.tasks.answering import Answer, write_answers
-from finetune.tasks.families import Seq2Seq, SourceToTarget, family_of
+from finetune.tasks.families import Family, SourceToTarget, family_of
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 
@@ -89,10 +88,8 @@ def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
     notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
     if cut:
         notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
-    room = [source_ids(own["source"], tokenizer, family, max_length, context, recipe.seq2seq.max_new_tokens)
-            for own in records["test"]]
-    if shortened := sum(len(own) < len(tokenizer.encode(record["source"])) for own, record in
-                        zip(room, records["test"], strict=True)):
+    room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
+    if shortened := sum(len(tokenizer.encode(record["source"])) > room for record in records["test"]):
         notes.append(f"{shortened} test sources are read without their end where targets are written")
     if left_out:
         notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
@@ -141,7 +138,7 @@ def examples(records: list[dict], tokenizer: Tokenizer, family: str, max_length:
     return found
 
 
-def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Seq2Seq, WarmStart | None]:
+def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Family, WarmStart | None]:
     """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
 
     Raises RecipeError where the weights are an encoder-decoder's and the family is not.
@@ -155,7 +152,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
     return family_of(model, end, settings.label_smoothing), report
 
 
-def build_job(model: Seq2Seq, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
+def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
     """Everything the loop needs; a row weighs as many tokens as it has to tell."""
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return model.batch([train.pairs[row] for row in rows])
@@ -172,7 +169,7 @@ def build_job(model: Seq2Seq, settings: Train, train: Examples, val: Examples, d
                name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
 
 
-def told(model: Seq2Seq, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def told(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Of each pair, teacher forced: cross entropy in nats and tokens that were the likeliest, (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
     for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
@@ -181,7 +178,7 @@ def told(model: Seq2Seq, part: Examples, budget: int, device: torch.device) -> t
     return nats, right
 
 
-def write(model: Seq2Seq, sources: list[list[int]], tokenizer: Tokenizer, settings: Settings, max_new_tokens: int,
+def write(model: Family, sources: list[list[int]], tokenizer: Tokenizer, settings: Seq2Seq, max_new_tokens: int,
           device: torch.device) -> list[Answer]:
     """Targets for sources in their order, by the settings' beams, or greedy decoding."""
     options = decoding(settings.beams, settings.length_penalty)
@@ -195,18 +192,18 @@ def decoding(beams: int, length_penalty: float) -> dict:
     return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
 
 
-def source_ids(text: str, tokenizer: Tokenizer, family: str, max_length: int, context: int,
-               max_new_tokens: int) -> list[int]:
-    """A source as it is read where its target is not known: cut at its end.
+def writing_room(family: str, max_length: int, context: int, max_new_tokens: int) -> int:
+    """Tokens of a source that are read where its target is not known; what is over is cut at its end.
 
     max_length: tokens as in training. In the family `decoder` `max_new_tokens` have to have their room in the model's
     context beside it; half of the context it keeps at least.
     """
-    room = max(context - max_new_tokens - 1, context // 2)
-    return tokenizer.encode(text)[:min(max_length - 1, room) if family == "decoder" else max_length]
+    if family == "encoder-decoder":
+        return max_length
+    return min(max_length - 1, max(context - max_new_tokens - 1, context // 2))
 
 
-def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
+def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
              max_length: int, context: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
@@ -225,8 +222,8 @@ def evaluate(before: Seq2Seq, after: Seq2Seq, tokenizer: Tokenizer, records: dic
     known = set(parts["test"].rows)
     test = [record for record in records["test"] if record["row"] in known]
     sources = [record["source"] for record in test]
-    ids = [source_ids(text, tokenizer, settings.family, max_length, context, settings.max_new_tokens)
-           for text in sources]
+    room = writing_room(settings.family, max_length, context, settings.max_new_tokens)
+    ids = [tokenizer.encode(text)[:room] for text in sources]
     written = {state: write(model, ids, tokenizer, settings, settings.max_new_tokens, device)
                for state, model in models.items()}
     outputs = {state: Output([own.text for own in found], [own.ended for own in found], *figures["test", state])
@@ -255,7 +252,7 @@ def _loss(nats: np.ndarray, part: Examples, recipe: Recipe) -> dict:
 
 
 @torch.no_grad()
-def attention_of(model: Seq2Seq, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> dict:
+def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> dict:
     """Where the tokens of a target looked in their source: weights (T, S), the mean over layers and heads.
 
     Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is told, and

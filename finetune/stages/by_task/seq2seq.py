@@ -28,7 +28,7 @@ from finetune.stages.convert import base_weights
 from finetune.tasks import seq2seq
 from finetune.tasks.answering import answer_groups
 from finetune.tasks.base import Trainable, adapt, freeze
-from finetune.tasks.families import Seq2Seq, SourceThenTarget
+from finetune.tasks.families import Family, SourceThenTarget
 from finetune.tasks.predict import table_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
@@ -108,7 +108,7 @@ class Seq2SeqTask(Task):
         say(f"pairs: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return {"splits": {name: len(part) for name, part in records.items()}, "end": 0}
 
-    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: dict) -> Seq2Seq:
+    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: dict) -> Family:
         """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
         model, started = seq2seq.build_model(gpt, recipe, prepared["end"])
         if started:
@@ -117,7 +117,7 @@ class Seq2SeqTask(Task):
                 f"{len(started.fresh)} fresh ones, all of the cross-attention")
         return model
 
-    def set_free(self, model: Seq2Seq, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
+    def set_free(self, model: Family, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
         """What the method moves, on both sides of an encoder-decoder; the cross-attention always moves."""
         body = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
@@ -127,7 +127,7 @@ class Seq2SeqTask(Task):
         """Over the pairs of the training split."""
         return seq2seq.build_job(built.model, built.settings, *_examples(recipe, run, built.tokenizer), device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Seq2Seq, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
         """Targets before and after; targets.csv holds all of the test's, attention.json where a few looked."""
         start, device = base_weights(recipe, run).load().model, torch.device(device_type())
         prepared = run.result("prepare")
@@ -144,7 +144,7 @@ class Seq2SeqTask(Task):
         return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)],
                         "warm_start": vars(started) if started else None}
 
-    def export(self, recipe: Recipe, run: Run, model: Seq2Seq, tokenizer: Tokenizer) -> dict:
+    def export(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
         """A language model's directory, or an encoder-decoder's; seq2seq.json says how a source is read."""
         said, settings = targets.verdict(read_json(run.path("eval.json"))), recipe.seq2seq
         use = {"family": settings.family, "max_length": run.result("prepare")["max_length"],
@@ -174,9 +174,10 @@ class Seq2SeqTask(Task):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, built: Built, device: torch.device) -> float:
         """Of writing the test's targets before and after training, were each as long as allowed."""
-        settings, limits = recipe.seq2seq, (run.result("prepare")["max_length"], run.result("convert")["context"])
-        sources = [seq2seq.source_ids(record["source"], built.tokenizer, settings.family, *limits,
-                                      settings.max_new_tokens) for record in read_records(run, "test")]
+        settings = recipe.seq2seq
+        room = seq2seq.writing_room(settings.family, run.result("prepare")["max_length"],
+                                    run.result("convert")["context"], settings.max_new_tokens)
+        sources = [built.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
         groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
         some = [sources[i] for i in groups[len(groups) // 2]]
         model = built.model.to(device).eval()

@@ -147,7 +147,7 @@ def test_the_start_of_a_greedy_target_is_the_models_own():
     gpt, tokenizer = load("mini")
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     model, _ = seq2seq.build_model(gpt, recipe, tokenizer.end_of_text)
-    source = seq2seq.source_ids("The weather today", tokenizer, "decoder", 256, 256, 8)
+    source = tokenizer.encode("The weather today")[:seq2seq.writing_room("decoder", 256, 256, 8)]
     [answer] = seq2seq.write(model.eval(), [source], tokenizer, recipe.seq2seq, 8, CPU)
     ids = torch.tensor([[*tokenizer.encode("The weather today"), tokenizer.end_of_text]])
     with torch.inference_mode():
@@ -157,10 +157,9 @@ def test_the_start_of_a_greedy_target_is_the_models_own():
 
 def test_a_source_that_leaves_no_room_to_write_is_cut_and_counted():
     """Where the target is not known the whole budget of new tokens has its room; half of the context stays."""
-    text = "x" * 60
-    assert [len(seq2seq.source_ids(text, BYTES, "decoder", 64, 64, new)) for new in (3, 20, 60)] == [60, 43, 32]
-    assert len(seq2seq.source_ids(text, BYTES, "decoder", 40, 64, 3)) == 39
-    assert [len(seq2seq.source_ids(text, BYTES, "encoder-decoder", size, 64, 60)) for size in (64, 40)] == [60, 40]
+    assert [seq2seq.writing_room("decoder", 64, 64, new) for new in (3, 20, 60)] == [60, 43, 32]
+    assert seq2seq.writing_room("decoder", 40, 64, 3) == 39
+    assert [seq2seq.writing_room("encoder-decoder", size, 64, 60) for size in (64, 40)] == [64, 40]
     pairs = Pairs(("a", "b"), [], [record(i, f"{i:02}" + "x" * 40, "t") for i in range(40)])
     for new, said in ((8, 0), (40, 1)):
         recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder", max_new_tokens=new))
