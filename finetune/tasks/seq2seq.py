@@ -15,7 +15,7 @@ from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_s
 from finetune.errors import DataError, RecipeError
 from finetune.evaluation.answers import loss_metrics, nearest_answers
 from finetune.evaluation.leakage import clean_rows, overlap
-from finetune.evaluation.targets import COPY, NEAREST, UNTUNED, Output, Targets, score_targets
+from finetune.evaluation.targets import NEAREST, UNTUNED, Output, Targets, score_targets
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
@@ -233,9 +233,9 @@ def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[
     tokens = np.array(parts["test"].told())
     references = Targets(sources, [record["target"] for record in test], tokens)
     clean = clean_rows([record["source"] for name in ("train", "val") for record in records[name]], sources, fold_text)
-    report = score_targets(outputs["after"], references, {
-        UNTUNED: outputs["before"], NEAREST: Output(nearest, None, None, None),
-        COPY: Output(sources, None, None, None)}, clean, None, recipe.evaluate.resamples, recipe.train.seed)
+    baselines = {UNTUNED: outputs["before"], NEAREST: Output(nearest)}
+    report = score_targets(outputs["after"], references, baselines, clean, None, recipe.evaluate.resamples,
+                           recipe.train.seed)
     report["family"] = settings.family
     report["losses"] = [{"split": name} | {state: _loss(figures[name, state][0], part, recipe) for state in models}
                         for name, part in parts.items()]
