@@ -10,7 +10,7 @@ from finetune.errors import RecipeError, RunError, WeightsError
 from finetune.pictures.draw import KINDS, Options, draw
 from finetune.recipe import Train
 
-HOSTILE = "$x^$ <script>alert(1)</script> \U0001f389 {{ 7*7 }} \x1b[31m"
+HOSTILE = "$x^$ <script>alert(1)</script> \U0001f389 {{ 123*457 }} \x1b[31m"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_hostile_text_stays_text(album):
 def test_emoji_templates_and_control_characters_are_drawn(tmp_path, checkpoint, kind):
     weights = None if kind == "masks" else str(checkpoint)
     page = draw(kind, tmp_path, Options(weights=weights, text=HOSTILE[20:]), Train()).read_text(encoding="utf-8")
-    assert "\x1b" not in page and "49" not in re.sub(r"base64,[^\"]+", "", page).split("<main>")[1]
+    assert "\x1b" not in page and "56211" not in re.sub(r"base64,[^\"]+", "", page).split("<main>")[1]
     for path in tmp_path.glob("*.svg"):
         ElementTree.parse(path)
 
