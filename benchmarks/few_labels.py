@@ -161,7 +161,7 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
             found = train(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
         resume.load_weights(resume.step_directory(Path(folder) / "checkpoints", found["best_step"]), classifier)
     logits = classify.predict_logits(classifier.eval(), test.ids, budget=PREDICT_TOKENS)
-    return softmax(logits, 1.0), {key: found[key] for key in ("steps", "epochs", "best_step", "threads")} | {
+    return softmax(logits, 1.0), {key: found[key] for key in ("steps", "epochs", "best_step", "threads", "device")} | {
         "times": times, "precision": settings.precision}
 
 

@@ -23,16 +23,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from machine import processor_name
 from safetensors import safe_open
 
 from finetune.checkpoints.convert import load_gpt
 from finetune.files import write_json
+from finetune.models import compiled
 from finetune.models.gpt import GPT, GPTConfig
 
 HERE = Path(__file__).parent
 MARKS = "<!-- begin generation -->", "<!-- end generation -->"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-THEIRS, OURS = "transformers", "finetune"
+THEIRS, OURS, COMPILED = "transformers", "finetune", "finetune, compiled"
 
 
 def load_both(folder: Path, layers: int, dtype: torch.dtype) -> tuple[GPT, transformers.GPT2LMHeadModel]:
@@ -50,10 +52,13 @@ def load_both(folder: Path, layers: int, dtype: torch.dtype) -> tuple[GPT, trans
 def contenders(ours: GPT, theirs, prompt: torch.Tensor, new: int) -> dict[str, Callable[[], torch.Tensor]]:
     """What is measured, by name; each gives the ids."""
     seen = torch.ones_like(prompt)
-    return {
+    both = {
         THEIRS: lambda: theirs.generate(prompt, attention_mask=seen, max_new_tokens=new, do_sample=False,
                                         use_cache=True, eos_token_id=None, pad_token_id=0),
         OURS: lambda: ours.generate(prompt, new, temperature=0)}
+    if len(prompt) == 1 and ours.token_embedding.weight.dtype == torch.bfloat16:
+        both[COMPILED] = lambda: ours.generate(prompt, new, temperature=0, compiled=True)
+    return both
 
 
 def measure(folder: Path, kind: str, batch: int, arguments: argparse.Namespace) -> dict:
@@ -94,6 +99,9 @@ def table(result: dict) -> str:
             lines.append(f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
                          f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
                          f"{row['same_tokens']:.1%} |")
+    lines += ["", f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of compilation "
+              "once a process, which are not in its figures. Same tokens: the share that is transformers'; in bf16 two "
+              "orders of summing now and then choose another token, and all that follow it differ."]
     if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
         lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
     loads = [case["load_average"] for case in result["cases"]]
@@ -110,14 +118,6 @@ def write_section(page: Path, text: str) -> None:
     after = rest.partition(MARKS[1])[2] if begun else "\n"
     gap = "" if begun else "\n"
     page.write_text(f"{before}{gap}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
-def processor_name() -> str:
-    """The processor in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines()
-             if line.startswith("model name")] if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def emulates_bf16() -> bool:
@@ -144,6 +144,9 @@ def main() -> None:
     result = {name: getattr(arguments, name) for name in ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")}
     result |= {"processor": processor_name(), "bf16_emulated": emulates_bf16(), "cases": [], "versions": {
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
+    begun = time.perf_counter()
+    compiled.build()
+    result["compile_seconds"] = time.perf_counter() - begun
     with tempfile.TemporaryDirectory() as temporary:
         for kind in arguments.dtypes:
             for batch in arguments.batches:

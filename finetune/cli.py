@@ -136,10 +136,12 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,
-             seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
+             seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and layers that a "
+                                                    "C++ compiler builds here in a second.")] = False) -> None:
     """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
     from finetune.stages.generate import continue_text
-    continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""),
+    continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""), compiled,
                   temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,
                   repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed)
 

@@ -20,12 +20,12 @@ NEW_TOKENS = 60  # of a continuation
 
 
 def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequence[str],
-                  write: Callable[[str], None], **options) -> None:
+                  write: Callable[[str], None], compiled: bool = False, **options) -> None:
     """Write the prompt and its continuation: one sample a token at a time, several of them one after the other.
 
     Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no
-    option says another. stop: strings that end a text and are not shown. options: the fields of ``Decoding``; what is
-    none is left to the command: a temperature of 0.8, and the 50 likeliest tokens where nothing else says which to draw
+    option says another. stop: strings that end a text and are not shown. compiled: in bf16, as ``GPT.generate`` says.
+    options: the fields of ``Decoding``; what is none is left to the command: a temperature of 0.8, and the 50 likeliest tokens where nothing else says which to draw
     from. Raises WeightsError where `name` is a classifier, RecipeError where an option is out of range.
     """
     import torch
@@ -38,6 +38,8 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, GPT | EncoderDecoder):
         raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
+    if compiled:
+        model = model.to(torch.bfloat16)
     new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
     if use:
         ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new)
@@ -46,7 +48,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device)
         generate, shown = model.to(device).generate, prompt
     notes: list[str] = []  # said at the end, so that they do not stand amid the text
-    settings = vars(decoding) | {"end": tokenizer.end_of_text, "note": notes.append,
+    settings = vars(decoding) | {"compiled": compiled, "end": tokenizer.end_of_text, "note": notes.append,
                                  "stop": StopStrings(tokenizer, stop) if stop else None}
     if decoding.samples == decoding.beams == 1:
         stream = TextStream(tokenizer, stop)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.packed import WORTH_IT, PackedLinear, TransposedLinear, can_pack, packed
+from finetune.models.packed import WORTH_IT, PackedLinear, TransposedLinear, can_pack, for_generation
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(2, 2)), reason="no x86 CPU with oneDNN")
 
@@ -30,7 +30,7 @@ def test_the_logits_are_those_of_the_plain_model(model, kind, rows, layer):
     if not can_pack(model.token_embedding.weight):
         pytest.skip("no bf16 arithmetic here")
     model.blocks[1].mlp.up.__class__ = Adapted
-    twin, ids = packed(model, rows), torch.arange(30).view(3, 10)
+    twin, ids = for_generation(model, rows, WORTH_IT), torch.arange(30).view(3, 10)
     kinds = [type(part) for part in twin.modules()]
     assert kinds.count(layer) == 3 * 4 - 1 + 1 and kinds.count(Adapted) == 1  # 4 a block, and the output
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_a_long_text_is_generated_packed_from_the_weights_there_are(model, monke
 
 
 def test_the_copy_takes_no_memory_but_that_of_the_packed_matrices(model):
-    twin = packed(model, 2)
+    twin = for_generation(model, 2, WORTH_IT)
     assert twin.token_embedding.weight is model.token_embedding.weight
     assert twin.blocks[0].mlp.up.bias is model.blocks[0].mlp.up.bias and type(model.blocks[0].mlp.up) is nn.Linear
 

@@ -1,0 +1,21 @@
+"""What a measurement ran on, in words."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from finetune.training.precision import device_type
+
+
+def device_name() -> str:
+    """The GPU, or the processor where there is none."""
+    return torch.cuda.get_device_name() if device_type() == "cuda" else processor_name()
+
+
+def processor_name() -> str:
+    """The processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines()
+             if line.startswith("model name")] if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
