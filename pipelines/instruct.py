@@ -12,5 +12,5 @@ from finetune.recipe import Instruct, Recipe, Train
 from finetune.stages import convert, download, evaluate, export, prepare, report, train
 
 recipe = Recipe(task="instruct", weights="auto", data="instruct-sample", instruct=Instruct(style="chat"),
-                train=Train(method="auto", metric="log_loss", batch_size=8))
+                train=Train(method="auto", metric="log_loss", batch_size=4))
 stages = [download, convert, prepare, train, evaluate, report, export]
