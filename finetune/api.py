@@ -10,7 +10,7 @@ import pyarrow
 from pyarrow import parquet
 
 from finetune.datasets.in_memory import cells_of, is_dataset, read_texts
-from finetune.datasets.readers import find_text
+from finetune.datasets.readers import SAMPLE, find_text_or_wordy
 from finetune.datasets.tables import as_cell
 from finetune.errors import InputError
 from finetune.files import read_json, sha256_file, sha256_json
@@ -35,11 +35,8 @@ class ClassifierRun:
         return read_json(self.directory / "eval.json")
 
     def predict(self, data, text: str | None = None):
-        """As ``finetune.predict``; the text column is the one that the run learnt from."""
-        column = read_json(self.directory / "data" / "card.json")["columns"]["text"]
-        known = _column_names(data)
-        here = column in known or all(part in known for part in column.split(","))
-        return _predict(self._loaded, data, text or (column if here else None))
+        """As ``finetune.predict``."""
+        return _predict(self._loaded, data, text)
 
     @cached_property
     def _loaded(self) -> Bundle:
@@ -56,6 +53,7 @@ def classify(data, text: str | None = None, label: str | None = None, *, group: 
     came as a table beside it in `folder`/tables; the same call goes on, or finds that nothing is left to do.
     """
     named = name or (file_run_name(str(data)) if isinstance(data, str | Path) else "classify")
+    Run.named(Path(folder), named)  # refuses what is no name, before anything is written
     places = [_as_path(part, Path(folder) / "tables", named) for part in (data, validation, test)]
     request = classify_request(places[0], text=text, label=label, group=group, validation=places[1], test=places[2],
                                weights=None if weights is None else str(weights), method=method, settings=settings)
@@ -70,7 +68,7 @@ def predict(bundle, data, text: str | None = None):
 
     bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, given back as such with every column and
     row in its place; or texts, given back as the column "text" of a frame. text: the column, several as "a,b"; none:
-    found by its name. Raises DataError, WeightsError.
+    the one that was learnt, else found by its name or content. Raises DataError, WeightsError.
     """
     return _predict(Bundle.load(Path(bundle)), data, text)
 
@@ -80,7 +78,8 @@ def _predict(bundle: Bundle, data, text: str | None):
         data = pd.DataFrame({"text": read_texts(data, empty=True)[0]})
     names = _column_names(data)
     added = added_columns(bundle, names, "the data")
-    chosen = [names[place] for place in find_text(names, text, "the data")]
+    wanted = bundle.column("text", text, names)
+    chosen = [names[place] for place in find_text_or_wordy(names, _sample(data, names), wanted, "the data")]
     if isinstance(data, pd.DataFrame):
         texts, _ = read_texts(data.iloc[:, [names.index(name) for name in chosen]], empty=True)
     else:
@@ -99,6 +98,16 @@ def _predict(bundle: Bundle, data, text: str | None):
     for name, values in answers.items():
         data = data.add_column(name, [None if pd.isna(value) else value for value in values.tolist()])
     return data
+
+
+def _sample(data, names: list[str]) -> list[list[str]]:
+    """The first rows as cells, for what they hold."""
+    if isinstance(data, pd.DataFrame):
+        columns = [cells_of(data.iloc[:SAMPLE, place]) for place in range(len(names))]
+    else:
+        first = data[:SAMPLE]
+        columns = [first[name] for name in names]
+    return [[as_cell(value) for value in row] for row in zip(*columns, strict=True)]
 
 
 def _column_names(data) -> list[str]:

@@ -85,12 +85,14 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
                                                          "TSV, JSON, JSONL or Parquet.")] = None,
             text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column.")] = None,
             out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
-            encoding: EncodingOption = None) -> None:
+            encoding: EncodingOption = None,
+            no_header: Annotated[bool, typer.Option("--no-header", help="Its first row is data, too.")] = False
+            ) -> None:
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
-    for option, value in (("--text", text), ("--encoding", encoding)):
-        if value is not None and not table:
+    for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
+        if value and not table:
             raise RecipeError(f"{option} is about the table of --csv", got=repr(value),
                               do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
@@ -98,8 +100,8 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     from finetune.tasks.predict import Bundle, predict_table
     ready = Bundle.load(bundle)
     if table:
-        counts = predict_table(ready, table, out, text, encoding)
-        say(f"{out}: {counts['rows']:,} rows"
+        counts = predict_table(ready, table, out, text, encoding, not no_header)
+        say(f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
         return
     for label, p in zip(*ready.predict(texts), strict=True):
@@ -137,8 +139,8 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,
              seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
-             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and layers that a "
-                                                    "C++ compiler builds here in a second.")] = False) -> None:
+             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and layers that "
+                                                    "a C++ compiler builds here in a second.")] = False) -> None:
     """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
     from finetune.stages.generate import continue_text
     continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""), compiled,

@@ -129,8 +129,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         own = {"parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
                "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
                "columns": list(getattr(self, "feature_names_in_", []))}
+        columns = {"text": ",".join(own["columns"])} if own["columns"] else {}
         card = {"schema_version": 1, "task": "classify", "labels": bundle.labels, "positive": bundle.positive,
-                "max_length": bundle.max_length, "threshold": bundle.threshold, "temperature": bundle.temperature,
+                "columns": columns, "max_length": bundle.max_length, "threshold": bundle.threshold,
+                "temperature": bundle.temperature,
                 "tokenizer_sha256": bundle.tokenizer.fingerprint(), **self.origin_, "estimator": own}
         examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.gpt.config).tolist()]
         with silence():

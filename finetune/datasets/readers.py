@@ -99,6 +99,16 @@ def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
     return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
 
 
+def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
+    """The text columns as ``find_text``; where none has a usual name, the one whose content is text."""
+    if wanted is None and usual_column(names, TEXT_NAMES) is None:
+        chosen, why = _wordy_column(names, sample, {usual_column(names, LABEL_NAMES)})
+        if chosen is None:
+            raise _untold(path, "text", names, why)
+        return [chosen]
+    return find_text(names, wanted, path)
+
+
 def join_cells(cells: list[str], columns: list[int]) -> str:
     """The text of a row: its text columns, a line each; empty ones are left out."""
     if len(columns) == 1:

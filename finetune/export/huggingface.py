@@ -33,6 +33,7 @@ def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokeniz
     labels = prepared["labels"]
     card = {
         "schema_version": 1, "task": recipe.task, "labels": labels, "positive": evaluation["positive"],
+        "columns": read_json(run.path("data", "card.json"))["columns"],
         "max_length": prepared["max_length"], "threshold": evaluation["threshold"],
         "temperature": evaluation["temperature"], "weights": evaluation["weights"],
         "tokenizer_sha256": tokenizer.fingerprint(), "data_sha256": run.result("download")["data"]["sha256"],

@@ -12,6 +12,7 @@ from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
 from finetune.console import progress, say
 from finetune.datasets.detect import detect_format
 from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, labelled_chunks, listed
+from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, RunError
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.metrics import classification_metrics
@@ -78,6 +79,8 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
     """
     bundle = Bundle.load(bundle_path)
     layout = detect_format(data, encoding, HEADER_NAMES).layout
+    names = next(iterate_table(data, layout), ([],))[0]
+    text, label = bundle.column("text", text, names), bundle.column("label", label, names)
 
     def chunks() -> Iterator[LabelledTexts]:
         return labelled_chunks(data, text, label, layout, size=CHUNK)
@@ -88,8 +91,9 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
         targets.append(np.array([number.get(own, -1) for own in part.labels], dtype=np.int64))
         dropped.update(part.dropped)
     if unknown:
-        raise DataError(f"{data}: labels that the model never saw", got=listed(sorted(unknown)),
-                        known=listed(bundle.labels))
+        raise DataError(f"{data}: column {part.label_column!r} has labels that the model never saw",
+                        got=listed(sorted(unknown)), known=listed(bundle.labels),
+                        do="Is it the column of labels? Name another with --label NAME, or leave these rows out.")
     y = np.concatenate(targets)
     if not len(y):
         raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")
@@ -104,5 +108,5 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
     metrics = classification_metrics(y, bundle.decide(probabilities), probabilities, bundle.labels, positive,
                                      resamples=1000, seed=0)
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
-    return [f"{len(y):,} rows", *lines,
+    return [f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}", *lines,
             *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items())]

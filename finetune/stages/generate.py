@@ -25,8 +25,9 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
 
     Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no
     option says another. stop: strings that end a text and are not shown. compiled: in bf16, as ``GPT.generate`` says.
-    options: the fields of ``Decoding``; what is none is left to the command: a temperature of 0.8, and the 50 likeliest tokens where nothing else says which to draw
-    from. Raises WeightsError where `name` is a classifier, RecipeError where an option is out of range.
+    options: the fields of ``Decoding``; what is none is left to the command: a temperature of 0.8, and the 50 likeliest
+    tokens where nothing else says which to draw from. Raises WeightsError where `name` is a classifier,
+    RecipeError where an option is out of range.
     """
     import torch
     found = locate_weights(resolve_auto(name), fetch=True)

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.datasets.cells import defuse
 from finetune.datasets.detect import detect_format
-from finetune.datasets.readers import HEADER_NAMES, find_text, join_cells
+from finetune.datasets.readers import HEADER_NAMES, SAMPLE, find_text_or_wordy, join_cells
 from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, WeightsError
 from finetune.evaluation.calibration import decide, softmax
@@ -35,6 +35,7 @@ class Bundle:
     max_length: int
     threshold: float | None
     temperature: float
+    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -49,7 +50,7 @@ class Bundle:
             raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
                                do="Export the run again.")
         return cls(loaded.model.to(device_type()), loaded.tokenizer, card["labels"], card["positive"],
-                   card["max_length"], card["threshold"], card["temperature"])
+                   card["max_length"], card["threshold"], card["temperature"], card.get("columns", {}))
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -63,6 +64,15 @@ class Bundle:
         """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
         probabilities = softmax(self.logits(texts), self.temperature)
         return [self.labels[i] for i in self.decide(probabilities)], probabilities
+
+    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
+        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+
+        None where neither is: the table's own names and content tell it then.
+        """
+        learnt = self.columns.get(what, "")
+        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
+        return given or (learnt if here else None)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """The number (n,) of each row's label, the bundle's threshold applied."""
@@ -89,6 +99,8 @@ def _read_card(path: Path) -> dict:
     if not isinstance(card, dict):
         card = {}
     wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key, ...), kind)]
+    if not isinstance(card.get("columns", {}), dict):
+        wrong.append("columns")
     if not wrong and card["positive"] not in (None, *card["labels"]):
         wrong = ["positive"]
     if wrong:
@@ -106,27 +118,32 @@ def added_columns(bundle: Bundle, names: list[str], source) -> list[str]:
     return added
 
 
-def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
-                  encoding: str | None = None) -> dict[str, int]:
+def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, encoding: str | None = None,
+                  header: bool = True) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
     It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
     Adds predicted, probability and a p_ column for each label. Rows without text get empty cells. Text that a
-    spreadsheet would run as a formula gets a leading apostrophe. Returns counts.
+    spreadsheet would run as a formula gets a leading apostrophe. header: false where the first row is data, too; its
+    columns are then called column_1 and so on. Returns counts, and the columns that were read as the text.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: is the table that is read", do="Give another --out.")
     layout = detect_format(source, encoding, HEADER_NAMES).layout
+    if not header and layout.header and layout.kind == "delimited":
+        width = len(next(iterate_table(source, layout), ([""],))[0])
+        layout = replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
     total = sum(1 for _ in iterate_table(source, layout))
     table = iterate_table(source, layout)
-    first = next(table, None)
-    if first is None:
-        raise DataError(f"{source}: a header and no rows")
-    names = first[0]
+    sample = list(itertools.islice(table, SAMPLE))
+    if not sample:
+        raise DataError(f"{source}: a header and no rows", got="no row to predict", do="Add rows; or give --no-header, "
+                        "if the first line is one.")
+    names = sample[0][0]
     added = added_columns(bundle, names, source)
-    text_at = find_text(names, text, source)
+    text_at = find_text_or_wordy(names, [cells for _, cells in sample], bundle.column("text", text, names), source)
     counts = {"rows": 0, "without_text": 0}
-    rows = (cells for _, cells in itertools.chain([first], table))
+    rows = (cells for _, cells in itertools.chain(sample, table))
     with atomic_write(target) as file, progress("predicting", total, unit="rows") as advance:
         writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
         writer.writerow([*map(defuse, names), *added])
@@ -143,7 +160,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None,
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)
             advance(len(chunk))
-    return counts
+    return counts | {"text_column": ",".join(names[index] for index in text_at)}
 
 
 def table_writer(file, delimiter: str = ","):

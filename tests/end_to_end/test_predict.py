@@ -56,7 +56,7 @@ def test_the_bundle_alone_gives_the_run_s_own_predictions(bundle, toy, finetune)
     test = read_csv(toy.run / "predictions.csv")
     write_csv("in.csv", [["text"], *([row[1]] for row in test[1:])])
     found = finetune("predict", "bundle", "--csv", "in.csv", "--out", "out.csv")
-    assert found.status == 0 and found.out == "out.csv: 24 rows\n"
+    assert found.status == 0 and found.out == "out.csv: 24 rows, text 'text'\n"
     out = read_csv(Path("out.csv"))
     assert out[0] == ["text", "predicted", "probability", "p_ham", "p_spam"]
     assert [row[1] for row in out[1:]] == [row[3] for row in test[1:]]
@@ -89,7 +89,7 @@ def test_a_table_keeps_columns_and_order_and_rows_without_text(bundle, finetune)
             ["5", "lunch\nhome", "", "-5", ""], ["1", "", "=1+1", "", ""], ["=A1", "meeting mum", "+44 20", "@x", ""]]
     write_csv("in.csv", rows)
     found = finetune("predict", "bundle", "--csv", "in.csv", "--text", "text", "--out", "out.csv")
-    assert found.status == 0 and found.out == "out.csv: 5 rows, 2 of them without text\n"
+    assert found.status == 0 and found.out == "out.csv: 5 rows, text 'text', 2 of them without text\n"
     out = read_csv(Path("out.csv"))
     assert out[0] == [*rows[0], "predicted", "probability", "p_ham", "p_spam"]
     assert [row[:5] for row in out[1:4]] == rows[1:4]  # -5 is a number

@@ -66,8 +66,10 @@ def test_texts_and_data_sets_are_answered_too(run):
     joined = finetune.predict(run.bundle, data.select(range(6)), text="other,note to self").to_pandas()
     expected = finetune.predict(run.bundle, [f"{a}\n{b}" for a, b in zip("abcdef", alone["text"], strict=True)])
     assert joined["p_fine"].tolist() == expected["p_fine"].tolist()
+    learnt = finetune.predict(run.bundle, frame.assign(text="another"))  # from the column of the training
+    assert learnt["p_junk"].tolist() == alone["p_junk"].tolist()
     with pytest.raises(DataError, match="no text column"):
-        finetune.predict(run.bundle, frame)
+        finetune.predict(run.bundle, frame[["kind"]])
     with pytest.raises(DataError, match="columns that the output adds; got predicted"):
         finetune.predict(run.bundle, alone[["text", "predicted"]])
 

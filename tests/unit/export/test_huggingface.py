@@ -38,7 +38,8 @@ def run(tmp_path):
     headline = {"metric": "accuracy", "value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "split": "test"}
     write_json(run.path("eval.json"), {"positive": None, "threshold": None, "temperature": 1.5, "weights": weights,
                                        "headline": headline})
-    write_json(run.path("data", "card.json"), {"name": "toy", "source": "us", "licence": "CC0", "citation": "Us 2020"})
+    write_json(run.path("data", "card.json"), {"name": "toy", "source": "us", "licence": "CC0", "citation": "Us 2020",
+                                            "columns": {"text": "note", "label": "kind"}})
     run.finish(1, "download", "", [], {"data": {"sha256": "d" * 64}}, 0)
     run.finish(3, "prepare", "", [], {"labels": LABELS, "max_length": 20}, 0)
     return run
@@ -52,6 +53,7 @@ def test_the_bundle_holds_all_that_a_prediction_needs(run, model):
     card = json.loads((directory / "bundle.json").read_text(encoding="utf-8"))
     assert card["labels"] == LABELS and card["max_length"] == 20 and card["temperature"] == 1.5
     assert card["data_sha256"] == "d" * 64 and card["tokenizer_sha256"] == TOKENIZER.fingerprint()
+    assert card["columns"] == {"text": "note", "label": "kind"}
     assert len(card["recipe_sha256"]) == 64 and card["threshold"] is card["positive"] is None
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["num_labels"] == 3

@@ -56,7 +56,7 @@ def test_chunks_give_scikit_learns_figures(bundle, tmp_path, monkeypatch, ending
     seen, real = [], Bundle.logits
     monkeypatch.setattr(Bundle, "logits", lambda self, texts: seen.append(len(texts)) or real(self, texts))
     lines = evaluate.score_file(bundle, path, None, None)
-    assert lines[0] == "24 rows" and lines[-1] == "note: 1 rows left out: empty text"
+    assert lines[0] == "24 rows; text 'text', label 'label'" and lines[-1] == "note: 1 rows left out: empty text"
     assert seen == [4] * 6
     found = values(lines)
     assert found["accuracy"] == pytest.approx(accuracy_score(kept["label"], guessed), abs=6e-4)
@@ -81,5 +81,16 @@ def test_an_encoding_is_told(bundle, tmp_path):
     pd.DataFrame({"text": ["café", "thé"], "label": ["a", "b"]}).to_csv(path, index=False, encoding="latin-1")
     with pytest.raises(DataError, match="--encoding cp1252"):
         evaluate.score_file(bundle, path, None, None)
-    assert evaluate.score_file(bundle, path, None, None, "latin-1")[0] == "2 rows"
+    assert evaluate.score_file(bundle, path, None, None, "latin-1")[0].startswith("2 rows;")
     assert np.isfinite(list(values(evaluate.score_file(bundle, path, None, None, "cp1252")).values())).all()
+
+
+def test_text_and_label_are_the_columns_that_were_learnt(bundle, tmp_path):
+    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    (bundle / "bundle.json").write_text(json.dumps(card | {"columns": {"text": "title", "label": "topic"}}))
+    frame = pd.DataFrame({"text": ["other"] * 25, "label": ["x"] * 25, "title": TEXTS, "topic": TARGETS})
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    lines = evaluate.score_file(bundle, tmp_path / "my.csv", None, None)
+    expected = accuracy_score(TARGETS, Bundle.load(bundle).predict(TEXTS)[0])
+    assert lines[0] == "25 rows; text 'title', label 'topic'"
+    assert values(lines)["accuracy"] == pytest.approx(expected, abs=1e-3)

@@ -77,7 +77,7 @@ def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
     counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         names, *found = csv.reader(file)
-    assert counts == {"rows": 5, "without_text": 1}
+    assert counts == {"rows": 5, "without_text": 1, "text_column": "text"}
     assert names == ["id", "text", "predicted", "probability", "p_ham", "p_spam"]
     assert [row[0] for row in found] == ["7", "8", "9", "10", "-5.5"]
     assert [row[1] for row in found] == ["hello", "", rows[2][1], "'=1+1", "bye"]
@@ -152,3 +152,26 @@ def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
     with pytest.raises(DataError, match="columns that the output adds.*predicted"):
         predict.predict_table(predict.Bundle.load(bundle_at()), tmp_path / "in.csv", tmp_path / "out.csv", None)
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("names, given, read", [
+    (["text", "title", "body"], None, "title,body"), (["text", "title"], None, "text"), (["text", "title"], "title",
+    "title"), (["id", "remark"], None, "remark")])
+def test_the_text_is_the_column_that_was_learnt_then_the_usual_name_then_the_wordy_one(bundle_at, tmp_path, names,
+                                                                                      given, read):
+    bundle = predict.Bundle.load(bundle_at(columns={"text": "title,body", "label": "label"}))
+    rows = {name: [f"{name} of row {row}" if name != "id" else str(row) for row in range(6)] for name in names}
+    pd.DataFrame(rows).to_csv(tmp_path / "in.csv", index=False)
+    counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", given)
+    found = pd.read_csv(tmp_path / "out.csv")
+    texts = ["\n".join(rows[name][row] for name in read.split(",")) for row in range(6)]
+    assert counts["text_column"] == read
+    np.testing.assert_allclose(found["p_spam"], bundle.predict(texts)[1][:, 1], atol=2e-6)
+
+
+def test_a_table_without_a_header_keeps_its_first_row(bundle_at, tmp_path):
+    bundle = predict.Bundle.load(bundle_at())
+    (tmp_path / "in.csv").write_text("1,see you at six\n2,win cash now\n3,are you there\n4,call us back\n")
+    counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None, header=False)
+    names, *rows = csv.reader((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines())
+    assert counts["rows"] == 4 and names[:2] == ["column_1", "column_2"] and rows[0][:2] == ["1", "see you at six"]
