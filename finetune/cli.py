@@ -123,8 +123,8 @@ def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 @app.command()
 def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
              prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-             max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add; else 60, or a seq2seq "
-                                                                "run's own.")] = None,
+             max_new_tokens: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Tokens to add; else 60, or "
+                                                                "a seq2seq run's own.")] = None,
              temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
              top_k: Annotated[int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor "
                                                        "--min-p is given.")] = None,
@@ -135,6 +135,8 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
              beams: Annotated[int | None, typer.Option(help="Beam search with so many beams; else 1, or a seq2seq "
                                                        "run's own.")] = None,
+             length_penalty: Annotated[float | None, typer.Option(help="Of beams: above 0 favours long texts; else "
+                                                                  "1, or a seq2seq run's own.")] = None,
              samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,
@@ -145,7 +147,8 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
     from finetune.stages.generate import continue_text
     continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""), compiled,
                   temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,
-                  repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed)
+                  repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed,
+                  length_penalty=length_penalty)
 
 
 @app.command()
@@ -158,7 +161,10 @@ def chat(run_directory: RunArgument,
     from finetune.stages.chat import HELP, converse, open_conversation
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     say(HELP if conversation.remembers() else f"each question stands alone in this run's style; {HELP}", error=True)
-    converse(conversation, _typed_lines(), lambda text: say(text, end=""))
+    try:
+        converse(conversation, _typed_lines(), lambda text: say(text, end=""))
+    except KeyboardInterrupt as stop:
+        raise Interrupted("the conversation is over") from stop
 
 
 @app.command()

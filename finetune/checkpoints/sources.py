@@ -9,6 +9,7 @@ from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
 from finetune.config import nearest
 from finetune.console import say, warn
+from finetune.datasets.readers import listed
 from finetune.errors import FetchError, WeightsError
 from finetune.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
 from finetune.files import sha256_file
@@ -87,6 +88,9 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     if name == MINI:
         return WeightsSource(MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project",
                              "CC BY-SA 4.0")
+    if runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json")):
+        raise WeightsError(f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or "See: ls "
+                           f"{path.parent}")
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return WeightsSource(name, get_hub_checkpoint(name), None, f"Hugging Face hub, {name}")
     known = f"{', '.join([*rows, MINI, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"

@@ -8,6 +8,7 @@ the figures. In bf16 alone: in fp32 there is nothing to gain.
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -44,23 +45,33 @@ class CompiledLinear(nn.Module):
 
 @functools.cache
 def build():
-    """Compile matvec.cpp, once a process, and give its function. Raises RecipeError where no compiler does it."""
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
-    said = "none was found"
+    """Compile matvec.cpp, once a process, and give its function. Raises RecipeError where no compiler does it.
+
+    The compiler is the environment's CXX, which may have arguments, else the first of COMPILERS.
+    """
+    compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(None, map(shutil.which, COMPILERS)))[:1]
+    said = []
     for flags in FLAGS if compiler else ():
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is loaded
             library = Path(folder) / "matvec.so"
-            command = [compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
+            command = [*compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
                 matvec = ctypes.CDLL(str(library)).matvec
             except (OSError, subprocess.SubprocessError) as error:
-                said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+                said += _first_error(getattr(error, "stderr", None) or str(error))
                 continue
         matvec.argtypes, matvec.restype = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_int], None
         return matvec
-    raise RecipeError("compiled generation needs a C++ compiler", got=said, known=", ".join(COMPILERS),
+    raise RecipeError("compiled generation needs a C++ compiler", got=said[0] if said else "none was found",
+                      known=", ".join(COMPILERS) + ", or what CXX names",
                       do="Install one (for example the package g++), or leave out the compilation.")
+
+
+def _first_error(output: str) -> list[str]:
+    """The line of a compiler's output that tells most, if there is one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return [line for line in lines if "error" in line][:1] or lines[:1]
 
 
 def check_compiled(weight: Tensor, rows: int) -> None:

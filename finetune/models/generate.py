@@ -19,6 +19,7 @@ from finetune.models.cache import KVCache
 from finetune.models.sampling import PAD, Decoding
 
 NEVER = -1e9  # the score of what is no sequence
+MOST_NEW = 1_000_000  # tokens of a continuation; memory for all is taken at the start
 
 
 class Decoder(Protocol):
@@ -48,8 +49,8 @@ def generate(model: Decoder, input_ids: Tensor, max_new_tokens: int, *, mask: Te
     Raises RecipeError where an option is out of range.
     """
     decoding = Decoding(**options)
-    if max_new_tokens < 1:
-        raise RecipeError("max_new_tokens is out of range", got=str(max_new_tokens), known="1 or more")
+    if not 1 <= max_new_tokens <= MOST_NEW:
+        raise RecipeError("max_new_tokens is out of range", got=str(max_new_tokens), known=f"1 to {MOST_NEW:,}")
     mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     if not (input_ids.numel() and mask.any(dim=1).all()):
         raise RecipeError("a prompt is empty", do="Begin it with the end-of-text token, for example.")

@@ -38,7 +38,9 @@ class Decoding:
                 ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
                 ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
                 ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
-                ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+                ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1000"),
+                ("length_penalty", abs(self.length_penalty) <= 100, "from -100 to 100"),
+                ("seed", 0 <= self.seed < 2 ** 63, "from 0 to 2 ** 63 - 1"),
                 ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
                 ("beams", self.beams >= 1, "1 or more"), ("samples", self.samples >= 1, "1 or more")):
             if not fine:
@@ -64,6 +66,7 @@ class Decoding:
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         temperature = 1.0 if self.temperature is None else self.temperature
+        logits = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays finite at any temperature
         probabilities = filter_logits(logits, temperature, self.top_k, self.top_p, self.min_p).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
@@ -95,13 +98,17 @@ def penalise_repetition(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
 
 
 def ban_repeated_ngrams(scores: Tensor, ids: Tensor, n: int) -> Tensor:
-    """Minus infinity for each token that would complete n tokens which ids (B, T) hold already: (B, V) -> (B, V)."""
+    """Minus infinity for each token that would complete n tokens which ids (B, T) hold already: (B, V) -> (B, V).
+
+    Where that is every token there is, none is banned.
+    """
     T = ids.shape[1]
     if n > T:
         return scores
     grams = ids.unfold(1, n, 1)  # (B, T - n + 1, n)
     begun = (grams[:, :, :-1] == ids[:, None, T - n + 1:]).all(dim=-1)  # those that begin as the sequence ends
-    return scores.masked_fill(_mark(scores, grams[:, :, -1].masked_fill(~begun, PAD)), -torch.inf)
+    banned = _mark(scores, grams[:, :, -1].masked_fill(~begun, PAD))
+    return scores.masked_fill(banned & ~banned.all(dim=-1, keepdim=True), -torch.inf)
 
 
 def _mark(scores: Tensor, ids: Tensor) -> Tensor:

@@ -75,8 +75,9 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
     return [Drawing("beams", f"Beam search of {weights} with {beams} beams",
                     f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every "
                     f"token, and the {beams} best sums of log probabilities stay (filled, solid); of the others the "
-                    f"next {beams} are shown (outlined, dashed). The likeliest first token does not have to lead to "
-                    f"the likeliest text. Found, best first: {found}", figure, wide=True)]
+                    f"next {beams} are shown (outlined, dashed). An end of text counts as any other token here. The "
+                    "likeliest first token does not have to lead to the likeliest text. Found, best first: "
+                    f"{found}", figure, wide=True)]
 
 
 def _branch(axes, tokenizer: Tokenizer, branch: Branch, start: tuple, end: tuple) -> None:

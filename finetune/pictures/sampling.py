@@ -53,7 +53,7 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, top_k: int |
     rules = (("top-k", "top_k", top_k or TOP_K, "the {} likeliest tokens are kept, however likely they are"),
              ("top-p", "top_p", top_p or TOP_P, "the fewest tokens that together reach {:.0%} are kept: few where the "
               "model is sure, many where it is not"),
-             ("min-p", "min_p", MIN_P if min_p is None else min_p, "tokens at least {:.0%} as likely as the likeliest "
+             ("min-p", "min_p", MIN_P if min_p is None else min_p, "those at least {:.0%} as likely as the likeliest "
               "one are kept"))
     return [_temperatures(logits, order, tokens, prompt, weights),
             *(_rule(logits, order, tokens, *rule) for rule in rules)]
@@ -86,8 +86,9 @@ def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: st
     stays, had, has = may[order].tolist(), (100 * before[order]).tolist(), (100 * after[order]).tolist()
     stay, cut_off = ([place for place, kept_here in enumerate(stays) if kept_here is kind] for kind in (True, False))
     axes.barh(stay, [has[place] for place in stay], color=BLUE, height=0.7, label=f"kept, under {title} {value:g}")
-    axes.barh(cut_off, [had[place] for place in cut_off], color="white", edgecolor=GREY, hatch="////", height=0.7,
-              label="cut off")
+    if cut_off:
+        axes.barh(cut_off, [had[place] for place in cut_off], color="white", edgecolor=GREY, hatch="////", height=0.7,
+                  label="cut off")
     axes.plot(had, range(len(had)), "|", color="#000000", markersize=9, markeredgewidth=1.6, label="before the rule")
     for place in cut_off:
         axes.text(had[place], place, "  \N{MULTIPLICATION SIGN}", va="center", fontsize=8)

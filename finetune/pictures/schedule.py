@@ -29,6 +29,7 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     axes.annotate(f"last {values[last]:.3g}", (steps, values[last]), xytext=(0.72, 0.3), textcoords="axes fraction",
                   arrowprops={"arrowstyle": "->", "color": GREY})
     axes.set(xlabel="Optimizer step", ylabel="Learning rate", ylim=(0, 1.08 * values[peak]))
+    axes.locator_params(axis="x", integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     legend_above(figure, axes)
     for text in figure.legends[0].get_texts():

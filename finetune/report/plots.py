@@ -242,7 +242,7 @@ def forest_picture(labels: list[str], entries: list[dict], marks: list[list[floa
         for place, own in zip(places, marks, strict=True):
             axes.plot(own, [place] * len(own), "|", color=BASELINE, markersize=9)
         axes.set_yticks(places, [cut(label) for label in labels])
-        axes.invert_yaxis()
+        axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlabel(axis)
     return holder[0]
 

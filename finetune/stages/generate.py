@@ -7,6 +7,7 @@ from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.console import warn
 from finetune.errors import RecipeError, WeightsError
 from finetune.files import read_json
+from finetune.models.compiled import build
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
@@ -40,15 +41,16 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     if not isinstance(model, GPT | EncoderDecoder):
         raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
     if compiled:
+        build()  # what is wrong with the compiler is said before any text
         model = model.to(torch.bfloat16)
     new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
+    notes: list[str] = []  # said at the end, so that they do not stand amid the text
     if use:
-        ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new)
+        ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new, notes.append)
         shown = ""
     else:
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device)
         generate, shown = model.to(device).generate, prompt
-    notes: list[str] = []  # said at the end, so that they do not stand amid the text
     settings = vars(decoding) | {"compiled": compiled, "end": tokenizer.end_of_text, "note": notes.append,
                                  "stop": StopStrings(tokenizer, stop) if stop else None}
     if decoding.samples == decoding.beams == 1:
@@ -67,11 +69,15 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         warn(note)
 
 
-def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: dict, new: int) -> tuple:
-    """What the target begins with, (1, T), and the function that goes on from there."""
+def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: dict, new: int,
+               note: Callable[[str], None]) -> tuple:
+    """What the target begins with, (1, T), and the function that goes on from there. note: told of a cut source."""
     import torch
     device = model.token_embedding.weight.device
-    ids = tokenizer.encode(source)[:writing_room(use["family"], use["max_length"], model.config.context, new)]
+    ids, room = tokenizer.encode(source), writing_room(use["family"], use["max_length"], model.config.context, new)
+    if len(ids) > room:
+        note(f"the source has {len(ids):,} tokens: its first {room:,} were read")
+        ids = ids[:room]
     if not ids:
         raise RecipeError("the source is empty", do="Give a text.")
     if isinstance(model, GPT):

@@ -13,7 +13,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.collate import pad_ids
 from finetune.datasets.instructions import Instructions
 from finetune.datasets.prompts import Piece, answer, markers, pieces, prompt, question
-from finetune.datasets.splits import SPLITS, grouped_split, normalise_text, ordered_split
+from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.errors import DataError
 from finetune.evaluation.answers import (
     NEAREST,
@@ -60,6 +60,7 @@ class Examples:
 def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
     """Split the records, those with the same question together if not by their order alone.
 
+    Questions count as the same if they are after folding case and white space: digits are content here.
     Returns (records by split, data card).
     """
     split, settings = recipe.split, recipe.instruct
@@ -67,11 +68,12 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
     if split.protocol == "ordered":
         parts = ordered_split(len(questions), split.val_fraction, split.test_fraction)
     else:
-        parts = grouped_split(questions, [""] * len(questions), split.val_fraction, split.test_fraction, split.seed)
+        parts = grouped_split(questions, [""] * len(questions), split.val_fraction, split.test_fraction, split.seed,
+                              keys=text_keys(questions, fold_text))
     empty = [name for name in SPLITS if not parts[name]]
     if empty:
         raise DataError(f"too few records: none for the {empty[0]} split",
-                        got=f"{len(set(map(normalise_text, questions)))} different questions", do="Add some.")
+                        got=f"{len(set(map(fold_text, questions)))} different questions", do="Add some.")
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
     max_length = min(recipe.max_length or context, context)
     found = {name: examples(part, tokenizer, settings, max_length) for name, part in records.items()}
@@ -88,7 +90,14 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
         notes.append(f"{len(cut)} prompts lost their beginning, to fit into {max_length} tokens")
     if left_out:
         notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
-    both = overlap({name: [questions[i] for i in part] for name, part in parts.items()}, normalise_text)
+    room, longest = prompt_room(context, settings), settings.max_new_tokens
+    if shortened := sum(len(conversation_ids(record, tokenizer, settings)) > room for record in records["test"]):
+        notes.append(f"{shortened} test prompts are read without their beginning where answers are written, so that "
+                     f"{longest} tokens of an answer fit into {context}")
+    if long := sum(len(tokenizer.encode(answer(record))) >= longest for record in records["test"]):
+        notes.append(f"{long} test answers are longer than the {longest} tokens that are written; "
+                     "instruct.max_new_tokens sets those")
+    both = overlap({name: [questions[i] for i in part] for name, part in parts.items()}, fold_text)
     if split.protocol == "ordered":
         notes.append("records stand on a side by their place in the file: those to train on, the test's, the "
                      "validation's")
@@ -103,7 +112,7 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
         "loss_on": settings.loss_on,
         "example": "".join(piece.text for piece in pieces(records["train"][0], settings)),
         "prompt": "".join(piece.text for piece in prompt({"instruction": "What is asked?", "input": ""}, settings)),
-        "protocol": split.protocol, "seed": split.seed, "different_questions": len(set(map(normalise_text, questions))),
+        "protocol": split.protocol, "seed": split.seed, "different_questions": len(set(map(fold_text, questions))),
         "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(map(len, part.inputs)),
                           "learnt_tokens": sum(part.learnt())} for name, part in found.items()},
         "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)), "max": max(lengths),
@@ -131,12 +140,13 @@ def examples(records: list[dict], tokenizer: Tokenizer, settings: Instruct, max_
 
 
 def prompt_ids(record: dict, tokenizer: Tokenizer, settings: Instruct, context: int) -> list[int]:
-    """What a model reads before it answers, cut from the left so that the answer has its room in the context.
+    """What a model reads before it answers, cut from the left so that the answer has its room in the context."""
+    return conversation_ids(record, tokenizer, settings)[-prompt_room(context, settings):]
 
-    It keeps half of the context at least; a longer answer then slides.
-    """
-    ids = conversation_ids(record, tokenizer, settings)
-    return ids[-max(context - settings.max_new_tokens, context // 2):]
+
+def prompt_room(context: int, settings: Instruct) -> int:
+    """Tokens of a prompt that leave room for an answer: half of the context at least; a longer answer then slides."""
+    return max(context - settings.max_new_tokens, context // 2)
 
 
 def conversation_ids(record: dict, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
@@ -251,7 +261,7 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records:
     references = References([answer(record) for record in test], np.array(parts["test", "answer"].learnt()),
                             markers(settings))
     clean = clean_rows([question(record) for name in ("train", "val") for record in records[name]], questions,
-                       normalise_text)
+                       fold_text)
     report = score_answers(written["after"], references, {UNTUNED: written["before"], NEAREST: Written(nearest)},
                            clean, resamples, seed)
     report["losses"] = [

@@ -1,9 +1,13 @@
 """``finetune generate`` on the bundled checkpoint: what it shows, and when."""
 
+import shutil
+
 import pytest
 
 from finetune import cli
 from finetune.checkpoints.sources import load
+from finetune.models import compiled
+from finetune.models.compiled import COMPILERS, CompiledLinear
 
 PROMPT = "The history of the"
 
@@ -21,6 +25,7 @@ def continued(options: dict, new: int = 12) -> list[list[int]]:
     (("--top-p", "0.9", "--seed", "3"), {"temperature": 0.8, "top_p": 0.9, "seed": 3}),
     (("--min-p", "0.05", "--temperature", "1.5"), {"temperature": 1.5, "min_p": 0.05}),
     (("--beams", "3", "--no-repeat-ngram", "2"), {"beams": 3, "no_repeat_ngram": 2}),
+    (("--beams", "3", "--length-penalty", "-2"), {"beams": 3, "length_penalty": -2.0}),
     (("--top-k", "9", "--repetition-penalty", "1.3"), {"temperature": 0.8, "top_k": 9, "repetition_penalty": 1.3})],
     ids=str)
 def test_the_options_reach_the_model(finetune, arguments, options):
@@ -50,10 +55,30 @@ def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkey
 @pytest.mark.parametrize("arguments, words", [
     (("--beams", "2", "--top-p", "0.9"), "beam search draws nothing"), (("--top-p", "0"), "top_p is out of range"),
     (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"), (("--stop", ""), "stop string"),
-    (("--samples", "2", "--temperature", "0"), "so many different samples"), (("--max-new-tokens", "0"), "max-new")])
+    (("--samples", "2", "--temperature", "0"), "so many different samples"), (("--max-new-tokens", "0"), "max-new"),
+    (("--max-new-tokens", "9" * 15), "max-new"), (("--seed", "9" * 25), "seed is out of range"),
+    (("--repetition-penalty", "1e-40"), "repetition_penalty"), (("--length-penalty", "nan"), "length_penalty")])
 def test_what_makes_no_sense_is_refused(finetune, arguments, words):
     said = finetune("generate", "mini", PROMPT, *arguments)
     assert said.status == 2 and words in said.err and not said.out
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
+def test_compiled_layers_write_the_text(finetune, monkeypatch):
+    used, right = [], CompiledLinear.forward
+    monkeypatch.setattr(CompiledLinear, "forward", lambda self, x: used.append(1) or right(self, x))
+    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "8", "--compile")
+    assert said.status == 0 and said.out.startswith(PROMPT) and len(used) == 8 * 25
+    used.clear()
+    assert finetune("generate", "mini", PROMPT, "--max-new-tokens", "8").status == 0 and not used
+
+
+def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
+    compiled.build.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    said = finetune("generate", "mini", PROMPT, "--compile")
+    compiled.build.cache_clear()
+    assert said.status == 2 and not said.out and "no-such-compiler" in said.err and "what CXX names" in said.err
 
 
 def test_a_long_prompt_is_cut_and_said(finetune):

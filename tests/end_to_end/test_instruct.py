@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_it_would_take(finetune, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl"}
     absent = finetune("run", "instruct", "--set", "data=pairs.jsonl", "--set", "weights=gpt2", "--dry-run")
     assert absent.status == 0 and "records: 60; train 42 / val 6 / test 12" in absent.out
-    assert "124,439,808" in absent.out and "steps: 30 of 8 rows" in absent.out
+    assert "124,439,808" in absent.out and "steps: 55 of 4 rows" in absent.out
 
 
 def test_chat_is_for_instruct_runs(toy_copy, finetune):

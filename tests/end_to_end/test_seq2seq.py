@@ -55,6 +55,8 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
                                                                     abs=1e-6)
     assert evaluation["metrics"]["chrf"]["value"] == pytest.approx(CHRF().corpus_score(outputs, references).score,
                                                                    abs=1e-6)
+    long = finetune("generate", directory, "1 " * 200)
+    assert long.status == 0 and "the source has " in long.err and "were read" in long.err
     html = (directory / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in html and "sacrebleu" in html.lower()
 

@@ -119,6 +119,8 @@ def test_the_encoder_decoder_is_torchs_transformer(options):
 
 def test_the_vanilla_preset_is_torchs_at_its_full_size():
     """5,000 tokens, width 512, 8 heads, 6 and 6 layers: logits and gradients."""
+    assert (VANILLA.vocab_size, VANILLA.width, VANILLA.heads) == (5000, 512, 8)
+    assert VANILLA.layers == VANILLA.encoder.layers == 6
     assert_same_transformer(last_norm=VANILLA.last_norm, shape={}, std=0.05, of_gradients=1e-3)
 
 

@@ -84,3 +84,11 @@ def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(tmp_path, monkey
             monkeypatch.setattr(sources, "hub_value", lambda *arguments, answer=answer: answer())
             assert resolve_auto("auto") == name
     assert resolve_auto("distilgpt2") == "distilgpt2"
+
+
+def test_a_mistyped_run_is_no_name_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "recipe.json").write_text("{}")
+    with pytest.raises(WeightsError, match="runs/frist: no such run; known: first. did you mean"):
+        locate_weights("runs/frist")

@@ -78,3 +78,16 @@ def test_temperature_zero_takes_the_likeliest():
 def test_what_makes_no_sense_is_refused(options, words):
     with pytest.raises(RecipeError, match=words):
         Decoding(**options)
+
+
+def test_a_temperature_near_zero_draws_the_likeliest():
+    logits = torch.tensor([[1.0, 3.0, 2.9, -8.0]]) * 1e4
+    drawn = Decoding(temperature=1e-40).choose(logits, torch.zeros(1, 1, dtype=torch.long), torch.Generator())
+    assert drawn.tolist() == [1]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.0}])
+def test_where_every_token_would_repeat_none_is_banned(options):
+    logits, ids = torch.tensor([[0.0, 9.0, 1.0], [0.0, 9.0, 1.0]]), torch.tensor([[0, 1, 2], [1, 1, 2]])
+    chosen = Decoding(no_repeat_ngram=1, **options).choose(logits, ids, torch.Generator().manual_seed(0))
+    assert chosen.tolist() == [1, 0]

@@ -181,9 +181,29 @@ def test_prepare_splits_by_question_and_counts():
 
 
 def test_prepare_refuses_too_few_records():
-    same = Instructions([pair(i, f"Count to {i % 10}", "", "x") for i in range(30)], [])
+    same = Instructions([pair(i, "Count  to ten" if i % 2 else "count to TEN", "", "x") for i in range(30)], [])
     with pytest.raises(DataError, match="too few records.*got 1 different questions"):
         instruct.prepare(Recipe(), same, BYTES, 256)
     apart = Instructions([pair(i, "x" * i + "y", "", "z" * 50) for i in range(30)], [])
     with pytest.raises(DataError, match="no record of the train split fits into 40 tokens"):
         instruct.prepare(Recipe(max_length=40), apart, BYTES, 256)
+
+
+def test_digits_tell_questions_apart():
+    sums = [pair(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)]
+    records, card = instruct.prepare(Recipe(), Instructions(sums, []), BYTES, 256)
+    assert card["different_questions"] == 300 and all(len(part) >= 30 for part in records.values())
+    assert not any(counts["normalised"] for counts in card["overlap"].values())
+
+
+def test_what_is_cut_where_answers_are_written_is_said():
+    """Prompts that leave no room for the answer's budget, and answers that are longer than it."""
+    recipe = Recipe(instruct={"style": "plain", "max_new_tokens": 20})
+    tests = [pair(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
+    records, card = instruct.prepare(recipe, Instructions(tests, []), BYTES, 140)
+    n, long = len(records["test"]), sum(record["output"] == "b" * 40 for record in records["test"])
+    assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card["notes"])
+    assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card["notes"])
+    records, card = instruct.prepare(recipe.model_copy(update={"max_length": 140}), Instructions(tests, []), BYTES, 100)
+    told = [note for note in card["notes"] if "test prompts are read without their beginning" in note]
+    assert told and told[0].startswith(f"{len(records['test'])} test prompts")

@@ -1,0 +1,58 @@
+"""The long form of `finetune compare-architectures`: three architectures of equal size on the same tasks, from mini.
+
+    python benchmarks/architectures.py            runs the command, with its bundled tables; takes its further arguments
+    python benchmarks/architectures.py --page     the section again, from architectures.json
+
+Writes what the command's comparison.json holds, without curves and examples, and the command's own table.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import few_labels
+from machine import device_name
+
+from finetune.console import say
+from finetune.files import read_json, write_json
+from finetune.report.architectures import screen_table, verdict
+
+RESULT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).with_name("README.md")
+LEFT_OUT = ("curve", "examples")  # of an entry: long, and not in the table
+
+
+def measure(arguments: list[str]) -> None:
+    """Run the command in a folder of its own and keep its figures."""
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([sys.executable, "-m", "finetune", "compare-architectures", "--name", "measured", *arguments],
+                       cwd=place, check=True)
+        found = read_json(Path(place) / "runs" / "measured" / "comparison.json")
+    for group in found["groups"]:
+        group["entries"] = [{key: value for key, value in entry.items() if key not in LEFT_OUT}
+                            for entry in group["entries"]]
+    write_json(RESULT, found | {"machine": device_name()})
+
+
+def section(found: dict) -> str:
+    """The page's section: the command's own sentence and table."""
+    where = f"{found['machine']}, {found['threads']} thread(s), {found['precision']}"
+    return "\n".join([
+        "## Three architectures of equal size", "",
+        f"`finetune compare-architectures` on {where}. {verdict(found)}", "", "```text",
+        *screen_table(found), "```", "",
+        "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
+        "Made by [architectures.py](architectures.py)."])
+
+
+def main() -> None:
+    """Measure, then write the section."""
+    if sys.argv[1:] != ["--page"]:
+        measure(sys.argv[1:])
+    few_labels.write_section(PAGE, RESULT.stem, section(read_json(RESULT)))
+    say(f"{PAGE}: written")
+
+
+if __name__ == "__main__":
+    sys.exit(few_labels.report_errors(main))
