@@ -16,7 +16,7 @@ NAMES = {"instruction": ("instruction", "prompt", "question"), "input": ("input"
          "output": ("output", "response", "answer", "completion")}
 ROLES = ("system", "user", "assistant")
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
-MOST_LISTED = 5
+MOST_LISTED = 20
 
 
 @dataclass

@@ -94,11 +94,11 @@ def test_lines_that_are_no_json_are_malformed_records(write):
         read_instructions(write(f'{json.dumps(PAIRS[0])}\n{{"instruction": \n\n{deep}\nnot json\n'), STRICT)
 
 
-def test_five_are_listed_and_the_rest_counted(write):
+def test_twenty_are_listed_and_the_rest_counted(write):
     with pytest.raises(DataError) as caught:
-        read_instructions(write([*PAIRS, *[{"instruction": "a"}] * 8]), STRICT)
-    assert "8 of 11 records" in str(caught.value) and str(caught.value).count("no 'output'") == 5
-    assert "line 8:" in str(caught.value) and "and 3 more" in str(caught.value)
+        read_instructions(write([*PAIRS, *[{"instruction": "a"}] * 23]), STRICT)
+    assert "23 of 26 records" in str(caught.value) and str(caught.value).count("no 'output'") == 20
+    assert "line 23:" in str(caught.value) and "and 3 more" in str(caught.value)
 
 
 def test_a_share_may_be_left_out_and_is_counted(write):
