@@ -12,6 +12,7 @@ from finetune.datasets.near_duplicates import LEAST, SHINGLE, NearDuplicates
 from finetune.datasets.readers import LabelledTexts, listed
 from finetune.errors import DataError
 
+LEVELS = ("stop", "warning", "note")
 RARE = 10  # rows of a label below which neither training nor a metric says much
 SAMPLED = 100_000  # rows whose characters and words are looked at
 EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
@@ -53,8 +54,12 @@ def check_rows(source: LabelledTexts, keys: np.ndarray, near: NearDuplicates | N
     found = [*_meaningless(source), *_dropped(source), _spellings(source.labels), _rare(source.labels),
              _imbalance(source.labels), _conflicts(source, keys), _exact(source, keys), *_near(source, near),
              _lengths(source, lengths, context), *_characters(source), *_names_in_texts(source)]
-    order = {"stop": 0, "warning": 1, "note": 2}
-    return sorted((finding for finding in found if finding), key=lambda finding: order[finding.level])
+    return by_gravity([finding for finding in found if finding])
+
+
+def by_gravity(findings: list[Finding]) -> list[Finding]:
+    """What stops first, then warnings, then notes."""
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _meaningless(source: LabelledTexts) -> list[Finding]:

@@ -12,20 +12,29 @@ MOST_VALUES = 10_000  # different values of a column; of more, each says too lit
 ADDED = ("predicted", "probability")  # columns that predictions add to a table
 
 
+def check_table(path: Path, detected: Detected, source: LabelledTexts) -> list[Finding]:
+    """Every check of a file as a table, how it is written and what its columns hold. source: its rows, or those too."""
+    return check_layout(detected) + check_columns(path, detected.layout, source)
+
+
 def check_layout(detected: Detected) -> list[Finding]:
     """What is unusual in how the file is written."""
     found = [Finding("layout", "note", note) for note in detected.notes
              if not (detected.lost_by_quoting and "quoting" in note)]
     if detected.lost_by_quoting:
-        found.append(Finding("quoting", "warning", "a reader with default quoting (pandas, datasets) loses "
+        found.append(Finding("quoting", "note", "a reader with default quoting (pandas, datasets) loses "
                              f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
                              "Nothing here: quotes are read as plain characters. Elsewhere, switch quoting off.",
                              detected.lost_by_quoting))
     if detected.swallowed_lines:
         lines = detected.swallowed_lines
-        found.append(Finding("swallowed_rows", "warning", f"{len(lines)} rows look like several, swallowed by a quote "
-                             "that is not closed where it should be", "Look at these lines and close the quote.",
-                             len(lines), examples=[f"line {line}" for line in lines[:5]]))
+        some, them, hold = (("1 row looks", "it", "holds") if len(lines) == 1 else
+                            (f"{len(lines)} rows look", "they", "hold"))
+        found.append(Finding("swallowed_rows", "warning", f"{some} like several, swallowed by a quote that is not "
+                             f"closed where it should be, from line {listed(list(map(str, lines)), 3)}; {them} {hold} "
+                             f"{detected.swallowed_rows:,} further lines, each a lost row",
+                             "Look at these lines and close the quote.", detected.swallowed_rows,
+                             examples=[f"line {line}" for line in lines[:5]]))
     return found
 
 

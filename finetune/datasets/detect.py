@@ -31,6 +31,7 @@ class Detected:
     notes: tuple[str, ...] = ()
     lost_by_quoting: int = 0
     swallowed_lines: tuple[int, ...] = ()  # first lines of rows that look like several, in a file that needs quoting
+    swallowed_rows: int = 0  # further lines inside those rows, each of them a row that is lost
 
 
 def detect_format(path: Path, encoding: str | None = None, header_names: frozenset[str] = frozenset()) -> Detected:
@@ -65,7 +66,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
             return Detected(_json_kind(path, layout), tuple(notes))
         layout, more = _with_delimiter(path, layout)
         notes += more
-        quoting, lost, swallowed = _quoting(path, layout)
+        quoting, lost, swallowed, inside = _quoting(path, layout)
         layout = replace(layout, quoting=quoting)
         if not quoting:
             notes.append("quotes are plain characters here: each line is a row by itself"
@@ -76,7 +77,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
             notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
-    return Detected(layout, tuple(notes), lost, swallowed)
+    return Detected(layout, tuple(notes), lost, swallowed, inside)
 
 
 def byte_order(path: Path) -> tuple[str, str]:
@@ -139,14 +140,15 @@ def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[
     return replace(layout, delimiter=best), [f"the fields are parted by {NAMES[best]}"]
 
 
-def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...]]:
-    """(whether quotes part the cells, rows that default quoting loses, first lines of rows that hold several).
+def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...], int]:
+    """(whether quotes part the cells, rows that default quoting loses, first lines of rows that hold several, and how
+    many further lines those hold).
 
     Quotes are plain characters where each line by itself has the first one's width and reading them as quotes fails,
     or swallows lines that end in labels of other rows: the SMS Spam Collection is such a file.
     """
     if not _holds_quotes(path, layout.encoding):
-        return True, 0, ()
+        return True, 0, (), 0
     width, lines, alike = 0, 0, True
     values: list[Counter | None] = []
     for line in _lines(path, layout):
@@ -162,7 +164,7 @@ def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...
                 if len(counter) > MANY_VALUES:
                     values[column] = None
     usual = [{value for value, count in counter.items() if count > 1} if counter else set() for counter in values]
-    rows, several, swallowed = 0, 0, []
+    rows, several, inside, swallowed = 0, 0, 0, []
     try:
         for begins, cells in _rows(path, layout):
             rows += 1
@@ -170,12 +172,13 @@ def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...
                 several += 1
                 if _other_rows(cells, layout.delimiter, width, usual):
                     swallowed.append(begins)
+                    inside += sum(cell.count("\n") for cell in cells)
     except csv.Error:
         swallowed.append(rows)
     strict = _reads_strictly(path, layout)
     if alike and width > 1 and (not strict or (swallowed and len(swallowed) == several)):
-        return False, max(lines - rows, 0), ()
-    return True, 0, tuple(swallowed[:100])
+        return False, max(lines - rows, 0), (), 0
+    return True, 0, tuple(swallowed[:100]), inside
 
 
 def _other_rows(cells: list[str], delimiter: str, width: int, usual: list[set[str]]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune.assets import asset
 from finetune.config import nearest
 from finetune.console import warn
-from finetune.datasets.detect import detect_format
+from finetune.datasets.detect import Detected, detect_format
 from finetune.datasets.documents import is_saved_dataset
 from finetune.datasets.pairs import PAIR_NAMES
 from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, listed, read_labelled
@@ -24,11 +24,15 @@ class DataSource:
 
     name: str
     path: Path
-    layout: TableFormat
+    detected: Detected  # how it is laid out, and what is unusual in that
     source: str
     licence: str = ""
     citation: str = ""
-    notes: tuple[str, ...] = ()  # what is unusual in how the file is written
+
+    @property
+    def layout(self) -> TableFormat:
+        """How the file is read."""
+        return self.detected.layout
 
 
 def resolve_data(name: str, fetch: bool = True) -> str:
@@ -76,16 +80,21 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
 def _table(name: str, encoding: str | None, header_names: frozenset[str]) -> DataSource | None:
     """A table of the hub, or a file or folder of the user's; none where there is nothing of that name."""
     if name.startswith(PREFIX):
-        return DataSource(name, get_hub_dataset(name), TableFormat(kind="dataset"),
+        return DataSource(name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")),
                           "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
     if path.is_file() or is_saved_dataset(path):
-        detected = detect_format(path, encoding, header_names)
-        return DataSource(path.name, path, detected.layout, "the user's file", notes=detected.notes)
+        return DataSource(path.name, path, detect_format(path, encoding, header_names), "the user's file")
     if path.is_dir():
         raise DataError(f"{name}: a directory where a file should be",
                         known="a folder is read only where datasets' save_to_disk wrote it")
     return None
+
+
+def locate_files(recipe: Recipe) -> dict[str, DataSource]:
+    """The recipe's table under "", and the further ones for validation and test under the side they are of."""
+    named = {"": recipe.data, "val": recipe.validation, "test": recipe.test}
+    return {side: locate_data(name, recipe.encoding) for side, name in named.items() if name or not side}
 
 
 def read_data(recipe: Recipe) -> LabelledTexts:
@@ -93,18 +102,16 @@ def read_data(recipe: Recipe) -> LabelledTexts:
 
     Raises DataError for a further file that is the first one again, or has labels that no row to train on has.
     """
-    columns = recipe.columns
-    data = locate_data(recipe.data, recipe.encoding)
+    columns, files = recipe.columns, locate_files(recipe)
+    data = files.pop("")
     found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
-    found.notes[:0] = data.notes
+    found.notes[:0] = data.detected.notes
     labels = set(found.labels)
-    for side, name in (("val", recipe.validation), ("test", recipe.test)):
-        if not name:
-            continue
+    for side, more in files.items():
+        name = recipe.validation if side == "val" else recipe.test
         if found.sides and side in found.sides:
             raise DataError(f"{name}: {data.path.name} says itself which rows are the {side} split",
                             do="Leave the file out, or the split column.")
-        more = locate_data(name, recipe.encoding)
         if more.path.resolve() == data.path.resolve():
             raise DataError(f"{name}: the table to train on, given again", do="Leave it out: a part is held out.")
         read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
@@ -112,7 +119,7 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         if unknown:
             raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
                             known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
-        found.notes += [f"{more.path.name}: {note}" for note in (*more.notes, *read.notes)]
+        found.notes += [f"{more.path.name}: {note}" for note in (*more.detected.notes, *read.notes)]
         found.extend(read, side)
     return found
 
@@ -125,14 +132,14 @@ def _samples(ending: str = "*", folder: str = "*") -> dict[str, Path]:
 def _sample(name: str) -> DataSource:
     path = _samples()[name]
     layout = format_of(path) if path.suffix == ".tsv" else TableFormat()
-    return DataSource(name, path, layout, "written for this project, bundled", "CC0 1.0")
+    return DataSource(name, path, Detected(layout), "written for this project, bundled", "CC0 1.0")
 
 
 def _from_row(row: DataRow, path: Path) -> DataSource:
     delimiter = {"tsv": "\t", "csv": ","}[row.format]
     layout = TableFormat(delimiter, row.header, row.quoting, tuple(row.columns))
     source = f"{row.description}; doi {row.doi}" if row.doi else row.description
-    return DataSource(row.name, path, layout, source, row.licence, row.citation)
+    return DataSource(row.name, path, Detected(layout), source, row.licence, row.citation)
 
 
 def resolve_text(name: str) -> str:
@@ -150,12 +157,12 @@ def locate_text(name: str) -> DataSource:
     if name in samples:
         return _sample(name)
     if name.startswith(PREFIX):
-        return DataSource(name, get_hub_dataset(name), TableFormat(), "a data set of the Hugging Face hub")
+        return DataSource(name, get_hub_dataset(name), Detected(TableFormat()), "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
     if not path.exists():
         raise DataError(f"no text {name!r}: no such file or folder", known=", ".join([*samples, f"{PREFIX}OWNER/NAME"]),
                         do="Give a text file or a folder, for example --set data=my.txt")
-    return DataSource(path.name, path, TableFormat(), "the user's text")
+    return DataSource(path.name, path, Detected(TableFormat()), "the user's text")
 
 
 def locate_instructions(name: str) -> DataSource:
@@ -167,7 +174,7 @@ def locate_instructions(name: str) -> DataSource:
     if not path.is_file():
         raise DataError(f"no records {name!r}: no such file", known=", ".join(samples),
                         do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl")
-    return DataSource(path.name, path, TableFormat(), "the user's file")
+    return DataSource(path.name, path, Detected(TableFormat()), "the user's file")
 
 
 def locate_pairs(name: str, encoding: str | None = None) -> DataSource:

@@ -10,8 +10,8 @@ import numpy as np
 from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
-from finetune.datasets.checks import Finding, check_rows, letter_counts, sample_of
-from finetune.datasets.column_checks import check_columns, check_layout
+from finetune.datasets.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, sample_of
+from finetune.datasets.column_checks import check_table
 from finetune.datasets.detect import Detected, detect_format
 from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import HEADER_NAMES, read_labelled
@@ -22,7 +22,7 @@ from finetune.errors import DataError
 from finetune.tasks.classify import token_lengths
 from finetune.tokenizer import Tokenizer
 
-LEVELS = {"stop": "red", "warning": "yellow", "note": ""}
+COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
 
 def check_file(name: str, text: str | None = None, label: str | None = None, weights: str = "mini") -> dict:
@@ -38,10 +38,11 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     detected = detect_format(data.path, None, HEADER_NAMES)
     if detected.layout != data.layout:  # the registry says how its files are read
         detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
-    layout, findings = data.layout, []
+    layout, findings = detected.layout, []
     if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind != "parquet" and not is_utf8(data.path):
         guess, sample = guess_encoding(data.path)
         layout = replace(layout, encoding=guess)
+        detected = replace(detected, layout=layout)
         findings.append(Finding("encoding", "stop", f"the file is not UTF-8; it reads as {guess}: {sample}",
                                 f"Save it as UTF-8, or train with --set encoding={guess}", examples=[sample]))
     source = read_labelled(data.path, text, label, layout)
@@ -50,8 +51,8 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     lengths = token_lengths(Tokenizer.from_directory(found.directory), source.texts)
     keys = text_keys(source.texts)
     near = find_near_duplicates(source.texts, keys)
-    findings += check_layout(detected) + [Finding("columns", "note", note) for note in source.notes]
-    findings += check_rows(source, keys, near, lengths, context) + check_columns(data.path, layout, source)
+    findings += check_table(data.path, detected, source) + [Finding("columns", "note", note) for note in source.notes]
+    findings += check_rows(source, keys, near, lengths, context)
     characters = np.array([len(own) for own in source.texts])
     letters, foreign = letter_counts([source.texts[at] for at in sample_of(source)])
     return {
@@ -65,7 +66,7 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
                     "tokens": _spread(lengths), "cut_rows": int((lengths > context).sum())},
         "duplicates": {"exact_rows": len(keys) - len(np.unique(keys)), "near_rows": len(near.rows())},
         "letters": {"counted": letters, "other_alphabet": foreign},
-        "findings": [finding.as_dict() for finding in sorted(findings, key=lambda own: list(LEVELS).index(own.level))]}
+        "findings": [finding.as_dict() for finding in by_gravity(findings)]}
 
 
 def _spread(numbers: np.ndarray) -> dict[str, int]:
@@ -121,7 +122,7 @@ def _show_findings(findings: list[dict]) -> None:
         rows = finding["rows"] + [None] * len(finding["examples"])
         for row, example in zip(rows, finding["examples"], strict=False):
             what.append(clean(f"\n  {'' if row is None else f'row {row}: '}{example}"), style="dim")
-        table.add_row(Text(finding["level"], style=LEVELS[finding["level"]]), what, Text(clean(finding["do"])))
+        table.add_row(Text(finding["level"], style=COLOURS[finding["level"]]), what, Text(clean(finding["do"])))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=120)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from finetune.console import progress, say
 from finetune.datasets.batching import micro_batches
-from finetune.datasets.checks import check_rows
+from finetune.datasets.checks import Finding, by_gravity, check_rows
 from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import LabelledTexts, listed, text_chunks
@@ -57,9 +57,11 @@ class Records(Sequence):
         return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
 
 
-def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
+def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int,
+            findings: Sequence[Finding] = ()) -> tuple[dict, dict]:
     """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}.
 
+    findings: what is known already of the files, to stand in the card beside what is found in the rows.
     Memory beyond the texts themselves is some tens of bytes a row.
     """
     split = recipe.split
@@ -78,7 +80,7 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
     all_lengths = token_lengths(tokenizer, source.texts)
     lengths = all_lengths[used]
     near = find_near_duplicates(source.texts, keys)
-    checks = check_rows(source, keys, near, all_lengths, max_length)
+    checks = by_gravity([*findings, *check_rows(source, keys, near, all_lengths, max_length)])
     distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
                 for text, label in zip(source.texts, source.labels, strict=True)}
     card = {

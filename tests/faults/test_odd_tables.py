@@ -200,3 +200,30 @@ def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(finetune):
     rows = list(csv.DictReader(open("out.csv", newline="", encoding="utf-8")))  # noqa: SIM115
     assert [undefuse(row["label"]) for row in rows] == labels
     assert {undefuse(row["predicted"]) for row in rows} <= set(labels)
+
+
+def swallowing(name: str) -> str:
+    """A table of 60 rows of which a quote, opened in row 10 and closed in row 14, swallows four."""
+    lines = [f'"{TEXTS[i % 40]}, {i}",{LABELS[i % 40]}' for i in range(60)]
+    lines[10] = f'"{TEXTS[10]} 10,ham'
+    lines[11:14] = [f"{TEXTS[i]} {i},{LABELS[i]}" for i in (11, 12, 13)]
+    lines[14] = f'{TEXTS[14]} 14",ham'
+    Path(name).write_text("\n".join(["text,label", *lines]) + "\n")
+    return name
+
+
+def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
+    said = "1 row looks like several, swallowed by a quote that is not closed where it should be, from line 12; it " \
+           "holds 4 further lines, each a lost row"
+    assert said in finetune("data", "check", swallowing("my.csv"), "--json")[1]
+    status, shown = finetune("classify", "my.csv", *TRAIN)
+    assert status == 0 and shown.count(f"note: {said}. Look at") == 1 and "rows: 56" in shown
+    write("good.csv", {"text": TEXTS, "label": LABELS})
+    status, shown = finetune("classify", "good.csv", "--test", "my.csv", *TRAIN)
+    assert status == 0 and shown.count(f"note: my.csv: {said}. Look at") == 1
+
+
+def test_a_column_read_as_text_that_tells_the_label_is_said_before_training(finetune):
+    columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
+    status, shown = finetune("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
+    assert status == 0 and shown.count("note: column 'kind' tells the label in 100.0% of the rows") == 1

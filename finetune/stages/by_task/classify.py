@@ -10,9 +10,10 @@ import torch
 from finetune.console import say, warn
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.cells import defuse
-from finetune.datasets.checks import refuse_meaningless
-from finetune.datasets.readers import listed, read_labelled
-from finetune.datasets.sources import DataSource, locate_data, read_data, resolve_data
+from finetune.datasets.checks import Finding, refuse_meaningless
+from finetune.datasets.column_checks import check_table
+from finetune.datasets.readers import LabelledTexts, listed, read_labelled
+from finetune.datasets.sources import DataSource, locate_data, locate_files, read_data, resolve_data
 from finetune.datasets.splits import SPLITS, normalise_text
 from finetune.errors import RecipeError
 from finetune.evaluation.score import score_classifier, verdict
@@ -73,7 +74,8 @@ class ClassifyTask(Task):
             say(note)
         positive_label(recipe, sorted(set(source.labels)))
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"])
+        records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"],
+                                         table_findings(recipe, source))
         write_records(run, records)
         write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
         sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
@@ -175,6 +177,13 @@ class ClassifyTask(Task):
         def padded(rows: list[list[int]]) -> int:
             return batch_size(list(range(len(rows))), [len(row) for row in rows], classify.PREDICT_TOKENS).tokens
         return second_time(lambda: classify.predict_logits(model, some)) / padded(some) * padded(ids)
+
+
+def table_findings(recipe: Recipe, source: LabelledTexts) -> list[Finding]:
+    """What is wrong with the recipe's files as tables; where there are several, each finding names its file."""
+    files = locate_files(recipe).values()
+    return [replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding
+            for data in files for finding in check_table(data.path, data.detected, source)]
 
 
 def positive_label(recipe: Recipe, labels: list[str]) -> int | None:

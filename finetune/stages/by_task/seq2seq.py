@@ -78,7 +78,7 @@ class Seq2SeqTask(Task):
         data = locate_pairs(name, recipe.encoding)
         source, target = columns or (recipe.seq2seq.source, recipe.seq2seq.target)
         found = read_pairs(data.path, source, target, data.layout, fewest)
-        found.notes[:0] = data.notes
+        found.notes[:0] = data.detected.notes
         return found
 
     def prepare(self, recipe: Recipe, run: Run) -> dict:

@@ -43,6 +43,7 @@ def test_names_that_predictions_add_are_said(columns):
 def test_layouts_are_said():
     layout = TableFormat()
     assert check_layout(Detected(layout)) == []
-    found = check_layout(Detected(layout, ("the fields are parted by tabs", "no quoting"), 2, (4, 9)))
+    found = check_layout(Detected(layout, ("the fields are parted by tabs", "no quoting"), 2, (4, 9), 5))
     assert [finding.check for finding in found] == ["layout", "quoting", "swallowed_rows"]
     assert "loses 2 rows" in found[1].what and found[2].examples == ["line 4", "line 9"]
+    assert "2 rows look like several" in found[2].what and "5 further lines" in found[2].what
