@@ -3,13 +3,15 @@
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import zip_longest
 
 import numpy as np
 
 from finetune.datasets.near_duplicates import LEAST, SHINGLE, NearDuplicates
-from finetune.datasets.readers import LabelledTexts, listed
+from finetune.datasets.readers import LabelledTexts, listed, place
 from finetune.errors import DataError
 
 LEVELS = ("stop", "warning", "note")
@@ -32,10 +34,21 @@ class Finding:
     count: int = 0
     rows: list[int] = field(default_factory=list)  # the worst, as numbers in the file
     examples: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)  # of each of these rows, where there are several files
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def places(finding: dict) -> list[str]:
+    """The rows of a finding's plain values as a person looks them up: ``test.csv row 6``."""
+    return [place(row, file) for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")]
+
+
+def _rows(source: LabelledTexts, at: Sequence[int]) -> dict:
+    """`rows` and `files` of a finding about these positions."""
+    return {"rows": [source.rows[i] for i in at], "files": [source.files[i] for i in at] if source.files else []}
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
@@ -74,24 +87,29 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
         mend = (f"The columns look swapped: --text {source.label_column} --label {source.text_column}" if few else
                 "Name the column of labels with --label NAME.")
         return [Finding("many_labels", "stop", f"column {source.label_column!r} has {labels:,} different values in "
-                        f"{rows:,} rows: too many for labels", mend, labels, source.rows[:3],
-                        [_quote(label) for label in source.labels[:3]])]
+                        f"{rows:,} rows: too many for labels", mend, labels,
+                        examples=[_quote(label) for label in source.labels[:3]], **_rows(source, range(3)))]
     if rows >= 10 and len(texts) == 1:
         return [Finding("one_text", "stop", f"column {source.text_column!r} holds one text in all {rows:,} rows",
-                        "Name the column of texts with --text NAME.", rows, source.rows[:1],
-                        [_quote(source.texts[0])])]
+                        "Name the column of texts with --text NAME.", rows,
+                        examples=[_quote(source.texts[0])], **_rows(source, [0]))]
     if rows >= 200 and few:
         return [Finding("few_texts", "warning", f"column {source.text_column!r} has {len(texts):,} different texts "
                         f"in {rows:,} rows", "Is it the column of texts? Name another with --text NAME.", len(texts),
-                        source.rows[:3], [_quote(text) for text in source.texts[:3]])]
+                        examples=[_quote(text) for text in source.texts[:3]], **_rows(source, range(3)))]
     return []
 
 
 def _dropped(source: LabelledTexts) -> list[Finding]:
     total = len(source.rows) + sum(source.dropped.values())
-    return [Finding(reason.replace(" ", "_"), "warning" if count > 0.01 * total else "note",
-                    f"{count:,} of {total:,} rows are left out: {reason}", "Fill them in, or leave them out for good.",
-                    count) for reason, count in source.dropped.items()]
+    found = []
+    for reason, count in source.dropped.items():
+        first = [(row, part.file) for part in source.left_out if part.reason == reason for row in part.rows][:3]
+        found.append(Finding(reason.replace(" ", "_"), "warning" if count > 0.01 * total else "note",
+                             f"{count:,} of {total:,} rows are left out: {reason}", "Fill them in, or leave them out "
+                             "for good.", count, rows=[row for row, _ in first],
+                             files=[file for _, file in first if file]))
+    return found
 
 
 def _spellings(labels: list[str]) -> Finding | None:
@@ -154,8 +172,8 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     often = Counter(first[again].tolist()).most_common(3)
     return Finding("exact_duplicates", "note", f"{len(again):,} rows repeat an earlier text (but for case, digits and "
                    "white space)", "The split keeps them on one side; a file that is split already should not have "
-                   "them on two.", len(again), [source.rows[at] for at, _ in often],
-                   [f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often])
+                   "them on two.", len(again), **_rows(source, [at for at, _ in often]),
+                   examples=[f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often])
 
 
 def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
@@ -166,9 +184,9 @@ def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     shown = wrong[:3]
     return Finding("conflicting_labels", "warning", f"{len(set(first[wrong].tolist())):,} texts stand under two labels "
                    "or more", "Decide which label is right: no model can learn both.", len(wrong),
-                   [source.rows[at] for at in shown],
-                   [f"{_quote(source.labels[first[at]])} and {_quote(source.labels[at])}: {_quote(source.texts[at])}"
-                    for at in shown])
+                   **_rows(source, shown), examples=[f"{_quote(source.labels[first[at]])} and "
+                                                     f"{_quote(source.labels[at])}: {_quote(source.texts[at])}"
+                                                     for at in shown])
 
 
 def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
@@ -182,9 +200,9 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
         nearest = sorted(pairs, key=lambda pair: -pair[2])[:3]
         quoted = [[f"{_quote(source.texts[at])} ({_quote(source.labels[at], 20)})" for at in pair[:2]]
                   for pair in nearest]
-        return {"rows": [source.rows[pair[1]] for pair in nearest],
-                "examples": [f"{int(100 * similarity)} %: {one} | {other}"
-                             for (*_, similarity), (one, other) in zip(nearest, quoted, strict=True)]}
+        examples = [f"{int(100 * similarity)} %: {one} | {other}"
+                    for (*_, similarity), (one, other) in zip(nearest, quoted, strict=True)]
+        return _rows(source, [pair[1] for pair in nearest]) | {"examples": examples}
     apart = [pair for pair in near.pairs if source.labels[pair[0]] != source.labels[pair[1]]]
     if apart:
         found.append(Finding("near_duplicates_with_other_label", "warning", f"{len(apart):,} pairs of almost the same "
@@ -207,8 +225,8 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
     return Finding("cut_texts", "warning" if cut > 0.01 * len(lengths) else "note",
                    f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: what comes behind is "
                    f"not read, {lost:.1%} of all tokens", "Put what tells the label first, split long texts, or take "
-                   "weights with a longer context.", cut, [source.rows[at] for at in longest],
-                   [f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest])
+                   "weights with a longer context.", cut, **_rows(source, longest),
+                   examples=[f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest])
 
 
 def letter_counts(texts: list[str]) -> tuple[int, int]:
@@ -255,7 +273,7 @@ def _characters(source: LabelledTexts) -> list[Finding]:
                 if (pattern is CONTROL or not text.isascii()) and pattern.search(text)]
         if hits:
             found.append(Finding(check, level, f"{len(hits):,} of {len(at):,} texts hold {what}", mend, len(hits),
-                                 [source.rows[i] for i in hits[:3]], [_quote(source.texts[i]) for i in hits[:3]]))
+                                 **_rows(source, hits[:3]), examples=[_quote(source.texts[i]) for i in hits[:3]]))
     return found
 
 
@@ -278,7 +296,7 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
             found.append(Finding("label_in_text", "warning", f"the word {_quote(label)} stands in {own:.0%} of the "
                                  f"texts of that label and in {others:.1%} of the others", "If it was put there with "
                                  "the label, take it out: new texts will not have it.", hits[label, label],
-                                 [source.rows[i] for i in rows], [_quote(source.texts[i]) for i in rows]))
+                                 **_rows(source, rows), examples=[_quote(source.texts[i]) for i in rows]))
     return found
 
 

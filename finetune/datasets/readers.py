@@ -17,7 +17,27 @@ HEADER_NAMES = frozenset(TEXT_NAMES + LABEL_NAMES)
 SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
          "test": "test", "testing": "test"}
 SAMPLE = 1000  # rows by whose content a column is told
+SHOWN = 3  # rows that are named of those left out
 MOST_LABELS = 100  # different values of a column that is told to be the label by its content
+
+
+def place(row: int, file: str = "") -> str:
+    """A row for a message: ``test.csv row 6``, or without the file where there is one alone."""
+    return f"{file} row {row}".lstrip()
+
+
+@dataclass
+class LeftOut:
+    """Rows of a file that lack a text or a label: how many, and the first few."""
+
+    reason: str
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    file: str = ""  # empty where there is one alone
+
+    def __str__(self) -> str:
+        file, s = f"{self.file}: " if self.file else "", "s" if self.count != 1 else ""
+        return f"{file}{self.count:,} row{s} left out: {self.reason} ({listed(list(map(place, self.rows)))})"
 
 
 @dataclass
@@ -25,29 +45,45 @@ class LabelledTexts:
     """Rows in file order; `rows` holds each one's number in the file, the first data row being 0.
 
     `groups`: rows of one group stay together in a split, an empty one is none. `sides`: the split that a row came
-    in, empty where it is ours to choose. Both are empty lists where no row has any.
+    in, empty where it is ours to choose. `files`: the name of the file that a row is of, where there are several.
+    Each is an empty list where no row has any.
     """
 
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
     text_column: str = ""
     label_column: str = ""
     groups: list[str] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
+    name: str = ""  # of the file
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> how many rows were left out for it, over all files."""
+        return dict(sum((Counter({part.reason: part.count}) for part in self.left_out), Counter()))
+
+    def drop(self, reason: str, row: int) -> None:
+        """Count a row of this file as left out."""
+        part = next((part for part in self.left_out if part.reason == reason), None)
+        if part is None:
+            self.left_out.append(part := LeftOut(reason))
+        part.count += 1
+        part.rows += [row] if len(part.rows) < SHOWN else []
 
     def extend(self, other: "LabelledTexts", side: str) -> None:
         """Append another file's rows, all on one side. Row numbers stay those of their own file."""
-        for name in ("groups", "sides"):
-            for part in (self, other):
-                setattr(part, name, getattr(part, name) or [""] * len(part.rows))
         other.sides = [side] * len(other.rows)
-        for name in ("rows", "texts", "labels", "groups", "sides"):
+        for part in (self, other):
+            part.groups, part.sides = part.groups or [""] * len(part.rows), part.sides or [""] * len(part.rows)
+            part.files = part.files or [part.name] * len(part.rows)
+            for own in part.left_out:
+                own.file = own.file or part.name
+        for name in ("rows", "texts", "labels", "groups", "sides", "files", "left_out"):
             getattr(self, name).extend(getattr(other, name))
-        for reason, count in other.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
         if not any(self.groups):
             self.groups = []
 
@@ -203,7 +239,7 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
 def labelled_chunks(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
                     group: str | None = None, split: str | None = None,
                     size: int | None = None) -> Iterator[LabelledTexts]:
-    """The rows with a text and a label, so many at a time, or all at once; others are counted under `dropped`.
+    """The rows with a text and a label, so many at a time, or all at once; others are counted under `left_out`.
 
     group, split: columns of rows that belong together, and of the split that each row is of.
     """
@@ -225,7 +261,7 @@ def labelled_chunks(path: Path, text: str | None, label: str | None, layout: Tab
 
     def empty() -> LabelledTexts:
         return LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
-                             notes=notes + columns.notes)
+                             notes=notes + columns.notes, name=path.name)
     result = empty()
     known: dict[str, str] = {}  # one object for each label and group, not one for each row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
@@ -235,7 +271,7 @@ def labelled_chunks(path: Path, text: str | None, label: str | None, layout: Tab
         text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
         if not text_cell.strip() or not label_cell:
             reason = "empty text" if not text_cell.strip() else "empty label"
-            result.dropped[reason] = result.dropped.get(reason, 0) + 1
+            result.drop(reason, row)
             continue
         result.rows.append(row)
         result.texts.append(text_cell)

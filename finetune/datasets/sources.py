@@ -106,6 +106,7 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     data = files.pop("")
     found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
     found.notes[:0] = data.detected.notes
+    found.name = data.name
     labels = set(found.labels)
     for side, more in files.items():
         name = recipe.validation if side == "val" else recipe.test
@@ -119,7 +120,8 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         if unknown:
             raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
                             known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
-        found.notes += [f"{more.path.name}: {note}" for note in (*more.detected.notes, *read.notes)]
+        read.name = name if more.name in {found.name, *found.files} else more.name
+        found.notes += [f"{read.name}: {note}" for note in (*more.detected.notes, *read.notes)]
         found.extend(read, side)
     return found
 

@@ -4,13 +4,14 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 
 from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
-from finetune.datasets.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, sample_of
+from finetune.datasets.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, places, sample_of
 from finetune.datasets.column_checks import check_table
 from finetune.datasets.detect import Detected, detect_format
 from finetune.datasets.near_duplicates import find_near_duplicates
@@ -31,8 +32,9 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     Returns, for JSON, with stable keys: schema_version; file; format {kind, delimiter, encoding, header, quoting,
     notes, lost_by_quoting}; columns {text, label}; rows; dropped {reason: rows}; labels {label: rows};
     lengths {tokenizer, context, characters and tokens {median, p95, max}, cut_rows}; duplicates {exact_rows,
-    near_rows}; letters {counted, other_alphabet}; findings [{check, level, what, do, count, rows, examples}], level
-    being stop, warning or note, and rows being numbers of rows in the file, the first data row 0.
+    near_rows}; letters {counted, other_alphabet}; findings [{check, level, what, do, count, rows, examples,
+    files}], level being stop, warning or note, and rows being numbers of rows in the file, the first data row 0, with
+    the file of each in files where there are several.
     """
     data = locate_data(name)
     detected = detect_format(data.path, None, HEADER_NAMES)
@@ -93,7 +95,7 @@ def _show_lines(report: dict) -> None:
     say(f"file     {report['file']}")
     say(f"format   {how}")
     say(f"columns  text {report['columns']['text']!r}, label {report['columns']['label']!r}")
-    say(f"rows     {report['rows']:,}" + "".join(f"; {count:,} left out: {reason}"
+    say(f"rows     {report['rows']:,}, counted from 0" + "".join(f"; {count:,} left out: {reason}"
                                                  for reason, count in report["dropped"].items()))
     shown = [f"{label} {count:,} ({count / report['rows']:.0%})" for label, count in list(labels.items())[:8]]
     say(f"labels   {', '.join(shown)}" + (f" and {len(labels) - 8:,} more" if len(labels) > 8 else ""))
@@ -119,9 +121,8 @@ def _show_findings(findings: list[dict]) -> None:
     table.add_column("what to do", ratio=3)
     for finding in findings:
         what = Text(clean(finding["what"]))
-        rows = finding["rows"] + [None] * len(finding["examples"])
-        for row, example in zip(rows, finding["examples"], strict=False):
-            what.append(clean(f"\n  {'' if row is None else f'row {row}: '}{example}"), style="dim")
+        for at, example in zip_longest(places(finding), finding["examples"], fillvalue=""):
+            what.append(clean("\n  " + ": ".join(filter(None, (at, example)))), style="dim")
         table.add_row(Text(finding["level"], style=COLOURS[finding["level"]]), what, Text(clean(finding["do"])))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:

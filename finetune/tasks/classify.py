@@ -145,7 +145,7 @@ def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, groups:
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:
-    notes = [*source.notes, *(f"{count} rows left out: {reason}" for reason, count in source.dropped.items())]
+    notes = [*source.notes, *map(str, source.left_out)]
     together = "rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))

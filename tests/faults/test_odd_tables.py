@@ -116,7 +116,7 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetun
         lines = [json.dumps(row) for row in rows]
         Path(name).write_text("\n".join(lines) if name == "my.jsonl" else f"[{','.join(lines)}]")
     status, shown = finetune("classify", name, *TRAIN)
-    assert status == 0 and "2 rows left out: empty text" in shown and "1 rows left out: empty label" in shown
+    assert status == 0 and "2 rows left out: empty text" in shown and "1 row left out: empty label" in shown
     assert {label for _, label in records().values()} == {"true", "false"} and len(records()) == 40
 
 
@@ -124,7 +124,7 @@ def test_a_label_that_is_no_number_is_a_missing_one(finetune):
     Path("my.jsonl").write_text("".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n'
                                         for i, text in enumerate(TEXTS)))
     status, shown = finetune("classify", "my.jsonl", *TRAIN)
-    assert status == 0 and "1 rows left out: empty label" in shown
+    assert status == 0 and "1 row left out: empty label" in shown
     assert 7 not in records() and {label for _, label in records().values()} == {"0", "1"}
 
 
@@ -176,6 +176,17 @@ def test_files_of_the_person_keep_their_side(finetune):
     write("test.csv", {"text": ["a"], "label": ["eggs"]})
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
     assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
+
+
+def test_rows_are_named_with_their_file_where_there_are_several(finetune):
+    write("my.csv", {"text": TEXTS, "label": LABELS})
+    write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})
+    status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
+    assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0)\n" in shown
+    assert "1 of 44 texts hold characters of a wrong encoding (test.csv row 1)" in shown
+    assert shown.count("rows are counted from 0") == 1
+    shown = finetune("data", "check", "test.csv")[1]
+    assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
 
 
 def test_another_test_file_is_another_run(finetune):

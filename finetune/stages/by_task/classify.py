@@ -10,7 +10,7 @@ import torch
 from finetune.console import say, warn
 from finetune.datasets.batching import micro_batches
 from finetune.datasets.cells import defuse
-from finetune.datasets.checks import Finding, refuse_meaningless
+from finetune.datasets.checks import Finding, places, refuse_meaningless
 from finetune.datasets.column_checks import check_table
 from finetune.datasets.readers import LabelledTexts, listed, read_labelled
 from finetune.datasets.sources import DataSource, locate_data, locate_files, read_data, resolve_data
@@ -84,11 +84,14 @@ class ClassifyTask(Task):
         say(f"rows: {card['rows']:,} ({labels}); {card['protocol']} split, seed {card['seed']}: {sizes}")
         say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
             f"{tokens['cut_rows']} cut at {tokens['max_length']}")
-        for reason, count in card["dropped"].items():
-            say(f"note: {count} rows left out: {reason}")
+        for part in source.left_out:
+            say(f"note: {part}")
         for finding in card["checks"]:
             if finding["level"] != "note" and finding["check"].replace("_", " ") not in card["dropped"]:
-                warn(f"{finding['what']}. {finding['do']}")
+                at = f" ({', '.join(places(finding))})" if finding["rows"] else ""
+                warn(f"{finding['what']}{at}. {finding['do']}")
+        if source.left_out or any(finding["rows"] for finding in card["checks"]):
+            say("rows are counted from 0, the first of their file that is no header")
         if near := card["near_duplicates"]["test_rows_near_train"]:
             warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
                  "(see: finetune data check FILE)")

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from finetune.datasets.checks import check_rows, letter_counts, refuse_meaningless
+from finetune.datasets.checks import check_rows, letter_counts, places, refuse_meaningless
 from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.readers import LabelledTexts, LeftOut
 from finetune.datasets.splits import text_keys
 from finetune.errors import DataError
 
@@ -21,7 +21,7 @@ def clean(rows: int = 240) -> LabelledTexts:
     """Different texts under two labels; row numbers are twice the positions."""
     source = random.Random(0)
     texts = [" ".join(source.sample(WORDS, 7)) for _ in range(rows)]
-    return LabelledTexts([2 * i for i in range(rows)], texts, ["yes", "no"] * (rows // 2), {}, "text", "label")
+    return LabelledTexts([2 * i for i in range(rows)], texts, ["yes", "no"] * (rows // 2), [], "text", "label")
 
 
 def found(source: LabelledTexts, **more) -> dict:
@@ -70,17 +70,29 @@ def test_what_was_put_in_is_found(change, check, level, count, words):
 def test_rows_are_named_by_their_number_in_the_file():
     finding = found(put(clean(), {7: "caf\u00c3\u00a9"}))["broken_characters"]
     assert finding.rows == [14] and finding.examples == ["'caf\u00c3\u00a9'"]
-    assert finding.as_dict()["rows"] == [14]
+    assert finding.as_dict()["rows"] == [14] and places(finding.as_dict()) == ["row 14"]
+
+
+def test_rows_of_several_files_are_named_with_their_file():
+    source, more = clean(), put(clean(), {3: "caf\u00c3\u00a9"})
+    source.name, more.name = "my.csv", "test.csv"
+    source.left_out, more.left_out = [LeftOut("empty text", 2, [1, 5])], [LeftOut("empty text", 1, [7])]
+    source.extend(more, "test")
+    checks = found(source)
+    assert places(checks["broken_characters"].as_dict()) == ["test.csv row 6"]
+    assert places(checks["empty_text"].as_dict()) == ["my.csv row 1", "my.csv row 5", "test.csv row 7"]
+    assert list(map(str, source.left_out)) == ["my.csv: 2 rows left out: empty text (row 1, row 5)",
+                                               "test.csv: 1 row left out: empty text (row 7)"]
 
 
 def test_dropped_rows_and_cut_texts_are_counted():
     source = clean()
-    source.dropped = {"empty text": 1, "empty label": 30}
+    source.left_out = [LeftOut("empty text", 1, [3]), LeftOut("empty label", 30, [5, 9, 11])]
     lengths = np.full(240, 10)
     lengths[[3, 5, 7]] = 30, 20, 10
     checks = found(source, lengths=lengths, context=15)
     assert (checks["empty_text"].level, checks["empty_label"].level) == ("note", "warning")
-    assert "30 of 271 rows are left out" in checks["empty_label"].what
+    assert "30 of 271 rows are left out" in checks["empty_label"].what and checks["empty_label"].rows == [5, 9, 11]
     cut = checks["cut_texts"]
     assert cut.count == 2 and cut.level == "note" and cut.rows[:2] == [6, 10]
     assert f"{(15 + 5) / lengths.sum():.1%} of all tokens" in cut.what

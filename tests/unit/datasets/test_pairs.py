@@ -96,7 +96,7 @@ def test_another_encoding_is_named_or_refused(write):
     with pytest.raises(DataError, match="not UTF-8; got byte 0xe9 in line 2.*encoding=cp1252.*'né"):
         read_pairs(path)
     located = locate_pairs(str(path), "cp1252")
-    assert read_pairs(path, layout=located.layout).records[0]["source"] == "né" and located.notes
+    assert read_pairs(path, layout=located.layout).records[0]["source"] == "né" and located.detected.notes
 
 
 def test_a_file_without_a_header_keeps_its_first_row_where_that_shows(write):

@@ -44,6 +44,8 @@ def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_number
     found = read_labelled(tmp_path / "my.csv", None, None)
     assert found.rows == [0, 3, 4] and found.texts == ["a", "c", " d "] and found.labels == ["ham", "spam", "ham"]
     assert found.dropped == {"empty text": 1, "empty label": 1}
+    said = [str(part) for part in found.left_out]
+    assert said == ["1 row left out: empty text (row 1)", "1 row left out: empty label (row 2)"]
     assert (found.text_column, found.label_column) == ("text", "label")
 
 
@@ -111,7 +113,7 @@ def test_rows_of_further_files_keep_their_side(tmp_path):
     found, more = (read_labelled(tmp_path / "my.csv", None, None, group=group) for group in (None, "who"))
     found.extend(more, "test")
     assert found.sides == ["", "", "test", "test"] and found.groups == ["", "", "ann", ""]
-    assert found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2
+    assert found.files == ["my.csv"] * 4 and found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2
 
 
 def test_chunks_hold_all_texts_in_order_and_few_characters():

@@ -91,6 +91,10 @@ def test_further_files_are_sides(tmp_path):
     found = read_data(Recipe(**names))
     assert found.sides == ["", "", "val", "test", "test"] and found.texts == list("abcda")
     assert found.rows == [0, 1, 0, 0, 2] and found.dropped == {"empty text": 1}
+    assert found.files == ["data.csv"] * 2 + ["validation.csv"] + ["test.csv"] * 2
+    (tmp_path / "more").mkdir()
+    other = write(tmp_path / "more", data=["e,y,"])["data"]
+    assert read_data(Recipe(data=names["data"], test=other)).files == ["data.csv"] * 2 + [other]
 
 
 def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):

@@ -20,6 +20,8 @@ def test_a_report_holds_what_the_file_does(tmp_path):
     assert found["rows"] == 40 and found["dropped"] == {"empty text": 1} and found["labels"] == {"ham": 20, "spam": 20}
     assert found["lengths"]["characters"]["max"] == max(map(len, ROWS)) and found["lengths"]["context"] == 256
     assert found["format"]["delimiter"] == "," and found["columns"] == {"text": "text", "label": "label"}
+    assert all(set(finding) == {"check", "level", "what", "do", "count", "rows", "examples", "files"}
+               for finding in found["findings"])
     assert {finding["check"] for finding in found["findings"]} >= {"empty_text", "near_duplicates"}
 
 

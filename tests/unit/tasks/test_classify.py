@@ -9,7 +9,7 @@ import sklearn.metrics
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from finetune.datasets.readers import LabelledTexts
+from finetune.datasets.readers import LabelledTexts, LeftOut
 from finetune.datasets.splits import normalise_text
 from finetune.errors import DataError
 from finetune.models.gpt import GPT, GPTConfig
@@ -24,7 +24,7 @@ def source(rows=90):
     """Texts of three labels, each on its own line, some twice; row numbers with gaps, as after dropped rows."""
     texts = [f"{'long ' * (i % 7)}{chr(97 + i % 26)} {chr(97 + i // 3 % 26)}" for i in range(rows)]
     return LabelledTexts([i + i // 10 for i in range(rows)], texts, ["ham", "spam", "other"][:rows] * (rows // 3),
-                         {"empty text": 9}, "message", "class")
+                         [LeftOut("empty text", 9, [7, 8])], "message", "class")
 
 
 @pytest.mark.parametrize("protocol", ["grouped", "balanced"])
@@ -39,20 +39,21 @@ def test_prepare_keeps_rows_texts_and_labels_together(protocol):
     assert card["tokens"]["total"] == sum(lengths) and card["tokens"]["max"] == max(lengths)
     assert card["tokens"]["cut_rows"] == sum(length > 20 for length in lengths) > 0
     assert card["exact_duplicates"] == 90 - len(set(zip(given.texts, given.labels, strict=True)))
-    assert card["dropped"] == {"empty text": 9} and any("9 rows" in note for note in card["notes"])
+    assert card["dropped"] == {"empty text": 9}
+    assert "9 rows left out: empty text (row 7, row 8)" in card["notes"]
 
 
 def test_prepare_refuses_a_split_without_a_label():
-    few = LabelledTexts([0, 1, 2, 3], ["a", "b", "c", "d"], ["x", "x", "x", "y"], {}, "text", "label")
+    few = LabelledTexts([0, 1, 2, 3], ["a", "b", "c", "d"], ["x", "x", "x", "y"], [], "text", "label")
     with pytest.raises(DataError, match="too few rows: the train split has none of.*x 3, y 1"):
         classify.prepare(Recipe(split={"protocol": "balanced"}), few, TOKENIZER, context=20)
-    one = LabelledTexts([0, 1], ["a", "b"], ["x", "y"], {}, "text", "label")
+    one = LabelledTexts([0, 1], ["a", "b"], ["x", "y"], [], "text", "label")
     with pytest.raises(DataError, match="too few rows: the val split has none of x, y"):
         classify.prepare(Recipe(), one, TOKENIZER, context=20)
 
 
 def labelled(texts, labels):
-    return LabelledTexts(list(range(len(texts))), texts, labels, {}, "text", "label")
+    return LabelledTexts(list(range(len(texts))), texts, labels, [], "text", "label")
 
 
 def test_prepare_says_that_texts_are_too_few_where_rows_are_not():
