@@ -16,6 +16,7 @@ from finetune.errors import DataError
 
 LEVELS = ("stop", "warning", "note")
 RARE = 10  # rows of a label below which neither training nor a metric says much
+MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})  # words that programs write
 SAMPLED = 100_000  # rows whose characters and words are looked at
 EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
 # What UTF-8 looks like after it was read as Windows-1252, and what an undecodable byte became.
@@ -64,9 +65,9 @@ def check_rows(source: LabelledTexts, keys: np.ndarray, near: NearDuplicates | N
 
     keys: (n,) equal where two normalised texts are; lengths: (n,) in tokens, of which `context` are read.
     """
-    found = [*_meaningless(source), *_dropped(source), _spellings(source.labels), _rare(source.labels),
-             _imbalance(source.labels), _conflicts(source, keys), _exact(source, keys), *_near(source, near),
-             _lengths(source, lengths, context), *_characters(source), *_names_in_texts(source)]
+    found = [*_meaningless(source), *_dropped(source), _missing_words(source.labels), _spellings(source.labels),
+             _rare(source.labels), _imbalance(source.labels), _conflicts(source, keys), _exact(source, keys),
+             *_near(source, near), _lengths(source, lengths, context), *_characters(source), *_names_in_texts(source)]
     return by_gravity([finding for finding in found if finding])
 
 
@@ -110,6 +111,16 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
                              "for good.", count, rows=[row for row, _ in first],
                              files=[file for _, file in first if file]))
     return found
+
+
+def _missing_words(labels: list[str]) -> Finding | None:
+    """Labels that are what programs write for a missing value."""
+    counts = {label: count for label, count in Counter(labels).items() if label.strip().casefold() in MISSING}
+    if not counts:
+        return None
+    return Finding("missing_words", "warning", f"{listed(list(map(_quote, counts)))} look like missing labels; they are "
+                   "learnt as a class", "Leave these rows without a label, if that is what they are.",
+                   sum(counts.values()), examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
 
 
 def _spellings(labels: list[str]) -> Finding | None:
