@@ -31,7 +31,7 @@ FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help=
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
-EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How the table's characters are written.")]
+EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
@@ -53,12 +53,13 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
              weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
              method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
+             encoding: EncodingOption = None,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import classify_request, file_run_name
     request = classify_request(data, text=text, label=label, group=group, validation=validation, test=test,
-                               weights=weights, method=method, overrides=settings or [])
+                               weights=weights, method=method, encoding=encoding, overrides=settings or [])
     _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run)
 
 
@@ -258,10 +259,11 @@ def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table
                text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
                label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
                weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
+               encoding: EncodingOption = None,
                as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Read a labelled table as training would, and show what is wrong with it."""
     from finetune.stages.check import check_file, show
-    show(check_file(data, text, label, weights), as_json)
+    show(check_file(data, text, label, weights, encoding), as_json)
 
 
 @weights_app.command("ls")

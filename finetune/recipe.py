@@ -175,8 +175,8 @@ class Recipe(Settings):
                       "instruct a file of records, for seq2seq a table of pairs")
     validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
-    encoding: str | None = Field(None, description="how the tables' characters are written; none: UTF-8, or what their "
-                                 "byte order mark says")
+    encoding: str | None = Field(None, description="how the characters of those tables are written that are not UTF-8 "
+                                 "and have no byte order mark; none: such a table is an error")
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()

@@ -118,8 +118,8 @@ def _missing_words(labels: list[str]) -> Finding | None:
     counts = {label: count for label, count in Counter(labels).items() if label.strip().casefold() in MISSING}
     if not counts:
         return None
-    return Finding("missing_words", "warning", f"{listed(list(map(_quote, counts)))} look like missing labels; they are "
-                   "learnt as a class", "Leave these rows without a label, if that is what they are.",
+    what = f"{listed(list(map(_quote, counts)))} look like missing labels; they are learnt as a class"
+    return Finding("missing_words", "warning", what, "Leave these rows without a label, if that is what they are.",
                    sum(counts.values()), examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
 
 
@@ -165,7 +165,7 @@ def _imbalance(labels: list[str]) -> Finding | None:
     return Finding("imbalance", "warning" if share >= 0.9 else "note",
                    f"{share:.0%} of the rows are {_quote(counts[0][0])}, {counts[-1][1] / len(labels):.1%} are "
                    f"{_quote(counts[-1][0])}: always saying the first is right that often",
-                   "Read f1_macro beside accuracy; --set train.class_weights=balanced weighs labels alike.",
+                   "Read f1_macro beside accuracy; the setting train.class_weights=balanced weighs labels alike.",
                    counts[0][1])
 
 

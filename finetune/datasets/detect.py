@@ -37,6 +37,7 @@ class Detected:
 def detect_format(path: Path, encoding: str | None = None, header_names: frozenset[str] = frozenset()) -> Detected:
     """The layout of a file or a saved data set. `header_names`: words that only a header holds.
 
+    encoding: of a file that is not UTF-8 and has no byte order mark; such a file is no table without it.
     Raises DataError for what is no table by its ending, or cannot be opened.
     """
     path = Path(path)
@@ -59,7 +60,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
     if path.is_dir() or layout.kind in ("parquet", "dataset"):
         return Detected(layout)
     try:
-        found, why = (encoding, "as it was asked for") if encoding else byte_order(path)
+        found, why = _encoding(path, encoding)
         layout = replace(layout, encoding=found)
         notes = [f"read as {found}, {why}"] if why else []
         if layout.kind != "delimited":
@@ -91,6 +92,16 @@ def byte_order(path: Path) -> tuple[str, str]:
     if len(start) > 8 and max(even, odd) > 0.3 * len(start) / 2 > 10 * min(even, odd):
         return ("utf-16-le" if odd > even else "utf-16-be"), "since every second byte is zero"
     return "utf-8-sig", ""
+
+
+def _encoding(path: Path, asked: str | None) -> tuple[str, str]:
+    """The encoding of a file and the reason: what its bytes prove, else the one that was asked for."""
+    found, why = byte_order(path)
+    if asked is None or why:
+        return found, why
+    if tables.is_utf8(path) and not tables.is_ascii(path):
+        return found, f"since it is valid UTF-8; {asked} is for files that are not"
+    return asked, "as it was asked for"
 
 
 def _json_kind(path: Path, layout: TableFormat) -> TableFormat:

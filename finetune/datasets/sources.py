@@ -61,7 +61,7 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
     """The table that `name` means. Raises DataError.
 
     A registry row, a sample (``spam-sample``), ``hf:OWNER/NAME``, a file, or a folder that `datasets` saved.
-    encoding: of the user's file, where it is not UTF-8 and does not say so itself.
+    encoding: of the user's file, where it is not UTF-8 and does not say itself what it is.
     """
     rows = data_registry()
     if name in rows:
@@ -74,7 +74,7 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
     known = [*rows, *samples]
     raise DataError(f"no data {name!r}: no such file and no such name",
                     known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
-                    do="Give a .csv or .tsv file with a header, for example --set data=my.csv")
+                    do="Give a .csv or .tsv file with a header, for example my.csv.")
 
 
 def _table(name: str, encoding: str | None, header_names: frozenset[str]) -> DataSource | None:
@@ -107,6 +107,8 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
     found.notes[:0] = data.detected.notes
     found.name = data.name
+    if files:
+        found.notes = [f"{data.name}: {note}" for note in found.notes]
     labels = set(found.labels)
     for side, more in files.items():
         name = recipe.validation if side == "val" else recipe.test

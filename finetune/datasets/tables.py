@@ -94,20 +94,60 @@ def is_utf8(path: Path) -> bool:
     return True
 
 
-def guess_encoding(path: Path) -> tuple[str, str]:
-    """(Windows-1252 or Latin-1, a word that shows it) for a file that is not UTF-8; read in bounded memory."""
-    guess, sample = "cp1252", ""
+def is_ascii(path: Path) -> bool:
+    """Whether every byte of a file is ASCII; read in bounded memory."""
     with open(path, "rb") as file:
-        for line in file:
+        return all(block.isascii() for block in iter(functools.partial(file.read, 1 << 20), b""))
+
+
+@dataclass(frozen=True)
+class NotUtf8:
+    """What a file that is not UTF-8 holds, and what it may be."""
+
+    line: int  # the first that is not UTF-8, counted from 1
+    foreign: int  # lines that are not ASCII
+    valid: int  # those of them that are UTF-8
+    guess: str  # Windows-1252 or Latin-1
+    sample: str  # a word as the guess reads it
+
+    def share(self) -> str:
+        """How much of the file is UTF-8."""
+        return f"{self.valid:,} of the {self.foreign:,} lines that are not ASCII are UTF-8"
+
+    def mend(self) -> str:
+        """What to do."""
+        option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
+        if self.valid:
+            return (f"Part of it is UTF-8: mend the other lines, from line {self.line} on, and save it all as UTF-8; "
+                    f"{option} would read the UTF-8 lines wrong.")
+        return f"Save the file as UTF-8; or give {option}, which is a guess, if this is right: {self.sample}"
+
+
+def look_at_bytes(path: Path) -> NotUtf8:
+    """What a file that is not UTF-8 holds, line by line; read in bounded memory."""
+    first, foreign, valid, guess, sample = 0, 0, 0, "cp1252", ""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
             if line.isascii():
                 continue
-            try:
-                text = line.decode(guess)
-            except UnicodeDecodeError:
+            foreign += 1
+            if _reads(line, "utf-8"):
+                valid += 1
+                continue
+            first = first or number
+            if not _reads(line, guess):
                 guess = "latin-1"
-                text = line.decode(guess)
-            sample = sample or next(word for word in text.split() if not word.isascii())[:30]
-    return guess, repr(sample)
+            text = line.decode(guess)
+            sample = sample or next((word for word in text.split() if not word.isascii()), text.strip())[:30]
+    return NotUtf8(first, foreign, valid, guess, repr(sample))
+
+
+def _reads(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _delimited(path: Path, layout: TableFormat) -> Rows:
@@ -246,24 +286,11 @@ def _cells(names: list[str], columns: list[list]) -> Rows:
 
 
 def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
-    line = _undecodable(path, encoding)
+    byte = f"byte {error.object[error.start]:#x}"
     if not encoding.startswith("utf-8"):
-        return DataError(f"{path}: not {encoding}", got=f"byte {error.object[error.start]:#x}", do="Save it as UTF-8.")
-    guess, sample = guess_encoding(path)
-    return DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x} in line {line}",
-                     do=f"Save the file as UTF-8; or give --set encoding={guess} (predict and evaluate: "
-                        f"--encoding {guess}), if this is right: {sample}")
-
-
-def _undecodable(path: Path, encoding: str) -> int:
-    """The first line that cannot be decoded, counted from 1; 0 where lines are not told apart by a byte."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError:
-                return number
-    return 0
+        return DataError(f"{path}: not {encoding}", got=byte, do="Save it as UTF-8.")
+    found = look_at_bytes(path)
+    return DataError(f"{path}: not UTF-8", got=f"{byte} in line {found.line}; {found.share()}", do=found.mend())
 
 
 def _short(cells: list[str]) -> str:

@@ -18,7 +18,7 @@ from finetune.datasets.near_duplicates import find_near_duplicates
 from finetune.datasets.readers import HEADER_NAMES, read_labelled
 from finetune.datasets.sources import locate_data
 from finetune.datasets.splits import text_keys
-from finetune.datasets.tables import guess_encoding, is_utf8
+from finetune.datasets.tables import is_utf8, look_at_bytes
 from finetune.errors import DataError
 from finetune.tasks.classify import token_lengths
 from finetune.tokenizer import Tokenizer
@@ -26,7 +26,8 @@ from finetune.tokenizer import Tokenizer
 COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
 
-def check_file(name: str, text: str | None = None, label: str | None = None, weights: str = "mini") -> dict:
+def check_file(name: str, text: str | None = None, label: str | None = None, weights: str = "mini",
+               encoding: str | None = None) -> dict:
     """Check the table that `name` means, a file or a registry's row. Raises DataError where it cannot be read.
 
     Returns, for JSON, with stable keys: schema_version; file; format {kind, delimiter, encoding, header, quoting,
@@ -36,17 +37,18 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     files}], level being stop, warning or note, and rows being numbers of rows in the file, the first data row 0, with
     the file of each in files where there are several.
     """
-    data = locate_data(name)
-    detected = detect_format(data.path, None, HEADER_NAMES)
+    data = locate_data(name, encoding)
+    detected = detect_format(data.path, encoding, HEADER_NAMES)
     if detected.layout != data.layout:  # the registry says how its files are read
         detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
     layout, findings = detected.layout, []
     if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind != "parquet" and not is_utf8(data.path):
-        guess, sample = guess_encoding(data.path)
-        layout = replace(layout, encoding=guess)
+        odd = look_at_bytes(data.path)
+        layout = replace(layout, encoding=odd.guess)
         detected = replace(detected, layout=layout)
-        findings.append(Finding("encoding", "stop", f"the file is not UTF-8; it reads as {guess}: {sample}",
-                                f"Save it as UTF-8, or train with --set encoding={guess}", examples=[sample]))
+        findings.append(Finding("encoding", "stop", f"the file is not UTF-8: line {odd.line} is the first that is not; "
+                                f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
+                                odd.mend(), examples=[odd.sample]))
     source = read_labelled(data.path, text, label, layout)
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context

@@ -105,6 +105,26 @@ def test_another_encoding_is_read_when_asked_for(finetune):
     assert finetune("classify", "my.csv", *TRAIN, "--set", "encoding=cp1252")[0] == 0 and records()[39][0] == "café"
 
 
+def test_another_encoding_is_that_of_the_files_which_need_it(finetune):
+    write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS})
+    write("test.csv", {"text": [*TEXTS[:3], "thé"], "label": LABELS[:4]}, encoding="latin-1")
+    further = ["--test", "test.csv", "--encoding", "cp1252", "--name", "one"]
+    status, shown = finetune("classify", "my.csv", *further, *TRAIN)
+    assert status == 0 and "my.csv: read as utf-8-sig, since it is valid UTF-8" in shown
+    assert "test.csv: read as cp1252, as it was asked for" in shown
+    texts = [json.loads(line)["text"] for path in Path("runs/one/data").glob("*.jsonl") for line in path.open()]
+    assert len(texts) == 44 and {"café", "thé"} <= set(texts)
+
+
+def test_the_check_names_an_option_that_it_has(finetune):
+    write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS}, encoding="latin-1")
+    status, shown = finetune("data", "check", "my.csv")
+    assert status == 2 and "--encoding cp1252" in shown and "--set" not in shown
+    assert finetune("data", "check", "my.csv", "--encoding", "cp1252")[0] == 0
+    status, shown = finetune("data", "check", "nothing.csv")
+    assert status == 2 and "--set" not in shown
+
+
 @pytest.mark.parametrize("name", ["my.jsonl", "my.json", "my.parquet"])
 def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetune):
     rows = [{"text": text, "label": i % 2 == 0} for i, text in enumerate(TEXTS)]

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.datasets.detect import detect_format
 from finetune.datasets.readers import HEADER_NAMES, read_labelled
-from finetune.datasets.tables import iterate_table
+from finetune.datasets.tables import iterate_table, look_at_bytes
 from finetune.errors import DataError
 
 
@@ -40,13 +40,31 @@ def test_the_usual_needs_no_word(detect):
 
 def test_another_encoding_is_taken_only_when_asked_for(detect):
     latin = "text,label\ncafé,ham\nb,spam\n".encode("latin-1")
-    with pytest.raises(DataError, match="not UTF-8.*--set encoding=cp1252 .*--encoding cp1252.*right: 'café,ham'"):
+    with pytest.raises(DataError, match="not UTF-8.*--encoding cp1252 .*encoding=cp1252.*guess, .*right: 'café,ham'"):
         detect(latin)
     assert detect(latin, encoding="latin-1")[1][0] == ["café", "ham"]
     with pytest.raises(DataError, match="encoding=latin-1"):  # a byte that Windows-1252 has not
         detect(latin + b"\x81,ham\n")
     with pytest.raises(DataError, match="no encoding 'utf9'"):
         detect(latin, encoding="utf9")
+
+
+def test_another_encoding_is_for_files_that_are_not_utf8(detect):
+    plain = PLAIN.replace("hi", "café")
+    for own in ("utf-8", "utf-8-sig", "utf-16"):
+        found, rows = detect(plain.encode(own), encoding="cp1252")
+        assert rows[0] == ["café", "ham"] and any("valid UTF-8" in note or "mark" in note for note in found.notes)
+    assert "asked for" in detect(plain.encode("cp1252"), encoding="cp1252")[0].notes[0]
+    assert detect("text,label\nこ,ham\nho,spam\n".encode("iso2022_jp"), encoding="iso2022_jp")[1][0] == ["こ", "ham"]
+
+
+def test_a_file_that_is_utf8_in_part_is_told_from_one_of_another_encoding(tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_bytes("text\nno\nthé\ncafé\n".encode() + "\xa0\nmaté\n".encode("latin-1"))
+    found = look_at_bytes(path)
+    assert (found.line, found.foreign, found.valid, found.guess) == (5, 4, 2, "cp1252") and "wrong" in found.mend()
+    path.write_bytes("\xa0\n".encode("latin-1"))
+    assert look_at_bytes(path).sample == "''"
 
 
 @pytest.mark.parametrize("name", ["my.csv", "my.tsv", "my.txt", "my"])

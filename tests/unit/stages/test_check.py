@@ -57,8 +57,15 @@ def test_another_encoding_is_read_for_the_check_and_stops_it(tmp_path):
     found = check_file(str(tmp_path / "my.csv"))
     assert found["format"]["encoding"] == "cp1252" and found["rows"] == 40
     assert (found["findings"][0]["check"], found["findings"][0]["level"]) == ("encoding", "stop")
-    with pytest.raises(DataError, match="reads as cp1252: 'café'.*--set encoding=cp1252"):
+    with pytest.raises(DataError, match="not UTF-8: line 2 is the first.*0 of the 20 lines.*cp1252, a guess, "
+                                        "which reads 'café'.*--encoding cp1252"):
         show(found, as_json=True)
+
+
+def test_an_encoding_that_is_given_is_no_guess(tmp_path):
+    (tmp_path / "my.csv").write_bytes(PLAIN.replace("home", "\x9caf\xe9").encode("latin-1"))
+    found = check_file(str(tmp_path / "my.csv"), encoding="cp1252")
+    assert found["format"]["encoding"] == "cp1252" and not [own for own in found["findings"] if own["level"] == "stop"]
 
 
 def test_a_sample_is_checked_by_its_name():
