@@ -7,6 +7,7 @@ import codecs
 import csv
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from finetune.errors import DataError
 SAMPLE = 1000  # rows that are looked at for the delimiter and the header
 MANY_VALUES = 1000  # a column of more different values is none of labels
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
+SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
 MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 
@@ -73,6 +75,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
             notes.append("quotes are plain characters here: each line is a row by itself"
                          + (f", and default quoting would have lost {lost:,} rows" if lost else ""))
         columns = _without_header(path, layout, header_names)
+        _refuse_title(path, layout, header_names)
         if columns:
             layout = replace(layout, header=False, columns=columns)
             notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
@@ -112,29 +115,34 @@ def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
     return replace(layout, kind="jsonl") if layout.kind == "json" and one_each else layout
 
 
-def _lines(path: Path, layout: TableFormat) -> Iterator[str]:
-    """The lines that hold something, without their ends; what cannot be decoded is replaced."""
+def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, numbered, without their ends; what cannot be decoded is replaced."""
     with open(path, encoding=layout.encoding, errors="replace", newline="\n") as file:
-        for line in file:
+        for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
             if line.strip("\r\n"):
-                yield line.rstrip("\r\n")
+                yield number, line.rstrip("\r\n")
 
 
 def _rows(path: Path, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     """(first line, cells) of each row as Python's csv reads it by default; NUL where it gives up."""
     csv.field_size_limit(tables.FIELD_LIMIT)
     with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=layout.delimiter)
-        begins = 1
+        reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter)
+        begins = layout.skip + 1
         for cells in reader:
             if cells:
                 yield begins, cells
-            begins = reader.line_num + 1
+            begins = layout.skip + reader.line_num + 1
 
 
 def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[str]]:
-    """The ending's delimiter, if it parts the header, else the one that parts most lines like the first."""
-    lines = list(itertools.islice(_lines(path, layout), SAMPLE))
+    """The one that a first line ``sep=;`` names, as Excel writes it; the ending's, if it parts the header; else the one
+    that parts most lines like the first."""
+    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+        if named := SEPARATOR.fullmatch(file.readline(SAMPLE)):
+            layout = replace(layout, delimiter=named[1], skip=1)
+            return layout, [f"the fields are parted by {named[1]!r}, as line 1 says"]
+    lines = [line for _, line in itertools.islice(_lines(path, layout), SAMPLE)]
     if not lines or len(max(lines, key=len)) > tables.FIELD_LIMIT:
         return layout, []
     ending = path.suffix.lower() in DELIMITERS
@@ -162,7 +170,7 @@ def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...
         return True, 0, (), 0
     width, lines, alike = 0, 0, True
     values: list[Counter | None] = []
-    for line in _lines(path, layout):
+    for _, line in _lines(path, layout):
         cells = line.split(layout.delimiter)
         width = width or len(cells)
         values = values or [Counter() for _ in range(width)]
@@ -211,11 +219,40 @@ def _reads_strictly(path: Path, layout: TableFormat) -> bool:
     """Whether every quote that opens a cell also closes it at the cell's end."""
     with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
         try:
-            for _ in csv.reader(file, delimiter=layout.delimiter, strict=True):
+            rows = itertools.islice(file, layout.skip, None)
+            for _ in csv.reader(rows, delimiter=layout.delimiter, strict=True):
                 continue
         except csv.Error:
             return False
     return True
+
+
+def _first_rows(path: Path, layout: TableFormat, most: int) -> list[tuple[int, list[str]]]:
+    """(first line, cells) of the first rows, quotes read as the layout says."""
+    if layout.quoting:
+        return list(itertools.islice(_rows(path, layout), most))
+    return [(number, line.split(layout.delimiter)) for number, line in itertools.islice(_lines(path, layout), most)]
+
+
+def _usual(cells: list[str], header_names: frozenset[str]) -> set[str]:
+    """The cells of a row that are usual words of a header."""
+    return {cell.strip().casefold() for cell in cells} & header_names
+
+
+def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str]) -> None:
+    """Raise DataError where the header stands below something else: a title in one cell, or a line of no usual word."""
+    try:
+        (_, title), *below = _first_rows(path, layout, 3)
+    except (ValueError, csv.Error):
+        return
+    least = 1 if sum(map(bool, map(str.strip, title))) < 2 else 2  # a data row may hold one such word
+    for line, cells in below:
+        if not _usual(title, header_names) and len(_usual(cells, header_names)) >= least and len(cells) > 1:
+            shown = layout.delimiter.join(title)
+            raise DataError(f"{path}: line {line} looks like the header, not the first line",
+                            got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),
+                            known=f"the header comes first: {layout.delimiter.join(cells)}"[:200],
+                            do="Delete the lines above it.")
 
 
 def _without_header(path: Path, layout: TableFormat, header_names: frozenset[str]) -> tuple[str, ...]:
@@ -223,15 +260,11 @@ def _without_header(path: Path, layout: TableFormat, header_names: frozenset[str
 
     A first row is data where one of its cells comes again in the same column, and none is a header's usual word.
     """
-    if layout.quoting:
-        found = (cells for _, cells in _rows(path, layout))
-    else:
-        found = (line.split(layout.delimiter) for line in _lines(path, layout))
     try:
-        first, *others = itertools.islice(found, SAMPLE)
+        first, *others = (cells for _, cells in _first_rows(path, layout, SAMPLE))
     except (ValueError, csv.Error):
         return ()
-    if {cell.strip().casefold() for cell in first} & header_names:
+    if _usual(first, header_names):
         return ()
     for column, cell in enumerate(first):
         again = sum(row[column] == cell for row in others if len(row) > column)

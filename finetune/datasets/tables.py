@@ -7,6 +7,7 @@ missing value is an empty cell; numbers and booleans become the text that JSON w
 import codecs
 import csv
 import functools
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class TableFormat:
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8-sig"
     kind: str = "delimited"  # or json, jsonl, parquet, dataset
+    skip: int = 0  # lines above the first row that are none of the table
 
 
 def format_of(path: Path) -> TableFormat:
@@ -152,7 +154,7 @@ def _reads(line: bytes, encoding: str) -> bool:
 
 def _delimited(path: Path, layout: TableFormat) -> Rows:
     with open(path, encoding=layout.encoding, newline="" if layout.quoting else "\n") as file:
-        lines = _quoted(file, layout.delimiter) if layout.quoting else _unquoted(file, layout.delimiter)
+        lines = (_quoted if layout.quoting else _unquoted)(file, layout)
         names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
         if not names:
             raise DataError(f"{path}: the file is empty")
@@ -164,24 +166,24 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
             yield names, cells
 
 
-def _quoted(file, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    begins = 1  # a row with line breaks in its cells is named by its first line, where its quote is opened
+    reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter, strict=True)
+    begins = layout.skip + 1  # a row of several lines is named by its first, where its quote is opened
     try:
         for cells in reader:
             if cells:
                 yield begins, cells
-            begins = reader.line_num + 1
+            begins = layout.skip + reader.line_num + 1
     except csv.Error as error:
         raise csv.Error(f"line {begins}: {error}") from error
 
 
-def _unquoted(file, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _unquoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     """A row is a line, whatever quotes it holds."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
         if line.strip("\r\n"):
-            yield number, line.rstrip("\r\n").split(delimiter)
+            yield number, line.rstrip("\r\n").split(layout.delimiter)
 
 
 def _json(path: Path, layout: TableFormat) -> Rows:

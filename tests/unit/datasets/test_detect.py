@@ -134,6 +134,29 @@ def test_a_missing_header_is_seen(detect):
         assert detect(content)[0].layout.header
 
 
+@pytest.mark.parametrize("first, delimiter", [("sep=;", ";"), ('"sep=;"', ";"), ("SEP=|", "|"), ("sep=\t", "\t")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_first_line_that_names_the_delimiter_is_none_of_the_table(detect, first, delimiter, end):
+    rows = [["text", "label"], ["hi, you", "ham"], ["ho", "spam"]]
+    lines = [first, *(delimiter.join(row) for row in rows)]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        found, read = detect((end.join(lines) + end).encode(encoding))
+        assert read == rows[1:] and "as line 1 says" in " ".join(found.notes)
+    with pytest.raises(DataError, match="line 5: 1 fields"):
+        detect(end.join([*lines, "alone"]))
+    plain = delimiter.join(["a", '"b" c'])
+    assert detect(end.join([*lines, plain, plain]))[1][2:] == [["a", '"b" c']] * 2  # quotes that part nothing
+
+
+def test_a_title_above_the_header_is_refused_with_the_line(detect):
+    for content, line in (("My great table,,\ntext,label,id\na,x,1\n", 2), ("My table\n2024,\nText,Label\na,x\n", 3),
+                          ("Source: us,2024\ntext,label\na,x\n", 2)):
+        with pytest.raises(DataError, match=f"line {line} looks like the header, not the first line; got '.*Delete"):
+            detect(content)
+    for content in ("a,b\ntext,x\nc,y\n", "text,label\nMessage,class\nc,y\n", "kind\ntext\nlabel\n"):
+        assert len(detect(content)[1]) == 2  # such a word may stand in a row of data
+
+
 def test_json_lines_may_be_called_json(detect):
     assert detect('{"a": "1"}\n{"a": "2"}\n', "my.json")[1] == [["1"], ["2"]]
     assert detect('[{"a": "1"}]', "my.json")[1] == [["1"]]
