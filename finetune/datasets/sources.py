@@ -14,8 +14,11 @@ from finetune.datasets.tables import TableFormat, format_of
 from finetune.errors import DataError, FetchError
 from finetune.fetch import find_data, get_data, network_available
 from finetune.fetch_datasets import PREFIX, get_hub_dataset
+from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.registry import DataRow, data_registry
+
+PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,11 @@ def locate_files(recipe: Recipe) -> dict[str, DataSource]:
 def read_data(recipe: Recipe) -> LabelledTexts:
     """The recipe's labelled rows: its file's, and those of the files for validation and test, each on its side.
 
-    Raises DataError for a further file that is the first one again, or has labels that no row to train on has.
+    Raises DataError for a further file that is an earlier one or its copy, or has labels that no row to train on has.
     """
     columns, files = recipe.columns, locate_files(recipe)
     data = files.pop("")
+    before = [(PURPOSES[""], data)]
     found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
     found.notes[:0] = data.detected.notes
     found.name = data.name
@@ -115,8 +119,8 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         if found.sides and side in found.sides:
             raise DataError(f"{name}: {data.path.name} says itself which rows are the {side} split",
                             do="Leave the file out, or the split column.")
-        if more.path.resolve() == data.path.resolve():
-            raise DataError(f"{name}: the table to train on, given again", do="Leave it out: a part is held out.")
+        _refuse_again(name, more, before)
+        before.append((PURPOSES[side], more))
         read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
         unknown = sorted(set(read.labels) - labels)
         if unknown:
@@ -126,6 +130,16 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         found.notes += [f"{read.name}: {note}" for note in (*more.detected.notes, *read.notes)]
         found.extend(read, side)
     return found
+
+
+def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSource]]) -> None:
+    """Raise DataError for a file that is one of those before it, or a copy of one."""
+    for purpose, known in before:
+        same = more.path.resolve() == known.path.resolve()
+        if same or sha256_tree(more.path) == sha256_tree(known.path):
+            raise DataError(f"{name}: the table {purpose}, given again",
+                            got="" if same else f"a copy of {known.path.name}",
+                            do="Leave it out: a part is held out. Or give other rows.")
 
 
 def _samples(ending: str = "*", folder: str = "*") -> dict[str, Path]:

@@ -103,6 +103,14 @@ def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
         read_data(Recipe(**names))
     with pytest.raises(DataError, match="the table to train on, given again"):
         read_data(Recipe(data=names["data"], test=names["data"]))
+    rows = ["a,x,", "b,y,"]
+    copy = write(tmp_path, data=["a,x,", "b,y,"], copy=rows, validation=rows[:1], test=rows[:1])
+    with pytest.raises(DataError, match=r"the table to train on, given again; got a copy of data\.csv"):
+        read_data(Recipe(data=names["data"], test=copy["copy"]))
+    with pytest.raises(DataError, match=r"test\.csv: the table to validate on, given again; got a copy of validation"):
+        read_data(Recipe(data=names["data"], validation=copy["validation"], test=copy["test"]))
+    with pytest.raises(DataError, match=r"validation\.csv: the table to validate on, given again\. Leave"):
+        read_data(Recipe(data=names["data"], validation=copy["validation"], test=copy["validation"]))
     (tmp_path / "test.csv").write_text("message,label\na,x\n")
     with pytest.raises(DataError, match=r"test\.csv: no column 'text'"):
         read_data(Recipe(**names))
