@@ -51,6 +51,7 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
              test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
              group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
+             split: Annotated[str | None, typer.Option(metavar="COL", help="Says train, val or test.")] = None,
              weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
              method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
              encoding: EncodingOption = None,
@@ -58,8 +59,9 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import classify_request, file_run_name
-    request = classify_request(data, text=text, label=label, group=group, validation=validation, test=test,
-                               weights=weights, method=method, encoding=encoding, overrides=settings or [])
+    request = classify_request(data, text=text, label=label, group=group, split=split,
+                               validation=validation, test=test, weights=weights, method=method, encoding=encoding,
+                               overrides=settings or [])
     _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run)
 
 

@@ -67,10 +67,11 @@ def make_recipe(target: str, overrides: list[str] = (), settings: dict | None = 
 
 
 def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,
-                     validation: str | None = None, test: str | None = None, weights: str | None = None,
-                     method: str | None = None, encoding: str | None = None, overrides: list[str] = (), settings: dict | None = None) -> Recipe:
+                     split: str | None = None, validation: str | None = None, test: str | None = None,
+                     weights: str | None = None, method: str | None = None, encoding: str | None = None,
+                     overrides: list[str] = (), settings: dict | None = None) -> Recipe:
     """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
-    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group},
+    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group, "split": split},
               "validation": validation or "", "test": test or "", "encoding": encoding}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}

@@ -5,16 +5,20 @@ from pathlib import Path
 
 from finetune.datasets.checks import Finding
 from finetune.datasets.detect import Detected
-from finetune.datasets.readers import LabelledTexts, listed
-from finetune.datasets.tables import TableFormat, iterate_table
+from finetune.datasets.readers import SIDES, LabelledTexts, listed
+from finetune.datasets.tables import SPLIT_COLUMN, TableFormat, iterate_table
 
 MOST_VALUES = 10_000  # different values of a column; of more, each says too little to tell a label
 ADDED = ("predicted", "probability")  # columns that predictions add to a table
 
 
-def check_table(path: Path, detected: Detected, source: LabelledTexts) -> list[Finding]:
-    """Every check of a file as a table, how it is written and what its columns hold. source: its rows, or those too."""
-    return check_layout(detected) + check_columns(path, detected.layout, source)
+def check_table(path: Path, detected: Detected, source: LabelledTexts, sides_known: bool = False) -> list[Finding]:
+    """Every check of a file as a table, how it is written and what its columns hold. source: its rows, or those too.
+
+    sides_known: whether it was said which split its rows are of, by a column or since the file is one of a split.
+    """
+    found = check_columns(path, detected.layout, source)
+    return check_layout(detected) + [own for own in found if own.check != "unused_split" or not sides_known]
 
 
 def check_layout(detected: Detected) -> list[Finding]:
@@ -39,13 +43,18 @@ def check_layout(detected: Detected) -> list[Finding]:
 
 
 def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> list[Finding]:
-    """Columns other than text and label: those that tell the label, and names that predictions add."""
+    """Columns other than text and label: those that tell the label or a split, and names that predictions add."""
     names, values, totals = _tally(path, layout, source.label_column)
     found = []
     read = {source.text_column, *source.text_column.split(",")}
     total = sum(totals.values())
     most = max(totals.values()) / total
     for name, counts in values.items():
+        sides = {value.strip().casefold() for value, _ in counts}
+        if name.strip().casefold() == SPLIT_COLUMN and sides <= SIDES.keys() and path.is_file():
+            found.append(Finding("unused_split", "warning", f"column {name!r} says of each row whether it is of "
+                                 f"{listed(sorted({SIDES[side] for side in sides}))}, and is not used",
+                                 f"To keep that split: --split {name}", sum(counts.values())))
         different = len({value for value, _ in counts})
         if not 2 <= different <= total / 3:
             continue

@@ -165,7 +165,7 @@ REFUSED = {
     "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs two labels; got none"]),
     "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
     "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
-    "no split column": ({"text": TEXTS, "label": LABELS}, ["--set", "columns.split=label"],
+    "no split column": ({"text": TEXTS, "label": LABELS}, ["--split", "label"],
                         ["column 'label' names no split; got 'ham'", "train, training"]),
     "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
     "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
@@ -196,6 +196,25 @@ def test_files_of_the_person_keep_their_side(finetune):
     write("test.csv", {"text": ["a"], "label": ["eggs"]})
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
     assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
+
+
+def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetune):
+    sides = (["Train"] * 6 + ["dev", "dev", "test", "test"]) * 4
+    write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
+    status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
+    said = "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: " \
+           "--split Split\n"
+    assert status == 0 and shown.count(said) == 1
+    assert "To keep that split: --split Split" in finetune("data", "check", "my.csv", "--json")[1]
+    write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
+    sides = [own.replace("test", "train") for own in sides]
+    write("more.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
+    for arguments, sizes in ((["my.csv"], "train 24 / val 8 / test 8"),
+                             (["more.csv", "--test", "test.csv"], "train 32 / val 8 / test 40")):
+        status, shown = finetune("classify", *arguments, "--split", "Split", "--name", f"of-{len(arguments)}", *TRAIN)
+        assert status == 0 and sizes in shown and "is not used" not in shown, shown
+    write("my.csv", {"text": TEXTS, "label": LABELS, "split": ["train", "left"] * 20})
+    assert "is not used" not in finetune("data", "check", "my.csv")[1]
 
 
 def test_rows_are_named_with_their_file_where_there_are_several(finetune):

@@ -184,9 +184,10 @@ class ClassifyTask(Task):
 
 def table_findings(recipe: Recipe, source: LabelledTexts) -> list[Finding]:
     """What is wrong with the recipe's files as tables; where there are several, each finding names its file."""
-    files = locate_files(recipe).values()
+    files = locate_files(recipe)
     return [replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding
-            for data in files for finding in check_table(data.path, data.detected, source)]
+            for side, data in files.items()
+            for finding in check_table(data.path, data.detected, source, bool(side or recipe.columns.split))]
 
 
 def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
