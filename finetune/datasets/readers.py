@@ -158,9 +158,9 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
 
     Raises DataError with the names there are where that leaves a doubt.
     """
-    notes = []
     label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
     text_at = usual_column(names, TEXT_NAMES)
+    notes = _by_name(names, text_at if text is None else None, label_at if label is None else None)
     if text is not None or text_at is not None:
         texts = find_text(names, text, path)
     else:
@@ -180,6 +180,21 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
         raise DataError(f"{path}: one column for text and label", got=repr(names[label_at]), known=", ".join(names),
                         do="Name another with --text NAME or --label NAME.")
     return Columns(names, texts, label_at, notes)
+
+
+def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
+    """Which columns are taken for their names, and which others could have been."""
+    found = [(what, names[at], usual) for what, at, usual in (("text", text, TEXT_NAMES), ("label", label, LABEL_NAMES))
+             if at is not None]
+    if not found:
+        return []
+    said = ", ".join(f"{what} column {name!r}" for what, name, _ in found)
+    said += ": by their names" if len(found) > 1 else ": by its name"
+    for what, name, usual in found:
+        others = [repr(own) for own in names if own != name and own.strip().casefold() in usual]
+        if others:
+            said += f"; {listed(others)} could be the {what}, too (--{what} NAME)"
+    return [said]
 
 
 def _untold(path: Path, what: str, names: list[str], why: str) -> DataError:

@@ -70,6 +70,11 @@ def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
     assert (found.texts, found.label, found.text_column) == ([1], 2, "remark")
     assert "'remark', by its content: the longest texts" in found.notes[0]
     assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
+    by_name = find_columns(["Text", "body", "target", "sms"], [], None, None, tmp_path).notes
+    assert by_name == ["text column 'Text', label column 'target': by their names; 'body', 'sms' could be the text, "
+                       "too (--text NAME)"]
+    assert find_columns(["id", "text", "mood"], [], None, "mood", tmp_path).notes == ["text column 'text': by its name"]
+    assert find_columns(["id", "text", "mood"], [], "text", "mood", tmp_path).notes == []
     named = find_columns(["label", "remark", "mood"], WORDY, None, "mood", tmp_path)
     assert (named.texts, named.label) == ([1], 2) and len(named.notes) == 1
 
