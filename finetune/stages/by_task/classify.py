@@ -12,7 +12,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.cells import defuse
 from finetune.datasets.checks import Finding, places, refuse_meaningless
 from finetune.datasets.column_checks import check_table
-from finetune.datasets.readers import LabelledTexts, listed, read_labelled
+from finetune.datasets.readers import LabelledTexts, listed
 from finetune.datasets.sources import DataSource, locate_data, locate_files, read_data, resolve_data
 from finetune.datasets.splits import SPLITS, normalise_text
 from finetune.errors import RecipeError
@@ -100,9 +100,7 @@ class ClassifyTask(Task):
 
     def foresee(self, recipe: Recipe, context: int) -> dict:
         """Labels and the sizes of the splits."""
-        data = self.locate(recipe)
-        source = read_labelled(data.path, recipe.columns.text, recipe.columns.label, data.layout)
-        records, card = classify.prepare(recipe, source, Tokenizer.of_bytes(), context)
+        records, card = classify.prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return {"labels": sorted(card["labels"]), "splits": {name: len(part) for name, part in records.items()}}
 
