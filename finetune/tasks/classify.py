@@ -73,14 +73,15 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
         missing = sorted(labels - {source.labels[i] for i in parts[name]})
         if not parts[name] or (name == "train" and missing):
             merged = split.protocol == "grouped" and 2 * len(counts) <= len(source.texts)
-            raise _too_few_rows(name, missing, source, len(counts) if merged else None)
+            raise _too_few_rows(name, missing, source, len(counts) if merged else None, recipe.columns.group)
 
     max_length = min(recipe.max_length or context, context)
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
     all_lengths = token_lengths(tokenizer, source.texts)
     lengths = all_lengths[used]
     near = find_near_duplicates(source.texts, keys)
-    checks = by_gravity([*findings, *check_rows(source, keys, near, all_lengths, max_length)])
+    shared = _shared_groups(source, parts)
+    checks = by_gravity([*findings, *shared, *check_rows(source, keys, near, all_lengths, max_length)])
     distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
                 for text, label in zip(source.texts, source.labels, strict=True)}
     card = {
@@ -100,7 +101,7 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
             (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
              & ~np.isin(keys[parts["test"]], keys[parts["train"]])).sum())},
         "checks": [finding.as_dict() for finding in checks],
-        "notes": _notes(recipe, source, parts, int(counts.max()), keys)}
+        "notes": _notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared]}
     return {name: Records(source, parts[name]) for name in SPLITS}, card
 
 
@@ -135,11 +136,18 @@ def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     return lengths
 
 
-def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, groups: int | None) -> DataError:
+def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: int | None,
+                  group: str | None) -> DataError:
+    """texts: how many different ones, where that may be the reason; group: the column of groups."""
     got = listed([f"{label} {n}" for label, n in Counter(source.labels).most_common()])
     mend = "Add rows of these labels, or leave the labels out."
-    if groups is not None:
-        got += f"; {groups} different texts in {len(source.texts)} rows"
+    groups = len(set(source.groups) - {""})
+    if 0 < 2 * groups <= len(source.texts):
+        got += f"; {groups} groups in column {group!r} in {len(source.texts)} rows"
+        mend = ("Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
+                "every label: name a column of more groups, or leave --group out.")
+    elif texts is not None:
+        got += f"; {texts} different texts in {len(source.texts)} rows"
         mend = "Texts that differ in case, digits or white space alone count as one: add others."
     return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=mend)
 
@@ -175,17 +183,24 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
     """What a split that came with the data leaves on two sides."""
     came = [name for name in ("val", "test") if name in source.sides]
     notes = [f"the {' and '.join(came)} rows came apart from the others and stay there" if came else ""]
-    group = np.array(source.groups) if source.groups else np.array([])
     for name, others in (("val", ["train"]), ("test", ["train", "val"])):
         seen = np.concatenate([parts[other] for other in others]).astype(int)
         if both := int(np.isin(keys[parts[name]], keys[seen]).sum()):
             notes.append(f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
                          "too, after normalising: figures without them stand beside the full ones")
-        if len(group):
-            own = group[parts[name]]
-            if both := int((np.isin(own, group[seen]) & (own != "")).sum()):
-                notes.append(f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too")
     return [note for note in notes if note]
+
+
+def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
+    """Groups that a split that came with the data leaves on two sides."""
+    found, group = [], np.array(source.groups)
+    for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
+        own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
+        if both := int((np.isin(own, seen) & (own != "")).sum()):
+            what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
+            found.append(Finding("shared_groups", "warning", what, "The sides are kept as they came, which flatters the "
+                                 "score; put all rows of a group on one side.", both))
+    return found
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> TokenRows:

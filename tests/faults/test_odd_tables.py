@@ -217,6 +217,13 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
     assert "is not used" not in finetune("data", "check", "my.csv")[1]
 
 
+def test_a_group_on_two_sides_is_said_before_training(finetune):
+    columns = {"text": TEXTS, "label": LABELS, "who": [f"p{i // 4}" for i in range(40)],
+               "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8}
+    status, shown = finetune("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
+    assert status == 0 and shown.count("note: 2 of 6 val rows are of a group that is in train too. ") == 1
+
+
 def test_rows_are_named_with_their_file_where_there_are_several(finetune):
     write("my.csv", {"text": TEXTS, "label": LABELS})
     write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})

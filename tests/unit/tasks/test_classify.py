@@ -52,6 +52,13 @@ def test_prepare_refuses_a_split_without_a_label():
         classify.prepare(Recipe(), one, TOKENIZER, context=20)
 
 
+def test_prepare_says_that_groups_are_too_few():
+    given = source(300)
+    given.groups = [f"person {i % 3}" for i in range(300)]
+    with pytest.raises(DataError, match=r"too few rows.*; 3 groups in column 'who' in 300 rows\. .*leave --group out"):
+        classify.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 20)
+
+
 def labelled(texts, labels):
     return LabelledTexts(list(range(len(texts))), texts, labels, [], "text", "label")
 
@@ -104,6 +111,8 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     assert not own["train"] & own["val"]
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
     assert tied > 3 and any(note.startswith(f"{tied} of 30 test rows are of a group") for note in card["notes"])
+    shared = next(finding for finding in card["checks"] if finding["check"] == "shared_groups")
+    assert shared["level"] == "warning" and shared["what"].startswith(f"{tied} of 30") and shared["count"] == tied
     with pytest.raises(DataError, match="balanced draws from one table"):
         classify.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
