@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from finetune.datasets.near_duplicates import LEAST, SHINGLE, NearDuplicates
-from finetune.datasets.readers import LabelledTexts, listed, place
+from finetune.datasets.readers import LabelledTexts, listed, place, shorten
 from finetune.errors import DataError
 
 LEVELS = ("stop", "warning", "note")
@@ -232,7 +232,7 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
         return None
     cut = int((lengths > context).sum())
     lost = float(np.maximum(lengths - context, 0).sum() / lengths.sum())
-    longest = np.argsort(-lengths, kind="stable")[:3]
+    longest = np.argsort(-lengths, kind="stable")[:min(cut, 3)]
     return Finding("cut_texts", "warning" if cut > 0.01 * len(lengths) else "note",
                    f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: what comes behind is "
                    f"not read, {lost:.1%} of all tokens", "Put what tells the label first, split long texts, or take "
@@ -312,5 +312,4 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
 
 
 def _quote(text: str, most: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= most else text[:most - 3] + "...")
+    return repr(shorten(text, most))

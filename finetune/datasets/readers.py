@@ -246,7 +246,7 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
     result = next(labelled_chunks(path, text, label, layout, group, split))
     if len(set(result.labels)) < least_labels:
         what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
-        raise DataError(f"{path}: {what}", got=", ".join(sorted(set(result.labels))) or "none",
+        raise DataError(f"{path}: {what}", got=listed(sorted(set(result.labels))) or "none",
                         do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
     return result
 
@@ -318,6 +318,14 @@ def text_chunks(texts: list[str], characters: int = 1 << 20) -> Iterator[tuple[i
         yield start, texts[start:]
 
 
+def shorten(text: str, most: int = 60) -> str:
+    """The beginning of a text on one line, for a message."""
+    text = text.strip()
+    start = " ".join(text[:2 * most].split())
+    return start if len(text) <= 2 * most and len(start) <= most else start[:most - 3] + "..."
+
+
 def listed(names: list[str], most: int = 8) -> str:
-    """Names for a message, the first few of many."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """Names for a message, the first few of many, each no longer than a line."""
+    shown = ", ".join(shorten(name, 90) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

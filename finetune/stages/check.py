@@ -15,7 +15,7 @@ from finetune.datasets.checks import LEVELS, Finding, by_gravity, check_rows, le
 from finetune.datasets.column_checks import check_table
 from finetune.datasets.detect import Detected, detect_format
 from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import HEADER_NAMES, read_labelled
+from finetune.datasets.readers import HEADER_NAMES, read_labelled, shorten
 from finetune.datasets.sources import locate_data
 from finetune.datasets.splits import text_keys
 from finetune.datasets.tables import is_utf8, look_at_bytes
@@ -99,7 +99,7 @@ def _show_lines(report: dict) -> None:
     say(f"columns  text {report['columns']['text']!r}, label {report['columns']['label']!r}")
     say(f"rows     {report['rows']:,}, counted from 0" + "".join(f"; {count:,} left out: {reason}"
                                                  for reason, count in report["dropped"].items()))
-    shown = [f"{label} {count:,} ({count / report['rows']:.0%})" for label, count in list(labels.items())[:8]]
+    shown = [f"{shorten(label)} {count:,} ({count / report['rows']:.0%})" for label, count in list(labels.items())[:8]]
     say(f"labels   {', '.join(shown)}" + (f" and {len(labels) - 8:,} more" if len(labels) > 8 else ""))
     for unit in ("characters", "tokens"):
         spread = lengths[unit]

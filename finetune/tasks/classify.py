@@ -18,7 +18,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.checks import Finding, by_gravity, check_rows
 from finetune.datasets.collate import pad_ids, pad_states
 from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import LabelledTexts, listed, text_chunks
+from finetune.datasets.readers import LabelledTexts, listed, shorten, text_chunks
 from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.datasets.token_rows import TokenRows
 from finetune.errors import DataError
@@ -139,7 +139,7 @@ def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
 def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: int | None,
                   group: str | None) -> DataError:
     """texts: how many different ones, where that may be the reason; group: the column of groups."""
-    got = listed([f"{label} {n}" for label, n in Counter(source.labels).most_common()])
+    got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
     mend = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
@@ -198,8 +198,8 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
         own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
         if both := int((np.isin(own, seen) & (own != "")).sum()):
             what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
-            found.append(Finding("shared_groups", "warning", what, "The sides are kept as they came, which flatters the "
-                                 "score; put all rows of a group on one side.", both))
+            found.append(Finding("shared_groups", "warning", what, "The sides are kept as they came; put all rows "
+                                 "of a group on one of them, or the score flatters.", both))
     return found
 
 

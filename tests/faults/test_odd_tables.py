@@ -217,6 +217,15 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
     assert "is not used" not in finetune("data", "check", "my.csv")[1]
 
 
+def test_a_label_of_megabytes_is_shown_by_its_beginning(finetune):
+    labels = ["x" * 5_000_000 if i in (3, 30) else label for i, label in enumerate(LABELS)]
+    write("my.csv", {"text": TEXTS, "label": labels})
+    for command in (["data", "check", "my.csv"], ["classify", "my.csv", *TRAIN],
+                    ["classify", "my.csv", "--set", "evaluate.metric=f1"]):
+        shown = finetune(*command)[1]
+        assert "xxxx..." in shown and len(shown) < 8000, len(shown)
+
+
 def test_a_group_on_two_sides_is_said_before_training(finetune):
     columns = {"text": TEXTS, "label": LABELS, "who": [f"p{i // 4}" for i in range(40)],
                "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8}

@@ -12,7 +12,7 @@ from finetune.datasets.batching import micro_batches
 from finetune.datasets.cells import defuse
 from finetune.datasets.checks import Finding, places, refuse_meaningless
 from finetune.datasets.column_checks import check_table
-from finetune.datasets.readers import LabelledTexts, listed
+from finetune.datasets.readers import LabelledTexts, listed, shorten
 from finetune.datasets.sources import DataSource, locate_data, locate_files, read_data, resolve_data
 from finetune.datasets.splits import SPLITS, normalise_text
 from finetune.errors import RecipeError
@@ -79,7 +79,7 @@ class ClassifyTask(Task):
         write_records(run, records)
         write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
         sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
-        labels = ", ".join(f"{label} {count:,}" for label, count in list(card["labels"].items())[:6])
+        labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card["labels"].items())[:6])
         tokens = card["tokens"]
         say(f"rows: {card['rows']:,} ({labels}); {card['protocol']} split, seed {card['seed']}: {sizes}")
         say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "

@@ -96,7 +96,7 @@ def test_dropped_rows_and_cut_texts_are_counted():
     assert (checks["empty_text"].level, checks["empty_label"].level) == ("note", "warning")
     assert "30 of 271 rows are left out" in checks["empty_label"].what and checks["empty_label"].rows == [5, 9, 11]
     cut = checks["cut_texts"]
-    assert cut.count == 2 and cut.level == "note" and cut.rows[:2] == [6, 10]
+    assert cut.count == 2 and cut.level == "note" and cut.rows == [6, 10]
     assert f"{(15 + 5) / lengths.sum():.1%} of all tokens" in cut.what
 
 

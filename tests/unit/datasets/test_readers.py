@@ -10,6 +10,7 @@ from finetune.datasets.readers import (
     join_cells,
     listed,
     read_labelled,
+    shorten,
     text_chunks,
 )
 from finetune.errors import DataError
@@ -37,6 +38,9 @@ def test_long_lists_are_cut():
     names = [f"n{i}" for i in range(20)]
     assert listed(names) == "n0, n1, n2, n3, n4, n5, n6, n7 and 12 more"
     assert listed(names[:8]) == "n0, n1, n2, n3, n4, n5, n6, n7" and listed([]) == ""
+    assert listed(["x" * 5000, "y"]) == "x" * 87 + "..., y"
+    assert shorten("a \n b") == "a b" and shorten("a" * 60) == "a" * 60 and shorten("ab" * 5000) == "ab" * 28 + "a..."
+    assert shorten(" " * 5000 + "a") == "a" and shorten("a" + " " * 5000 + "a") == "a..."
 
 
 def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_numbers(tmp_path):
