@@ -32,9 +32,12 @@ def field_names(schema: type[Settings], prefix: str = "") -> list[str]:
 def nearest(word: str, known) -> str:
     """'did you mean ...?' for the known word nearest to `word`, or nothing.
 
-    Of dotted keys the last part counts first, so that ``lr`` and ``learning_rate`` find ``train.lr``.
+    The same but for case comes first. Of dotted keys the last part counts, so that ``lr`` and ``learning_rate`` find
+    ``train.lr``.
     """
     known = list(known)
+    if same := [name for name in known if name.casefold() == word.casefold() and name != word]:
+        return f"did you mean {same[0]!r}?"
     tails = {name.rsplit(".", 1)[-1]: name for name in known}
     tail = word.rsplit(".", 1)[-1]
     initials = "".join(part[:1] for part in tail.split("_")) if "_" in tail else tail

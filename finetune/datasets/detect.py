@@ -62,6 +62,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
     if path.is_dir() or layout.kind in ("parquet", "dataset"):
         return Detected(layout)
     try:
+        tables.refuse_packed(path)
         found, why = _encoding(path, encoding)
         layout = replace(layout, encoding=found)
         notes = [f"read as {found}, {why}"] if why else []

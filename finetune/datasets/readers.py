@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.config import nearest
 from finetune.datasets.detect import detect_format
-from finetune.datasets.tables import SPLIT_COLUMN, TableFormat, iterate_table
+from finetune.datasets.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_rows
 from finetune.errors import DataError
 
 TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
@@ -266,7 +266,7 @@ def labelled_chunks(path: Path, text: str | None, label: str | None, layout: Tab
     table = iterate_table(path, layout)
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
-        raise DataError(f"{path}: a header and no rows")
+        raise no_rows(path) if layout.header and layout.kind == "delimited" else no_rows(path, "no rows", "none")
     names = sample[0][0]
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
     if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:

@@ -10,7 +10,7 @@ from finetune.datasets.detect import Detected, detect_format
 from finetune.datasets.documents import is_saved_dataset
 from finetune.datasets.pairs import PAIR_NAMES
 from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, listed, read_labelled
-from finetune.datasets.tables import TableFormat, format_of
+from finetune.datasets.tables import TableFormat, format_of, iterate_table
 from finetune.errors import DataError, FetchError
 from finetune.fetch import find_data, get_data, network_available
 from finetune.fetch_datasets import PREFIX, get_hub_dataset
@@ -121,6 +121,7 @@ def read_data(recipe: Recipe) -> LabelledTexts:
                             do="Leave the file out, or the split column.")
         _refuse_again(name, more, before)
         before.append((PURPOSES[side], more))
+        _refuse_other_header(name, more, data, found)
         read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
         unknown = sorted(set(read.labels) - labels)
         if unknown:
@@ -140,6 +141,20 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
             raise DataError(f"{name}: the table {purpose}, given again",
                             got="" if same else f"a copy of {known.path.name}",
                             do="Leave it out: a part is held out. Or give other rows.")
+
+
+def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
+    """Raise DataError where one of two files has a header and the other has none."""
+    first = next(iterate_table(more.path, more.layout), None)
+    wanted = {*found.text_column.split(","), found.text_column, found.label_column}
+    if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
+        return
+    raise DataError(f"{name}: no header was found that names the columns of {data.path.name}"
+                    if data.layout.header else f"{data.path.name}: no header was found, and {name} seems to have one",
+                    got=f"the first row of {more.path.name}: {listed(first[0])}" if more.layout.header else
+                    f"columns called {listed(first[0])}",
+                    known=f"columns {found.text_column!r} and {found.label_column!r}",
+                    do="Give both files the same header as their first line.")
 
 
 def _samples(ending: str = "*", folder: str = "*") -> dict[str, Path]:

@@ -20,6 +20,10 @@ OBJECT = '{"text": "...", "label": "..."}'
 FIELD_LIMIT = 16 << 20  # characters in one cell
 BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+SAVE_AS_CSV = "Open it in a spreadsheet program and save it as CSV, in UTF-8."
+PACKED = {b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
+          b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
+          b"\x1f\x8b": ("a gzip archive", "Unpack it first, with gunzip.")}  # first bytes of what is no text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
 
@@ -66,10 +70,19 @@ def iterate_table(path: Path, layout: TableFormat | None = None) -> Rows:
     except UnicodeDecodeError as error:
         raise _not_utf8(path, layout.encoding, error) from error
     except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as a table", got=str(error),
-                        do="A quote that is opened must be closed.") from error
+        raise _no_table(path, layout, error) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise DataError for a workbook or an archive that is called a text file, as its first bytes tell."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    for magic, (what, mend) in PACKED.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: no text file", got=f"{what}, by its first bytes",
+                            known=", ".join([*DELIMITERS, *KINDS]), do=mend)
 
 
 def as_cell(value) -> str:
@@ -157,7 +170,7 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
         lines = (_quoted if layout.quoting else _unquoted)(file, layout)
         names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
         if not names:
-            raise DataError(f"{path}: the file is empty")
+            raise _empty(path)
         for number, cells in lines:
             if len(cells) != len(names):
                 raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
@@ -191,7 +204,7 @@ def _json(path: Path, layout: TableFormat) -> Rows:
     with open(path, encoding=layout.encoding) as file:
         text = file.read()
     if not text.strip():
-        raise DataError(f"{path}: the file is empty")
+        raise _empty(path)
     objects = _parsed(text, f"{path}", f"a list of objects: [{OBJECT}]")
     if not isinstance(objects, list):
         raise DataError(f"{path}: a JSON file without a list of objects", got=type(objects).__name__,
@@ -257,6 +270,8 @@ def _dataset(path: Path, layout: TableFormat) -> Rows:
     import datasets
     try:
         found = datasets.load_from_disk(str(path))
+    except IndexError as error:  # what datasets says of a split without a file
+        raise no_rows(path, "a saved data set with a split that has no rows", "a split without rows") from error
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
     parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
@@ -285,6 +300,27 @@ def _class_names(feature):
 def _cells(names: list[str], columns: list[list]) -> Rows:
     for values in zip(*columns, strict=True):
         yield names, [as_cell(value) for value in values]
+
+
+def no_rows(path: Path, what: str = "a header and no rows", got: str = "nothing below the header") -> DataError:
+    """The error of a table without rows."""
+    return DataError(f"{path}: {what}", got=got, known="a header, and below it a row for each text",
+                     do="Is it the right file, and was it saved whole?")
+
+
+def _empty(path: Path) -> DataError:
+    return no_rows(path, "the file is empty", f"{path.stat().st_size:,} bytes")
+
+
+def _no_table(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
+    if "field larger" not in str(error):
+        return DataError(f"{path}: cannot be read as a table", got=str(error),
+                         do="A quote that is opened must be closed.")
+    with open(path, encoding=layout.encoding, errors="replace") as file:
+        quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
+    mend = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted
+    most = f"at most {FIELD_LIMIT:,} characters"
+    return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=mend)
 
 
 def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:

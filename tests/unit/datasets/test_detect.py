@@ -157,6 +157,15 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
         assert len(detect(content)[1]) == 2  # such a word may stand in a row of data
 
 
+@pytest.mark.parametrize("name", ["my.csv", "my.json", "my.txt"])
+@pytest.mark.parametrize("magic, what, mend", [
+    (b"PK\x03\x04", "Excel workbook", "save it as CSV"), (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
+    (b"\x1f\x8b", "gzip", "Unpack it")])
+def test_what_is_no_text_is_told_by_its_first_bytes(detect, name, magic, what, mend):
+    with pytest.raises(DataError, match=f"{name}: no text file; got .*{what}.*known: .csv.*{mend}"):
+        detect(magic + b"\x08\0\n,", name)
+
+
 def test_json_lines_may_be_called_json(detect):
     assert detect('{"a": "1"}\n{"a": "2"}\n', "my.json")[1] == [["1"], ["2"]]
     assert detect('[{"a": "1"}]', "my.json")[1] == [["1"]]

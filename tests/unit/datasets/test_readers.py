@@ -27,7 +27,8 @@ def test_a_column_is_found(tmp_path, names, wanted, index):
     (["id", "texts"], "text", "no column 'text'; got id, texts; did you mean 'texts'"),
     (["id", "x"], None, "no text column that can be told by its name; got id, x; known: text, message"),
     (["text", "x", "text"], None, "2 columns are called 'text'"), (["x", "x"], "x", "2 columns are called 'x'"),
-    (["id", "Text"], "text", "no column 'text'")])
+    (["id", "Text"], "text", "no column 'text'.*did you mean 'Text'"),
+    (["text", "label"], "TEXT", "no column 'TEXT'.*did you mean 'text'")])
 def test_a_column_that_is_not_there_or_there_twice_is_refused(tmp_path, names, wanted, message):
     with pytest.raises(DataError, match=message):
         find_column(names, wanted, TEXT_NAMES, "text", tmp_path)

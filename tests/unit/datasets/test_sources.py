@@ -116,6 +116,20 @@ def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
         read_data(Recipe(**names))
 
 
+def test_a_header_in_one_file_alone_is_said(tmp_path):
+    headless = "".join(f"a {'x' * i},{'yz'[i % 2]}\n" for i in range(8))
+    for name, content in (("data", "text,label\n" + headless), ("bare", "b" + headless), ("short", "c,y\nd,z\n"),
+                          ("test", "text,label\n1,y\n")):
+        (tmp_path / f"{name}.csv").write_text(content)
+    at = {name: str(tmp_path / f"{name}.csv") for name in ("data", "bare", "short", "test")}
+    for name, got in (("bare", "columns called column_1"), ("short", "the first row of short.csv: c, y")):
+        with pytest.raises(DataError, match=f"{name}.csv: no header was found that names the columns of data.csv; "
+                                            f"got {got}.*known: columns 'text' and 'label'.*same header"):
+            read_data(Recipe(data=at["data"], test=at[name]))
+    with pytest.raises(DataError, match="bare.csv: no header was found, and .*test.csv seems to have one"):
+        read_data(Recipe(data=at["bare"], columns={"text": "column_1", "label": "column_2"}, test=at["test"]))
+
+
 def test_a_split_column_and_a_file_do_not_contradict(tmp_path):
     names = write(tmp_path, data=["a,x,train", "b,y,train", "c,x,test"], test=["d,x,"])
     columns = {"split": "split"}

@@ -165,3 +165,26 @@ def test_saved_data_sets_name_their_labels_and_splits(tmp_path):
     (tmp_path / "two" / "train" / "state.json").write_text("{")
     with pytest.raises(DataError, match="no data set that can be read"):
         list(iterate_table(tmp_path / "two"))
+
+
+def test_an_error_about_nothing_has_all_its_parts(tmp_path):
+    import datasets
+    datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "empty.csv").write_text("\n\n")
+    (tmp_path / "header.csv").write_text("text,label\n")
+    (tmp_path / "none.json").write_text("[]")
+    for name, what in (("saved", "a saved data set with a split that has no rows; got a split without rows"),
+                       ("empty.csv", "the file is empty; got 2 bytes"), ("none.json", "no rows; got none"),
+                       ("header.csv", "a header and no rows; got nothing below the header")):
+        with pytest.raises(DataError, match=f"{name}: {what}; known: .*row for each text. Is it the right file"):
+            read_labelled(tmp_path / name, None, None)
+
+
+def test_a_cell_that_is_too_long_is_not_called_a_quote(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.datasets.tables.FIELD_LIMIT", 100)
+    path = tmp_path / "my.csv"
+    for quote, asked in (("", False), ('"', True)):
+        path.write_text(f"text,label\na,b\n{quote}{'x' * 101}{quote},b\n")
+        with pytest.raises(DataError, match="too long; got line 3: .*at most 100 characters.*Split") as caught:
+            list(iterate_table(path))
+        assert ("is a quote opened" in str(caught.value)) == asked
