@@ -118,9 +118,11 @@ def _missing_words(labels: list[str]) -> Finding | None:
     counts = {label: count for label, count in Counter(labels).items() if label.strip().casefold() in MISSING}
     if not counts:
         return None
-    what = f"{listed(list(map(_quote, counts)))} look like missing labels; they are learnt as a class"
-    return Finding("missing_words", "warning", what, "Leave these rows without a label, if that is what they are.",
-                   sum(counts.values()), examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
+    rows = sum(counts.values())
+    what = f"{rows:,} rows labelled {listed(list(map(_quote, counts)))} look like missing labels"
+    return Finding("missing_words", "warning", f"{what}; they are learnt as a class",
+                   "Leave these rows without a label, if that is what they are.", rows,
+                   examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
 
 
 def _spellings(labels: list[str]) -> Finding | None:
