@@ -34,10 +34,11 @@ def check_layout(detected: Detected) -> list[Finding]:
         lines = detected.swallowed_lines
         some, them, hold = (("1 row looks", "it", "holds") if len(lines) == 1 else
                             (f"{len(lines)} rows look", "they", "hold"))
+        inside = detected.swallowed_rows
+        lost = f"; {them} {hold} {inside:,} further lines, each a lost row" if inside else ""
         found.append(Finding("swallowed_rows", "warning", f"{some} like several, swallowed by a quote that is not "
-                             f"closed where it should be, from line {listed(list(map(str, lines)), 3)}; {them} {hold} "
-                             f"{detected.swallowed_rows:,} further lines, each a lost row",
-                             "Look at these lines and close the quote.", detected.swallowed_rows,
+                             f"closed where it should be, from line {listed(list(map(str, lines)), 3)}{lost}",
+                             "Look at these lines and close the quote.", inside,
                              examples=[f"line {line}" for line in lines[:5]]))
     return found
 

@@ -20,10 +20,11 @@ OBJECT = '{"text": "...", "label": "..."}'
 FIELD_LIMIT = 16 << 20  # characters in one cell
 BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-SAVE_AS_CSV = "Open it in a spreadsheet program and save it as CSV, in UTF-8."
+SAVE_AS_CSV, UNPACK = "Open it in a spreadsheet program and save it as CSV, in UTF-8.", "Unpack it first, with gunzip."
+MENDS = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
 PACKED = {b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
           b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
-          b"\x1f\x8b": ("a gzip archive", "Unpack it first, with gunzip.")}  # first bytes of what is no text
+          b"\x1f\x8b": ("a gzip archive", UNPACK)}  # first bytes of what is no text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
 
@@ -52,7 +53,8 @@ def format_of(path: Path) -> TableFormat:
         return TableFormat(kind=KINDS[ending])
     if ending not in DELIMITERS:
         raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix),
-                        known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved")
+                        known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved",
+                        do=MENDS.get(ending, ""))
     return TableFormat(delimiter=DELIMITERS[ending])
 
 

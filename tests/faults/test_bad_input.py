@@ -82,7 +82,7 @@ CASES = {
     "no such set": (["run", "spam-classifier", "--set", "data=sms-spma"], ["'sms-spma'", "did you mean 'sms-spam'?"]),
     "directory": (["classify", "{}/folder", *TRAIN], ["folder", "a directory where a file should be"]),
     "directory.csv": (["classify", "{}/folder.csv", *TRAIN], ["folder.csv", "a directory where a file should be"]),
-    "unknown kind": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv"]),
+    "unknown kind": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv", "save it as CSV"]),
     "a name that is no text": (["classify", "{}/caf\udce9.csv", *TRAIN], ["not UTF-8", r"caf\udce9.csv", "Rename"]),
     "no data": (["run", "classify"], ["names no data", "finetune classify my.csv"]),
     "text column": (["classify", "{}/columns.csv", *TRAIN, "--label", "lable"], ["message_text", "--text NAME"]),
