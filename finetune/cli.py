@@ -144,7 +144,7 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
                                                             "more than once.")] = None,
              seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
-             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and layers that "
+             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step that "
                                                     "a C++ compiler builds here in a second.")] = False) -> None:
     """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
     from finetune.stages.generate import continue_text

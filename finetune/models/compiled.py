@@ -1,8 +1,8 @@
-"""Linear layers whose product with a single position is compiled on this machine, by its own C++ compiler.
+"""Generation of one sequence on a CPU by a step that is compiled on this machine, by its own C++ compiler.
 
-One sequence at a time, a decoder waits for memory: it reads all weights for every token. matvec.cpp asks for them
-before they are due, which oneDNN does not, and reads them as they are, without a packed copy. benchmarks/README.md has
-the figures. In bf16 alone: in fp32 there is nothing to gain.
+One sequence at a time, a decoder waits for memory: it reads all weights for every token. gpt.cpp asks for them before
+they are due, reads them as they are, without a packed copy, and has nothing between two matrices to wait for.
+benchmarks/README.md has the figures. In bf16 alone: in fp32 there is little to gain.
 """
 
 import ctypes
@@ -15,37 +15,54 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from finetune.errors import RecipeError
+from finetune.models.cache import KVCache
 
-SOURCE = Path(__file__).with_name("matvec.cpp")
+SOURCE = Path(__file__).with_name("gpt.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",))  # the first that the compiler takes
 
 
-class CompiledLinear(nn.Module):
-    """What ``nn.Linear`` computes in bf16 on a CPU, without gradients; it shares the layer's weights."""
+class CompiledGPT:
+    """A GPT's ``generate.Decoder`` for one sequence in bf16; it shares the model's weights."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        super().__init__()
-        self.weight, self.bias, self.matvec = weight.detach().contiguous(), bias, build()
+    def __init__(self, model):
+        self.model, self.step = model, build()
+        self.tensors = [tensor.detach().contiguous() for tensor in in_order(model)]
+        self.pointers = (ctypes.c_void_p * len(self.tensors))(*(tensor.data_ptr() for tensor in self.tensors))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C_in) -> (..., C_out)."""
-        if x.numel() != x.shape[-1]:  # a prompt
-            return F.linear(x, self.weight, self.bias)
-        rows, columns = self.weight.shape
-        x, y = x.contiguous(), x.new_empty(*x.shape[:-1], rows)
-        bias = None if self.bias is None else self.bias.data_ptr()
-        self.matvec(self.weight.data_ptr(), x.data_ptr(), bias, y.data_ptr(), rows, columns, torch.get_num_threads())
-        return y
+    def new_cache(self, room: int) -> KVCache:
+        """As the model's."""
+        return self.model.new_cache(room)
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """As ``GPT.next_logits``, which reads the prompt: (1, T) -> (1, V), for a single token in fp32."""
+        if input_ids.shape[1] > 1 or not cache.length:
+            return self.model.next_logits(input_ids, cache)
+        config = self.model.config
+        logits = torch.empty(1, config.vocab_size)
+        self.step(self.pointers, config.layers, config.width, config.heads, config.vocab_size, config.norm_eps,
+                  int(input_ids), cache.length, cache.keys.data_ptr(), cache.values.data_ptr(), cache.room,
+                  logits.data_ptr(), torch.get_num_threads())
+        cache.length += 1
+        return logits
+
+
+def in_order(model) -> list[Tensor]:
+    """A GPT's tensors as gpt.cpp takes them."""
+    tensors = [model.token_embedding.weight, model.position_embedding.weight]
+    for block in model.blocks:
+        for part in (block.norm_1, block.attention.qkv, block.attention.out, block.norm_2, block.mlp.up,
+                     block.mlp.down):
+            tensors += [part.weight, part.bias]
+    return [*tensors, model.norm.weight, model.norm.bias]
 
 
 @functools.cache
 def build():
-    """Compile matvec.cpp, once a process, and give its function. Raises RecipeError where no compiler does it.
+    """Compile gpt.cpp, once a process, and give its function. Raises RecipeError where no compiler does it.
 
     The compiler is the environment's CXX, which may have arguments, else the first of COMPILERS.
     """
@@ -53,16 +70,18 @@ def build():
     said = []
     for flags in FLAGS if compiler else ():
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is loaded
-            library = Path(folder) / "matvec.so"
+            library = Path(folder) / "gpt.so"
             command = [*compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-                matvec = ctypes.CDLL(str(library)).matvec
+                step = ctypes.CDLL(str(library)).next_logits
             except (OSError, subprocess.SubprocessError) as error:
                 said += _first_error(getattr(error, "stderr", None) or str(error))
                 continue
-        matvec.argtypes, matvec.restype = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_int], None
-        return matvec
+        step.restype, step.argtypes = None, [
+            ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_float, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2,
+            ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
+        return step
     raise RecipeError("compiled generation needs a C++ compiler", got=said[0] if said else "none was found",
                       known=", ".join(COMPILERS) + ", or what CXX names",
                       do="Install one (for example the package g++), or leave out the compilation.")
@@ -74,10 +93,13 @@ def _first_error(output: str) -> list[str]:
     return [line for line in lines if "error" in line][:1] or lines[:1]
 
 
-def check_compiled(weight: Tensor, rows: int) -> None:
-    """Raise RecipeError where compiled layers cannot generate so many sequences with a matrix like this."""
-    kind = str(weight.dtype).removeprefix("torch.")
+def check_compiled(model, rows: int) -> None:
+    """Raise RecipeError where so many sequences of this model cannot be generated by a compiled step."""
+    weight, parts = model.token_embedding.weight, {type(part).__name__ for part in model.modules() if "Linear" in
+                                                   type(part).__name__ or "LoRA" in type(part).__name__}
     for said, got, known in (("writes one sequence at a time", rows, 1), ("runs on a CPU", weight.device.type, "cpu"),
-                             ("takes weights in bf16", kind, "bfloat16")):
+                             ("is for GPT-2, with adapters merged", "/".join([type(model).__name__, *sorted(parts)]),
+                              "GPT/Linear"),
+                             ("takes weights in bf16", str(weight.dtype).removeprefix("torch."), "bfloat16")):
         if got != known:
             raise RecipeError(f"compiled generation {said}", got=str(got), do="Leave out the compilation.")

@@ -96,17 +96,16 @@ class EncoderDecoder(nn.Module):
 
     @torch.inference_mode()
     def generate(self, source_ids: Tensor, prompt: Tensor, max_new_tokens: int, *,
-                 source_real: Tensor | None = None, compiled: bool = False, **options) -> Tensor:
+                 source_real: Tensor | None = None, **options) -> Tensor:
         """Write targets that begin as `prompt`: (B, S), (B, T) -> (B * samples, T + new).
 
         prompt: the start token, (B, 1), or more. options: as ``finetune.models.generate.generate`` says; for example
-        temperature=0, or beams=4, length_penalty=1.0; compiled as ``GPT.generate`` says. Raises RecipeError where a
-        source is empty.
+        temperature=0, or beams=4, length_penalty=1.0. Raises RecipeError where a source is empty.
         """
         if not source_ids.numel() or not (source_real is None or source_real.any(dim=1).all()):
             raise RecipeError("a source is empty", do="Leave it out, or give it at least one token.")
         rows = len(source_ids) * options.get("beams", 1) * options.get("samples", 1)
-        model = for_generation(self, rows, max_new_tokens, compiled)
+        model = for_generation(self, rows, max_new_tokens)
         return generate(Reading(model, source_ids, source_real), prompt, max_new_tokens, **options)
 
 

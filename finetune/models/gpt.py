@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache
+from finetune.models.compiled import CompiledGPT, check_compiled
 from finetune.models.generate import generate
 from finetune.models.packed import for_generation
 
@@ -180,7 +181,10 @@ class GPT(nn.Module):
         once a process. Raises RecipeError where that cannot be.
         """
         rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
-        model = self if self.packed_output is not None else for_generation(self, rows, max_new_tokens, compiled)
+        if compiled:
+            check_compiled(self, rows)
+            return generate(CompiledGPT(self), input_ids, max_new_tokens, **options)
+        model = self if self.packed_output is not None else for_generation(self, rows, max_new_tokens)
         return generate(model, input_ids, max_new_tokens, **options)
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,

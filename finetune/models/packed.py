@@ -8,13 +8,10 @@ benchmarks/README.md has the figures.
 
 import copy
 import platform
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from finetune.models.compiled import CompiledLinear, check_compiled
 
 WORTH_IT = 64  # tokens, of all sequences together; packing costs as much time as so many save at most
 
@@ -56,26 +53,15 @@ def can_pack(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype in types and not torch.is_autocast_enabled("cpu")
 
 
-def for_generation(model: nn.Module, rows: int, max_new_tokens: int, compiled: bool = False) -> nn.Module:
+def for_generation(model: nn.Module, rows: int, max_new_tokens: int) -> nn.Module:
     """The model to generate `rows` sequences with: a copy with faster layers where that saves time, else itself.
 
-    compiled: with layers that are compiled here; raises RecipeError where that is not possible.
+    The copy shares all but the linear layers and the output, which stand in memory twice as long as it lives.
     """
     output = model.token_embedding.weight
-    if compiled:
-        check_compiled(output, rows)
-        return packed(model, CompiledLinear)
     if rows * max_new_tokens < WORTH_IT or not can_pack(output):
         return model
-    return packed(model, TransposedLinear if rows == 1 and output.dtype == torch.float32 else PackedLinear)
-
-
-def packed(model: nn.Module, layer: Callable[[Tensor, Tensor | None], nn.Module]) -> nn.Module:
-    """A copy for generation; it shares all but the linear layers and the output, which are made by `layer`.
-
-    What a layer packs stands in memory twice as long as the copy lives.
-    """
-    output = model.token_embedding.weight
+    layer = TransposedLinear if rows == 1 and output.dtype == torch.float32 else PackedLinear
     tensors = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(twin.modules()):

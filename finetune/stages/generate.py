@@ -7,7 +7,7 @@ from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.console import warn
 from finetune.errors import RecipeError, WeightsError
 from finetune.files import read_json
-from finetune.models.compiled import build
+from finetune.models.compiled import build, check_compiled
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
@@ -40,9 +40,10 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, GPT | EncoderDecoder):
         raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
-    if compiled:
-        build()  # what is wrong with the compiler is said before any text
+    if compiled:  # what keeps it from being so is said before any text
         model = model.to(torch.bfloat16)
+        check_compiled(model, decoding.beams * decoding.samples)
+        build()
     new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
     notes: list[str] = []  # said at the end, so that they do not stand amid the text
     if use:
@@ -51,8 +52,10 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     else:
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device)
         generate, shown = model.to(device).generate, prompt
-    settings = vars(decoding) | {"compiled": compiled, "end": tokenizer.end_of_text, "note": notes.append,
+    settings = vars(decoding) | {"end": tokenizer.end_of_text, "note": notes.append,
                                  "stop": StopStrings(tokenizer, stop) if stop else None}
+    if compiled:
+        settings["compiled"] = True
     if decoding.samples == decoding.beams == 1:
         stream = TextStream(tokenizer, stop)
         write(shown)

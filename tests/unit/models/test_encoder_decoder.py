@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from finetune.errors import RecipeError, WeightsError
-from finetune.models import encoder_decoder
 from finetune.models.cache import SourceCache
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Reading
 from finetune.models.gpt import IGNORE
@@ -179,12 +178,3 @@ def test_what_it_cannot_do_is_refused():
         model.generate(torch.zeros(2, 25).long(), start, 3)
     with pytest.raises(WeightsError, match="output matrix is the token embedding; got tied false"):
         EncoderDecoderConfig(**SHAPE, tied=False)
-
-
-def test_a_target_is_written_by_compiled_layers_where_that_is_asked(monkeypatch):
-    used = []
-    monkeypatch.setattr(encoder_decoder, "for_generation", lambda model, *asked: used.append(asked) or model)
-    source, start = torch.tensor([[3, 4]]), torch.tensor([[1]])
-    for compiled in (False, True):
-        build().generate(source, start, 5, temperature=0, compiled=compiled)
-    assert used == [(1, 5, False), (1, 5, True)]
