@@ -43,20 +43,23 @@ class ClassifierRun:
         return Bundle.load(self.directory)
 
 
-def classify(data, text: str | None = None, label: str | None = None, *, group: str | None = None, validation=None,
-             test=None, weights=None, method: str | None = None, settings: dict | None = None, name: str | None = None,
+def classify(data, text: str | None = None, label: str | None = None, *, group: str | None = None,
+             split: str | None = None, validation=None, test=None, weights=None, method: str | None = None,
+             encoding: str | None = None, settings: dict | None = None, name: str | None = None,
              folder="runs") -> ClassifierRun:
     """Run the pipeline ``classify``, as the command does, from data to report and bundle.
 
     data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose own splits are
-    kept. settings: any of a recipe, as ``{"train": {"epochs": 3}}``. The run stands in `folder` under `name`, and what
-    came as a table beside it in `folder`/tables; the same call goes on, or finds that nothing is left to do.
+    kept. text, label, group, split, encoding: as the command's options. settings: any of a recipe, as
+    ``{"train": {"epochs": 3}}``. The run stands in `folder` under `name`, and what came as a table beside it in
+    `folder`/tables; the same call goes on, or finds that nothing is left to do.
     """
     named = name or (file_run_name(str(data)) if isinstance(data, str | Path) else "classify")
     Run.named(Path(folder), named)  # refuses what is no name, before anything is written
     places = [_as_path(part, Path(folder) / "tables", named) for part in (data, validation, test)]
-    request = classify_request(places[0], text=text, label=label, group=group, validation=places[1], test=places[2],
-                               weights=None if weights is None else str(weights), method=method, settings=settings)
+    request = classify_request(places[0], text=text, label=label, group=group, split=split, validation=places[1],
+                               test=places[2], weights=None if weights is None else str(weights), method=method,
+                               encoding=encoding, settings=settings)
     _, stages = load_pipeline(request.pipeline)
     run, recipe = open_run(request, Path(folder), named)
     execute(run, recipe, stages)

@@ -110,3 +110,13 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
 def test_what_is_no_data_is_said(data, words, tmp_path, tiny):
     with pytest.raises(DataError, match=words):
         finetune.classify(data, weights=tiny, folder=tmp_path)
+
+
+def test_the_command_s_options_reach_the_run(tiny, tmp_path):
+    frame = toy_frame(60).assign(part=["train", "val", "test"] * 20)
+    (tmp_path / "my.csv").write_bytes(frame.to_csv(index=False).replace("xx", "é").encode("cp1252"))
+    run = finetune.classify(tmp_path / "my.csv", "note to self", "kind", split="part", encoding="cp1252",
+                            weights=tiny, settings=SETTINGS, name="options", folder=tmp_path / "runs")
+    card = read_json(run.directory / "data" / "card.json")
+    assert {name: part["rows"] for name, part in card["splits"].items()} == {"train": 20, "val": 20, "test": 20}
+    assert "é" in (run.directory / "data" / "train.jsonl").read_text(encoding="utf-8")
