@@ -1,6 +1,6 @@
 """The long form of `finetune compare-architectures`: three architectures of equal size on the same tasks, from mini.
 
-    python benchmarks/architectures.py            runs the command, with its bundled tables; takes its further arguments
+    python benchmarks/architectures.py            runs the command, with its bundled tables; --set KEY=VALUE go to it
     python benchmarks/architectures.py --page     the section again, from architectures.json
 
 Writes what the command's comparison.json holds, without curves and examples, and the command's own table.

@@ -99,9 +99,11 @@ def table(result: dict) -> str:
             lines.append(f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
                          f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
                          f"{row['same_tokens']:.1%} |")
-    lines += ["", f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of compilation "
-              "once a process, which are not in its figures. Same tokens: the share that is transformers'; in bf16 two "
-              "orders of summing now and then choose another token, and all that follow it differ."]
+    if "compile_seconds" in result:
+        lines += ["", f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of "
+                  "compilation once a process, which are not in its figures. Same tokens: the share that is "
+                  "transformers'; in bf16 two orders of summing now and then choose another token, and all that follow "
+                  "it differ."]
     if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
         lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
     loads = [case["load_average"] for case in result["cases"]]
@@ -144,9 +146,10 @@ def main() -> None:
     result = {name: getattr(arguments, name) for name in ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")}
     result |= {"processor": processor_name(), "bf16_emulated": emulates_bf16(), "cases": [], "versions": {
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
-    begun = time.perf_counter()
-    compiled.build()
-    result["compile_seconds"] = time.perf_counter() - begun
+    if "bf16" in arguments.dtypes and 1 in arguments.batches:
+        begun = time.perf_counter()
+        compiled.build()
+        result["compile_seconds"] = time.perf_counter() - begun
     with tempfile.TemporaryDirectory() as temporary:
         for kind in arguments.dtypes:
             for batch in arguments.batches:

@@ -120,7 +120,8 @@ def _missing_words(labels: list[str]) -> Finding | None:
         return None
     rows = sum(counts.values())
     what = f"{rows:,} rows labelled {listed(list(map(_quote, counts)))} look like missing labels"
-    return Finding("missing_words", "warning", f"{what}; they are learnt as a class",
+    meant = {label.strip().casefold() for label in counts} <= {"none", "nil"}  # in some sets a class of its own
+    return Finding("missing_words", "note" if meant else "warning", f"{what}; they are learnt as a class",
                    "Leave these rows without a label, if that is what they are.", rows,
                    examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
 

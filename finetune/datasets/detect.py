@@ -49,10 +49,18 @@ def detect_format(path: Path, encoding: str | None = None, header_names: frozens
         raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: cannot be read") from error
     if encoding:
         try:
-            codecs.lookup(encoding)
-        except LookupError as error:
+            "".encode(encoding)
+        except (LookupError, UnicodeError) as error:  # no name of one, or a codec between bytes, or one that refuses
             raise DataError(f"no encoding {encoding!r}", known="utf-8, utf-16, cp1252, latin-1, ...") from error
-    return _detect(path, encoding, header_names, stat.st_size, stat.st_mtime_ns)
+    return _detect(path, encoding or None, header_names, stat.st_size, stat.st_mtime_ns)
+
+
+def without_header(path: Path, layout: TableFormat) -> TableFormat:
+    """The layout with its first row taken for data, and columns called column_1 and so on. Raises DataError."""
+    if layout.kind != "delimited":
+        raise DataError(f"{path}: has names for its columns", got=layout.kind, do="Leave out --no-header.")
+    width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
+    return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
 
 
 @functools.lru_cache(maxsize=32)
@@ -75,11 +83,14 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
         if not quoting:
             notes.append("quotes are plain characters here: each line is a row by itself"
                          + (f", and default quoting would have lost {lost:,} rows" if lost else ""))
-        columns = _without_header(path, layout, header_names)
-        _refuse_title(path, layout, header_names)
-        if columns:
+        if columns := _without_header(path, layout, header_names):
             layout = replace(layout, header=False, columns=columns)
             notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
+        else:
+            _refuse_title(path, layout, header_names)
+    except UnicodeError as error:
+        raise DataError(f"{path}: cannot be read as {layout.encoding}", got=str(error),
+                        do="Name another encoding.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
     return Detected(layout, tuple(notes), lost, swallowed, inside)
@@ -241,14 +252,15 @@ def _usual(cells: list[str], header_names: frozenset[str]) -> set[str]:
 
 
 def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str]) -> None:
-    """Raise DataError where the header stands below something else: a title in one cell, or a line of no usual word."""
+    """Raise DataError where the header stands below a title: a line whose first cell alone holds something."""
     try:
         (_, title), *below = _first_rows(path, layout, 3)
     except (ValueError, csv.Error):
         return
-    least = 1 if sum(map(bool, map(str.strip, title))) < 2 else 2  # a data row may hold one such word
+    if not title[0].strip() or any(map(str.strip, title[1:])) or _usual(title, header_names):
+        return
     for line, cells in below:
-        if not _usual(title, header_names) and len(_usual(cells, header_names)) >= least and len(cells) > 1:
+        if _usual(cells, header_names) and len(list(filter(str.strip, cells))) > 1:
             shown = layout.delimiter.join(title)
             raise DataError(f"{path}: line {line} looks like the header, not the first line",
                             got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),

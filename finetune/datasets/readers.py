@@ -136,7 +136,9 @@ def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
 
 
 def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
-    """The text columns as ``find_text``; where none has a usual name, the one whose content is text."""
+    """The text columns as ``find_text``; where none has a usual name, the only one, or that whose content is text."""
+    if wanted is None and len(names) == 1:
+        return [0]
     if wanted is None and usual_column(names, TEXT_NAMES) is None:
         chosen, why = _wordy_column(names, sample, {usual_column(names, LABEL_NAMES)})
         if chosen is None:

@@ -65,7 +65,8 @@ static void linear(const bf16 *weight, const bf16 *bias, const std::vector<bf16>
                    int threads) {
     const int64_t columns = x.size();
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t r = 0; r < rows; r++) y[r] = dot(weight + r * columns, x.data(), columns) + (bias ? widen(bias[r]) : 0);
+    for (int64_t r = 0; r < rows; r++)
+        y[r] = dot(weight + r * columns, x.data(), columns) + (bias ? widen(bias[r]) : 0);
 }
 
 static std::vector<bf16> layer_norm(const floats &x, const bf16 *weight, const bf16 *bias, float eps) {

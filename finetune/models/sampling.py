@@ -33,13 +33,14 @@ class Decoding:
     def __post_init__(self):
         drawn = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "min_p")}
         chosen = [f"{name} {value}" for name, value in drawn.items() if value]
+        warm = self.temperature in (None, 0) or 1e-4 <= self.temperature <= 1e4
         for name, fine, known in (
-                ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
+                ("temperature", warm, "0, or 0.0001 to 10000"),
                 ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
                 ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
                 ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
                 ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1000"),
-                ("length_penalty", abs(self.length_penalty) <= 100, "from -100 to 100"),
+                ("length_penalty", abs(self.length_penalty) <= 10, "from -10 to 10"),
                 ("seed", 0 <= self.seed < 2 ** 63, "from 0 to 2 ** 63 - 1"),
                 ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
                 ("beams", self.beams >= 1, "1 or more"), ("samples", self.samples >= 1, "1 or more")):
@@ -66,7 +67,7 @@ class Decoding:
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         temperature = 1.0 if self.temperature is None else self.temperature
-        logits = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays finite at any temperature
+        logits = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays finite
         probabilities = filter_logits(logits, temperature, self.top_k, self.top_p, self.min_p).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 

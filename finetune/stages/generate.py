@@ -35,7 +35,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     use = read_json(found.directory / SEQ2SEQ) if (found.directory / SEQ2SEQ).is_file() else None
     decoding = Decoding(**_of_targets(options, use) if use else _with_defaults(options))
     loaded = found.load()
-    model, tokenizer, device = loaded.model, loaded.tokenizer, device_type()
+    model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled else device_type()
     if isinstance(model, EncoderDecoder) and not use:
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, GPT | EncoderDecoder):

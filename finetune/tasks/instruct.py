@@ -94,7 +94,7 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
     if shortened := sum(len(conversation_ids(record, tokenizer, settings)) > room for record in records["test"]):
         notes.append(f"{shortened} test prompts are read without their beginning where answers are written, so that "
                      f"{longest} tokens of an answer fit into {context}")
-    if long := sum(len(tokenizer.encode(answer(record))) >= longest for record in records["test"]):
+    if long := sum(len(tokenizer.encode(answer(record))) > longest for record in records["test"]):
         notes.append(f"{long} test answers are longer than the {longest} tokens that are written; "
                      "instruct.max_new_tokens sets those")
     both = overlap({name: [questions[i] for i in part] for name, part in parts.items()}, fold_text)

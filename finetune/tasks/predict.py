@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.datasets.cells import defuse
-from finetune.datasets.detect import detect_format
+from finetune.datasets.detect import detect_format, without_header
 from finetune.datasets.readers import HEADER_NAMES, SAMPLE, find_text_or_wordy, join_cells
 from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, WeightsError
@@ -129,10 +129,9 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: is the table that is read", do="Give another --out.")
-    layout = detect_format(source, encoding, HEADER_NAMES).layout
-    if not header and layout.header and layout.kind == "delimited":
-        width = len(next(iterate_table(source, layout), ([""],))[0])
-        layout = replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
+    layout = detect_format(source, encoding, HEADER_NAMES if header else frozenset()).layout
+    if not header:
+        layout = without_header(source, layout)
     total = sum(1 for _ in iterate_table(source, layout))
     table = iterate_table(source, layout)
     sample = list(itertools.islice(table, SAMPLE))

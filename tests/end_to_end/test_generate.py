@@ -8,6 +8,7 @@ from finetune import cli
 from finetune.checkpoints.sources import load
 from finetune.models import compiled
 from finetune.models.compiled import COMPILERS, CompiledGPT
+from finetune.stages import generate as stage
 
 PROMPT = "The history of the"
 
@@ -71,6 +72,9 @@ def test_a_compiled_step_writes_the_text(finetune, monkeypatch):
     assert said.status == 0 and said.out.startswith(PROMPT) and len(used) == 8
     used.clear()
     assert finetune("generate", "mini", PROMPT, "--max-new-tokens", "8").status == 0 and not used
+    monkeypatch.setattr(stage, "device_type", lambda: "meta")  # as if there were a GPU
+    again = finetune("generate", "mini", PROMPT, "--max-new-tokens", "8", "--compile")
+    assert again.status == 0 and again.out == said.out
 
 
 def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):

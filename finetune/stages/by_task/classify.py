@@ -81,7 +81,9 @@ class ClassifyTask(Task):
         sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
         labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card["labels"].items())[:6])
         tokens = card["tokens"]
-        say(f"rows: {card['rows']:,} ({labels}); {card['protocol']} split, seed {card['seed']}: {sizes}")
+        kept = f"split by column {recipe.columns.split!r}" if recipe.columns.split else (
+            f"{card['protocol']} split, seed {card['seed']}")
+        say(f"rows: {card['rows']:,} ({labels}); {kept}: {sizes}")
         say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
             f"{tokens['cut_rows']} cut at {tokens['max_length']}")
         for part in source.left_out:

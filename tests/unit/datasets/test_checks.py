@@ -47,6 +47,7 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
     ({"labels": {0: "Yes", 2: "yes ", 4: "YES"}}, "label_spelling", "warning", 3, "several ways"),
     ({"labels": {0: "NaN", 2: "n/a", 5: "None", 7: "NaN"}}, "missing_words", "warning", 4,
      "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; they are learnt as a class"),
+    ({"labels": {0: "none", 2: "NONE"}}, "missing_words", "note", 2, "labelled 'none', 'NONE' look like"),
     ({"labels": {0: "maybe", 2: "maybe"}}, "rare_labels", "warning", 1, "fewer than 10 rows"),
     ({"labels": {i: "yes" for i in range(1, 220)}}, "imbalance", "warning", 230, "96% of the rows are 'yes'"),
     ({"labels": {i: "yes" for i in range(1, 160)}}, "imbalance", "note", 200, "83% of the rows"),

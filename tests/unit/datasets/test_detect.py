@@ -45,6 +45,10 @@ def test_another_encoding_is_taken_only_when_asked_for(detect):
     assert detect(latin, encoding="latin-1")[1][0] == ["café", "ham"]
     with pytest.raises(DataError, match="encoding=latin-1"):  # a byte that Windows-1252 has not
         detect(latin + b"\x81,ham\n")
+    assert detect("text,label\na,b\n", encoding="")[0].layout.encoding == "utf-8-sig"  # a variable that is not set
+    for odd in ("hex", "rot13", "undefined"):
+        with pytest.raises(DataError, match=f"no encoding '{odd}'"):
+            detect(latin, encoding=odd)
     with pytest.raises(DataError, match="no encoding 'utf9'"):
         detect(latin, encoding="utf9")
 
@@ -149,12 +153,13 @@ def test_a_first_line_that_names_the_delimiter_is_none_of_the_table(detect, firs
 
 
 def test_a_title_above_the_header_is_refused_with_the_line(detect):
-    for content, line in (("My great table,,\ntext,label,id\na,x,1\n", 2), ("My table\n2024,\nText,Label\na,x\n", 3),
-                          ("Source: us,2024\ntext,label\na,x\n", 2)):
+    for content, line in (("My great table,,\ntext,label,id\na,x,1\n", 2), ("My table\n2024,\nText,Label\na,x\n", 3)):
         with pytest.raises(DataError, match=f"line {line} looks like the header, not the first line; got '.*Delete"):
             detect(content)
-    for content in ("a,b\ntext,x\nc,y\n", "text,label\nMessage,class\nc,y\n", "kind\ntext\nlabel\n"):
+    for content in ("a,b\ntext,x\nc,y\n", "text,label\nMessage,class\nc,y\n", "kind\ntext\nlabel\n",
+                    "title,topic\nClass,text\nc,y\n", ",utterance\n0,text\n1,b\n"):
         assert len(detect(content)[1]) == 2  # such a word may stand in a row of data
+    assert len(detect("ham,hello\nclass,text\nham,ho\nham,hu\n")[1]) == 4  # no header at all
 
 
 @pytest.mark.parametrize("name", ["my.csv", "my.json", "my.txt"])

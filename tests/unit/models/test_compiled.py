@@ -78,7 +78,8 @@ def test_a_text_is_generated_by_the_compiled_step_beyond_the_context_too(monkeyp
 
 @pytest.mark.parametrize("change, asked, words", [
     (lambda model: model, {"beams": 2}, "one sequence"), (lambda model: model, {"samples": 2}, "one sequence"),
-    (lambda model: model.float(), {}, "weights in bf16; got float32"),
+    (lambda model: model.float(), {}, "weights in bf16; got torch.float32"),
+    (lambda model: model.norm.float() and model, {}, "weights in bf16; got torch.bfloat16, torch.float32"),
     (lambda model: add_lora(model, 2, 4.0, 0.0, ("mlp.up",), 0) and model or model, {}, "adapters merged; got GPT")])
 def test_what_cannot_be_compiled_is_refused_in_words(change, asked, words):
     with pytest.raises(RecipeError, match=words):

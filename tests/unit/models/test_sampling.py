@@ -69,6 +69,8 @@ def test_temperature_zero_takes_the_likeliest():
 
 @pytest.mark.parametrize("options, words", [
     ({"temperature": -0.1}, "temperature is out of range; got -0.1"), ({"top_k": 0}, "top_k"),
+    ({"temperature": 1e-50}, "temperature is out"), ({"temperature": float("inf")}, "temperature is out"),
+    ({"beams": 2, "length_penalty": 11.0}, "length_penalty is out of range; got 11.0; known: from -10 to 10"),
     ({"top_p": 0.0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"min_p": -1.0}, "min_p"),
     ({"repetition_penalty": 0.0}, "repetition_penalty"),
     ({"no_repeat_ngram": 0}, "no_repeat_ngram"), ({"beams": 0}, "beams"), ({"samples": 0}, "samples"),
@@ -82,7 +84,7 @@ def test_what_makes_no_sense_is_refused(options, words):
 
 def test_a_temperature_near_zero_draws_the_likeliest():
     logits = torch.tensor([[1.0, 3.0, 2.9, -8.0]]) * 1e4
-    drawn = Decoding(temperature=1e-40).choose(logits, torch.zeros(1, 1, dtype=torch.long), torch.Generator())
+    drawn = Decoding(temperature=1e-4).choose(logits, torch.zeros(1, 1, dtype=torch.long), torch.Generator())
     assert drawn.tolist() == [1]
 
 

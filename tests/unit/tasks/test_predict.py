@@ -175,3 +175,16 @@ def test_a_table_without_a_header_keeps_its_first_row(bundle_at, tmp_path):
     counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None, header=False)
     names, *rows = csv.reader((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines())
     assert counts["rows"] == 4 and names[:2] == ["column_1", "column_2"] and rows[0][:2] == ["1", "see you at six"]
+
+
+@pytest.mark.parametrize("text, width, rows", [("win cash now, call us\n", 2, 1), ("one\ntwo\nthree\n", 1, 3),
+                                               ("see you at six,a\ntext,label\n", 2, 2)])
+def test_without_a_header_few_rows_and_odd_ones_are_read_too(bundle_at, tmp_path, text, width, rows):
+    bundle = predict.Bundle.load(bundle_at())
+    (tmp_path / "in.csv").write_text(text)
+    named = {1: None, 2: "column_1"}[width]
+    counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", named, header=False)
+    assert (counts["rows"], counts["text_column"]) == (rows, "column_1")
+    pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(DataError, match="has names for its columns; got parquet"):
+        predict.predict_table(bundle, tmp_path / "in.parquet", tmp_path / "out.csv", None, header=False)
