@@ -43,7 +43,8 @@ def section(found: dict) -> str:
         f"`finetune compare-architectures` on {where}. {verdict(found)}", "", "```text",
         *screen_table(found), "```", "",
         "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
-        "Seconds are of the clock, on a machine that did other things at times. Made by [architectures.py](architectures.py)."])
+        "Seconds are of the clock, on a machine that did other things at times. "
+        "Made by [architectures.py](architectures.py)."])
 
 
 def main() -> None:
