@@ -69,7 +69,7 @@ def test_texts_and_data_sets_are_answered_too(run):
     learnt = finetune.predict(run.bundle, frame.assign(text="another"))  # from the column of the training
     assert learnt["p_junk"].tolist() == alone["p_junk"].tolist()
     with pytest.raises(DataError, match="no text column"):
-        finetune.predict(run.bundle, frame[["kind"]])
+        finetune.predict(run.bundle, frame[["n", "kind"]])
     with pytest.raises(DataError, match="columns that the output adds; got predicted"):
         finetune.predict(run.bundle, alone[["text", "predicted"]])
 
