@@ -155,12 +155,14 @@ def points(name: str, difference: float) -> float | None:
 
 
 def metric_value(name: str, value: float | None) -> str:
-    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others."""
+    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is only what is 100."""
     if value is None:
         return "not defined"
-    if name in _POINTS:
-        return f"{value:.1f}"
-    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3f}"
+    if name not in _POINTS and name not in _SHARES:
+        return f"{value:.3f}"
+    points = value if name in _POINTS else 100 * value
+    shown = f"{min(points, 99.99):.2f}" if 99.95 <= points < 100 else f"{points:.1f}"
+    return shown if name in _POINTS else f"{shown} %"
 
 
 def metric_interval(name: str, entry: dict) -> str:

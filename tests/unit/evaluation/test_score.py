@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from finetune.errors import RecipeError
-from finetune.evaluation.score import MAJORITY, TFIDF, curves, metric_text, score_classifier, verdict
+from finetune.evaluation.score import MAJORITY, TFIDF, curves, metric_text, metric_value, score_classifier, verdict
 
 
 def fold(text):
@@ -170,6 +170,13 @@ def test_a_metric_in_words_has_its_unit_or_the_reason_why_not():
     assert metric_text(entry, "roc_auc") == "0.987 (0.978 to 0.992; n = 1,115)"
     undefined = {"value": None, "low": None, "high": None, "n": 3, "reason": "only one class in the 3 rows"}
     assert metric_text(undefined, "roc_auc") == "not defined (only one class in the 3 rows)"
+
+
+@pytest.mark.parametrize("name, value, shown", [
+    ("accuracy", 1.0, "100.0 %"), ("accuracy", 0.9995, "99.95 %"), ("accuracy", 0.999999, "99.99 %"),
+    ("accuracy", 0.9994, "99.9 %"), ("accuracy", 0.0, "0.0 %"), ("chrf", 99.9986, "99.99"), ("chrf", 100.0, "100.0")])
+def test_what_is_not_all_is_not_called_all(name, value, shown):
+    assert metric_value(name, value) == shown
 
 
 def test_verdict_warns_of_a_wide_interval():
