@@ -131,8 +131,7 @@ def section(rows: list[dict]) -> str:
         f"say nothing of another seed. Trained on: {'; '.join(sorted({row['machine'] for row in rows}))}.", "",
         *verdict(rows), "", *table(rows), "",
         *(f"{name}: `{text}`  " for name, text in signatures.items()), "",
-        "Made by "
-        "[seq2seq_sets.py](seq2seq_sets.py)."])
+        "Made by [seq2seq_sets.py](seq2seq_sets.py)."])
 
 
 def main() -> None:

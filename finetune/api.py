@@ -10,7 +10,7 @@ import pyarrow
 from pyarrow import parquet
 
 from finetune.datasets.in_memory import cells_of, is_dataset, read_texts
-from finetune.datasets.readers import SAMPLE, find_text_or_wordy
+from finetune.datasets.readers import SAMPLE, find_unlabelled_text
 from finetune.datasets.tables import as_cell
 from finetune.errors import InputError
 from finetune.files import read_json, sha256_file, sha256_json
@@ -82,7 +82,7 @@ def _predict(bundle: Bundle, data, text: str | None):
     names = _column_names(data)
     added = added_columns(bundle, names, "the data")
     wanted = bundle.column("text", text, names)
-    chosen = [names[place] for place in find_text_or_wordy(names, _sample(data, names), wanted, "the data")]
+    chosen = [names[place] for place in find_unlabelled_text(names, _sample(data, names), wanted, "the data")]
     if isinstance(data, pd.DataFrame):
         texts, _ = read_texts(data.iloc[:, [names.index(name) for name in chosen]], empty=True)
     else:

@@ -135,16 +135,25 @@ def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
     return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
 
 
-def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
-    """The text columns as ``find_text``; where none has a usual name, the only one, or that whose content is text."""
+def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, label: int | None,
+                       path: Path) -> tuple[list[int], str]:
+    """The text columns as ``find_text``; where none has a usual name, that whose content is text, and the reason.
+
+    label: the column of labels, which is none of text.
+    """
+    if wanted is not None or usual_column(names, TEXT_NAMES) is not None:
+        return find_text(names, wanted, path), ""
+    chosen, why = _wordy_column(names, sample, {label})
+    if chosen is None:
+        raise _untold(path, "text", names, why)
+    return [chosen], why
+
+
+def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
+    """The text columns of a table that needs no labels: as ``find_text_or_wordy``, or the only column there is."""
     if wanted is None and len(names) == 1:
         return [0]
-    if wanted is None and usual_column(names, TEXT_NAMES) is None:
-        chosen, why = _wordy_column(names, sample, {usual_column(names, LABEL_NAMES)})
-        if chosen is None:
-            raise _untold(path, "text", names, why)
-        return [chosen]
-    return find_text(names, wanted, path)
+    return find_text_or_wordy(names, sample, wanted, usual_column(names, LABEL_NAMES), path)[0]
 
 
 def join_cells(cells: list[str], columns: list[int]) -> str:
@@ -163,14 +172,9 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
     label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
     text_at = usual_column(names, TEXT_NAMES)
     notes = _by_name(names, text_at if text is None else None, label_at if label is None else None)
-    if text is not None or text_at is not None:
-        texts = find_text(names, text, path)
-    else:
-        chosen, why = _wordy_column(names, sample, {label_at})
-        if chosen is None:
-            raise _untold(path, "text", names, why)
-        texts = [chosen]
-        notes.append(f"text column: {names[chosen]!r}, {why}")
+    texts, why = find_text_or_wordy(names, sample, text, label_at, path)
+    if why:
+        notes.append(f"text column: {names[texts[0]]!r}, {why}")
     if label_at is not None:
         label_at = find_column(names, names[label_at], (), "label", path)  # the same name twice is refused
     else:

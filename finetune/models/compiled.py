@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -24,15 +24,15 @@ from finetune.models.cache import KVCache
 
 SOURCE = Path(__file__).with_name("gpt.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-# The first that the compiler takes. On a Mac a second OpenMP beside PyTorch's would end the process.
-FLAGS = (*[("-march=native", "-fopenmp")] * (sys.platform != "darwin"), ("-march=native",), ("-mcpu=native",))
+OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # a second one beside PyTorch's would end a Mac's process
+FLAGS = (("-march=native", *OPENMP), ("-march=native",), ("-mcpu=native",))  # the first that the compiler takes
 
 
 class CompiledGPT:
     """A GPT's ``generate.Decoder`` for one sequence in bf16; it shares the model's weights."""
 
     def __init__(self, model):
-        self.model, self.step = model, build()
+        self.model, self.step = model, compile_step()
         self.tensors = [tensor.detach().contiguous() for tensor in in_order(model)]
         self.pointers = (ctypes.c_void_p * len(self.tensors))(*(tensor.data_ptr() for tensor in self.tensors))
 
@@ -64,7 +64,7 @@ def in_order(model) -> list[Tensor]:
 
 
 @functools.cache
-def build():
+def compile_step() -> Callable[..., None]:
     """Compile gpt.cpp, once a process, and give its function. Raises RecipeError where no compiler does it.
 
     The compiler is the environment's CXX, which may have arguments, else the first of COMPILERS.

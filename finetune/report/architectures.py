@@ -49,8 +49,8 @@ def verdict(comparison: dict) -> str:
 
 def screen_table(comparison: dict) -> list[str]:
     """The comparison for the screen: a block of lines for each task and start."""
-    names = [entry["label"] for group in comparison["groups"] for entry in group["entries"]]
-    but = ", but for all blocks on each side" if any("all blocks" in name for name in names) else ""
+    labels = [entry["label"] for group in comparison["groups"] for entry in group["entries"]]
+    but = ", but for all blocks on each side" if any("all blocks" in label for label in labels) else ""
     lines = [f"means of {_seeds(comparison)}, 95 % intervals in brackets; sizes within "
              f"{100 * comparison['apart']:.1f} %{but}"]
     for group in comparison["groups"]:

@@ -7,7 +7,7 @@ from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.console import warn
 from finetune.errors import RecipeError, WeightsError
 from finetune.files import read_json
-from finetune.models.compiled import build, check_compiled
+from finetune.models.compiled import check_compiled, compile_step
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
@@ -43,7 +43,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     if compiled:  # what keeps it from being so is said before any text
         model = model.to(torch.bfloat16)
         check_compiled(model, decoding.beams * decoding.samples)
-        build()
+        compile_step()
     new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
     notes: list[str] = []  # said at the end, so that they do not stand amid the text
     if use:

@@ -11,7 +11,7 @@ from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.datasets.cells import defuse
 from finetune.datasets.detect import detect_format, without_header
-from finetune.datasets.readers import HEADER_NAMES, SAMPLE, find_text_or_wordy, join_cells
+from finetune.datasets.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
 from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, WeightsError
 from finetune.evaluation.calibration import decide, softmax
@@ -140,7 +140,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
                         "if the first line is one.")
     names = sample[0][0]
     added = added_columns(bundle, names, source)
-    text_at = find_text_or_wordy(names, [cells for _, cells in sample], bundle.column("text", text, names), source)
+    text_at = find_unlabelled_text(names, [cells for _, cells in sample], bundle.column("text", text, names), source)
     counts = {"rows": 0, "without_text": 0}
     rows = (cells for _, cells in itertools.chain(sample, table))
     with atomic_write(target) as file, progress("predicting", total, unit="rows") as advance:

@@ -78,10 +78,10 @@ def test_a_compiled_step_writes_the_text(finetune, monkeypatch):
 
 
 def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
-    compiled.build.cache_clear()
+    compiled.compile_step.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     said = finetune("generate", "mini", PROMPT, "--compile")
-    compiled.build.cache_clear()
+    compiled.compile_step.cache_clear()
     assert said.status == 2 and not said.out and "no-such-compiler" in said.err and "what CXX names" in said.err
 
 

@@ -30,9 +30,9 @@ def build(config=SHAPES["in whole lines"]) -> GPT:
 @pytest.fixture
 def fresh():
     """What is compiled is kept for the process: forget it, before and after."""
-    compiled.build.cache_clear()
+    compiled.compile_step.cache_clear()
     yield
-    compiled.build.cache_clear()
+    compiled.compile_step.cache_clear()
 
 
 def stepwise(model, ids: torch.Tensor, prompt: int) -> torch.Tensor:
