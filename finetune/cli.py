@@ -86,7 +86,7 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
             texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
             table: Annotated[Path | None, typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, "
                                                          "TSV, JSON, JSONL or Parquet.")] = None,
-            text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column.")] = None,
+            text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; else as learnt.")] = None,
             out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
             encoding: EncodingOption = None,
             no_header: Annotated[bool, typer.Option("--no-header", help="Its first row is data, too.")] = False
@@ -114,8 +114,8 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
 @app.command()
 def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
              data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
-             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column.")] = None,
-             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; else as learnt.")] = None,
+             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; else as learnt.")] = None,
              encoding: EncodingOption = None) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
     from finetune.stages.evaluate import score_file
