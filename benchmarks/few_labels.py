@@ -19,9 +19,6 @@ from scipy.stats import t as student
 
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
-from finetune.datasets.readers import read_labelled
-from finetune.datasets.splits import grouped_split, normalise_text
-from finetune.datasets.tables import TableFormat
 from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.calibration import softmax
@@ -30,10 +27,14 @@ from finetune.files import atomic_write, sha256_file, sha256_json
 from finetune.models.gpt import GPT
 from finetune.pipeline import load_pipeline
 from finetune.recipe import Train
-from finetune.tasks import base, classify
+from finetune.tables.readers import read_labelled
+from finetune.tables.splits import grouped_split, normalise_text
+from finetune.tables.tables import TableFormat
+from finetune.tasks import classify
 from finetune.training import resume
 from finetune.training.loop import train
 from finetune.training.precision import choose_precision, device_type
+from finetune.training.trainable import choose_settings, freeze
 
 FILES = {  # (files of the pool, files of the test); the SMS set is one file, split as the spam-classifier splits it
     "SMS spam": (["SMSSpamCollection"], []),
@@ -146,11 +147,11 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     """Probabilities (n, K) of the test, by the checkpoint that was the best on the validation rows."""
     loaded, device = locate_weights(checkpoint).load(), torch.device(device_type())
     gpt = GPT(loaded.model.config).initialise(seed) if model == RANDOM else loaded.model
-    settings, _ = base.choose_settings(Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]),
+    settings, _ = choose_settings(Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]),
                                        device.type)
     settings = settings.model_copy(update={"precision": choose_precision(settings.precision, gpt.config.width)[0]})
     classifier = classify.build_model(gpt, len(data.labels), seed)
-    trainable = base.freeze(classifier, gpt, settings.method, settings.last_blocks)
+    trainable = freeze(classifier, gpt, settings.method, settings.last_blocks)
     labelled, val, test = (classify.examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
     times = max(1, -(-LEAST_STEPS * settings.batch_size // (settings.epochs * len(labelled.ids))))
     labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids.take([*range(len(labelled.ids))] * times),

@@ -237,7 +237,7 @@ def machine() -> dict:
     import torch
     import transformers
 
-    from finetune.run import hardware
+    from finetune.machine import hardware
     found = hardware()
     return {"cpu": found.get("cpu", "unknown"), "cores": found["cores"], "python": platform.python_version(),
             "torch": torch.__version__, "transformers": transformers.__version__}

@@ -56,8 +56,8 @@ def write_table(path: Path, rows: int) -> None:
 
 def write_bundle(directory: Path) -> Path:
     """A classifier of the table's labels that has learnt nothing and is quick."""
-    from finetune.assets import asset
     from finetune.checkpoints.store import write_checkpoint
+    from finetune.hub.assets import asset
     from finetune.models.gpt import GPT, GPTConfig
     from finetune.tasks.classify import build_model
     from finetune.tokenizer import Tokenizer
@@ -71,8 +71,8 @@ def write_bundle(directory: Path) -> Path:
 
 def run_step(step: str, path: Path) -> dict:
     """One step in this process: its figures."""
-    from finetune.assets import asset
-    from finetune.datasets.readers import read_labelled
+    from finetune.hub.assets import asset
+    from finetune.tables.readers import read_labelled
     start = time.monotonic()
     figures: dict = {"step": step}
     if step == "check":
@@ -88,8 +88,8 @@ def run_step(step: str, path: Path) -> dict:
         table = read_labelled(path, None, None)
         figures["rows"] = len(table.rows)
         if step == "near-duplicates":
-            from finetune.datasets.near_duplicates import find_near_duplicates
-            from finetune.datasets.splits import text_keys
+            from finetune.tables.near_duplicates import find_near_duplicates
+            from finetune.tables.splits import text_keys
             near = find_near_duplicates(table.texts, text_keys(table.texts))
             figures |= {"near_rows": len(near.rows()), "compared": near.compared}
         elif step in ("prepare", "encode"):

@@ -19,13 +19,13 @@ from statistics import mean, median, stdev
 import numpy as np
 import torch
 
-from finetune.assets import asset
 from finetune.console import say
-from finetune.datasets.packing import PackedTokens
 from finetune.files import read_json, write_json
+from finetune.hub.assets import asset
 from finetune.models.heads import NextToken
 from finetune.models.variants import Variant, VariantConfig
 from finetune.recipe import Pretrain, Train
+from finetune.tables.packing import PackedTokens
 from finetune.tasks import pretrain
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from finetune.datasets.in_memory import cells_of, is_dataset, read_texts
-from finetune.datasets.readers import SAMPLE, find_unlabelled_text
-from finetune.datasets.tables import as_cell
 from finetune.errors import InputError
 from finetune.files import read_json, sha256_file, sha256_json
 from finetune.pipeline import classify_request, execute, file_run_name, load_pipeline, open_run
 from finetune.run import Run
+from finetune.tables.in_memory import cells_of, is_dataset, read_texts
+from finetune.tables.readers import SAMPLE, find_unlabelled_text
+from finetune.tables.tables import as_cell
 from finetune.tasks.predict import Bundle, added_columns
 
 FORMS = "a path, a frame of pandas, a Dataset or a DatasetDict of datasets"

@@ -147,7 +147,7 @@ def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")
              compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step that "
                                                     "a C++ compiler builds here in a second.")] = False) -> None:
     """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
-    from finetune.stages.generate import continue_text
+    from finetune.commands.generate import continue_text
     continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""), compiled,
                   temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,
                   repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed,
@@ -242,7 +242,7 @@ def draw(what: Annotated[str, typer.Argument(metavar="WHAT", help="architectures
 @app.command()
 def doctor() -> None:
     """Show what this machine has, for yourself or for a bug report."""
-    from finetune.doctor import show as show_doctor
+    from finetune.commands.doctor import show as show_doctor
     raise typer.Exit(show_doctor())
 
 
@@ -252,7 +252,7 @@ def tokenizer_train(files: Annotated[list[Path], typer.Argument(metavar="FILES",
                     out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("tokenizer")
                     ) -> None:
     """Learn a byte-level BPE vocabulary from texts: vocab.json and merges.txt."""
-    from finetune.datasets.vocabulary import train_from_files
+    from finetune.commands.train_tokenizer import train_from_files
     say(train_from_files(files, vocab_size, out))
 
 
@@ -271,8 +271,8 @@ def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table
 @weights_app.command("ls")
 def weights_ls() -> None:
     """List the weights with a name, and which are on this machine."""
-    from finetune.fetch import weights_status
-    from finetune.registry import weights_registry
+    from finetune.hub.fetch import weights_status
+    from finetune.hub.registry import weights_registry
     for name, row in weights_registry().items():
         millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
         say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
@@ -290,8 +290,8 @@ def weights_get(name: str) -> None:
 def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
     """Hash the weights on this machine against the registry."""
     from finetune.errors import FetchError
-    from finetune.fetch import verify_weights, weights_status
-    from finetune.registry import weights_registry
+    from finetune.hub.fetch import verify_weights, weights_status
+    from finetune.hub.registry import weights_registry
     rows = weights_registry()
     if name is not None and name not in rows:
         raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))

@@ -4,11 +4,12 @@ import contextlib
 import difflib
 import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, listed
 
 
 class Settings(BaseModel):
@@ -97,3 +98,11 @@ def validate(schema: type[Settings], values: dict, source: str, see: str = "fine
                               do=f"See: {see}") from error
         got = json.dumps(problem["input"], default=str)[:80]
         raise RecipeError(f"{source}: {key}: {problem['msg']}", got=got, do=f"See: {see}") from error
+
+
+def check_names(kind: str, asked: tuple[str, ...], known: Iterable[str], again: str) -> None:
+    """Raise RecipeError where a name is unknown, or stands twice. again: what to do instead of naming it twice."""
+    if unknown := [name for name in asked if name not in known]:
+        raise RecipeError(f"no such {kind} to compare", got=listed(unknown), known=", ".join(known))
+    if len(set(asked)) < len(asked):
+        raise RecipeError(f"a {kind} is named twice", got=listed(list(asked)), do=again)

@@ -1,6 +1,7 @@
 """Errors that a user can mend. They end a command with exit status 2 and no traceback."""
 
 
+
 class FinetuneError(Exception):
     """One error in four parts: what went wrong, what we got, what is known, what to do.
 
@@ -49,3 +50,16 @@ class TrainingError(FinetuneError):
 
 class Interrupted(Exception):
     """The user stopped the run and its state is saved (exit status 130)."""
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """The beginning of a text on one line, for a message."""
+    text = text.strip()
+    start = " ".join(text[:2 * most].split())
+    return start if len(text) <= 2 * most and len(start) <= most else start[:most - 3] + "..."
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """Names for a message, the first few of many, each no longer than a line."""
+    shown = ", ".join(shorten(name, 90) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -16,17 +16,17 @@ from finetune.adapters.lora import merge
 from finetune.checkpoints.sources import WeightsSource, locate_weights, resolve_auto
 from finetune.config import validate
 from finetune.console import say, silence
-from finetune.datasets.in_memory import label_names, read_labels, read_texts
-from finetune.datasets.readers import LabelledTexts
-from finetune.datasets.splits import grouped_split
 from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
 from finetune.evaluation.calibration import fit_temperature, softmax
 from finetune.export.huggingface import random_ids, readme, save_bundle
 from finetune.files import read_json, sha256_json
 from finetune.recipe import Recipe, Train, check_method
-from finetune.stages.convert import write_new_weights
 from finetune.stages.evaluate import describe_start
 from finetune.stages.train import assemble
+from finetune.stages.verify import write_new_weights
+from finetune.tables.in_memory import label_names, read_labels, read_texts
+from finetune.tables.readers import LabelledTexts
+from finetune.tables.splits import grouped_split
 from finetune.tasks import classify
 from finetune.tasks.predict import Bundle, bundle_directory
 from finetune.training import resume

@@ -6,13 +6,14 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.assets import asset
 from finetune.config import Settings, field_names, merge, nearest, parse_overrides, read_toml, validate
 from finetune.console import log_to, program, say, warn
 from finetune.errors import Interrupted, RecipeError, RunError, TrainingError
 from finetune.files import read_json, sha256_json, write_json
+from finetune.hub.assets import asset
+from finetune.machine import reset_peak_memory, timed
 from finetune.recipe import Recipe, check_method
-from finetune.run import Run, fingerprint, reset_peak_memory, timed
+from finetune.run import Run, fingerprint
 
 
 def pipeline_files() -> dict[str, Path]:
@@ -90,8 +91,8 @@ def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     fetch: without it no data are downloaded.
     """
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.datasets.sources import resolve_data, resolve_text
     from finetune.stages.by_task import task_of
+    from finetune.tables.sources import resolve_data, resolve_text
     data = task_of(request).resolve_data(request.data, fetch)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
@@ -139,7 +140,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
 def _begin(run: Run, request: Recipe) -> Recipe:
     recipe = resolve(request)
     with run.locked():
-        run.forget([(number, stage) for number, stage in enumerate(("download", "convert"), 1)])
+        run.forget([(number, stage) for number, stage in enumerate(("download", "verify"), 1)])
         write_json(run.path("request.json"), request.model_dump())
         write_json(run.path("recipe.json"), recipe.model_dump())
     say(f"run {run.directory}: new")
@@ -201,7 +202,7 @@ def execute(run: Run, recipe: Recipe, stages: list, *, first: str | None = None,
 
 def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
     """Say what a run would do and take: settings, what moves, rows and steps, time and memory. Leaves nothing."""
-    from finetune.stages import dry_run as measured
+    from finetune.commands import dry_run as measured
     from finetune.training.loop import set_threads
     recipe = resolve(request, fetch=False)
     for line in [*substitutions(request, recipe), *describe(recipe)]:

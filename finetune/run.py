@@ -1,27 +1,18 @@
 """A run: one directory, one process at a time, a record for each finished stage."""
 
-import ctypes
-import gc
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from finetune.errors import RunError
 from finetune.files import read_json, sha256_file, sha256_json, write_json
+from finetune.machine import git_commit, hardware, peak_memory_bytes, versions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{i}" for device in ("com", "lpt") for i in range(1, 10))}
-PACKAGES = ("gpt2-finetune", "torch", "accelerate", "tiktoken", "safetensors", "scikit-learn", "numpy", "pandas",
-            "datasets", "transformers")
-_kept_bytes = 0  # a peak from before the last reset that still counts
 
 
 class Run:
@@ -132,90 +123,6 @@ class Run:
 def fingerprint(record: dict) -> str:
     """What a later stage depends on: a record's inputs, result and outputs, not its times."""
     return sha256_json({key: record[key] for key in ("stage", "inputs", "outputs", "result")})
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict:
-    """The machine, without anything that names it or its user."""
-    found = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
-    if Path("/proc/cpuinfo").exists():
-        models = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        found["cpu"] = models[0] if models else "unknown"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return found
-
-
-def git_commit() -> str | None:
-    """The checkout's commit; none for an installed package, whatever repository it happens to stand in."""
-    checkout = Path(__file__).resolve().parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def reset_peak_memory(keep_bytes: int = 0) -> None:
-    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's.
-
-    keep_bytes: an earlier peak that still counts in what ``peak_memory_bytes`` says of the stage.
-    """
-    global _kept_bytes
-    _kept_bytes = keep_bytes
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def release_memory() -> None:
-    """Hand memory that nothing uses back to the system, so that what comes next has a peak of its own."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # another C library than Linux's usual one keeps what it keeps
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process held since the last reset, or what that was told to keep."""
-    return max(_kept_bytes, latest_peak_bytes())
-
-
-def latest_peak_bytes() -> int:
-    """The most memory this process held since the last reset, and nothing else."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-        return psutil.Process().memory_info().peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def timed():
-    """Measure a block: yields a function that gives the seconds so far."""
-    start = time.monotonic()
-    yield lambda: time.monotonic() - start
 
 
 def _try_lock(file) -> bool:

@@ -6,7 +6,7 @@ in the same order. `finetune compare-architectures --quick` takes minutes on two
 """
 
 from finetune.recipe import Recipe
-from finetune.stages import architectures, convert, download, prepare, report
+from finetune.stages import architectures, download, prepare, report, verify
 
 recipe = Recipe(task="classify", weights="mini", data="spam-sample")
-stages = [download, convert, prepare, architectures, report]
+stages = [download, verify, prepare, architectures, report]

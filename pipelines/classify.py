@@ -5,7 +5,7 @@ by their names; others are named with --text and --label. The report says how mu
 """
 
 from finetune.recipe import Recipe
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="classify", weights="auto")
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

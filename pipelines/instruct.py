@@ -9,8 +9,8 @@ Afterwards: `finetune chat runs/instruct`.
 """
 
 from finetune.recipe import Instruct, Recipe, Train
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="instruct", weights="auto", data="instruct-sample", instruct=Instruct(style="chat"),
                 train=Train(method="auto", metric="log_loss", batch_size=4))
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

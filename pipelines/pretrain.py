@@ -6,8 +6,8 @@ The run is a checkpoint: `finetune classify my.csv --weights runs/pretrain` goes
 """
 
 from finetune.recipe import Pretrain, Recipe, Train
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="pretrain", weights="auto", data="text-sample", pretrain=Pretrain(val_fraction=0.1),
                 train=Train(method="full", epochs=3, metric="log_loss", evaluations_per_epoch=2, batch_size=8))
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

@@ -6,7 +6,7 @@ sounds like today: dialogues, mail, web, reference and textbooks, with old novel
 """
 
 from finetune.recipe import Pretrain, Recipe, Shape, Train
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 SHARES = {"c4_sample": 3.0, "devils_dictionary_jargon": 0.3, "dialogues_sgd": 0.5, "fortunes": 1.0,
           "mailing_list_ham": 2.0, "masc": 2.0, "novels_1830-1930": 0.05, "openstax_textbooks": 0.8,
@@ -19,4 +19,4 @@ recipe = Recipe(
     train=Train(method="full", epochs=1, evaluations_per_epoch=20, patience=100, metric="log_loss", optimizer="muon",
                 batch_size=16, micro_batch_tokens=2048, lr=5e-3, min_lr_fraction=0.02, warmup_fraction=0.05,
                 beta_2=0.98, precision="bf16", max_steps=1800, threads=1))
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

@@ -7,7 +7,7 @@ times as long as one spam-classifier of all weights; `--set compare.seeds=1` is 
 """
 
 from finetune.recipe import Recipe
-from finetune.stages import compare, convert, download, prepare, report
+from finetune.stages import compare, download, prepare, report, verify
 
 recipe = Recipe(task="classify", weights="auto", data="sms-spam")
-stages = [download, convert, prepare, compare, report]
+stages = [download, verify, prepare, compare, report]

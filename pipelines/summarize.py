@@ -8,9 +8,9 @@ summary and the model before training.
 """
 
 from finetune.recipe import Recipe, Seq2Seq, Split, Train
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="seq2seq", weights="auto", split=Split(val_fraction=0.05, test_fraction=0.1),
                 seq2seq=Seq2Seq(family="decoder", max_new_tokens=96),
                 train=Train(method="auto", metric="log_loss", batch_size=16))
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

@@ -8,9 +8,9 @@ sentences takes mini about half an hour of one core; GPT-2 124M wants a GPU.
 """
 
 from finetune.recipe import Recipe, Seq2Seq, Split, Train
-from finetune.stages import convert, download, evaluate, export, prepare, report, train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="seq2seq", weights="auto", split=Split(val_fraction=0.05, test_fraction=0.05),
                 seq2seq=Seq2Seq(family="encoder-decoder", label_smoothing=0.1, beams=4),
                 train=Train(method="full", metric="log_loss", batch_size=64))
-stages = [download, convert, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, report, export]

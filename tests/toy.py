@@ -8,9 +8,10 @@ import torch
 
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Train
-from finetune.tasks import base, classify
+from finetune.tasks import classify
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
+from finetune.training.trainable import adapt, freeze
 
 WORDS = ("prize", "claim", "free", "cash", "now", "urgent", "lunch", "home", "love", "ok", "see", "tomorrow")
 
@@ -31,8 +32,8 @@ def toy_job(method: str = "full", **settings) -> tuple[Job, Train]:
     tokenizer = Tokenizer.of_bytes()
     config = GPTConfig(tokenizer.vocab_size, context=128, width=32, layers=2, heads=2, dropout=chosen.dropout)
     model = classify.build_model(GPT(config).initialise(1, std=0.1), classes=2, seed=chosen.seed)
-    base.adapt(model.gpt, chosen)
-    trainable = base.freeze(model, model.gpt, chosen.method, chosen.last_blocks)
+    adapt(model.gpt, chosen)
+    trainable = freeze(model, model.gpt, chosen.method, chosen.last_blocks)
     texts, targets = toy_texts()
     encoded = classify.encode(tokenizer, texts, config.context)
     train, val = (classify.Examples(list(range(100, 160))[rows], encoded[rows], targets[rows])

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from finetune.checkpoints.store import load_checkpoint, write_checkpoint
-from finetune.datasets.documents import text_files
-from finetune.datasets.packing import PackedTokens
 from finetune.models.heads import NextToken
+from finetune.tables.documents import text_files
+from finetune.tables.packing import PackedTokens
 from finetune.tasks import pretrain
 from finetune.training import resume
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.assets import asset
-from finetune.datasets.packing import PackedTokens
+from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.pipeline import load_pipeline
 from finetune.recipe import Train
+from finetune.tables.packing import PackedTokens
 from finetune.tasks import pretrain
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.assets import asset
 from finetune.checkpoints.encoder_decoder import is_encoder_decoder, load_encoder_decoder
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
 from finetune.config import nearest
 from finetune.console import say, warn
-from finetune.datasets.readers import listed
-from finetune.errors import FetchError, WeightsError
-from finetune.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
+from finetune.errors import FetchError, WeightsError, listed
 from finetune.files import sha256_file
+from finetune.hub.assets import asset
+from finetune.hub.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
+from finetune.hub.registry import WeightsRow, weights_registry
 from finetune.models.gpt import GPTConfig
-from finetune.registry import WeightsRow, weights_registry
 
 AUTO = "gpt2"  # what `auto` stands for where it can be had
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.evaluation.intervals import bootstrap, paired_bootstrap, wilson
-from finetune.evaluation.language import language_metrics
+from finetune.evaluation.language import loss_metrics
 from finetune.evaluation.rouge import rouge
 
 NEAREST = "the answer to the nearest training question (TF-IDF)"
@@ -21,7 +21,6 @@ SHORT = 10  # words of a reference at most, where an answer can be expected to b
 OF_SHORT = ("identical", "exact_match", "token_f1")  # measured where the reference is short
 SHARES = ("identical", "exact_match", "ended", "well_formed")  # of each answer 0 or 1
 COMPARED = (*OF_SHORT, "rouge_l")
-_CHUNK = 200  # questions compared with all training questions at once
 
 
 def normalise_answer(text: str) -> str:
@@ -165,12 +164,6 @@ def score_answers(own: Written, references: References, baselines: dict[str, Wri
             "clean": {"n": len(rows), "metrics": alone}}
 
 
-def loss_metrics(nats: np.ndarray, tokens: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
-    """log_loss (nats a token) and perplexity over answers, (n,) sums and tokens of each."""
-    found = language_metrics(nats, tokens, tokens, resamples, seed)
-    return {name: found[name] for name in ("log_loss", "perplexity")}
-
-
 def _measure(written: Written, references: References, resamples: int, seed: int) -> tuple[dict, dict]:
     """Scores of each row, and the metrics."""
     scores = row_scores(written.texts, references.texts, written.ended, references.markers)
@@ -178,16 +171,3 @@ def _measure(written: Written, references: References, resamples: int, seed: int
     if written.nats is not None:
         metrics |= loss_metrics(written.nats, references.tokens, resamples, seed)
     return scores, metrics
-
-
-def nearest_answers(train_questions: list[str], train_answers: list[str], questions: list[str]) -> list[str]:
-    """To each question the answer of the training question most like it: cosine of TF-IDF, character 2-5-grams."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    known = features.fit_transform(train_questions).T.tocsr()
-    found = []
-    for start in range(0, len(questions), _CHUNK):
-        cosine = features.transform(questions[start:start + _CHUNK]) @ known  # (chunk, training questions)
-        found += [train_answers[i] for i in np.asarray(cosine.argmax(axis=1)).ravel()]
-    return found

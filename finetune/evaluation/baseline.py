@@ -120,3 +120,18 @@ def _rank(probabilities, y) -> tuple[float, float]:
     """The higher the better: accuracy, then the log loss with its sign turned."""
     own = np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, None)
     return float((probabilities.argmax(axis=1) == y).mean()), float(np.log(own).mean())
+
+_CHUNK = 200  # questions compared with all training questions at once
+
+
+def nearest_answers(train_questions: list[str], train_answers: list[str], questions: list[str]) -> list[str]:
+    """To each question the answer of the training question most like it: cosine of TF-IDF, character 2-5-grams."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    known = features.fit_transform(train_questions).T.tocsr()
+    found = []
+    for start in range(0, len(questions), _CHUNK):
+        cosine = features.transform(questions[start:start + _CHUNK]) @ known  # (chunk, training questions)
+        found += [train_answers[i] for i in np.asarray(cosine.argmax(axis=1)).ravel()]
+    return found

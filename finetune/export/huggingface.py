@@ -10,16 +10,16 @@ import torch
 
 from finetune.checkpoints.store import write_checkpoint
 from finetune.console import progress
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.collate import pad_ids
 from finetune.errors import WeightsError
 from finetune.files import read_json, replace_directory, sha256_json
 from finetune.models.gpt import GPT, GPTConfig, up_to
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.tasks.classify import PREDICT_TOKENS, encode, predict_logits
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import pad_ids
+from finetune.training.predict import PREDICT_TOKENS, encode, predict_logits
 
 TOLERANCE = 1e-4  # largest difference of a logit, fp32
 

@@ -17,11 +17,11 @@ from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config
 from finetune.errors import RunError, WeightsError
 from finetune.export.huggingface import TOLERANCE, random_ids, their_logits
 from finetune.files import replace_directory, write_json
+from finetune.hub.registry import weights_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier, NextToken
-from finetune.registry import weights_registry
 from finetune.run import Run
-from finetune.tasks.classify import encode, predict_logits
+from finetune.training.predict import encode, predict_logits
 
 WRAPPED = "base_model.model."  # before every name of the model that PEFT wraps
 

@@ -16,8 +16,8 @@ from finetune.pictures.album import add_to_album
 from finetune.pictures.drawing import Drawing
 from finetune.recipe import Train
 from finetune.report.plots import cut, house_style
-from finetune.tasks.base import choose_settings
 from finetune.tokenizer import Tokenizer
+from finetune.training.trainable import choose_settings
 
 ALL = "all"
 

@@ -3,8 +3,8 @@
 import shlex
 
 from finetune.evaluation.answers import COMPARED, NEAREST, SHORT, UNTUNED
-from finetune.evaluation.score import metric_text
 from finetune.report.blocks import Code, Section, Table, Text, facts, metric_name, sentence, value_text
+from finetune.report.metric_text import metric_text
 from finetune.report.outputs import (
     LISTED,
     SPLITS,

@@ -1,17 +1,8 @@
 """The report of a comparison of architectures: a table and two pictures for each task and start."""
 
-from finetune.evaluation.score import METRIC_NAMES, metric_text, metric_value, p_text
 from finetune.report import plots, provenance
-from finetune.report.blocks import (
-    NONE,
-    Figure,
-    Section,
-    Table,
-    Text,
-    bytes_text,
-    metric_cell,
-    seconds_text,
-)
+from finetune.report.blocks import NONE, Figure, Section, Table, Text, bytes_text, metric_cell, seconds_text
+from finetune.report.metric_text import METRIC_NAMES, metric_text, metric_value, p_text
 from finetune.report.page import Files, make_page
 
 _LOSSES = ("bits_per_byte", "log_loss")  # the lower the better

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from finetune.evaluation.score import METRIC_NAMES, metric_interval, metric_value
+from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_value
 from finetune.report.plots import Picture
 
 NONE = "\N{EN DASH}"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from finetune.console import clean
-from finetune.datasets.cells import undefuse
 from finetune.errors import RunError
 from finetune.files import atomic_write, read_json
 from finetune.report import provenance
 from finetune.report.page import Files
+from finetune.tables.cells import undefuse
 
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors

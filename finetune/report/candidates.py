@@ -1,6 +1,6 @@
 """The report of a comparison: every way to adapt the weights in one table and one picture."""
 
-from finetune.evaluation.score import TFIDF, metric_text, metric_value, p_text
+from finetune.evaluation.score import TFIDF
 from finetune.report import plots, provenance
 from finetune.report.blocks import (
     NONE,
@@ -14,6 +14,7 @@ from finetune.report.blocks import (
     seconds_text,
     sentence,
 )
+from finetune.report.metric_text import metric_text, metric_value, p_text
 from finetune.report.page import Files, fallback_notice, make_page
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from finetune.evaluation.score import metric_interval, metric_text, metric_value, p_text, points
 from finetune.report.blocks import NONE, Table, Text, metric_cell, percent
+from finetune.report.metric_text import metric_interval, metric_text, metric_value, p_text, points
 
 LISTED = 20  # rows or problems that are named one by one
 SPLITS = {"train": "training", "val": "validation", "test": "test"}

@@ -1,6 +1,6 @@
 """A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap."""
 
-from finetune.evaluation.score import metric_interval, metric_value, p_text, verdict
+from finetune.evaluation.score import verdict
 from finetune.report import plots, provenance
 from finetune.report.blocks import (
     LOWER_IS_BETTER,
@@ -15,6 +15,7 @@ from finetune.report.blocks import (
     seconds_text,
     sentence,
 )
+from finetune.report.metric_text import metric_interval, metric_value, p_text
 from finetune.report.page import Files, fallback_notice, make_page
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead

@@ -2,10 +2,10 @@
 
 import shlex
 
-from finetune.evaluation.score import metric_text
 from finetune.evaluation.targets import COMPARED, COPY, NEAREST, UNTUNED
 from finetune.report import plots
 from finetune.report.blocks import Code, Figure, Section, Table, Text, facts, metric_name, sentence, value_text
+from finetune.report.metric_text import metric_text
 from finetune.report.outputs import (
     SPLITS,
     against,

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.assets import asset
+from finetune.config import check_names
 from finetune.console import say
-from finetune.datasets.documents import iterate_pieces
-from finetune.datasets.masking import Masking
-from finetune.datasets.readers import listed
-from finetune.datasets.source_target import Pair, pieces
-from finetune.datasets.sources import locate_text
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, listed
 from finetune.evaluation.candidates import compare_candidates, compare_rows
 from finetune.files import write_json
+from finetune.hub.assets import asset
+from finetune.machine import release_memory, reset_peak_memory
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.report.architectures import verdict
-from finetune.run import Run, release_memory, reset_peak_memory
+from finetune.run import Run
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
-from finetune.stages.compare import check_names
-from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import describe_start
 from finetune.stages.train import identity
+from finetune.stages.verify import base_weights
+from finetune.tables.documents import iterate_pieces
+from finetune.tables.masking import Masking
+from finetune.tables.source_target import Pair, pieces
+from finetune.tables.sources import locate_text
 from finetune.tasks import architectures as tasks
 from finetune.tasks import classify, masked
 from finetune.tasks.architectures import (
@@ -43,11 +43,11 @@ from finetune.tasks.architectures import (
     TRAININGS,
     Training,
 )
-from finetune.tasks.base import choose_settings
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume
 from finetune.training.loop import count_steps, set_threads, train
 from finetune.training.precision import choose_precision, device_type
+from finetune.training.trainable import choose_settings
 
 OUTPUTS = ["comparison.json"]
 RESULTS = "trainings.jsonl"  # a line for each training that is done
@@ -314,7 +314,7 @@ def compare(recipe: Recipe, run: Run, material: Material, wanted: list[Training]
     return {"schema_version": 1, "task": "architectures", "labels": labels,
             "positive": None if positive is None else labels[positive], "seeds": list(seeds),
             "layers": {"encoder": fixed.layers[0], "decoder": fixed.layers[1],
-                       "others": run.result("convert")["layers"]},
+                       "others": run.result("verify")["layers"]},
             "sizes": sizes, "apart": max(sizes.values()) / min(sizes.values()) - 1, "masking": fixed.masking_words,
             "piece_tokens": asked.piece_tokens, "number_limit": asked.number_limit,
             "batch_size": recipe.train.batch_size,

@@ -7,7 +7,6 @@ from pathlib import Path
 from finetune.checkpoints.sources import load
 from finetune.config import validate
 from finetune.console import warn
-from finetune.datasets.prompts import markers
 from finetune.errors import RunError
 from finetune.files import read_json
 from finetune.models.gpt import GPT
@@ -15,6 +14,7 @@ from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
 from finetune.recipe import Instruct, Recipe
 from finetune.run import Run
+from finetune.tables.prompts import markers
 from finetune.tasks.instruct import conversation_ids
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type

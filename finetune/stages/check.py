@@ -11,15 +11,15 @@ import numpy as np
 from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
-from finetune.datasets.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, places, sample_of
-from finetune.datasets.column_checks import check_table
-from finetune.datasets.detect import Detected, detect_format
-from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import HEADER_NAMES, read_labelled, shorten
-from finetune.datasets.sources import locate_data
-from finetune.datasets.splits import text_keys
-from finetune.datasets.tables import is_utf8, look_at_bytes
-from finetune.errors import DataError
+from finetune.errors import DataError, shorten
+from finetune.tables.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, places, sample_of
+from finetune.tables.column_checks import check_table
+from finetune.tables.detect import Detected, detect_format
+from finetune.tables.near_duplicates import find_near_duplicates
+from finetune.tables.readers import HEADER_NAMES, read_labelled
+from finetune.tables.sources import locate_data
+from finetune.tables.splits import text_keys
+from finetune.tables.tables import is_utf8, look_at_bytes
 from finetune.tasks.classify import token_lengths
 from finetune.tokenizer import Tokenizer
 

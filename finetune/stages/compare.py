@@ -2,37 +2,38 @@
 
 import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from finetune.checkpoints.fallback import SCRATCH
+from finetune.config import check_names
 from finetune.console import say
-from finetune.datasets.readers import listed
-from finetune.datasets.splits import normalise_text
 from finetune.errors import RecipeError
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.candidates import compare_candidates
 from finetune.evaluation.leakage import clean_rows
 from finetune.evaluation.score import TFIDF
 from finetune.files import read_json, write_json
+from finetune.machine import timed
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.report.candidates import verdict
-from finetune.run import Run, timed
+from finetune.run import Run
 from finetune.stages.by_task.classify import positive_label
 from finetune.stages.by_task.task import read_records
-from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import describe_start
-from finetune.stages.launch import answer, launch
 from finetune.stages.train import assemble, identity, is_pretrained
-from finetune.tasks import base, classify
+from finetune.stages.verify import base_weights
+from finetune.tables.splits import normalise_text
+from finetune.tasks import classify
 from finetune.tasks.candidates import CANDIDATES, LAST, PADDED, read_out
 from finetune.training import resume
+from finetune.training.launch import answer, launch
 from finetune.training.loop import set_threads, train
 from finetune.training.precision import device_type
+from finetune.training.trainable import choose_method
 
 OUTPUTS = ["comparison.json"]
 
@@ -46,14 +47,6 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         if value != read:
             raise RecipeError(f"a comparison of methods takes {name} {read} alone", got=str(value),
                               do="Leave it out; compare.candidates names the methods.")
-
-
-def check_names(kind: str, asked: tuple[str, ...], known: Iterable[str], again: str) -> None:
-    """Raise RecipeError where a name is unknown, or stands twice. again: what to do instead of naming it twice."""
-    if unknown := [name for name in asked if name not in known]:
-        raise RecipeError(f"no such {kind} to compare", got=listed(unknown), known=", ".join(known))
-    if len(set(asked)) < len(asked):
-        raise RecipeError(f"a {kind} is named twice", got=listed(list(asked)), do=again)
 
 
 def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
@@ -110,7 +103,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 
 def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
     """The candidate that `auto` would take here, and why; the first one where that is not compared."""
-    method, why = base.choose_method(run.result("convert")["parameters"], is_pretrained(recipe), rows, device_type())
+    method, why = choose_method(run.result("verify")["parameters"], is_pretrained(recipe), rows, device_type())
     chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
               and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")

@@ -3,11 +3,11 @@
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
-from finetune.datasets.sources import locate_data, locate_text
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.by_task import task_of
+from finetune.tables.sources import locate_data, locate_text
 
 OUTPUTS: list[str] = []
 

@@ -10,18 +10,19 @@ from torch import nn
 from finetune.adapters.lora import merge
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
 from finetune.console import progress, say
-from finetune.datasets.detect import detect_format
-from finetune.datasets.readers import HEADER_NAMES, LabelledTexts, labelled_chunks, listed
-from finetune.datasets.tables import iterate_table
-from finetune.errors import DataError, RunError
+from finetune.errors import DataError, RunError, listed
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.metrics import classification_metrics
-from finetune.evaluation.score import metric_text
 from finetune.files import read_json, write_json
+from finetune.machine import timed
 from finetune.recipe import Recipe
-from finetune.run import Run, timed
+from finetune.report.metric_text import metric_text
+from finetune.run import Run
 from finetune.stages.by_task import task_of
 from finetune.stages.train import build
+from finetune.tables.detect import detect_format
+from finetune.tables.readers import HEADER_NAMES, LabelledTexts, labelled_chunks
+from finetune.tables.tables import iterate_table
 from finetune.tasks.predict import CHUNK, Bundle
 from finetune.tokenizer import Tokenizer
 from finetune.training import resume

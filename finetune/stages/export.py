@@ -11,8 +11,8 @@ from finetune.files import read_json
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.by_task import task_of
-from finetune.stages.convert import base_weights
 from finetune.stages.evaluate import best_model, trained_model
+from finetune.stages.verify import base_weights
 
 OUTPUTS = ["export/hf/*"]
 

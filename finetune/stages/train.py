@@ -14,12 +14,12 @@ from finetune.recipe import Recipe
 from finetune.run import Run, fingerprint
 from finetune.stages.by_task import task_of
 from finetune.stages.by_task.task import Built
-from finetune.stages.convert import base_weights
-from finetune.stages.launch import answer, launch
-from finetune.tasks.base import choose_settings
+from finetune.stages.verify import base_weights
 from finetune.tokenizer import Tokenizer
+from finetune.training.launch import answer, launch
 from finetune.training.loop import set_threads, train
 from finetune.training.precision import choose_precision, device_type
+from finetune.training.trainable import choose_settings
 
 OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
 
@@ -53,7 +53,7 @@ def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: 
 def identity(recipe: Recipe, run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: a checkpoint of another identity is not gone on with."""
     return {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
-            "weights": fingerprint(run.record("convert"))}
+            "weights": fingerprint(run.record("verify"))}
 
 
 def is_pretrained(recipe: Recipe) -> bool:

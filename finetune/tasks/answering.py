@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from finetune.console import progress
-from finetune.datasets.batching import micro_batches
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 
 TOKENS = 8192  # of prompts and answers that are written together
 

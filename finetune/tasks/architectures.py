@@ -9,18 +9,18 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.source_target import Pair, one_sequence, padded, two_sequences
 from finetune.models.encoder import Encoder, EncoderClassifier
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderClassifier, EncoderDecoderConfig
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
 from finetune.models.heads import Classifier, OwnLoss
 from finetune.models.variants import Block, VariantConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
+from finetune.tables.source_target import Pair, one_sequence, padded, two_sequences
 from finetune.tasks.classify import Examples
 from finetune.tasks.families import family_of
 from finetune.tasks.masked import summed_nats
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 
 CLASSIFY, NUMBERS, TEXT = "classify", "numbers", "text"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.datasets.token_rows import TokenRows
 from finetune.recipe import Train
+from finetune.training.token_rows import TokenRows
 
 LAST, FIRST, PADDED = "last", "first", "padded"  # the token whose hidden state the head reads
 

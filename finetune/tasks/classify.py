@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -14,24 +13,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.console import progress, say
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.checks import Finding, by_gravity, check_rows
-from finetune.datasets.collate import pad_ids, pad_states
-from finetune.datasets.near_duplicates import find_near_duplicates
-from finetune.datasets.readers import LabelledTexts, listed, shorten, text_chunks
-from finetune.datasets.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
-from finetune.datasets.token_rows import TokenRows
-from finetune.errors import DataError
+from finetune.errors import DataError, listed, shorten
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe, Split, Train
-from finetune.tasks.base import Trainable
+from finetune.tables.checks import Finding, by_gravity, check_rows
+from finetune.tables.near_duplicates import find_near_duplicates
+from finetune.tables.readers import LabelledTexts, text_chunks
+from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.tokenizer import Tokenizer
+from finetune.training.collate import pad_ids, pad_states
 from finetune.training.loop import Job, autocast
+from finetune.training.predict import encode, predict_logits
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
+from finetune.training.token_rows import TokenRows
+from finetune.training.trainable import Trainable
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
-PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -203,12 +201,6 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
     return found
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> TokenRows:
-    """Ids of each text, cut to `max_length`; no special token is added."""
-    return TokenRows.of(([ids[:max_length] for ids in tokenizer.encode_batch(part)] for _, part in text_chunks(texts)),
-                        tokenizer.vocab_size)
-
-
 def examples(records: list[dict], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
     """Tokenize one split's records."""
     number = {label: i for i, label in enumerate(labels)}
@@ -281,17 +273,3 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
                                            "run in every step (dropout, or too large to keep)"))
     return Job(model, train.ids.lengths(), [float(weights[t]) for t in train.targets], batch, loss_sum,
                validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))
-
-
-def predict_logits(model: Classifier, ids: list[list[int]], states: list | None = None, first_block: int = 0,
-                   budget: int = PREDICT_TOKENS, show: str = "") -> np.ndarray:
-    """Logits (n, K) in the order of the rows, whatever batches they ran in; fp32 unless under autocast."""
-    device = model.head.weight.device
-    logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)
-    bar = progress(show, len(ids), unit="texts") if show else nullcontext(lambda amount: None)
-    with torch.inference_mode(), bar as advance:
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
-            inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])
-            logits[rows] = model(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
-            advance(len(rows))
-    return logits

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.datasets.source_target import Pair, one_sequence, padded, two_sequences
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE, summed_loss
+from finetune.tables.source_target import Pair, one_sequence, padded, two_sequences
 
 CHUNK = 256  # supervised positions whose logits exist at a time
 

@@ -9,27 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from finetune.console import progress
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.collate import pad_ids
-from finetune.datasets.instructions import Instructions
-from finetune.datasets.prompts import Piece, answer, markers, pieces, prompt, question
-from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.errors import DataError
-from finetune.evaluation.answers import (
-    NEAREST,
-    UNTUNED,
-    References,
-    Written,
-    loss_metrics,
-    nearest_answers,
-    score_answers,
-)
+from finetune.evaluation.answers import NEAREST, UNTUNED, References, Written, score_answers
+from finetune.evaluation.baseline import nearest_answers
+from finetune.evaluation.language import loss_metrics
 from finetune.evaluation.leakage import clean_rows, overlap
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Instruct, Recipe, Train
+from finetune.tables.instructions import Instructions
+from finetune.tables.prompts import Piece, answer, markers, pieces, prompt, question
+from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tasks.answering import Answer, write_answers
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import pad_ids
 from finetune.training.loop import Job
 
 

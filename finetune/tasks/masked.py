@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.datasets.masking import Masking
-from finetune.datasets.source_target import padded
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import OwnLoss
+from finetune.tables.masking import Masking
+from finetune.tables.source_target import padded
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 

@@ -1,6 +1,5 @@
 """A bundle at work: a directory with weights, tokenizer, label names and everything a prediction needs."""
 
-import csv
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +8,17 @@ import numpy as np
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
-from finetune.datasets.cells import defuse
-from finetune.datasets.detect import detect_format, without_header
-from finetune.datasets.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
-from finetune.datasets.tables import iterate_table
 from finetune.errors import DataError, WeightsError
 from finetune.evaluation.calibration import decide, softmax
 from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
-from finetune.tasks.classify import encode, predict_logits
+from finetune.tables.cells import defuse, table_writer
+from finetune.tables.detect import detect_format, without_header
+from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
+from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
+from finetune.training.predict import encode, predict_logits
 
 CHUNK = 1024  # rows in memory at a time
 
@@ -160,15 +159,3 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
             counts["without_text"] += len(chunk) - len(filled)
             advance(len(chunk))
     return counts | {"text_column": ",".join(names[index] for index in text_at)}
-
-
-def table_writer(file, delimiter: str = ","):
-    r"""A csv writer of lines that end in \n and are read back cell by cell.
-
-    Python 3.11's csv quotes a lone \r only where \r stands in the line's end: it is given \r\n, and we cut it.
-    """
-    class Lines:
-        @staticmethod
-        def write(line: str) -> None:
-            file.write(line.removesuffix("\r\n") + "\n")
-    return csv.writer(Lines, delimiter=delimiter, lineterminator="\r\n")

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from finetune.console import progress
-from finetune.datasets.documents import iterate_pieces, text_files
-from finetune.datasets.packing import PackedTokens, TokenWriter, goes_to_val
 from finetune.errors import DataError
 from finetune.evaluation.language import compressors, language_metrics
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Pretrain, Train
+from finetune.tables.documents import iterate_pieces, text_files
+from finetune.tables.packing import PackedTokens, TokenWriter, goes_to_val
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 

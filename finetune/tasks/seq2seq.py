@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.console import progress
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.pairs import Pairs
-from finetune.datasets.source_target import Pair
-from finetune.datasets.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.errors import DataError, RecipeError
-from finetune.evaluation.answers import loss_metrics, nearest_answers
+from finetune.evaluation.baseline import nearest_answers
+from finetune.evaluation.language import loss_metrics
 from finetune.evaluation.leakage import clean_rows, overlap
 from finetune.evaluation.targets import NEAREST, UNTUNED, Output, Targets, score_targets
 from finetune.models.encoder_decoder import EncoderDecoder
@@ -21,9 +18,13 @@ from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Seq2Seq, Train
+from finetune.tables.pairs import Pairs
+from finetune.tables.source_target import Pair
+from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tasks.answering import Answer, write_answers
 from finetune.tasks.families import Family, SourceToTarget, family_of
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 
 TOLD_TOKENS = 2048  # of pairs whose targets are told together

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finetune.console import progress, say, warn
-from finetune.datasets.batching import epoch_batches, micro_batches
 from finetune.errors import Interrupted, RunError, TrainingError
 from finetune.files import atomic_write, read_json, write_json
 from finetune.recipe import Train
 from finetune.training import resume
+from finetune.training.batching import epoch_batches, micro_batches
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.precision import device_type
 from finetune.training.probe import FirstSteps, Plan, batch_size, estimate, peak_bytes

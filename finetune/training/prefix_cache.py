@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from finetune.console import progress
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.collate import pad_ids
+from finetune.training.batching import micro_batches
+from finetune.training.collate import pad_ids
 
 
 def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: list[list[int]], token_budget: int,

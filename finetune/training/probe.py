@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import torch
 
-from finetune.datasets.batching import micro_batches
-from finetune.run import latest_peak_bytes, peak_memory_bytes, reset_peak_memory
+from finetune.machine import latest_peak_bytes, peak_memory_bytes, reset_peak_memory
+from finetune.training.batching import micro_batches
 
 COUNTED = 3  # steps that are measured after the first, which warms up
 SPREAD = 0.2  # least half of the range of seconds, as a share: a shared machine varies as much on its own

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch._dynamo  # noqa: F401 (its first import makes a folder among the temporary files)
 
-from finetune import fetch
+from finetune.hub import fetch
 
 PLAN = ["--dry-run", "--set", "train.threads=1"]
 
@@ -80,7 +80,7 @@ def test_weights_that_are_not_here_are_named_with_their_size_and_not_fetched(dry
     assert not any("measured" in line for line in lines)
     monkeypatch.delenv("FINETUNE_MIRROR")
     monkeypatch.delenv("FINETUNE_REGISTRY")
-    monkeypatch.setattr("finetune.datasets.sources.network_available", lambda: True)
+    monkeypatch.setattr("finetune.tables.sources.network_available", lambda: True)
     lines = dry("run", "spam-classifier", "--set", "weights=gpt2")
     assert any("data: sms-spam is not on this machine; the run downloads" in line for line in lines)
 

@@ -6,9 +6,9 @@ import pytest
 
 from finetune import cli
 from finetune.checkpoints.sources import load
+from finetune.commands import generate as stage
 from finetune.models import compiled
 from finetune.models.compiled import COMPILERS, CompiledGPT
-from finetune.stages import generate as stage
 
 PROMPT = "The history of the"
 

@@ -51,7 +51,7 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
 
 def test_another_machine_does_not_choose_anew(finetune, toy_copy, monkeypatch):
     """A run that `auto` trained whole is evaluated as such, whatever it would stand for here."""
-    monkeypatch.setattr("finetune.tasks.base.choose_method", lambda *_: ("head", "another machine"))
+    monkeypatch.setattr("finetune.training.trainable.choose_method", lambda *_: ("head", "another machine"))
     before = (toy_copy / "predictions.csv").read_bytes()
     done = finetune("run", toy_copy / "recipe.json", "--name", "spam-classifier", "--from", "evaluate")
     assert done.status == 0 and (toy_copy / "predictions.csv").read_bytes() == before

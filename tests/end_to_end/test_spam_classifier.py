@@ -22,7 +22,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-STAGES = ["download", "convert", "prepare", "train", "evaluate", "report", "export"]
+STAGES = ["download", "verify", "prepare", "train", "evaluate", "report", "export"]
 CHECKPOINT = {"model.safetensors", "config.json", "vocab.json", "merges.txt", "tokenizer_config.json"}
 FILES = {
     ".lock", "recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "predictions.csv",
@@ -200,7 +200,7 @@ def test_until_stops_after_a_stage(toy, finetune):
     found = finetune(*toy.command, "--until", "prepare")
     assert found.status == 0 and [line for line in found.out.splitlines() if line[:1] == "["][-1] == "[3] prepare"
     assert sorted(path.name for path in Path("runs/spam-classifier/stages").iterdir()) == [
-        "01-download.json", "02-convert.json", "03-prepare.json"]
+        "01-download.json", "02-verify.json", "03-prepare.json"]
     rest = finetune(*toy.command, "--until", "train")
     assert [line for line in rest.out.splitlines() if line[:1] == "["] == ["[4] train"]
 

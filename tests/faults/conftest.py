@@ -136,7 +136,7 @@ def hub(monkeypatch, tmp_path):
     """A fake hub with a small checkpoint, as this process's endpoint, and empty caches."""
     from huggingface_hub import constants
 
-    from finetune import fetch
+    from finetune.hub import fetch
     hub = FakeHub()
     hub.files = {"model.safetensors": bytes(range(256)) * 8000, "vocab.json": b'{"a": 0}\n' * 50,
                  "merges.txt": b"#version: 0.2\n" * 40, "config.json": b'{"n_layer": 2}\n'}

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from finetune import fetch
 from finetune.errors import FetchError
-from finetune.registry import DataRow
+from finetune.hub import fetch
+from finetune.hub.registry import DataRow
 
 MEMBER = b"ham\tsee you at eight\nspam\tcall now\n" * 100
 

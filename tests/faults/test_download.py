@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune import fetch
 from finetune.errors import FetchError
-from finetune.registry import WeightsRow
+from finetune.hub import fetch
+from finetune.hub.registry import WeightsRow
 
 COMMIT = "a" * 40
 NAMES = ("model.safetensors", "vocab.json", "merges.txt")
@@ -241,7 +241,7 @@ def test_wrong_checkpoint_of_a_user_is_refused(hub, tmp_path):
 GET = """
 import sys
 from finetune import fetch
-from finetune.registry import weights_registry
+from finetune.hub.registry import weights_registry
 folder = fetch.get_weights(weights_registry()["tiny"])
 print((folder / "model.safetensors").stat().st_size)
 """

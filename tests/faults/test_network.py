@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from finetune import fetch
 from finetune.errors import FetchError
-from finetune.registry import DataRow, WeightsRow
+from finetune.hub import fetch
+from finetune.hub.registry import DataRow, WeightsRow
 
 ROW = WeightsRow(name="tiny", repo="someone/model", revision="a" * 40, layers=1, width=4, heads=1,
                  files={"model.safetensors": {}, "vocab.json": {}, "merges.txt": {}})

@@ -5,8 +5,8 @@ import runpy
 
 import torch
 
-from finetune.assets import asset
 from finetune.checkpoints.sources import load
+from finetune.hub.assets import asset
 
 MINI = asset("weights", "mini")
 

@@ -10,12 +10,12 @@ GROUPS = [
     {"cli"},
     {"estimator", "api"},
     {"pipeline"},
-    {"stages", "doctor"},
-    {"tasks", "training", "report", "export", "pictures"},
-    {"checkpoints", "adapters", "datasets", "evaluation"},
+    {"stages", "commands"},
+    {"tasks"},
+    {"training", "report", "export", "pictures"},
+    {"checkpoints", "adapters", "tables", "evaluation", "hub"},
     {"models", "tokenizer"},
-    {"fetch", "fetch_datasets", "fetch_errors", "archive", "cache", "registry", "run", "recipe", "config", "assets",
-     "files", "console", "errors"},
+    {"run", "recipe", "config", "files", "console", "machine", "errors"},
     {""},  # finetune/__init__.py, which loads what it offers only when it is named
 ]
 NETWORK = ("socket", "urllib.request", "http.client", "requests", "httpx", "huggingface_hub", "pooch")
@@ -77,7 +77,7 @@ def test_no_circle(modules):
 
 
 def test_only_fetch_knows_the_network(modules):
-    wrong = [f"{module} imports {name}" for module, tree in modules.items() if not module.startswith("finetune.fetch")
+    wrong = [f"{module} imports {name}" for module, tree in modules.items() if not under(module, "finetune.hub")
              for name in imported(tree) if under(name, *NETWORK)]
     assert not wrong, wrong
 

@@ -8,32 +8,32 @@ import numpy as np
 import torch
 
 from finetune.console import say, warn
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.cells import defuse
-from finetune.datasets.checks import Finding, places, refuse_meaningless
-from finetune.datasets.column_checks import check_table
-from finetune.datasets.readers import LabelledTexts, listed, shorten
-from finetune.datasets.sources import DataSource, locate_data, locate_files, read_data, resolve_data
-from finetune.datasets.splits import SPLITS, normalise_text
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, listed, shorten
 from finetune.evaluation.score import score_classifier, verdict
 from finetune.export.huggingface import write_bundle
 from finetune.files import atomic_write, write_json
+from finetune.hub.registry import DataRow, data_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
-from finetune.registry import DataRow, data_registry
 from finetune.report import results
 from finetune.report.summary import classifier_table
 from finetune.run import Run
 from finetune.stages.by_task.task import Built, Task, read_records, write_records
-from finetune.stages.by_task.trial import Probe, choose, second_time
-from finetune.stages.convert import base_weights
+from finetune.stages.verify import base_weights
+from finetune.tables.cells import defuse, table_writer
+from finetune.tables.checks import Finding, places, refuse_meaningless
+from finetune.tables.column_checks import check_table
+from finetune.tables.readers import LabelledTexts
+from finetune.tables.sources import DataSource, locate_data, locate_files, read_data, resolve_data
+from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks import classify
-from finetune.tasks.predict import table_writer
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
+from finetune.training.predict import PREDICT_TOKENS
 from finetune.training.probe import batch_size
+from finetune.training.trial import Probe, choose, second_time
 
 EVALUATED = 32  # rows of a forward pass that stands for the evaluation
 
@@ -74,7 +74,7 @@ class ClassifyTask(Task):
             say(note)
         positive_label(recipe, sorted(set(source.labels)))
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = classify.prepare(recipe, source, tokenizer, run.result("convert")["context"],
+        records, card = classify.prepare(recipe, source, tokenizer, run.result("verify")["context"],
                                          table_findings(recipe, source))
         write_records(run, records)
         write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
@@ -178,7 +178,7 @@ class ClassifyTask(Task):
         model = built.model.to(device).eval()
 
         def padded(rows: list[list[int]]) -> int:
-            return batch_size(list(range(len(rows))), [len(row) for row in rows], classify.PREDICT_TOKENS).tokens
+            return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
         return second_time(lambda: classify.predict_logits(model, some)) / padded(some) * padded(ids)
 
 

@@ -5,12 +5,6 @@ from pathlib import Path
 import torch
 
 from finetune.console import say, warn
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.cells import defuse
-from finetune.datasets.instructions import EXPECTED, MOST_LISTED, Instructions, read_instructions
-from finetune.datasets.prompts import pieces
-from finetune.datasets.sources import DataSource, locate_instructions, resolve_text
-from finetune.datasets.splits import SPLITS
 from finetune.errors import RecipeError
 from finetune.export.huggingface import write_language_model
 from finetune.files import atomic_write, read_json, write_json
@@ -21,14 +15,19 @@ from finetune.report import answers
 from finetune.report.summary import answers_table
 from finetune.run import Run
 from finetune.stages.by_task.task import OF_TABLES, Built, Task, read_records, write_records
-from finetune.stages.by_task.trial import Probe, choose, second_time
-from finetune.stages.convert import base_weights
+from finetune.stages.verify import base_weights
+from finetune.tables.cells import defuse, table_writer
+from finetune.tables.instructions import EXPECTED, MOST_LISTED, Instructions, read_instructions
+from finetune.tables.prompts import pieces
+from finetune.tables.sources import DataSource, locate_instructions, resolve_text
+from finetune.tables.splits import SPLITS
 from finetune.tasks import instruct
 from finetune.tasks.answering import answer_groups
-from finetune.tasks.predict import table_writer
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
+from finetune.training.trial import Probe, choose, second_time
 
 SAMPLES = 10  # test records that the report shows
 TRIED = 8  # tokens that a dry run lets a batch of prompts be answered with
@@ -65,7 +64,7 @@ class InstructTask(Task):
         """data/{train,val,test}.jsonl."""
         source = self._read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = instruct.prepare(recipe, source, tokenizer, run.result("convert")["context"])
+        records, card = instruct.prepare(recipe, source, tokenizer, run.result("verify")["context"])
         write_records(run, records)
         write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
         tokens = card["tokens"]

@@ -5,8 +5,6 @@ from pathlib import Path
 import torch
 
 from finetune.console import say
-from finetune.datasets.packing import PackedTokens
-from finetune.datasets.sources import DataSource, locate_text, resolve_text
 from finetune.export.huggingface import write_language_model
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
@@ -16,12 +14,14 @@ from finetune.report import language
 from finetune.report.summary import language_table
 from finetune.run import Run
 from finetune.stages.by_task.task import OF_TABLES, Built, Task
-from finetune.stages.by_task.trial import Probe, choose, second_time
-from finetune.stages.convert import base_weights
+from finetune.stages.verify import base_weights
+from finetune.tables.packing import PackedTokens
+from finetune.tables.sources import DataSource, locate_text, resolve_text
 from finetune.tasks import pretrain
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
+from finetune.training.trial import Probe, choose, second_time
 
 
 class PretrainTask(Task):

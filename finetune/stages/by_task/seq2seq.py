@@ -7,11 +7,6 @@ from pathlib import Path
 import torch
 
 from finetune.console import say
-from finetune.datasets.batching import micro_batches
-from finetune.datasets.cells import defuse
-from finetune.datasets.pairs import FEWEST, Pairs, read_pairs
-from finetune.datasets.sources import DataSource, locate_pairs, resolve_text
-from finetune.datasets.splits import SPLITS
 from finetune.errors import RecipeError
 from finetune.export.huggingface import write_language_model
 from finetune.export.seq2seq import write_seq2seq
@@ -23,16 +18,20 @@ from finetune.report import targets
 from finetune.report.summary import targets_table
 from finetune.run import Run
 from finetune.stages.by_task.task import OF_TABLES, Built, Task, read_records, write_records
-from finetune.stages.by_task.trial import Probe, choose, second_time
-from finetune.stages.convert import base_weights
+from finetune.stages.verify import base_weights
+from finetune.tables.cells import defuse, table_writer
+from finetune.tables.pairs import FEWEST, Pairs, read_pairs
+from finetune.tables.sources import DataSource, locate_pairs, resolve_text
+from finetune.tables.splits import SPLITS
 from finetune.tasks import seq2seq
 from finetune.tasks.answering import answer_groups
-from finetune.tasks.base import Trainable, adapt, freeze
 from finetune.tasks.families import Family, SourceThenTarget
-from finetune.tasks.predict import table_writer
 from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
+from finetune.training.trainable import Trainable, adapt, freeze
+from finetune.training.trial import Probe, choose, second_time
 
 SAMPLES = 10  # test pairs that the report shows
 TRIED = 8  # tokens that a dry run lets a batch of targets be
@@ -87,7 +86,7 @@ class Seq2SeqTask(Task):
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = seq2seq.prepare(recipe, source, tokenizer, run.result("convert")["context"], given)
+        records, card = seq2seq.prepare(recipe, source, tokenizer, run.result("verify")["context"], given)
         write_records(run, records)
         write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
         tokens = card["tokens"]
@@ -134,7 +133,7 @@ class Seq2SeqTask(Task):
         before, started = seq2seq.build_model(getattr(start, "gpt", start), recipe, prepared["end"])
         found, rows, looked = seq2seq.evaluate(
             before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared["max_length"], run.result("convert")["context"], device)
+            prepared["max_length"], run.result("verify")["context"], device)
         with atomic_write(run.path("targets.csv")) as file:
             writer = table_writer(file)
             writer.writerow(rows[0])
@@ -176,7 +175,7 @@ class Seq2SeqTask(Task):
         """Of writing the test's targets before and after training, were each as long as allowed."""
         settings = recipe.seq2seq
         room = seq2seq.writing_room(settings.family, run.result("prepare")["max_length"],
-                                    run.result("convert")["context"], settings.max_new_tokens)
+                                    run.result("verify")["context"], settings.max_new_tokens)
         sources = [built.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
         groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
         some = [sources[i] for i in groups[len(groups) // 2]]

@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from finetune.datasets.sources import DataSource
 from finetune.errors import RecipeError
 from finetune.files import atomic_write
+from finetune.hub.registry import DataRow
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
-from finetune.registry import DataRow
 from finetune.report.page import Files
 from finetune.run import Run
-from finetune.stages.by_task.trial import Probe, choose
-from finetune.tasks.base import Trainable, adapt, freeze
+from finetune.tables.sources import DataSource
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
+from finetune.training.trainable import Trainable, adapt, freeze
+from finetune.training.trial import Probe, choose
 
 OF_TABLES = ("validation", "test", "encoding", "columns", "train.class_weights", "evaluate.metric",
              "evaluate.positive", "evaluate.threshold")  # settings of labelled tables

@@ -80,21 +80,6 @@ def test_an_answer_keeps_the_format_if_it_ends_and_goes_on_with_no_prompt():
     assert scores["well_formed"].tolist() == [1, 0, 0, 1, 0] and scores["ended"].tolist() == [1, 1, 1, 1, 0]
 
 
-def test_the_nearest_question_is_scikit_learns_nearest_neighbour():
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.neighbors import NearestNeighbors
-    draw = np.random.default_rng(0)
-    pool = ["colour", "Farbe", "number", "日本語", "é", "the last", "word", "🦊"]
-    known, asked = ([" ".join(draw.choice(pool, 5)) for _ in range(count)] for count in (300, 450))
-    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True).fit(known)
-    index = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(features.transform(known))
-    distance, _ = index.kneighbors(features.transform(asked))
-    found = [int(answer) for answer in answers.nearest_answers(known, [str(i) for i in range(300)], asked)]
-    own = 1 - (features.transform(asked).toarray() * features.transform(known).toarray()[found]).sum(axis=1)
-    assert own == pytest.approx(distance[:, 0], abs=1e-9)  # ties may go to another neighbour
-    assert len(set(found)) > 50
-
-
 def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
     wanted = [str(i) for i in range(40)]
     own = [text if i % 2 else "?" for i, text in enumerate(wanted)]

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 
 from finetune.evaluation import baseline
+from finetune.evaluation.baseline import nearest_answers
 
 TOPICS = {0: "lunch meeting home tomorrow", 1: "win cash prize now", 2: "goal match team score"}
 
@@ -91,3 +92,18 @@ def test_chunks_of_the_test_do_not_change_it(monkeypatch):
     whole = baseline.tfidf_logistic(*arguments)[0]
     monkeypatch.setattr(baseline, "_CHUNK", 7)
     assert baseline.tfidf_logistic(*arguments)[0] == pytest.approx(whole)
+
+
+def test_the_nearest_question_is_scikit_learns_nearest_neighbour():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
+    draw = np.random.default_rng(0)
+    pool = ["colour", "Farbe", "number", "日本語", "é", "the last", "word", "🦊"]
+    known, asked = ([" ".join(draw.choice(pool, 5)) for _ in range(count)] for count in (300, 450))
+    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True).fit(known)
+    index = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(features.transform(known))
+    distance, _ = index.kneighbors(features.transform(asked))
+    found = [int(answer) for answer in nearest_answers(known, [str(i) for i in range(300)], asked)]
+    own = 1 - (features.transform(asked).toarray() * features.transform(known).toarray()[found]).sum(axis=1)
+    assert own == pytest.approx(distance[:, 0], abs=1e-9)  # ties may go to another neighbour
+    assert len(set(found)) > 50

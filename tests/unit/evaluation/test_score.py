@@ -9,7 +9,8 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from finetune.errors import RecipeError
-from finetune.evaluation.score import MAJORITY, TFIDF, curves, metric_text, metric_value, score_classifier, verdict
+from finetune.evaluation.score import MAJORITY, TFIDF, curves, score_classifier, verdict
+from finetune.report.metric_text import metric_text, metric_value
 
 
 def fold(text):

@@ -106,7 +106,7 @@ def test_a_language_models_adapter_has_no_head(run, base):
 
 
 def test_weights_of_the_registry_are_named_with_their_revision(model, base):
-    from finetune.registry import weights_registry
+    from finetune.hub.registry import weights_registry
     row = weights_registry()["gpt2"]
     named = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, "", pinned=True))
     assert (named["base_model_name_or_path"], named["revision"]) == (row.repo, row.revision)

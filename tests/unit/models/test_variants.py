@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.datasets.packing import PackedTokens, TokenWriter, document_layout
 from finetune.errors import WeightsError
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
 from finetune.models.heads import NextToken
@@ -25,6 +24,7 @@ from finetune.models.variants import (
     sinusoids,
 )
 from finetune.recipe import Train
+from finetune.tables.packing import PackedTokens, TokenWriter, document_layout
 from finetune.tasks import pretrain
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from finetune.datasets.cells import defuse
 from finetune.evaluation.score import score_classifier
 from finetune.recipe import Recipe
+from finetune.tables.cells import defuse
 
 _FILLER = ["call", "me", "when", "you", "get", "there", "see", "later", "today", "home", "work", "meeting",
            "please", "thanks", "about", "the", "and", "for", "with", "time", "back", "going", "new", "good", "night"]
@@ -74,7 +74,7 @@ def write_run(run_dir, labels=("ham", "spam"), rows=(700, 120, 300), *, strength
     _json(run_dir / "data" / "card.json", _card(labels, targets))
     steps = _training_log(run_dir / "train.jsonl", generator) if train_log else 0
     for number, (stage, result) in enumerate({
-            "download": {}, "convert": {}, "prepare": {}, "train": {
+            "download": {}, "verify": {}, "prepare": {}, "train": {
                 "method": "last-blocks", "why": ["auto: 124M moves its last two blocks", "precision fp32"],
                 "trainable": {"names": [f"blocks.{b}.{part}.weight" for b in (10, 11) for part in (
                     "attention.qkv", "attention.out", "mlp.up", "mlp.down", "norm_1", "norm_2")] + ["head.weight"],

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from finetune.evaluation import targets as scores
-from finetune.evaluation.answers import loss_metrics
+from finetune.evaluation.language import loss_metrics
 from finetune.report import targets
 from finetune.report.attention import draw_attention, map_size, visible
 from finetune.report.build import build_report

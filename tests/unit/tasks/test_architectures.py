@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.datasets.source_target import Pair
-from finetune.datasets.token_rows import TokenRows
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import OwnLoss
 from finetune.recipe import Architectures
+from finetune.tables.source_target import Pair
 from finetune.tasks.architectures import (
     BOTH,
     CLASSIFY,
@@ -34,6 +33,7 @@ from finetune.tasks.architectures import (
 )
 from finetune.tasks.classify import Examples
 from finetune.tokenizer import Tokenizer
+from finetune.training.token_rows import TokenRows
 
 CPU, TOKENIZER = torch.device("cpu"), Tokenizer.of_bytes()
 SHAPE = GPTConfig(vocab_size=257, context=64, width=16, layers=3, heads=2)

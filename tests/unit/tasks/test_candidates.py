@@ -2,11 +2,11 @@
 
 import torch
 
-from finetune.datasets.token_rows import TokenRows
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.recipe import Compare, Train
 from finetune.tasks.candidates import CANDIDATES, FIRST, LAST, PADDED, read_out
+from finetune.training.token_rows import TokenRows
 
 ROWS = [[5, 6, 7], [8], [1, 2, 3, 4, 9]]
 

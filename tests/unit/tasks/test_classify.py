@@ -9,11 +9,11 @@ import sklearn.metrics
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from finetune.datasets.readers import LabelledTexts, LeftOut
-from finetune.datasets.splits import normalise_text
 from finetune.errors import DataError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe
+from finetune.tables.readers import LabelledTexts, LeftOut
+from finetune.tables.splits import normalise_text
 from finetune.tasks import classify
 from finetune.tokenizer import Tokenizer
 

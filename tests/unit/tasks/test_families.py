@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.datasets.source_target import Pair
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
+from finetune.tables.source_target import Pair
 from finetune.tasks.families import SourceThenTarget, SourceToTarget
 
 END, VOCABULARY = 28, 29

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.assets import asset
-from finetune.datasets.instructions import Instructions, read_instructions
-from finetune.datasets.prompts import pieces, prompt
 from finetune.errors import DataError
+from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.recipe import Instruct, Recipe, Train
+from finetune.tables.instructions import Instructions, read_instructions
+from finetune.tables.prompts import pieces, prompt
 from finetune.tasks import instruct
 from finetune.tokenizer import Tokenizer
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.datasets.masking import Masking
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import OwnLoss
 from finetune.models.variants import VariantConfig
 from finetune.recipe import Train
+from finetune.tables.masking import Masking
 from finetune.tasks.masked import build_job, choose_masking, masked_batch, measure
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 from finetune.training import loop
@@ -100,5 +100,5 @@ def test_a_batch_of_bundled_tokens_uses_their_own_mask(root_weights):
 @pytest.fixture
 def root_weights():
     """The bundled checkpoint's directory."""
-    from finetune.assets import asset
+    from finetune.hub.assets import asset
     return asset("weights", "mini")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from finetune.datasets.packing import PackedTokens
 from finetune.errors import DataError
 from finetune.recipe import Pretrain
+from finetune.tables.packing import PackedTokens
 from finetune.tasks import pretrain
 from finetune.tokenizer import Tokenizer
 

@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.assets import asset
 from finetune.checkpoints.sources import load
-from finetune.datasets.pairs import Pairs
-from finetune.datasets.source_target import Pair
 from finetune.errors import DataError, RecipeError
+from finetune.hub.assets import asset
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Seq2Seq, Split, Train
+from finetune.tables.pairs import Pairs
+from finetune.tables.source_target import Pair
 from finetune.tasks import seq2seq
-from finetune.tasks.base import adapt, freeze
 from finetune.tokenizer import Tokenizer
+from finetune.training.trainable import adapt, freeze
 
 BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "mini"))
 CPU = torch.device("cpu")

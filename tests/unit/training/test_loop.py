@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from finetune.adapters.lora import lora_tensors, merge
-from finetune.datasets.batching import epoch_batches, micro_batches
 from finetune.errors import Interrupted, TrainingError
 from finetune.tasks import classify
 from finetune.training import loop
+from finetune.training.batching import epoch_batches, micro_batches
 
 ROWS = [3, 40, 17, 8, 25, 0, 31, 12]  # ragged: from a few bytes to several dozen
 

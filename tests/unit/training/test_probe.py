@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from finetune.datasets.batching import epoch_batches, micro_batches
 from finetune.training import loop, probe
+from finetune.training.batching import epoch_batches, micro_batches
 from finetune.training.probe import FirstSteps, Plan, Size
 
 CPU = torch.device("cpu")

@@ -1,0 +1,171 @@
+"""The command's ``--dry-run``: what a run would do, and what it would take, measured on a few real steps.
+
+Everything happens in a temporary folder and nothing is downloaded. The steps are those of the run: its rows, weights,
+precision and threads; the batch that needs the most memory warms up, then one batch of each third by length counts.
+"""
+
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
+from finetune.checkpoints.sources import locate_weights
+from finetune.console import say
+from finetune.errors import FetchError
+from finetune.hub import fetch
+from finetune.hub.registry import weights_registry
+from finetune.machine import reset_peak_memory
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.recipe import Recipe
+from finetune.report.blocks import bytes_text, seconds_text
+from finetune.run import Run
+from finetune.stages import download, prepare, verify
+from finetune.stages.by_task import task_of
+from finetune.stages.by_task.task import Built
+from finetune.stages.train import assemble, build
+from finetune.training.loop import CHECKPOINT_SECONDS, count_steps, make_plan, try_steps
+from finetune.training.precision import device_type
+from finetune.training.probe import crowded, estimate
+
+NAMES = 8  # of the tensors that move, on the screen
+
+
+def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> None:
+    """Say what the run would do and take; without the weights or the data, what is known without them.
+
+    plans: the trainings of the run, each with its name; they differ in their settings, not in weights or data.
+    """
+    with _offline(), tempfile.TemporaryDirectory(prefix="finetune-dry-run-") as folder:
+        missing = _missing_data(recipe), _missing_weights(recipe)
+        for line in filter(None, missing):
+            say(line)
+        if any(missing):
+            for label, own in plans:
+                if label:
+                    say(label)
+                _plan_only(own, with_data=not missing[0])
+            return
+        run = Run(Path(folder))
+        for number, stage in enumerate((download, verify, prepare), 1):
+            run.finish(number, stage.__name__.rpartition(".")[2], "", [], stage.run(recipe, run), 0.0)
+        for label, own in plans:
+            if label:
+                say(label)
+            _probe(own, run, processes)
+
+
+@contextmanager
+def _offline():
+    """Nothing is downloaded inside the block: what is damaged here, say, is not replaced."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    fetch.network_available.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        os.environ |= {} if before is None else {"HF_HUB_OFFLINE": before}
+        fetch.network_available.cache_clear()
+
+
+def _missing_data(recipe: Recipe) -> str:
+    row = task_of(recipe).registry_row(recipe)
+    if row is None or fetch.find_data(row):
+        return ""
+    return f"data: {row.name} is not on this machine; the run downloads {bytes_text(row.spec.size_bytes)}"
+
+
+def _missing_weights(recipe: Recipe) -> str:
+    """A line where the weights are not here; names that mean nothing are errors, as in the run."""
+    if recipe.weights in (RANDOM_BYTES, SCRATCH):
+        return ""
+    row = None if Path(recipe.weights).is_dir() else weights_registry().get(recipe.weights)
+    if row is not None:
+        size = sum(spec.size_bytes or 0 for spec in row.files.values())
+        known = all(spec.size_bytes is not None for spec in row.files.values())
+        size = size if known else 4 * (row.parameters or 0)
+        return "" if fetch.find_weights(row) else (
+            f"weights: {row.name} are not on this machine; the run downloads "
+            + (f"{'' if known else 'about '}{bytes_text(size)}" if size else "them"))
+    try:
+        locate_weights(recipe.weights)
+    except FetchError:
+        return f"weights: {recipe.weights} are not on this machine; the run downloads them"
+    return ""
+
+
+def _plan_only(recipe: Recipe, with_data: bool) -> None:
+    """What follows from the shape of weights that are not here, and from data that are."""
+    row = weights_registry().get(recipe.weights)
+    prepared = task_of(recipe).foresee(recipe, row.context if row else 1024) if with_data else None
+    if row is not None and prepared is not None:
+        with torch.device("meta"):  # shapes without numbers
+            gpt = GPT(GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
+                                heads=row.heads))
+            built = assemble(recipe, gpt, None, sum(p.numel() for p in gpt.parameters()), prepared)
+        _say_plan(built)
+        if "splits" in prepared:
+            rows = prepared["splits"]["train"]
+            say(f"steps: {count_steps(rows, built.settings)[1]:,} of {built.settings.batch_size} rows")
+    say("tokens, time and memory are known once weights and data are here: finetune weights get NAME fetches weights")
+
+
+def _probe(recipe: Recipe, run: Run, processes: int) -> None:
+    """Try the steps, and say the plan and the estimates."""
+    reset_peak_memory()
+    begun = time.monotonic()
+    built, task = build(recipe, run), task_of(recipe)
+    loading = time.monotonic() - begun
+    settings = built.settings
+    _say_plan(built)
+    device = torch.device(device_type())
+    probe = task.probe(recipe, run, built, device)
+    first = try_steps(probe.job, settings, probe.batches, run.path("checkpoints"))
+    plan = make_plan(probe.whole, settings, CHECKPOINT_SECONDS, loading + probe.set_up_seconds)
+    found = estimate(first, replace(plan, kept_bytes=probe.kept_bytes))
+    tokens = sum(probe.whole.lengths)
+    say(f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
+        f"in an epoch; {plan.validations} validations")
+    built.model.float()
+    seconds = task.evaluation_seconds(recipe, run, built, device)
+    _say_estimates(found, seconds, device)
+    said = ", ".join(f"{size.tokens:,} tokens {took:.3g} s"
+                     for size, took in zip(first.sizes[1:], first.seconds[1:], strict=True))
+    say(f"measured: {len(first.seconds) - 1} optimizer steps, pads included: {said}; after a first one, not counted, "
+        f"on the batch that needs the most memory ({first.sizes[0].tokens:,} tokens {first.seconds[0]:.3g} s)")
+    if busy := crowded(found):
+        say(f"note: {busy}")
+    if processes > 1:
+        say(f"measured in one process; {processes} share each step, and each holds a model of its own")
+    say("not counted: baselines, intervals, report and export. Nothing was kept; no weights were changed.")
+
+
+def _say_plan(built: Built) -> None:
+    settings, trainable = built.settings, built.trainable
+    for line in [*built.why, trainable.describe()]:
+        say(f"  {line}")
+    more = len(trainable.names) - NAMES
+    say("  which: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
+    say(f"  chosen: method={settings.method}  lr={settings.lr:g}  epochs={settings.epochs}  "
+        f"precision={settings.precision}")
+
+
+def _say_estimates(found: dict, evaluation: float | None, device: torch.device) -> None:
+    where = "GPU memory" if device.type == "cuda" else "memory"
+    rows = [("estimate", "about", "range"),
+            ("training", *(_span(seconds_text, found, "estimate_seconds"))),
+            (f"peak {where} of training", *(_span(bytes_text, found, "estimate_peak_bytes")))]
+    if evaluation is not None:
+        rows.append(("forward passes of evaluation", seconds_text(evaluation),
+                     f"{seconds_text(0.8 * evaluation)} to {seconds_text(1.2 * evaluation)}"))
+    for name, about, span in rows:
+        say(f"  {name:28}  {about:>12}  {span}".replace("\u00a0", " "))
+
+
+def _span(show, found: dict, key: str) -> tuple[str, str]:
+    return show(found[key]), f"{show(found[key + '_low'])} to {show(found[key + '_high'])}"

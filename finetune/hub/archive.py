@@ -1,0 +1,57 @@
+"""Taking one expected member out of a downloaded zip file, whatever else the file holds or claims."""
+
+import hashlib
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from finetune.errors import FetchError
+from finetune.files import atomic_write
+from finetune.hub.cache import looks_like
+from finetune.hub.registry import DataRow
+
+
+class WrongContent(FetchError):
+    """An archive that came but is not what it should be: worth a second try."""
+
+
+def cap_bytes(row: DataRow) -> int:
+    """The most that a row's archive, or its member unpacked, may hold in bytes."""
+    return 4 * row.spec.size_bytes
+
+
+def extract(archive: Path, row: DataRow, target: Path) -> None:
+    """Stream the one member that the registry names to `target`, which appears only if its hash is right.
+
+    No member names a path and no other member is read. Raises WrongContent.
+    """
+    name, what = row.archive.member, f"{row.name}: {row.archive.url}"
+    with open(archive, "rb") as file:
+        start = file.read(512)
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = [member for member in zipped.infolist() if member.filename == name]
+            if len(members) != 1:
+                raise WrongContent(f"{what} should hold {name} once", got=f"{len(members)} of it")
+            kind = stat.S_IFMT(members[0].external_attr >> 16)
+            if members[0].flag_bits & 1 or kind not in (0, stat.S_IFREG):
+                raise WrongContent(f"{what}: {name} is encrypted or not a plain file")
+            with zipped.open(members[0]) as source, atomic_write(target, "wb") as out:
+                digest, size = hashlib.sha256(), 0
+                while block := source.read(65536):
+                    size += len(block)
+                    if size > cap_bytes(row):
+                        raise WrongContent(f"{what}: {name} unpacks to far more than it should",
+                                           got=f"over {cap_bytes(row):,} bytes",
+                                           known=f"{row.spec.size_bytes:,} bytes")
+                    digest.update(block)
+                    out.write(block)
+                if digest.hexdigest() != row.spec.sha256:
+                    raise WrongContent(f"{what}: {name} is not the pinned file",
+                                       got=f"{size:,} bytes, sha256 {digest.hexdigest()}",
+                                       known=f"sha256 {row.spec.sha256}",
+                                       do="Put the right file into FINETUNE_MIRROR or use another data set")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise WrongContent(f"{what} is not a zip file that can be read",
+                           got=f"{error}{looks_like(start)}") from error

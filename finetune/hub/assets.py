@@ -1,0 +1,10 @@
+"""Where the pipelines, the registries and the samples are."""
+
+from pathlib import Path
+
+
+def asset(*parts: str) -> Path:
+    """A path inside ``pipelines``, ``weights`` or ``data``, in a checkout or in an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_assets"
+    return (installed if installed.is_dir() else package.parent).joinpath(*parts)

@@ -1,0 +1,122 @@
+"""Our own directory, the mirror, and what is known of the files in them and in the Hugging Face cache.
+
+Nothing here touches the network. safetensors has no checksum of its own and the hub's client compares sizes
+only, so every file is hashed before it is used, wherever it comes from.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.console import say
+from finetune.files import read_json, sha256_file, write_json
+from finetune.hub.registry import FileSpec
+
+# The hub names a file's content by its sha256 (large files) or by its git blob id (small ones, a sha1).
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file should be, none where unknown; source: pinned, recorded (by us, from the hub) or hub."""
+
+    size_bytes: int | None
+    digest: str | None
+    source: str
+
+
+def home() -> Path:
+    """Our own cache: ``FINETUNE_HOME``, else the platform's cache directory."""
+    import platformdirs
+    path = os.environ.get("FINETUNE_HOME") or platformdirs.user_cache_dir("gpt2-finetune", appauthor=False)
+    path = os.path.expanduser(path)
+    if path.startswith("~"):  # neither HOME nor an entry in the password file
+        path = os.path.join(tempfile.gettempdir(), "gpt2-finetune")
+    return Path(path)
+
+
+def mirror_folder(name: str) -> Path | None:
+    """The directory of a row in the mirror, there or not; none without ``FINETUNE_MIRROR``."""
+    mirror = os.environ.get("FINETUNE_MIRROR")
+    return Path(os.path.expanduser(mirror), name) if mirror else None
+
+
+def mirrored(name: str, files) -> Path | None:
+    """The mirror's directory of a row, if all files of the row are in it."""
+    folder = mirror_folder(name)
+    return folder if folder and all((folder / file).exists() for file in files) else None
+
+
+def mirror_lacks(name: str, files) -> str:
+    """The files of a row that the mirror does not hold, as the end of a sentence, or nothing."""
+    folder = mirror_folder(name)
+    lacks = [file for file in files if folder and not (folder / file).exists()]
+    return f"; {folder} lacks {', '.join(lacks)}" if lacks else ""
+
+
+def vouched(path: Path) -> Expected | None:
+    """The hub's own digest of a file in the Hugging Face cache: the blob that it links to is named by it.
+
+    One link only is followed: the blob may itself be a link into a store with names of another kind.
+    """
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return Expected(None, name, "hub") if DIGEST.fullmatch(name) else None
+
+
+def expected(repo: str, revision: str, file: str, spec: FileSpec) -> Expected:
+    """What a file should be: as pinned in the registry, else as recorded when the hub vouched for it."""
+    if spec.sha256:
+        return Expected(spec.size_bytes, spec.sha256, "pinned")
+    record = _records().get(f"{repo}@{revision}/{file}")
+    if record:
+        return Expected(record["bytes"], record["sha256"], "recorded")
+    return Expected(spec.size_bytes, None, "hub")
+
+
+def record(repo: str, revision: str, file: str, path: Path) -> None:
+    """Keep the sha256 of a file that nobody has pinned, after it was found equal to the hub's own value."""
+    sha256 = sha256_file(path)
+    where = home() / "recorded-hashes.json"
+    write_json(where, _records() | {
+        f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
+    say(f"{repo} {file}: not pinned; it matches the hub's own hash. sha256 {sha256} is recorded in {where}")
+
+
+def _records() -> dict:
+    path = home() / "recorded-hashes.json"
+    return read_json(path) if path.exists() else {}
+
+
+def looks_like(start: bytes) -> str:
+    """What a wrong file seems to be, from its first bytes: a remark in brackets, or nothing."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return " (an HTML page: a login page or a proxy's answer)"
+    if text.startswith(b"version https://git-lfs"):
+        return " (a git-lfs pointer, not the file itself)"
+    if text.startswith((b"pk\x03\x04", b"\x80\x02")):
+        return " (a zip archive or a pickle)"
+    return ""
+
+
+def problem(path: Path, expect: Expected) -> str:
+    """What is wrong with a file, or nothing; `expect.digest` must be known."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            seems = looks_like(file.read(512))
+        if expect.size_bytes is not None and size != expect.size_bytes:
+            return f"{size:,} bytes, not {expect.size_bytes:,}{seems}"
+        got = sha256_file(path) if len(expect.digest) == 64 else _git_blob_id(path)
+        return "" if got == expect.digest else f"hash {got}, not {expect.digest}{seems}"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _git_blob_id(path: Path) -> str:
+    header = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: header).hexdigest()

@@ -1,0 +1,39 @@
+"""Data sets of the Hugging Face hub, as folders that ``datasets`` saved; the network beside ``fetch.py``."""
+
+import shutil
+from pathlib import Path
+
+from finetune.console import say
+from finetune.errors import FetchError
+from finetune.hub.cache import home
+from finetune.hub.fetch import network_available
+
+PREFIX = "hf:"
+
+
+def get_hub_dataset(name: str) -> Path:
+    """The folder of ``hf:OWNER/NAME[:CONFIG]``, all its splits, downloaded once and kept.
+
+    Only data files are read (Parquet, CSV, JSON, text): a data set that needs its own code is refused by `datasets`.
+    Raises FetchError where it cannot be had.
+    """
+    repo, _, config = name.removeprefix(PREFIX).partition(":")
+    folder = home() / "datasets" / name.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
+    if folder.exists():
+        return folder
+    if not repo or not network_available():
+        raise FetchError(f"the data set {name!r} is not on this machine and the hub does not answer",
+                         known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
+                         do="Connect, or save it elsewhere with datasets' save_to_disk and give that folder.")
+    import datasets
+    say(f"downloading the data set {repo} {config}".rstrip())
+    try:
+        found = datasets.load_dataset(repo, config or None)
+    except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:
+        raise FetchError(f"the data set {name!r} cannot be had", got=str(error).split("\n")[0][:200],
+                         known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG") from error
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    found.save_to_disk(temporary)
+    temporary.rename(folder)
+    return folder

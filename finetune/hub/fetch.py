@@ -1,0 +1,397 @@
+"""Getting weights and data: the mirror first, then what is on this machine, then the network.
+
+The only module that touches the network. A file that is not what the registry or the hub says is never used.
+"""
+
+import functools
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune.console import say, warn
+from finetune.errors import FetchError
+from finetune.files import sha256_file
+from finetune.hub import cache
+from finetune.hub.archive import WrongContent, extract
+from finetune.hub.cache import Expected, expected, mirrored, problem
+from finetune.hub.errors import ELSEWHERE, explain, http_status
+from finetune.hub.registry import DataRow, FileSpec, WeightsRow
+
+PROBE_SECONDS = 3.0
+RETRY_SECONDS = (1, 3)  # waits before a busy or faulty hub is asked again
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """How one file of a row stands; status: ok, wrong, missing or not pinned; sha256: what was found."""
+
+    file: str
+    status: str
+    size_bytes: int
+    sha256: str
+
+
+def find_weights(row: WeightsRow) -> Path | None:
+    """The directory with all files of a row if they are at hand, in the mirror or the Hugging Face cache.
+
+    Only presence is looked at; `get_weights` checks the content.
+    """
+    folder = mirrored(row.name, row.files)
+    if folder is None:
+        paths = [_cached(row.repo, file, row.revision) for file in row.files]
+        folder = paths[0].parent if all(paths) else None
+    return folder
+
+
+def weights_status(row: WeightsRow) -> str:
+    """``mirror``, ``in cache`` or ``not here``."""
+    if mirrored(row.name, row.files):
+        return "mirror"
+    return "in cache" if find_weights(row) else "not here"
+
+
+def verify_weights(row: WeightsRow) -> list[FileCheck]:
+    """Hash every file of a row that is on this machine; nothing is downloaded or deleted."""
+    folder = mirrored(row.name, row.files)
+    checks = []
+    for file, spec in row.files.items():
+        path = folder / file if folder else _cached(row.repo, file, row.revision)
+        if path is None or not path.is_file():
+            checks.append(FileCheck(file, "missing", 0, ""))
+            continue
+        expect, found = expected(row.repo, row.revision, file, spec), sha256_file(path)
+        status = "not pinned" if expect.digest is None else "ok" if found == expect.digest else "wrong"
+        checks.append(FileCheck(file, status, path.stat().st_size, found))
+    return checks
+
+
+def get_weights(row: WeightsRow) -> Path:
+    """The directory with all files of a row, each checked; downloaded if they are not at hand.
+
+    Raises FetchError where a file is wrong, is vouched for by nobody, or cannot be had.
+    """
+    expects = {file: expected(row.repo, row.revision, file, spec) for file, spec in row.files.items()}
+    folder = mirrored(row.name, row.files)
+    if folder is None:
+        return _from_hub(row.name, row.repo, row.revision, expects)
+    for file, expect in expects.items():
+        if expect.digest is None:
+            raise FetchError(f"{folder / file}: nobody has pinned the sha256 of this file",
+                             do=f"Get {row.name} once without FINETUNE_MIRROR, to record the hub's value, "
+                             "or pin the sha256 in a file that FINETUNE_REGISTRY names")
+        _refuse_wrong_mirror(folder / file, expect)
+    return folder
+
+
+def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
+    """The directory with config, safetensors weights and tokenizer of any model on the hub (``owner/name``).
+
+    Files are checked against the hub's own hashes. Without a network the cached copy is used.
+    """
+    revision = revision or "main"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
+        raise FetchError(f"{repo!r} is not the id of a model on the hub", do="It has the form owner/name")
+    if not network_available():
+        config = _cached(repo, "config.json", revision)
+        if config is None:
+            raise _no_network(repo, "the Hugging Face cache does not hold it")
+        commit, there = config.parent.name, dict.fromkeys(path.name for path in config.parent.iterdir())
+    else:
+        from huggingface_hub import HfApi
+        with _explained(repo):
+            info = _ask(lambda: HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, timeout=10,
+                                                                       files_metadata=True))
+        if not info.sha:
+            raise FetchError(f"{repo}: {_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
+        commit, there = info.sha, {file.rfilename: file for file in info.siblings or []}
+    expects = {}
+    for name in _checkpoint_files(repo, set(there)):
+        expects[name], file = expected(repo, commit, name, FileSpec()), there[name]
+        if file is not None and expects[name].source == "hub":
+            expects[name] = Expected(file.size, file.lfs.sha256 if file.lfs else file.blob_id, "hub")
+    folder = _from_hub(repo, repo, commit, expects)
+    if network_available():
+        from huggingface_hub import hf_hub_download
+        with _explained(repo):  # notes in the cache which commit the branch is, for use without a network
+            hf_hub_download(repo, "config.json", revision=revision, endpoint=_endpoint())
+    return folder
+
+
+def _checkpoint_files(repo: str, names: set[str]) -> list[str]:
+    """The files of a repository that make a checkpoint: never a pickle, nothing from a subdirectory."""
+    shards = {name for name in names
+              if re.fullmatch(r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json", name)}
+    tensors = {"model.safetensors"} & names or shards
+    if not tensors or "config.json" not in names:
+        raise FetchError(f"{repo} has no config.json with safetensors weights",
+                         got=", ".join(sorted(names))[:99], known="pickles (.bin, .pt, .ckpt) are never read",
+                         do="Convert it with transformers: save_pretrained(DIRECTORY)")
+    return ["config.json", *sorted(tensors), *sorted({"vocab.json", "merges.txt", "tokenizer.json"} & names)]
+
+
+def _refuse_wrong_mirror(path: Path, expect: Expected) -> None:
+    wrong = problem(path, expect)
+    if wrong:
+        raise FetchError(f"{path} is not the file that is {expect.source}", got=wrong,
+                         do="Replace it, or unset FINETUNE_MIRROR")
+
+
+def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> Path:
+    """Files of one commit from the Hugging Face cache; what it lacks or holds damaged is downloaded."""
+    missing = []
+    for file, expect in expects.items():
+        path = _cached(repo, file, revision)
+        if path is None:
+            missing.append(file)
+            continue
+        if expect.digest is None:
+            expect = cache.vouched(path) or hub_value(label, repo, revision, file)
+        wrong = problem(path, expect)
+        if not wrong:
+            if expect.source == "hub":
+                cache.record(repo, revision, file, path)
+            continue
+        if not network_available():
+            raise _no_network(label, f"{path} is damaged: {wrong}")
+        warn(f"{path} is damaged ({wrong}): it is downloaded again")
+        _delete_cached(path)
+        missing.append(file)
+    if missing:
+        _download(label, repo, revision, {file: expects[file] for file in missing})
+    return _cached(repo, next(iter(expects)), revision).parent
+
+
+def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> None:
+    """Download files into the Hugging Face cache: size said first, each checked, once more if wrong."""
+    if not network_available():
+        lacks = f"the Hugging Face cache lacks {', '.join(expects)}"
+        raise _no_network(label, lacks + cache.mirror_lacks(label, expects))
+    from huggingface_hub import constants, hf_hub_download
+    address = f"{_endpoint()}/{repo}/resolve/{revision}"
+    for file, expect in expects.items():
+        hub = hub_value(label, repo, revision, file)
+        size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
+        if size_differs or len(expect.digest or "") == len(hub.digest) and expect.digest != hub.digest:
+            raise FetchError(f"{label}: {address}/{file} is not the file that is {expect.source}",
+                             got=f"{hub.size_bytes} bytes, hash {hub.digest}{_served(f'{address}/{file}')}",
+                             known=f"{expect.size_bytes} bytes, hash {expect.digest}",
+                             do="Check HF_ENDPOINT and proxy")
+        expects[file] = replace(expect, size_bytes=expect.size_bytes or hub.size_bytes,
+                                digest=expect.digest or hub.digest)
+    _say_size(f"{label}: downloading {', '.join(expects)} from {_endpoint()}/{repo}, revision {revision[:8]}",
+              sum(expect.size_bytes or 0 for expect in expects.values()), Path(constants.HF_HUB_CACHE))
+    for file, expect in expects.items():
+        for attempt in (1, 2):
+            with _explained(f"{label}: {file}", f"{address}/{file}"):
+                path = Path(hf_hub_download(repo, file, revision=revision, endpoint=_endpoint(),
+                                            tqdm_class=_bar(f"{label}: {file}", expect.size_bytes)))
+            wrong = problem(path, expect)
+            if not wrong:
+                break
+            _delete_cached(path)
+            if attempt == 2:
+                raise FetchError(f"{label}: {file} came wrong twice from {address}", got=wrong, do=ELSEWHERE)
+            warn(f"{label}: {file} came wrong ({wrong}): once more")
+        if expect.source == "hub":
+            cache.record(repo, revision, file, path)
+
+
+def _cached(repo: str, file: str, revision: str) -> Path | None:
+    """A file in the Hugging Face cache, at a commit or at what a branch was when it was last looked at."""
+    from huggingface_hub import try_to_load_from_cache
+    found = try_to_load_from_cache(repo, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _delete_cached(path: Path) -> None:
+    """Remove a damaged file of the Hugging Face cache: link and blob, but nothing outside the cache."""
+    from huggingface_hub import constants
+    inside = Path(constants.HF_HUB_CACHE).resolve()
+    while path is not None:
+        target = Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else None
+        if path.parent.resolve().is_relative_to(inside):
+            path.unlink(missing_ok=True)
+        path = target
+
+
+def find_data(row: DataRow) -> Path | None:
+    """The data file of a row if it is at hand, in the mirror or our own cache; its content is not checked."""
+    folder = mirrored(row.name, row.files)
+    path = (folder or cache.home() / "data" / row.name) / row.file
+    return path if path.exists() else None
+
+
+def get_data(row: DataRow) -> Path:
+    """The data file of a row, checked; downloaded if it is not at hand, else a FetchError."""
+    expect = Expected(row.spec.size_bytes, row.spec.sha256, "pinned")
+    folder = mirrored(row.name, row.files)
+    if folder:
+        _refuse_wrong_mirror(folder / row.file, expect)
+        return folder / row.file
+    path = cache.home() / "data" / row.name / row.file
+    wrong = problem(path, expect)
+    if not wrong:
+        return path
+    if path.exists():
+        warn(f"{path} is damaged ({wrong}): it is replaced")
+    if row.archive is None or not network_available():
+        raise _no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
+    say(f"{row.name}: downloading {row.archive.url}: {row.spec.size_bytes / 1e6:.1f} MB ({row.licence})")
+    for attempt in (1, 2):
+        try:
+            _fetch_member(row, path)
+            return path
+        except WrongContent as error:
+            if attempt == 2:
+                raise
+            warn(f"{error}: once more")
+
+
+def _fetch_member(row: DataRow, target: Path) -> None:
+    """Download the archive of a row into a directory of its own, and write its one member to `target`."""
+    import pooch
+    pooch.get_logger().setLevel("WARNING")
+    downloads = cache.home() / "downloads"
+    with _explained(row.name, row.archive.url):
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=downloads) as folder:
+            bar = _bar(row.name, row.spec.size_bytes)(unit="B", unit_scale=True, desc=row.name, disable=None)
+            loader = pooch.HTTPDownloader(progressbar=bar, chunk_size=65536, timeout=(10, 30))
+            archive = Path(pooch.retrieve(row.archive.url, None, "archive.zip", folder, downloader=loader))
+            unlike = row.archive.sha256 and sha256_file(archive) != row.archive.sha256
+            extract(archive, row, target)
+    if unlike:
+        warn(f"{row.archive.url} is not the recorded archive; {row.file} in it is the pinned file")
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _offline() -> str:
+    """The variable that forbids the network, if one does."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    yes = {"1", "ON", "YES", "TRUE"}
+    return next((name for name in names if os.environ.get(name, "").upper() in yes), "")
+
+
+@functools.cache
+def network_available() -> bool:
+    """Whether the hub answers; asked once per process, in at most `PROBE_SECONDS`.
+
+    It asks through the client that will download, so proxies and certificates are the same. The thread bounds
+    what the client's own timeout does not: the look-up of the name, and several addresses tried in turn.
+    """
+    if _offline():
+        return False
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import get_session
+    answers = []
+
+    def ask() -> None:
+        try:
+            status = get_session().head(_endpoint(), timeout=PROBE_SECONDS).status_code
+            answers.append(status < 500 and status != 407)  # 407: a proxy that wants a password
+        except (OSError, HTTPError, ValueError, RuntimeError):
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answers == [True]
+
+
+def _no_network(label: str, known: str) -> FetchError:
+    why = f"{_offline()} is set" if _offline() else f"{_endpoint()} does not answer"
+    return FetchError(f"{label} cannot be had without a network", got=why, known=known, do=ELSEWHERE)
+
+
+def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
+    """Size and digest of a file as the hub states them."""
+    if not network_available():
+        raise _no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
+    with _explained(f"{label}: {file}", url):
+        answer = _ask(lambda: get_hf_file_metadata(url, timeout=10))
+    if answer.commit_hash is None or not cache.DIGEST.fullmatch(answer.etag or ""):
+        raise FetchError(f"{label}: {_endpoint()} does not answer like a Hugging Face hub",
+                         got=f"no commit or hash for {file}{_served(url)}", do="Check HF_ENDPOINT and proxy")
+    return Expected(answer.size, answer.etag, "hub")
+
+
+def _ask(question):
+    """Ask the hub, and again after a while if it is busy or faulty; its client asks only once."""
+    for wait in RETRY_SECONDS:
+        try:
+            return question()
+        except OSError as error:
+            status = http_status(error)
+            if status is None or status != 429 and status < 500:
+                raise
+            time.sleep(wait)
+    return question()
+
+
+def _served(url: str) -> str:
+    """What the server gives instead of the file, if its first bytes tell."""
+    from urllib.request import urlopen
+    try:
+        with urlopen(url, timeout=10) as response:
+            return cache.looks_like(response.read(512))
+    except (OSError, ValueError):
+        return ""
+
+
+@contextmanager
+def _explained(label: str, url: str = ""):
+    """Turn whatever the clients raise into one FetchError that says what to do."""
+    from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
+    try:
+        yield
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:
+        cut_off = "Consistency check failed" in str(error)
+        raise explain(error, label, url or _endpoint(), _served(url) if cut_off else "") from error
+
+
+def _say_size(what: str, size_bytes: int, folder: Path) -> None:
+    """Say the size of a download before it starts; refuse one that does not fit on the disk."""
+    say(f"{what}: {size_bytes / 1e6:,.1f} MB")
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes * 1.02:
+        raise FetchError(f"{what}: the disk is too full", got=f"{free / 1e6:,.0f} MB free in {folder}",
+                         known=f"{size_bytes / 1e6:,.0f} MB to come", do="Free some space, or set HF_HOME")
+
+
+def _bar(label: str, size_bytes: int | None):
+    """A tqdm class for one download that stops a server which sends the file over and over without an end.
+
+    Where tqdm shows nothing (no terminal), a plain line now and then.
+    """
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        received, said = 0, time.monotonic()
+
+        def __bool__(self):  # tqdm's own says no without a length, and then pooch counts nothing
+            return True
+
+        def update(self, n=1):
+            self.received += max(n or 0, 0)
+            if size_bytes is not None and self.received > 3 * size_bytes + 1_000_000:
+                raise FetchError(f"{label}: the server sends far more than the file",
+                                 got=f"{self.received:,} bytes", known=f"{size_bytes:,} bytes",
+                                 do="Try again later or from another network")
+            if self.disable and time.monotonic() - self.said > 10:
+                self.said = time.monotonic()
+                say(f"{label}: {self.received / 1e6:,.0f} MB so far")
+            return super().update(n)
+    return Bar

@@ -1,0 +1,48 @@
+"""How metrics are named and written: in reports, on the screen and in sentences."""
+
+
+METRIC_NAMES = {
+    "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
+    "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
+    "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte",
+    "perplexity": "Perplexity", "identical": "Exact match", "exact_match": "Match as SQuAD",
+    "token_f1": "Token F1", "rouge_l": "ROUGE-L", "repetition": "Repetition", "ended": "Came to an end",
+    "well_formed": "Format kept", "length_ratio": "Length ratio", "bleu": "BLEU", "chrf": "chrF",
+    "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_accuracy": "Token accuracy"}
+_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "identical", "exact_match", "token_f1", "rouge_1",
+           "rouge_2", "rouge_l", "token_accuracy", "repetition", "ended", "well_formed"}  # shown in percent
+_POINTS = {"bleu", "chrf"}  # 0 to 100 as they are
+
+
+def points(name: str, difference: float) -> float | None:
+    """The difference of two values of a metric in points, of which it has 100; None for one that has no such scale."""
+    return 100 * difference if name in _SHARES else difference if name in _POINTS else None
+
+
+def metric_value(name: str, value: float | None) -> str:
+    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is only what is 100."""
+    if value is None:
+        return "not defined"
+    if name not in _POINTS and name not in _SHARES:
+        return f"{value:.3f}"
+    points = value if name in _POINTS else 100 * value
+    shown = f"{min(points, 99.99):.2f}" if 99.95 <= points < 100 else f"{points:.1f}"
+    return shown if name in _POINTS else f"{shown} %"
+
+
+def metric_interval(name: str, entry: dict) -> str:
+    """97.8 to 99.2, in the unit of the value; the reason where there is none."""
+    if entry["value"] is None:
+        return entry["reason"]
+    return " to ".join(metric_value(name, entry[end]).removesuffix(" %") for end in ("low", "high"))
+
+
+def metric_text(entry: dict, name: str) -> str:
+    """98.7 % (97.8 to 99.2; n = 1,115), or the reason why there is no value."""
+    rows = "" if entry["value"] is None else f"; n = {entry['n']:,}"
+    return f"{metric_value(name, entry['value'])} ({metric_interval(name, entry)}{rows})"
+
+
+def p_text(p: float) -> str:
+    """A p value in two digits: p = 0.75, p = 0.0032, p < 0.0001."""
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"

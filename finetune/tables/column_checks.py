@@ -1,0 +1,100 @@
+"""What is wrong with a table beyond its texts and labels: how it is written, and columns that give the label away."""
+
+from collections import Counter
+from pathlib import Path
+
+from finetune.errors import listed
+from finetune.tables.checks import Finding
+from finetune.tables.detect import Detected
+from finetune.tables.readers import SIDES, LabelledTexts
+from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table
+
+MOST_VALUES = 10_000  # different values of a column; of more, each says too little to tell a label
+ADDED = ("predicted", "probability")  # columns that predictions add to a table
+
+
+def check_table(path: Path, detected: Detected, source: LabelledTexts, sides_known: bool = False) -> list[Finding]:
+    """Every check of a file as a table, how it is written and what its columns hold. source: its rows, or those too.
+
+    sides_known: whether it was said which split its rows are of, by a column or since the file is one of a split.
+    """
+    found = check_columns(path, detected.layout, source)
+    return check_layout(detected) + [own for own in found if own.check != "unused_split" or not sides_known]
+
+
+def check_layout(detected: Detected) -> list[Finding]:
+    """What is unusual in how the file is written."""
+    found = [Finding("layout", "note", note) for note in detected.notes
+             if not (detected.lost_by_quoting and "quoting" in note)]
+    if detected.lost_by_quoting:
+        found.append(Finding("quoting", "note", "a reader with default quoting (pandas, datasets) loses "
+                             f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
+                             "Nothing here: quotes are read as plain characters. Elsewhere, switch quoting off.",
+                             detected.lost_by_quoting))
+    if detected.swallowed_lines:
+        lines = detected.swallowed_lines
+        some, them, hold = (("1 row looks", "it", "holds") if len(lines) == 1 else
+                            (f"{len(lines)} rows look", "they", "hold"))
+        inside = detected.swallowed_rows
+        lost = f"; {them} {hold} {inside:,} further lines, each a lost row" if inside else ""
+        found.append(Finding("swallowed_rows", "warning", f"{some} like several, swallowed by a quote that is not "
+                             f"closed where it should be, from line {listed(list(map(str, lines)), 3)}{lost}",
+                             "Look at these lines and close the quote.", inside,
+                             examples=[f"line {line}" for line in lines[:5]]))
+    return found
+
+
+def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> list[Finding]:
+    """Columns other than text and label: those that tell the label or a split, and names that predictions add."""
+    names, values, totals = _tally(path, layout, source.label_column)
+    found = []
+    read = {source.text_column, *source.text_column.split(",")}
+    total = sum(totals.values())
+    most = max(totals.values()) / total
+    for name, counts in values.items():
+        sides = {value.strip().casefold() for value, _ in counts}
+        if name.strip().casefold() == SPLIT_COLUMN and sides <= SIDES.keys() and path.is_file():
+            found.append(Finding("unused_split", "warning", f"column {name!r} says of each row whether it is of "
+                                 f"{listed(sorted({SIDES[side] for side in sides}))}, and is not used",
+                                 f"To keep that split: --split {name}", sum(counts.values())))
+        different = len({value for value, _ in counts})
+        if not 2 <= different <= total / 3:
+            continue
+        best: dict[str, int] = {}
+        for (value, _), count in counts.items():
+            best[value] = max(best.get(value, 0), count)
+        right = sum(best.values()) / sum(counts.values())
+        if total >= 20 and right >= 0.99 > most:
+            found.append(Finding("leaking_column", "warning" if name in read else "note",
+                                 f"column {name!r} tells the label in {right:.1%} of the rows",
+                                 "Keep it out of the text: it may be the label in other words.", different))
+    clash = [name for name in names if name in ADDED or name.startswith("p_")]
+    if clash:
+        found.append(Finding("reserved_columns", "note", f"columns are called as those that predict adds: "
+                             f"{listed(clash)}", "Training does not mind; rename them before `finetune predict`.",
+                             len(clash)))
+    return found
+
+
+def _tally(path: Path, layout: TableFormat, label: str) -> tuple[list[str], dict[str, Counter], Counter]:
+    """(names, how often each value of a column stands beside each label, how often each label)."""
+    names: list[str] = []
+    values: dict[str, Counter] = {}
+    seen: dict[str, set] = {}
+    totals: Counter = Counter()
+    for row, (names, cells) in enumerate(iterate_table(path, layout)):
+        if not row:
+            at = names.index(label)
+            alone = [(i, name) for i, name in enumerate(names) if i != at and names.count(name) == 1]
+            values, seen = {name: Counter() for _, name in alone}, {name: set() for _, name in alone}
+        own = cells[at].strip()
+        if not own:
+            continue
+        totals[own] += 1
+        for i, name in alone:
+            if name in values:
+                values[name][cells[i], own] += 1
+                seen[name].add(cells[i])
+                if len(seen[name]) > MOST_VALUES or len(values[name]) > 4 * MOST_VALUES:
+                    del values[name], seen[name]
+    return names, values, totals

@@ -1,0 +1,286 @@
+"""How an unknown file is laid out: encoding, delimiter, quoting and header, each found in the file itself.
+
+What differs from the usual (UTF-8, the delimiter of the ending, quotes, a header) is said in words.
+"""
+
+import codecs
+import csv
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune.errors import DataError
+from finetune.tables import tables
+from finetune.tables.tables import DELIMITERS, TableFormat, format_of
+
+SAMPLE = 1000  # rows that are looked at for the delimiter and the header
+MANY_VALUES = 1000  # a column of more different values is none of labels
+NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
+SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
+MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A layout, what is unusual in it, and how many rows reading with default quoting would have lost."""
+
+    layout: TableFormat
+    notes: tuple[str, ...] = ()
+    lost_by_quoting: int = 0
+    swallowed_lines: tuple[int, ...] = ()  # first lines of rows that look like several, in a file that needs quoting
+    swallowed_rows: int = 0  # further lines inside those rows, each of them a row that is lost
+
+
+def detect_format(path: Path, encoding: str | None = None, header_names: frozenset[str] = frozenset()) -> Detected:
+    """The layout of a file or a saved data set. `header_names`: words that only a header holds.
+
+    encoding: of a file that is not UTF-8 and has no byte order mark; such a file is no table without it.
+    Raises DataError for what is no table by its ending, or cannot be opened.
+    """
+    path = Path(path)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: cannot be read") from error
+    if encoding:
+        try:
+            "".encode(encoding)
+        except (LookupError, UnicodeError) as error:  # no name of one, or a codec between bytes, or one that refuses
+            raise DataError(f"no encoding {encoding!r}", known="utf-8, utf-16, cp1252, latin-1, ...") from error
+    return _detect(path, encoding or None, header_names, stat.st_size, stat.st_mtime_ns)
+
+
+def without_header(path: Path, layout: TableFormat) -> TableFormat:
+    """The layout with its first row taken for data, and columns called column_1 and so on. Raises DataError."""
+    if layout.kind != "delimited":
+        raise DataError(f"{path}: has names for its columns", got=layout.kind, do="Leave out --no-header.")
+    width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
+    return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
+
+
+@functools.lru_cache(maxsize=32)
+def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size: int, changed: int) -> Detected:
+    plain = path.is_file() and path.suffix.lower() in ("", ".txt", ".data", *DELIMITERS)
+    layout = TableFormat() if plain and path.suffix.lower() not in DELIMITERS else format_of(path)
+    if path.is_dir() or layout.kind in ("parquet", "dataset"):
+        return Detected(layout)
+    try:
+        tables.refuse_packed(path)
+        found, why = _encoding(path, encoding)
+        layout = replace(layout, encoding=found)
+        notes = [f"read as {found}, {why}"] if why else []
+        if layout.kind != "delimited":
+            return Detected(_json_kind(path, layout), tuple(notes))
+        layout, more = _with_delimiter(path, layout)
+        notes += more
+        quoting, lost, swallowed, inside = _quoting(path, layout)
+        layout = replace(layout, quoting=quoting)
+        if not quoting:
+            notes.append("quotes are plain characters here: each line is a row by itself"
+                         + (f", and default quoting would have lost {lost:,} rows" if lost else ""))
+        if columns := _without_header(path, layout, header_names):
+            layout = replace(layout, header=False, columns=columns)
+            notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
+        else:
+            _refuse_title(path, layout, header_names)
+    except UnicodeError as error:
+        raise DataError(f"{path}: cannot be read as {layout.encoding}", got=str(error),
+                        do="Name another encoding.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+    return Detected(layout, tuple(notes), lost, swallowed, inside)
+
+
+def byte_order(path: Path) -> tuple[str, str]:
+    """The encoding that a file's first bytes prove, with the reason; UTF-8 and no reason where they prove none."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    for mark, encoding in MARKS:
+        if start.startswith(mark):
+            return encoding, "as its byte order mark says"
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if len(start) > 8 and max(even, odd) > 0.3 * len(start) / 2 > 10 * min(even, odd):
+        return ("utf-16-le" if odd > even else "utf-16-be"), "since every second byte is zero"
+    return "utf-8-sig", ""
+
+
+def _encoding(path: Path, asked: str | None) -> tuple[str, str]:
+    """The encoding of a file and the reason: what its bytes prove, else the one that was asked for."""
+    found, why = byte_order(path)
+    if asked is None or why:
+        return found, why
+    if tables.is_utf8(path) and not tables.is_ascii(path):
+        return found, f"since it is valid UTF-8; {asked} is for files that are not"
+    return asked, "as it was asked for"
+
+
+def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
+    """JSONL where a .json file's first line is a whole object and more lines follow."""
+    with open(path, encoding=layout.encoding, errors="replace") as file:
+        lines = [line.strip() for line in itertools.islice(file, 2)]
+    one_each = len(lines) == 2 and all(line.startswith("{") and line.endswith("}") for line in lines)
+    return replace(layout, kind="jsonl") if layout.kind == "json" and one_each else layout
+
+
+def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, numbered, without their ends; what cannot be decoded is replaced."""
+    with open(path, encoding=layout.encoding, errors="replace", newline="\n") as file:
+        for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
+            if line.strip("\r\n"):
+                yield number, line.rstrip("\r\n")
+
+
+def _rows(path: Path, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
+    """(first line, cells) of each row as Python's csv reads it by default; NUL where it gives up."""
+    csv.field_size_limit(tables.FIELD_LIMIT)
+    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+        reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter)
+        begins = layout.skip + 1
+        for cells in reader:
+            if cells:
+                yield begins, cells
+            begins = layout.skip + reader.line_num + 1
+
+
+def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[str]]:
+    """The one that a first line ``sep=;`` names, as Excel writes it; the ending's, if it parts the header; else the one
+    that parts most lines like the first."""
+    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+        if named := SEPARATOR.fullmatch(file.readline(SAMPLE)):
+            layout = replace(layout, delimiter=named[1], skip=1)
+            return layout, [f"the fields are parted by {named[1]!r}, as line 1 says"]
+    lines = [line for _, line in itertools.islice(_lines(path, layout), SAMPLE)]
+    if not lines or len(max(lines, key=len)) > tables.FIELD_LIMIT:
+        return layout, []
+    ending = path.suffix.lower() in DELIMITERS
+    if ending and layout.delimiter in lines[0]:
+        return layout, []
+
+    def alike(delimiter: str) -> tuple[float, int]:
+        widths = [line.count(delimiter) for line in lines]
+        return sum(width == widths[0] for width in widths) / len(widths), widths[0]
+    found = [mark for mark in ("\t", ",", ";", "|") if mark in lines[0]]
+    best = max(found, key=alike, default=layout.delimiter)
+    if best == layout.delimiter:
+        return layout, []
+    return replace(layout, delimiter=best), [f"the fields are parted by {NAMES[best]}"]
+
+
+def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...], int]:
+    """(whether quotes part the cells, rows that default quoting loses, first lines of rows that hold several, and how
+    many further lines those hold).
+
+    Quotes are plain characters where each line by itself has the first one's width and reading them as quotes fails,
+    or swallows lines that end in labels of other rows: the SMS Spam Collection is such a file.
+    """
+    if not _holds_quotes(path, layout.encoding):
+        return True, 0, (), 0
+    width, lines, alike = 0, 0, True
+    values: list[Counter | None] = []
+    for _, line in _lines(path, layout):
+        cells = line.split(layout.delimiter)
+        width = width or len(cells)
+        values = values or [Counter() for _ in range(width)]
+        lines += 1
+        alike = alike and len(cells) == width
+        for column, cell in enumerate(cells[:width]):
+            counter = values[column]
+            if counter is not None and '"' not in cell and cell.strip():
+                counter[cell] += 1
+                if len(counter) > MANY_VALUES:
+                    values[column] = None
+    usual = [{value for value, count in counter.items() if count > 1} if counter else set() for counter in values]
+    rows, several, inside, swallowed = 0, 0, 0, []
+    try:
+        for begins, cells in _rows(path, layout):
+            rows += 1
+            if any("\n" in cell for cell in cells):
+                several += 1
+                if _other_rows(cells, layout.delimiter, width, usual):
+                    swallowed.append(begins)
+                    inside += sum(cell.count("\n") for cell in cells)
+    except csv.Error:
+        swallowed.append(rows)
+    strict = _reads_strictly(path, layout)
+    if alike and width > 1 and (not strict or (swallowed and len(swallowed) == several)):
+        return False, max(lines - rows, 0), (), 0
+    return True, 0, tuple(swallowed[:100]), inside
+
+
+def _other_rows(cells: list[str], delimiter: str, width: int, usual: list[set[str]]) -> bool:
+    """Whether a row's later lines are rows of their own: as wide as others, with a label that others have."""
+    for cell in cells:
+        for line in cell.split("\n")[1:]:
+            inner = line.rstrip("\r").split(delimiter)
+            if len(inner) == width and any(value in known for value, known in zip(inner, usual, strict=True)):
+                return True
+    return False
+
+
+def _holds_quotes(path: Path, encoding: str) -> bool:
+    with open(path, "rb") as file:
+        return any(b'"' in block for block in iter(functools.partial(file.read, 1 << 20), b""))
+
+
+def _reads_strictly(path: Path, layout: TableFormat) -> bool:
+    """Whether every quote that opens a cell also closes it at the cell's end."""
+    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+        try:
+            rows = itertools.islice(file, layout.skip, None)
+            for _ in csv.reader(rows, delimiter=layout.delimiter, strict=True):
+                continue
+        except csv.Error:
+            return False
+    return True
+
+
+def _first_rows(path: Path, layout: TableFormat, most: int) -> list[tuple[int, list[str]]]:
+    """(first line, cells) of the first rows, quotes read as the layout says."""
+    if layout.quoting:
+        return list(itertools.islice(_rows(path, layout), most))
+    return [(number, line.split(layout.delimiter)) for number, line in itertools.islice(_lines(path, layout), most)]
+
+
+def _usual(cells: list[str], header_names: frozenset[str]) -> set[str]:
+    """The cells of a row that are usual words of a header."""
+    return {cell.strip().casefold() for cell in cells} & header_names
+
+
+def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str]) -> None:
+    """Raise DataError where the header stands below a title: a line whose first cell alone holds something."""
+    try:
+        (_, title), *below = _first_rows(path, layout, 3)
+    except (ValueError, csv.Error):
+        return
+    if not title[0].strip() or any(map(str.strip, title[1:])) or _usual(title, header_names):
+        return
+    for line, cells in below:
+        if _usual(cells, header_names) and len(list(filter(str.strip, cells))) > 1:
+            shown = layout.delimiter.join(title)
+            raise DataError(f"{path}: line {line} looks like the header, not the first line",
+                            got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),
+                            known=f"the header comes first: {layout.delimiter.join(cells)}"[:200],
+                            do="Delete the lines above it.")
+
+
+def _without_header(path: Path, layout: TableFormat, header_names: frozenset[str]) -> tuple[str, ...]:
+    """Names for the columns of a file that has none; empty where its first row is a header.
+
+    A first row is data where one of its cells comes again in the same column, and none is a header's usual word.
+    """
+    try:
+        first, *others = (cells for _, cells in _first_rows(path, layout, SAMPLE))
+    except (ValueError, csv.Error):
+        return ()
+    if _usual(first, header_names):
+        return ()
+    for column, cell in enumerate(first):
+        again = sum(row[column] == cell for row in others if len(row) > column)
+        if cell.strip() and again >= max(2, len(others) / 100):
+            return tuple(f"column_{number}" for number in range(1, len(first) + 1))
+    return ()

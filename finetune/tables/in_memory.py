@@ -1,0 +1,109 @@
+"""Texts and labels that a Python caller holds: lists, arrays, pandas' columns and frames, data sets of `datasets`."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from finetune.errors import InputError, listed
+from finetune.tables.readers import join_cells
+from finetune.tables.tables import as_cell
+
+FORMS = "a list or an array of texts, a column or a frame of pandas or datasets"
+
+
+def read_texts(data, empty: bool = False) -> tuple[list[str], list[str] | None]:
+    """The texts (n,), several columns joined as the readers do, and the columns' names where they have any.
+
+    empty: whether a row may have no text. Raises InputError for what holds no texts.
+    """
+    names, columns = _columns(data)
+    cells = [cells_of(column) for column in columns]
+    known = [value for column in cells for value in column if value is not None]
+    if known and not any(isinstance(value, str | bytes) for value in known):
+        raise InputError("there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80],
+                         known=FORMS)
+    texts = [join_cells(list(map(as_cell, row)), list(range(len(row)))) for row in zip(*cells, strict=True)]
+    if not texts:
+        raise InputError("there are no texts", got=f"{type(data).__name__} of length 0", known=FORMS)
+    blank = [] if empty else [row for row, text in enumerate(texts) if not text.strip()]
+    if blank:
+        raise InputError(f"text {blank[0]} is empty", got=f"{len(blank)} of {len(texts)} without text",
+                         do="Leave rows without text out.")
+    return texts, names
+
+
+def cells_of(column: pd.Series) -> list:
+    """A column's values, each missing one as None."""
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def _columns(data) -> tuple[list[str] | None, list[pd.Series]]:
+    """Every column of the data, and their names where they have any."""
+    if isinstance(data, pd.DataFrame):
+        return list(map(str, data.columns)), [data.iloc[:, place] for place in range(data.shape[1])]
+    if is_dataset(data):
+        return data.column_names, [pd.Series(list(data[name]), dtype=object) for name in data.column_names]
+    if isinstance(data, pd.Series):
+        return None, [data]
+    if hasattr(data, "toarray"):
+        raise InputError("a sparse matrix holds no texts", got=type(data).__name__, known=FORMS)
+    if isinstance(data, str | bytes | dict) or not hasattr(data, "__len__") or getattr(data, "shape", None) == ():
+        raise InputError("one value where many texts should be", got=type(data).__name__, known=FORMS,
+                         do="A single text is given as a list of one.")
+    rows = list(data)
+    if not any(isinstance(row, list | tuple | np.ndarray) for row in rows):
+        return None, [pd.Series(rows, dtype=object)]
+    widths = {row.shape if isinstance(row, np.ndarray) else (len(row),) if isinstance(row, list | tuple) else ()
+              for row in rows}
+    if len(widths) > 1 or len(next(iter(widths))) > 1:
+        raise InputError("rows of different shapes", got=listed(sorted(map(str, widths))), known=FORMS)
+    return None, [pd.Series(list(column), dtype=object) for column in zip(*rows, strict=True)]
+
+
+def is_dataset(data, kind: str = "Dataset") -> bool:
+    """Whether this is of that class of `datasets`, which is imported only where somebody has done so."""
+    module = sys.modules.get("datasets")
+    return module is not None and isinstance(data, getattr(module, kind))
+
+
+def read_labels(y) -> tuple[np.ndarray, np.ndarray]:
+    """The classes (K,), sorted and in the labels' own type, and each row's class number (n,).
+
+    Raises InputError for missing and mixed labels and for fewer than two; ValueError, scikit-learn's, for what
+    is no column of classes.
+    """
+    if y is None:
+        raise InputError("fit requires y to be passed, but the target y is None")
+    if isinstance(y, pd.Series):
+        y = y.to_numpy()
+    if not hasattr(y, "dtype"):  # a list of words and numbers would become one of words
+        y = list(np.asarray(y) if hasattr(y, "__array__") else y)
+        y = np.asarray(y, dtype=object) if any(isinstance(value, str) for value in y) else np.asarray(y)
+    labels = column_or_1d(y, warn=True)
+    missing = np.flatnonzero(pd.isna(labels))
+    if len(missing):
+        raise InputError("Input y contains NaN", got=f"{len(missing)} missing labels, the first in row {missing[0]}",
+                         do="Leave rows without a label out.")
+    if labels.dtype == object:
+        kinds = sorted({type(value).__name__ for value in labels})
+        if kinds != ["str"]:
+            labels = np.array(labels.tolist())
+        if len(kinds) > 1:
+            raise InputError("labels of several types", got=", ".join(kinds), do="Make them all text, say.")
+    if labels.dtype.kind not in "biufUO":
+        raise InputError("labels of this type are not known", got=str(labels.dtype), known="text, numbers, booleans")
+    if labels.dtype.kind == "f":
+        assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    classes, targets = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError("fit needs two classes", got=f"one class, {classes[0]!r}" if len(classes) else "no labels")
+    return classes, targets
+
+
+def label_names(classes: np.ndarray) -> list[str]:
+    """Each class as the readers write it: text as it is, numbers and booleans as in JSON."""
+    return [as_cell(label) for label in classes.tolist()]

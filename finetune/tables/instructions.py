@@ -1,0 +1,169 @@
+"""Instruction records from JSON, JSONL or CSV, each checked; none is left out without being counted."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.errors import DataError
+from finetune.recipe import Instruct
+from finetune.tables.tables import iterate_table
+
+EXPECTED = ('{"instruction": "...", "input": "...", "output": "..."} or '
+            '{"messages": [{"role": "user", "content": "..."}, '
+            '{"role": "assistant", "content": "..."}]}')
+NAMES = {"instruction": ("instruction", "prompt", "question"), "input": ("input", "context"),
+         "output": ("output", "response", "answer", "completion")}
+ROLES = ("system", "user", "assistant")
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
+MOST_LISTED = 20
+
+
+@dataclass
+class Instructions:
+    """Records in file order; each one's "row" is its number in the file, the first being 0."""
+
+    records: list[dict] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)  # where, and what is wrong
+
+
+def read_instructions(path: Path, settings: Instruct) -> Instructions:
+    """Every record of a file. Raises DataError that lists some if more are malformed than the settings allow."""
+    path, found, rows = Path(path), Instructions(), 0
+    for rows, (where, value) in enumerate(_values(path), 1):
+        problem = value.problem if isinstance(value, _Unreadable) else _problem(value)
+        if problem:
+            found.malformed.append(f"{where}: {problem}")
+        else:
+            found.records.append({"row": rows - 1} | _record(value))
+    if not rows:
+        raise DataError(f"{path}: no records", known=EXPECTED)
+    if len(found.malformed) > settings.malformed_fraction * rows:
+        listed = found.malformed[:MOST_LISTED]
+        more = len(found.malformed) - len(listed)
+        raise DataError(f"{path}: {len(found.malformed)} of {rows} records are malformed",
+                        got="; ".join(listed) + (f"; and {more} more" if more else ""), known=EXPECTED,
+                        do="Mend them, or let some be left out with --set instruct.malformed_fraction=0.01.")
+    return found
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """A line that is no JSON."""
+
+    problem: str
+
+
+def _values(path: Path) -> Iterator[tuple[str, object]]:
+    """(where it stands, the value) of each record."""
+    read = {".json": _items, ".jsonl": _lines, ".csv": _cells, ".tsv": _cells}.get(path.suffix.lower())
+    if read is None:
+        raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix), known=", ".join(ENDINGS))
+    try:
+        yield from read(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}",
+                        do="Save the file as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+
+
+def _items(path: Path) -> Iterator[tuple[str, object]]:
+    """The members of a JSON list, which is read whole."""
+    with open(path, encoding="utf-8-sig") as file:
+        value = _parse(file.read())
+    if isinstance(value, _Unreadable):
+        raise DataError(f"{path}: {value.problem}", known=f"a list: [{EXPECTED}, ...]")
+    if not isinstance(value, list):
+        raise DataError(f"{path}: no list of records", got=_kind(value), known=f"[{EXPECTED}, ...]")
+    for number, member in enumerate(value):
+        yield f"item {number}", member
+
+
+def _lines(path: Path) -> Iterator[tuple[str, object]]:
+    """The value of each line that is not empty."""
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"line {number}", _parse(line)
+
+
+def _cells(path: Path) -> Iterator[tuple[str, object]]:
+    """The rows of a table as objects."""
+    for row, (names, cells) in enumerate(iterate_table(path)):
+        yield f"data row {row}", {name.strip().casefold(): cell
+                                  for name, cell in zip(names, cells, strict=True)}
+
+
+def _parse(text: str):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return _Unreadable(f"no JSON ({error})")
+
+
+def _problem(value) -> str:
+    """What keeps a value from being a record, in words; nothing if it is one."""
+    if not isinstance(value, dict):
+        return f"{_kind(value)}, not an object"
+    if "messages" in value:
+        return _problem_of_messages(value["messages"])
+    for name, required in (("instruction", True), ("input", False), ("output", True)):
+        key = _key(value, name)
+        if key is None and required:
+            return f"no {name!r} (it has: {', '.join(value) or 'nothing'})"
+        if key is None or (value[key] is None and not required):
+            continue
+        if problem := _problem_of_text(value[key], may_be_empty=not required):
+            return f"{key!r} {problem}"
+    return ""
+
+
+def _problem_of_messages(messages) -> str:
+    if not isinstance(messages, list) or not messages:
+        return f"'messages' is {_kind(messages) if messages else 'empty'}, not a list of messages"
+    roles = []
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            return f"message {number} has no 'role' of {', '.join(ROLES)}"
+        if problem := _problem_of_text(message.get("content"), may_be_empty=False):
+            return f"the 'content' of message {number} {problem}"
+        roles.append(role)
+    turns = roles[1:] if roles[0] == "system" else roles
+    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
+        return f"the roles are {', '.join(roles)}, not user and assistant in turn (after one system message at most)"
+    return ""
+
+
+def _problem_of_text(text, may_be_empty: bool) -> str:
+    if not isinstance(text, str):
+        return f"is {_kind(text)}, not text"
+    if not text.strip() and not may_be_empty:
+        return "is empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate)"
+    return ""
+
+
+def _record(value: dict) -> dict:
+    """The parts of a value that count."""
+    if "messages" in value:
+        return {"messages": [{"role": message["role"], "content": message["content"]} for message in value["messages"]]}
+    record = {name: value.get(_key(value, name)) or "" for name in NAMES}
+    return record | {"input": record["input"] if record["input"].strip() else ""}
+
+
+def _key(value: dict, name: str) -> str | None:
+    """A field's name in an object: its own, or another usual one."""
+    return next((key for key in NAMES[name] if key in value), None)
+
+
+def _kind(value) -> str:
+    """A JSON value's type in words."""
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

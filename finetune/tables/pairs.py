@@ -1,0 +1,127 @@
+"""Pairs of a source text and a target text from a table of any kind; none is left out without being counted."""
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+from finetune.errors import DataError, listed
+from finetune.tables.detect import detect_format
+from finetune.tables.readers import find_column, usual_column
+from finetune.tables.tables import TableFormat, iterate_table
+
+USUAL = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"), ("sources", "targets"),
+         ("input", "output"), ("inputs", "targets"), ("input_text", "target_text"), ("document", "summary"),
+         ("article", "highlights"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"),
+         ("question", "answer"))
+PAIR_NAMES = frozenset(chain.from_iterable(USUAL))  # words that only a header holds
+MOST_WORDS = 4  # of a column's name
+FEWEST = 3  # pairs: one each to train on, to validate with and to test
+
+
+@dataclass
+class Pairs:
+    """Records in file order; each one's "row" is its number in the file, the first data row being 0."""
+
+    columns: tuple[str, str]  # names of the source's and the target's
+    notes: list[str]  # how the file was read and its columns were found
+    records: list[dict] = field(default_factory=list)  # {"row", "source", "target"}
+    dropped_rows: dict[str, list[int]] = field(default_factory=dict)  # reason -> rows
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> how many rows were left out for it."""
+        return {reason: len(rows) for reason, rows in self.dropped_rows.items()}
+
+
+def read_pairs(path: Path, source_column: str | None = None, target_column: str | None = None,
+               layout: TableFormat | None = None, fewest: int = FEWEST) -> Pairs:
+    """Every row with a source and a target, both as they stand in the file; others are counted under `dropped`.
+
+    Raises DataError for a file that is no table, for columns that cannot be told, and where fewer pairs are found.
+    """
+    path, notes = Path(path), []
+    if layout is None:
+        detected = detect_format(path, header_names=PAIR_NAMES)
+        layout, notes = detected.layout, list(detected.notes)
+    if headless := _without_names(path, layout, (source_column, target_column)):
+        layout = headless
+        notes.append(f"no header: the first row is data, and the columns are called {', '.join(layout.columns)}")
+    table = iterate_table(path, layout)
+    first = next(table, None)
+    if first is None:
+        raise DataError(f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header and no rows",
+                        known="a row for each pair, with a source and a target", do="Add some.")
+    names = first[0]
+    at, how = find_pair(names, source_column, target_column, path)
+    found = Pairs(tuple(names[index] for index in at), notes + how)
+    for row, (_, cells) in enumerate(chain([first], table)):
+        source, target = (cells[index] for index in at)
+        if source.strip() and target.strip():
+            found.records.append({"row": row, "source": source, "target": target})
+        else:
+            reason = "empty target" if source.strip() else "empty source"
+            found.dropped_rows.setdefault(reason, []).append(row)
+    if len(found.records) < fewest:
+        left_out = "; ".join(f"{count} rows left out: {reason}" for reason, count in found.dropped.items())
+        raise DataError(f"{path}: too few pairs",
+                        got=f"{len(found.records)} with a source in {found.columns[0]!r} and a target in "
+                            f"{found.columns[1]!r}" + (f" ({left_out})" if left_out else ""),
+                        known=f"at least {fewest}, one each to train on, to validate with and to test",
+                        do="Add some, or name other columns.")
+    return found
+
+
+def _without_names(path: Path, layout: TableFormat, wanted: tuple[str | None, str | None]) -> TableFormat | None:
+    """The layout of a table whose first row is a pair, not names: a sentence, by its length or its end."""
+    first = next(iterate_table(path, layout), None) if layout.kind == "delimited" and layout.header else None
+    names = first[0] if first else []
+    if len(names) < 2 or set(wanted) & set(names) or _usual_pair(names, None, None) or not any(
+            len(name.split()) > MOST_WORDS or name.rstrip().endswith((".", "!", "?", "\N{HORIZONTAL ELLIPSIS}"))
+            for name in names):
+        return None
+    more = (f"column {number}" for number in range(3, len(names) + 1))
+    return replace(layout, header=False, columns=("source", "target", *more))
+
+
+def find_pair(names: list[str], source: str | None, target: str | None,
+              path: Path) -> tuple[tuple[int, int], list[str]]:
+    """The indices of the two columns, and how those were found that nobody named.
+
+    As they were named, else the first usual pair that is there, else the two columns that are left.
+    Raises DataError with the names there are.
+    """
+    named = {what: None if wanted is None else find_column(names, wanted, (), what, path, _mend(what))
+             for what, wanted in (("source", source), ("target", target))}
+    at, why = _usual_pair(names, named["source"], named["target"]), "by their names"
+    if at is None:
+        open_sides = [what for what, index in named.items() if index is None]
+        rest = [index for index in range(len(names)) if index not in named.values()]
+        if len(rest) != len(open_sides):
+            raise DataError(f"{path}: no {' and '.join(open_sides)} column that can be told by its name",
+                            got=listed(names), known=", ".join(map("/".join, USUAL)),
+                            do=" ".join(map(_mend, open_sides)))
+        at = tuple(rest.pop(0) if index is None else index for index in named.values())
+        why = "the only ones; the first row is taken for their names"
+    for what, index in zip(named, at, strict=True):
+        find_column(names, names[index], (), what, path, _mend(what))  # the same name twice is refused
+    if at[0] == at[1]:
+        raise DataError(f"{path}: one column for source and target", got=repr(names[at[0]]), known=listed(names),
+                        do=_mend("target"))
+    if None not in named.values():
+        return at, []
+    return at, [f"source column {names[at[0]]!r}, target column {names[at[1]]!r}: {why}"]
+
+
+def _usual_pair(names: list[str], source: int | None, target: int | None) -> tuple[int, int] | None:
+    """The first usual pair of columns; a side that is given stays, and the other is one that usually goes with it."""
+    if source is not None and target is not None:
+        return source, target
+    for usual in USUAL:
+        at = [usual_column(names, (name,)) for name in usual]
+        if None not in at and source in (None, at[0]) and target in (None, at[1]):
+            return at[0], at[1]
+    return None
+
+
+def _mend(what: str) -> str:
+    return f"Name it with --set seq2seq.{what}=NAME."

@@ -1,0 +1,324 @@
+"""Labelled text from a table, row by row, nothing guessed in silence and nothing dropped in silence."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.config import nearest
+from finetune.errors import DataError, listed
+from finetune.tables.detect import detect_format
+from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_rows
+
+TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
+LABEL_NAMES = ("label", "class", "category", "target", "v1")
+HEADER_NAMES = frozenset(TEXT_NAMES + LABEL_NAMES)
+SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+         "test": "test", "testing": "test"}
+SAMPLE = 1000  # rows by whose content a column is told
+SHOWN = 3  # rows that are named of those left out
+MOST_LABELS = 100  # different values of a column that is told to be the label by its content
+
+
+def place(row: int, file: str = "") -> str:
+    """A row for a message: ``test.csv row 6``, or without the file where there is one alone."""
+    return f"{file} row {row}".lstrip()
+
+
+@dataclass
+class LeftOut:
+    """Rows of a file that lack a text or a label: how many, and the first few."""
+
+    reason: str
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    file: str = ""  # empty where there is one alone
+
+    def __str__(self) -> str:
+        file, s = f"{self.file}: " if self.file else "", "s" if self.count != 1 else ""
+        return f"{file}{self.count:,} row{s} left out: {self.reason} ({listed(list(map(place, self.rows)))})"
+
+
+@dataclass
+class LabelledTexts:
+    """Rows in file order; `rows` holds each one's number in the file, the first data row being 0.
+
+    `groups`: rows of one group stay together in a split, an empty one is none. `sides`: the split that a row came
+    in, empty where it is ours to choose. `files`: the name of the file that a row is of, where there are several.
+    Each is an empty list where no row has any.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    text_column: str = ""
+    label_column: str = ""
+    groups: list[str] = field(default_factory=list)
+    sides: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
+    name: str = ""  # of the file
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> how many rows were left out for it, over all files."""
+        return dict(sum((Counter({part.reason: part.count}) for part in self.left_out), Counter()))
+
+    def drop(self, reason: str, row: int) -> None:
+        """Count a row of this file as left out."""
+        part = next((part for part in self.left_out if part.reason == reason), None)
+        if part is None:
+            self.left_out.append(part := LeftOut(reason))
+        part.count += 1
+        part.rows += [row] if len(part.rows) < SHOWN else []
+
+    def extend(self, other: "LabelledTexts", side: str) -> None:
+        """Append another file's rows, all on one side. Row numbers stay those of their own file."""
+        other.sides = [side] * len(other.rows)
+        for part in (self, other):
+            part.groups, part.sides = part.groups or [""] * len(part.rows), part.sides or [""] * len(part.rows)
+            part.files = part.files or [part.name] * len(part.rows)
+            for own in part.left_out:
+                own.file = own.file or part.name
+        for name in ("rows", "texts", "labels", "groups", "sides", "files", "left_out"):
+            getattr(self, name).extend(getattr(other, name))
+        if not any(self.groups):
+            self.groups = []
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The indices of the columns that are read, and how those were found that nobody named."""
+
+    names: list[str]
+    texts: list[int]
+    label: int
+    notes: list[str]
+
+    @property
+    def text_column(self) -> str:
+        """The text column's name, or several with commas between them, as a person gives them."""
+        return ",".join(self.names[index] for index in self.texts)
+
+
+def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path,
+                mend: str = "") -> int:
+    """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
+
+    mend: how another is named, where no command has an option for it.
+    """
+    mend = mend or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
+    if wanted is not None:
+        if names.count(wanted) > 1:
+            raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")
+        if wanted in names:
+            return names.index(wanted)
+        raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=mend)
+    found = usual_column(names, usual)
+    if found is None:
+        raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
+                        known=", ".join(usual), do=mend)
+    return find_column(names, names[found], usual, what, path)  # the same name twice is refused
+
+
+def usual_column(names: list[str], usual: tuple[str, ...]) -> int | None:
+    """The column with the first of the usual names, whatever its case."""
+    return next((index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name), None)
+
+
+def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
+    """The text column, or each of several that were named with commas between them."""
+    if wanted is None or wanted in names or "," not in wanted:
+        return [find_column(names, wanted, TEXT_NAMES, "text", path)]
+    return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
+
+
+def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, label: int | None,
+                       path: Path) -> tuple[list[int], str]:
+    """The text columns as ``find_text``; where none has a usual name, that whose content is text, and the reason.
+
+    label: the column of labels, which is none of text.
+    """
+    if wanted is not None or usual_column(names, TEXT_NAMES) is not None:
+        return find_text(names, wanted, path), ""
+    chosen, why = _wordy_column(names, sample, {label})
+    if chosen is None:
+        raise _untold(path, "text", names, why)
+    return [chosen], why
+
+
+def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
+    """The text columns of a table that needs no labels: as ``find_text_or_wordy``, or the only column there is."""
+    if wanted is None and len(names) == 1:
+        return [0]
+    return find_text_or_wordy(names, sample, wanted, usual_column(names, LABEL_NAMES), path)[0]
+
+
+def join_cells(cells: list[str], columns: list[int]) -> str:
+    """The text of a row: its text columns, a line each; empty ones are left out."""
+    if len(columns) == 1:
+        return cells[columns[0]]
+    return "\n".join(cells[index] for index in columns if cells[index].strip())
+
+
+def find_columns(names: list[str], sample: list[list[str]], text: str | None, label: str | None,
+                 path: Path) -> Columns:
+    """Text and label columns: as they were named, else by their usual names, else by what the first rows hold.
+
+    Raises DataError with the names there are where that leaves a doubt.
+    """
+    label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
+    text_at = usual_column(names, TEXT_NAMES)
+    notes = _by_name(names, text_at if text is None else None, label_at if label is None else None)
+    texts, why = find_text_or_wordy(names, sample, text, label_at, path)
+    if why:
+        notes.append(f"text column: {names[texts[0]]!r}, {why}")
+    if label_at is not None:
+        label_at = find_column(names, names[label_at], (), "label", path)  # the same name twice is refused
+    else:
+        label_at, why = _label_column(names, sample, set(texts))
+        if label_at is None:
+            raise _untold(path, "label", names, why)
+        notes.append(f"label column: {names[label_at]!r}, {why}")
+    if label_at in texts:
+        raise DataError(f"{path}: one column for text and label", got=repr(names[label_at]), known=", ".join(names),
+                        do="Name another with --text NAME or --label NAME.")
+    return Columns(names, texts, label_at, notes)
+
+
+def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
+    """Which columns are taken for their names, and which others could have been."""
+    found = [(what, names[at], usual) for what, at, usual in (("text", text, TEXT_NAMES), ("label", label, LABEL_NAMES))
+             if at is not None]
+    if not found:
+        return []
+    said = ", ".join(f"{what} column {name!r}" for what, name, _ in found)
+    said += ": by their names" if len(found) > 1 else ": by its name"
+    for what, name, usual in found:
+        others = [repr(own) for own in names if own != name and own.strip().casefold() in usual]
+        if others:
+            said += f"; {listed(others)} could be the {what}, too (--{what} NAME)"
+    return [said]
+
+
+def _untold(path: Path, what: str, names: list[str], why: str) -> DataError:
+    usual = TEXT_NAMES if what == "text" else LABEL_NAMES
+    return DataError(f"{path}: no {what} column that can be told by its name or content",
+                     got=", ".join(names) + (f" ({why})" if why else ""), known=", ".join(usual),
+                     do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
+
+
+def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
+    """The column whose cells hold most text by far, and why."""
+    lengths = {}
+    for index in set(range(len(names))) - taken:
+        cells = [row[index] for row in sample]
+        if len(sample) >= 4 and sum(" " in cell.strip() for cell in cells) > len(cells) / 2:
+            lengths[index] = sum(map(len, cells)) / len(cells)
+    ordered = sorted(lengths, key=lengths.get, reverse=True)
+    if not ordered:
+        return None, ""
+    best, others = ordered[0], [index for index in ordered[1:] if 1.5 * lengths[index] > lengths[ordered[0]]]
+    if others:
+        alike = [names[index] for index in (best, *others)]
+        return None, f"{listed(alike)} are alike; several are joined with --text {','.join(alike)}"
+    return best, f"by its content: the longest texts, {lengths[best]:,.0f} characters on average"
+
+
+def _label_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
+    """The one column of few short values that come again, and why."""
+    different = {}
+    for index in set(range(len(names))) - taken:
+        values = Counter(row[index].strip() for row in sample)
+        del values[""]
+        if 2 <= len(values) <= min(MOST_LABELS, len(sample) / 2) and max(map(len, values)) <= 60:
+            different[index] = len(values)
+    if len(different) > 1:
+        return None, "; ".join(f"{names[index]!r} has {count} values" for index, count in sorted(different.items()))
+    if not different:
+        return None, ""
+    chosen, count = different.popitem()
+    return chosen, f"by its content: {count} different values in {len(sample):,} rows"
+
+
+def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
+                  least_labels: int = 2, group: str | None = None, split: str | None = None) -> LabelledTexts:
+    """Every row with a text and a label, as ``labelled_chunks`` gives them.
+
+    Raises DataError where fewer than `least_labels` are found.
+    """
+    result = next(labelled_chunks(path, text, label, layout, group, split))
+    if len(set(result.labels)) < least_labels:
+        what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
+        raise DataError(f"{path}: {what}", got=listed(sorted(set(result.labels))) or "none",
+                        do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
+    return result
+
+
+def labelled_chunks(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
+                    group: str | None = None, split: str | None = None,
+                    size: int | None = None) -> Iterator[LabelledTexts]:
+    """The rows with a text and a label, so many at a time, or all at once; others are counted under `left_out`.
+
+    group, split: columns of rows that belong together, and of the split that each row is of.
+    """
+    path = Path(path)
+    notes = []
+    if layout is None:
+        detected = detect_format(path, header_names=HEADER_NAMES)
+        layout, notes = detected.layout, list(detected.notes)
+    table = iterate_table(path, layout)
+    sample = list(itertools.islice(table, SAMPLE))
+    if not sample:
+        raise no_rows(path) if layout.header and layout.kind == "delimited" else no_rows(path, "no rows", "none")
+    names = sample[0][0]
+    columns = find_columns(names, [cells for _, cells in sample], text, label, path)
+    if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
+        split = SPLIT_COLUMN
+    group_at, split_at = (None if wanted is None else find_column(names, wanted, (), what, path)
+                          for wanted, what in ((group, "group"), (split, "split")))
+
+    def empty() -> LabelledTexts:
+        return LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
+                             notes=notes + columns.notes, name=path.name)
+    result = empty()
+    known: dict[str, str] = {}  # one object for each label and group, not one for each row
+    for row, (_, cells) in enumerate(itertools.chain(sample, table)):
+        if len(result.rows) == size:
+            yield result
+            result = empty()
+        text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
+        if not text_cell.strip() or not label_cell:
+            reason = "empty text" if not text_cell.strip() else "empty label"
+            result.drop(reason, row)
+            continue
+        result.rows.append(row)
+        result.texts.append(text_cell)
+        result.labels.append(known.setdefault(label_cell, label_cell))
+        if group_at is not None:
+            result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
+        if split_at is not None:
+            result.sides.append(_side(cells[split_at], names[split_at], row, path))
+    yield result
+
+
+def _side(cell: str, column: str, row: int, path: Path) -> str:
+    side = SIDES.get(cell.strip().casefold())
+    if side is None:
+        raise DataError(f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]),
+                        known=", ".join(SIDES))
+    return side
+
+
+def text_chunks(texts: list[str], characters: int = 1 << 20) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first position, texts) of about so many characters together; a longer text stands alone."""
+    start = size = 0
+    for end, text in enumerate(texts):
+        if size and size + len(text) > characters:
+            yield start, texts[start:end]
+            start, size = end, 0
+        size += len(text) + 1
+    if texts:
+        yield start, texts[start:]

@@ -1,0 +1,342 @@
+"""A table of any kind as rows of text cells: CSV and its kin, JSON, JSONL, Parquet, a folder that `datasets` saved.
+
+Nothing is guessed here (see detect.py) and nothing dropped: a row that does not fit is an error with its line. A
+missing value is an empty cell; numbers and booleans become the text that JSON writes for them. No pickle is read.
+"""
+
+import codecs
+import csv
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.errors import DataError
+
+OBJECT = '{"text": "...", "label": "..."}'
+FIELD_LIMIT = 16 << 20  # characters in one cell
+BATCH = 1024  # rows of Parquet and Arrow in memory at a time
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+SAVE_AS_CSV, UNPACK = "Open it in a spreadsheet program and save it as CSV, in UTF-8.", "Unpack it first, with gunzip."
+MENDS = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
+PACKED = {b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
+          b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
+          b"\x1f\x8b": ("a gzip archive", UNPACK)}  # first bytes of what is no text
+KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
+
+Rows = Iterator[tuple[list[str], list[str]]]
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How a file is laid out. No header: `columns` names the fields."""
+
+    delimiter: str = ","
+    header: bool = True
+    quoting: bool = True
+    columns: tuple[str, ...] = ()
+    encoding: str = "utf-8-sig"
+    kind: str = "delimited"  # or json, jsonl, parquet, dataset
+    skip: int = 0  # lines above the first row that are none of the table
+
+
+def format_of(path: Path) -> TableFormat:
+    """The layout that a file's ending stands for."""
+    ending = path.suffix.lower()
+    if is_saved_dataset(path):
+        return TableFormat(kind="dataset")
+    if ending in KINDS:
+        return TableFormat(kind=KINDS[ending])
+    if ending not in DELIMITERS:
+        raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix),
+                        known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved",
+                        do=MENDS.get(ending, ""))
+    return TableFormat(delimiter=DELIMITERS[ending])
+
+
+def iterate_table(path: Path, layout: TableFormat | None = None) -> Rows:
+    """Yield (column names, cells) for each row. Raises DataError with the line for a row that does not fit."""
+    path = Path(path)
+    layout = layout or format_of(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if path.is_dir() != (layout.kind == "dataset"):
+        raise DataError(f"{path}: a directory where a file should be")
+    read = {"delimited": _delimited, "json": _json, "jsonl": _jsonl, "parquet": _parquet, "dataset": _dataset}
+    try:
+        yield from read[layout.kind](path, layout)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, layout.encoding, error) from error
+    except csv.Error as error:
+        raise _no_table(path, layout, error) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise DataError for a workbook or an archive that is called a text file, as its first bytes tell."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    for magic, (what, mend) in PACKED.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: no text file", got=f"{what}, by its first bytes",
+                            known=", ".join([*DELIMITERS, *KINDS]), do=mend)
+
+
+def as_cell(value) -> str:
+    """The text of a JSON value: nothing for null and NaN, JSON for lists and objects; lone surrogates are replaced."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False, default=str).removeprefix('"').removesuffix('"')
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether every byte of a file is UTF-8; read in bounded memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(functools.partial(file.read, 1 << 20), b""):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_ascii(path: Path) -> bool:
+    """Whether every byte of a file is ASCII; read in bounded memory."""
+    with open(path, "rb") as file:
+        return all(block.isascii() for block in iter(functools.partial(file.read, 1 << 20), b""))
+
+
+@dataclass(frozen=True)
+class NotUtf8:
+    """What a file that is not UTF-8 holds, and what it may be."""
+
+    line: int  # the first that is not UTF-8, counted from 1
+    foreign: int  # lines that are not ASCII
+    valid: int  # those of them that are UTF-8
+    guess: str  # Windows-1252 or Latin-1
+    sample: str  # a word as the guess reads it
+
+    def share(self) -> str:
+        """How much of the file is UTF-8."""
+        return f"{self.valid:,} of the {self.foreign:,} lines that are not ASCII are UTF-8"
+
+    def mend(self) -> str:
+        """What to do."""
+        option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
+        if self.valid:
+            return (f"Part of it is UTF-8: mend the other lines, from line {self.line} on, and save it all as UTF-8; "
+                    f"{option} would read the UTF-8 lines wrong.")
+        return f"Save the file as UTF-8; or give {option}, which is a guess, if this is right: {self.sample}"
+
+
+def look_at_bytes(path: Path) -> NotUtf8:
+    """What a file that is not UTF-8 holds, line by line; read in bounded memory."""
+    first, foreign, valid, guess, sample = 0, 0, 0, "cp1252", ""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.isascii():
+                continue
+            foreign += 1
+            if _reads(line, "utf-8"):
+                valid += 1
+                continue
+            first = first or number
+            if not _reads(line, guess):
+                guess = "latin-1"
+            text = line.decode(guess)
+            sample = sample or next((word for word in text.split() if not word.isascii()), text.strip())[:30]
+    return NotUtf8(first, foreign, valid, guess, repr(sample))
+
+
+def _reads(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _delimited(path: Path, layout: TableFormat) -> Rows:
+    with open(path, encoding=layout.encoding, newline="" if layout.quoting else "\n") as file:
+        lines = (_quoted if layout.quoting else _unquoted)(file, layout)
+        names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
+        if not names:
+            raise _empty(path)
+        for number, cells in lines:
+            if len(cells) != len(names):
+                raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
+                                known=f"{len(names)} columns: {', '.join(names)}",
+                                do="Quote the texts that hold the delimiter.")
+            yield names, cells
+
+
+def _quoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter, strict=True)
+    begins = layout.skip + 1  # a row of several lines is named by its first, where its quote is opened
+    try:
+        for cells in reader:
+            if cells:
+                yield begins, cells
+            begins = layout.skip + reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(f"line {begins}: {error}") from error
+
+
+def _unquoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
+    """A row is a line, whatever quotes it holds."""
+    for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
+        if line.strip("\r\n"):
+            yield number, line.rstrip("\r\n").split(layout.delimiter)
+
+
+def _json(path: Path, layout: TableFormat) -> Rows:
+    """A list of objects; the one kind that is read whole."""
+    with open(path, encoding=layout.encoding) as file:
+        text = file.read()
+    if not text.strip():
+        raise _empty(path)
+    objects = _parsed(text, f"{path}", f"a list of objects: [{OBJECT}]")
+    if not isinstance(objects, list):
+        raise DataError(f"{path}: a JSON file without a list of objects", got=type(objects).__name__,
+                        known=f"[{OBJECT}]")
+    names = _keys((f"{path}, object {number}", value) for number, value in enumerate(objects, 1))
+    for value in objects:
+        yield names, [as_cell(value.get(name)) for name in names]
+
+
+def _jsonl(path: Path, layout: TableFormat) -> Rows:
+    """An object in each line; read twice, since a later object may have another key."""
+    known = f"an object in each line: {OBJECT}"
+
+    def objects():
+        with open(path, encoding=layout.encoding, newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}", known)
+    names = _keys(objects())
+    for _, value in objects():
+        yield names, [as_cell(value.get(name)) for name in names]
+
+
+def _parsed(text: str, where: str, known: str):
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: cannot be read as JSON", got=str(error), known=known) from error
+
+
+def _once(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"the key {next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)!r} twice")
+    return found
+
+
+def _keys(objects) -> list[str]:
+    """Every key of the objects in the order of their first use."""
+    names: dict[str, None] = {}
+    for where, value in objects:
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: no JSON object", got=_short([str(value)]), known=OBJECT)
+        if value.keys() - names.keys():
+            names |= dict.fromkeys(value)
+    return list(names)
+
+
+def _parquet(path: Path, layout: TableFormat) -> Rows:
+    import pyarrow
+    from pyarrow import parquet
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=BATCH):
+                yield from _cells(names, [column.to_pylist() for column in batch.columns])
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: cannot be read as Parquet", got=str(error).split("\n")[0][:200]) from error
+
+
+def _dataset(path: Path, layout: TableFormat) -> Rows:
+    """The rows of every split, and which split each is of where there are several."""
+    import datasets
+    try:
+        found = datasets.load_from_disk(str(path))
+    except IndexError as error:  # what datasets says of a split without a file
+        raise no_rows(path, "a saved data set with a split that has no rows", "a split without rows") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
+    parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
+    first = next(iter(parts.values()))
+    if any(part.column_names != first.column_names for part in parts.values()):
+        raise DataError(f"{path}: splits with different columns",
+                        got="; ".join(f"{name}: {', '.join(part.column_names)}" for name, part in parts.items()))
+    added = [] if "" in parts else [SPLIT_COLUMN]
+    for split, part in parts.items():
+        names = [*part.column_names, *added]
+        readers = [_class_names(part.features[name]) for name in part.column_names]
+        for batch in part.iter(batch_size=BATCH):
+            size = len(next(iter(batch.values())))
+            columns = [list(map(read, batch[name])) for name, read in zip(part.column_names, readers, strict=True)]
+            yield from _cells(names, [*columns, *([split] * size for _ in added)])
+
+
+def _class_names(feature):
+    """Numbers of a ClassLabel as their names; other values as they are."""
+    names = getattr(feature, "names", None)
+    if names is None:
+        return lambda value: value
+    return lambda value: None if value is None or value < 0 else names[value]
+
+
+def _cells(names: list[str], columns: list[list]) -> Rows:
+    for values in zip(*columns, strict=True):
+        yield names, [as_cell(value) for value in values]
+
+
+def no_rows(path: Path, what: str = "a header and no rows", got: str = "nothing below the header") -> DataError:
+    """The error of a table without rows."""
+    return DataError(f"{path}: {what}", got=got, known="a header, and below it a row for each text",
+                     do="Is it the right file, and was it saved whole?")
+
+
+def _empty(path: Path) -> DataError:
+    return no_rows(path, "the file is empty", f"{path.stat().st_size:,} bytes")
+
+
+def _no_table(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
+    if "field larger" not in str(error):
+        return DataError(f"{path}: cannot be read as a table", got=str(error),
+                         do="A quote that is opened must be closed.")
+    with open(path, encoding=layout.encoding, errors="replace") as file:
+        quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
+    mend = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted
+    most = f"at most {FIELD_LIMIT:,} characters"
+    return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=mend)
+
+
+def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
+    byte = f"byte {error.object[error.start]:#x}"
+    if not encoding.startswith("utf-8"):
+        return DataError(f"{path}: not {encoding}", got=byte, do="Save it as UTF-8.")
+    found = look_at_bytes(path)
+    return DataError(f"{path}: not UTF-8", got=f"{byte} in line {found.line}; {found.share()}", do=found.mend())
+
+
+def _short(cells: list[str]) -> str:
+    text = " | ".join(cells)
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether `datasets` wrote this folder (``save_to_disk``)."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
