@@ -14,9 +14,9 @@ from pathlib import Path
 import few_labels
 from machine import device_name
 
+from finetune.comparisons.architectures.page import screen_table, verdict
 from finetune.console import say
 from finetune.files import read_json, write_json
-from finetune.report.architectures import screen_table, verdict
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_name("README.md")

@@ -30,10 +30,11 @@ from finetune.recipe import Train
 from finetune.tables.readers import read_labelled
 from finetune.tables.splits import grouped_split, normalise_text
 from finetune.tables.tables import TableFormat
-from finetune.tasks import classify
+from finetune.tasks.classify.job import build_job, build_model, examples
 from finetune.training import resume
 from finetune.training.loop import train
 from finetune.training.precision import choose_precision, device_type
+from finetune.training.predict import predict_logits
 from finetune.training.trainable import choose_settings, freeze
 
 FILES = {  # (files of the pool, files of the test); the SMS set is one file, split as the spam-classifier splits it
@@ -150,18 +151,18 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     settings, _ = choose_settings(Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]),
                                        device.type)
     settings = settings.model_copy(update={"precision": choose_precision(settings.precision, gpt.config.width)[0]})
-    classifier = classify.build_model(gpt, len(data.labels), seed)
+    classifier = build_model(gpt, len(data.labels), seed)
     trainable = freeze(classifier, gpt, settings.method, settings.last_blocks)
-    labelled, val, test = (classify.examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
+    labelled, val, test = (examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
     times = max(1, -(-LEAST_STEPS * settings.batch_size // (settings.epochs * len(labelled.ids))))
     labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids.take([*range(len(labelled.ids))] * times),
                        targets=np.tile(labelled.targets, times))
-    job = classify.build_job(classifier, trainable, settings, labelled, val, device)
+    job = build_job(classifier, trainable, settings, labelled, val, device)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with redirect_stdout(nowhere):
             found = train(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
         resume.load_weights(resume.step_directory(Path(folder) / "checkpoints", found["best_step"]), classifier)
-    logits = classify.predict_logits(classifier.eval(), test.ids, budget=PREDICT_TOKENS)
+    logits = predict_logits(classifier.eval(), test.ids, budget=PREDICT_TOKENS)
     return softmax(logits, 1.0), {key: found[key] for key in ("steps", "epochs", "best_step", "threads", "device")} | {
         "times": times, "precision": settings.precision}
 

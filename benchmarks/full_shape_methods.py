@@ -140,9 +140,9 @@ def command(name: str, weights: Path | str, until: str, protocol: str, *settings
 def run_ours(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
     """The command, with the pass through the frozen blocks timed: that over the training rows is part of the epoch."""
     from finetune.cli import app
-    from finetune.tasks import classify
+    from finetune.tasks.classify import job
     from finetune.training import loop
-    passes = timed(classify, "build_prefix_cache")
+    passes = timed(job, "build_prefix_cache")
     stepped = timed(loop, "_step")
     name = f"ours-{method}"
     app(command(name, weights, "train", protocol, f"train.method={method}", f"train.threads={threads}",

@@ -59,7 +59,7 @@ def write_bundle(directory: Path) -> Path:
     from finetune.checkpoints.store import write_checkpoint
     from finetune.hub.assets import asset
     from finetune.models.gpt import GPT, GPTConfig
-    from finetune.tasks.classify import build_model
+    from finetune.tasks.classify.job import build_model
     from finetune.tokenizer import Tokenizer
     tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
     model = build_model(GPT(GPTConfig(tokenizer.vocab_size, 64, 16, 1, 1)).initialise(0), 3, seed=0)
@@ -76,13 +76,13 @@ def run_step(step: str, path: Path) -> dict:
     start = time.monotonic()
     figures: dict = {"step": step}
     if step == "check":
-        from finetune.stages.check import check_file
+        from finetune.tasks.classify.check import check_file
         figures |= check_file(str(path))["duplicates"]
     elif step == "predict":
-        from finetune.tasks.predict import Bundle, predict_table
+        from finetune.tasks.classify.bundle import Bundle, predict_table
         figures |= predict_table(Bundle.load(write_bundle(path.parent / step)), path, path.with_name("out.csv"), None)
     elif step == "evaluate":
-        from finetune.stages.evaluate import score_file
+        from finetune.tasks.classify.score_file import score_file
         figures["accuracy"] = score_file(write_bundle(path.parent / step), path, None, None)[1].split()[1]
     else:
         table = read_labelled(path, None, None)
@@ -94,13 +94,14 @@ def run_step(step: str, path: Path) -> dict:
             figures |= {"near_rows": len(near.rows()), "compared": near.compared}
         elif step in ("prepare", "encode"):
             from finetune.recipe import Recipe
-            from finetune.tasks import classify
+            from finetune.tasks.classify.data import prepare
             from finetune.tokenizer import Tokenizer
+            from finetune.training.predict import encode
             tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
             if step == "encode":
-                figures["tokens"] = len(classify.encode(tokenizer, table.texts, 256).ids)
+                figures["tokens"] = len(encode(tokenizer, table.texts, 256).ids)
             else:
-                records, card = classify.prepare(Recipe(), table, tokenizer, 256)
+                records, card = prepare(Recipe(), table, tokenizer, 256)
                 figures |= {name: len(rows) for name, rows in records.items()} | {"tokens": card["tokens"]["total"]}
     used = resource.getrusage(resource.RUSAGE_SELF)
     return figures | {"seconds": round(time.monotonic() - start, 1),

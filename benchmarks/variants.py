@@ -24,9 +24,11 @@ from finetune.files import read_json, write_json
 from finetune.hub.assets import asset
 from finetune.models.heads import NextToken
 from finetune.models.variants import Variant, VariantConfig
-from finetune.recipe import Pretrain, Train
-from finetune.tables.packing import PackedTokens
-from finetune.tasks import pretrain
+from finetune.recipe import Train
+from finetune.tasks.pretrain.documents import write_tokens
+from finetune.tasks.pretrain.job import block_nats, build_job
+from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.settings import Pretrain
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 from finetune.training.precision import device_type
@@ -59,7 +61,7 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
                    precision="fp32", threads=settings["threads"])
     device = torch.device(device_type())
     model = NextToken(Variant(VariantConfig(tokenizer.vocab_size, **SHAPE, **ROWS[name])).initialise(seed))
-    job = pretrain.build_job(model, chosen, training, held_out, 1.0, 8, device)
+    job = build_job(model, chosen, training, held_out, 1.0, 8, device)
     clock: list[float] = []
 
     def batch(rows: list[int]):
@@ -70,7 +72,7 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
         lines = map(json.loads, (Path(work) / "train.jsonl").read_text(encoding="utf-8").splitlines())
         losses = [line["loss"] for line in lines if "loss" in line]
     blocks = sorted({len(held_out) * i // settings["held_out_blocks"] for i in range(settings["held_out_blocks"])})
-    nats = float(pretrain.block_nats(model.eval(), held_out, blocks, batch_size, device).sum())
+    nats = float(block_nats(model.eval(), held_out, blocks, batch_size, device).sum())
     lengths = np.array(tokenizer.byte_lengths())
     size = sum(int(lengths[held_out.targets(block)].sum()) for block in blocks)
     return {"parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -137,7 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        card = pretrain.write_tokens(arguments.text, data, Tokenizer.of_bytes(), Pretrain(val_fraction=0.02), seed=1)
+        card = write_tokens(arguments.text, data, Tokenizer.of_bytes(), Pretrain(val_fraction=0.02), seed=1)
         settings = {"sources": list(card["sources"]), "train_bytes": card["bytes"]["train"], "steps": arguments.steps,
                     "batch_size": 8, "held_out_blocks": 400, "optimizer": arguments.optimizer, "lr": arguments.lr,
                     "threads": 1, "shape": SHAPE}

@@ -16,7 +16,7 @@ from finetune.run import Run
 from finetune.tables.in_memory import cells_of, is_dataset, read_texts
 from finetune.tables.readers import SAMPLE, find_unlabelled_text
 from finetune.tables.tables import as_cell
-from finetune.tasks.predict import Bundle, added_columns
+from finetune.tasks.classify.bundle import Bundle, added_columns
 
 FORMS = "a path, a frame of pandas, a Dataset or a DatasetDict of datasets"
 

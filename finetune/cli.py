@@ -73,9 +73,9 @@ def compare_architectures(
         label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
         settings: SetOption = None, name: NameOption = None) -> None:
     """Compare encoder-only, decoder-only and encoder-decoder of equal size."""
+    from finetune.comparisons.architectures.stage import QUICK
     from finetune.config import merge
     from finetune.pipeline import make_recipe
-    from finetune.stages.architectures import QUICK
     chosen = {"columns": {"text": text, "label": label}} | ({"data": data} if data else {})
     request = make_recipe("architectures", settings or [], merge(chosen, QUICK if quick else {}))
     _run(request, name, None, None, 1, False)
@@ -100,7 +100,7 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
                               do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: no name of a table", known=".csv, .tsv", do="For example: --out predictions.csv")
-    from finetune.tasks.predict import Bundle, predict_table
+    from finetune.tasks.classify.bundle import Bundle, predict_table
     ready = Bundle.load(bundle)
     if table:
         counts = predict_table(ready, table, out, text, encoding, not no_header)
@@ -118,7 +118,7 @@ def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
              label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; else as learnt.")] = None,
              encoding: EncodingOption = None) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
-    from finetune.stages.evaluate import score_file
+    from finetune.tasks.classify.score_file import score_file
     for line in score_file(bundle, data, text, label, encoding):
         say(line)
 
@@ -161,7 +161,7 @@ def chat(run_directory: RunArgument,
          top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
          seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
     """Talk to an instruct run, in its own prompt style."""
-    from finetune.stages.chat import HELP, converse, open_conversation
+    from finetune.tasks.instruct.chat import HELP, converse, open_conversation
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     say(HELP if conversation.remembers() else f"each question stands alone in this run's style; {HELP}", error=True)
     try:
@@ -264,7 +264,7 @@ def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table
                encoding: EncodingOption = None,
                as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Read a labelled table as training would, and show what is wrong with it."""
-    from finetune.stages.check import check_file, show
+    from finetune.tasks.classify.check import check_file, show
     show(check_file(data, text, label, weights, encoding), as_json)
 
 

@@ -1,5 +1,6 @@
 """What the screen shows: lines, warnings and progress bars, with a copy in the run's log.txt."""
 
+
 import re
 import shutil
 import sys
@@ -114,3 +115,9 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
             left = f"  {(total - done) / max(rate, 1e-9):,.0f} s left" if total else ""
             say(f"{what}: {done:,.0f}{goal} {unit}  {rate:,.1f}/s{left}  {note}".rstrip())
     yield advance
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines of a table whose columns are as wide as their longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

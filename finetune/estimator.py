@@ -18,20 +18,22 @@ from finetune.config import validate
 from finetune.console import say, silence
 from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
 from finetune.evaluation.calibration import fit_temperature, softmax
-from finetune.export.huggingface import random_ids, readme, save_bundle
+from finetune.export.hf import random_ids
 from finetune.files import read_json, sha256_json
 from finetune.recipe import Recipe, Train, check_method
-from finetune.stages.evaluate import describe_start
-from finetune.stages.train import assemble
-from finetune.stages.verify import write_new_weights
 from finetune.tables.in_memory import label_names, read_labels, read_texts
 from finetune.tables.readers import LabelledTexts
 from finetune.tables.splits import grouped_split
-from finetune.tasks import classify
-from finetune.tasks.predict import Bundle, bundle_directory
+from finetune.tasks.classify import job as classify_job
+from finetune.tasks.classify.bundle import Bundle, bundle_directory
+from finetune.tasks.classify.data import Records
+from finetune.tasks.classify.export import readme, save_bundle
+from finetune.tasks.classify.job import build_job
+from finetune.tasks.setup import assemble, describe_start, write_new_weights
 from finetune.training import resume
 from finetune.training.loop import train
 from finetune.training.precision import device_type
+from finetune.training.predict import predict_logits
 
 SEED_LIMIT = 1 << 31
 DTYPES = re.compile(r"[<>|]([biufU]\d+|O)")  # of the classes
@@ -206,17 +208,17 @@ def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: W
     built = assemble(recipe, gpt, tokenizer, loaded.report.parameters,
                      {"labels": labels, "splits": {"train": len(parts["train"])}})
     model, settings = built.model, built.settings
-    learnt, held_out = (classify.examples(classify.Records(source, parts[name]), labels, tokenizer, max_length)
+    learnt, held_out = (classify_job.examples(Records(source, parts[name]), labels, tokenizer, max_length)
                         for name in ("train", "val"))
     validation = held_out if held_out.rows else learnt
     say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
     for line in [*built.why, built.trainable.describe()]:
         say(f"  {line}")
-    job = classify.build_job(model, built.trainable, settings, learnt, validation, torch.device(device_type()))
+    job = build_job(model, built.trainable, settings, learnt, validation, torch.device(device_type()))
     found = train(job, settings, folder, {}, checkpoint_seconds=math.inf)
     resume.load_weights(resume.step_directory(folder / "checkpoints", found["best_step"]), model)
     model = merge(model.eval()).requires_grad_(False)
-    temperature = fit_temperature(classify.predict_logits(model, held_out.ids), held_out.targets)
+    temperature = fit_temperature(predict_logits(model, held_out.ids), held_out.targets)
     two = len(labels) == 2
     return Bundle(model, tokenizer, labels, labels[1] if two else None, max_length, 0.5 if two else None,
                   temperature), settings

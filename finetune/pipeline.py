@@ -91,14 +91,14 @@ def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     fetch: without it no data are downloaded.
     """
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.stages.by_task import task_of
-    from finetune.tables.sources import resolve_data, resolve_text
-    data = task_of(request).resolve_data(request.data, fetch)
+    from finetune.tables.sources import resolve_data, resolve_path
+    from finetune.tasks.base import task_named
+    data = task_named(request.task).resolve_data(request.data, fetch)
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
     if request.pretrain.eval_data:
-        whole = {"eval_data": resolve_text(request.pretrain.eval_data)}
+        whole = {"eval_data": resolve_path(request.pretrain.eval_data)}
         further["pretrain"] = request.pretrain.model_copy(update=whole)
     return request.model_copy(update={"weights": weights, "data": data} | further)
 
@@ -210,7 +210,7 @@ def dry_run(request: Recipe, stages: list[str], processes: int = 1) -> None:
     say("stages: " + ", ".join(stages))
     plans = [("", recipe)] if "train" in stages else []
     if "compare" in stages:
-        from finetune.stages import compare
+        from finetune.comparisons.methods import stage as compare
         compare.check(recipe, processes)
         plans = compare.plans(recipe)
     if plans:
@@ -302,15 +302,16 @@ def _run_stage(run: Run, recipe: Recipe, stage, numbered: tuple[int, str], input
 
 
 def _summary(run: Run, recipe: Recipe) -> None:
-    from finetune.stages.by_task import task_of
-    task = task_of(recipe)
+    from finetune.tasks.base import task_named
+    task = task_named(recipe.task)
     if run.path("eval.json").exists() and list(run.path("stages").glob("*-evaluate.json")):
         say()
         for line in task.summary(read_json(run.path("eval.json"))):
             say(line)
     for stage in ("compare", "architectures"):
         if run.path("comparison.json").exists() and list(run.path("stages").glob(f"*-{stage}.json")):
-            from finetune.report import architectures, candidates
+            from finetune.comparisons.architectures import page as architectures
+            from finetune.comparisons.methods import page as candidates
             page = candidates if stage == "compare" else architectures
             say()
             for line in page.screen_table(read_json(run.path("comparison.json"))):

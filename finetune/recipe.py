@@ -4,8 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from finetune.comparisons.architectures.settings import Architectures
+from finetune.comparisons.methods.settings import Compare
 from finetune.config import Settings
 from finetune.errors import RecipeError
+from finetune.tasks.instruct.settings import Instruct
+from finetune.tasks.pretrain.settings import Pretrain
+from finetune.tasks.seq2seq.settings import Seq2Seq
 
 
 class Columns(Settings):
@@ -80,78 +85,6 @@ class Evaluate(Settings):
     threshold: Literal["half", "max-f1"] = Field(
         "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind an interval")
-
-
-class Pretrain(Settings):
-    """How plain text becomes sequences."""
-
-    val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
-    val_blocks: int = Field(256, ge=1, description="blocks of held-out text that a validation during training reads")
-    eval_data: str = Field("", description="a further text, never trained on, to be measured before and after")
-    across_documents: bool = Field(False, description="let attention cross from one packed document into the next")
-    shares: dict[str, float] = Field({}, description="how often the documents of a file (its name without ending) "
-                                     "are used: 0.2 for a fifth of them, 2 for twice; 1 where not named")
-
-
-class Instruct(Settings):
-    """How instruction records become prompts and answers."""
-
-    style: Literal["alpaca", "chat", "plain"] = Field(
-        "alpaca", description="the words around an instruction: those of Stanford Alpaca; chat: User: and Assistant:, "
-        "also for several turns and a system message; plain: the instruction and its input, a line each")
-    template: str = Field("", description="an own prompt in the style's place: text with {instruction} and {input}, "
-                          "which the answer follows")
-    loss_on: Literal["answer", "all"] = Field(
-        "answer", description="tokens that are learnt: the answers and their ends, or those of the prompts too")
-    malformed_fraction: float = Field(0.0, ge=0, lt=1, description="share of the records that may be malformed; they "
-                                      "are left out and counted, and more of them are an error that lists some")
-    max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most where answers are scored")
-
-
-class Seq2Seq(Settings):
-    """How sources become targets."""
-
-    family: Literal["decoder", "encoder-decoder"] = Field(
-        "encoder-decoder", description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
-        "the source is read both ways by an encoder, and both sides begin with a GPT's weights")
-    source: str | None = Field(None, description="name of the source column; none: found by its name")
-    target: str | None = Field(None, description="name of the target column; none: found by its name")
-    silent_cross: bool = Field(True, description="begin with the cross-attention's output at zero, so that the decoder "
-                               "is the GPT until it learns to look at its source; else drawn as other fresh weights")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the answer that is spread over all tokens")
-    max_new_tokens: int = Field(64, ge=1, description="tokens of a target at most where targets are written")
-    beams: int = Field(1, ge=1, description="beam search with so many beams in the evaluation; 1: greedy")
-    length_penalty: float = Field(1.0, description="of beams: their log probability is divided by their length to "
-                                  "this power")
-
-
-class Compare(Settings):
-    """What a comparison of methods trains."""
-
-    candidates: tuple[str, ...] = Field(
-        ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"), min_length=1,
-        description="ways to adapt the weights, each trained under every seed on the same split")
-    seeds: int = Field(3, ge=1, description="trainings of each, from train.seed upwards")
-
-
-class Architectures(Settings):
-    """What a comparison of architectures trains, and for how long."""
-
-    trainings: tuple[str, ...] = Field(
-        ("classify-encoder-random", "classify-decoder-random", "classify-both-random", "classify-encoder-pretrained",
-         "classify-encoder-masked", "classify-decoder-pretrained", "classify-both-pretrained", "classify-both-whole",
-         "numbers-decoder-random", "numbers-both-random", "numbers-decoder-pretrained", "numbers-both-pretrained",
-         "text-encoder-random", "text-decoder-random", "text-both-random", "text-encoder-pretrained",
-         "text-decoder-pretrained", "text-both-pretrained"), min_length=1,
-        description="what is trained, as TASK-ARCHITECTURE-START, each under every seed; both is an encoder-decoder, "
-        "whole one with all pretrained blocks on each side, masked an encoder after text-encoder-pretrained")
-    seeds: int = Field(2, ge=1, description="trainings of each, from train.seed upwards")
-    classify_steps: int = Field(150, ge=1, description="optimizer steps of each classifier")
-    numbers_steps: int = Field(600, ge=1, description="optimizer steps of each model that writes numbers in words")
-    text_steps: int = Field(100, ge=1, description="optimizer steps of each model that reads the bundled text")
-    number_limit: int = Field(10_000, ge=100, le=1_000_000, description="numbers are drawn from 0 up to this one")
-    test_numbers: int = Field(300, ge=10, description="numbers that no model learns from, for exact match")
-    piece_tokens: int = Field(32, ge=2, description="tokens of running text that are given, and as many to predict")
 
 
 class Shape(Settings):

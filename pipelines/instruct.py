@@ -8,8 +8,9 @@ follows instructions. With GPT-2 355M: `finetune run instruct --set weights=gpt2
 Afterwards: `finetune chat runs/instruct`.
 """
 
-from finetune.recipe import Instruct, Recipe, Train
+from finetune.recipe import Recipe, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.tasks.instruct.settings import Instruct
 
 recipe = Recipe(task="instruct", weights="auto", data="instruct-sample", instruct=Instruct(style="chat"),
                 train=Train(method="auto", metric="log_loss", batch_size=4))

@@ -5,8 +5,9 @@ files, `--set shape.tokenizer=DIR` a vocabulary from `finetune tokenizer train`.
 sounds like today: dialogues, mail, web, reference and textbooks, with old novels as less than a third of the tokens.
 """
 
-from finetune.recipe import Pretrain, Recipe, Shape, Train
+from finetune.recipe import Recipe, Shape, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.tasks.pretrain.settings import Pretrain
 
 SHARES = {"c4_sample": 3.0, "devils_dictionary_jargon": 0.3, "dialogues_sgd": 0.5, "fortunes": 1.0,
           "mailing_list_ham": 2.0, "masc": 2.0, "novels_1830-1930": 0.05, "openstax_textbooks": 0.8,

@@ -7,8 +7,9 @@ their end, which is counted. The report gives ROUGE-1, -2 and -L beside copying 
 summary and the model before training.
 """
 
-from finetune.recipe import Recipe, Seq2Seq, Split, Train
+from finetune.recipe import Recipe, Split, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.tasks.seq2seq.settings import Seq2Seq
 
 recipe = Recipe(task="seq2seq", weights="auto", split=Split(val_fraction=0.05, test_fraction=0.1),
                 seq2seq=Seq2Seq(family="decoder", max_new_tokens=96),

@@ -7,8 +7,9 @@ it well and writes other languages with effort, and ten thousands of pairs make 
 sentences takes mini about half an hour of one core; GPT-2 124M wants a GPU.
 """
 
-from finetune.recipe import Recipe, Seq2Seq, Split, Train
+from finetune.recipe import Recipe, Split, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.tasks.seq2seq.settings import Seq2Seq
 
 recipe = Recipe(task="seq2seq", weights="auto", split=Split(val_fraction=0.05, test_fraction=0.05),
                 seq2seq=Seq2Seq(family="encoder-decoder", label_smoothing=0.1, beams=4),

@@ -8,8 +8,9 @@ import torch
 
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Train
-from finetune.tasks import classify
+from finetune.tasks.classify import job
 from finetune.tokenizer import Tokenizer
+from finetune.training import predict
 from finetune.training.loop import Job
 from finetune.training.trainable import adapt, freeze
 
@@ -31,11 +32,11 @@ def toy_job(method: str = "full", **settings) -> tuple[Job, Train]:
                       "threads": 1, "micro_batch_tokens": 128} | settings)
     tokenizer = Tokenizer.of_bytes()
     config = GPTConfig(tokenizer.vocab_size, context=128, width=32, layers=2, heads=2, dropout=chosen.dropout)
-    model = classify.build_model(GPT(config).initialise(1, std=0.1), classes=2, seed=chosen.seed)
+    model = job.build_model(GPT(config).initialise(1, std=0.1), classes=2, seed=chosen.seed)
     adapt(model.gpt, chosen)
     trainable = freeze(model, model.gpt, chosen.method, chosen.last_blocks)
     texts, targets = toy_texts()
-    encoded = classify.encode(tokenizer, texts, config.context)
-    train, val = (classify.Examples(list(range(100, 160))[rows], encoded[rows], targets[rows])
+    encoded = predict.encode(tokenizer, texts, config.context)
+    train, val = (job.Examples(list(range(100, 160))[rows], encoded[rows], targets[rows])
                   for rows in (slice(0, 44), slice(44, 60)))
-    return classify.build_job(model, trainable, chosen, train, val, torch.device("cpu")), chosen
+    return job.build_job(model, trainable, chosen, train, val, torch.device("cpu")), chosen

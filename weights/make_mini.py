@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from finetune.checkpoints.store import load_checkpoint, write_checkpoint
+from finetune.evaluation.language import compressors
 from finetune.models.heads import NextToken
-from finetune.tables.documents import text_files
-from finetune.tables.packing import PackedTokens
-from finetune.tasks import pretrain
+from finetune.tasks.pretrain.documents import text_files, write_evaluation_tokens
+from finetune.tasks.pretrain.job import evaluate
+from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.training import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,12 +46,12 @@ def measure(run: Path, texts: Path) -> dict:
     for file in text_files(texts):
         folder = run / "data" / file.stem
         folder.mkdir(exist_ok=True)
-        pretrain.write_evaluation_tokens(file, folder, tokenizer)
+        write_evaluation_tokens(file, folder, tokenizer)
         parts[file.stem] = {file.stem: packed(folder / "eval.bin")}
-    found = pretrain.evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"))
+    found = evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"))
     for file in text_files(texts):
         found.setdefault("texts", {})[file.stem] = {"bytes": file.stat().st_size,
-                                                    "compressors": pretrain.compressors(file.read_bytes())}
+                                                    "compressors": compressors(file.read_bytes())}
     recipe = json.loads((run / "recipe.json").read_text())
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")

@@ -19,8 +19,9 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.pipeline import load_pipeline
 from finetune.recipe import Train
-from finetune.tables.packing import PackedTokens
-from finetune.tasks import pretrain
+from finetune.tasks.pretrain.documents import write_evaluation_tokens, write_tokens
+from finetune.tasks.pretrain.job import block_nats, build_job
+from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
@@ -66,8 +67,8 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
         data.mkdir(parents=True)
         recipe = load_pipeline("pretrain-mini")[0]
         settings = recipe.pretrain.model_copy(update={"shares": MIXES[wanted["mix"]]})
-        card = pretrain.write_tokens(texts, data, tokenizer, settings, recipe.split.seed)
-        pretrain.write_evaluation_tokens(text, data, tokenizer)
+        card = write_tokens(texts, data, tokenizer, settings, recipe.split.seed)
+        write_evaluation_tokens(text, data, tokenizer)
         (data / "card.json").write_text(json.dumps(card))
     card = json.loads((data / "card.json").read_text())
 
@@ -80,7 +81,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
     settings = Train(method="full", epochs=1, max_steps=wanted["tokens"] // (batch * CONTEXT), metric="log_loss",
                      micro_batch_tokens=2048, min_lr_fraction=0.02, warmup_fraction=0.05, beta_2=0.98,
                      precision="bf16", threads=1, **wanted["train"])
-    job = pretrain.build_job(model, settings, packed("train"), packed("val"),
+    job = build_job(model, settings, packed("train"), packed("val"),
                              card["bytes"]["val"] / card["tokens"]["val"], 64, torch.device("cpu"))
     found = train(job, settings, work / name, {})
     lengths, own, offset = np.array(tokenizer.byte_lengths()), {}, 0
@@ -99,7 +100,7 @@ def _bits(model: NextToken, tokens: PackedTokens, lengths: np.ndarray, most: int
     """Bits per byte over at most `most` blocks."""
     blocks = sorted({len(tokens) * i // most for i in range(most)})
     with torch.autocast("cpu", torch.bfloat16):
-        nats = pretrain.block_nats(model.eval(), tokens, blocks, 8, torch.device("cpu")).sum()
+        nats = block_nats(model.eval(), tokens, blocks, 8, torch.device("cpu")).sum()
     return float(nats) / math.log(2) / sum(int(lengths[tokens.targets(block)].sum()) for block in blocks)
 
 

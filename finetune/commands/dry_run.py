@@ -25,9 +25,8 @@ from finetune.recipe import Recipe
 from finetune.report.blocks import bytes_text, seconds_text
 from finetune.run import Run
 from finetune.stages import download, prepare, verify
-from finetune.stages.by_task import task_of
-from finetune.stages.by_task.task import Built
-from finetune.stages.train import assemble, build
+from finetune.tasks.base import TrainingSetup, task_named
+from finetune.tasks.setup import assemble, build
 from finetune.training.loop import CHECKPOINT_SECONDS, count_steps, make_plan, try_steps
 from finetune.training.precision import device_type
 from finetune.training.probe import crowded, estimate
@@ -74,7 +73,7 @@ def _offline():
 
 
 def _missing_data(recipe: Recipe) -> str:
-    row = task_of(recipe).registry_row(recipe)
+    row = task_named(recipe.task).registry_row(recipe)
     if row is None or fetch.find_data(row):
         return ""
     return f"data: {row.name} is not on this machine; the run downloads {bytes_text(row.spec.size_bytes)}"
@@ -102,7 +101,7 @@ def _missing_weights(recipe: Recipe) -> str:
 def _plan_only(recipe: Recipe, with_data: bool) -> None:
     """What follows from the shape of weights that are not here, and from data that are."""
     row = weights_registry().get(recipe.weights)
-    prepared = task_of(recipe).foresee(recipe, row.context if row else 1024) if with_data else None
+    prepared = task_named(recipe.task).foresee(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
         with torch.device("meta"):  # shapes without numbers
             gpt = GPT(GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
@@ -119,7 +118,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     """Try the steps, and say the plan and the estimates."""
     reset_peak_memory()
     begun = time.monotonic()
-    built, task = build(recipe, run), task_of(recipe)
+    built, task = build(recipe, run), task_named(recipe.task)
     loading = time.monotonic() - begun
     settings = built.settings
     _say_plan(built)
@@ -145,7 +144,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     say("not counted: baselines, intervals, report and export. Nothing was kept; no weights were changed.")
 
 
-def _say_plan(built: Built) -> None:
+def _say_plan(built: TrainingSetup) -> None:
     settings, trainable = built.settings, built.trainable
     for line in [*built.why, trainable.describe()]:
         say(f"  {line}")

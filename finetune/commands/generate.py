@@ -12,7 +12,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
-from finetune.tasks.seq2seq import decoding, writing_room
+from finetune.tasks.seq2seq.job import decoding, writing_room
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from finetune.errors import RecipeError
-from finetune.tables.documents import iterate_pieces, text_files
+from finetune.tasks.pretrain.documents import iterate_pieces, text_files
 from finetune.tokenizer import END_OF_TEXT, SPLIT_PATTERN, Tokenizer, byte_alphabet
 
 SPECIAL_TOKENS = ("<|pad|>", "<|mask|>", "<|sep|>", END_OF_TEXT)  # last, in this order

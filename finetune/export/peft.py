@@ -15,7 +15,7 @@ from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config
 from finetune.errors import RunError, WeightsError
-from finetune.export.huggingface import TOLERANCE, random_ids, their_logits
+from finetune.export.hf import TOLERANCE, random_ids, their_logits
 from finetune.files import replace_directory, write_json
 from finetune.hub.registry import weights_registry
 from finetune.models.gpt import GPT

@@ -1,6 +1,7 @@
 """How metrics are named and written: in reports, on the screen and in sentences."""
 
 
+
 METRIC_NAMES = {
     "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
     "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
@@ -46,3 +47,10 @@ def metric_text(entry: dict, name: str) -> str:
 def p_text(p: float) -> str:
     """A p value in two digits: p = 0.75, p = 0.0032, p < 0.0001."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+
+
+def bracket_cell(metric: dict) -> str:
+    """0.9821 [0.9712, 0.9895], for a table on the screen."""
+    if metric["value"] is None:
+        return "not defined"
+    return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"

@@ -214,7 +214,7 @@ def use(name: str, evaluation: dict) -> Section:
               Code(f'finetune predict {shlex.quote(run)} "some text"\n'
                    f"finetune predict {shlex.quote(run)} --csv in.csv --text text --out out.csv"),
               Text("In Python, with this project or with transformers alone:"),
-              Code("from finetune.tasks.predict import Bundle\n\n"
+              Code("from finetune.tasks.classify.bundle import Bundle\n\n"
                    f"labels, probabilities = Bundle.load({run!r}).predict([\"some text\"])"),
               Code("from transformers import pipeline\n\n"
                    f"classify = pipeline(\"text-classification\", model={run + '/export/hf'!r})\n"

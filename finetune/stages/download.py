@@ -6,15 +6,16 @@ from finetune.console import say
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.stages.by_task import task_of
-from finetune.tables.sources import locate_data, locate_text
+from finetune.tables.sources import locate_data
+from finetune.tasks.base import task_named
+from finetune.tasks.pretrain.documents import locate_text
 
 OUTPUTS: list[str] = []
 
 
 def outside(recipe: Recipe) -> dict[str, str]:
     """What could change under a run: the data, and weights that no registry pins, by their hashes."""
-    found = {"the data's content": sha256_tree(task_of(recipe).locate(recipe).path)}
+    found = {"the data's content": sha256_tree(task_named(recipe.task).locate(recipe).path)}
     for what, name in (("validation", recipe.validation), ("test", recipe.test)):
         found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
     if recipe.pretrain.eval_data:
@@ -28,7 +29,7 @@ def outside(recipe: Recipe) -> dict[str, str]:
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Fetch what the recipe names, every hash checked; data that cannot be used are found before any download."""
-    task = task_of(recipe)
+    task = task_named(recipe.task)
     data = task.locate(recipe)
     task.check(recipe)
     say(f"data: {data.name} ({data.source})")

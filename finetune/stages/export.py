@@ -10,16 +10,15 @@ from finetune.export.peft import write_adapter
 from finetune.files import read_json
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.stages.by_task import task_of
-from finetune.stages.evaluate import best_model, trained_model
-from finetune.stages.verify import base_weights
+from finetune.tasks.base import task_named
+from finetune.tasks.setup import base_weights, best_model, trained_model
 
 OUTPUTS = ["export/hf/*"]
 
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Write export/hf/. Raises WeightsError where transformers gives other logits than we do."""
-    checked = task_of(recipe).export(recipe, run, *best_model(recipe, run))
+    checked = task_named(recipe.task).export(recipe, run, *best_model(recipe, run))
     say(f"export: {checked['summary']}")
     return checked
 
@@ -27,7 +26,7 @@ def run(recipe: Recipe, run: Run) -> dict:
 def export_adapter(recipe: Recipe, run: Run) -> dict:
     """Write export/peft/. Raises RunError where the method was not lora."""
     model, _ = trained_model(recipe, run)
-    checked = write_adapter(run, model, base_weights(recipe, run), task_of(recipe).adapter_texts(run))
+    checked = write_adapter(run, model, base_weights(recipe, run), task_named(recipe.task).adapter_texts(run))
     say(f"export: {checked['summary']}")
     return checked
 

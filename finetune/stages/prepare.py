@@ -2,11 +2,11 @@
 
 from finetune.recipe import Recipe
 from finetune.run import Run
-from finetune.stages.by_task import task_of
+from finetune.tasks.base import task_named
 
 OUTPUTS = ["data/*"]
 
 
 def run(recipe: Recipe, run: Run) -> dict:
     """Write the task's data files and data/card.json."""
-    return task_of(recipe).prepare(recipe, run)
+    return task_named(recipe.task).prepare(recipe, run)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from finetune.comparisons.architectures import page as architectures
+from finetune.comparisons.methods import page as methods
 from finetune.recipe import Recipe
-from finetune.report import architectures, candidates
 from finetune.report.build import build_report
 from finetune.run import Run
-from finetune.stages.by_task import TASKS
+from finetune.tasks import TASKS
+from finetune.tasks.base import task_named
 
 OUTPUTS = ["report/index.html", "report/report.md"]
 LEAF = True  # no later stage reads it, and `finetune report` writes it anew
@@ -19,5 +21,5 @@ def run(recipe: Recipe, run: Run) -> dict:
 
 def rebuild(run: Run) -> Path:
     """The same from a run that may be finished long ago. Returns where index.html stands."""
-    return build_report(run.directory, {name: task.page for name, task in TASKS.items()} | {
-        "compare": candidates.page, "architectures": architectures.page})
+    return build_report(run.directory, {name: task_named(name).page for name in TASKS} | {
+        "compare": methods.page, "architectures": architectures.page})

@@ -5,21 +5,16 @@ import sys
 import time
 from pathlib import Path
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.console import say
 from finetune.errors import TrainingError
-from finetune.files import read_json, sha256_json
-from finetune.models.gpt import GPT
+from finetune.files import read_json
 from finetune.recipe import Recipe
-from finetune.run import Run, fingerprint
-from finetune.stages.by_task import task_of
-from finetune.stages.by_task.task import Built
-from finetune.stages.verify import base_weights
-from finetune.tokenizer import Tokenizer
+from finetune.run import Run
+from finetune.tasks.base import task_named
+from finetune.tasks.setup import build, identity
 from finetune.training.launch import answer, launch
 from finetune.training.loop import set_threads, train
-from finetune.training.precision import choose_precision, device_type
-from finetune.training.trainable import choose_settings
+from finetune.training.precision import device_type
 
 OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
 
@@ -29,43 +24,6 @@ def run(recipe: Recipe, run: Run, processes: int = 1) -> dict:
     if processes > 1:
         return _launch(run, processes)
     return train_here(recipe, run)
-
-
-def build(recipe: Recipe, run: Run) -> Built:
-    """The model on the run's starting weights, with what moves set free."""
-    loaded = base_weights(recipe, run).load(recipe.train.dropout)
-    gpt = getattr(loaded.model, "gpt", loaded.model)
-    return assemble(recipe, gpt, loaded.tokenizer, loaded.report.parameters, run.result("prepare"))
-
-
-def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int, prepared: dict) -> Built:
-    """The task's model on top of a GPT, with what moves set free. prepared: what ``prepare`` returned."""
-    rows = _training_rows(prepared, gpt)
-    settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
-    precision, because = choose_precision(settings.precision, gpt.config.width)
-    settings = settings.model_copy(update={"precision": precision})
-    task = task_of(recipe)
-    model = task.build_model(recipe, gpt, prepared)
-    trainable = task.set_free(model, gpt, settings)
-    return Built(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
-
-
-def identity(recipe: Recipe, run: Run) -> dict[str, str]:
-    """Hashes of what a training rests on: a checkpoint of another identity is not gone on with."""
-    return {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
-            "weights": fingerprint(run.record("verify"))}
-
-
-def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the starting weights have learnt anything."""
-    return recipe.weights not in (RANDOM_BYTES, SCRATCH)
-
-
-def _training_rows(prepared: dict, gpt: GPT) -> int:
-    """Rows to train on; for a language model the blocks that fill its context, none where they are not counted yet."""
-    if "splits" in prepared:
-        return prepared["splits"]["train"]
-    return prepared["tokens"]["train"] // gpt.config.context if "tokens" in prepared else 0
 
 
 def train_here(recipe: Recipe, run: Run) -> dict:
@@ -78,7 +36,7 @@ def train_here(recipe: Recipe, run: Run) -> dict:
     for line in [*built.why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = task_of(recipe).build_job(recipe, run, built, device)
+    job = task_named(recipe.task).build_job(recipe, run, built, device)
     found = train(job, settings, run.directory, identity(recipe, run), set_up_seconds=time.monotonic() - begun)
     return found | {"method": settings.method, "why": built.why, "lr": settings.lr, "precision": settings.precision,
                     "parameters": trainable.total,

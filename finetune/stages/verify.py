@@ -1,37 +1,14 @@
 """Stage ``verify``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
 
-from pathlib import Path
-
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
-from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.console import say
-from finetune.errors import RunError, WeightsError
+from finetune.errors import WeightsError
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
+from finetune.tasks.setup import base_weights, write_new_weights
 
 OUTPUTS = ["base/*"]
-
-
-def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
-    """Where this run's starting weights stand. Raises RunError where their files are no longer those it began with."""
-    found = locate_weights(recipe.weights, base=run.path("base"))
-    if not found.pinned:
-        began, now = run.result("download")["weights"]["sha256"], found.content()
-        changed = [name for name in sorted({*began, *now}) if began.get(name) != now.get(name)]
-        if changed:
-            raise RunError(f"{found.directory}: the weights that this run began with have changed",
-                           got=", ".join(changed), do="Put them back, or begin another run with another --name.")
-    return found
-
-
-def write_new_weights(recipe: Recipe, directory: Path) -> None:
-    """Write the recipe's starting weights where they are new ones; others stand elsewhere already."""
-    if recipe.weights == RANDOM_BYTES:
-        write_random_bytes(directory, recipe.train.seed)
-    elif recipe.weights == SCRATCH:
-        write_scratch(directory, recipe.shape, recipe.train.seed)
 
 
 def run(recipe: Recipe, run: Run) -> dict:

@@ -1,1 +1,3 @@
-"""Tasks: what is learnt, in the same few functions each."""
+"""The tasks: what can be learnt, each in a folder of its own. The one list of them; it imports nothing."""
+
+TASKS = ("classify", "instruct", "seq2seq", "pretrain")

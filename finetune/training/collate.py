@@ -21,3 +21,9 @@ def pad_states(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 def last_positions(rows: list) -> Tensor:
     """The index of each row's last element (B,)."""
     return torch.tensor([len(row) - 1 for row in rows])
+
+
+def padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids (B, T), padded on the right, and where they are real (B, T)."""
+    ids, last = pad_ids(rows, pad)
+    return ids, torch.arange(ids.shape[1]) <= last[:, None]

@@ -14,7 +14,7 @@ PIPELINES = ["classify", "spam-classifier"]
 
 
 def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
-    from finetune.tasks.predict import Bundle
+    from finetune.tasks.classify.bundle import Bundle
     rows = [(text.strip('"'), label) for text, label in sms.rows[:60]]
     lines = ["category\tmessage\n", *(f"{label}\t{text}\n" for text, label in rows), "ham\t \n"]
     Path("my.tsv").write_text("".join(lines))

@@ -35,7 +35,7 @@ def test_transformers_gives_the_same_logits_and_labels(bundle, sms):
     import torch
     from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
-    from finetune.tasks.predict import Bundle
+    from finetune.tasks.classify.bundle import Bundle
     ours = Bundle.load(bundle)
     model = GPT2ForSequenceClassification.from_pretrained(bundle).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundle)
@@ -77,7 +77,7 @@ def test_texts_on_the_command_line_get_a_line_each(bundle, toy, finetune):
 
 
 def test_a_prediction_does_not_depend_on_its_batch(bundle, sms):
-    from finetune.tasks.predict import Bundle
+    from finetune.tasks.classify.bundle import Bundle
     ours, texts = Bundle.load(bundle), [text for text, _ in sms.rows]
     together, reverse = ours.logits(texts), ours.logits(texts[::-1])[::-1]
     alone = np.concatenate([ours.logits([text]) for text in texts[:20]])

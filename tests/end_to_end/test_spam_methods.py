@@ -20,27 +20,27 @@ def read(*parts):
 @pytest.fixture
 def fitted(monkeypatch):
     """The trainings that were started, which take place in this process and so begin at once."""
-    from finetune.stages import compare
+    from finetune.comparisons.methods import stage
     started = []
 
     def launch(command, run):
-        assert command[:2] == ["-m", "finetune.stages.compare"]
+        assert command[:2] == ["-m", "finetune.comparisons.methods.stage"]
         _, name, seed = command[2:]
         started.append(f"{name}-{seed}")
-        return compare.fit_here(run, name, int(seed))
-    monkeypatch.setattr(compare, "launch", launch)
+        return stage.fit_here(run, name, int(seed))
+    monkeypatch.setattr(stage, "launch", launch)
     return started
 
 
 def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted, monkeypatch):
-    from finetune.stages import compare
-    work = compare.fit_here
+    from finetune.comparisons.methods import stage
+    work = stage.fit_here
 
     def stopped_at_the_sixth(run, name, seed):
         if len(fitted) == 6:
             raise KeyboardInterrupt
         return work(run, name, seed)
-    monkeypatch.setattr(compare, "fit_here", stopped_at_the_sixth)
+    monkeypatch.setattr(stage, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
     done = finetune(*SETTINGS)

@@ -9,7 +9,7 @@ import finetune
 from finetune import api
 from finetune.errors import DataError
 from finetune.files import read_json
-from finetune.tasks.predict import Bundle
+from finetune.tasks.classify.bundle import Bundle
 
 WORDS = {"junk": ["win", "cash", "prize", "claim", "now"], "fine": ["lunch", "home", "mum", "later", "ok"]}
 SETTINGS = {"train": {"epochs": 2, "lr": 1e-2}, "evaluate": {"resamples": 100}}

@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 import finetune
 from finetune.errors import FinetuneError, WeightsError
 from finetune.estimator import TextClassifier
-from finetune.tasks.predict import Bundle
+from finetune.tasks.classify.bundle import Bundle
 from finetune.tokenizer import Tokenizer
 
 WORDS = {"spam": ["win", "cash", "prize", "claim"], "ham": ["lunch", "home", "mum", "later"]}

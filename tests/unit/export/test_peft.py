@@ -16,7 +16,7 @@ from finetune.export import peft
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.run import Run
-from finetune.tasks.classify import build_model
+from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
 TOKENIZER, LABELS = Tokenizer.of_bytes(), ["[/x]", 'a"b', "spam"]

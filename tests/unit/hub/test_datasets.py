@@ -5,7 +5,7 @@ import pytest
 
 from finetune.errors import DataError, FetchError
 from finetune.hub import datasets as hub_datasets
-from finetune.tables.sources import locate_text
+from finetune.tasks.pretrain.documents import locate_text
 
 
 @pytest.fixture

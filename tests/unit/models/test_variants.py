@@ -24,8 +24,8 @@ from finetune.models.variants import (
     sinusoids,
 )
 from finetune.recipe import Train
-from finetune.tables.packing import PackedTokens, TokenWriter, document_layout
-from finetune.tasks import pretrain
+from finetune.tasks.pretrain import job as pretrain_job
+from finetune.tasks.pretrain.packing import PackedTokens, TokenWriter, document_layout
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
@@ -277,7 +277,7 @@ def test_the_loop_trains_a_variant(tmp_path):
     model = NextToken(Variant(VariantConfig(**shape)).initialise(1))
     settings = Train(method="full", metric="log_loss", epochs=4, batch_size=4, lr=5e-3, precision="fp32", threads=1,
                      optimizer="muon")
-    job = pretrain.build_job(model, settings, *packed, 1.0, 8, torch.device("cpu"))
+    job = pretrain_job.build_job(model, settings, *packed, 1.0, 8, torch.device("cpu"))
     before = job.validate(model)["log_loss"]
     found = train(job, settings, tmp_path / "run", {})
     assert before == pytest.approx(math.log(tokenizer.vocab_size), abs=0.2)

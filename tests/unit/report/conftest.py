@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from finetune.evaluation.score import score_classifier
 from finetune.recipe import Recipe
 from finetune.tables.cells import defuse
+from finetune.tasks.classify.score import score_classifier
 
 _FILLER = ["call", "me", "when", "you", "get", "there", "see", "later", "today", "home", "work", "meeting",
            "please", "thanks", "about", "the", "and", "for", "with", "time", "back", "going", "new", "good", "night"]

@@ -13,8 +13,10 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune.errors import RunError
-from finetune.report import language, provenance, results
+from finetune.report import provenance
 from finetune.report.build import build_report, read_errors, read_training_log
+from finetune.tasks.classify import page as results
+from finetune.tasks.pretrain import page as language
 
 PAGES = {"classify": results.page, "pretrain": language.page}
 PAYLOADS = [
@@ -343,6 +345,6 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
 
 def test_building_a_report_imports_no_torch(make_run):
     run = make_run(rows=(100, 30, 40))
-    code = ("import sys; from pathlib import Path; from finetune.report import build, language, results; "
-            f"build.build_report(Path({str(run)!r}), {{'classify': results.page}}); sys.exit('torch' in sys.modules)")
+    code = ("import sys; from pathlib import Path; from finetune.report import build; from finetune.tasks.classify import page; "
+            f"build.build_report(Path({str(run)!r}), {{'classify': page.page}}); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,7 +6,8 @@ import pytest
 
 from finetune.errors import DataError, FetchError
 from finetune.recipe import Recipe
-from finetune.tables.sources import locate_data, read_data, resolve_data
+from finetune.tables.sources import locate_data, resolve_data
+from finetune.tasks.classify.data import read_data
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from finetune.adapters.lora import lora_tensors, merge
 from finetune.errors import Interrupted, TrainingError
-from finetune.tasks import classify
+from finetune.tasks.classify import job as classify_job
 from finetune.training import loop
 from finetune.training.batching import epoch_batches, micro_batches
 
@@ -78,7 +78,7 @@ def stirred(made):
 def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, monkeypatch, method, targets, weighting):
     lora = {"lora_targets": targets} if targets else {}
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "CACHE_LIMIT", 0)
+        patch.setattr(classify_job, "CACHE_LIMIT", 0)
         plain, _ = stirred(toy_job("lora" if lora else "full", class_weights=weighting, **lora))
     assert len({plain.lengths[row] for row in ROWS}) >= 6
     assert (len({plain.weights[row] for row in ROWS}) == 2) == (weighting == "balanced")

@@ -9,7 +9,7 @@ import torch
 
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
-from finetune.tasks import classify
+from finetune.tasks.classify import job as classify_job
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 
 
@@ -35,7 +35,7 @@ def test_training_from_the_cache_is_training_without_it(toy_job, run_training, m
     more |= {"micro_batch_tokens": 10**6}  # each step in one part: dropout draws the same
     cached, settings = toy_job(method, epochs=3, **more)
     assert cached.batch([0])[0].shape == (1, 1 if method == "head" else cached.lengths[0], 32)
-    monkeypatch.setattr(classify, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(classify_job, "CACHE_LIMIT", 0)
     plain, _ = toy_job(method, epochs=3, **more)
     assert plain.batch([0])[0].shape == (1, plain.lengths[0])
     _, cached_steps, cached_validations, _ = run_training(cached, settings, name="cached")

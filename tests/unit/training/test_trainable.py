@@ -6,7 +6,7 @@ from finetune.errors import RecipeError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.recipe import Train
-from finetune.tasks.classify import build_model
+from finetune.tasks.classify.job import build_model
 from finetune.training.trainable import adapt, choose_method, choose_settings, freeze
 
 EMBEDDINGS = ["gpt.token_embedding.weight", "gpt.position_embedding.weight"]

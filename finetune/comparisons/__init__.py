@@ -1,0 +1,1 @@
+"""Several trainings on one split, on one page."""

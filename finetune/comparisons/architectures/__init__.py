@@ -1,0 +1,1 @@
+"""Encoder, decoder and encoder-decoder of equal size on the same tasks."""

@@ -1,0 +1,193 @@
+"""Encoder-only, decoder-only and encoder-decoder of equal size, each made to do the same tasks."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.comparisons.architectures.masked import summed_nats
+from finetune.models.encoder import Encoder, EncoderClassifier
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderClassifier, EncoderDecoderConfig
+from finetune.models.gpt import GPT, IGNORE, GPTConfig
+from finetune.models.heads import Classifier, OwnLoss
+from finetune.models.variants import Block, VariantConfig
+from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
+from finetune.tasks.classify.job import Examples
+from finetune.tasks.seq2seq.layout import Pair, one_sequence, two_sequences
+from finetune.tasks.seq2seq.model import family_of
+from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import padded
+from finetune.training.loop import Job
+
+CLASSIFY, NUMBERS, TEXT = "classify", "numbers", "text"
+ENCODER, DECODER, BOTH = "encoder", "decoder", "both"
+RANDOM, PRETRAINED, MASKED, WHOLE = "random", "pretrained", "masked", "whole"
+NAMES = {ENCODER: "encoder-only", DECODER: "decoder-only", BOTH: "encoder-decoder"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the comparison's trainings: what is learnt, by which architecture, and what it begins with."""
+
+    task: str
+    architecture: str
+    start: str
+
+    @property
+    def name(self) -> str:
+        """As recipes name it."""
+        return f"{self.task}-{self.architecture}-{self.start}"
+
+    @property
+    def label(self) -> str:
+        """As the report names it."""
+        more = {MASKED: ", after masked words", WHOLE: ", all blocks on each side"}
+        return NAMES[self.architecture] + more.get(self.start, "")
+
+
+STARTS = {(CLASSIFY, ENCODER): (RANDOM, PRETRAINED, MASKED), (CLASSIFY, DECODER): (RANDOM, PRETRAINED),
+          (CLASSIFY, BOTH): (RANDOM, PRETRAINED, WHOLE)} | {
+    (task, architecture): (RANDOM, PRETRAINED) for task, architecture in (
+        (NUMBERS, DECODER), (NUMBERS, BOTH), (TEXT, ENCODER), (TEXT, DECODER), (TEXT, BOTH))}
+TRAININGS = {own.name: own for own in (Training(task, architecture, start)
+                                       for (task, architecture), starts in STARTS.items() for start in starts)}
+READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # what an encoder that begins `masked` was before
+
+
+def count(model: nn.Module) -> int:
+    """Parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def equal_layers(config: GPTConfig) -> tuple[int, int]:
+    """Encoder and decoder blocks of the encoder-decoder whose size comes nearest to the GPT's; at least one each.
+
+    Of pairs that are level (within half a percent of the GPT) the one with the most even sides.
+    """
+    shape = VariantConfig(**asdict(config))
+    plain, cross = count(Block(shape)), count(Block(shape, cross=True))
+    more = config.context * config.width + 2 * config.width  # a second table of positions, a second last norm
+    whole = (config.vocab_size + config.context + 2) * config.width + config.layers * plain
+    pairs = [(encoder, decoder) for encoder in range(1, config.layers + 1) for decoder in range(1, config.layers + 1)]
+
+    def apart(pair: tuple[int, int]) -> int:
+        return abs(pair[0] * plain + pair[1] * cross + more - config.layers * plain)
+    nearest = min(map(apart, pairs))
+    level = [pair for pair in pairs if apart(pair) - nearest <= 0.005 * whole]
+    return min(level, key=lambda pair: (abs(pair[0] - pair[1]), apart(pair)))
+
+
+def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers: tuple[int, int]) -> nn.Module:
+    """The training's model of the GPT's shape, on its weights or on random ones. layers: as ``equal_layers`` gives.
+
+    new_tokens: rows that an encoder's embedding gets for the mask.
+    """
+    fresh = training.start == RANDOM
+    if training.architecture == DECODER:
+        return GPT(gpt.config).initialise(seed) if fresh else gpt
+    if training.architecture == ENCODER:
+        shape = asdict(gpt.config) | {"vocab_size": gpt.config.vocab_size + new_tokens}
+        return Encoder(VariantConfig(**shape)).initialise(seed) if fresh else warm_encoder(gpt, seed, new_tokens)[0]
+    if fresh:
+        shape = asdict(gpt.config) | {"encoder_layers": layers[0], "layers": layers[1]}
+        return EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
+    silent = training.task != CLASSIFY  # a decoder that writes knows how to; one that reads a class has to look first
+    return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
+
+
+def with_head(model: nn.Module, classes: int, start: int, seed: int) -> nn.Module:
+    """A model with a fresh linear head. start: the token at which an encoder-decoder's decoder is asked."""
+    if isinstance(model, EncoderDecoder):
+        return EncoderDecoderClassifier(model, classes, start).initialise_head(seed)
+    return (Classifier if isinstance(model, GPT) else EncoderClassifier)(model, classes).initialise_head(seed)
+
+
+def read_class(module: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
+    """Class logits of any of the three: (B, T), (B, T) -> (B, K)."""
+    plain = getattr(module, "module", module)  # several processes wrap it
+    return module(ids, real.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, real)
+
+
+def class_job(model: nn.Module, train: Examples, val: Examples, budget: int, device: torch.device) -> Job:
+    """A classifier's training; budget: tokens of a forward pass where it validates."""
+    classes = list(range(model.head.out_features))
+
+    def batch(rows: list[int]):
+        return *padded([train.ids[i] for i in rows], 0), torch.from_numpy(train.targets[rows])
+
+    def loss_sum(module: nn.Module, tensors):
+        ids, real, targets = tensors
+        return F.cross_entropy(read_class(module, ids, real).float(), targets, reduction="sum")
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        logits = class_logits(module, val.ids, budget, device)
+        guessed = logits.argmax(1)
+        return {"log_loss": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.targets)).item(),
+                "accuracy": float(accuracy_score(val.targets, guessed)),
+                "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=classes, zero_division=0))}
+    lengths = train.ids.lengths()
+    return Job(model, lengths, [1.0] * len(lengths), batch, loss_sum, validate,
+               name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))
+
+
+@torch.no_grad()
+def class_logits(model: nn.Module, ids, budget: int, device: torch.device) -> np.ndarray:
+    """Logits (n, K) in the order of the rows."""
+    logits = np.zeros((len(ids), model.head.out_features))
+    for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
+        batch = (tensor.to(device) for tensor in padded([ids[i] for i in rows], 0))
+        logits[rows] = read_class(model, *batch).float().cpu().numpy()
+    return logits
+
+
+def pair_tensors(model: nn.Module, end: int, whole: bool = False) -> Callable[[list[Pair]], tuple[Tensor, ...]]:
+    """How a decoder or an encoder-decoder is given pairs; whole: as ``one_sequence`` says, for a decoder."""
+    if isinstance(model, EncoderDecoder):
+        return lambda pairs: two_sequences(pairs, end, IGNORE)
+    return lambda pairs: one_sequence(pairs, end, IGNORE, whole)
+
+
+def pair_job(model: nn.Module, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job:
+    """The training of a decoder or an encoder-decoder on pairs.
+
+    A row is as long for both, so that both meet the same rows in the same batches. Running text teaches a decoder all
+    of its tokens, an encoder-decoder those of the target; both are measured on those.
+    """
+    running = not train[0].ends
+    learn, measured = pair_tensors(model, end, whole=running), pair_tensors(model, end)
+
+    def supervised(pair: Pair) -> float:
+        tokens = len(pair.answer(end))
+        return float(tokens + len(pair.source) - 1 if running and isinstance(model, GPT) else tokens)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        parts = [val[start:start + 16] for start in range(0, len(val), 16)]
+        nats = summed_nats(module, map(measured, parts), device)
+        return {"log_loss": float(nats.sum()) / sum(len(pair.answer(end)) for pair in val)}
+    lengths = [len(pair.source) + 1 + len(pair.answer(end)) for pair in train]
+    return Job(OwnLoss(model), lengths, [supervised(pair) for pair in train],
+               lambda rows: learn([train[i] for i in rows]), lambda module, tensors: module(*tensors), validate,
+               name_row=lambda row: f"pair {row}")
+
+
+def pair_nats(model: OwnLoss, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
+    """The cross entropy of each pair's target, in nats (n,)."""
+    tensors = pair_tensors(model.model, end)
+    return summed_nats(model, (tensors([pair]) for pair in pairs), device)
+
+
+def write_targets(model: nn.Module, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,
+                  together: int = 64) -> list[str]:
+    """What a model writes for each source, taking the likeliest token each time; the target's own length is unknown."""
+    end, family = tokenizer.end_of_text, family_of(model, tokenizer.end_of_text)
+    room, found = 2 + max(len(pair.answer(end)) for pair in pairs), []
+    for first in range(0, len(pairs), together):
+        sources = [pair.source for pair in pairs[first:first + together]]
+        new = family.write(sources, room, device, temperature=0.0)
+        found += [tokenizer.decode(row[:row.index(end)] if end in row else row) for row in new.tolist()]
+    return found

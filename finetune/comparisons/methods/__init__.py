@@ -1,0 +1,1 @@
+"""Every way to adapt the weights, under several seeds, on one split."""

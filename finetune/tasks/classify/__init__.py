@@ -1,0 +1,1 @@
+"""The task ``classify``: a text belongs to one of K labels."""

@@ -1,0 +1,254 @@
+"""Labelled rows: read from the recipe's files, divided, counted, with what is wrong with them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+
+from finetune.console import progress
+from finetune.errors import DataError, listed, shorten
+from finetune.files import sha256_tree
+from finetune.recipe import Recipe, Split
+from finetune.tables.checks import Finding, by_gravity, check_rows
+from finetune.tables.column_checks import check_table
+from finetune.tables.near_duplicates import find_near_duplicates
+from finetune.tables.readers import LabelledTexts, read_labelled, text_chunks
+from finetune.tables.sources import DataSource, locate_data
+from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
+from finetune.tables.tables import iterate_table
+from finetune.tokenizer import Tokenizer
+
+
+class Records(Sequence):
+    """Rows of a split as {"row", "text", "label"}, each made when it is asked for."""
+
+    def __init__(self, source: LabelledTexts, positions: list[int]):
+        self.source, self.positions = source, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict:
+        i = self.positions[index]
+        return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
+
+
+def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int,
+            findings: Sequence[Finding] = ()) -> tuple[dict, dict]:
+    """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}.
+
+    findings: what is known already of the files, to stand in the card beside what is found in the rows.
+    Memory beyond the texts themselves is some tens of bytes a row.
+    """
+    split = recipe.split
+    keys = text_keys(source.texts)
+    parts = split_rows(split, source, keys)
+    counts = np.unique(keys, return_counts=True)[1]
+    labels = set(source.labels)
+    for name in SPLITS:
+        missing = sorted(labels - {source.labels[i] for i in parts[name]})
+        if not parts[name] or (name == "train" and missing):
+            merged = split.protocol == "grouped" and 2 * len(counts) <= len(source.texts)
+            raise _too_few_rows(name, missing, source, len(counts) if merged else None, recipe.columns.group)
+
+    max_length = min(recipe.max_length or context, context)
+    used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
+    all_lengths = token_lengths(tokenizer, source.texts)
+    lengths = all_lengths[used]
+    near = find_near_duplicates(source.texts, keys)
+    shared = _shared_groups(source, parts)
+    checks = by_gravity([*findings, *shared, *check_rows(source, keys, near, all_lengths, max_length)])
+    distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
+                for text, label in zip(source.texts, source.labels, strict=True)}
+    card = {
+        "rows": len(source.texts), "labels": dict(Counter(source.labels).most_common()),
+        "columns": {"text": source.text_column, "label": source.label_column}, "dropped": source.dropped,
+        "exact_duplicates": len(source.texts) - len(distinct),
+        "groups": len(counts),
+        "protocol": split.protocol, "seed": split.seed,
+        "splits": {name: {"rows": len(parts[name]),
+                          "labels": dict(Counter(source.labels[i] for i in parts[name]).most_common())}
+                   for name in SPLITS},
+        "unused_rows": len(source.texts) - len(used),
+        "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)),
+                   "max": int(lengths.max()), "total": int(lengths.sum()), "max_length": max_length,
+                   "cut_rows": int((lengths > max_length).sum())},
+        "near_duplicates": {"rows": len(near.rows()), "test_rows_near_train": int(
+            (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
+             & ~np.isin(keys[parts["test"]], keys[parts["train"]])).sum())},
+        "checks": [finding.as_dict() for finding in checks],
+        "notes": _notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared]}
+    return {name: Records(source, parts[name]) for name in SPLITS}, card
+
+
+def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
+    """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
+    if split.protocol != "grouped":
+        if source.groups or any(source.sides):
+            what = f"split.protocol={split.protocol}"
+            raise DataError(f"{what} draws from one table without groups and splits of its own",
+                            do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.")
+        if split.protocol == "ordered":
+            return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
+        return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
+
+    def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
+        texts, labels = ([part[i] for i in rows] for part in (source.texts, source.labels))
+        return grouped_split(texts, labels, split.val_fraction * val, split.test_fraction * test, split.seed,
+                             [source.groups[i] for i in rows] if source.groups else None, keys[rows])
+    if any(source.sides):
+        return keep_sides(source.sides, divide)
+    return grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed,
+                         source.groups, keys)
+
+
+def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+    """Tokens of each text (n,), without a place where all ids are in memory."""
+    lengths = np.zeros(len(texts), dtype=np.int64)
+    with progress("counting tokens", len(texts), unit="texts") as advance:
+        for start, part in text_chunks(texts):
+            lengths[start:start + len(part)] = [len(ids) for ids in tokenizer.encode_batch(part)]
+            advance(len(part))
+    return lengths
+
+
+def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: int | None,
+                  group: str | None) -> DataError:
+    """texts: how many different ones, where that may be the reason; group: the column of groups."""
+    got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
+    mend = "Add rows of these labels, or leave the labels out."
+    groups = len(set(source.groups) - {""})
+    if 0 < 2 * groups <= len(source.texts):
+        got += f"; {groups} groups in column {group!r} in {len(source.texts)} rows"
+        mend = ("Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
+                "every label: name a column of more groups, or leave --group out.")
+    elif texts is not None:
+        got += f"; {texts} different texts in {len(source.texts)} rows"
+        mend = "Texts that differ in case, digits or white space alone count as one: add others."
+    return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=mend)
+
+
+def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:
+    notes = [*source.notes, *map(str, source.left_out)]
+    together = "rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
+    if recipe.split.protocol == "balanced":
+        used = sum(map(len, parts.values()))
+        notes.append(f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
+                     "the same text can stand in train and in test (see the overlap)")
+    elif any(source.sides) or recipe.split.protocol == "ordered":
+        if recipe.split.protocol == "ordered":
+            notes.append("rows stand on a side by their place in the file: those to train on, the test's, the "
+                         "validation's")
+        notes += _given_sides(source, parts, keys)
+    else:
+        notes.append(together + "stand in the same split")
+        shares = {"val": recipe.split.val_fraction, "test": recipe.split.test_fraction}
+        shares = {"train": 1 - sum(shares.values())} | shares
+        for name, share in shares.items():
+            held, wanted = len(parts[name]), share * len(source.texts)
+            if largest > 1 and abs(held - wanted) > max(0.2 * wanted, 2):  # two rows are rounding
+                notes.append(f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
+                             f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
+                             f"has {largest} rows")
+    if any(source.groups):
+        notes.append(f"rows with the same {recipe.columns.group!r} stand in the same split")
+    return notes
+
+
+def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
+    """What a split that came with the data leaves on two sides."""
+    came = [name for name in ("val", "test") if name in source.sides]
+    notes = [f"the {' and '.join(came)} rows came apart from the others and stay there" if came else ""]
+    for name, others in (("val", ["train"]), ("test", ["train", "val"])):
+        seen = np.concatenate([parts[other] for other in others]).astype(int)
+        if both := int(np.isin(keys[parts[name]], keys[seen]).sum()):
+            notes.append(f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
+                         "too, after normalising: figures without them stand beside the full ones")
+    return [note for note in notes if note]
+
+
+def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
+    """Groups that a split that came with the data leaves on two sides."""
+    found, group = [], np.array(source.groups)
+    for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
+        own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
+        if both := int((np.isin(own, seen) & (own != "")).sum()):
+            what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
+            found.append(Finding("shared_groups", "warning", what, "The sides are kept as they came; put all rows "
+                                 "of a group on one of them, or the score flatters.", both))
+    return found
+
+PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
+
+
+def locate_files(recipe: Recipe) -> dict[str, DataSource]:
+    """The recipe's table under "", and the further ones for validation and test under the side they are of."""
+    named = {"": recipe.data, "val": recipe.validation, "test": recipe.test}
+    return {side: locate_data(name, recipe.encoding) for side, name in named.items() if name or not side}
+
+
+def read_data(recipe: Recipe) -> LabelledTexts:
+    """The recipe's labelled rows: its file's, and those of the files for validation and test, each on its side.
+
+    Raises DataError for a further file that is an earlier one or its copy, or has labels that no row to train on has.
+    """
+    columns, files = recipe.columns, locate_files(recipe)
+    data = files.pop("")
+    before = [(PURPOSES[""], data)]
+    found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
+    found.notes[:0] = data.detected.notes
+    found.name = data.name
+    if files:
+        found.notes = [f"{data.name}: {note}" for note in found.notes]
+    labels = set(found.labels)
+    for side, more in files.items():
+        name = recipe.validation if side == "val" else recipe.test
+        if found.sides and side in found.sides:
+            raise DataError(f"{name}: {data.path.name} says itself which rows are the {side} split",
+                            do="Leave the file out, or the split column.")
+        _refuse_again(name, more, before)
+        before.append((PURPOSES[side], more))
+        _refuse_other_header(name, more, data, found)
+        read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
+        unknown = sorted(set(read.labels) - labels)
+        if unknown:
+            raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
+                            known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
+        read.name = name if more.name in {found.name, *found.files} else more.name
+        found.notes += [f"{read.name}: {note}" for note in (*more.detected.notes, *read.notes)]
+        found.extend(read, side)
+    return found
+
+
+def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSource]]) -> None:
+    """Raise DataError for a file that is one of those before it, or a copy of one."""
+    for purpose, known in before:
+        same = more.path.resolve() == known.path.resolve()
+        if same or sha256_tree(more.path) == sha256_tree(known.path):
+            raise DataError(f"{name}: the table {purpose}, given again",
+                            got="" if same else f"a copy of {known.path.name}",
+                            do="Leave it out: a part is held out. Or give other rows.")
+
+
+def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
+    """Raise DataError where one of two files has a header and the other has none."""
+    first = next(iterate_table(more.path, more.layout), None)
+    wanted = {*found.text_column.split(","), found.text_column, found.label_column}
+    if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
+        return
+    raise DataError(f"{name}: no header was found that names the columns of {data.path.name}"
+                    if data.layout.header else f"{data.path.name}: no header was found, and {name} seems to have one",
+                    got=f"the first row of {more.path.name}: {listed(first[0])}" if more.layout.header else
+                    f"columns called {listed(first[0])}",
+                    known=f"columns {found.text_column!r} and {found.label_column!r}",
+                    do="Give both files the same header as their first line.")
+
+
+def table_findings(recipe: Recipe, source: LabelledTexts) -> list[Finding]:
+    """What is wrong with the recipe's files as tables; where there are several, each finding names its file."""
+    files = locate_files(recipe)
+    return [replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding
+            for side, data in files.items()
+            for finding in check_table(data.path, data.detected, source, bool(side or recipe.columns.split))]

@@ -1,0 +1,107 @@
+"""The task ``classify``: a text belongs to one of K labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from torch.nn import functional as F
+
+from finetune.console import say
+from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
+from finetune.recipe import Train
+from finetune.tokenizer import Tokenizer
+from finetune.training.collate import pad_ids, pad_states
+from finetune.training.loop import Job, autocast
+from finetune.training.predict import encode, predict_logits
+from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
+from finetune.training.token_rows import TokenRows
+from finetune.training.trainable import Trainable
+
+CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized rows of one split."""
+
+    rows: list[int]  # row numbers in the source file
+    ids: TokenRows
+    targets: np.ndarray  # label numbers (n,)
+
+
+def examples(records: list[dict], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+    """Tokenize one split's records."""
+    number = {label: i for i, label in enumerate(labels)}
+    return Examples([record["row"] for record in records],
+                    encode(tokenizer, [record["text"] for record in records], max_length),
+                    np.array([number[record["label"]] for record in records]))
+
+
+def build_model(gpt: GPT, classes: int, seed: int) -> Classifier:
+    """The GPT with a fresh head."""
+    return Classifier(gpt, classes).initialise_head(seed)
+
+
+def class_weights(targets: np.ndarray, classes: int, kind: str) -> np.ndarray:
+    """The weight of each class in the loss (K,): ones, or n / (K * n_k) as scikit-learn's `balanced`."""
+    if kind == "none":
+        return np.ones(classes)
+    return len(targets) / (classes * np.maximum(np.bincount(targets, minlength=classes), 1))
+
+
+def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: list[list[int]]) -> bool:
+    """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
+    limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
+    return trainable.first_block > 0 and settings.dropout == 0 and kept_bytes(model, trainable, ids) < limit
+
+
+def kept_bytes(model: Classifier, trainable: Trainable, ids: list[list[int]]) -> int:
+    """Memory of the frozen blocks' output for these texts; the head alone reads no position but the last."""
+    return cache_bytes(ids, model.gpt.config.width, last_only=trainable.first_block == len(model.gpt.blocks))
+
+
+def build_job(model: Classifier, trainable: Trainable, settings: Train, train: Examples, val: Examples,
+              device: torch.device, cached: bool | None = None) -> Job:
+    """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
+    classes = model.head.out_features
+    weights = class_weights(train.targets, classes, settings.class_weights)
+    weight = torch.tensor(weights, dtype=torch.float32, device=device)
+    first = trainable.first_block
+    if cached is None:
+        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
+    states = val_states = None
+    if cached:
+        model.to(device).eval()
+        with autocast(settings.precision, device):
+            states, val_states = (build_prefix_cache(lambda ids: model.lower(ids, first), part.ids,
+                                                     settings.micro_batch_tokens, device,
+                                                     last_only=first == len(model.gpt.blocks))
+                                  for part in (train, val))
+    start = first if cached else 0
+
+    def batch(rows: list[int]):
+        inputs, last = pad_states([states[i] for i in rows]) if cached else pad_ids([train.ids[i] for i in rows])
+        return inputs, last, torch.from_numpy(train.targets[rows])
+
+    def loss_sum(module: nn.Module, tensors):
+        inputs, last, targets = tensors
+        return F.cross_entropy(module(inputs, last, start).float(), targets, weight=weight, reduction="sum")
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        logits = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+        loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
+        guessed = logits.argmax(1)
+        names = list(range(classes))
+        return {"log_loss": loss.item(),
+                "accuracy": float(accuracy_score(val.targets, guessed)),
+                "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0))}
+
+    if first > 0:
+        say(f"  {first} frozen blocks " + ("run once per text; training starts from their output" if cached else
+                                           "run in every step (dropout, or too large to keep)"))
+    return Job(model, train.ids.lengths(), [float(weights[t]) for t in train.targets], batch, loss_sum,
+               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))

@@ -1,0 +1,207 @@
+"""The evaluation of a classifier: what stands in eval.json, and the sentences that sum it up."""
+
+import numpy as np
+
+from finetune.config import nearest
+from finetune.errors import RecipeError, listed
+from finetune.evaluation.baseline import majority, tfidf_logistic
+from finetune.evaluation.calibration import choose_threshold, decide, fit_temperature, reliability_bins, softmax
+from finetune.evaluation.intervals import mcnemar
+from finetune.evaluation.leakage import clean_rows, overlap
+from finetune.evaluation.metrics import classification_metrics, paired_difference, per_class
+from finetune.recipe import Recipe
+from finetune.report.metric_text import _SHARES, METRIC_NAMES, metric_text, metric_value, p_text
+
+TFIDF = "TF-IDF + logistic regression"
+MAJORITY = "majority class"
+_CURVE_POINTS = 200
+_MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
+
+
+def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
+                     resamples: int, seed: int, texts: dict[str, list[str]], targets: dict, logits: dict,
+                     normalise) -> tuple[dict, np.ndarray, np.ndarray]:
+    """The evaluation, and the test rows' probabilities (n, k) and predicted classes (n,).
+
+    `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
+    `headline`: accuracy, f1 or f1_macro. `texts` and `targets` (class indices) have the keys train, val and
+    test, `logits` (n, k) val and test. The temperature and the threshold are chosen on val alone.
+    RecipeError where the headline is not defined for so many labels.
+    """
+    k = len(labels)
+    targets = {split: np.asarray(y, dtype=int) for split, y in targets.items()}
+    y_val, y_test = targets["val"], targets["test"]
+    temperature = fit_temperature(logits["val"], y_val)
+    p_val, p_test = (softmax(logits[split], temperature) for split in ("val", "test"))
+    threshold = _threshold(threshold_rule, y_val, p_val, positive)
+    predicted = decide(p_test, positive, threshold)
+
+    def measure(y, decisions, probabilities):
+        return classification_metrics(y, decisions, probabilities, labels, positive, resamples, seed)
+
+    metrics = measure(y_test, predicted, p_test)
+    if headline not in metrics:
+        raise RecipeError(f"the headline metric {headline!r} is not defined for {k} labels",
+                          known=nearest(headline, metrics) or ", ".join(metrics),
+                          do="Set evaluate.metric to accuracy or f1_macro.")
+    counts = overlap(texts, normalise)
+    clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
+
+    def against(name, p_val_other, p_other, note, seconds):
+        """One baseline beside the model: decided by the same rule, on the same rows."""
+        own_rule = "half" if name == MAJORITY else threshold_rule  # a threshold would turn it into the minority
+        own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
+        decisions = decide(p_other, positive, own_threshold)
+        entry = {"name": name, "metrics": measure(y_test, decisions, p_other),
+                 "p_value": mcnemar(predicted == y_test, decisions == y_test), "test": "exact McNemar",
+                 "difference": paired_difference(headline, y_test, predicted, decisions, k, positive,
+                                                 resamples, seed),
+                 "threshold": own_threshold, "note": note, "seconds": seconds}
+        if not clean.all():
+            entry["clean"] = {"metrics": measure(y_test[clean], decisions[clean], p_other[clean])}
+        return entry
+
+    prior = majority(targets["train"], k, len(y_val) + len(y_test))
+    p_tfidf, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], y_val,
+                                            texts["val"] + texts["test"], k)
+    baselines = [against(name, p[:len(y_val)], p[len(y_val):], note, seconds) for name, p, note, seconds in (
+        (TFIDF, p_tfidf, note, seconds),
+        (MAJORITY, prior, "the shares of the labels in train as probabilities", 0.0))]
+    confusion = np.zeros((k, k), dtype=int)
+    np.add.at(confusion, (y_test, predicted), 1)
+    report = {
+        "schema_version": 1,
+        "headline": {"metric": headline, **metrics[headline], "split": "test"},
+        "metrics": metrics,
+        "validation": measure(y_val, decide(p_val, positive, threshold), p_val),
+        "baselines": baselines,
+        "labels": labels,
+        "positive": labels[positive] if k == 2 else None,
+        "confusion_matrix": confusion.tolist(),
+        "per_class": per_class(y_test, predicted, labels),
+        "clean": {"n": int(clean.sum()), "metrics": metrics if clean.all() else
+                  measure(y_test[clean], predicted[clean], p_test[clean])},
+        "overlap": counts,
+        "threshold": threshold,
+        "threshold_rule": threshold_rule if k == 2 else None,
+        "temperature": temperature,
+        "reliability": reliability_bins(p_test, y_test) if len(y_test) else [],
+        "curves": {"model": curves(y_test, p_test, positive),
+                   "baseline": curves(y_test, p_tfidf[len(y_val):], positive), "baseline_name": TFIDF},
+    }
+    return report, p_test, predicted
+
+
+def _threshold(rule: str, y_val, p_val, positive: int | None) -> float | None:
+    """The threshold of two classes under a rule; None for more."""
+    if p_val.shape[1] != 2:
+        return None
+    return choose_threshold(y_val == positive, p_val[:, positive]) if rule == "max-f1" else 0.5
+
+
+def curves(y, probabilities, positive: int | None) -> dict | None:
+    """Points of the ROC (false, true positive rate) and precision-recall (recall, precision) curves.
+
+    Two classes: of the positive one. Up to ten: the mean of each class against the rest. None where more
+    classes, or no class with rows on both sides, leave nothing to draw.
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    k = probabilities.shape[1]
+    classes = [positive] if k == 2 else list(range(k))
+    classes = [c for c in classes if 0 < (y == c).sum() < len(y)]
+    if not classes or k > _MACRO_CLASSES:
+        return None
+    grid = np.linspace(0, 1, _CURVE_POINTS)
+    roc, pr = [], []
+    for c in classes:
+        false_rate, true_rate, _ = roc_curve(y == c, probabilities[:, c])
+        precision, recall, _ = precision_recall_curve(y == c, probabilities[:, c], drop_intermediate=True)
+        if k == 2:
+            return {"of": "positive class", "roc": _thin(false_rate, true_rate),
+                    "pr": _thin(recall[::-1], precision[::-1])}
+        roc.append(np.interp(grid, false_rate, true_rate))
+        # recall falls from 1: the highest precision at the grid's recall or a higher one
+        reached = np.searchsorted(-recall, 1e-12 - grid, side="right") - 1
+        pr.append(np.maximum.accumulate(precision)[reached])
+    start = np.vstack([[0.0, 0.0], np.column_stack([grid, np.mean(roc, axis=0)])])
+    return {"of": f"mean of {len(classes)} classes, each against the rest", "roc": start.round(6).tolist(),
+            "pr": np.column_stack([grid, np.mean(pr, axis=0)]).round(6).tolist()}
+
+
+def _thin(x, y) -> list[list[float]]:
+    """At most 200 points of a curve, evenly spaced along its length, both ends kept."""
+    keep = np.arange(len(x))
+    if len(x) > _CURVE_POINTS:
+        length = np.append(0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+        wanted = np.linspace(0, length[-1], _CURVE_POINTS)
+        keep = np.unique(np.clip(np.searchsorted(length, wanted - 1e-12), 0, len(x) - 1))
+        keep[0], keep[-1] = 0, len(x) - 1
+    return [[round(float(x[i]), 6), round(float(y[i]), 6)] for i in keep]
+
+
+def verdict(evaluation: dict) -> str:
+    """One to four sentences that claim no more than the numbers of eval.json carry."""
+    headline = evaluation["headline"]
+    metric = headline["metric"]
+    name = METRIC_NAMES[metric] + (f" of {evaluation['positive']}" if metric == "f1" else "")
+    sentences = [f"{name} {metric_text(headline, metric)}."]
+    if headline["value"] is None:
+        return sentences[0]
+    sentences += [sentence for entry in evaluation["baselines"]
+                  if (sentence := _comparison(entry, metric, is_reference=entry["name"] == MAJORITY))]
+    clean = evaluation["clean"]
+    overlapping = headline["n"] - clean["n"]
+    if overlapping:
+        verb = "stands" if overlapping == 1 else "stand"
+        sentences.append(f"{overlapping:,} of the {headline['n']:,} test texts also {verb} in train or "
+                         f"validation; without them: {metric_text(clean['metrics'][metric], metric)}.")
+    if metric in _SHARES and headline["high"] - headline["low"] > 0.1:
+        width = 100 * (headline["high"] - headline["low"])
+        sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
+    return " ".join(sentences)
+
+
+def _comparison(entry: dict, metric: str, is_reference: bool) -> str:
+    """How the model stands against one baseline; the majority class is named only where it is not beaten."""
+    other, difference = entry["metrics"][metric], entry["difference"]
+    points = 100 * difference["value"]
+    if metric == "accuracy":
+        real, test = entry["p_value"] < 0.05, f"McNemar {p_text(entry['p_value'])}"
+    else:
+        real = difference["low"] > 0 or difference["high"] < 0
+        test = (f"95 % interval of the difference {100 * difference['low']:.1f} to "
+                f"{100 * difference['high']:.1f} points")
+    if is_reference and real and points > 0:
+        return ""
+    name = entry["name"][:1].upper() + entry["name"][1:]
+    shown = f"{name} on the same split: {metric_value(metric, other['value'])}"
+    size = f"{abs(points):.1f} points" if abs(points) >= 0.05 or points == 0 else "under 0.1 points"
+    if points == 0:
+        return f"{shown}; the two are equal ({test})."
+    if not real:
+        return f"{shown}; the difference of {size} is within noise ({test})."
+    if points > 0:
+        return f"{shown}; the model is better by {size} ({test})."
+    return f"{shown}; the baseline is better by {size} ({test}): use the baseline, or train differently."
+
+
+def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
+    """The index of the positive one of two labels, the last in sorted order by default; none for more labels.
+
+    Raises RecipeError where `evaluate` asks for what these labels cannot give: known before anything is trained.
+    """
+    wanted = recipe.evaluate
+    asks = {"evaluate.metric=f1": wanted.metric == "f1", "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
+            "evaluate.positive": wanted.positive is not None}
+    if len(labels) > 2:
+        for setting in (name for name, asked in asks.items() if asked):
+            raise RecipeError(f"{setting} is for two labels", got=listed(labels),
+                              do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.")
+        return None
+    if wanted.positive is None:
+        return 1
+    if wanted.positive not in labels:
+        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted.positive),
+                          known=listed(labels), do="Give one of them, or leave it out.")
+    return labels.index(wanted.positive)

@@ -1,0 +1,116 @@
+"""The command ``chat``: a conversation with an instruct run, in the prompt style that it was trained on."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.checkpoints.sources import load
+from finetune.config import validate
+from finetune.console import warn
+from finetune.errors import RunError
+from finetune.files import read_json
+from finetune.models.gpt import GPT
+from finetune.models.sampling import Decoding
+from finetune.models.text_stream import StopStrings, TextStream
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.tasks.instruct.job import conversation_ids
+from finetune.tasks.instruct.prompts import markers
+from finetune.tasks.instruct.settings import Instruct
+from finetune.tokenizer import Tokenizer
+from finetune.training.precision import device_type
+
+QUIT, RESET = "/quit", "/reset"
+HELP = f"{RESET} forgets what was said, {QUIT} or Ctrl-D ends"
+
+
+@dataclass
+class Conversation:
+    """What was said, and the model that answers."""
+
+    gpt: GPT
+    tokenizer: Tokenizer
+    settings: Instruct
+    max_new_tokens: int
+    decoding: Decoding
+    messages: list[dict] = field(default_factory=list)
+
+    def ask(self, text: str, write: Callable[[str], None]) -> None:
+        """Write the answer to a question as it comes, and remember both."""
+        import torch
+        if not self.remembers():
+            self.messages.clear()
+        self.messages.append({"role": "user", "content": text})
+        ids = torch.tensor([self._prompt()], device=self.gpt.token_embedding.weight.device)
+        stop = [f"\n{marker}" for marker in markers(self.settings)]
+        stream, said = TextStream(self.tokenizer, stop), []
+
+        def show(new: str) -> None:
+            new = new if said else new.lstrip()
+            if new:
+                said.append(new)
+                write(new)
+        notes: list[str] = []
+        self.gpt.generate(ids, self.max_new_tokens, end=self.tokenizer.end_of_text, note=notes.append,
+                          stop=StopStrings(self.tokenizer, stop) if stop else None,
+                          on_tokens=lambda tokens: show(self._shown(stream, int(tokens))), **vars(self.decoding))
+        show(stream.close())
+        write("\n" if said else "(no answer)\n")
+        for note in notes:
+            warn(note)
+        self.messages.append({"role": "assistant", "content": "".join(said).strip()})
+
+    def remembers(self) -> bool:
+        """Whether the style has words for more than one question."""
+        return self.settings.style == "chat" and not self.settings.template
+
+    def _shown(self, stream: TextStream, token: int) -> str:
+        return "" if token == self.tokenizer.end_of_text else stream.push(token)
+
+    def _prompt(self) -> list[int]:
+        """The whole conversation, or as many of its last exchanges as leave room for an answer."""
+        room = max(self.gpt.config.context - self.max_new_tokens, self.gpt.config.context // 2)
+        forgotten = 0
+        while True:
+            ids = conversation_ids({"row": 0, "messages": self.messages}, self.tokenizer, self.settings)
+            if len(ids) <= room or len(self.messages) == 1:
+                break
+            del self.messages[:2]
+            forgotten += 1
+        if forgotten:
+            warn(f"the context of {self.gpt.config.context:,} tokens is full: the first "
+                 f"{'exchange is' if forgotten == 1 else f'{forgotten} exchanges are'} forgotten")
+        elif len(ids) > room:
+            warn(f"{len(ids):,} tokens are too many: the model reads the last {room:,}")
+        return ids[-room:]
+
+
+def open_conversation(directory: Path, max_new_tokens: int | None, **options) -> Conversation:
+    """A finished instruct run's model, and nothing said yet. options: the fields of ``Decoding``.
+
+    Raises RunError where it is another task's run, WeightsError where it is not finished.
+    """
+    run = Run.at(directory)
+    recipe = validate(Recipe, read_json(run.path("recipe.json")), str(run.path("recipe.json")))
+    if recipe.task != "instruct":
+        raise RunError(f"{directory}: no run that learnt to answer", got=f"task {recipe.task}", known="task instruct",
+                       do="See: finetune run instruct")
+    decoding = Decoding(**options)
+    gpt, tokenizer = load(str(run.directory))
+    return Conversation(gpt.to(device_type()), tokenizer, recipe.instruct,
+                        max_new_tokens or recipe.instruct.max_new_tokens, decoding)
+
+
+def converse(conversation: Conversation, lines: Iterable[str], write: Callable[[str], None]) -> None:
+    """Answer line after line until there are no more, or until one says so."""
+    for line in lines:
+        text = line.encode("utf-8", "replace").decode().strip()
+        if text == QUIT:
+            return
+        if text == RESET:
+            conversation.messages.clear()
+            warn("forgotten")
+        elif text.startswith("/"):
+            warn(f"no command {text.split()[0]!r}: {HELP}")
+        elif text:
+            conversation.ask(text, write)

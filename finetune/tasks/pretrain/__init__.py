@@ -1,0 +1,1 @@
+"""The task ``pretrain``: predict the next token of plain text."""

@@ -1,0 +1,235 @@
+"""Plain text as a stream of documents, in bounded memory.
+
+A text file, a folder of them, JSONL, compressed or not, or a folder that `datasets` saved.
+"""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.console import progress
+from finetune.errors import DataError
+from finetune.hub.datasets import PREFIX, get_hub_dataset
+from finetune.tables.detect import Detected
+from finetune.tables.sources import DataSource, sample_source, samples
+from finetune.tables.tables import TableFormat, is_saved_dataset
+from finetune.tasks.pretrain.packing import TokenWriter, goes_to_val
+from finetune.tasks.pretrain.settings import Pretrain
+from finetune.tokenizer import END_OF_TEXT, Tokenizer
+
+ENDINGS = (".txt", ".md", ".jsonl", ".txt.xz", ".jsonl.xz")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
+PIECE = 1 << 20  # characters; a longer document is handed on in pieces
+
+
+def text_files(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, or all text files below a folder, in the order of their names."""
+    path = Path(path)
+    if is_saved_dataset(path):
+        return [path]
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(ENDINGS))
+        if not found:
+            raise DataError(f"{path}: no text files in this folder", known=", ".join(ENDINGS))
+        return found
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix.lower() in TABLES:
+        raise DataError(f"{path}: a table, whose labels and delimiters would be learnt as text",
+                        known=", ".join(ENDINGS),
+                        do='Write its texts to a .jsonl file, {"text": "..."} a line, without those you will test on.')
+    return [path]
+
+
+def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield (text, ends) for each piece of each document of a file; `ends` marks a document's last piece.
+
+    In a text file a line ``<|endoftext|>`` separates documents; in JSONL each line's "text" is one, and in a saved
+    data set each row's (of the split "train", where there are splits).
+    """
+    read = _dataset_rows if is_saved_dataset(path) else _jsonl_lines if ".jsonl" in path.name else _text_lines
+    lines = read(path)
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        if line is None:
+            if size:
+                yield "".join(held), True
+            held, size = [], 0
+            continue
+        if size > PIECE:
+            yield "".join(held), False
+            held, size = [], 0
+        held.append(line)
+        size += len(line)
+    if size:
+        yield "".join(held), True
+
+
+def _text_lines(path: Path) -> Iterator[str | None]:
+    """Lines with their ends; none where a document ends."""
+    with _open(path) as file:
+        try:
+            for line in file:
+                yield None if line.strip() == END_OF_TEXT else line
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}",
+                            do="Save the file as UTF-8.") from error
+        except (OSError, lzma.LZMAError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read", got=str(error)) from error
+
+
+def _jsonl_lines(path: Path) -> Iterator[str | None]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise DataError(f"{path}, line {number}: no JSON object with a text", got=line[:60].strip(),
+                                known='{"text": "..."}') from error
+            if not isinstance(text, str):
+                raise DataError(f"{path}, line {number}: text is no string", got=type(text).__name__)
+            yield text
+            yield None
+
+
+def _dataset_rows(path: Path) -> Iterator[str | None]:
+    import datasets
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, LookupError) as error:
+        raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
+    if isinstance(found, datasets.DatasetDict):
+        if "train" not in found:
+            raise DataError(f"{path}: the data set has no split named train", got=", ".join(found))
+        found = found["train"]
+    if "text" not in found.column_names or found.features["text"].dtype not in ("string", "large_string"):
+        raise DataError(f"{path}: the data set has no column of strings named text",
+                        got=", ".join(found.column_names), do='Rename it: dataset.rename_column("...", "text")')
+    for batch in found.select_columns("text").iter(batch_size=1000):
+        for text in batch["text"]:
+            yield text or ""
+            yield None
+
+
+def _open(path: Path):
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    return open(path, encoding="utf-8-sig", newline="\n")
+
+
+def locate_text(name: str) -> DataSource:
+    """The plain text that `name` means. Raises DataError.
+
+    A file, a folder of text files or one that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
+    """
+    bundled = samples("txt")
+    if name in bundled:
+        return sample_source(name)
+    if name.startswith(PREFIX):
+        return DataSource(name, get_hub_dataset(name), Detected(TableFormat()), "a data set of the Hugging Face hub")
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise DataError(f"no text {name!r}: no such file or folder", known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
+                        do="Give a text file or a folder, for example --set data=my.txt")
+    return DataSource(path.name, path, Detected(TableFormat()), "the user's text")
+
+
+def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int) -> dict:
+    """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory. Returns the data card's part.
+
+    Held-out documents are drawn by a hash of their beginning; a text of a single document is cut at its paragraphs.
+    Where the share of few documents is none, it is doubled until it is one.
+    """
+    files = text_files(path)
+    unknown = set(settings.shares) - {source_name(file) for file in files}
+    if unknown:
+        raise DataError("pretrain.shares names files that are not there", got=", ".join(sorted(unknown)),
+                        known=", ".join(source_name(file) for file in files))
+    writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+    while writer.tokens["val"] < 2 and settings.val_fraction < 0.5:
+        settings = settings.model_copy(update={"val_fraction": 2 * settings.val_fraction})
+        writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+    for split in ("train", "val"):
+        if writer.tokens[split] < 2:
+            raise DataError(f"{path}: too little text, nothing for the {split} part",
+                            do="Give more text, or another pretrain.val_fraction.")
+    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes, "sources": sources}
+
+
+def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain,
+                  seed: int) -> tuple[TokenWriter, dict]:
+    """One pass over the files: the closed writer with its counts, and the counts of each source."""
+    sources = {}
+    with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
+        for file in files:
+            before = {split: (writer.documents[split], writer.tokens[split]) for split in writer.tokens}
+            share = settings.shares.get(source_name(file), 1.0)
+            for text, begins, split, times in _placed(file, settings, share, seed):
+                for _ in range(times):
+                    writer.add(split, text, begins)
+                advance(len(text))
+            sources[source_name(file)] = {"share": share} | {
+                split: {"documents": writer.documents[split] - before[split][0],
+                        "tokens": writer.tokens[split] - before[split][1]} for split in writer.tokens}
+    return writer, sources
+
+
+def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -> dict:
+    """Tokenize a text that is only measured into ``eval.bin``. Returns its counts."""
+    with TokenWriter(directory, tokenizer, splits=("eval",)) as writer:
+        for file in text_files(path):
+            begins = True
+            for text, ends in iterate_pieces(file):
+                writer.add("eval", text, begins)
+                begins = ends
+    return {"name": path.name, "tokens": writer.tokens["eval"], "bytes": writer.bytes["eval"]}
+
+
+def source_name(file: Path) -> str:
+    """A file's name without its endings: what ``pretrain.shares`` calls it."""
+    return file.name.split(".")[0]
+
+
+def _placed(file: Path, settings: Pretrain, share: float, seed: int) -> Iterator[tuple[str, bool, str, int]]:
+    """(text, begins a document, split, times it is written) for each piece of a file."""
+    begins, split, times = True, "train", 1
+    for text, ends in _paragraphs(file) if _is_one_document(file) else iterate_pieces(file):
+        if begins:
+            split = "val" if goes_to_val(text, settings.val_fraction, seed) else "train"
+            times = 1 if split == "val" else _times(text, share, seed)
+        if times:
+            yield text, begins, split, times
+        begins = ends
+
+
+def _times(text: str, share: float, seed: int) -> int:
+    """How often a document is written for its source's share: 2.3 is twice, and a third time for 30 % of them."""
+    digest = hashlib.sha256(f"share/{seed}/{text[:4096]}".encode("utf-8", "replace")).digest()
+    return int(share) + (int.from_bytes(digest[:8], "big") < (share % 1) * 2**64)
+
+
+def _is_one_document(file: Path) -> bool:
+    pieces = iterate_pieces(file)
+    begun = sum(1 for _ in zip(range(2), (ends for _, ends in pieces if ends), strict=False))
+    return begun < 2
+
+
+def _paragraphs(file: Path) -> Iterator[tuple[str, bool]]:
+    """A single document in parts of 2,000 characters or some more, so that some of it can be held out.
+
+    A part ends at an empty line; where none comes for as long again, at a line's end.
+    """
+    held = ""
+    for text, _ in iterate_pieces(file):
+        for line in text.splitlines(keepends=True):
+            held += line
+            if len(held) > (4000 if line.strip() else 2000):
+                yield held, True
+                held = ""
+    if held:
+        yield held, True

@@ -1,0 +1,124 @@
+"""The task ``pretrain``: predict the next token of plain text, from scratch or on from any checkpoint."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from finetune.console import progress
+from finetune.evaluation.language import compressors, language_metrics
+from finetune.models.gpt import IGNORE
+from finetune.models.heads import NextToken
+from finetune.recipe import Train
+from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job
+
+
+def build_job(model: NextToken, settings: Train, train: PackedTokens, val: PackedTokens, val_bytes_per_token: float,
+              val_blocks: int, device: torch.device) -> Job:
+    """Everything the loop needs; a row is a block of the packed tokens."""
+    def batch(blocks: list[int]):
+        return train.batch(blocks, IGNORE)
+
+    def loss_sum(module: nn.Module, tensors):
+        inputs, targets = tensors
+        return module(inputs, targets, *train.layout(inputs))
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        return measure(module, val, val_bytes_per_token, val_blocks, settings.micro_batch_tokens, device)
+
+    lengths = [train.length(block) for block in range(len(train))]
+    return Job(model, lengths, [float(length) for length in lengths], batch, loss_sum, validate,
+               name_row=lambda block: f"block {block}",
+               validation_tokens=min(val_blocks, len(val)) * val.context)
+
+
+def measure(model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most_blocks: int, budget: int,
+            device: torch.device) -> dict[str, float]:
+    """Loss per token in nats, perplexity and bits per byte, over blocks that are spread over all sources."""
+    blocks = sorted({len(tokens) * i // most_blocks for i in range(most_blocks)})
+    nats = block_nats(model, tokens, blocks, max(budget // tokens.context, 1), device)
+    loss = float(nats.sum()) / sum(map(tokens.length, blocks))
+    return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)),
+            "bits_per_byte": loss / math.log(2) / bytes_per_token}
+
+
+@torch.no_grad()
+def block_nats(model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int,
+               device: torch.device) -> np.ndarray:
+    """The cross entropy of blocks in nats, summed over each `together` of them (one forward pass)."""
+    sums = []
+    for start in range(0, len(blocks), together):
+        inputs, targets = (tensor.to(device) for tensor in tokens.batch(blocks[start:start + together], IGNORE))
+        sums.append(float(model(inputs, targets, *tokens.layout(inputs))))
+    return np.array(sums)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the report's continuations are drawn."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+    seed: int = 1
+    new_tokens: int = 60
+    prompt_tokens: int = 24
+    samples: int = 6
+
+
+def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: dict[str, dict[str, PackedTokens]],
+             resamples: int, device: torch.device) -> dict:
+    """Measure two states of a model on texts, beside compressors, and let both continue their beginnings.
+
+    parts: for each text ("val", "eval") its sources by name. Returns eval.json's keys for a language model.
+    """
+    lengths = np.array(tokenizer.byte_lengths())
+    models = {"before": before.eval(), "after": after.eval()}
+    measured: dict[str, dict] = {"before": {}, "after": {}}
+    sources = []
+    for part, members in parts.items():
+        counts = [tokens.length(block) for tokens in members.values() for block in range(len(tokens))]
+        sizes = [int(lengths[tokens.targets(block)].sum()) for tokens in members.values()
+                 for block in range(len(tokens))]
+        for state, model in models.items():
+            with progress(f"{part}, {state}", len(counts), unit="blocks") as advance:
+                nats = [_nats(model, tokens, device, advance) for tokens in members.values()]
+            measured[state][part] = language_metrics(np.concatenate(nats), counts, sizes, resamples)
+            if part == "val":
+                sources.append([float(own.sum()) for own in nats])
+    val = parts["val"]
+    texts = {name: tokenizer.decode_bytes(tokens.ids.tolist()) for name, tokens in val.items()}
+    sampling = Sampling()
+    return {
+        "headline": {"metric": "bits_per_byte", **measured["after"]["val"]["bits_per_byte"], "split": "val"},
+        "metrics": measured["after"]["val"], "before": measured["before"], "after": measured["after"],
+        "compressors": compressors(b"".join(texts.values())),
+        "sources": [{"name": name, "bytes": len(text), "before": bits[0] / math.log(2) / max(len(text), 1),
+                     "after": bits[1] / math.log(2) / max(len(text), 1), "compressors": compressors(text)}
+                    for (name, text), bits in zip(texts.items(), zip(*sources, strict=True), strict=True) if text],
+        "samples": [_continue(models, tokenizer, tokens, sampling, device) for tokens in val.values()
+                    if len(tokens.ids) > 2 * sampling.prompt_tokens][:sampling.samples],
+        "sampling": asdict(sampling)}
+
+
+def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance) -> np.ndarray:
+    found = []
+    for block in range(len(tokens)):
+        found.append(block_nats(model, tokens, [block], 1, device))
+        advance(1)
+    return np.concatenate(found)
+
+
+def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, sampling: Sampling,
+              device: torch.device) -> dict[str, str]:
+    """One beginning and what each state of the model makes of it."""
+    prompt = torch.from_numpy(tokens.ids[:sampling.prompt_tokens].astype(np.int64))[None].to(device)
+    shown = {"prompt": tokenizer.decode_bytes(prompt[0].tolist()).decode("utf-8", "replace")}
+    for state, model in models.items():
+        ids = model.gpt.generate(prompt, sampling.new_tokens, temperature=sampling.temperature, top_k=sampling.top_k,
+                                 seed=sampling.seed, end=tokenizer.end_of_text)
+        shown[state] = tokenizer.decode_bytes(ids[0, prompt.shape[1]:].tolist()).decode("utf-8", "replace")
+    return shown

@@ -1,0 +1,16 @@
+"""The section ``pretrain`` of a recipe."""
+
+from pydantic import Field
+
+from finetune.config import Settings
+
+
+class Pretrain(Settings):
+    """How plain text becomes sequences."""
+
+    val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
+    val_blocks: int = Field(256, ge=1, description="blocks of held-out text that a validation during training reads")
+    eval_data: str = Field("", description="a further text, never trained on, to be measured before and after")
+    across_documents: bool = Field(False, description="let attention cross from one packed document into the next")
+    shares: dict[str, float] = Field({}, description="how often the documents of a file (its name without ending) "
+                                     "are used: 0.2 for a fifth of them, 2 for twice; 1 where not named")

@@ -1,0 +1,1 @@
+"""The task ``seq2seq``: write the target of a source."""

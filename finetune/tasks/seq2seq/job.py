@@ -1,0 +1,205 @@
+"""The task ``seq2seq``: write the target of a source. Sources are read, targets and their ends are learnt."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.console import progress
+from finetune.errors import RecipeError
+from finetune.evaluation.baseline import nearest_answers
+from finetune.evaluation.language import loss_metrics
+from finetune.evaluation.leakage import clean_rows
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, IGNORE
+from finetune.models.plain_attention import attention_maps
+from finetune.models.warm_start import WarmStart, warm_encoder_decoder
+from finetune.recipe import Recipe, Train
+from finetune.tables.splits import fold_text
+from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.model import Family, SourceToTarget, family_of
+from finetune.tasks.seq2seq.score import NEAREST, UNTUNED, Output, Targets, score_targets
+from finetune.tasks.seq2seq.settings import Seq2Seq
+from finetune.tasks.writing import Answer, write_answers
+from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.loop import Job
+
+TOLD_TOKENS = 2048  # of pairs whose targets are told together
+DRAWN = 3  # test pairs whose attention is kept
+DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized pairs of one split."""
+
+    rows: list[int]  # row numbers in the file
+    pairs: list[Pair]
+    cut: list[int]  # rows whose source lost its end
+    left_out: list[int]  # rows whose target leaves no room
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row, source and target and what stands between them."""
+        return [len(pair.source) + 1 + len(pair.target) for pair in self.pairs]
+
+    def told(self) -> list[int]:
+        """Supervised tokens of each row: the target and its end."""
+        return [len(pair.target) + 1 for pair in self.pairs]
+
+    def take(self, positions: list[int]) -> "Examples":
+        """Some of the rows."""
+        return Examples([self.rows[i] for i in positions], [self.pairs[i] for i in positions], [], [])
+
+
+def examples(records: list[dict], tokenizer: Tokenizer, family: str, max_length: int) -> Examples:
+    """Tokenize one split's records. A source is cut at its end; a target never is: its pair is left out.
+
+    max_length: tokens that a stack reads: of source, separator and target in the family `decoder`, of either otherwise.
+    """
+    found = Examples([], [], [], [])
+    for record in records:
+        source, target = tokenizer.encode(record["source"]), tokenizer.encode(record["target"])
+        room = max_length - len(target) - 1 if family == "decoder" else max_length
+        if room < 1 or len(target) >= max_length:
+            found.left_out.append(record["row"])
+            continue
+        if len(source) > room:
+            found.cut.append(record["row"])
+        found.rows.append(record["row"])
+        found.pairs.append(Pair(source[:room], target))
+    return found
+
+
+def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Family, WarmStart | None]:
+    """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
+
+    Raises RecipeError where the weights are an encoder-decoder's and the family is not.
+    """
+    settings = recipe.seq2seq
+    if settings.family == "decoder" and not isinstance(start, GPT):
+        raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
+                          do="Give --set seq2seq.family=encoder-decoder, or other weights.")
+    model, report = (start, None) if settings.family == "decoder" or isinstance(start, EncoderDecoder) else (
+        warm_encoder_decoder(start, recipe.train.seed, settings.silent_cross))
+    return family_of(model, end, settings.label_smoothing), report
+
+
+def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
+    """Everything the loop needs; a row weighs as many tokens as it has to tell."""
+    def batch(rows: list[int]) -> tuple[Tensor, ...]:
+        return model.batch([train.pairs[row] for row in rows])
+
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
+        return module(*tensors)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        nats, right = told(module, val, settings.micro_batch_tokens, device)
+        loss, count = float(nats.sum()) / sum(val.told()), sum(val.told())
+        return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
+
+    return Job(model, train.lengths(), [float(count) for count in train.told()], batch, loss_sum, validate,
+               name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
+
+
+def told(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair, teacher forced: cross entropy in nats and tokens that were the likeliest, (n,) each."""
+    nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
+    for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
+        batch = (tensor.to(device) for tensor in model.batch([part.pairs[row] for row in rows]))
+        nats[rows], right[rows] = (found.cpu().numpy() for found in model.told(*batch))
+    return nats, right
+
+
+def write(model: Family, sources: list[list[int]], tokenizer: Tokenizer, settings: Seq2Seq, max_new_tokens: int,
+          device: torch.device) -> list[Answer]:
+    """Targets for sources in their order, by the settings' beams, or greedy decoding."""
+    options = decoding(settings.beams, settings.length_penalty)
+    return write_answers([len(source) + 1 for source in sources], tokenizer, max_new_tokens,
+                         lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device, **options),
+                         "writing", settings.beams)
+
+
+def decoding(beams: int, length_penalty: float) -> dict:
+    """How targets are written, in the words of ``Decoding``."""
+    return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
+
+
+def writing_room(family: str, max_length: int, context: int, max_new_tokens: int) -> int:
+    """Tokens of a source that are read where its target is not known; what is over is cut at its end.
+
+    max_length: tokens as in training. In the family `decoder` `max_new_tokens` have to have their room in the model's
+    context beside it; half of the context it keeps at least.
+    """
+    if family == "encoder-decoder":
+        return max_length
+    return min(max_length - 1, max(context - max_new_tokens - 1, context // 2))
+
+
+def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
+             max_length: int, context: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
+    """Targets for the test's sources before and after training, and losses on test and validation.
+
+    Pairs that do not fit are left out, as in training. Returns eval.json's keys, for each test pair its row, source,
+    reference and what was written, and the attention of a few (``attention_of``).
+    """
+    settings = recipe.seq2seq
+    models = {"before": before.eval(), "after": after.eval()}
+    parts = {name: examples(records[name], tokenizer, settings.family, max_length) for name in ("test", "val")}
+    figures = {}
+    for name, part in parts.items():
+        for state, model in models.items():
+            with progress(f"losses, {name} {state}", 1, unit="passes") as advance:
+                figures[name, state] = told(model, part, TOLD_TOKENS, device)
+                advance(1)
+    known = set(parts["test"].rows)
+    test = [record for record in records["test"] if record["row"] in known]
+    sources = [record["source"] for record in test]
+    room = writing_room(settings.family, max_length, context, settings.max_new_tokens)
+    ids = [tokenizer.encode(text)[:room] for text in sources]
+    written = {state: write(model, ids, tokenizer, settings, settings.max_new_tokens, device)
+               for state, model in models.items()}
+    outputs = {state: Output([own.text for own in found], [own.ended for own in found], *figures["test", state])
+               for state, found in written.items()}
+    nearest = nearest_answers([record["source"] for record in records["train"]],
+                              [record["target"] for record in records["train"]], sources)
+    tokens = np.array(parts["test"].told())
+    references = Targets(sources, [record["target"] for record in test], tokens)
+    clean = clean_rows([record["source"] for name in ("train", "val") for record in records[name]], sources, fold_text)
+    baselines = {UNTUNED: outputs["before"], NEAREST: Output(nearest)}
+    report = score_targets(outputs["after"], references, baselines, clean, None, recipe.evaluate.resamples,
+                           recipe.train.seed)
+    report["family"] = settings.family
+    report["losses"] = [{"split": name} | {state: _loss(figures[name, state][0], part, recipe) for state in models}
+                        for name, part in parts.items()]
+    columns = {"row": [record["row"] for record in test], "source": sources, "reference": references.texts,
+               "output": outputs["after"].texts, "untuned": outputs["before"].texts, "nearest": nearest}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    short = [i for i, pair in enumerate(parts["test"].pairs)
+             if max(len(pair.source), len(pair.target)) < DRAWN_TOKENS][:DRAWN]
+    return report, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
+
+
+def _loss(nats: np.ndarray, part: Examples, recipe: Recipe) -> dict:
+    return loss_metrics(nats, np.array(part.told()), recipe.evaluate.resamples, recipe.train.seed)["log_loss"]
+
+
+@torch.no_grad()
+def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> dict:
+    """Where the tokens of a target looked in their source: weights (T, S), the mean over layers and heads.
+
+    Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is told, and
+    the columns of the source: what else they look at, the target so far and the separator, is left out.
+    """
+    source, target = pair.source, pair.target
+    *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
+    if isinstance(model, SourceToTarget):
+        maps = attention_maps(model.model, inputs[0], inputs[2], source_real=inputs[1])["cross"]
+    else:
+        maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, :len(source)]
+    weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)
+    shown = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in (*source, *target)]
+    return {"source_tokens": shown[:len(source)], "target_tokens": [*shown[len(source):], "(end)"],
+            "weights": [[round(value, 4) for value in row] for row in weights.tolist()]}

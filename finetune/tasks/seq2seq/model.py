@@ -1,0 +1,127 @@
+"""From source to target in two ways: one GPT that reads both in a row, or an encoder-decoder.
+
+Both modules give the loss as their forward pass, so that every wrapper around a model works, and share the few things
+that a task asks of them. Between source and target, at the target's end, and as an encoder-decoder's first target token
+stands the end-of-text token. Shape letters as in encoder_decoder.py.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, IGNORE, summed_loss
+from finetune.tasks.seq2seq.layout import Pair, one_sequence, two_sequences
+from finetune.training.collate import padded
+
+CHUNK = 256  # supervised positions whose logits exist at a time
+
+
+class Family(nn.Module):
+    """What both families share; a subclass says how a batch is laid out and what its hidden states are.
+
+    end: the id of the end-of-text token. smoothing: the share of the answer that is spread over the whole vocabulary in
+    training (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    """
+
+    end: int
+    smoothing: float
+
+    def batch(self, pairs: list[Pair]) -> tuple[Tensor, ...]:
+        """What ``forward`` takes, the targets (B, T) last: IGNORE where nothing is supervised."""
+        raise NotImplementedError
+
+    def hidden_states(self, *batch: Tensor) -> Tensor:
+        """The states from which each target token is told: a batch without its targets -> (B, T, C)."""
+        raise NotImplementedError
+
+    @property
+    def output(self) -> Tensor:
+        """The output matrix (V, C)."""
+        raise NotImplementedError
+
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+        """Targets for sources, as ids (B, T), by the options of ``finetune.models.generate.generate``."""
+        raise NotImplementedError
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Cross entropy summed over the supervised positions; smoothed in training only."""
+        *inputs, targets = batch
+        smoothing = self.smoothing if self.training else 0.0
+        return summed_loss(self.hidden_states(*inputs), self.output, targets, CHUNK, smoothing)
+
+    @torch.no_grad()
+    def told(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each pair, teacher forced: cross entropy in nats, and how many of its tokens were the likeliest; (B,)."""
+        *inputs, targets = batch
+        hidden, supervised = self.hidden_states(*inputs), targets != IGNORE
+        owner = supervised.nonzero()[:, 0]  # (N,), whose token it is
+        nats, right = hidden.new_zeros(len(targets)), hidden.new_zeros(len(targets))
+        parts = (hidden[supervised], targets[supervised], owner)
+        for states, wanted, own in zip(*(part.split(CHUNK) for part in parts), strict=True):
+            logits = F.linear(states, self.output).float()
+            nats.index_add_(0, own, F.cross_entropy(logits, wanted, reduction="none"))
+            right.index_add_(0, own, (logits.argmax(dim=-1) == wanted).to(right))
+        return nats, right
+
+
+class SourceThenTarget(Family):
+    """The family ``decoder``: source, end-of-text, target, end-of-text in one GPT; the source is only read."""
+
+    def __init__(self, gpt: GPT, end: int, smoothing: float = 0.0):
+        super().__init__()
+        self.gpt, self.end, self.smoothing = gpt, end, smoothing
+
+    @property
+    def output(self) -> Tensor:
+        """The token embedding, which is tied."""
+        return self.gpt.token_embedding.weight
+
+    def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T), padded on the right; a pad is never a target and, to the right, never seen."""
+        return one_sequence(pairs, self.end, IGNORE)
+
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, C)."""
+        return self.gpt.hidden_states(input_ids)
+
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+        """What the GPT writes after each source and the separator: (B, T)."""
+        ids, real = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
+        found = self.gpt.generate(ids, max_new_tokens, mask=real, end=self.end, **options)
+        return found[:, ids.shape[1]:]
+
+
+class SourceToTarget(Family):
+    """The family ``encoder-decoder``: the source read both ways, the target written from the end-of-text token on."""
+
+    def __init__(self, model: EncoderDecoder, end: int, smoothing: float = 0.0):
+        super().__init__()
+        self.model, self.end, self.smoothing = model, end, smoothing
+
+    @property
+    def output(self) -> Tensor:
+        """The token embedding, which is tied."""
+        return self.model.token_embedding.weight
+
+    def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sources (B, S), where they are real (B, S), the targets as they are read and as they are told (B, T)."""
+        source_ids, target_ids, targets, source_real = two_sequences(pairs, self.end, IGNORE)
+        return source_ids, source_real, target_ids, targets
+
+    def hidden_states(self, source_ids: Tensor, source_real: Tensor, target_ids: Tensor) -> Tensor:
+        """(B, S), (B, S), (B, T) -> (B, T, C)."""
+        return self.model.hidden_states(source_ids, target_ids, source_real)
+
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+        """What the decoder writes at each source: (B, T)."""
+        source_ids, source_real = (tensor.to(device) for tensor in padded(sources, self.end))
+        start = torch.full((len(sources), 1), self.end, device=device)
+        return self.model.generate(source_ids, start, max_new_tokens, source_real=source_real, end=self.end,
+                                   **options)[:, 1:]
+
+
+def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> Family:
+    """The family that a model is of."""
+    kind = SourceToTarget if isinstance(model, EncoderDecoder) else SourceThenTarget
+    return kind(model, end, smoothing)

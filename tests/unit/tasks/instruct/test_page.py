@@ -1,0 +1,73 @@
+"""The page of a model that answers: what it claims, and that texts from data stay texts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune.report.build import build_report
+from finetune.tasks.instruct import page
+from finetune.tasks.instruct import score as scores
+
+PAYLOAD = "<script>alert(1)</script> [x](javascript:y) 'User: & \"quoted\""
+
+
+def evaluation(own, before, nearest, wanted, loss_on="answer"):
+    """An eval.json as the stages write it."""
+    n = len(wanted)
+    draw, tokens = np.random.default_rng(0), np.full(n, 5)
+    nats = {"after": draw.uniform(4, 6, n), "before": draw.uniform(19, 21, n)}
+    found = scores.score_answers(
+        scores.Written(own, [True] * n, nats["after"]), scores.References(wanted, tokens, ("User:",)),
+        {scores.UNTUNED: scores.Written(before, [False] * n, nats["before"]), scores.NEAREST: scores.Written(nearest)},
+        np.arange(n) > 1, 300, seed=0)
+    losses = [{"split": split, "on": on} | {state: scores.loss_metrics(own, tokens, 300, 0)["log_loss"]
+                                            for state, own in nats.items()}
+              for on in dict.fromkeys(("answer", "words", loss_on)) for split in ("test", "val")]
+    rows = [{"row": i, "question": f"what is {i}? {PAYLOAD}", "reference": wanted[i], "answer": own[i],
+             "untuned": before[i], "nearest": nearest[i]} for i in range(3)]
+    return found | {"task": "instruct", "method": "full", "weights": {"name": "mini", "fallback": False},
+                    "losses": losses, "samples": rows}
+
+
+def numbers(n, right):
+    return [str(i) if i % 100 < right else "?" for i in range(n)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(evaluation, card)``: the two pages of a run directory with these files."""
+    def build(found, card):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        for name, value in (("eval.json", found), ("recipe.json", {"task": "instruct"}), ("data/card.json", card)):
+            (tmp_path / name).write_text(json.dumps(value))
+        build_report(tmp_path, {"instruct": page.page})
+        return [(tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
+    return build
+
+
+def test_the_verdict_claims_no_more_than_the_tests_carry():
+    wanted = numbers(200, 100)
+    said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
+    assert "Exact match 50.0 %" in said and "before training 3.0 % (the model is better by 47.0 points, p = " in said
+    assert "nearest training question 48.0 % (no more than noise apart" in said
+    assert "2 test questions stand in train or validation too; without them: 49.5 %" in said
+    worse = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted))
+    assert "90.0 % (the model is worse by 40.0 points" in worse and "4.0" in worse
+
+
+def test_texts_from_data_stay_texts_and_counts_are_shown(run):
+    wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 20]
+    found = evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted, loss_on="all")
+    card = {"name": "x", "records": 40, "malformed": 25,
+            "malformed_records": [f"line {i}: {PAYLOAD}" for i in range(25)],
+            "cut_rows": list(range(30)), "left_out_rows": [], "example": PAYLOAD, "loss_on": "all", "prompt": "User:",
+            "tokens": {"median": 3, "p95": 4, "max": 9, "max_length": 64, "cut": 30, "left_out": 0},
+            "splits": {"train": {"records": 9, "used": 8, "tokens": 70, "learnt_tokens": 30}}, "notes": ["one note"]}
+    html, markdown = run(found, card)
+    assert "<script" not in html and "&lt;script&gt;alert" in html
+    assert all(line.startswith("    ") for line in markdown.splitlines() if "<script" in line)  # code, which is inert
+    for part in ("Malformed records, the first 20", "30 (records 0, 1, 2", "and more", "Test, prompts and answers",
+                 "(nothing)", "What it cannot do", "With 29 records", "all of it and the end token", "One note."):
+        assert part in html, part
+    assert "A model of" not in html  # how large it is stands nowhere in this run

@@ -1,0 +1,169 @@
+"""The task seq2seq: what is cut and left out, how pairs are split, what an encoder-decoder begins with."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from finetune.checkpoints.sources import load
+from finetune.errors import DataError, RecipeError
+from finetune.hub.assets import asset
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.recipe import Recipe, Split, Train
+from finetune.tasks.seq2seq import job
+from finetune.tasks.seq2seq import pairs as seq2seq_pairs
+from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.pairs import Pairs
+from finetune.tasks.seq2seq.settings import Seq2Seq
+from finetune.tokenizer import Tokenizer
+from finetune.training.trainable import adapt, freeze
+
+BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "mini"))
+CPU = torch.device("cpu")
+FAMILIES = ["decoder", "encoder-decoder"]
+
+
+def record(row, source, target):
+    return {"row": row, "source": source, "target": target}
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, MINI], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_that_fits_is_whole(family, tokenizer):
+    awkward = ["🦊", "é", " leading", "ends ", "日本語", "<|endoftext|>", "\u200d🦊", "a\nb"]
+    records = [record(i, source, target) for i, (source, target) in enumerate(
+        (source, target) for source in awkward for target in awkward)]
+    found = job.examples(records, tokenizer, family, 200)
+    assert not found.cut and not found.left_out and found.rows == list(range(64))
+    for own, pair in zip(records, found.pairs, strict=True):
+        assert tokenizer.decode_bytes(pair.source) == own["source"].encode()
+        assert tokenizer.decode_bytes(pair.target) == own["target"].encode()
+        assert tokenizer.end_of_text not in pair.source + pair.target
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_long_source_loses_its_end_and_a_target_nothing(family):
+    long = record(7, "abcdefgh", "xyz")
+    for max_length in range(1, 14):
+        found = job.examples([long], BYTES, family, max_length)
+        room = max_length - 4 if family == "decoder" else max_length  # the target's three tokens and the separator
+        if max_length <= 3 or room < 1:
+            assert (found.left_out, found.rows) == ([7], [])
+            continue
+        assert found.pairs == [Pair(BYTES.encode("abcdefgh")[:room], BYTES.encode("xyz"))]
+        assert found.cut == ([7] if room < 8 else [])
+        if family == "decoder":
+            assert len(found.pairs[0].source) + 1 + 3 <= max_length
+
+
+def test_sources_that_differ_by_digits_are_others_and_by_case_are_not():
+    numbers = Pairs(("a", "b"), [], [record(i, f"{i:,}", f"number {i}") for i in range(1000, 1100)])
+    recipe = Recipe(task="seq2seq", split=Split(val_fraction=0.1, test_fraction=0.2))
+    records, card = seq2seq_pairs.prepare(recipe, numbers, BYTES, 64)
+    assert {name: len(part) for name, part in records.items()} == {"train": 70, "val": 10, "test": 20}
+    assert card["different_sources"] == 100 and not card["overlap"]["test_in_train"]["normalised"]
+    cases = Pairs(("a", "b"), [], [record(i, text, "t") for i, text in enumerate(
+        own for word in map(chr, range(97, 123)) for own in (f"{word} x", f"{word.upper()}  X"))])
+    records, _ = seq2seq_pairs.prepare(recipe, cases, BYTES, 64)
+    sides = {own["row"]: name for name, part in records.items() for own in part}
+    assert all(sides[row] == sides[row + 1] for row in range(0, 52, 2)) and set(sides.values()) == {*records}
+
+
+def test_what_cannot_be_split_or_does_not_fit_is_refused():
+    recipe = Recipe(task="seq2seq")
+    with pytest.raises(DataError, match="too few pairs: none for the"):
+        seq2seq_pairs.prepare(recipe, Pairs(("a", "b"), [], [record(i, "same", "t") for i in range(9)]), BYTES, 64)
+    with pytest.raises(DataError, match="no pair of the train split fits into 3 tokens"):
+        many = [record(i, f"s{i}", "long target") for i in range(30)]
+        seq2seq_pairs.prepare(recipe, Pairs(("a", "b"), [], many), BYTES, 3)
+
+
+def test_an_encoder_decoder_begins_as_the_gpt_and_accounts_for_its_tensors():
+    gpt, _ = load("mini")
+    model, report = job.build_model(gpt, Recipe(task="seq2seq"), MINI.end_of_text)
+    assert report.copied.keys() == dict(gpt.named_parameters()).keys() and all(report.copied.values())
+    assert all("cross" in name for name in report.fresh)
+    filled = [place for places in report.copied.values() for place in places]
+    assert sorted(filled + report.fresh) == sorted(dict(model.model.named_parameters()))
+    source = torch.tensor([MINI.encode("4,071")])
+    target = torch.tensor([[MINI.end_of_text, *MINI.encode("The weather")]])
+    with torch.inference_mode():
+        torch.testing.assert_close(model.model(source, target), gpt(target), rtol=0, atol=1e-5)
+
+
+def test_a_family_that_the_weights_are_not_is_refused():
+    recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
+    gpt = GPT(GPTConfig(30, 8, 4, 2, 2)).initialise(0)
+    model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
+    assert isinstance(job.build_model(model.model, Recipe(task="seq2seq"), 29)[0].model, EncoderDecoder)
+    with pytest.raises(RecipeError, match="these weights are an encoder-decoder's; got seq2seq.family=decoder"):
+        job.build_model(model.model, recipe, 29)
+
+
+@pytest.mark.parametrize("method, moves", [
+    ("full", lambda name: True),
+    ("last-blocks", lambda name: "cross" in name or ".blocks.2." in name or name.startswith(
+        ("model.encoder.norm.", "model.decoder.norm."))),
+    ("lora", lambda name: "cross" in name or name.endswith(("attention.qkv.lora_A", "attention.qkv.lora_B")))])
+def test_on_both_sides_the_same_moves_and_the_cross_attention_always(method, moves):
+    gpt = GPT(GPTConfig(30, 8, 8, 3, 2)).initialise(0)
+    model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
+    adapt(model.model, Train(method=method, lora_rank=2, lora_targets=("attention.qkv",)))
+    trainable = freeze(model, model.model, method, last_blocks=1)
+    names = [name for name, _ in model.named_parameters()]
+    assert sorted(trainable.names) == sorted(name for name in names if moves(name)) and trainable.names
+    assert any("encoder" in name for name in trainable.names) and any("decoder" in name for name in trainable.names)
+
+
+def test_head_alone_is_refused():
+    model, _ = job.build_model(GPT(GPTConfig(30, 8, 4, 2, 2)), Recipe(task="seq2seq"), 29)
+    with pytest.raises(RecipeError, match="method head trains nothing here"):
+        freeze(model, model.model, "head", 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_figures_do_not_depend_on_the_batch(family):
+    gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
+    model, _ = job.build_model(gpt, Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family)), BYTES.end_of_text)
+    part = job.examples([record(i, "s" * (1 + i % 7), "t" * (1 + i % 5)) for i in range(20)], BYTES, family, 40)
+    alone, together = (job.told(model.eval(), part, budget, CPU) for budget in (1, 500))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_is_that_of_the_target_to_its_source(family):
+    gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
+    recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family, silent_cross=False))
+    model, _ = job.build_model(gpt, recipe, BYTES.end_of_text)
+    looked = job.attention_of(model.eval(), Pair(BYTES.encode("abc"), BYTES.encode("xy")), BYTES, CPU)
+    assert (looked["source_tokens"], looked["target_tokens"]) == (["a", "b", "c"], ["x", "y", "(end)"])
+    weights = torch.tensor(looked["weights"])
+    assert weights.shape == (3, 3) and (weights >= 0).all()
+    sums = weights.sum(dim=1)
+    assert torch.allclose(sums, torch.ones(3), atol=1e-3) if family == "encoder-decoder" else (sums < 1).all()
+
+
+def test_the_start_of_a_greedy_target_is_the_models_own():
+    gpt, tokenizer = load("mini")
+    recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
+    model, _ = job.build_model(gpt, recipe, tokenizer.end_of_text)
+    source = tokenizer.encode("The weather today")[:job.writing_room("decoder", 256, 256, 8)]
+    [answer] = job.write(model.eval(), [source], tokenizer, recipe.seq2seq, 8, CPU)
+    ids = torch.tensor([[*tokenizer.encode("The weather today"), tokenizer.end_of_text]])
+    with torch.inference_mode():
+        first = int(F.softmax(gpt(ids)[0, -1], dim=-1).argmax())
+    assert answer.text.startswith(tokenizer.decode([first]).strip())
+
+
+def test_a_source_that_leaves_no_room_to_write_is_cut_and_counted():
+    """Where the target is not known the whole budget of new tokens has its room; half of the context stays."""
+    assert [job.writing_room("decoder", 64, 64, new) for new in (3, 20, 60)] == [60, 43, 32]
+    assert job.writing_room("decoder", 40, 64, 3) == 39
+    assert [job.writing_room("encoder-decoder", size, 64, 60) for size in (64, 40)] == [64, 40]
+    pairs = Pairs(("a", "b"), [], [record(i, f"{i:02}" + "x" * 40, "t") for i in range(40)])
+    for new, said in ((8, 0), (40, 1)):
+        recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder", max_new_tokens=new))
+        _, card = seq2seq_pairs.prepare(recipe, pairs, BYTES, 64)
+        assert sum("read without their end where targets are written" in note for note in card["notes"]) == said

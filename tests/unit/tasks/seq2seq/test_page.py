@@ -1,0 +1,152 @@
+"""The page of a model from source to target: what it claims, that texts from data stay texts, and its maps."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from finetune.evaluation.language import loss_metrics
+from finetune.report.attention import draw_attention, map_size, visible
+from finetune.report.build import build_report
+from finetune.tasks.seq2seq import page
+from finetune.tasks.seq2seq import score as scores
+from finetune.tasks.seq2seq.page import targets_table
+
+PAYLOAD = "<script>alert(1)</script> [x](javascript:y) $\\frac$ & \"quoted\""
+CARD = {"name": "x", "records": 40, "columns": ["source", "target"], "dropped": {"empty source": 30, "empty target": 0},
+        "dropped_rows": {"empty source": list(range(30))}, "different_sources": 39, "protocol": "grouped", "seed": 7,
+        "tokens": {"source": {"median": 3, "p95": 4, "max": 9}, "target": {"median": 13, "p95": 14, "max": 19},
+                   "max_length": 64}, "cut_rows": [3, 4], "left_out_rows": [], "example": PAYLOAD,
+        "splits": {"train": {"records": 9, "target_tokens": 70}, "test": {"records": 2}},
+        "overlap": {"test_in_train": {"exact": 1, "normalised": 2, "n": 30}}, "notes": ["one note"]}
+
+
+def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder", headline=None):
+    """An eval.json as the stages write it."""
+    n = len(wanted)
+    draw, tokens = np.random.default_rng(0), np.full(n, 5)
+    nats = {"after": draw.uniform(4, 6, n), "before": draw.uniform(19, 21, n)}
+    right = draw.integers(0, 5, n)
+    sources = [f"{i} {PAYLOAD}" for i in range(n)]
+    found = scores.score_targets(
+        scores.Output(own, [True] * n, nats["after"], right), scores.Targets(sources, wanted, tokens),
+        {scores.NEAREST: scores.Output(nearest),
+         scores.UNTUNED: scores.Output(before, [False] * n, nats["before"], right // 2)},
+        np.arange(n) >= clean_from, headline, 200, seed=0)
+    losses = [{"split": split} | {state: loss_metrics(values, tokens, 200, 0)["log_loss"]
+                                  for state, values in nats.items()} for split in ("test", "val")]
+    rows = [{"row": i, "source": sources[i], "reference": wanted[i], "output": own[i], "untuned": before[i],
+             "nearest": nearest[i]} for i in range(min(3, n))]
+    return found | {"task": "seq2seq", "method": "full", "weights": {"name": "mini", "fallback": False},
+                    "family": family, "losses": losses, "samples": rows,
+                    "warm_start": {"copied": {}} if family == "encoder-decoder" else None}
+
+
+def numbers(n, right):
+    return [f"{i} and {i} more" if i % 100 < right else "?" for i in range(n)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(evaluation, card, attention)``: the two pages of a run directory with these files."""
+    def build(found, card, attention=None):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        files = {"eval.json": found, "recipe.json": {"task": "seq2seq", "train": {"seed": 5}}, "data/card.json": card}
+        for name, value in (files | ({} if attention is None else {"attention.json": attention})).items():
+            (tmp_path / name).write_text(json.dumps(value))
+        build_report(tmp_path, {"seq2seq": page.page})
+        return [(tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
+    return build
+
+
+def test_the_verdict_claims_no_more_than_the_tests_carry():
+    wanted = numbers(200, 100)
+    said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
+    assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
+    assert "the source copied" not in said  # clearly beaten
+    assert "before training 3.0 % (the model is better by 47.0 points, p = 0.005)" in said
+    assert "nearest training source 48.0 % (no more than noise apart" in said
+    assert "2 test sources stand in train or validation too; without them: 49.5 %" in said
+    assert re.search(r"chrF \d\d\.\d \(\d\d\.\d to \d\d\.\d; n = 200\)", said)
+    assert re.search(r"Loss on the targets: (4\.0|3\.9)\d+ nats a token before training, (1\.0|0\.9)\d+ after\.", said)
+
+
+def test_a_baseline_that_wins_makes_the_model_worse():
+    wanted = numbers(200, 100)
+    said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, clean_from=0))
+    assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
+    plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
+    assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (no more than noise apart" in plain
+    by_chrf = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, headline="chrf"))
+    assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
+    assert re.search(r"nearest training source \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
+
+
+def test_texts_from_data_stay_texts_and_counts_are_shown(run):
+    wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 200]
+    maps = [{"source_tokens": [PAYLOAD, " two"], "target_tokens": ["$a$", "\n", ""],
+             "weights": [[1, 0], [0, 1], [0, 1]]}]
+    html, markdown = run(evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted,
+                                    family="encoder-decoder"), CARD, maps)
+    assert "<script" not in html and "&lt;script&gt;alert" in html
+    assert all(line.startswith("    ") for line in markdown.splitlines() if "<script" in line)  # code, which is inert
+    for part in ("30 (rows 0, 1, 2", "and more", "empty source", "2 (rows 3, 4; the first of the file is 0)",
+                 "(nothing)", "What it cannot do", "With 30 test pairs", "one training (seed 5)", "One note.",
+                 "nrefs:1|case:mixed", "Test, targets", "are new, so the decoder hardly sees",
+                 "test rows that stand in train",
+                 "Target tokens", "median 13, 95 % have at most 14, longest 19", "Where it looks in the source",
+                 "of before", "Rows whose source stands in another split"):
+        assert part in html, part
+    assert "A model of" not in html  # how large it is stands nowhere in this run
+    assert html.count("data:image/svg+xml;base64,") == 1
+
+
+def test_every_metric_has_its_interval(run):
+    found = evaluation(numbers(60, 30), numbers(60, 3), numbers(60, 20), numbers(60, 60))
+    html, markdown = run(found, {})
+    for name, entry in found["metrics"].items():
+        assert entry["low"] <= entry["value"] <= entry["high"] and entry["n"] == 60, name
+    table = markdown.split("Outputs and baselines")[-1].split("Differences on the same pairs")[0]
+    rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
+    for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
+        assert re.fullmatch(r"[\d.]+( %)? \([\d.]+ to [\d.]+\)", rows[name]), name
+    assert "The run has no data card." in html and "Where it looks" not in html
+
+
+def test_degenerate_outputs_make_a_page(run):
+    for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
+        html, _ = run(evaluation(own, own, own, wanted, clean_from=0), {}, [])
+        assert "no more than noise apart" in html and "Where it looks" not in html
+        assert "not defined\n(no reference has 4 words)" in html
+
+
+def test_many_and_long_maps_are_cut_and_that_is_said(run):
+    def example(t, s):
+        return {"source_tokens": ["s"] * s, "target_tokens": ["t"] * t, "weights": np.full((t, s), 1 / s).tolist()}
+    wanted = numbers(30, 20)
+    maps = [example(5, 6), example(60, 50), *[example(2, 2)] * 3]
+    html, _ = run(evaluation(wanted, wanted, wanted, wanted), {}, maps)
+    assert html.count("data:image/svg+xml;base64,") == 3 and html.count("The first 40 tokens of each side") == 1
+    assert "A map of 40 target tokens over 40 source tokens" in html
+
+
+def test_a_map_shows_its_weights_and_its_tokens_as_they_are():
+    weights, queries, keys = [[0.9, 0.1], [0.2, 0.8], [0, 1]], [" a$_b$", "\n", "x" * 40], ["<", ""]
+    axes = Figure().subplots()
+    draw_attention(axes, weights, queries, keys)
+    assert axes.images[0].get_array().filled(0.0).tolist() == weights and axes.images[0].get_clim() == (0, 1)
+    shown = [[label.get_text() for label in side.get_ticklabels()] for side in (axes.yaxis, axes.xaxis)]
+    assert shown == [["\u2423a$_b$", "\u23ce", "x" * 13 + "\u2026"], ["<", "\u2205"]]
+    assert not any(label.get_parse_math() for side in (axes.yaxis, axes.xaxis) for label in side.get_ticklabels())
+    assert visible("\x00") == "\N{REPLACEMENT CHARACTER}" and visible(" the") == "\u2423the"
+    small, large = map_size(["a"] * 5, ["b"] * 5), map_size(["a"] * 40, ["b"] * 40)
+    assert small[0] < large[0] < 12 and small[1] < large[1] < 12
+
+
+def test_the_table_for_the_screen_names_every_baseline():
+    lines = targets_table(evaluation(numbers(60, 30), numbers(60, 3), numbers(60, 20), numbers(60, 60)))
+    assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is that of exact match")
+    assert [line.split("  ")[0] for line in lines[2:]] == ["mini, full", scores.COPY, scores.NEAREST, scores.UNTUNED]
+    assert "0.5000 [0.3774, 0.6226]" in lines[2] and "0.3333 [" in lines[4]
