@@ -345,6 +345,7 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
 
 def test_building_a_report_imports_no_torch(make_run):
     run = make_run(rows=(100, 30, 40))
-    code = ("import sys; from pathlib import Path; from finetune.report import build; from finetune.tasks.classify import page; "
+    code = ("import sys; from pathlib import Path; from finetune.report import build; "
+            "from finetune.tasks.classify import page; "
             f"build.build_report(Path({str(run)!r}), {{'classify': page.page}}); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

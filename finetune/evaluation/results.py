@@ -1,0 +1,71 @@
+"""The typed results of an evaluation: metrics, differences, and what every task's eval.json begins with."""
+
+from dataclasses import dataclass
+
+from finetune.records import Record, WeightsOrigin
+
+
+@dataclass(frozen=True)
+class Metric(Record):
+    """A figure with its 95 % interval over `n` rows; an undefined one has no value and says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Difference(Record):
+    """A metric of the model minus a baseline's on the same rows, with the interval and p of a paired test."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    p_value: float | None = None
+    metric: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline(Metric):
+    """The one metric that a run is known by."""
+
+    metric: str  # its name
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartWeights(WeightsOrigin):
+    """The weights that were started from, with a sentence where they are not GPT-2's."""
+
+    fallback: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Start(Record):
+    """What an evaluation is of: the method that was trained, and the weights that it began with."""
+
+    method: str
+    weights: StartWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Record):
+    """What every eval.json holds; each task adds its own."""
+
+    schema_version: int
+    task: str
+    method: str
+    weights: StartWeights
+    headline: Headline
+    metrics: dict[str, Metric]
+    seconds: float
+
+
+def undefined(n: int, reason: str) -> Metric:
+    """A metric that has no value, and why."""
+    return Metric(None, None, None, n, reason)
