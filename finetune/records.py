@@ -29,7 +29,7 @@ class Record:
             problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
             where = ".".join(map(str, problem["loc"]))
             raise RunError(f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "),
-                           do="The file is damaged or of another version: run the stage that wrote it again.") from error
+                           do="Run the stage that wrote it again.") from error
 
 
 @cache
