@@ -60,9 +60,8 @@ def classify(data, text: str | None = None, label: str | None = None, *, group: 
     request = classify_request(places[0], text=text, label=label, group=group, split=split, validation=places[1],
                                test=places[2], weights=None if weights is None else str(weights), method=method,
                                encoding=encoding, settings=settings)
-    _, stages = load_pipeline(request.pipeline)
     run, recipe = open_run(request, Path(folder), named)
-    execute(run, recipe, stages)
+    execute(run, recipe, load_pipeline(request.pipeline).stages)
     return ClassifierRun(run.directory)
 
 

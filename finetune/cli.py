@@ -30,6 +30,7 @@ NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and later ones again.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Take no finished stage over from another run.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
 EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
@@ -38,10 +39,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's direct
 @app.command()
 def run(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml|recipe.json")], settings: SetOption = None,
         name: NameOption = None, first: FromOption = None, until: UntilOption = None, processes: ProcessesOption = 1,
-        dry_run: DryRunOption = False) -> None:
+        dry_run: DryRunOption = False, fresh: FreshOption = False) -> None:
     """Run a pipeline; the same command again goes on where it stopped."""
     from finetune.pipeline import make_recipe
-    _run(make_recipe(target, settings or []), name, first, until, processes, dry_run)
+    _run(make_recipe(target, settings or []), name, first, until, processes, dry_run, fresh)
 
 
 @app.command()
@@ -56,13 +57,13 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
              encoding: EncodingOption = None,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
-             processes: ProcessesOption = 1, dry_run: DryRunOption = False) -> None:
+             processes: ProcessesOption = 1, dry_run: DryRunOption = False, fresh: FreshOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import classify_request, file_run_name
     request = classify_request(data, text=text, label=label, group=group, split=split,
                                validation=validation, test=test, weights=weights, method=method, encoding=encoding,
                                overrides=settings or [])
-    _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run)
+    _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run, fresh)
 
 
 @app.command("compare-architectures")
@@ -73,12 +74,12 @@ def compare_architectures(
         label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
         settings: SetOption = None, name: NameOption = None) -> None:
     """Compare encoder-only, decoder-only and encoder-decoder of equal size."""
-    from finetune.comparisons.architectures.stage import QUICK
+    from finetune.comparisons.architectures.trainings import QUICK
     from finetune.config import merge
     from finetune.pipeline import make_recipe
     chosen = {"columns": {"text": text, "label": label}} | ({"data": data} if data else {})
     request = make_recipe("architectures", settings or [], merge(chosen, QUICK if quick else {}))
-    _run(request, name, None, None, 1, False)
+    _run(request, name, None, None, 1, False, False)
 
 
 @app.command()
@@ -183,7 +184,7 @@ def export(run_directory: RunArgument,
            format: Annotated[str, typer.Option(help="hf: Hugging Face's layout; peft: LoRA's adapters.")] = "hf",
            out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None) -> None:
     """Write a run's weights for other programs, compared with what they read."""
-    from finetune.stages.export import export_again
+    from finetune.commands.export import export_again
     say(str(export_again(run_directory, out, format)))
 
 
@@ -306,20 +307,20 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
     say("checked: nothing is wrong" if here else "no weights are on this machine: nothing was checked")
 
 
-def _run(request, name, first, until, processes, dry_run) -> None:
+def _run(request, name, first, until, processes, dry_run, fresh) -> None:
     from finetune.pipeline import dry_run as show_plan
     from finetune.pipeline import execute, load_pipeline, open_run, stage_names
-    _, stages = load_pipeline(request.pipeline)
-    names = stage_names(stages, first, until)
+    stages = load_pipeline(request.pipeline).stages
+    stage_names(stages, first, until)
     if not request.data:
         command = "finetune classify my.csv" if request.pipeline == "classify" else (
             f"finetune run {request.pipeline} --set data=my.tsv")
         raise RecipeError("the recipe names no data", do=f"Give a file: {command}")
     if dry_run:
-        show_plan(request, names, processes)
+        show_plan(request, stages, processes)
         return
     opened, recipe = open_run(request, RUNS, name)
-    execute(opened, recipe, stages, first=first, until=until, processes=processes)
+    execute(opened, recipe, stages, first=first, until=until, processes=processes, fresh=fresh)
 
 
 def _typed_lines():

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +29,25 @@ def field_names(schema: type[Settings], prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def chosen_values(settings: Settings, keys: Iterable[str]) -> dict[str, Any]:
+    """Dotted key -> value, for every field that `keys` name: fields, or whole sections."""
+    wanted = tuple(keys)
+    return {name: value_of(settings, name) for name in field_names(type(settings)) if under(name, wanted)}
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """The value of a dotted key, tuples as lists."""
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def under(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or in a section that is."""
+    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def nearest(word: str, known) -> str:

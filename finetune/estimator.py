@@ -21,17 +21,16 @@ from finetune.evaluation.calibration import fit_temperature, softmax
 from finetune.export.hf import random_ids
 from finetune.files import read_json, sha256_json
 from finetune.recipe import Recipe, Train, check_method
+from finetune.records import WeightsOrigin
 from finetune.tables.in_memory import label_names, read_labels, read_texts
 from finetune.tables.readers import LabelledTexts
 from finetune.tables.splits import grouped_split
-from finetune.tasks.classify import job as classify_job
+from finetune.tasks.base import task_named
 from finetune.tasks.classify.bundle import Bundle, bundle_directory
 from finetune.tasks.classify.data import Records
 from finetune.tasks.classify.export import readme, save_bundle
-from finetune.tasks.classify.job import build_job
-from finetune.tasks.setup import assemble, describe_start, write_new_weights
-from finetune.training import resume
-from finetune.training.loop import train
+from finetune.tasks.classify.job import build_job, examples
+from finetune.tasks.setup import assemble, fit, start_weights, write_new_weights
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
 
@@ -99,9 +98,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                     bundle, settings = fine_tune(recipe, source, names, start, Path(folder))
             except Interrupted as stop:
                 raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
-            weights = {"name": start.name, "source": start.source, "sha256": start.content()}
+            weights = WeightsOrigin(start.name, start.source, start.licence, start.content())
         self.bundle_, self.settings_, self.classes_ = bundle, settings, classes
-        self.origin_ = {"weights": describe_start(weights), "recipe_sha256": sha256_json(recipe.model_dump()),
+        self.origin_ = {"weights": start_weights(weights).to_json(), "recipe_sha256": sha256_json(recipe.model_dump()),
                         "data_sha256": sha256_json([texts, source.labels])}
         self._keep_columns(columns)
         return self
@@ -201,22 +200,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: WeightsSource,
               folder: Path) -> tuple[Bundle, Train]:
     """Train on the rows as a run would, with checkpoints in `folder`: what predicts, and the settings as resolved."""
-    loaded = start.load(recipe.train.dropout)
-    gpt, tokenizer = getattr(loaded.model, "gpt", loaded.model), loaded.tokenizer
+    loaded, task = start.load(recipe.train.dropout), task_named("classify")
+    gpt, tokenizer = loaded.body, loaded.tokenizer
     parts = grouped_split(source.texts, source.labels, recipe.split.val_fraction, 0.0, recipe.split.seed)
     max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
-    built = assemble(recipe, gpt, tokenizer, loaded.report.parameters,
-                     {"labels": labels, "splits": {"train": len(parts["train"])}})
-    model, settings = built.model, built.settings
-    learnt, held_out = (classify_job.examples(Records(source, parts[name]), labels, tokenizer, max_length)
+    prepared = task.prepared({name: len(rows) for name, rows in parts.items()}, len(source.texts), labels, max_length)
+    setup = assemble(task, recipe, gpt, tokenizer, loaded.report.parameters, prepared)
+    model, settings = setup.model, setup.settings
+    learnt, held_out = (examples(Records(source, parts[name]), labels, tokenizer, max_length)
                         for name in ("train", "val"))
     validation = held_out if held_out.rows else learnt
     say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
-    for line in [*built.why, built.trainable.describe()]:
+    for line in [*setup.why, setup.trainable.describe()]:
         say(f"  {line}")
-    job = build_job(model, built.trainable, settings, learnt, validation, torch.device(device_type()))
-    found = train(job, settings, folder, {}, checkpoint_seconds=math.inf)
-    resume.load_weights(resume.step_directory(folder / "checkpoints", found["best_step"]), model)
+    job = build_job(model, setup.trainable, settings, learnt, validation, torch.device(device_type()))
+    fit(job, settings, folder, {}, checkpoint_seconds=math.inf)
     model = merge(model.eval()).requires_grad_(False)
     temperature = fit_temperature(predict_logits(model, held_out.ids), held_out.targets)
     two = len(labels) == 2

@@ -1,16 +1,19 @@
-"""The one schema of a run's settings: TOML files, ``--set`` and the saved recipe.json."""
+"""The one schema of a run's settings: TOML files, ``--set`` and the saved recipe.json.
 
-from typing import Literal
+The sections of every run stand here. Each task and comparison brings one of its own in its ``settings.py``, and says
+there which fields of the others it reads.
+"""
 
-from pydantic import Field
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.comparisons.architectures.settings import Architectures
-from finetune.comparisons.methods.settings import Compare
-from finetune.config import Settings
+from pydantic import Field, create_model, field_validator
+
+from finetune.comparisons import COMPARISONS
+from finetune.config import Settings, nearest
 from finetune.errors import RecipeError
-from finetune.tasks.instruct.settings import Instruct
-from finetune.tasks.pretrain.settings import Pretrain
-from finetune.tasks.seq2seq.settings import Seq2Seq
+from finetune.tasks import TASKS
 
 
 class Columns(Settings):
@@ -97,30 +100,67 @@ class Shape(Settings):
     tokenizer: str = Field("", description="directory with vocab.json and merges.txt; none: the 256 bytes")
 
 
-class Recipe(Settings):
-    """Everything that decides what a run does."""
+class RunSettings(Settings):
+    """What every run has."""
 
     pipeline: str = Field("", description="the pipeline whose stages run")
-    task: Literal["classify", "pretrain", "instruct", "seq2seq"] = Field("classify", description="what is learnt")
+    task: str = Field("classify", description="what is learnt: " + ", ".join(TASKS))
     weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
                          "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
-    data: str = Field("", description="a registry name or a file; for pretrain a text file or a folder, for "
-                      "instruct a file of records, for seq2seq a table of pairs")
+    data: str = Field("", description="a registry name or a file: a labelled table, a text or a folder of texts, a "
+                      "file of instruction records, or a table of pairs, as the task reads it")
     validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
-    encoding: str | None = Field(None, description="how the characters of those tables are written that are not UTF-8 "
-                                 "and have no byte order mark; none: such a table is an error")
+    encoding: str | None = Field(None, description="encoding of tables that are neither UTF-8 nor marked with a BOM; "
+                                 "by default such a table is an error")
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     shape: Shape = Shape()
-    pretrain: Pretrain = Pretrain()
-    instruct: Instruct = Instruct()
-    seq2seq: Seq2Seq = Seq2Seq()
-    compare: Compare = Compare()
-    architectures: Architectures = Architectures()
+
+    @field_validator("task")
+    @classmethod
+    def _is_listed(cls, name: str) -> str:
+        if name not in TASKS:
+            raise ValueError(" ".join(filter(None, (f"no task {name!r}; known: {', '.join(TASKS)}",
+                                                    nearest(name, TASKS)))))
+        return name
+
+
+def task_settings(name: str) -> ModuleType:
+    """A task's ``settings.py``: SECTION, its section's class or none, and READS, the fields that it reads by stage."""
+    return import_module(f"finetune.tasks.{name}.settings")
+
+
+def comparison_settings(name: str) -> ModuleType:
+    """A comparison's ``settings.py``: SECTION and READS."""
+    return import_module(f"finetune.comparisons.{name}.settings")
+
+
+def _sections() -> dict[str, Any]:
+    """The sections of tasks and comparisons, each with its defaults."""
+    owners = {name: task_settings(name) for name in TASKS} | {name: comparison_settings(name) for name in COMPARISONS}
+    return {name: (owner.SECTION, owner.SECTION()) for name, owner in owners.items() if owner.SECTION is not None}
+
+
+if TYPE_CHECKING:
+    class Recipe(RunSettings):
+        """Everything that decides what a run does."""
+
+        def __getattr__(self, section: str) -> Any: ...
+else:
+    Recipe = create_model("Recipe", __base__=RunSettings, __module__=__name__,
+                          __doc__="Everything that decides what a run does.", **_sections())
+
+
+def check_shape(recipe: "Recipe") -> None:
+    """Raise RecipeError where the shape of new weights was changed and the weights are not new ones."""
+    changed = [name for name in Shape.model_fields if getattr(recipe.shape, name) != getattr(Shape(), name)]
+    if changed and recipe.weights != "scratch":
+        raise RecipeError(f"shape.{changed[0]} is read with weights=scratch alone", got=f"weights={recipe.weights}",
+                          do="Leave it out, or give --set weights=scratch.")
 
 
 def check_method(train: Train) -> None:

@@ -4,7 +4,7 @@ A file that does not parse as its type is a damaged run or one of another versio
 other exception is a bug of ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +52,8 @@ class StageRecord(Record):
     hardware: dict[str, Any]
     git_commit: str | None
     finished: str
+    external: dict[str, str] = field(default_factory=dict)  # files outside of the run, in words -> sha256
+    machine: dict[str, str] = field(default_factory=dict)  # what the bits depend on besides, of a training
     taken_from: str = ""  # the run that did the work, where it was taken over
 
 
@@ -83,7 +85,6 @@ class Downloaded(Record):
 
     weights: WeightsOrigin
     data: DataOrigin
-    external: dict[str, str]  # what could change under the run, in words -> sha256
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,16 @@ class Trained(Record):
     device: str
     peak_bytes: int
     estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class BestStep(Record):
+    """The best checkpoint by the validation metric: what ``checkpoints/best.json`` holds."""
+
+    step: int
+    metric: str
+    value: float
+    log_loss: float
 
 
 @dataclass(frozen=True)

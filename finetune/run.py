@@ -3,24 +3,33 @@
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from finetune.errors import RunError
-from finetune.files import read_json, sha256_file, sha256_json, write_json
+from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from finetune.machine import git_commit, hardware, peak_memory_bytes, versions
+from finetune.records import Record, StageRecord
 
+R = TypeVar("R", bound=Record)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{i}" for device in ("com", "lpt") for i in range(1, 10))}
 
 
 class Run:
-    """One output directory and what stands in it."""
+    """One output directory and what stands in it.
+
+    memory: what a stage hands to later ones of the same process, so that it is not read from disk again.
+    """
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
         self.name = self.directory.name
+        self.memory: dict[str, Any] = {}
 
     @classmethod
     def named(cls, root: Path, name: str) -> "Run":
@@ -70,49 +79,84 @@ class Run:
         """Where a stage's record stands: ``stages/04-train.json``."""
         return self.path("stages", f"{number:02d}-{stage}.json")
 
-    def record(self, stage: str) -> dict:
+    def finished(self, stage: str) -> bool:
+        """Whether a stage of this name has left a record."""
+        return any(self.path("stages").glob(f"[0-9]*-{stage}.json"))
+
+    def record(self, stage: str) -> StageRecord:
         """The record of a finished stage. Raises RunError where it has not finished."""
-        found = sorted(self.path("stages").glob(f"*-{stage}.json"))
+        found = sorted(self.path("stages").glob(f"[0-9]*-{stage}.json"))
         if not found:
             raise RunError(f"{self.directory}: stage {stage!r} has not finished here", do="Run the pipeline first.")
-        return read_json(found[0])
+        return read_record(found[0])
 
-    def result(self, stage: str) -> dict:
-        """What a finished stage returned."""
-        return self.record(stage)["result"]
+    def result(self, stage: str, kind: type[R]) -> R:
+        """What a finished stage returned, as its type. Raises RunError."""
+        return kind.from_json(self.record(stage).result, f"{self.directory}: the record of {stage}")
 
-    def is_current(self, number: int, stage: str, inputs: str, sizes: bool = True) -> bool:
-        """True where the stage has finished with these inputs and its outputs still stand, in their sizes if asked."""
+    def is_current(self, number: int, stage: str, inputs: str, contents: bool = True) -> bool:
+        """True where the stage has finished with these inputs and its outputs are there, as they were if asked."""
         path = self.record_path(number, stage)
         if not path.exists():
             return False
-        record = read_json(path)
-        outputs = record.get("outputs", {})
-        return record.get("inputs") == inputs and all(
-            self.path(name).is_file() and (not sizes or self.path(name).stat().st_size == size)
-            for name, (size, _) in outputs.items())
+        record = read_record(path)
+        return record.inputs == inputs and (self.holds(record) if contents else all(
+            self.path(name).is_file() for name in record.outputs))
 
-    def finish(self, number: int, stage: str, inputs: str, outputs: list[Path], result: dict, seconds: float) -> dict:
+    def holds(self, record: StageRecord) -> bool:
+        """Whether every output of a record is there, byte for byte, as a file of this run's own."""
+        return all(self._own_file(name) and self.path(name).stat().st_size == size
+                   and sha256_file(self.path(name)) == digest for name, (size, digest) in record.outputs.items())
+
+    def _own_file(self, name: str) -> bool:
+        """Whether a relative path is a file inside the run that no symbolic link leads out of."""
+        path = self.path(name)
+        return path.is_file() and path.resolve().is_relative_to(self.directory.resolve())
+
+    def finish(self, number: int, stage: str, inputs: str, outputs: list[Path], result: Record, seconds: float,
+               external: dict[str, str] | None = None, machine: dict[str, str] | None = None) -> StageRecord:
         """Write a stage's record; it comes last, so a half-done stage is never taken for a finished one."""
-        record = {
-            "stage": stage, "inputs": inputs,
-            "outputs": {path.relative_to(self.directory).as_posix(): [path.stat().st_size, sha256_file(path)]
-                        for path in outputs},
-            "result": result, "seconds": round(seconds, 3), "peak_memory_bytes": peak_memory_bytes(),
-            "versions": versions(), "hardware": hardware(), "git_commit": git_commit(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_json(self.record_path(number, stage), record)
+        record = StageRecord(
+            stage=stage, inputs=inputs, outputs={path.relative_to(self.directory).as_posix(): (
+                path.stat().st_size, sha256_file(path)) for path in outputs},
+            result=result.to_json(), seconds=round(seconds, 3), peak_memory_bytes=peak_memory_bytes(),
+            versions=versions(), hardware=hardware(), git_commit=git_commit(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"), external=external or {}, machine=machine or {})
+        write_json(self.record_path(number, stage), record.to_json())
         return record
 
-    def forget(self, stages: list[tuple[int, str]]) -> None:
-        """Drop the records of these stages and what they left, so that nothing out of date is taken for a result."""
-        left = {"train": ["checkpoints", "train.jsonl"], "report": ["report"], "export": ["export"],
-                "evaluate": ["eval.json", "predictions.csv", "answers.csv", "targets.csv", "attention.json"],
-                "compare": ["comparison", "comparison.json"],
-                "architectures": ["training", "trainings.jsonl", "comparison.json"]}
-        for number, stage in stages:
+    def take_over(self, number: int, stage: str, inputs: str, machine: dict[str, str]) -> str:
+        """Take a finished stage from another run beside this one whose record has the same inputs and machine.
+
+        Its files are copied, and checked against the hashes that were recorded when they were written. Returns the
+        other run's name, or nothing where there is none.
+        """
+        for path in sorted(self.directory.parent.glob(f"*/stages/{number:02d}-{stage}.json"), reverse=True):
+            other = Run(path.parents[1])
+            if other.directory.resolve() == self.directory.resolve() or other.directory.is_symlink():
+                continue
+            try:
+                record = read_record(path)
+            except RunError:  # of another version, or damaged: no use to us
+                continue
+            if (record.inputs, record.machine) == (inputs, machine) and other.holds(record):
+                for name in record.outputs:
+                    self.path(name).parent.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(self.path(name), "wb") as file, open(other.path(name), "rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                if self.holds(record):
+                    write_json(self.record_path(number, stage), replace(record, taken_from=other.name).to_json())
+                    return other.name
+        return ""
+
+    def forget(self, stages: Iterable[tuple[int, str, Iterable[str]]]) -> None:
+        """Drop the records of stages and what they left, so that nothing out of date is taken for a result.
+
+        stages: number, name and the patterns of the outputs; whatever of the run holds one is removed whole.
+        """
+        for number, stage, patterns in stages:
             self.record_path(number, stage).unlink(missing_ok=True)
-            for name in left.get(stage, []):
+            for name in {pattern.partition("/")[0] for pattern in patterns}:
                 path = self.path(name)
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
@@ -120,9 +164,14 @@ class Run:
                     path.unlink(missing_ok=True)
 
 
-def fingerprint(record: dict) -> str:
-    """What a later stage depends on: a record's inputs, result and outputs, not its times."""
-    return sha256_json({key: record[key] for key in ("stage", "inputs", "outputs", "result")})
+def read_record(path: Path) -> StageRecord:
+    """A stage's record. Raises RunError for a file that is none."""
+    return StageRecord.from_json(read_json(path), path)
+
+
+def content(record: StageRecord) -> str:
+    """What later stages depend on: the files that a stage left and what it returned, not how or when."""
+    return sha256_json([record.outputs, record.result])
 
 
 def _try_lock(file) -> bool:

@@ -5,9 +5,9 @@ next token of held-out text; from random weights and from the bundled ones. Ever
 in the same order. `finetune compare-architectures --quick` takes minutes on two cores, the whole many times that.
 """
 
-from finetune.comparisons.architectures import stage
+from finetune.comparisons.architectures import stage as architectures
 from finetune.recipe import Recipe
 from finetune.stages import download, prepare, report, verify
 
 recipe = Recipe(task="classify", weights="mini", data="spam-sample")
-stages = [download, verify, prepare, stage, report]
+stages = [download, verify, prepare, architectures, report]

@@ -42,6 +42,11 @@ class WeightsSource:
         return load_checkpoint(self.directory, self.config, dropout)
 
 
+def is_made_in_run(name: str) -> bool:
+    """Whether weights of this name are new ones, which a run makes for itself."""
+    return name in (RANDOM_BYTES, SCRATCH)
+
+
 def resolve_auto(name: str) -> str:
     """`auto` as a name: GPT-2 124M if it is at hand or reachable, else the bundled checkpoint. Other names stay."""
     if name != "auto":
@@ -64,7 +69,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     base: the run's directory for the fallback weights. fetch: download what is missing, and check every hash.
     Raises WeightsError or FetchError, with the names there are.
     """
-    if name in (RANDOM_BYTES, SCRATCH):
+    if is_made_in_run(name):
         if base is None:
             raise WeightsError(f"{name!r} weights are made inside of a run, and GPT-2 is not at hand"
                                if name == RANDOM_BYTES else f"{name!r} weights are made inside of a run",

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
@@ -42,6 +42,11 @@ class LoadedCheckpoint:
     model: GPT | Classifier
     tokenizer: Tokenizer
     report: LoadReport
+
+    @property
+    def body(self) -> nn.Module:
+        """The GPT, or the encoder-decoder, without a classifier's head."""
+        return self.model.gpt if isinstance(self.model, Classifier) else self.model
 
 
 def read_config(directory: Path) -> GPTConfig:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
-from finetune.checkpoints.sources import locate_weights
+from finetune.checkpoints.sources import is_made_in_run, locate_weights
 from finetune.console import say
 from finetune.errors import FetchError
 from finetune.hub import fetch
@@ -22,6 +21,7 @@ from finetune.hub.registry import weights_registry
 from finetune.machine import reset_peak_memory
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe
+from finetune.records import Estimate
 from finetune.report.blocks import bytes_text, seconds_text
 from finetune.run import Run
 from finetune.stages import download, prepare, verify
@@ -81,7 +81,7 @@ def _missing_data(recipe: Recipe) -> str:
 
 def _missing_weights(recipe: Recipe) -> str:
     """A line where the weights are not here; names that mean nothing are errors, as in the run."""
-    if recipe.weights in (RANDOM_BYTES, SCRATCH):
+    if is_made_in_run(recipe.weights):
         return ""
     row = None if Path(recipe.weights).is_dir() else weights_registry().get(recipe.weights)
     if row is not None:
@@ -100,17 +100,16 @@ def _missing_weights(recipe: Recipe) -> str:
 
 def _plan_only(recipe: Recipe, with_data: bool) -> None:
     """What follows from the shape of weights that are not here, and from data that are."""
-    row = weights_registry().get(recipe.weights)
-    prepared = task_named(recipe.task).foresee(recipe, row.context if row else 1024) if with_data else None
+    row, task = weights_registry().get(recipe.weights), task_named(recipe.task)
+    prepared = task.preview(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
         with torch.device("meta"):  # shapes without numbers
             gpt = GPT(GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
                                 heads=row.heads))
-            built = assemble(recipe, gpt, None, sum(p.numel() for p in gpt.parameters()), prepared)
-        _say_plan(built)
-        if "splits" in prepared:
-            rows = prepared["splits"]["train"]
-            say(f"steps: {count_steps(rows, built.settings)[1]:,} of {built.settings.batch_size} rows")
+            setup = assemble(task, recipe, gpt, None, sum(p.numel() for p in gpt.parameters()), prepared)
+        _say_plan(setup)
+        rows = prepared.training_rows(row.context)
+        say(f"steps: {count_steps(rows, setup.settings)[1]:,} of {setup.settings.batch_size} rows")
     say("tokens, time and memory are known once weights and data are here: finetune weights get NAME fetches weights")
 
 
@@ -118,20 +117,20 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     """Try the steps, and say the plan and the estimates."""
     reset_peak_memory()
     begun = time.monotonic()
-    built, task = build(recipe, run), task_named(recipe.task)
+    setup, task = build(recipe, run), task_named(recipe.task)
     loading = time.monotonic() - begun
-    settings = built.settings
-    _say_plan(built)
+    settings = setup.settings
+    _say_plan(setup)
     device = torch.device(device_type())
-    probe = task.probe(recipe, run, built, device)
+    probe = task.probe(recipe, run, setup, device)
     first = try_steps(probe.job, settings, probe.batches, run.path("checkpoints"))
     plan = make_plan(probe.whole, settings, CHECKPOINT_SECONDS, loading + probe.set_up_seconds)
     found = estimate(first, replace(plan, kept_bytes=probe.kept_bytes))
     tokens = sum(probe.whole.lengths)
     say(f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
         f"in an epoch; {plan.validations} validations")
-    built.model.float()
-    seconds = task.evaluation_seconds(recipe, run, built, device)
+    setup.model.float()
+    seconds = task.evaluation_seconds(recipe, run, setup, device)
     _say_estimates(found, seconds, device)
     said = ", ".join(f"{size.tokens:,} tokens {took:.3g} s"
                      for size, took in zip(first.sizes[1:], first.seconds[1:], strict=True))
@@ -144,9 +143,9 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     say("not counted: baselines, intervals, report and export. Nothing was kept; no weights were changed.")
 
 
-def _say_plan(built: TrainingSetup) -> None:
-    settings, trainable = built.settings, built.trainable
-    for line in [*built.why, trainable.describe()]:
+def _say_plan(setup: TrainingSetup) -> None:
+    settings, trainable = setup.settings, setup.trainable
+    for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     more = len(trainable.names) - NAMES
     say("  which: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
@@ -154,11 +153,11 @@ def _say_plan(built: TrainingSetup) -> None:
         f"precision={settings.precision}")
 
 
-def _say_estimates(found: dict, evaluation: float | None, device: torch.device) -> None:
+def _say_estimates(found: Estimate, evaluation: float | None, device: torch.device) -> None:
     where = "GPU memory" if device.type == "cuda" else "memory"
     rows = [("estimate", "about", "range"),
-            ("training", *(_span(seconds_text, found, "estimate_seconds"))),
-            (f"peak {where} of training", *(_span(bytes_text, found, "estimate_peak_bytes")))]
+            ("training", *(_span(seconds_text, found, "seconds"))),
+            (f"peak {where} of training", *(_span(bytes_text, found, "peak_bytes")))]
     if evaluation is not None:
         rows.append(("forward passes of evaluation", seconds_text(evaluation),
                      f"{seconds_text(0.8 * evaluation)} to {seconds_text(1.2 * evaluation)}"))
@@ -166,5 +165,6 @@ def _say_estimates(found: dict, evaluation: float | None, device: torch.device) 
         say(f"  {name:28}  {about:>12}  {span}".replace("\u00a0", " "))
 
 
-def _span(show, found: dict, key: str) -> tuple[str, str]:
-    return show(found[key]), f"{show(found[key + '_low'])} to {show(found[key + '_high'])}"
+def _span(show, found: Estimate, name: str) -> tuple[str, str]:
+    about, low, high = (show(getattr(found, name + end)) for end in ("", "_low", "_high"))
+    return about, f"{low} to {high}"

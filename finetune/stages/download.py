@@ -1,43 +1,47 @@
-"""Stage ``download``: weights and data are on this machine and are what they should be."""
+"""Stage ``download``: data and weights are on this machine and are what they should be."""
 
-from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
-from finetune.checkpoints.sources import locate_weights
-from finetune.console import say
-from finetune.files import sha256_tree
 from finetune.recipe import Recipe
+from finetune.records import DataOrigin, Downloaded, WeightsOrigin
 from finetune.run import Run
-from finetune.tables.sources import locate_data
-from finetune.tasks.base import task_named
-from finetune.tasks.pretrain.documents import locate_text
 
-OUTPUTS: list[str] = []
+READS = ("task", "weights", "data")
+OUTPUTS: tuple[str, ...] = ()
 
 
-def outside(recipe: Recipe) -> dict[str, str]:
+def resolve(recipe: Recipe) -> Recipe:
+    """Fetch the data; where they cannot be had, the recipe names the bundled sample in their place."""
+    from finetune.tasks.base import task_named
+    return task_named(recipe.task).resolve(recipe, fetch=True)
+
+
+def external(recipe: Recipe) -> dict[str, str]:
     """What could change under a run: the data, and weights that no registry pins, by their hashes."""
-    found = {"the data's content": sha256_tree(task_named(recipe.task).locate(recipe).path)}
-    for what, name in (("validation", recipe.validation), ("test", recipe.test)):
-        found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
-    if recipe.pretrain.eval_data:
-        found["the evaluation text's content"] = sha256_tree(locate_text(recipe.pretrain.eval_data).path)
-    if recipe.weights not in (RANDOM_BYTES, SCRATCH):
+    from finetune.checkpoints.sources import is_made_in_run, locate_weights
+    from finetune.files import sha256_tree
+    from finetune.tasks.base import task_named
+    files = task_named(recipe.task).files(recipe)
+    found = {f"{what}'s content": sha256_tree(path) for what, path in files.items()}
+    if not is_made_in_run(recipe.weights):
         weights = locate_weights(recipe.weights)
         if not weights.pinned:
             found |= {f"the weights' {name}": digest for name, digest in weights.content().items()}
     return found
 
 
-def run(recipe: Recipe, run: Run) -> dict:
-    """Fetch what the recipe names, every hash checked; data that cannot be used are found before any download."""
+def run(recipe: Recipe, run: Run) -> Downloaded:
+    """Fetch what the recipe names, every hash checked; data that cannot be used are found before any weights."""
+    from finetune.checkpoints.sources import is_made_in_run, locate_weights
+    from finetune.console import say
+    from finetune.files import sha256_tree
+    from finetune.tasks.base import task_named
     task = task_named(recipe.task)
     data = task.locate(recipe)
-    task.check(recipe)
+    task.check_data(recipe)
     say(f"data: {data.name} ({data.source})")
-    if recipe.weights in (RANDOM_BYTES, SCRATCH):
-        weights = {"name": recipe.weights, "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {}}
+    if is_made_in_run(recipe.weights):
+        weights = WeightsOrigin(recipe.weights, "random, seeded; nothing pretrained", "", {})
     else:
         found = locate_weights(recipe.weights, fetch=True)
-        weights = {"name": found.name, "source": found.source, "licence": found.licence, "sha256": found.content()}
-    return {"weights": weights, "outside": outside(recipe),
-            "data": {"name": data.name, "file": data.path.name, "source": data.source, "licence": data.licence,
-                     "citation": data.citation, "sha256": sha256_tree(data.path)}}
+        weights = WeightsOrigin(found.name, found.source, found.licence, found.content())
+    return Downloaded(weights, DataOrigin(data.name, data.path.name, data.source, data.licence, data.citation,
+                                          sha256_tree(data.path)))

@@ -1,26 +1,47 @@
 """Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
 
-from finetune.console import say
-from finetune.files import write_json
-from finetune.machine import timed
+from dataclasses import dataclass
+
+from finetune.evaluation.results import Headline
 from finetune.recipe import Recipe
+from finetune.records import Record
 from finetune.run import Run
-from finetune.tasks.base import task_named
-from finetune.tasks.setup import best_model, describe_start
-from finetune.training.precision import device_type
+from finetune.stages.train import TRAIN
 
-OUTPUTS = ["eval.json", "predictions.csv", "answers.csv", "targets.csv", "attention.json"]
+READS = ("task", "weights", "evaluate.resamples", *TRAIN)
+OUTPUTS = ("eval.json",)
 
 
-def run(recipe: Recipe, run: Run) -> dict:
+@dataclass(frozen=True)
+class Evaluated(Record):
+    """The result of this stage."""
+
+    headline: Headline
+    verdict: str
+
+
+def outputs(recipe: Recipe) -> tuple[str, ...]:
+    """eval.json, and what the task writes beside it."""
+    from finetune.tasks.base import task_named
+    return (*OUTPUTS, *task_named(recipe.task).evaluation_files)
+
+
+def run(recipe: Recipe, run: Run) -> Evaluated:
     """Write eval.json, and beside it what the task holds of single rows."""
+    from dataclasses import replace
+
+    from finetune.console import say
+    from finetune.files import write_json
+    from finetune.machine import timed
+    from finetune.tasks.base import task_named
+    from finetune.tasks.setup import best_model, started_from
+    from finetune.training.precision import device_type
     task = task_named(recipe.task)
     with timed() as seconds:
         model, tokenizer = best_model(recipe, run)
-        found = task.evaluate(recipe, run, model.to(device_type()), tokenizer)
-    evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
-                  "weights": describe_start(run.result("download")["weights"]), **found, "seconds": round(seconds(), 3)}
-    write_json(run.path("eval.json"), evaluation)
+        found = task.evaluate(recipe, run, model.to(device_type()), tokenizer, started_from(recipe, run))
+    evaluation = replace(found, seconds=round(seconds(), 3))
+    write_json(run.path("eval.json"), evaluation.to_json())
     said = task.verdict(evaluation)
     say(said)
-    return {"headline": evaluation["headline"], "verdict": said}
+    return Evaluated(evaluation.headline, said)

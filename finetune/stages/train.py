@@ -1,71 +1,111 @@
 """Stage ``train``: the loop over the task's job, in this process or in several under torchrun."""
 
-import os
 import sys
-import time
 from pathlib import Path
 
-from finetune.console import say
-from finetune.errors import TrainingError
-from finetune.files import read_json
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, Train
+from finetune.records import BestStep, TrainedTensors, TrainResult
 from finetune.run import Run
-from finetune.tasks.base import task_named
-from finetune.tasks.setup import build, identity
-from finetune.training.launch import answer, launch
-from finetune.training.loop import set_threads, train
-from finetune.training.precision import device_type
 
-OUTPUTS = ["train.jsonl", "checkpoints/best.json"]
+TRAIN = tuple(f"train.{name}" for name in Train.model_fields if name != "class_weights")  # which has an owner
+READS = ("task", "weights", *TRAIN)
+OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 
 
-def run(recipe: Recipe, run: Run, processes: int = 1) -> dict:
+def machine(recipe: Recipe, processes: int) -> dict[str, str]:
+    """What the last bits of a training depend on besides its settings."""
+    from importlib.metadata import version
+
+    from finetune.training.loop import set_threads
+    from finetune.training.precision import device_type, has_bf16
+    precision = recipe.train.precision
+    return {"torch": version("torch"), "threads": str(set_threads(recipe.train.threads)), "device": device_type(),
+            "precision": ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision,
+            "processes": str(processes)}
+
+
+def recorded(run: Run) -> list[Path]:
+    """The log, and the best checkpoint with all its files."""
+    from finetune.files import read_json
+    from finetune.training.resume import step_directory
+    best = run.path("checkpoints", "best.json")
+    step = step_directory(run.path("checkpoints"), BestStep.from_json(read_json(best), best).step)
+    return [run.path("train.jsonl"), best, *sorted(step.iterdir())]
+
+
+def run(recipe: Recipe, run: Run, processes: int = 1) -> TrainResult:
     """Train from the newest checkpoint, or from the start. Returns what was chosen, trained and measured."""
-    if processes > 1:
-        return _launch(run, processes)
-    return train_here(recipe, run)
+    return _launch(run, processes) if processes > 1 else train_here(recipe, run)
 
 
-def train_here(recipe: Recipe, run: Run) -> dict:
-    """Train in this process (one of several under torchrun)."""
+def train_here(recipe: Recipe, run: Run) -> TrainResult:
+    """Train in this process (one of several under torchrun); the best model is kept for the stages that follow."""
+    import os
+    import time
+
     import torch
+
+    from finetune.console import say
+    from finetune.tasks.base import task_named
+    from finetune.tasks.setup import BEST, build, fit, identity
+    from finetune.training.loop import set_threads
+    from finetune.training.precision import device_type
     begun = time.monotonic()
     set_threads(recipe.train.threads)
-    built = build(recipe, run)
-    settings, trainable = built.settings, built.trainable
-    for line in [*built.why, trainable.describe()]:
+    task, setup = task_named(recipe.task), build(recipe, run)
+    settings, trainable = setup.settings, setup.trainable
+    for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = task_named(recipe.task).build_job(recipe, run, built, device)
-    found = train(job, settings, run.directory, identity(recipe, run), set_up_seconds=time.monotonic() - begun)
-    return found | {"method": settings.method, "why": built.why, "lr": settings.lr, "precision": settings.precision,
-                    "parameters": trainable.total,
-                    "trainable": {"names": trainable.names, "places": trainable.places(),
-                                  "parameters": trainable.parameters, "share": trainable.parameters / trainable.total}}
+    job = task.build_job(recipe, run, setup, device)
+    found = fit(job, settings, run.directory, identity(recipe, run, reads(recipe)),
+                set_up_seconds=time.monotonic() - begun)
+    run.memory[BEST] = setup.model, setup.tokenizer
+    tensors = TrainedTensors(trainable.names, trainable.places(), trainable.parameters,
+                             trainable.parameters / trainable.total)
+    return TrainResult(**vars(found), method=settings.method, why=setup.why, lr=settings.lr,
+                       precision=settings.precision, parameters=trainable.total, trainable=tensors)
 
 
-def _launch(run: Run, processes: int) -> dict:
+def reads(recipe: Recipe) -> tuple[str, ...]:
+    """The settings that decide what is trained: this stage's own, and the task's."""
+    from finetune.recipe import task_settings
+    return (*READS, *task_settings(recipe.task).READS.get("train", ()))
+
+
+def _launch(run: Run, processes: int) -> TrainResult:
     """Start torchrun on this module and take over the first process's result."""
+    import os
+
     import torch
+
+    from finetune.console import say
+    from finetune.errors import TrainingError
+    from finetune.training.launch import launch
+    from finetune.training.precision import device_type
     devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device_type(), processes)
     if processes > devices:
         raise TrainingError("each process needs a GPU of its own", got=f"{processes} processes", known=f"{devices} GPU",
                             do="Give --processes no more than there are.")
     cores = max((os.cpu_count() or 1) // processes, 1)
     say(f"  starting {processes} processes")
-    found = launch(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                    "-m", "finetune.stages.train", str(run.directory)], run,
-                   {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))})
-    if found["processes"] != processes:
+    answered = launch(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                       "-m", "finetune.stages.train", str(run.directory)], run,
+                      {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))})
+    found = TrainResult.from_json(answered, "the result of torchrun")
+    if found.processes != processes:
         raise TrainingError("torchrun started another number of processes than asked",
-                            got=str(found["processes"]), known=str(processes))
+                            got=str(found.processes), known=str(processes))
     return found
 
 
 def _main(directory: str) -> None:
     """What each process under torchrun does."""
+    from finetune.files import read_json
+    from finetune.training.launch import answer
     run = Run.at(Path(directory))
-    answer(run, lambda: train_here(Recipe.model_validate(read_json(run.path("recipe.json"))), run))
+    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+    answer(run, lambda: train_here(recipe, run).to_json())
 
 
 if __name__ == "__main__":

@@ -1,31 +1,26 @@
 """Stage ``verify``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
 
-from finetune.console import say
-from finetune.errors import WeightsError
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
+from finetune.records import Verified
 from finetune.run import Run
-from finetune.tasks.setup import base_weights, write_new_weights
 
-OUTPUTS = ["base/*"]
+READS = ("task", "weights", "shape", "train.seed", "train.dropout")
+OUTPUTS = ("base/*",)
 
 
-def run(recipe: Recipe, run: Run) -> dict:
-    """Load the checkpoint once to verify it; nothing is written but new weights."""
+def run(recipe: Recipe, run: Run) -> Verified:
+    """Load the checkpoint and account for its tensors; the stage that follows takes it from memory."""
+    from finetune.console import say
+    from finetune.tasks.base import task_named
+    from finetune.tasks.setup import BASE, load_base, write_new_weights
     write_new_weights(recipe, run.path("base"))
-    loaded = base_weights(recipe, run).load()
-    gpt = loaded.model.gpt if isinstance(loaded.model, Classifier) else loaded.model
-    if gpt is not loaded.model:
+    loaded = run.memory[BASE] = load_base(recipe, run)
+    if loaded.body is not loaded.model:
         say("these weights are a classifier's: its head is left out, its blocks are used")
-    if isinstance(gpt, EncoderDecoder) and recipe.task != "seq2seq":
-        raise WeightsError(f"{recipe.weights}: an encoder-decoder's weights", got=f"task {recipe.task}",
-                           known="task seq2seq", do="Give a GPT-2's.")
-    shape, report = gpt.config, loaded.report
+    task_named(recipe.task).check_body(loaded.body, recipe.weights)
+    shape, report = loaded.body.config, loaded.report
     say(f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
         f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"
         + (f"; {len(report.skipped)} buffers or tied copies skipped" if report.skipped else ""))
-    return {"parameters": report.parameters, "tensors": report.loaded, "transposed": report.transposed,
-            "skipped": report.skipped, "dtypes": report.dtypes, "layers": shape.layers, "width": shape.width,
-            "heads": shape.heads, "context": shape.context, "vocab_size": shape.vocab_size,
-            "tokenizer_sha256": loaded.tokenizer.fingerprint()}
+    return Verified(report.parameters, report.loaded, report.transposed, report.skipped, report.dtypes, shape.layers,
+                    shape.width, shape.heads, shape.context, shape.vocab_size, loaded.tokenizer.fingerprint())

@@ -1,39 +1,49 @@
-"""What a task is to a run: what each stage asks of it.
+"""What a task is to a run: what each stage asks of it, and the values that it hands on.
 
-A task is a folder beside this file: ``task.py`` answers what the stages ask, with what stands beside it.
+A task is a folder beside this file. Its ``task.py`` answers what the stages ask, with what stands beside it; its
+``settings.py`` says which settings it reads.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, WeightsError
+from finetune.evaluation.results import Evaluation, Start
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
+from finetune.records import Record
 from finetune.report.page import Files
 from finetune.run import Run
-from finetune.tables.sources import DataSource
+from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.trainable import Trainable, adapt, freeze
 from finetune.training.trial import Probe, choose
 
-OF_TABLES = ("validation", "test", "encoding", "columns", "train.class_weights", "evaluate.metric",
-             "evaluate.positive", "evaluate.threshold")  # settings of labelled tables
+
+@dataclass(frozen=True)
+class Prepared(Record):
+    """The result of the stage ``prepare``; each task adds its own."""
+
+    splits: dict[str, int]  # rows of train, val and test
+
+    def training_rows(self, context: int) -> int:
+        """Rows to train on. context: of the model, for a task whose rows are blocks of that many tokens."""
+        return self.splits["train"]
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A task's model with what moves set free."""
+    """A task's model, with what the method trains set to be trained."""
 
     model: nn.Module
     tokenizer: Tokenizer
@@ -48,13 +58,18 @@ class Task(ABC):
     Its model is a module whose ``gpt`` is the GPT and whatever else it has a new head.
     """
 
+    prepared: type[Prepared] = Prepared  # of the result of ``prepare``
     exported = "weights"  # what export/hf holds, in a word
     metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
-    unread: tuple[str, ...] = ()  # settings that other tasks read: ``train.class_weights``, or all of ``columns``
+    evaluation_files: tuple[str, ...] = ()  # that ``evaluate`` writes beside eval.json
+    bodies: tuple[type[nn.Module], ...] = (GPT,)  # models that it can start from
 
-    @abstractmethod
-    def resolve_data(self, name: str, fetch: bool) -> str:
-        """`recipe.data` as a name that means the same in any directory. fetch: without it nothing is downloaded."""
+    def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
+        """The recipe with data named so that they mean the same in any directory.
+
+        fetch: download what the names stand for; without it nothing is.
+        """
+        return recipe.model_copy(update={"data": resolve_path(recipe.data)})
 
     @abstractmethod
     def locate(self, recipe: Recipe) -> DataSource:
@@ -64,51 +79,60 @@ class Task(ABC):
         """The registry's row that the data are, where the task reads those."""
         return None
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise DataError or RecipeError for what cannot be trained on, before any weights are downloaded."""
+    def files(self, recipe: Recipe) -> dict[str, Path]:
+        """Every file or folder that the data come from, by what it is in words."""
+        return {"the data": self.locate(recipe).path}
+
+    def check_settings(self, recipe: Recipe) -> None:
+        """Raise RecipeError for settings that do not go together, before there is a run."""
         if recipe.train.metric not in self.metrics:
-            raise RecipeError(f"train.metric is nothing that the task {recipe.task} validates by",
-                              got=recipe.train.metric, known=", ".join(self.metrics))
-        usual = Recipe()
-        for key in self.unread:
-            own, other = (reduce(getattr, key.split("."), values) for values in (recipe, usual))
-            if own != other:
-                raise RecipeError(f"the task {recipe.task} does not read {key}", got=str(own), do="Leave it out.")
+            raise RecipeError(f"{recipe.train.metric!r} is not a validation metric of the task {recipe.task}",
+                              got=f"train.metric={recipe.train.metric}", known=", ".join(self.metrics))
+
+    def check_data(self, recipe: Recipe) -> None:  # noqa: B027 (a task may have nothing to check)
+        """Raise DataError for data that cannot be trained on, before any weights are downloaded."""
+
+    def check_prepared(self, recipe: Recipe, prepared: Prepared) -> None:  # noqa: B027
+        """Raise RecipeError for settings that the prepared data cannot serve, before anything is trained."""
+
+    def check_body(self, body: nn.Module, name: str) -> None:
+        """Raise WeightsError where this task cannot start from these weights."""
+        if not isinstance(body, self.bodies):
+            raise WeightsError(f"{name}: the weights are a {type(body).__name__}'s",
+                               known=" or ".join(kind.__name__ for kind in self.bodies),
+                               do="Give other weights, or run a task that starts from these.")
 
     @abstractmethod
-    def prepare(self, recipe: Recipe, run: Run) -> dict:
-        """Write data/*, card.json among it, and say what is there. Returns the stage's result, `prepared` below.
-
-        It has {"splits": {"train": rows, ...}}, or {"tokens": {"train": tokens}} where the text is packed into blocks.
-        """
+    def prepare(self, recipe: Recipe, run: Run) -> Prepared:
+        """Write data/*, card.json among it, and say what is there."""
 
     @abstractmethod
-    def foresee(self, recipe: Recipe, context: int) -> dict:
-        """What of `prepared` is known without the weights, for a dry run that does not have them; it is said."""
+    def preview(self, recipe: Recipe, context: int) -> Prepared | None:
+        """What of ``prepare``'s result is known without the weights, for a dry run; it is said. None: nothing."""
 
     @abstractmethod
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> nn.Module:
-        """The model on top of a GPT. prepared: what ``prepare`` or ``foresee`` returned."""
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: Prepared) -> nn.Module:
+        """The model on top of a GPT. prepared: what ``prepare`` or ``preview`` returned."""
 
-    def set_free(self, model: nn.Module, gpt: GPT, settings: Train) -> Trainable:
-        """Add the method's adapters and let move what it moves. As it stands for a GPT and a head on top of it."""
+    def configure_trainable(self, model: nn.Module, gpt: GPT, settings: Train) -> Trainable:
+        """Add the method's adapters and set what it trains. As it stands for a GPT and a head on top of it."""
         adapt(gpt, settings)
         return freeze(model, gpt, settings.method, settings.last_blocks)
 
     @abstractmethod
-    def build_job(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """The job for the loop, over all rows."""
 
     @abstractmethod
-    def evaluate(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> dict:
-        """Measure the best checkpoint's model: eval.json's own keys, with "headline". Files beside it are written."""
+    def evaluate(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer, start: Start) -> Evaluation:
+        """Measure the best checkpoint's model, and write what ``evaluation_files`` names."""
 
     @abstractmethod
-    def verdict(self, evaluation: dict) -> str:
+    def verdict(self, evaluation: Evaluation) -> str:
         """What the numbers say, in a few sentences."""
 
     @abstractmethod
-    def summary(self, evaluation: dict) -> list[str]:
+    def summary(self, evaluation: Evaluation) -> list[str]:
         """The result as a plain table for the screen."""
 
     @abstractmethod
@@ -127,14 +151,19 @@ class Task(ABC):
     def next_command(self, directory: Path) -> str:
         """What to type after ``finetune`` to use a finished run."""
 
-    def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """The steps that a dry run tries. As it stands for jobs that cost nothing before their first step."""
-        whole = self.build_job(recipe, run, built, device)
-        return Probe(whole, choose(whole.lengths, built.settings), whole)
+        whole = self.build_job(recipe, run, setup, device)
+        return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float | None:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float | None:
         """Seconds of the evaluation's forward passes, from some of them; none: unknown."""
         return None
+
+
+def task_named(name: str) -> Task:
+    """The task of that name: ``TASK`` in its folder's task.py."""
+    return import_module(f"finetune.tasks.{name}.task").TASK
 
 
 def write_records(run: Run, records: dict[str, Iterable[dict]]) -> None:
@@ -148,8 +177,3 @@ def read_records(run: Run, split: str) -> list[dict]:
     """The records that ``prepare`` left for a split."""
     with open(run.path("data", f"{split}.jsonl"), encoding="utf-8") as file:
         return [json.loads(line) for line in file]
-
-
-def task_named(name: str) -> Task:
-    """The task of that name: ``TASK`` in its folder's task.py."""
-    return import_module(f"finetune.tasks.{name}.task").TASK

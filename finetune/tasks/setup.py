@@ -1,5 +1,9 @@
-"""From a recipe to a training: base weights, model, what is trained, the job's settings, and back to the best model."""
+"""From a recipe to a training and back to its best model: what stages, estimator, comparisons and benchmarks share.
 
+base weights → the task's model → what is trained → the job → ``fit``.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -7,23 +11,32 @@ from torch import nn
 from finetune.adapters.lora import merge
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
 from finetune.checkpoints.sources import WeightsSource, locate_weights
+from finetune.checkpoints.store import LoadedCheckpoint
+from finetune.config import chosen_values
 from finetune.errors import RunError
+from finetune.evaluation.results import Start, StartWeights
 from finetune.files import read_json, sha256_json
 from finetune.models.gpt import GPT
-from finetune.recipe import Recipe
-from finetune.run import Run, fingerprint
-from finetune.tasks.base import TrainingSetup, task_named
+from finetune.recipe import Recipe, Train
+from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
+from finetune.run import Run, content
+from finetune.tasks.base import Prepared, Task, TrainingSetup, task_named
 from finetune.tokenizer import Tokenizer
-from finetune.training import resume
+from finetune.training import loop, resume
+from finetune.training.loop import Job
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
 
+STARTS = {MINI: "mini, the small pretrained model that is bundled with this project", RANDOM_BYTES: "random weights"}
+HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
+BASE, BEST = "base checkpoint", "best model"  # in a run's memory
+
 
 def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
-    """Where this run's starting weights stand. Raises RunError where their files are no longer those it began with."""
+    """Where this run's starting weights are. Raises RunError where their files are no longer those it began with."""
     found = locate_weights(recipe.weights, base=run.path("base"))
     if not found.pinned:
-        began, now = run.result("download")["weights"]["sha256"], found.content()
+        began, now = run.result("download", Downloaded).weights.sha256, found.content()
         changed = [name for name in sorted({*began, *now}) if began.get(name) != now.get(name)]
         if changed:
             raise RunError(f"{found.directory}: the weights that this run began with have changed",
@@ -31,37 +44,18 @@ def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
     return found
 
 
+def load_base(recipe: Recipe, run: Run) -> LoadedCheckpoint:
+    """The starting weights: those that ``verify`` read in this process, once, or read from disk."""
+    kept = run.memory.pop(BASE, None)
+    return kept or base_weights(recipe, run).load(recipe.train.dropout)
+
+
 def write_new_weights(recipe: Recipe, directory: Path) -> None:
-    """Write the recipe's starting weights where they are new ones; others stand elsewhere already."""
+    """Write the recipe's starting weights where they are new ones; others are somewhere already."""
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(directory, recipe.train.seed)
     elif recipe.weights == SCRATCH:
         write_scratch(directory, recipe.shape, recipe.train.seed)
-
-
-def build(recipe: Recipe, run: Run) -> TrainingSetup:
-    """The model on the run's starting weights, with what moves set free."""
-    loaded = base_weights(recipe, run).load(recipe.train.dropout)
-    gpt = getattr(loaded.model, "gpt", loaded.model)
-    return assemble(recipe, gpt, loaded.tokenizer, loaded.report.parameters, run.result("prepare"))
-
-
-def assemble(recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int, prepared: dict) -> TrainingSetup:
-    """The task's model on top of a GPT, with what moves set free. prepared: what ``prepare`` returned."""
-    rows = _training_rows(prepared, gpt)
-    settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
-    precision, because = choose_precision(settings.precision, gpt.config.width)
-    settings = settings.model_copy(update={"precision": precision})
-    task = task_named(recipe.task)
-    model = task.build_model(recipe, gpt, prepared)
-    trainable = task.set_free(model, gpt, settings)
-    return TrainingSetup(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
-
-
-def identity(recipe: Recipe, run: Run) -> dict[str, str]:
-    """Hashes of what a training rests on: a checkpoint of another identity is not gone on with."""
-    return {"recipe": sha256_json(recipe.model_dump()), "data": fingerprint(run.record("prepare")),
-            "weights": fingerprint(run.record("verify"))}
 
 
 def is_pretrained(recipe: Recipe) -> bool:
@@ -69,36 +63,73 @@ def is_pretrained(recipe: Recipe) -> bool:
     return recipe.weights not in (RANDOM_BYTES, SCRATCH)
 
 
-def _training_rows(prepared: dict, gpt: GPT) -> int:
-    """Rows to train on; for a language model the blocks that fill its context, none where they are not counted yet."""
-    if "splits" in prepared:
-        return prepared["splits"]["train"]
-    return prepared["tokens"]["train"] // gpt.config.context if "tokens" in prepared else 0
+def build(recipe: Recipe, run: Run) -> TrainingSetup:
+    """The task's model on the run's starting weights, ready to be trained."""
+    loaded, task = load_base(recipe, run), task_named(recipe.task)
+    return assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters,
+                    run.result("prepare", task.prepared))
 
-STARTS = {MINI: "mini, the small pretrained model that is bundled with this project", RANDOM_BYTES: "random weights"}
-HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
+
+def assemble(task: Task, recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int,
+             prepared: Prepared) -> TrainingSetup:
+    """The task's model on top of a GPT, ready to be trained. parameters: of the weights that were loaded."""
+    rows = prepared.training_rows(gpt.config.context)
+    settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
+    precision, because = choose_precision(settings.precision, gpt.config.width)
+    settings = settings.model_copy(update={"precision": precision})
+    model = task.build_model(recipe, gpt, prepared)
+    trainable = task.configure_trainable(model, gpt, settings)
+    return TrainingSetup(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
+
+
+def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
+    """Hashes of what a training rests on: the settings of these keys, the data, the weights.
+
+    A checkpoint of another identity is not gone on with.
+    """
+    return {"recipe": sha256_json(chosen_values(recipe, keys)), "data": content(run.record("prepare")),
+            "weights": content(run.record("verify"))}
+
+
+def fit(job: Job, settings: Train, directory: Path, identity: dict[str, str], **options) -> Trained:
+    """Train `job` and leave the best checkpoint's weights in its model. options: those of ``loop.train``."""
+    found = loop.train(job, settings, directory, identity, **options)
+    resume.load_weights(resume.step_directory(directory / "checkpoints", found.best_step), job.model)
+    return found
 
 
 def trained_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
     """The model of the best checkpoint, in eval mode, with its adapters. Raises RunError where it is damaged."""
-    method = run.result("train")["method"]  # not anew: on another machine `auto` may stand for something else
+    method = run.result("train", TrainResult).method  # not anew: on another machine `auto` may mean something else
     decided = recipe.train.model_copy(update={"method": method})
-    built = build(recipe.model_copy(update={"train": decided}), run)
-    directory = resume.step_directory(run.path("checkpoints"), read_json(run.path("checkpoints", "best.json"))["step"])
+    setup = build(recipe.model_copy(update={"train": decided}), run)
+    file = run.path("checkpoints", "best.json")
+    directory = resume.step_directory(run.path("checkpoints"), BestStep.from_json(read_json(file), file).step)
     if why := resume.damage(directory):
         raise RunError(f"the best checkpoint, {directory.name}, is damaged", got=why, do="Run again with --from train.")
-    resume.load_weights(directory, built.model)
-    return built.model.eval(), built.tokenizer
+    resume.load_weights(directory, setup.model)
+    return setup.model.eval(), setup.tokenizer
 
 
 def best_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
-    """The same with the adapters merged: what is measured is what is exported."""
-    model, tokenizer = trained_model(recipe, run)
-    return merge(model), tokenizer
+    """The model of the best checkpoint with the adapters merged: what is measured is what is exported.
+
+    It is the one that was trained in this process, where that is so.
+    """
+    if BEST not in run.memory:
+        run.memory[BEST] = trained_model(recipe, run)
+    model, tokenizer = run.memory[BEST]
+    return merge(model.eval()), tokenizer
 
 
-def describe_start(weights: dict) -> dict:
+def started_from(recipe: Recipe, run: Run) -> Start:
+    """What a run's evaluation is of: its method, and the weights that it began with."""
+    weights = run.result("download", Downloaded).weights
+    return Start(run.result("train", TrainResult).method, start_weights(weights))
+
+
+def start_weights(weights: WeightsOrigin) -> StartWeights:
     """The weights that were started from, with a sentence where they are not GPT-2's."""
-    fallback = weights["name"] in STARTS
-    note = f"This run started from {STARTS[weights['name']]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
-    return weights | {"fallback": fallback, "note": note}
+    fallback = weights.name in STARTS
+    note = f"This run started from {STARTS[weights.name]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
+    return StartWeights(**vars(weights), fallback=fallback, note=note)

@@ -6,8 +6,27 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from finetune.console import progress
+from finetune.errors import RecipeError
+from finetune.recipe import Recipe
+from finetune.tasks.base import Prepared
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
+
+
+@dataclass(frozen=True)
+class WrittenPrepared(Prepared):
+    """The result of ``prepare``; ``splits`` counts the records that fit."""
+
+    records: int
+    max_length: int  # tokens that a model reads
+    end: int  # the id of the end-of-text token
+
+
+def refuse_balanced(recipe: Recipe) -> None:
+    """Raise RecipeError where rows are to be drawn by their labels, which these have not."""
+    if recipe.split.protocol == "balanced":
+        raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
+
 
 TOKENS = 8192  # of prompts and answers that are written together
 

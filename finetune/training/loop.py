@@ -20,6 +20,7 @@ from finetune.console import progress, say, warn
 from finetune.errors import Interrupted, RunError, TrainingError
 from finetune.files import atomic_write, read_json, write_json
 from finetune.recipe import Train
+from finetune.records import Trained
 from finetune.training import resume
 from finetune.training.batching import epoch_batches, micro_batches
 from finetune.training.optim import build_optimizers, learning_rate
@@ -59,12 +60,12 @@ class State:
 
 
 def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
-          checkpoint_seconds: float = CHECKPOINT_SECONDS, set_up_seconds: float = 0.0) -> dict:
+          checkpoint_seconds: float = CHECKPOINT_SECONDS, set_up_seconds: float = 0.0) -> Trained:
     """Train `job` as `settings` say (method, lr and epochs resolved), resuming from the newest checkpoint.
 
     directory: holds ``checkpoints/`` and ``train.jsonl``. identity: hashes of whatever a resumed run must share.
     set_up_seconds: what was spent before, for the estimate.
-    Returns figures for the stage's record. Raises TrainingError for a loss that is not finite, RunError for
+    Raises TrainingError for a loss that is not finite, RunError for
     checkpoints of another run, Interrupted after SIGINT or SIGTERM once the state is saved.
     """
     threads = set_threads(settings.threads)
@@ -135,14 +136,14 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
 
     if accelerator.is_main_process:
         write_json(root / "best.json", state.best)
-    return {"steps": state.step, "planned_steps": steps, "epochs": round(state.step / per_epoch, 4),
-            "rows": len(job.lengths), "tokens": state.tokens, "seconds": round(state.seconds, 3),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-            "best_step": state.best["step"], "best_value": state.best["value"], "metric": settings.metric,
-            "stopped_early": state.stopped and state.step < steps, "processes": accelerator.num_processes,
-            "threads": threads, "device": accelerator.device.type,
-            "peak_bytes": max(first.peak_before, peak_bytes(accelerator.device)),
-            **estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))}
+    return Trained(
+        steps=state.step, planned_steps=steps, epochs=round(state.step / per_epoch, 4), rows=len(job.lengths),
+        tokens=state.tokens, seconds=round(state.seconds, 3),
+        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1), best_step=state.best["step"],
+        best_value=state.best["value"], metric=settings.metric,
+        stopped_early=state.stopped and state.step < steps, processes=accelerator.num_processes, threads=threads,
+        device=accelerator.device.type, peak_bytes=max(first.peak_before, peak_bytes(accelerator.device)),
+        estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)))
 
 
 def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Path) -> FirstSteps:

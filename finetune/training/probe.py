@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from finetune.machine import latest_peak_bytes, peak_memory_bytes, reset_peak_memory
+from finetune.records import Estimate
 from finetune.training.batching import micro_batches
 
 COUNTED = 3  # steps that are measured after the first, which warms up
@@ -89,8 +90,8 @@ class FirstSteps:
         return min(self.cpu_seconds / given, 1.0) if self.device.type == "cpu" else 1.0
 
 
-def estimate(first: FirstSteps, plan: Plan) -> dict[str, float | int]:
-    """The keys ``estimate_*`` of a stage's record; none where no step was measured.
+def estimate(first: FirstSteps, plan: Plan) -> Estimate | None:
+    """What the training will take; none where no step was measured.
 
     Seconds: a step costs a fixed part and a part in proportion to its tokens, fitted to the measured steps; validation
     costs as a forward pass of so many tokens, a checkpoint what the first one did. The range is what the measured
@@ -99,7 +100,7 @@ def estimate(first: FirstSteps, plan: Plan) -> dict[str, float | int]:
     Bytes: the peak of the measured steps, what they needed for their tokens scaled to the largest forward pass.
     """
     if not first.seconds:
-        return {}
+        return None
     fixed, per_token, apart = fit_steps([size.tokens for size in first.sizes][1:] or [first.sizes[0].tokens],
                                         first.seconds[1:] or first.seconds)
     tokens = sum(size.tokens for size in plan.batches) / len(plan.batches) * plan.steps
@@ -111,16 +112,14 @@ def estimate(first: FirstSteps, plan: Plan) -> dict[str, float | int]:
     spread, share = min(max(apart, SPREAD), 0.9), first.cpu_share()
     least = min(1 - spread, share if share < CROWDED else 1.0)
     peak = peak_estimate(first, plan)
-    return {"estimate_seconds": round(seconds, 3), "estimate_seconds_low": round(seconds * least, 3),
-            "estimate_seconds_high": round(seconds * (1 + spread), 3), "estimate_peak_bytes": peak,
-            "estimate_peak_bytes_low": min(max(first.peak, first.peak_before), peak),
-            "estimate_peak_bytes_high": int(peak * (1 + MEMORY_SPREAD)),
-            "estimate_steps": len(first.seconds[1:] or first.seconds), "estimate_cpu_share": round(share, 3)}
+    return Estimate(round(seconds, 3), round(seconds * least, 3), round(seconds * (1 + spread), 3), peak,
+                    min(max(first.peak, first.peak_before), peak), int(peak * (1 + MEMORY_SPREAD)),
+                    len(first.seconds[1:] or first.seconds), round(share, 3))
 
 
-def crowded(found: dict) -> str:
+def crowded(found: Estimate) -> str:
     """A sentence where other programs decided the time of the measured steps."""
-    share = found.get("estimate_cpu_share", 1.0)
+    share = found.cpu_share
     return (f"Other programs were busy: these steps had {share:.0%} of the processor time of their threads, and the "
             "time changes with that." if share < CROWDED else "")
 

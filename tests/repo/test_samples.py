@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from finetune.comparisons.architectures.numbers import in_words
+
 
 @pytest.mark.parametrize("name", ["spam", "instruct", "seq2seq"])
 def test_a_card_holds_what_its_script_measures(root, monkeypatch, capsys, name):
@@ -51,17 +53,16 @@ def number_words(root):
     return runpy.run_path(str(root / "data" / "seq2seq" / "number_words.py"))
 
 
-def test_numbers_are_said_in_british_words(number_words):
-    words = number_words["words"]
-    assert {n: words(n) for n in WORDS} == WORDS
+def test_numbers_are_said_in_british_words():
+    assert {n: in_words(n) for n in WORDS} == WORDS
     tried = [*range(11_000), *range(11_000, 1_000_000, 37), 999_999]
-    assert [read_number(words(n)) for n in tried] == tried
+    assert [read_number(in_words(n)) for n in tried] == tried
     for wrong in ("one hundred one", "one thousand seven", "one thousand and one hundred", "twenty one", "ten hundred"):
         with pytest.raises((AssertionError, KeyError)):
             read_number(wrong)
     for n in (-1, 1_000_000):
         with pytest.raises(ValueError, match="is not in 0 to 999,999"):
-            words(n)
+            in_words(n)
 
 
 def test_the_sample_of_numbers_is_what_its_script_makes(root, number_words, tmp_path):
@@ -72,5 +73,5 @@ def test_the_sample_of_numbers_is_what_its_script_makes(root, number_words, tmp_
     numbers = [int(row.split("\t")[0].replace(",", "")) for row in rows]
     assert header == "source\ttarget" and len(numbers) == len(set(numbers)) == 20_000
     assert set(range(1000)) < set(numbers) and max(numbers) < 1_000_000 and numbers != sorted(numbers)
-    assert rows == [f"{n:,}\t{number_words['words'](n)}" for n in numbers]
+    assert rows == [f"{n:,}\t{in_words(n)}" for n in numbers]
     assert [n for n in numbers if f"{n:,}".count(",") != (n > 999)] == []

@@ -1,4 +1,4 @@
-"""The section ``architectures`` of a recipe."""
+"""The section ``architectures`` of a recipe, and what the comparison reads of the run's sections."""
 
 from pydantic import Field
 
@@ -23,3 +23,7 @@ class Architectures(Settings):
     number_limit: int = Field(10_000, ge=100, le=1_000_000, description="numbers are drawn from 0 up to this one")
     test_numbers: int = Field(300, ge=10, description="numbers that no model learns from, for exact match")
     piece_tokens: int = Field(32, ge=2, description="tokens of running text that are given, and as many to predict")
+
+
+SECTION = Architectures
+READS = ("architectures", "task", "weights", "split.seed", "evaluate.resamples", "evaluate.positive")

@@ -1,14 +1,18 @@
-"""The section ``methods`` of a recipe."""
+"""The section ``methods`` of a recipe, and what the comparison reads of the run's sections."""
 
 from pydantic import Field
 
 from finetune.config import Settings
 
 
-class Compare(Settings):
+class Methods(Settings):
     """What a comparison of methods trains."""
 
     candidates: tuple[str, ...] = Field(
         ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"), min_length=1,
         description="ways to adapt the weights, each trained under every seed on the same split")
     seeds: int = Field(3, ge=1, description="trainings of each, from train.seed upwards")
+
+
+SECTION = Methods
+READS = ("methods", "task", "weights", "evaluate.resamples", "split.seed", "evaluate.positive")

@@ -1,161 +1,41 @@
-"""Stage ``compare``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
+"""Stage ``methods``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
 
-import shutil
-import sys
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-
-from finetune.checkpoints.fallback import SCRATCH
-from finetune.comparisons.methods.candidates import CANDIDATES, LAST, PADDED, read_out
-from finetune.comparisons.methods.page import verdict
-from finetune.config import check_names
-from finetune.console import say
-from finetune.errors import RecipeError
-from finetune.evaluation.baseline import tfidf_logistic
-from finetune.evaluation.candidates import compare_candidates
-from finetune.evaluation.leakage import clean_rows
-from finetune.files import read_json, write_json
-from finetune.machine import timed
-from finetune.models.gpt import GPT
-from finetune.recipe import Recipe
+from finetune.comparisons.methods import settings
+from finetune.recipe import Recipe, Train
 from finetune.run import Run
-from finetune.tables.splits import normalise_text
-from finetune.tasks.base import read_records
-from finetune.tasks.classify.job import build_job, examples
-from finetune.tasks.classify.score import TFIDF, positive_label
-from finetune.tasks.setup import assemble, base_weights, describe_start, identity, is_pretrained
-from finetune.training import resume
-from finetune.training.launch import answer, launch
-from finetune.training.loop import set_threads, train
-from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
-from finetune.training.trainable import choose_method
 
-OUTPUTS = ["comparison.json"]
+NAME = "methods"
+READS = (*settings.READS, *(f"train.{name}" for name in Train.model_fields if name != "method"))
+OUTPUTS = ("comparison.json", "comparison/*")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before anything is fetched or trained, for what a comparison cannot do or does not read."""
-    check_names("candidate", recipe.compare.candidates, CANDIDATES, "compare.seeds trains it again.")
-    unread = {"task": (recipe.task, "classify"), "train.method": (recipe.train.method, "auto"),
-              "evaluate.threshold": (recipe.evaluate.threshold, "half"), "--processes": (processes, 1)}
-    for name, (value, read) in unread.items():
-        if value != read:
-            raise RecipeError(f"a comparison of methods takes {name} {read} alone", got=str(value),
-                              do="Leave it out; compare.candidates names the methods.")
+    """Raise RecipeError, before there is a run, for what this comparison cannot do."""
+    from finetune.comparisons.methods.candidates import CANDIDATES
+    from finetune.config import check_names
+    from finetune.errors import RecipeError
+    check_names("candidate", recipe.methods.candidates, CANDIDATES, "methods.seeds trains it again.")
+    if recipe.task != "classify" or processes != 1:
+        raise RecipeError("a comparison of methods trains classifiers in one process",
+                          got=f"task {recipe.task}, --processes {processes}")
 
 
-def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
-    """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
-    return [(own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
-            for own in map(CANDIDATES.get, recipe.compare.candidates) if own.pretrained and own.reads == LAST]
+def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
+    """What a dry run tries, each with its name, and what it says at the end."""
+    from finetune.comparisons.methods.trainings import plans as all_plans
+    note = (f"each of these {recipe.methods.seeds} times, by seed; the other candidates, which start at random or read "
+            "their texts otherwise, are not tried")
+    return all_plans(recipe), [note]
 
 
-def run(recipe: Recipe, run: Run) -> dict:
+def run(recipe: Recipe, run: Run):
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
-    prepared = run.result("prepare")
-    labels = prepared["labels"]
-    records = {name: read_records(run, name) for name in ("train", "val", "test")}
-    targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
-    wanted = [(name, seed) for name in recipe.compare.candidates
-              for seed in range(recipe.train.seed, recipe.train.seed + recipe.compare.seeds)]
-    results: dict[str, list[dict]] = {}
-    for number, (name, seed) in enumerate(wanted, 1):
-        say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
-        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed))
-        accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
-        say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
-
-    texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
-    clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
-    probabilities, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], targets["val"],
-                                                  texts["test"], len(labels))
-    decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
-    decisions[TFIDF] = probabilities.argmax(1)[None]
-    reference, why = _reference(recipe, run, results, prepared["splits"]["train"])
-    positive = positive_label(recipe, labels)
-    found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
-                               recipe.evaluate.resamples, recipe.split.seed)
-    for name, rows in decisions.items():
-        found[name]["clean"] = {"value": float((rows == targets["test"])[:, clean].mean()) if clean.any() else None,
-                                "n": int(clean.sum())}
-    means = {}
-    for name, fits in results.items():
-        means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
-        means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
-    means[TFIDF] = {"seconds": seconds, "note": note}
-    comparison = {
-        "schema_version": 1, "task": "compare", "labels": labels,
-        "positive": None if positive is None else labels[positive],
-        "reference": reference, "why": why, "seeds": recipe.compare.seeds,
-        "device": device_type(), "threads": next(iter(results.values()))[0]["threads"],
-        "weights": describe_start(run.result("download")["weights"]),
-        "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
-                        **means[name], **found[name]} for name in decisions]}
-    write_json(run.path("comparison.json"), comparison)
-    say(verdict(comparison))
-    return {"reference": reference}
+    from finetune.comparisons.methods.trainings import compare
+    return compare(recipe, run)
 
 
-def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
-    """The candidate that `auto` would take here, and why; the first one where that is not compared."""
-    method, why = choose_method(run.result("verify")["parameters"], is_pretrained(recipe), rows, device_type())
-    chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
-              and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
-    return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
-
-
-def _fit_once(recipe: Recipe, run: Run, name: str, seed: int) -> dict:
-    """The result of one training, read where it stands already; the weights are not kept.
-
-    Each trains in a process of its own, so that the peak of its memory is its own.
-    """
-    directory = run.path("comparison", f"{name}-{seed}")
-    rests_on = identity(recipe, run)
-    machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
-    written = directory / "result.json"
-    if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
-        directory.mkdir(parents=True, exist_ok=True)
-        found = launch(["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)], run)
-        write_json(written, rests_on | machine | found)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    return read_json(written)
-
-
-def fit_here(run: Run, name: str, seed: int) -> dict:
-    """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
-    import torch
-    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
-    candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
-    records = {part: read_records(run, part) for part in ("train", "val", "test")}
-    set_threads(recipe.train.threads)
-    with timed() as seconds:
-        prepared, loaded = run.result("prepare"), base_weights(recipe, run).load(recipe.train.dropout)
-        gpt, tokenizer = getattr(loaded.model, "gpt", loaded.model), loaded.tokenizer
-        if not candidate.pretrained:
-            gpt = GPT(gpt.config).initialise(seed)
-        asked = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
-                                          "weights": recipe.weights if candidate.pretrained else SCRATCH})
-        built = assemble(asked, gpt, tokenizer, loaded.report.parameters, prepared)
-        model, settings, trainable = built.model, built.settings, built.trainable
-        parts = {part: examples(rows, prepared["labels"], tokenizer, prepared["max_length"])
-                 for part, rows in records.items()}
-        longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
-        parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
-                 for part, own in parts.items()}
-        job = build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
-        found = train(job, settings, directory, identity(recipe, run))
-        spent = seconds()
-    resume.load_weights(resume.step_directory(directory / "checkpoints", found["best_step"]), model)
-    logits = predict_logits(model.eval(), parts["test"].ids)
-    return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found["seconds"]), 3),
-            "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
-            "precision": settings.precision,
-            **{key: found[key] for key in ("epochs", "steps", "best_step", "peak_bytes")}}
-
-
-if __name__ == "__main__":
-    own_run = Run.at(Path(sys.argv[1]))
-    answer(own_run, lambda: fit_here(own_run, sys.argv[2], int(sys.argv[3])))
+def summary(run: Run) -> list[str]:
+    """The comparison as a table for the screen."""
+    from finetune.comparisons.methods.page import screen_table
+    from finetune.files import read_json
+    return screen_table(read_json(run.path("comparison.json")))

@@ -1,7 +1,7 @@
 """The task ``classify`` in a run: a labelled table in, a classifier's bundle out."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +9,21 @@ import torch
 
 from finetune.console import say, warn
 from finetune.errors import shorten
+from finetune.evaluation.results import Start
 from finetune.files import atomic_write, write_json
 from finetune.hub.registry import DataRow, data_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
+from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import defuse, table_writer
 from finetune.tables.checks import places, refuse_meaningless
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
-from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
+from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify import page
-from finetune.tasks.classify.data import prepare, read_data, table_findings
+from finetune.tasks.classify.data import locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import write_bundle
 from finetune.tasks.classify.job import Examples, build_job, build_model, examples, keeps_states, kept_bytes
 from finetune.tasks.classify.page import classifier_table
@@ -37,19 +39,30 @@ from finetune.training.trial import Probe, choose, second_time
 EVALUATED = 32  # rows of a forward pass that stands for the evaluation
 
 
+@dataclass(frozen=True)
+class ClassifyPrepared(Prepared):
+    """The result of ``prepare``."""
+
+    rows: int
+    labels: list[str]  # in sorted order: the number of a label is its place
+    max_length: int  # tokens that a text is cut to
+
+
 class ClassifyTask(Task):
     """A text belongs to one of K labels."""
 
     exported = "bundle"
     metrics = ("f1_macro", "accuracy", "log_loss")
-    unread = ("pretrain", "instruct", "seq2seq")
+    prepared = ClassifyPrepared
+    evaluation_files = ("predictions.csv",)
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
     page = staticmethod(page.page)
 
-    def resolve_data(self, name: str, fetch: bool) -> str:
-        """A registry's row, its sample in its stead, or a file's whole path."""
-        return resolve_data(name, fetch)
+    def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
+        """Registry rows, their samples where the rows cannot be had, and whole paths."""
+        further = {key: resolve_data(name, fetch) for key in ("validation", "test") if (name := getattr(recipe, key))}
+        return recipe.model_copy(update={"data": resolve_data(recipe.data, fetch)} | further)
 
     def locate(self, recipe: Recipe) -> DataSource:
         """A labelled table."""
@@ -59,24 +72,31 @@ class ClassifyTask(Task):
         """The row of that name."""
         return data_registry().get(recipe.data)
 
-    def check(self, recipe: Recipe) -> None:
-        """The whole table, and the labels that the evaluation asks for."""
-        super().check(recipe)
+    def files(self, recipe: Recipe) -> dict[str, Path]:
+        """The table, and those of validation and test."""
+        words = {"": "the data", "val": "the validation file", "test": "the test file"}
+        return {words[side]: data.path for side, data in locate_files(recipe).items()}
+
+    def check_data(self, recipe: Recipe) -> None:
+        """The whole table."""
         table = read_data(recipe)
         refuse_meaningless(table)
         positive_label(recipe, sorted(set(table.labels)))
 
-    def prepare(self, recipe: Recipe, run: Run) -> dict:
+    def check_prepared(self, recipe: Recipe, prepared: ClassifyPrepared) -> None:
+        """The labels that the evaluation asks for."""
+        positive_label(recipe, prepared.labels)
+
+    def prepare(self, recipe: Recipe, run: Run) -> ClassifyPrepared:
         """data/{train,val,test}.jsonl."""
         source = read_data(recipe)
         for note in source.notes:
             say(note)
-        positive_label(recipe, sorted(set(source.labels)))
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"],
+        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context,
                                          table_findings(recipe, source))
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
         sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
         labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card["labels"].items())[:6])
         tokens = card["tokens"]
@@ -92,32 +112,34 @@ class ClassifyTask(Task):
                 at = f" ({', '.join(places(finding))})" if finding["rows"] else ""
                 warn(f"{finding['what']}{at}. {finding['do']}")
         if source.left_out or any(finding["rows"] for finding in card["checks"]):
-            say("rows are counted from 0, the first of their file that is no header")
+            say("row numbers start at 0 and do not count the header")
         if near := card["near_duplicates"]["test_rows_near_train"]:
             warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
                  "(see: finetune data check FILE)")
-        return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
-                "splits": {name: part["rows"] for name, part in card["splits"].items()}}
+        return ClassifyPrepared({name: part["rows"] for name, part in card["splits"].items()}, card["rows"],
+                                sorted(card["labels"]), tokens["max_length"])
 
-    def foresee(self, recipe: Recipe, context: int) -> dict:
+    def preview(self, recipe: Recipe, context: int) -> ClassifyPrepared:
         """Labels and the sizes of the splits."""
         records, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return {"labels": sorted(card["labels"]), "splits": {name: len(part) for name, part in records.items()}}
+        return ClassifyPrepared({name: len(part) for name, part in records.items()}, card["rows"],
+                                sorted(card["labels"]), context)
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> Classifier:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: ClassifyPrepared) -> Classifier:
         """The GPT with a fresh head."""
-        return build_model(gpt, len(prepared["labels"]), recipe.train.seed)
+        return build_model(gpt, len(prepared.labels), recipe.train.seed)
 
-    def build_job(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the rows of the training split."""
-        parts = _examples(run, built.tokenizer, ("train", "val"))
-        return build_job(built.model, built.trainable, built.settings, *parts.values(), device)
+        parts = _examples(run, setup.tokenizer, ("train", "val"))
+        return build_job(setup.model, setup.trainable, setup.settings, *parts.values(), device)
 
     @torch.inference_mode()
-    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
+                 start: Start) -> dict:
         """The test rows beside the baselines; predictions.csv holds each of them."""
-        labels = run.result("prepare")["labels"]
+        labels = run.result("prepare", ClassifyPrepared).labels
         headline = recipe.evaluate.metric
         if headline == "auto":
             headline = "f1" if len(labels) == 2 else "accuracy"
@@ -145,10 +167,10 @@ class ClassifyTask(Task):
         """A prediction."""
         return f'predict {directory} "your text"'
 
-    def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """The rows of the chosen batches alone, so that the frozen blocks run over few texts; they are timed."""
-        model, settings, trainable = built.model, built.settings, built.trainable
-        train, val = _examples(run, built.tokenizer, ("train", "val")).values()
+        model, settings, trainable = setup.model, setup.settings, setup.trainable
+        train, val = _examples(run, setup.tokenizer, ("train", "val")).values()
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
         budget = settings.micro_batch_tokens
         chosen = choose(lengths, settings)
@@ -169,12 +191,12 @@ class ClassifyTask(Task):
                      replace(job, lengths=lengths, validation_tokens=sum(val_lengths)),
                      spent / tried * every if cached else 0.0, max(kept[0] - kept[1], 0) if cached else 0)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Over validation and test rows, from some rows spread over the lengths."""
-        ids = [own for part in _examples(run, built.tokenizer, ("val", "test")).values() for own in part.ids]
+        ids = [own for part in _examples(run, setup.tokenizer, ("val", "test")).values() for own in part.ids]
         ordered = sorted(ids, key=len)
         some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
-        model = built.model.to(device).eval()
+        model = setup.model.to(device).eval()
 
         def padded(rows: list[list[int]]) -> int:
             return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
@@ -182,8 +204,8 @@ class ClassifyTask(Task):
 
 
 def _examples(run: Run, tokenizer: Tokenizer, splits: tuple[str, ...]) -> dict[str, Examples]:
-    prepared = run.result("prepare")
-    return {name: examples(read_records(run, name), prepared["labels"], tokenizer, prepared["max_length"])
+    prepared = run.result("prepare", ClassifyPrepared)
+    return {name: examples(read_records(run, name), prepared.labels, tokenizer, prepared.max_length)
             for name in splits}
 
 

@@ -1,4 +1,4 @@
-"""The section ``instruct`` of a recipe."""
+"""The section ``instruct`` of a recipe, and what the task reads of the run's sections, by stage."""
 
 from typing import Literal
 
@@ -20,3 +20,13 @@ class Instruct(Settings):
     malformed_fraction: float = Field(0.0, ge=0, lt=1, description="share of the records that may be malformed; they "
                                       "are left out and counted, and more of them are an error that lists some")
     max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most where answers are scored")
+
+
+SECTION = Instruct
+RECORDS = ("instruct.style", "instruct.template", "instruct.malformed_fraction")
+READS = {
+    "download": RECORDS,
+    "prepare": ("split", "max_length", "instruct"),
+    "train": ("instruct.style", "instruct.template", "instruct.loss_on"),
+    "evaluate": ("instruct",),
+}

@@ -5,17 +5,18 @@ from pathlib import Path
 import torch
 
 from finetune.console import say, warn
-from finetune.errors import RecipeError
+from finetune.evaluation.results import Start
 from finetune.export.hf import write_language_model
 from finetune.files import atomic_write, read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import NextToken
 from finetune.recipe import Recipe
+from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import defuse, table_writer
-from finetune.tables.sources import DataSource, resolve_path
+from finetune.tables.sources import DataSource
 from finetune.tables.splits import SPLITS
-from finetune.tasks.base import OF_TABLES, Task, TrainingSetup, read_records, write_records
+from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
 from finetune.tasks.instruct import page
 from finetune.tasks.instruct.job import Examples, build_job, evaluate, examples, generate_answers, prompt_ids
 from finetune.tasks.instruct.page import answers_table
@@ -28,8 +29,8 @@ from finetune.tasks.instruct.records import (
     prepare,
     read_instructions,
 )
-from finetune.tasks.setup import base_weights
-from finetune.tasks.writing import answer_groups
+from finetune.tasks.setup import base_weights, load_base
+from finetune.tasks.writing import WrittenPrepared, answer_groups, refuse_balanced
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
@@ -43,37 +44,36 @@ TRIED = 8  # tokens that a dry run lets a batch of prompts be answered with
 class InstructTask(Task):
     """Answer an instruction."""
 
-    unread = (*OF_TABLES, "pretrain", "seq2seq")
+    prepared = WrittenPrepared
+    evaluation_files = ("answers.csv",)
     verdict = staticmethod(page.verdict)
     summary = staticmethod(answers_table)
     page = staticmethod(page.page)
-
-    def resolve_data(self, name: str, fetch: bool) -> str:
-        """The bundled sample, or a file's whole path."""
-        return resolve_path(name)
 
     def locate(self, recipe: Recipe) -> DataSource:
         """A file of records."""
         return locate_instructions(recipe.data)
 
-    def check(self, recipe: Recipe) -> None:
+    def check_settings(self, recipe: Recipe) -> None:
+        """Records have no labels."""
+        super().check_settings(recipe)
+        refuse_balanced(recipe)
+
+    def check_data(self, recipe: Recipe) -> None:
         """Every record, and that the prompt style has words for it."""
-        super().check(recipe)
-        if recipe.split.protocol == "balanced":
-            raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
         for record in self._read(recipe).records:
             pieces(record, recipe.instruct)
 
     def _read(self, recipe: Recipe) -> Instructions:
         return read_instructions(self.locate(recipe).path, recipe.instruct)
 
-    def prepare(self, recipe: Recipe, run: Run) -> dict:
+    def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
         """data/{train,val,test}.jsonl."""
         source = self._read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"])
+        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context)
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
         tokens = card["tokens"]
         sizes = " / ".join(f"{name} {part['records']:,}" for name, part in card["splits"].items())
         learnt = card["splits"]["train"]["learnt_tokens"]
@@ -88,30 +88,30 @@ class InstructTask(Task):
                                             if len(source.malformed) > MOST_LISTED else ""))
         for note in card["notes"]:
             say(f"note: {note}")
-        return {"records": card["records"], "max_length": tokens["max_length"],
-                "splits": {name: part["used"] for name, part in card["splits"].items()}}
+        return WrittenPrepared({name: part["used"] for name, part in card["splits"].items()}, card["records"],
+                               tokens["max_length"], tokenizer.end_of_text)
 
-    def foresee(self, recipe: Recipe, context: int) -> dict:
+    def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
         records, card = prepare(recipe, self._read(recipe), Tokenizer.of_bytes(), context)
         say(f"records: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return {"splits": {name: len(part) for name, part in records.items()}}
+        return WrittenPrepared({name: len(part) for name, part in records.items()}, card["records"], context, 0)
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> NextToken:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: WrittenPrepared) -> NextToken:
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the records of the training split."""
-        return build_job(built.model, built.settings, *_examples(recipe, run, built.tokenizer), device)
+        return build_job(setup.model, setup.settings, *_examples(recipe, run, setup.tokenizer), device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start) -> dict:
         """Answers before and after; page.csv holds all of the test's."""
-        start, device = base_weights(recipe, run).load().model, torch.device(device_type())
-        before = NextToken(getattr(start, "gpt", start)).to(device)
+        device = torch.device(device_type())
+        before = NextToken(load_base(recipe, run).body).to(device)
         found, rows = evaluate(
             before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe.instruct,
-            run.result("prepare")["max_length"], recipe.evaluate.resamples, recipe.train.seed, device)
+            run.result("prepare", WrittenPrepared).max_length, recipe.evaluate.resamples, recipe.train.seed, device)
         with atomic_write(run.path("answers.csv")) as file:
             writer = table_writer(file)
             writer.writerow(rows[0])
@@ -130,31 +130,31 @@ class InstructTask(Task):
         """A conversation."""
         return f"chat {directory}"
 
-    def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
-        train, val = _examples(recipe, run, built.tokenizer)
-        whole = build_job(built.model, built.settings, train, val, device)
+        train, val = _examples(recipe, run, setup.tokenizer)
+        whole = build_job(setup.model, setup.settings, train, val, device)
         lengths = [len(row) for row in val.inputs]
-        largest = max(micro_batches(list(range(len(lengths))), lengths, built.settings.micro_batch_tokens),
+        largest = max(micro_batches(list(range(len(lengths))), lengths, setup.settings.micro_batch_tokens),
                       key=lambda rows: len(rows) * lengths[rows[-1]])
-        job = build_job(built.model, built.settings, train, val.take(largest), device)
-        return Probe(job, choose(whole.lengths, built.settings), whole)
+        job = build_job(setup.model, setup.settings, train, val.take(largest), device)
+        return Probe(job, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of answering the test's questions before and after training, were every answer as long as allowed."""
-        settings, gpt = recipe.instruct, built.model.to(device).eval().gpt
-        prompts = [prompt_ids(record, built.tokenizer, settings, gpt.config.context)
+        settings, gpt = recipe.instruct, setup.model.to(device).eval().gpt
+        prompts = [prompt_ids(record, setup.tokenizer, settings, gpt.config.context)
                    for record in read_records(run, "test")]
         groups = answer_groups([len(ids) for ids in prompts], settings.max_new_tokens)
         some = [prompts[i] for i in groups[len(groups) // 2]]
-        took = second_time(lambda: generate_answers(gpt, some, built.tokenizer, TRIED, device))
+        took = second_time(lambda: generate_answers(gpt, some, setup.tokenizer, TRIED, device))
         return 2 * took * len(groups) * settings.max_new_tokens / TRIED
 
 
 def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
     """Those to train on and those to validate with."""
     return [examples(read_records(run, name), tokenizer, recipe.instruct,
-                              run.result("prepare")["max_length"]) for name in ("train", "val")]
+                              run.result("prepare", WrittenPrepared).max_length) for name in ("train", "val")]
 
 
 TASK = InstructTask()

@@ -1,4 +1,4 @@
-"""The section ``pretrain`` of a recipe."""
+"""The section ``pretrain`` of a recipe, and what the task reads of the run's sections, by stage."""
 
 from pydantic import Field
 
@@ -14,3 +14,14 @@ class Pretrain(Settings):
     across_documents: bool = Field(False, description="let attention cross from one packed document into the next")
     shares: dict[str, float] = Field({}, description="how often the documents of a file (its name without ending) "
                                      "are used: 0.2 for a fifth of them, 2 for twice; 1 where not named")
+
+
+SECTION = Pretrain
+TEXT = ("pretrain.val_fraction", "pretrain.eval_data", "pretrain.shares")
+BLOCKS = ("max_length", "pretrain.across_documents")
+READS = {
+    "download": ("pretrain.eval_data",),
+    "prepare": (*TEXT, "split.seed"),
+    "train": (*BLOCKS, "pretrain.val_blocks"),
+    "evaluate": BLOCKS,
+}

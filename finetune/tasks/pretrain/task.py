@@ -1,53 +1,70 @@
 """The task ``pretrain`` in a run: plain text in, a language model out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from finetune.console import say
+from finetune.evaluation.results import Start
 from finetune.export.hf import write_language_model
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import NextToken
 from finetune.recipe import Recipe
+from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
-from finetune.tasks.base import OF_TABLES, Task, TrainingSetup
+from finetune.tasks.base import Prepared, Task, TrainingSetup
 from finetune.tasks.pretrain import page
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.page import language_table
-from finetune.tasks.setup import base_weights
+from finetune.tasks.setup import base_weights, load_base
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
 from finetune.training.trial import Probe, choose, second_time
 
 
+@dataclass(frozen=True)
+class PackedPrepared(Prepared):
+    """The result of ``prepare``; ``splits`` counts documents."""
+
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    bytes: dict[str, int]
+
+    def training_rows(self, context: int) -> int:
+        """Blocks that fill the model's context."""
+        return self.tokens["train"] // context
+
+
 class PretrainTask(Task):
     """Predict the next token."""
 
-    unread = (*OF_TABLES, "split.protocol", "split.val_fraction", "split.test_fraction", "instruct", "seq2seq")
+    prepared = PackedPrepared
     verdict = staticmethod(page.verdict)
     summary = staticmethod(language_table)
     page = staticmethod(page.page)
 
-    def resolve_data(self, name: str, fetch: bool) -> str:
-        """A file's or a folder's whole path."""
-        return resolve_path(name)
+    def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
+        """A file's or a folder's whole path, and the evaluation text's."""
+        found, own = super().resolve(recipe, fetch), recipe.pretrain
+        whole = own.model_copy(update={"eval_data": resolve_path(own.eval_data)}) if own.eval_data else own
+        return found.model_copy(update={"pretrain": whole})
 
     def locate(self, recipe: Recipe) -> DataSource:
         """Plain text."""
         return locate_text(recipe.data)
 
-    def check(self, recipe: Recipe) -> None:
-        """Nothing is set that this task does not read, and the evaluation text is there."""
-        super().check(recipe)
-        if recipe.pretrain.eval_data:
-            locate_text(recipe.pretrain.eval_data)
+    def files(self, recipe: Recipe) -> dict[str, Path]:
+        """The text, and the one that is only measured."""
+        further = recipe.pretrain.eval_data
+        return super().files(recipe) | ({"the evaluation text": locate_text(further).path} if further else {})
 
-    def prepare(self, recipe: Recipe, run: Run) -> dict:
+    def prepare(self, recipe: Recipe, run: Run) -> PackedPrepared:
         """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
         data = locate_text(recipe.data)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
@@ -56,32 +73,30 @@ class PretrainTask(Task):
         if recipe.pretrain.eval_data:
             card["eval"] = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path,
                                                             run.path("data"), tokenizer)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
         say(f"text: {card['documents']['train']:,} documents of {card['tokens']['train']:,} tokens to train on, "
             f"{card['documents']['val']:,} of {card['tokens']['val']:,} held out; "
             f"{card['bytes']['train'] / card['tokens']['train']:.2f} bytes a token")
-        return {"documents": card["documents"], "tokens": card["tokens"], "bytes": card["bytes"]}
+        return PackedPrepared(card["documents"], card["documents"], card["tokens"], card["bytes"])
 
-    def foresee(self, recipe: Recipe, context: int) -> dict:
-        """Nothing: how many tokens a text has is the tokenizer's matter."""
-        return {}
+    def preview(self, recipe: Recipe, context: int) -> None:
+        """Nothing: how many tokens a text has depends on the tokenizer."""
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> NextToken:
+    def build_model(self, recipe: Recipe, gpt: GPT, prepared: PackedPrepared) -> NextToken:
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the blocks of the packed tokens."""
-        prepared = run.result("prepare")
-        train_tokens, val_tokens = (packed_tokens(recipe, run, built.model.gpt, built.tokenizer, name)
+        prepared = run.result("prepare", PackedPrepared)
+        train_tokens, val_tokens = (packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, name)
                                     for name in ("train", "val"))
-        return build_job(built.model, built.settings, train_tokens, val_tokens,
-                                  prepared["bytes"]["val"] / prepared["tokens"]["val"], recipe.pretrain.val_blocks,
+        return build_job(setup.model, setup.settings, train_tokens, val_tokens,
+                                  prepared.bytes["val"] / prepared.tokens["val"], recipe.pretrain.val_blocks,
                                   device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start) -> dict:
         """Before and after, on what is held out and on the evaluation's own text."""
-        start = base_weights(recipe, run).load().model
         card = read_json(run.path("data", "card.json"))
         parts: dict[str, dict] = {"val": {}}
         offset = 0
@@ -92,7 +107,7 @@ class PretrainTask(Task):
         if "eval" in card:
             parts["eval"] = {card["eval"]["name"]: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
         device = torch.device(device_type())
-        before = NextToken(getattr(start, "gpt", start)).to(device)
+        before = NextToken(load_base(recipe, run).body).to(device)
         return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device)
 
     def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
@@ -108,18 +123,18 @@ class PretrainTask(Task):
         """What the weights are for."""
         return f"classify my.csv --weights {directory}"
 
-    def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
-        whole = self.build_job(recipe, run, built, device)
-        together = max(built.settings.micro_batch_tokens // max(whole.lengths), 1)
+        whole = self.build_job(recipe, run, setup, device)
+        together = max(setup.settings.micro_batch_tokens // max(whole.lengths), 1)
         shorter = recipe.pretrain.model_copy(update={"val_blocks": together})
-        job = self.build_job(recipe.model_copy(update={"pretrain": shorter}), run, built, device)
-        return Probe(job, choose(whole.lengths, built.settings), whole)
+        job = self.build_job(recipe.model_copy(update={"pretrain": shorter}), run, setup, device)
+        return Probe(job, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Over the held-out blocks, one at a time and by both states of the model."""
-        tokens = packed_tokens(recipe, run, built.model.gpt, built.tokenizer, "val")
-        model = built.model.to(device).eval()
+        tokens = packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, "val")
+        model = setup.model.to(device).eval()
         took = second_time(lambda: block_nats(model, tokens, [0], 1, device))
         return 2 * took * len(tokens.ids) / tokens.length(0)
 

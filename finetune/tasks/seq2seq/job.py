@@ -83,7 +83,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
         raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
                           do="Give --set seq2seq.family=encoder-decoder, or other weights.")
     model, report = (start, None) if settings.family == "decoder" or isinstance(start, EncoderDecoder) else (
-        warm_encoder_decoder(start, recipe.train.seed, settings.silent_cross))
+        warm_encoder_decoder(start, recipe.train.seed, settings.zero_init_cross_attention))
     return family_of(model, end, settings.label_smoothing), report
 
 

@@ -8,24 +8,26 @@ import torch
 
 from finetune.console import say
 from finetune.errors import RecipeError
+from finetune.evaluation.results import Start
 from finetune.export.hf import write_language_model
 from finetune.files import atomic_write, read_json, write_json
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
+from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import defuse, table_writer
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tables.splits import SPLITS
-from finetune.tasks.base import OF_TABLES, Task, TrainingSetup, read_records, write_records
+from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
 from finetune.tasks.seq2seq import page
 from finetune.tasks.seq2seq.export import write_seq2seq
 from finetune.tasks.seq2seq.job import Examples, build_job, build_model, evaluate, examples, write, writing_room
 from finetune.tasks.seq2seq.model import Family, SourceThenTarget
 from finetune.tasks.seq2seq.page import targets_table
 from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, prepare, read_pairs
-from finetune.tasks.setup import base_weights
-from finetune.tasks.writing import answer_groups
+from finetune.tasks.setup import base_weights, load_base
+from finetune.tasks.writing import WrittenPrepared, answer_groups, refuse_balanced
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
@@ -41,27 +43,38 @@ class Seq2SeqTask(Task):
     """Write the target of a source."""
 
     metrics = ("log_loss",)
-    unread = (*(key for key in OF_TABLES if key not in ("encoding", "validation", "test")), "pretrain", "instruct")
+    prepared = WrittenPrepared
+    evaluation_files = ("targets.csv", "attention.json")
+    bodies = (GPT, EncoderDecoder)
     verdict = staticmethod(page.verdict)
     summary = staticmethod(targets_table)
     page = staticmethod(page.page)
 
-    def resolve_data(self, name: str, fetch: bool) -> str:
-        """The bundled sample, or a file's whole path."""
-        return resolve_path(name)
+    def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
+        """Whole paths."""
+        names = {key: resolve_path(name) for key in ("data", "validation", "test") if (name := getattr(recipe, key))}
+        return recipe.model_copy(update=names)
 
     def locate(self, recipe: Recipe) -> DataSource:
         """A table of pairs."""
         return locate_pairs(recipe.data, recipe.encoding)
 
-    def check(self, recipe: Recipe) -> None:
-        """Every pair."""
-        super().check(recipe)
-        if recipe.split.protocol == "balanced":
-            raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
+    def files(self, recipe: Recipe) -> dict[str, Path]:
+        """The table, and those of validation and test."""
+        further = {f"the {key} file": locate_pairs(name, recipe.encoding).path
+                   for key in ("validation", "test") if (name := getattr(recipe, key))}
+        return super().files(recipe) | further
+
+    def check_settings(self, recipe: Recipe) -> None:
+        """Pairs have no labels, and a model that writes has no head."""
+        super().check_settings(recipe)
+        refuse_balanced(recipe)
         if recipe.train.method == "head":
             raise RecipeError("method head trains nothing here", known="full, last-blocks, lora",
                               do="A model that writes has no head of its own.")
+
+    def check_data(self, recipe: Recipe) -> None:
+        """Every pair."""
         self._read(recipe)
 
     def _read(self, recipe: Recipe) -> tuple[Pairs, dict[str, Pairs]]:
@@ -80,15 +93,15 @@ class Seq2SeqTask(Task):
         found.notes[:0] = data.detected.notes
         return found
 
-    def prepare(self, recipe: Recipe, run: Run) -> dict:
+    def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
         """data/{train,val,test}.jsonl."""
         source, given = self._read(recipe)
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"], given)
+        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context, given)
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
+        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
         tokens = card["tokens"]
         sizes = " / ".join(f"{name} {part['records']:,}" for name, part in card["splits"].items())
         say(f"pairs: {card['records']:,}; {card['protocol']} split: {sizes}; family {card['family']}")
@@ -96,44 +109,44 @@ class Seq2SeqTask(Task):
                                    for side in ("source", "target")))
         for note in card["notes"]:
             say(f"note: {note}")
-        return {"records": card["records"], "max_length": tokens["max_length"], "end": tokenizer.end_of_text,
-                "splits": {name: part["used"] for name, part in card["splits"].items()}}
+        return WrittenPrepared({name: part["used"] for name, part in card["splits"].items()}, card["records"],
+                               tokens["max_length"], tokenizer.end_of_text)
 
-    def foresee(self, recipe: Recipe, context: int) -> dict:
+    def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
         source, given = self._read(recipe)
         whole = recipe.model_copy(update={"max_length": None})  # bytes are more than the weights' own tokens
         records, card = prepare(whole, source, Tokenizer.of_bytes(), sys.maxsize, given)
         say(f"pairs: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return {"splits": {name: len(part) for name, part in records.items()}, "end": 0}
+        return WrittenPrepared({name: len(part) for name, part in records.items()}, card["records"], context, 0)
 
-    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: dict) -> Family:
+    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> Family:
         """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
-        model, started = build_model(gpt, recipe, prepared["end"])
+        model, started = build_model(gpt, recipe, prepared.end)
         if started:
             copied = sum(map(len, started.copied.values()))
             say(f"  encoder-decoder: all {len(started.copied)} tensors of the GPT used, in {copied} places; "
                 f"{len(started.fresh)} fresh ones, all of the cross-attention")
         return model
 
-    def set_free(self, model: Family, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
+    def configure_trainable(self, model: Family, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
         """What the method moves, on both sides of an encoder-decoder; the cross-attention always moves."""
         body = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
         return freeze(model, body, settings.method, settings.last_blocks)
 
-    def build_job(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the pairs of the training split."""
-        return build_job(built.model, built.settings, *_examples(recipe, run, built.tokenizer), device)
+        return build_job(setup.model, setup.settings, *_examples(recipe, run, setup.tokenizer), device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer, start: Start) -> dict:
         """Targets before and after; page.csv holds all of the test's, attention.json where a few looked."""
-        start, device = base_weights(recipe, run).load().model, torch.device(device_type())
-        prepared = run.result("prepare")
-        before, started = build_model(getattr(start, "gpt", start), recipe, prepared["end"])
+        device = torch.device(device_type())
+        prepared = run.result("prepare", WrittenPrepared)
+        before, started = build_model(load_base(recipe, run).body, recipe, prepared.end)
         found, rows, looked = evaluate(
             before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared["max_length"], run.result("verify")["context"], device)
+            prepared.max_length, run.result("verify", Verified).context, device)
         with atomic_write(run.path("targets.csv")) as file:
             writer = table_writer(file)
             writer.writerow(rows[0])
@@ -146,7 +159,7 @@ class Seq2SeqTask(Task):
     def export(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
         """A language model's directory, or an encoder-decoder's; seq2seq.json says how a source is read."""
         said, settings = page.verdict(read_json(run.path("eval.json"))), recipe.seq2seq
-        use = {"family": settings.family, "max_length": run.result("prepare")["max_length"],
+        use = {"family": settings.family, "max_length": run.result("prepare", WrittenPrepared).max_length,
                "max_new_tokens": settings.max_new_tokens, "beams": settings.beams,
                "length_penalty": settings.length_penalty}
         files = {"seq2seq.json": json.dumps(use, indent=2) + "\n"}
@@ -161,33 +174,33 @@ class Seq2SeqTask(Task):
         """A target."""
         return f'generate {directory} "your source"'
 
-    def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
-        train, val = _examples(recipe, run, built.tokenizer)
-        whole = build_job(built.model, built.settings, train, val, device)
+        train, val = _examples(recipe, run, setup.tokenizer)
+        whole = build_job(setup.model, setup.settings, train, val, device)
         lengths = val.lengths()
-        largest = max(micro_batches(list(range(len(lengths))), lengths, built.settings.micro_batch_tokens),
+        largest = max(micro_batches(list(range(len(lengths))), lengths, setup.settings.micro_batch_tokens),
                       key=lambda rows: len(rows) * lengths[rows[-1]])
-        job = build_job(built.model, built.settings, train, val.take(largest), device)
-        return Probe(job, choose(whole.lengths, built.settings), whole)
+        job = build_job(setup.model, setup.settings, train, val.take(largest), device)
+        return Probe(job, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of writing the test's targets before and after training, were each as long as allowed."""
         settings = recipe.seq2seq
-        room = writing_room(settings.family, run.result("prepare")["max_length"],
-                                    run.result("verify")["context"], settings.max_new_tokens)
-        sources = [built.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
+        room = writing_room(settings.family, run.result("prepare", WrittenPrepared).max_length,
+                                    run.result("verify", Verified).context, settings.max_new_tokens)
+        sources = [setup.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
         groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
         some = [sources[i] for i in groups[len(groups) // 2]]
-        model = built.model.to(device).eval()
-        took = second_time(lambda: write(model, some, built.tokenizer, settings, TRIED, device))
+        model = setup.model.to(device).eval()
+        took = second_time(lambda: write(model, some, setup.tokenizer, settings, TRIED, device))
         return 2 * took * len(groups) * settings.max_new_tokens / TRIED
 
 
 def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
     """Those to train on and those to validate with."""
     return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family,
-                             run.result("prepare")["max_length"]) for name in ("train", "val")]
+                             run.result("prepare", WrittenPrepared).max_length) for name in ("train", "val")]
 
 
 TASK = Seq2SeqTask()

@@ -1,0 +1,155 @@
+"""The trainings of the stage ``methods``, each in a process of its own, and their comparison."""
+
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from finetune.checkpoints.fallback import SCRATCH
+from finetune.comparisons.methods.candidates import CANDIDATES, LAST, PADDED, read_out
+from finetune.comparisons.methods.page import verdict
+from finetune.comparisons.methods.stage import READS
+from finetune.console import say
+from finetune.evaluation.baseline import tfidf_logistic
+from finetune.evaluation.candidates import compare_candidates
+from finetune.evaluation.leakage import clean_rows
+from finetune.files import read_json, write_json
+from finetune.machine import timed
+from finetune.models.gpt import GPT
+from finetune.recipe import Recipe
+from finetune.records import Downloaded, Record, Verified
+from finetune.run import Run
+from finetune.tables.splits import normalise_text
+from finetune.tasks.base import read_records, task_named
+from finetune.tasks.classify.job import build_job, examples
+from finetune.tasks.classify.score import TFIDF, positive_label
+from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.setup import assemble, fit, identity, is_pretrained, load_base, start_weights
+from finetune.training.launch import answer, launch
+from finetune.training.loop import set_threads
+from finetune.training.precision import device_type
+from finetune.training.predict import predict_logits
+from finetune.training.trainable import choose_method
+
+
+@dataclass(frozen=True)
+class Compared(Record):
+    """The result of the stage."""
+
+    reference: str  # the candidate that the others are compared with
+
+
+def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
+    return [(own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
+            for own in map(CANDIDATES.get, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
+
+
+def compare(recipe: Recipe, run: Run) -> Compared:
+    """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
+    prepared = run.result("prepare", ClassifyPrepared)
+    labels = prepared.labels
+    records = {name: read_records(run, name) for name in ("train", "val", "test")}
+    targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
+    wanted = [(name, seed) for name in recipe.methods.candidates
+              for seed in range(recipe.train.seed, recipe.train.seed + recipe.methods.seeds)]
+    results: dict[str, list[dict]] = {}
+    for number, (name, seed) in enumerate(wanted, 1):
+        say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
+        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed))
+        accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
+        say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
+
+    texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
+    clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
+    probabilities, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], targets["val"],
+                                                  texts["test"], len(labels))
+    decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
+    decisions[TFIDF] = probabilities.argmax(1)[None]
+    reference, why = _reference(recipe, run, results, prepared.splits["train"])
+    positive = positive_label(recipe, labels)
+    found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
+                               recipe.evaluate.resamples, recipe.split.seed)
+    for name, rows in decisions.items():
+        found[name]["clean"] = {"value": float((rows == targets["test"])[:, clean].mean()) if clean.any() else None,
+                                "n": int(clean.sum())}
+    means = {}
+    for name, fits in results.items():
+        means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
+        means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
+    means[TFIDF] = {"seconds": seconds, "note": note}
+    comparison = {
+        "schema_version": 1, "task": "compare", "labels": labels,
+        "positive": None if positive is None else labels[positive],
+        "reference": reference, "why": why, "seeds": recipe.methods.seeds,
+        "device": device_type(), "threads": next(iter(results.values()))[0]["threads"],
+        "weights": start_weights(run.result("download", Downloaded).weights).to_json(),
+        "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
+                        **means[name], **found[name]} for name in decisions]}
+    write_json(run.path("comparison.json"), comparison)
+    say(verdict(comparison))
+    return Compared(reference)
+
+
+def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
+    """The candidate that `auto` would take here, and why; the first one where that is not compared."""
+    method, why = choose_method(run.result("verify", Verified).parameters, is_pretrained(recipe), rows, device_type())
+    chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
+              and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
+    return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
+
+
+def _fit_once(recipe: Recipe, run: Run, name: str, seed: int) -> dict:
+    """The result of one training, read where it stands already; the weights are not kept.
+
+    Each trains in a process of its own, so that the peak of its memory is its own.
+    """
+    directory = run.path("comparison", f"{name}-{seed}")
+    rests_on = identity(recipe, run, READS)
+    machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
+    written = directory / "result.json"
+    if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
+        directory.mkdir(parents=True, exist_ok=True)
+        found = launch(["-m", "finetune.comparisons.methods.trainings", str(run.directory), name, str(seed)], run)
+        write_json(written, rests_on | machine | found)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    return read_json(written)
+
+
+def fit_here(run: Run, name: str, seed: int) -> dict:
+    """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
+    import torch
+    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+    candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
+    records = {part: read_records(run, part) for part in ("train", "val", "test")}
+    set_threads(recipe.train.threads)
+    task = task_named(recipe.task)
+    with timed() as seconds:
+        prepared, loaded = run.result("prepare", task.prepared), load_base(recipe, run)
+        gpt, tokenizer = loaded.body, loaded.tokenizer
+        if not candidate.pretrained:
+            gpt = GPT(gpt.config).initialise(seed)
+        asked = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
+                                          "weights": recipe.weights if candidate.pretrained else SCRATCH})
+        setup = assemble(task, asked, gpt, tokenizer, loaded.report.parameters, prepared)
+        model, settings, trainable = setup.model, setup.settings, setup.trainable
+        parts = {part: examples(rows, prepared.labels, tokenizer, prepared.max_length)
+                 for part, rows in records.items()}
+        longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
+        parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
+                 for part, own in parts.items()}
+        job = build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
+        found = fit(job, settings, directory, identity(recipe, run, READS))
+        spent = seconds()
+    logits = predict_logits(model.eval(), parts["test"].ids)
+    return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found.seconds), 3),
+            "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
+            "precision": settings.precision,
+            **{key: getattr(found, key) for key in ("epochs", "steps", "best_step", "peak_bytes")}}
+
+
+if __name__ == "__main__":
+    own_run = Run.at(Path(sys.argv[1]))
+    answer(own_run, lambda: fit_here(own_run, sys.argv[2], int(sys.argv[3])))
