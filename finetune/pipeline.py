@@ -445,7 +445,8 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
     tables = [stage.summary(run) for stage in stages if hasattr(stage, "summary") and run.finished(stage_name(stage))]
     if "evaluate" in names and run.finished("evaluate"):
-        tables.append(task.summary(task.read_evaluation(run)))
+        path = run.path("eval.json")
+        tables.append(task.summary(task.page.evaluation.from_json(read_json(path), path)))
     for lines in tables:
         say()
         for line in lines:

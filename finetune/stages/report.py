@@ -1,25 +1,38 @@
 """Stage ``report``: one HTML file and one Markdown file, from the files that the other stages left."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.comparisons.architectures import page as architectures
-from finetune.comparisons.methods import page as methods
 from finetune.recipe import Recipe
-from finetune.report.build import build_report
+from finetune.records import Record
 from finetune.run import Run
-from finetune.tasks import TASKS
-from finetune.tasks.base import task_named
 
-OUTPUTS = ["report/index.html", "report/report.md"]
+READS = None  # it shows every setting
+NAMES_RUN = True
 LEAF = True  # no later stage reads it, and `finetune report` writes it anew
+OUTPUTS = ("report/index.html", "report/report.md")
 
 
-def run(recipe: Recipe, run: Run) -> dict:
+@dataclass(frozen=True)
+class Reported(Record):
+    """The result of this stage."""
+
+    report: str  # its path in the run
+
+
+def run(recipe: Recipe, run: Run) -> Reported:
     """Write report/index.html and report/report.md."""
-    return {"report": rebuild(run).relative_to(run.directory).as_posix()}
+    return Reported(rebuild(run).relative_to(run.directory).as_posix())
 
 
 def rebuild(run: Run) -> Path:
     """The same from a run that may be finished long ago. Returns where index.html stands."""
-    return build_report(run.directory, {name: task_named(name).page for name in TASKS} | {
-        "compare": methods.page, "architectures": architectures.page})
+    from importlib import import_module
+
+    from finetune.comparisons import COMPARISONS
+    from finetune.report.build import build_report
+    from finetune.tasks import TASKS
+    from finetune.tasks.base import task_named
+    pages = {name: task_named(name).page for name in TASKS}
+    pages |= {name: import_module(f"finetune.comparisons.{name}.page").PAGE for name in COMPARISONS}
+    return build_report(run.directory, pages)

@@ -22,6 +22,7 @@ from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
 from finetune.report.page import Files
+from finetune.report.page import Page
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
@@ -60,6 +61,7 @@ class Task(ABC):
 
     prepared: type[Prepared] = Prepared  # of the result of ``prepare``
     exported = "weights"  # what export/hf holds, in a word
+    page: Page  # how its eval.json and data/card.json are parsed, and the report
     metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
     evaluation_files: tuple[str, ...] = ()  # that ``evaluate`` writes beside eval.json
     bodies: tuple[type[nn.Module], ...] = (GPT,)  # models that it can start from
@@ -134,10 +136,6 @@ class Task(ABC):
     @abstractmethod
     def summary(self, evaluation: Evaluation) -> list[str]:
         """The result as a plain table for the screen."""
-
-    @abstractmethod
-    def page(self, files: Files) -> dict:
-        """The report."""
 
     @abstractmethod
     def export(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> dict:

@@ -24,6 +24,7 @@ def run(recipe: Recipe, run: Run):
 
 def summary(run: Run) -> list[str]:
     """The comparison as a table for the screen."""
-    from finetune.comparisons.architectures.page import screen_table
+    from finetune.comparisons.architectures.page import PAGE, screen_table
     from finetune.files import read_json
-    return screen_table(read_json(run.path("comparison.json")))
+    path = run.path("comparison.json")
+    return screen_table(PAGE.evaluation.from_json(read_json(path), path))
