@@ -198,7 +198,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
             if any(path.name != "request.json" and not path.name.startswith(".") for path in others):
                 raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
             return run, _begin(run, request)
-        recipe = read_recipe(run)
+        recipe = run.recipe()
         differ = _differences(request, recipe, run)
         if not differ:
             say(f"run {run.directory}: going on")
@@ -218,17 +218,6 @@ def _begin(run: Run, request: Recipe) -> Recipe:
         write_json(run.path("recipe.json"), recipe.model_dump())
     say(f"run {run.directory}: new")
     return recipe
-
-
-def read_recipe(run: Run, file: str = "recipe.json") -> Recipe:
-    """A run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
-    path = run.path(file)
-    values = read_json(path)
-    try:
-        return validate(Recipe, values if isinstance(values, dict) else {"": values}, str(path))
-    except RecipeError as error:
-        raise RunError(f"{path}: not a recipe of this version ({__version__})", got=error.what,
-                       do="Begin a new run under another --name, or use the version that wrote it.") from error
 
 
 def stage_names(stages: Sequence[ModuleType], first: str | None = None, until: str | None = None) -> list[str]:
@@ -256,7 +245,7 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
     from finetune.training.loop import set_threads
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
         set_threads(recipe.train.threads)  # for every stage: another number gives other last bits
-        for line in substitutions(read_recipe(run, "request.json"), recipe):
+        for line in substitutions(run.recipe("request.json"), recipe):
             say(line)
         for line in describe(recipe, stages):
             say(f"  {line}")
@@ -415,7 +404,7 @@ def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
     """The keys by which a request is not this run's; neither as it was asked for nor as it was resolved."""
     def keys(other: Recipe) -> list[str]:
         return [key for key in field_names(Recipe) if value_of(other, key) != value_of(request, key)]
-    asked = read_recipe(run, "request.json") if run.path("request.json").exists() else recipe
+    asked = run.recipe("request.json") if run.path("request.json").exists() else recipe
     differ = [] if not keys(recipe) else keys(asked)
     if not differ and run.finished("download"):
         from finetune.stages.download import external

@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.errors import RunError
+from finetune import __version__
+from finetune.config import validate
+from finetune.errors import RecipeError, RunError
 from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from finetune.machine import git_commit, hardware, peak_memory_bytes, versions
+from finetune.recipe import Recipe
 from finetune.records import Record, StageRecord
 
 R = TypeVar("R", bound=Record)
@@ -52,6 +55,16 @@ class Run:
     def path(self, *parts: str) -> Path:
         """A path inside the run."""
         return self.directory.joinpath(*parts)
+
+    def recipe(self, file: str = "recipe.json") -> Recipe:
+        """The run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
+        path = self.path(file)
+        values = read_json(path)
+        try:
+            return validate(Recipe, values if isinstance(values, dict) else {"": values}, str(path))
+        except RecipeError as error:
+            raise RunError(f"{path}: not a recipe of this version ({__version__})", got=error.what,
+                           do="Begin a new run under another --name, or use the version that wrote it.") from error
 
     @contextmanager
     def locked(self):

@@ -6,7 +6,6 @@ from pathlib import Path
 from finetune.console import say
 from finetune.errors import RecipeError, RunError
 from finetune.export.peft import write_adapter
-from finetune.pipeline import read_recipe
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages import export
@@ -27,7 +26,7 @@ def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
     found = Run.at(directory)
-    recipe = read_recipe(found)
+    recipe = found.recipe()
     if out is not None and out.exists():
         raise RunError(f"{out}: exists already", do="Give another --out.")
     with found.locked():

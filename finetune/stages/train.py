@@ -101,10 +101,9 @@ def _launch(run: Run, processes: int) -> TrainResult:
 
 def _main(directory: str) -> None:
     """What each process under torchrun does."""
-    from finetune.files import read_json
     from finetune.training.launch import answer
     run = Run.at(Path(directory))
-    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+    recipe = run.recipe()
     answer(run, lambda: train_here(recipe, run).to_json())
 
 

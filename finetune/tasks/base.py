@@ -21,7 +21,6 @@ from finetune.hub.registry import DataRow
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
-from finetune.report.page import Files
 from finetune.report.page import Page
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path

@@ -19,7 +19,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
 def run(recipe: Recipe, run: Run):
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     from finetune.comparisons.architectures.trainings import train_all
-    return train_all(recipe, run)
+    return train_all(recipe, run, READS)
 
 
 def summary(run: Run) -> list[str]:

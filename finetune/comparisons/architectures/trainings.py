@@ -36,7 +36,6 @@ from finetune.comparisons.architectures.models import (
 )
 from finetune.comparisons.architectures.numbers import in_words
 from finetune.comparisons.architectures.page import verdict
-from finetune.comparisons.architectures.stage import READS
 from finetune.config import check_names
 from finetune.console import say
 from finetune.errors import RecipeError, listed
@@ -123,7 +122,7 @@ class Compared(Record):
     trainings: int
 
 
-def train_all(recipe: Recipe, run: Run) -> Compared:
+def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     base = load_base(recipe, run)
     gpt, tokenizer = base.body, base.tokenizer
@@ -134,7 +133,7 @@ def train_all(recipe: Recipe, run: Run) -> Compared:
     wanted = order([TRAININGS[name] for name in recipe.architectures.trainings])
     seeds = range(recipe.train.seed, recipe.train.seed + recipe.architectures.seeds)
     machine = {"device": device_type(), "threads": str(set_threads(recipe.train.threads))}
-    rests_on = identity(recipe, run, READS) | machine
+    rests_on = identity(recipe, run, reads) | machine
     done = read_results(run.path(RESULTS), rests_on)
     total, number = len(wanted) * len(seeds), 0
     for seed in seeds:

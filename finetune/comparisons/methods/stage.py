@@ -1,5 +1,8 @@
 """Stage ``methods``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
 
+import sys
+from pathlib import Path
+
 from finetune.comparisons.methods import settings
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
@@ -31,7 +34,7 @@ def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
 def run(recipe: Recipe, run: Run):
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     from finetune.comparisons.methods.trainings import compare
-    return compare(recipe, run)
+    return compare(recipe, run, READS)
 
 
 def summary(run: Run) -> list[str]:
@@ -40,3 +43,15 @@ def summary(run: Run) -> list[str]:
     from finetune.files import read_json
     path = run.path("comparison.json")
     return screen_table(PAGE.evaluation.from_json(read_json(path), path))
+
+
+def _main(directory: str, name: str, seed: str) -> None:
+    """What the process of one training does."""
+    from finetune.comparisons.methods.trainings import fit_here
+    from finetune.training.launch import answer
+    run = Run.at(Path(directory))
+    answer(run, lambda: fit_here(run, name, int(seed), READS))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

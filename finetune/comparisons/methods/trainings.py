@@ -1,16 +1,13 @@
 """The trainings of the stage ``methods``, each in a process of its own, and their comparison."""
 
 import shutil
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from finetune.checkpoints.fallback import SCRATCH
 from finetune.comparisons.methods.candidates import CANDIDATES, LAST, PADDED, read_out
 from finetune.comparisons.methods.page import verdict
-from finetune.comparisons.methods.stage import READS
 from finetune.console import say
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.candidates import compare_candidates
@@ -27,7 +24,7 @@ from finetune.tasks.classify.job import build_job, examples
 from finetune.tasks.classify.score import TFIDF, positive_label
 from finetune.tasks.classify.task import ClassifyPrepared
 from finetune.tasks.setup import assemble, fit, identity, is_pretrained, load_base, start_weights
-from finetune.training.launch import answer, launch
+from finetune.training.launch import launch
 from finetune.training.loop import set_threads
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
@@ -47,7 +44,7 @@ def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
             for own in map(CANDIDATES.get, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
 
 
-def compare(recipe: Recipe, run: Run) -> Compared:
+def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     prepared = run.result("prepare", ClassifyPrepared)
     labels = prepared.labels
@@ -58,7 +55,7 @@ def compare(recipe: Recipe, run: Run) -> Compared:
     results: dict[str, list[dict]] = {}
     for number, (name, seed) in enumerate(wanted, 1):
         say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
-        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed))
+        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed, reads))
         accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
         say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
 
@@ -101,27 +98,27 @@ def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str,
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
 
 
-def _fit_once(recipe: Recipe, run: Run, name: str, seed: int) -> dict:
+def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
     """The result of one training, read where it stands already; the weights are not kept.
 
     Each trains in a process of its own, so that the peak of its memory is its own.
     """
     directory = run.path("comparison", f"{name}-{seed}")
-    rests_on = identity(recipe, run, READS)
+    rests_on = identity(recipe, run, reads)
     machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
     written = directory / "result.json"
     if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
         directory.mkdir(parents=True, exist_ok=True)
-        found = launch(["-m", "finetune.comparisons.methods.trainings", str(run.directory), name, str(seed)], run)
+        found = launch(["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)], run)
         write_json(written, rests_on | machine | found)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return read_json(written)
 
 
-def fit_here(run: Run, name: str, seed: int) -> dict:
+def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
     """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
     import torch
-    recipe = Recipe.model_validate(read_json(run.path("recipe.json")))
+    recipe = run.recipe()
     candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
     records = {part: read_records(run, part) for part in ("train", "val", "test")}
     set_threads(recipe.train.threads)
@@ -141,15 +138,10 @@ def fit_here(run: Run, name: str, seed: int) -> dict:
         parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
                  for part, own in parts.items()}
         job = build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
-        found = fit(job, settings, directory, identity(recipe, run, READS))
+        found = fit(job, settings, directory, identity(recipe, run, reads))
         spent = seconds()
     logits = predict_logits(model.eval(), parts["test"].ids)
     return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found.seconds), 3),
             "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
             "precision": settings.precision,
             **{key: getattr(found, key) for key in ("epochs", "steps", "best_step", "peak_bytes")}}
-
-
-if __name__ == "__main__":
-    own_run = Run.at(Path(sys.argv[1]))
-    answer(own_run, lambda: fit_here(own_run, sys.argv[2], int(sys.argv[3])))

@@ -5,14 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.checkpoints.sources import load
-from finetune.config import validate
 from finetune.console import warn
 from finetune.errors import RunError
-from finetune.files import read_json
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
-from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.tasks.instruct.job import conversation_ids
 from finetune.tasks.instruct.prompts import markers
@@ -91,7 +88,7 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options) ->
     Raises RunError where it is another task's run, WeightsError where it is not finished.
     """
     run = Run.at(directory)
-    recipe = validate(Recipe, read_json(run.path("recipe.json")), str(run.path("recipe.json")))
+    recipe = run.recipe()
     if recipe.task != "instruct":
         raise RunError(f"{directory}: no run that learnt to answer", got=f"task {recipe.task}", known="task instruct",
                        do="See: finetune run instruct")
