@@ -32,8 +32,9 @@ from few_labels import (
 from learning_curves import ROWS as CURVES
 
 from finetune.console import say
+from finetune.execution import execute, open_run
 from finetune.files import atomic_write, read_json
-from finetune.pipeline import execute, load_pipeline, make_recipe, open_run
+from finetune.pipeline import load_pipeline, make_recipe
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")

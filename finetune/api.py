@@ -10,8 +10,9 @@ import pyarrow
 from pyarrow import parquet
 
 from finetune.errors import InputError
+from finetune.execution import execute, open_run
 from finetune.files import read_json, sha256_file, sha256_json
-from finetune.pipeline import classify_request, execute, file_run_name, load_pipeline, open_run
+from finetune.pipeline import classify_request, file_run_name, load_pipeline
 from finetune.run import Run
 from finetune.tables.in_memory import cells_of, is_dataset, read_texts
 from finetune.tables.readers import SAMPLE, find_unlabelled_text

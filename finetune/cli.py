@@ -308,8 +308,9 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
 
 
 def _run(request, name, first, until, processes, dry_run, fresh) -> None:
-    from finetune.pipeline import dry_run as show_plan
-    from finetune.pipeline import execute, load_pipeline, open_run, stage_names
+    from finetune.execution import dry_run as show_plan
+    from finetune.execution import execute, open_run
+    from finetune.pipeline import load_pipeline, stage_names
     stages = load_pipeline(request.pipeline).stages
     stage_names(stages, first, until)
     if not request.data:

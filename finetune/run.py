@@ -183,8 +183,8 @@ def read_record(path: Path) -> StageRecord:
 
 
 def content(record: StageRecord) -> str:
-    """What later stages depend on: the files that a stage left and what it returned, not how or when."""
-    return sha256_json([record.outputs, record.result])
+    """What later stages depend on: files that a stage left and read from outside, what it returned; not how or when."""
+    return sha256_json([record.outputs, record.external, record.result])
 
 
 def _try_lock(file) -> bool:

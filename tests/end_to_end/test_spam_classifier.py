@@ -240,7 +240,8 @@ SLOW = ["--set", "weights=random-bytes", "--set", "train.batch_size=2", "--set",
 @pytest.fixture(scope="module")
 def unbroken(toy, sms, tmp_path_factory):
     """The predictions of a run that nobody stopped."""
-    from finetune.pipeline import execute, load_pipeline, make_recipe, open_run
+    from finetune.execution import execute, open_run
+    from finetune.pipeline import load_pipeline, make_recipe
     with pytest.MonkeyPatch.context() as patch:
         for name, value in sms.environment.items():
             patch.setenv(name, value)

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 GROUPS = [
     ["__main__"],
     ["cli", "api", "estimator"],
+    ["execution"],
     ["pipeline"],
     ["stages", "commands"],
     ["comparisons"],
@@ -21,7 +22,8 @@ GROUPS = [
     [""],  # finetune/__init__.py, which loads what it offers only when it is named
 ]
 NEIGHBOURS = {
-    "__main__": [], "cli": [], "api": [], "estimator": [], "pipeline": [], "stages": [], "comparisons": [],
+    "__main__": [], "cli": [], "api": [], "estimator": [], "execution": [], "pipeline": [], "stages": [],
+    "comparisons": [],
     "commands": ["stages"],  # a dry run tries them
     "a task": [],  # one task never imports another
     "tasks.base": [], "tasks.setup": ["tasks.base"], "tasks.writing": ["tasks.base"],

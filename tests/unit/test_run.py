@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from finetune.errors import RunError
-from finetune.run import Run, fingerprint
+from finetune.evaluation.results import Metric
+from finetune.records import Record
+from finetune.run import Run, content
 
 
 @pytest.mark.parametrize("name", ["a", "spam-classifier-2", "v1.0_x", "0", "x" * 64, "console", "com10"])
@@ -74,13 +77,20 @@ def test_an_error_frees_the_lock(tmp_path):
         assert run.path(".lock").exists()
 
 
+@dataclass(frozen=True)
+class Rows(Record):
+    """What a stage of the tests returns."""
+
+    rows: int
+
+
 @pytest.fixture
 def finished(tmp_path):
     """A run with one finished stage that left data/a.txt."""
     run = Run(tmp_path / "run")
     run.path("data").mkdir(parents=True)
     run.path("data", "a.txt").write_text("abc")
-    run.finish(3, "prepare", "inputs", [run.path("data", "a.txt")], {"rows": 2}, 1.23456)
+    run.finish(3, "prepare", "inputs", [run.path("data", "a.txt")], Rows(2), 1.23456)
     return run
 
 
@@ -89,37 +99,48 @@ def test_a_record_says_what_was_done(finished):
     assert record["outputs"] == {
         "data/a.txt": [3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]}  # FIPS 180-2, B.1
     assert record["seconds"] == 1.235 and record["stage"] == "prepare" and record["inputs"] == "inputs"
-    assert finished.result("prepare") == {"rows": 2}
+    assert finished.result("prepare", Rows) == Rows(2)
     with pytest.raises(RunError, match="stage 'train' has not finished"):
-        finished.result("train")
+        finished.result("train", Rows)
+    with pytest.raises(RunError, match="the record of prepare: not what this version writes"):
+        finished.result("prepare", Metric)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "3", '{"stage": "prepare"}'])
+def test_a_record_of_another_shape_is_an_error_that_names_it(finished, text):
+    finished.path("stages", "03-prepare.json").write_text(text)
+    with pytest.raises(RunError, match="03-prepare.json: not what this version writes"):
+        finished.result("prepare", Rows)
 
 
 def test_a_stage_is_current_with_its_inputs_and_outputs(finished):
     output = finished.path("data", "a.txt")
     assert finished.is_current(3, "prepare", "inputs") and not finished.is_current(3, "prepare", "others")
     assert not finished.is_current(4, "train", "inputs")
-    output.write_text("ab")
-    assert not finished.is_current(3, "prepare", "inputs") and finished.is_current(3, "prepare", "inputs", sizes=False)
+    output.write_text("abd")  # as long as before
+    assert not finished.is_current(3, "prepare", "inputs")
+    assert finished.is_current(3, "prepare", "inputs", contents=False)
     output.unlink()
-    assert not finished.is_current(3, "prepare", "inputs", sizes=False)
+    assert not finished.is_current(3, "prepare", "inputs", contents=False)
     output.mkdir()
-    assert not finished.is_current(3, "prepare", "inputs", sizes=False)
+    assert not finished.is_current(3, "prepare", "inputs", contents=False)
 
 
-def test_forgetting_train_drops_its_checkpoints_and_nothing_else(finished):
+def test_forgetting_a_stage_drops_what_it_left_and_nothing_else(finished):
     for name in ("checkpoints/step-00000001/weights", "train.jsonl", "data/b.txt"):
         finished.path(name).parent.mkdir(parents=True, exist_ok=True)
         finished.path(name).write_text("x")
-    finished.forget([(4, "train"), (5, "evaluate")])
+    finished.forget([(4, "train", ["train.jsonl", "checkpoints/best.json"]), (5, "evaluate", ["eval.json"])])
     left = sorted(p.relative_to(finished.directory).as_posix() for p in finished.directory.rglob("*") if p.is_file())
     assert left == ["data/a.txt", "data/b.txt", "stages/03-prepare.json"]
-    finished.forget([(3, "prepare")])
-    assert not finished.is_current(3, "prepare", "inputs") and finished.path("data", "a.txt").exists()
+    finished.forget([(3, "prepare", ["data/*"])])
+    assert not finished.is_current(3, "prepare", "inputs") and not finished.path("data").exists()
 
 
-def test_a_fingerprint_is_of_what_was_done_not_of_when(finished):
+def test_what_later_stages_depend_on_is_what_was_done_not_when(finished):
     record = finished.record("prepare")
-    again = record | {"seconds": 9.0, "peak_memory_bytes": 1, "finished": "later", "hardware": {}, "git_commit": None}
-    assert fingerprint(again) == fingerprint(record)
-    for key, other in (("inputs", "x"), ("result", {"rows": 3}), ("outputs", {}), ("stage", "train")):
-        assert fingerprint(record | {key: other}) != fingerprint(record)
+    again = replace(record, seconds=9.0, peak_memory_bytes=1, finished="later", hardware={}, git_commit=None,
+                    inputs="other", taken_from="elsewhere")
+    assert content(again) == content(record)
+    for key, other in (("result", {"rows": 3}), ("outputs", {}), ("external", {"the data's content": "x"})):
+        assert content(replace(record, **{key: other})) != content(record)
