@@ -22,12 +22,11 @@ from finetune.tables.checks import places, refuse_meaningless
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
-from finetune.tasks.classify import page
 from finetune.tasks.classify.data import locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import write_bundle
 from finetune.tasks.classify.job import Examples, build_job, build_model, examples, keeps_states, kept_bytes
-from finetune.tasks.classify.page import classifier_table
-from finetune.tasks.classify.score import positive_label, score_classifier, verdict
+from finetune.tasks.classify.page import PAGE, classifier_table
+from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, score_classifier, verdict
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
@@ -57,7 +56,7 @@ class ClassifyTask(Task):
     evaluation_files = ("predictions.csv",)
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
-    page = staticmethod(page.page)
+    page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """Registry rows, their samples where the rows cannot be had, and whole paths."""
@@ -96,35 +95,35 @@ class ClassifyTask(Task):
         records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context,
                                          table_findings(recipe, source))
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
-        sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
-        labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card["labels"].items())[:6])
-        tokens = card["tokens"]
+        write_json(run.path("data", "card.json"), card.of(run.result("download", Downloaded).data).to_json())
+        sizes = " / ".join(f"{name} {part.rows:,}" for name, part in card.splits.items())
+        labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card.labels.items())[:6])
+        tokens = card.tokens
         kept = f"split by column {recipe.columns.split!r}" if recipe.columns.split else (
-            f"{card['protocol']} split, seed {card['seed']}")
-        say(f"rows: {card['rows']:,} ({labels}); {kept}: {sizes}")
-        say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
-            f"{tokens['cut_rows']} cut at {tokens['max_length']}")
+            f"{card.protocol} split, seed {card.seed}")
+        say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
+        say(f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
+            f"{tokens.cut_rows} cut at {tokens.max_length}")
         for part in source.left_out:
             say(f"note: {part}")
-        for finding in card["checks"]:
-            if finding["level"] != "note" and finding["check"].replace("_", " ") not in card["dropped"]:
-                at = f" ({', '.join(places(finding))})" if finding["rows"] else ""
-                warn(f"{finding['what']}{at}. {finding['do']}")
-        if source.left_out or any(finding["rows"] for finding in card["checks"]):
+        for finding in card.checks:
+            if finding.level != "note" and finding.check.replace("_", " ") not in card.dropped:
+                at = f" ({', '.join(places(finding.as_dict()))})" if finding.rows else ""
+                warn(f"{finding.what}{at}. {finding.do}")
+        if source.left_out or any(finding.rows for finding in card.checks):
             say("row numbers start at 0 and do not count the header")
-        if near := card["near_duplicates"]["test_rows_near_train"]:
-            warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
+        if near := card.near_duplicates.test_rows_near_train:
+            warn(f"{near:,} of {card.splits['test'].rows:,} test rows are almost the same as a training row "
                  "(see: finetune data check FILE)")
-        return ClassifyPrepared({name: part["rows"] for name, part in card["splits"].items()}, card["rows"],
-                                sorted(card["labels"]), tokens["max_length"])
+        return ClassifyPrepared({name: part.rows for name, part in card.splits.items()}, card.rows,
+                                sorted(card.labels), tokens.max_length)
 
     def preview(self, recipe: Recipe, context: int) -> ClassifyPrepared:
         """Labels and the sizes of the splits."""
         records, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
-        say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return ClassifyPrepared({name: len(part) for name, part in records.items()}, card["rows"],
-                                sorted(card["labels"]), context)
+        say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        return ClassifyPrepared({name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels),
+                                context)
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: ClassifyPrepared) -> Classifier:
         """The GPT with a fresh head."""
@@ -137,7 +136,7 @@ class ClassifyTask(Task):
 
     @torch.inference_mode()
     def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
-                 start: Start) -> dict:
+                 start: Start) -> ClassifierEvaluation:
         """The test rows beside the baselines; predictions.csv holds each of them."""
         labels = run.result("prepare", ClassifyPrepared).labels
         headline = recipe.evaluate.metric
@@ -151,7 +150,8 @@ class ClassifyTask(Task):
             labels=labels, positive=positive_label(recipe, labels), threshold_rule=recipe.evaluate.threshold,
             headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
             texts={name: [record["text"] for record in records[name]] for name in SPLITS},
-            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
+            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text,
+            start=start)
         _write_predictions(run, records["test"], labels, predicted, probabilities)
         return found
 

@@ -16,12 +16,12 @@ from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import Prepared, Task, TrainingSetup
-from finetune.tasks.pretrain import page
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
-from finetune.tasks.pretrain.page import language_table
-from finetune.tasks.setup import base_weights, load_base
+from finetune.tasks.pretrain.page import PAGE, language_table, verdict
+from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
+from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
@@ -45,9 +45,9 @@ class PretrainTask(Task):
     """Predict the next token."""
 
     prepared = PackedPrepared
-    verdict = staticmethod(page.verdict)
+    verdict = staticmethod(verdict)
     summary = staticmethod(language_table)
-    page = staticmethod(page.page)
+    page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """A file's or a folder's whole path, and the evaluation text's."""
@@ -69,15 +69,17 @@ class PretrainTask(Task):
         data = locate_text(recipe.data)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         run.path("data").mkdir(exist_ok=True)
-        card = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+        found = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+        evaluated = None
         if recipe.pretrain.eval_data:
-            card["eval"] = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path,
-                                                            run.path("data"), tokenizer)
-        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
-        say(f"text: {card['documents']['train']:,} documents of {card['tokens']['train']:,} tokens to train on, "
-            f"{card['documents']['val']:,} of {card['tokens']['val']:,} held out; "
-            f"{card['bytes']['train'] / card['tokens']['train']:.2f} bytes a token")
-        return PackedPrepared(card["documents"], card["documents"], card["tokens"], card["bytes"])
+            evaluated = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path, run.path("data"),
+                                                tokenizer)
+        card = found.of(run.result("download", Downloaded).data, evaluated)
+        write_json(run.path("data", "card.json"), card.to_json())
+        say(f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
+            f"{card.documents['val']:,} of {card.tokens['val']:,} held out; "
+            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token")
+        return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes)
 
     def preview(self, recipe: Recipe, context: int) -> None:
         """Nothing: how many tokens a text has depends on the tokenizer."""
@@ -95,28 +97,31 @@ class PretrainTask(Task):
                                   prepared.bytes["val"] / prepared.tokens["val"], recipe.pretrain.val_blocks,
                                   device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
+                 start: Start) -> LanguageEvaluation:
         """Before and after, on what is held out and on the evaluation's own text."""
-        card = read_json(run.path("data", "card.json"))
+        path = run.path("data", "card.json")
+        card = TextCard.from_json(read_json(path), path)
         parts: dict[str, dict] = {"val": {}}
         offset = 0
-        for name, counts in card["sources"].items():
-            if size := counts["val"]["tokens"]:
+        for name, counts in card.sources.items():
+            if size := counts.val.tokens:
                 parts["val"][name] = packed_tokens(recipe, run, model.gpt, tokenizer, "val", offset, offset + size)
                 offset += size
-        if "eval" in card:
-            parts["eval"] = {card["eval"]["name"]: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
+        if card.eval:
+            parts["eval"] = {card.eval.name: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
         device = torch.device(device_type())
         before = NextToken(load_base(recipe, run).body).to(device)
-        return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device)
+        return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device, start)
 
     def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
         """A language model's directory."""
-        headline = read_json(run.path("eval.json"))["headline"]
+        path = run.path("eval.json")
+        headline = LanguageEvaluation.from_json(read_json(path), path).headline
         return write_language_model(
             run, model.gpt, tokenizer,
-            [f"{headline['value']:.4f} bits per byte on held-out text (95 % interval {headline['low']:.4f} to "
-             f"{headline['high']:.4f})"],
+            [f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
+             f"{headline.high:.4f})"],
             ["    finetune generate DIRECTORY \"A beginning\"", "    finetune classify my.csv --weights DIRECTORY"])
 
     def next_command(self, directory: Path) -> str:
