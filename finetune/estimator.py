@@ -18,17 +18,18 @@ from finetune.config import validate
 from finetune.console import say, silence
 from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
 from finetune.evaluation.calibration import fit_temperature, softmax
+from finetune.export import hf
 from finetune.export.hf import random_ids
-from finetune.files import read_json, sha256_json
+from finetune.files import sha256_json
 from finetune.recipe import Recipe, Train, check_method
 from finetune.records import WeightsOrigin
 from finetune.tables.in_memory import label_names, read_labels, read_texts
 from finetune.tables.readers import LabelledTexts
 from finetune.tables.splits import grouped_split
 from finetune.tasks.base import task_named
-from finetune.tasks.classify.bundle import Bundle, bundle_directory
+from finetune.tasks.classify.bundle import Bundle, BundleCard, bundle_directory, read_card
 from finetune.tasks.classify.data import Records
-from finetune.tasks.classify.export import readme, save_bundle
+from finetune.tasks.classify.export import exportable
 from finetune.tasks.classify.job import build_job, examples
 from finetune.tasks.setup import assemble, fit, start_weights, write_new_weights
 from finetune.training.precision import device_type
@@ -100,7 +101,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
             weights = WeightsOrigin(start.name, start.source, start.licence, start.content())
         self.bundle_, self.settings_, self.classes_ = bundle, settings, classes
-        self.origin_ = {"weights": start_weights(weights).to_json(), "recipe_sha256": sha256_json(recipe.model_dump()),
+        self.origin_ = {"weights": start_weights(weights), "recipe_sha256": sha256_json(recipe.model_dump()),
                         "data_sha256": sha256_json([texts, source.labels])}
         self._keep_columns(columns)
         return self
@@ -131,14 +132,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
                "columns": list(getattr(self, "feature_names_in_", []))}
         columns = {"text": ",".join(own["columns"])} if own["columns"] else {}
-        card = {"schema_version": 1, "task": "classify", "labels": bundle.labels, "positive": bundle.positive,
-                "columns": columns, "max_length": bundle.max_length, "threshold": bundle.threshold,
-                "temperature": bundle.temperature,
-                "tokenizer_sha256": bundle.tokenizer.fingerprint(), **self.origin_, "estimator": own}
+        card = BundleCard(
+            schema_version=1, task="classify", labels=bundle.labels, positive=bundle.positive, columns=columns,
+            max_length=bundle.max_length, threshold=bundle.threshold, temperature=bundle.temperature,
+            tokenizer_sha256=bundle.tokenizer.fingerprint(), estimator=own, **self.origin_)
         examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.gpt.config).tolist()]
+        thing = exportable(path.name, bundle.model, bundle.tokenizer, card, examples,
+                           ["trained by finetune.TextClassifier"])
         with silence():
-            save_bundle(path.absolute(), bundle.model, bundle.tokenizer, card, examples,
-                        lambda checked: readme(path.name, card, checked, ["trained by finetune.TextClassifier"]))
+            hf.write(thing, path.absolute())
         return path
 
     @classmethod
@@ -146,15 +148,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """A fitted estimator from what ``save`` wrote, or from a run or its bundle (whose labels are text)."""
         bundle = Bundle.load(path)
         file = bundle_directory(path) / "bundle.json"
-        card = read_json(file)
-        own = card.get("estimator", {"parameters": {}, "classes": bundle.labels, "dtype": "|O", "columns": []})
+        card = read_card(file)
+        own = card.estimator or {"parameters": {}, "classes": bundle.labels, "dtype": "|O", "columns": []}
         try:
             known = DTYPES.fullmatch(own["dtype"]) and len(own["classes"]) == len(bundle.labels)
             if not known or (own["dtype"] == "|O" and not all(isinstance(label, str) for label in own["classes"])):
                 raise ValueError(f"classes {own['classes']!r} of type {own['dtype']!r}")
             estimator = cls(**own["parameters"])
             estimator.classes_ = np.array(own["classes"], dtype=own["dtype"])
-            estimator.origin_ = {key: card[key] for key in ("weights", "recipe_sha256", "data_sha256")}
+            estimator.origin_ = {key: getattr(card, key) for key in ("weights", "recipe_sha256", "data_sha256")}
             estimator._keep_columns(list(map(str, own["columns"])))
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{file}: not what TextClassifier.save writes", got=str(error)) from error

@@ -12,11 +12,11 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
+from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse
 from finetune.tasks.seq2seq.job import decoding, writing_room
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
-SEQ2SEQ = "seq2seq.json"  # beside weights that write targets: how a source is read
 NEW_TOKENS = 60  # of a continuation
 
 
@@ -32,7 +32,8 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     """
     import torch
     found = locate_weights(resolve_auto(name), fetch=True)
-    use = read_json(found.directory / SEQ2SEQ) if (found.directory / SEQ2SEQ).is_file() else None
+    file = found.directory / SEQ2SEQ
+    use = SourceUse.from_json(read_json(file), file) if file.is_file() else None
     decoding = Decoding(**_of_targets(options, use) if use else _with_defaults(options))
     loaded = found.load()
     model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled else device_type()
@@ -44,7 +45,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         model = model.to(torch.bfloat16)
         check_compiled(model, decoding.beams * decoding.samples)
         compile_step()
-    new = max_new_tokens or (use["max_new_tokens"] if use else NEW_TOKENS)
+    new = max_new_tokens or (use.max_new_tokens if use else NEW_TOKENS)
     notes: list[str] = []  # said at the end, so that they do not stand amid the text
     if use:
         ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new, notes.append)
@@ -72,12 +73,12 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         warn(note)
 
 
-def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: dict, new: int,
+def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: SourceUse, new: int,
                note: Callable[[str], None]) -> tuple:
     """What the target begins with, (1, T), and the function that goes on from there. note: told of a cut source."""
     import torch
     device = model.token_embedding.weight.device
-    ids, room = tokenizer.encode(source), writing_room(use["family"], use["max_length"], model.config.context, new)
+    ids, room = tokenizer.encode(source), writing_room(use.family, use.max_length, model.config.context, new)
     if len(ids) > room:
         note(f"the source has {len(ids):,} tokens: its first {room:,} were read")
         ids = ids[:room]
@@ -89,12 +90,12 @@ def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, u
     return start, partial(model.generate, torch.tensor([ids], device=device))
 
 
-def _of_targets(options: dict, use: dict) -> dict:
+def _of_targets(options: dict, use: SourceUse) -> dict:
     """The run's beams, or greedy, where no option asks for another way."""
     given = {name: value for name, value in options.items() if value is not None}
     if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
         return given
-    found = decoding(given.get("beams", use["beams"]), use["length_penalty"]) | given
+    found = decoding(given.get("beams", use.beams), use.length_penalty) | given
     return found | ({"temperature": 1.0} if found.get("samples", 1) > found.get("beams", 1) else {})
 
 

@@ -1,1 +1,7 @@
-"""Exports: formats that other programs read, each compared with our own model."""
+"""Exports: formats that other programs read, one module each, each compared with our own model.
+
+A format's module has ``MERGED``, whether it takes a model whose adapters are merged, and
+``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all.
+"""
+
+FORMATS = {"hf": "finetune.export.hf", "peft": "finetune.export.peft"}

@@ -1,64 +1,99 @@
-"""The bundle: a GPT2ForSequenceClassification directory that also holds what a prediction needs besides weights."""
+"""Hugging Face's layout: a directory that transformers loads, compared with our own model before it is there.
 
-import shutil
+A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel. An encoder-decoder has no
+public class of its shape: it is written in a layout of our own, and compared with what is read back.
+"""
+
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
+from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import write_checkpoint
 from finetune.console import progress
 from finetune.errors import WeightsError
-from finetune.files import read_json, replace_directory
-from finetune.models.gpt import GPT, GPTConfig, up_to
-from finetune.run import Run
-from finetune.tokenizer import Tokenizer
+from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, up_to
+from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
-from finetune.training.predict import PREDICT_TOKENS
+from finetune.training.predict import PREDICT_TOKENS, encode, predict_logits
 
-TOLERANCE = 1e-4  # largest difference of a logit, fp32
+MERGED = True
+NOT_COMPARED = Exported(False, "written; not compared, transformers is not installed")
 
 
-def write_language_model(run: Run, model: GPT, tokenizer: Tokenizer, about: list[str], use: list[str],
-                         files: dict[str, str] | None = None) -> dict:
-    """Write a language model's ``export/hf`` and compare its logits in transformers. Returns the figures.
+def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
+    """Write the directory whole or not at all. Raises WeightsError if a logit differs by more than the tolerance.
 
-    about, use: lines of its README: what it is good for in figures, and how to use it. files: what else is put there.
+    An older export then stays in its place. base: not needed, the weights are all there.
     """
-    evaluation, draft = read_json(run.path("eval.json")), run.path("export", ".hf-draft")
-    try:
-        write_checkpoint(draft, model, tokenizer, extra_files=files)
-        checked = compare_language_model(draft, model)
-        readme = [f"# {run.name}", "",
-                  f"A GPT-2 language model made by gpt2-finetune from {evaluation['weights']['name']}.", "",
-                  *(f"- {line}" for line in (*about, checked["summary"])), "", "## Use", "", *use, ""]
-        (draft / "README.md").write_text("\n".join(readme), encoding="utf-8", newline="\n")
-        replace_directory(run.path("export", "hf"), draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return checked
+    with draft_of(directory) as draft:
+        if isinstance(thing.model, EncoderDecoder):
+            write_encoder_decoder(draft, thing.model, thing.tokenizer, thing.files)
+            exported = compare_encoder_decoder(draft, thing.model)
+        else:
+            write_checkpoint(draft, thing.model, thing.tokenizer, thing.config, thing.files)
+            exported = (compare_classifier(draft, thing) if isinstance(thing.model, Classifier)
+                        else compare_language_model(draft, thing.model))
+        (draft / "README.md").write_text(thing.readme(exported), encoding="utf-8", newline="\n")
+    return exported
 
 
-def compare_language_model(directory: Path, model: GPT) -> dict:
+def compare_language_model(directory: Path, model: GPT) -> Exported:
     """Load a language model in transformers and compare logits on random ids."""
     try:
         from transformers import GPT2LMHeadModel
         from transformers.utils import logging as transformers_logging
     except ImportError:
-        return {"compared": False, "summary": "written; not compared, transformers is not installed"}
-    transformers_logging.disable_progress_bar()
+        return NOT_COMPARED
+    transformers_logging.disable_progress_bar()  # a bar for a file that is read in no time
     theirs, loading = GPT2LMHeadModel.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     ids = random_ids(model.config)
     with torch.inference_mode():
         difference = float((model.cpu()(ids) - theirs(ids).logits).abs().max())
     if odd or difference > TOLERANCE:
-        raise WeightsError("transformers reads the export differently",
-                           got=f"largest logit difference {difference:.2e}, loading {odd or 'clean'}",
-                           do="This is a fault of ours or of that version of transformers: please report it.")
-    return {"compared": True, "max_logit_difference": difference,
-            "summary": f"transformers gives the same logits, largest difference {difference:.1e}"}
+        raise refuse("transformers", f"largest logit difference {difference:.2e}, loading {odd or 'clean'}")
+    return Exported(True, f"transformers gives the same logits, largest difference {difference:.1e}", difference)
+
+
+def compare_classifier(directory: Path, thing: Exportable) -> Exported:
+    """Load a classifier in transformers and compare token ids, logits and labels on the texts."""
+    try:
+        from transformers import AutoTokenizer, GPT2ForSequenceClassification
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        return NOT_COMPARED
+    transformers_logging.disable_progress_bar()
+    theirs, loading = GPT2ForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
+    their_tokenizer, texts = AutoTokenizer.from_pretrained(directory), thing.texts
+    ids = encode(thing.tokenizer, texts, thing.max_length)
+    same_ids = sum(their_tokenizer(text, truncation=True, max_length=thing.max_length)["input_ids"] == row
+                   for text, row in zip(texts, ids, strict=True))
+    ours, other = predict_logits(thing.model, ids), their_logits(theirs, ids, thing.tokenizer.end_of_text)
+    difference = float(np.abs(ours - other).max())
+    same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
+    if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
+        raise refuse("transformers", f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
+                     f"and {same_ids} token lists equal, loading {odd or 'clean'}")
+    return Exported(True, f"transformers gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
+                    f"difference {difference:.1e}", difference, len(texts), same_labels)
+
+
+def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
+    """Read an encoder-decoder back and compare logits on random ids, bit for bit."""
+    again, ids = load_encoder_decoder(directory).model, random_ids(model.config)
+    with torch.inference_mode():
+        difference = float((model.cpu()(ids, ids) - again(ids, ids)).abs().max())
+    if difference:
+        raise WeightsError("the export gives other logits when it is read back", got=f"{difference:.2e} apart",
+                           do="This is a fault of ours: please report it.")
+    return Exported(True, "read back, the same logits bit for bit; an encoder-decoder's layout is our own", difference)
 
 
 def their_logits(theirs, ids: list[list[int]], end: int) -> np.ndarray:
@@ -72,7 +107,9 @@ def their_logits(theirs, ids: list[list[int]], end: int) -> np.ndarray:
     return logits
 
 
-def random_ids(config: GPTConfig) -> torch.Tensor:
-    """Two rows of token ids, always the same: (2, T)."""
-    size = (2, min(config.context, 128))
-    return torch.randint(0, config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+def language_model_readme(name: str, weights: str, about: list[str], use: list[str]):
+    """The README of a language model. about, use: its lines on what it is good for, in figures, and on its use."""
+    def readme(exported: Exported) -> str:
+        return "\n".join([f"# {name}", "", f"A GPT-2 language model made by gpt2-finetune from {weights}.", "",
+                          *(f"- {line}" for line in (*about, exported.summary)), "", "## Use", "", *use, ""])
+    return readme

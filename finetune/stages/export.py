@@ -1,6 +1,5 @@
 """Stage ``export``: the best model in Hugging Face's layout, compared with what other programs read."""
 
-
 from finetune.recipe import Recipe
 from finetune.run import Run
 
@@ -11,9 +10,20 @@ OUTPUTS = ("export/hf/*",)
 
 def run(recipe: Recipe, run: Run):
     """Write export/hf/. Raises WeightsError where another program gives other logits than we do."""
+    return write(recipe, run, "hf")
+
+
+def write(recipe: Recipe, run: Run, format: str):
+    """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns what came of it, an ``Exported``."""
+    from importlib import import_module
+
     from finetune.console import say
+    from finetune.export import FORMATS
     from finetune.tasks.base import task_named
-    from finetune.tasks.setup import best_model
-    checked = task_named(recipe.task).export(recipe, run, *best_model(recipe, run))
-    say(f"export: {checked['summary']}")
-    return checked
+    from finetune.tasks.setup import base_weights, best_model, trained_model
+    writer = import_module(FORMATS[format])
+    model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
+    thing = task_named(recipe.task).exportable(recipe, run, model, tokenizer)
+    exported = writer.write(thing, run.path("export", format), base_weights(recipe, run))
+    say(f"export: {exported.summary}")
+    return exported

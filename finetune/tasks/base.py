@@ -16,6 +16,7 @@ from torch import nn
 
 from finetune.errors import RecipeError, WeightsError
 from finetune.evaluation.results import Evaluation, Start
+from finetune.export.exportable import Exportable
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
 from finetune.models.gpt import GPT
@@ -137,12 +138,8 @@ class Task(ABC):
         """The result as a plain table for the screen."""
 
     @abstractmethod
-    def export(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> dict:
-        """Write export/hf. Returns the stage's result, with "summary"."""
-
-    def adapter_texts(self, run: Run) -> list[str]:
-        """Texts on which an exported adapter is compared; none: on random tokens."""
-        return []
+    def exportable(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> Exportable:
+        """A finished run's model as a format writes it, with all that stands beside its weights."""
 
     @abstractmethod
     def next_command(self, directory: Path) -> str:

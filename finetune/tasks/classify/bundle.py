@@ -3,15 +3,18 @@
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
-from finetune.errors import DataError, WeightsError
+from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
+from finetune.evaluation.results import StartWeights
 from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
+from finetune.records import Record
 from finetune.tables.cells import defuse, table_writer
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
@@ -21,6 +24,25 @@ from finetune.training.precision import device_type
 from finetune.training.predict import encode, predict_logits
 
 CHUNK = 1024  # rows in memory at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleCard(Record):
+    """What ``bundle.json`` holds: all that a prediction needs besides weights and tokenizer."""
+
+    schema_version: int
+    task: str
+    labels: list[str]
+    positive: str | None
+    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
+    max_length: int
+    threshold: float | None
+    temperature: float
+    weights: StartWeights
+    tokenizer_sha256: str
+    data_sha256: str
+    recipe_sha256: str
+    estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
 
 
 @dataclass(frozen=True)
@@ -40,16 +62,16 @@ class Bundle:
     def load(cls, path: Path) -> "Bundle":
         """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
         directory = bundle_directory(path)
-        card = _read_card(directory / "bundle.json")
+        card = read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
-        if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card["labels"]):
+        if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights",
                                got=f"{len(card['labels'])} labels")
-        if loaded.tokenizer.fingerprint() != card["tokenizer_sha256"]:
+        if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:
             raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
                                do="Export the run again.")
-        return cls(loaded.model.to(device_type()), loaded.tokenizer, card["labels"], card["positive"],
-                   card["max_length"], card["threshold"], card["temperature"], card.get("columns", {}))
+        return cls(loaded.model.to(device_type()), loaded.tokenizer, card.labels, card.positive,
+                   card.max_length, card.threshold, card.temperature, card.columns)
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -91,20 +113,15 @@ def bundle_directory(path: Path) -> Path:
     return directory
 
 
-def _read_card(path: Path) -> dict:
-    card = read_json(path)
-    kinds = {"labels": list, "positive": str | None, "max_length": int, "threshold": float | None,
-             "temperature": float, "tokenizer_sha256": str}
-    if not isinstance(card, dict):
-        card = {}
-    wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key, ...), kind)]
-    if not isinstance(card.get("columns", {}), dict):
-        wrong.append("columns")
-    if not wrong and card["positive"] not in (None, *card["labels"]):
-        wrong = ["positive"]
-    if wrong:
-        raise WeightsError(f"{path}: not what an export writes", got=f"missing or odd: {', '.join(wrong)}",
-                           do="Export the run again.")
+def read_card(path: Path) -> BundleCard:
+    """A bundle's card. Raises WeightsError for a file that is none."""
+    try:
+        card = BundleCard.from_json(read_json(path), path)
+    except RunError as error:
+        raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
+    if card.positive not in (None, *card.labels):
+        raise WeightsError(f"{path}: not what an export writes", got=f"positive {card.positive!r}",
+                           known=listed(card.labels), do="Export the run again.")
     return card
 
 

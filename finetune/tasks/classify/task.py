@@ -10,6 +10,7 @@ import torch
 from finetune.console import say, warn
 from finetune.errors import shorten
 from finetune.evaluation.results import Start
+from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, write_json
 from finetune.hub.registry import DataRow, data_registry
 from finetune.models.gpt import GPT
@@ -23,7 +24,7 @@ from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify.data import locate_files, prepare, read_data, table_findings
-from finetune.tasks.classify.export import write_bundle
+from finetune.tasks.classify.export import exportable_run
 from finetune.tasks.classify.job import Examples, build_job, build_model, examples, keeps_states, kept_bytes
 from finetune.tasks.classify.page import PAGE, classifier_table
 from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, score_classifier, verdict
@@ -155,13 +156,11 @@ class ClassifyTask(Task):
         _write_predictions(run, records["test"], labels, predicted, probabilities)
         return found
 
-    def export(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> dict:
-        """The bundle, compared on the test texts."""
-        return write_bundle(run, recipe, model, tokenizer, self.adapter_texts(run))
-
-    def adapter_texts(self, run: Run) -> list[str]:
-        """The test texts."""
-        return [record["text"] for record in read_records(run, "test")]
+    def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
+        """The classifier with its card, compared on the test texts."""
+        prepared = run.result("prepare", ClassifyPrepared)
+        texts = [record["text"] for record in read_records(run, "test")]
+        return exportable_run(run, recipe, model, tokenizer, prepared.labels, prepared.max_length, texts)
 
     def next_command(self, directory: Path) -> str:
         """A prediction."""

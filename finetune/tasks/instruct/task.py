@@ -6,7 +6,8 @@ import torch
 
 from finetune.console import say, warn
 from finetune.evaluation.results import Start
-from finetune.export.hf import write_language_model
+from finetune.export.exportable import Exportable
+from finetune.export.hf import language_model_readme
 from finetune.files import atomic_write, read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import NextToken
@@ -119,12 +120,13 @@ class InstructTask(Task):
         shown = min(SAMPLES, len(rows))
         return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)]}
 
-    def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
-        """A language model's directory."""
+    def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:
+        """A language model, with the prompt that it was trained on."""
         evaluation, card = read_json(run.path("eval.json")), read_json(run.path("data", "card.json"))
-        return write_language_model(run, model.gpt, tokenizer, [page.verdict(evaluation)], [
+        readme = language_model_readme(run.name, evaluation["weights"]["name"], [page.verdict(evaluation)], [
             "The prompt, word for word as in training (here with a question of its own):", "",
             *("    " + line for line in card["prompt"].splitlines())])
+        return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
         """A conversation."""

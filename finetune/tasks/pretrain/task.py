@@ -7,7 +7,8 @@ import torch
 
 from finetune.console import say
 from finetune.evaluation.results import Start
-from finetune.export.hf import write_language_model
+from finetune.export.exportable import Exportable
+from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import NextToken
@@ -21,7 +22,7 @@ from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
-from finetune.tasks.setup import base_weights
+from finetune.tasks.setup import base_weights, load_base
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
@@ -114,15 +115,17 @@ class PretrainTask(Task):
         before = NextToken(load_base(recipe, run).body).to(device)
         return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device, start)
 
-    def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
-        """A language model's directory."""
+    def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:
+        """A language model."""
         path = run.path("eval.json")
-        headline = LanguageEvaluation.from_json(read_json(path), path).headline
-        return write_language_model(
-            run, model.gpt, tokenizer,
+        evaluation = LanguageEvaluation.from_json(read_json(path), path)
+        headline = evaluation.headline
+        readme = language_model_readme(
+            run.name, evaluation.weights.name,
             [f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
              f"{headline.high:.4f})"],
             ["    finetune generate DIRECTORY \"A beginning\"", "    finetune classify my.csv --weights DIRECTORY"])
+        return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
         """What the weights are for."""

@@ -1,43 +1,35 @@
-"""An encoder-decoder's ``export/hf``: no public class has its shape, so it is read back and compared with itself."""
+"""What is written beside a seq2seq model's weights: how a source is read, and the README of an encoder-decoder."""
 
-import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
+from finetune.export.exportable import Exported
+from finetune.records import Record
 
-from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
-from finetune.errors import WeightsError
-from finetune.export.hf import random_ids
-from finetune.files import replace_directory
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.run import Run
-from finetune.tokenizer import Tokenizer
+SEQ2SEQ = "seq2seq.json"  # beside weights that write targets
 
 
-def write_seq2seq(run: Run, model: EncoderDecoder, tokenizer: Tokenizer, said: str, files: dict[str, str]) -> dict:
-    """Write the directory whole or not at all, with `files` beside the weights. Returns the figures.
+@dataclass(frozen=True)
+class SourceUse(Record):
+    """What ``seq2seq.json`` holds: how a source is read and its target written."""
 
-    said: what its README says of how good it is. Raises WeightsError where what was written gives other logits.
-    """
-    draft = run.path("export", ".hf-draft")
-    readme = "\n".join([
-        f"# {run.name}", "", "An encoder-decoder by gpt2-finetune: GPT-2's blocks on both sides, the encoder's without "
-        "the causal mask, the decoder's with cross-attention.", "", f"- {said}", "", "## Use", "",
-        "    finetune generate DIRECTORY \"a source\"", "", "or from Python:", "",
-        "    model, tokenizer = finetune.load(\"DIRECTORY\")", "    end = tokenizer.end_of_text",
-        "    source = torch.tensor([tokenizer.encode(\"a source\")])",
-        "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)", "",
-        "No class of another library has this shape; config.json has it key by key, and model.safetensors our names.",
-        ""])
-    try:
-        write_encoder_decoder(draft, model, tokenizer, files | {"README.md": readme})
-        again, ids = load_encoder_decoder(draft).model, random_ids(model.config)
-        with torch.inference_mode():
-            difference = float((model.cpu()(ids, ids) - again(ids, ids)).abs().max())
-        if difference:
-            raise WeightsError("the export gives other logits when it is read back", got=f"{difference:.2e} apart",
-                               do="This is a fault of ours: please report it.")
-        replace_directory(run.path("export", "hf"), draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return {"compared": True, "max_logit_difference": difference,
-            "summary": "read back, the same logits bit for bit; an encoder-decoder's layout is our own"}
+    family: str
+    max_length: int
+    max_new_tokens: int
+    beams: int
+    length_penalty: float
+
+
+def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
+    """The README of an encoder-decoder. said: how good it is."""
+    def readme(exported: Exported) -> str:
+        return "\n".join([
+            f"# {name}", "", "An encoder-decoder by gpt2-finetune: GPT-2's blocks on both sides, the encoder's without "
+            "the causal mask, the decoder's with cross-attention.", "", f"- {said}", f"- {exported.summary}", "",
+            "## Use", "", "    finetune generate DIRECTORY \"a source\"", "", "or from Python:", "",
+            "    model, tokenizer = finetune.load(\"DIRECTORY\")", "    end = tokenizer.end_of_text",
+            "    source = torch.tensor([tokenizer.encode(\"a source\")])",
+            "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)", "",
+            "No class of another library has this shape; config.json has it key by key, and model.safetensors our "
+            "names.", ""])
+    return readme

@@ -9,7 +9,8 @@ import torch
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
-from finetune.export.hf import write_language_model
+from finetune.export.exportable import Exportable
+from finetune.export.hf import language_model_readme
 from finetune.files import atomic_write, read_json, write_json
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
@@ -21,7 +22,7 @@ from finetune.tables.sources import DataSource, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
 from finetune.tasks.seq2seq import page
-from finetune.tasks.seq2seq.export import write_seq2seq
+from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_readme
 from finetune.tasks.seq2seq.job import Examples, build_job, build_model, evaluate, examples, write, writing_room
 from finetune.tasks.seq2seq.model import Family, SourceThenTarget
 from finetune.tasks.seq2seq.page import targets_table
@@ -156,19 +157,19 @@ class Seq2SeqTask(Task):
         return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)],
                         "warm_start": vars(started) if started else None}
 
-    def export(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
-        """A language model's directory, or an encoder-decoder's; seq2seq.json says how a source is read."""
-        said, settings = page.verdict(read_json(run.path("eval.json"))), recipe.seq2seq
-        use = {"family": settings.family, "max_length": run.result("prepare", WrittenPrepared).max_length,
-               "max_new_tokens": settings.max_new_tokens, "beams": settings.beams,
-               "length_penalty": settings.length_penalty}
-        files = {"seq2seq.json": json.dumps(use, indent=2) + "\n"}
+    def exportable(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> Exportable:
+        """A language model or an encoder-decoder; seq2seq.json says how a source is read."""
+        evaluation, settings = read_json(run.path("eval.json")), recipe.seq2seq
+        said = page.verdict(evaluation)
+        use = SourceUse(settings.family, run.result("prepare", WrittenPrepared).max_length, settings.max_new_tokens,
+                        settings.beams, settings.length_penalty)
+        files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
         if isinstance(model, SourceThenTarget):
-            return write_language_model(run, model.gpt, tokenizer, [said], [
+            readme = language_model_readme(run.name, evaluation["weights"]["name"], [said], [
                 "    finetune generate DIRECTORY \"a source\"", "",
-                "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`."],
-                files)
-        return write_seq2seq(run, model.model, tokenizer, said, files)
+                "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`."])
+            return Exportable(run.name, model.gpt, tokenizer, readme, files=files)
+        return Exportable(run.name, model.model, tokenizer, encoder_decoder_readme(run.name, said), files=files)
 
     def next_command(self, directory: Path) -> str:
         """A target."""

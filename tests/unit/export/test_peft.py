@@ -13,9 +13,9 @@ from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import write_checkpoint
 from finetune.errors import RunError, WeightsError
 from finetune.export import peft
+from finetune.export.exportable import Exportable, Exported
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import NextToken
-from finetune.run import Run
+from finetune.models.heads import Classifier, NextToken
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
@@ -48,17 +48,20 @@ def base(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path):
-    run = Run(tmp_path / "run")
-    run.finish(3, "prepare", "", [], {"labels": LABELS, "max_length": 20}, 0)
-    run.finish(4, "train", "", [], {"method": "full"}, 0)
-    return run
+def directory(tmp_path):
+    return tmp_path / "export" / "peft"
 
 
-def test_the_directory_is_peft_s_own(run, model, base):
-    checked = peft.write_adapter(run, model, base, TEXTS)
-    assert checked["compared"] and checked["max_logit_difference"] < 1e-4
-    directory = run.path("export", "peft")
+def thing(model) -> Exportable:
+    """What a task hands over."""
+    labels = LABELS if isinstance(model, Classifier) else []
+    return Exportable("run", model, TOKENIZER, str, labels=labels, texts=TEXTS, max_length=20)
+
+
+def test_the_directory_is_peft_s_own(directory, model, base):
+    checked = peft.write(thing(model), directory, base)
+    assert checked.compared and checked.max_logit_difference < 1e-4
+    directory = directory
     assert {path.name for path in directory.iterdir()} == {"adapter_model.safetensors", "adapter_config.json",
                                                            "README.md"}
     config = json.loads((directory / "adapter_config.json").read_text())
@@ -81,15 +84,15 @@ def test_the_directory_is_peft_s_own(run, model, base):
     compile("\n".join(line[4:] for line in readme.splitlines() if line.startswith("    ")), "README", "exec")
 
 
-def test_what_its_readme_says_gives_the_models_logits(run, model, base, monkeypatch):
-    peft.write_adapter(run, model, base, TEXTS)
-    lines = [line[4:] for line in run.path("export", "peft", "README.md").read_text().splitlines()
+def test_what_its_readme_says_gives_the_models_logits(directory, model, base, monkeypatch):
+    peft.write(thing(model), directory, base)
+    lines = [line[4:] for line in directory.joinpath("README.md").read_text().splitlines()
              if line.startswith("    ")]
     code = "\n".join(lines).replace('"tiny"', repr(str(base.directory)))
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(code.replace('"DIRECTORY"', repr(str(run.path("export", "peft")))), names)
+        exec(code.replace('"DIRECTORY"', repr(str(directory))), names)
     ids = [TOKENIZER.encode(text)[:20] for text in TEXTS]
     with torch.no_grad():
         for row in ids:
@@ -97,12 +100,12 @@ def test_what_its_readme_says_gives_the_models_logits(run, model, base, monkeypa
             torch.testing.assert_close(names["model"](torch.tensor([row])).logits, ours, atol=2e-5, rtol=0)
 
 
-def test_a_language_models_adapter_has_no_head(run, base):
-    checked = peft.write_adapter(run, adapted(NextToken(small_gpt()), ("*",)), base, [])
-    assert checked["compared"] and checked["max_logit_difference"] < 1e-4
-    config = json.loads(run.path("export", "peft", "adapter_config.json").read_text())
+def test_a_language_models_adapter_has_no_head(directory, base):
+    checked = peft.write(thing(adapted(NextToken(small_gpt()), ("*",)).gpt), directory, base)
+    assert checked.compared and checked.max_logit_difference < 1e-4
+    config = json.loads(directory.joinpath("adapter_config.json").read_text())
     assert config["task_type"] == "CAUSAL_LM" and config["modules_to_save"] is None
-    assert len(load_file(run.path("export", "peft", "adapter_model.safetensors"))) == 16
+    assert len(load_file(directory.joinpath("adapter_model.safetensors"))) == 16
 
 
 def test_weights_of_the_registry_are_named_with_their_revision(model, base):
@@ -114,16 +117,16 @@ def test_weights_of_the_registry_are_named_with_their_revision(model, base):
     assert (users["base_model_name_or_path"], users["revision"]) == ("gpt2", None)
 
 
-def test_a_model_without_adapters_is_refused(run, base):
-    with pytest.raises(RunError, match="has no adapters; got method full; known: lora"):
-        peft.write_adapter(run, build_model(small_gpt(), 3, seed=0), base, TEXTS)
-    assert not run.path("export").exists()
+def test_a_model_without_adapters_is_refused(directory, base):
+    with pytest.raises(RunError, match="has no adapters; known: a run of the method lora"):
+        peft.write(thing(build_model(small_gpt(), 3, seed=0)), directory, base)
+    assert not directory.parent.exists()
 
 
 @pytest.mark.parametrize("kind", ["scale", "missing", "head", "flipped"])
-def test_an_adapter_that_reads_differently_is_never_there(run, model, base, monkeypatch, kind):
-    peft.write_adapter(run, model, base, TEXTS)
-    before = {path.name: path.read_bytes() for path in run.path("export", "peft").iterdir()}
+def test_an_adapter_that_reads_differently_is_never_there(directory, model, base, monkeypatch, kind):
+    peft.write(thing(model), directory, base)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
     config, tensors = peft.adapter_config(model, base), peft.adapter_tensors(model)
     if kind == "scale":
         config["lora_alpha"] *= config["r"]
@@ -138,12 +141,12 @@ def test_an_adapter_that_reads_differently_is_never_there(run, model, base, monk
     monkeypatch.setattr(peft, "adapter_tensors", lambda *_: tensors)
     with warnings.catch_warnings(), pytest.raises(WeightsError, match="peft reads the export differently"):
         warnings.simplefilter("ignore")
-        peft.write_adapter(run, model, base, TEXTS)
-    assert {path.name: path.read_bytes() for path in run.path("export", "peft").iterdir()} == before
-    assert [path.name for path in run.path("export").iterdir()] == ["peft"]
+        peft.write(thing(model), directory, base)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert [path.name for path in directory.parent.iterdir()] == ["peft"]
 
 
-def test_without_peft_it_says_that_nothing_was_compared(run, model, base, monkeypatch):
+def test_without_peft_it_says_that_nothing_was_compared(directory, model, base, monkeypatch):
     real = builtins.__import__
 
     def without(name, *more, **named):
@@ -151,5 +154,5 @@ def test_without_peft_it_says_that_nothing_was_compared(run, model, base, monkey
             raise ImportError(name)
         return real(name, *more, **named)
     monkeypatch.setattr(builtins, "__import__", without)
-    checked = peft.write_adapter(run, model, base, TEXTS)
-    assert checked == {"compared": False, "summary": "written; not compared, peft is not installed"}
+    checked = peft.write(thing(model), directory, base)
+    assert checked == Exported(False, "written; not compared, peft is not installed")

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from finetune.errors import WeightsError
-from finetune.files import write_json
+from finetune.evaluation.results import StartWeights
+from finetune.export import hf
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.recipe import Recipe
-from finetune.run import Run
 from finetune.tasks.classify import export
-from finetune.tasks.classify.bundle import Bundle
+from finetune.tasks.classify.bundle import Bundle, BundleCard
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
@@ -31,25 +30,26 @@ def model():
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A run that is evaluated, with as much in it as an export reads."""
-    run = Run(tmp_path / "run")
-    weights = {"name": "tiny", "source": "here", "fallback": False, "note": "", "sha256": {}}
-    headline = {"metric": "accuracy", "value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "split": "test"}
-    write_json(run.path("eval.json"), {"positive": None, "threshold": None, "temperature": 1.5, "weights": weights,
-                                       "headline": headline})
-    write_json(run.path("data", "card.json"), {"name": "toy", "source": "us", "licence": "CC0", "citation": "Us 2020",
-                                            "columns": {"text": "note", "label": "kind"}})
-    run.finish(1, "download", "", [], {"data": {"sha256": "d" * 64}}, 0)
-    run.finish(3, "prepare", "", [], {"labels": LABELS, "max_length": 20}, 0)
-    return run
+def directory(tmp_path):
+    return tmp_path / "run" / "export" / "hf"
 
 
-def test_the_bundle_holds_all_that_a_prediction_needs(run, model):
-    checked = export.write_bundle(run, Recipe(pipeline="classify"), model, TOKENIZER, TEXTS)
-    assert checked["compared"] and checked["same_labels"] == checked["texts"] == len(TEXTS)
-    assert 0 < checked["max_logit_difference"] < 1e-4
-    directory = run.path("export", "hf")
+CARD = BundleCard(schema_version=1, task="classify", labels=LABELS, positive=None, max_length=20, threshold=None,
+                  columns={"text": "note", "label": "kind"}, temperature=1.5, weights=StartWeights(
+                      "tiny", "here", "", {}, fallback=False, note=""),
+                  tokenizer_sha256=TOKENIZER.fingerprint(), data_sha256="d" * 64, recipe_sha256="e" * 64)
+FACTS = ["accuracy on 50 held-out texts: 0.9000"]
+
+
+def write(model, directory):
+    """The bundle, as a run writes it."""
+    return hf.write(export.exportable("run", model, TOKENIZER, CARD, TEXTS, FACTS), directory)
+
+
+def test_the_bundle_holds_all_that_a_prediction_needs(directory, model):
+    checked = write(model, directory)
+    assert checked.compared and checked.same_labels == checked.texts == len(TEXTS)
+    assert 0 < checked.max_logit_difference < 1e-4
     card = json.loads((directory / "bundle.json").read_text(encoding="utf-8"))
     assert card["labels"] == LABELS and card["max_length"] == 20 and card["temperature"] == 1.5
     assert card["data_sha256"] == "d" * 64 and card["tokenizer_sha256"] == TOKENIZER.fingerprint()
@@ -59,15 +59,15 @@ def test_the_bundle_holds_all_that_a_prediction_needs(run, model):
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["num_labels"] == 3
     assert config["id2label"] == {"0": "[/x]", "1": "a`b", "2": "spam"}
     assert config["label2id"] == {"[/x]": 0, "a`b": 1, "spam": 2}
-    assert [path.name for path in run.path("export").iterdir()] == ["hf"]  # no draft is left
+    assert [path.name for path in directory.parent.iterdir()] == ["hf"]  # no draft is left
     readme = (directory / "README.md").read_text(encoding="utf-8")
-    for words in ("0.9000", "0.8000 to 0.9500", "50 held-out", "licence: CC0", "cite: Us 2020", "cut at 20 tokens"):
+    for words in ("0.9000", "50 held-out", "cut at 20 tokens"):
         assert words in readme
 
 
-def test_the_bundle_gives_the_model_s_own_logits(run, model):
-    export.write_bundle(run, Recipe(), model, TOKENIZER, TEXTS)
-    bundle = Bundle.load(run.path("export", "hf"))
+def test_the_bundle_gives_the_model_s_own_logits(directory, model):
+    write(model, directory)
+    bundle = Bundle.load(directory)
     with torch.no_grad():
         hidden = [model.gpt.hidden_states(torch.tensor([TOKENIZER.encode(text)[:20]]))[0, -1] for text in TEXTS]
         expected = (torch.stack(hidden) @ model.head.weight.T).numpy()
@@ -76,7 +76,7 @@ def test_the_bundle_gives_the_model_s_own_logits(run, model):
 
 def sabotaged(kind: str, monkeypatch) -> None:
     """Make transformers read something else than what the model is."""
-    write = export.write_checkpoint
+    write = hf.write_checkpoint
 
     def broken(directory, model, tokenizer, config, files):
         write(directory, model, tokenizer, config, files)
@@ -97,22 +97,22 @@ def sabotaged(kind: str, monkeypatch) -> None:
             vocab = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
             vocab = {("he" if token == "!" else token): number for token, number in vocab.items()}
             (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    monkeypatch.setattr(export, "write_checkpoint", broken)
+    monkeypatch.setattr(hf, "write_checkpoint", broken)
 
 
 @pytest.mark.parametrize("kind", ["a tensor is missing", "a weight is off", "one is too many", "another activation",
                                   "other merges"])
-def test_an_export_that_reads_differently_is_never_there(run, model, monkeypatch, kind):
-    export.write_bundle(run, Recipe(), model, TOKENIZER, TEXTS)
-    before = {path.name: path.read_bytes() for path in run.path("export", "hf").iterdir()}
+def test_an_export_that_reads_differently_is_never_there(directory, model, monkeypatch, kind):
+    write(model, directory)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
     sabotaged(kind, monkeypatch)
     with pytest.raises(WeightsError, match="transformers reads the export differently"):
-        export.write_bundle(run, Recipe(), model, TOKENIZER, TEXTS)
-    assert {path.name: path.read_bytes() for path in run.path("export", "hf").iterdir()} == before
-    assert [path.name for path in run.path("export").iterdir()] == ["hf"]
+        write(model, directory)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert [path.name for path in directory.parent.iterdir()] == ["hf"]
 
 
-def test_without_transformers_it_says_that_nothing_was_compared(run, model, monkeypatch):
+def test_without_transformers_it_says_that_nothing_was_compared(directory, model, monkeypatch):
     real = builtins.__import__
 
     def without(name, *more, **named):
@@ -120,6 +120,6 @@ def test_without_transformers_it_says_that_nothing_was_compared(run, model, monk
             raise ImportError(name)
         return real(name, *more, **named)
     monkeypatch.setattr(builtins, "__import__", without)
-    checked = export.write_bundle(run, Recipe(), model, TOKENIZER, TEXTS)
-    assert checked == {"compared": False, "summary": "written; not compared, transformers is not installed"}
-    assert "not compared" in run.path("export", "hf", "README.md").read_text(encoding="utf-8")
+    checked = write(model, directory)
+    assert checked == hf.NOT_COMPARED and not checked.compared
+    assert "not compared" in (directory / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+"""What a task hands over to be written in a format, and what came of it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.errors import WeightsError
+from finetune.files import replace_directory
+from finetune.models.gpt import GPTConfig
+from finetune.records import Record
+from finetune.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4  # largest difference of a logit, fp32
+
+
+@dataclass(frozen=True)
+class Exported(Record):
+    """Whether an export was compared with what another program makes of it, and how near the two are."""
+
+    compared: bool
+    summary: str
+    max_logit_difference: float | None = None
+    texts: int | None = None
+    same_labels: int | None = None
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A trained model with all that stands beside its weights. A format decides by the model's class."""
+
+    name: str  # of the run, or of the directory
+    model: nn.Module
+    tokenizer: Tokenizer
+    readme: Callable[[Exported], str]  # the README of the layout of Hugging Face
+    config: dict[str, Any] = field(default_factory=dict)  # keys of config.json beside the model's own
+    files: dict[str, str] = field(default_factory=dict)  # further files: name -> text
+    labels: list[str] = field(default_factory=list)  # of a classifier
+    texts: list[str] = field(default_factory=list)  # on which a classifier is compared
+    max_length: int = 0  # tokens that a text is cut to
+
+
+@contextmanager
+def draft_of(directory: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the directory's place if the block ends without an error."""
+    draft = directory.with_name(f".{directory.name}-draft")
+    try:
+        yield draft
+        replace_directory(directory, draft)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse(program: str, got: str) -> WeightsError:
+    """The error of an export that another program reads differently."""
+    return WeightsError(f"{program} reads the export differently", got=got,
+                        do=f"This is a fault of ours or of that version of {program}: please report it.")
+
+
+def random_ids(config: GPTConfig) -> torch.Tensor:
+    """Two rows of token ids, always the same: (2, T)."""
+    size = (2, min(config.context, 128))
+    return torch.randint(0, config.vocab_size, size, generator=torch.Generator().manual_seed(0))
