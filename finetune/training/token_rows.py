@@ -2,8 +2,14 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+
+from finetune.errors import RunError
+from finetune.files import atomic_write
+
+PART = 50_000  # rows that are gathered at a time
 
 
 class TokenRows(Sequence):
@@ -26,9 +32,39 @@ class TokenRows(Sequence):
         """Tokens of each row."""
         return np.diff(self.ends, prepend=0).tolist()
 
-    def take(self, rows: Iterable[int]) -> "TokenRows":
-        """These rows, in this order; one may come more than once."""
-        return self.of([[self[i] for i in rows]], 256 ** self.ids.itemsize)
+    def take(self, rows: Sequence[int], most: int | None = None) -> "TokenRows":
+        """These rows, in this order, each cut to `most` tokens; one may come more than once."""
+        at = np.asarray(rows, dtype=np.int64)
+        lengths = np.diff(self.ends, prepend=0)[at]
+        starts = self.ends[at] - lengths
+        kept = lengths if most is None else np.minimum(lengths, most)
+        ends = np.cumsum(kept)
+        parts = [np.zeros(0, self.ids.dtype)]
+        for some in np.array_split(np.arange(len(at)), len(at) // PART + 1):  # the places take memory
+            count = kept[some]
+            inside = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)  # its row
+            parts.append(self.ids[np.repeat(starts[some], count) + inside])
+        return TokenRows(np.concatenate(parts), ends)
+
+    def save(self, path: Path) -> None:
+        """Write PATH.ids and PATH.ends, to be mapped into memory by ``load``."""
+        for ending, values in (("ids", self.ids), ("ends", self.ends.astype(np.int64))):
+            with atomic_write(path.with_name(f"{path.name}.{ending}"), "wb") as file:
+                file.write(np.ascontiguousarray(values).data)
+
+    @classmethod
+    def load(cls, path: Path) -> "TokenRows":
+        """Map what ``save`` wrote; pages are read from disk as they are needed. Raises RunError."""
+        ids, ends = (path.with_name(f"{path.name}.{ending}") for ending in ("ids", "ends"))
+        try:
+            rows = np.fromfile(ends, dtype=np.int64)
+            tokens = int(rows[-1]) if len(rows) else 0
+            kinds = {2 * tokens: np.uint16, 4 * tokens: np.uint32}
+            return cls(np.memmap(ids, dtype=kinds[ids.stat().st_size], mode="r") if tokens
+                       else np.zeros(0, np.uint16), rows)
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{ids}: not the tokens that were written", got=str(error)[:120],
+                           do="Run again with --from prepare.") from error
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -46,11 +46,9 @@ from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
-from finetune.tasks.base import read_records
-from finetune.tasks.classify import job as classify_job
 from finetune.tasks.classify.job import Examples
 from finetune.tasks.classify.score import positive_label
-from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.classify.task import ClassifyPrepared, run_examples
 from finetune.tasks.pretrain.documents import iterate_pieces, locate_text
 from finetune.tasks.seq2seq.layout import Pair, pieces
 from finetune.tasks.setup import fit, identity, load_base, start_weights
@@ -190,9 +188,8 @@ def _start_words(recipe: Recipe, training: Training) -> str:
 
 def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
     """Everything that is learnt from, tokenized."""
-    asked, prepared, seed = recipe.architectures, run.result("prepare", ClassifyPrepared), recipe.split.seed
-    examples = {name: classify_job.examples(read_records(run, name), prepared.labels, tokenizer,
-                                            prepared.max_length) for name in ("train", "val", "test")}
+    asked, seed = recipe.architectures, recipe.split.seed
+    examples = run_examples(run)
     drawn = np.random.default_rng(seed).permutation(asked.number_limit).tolist()
     most = asked.numbers_steps * recipe.train.batch_size
     ends = (asked.test_numbers, asked.test_numbers + min(50, asked.test_numbers))

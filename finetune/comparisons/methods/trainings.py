@@ -20,9 +20,9 @@ from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
 from finetune.tables.splits import normalise_text
 from finetune.tasks.base import read_records, task_named
-from finetune.tasks.classify.job import build_job, examples
+from finetune.tasks.classify.job import build_job
 from finetune.tasks.classify.score import TFIDF, positive_label
-from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.classify.task import ClassifyPrepared, run_examples
 from finetune.tasks.setup import assemble, fit, identity, is_pretrained, load_base, start_weights
 from finetune.training.launch import launch
 from finetune.training.loop import set_threads
@@ -120,7 +120,6 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
     import torch
     recipe = run.recipe()
     candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
-    records = {part: read_records(run, part) for part in ("train", "val", "test")}
     set_threads(recipe.train.threads)
     task = task_named(recipe.task)
     with timed() as seconds:
@@ -132,8 +131,7 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
                                           "weights": recipe.weights if candidate.pretrained else SCRATCH})
         setup = assemble(task, asked, gpt, tokenizer, loaded.report.parameters, prepared)
         model, settings, trainable = setup.model, setup.settings, setup.trainable
-        parts = {part: examples(rows, prepared.labels, tokenizer, prepared.max_length)
-                 for part, rows in records.items()}
+        parts = run_examples(run)
         longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
         parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
                  for part, own in parts.items()}

@@ -20,8 +20,8 @@ from finetune.tables.readers import HEADER_NAMES, read_labelled
 from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
 from finetune.tables.tables import is_utf8, look_at_bytes
-from finetune.tasks.classify.data import token_lengths
 from finetune.tokenizer import Tokenizer
+from finetune.training.predict import encode
 
 COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
@@ -52,7 +52,8 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     source = read_labelled(data.path, text, label, layout)
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
-    lengths = token_lengths(Tokenizer.from_directory(found.directory), source.texts)
+    tokens = encode(Tokenizer.from_directory(found.directory), source.texts, show="counting tokens")
+    lengths = np.array(tokens.lengths())
     keys = text_keys(source.texts)
     near = find_near_duplicates(source.texts, keys)
     findings += check_table(data.path, detected, source) + [Finding("columns", "note", note) for note in source.notes]

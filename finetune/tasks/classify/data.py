@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
-from finetune.console import progress
 from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe, Split
@@ -17,11 +16,13 @@ from finetune.records import DataOrigin, Record
 from finetune.tables.checks import Finding, by_gravity, check_rows
 from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
-from finetune.tables.readers import LabelledTexts, read_labelled, text_chunks
+from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
 from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
+from finetune.training.predict import encode
+from finetune.training.token_rows import TokenRows
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Records(Sequence):
 
 
 def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int,
-            findings: Sequence[Finding] = ()) -> tuple[dict[str, Records], TableCard]:
-    """Split the rows. Returns (records by split, data card).
+            findings: Sequence[Finding] = ()) -> tuple[dict[str, Records], dict[str, TokenRows], TableCard]:
+    """Split and tokenize the rows. Returns records and tokens by split, and the data card.
 
     findings: what is known already of the files, to stand in the card beside what is found in the rows.
     Memory beyond the texts themselves is some tens of bytes a row.
@@ -115,7 +116,8 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
 
     max_length = min(recipe.max_length or context, context)
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
-    all_lengths = token_lengths(tokenizer, source.texts)
+    ids = encode(tokenizer, source.texts, show="tokenizing")
+    all_lengths = np.array(ids.lengths())
     lengths = all_lengths[used]
     near = find_near_duplicates(source.texts, keys)
     shared = _shared_groups(source, parts)
@@ -137,7 +139,8 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
                            cut_rows=int((lengths > max_length).sum())),
         near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())), checks=checks,
         notes=_notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared])
-    return {name: Records(source, parts[name]) for name in SPLITS}, card
+    return ({name: Records(source, parts[name]) for name in SPLITS},
+            {name: ids.take(parts[name], max_length) for name in SPLITS}, card)
 
 
 def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
@@ -159,16 +162,6 @@ def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[st
         return keep_sides(source.sides, divide)
     return grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed,
                          source.groups, keys)
-
-
-def token_lengths(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
-    """Tokens of each text (n,), without a place where all ids are in memory."""
-    lengths = np.zeros(len(texts), dtype=np.int64)
-    with progress("counting tokens", len(texts), unit="texts") as advance:
-        for start, part in text_chunks(texts):
-            lengths[start:start + len(part)] = [len(ids) for ids in tokenizer.encode_batch(part)]
-            advance(len(part))
-    return lengths
 
 
 def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: int | None,

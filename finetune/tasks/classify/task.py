@@ -1,6 +1,7 @@
 """The task ``classify`` in a run: a labelled table in, a classifier's bundle out."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify.data import locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import exportable_run
-from finetune.tasks.classify.job import Examples, build_job, build_model, examples, keeps_states, kept_bytes
+from finetune.tasks.classify.job import Examples, build_job, build_model, keeps_states, kept_bytes
 from finetune.tasks.classify.page import PAGE, classifier_table
 from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, score_classifier, verdict
 from finetune.tasks.setup import base_weights
@@ -34,6 +35,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.probe import batch_size
+from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 
 EVALUATED = 32  # rows of a forward pass that stands for the evaluation
@@ -93,9 +95,11 @@ class ClassifyTask(Task):
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context,
-                                         table_findings(recipe, source))
+        records, tokens_of, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context,
+                                           table_findings(recipe, source))
         write_records(run, records)
+        for name, rows in tokens_of.items():
+            rows.save(run.path("data", name))
         write_json(run.path("data", "card.json"), card.of(run.result("download", Downloaded).data).to_json())
         sizes = " / ".join(f"{name} {part.rows:,}" for name, part in card.splits.items())
         labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card.labels.items())[:6])
@@ -121,7 +125,7 @@ class ClassifyTask(Task):
 
     def preview(self, recipe: Recipe, context: int) -> ClassifyPrepared:
         """Labels and the sizes of the splits."""
-        records, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
+        records, _, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         return ClassifyPrepared({name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels),
                                 context)
@@ -132,7 +136,7 @@ class ClassifyTask(Task):
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the rows of the training split."""
-        parts = _examples(run, setup.tokenizer, ("train", "val"))
+        parts = run_examples(run, ("train", "val"))
         return build_job(setup.model, setup.trainable, setup.settings, *parts.values(), device)
 
     @torch.inference_mode()
@@ -144,7 +148,7 @@ class ClassifyTask(Task):
         if headline == "auto":
             headline = "f1" if len(labels) == 2 else "accuracy"
         records = {name: read_records(run, name) for name in SPLITS}
-        parts = _examples(run, tokenizer, SPLITS)
+        parts = run_examples(run, SPLITS)
         logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows")
                   for name in ("val", "test")}
         found, probabilities, predicted = score_classifier(
@@ -169,7 +173,7 @@ class ClassifyTask(Task):
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """The rows of the chosen batches alone, so that the frozen blocks run over few texts; they are timed."""
         model, settings, trainable = setup.model, setup.settings, setup.trainable
-        train, val = _examples(run, setup.tokenizer, ("train", "val")).values()
+        train, val = run_examples(run, ("train", "val")).values()
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
         budget = settings.micro_batch_tokens
         chosen = choose(lengths, settings)
@@ -192,7 +196,7 @@ class ClassifyTask(Task):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Over validation and test rows, from some rows spread over the lengths."""
-        ids = [own for part in _examples(run, setup.tokenizer, ("val", "test")).values() for own in part.ids]
+        ids = [own for part in run_examples(run, ("val", "test")).values() for own in part.ids]
         ordered = sorted(ids, key=len)
         some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
         model = setup.model.to(device).eval()
@@ -202,10 +206,15 @@ class ClassifyTask(Task):
         return second_time(lambda: predict_logits(model, some)) / padded(some) * padded(ids)
 
 
-def _examples(run: Run, tokenizer: Tokenizer, splits: tuple[str, ...]) -> dict[str, Examples]:
-    prepared = run.result("prepare", ClassifyPrepared)
-    return {name: examples(read_records(run, name), prepared.labels, tokenizer, prepared.max_length)
-            for name in splits}
+def run_examples(run: Run, splits: Iterable[str] = SPLITS) -> dict[str, Examples]:
+    """The rows of a run's splits, with the tokens that ``prepare`` left."""
+    number = {label: i for i, label in enumerate(run.result("prepare", ClassifyPrepared).labels)}
+    found = {}
+    for name in splits:
+        records = read_records(run, name)
+        found[name] = Examples([record["row"] for record in records], TokenRows.load(run.path("data", name)),
+                               np.array([number[record["label"]] for record in records]))
+    return found
 
 
 def _take(part: Examples, rows: list[int]) -> Examples:

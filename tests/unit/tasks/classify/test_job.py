@@ -32,7 +32,7 @@ def source(rows=90):
 @pytest.mark.parametrize("protocol", ["grouped", "balanced"])
 def test_prepare_keeps_rows_texts_and_labels_together(protocol):
     given = source()
-    records, card = data.prepare(Recipe(split={"protocol": protocol}), given, TOKENIZER, context=20)
+    records, _, card = data.prepare(Recipe(split={"protocol": protocol}), given, TOKENIZER, context=20)
     flat = [record for name in ("train", "val", "test") for record in records[name]]
     expected = {row: (text, label) for row, text, label in zip(given.rows, given.texts, given.labels, strict=True)}
     assert {record["row"]: (record["text"], record["label"]) for record in flat} == expected
@@ -85,7 +85,7 @@ def test_prepare_lists_a_few_of_many_labels():
 def test_prepare_notes_a_split_that_is_off_its_share():
     unique = [f"{'a' * (i % 30)} {'b' * (i // 30)} c" for i in range(200)]
     repeated = labelled(unique + ["the same"] * 800, ["x", "y"] * 500)
-    _, card = data.prepare(Recipe(), repeated, TOKENIZER, 20)
+    *_, card = data.prepare(Recipe(), repeated, TOKENIZER, 20)
     rows = {name: part["rows"] for name, part in card["splits"].items()}
     notes = [note for note in card["notes"] if "instead of" in note]
     shares = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -93,7 +93,7 @@ def test_prepare_notes_a_split_that_is_off_its_share():
     assert off and [note.split()[1] for note in notes] == off and all("800 rows" in note for note in notes)
     assert f"{rows['val'] / 1000:.0%} of the rows instead of 10%" in notes[off.index("val")]
     for texts, labels in ((unique, ["x", "y"] * 100), (unique[:14], ["x", "y"] * 7)):
-        _, card = data.prepare(Recipe(), labelled(texts, labels), TOKENIZER, 20)
+        *_, card = data.prepare(Recipe(), labelled(texts, labels), TOKENIZER, 20)
         assert not any("instead of" in note for note in card["notes"])
 
 
@@ -102,7 +102,7 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     given.sides = ["train"] * 60 + ["test"] * 30
     given.groups = [f"person {i % 50}" if i % 2 else "" for i in range(90)]
     given.texts[80:84] = [given.texts[i].upper() for i in (0, 1, 2, 80)]
-    records, card = data.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 200)
+    records, _, card = data.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 200)
     assert [record["row"] for record in records["test"]] == given.rows[60:]
     assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
     train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
