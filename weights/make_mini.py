@@ -57,8 +57,8 @@ def measure(run: Path, texts: Path) -> dict:
     start = Start(own.method, own.weights)
     found = evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"), start).to_json()
     of_texts = {file.stem: {"bytes": file.stat().st_size,
-                                "compressors": [one.to_json() for one in compressors(file.read_bytes())]}
-                    for file in text_files(texts)}
+                            "compressors": [one.to_json() for one in compressors(file.read_bytes())]}
+                for file in text_files(texts)}
     recipe = json.loads((run / "recipe.json").read_text())
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")
