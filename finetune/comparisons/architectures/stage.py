@@ -345,7 +345,7 @@ def _group(recipe: Recipe, material: Material, labels: list[str], positive: int 
         found = compare_candidates(material.classify["test"].targets, scores, len(labels), positive, reference,
                                    resamples, seed)
     else:
-        metric = "identical" if task == NUMBERS else "log_loss" if measure else "bits_per_byte"
+        metric = "exact_match" if task == NUMBERS else "log_loss" if measure else "bits_per_byte"
         parts = fits[reference][0].get("parts")
         scale = math.log(2) if metric == "bits_per_byte" else 1.0
         found = compare_rows({name: own / scale for name, own in scores.items()}, metric, reference, resamples, seed,

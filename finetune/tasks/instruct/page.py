@@ -41,7 +41,7 @@ def verdict(evaluation: dict) -> str:
     """What the numbers say, no more than they carry."""
     headline, metrics = evaluation["headline"]["metric"], evaluation["metrics"]
     where = f" on held-out questions whose answer has {SHORT} words or fewer"
-    said = [f"{_name(name)} {metric_text(metrics[name], name)}{where if name == 'identical' else ''}; "
+    said = [f"{_name(name)} {metric_text(metrics[name], name)}{where if name == 'exact_match' else ''}; "
             + "; ".join(against(entry, name, _SHORT_NAMES[entry["name"]]) for entry in evaluation["baselines"]) + "."
             for name in dict.fromkeys([headline, "rouge_l"])]
     loss = next(row for row in evaluation["losses"] if (row["split"], row["on"]) == ("test", "answer"))
@@ -53,7 +53,7 @@ def verdict(evaluation: dict) -> str:
 def comparison(evaluation: dict) -> Section:
     """Every metric of the model and of its baselines on the same rows, and the paired tests."""
     metrics = evaluation["metrics"]
-    short = metrics["identical"]["n"]
+    short = metrics["exact_match"]["n"]
     notes = (f"Before: {UNTUNED}. Nearest: {NEAREST}. Exact match and token F1 are over the {short:,} of "
              f"{metrics['rouge_l']['n']:,} test records whose reference has {SHORT} words or fewer: a longer answer "
              "can be right in other words. Exact match forgives white space alone, SQuAD's case, punctuation and "
@@ -159,7 +159,7 @@ def _name(metric: str) -> str:
 
 def answers_table(evaluation: dict) -> list[str]:
     """A model's answers and those of its baselines."""
-    names = {"identical": "exact match", "rouge_l": "ROUGE-L", "log_loss": "loss"}
+    names = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "log_loss": "loss"}
     metrics = evaluation["metrics"]
-    return [f"test records: {metrics['rouge_l']['n']:,}, {metrics['identical']['n']:,} of them with a short answer "
+    return [f"test records: {metrics['rouge_l']['n']:,}, {metrics['exact_match']['n']:,} of them with a short answer "
             "(for exact match); 95 % intervals in brackets", *beside_baselines(evaluation, names)]

@@ -18,8 +18,8 @@ from finetune.evaluation.rouge import rouge
 NEAREST = "the answer to the nearest training question (TF-IDF)"
 UNTUNED = "the model before training, same prompt"
 SHORT = 10  # words of a reference at most, where an answer can be expected to be the same
-OF_SHORT = ("identical", "exact_match", "token_f1")  # measured where the reference is short
-SHARES = ("identical", "exact_match", "ended", "well_formed")  # of each answer 0 or 1
+OF_SHORT = ("exact_match", "squad_exact_match", "token_f1")  # measured where the reference is short
+SHARES = ("exact_match", "squad_exact_match", "ended", "well_formed")  # of each answer 0 or 1
 COMPARED = (*OF_SHORT, "rouge_l")
 
 
@@ -74,15 +74,15 @@ class References:
 
 def row_scores(answers: list[str], references: list[str], ended: list[bool] | None = None,
                markers: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Name -> (n,): identical (but for white space), exact_match and token_f1 (as SQuAD), rouge_l, repetition, words,
-    reference_words; with `ended` that, and well_formed: ended, not empty, and no line goes on as a prompt.
+    """Name -> (n,): exact_match (but for white space), squad_exact_match and token_f1, rouge_l, repetition,
+    words, reference_words; with `ended` that, and well_formed: ended, not empty, and no line goes on as a prompt.
 
-    `exact_match` forgives case, punctuation and articles; a task about letters needs `identical`.
+    `squad_exact_match` forgives case, punctuation and articles; a task about letters needs `exact_match`.
     """
     pairs = list(zip(answers, references, strict=True))
     scores = {
-        "identical": [answer.split() == reference.split() for answer, reference in pairs],
-        "exact_match": [normalise_answer(answer) == normalise_answer(reference) for answer, reference in pairs],
+        "exact_match": [answer.split() == reference.split() for answer, reference in pairs],
+        "squad_exact_match": [normalise_answer(answer) == normalise_answer(reference) for answer, reference in pairs],
         "token_f1": [token_f1(answer, reference) for answer, reference in pairs],
         "rouge_l": rouge(answers, references, ("rouge_l",))["rouge_l"],
         "repetition": [repetition(answer) for answer in answers],
@@ -139,12 +139,12 @@ def score_answers(own: Written, references: References, baselines: dict[str, Wri
     """eval.json's keys for answers: "headline", "metrics", "clean", and in "baselines" what other ways to answer score
     on the same rows.
 
-    The headline is `identical`, or rouge_l where no reference is short. clean: bool (n,), the rows that stand in no
+    The headline is `exact_match`, or rouge_l where no reference is short. clean: bool (n,), the rows that stand in no
     other split. A baseline's "differences": metric -> the model's mean minus its own, with interval and p of the paired
     bootstrap; "p_value" is that of the headline.
     """
     scores, metrics = _measure(own, references, resamples, seed)
-    name = "identical" if metrics["identical"]["value"] is not None else "rouge_l"
+    name = "exact_match" if metrics["exact_match"]["value"] is not None else "rouge_l"
     entries = []
     for baseline, written in baselines.items():
         other, found = _measure(written, references, resamples, seed)

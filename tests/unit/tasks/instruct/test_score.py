@@ -33,18 +33,18 @@ def squad(answer, reference):
     return int(gold == guess), 2 * precision * recall / (precision + recall)
 
 
-def test_exact_match_and_f1_are_squads():
+def test_squad_exact_match_and_f1_are_squads():
     own, wanted = texts(400, 0), texts(400, 1)
     wanted[:60] = [text.upper() + "?" for text in own[:60]]
     scores = answers.row_scores(own, wanted)
     expected = np.array([squad(*both) for both in zip(own, wanted, strict=True)], dtype=float)
-    assert scores["exact_match"].tolist() == expected[:, 0].tolist() and 60 <= expected[:, 0].sum() < 300
+    assert scores["squad_exact_match"].tolist() == expected[:, 0].tolist() and 60 <= expected[:, 0].sum() < 300
     assert scores["token_f1"] == pytest.approx(expected[:, 1]) and len(set(expected[:, 1])) > 10
 
 
-def test_identical_forgives_white_space_alone():
+def test_exact_match_forgives_white_space_alone():
     scores = answers.row_scores(["A  b\n", "a b", "STOP", "c a t"], ["A b", "A b", "stop", "c t"])
-    assert scores["identical"].tolist() == [1, 0, 0, 0] and scores["exact_match"].tolist() == [1, 1, 1, 1]
+    assert scores["exact_match"].tolist() == [1, 0, 0, 0] and scores["squad_exact_match"].tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("text, share", [
@@ -57,7 +57,7 @@ def test_metrics_are_means_and_shares_with_their_intervals():
     own, wanted = ["red", "a red car", "", "x x x x x"], ["red", "blue car", "no", "y"]
     found = answers.answer_metrics(answers.row_scores(own, wanted, [True, True, False, False]), 500, seed=0)
     assert {name: metric["value"] for name, metric in found.items()} == pytest.approx({
-        "identical": 1 / 4, "exact_match": 1 / 4, "token_f1": (1 + 1 / 2) / 4, "rouge_l": (1 + 2 / 5) / 4,
+        "exact_match": 1 / 4, "squad_exact_match": 1 / 4, "token_f1": (1 + 1 / 2) / 4, "rouge_l": (1 + 2 / 5) / 4,
         "repetition": 0.5 / 4, "ended": 2 / 4, "well_formed": 2 / 4, "length_ratio": 9 / 5})
     assert (found["ended"]["low"], found["ended"]["high"]) == wilson(2, 4)
     assert all(metric["low"] <= metric["value"] <= metric["high"] and metric["n"] == 4 for metric in found.values())
@@ -68,10 +68,10 @@ def test_the_same_words_are_asked_of_short_references_alone():
     own, wanted = ["red", "x", "many words", "no"], ["red", "y", "word " * 11, "word " * 12]
     found = answers.answer_metrics(answers.row_scores(own, wanted), 500, seed=0)
     assert {name: found[name]["n"] for name in answers.OF_SHORT} == dict.fromkeys(answers.OF_SHORT, 2)
-    assert found["identical"]["value"] == 0.5 and found["rouge_l"]["n"] == 4 and found["rouge_l"]["value"] == 0.25
-    assert (found["identical"]["low"], found["identical"]["high"]) == wilson(1, 2)
+    assert found["exact_match"]["value"] == 0.5 and found["rouge_l"]["n"] == 4 and found["rouge_l"]["value"] == 0.25
+    assert (found["exact_match"]["low"], found["exact_match"]["high"]) == wilson(1, 2)
     none = answers.answer_metrics(answers.row_scores(own[2:], wanted[2:]), 500, seed=0)
-    assert none["identical"]["value"] is None and "10 words" in none["identical"]["reason"]
+    assert none["exact_match"]["value"] is None and "10 words" in none["exact_match"]["reason"]
 
 
 def test_an_answer_keeps_the_format_if_it_ends_and_goes_on_with_no_prompt():
@@ -91,15 +91,15 @@ def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
         answers.Written(own, [True] * 40, nats[0]), answers.References(wanted, tokens),
         {"before": answers.Written(other, [False] * 40, nats[1]), "nearest": answers.Written(other)}, clean, 500, 0)
     before, nearest = found["baselines"]
-    assert found["headline"] == {"metric": "identical", "split": "test", **found["metrics"]["identical"]}
-    assert found["metrics"]["identical"]["value"] == 0.5 and before["metrics"]["identical"]["value"] == 0.25
+    assert found["headline"] == {"metric": "exact_match", "split": "test", **found["metrics"]["exact_match"]}
+    assert found["metrics"]["exact_match"]["value"] == 0.5 and before["metrics"]["exact_match"]["value"] == 0.25
     assert found["metrics"]["log_loss"]["value"] == pytest.approx(nats[0].sum() / tokens.sum())
     assert found["metrics"]["perplexity"]["value"] == pytest.approx(np.exp(nats[0].sum() / tokens.sum()))
     assert "ended" in before["metrics"] and not {"ended", "log_loss"} & nearest["metrics"].keys()
     scores = [answers.row_scores(texts, wanted) for texts in (own, other)]
     same = {name: paired_bootstrap(*(score[name] for score in scores), 500, 0)
-            for name in ("identical", "exact_match", "token_f1", "rouge_l")}
-    assert nearest["differences"] == same and nearest["p_value"] == same["identical"]["p_value"] < 0.01
+            for name in ("exact_match", "squad_exact_match", "token_f1", "rouge_l")}
+    assert nearest["differences"] == same and nearest["p_value"] == same["exact_match"]["p_value"] < 0.01
     loss = before["differences"]["log_loss"]
     assert loss["value"] == pytest.approx((nats[0] - nats[1]).sum() / tokens.sum()) and loss["low"] < loss["high"]
     alone = answers.answer_metrics(answers.row_scores(own[10:], wanted[10:], [True] * 30), 500, seed=0)
