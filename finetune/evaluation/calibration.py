@@ -1,9 +1,24 @@
 """Whether probabilities mean what they say, and how a probability becomes a decision."""
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from finetune.records import Record
 
 _BINS = 15  # as in Guo et al. 2017
 _COLDEST, _HOTTEST = 0.02, 20.0
+
+
+@dataclass(frozen=True)
+class ReliabilityBin(Record):
+    """The rows whose highest probability lies between `low` and `high`: mean of that, and the share that is right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
 
 
 def softmax(logits, temperature: float = 1.0) -> np.ndarray:
@@ -45,23 +60,23 @@ def confidence_bins(probabilities) -> tuple[np.ndarray, np.ndarray]:
     return confidence, bins
 
 
-def reliability_bins(probabilities, y) -> list[dict]:
+def reliability_bins(probabilities, y) -> list[ReliabilityBin]:
     """Confidence against accuracy of the most probable class, a row per bin that is not empty."""
     confidence, bins = confidence_bins(probabilities)
     correct = np.asarray(probabilities).argmax(axis=1) == np.asarray(y)
     rows = []
     for index in np.unique(bins):
         inside = bins == index
-        rows.append({"low": float(index / _BINS), "high": float((index + 1) / _BINS), "n": int(inside.sum()),
-                     "confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())})
+        rows.append(ReliabilityBin(float(index / _BINS), float((index + 1) / _BINS), int(inside.sum()),
+                                   float(confidence[inside].mean()), float(correct[inside].mean())))
     return rows
 
 
 def expected_calibration_error(probabilities, y) -> float:
     """Mean distance of confidence and accuracy over bins, weighted by rows: Guo et al. 2017, eq. 3."""
     rows = reliability_bins(probabilities, y)
-    total = sum(row["n"] for row in rows)
-    return float(sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total)
+    total = sum(row.n for row in rows)
+    return float(sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / total)
 
 
 def choose_threshold(y_binary, p) -> float:

@@ -1,13 +1,33 @@
 """Several classifiers, each trained under several seeds, on the same test rows: means, intervals, paired tests."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from finetune.evaluation.intervals import bootstrap, holm, paired_bootstrap, wilson
 from finetune.evaluation.metrics import DecisionCounts
+from finetune.evaluation.results import Difference, Metric
+
+
+@dataclass(frozen=True)
+class AgainstReference:
+    """Each metric minus the reference's on the same rows, and the p value after Holm's correction."""
+
+    metrics: dict[str, Difference]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The metrics of one candidate: means over its seeds, those of each seed, and how far it is from the reference."""
+
+    metrics: dict[str, Metric]
+    by_seed: list[dict[str, float]]
+    difference: AgainstReference | None  # none: the reference itself
 
 
 def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: int | None, reference: str,
-                       resamples: int, seed: int) -> dict[str, dict]:
+                       resamples: int, seed: int) -> dict[str, Candidate]:
     """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
 
     y: classes (n,). decisions: name -> predicted classes (S, n), a row for each of S seeds; S may differ.
@@ -41,27 +61,28 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     right = {name: (np.asarray(rows) == y).mean(axis=0) for name, rows in decisions.items()}
     others = [name for name in parts if name != reference]
     tests = {name: paired_bootstrap(right[name], right[reference], resamples, seed) for name in others}
-    adjusted = dict(zip(others, holm([tests[name]["p_value"] for name in others]), strict=True))
+    adjusted = dict(zip(others, holm([tests[name].p_value for name in others]), strict=True))
 
-    def entry(column: int) -> dict:
+    def own_metric(column: int) -> Metric:
         if low[column] == high[column] and column < len(parts):  # no resample differs: Wilson's interval has a width
-            ends = wilson(round(values[column] * n), n)
-            return {"value": float(values[column]), "low": ends[0], "high": ends[1], "n": n}
-        return {"value": float(values[column]), "low": float(low[column]), "high": float(high[column]), "n": n}
+            return Metric(float(values[column]), *wilson(round(values[column] * n), n), n)
+        return Metric(float(values[column]), float(low[column]), float(high[column]), n)
 
     found = {}
     for i, (name, own) in enumerate(parts.items()):
         by_seed = [{key: float(part.scores(everything, positive)[key][0]) for key in ("accuracy", metric)}
                    for part in own]
-        found[name] = {"accuracy": entry(i), metric: entry(len(parts) + i), "by_seed": by_seed}
+        difference, column = None, 2 * len(parts) + i
         if name != reference:
-            found[name]["difference"] = {"accuracy": tests[name], metric: entry(2 * len(parts) + i),
-                                         "p_value": adjusted[name]}
+            f1 = Difference(float(values[column]), float(low[column]), float(high[column]), n)
+            difference = AgainstReference({"accuracy": tests[name], metric: f1}, adjusted[name])
+        metrics = {"accuracy": own_metric(i), metric: own_metric(len(parts) + i)}
+        found[name] = Candidate(metrics, by_seed, difference)
     return found
 
 
 def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, resamples: int, seed: int,
-                 weights=None) -> dict[str, dict]:
+                 weights=None) -> dict[str, Candidate]:
     """The mean score of each candidate under the name `metric`, and its difference to the reference on the same rows.
 
     scores: name -> (S, n), a row for each of S seeds. weights: (n,), as ``paired_bootstrap`` says. Intervals, tests and
@@ -72,15 +93,14 @@ def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, res
     parts = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
     others = [name for name in means if name != reference]
     tests = {name: paired_bootstrap(means[name], means[reference], resamples, seed, parts) for name in others}
-    adjusted = dict(zip(others, holm([tests[name]["p_value"] for name in others]), strict=True))
+    adjusted = dict(zip(others, holm([tests[name].p_value for name in others]), strict=True))
     found = {}
     for name, own in means.items():
         value = float(own.sum() / parts.sum())
         low, high = bootstrap(lambda counts, own=own: counts @ own / (counts @ parts), n, resamples, seed)
         if low == high and weights is None:  # a share that no resample changes
             low, high = wilson(round(value * n), n)
-        found[name] = {metric: {"value": value, "low": low, "high": high, "n": n},
-                       "by_seed": [{metric: float(np.sum(row) / parts.sum())} for row in scores[name]]}
-        if name != reference:
-            found[name]["difference"] = {metric: tests[name], "p_value": adjusted[name]}
+        found[name] = Candidate(
+            {metric: Metric(value, low, high, n)}, [{metric: float(np.sum(row) / parts.sum())} for row in scores[name]],
+            None if name == reference else AgainstReference({metric: tests[name]}, adjusted[name]))
     return found

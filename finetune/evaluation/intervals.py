@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from finetune.evaluation.results import Difference
+
 _Z = 1.959963984540054  # the normal quantile of 97.5 %
 _DRAWS = 100_000_000  # rows x resamples in all: about ten seconds of work
 _FEWEST = 100  # resamples, however many rows there are
@@ -56,8 +58,8 @@ def _resampled(statistic, n: int, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(values)
 
 
-def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None) -> dict:
-    """The mean of a minus that of b on the same rows: {"value", "low", "high", "p_value", "n"}.
+def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None) -> Difference:
+    """The mean of a minus that of b on the same rows, with its p value.
 
     weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
     """
@@ -67,8 +69,8 @@ def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None
                               resamples, seed)[0]
 
 
-def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[dict]:
-    """M differences on the same n rows, each {"value", "low", "high", "p_value", "n"}.
+def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[Difference]:
+    """M differences on the same n rows, each with its p value.
 
     `statistic` takes counts (R, n) as in ``bootstrap`` and returns (R, M) differences, all of them defined.
     The two-sided p is how often a resampled difference lies as far from the observed one as that lies from 0
@@ -77,8 +79,7 @@ def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[dic
     observed, values = statistic(np.ones((1, n)))[0], _resampled(statistic, n, resamples, seed)
     lows, highs = np.percentile(values, [2.5, 97.5], axis=0)
     as_far = (np.abs(values - observed) >= np.abs(observed) - 1e-12).sum(axis=0)
-    return [{"value": float(value), "low": float(low), "high": float(high),
-             "p_value": (1 + int(far)) / (1 + len(values)), "n": n}
+    return [Difference(float(value), float(low), float(high), n, p_value=(1 + int(far)) / (1 + len(values)))
             for value, low, high, far in zip(observed, lows, highs, as_far, strict=True)]
 
 

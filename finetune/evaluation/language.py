@@ -3,15 +3,26 @@
 import bz2
 import lzma
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune.evaluation.intervals import bootstrap
+from finetune.evaluation.results import Metric
+from finetune.records import Record
 
 NAMES = ("bits_per_byte", "perplexity", "log_loss")
 
 
-def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) -> dict[str, dict]:
+@dataclass(frozen=True)
+class CompressedSize(Record):
+    """What a general compressor makes of a text."""
+
+    name: str
+    bits_per_byte: float
+
+
+def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) -> dict[str, Metric]:
     """bits_per_byte, perplexity (a token) and log_loss (nats a token) with 95 % intervals over blocks.
 
     nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and the bytes of text they stand for.
@@ -24,19 +35,18 @@ def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) 
         return np.stack([counts @ nats / (counts @ sizes) / math.log(2), np.exp(np.minimum(loss, 50.0)), loss], axis=1)
     values = statistic(np.ones((1, len(nats))))[0]
     low, high = bootstrap(statistic, len(nats), resamples, seed)
-    return {name: {"value": float(values[i]), "low": float(low[i]), "high": float(high[i]), "n": len(nats)}
-            for i, name in enumerate(NAMES)}
+    return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(NAMES)}
 
 
-def compressors(text: bytes) -> list[dict]:
+def compressors(text: bytes) -> list[CompressedSize]:
     """Bits per byte of general compressors on the same text, as a line of sanity."""
     if not text:
         return []
     found = {"bz2 -9": bz2.compress(text, 9), "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)}
-    return [{"name": name, "bits_per_byte": 8 * len(packed) / len(text)} for name, packed in found.items()]
+    return [CompressedSize(name, 8 * len(packed) / len(text)) for name, packed in found.items()]
 
 
-def loss_metrics(nats: np.ndarray, tokens: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
+def loss_metrics(nats: np.ndarray, tokens: np.ndarray, resamples: int, seed: int) -> dict[str, Metric]:
     """log_loss (nats a token) and perplexity over answers, (n,) sums and tokens of each."""
     found = language_metrics(nats, tokens, tokens, resamples, seed)
     return {name: found[name] for name in ("log_loss", "perplexity")}

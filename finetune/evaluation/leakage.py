@@ -1,15 +1,28 @@
 """Texts that stand on more than one side of a split."""
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from finetune.records import Record
 
 _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
-def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, dict]:
-    """How many rows of one split stand in another: "test_in_train" -> {"exact", "normalised", "n"}.
+@dataclass(frozen=True)
+class OverlapCounts(Record):
+    """How many of the `n` rows of a split stand in another, as they are and after normalising."""
 
-    `texts_by_split`: the texts of train, val and test; `normalise`: str -> str. "normalised" counts the
-    exact ones too; n is the rows of the first split.
+    exact: int
+    normalised: int
+    n: int
+
+
+def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, OverlapCounts]:
+    """How many rows of one split stand in another, under names such as ``test_in_train``.
+
+    `texts_by_split`: the texts of train, val and test; `normalise`: str -> str. The normalised count includes the
+    exact one; n is the rows of the first split.
     """
     exact = {split: set(texts) for split, texts in texts_by_split.items()}
     folded = {split: [normalise(text) for text in texts] for split, texts in texts_by_split.items()}
@@ -17,10 +30,10 @@ def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, dict]:
     counts = {}
     for split, other in _PAIRS:
         if split in texts_by_split and other in texts_by_split:
-            counts[f"{split}_in_{other}"] = {
-                "exact": sum(text in exact[other] for text in texts_by_split[split]),
-                "normalised": sum(text in folded_sets[other] for text in folded[split]),
-                "n": len(texts_by_split[split])}
+            counts[f"{split}_in_{other}"] = OverlapCounts(
+                exact=sum(text in exact[other] for text in texts_by_split[split]),
+                normalised=sum(text in folded_sets[other] for text in folded[split]),
+                n=len(texts_by_split[split]))
     return counts
 
 

@@ -4,25 +4,35 @@ The intervals come from one set of bootstrap resamples. A resample is held as ho
 it, so that every metric of all resamples is a product of matrices or a running sum.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from finetune.evaluation.calibration import confidence_bins, expected_calibration_error
 from finetune.evaluation.intervals import bootstrap, wilson
+from finetune.evaluation.results import Difference, Metric, undefined
+from finetune.records import Record
 
 
-def undefined(n: int, reason: str) -> dict:
-    """A metric that has no value, and why."""
-    return {"value": None, "low": None, "high": None, "n": n, "reason": reason}
+@dataclass(frozen=True)
+class ClassScores(Record):
+    """How well one label is found, and in how many rows it stands."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
 
 
 def classification_metrics(y, predicted, probabilities, labels: list[str], positive: int | None,
-                           resamples: int, seed: int) -> dict[str, dict]:
-    """Metric name -> {"value", "low", "high", "n"}, as of scikit-learn.
+                           resamples: int, seed: int) -> dict[str, Metric]:
+    """The metrics by their names in scikit-learn.
 
     `y`, `predicted`: class indices (n,); `probabilities`: (n, k) in the order of `labels`; `positive`: index
     of the positive one of two classes. accuracy, f1_macro, log_loss, ece and brier always; f1, precision,
     recall, roc_auc and average_precision for two classes. f1_macro runs over all `labels`: one that is neither
-    in the rows nor predicted counts as 0. An undefined metric has the value None and a "reason".
+    in the rows nor predicted counts as 0. An undefined metric has no value and a reason.
     Accuracy has Wilson's interval, the others the bootstrap's.
     """
     y, predicted = np.asarray(y, dtype=int), np.asarray(predicted, dtype=int)
@@ -46,7 +56,7 @@ def classification_metrics(y, predicted, probabilities, labels: list[str], posit
         low, high = intervals[name]
         if name == "ece":  # resampling adds to its upward bias: its interval need not hold the value itself
             low, high = min(low, value), max(high, value)
-        metrics[name] = {"value": value, "low": low, "high": high, "n": n}
+        metrics[name] = Metric(value, low, high, n)
     return metrics
 
 
@@ -157,7 +167,7 @@ def _ratio(numerator, denominator) -> np.ndarray:
 
 
 def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive: int | None,
-                      resamples: int, seed: int) -> dict:
+                      resamples: int, seed: int) -> Difference:
     """`metric` of decisions a minus that of b on the same rows, with the paired bootstrap's interval.
 
     `metric` is one that decisions alone determine: accuracy, f1_macro, f1, precision, recall.
@@ -165,7 +175,7 @@ def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive
     y = np.asarray(y, dtype=int)
     n = len(y)
     if n == 0:
-        return {"metric": metric, **undefined(0, "no rows")}
+        return Difference(None, None, None, 0, metric=metric, reason="no rows")
     parts = [DecisionCounts(y, np.asarray(predicted, dtype=int), k) for predicted in (predicted_a, predicted_b)]
 
     def statistic(counts):  # (R, n) -> (R,)
@@ -174,16 +184,15 @@ def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive
 
     value = float(statistic(np.ones((1, n)))[0])
     low, high = bootstrap(statistic, n, resamples, seed)
-    return {"metric": metric, "value": value, "low": low, "high": high, "n": n}
+    return Difference(value, low, high, n, metric=metric)
 
 
-def per_class(y, predicted, labels: list[str]) -> list[dict]:
+def per_class(y, predicted, labels: list[str]) -> list[ClassScores]:
     """Precision, recall, F1 and rows of each label; undefined ratios are 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
     if len(y) == 0:  # scikit-learn refuses no rows
-        return [{"label": label, "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0} for label in labels]
+        return [ClassScores(label, 0.0, 0.0, 0.0, 0) for label in labels]
     columns = precision_recall_fscore_support(y, predicted, labels=np.arange(len(labels)), zero_division=0)
-    return [{"label": label, "precision": float(precision), "recall": float(recall), "f1": float(f1),
-             "support": int(support)}
+    return [ClassScores(label, float(precision), float(recall), float(f1), int(support))
             for label, precision, recall, f1, support in zip(labels, *columns, strict=True)]

@@ -42,16 +42,16 @@ def test_reliability_bins_equal_scikit_learns_calibration_curve():
     p = scipy_softmax(logits, axis=1)
     share, mean = calibration_curve(p.argmax(axis=1) == y, p.max(axis=1), n_bins=15)
     rows = calibration.reliability_bins(p, y)
-    assert [row["accuracy"] for row in rows] == pytest.approx(list(share))
-    assert [row["confidence"] for row in rows] == pytest.approx(list(mean))
-    assert sum(row["n"] for row in rows) == 3000
+    assert [row.accuracy for row in rows] == pytest.approx(list(share))
+    assert [row.confidence for row in rows] == pytest.approx(list(mean))
+    assert sum(row.n for row in rows) == 3000
     assert calibration.expected_calibration_error(p, y) == pytest.approx(
-        sum(row["n"] * abs(a - b) for row, a, b in zip(rows, share, mean, strict=True)) / 3000)
+        sum(row.n * abs(a - b) for row, a, b in zip(rows, share, mean, strict=True)) / 3000)
 
 
 def test_certain_rows_fall_into_the_last_bin():
     rows = calibration.reliability_bins(np.array([[1.0, 0.0], [0.5, 0.5]]), [0, 0])
-    assert [(row["low"], row["high"]) for row in rows][-1] == pytest.approx((14 / 15, 1.0))
+    assert [(row.low, row.high) for row in rows][-1] == pytest.approx((14 / 15, 1.0))
     assert calibration.expected_calibration_error(np.array([[1.0, 0.0]]), [1]) == 1.0
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from finetune.evaluation import intervals
+from finetune.evaluation.results import Difference
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (1, 3), (98, 100), (1101, 1115), (7, 300)])
@@ -92,27 +93,27 @@ def test_paired_bootstrap_is_near_the_paired_t_test_where_that_holds():
     for shift in (0.0, 0.1, 0.25):
         other = base + draw.normal(size=300) - shift
         found, expected = intervals.paired_bootstrap(base, other, 4000, seed=1), stats.ttest_rel(base, other)
-        assert found["value"] == pytest.approx((base - other).mean()) and found["n"] == 300
-        assert found["p_value"] == pytest.approx(expected.pvalue, abs=0.03)
+        assert found.value == pytest.approx((base - other).mean()) and found.n == 300
+        assert found.p_value == pytest.approx(expected.pvalue, abs=0.03)
         interval = expected.confidence_interval(0.95)
-        assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=0.02)
-        seen.append(found["p_value"])
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.02)
+        seen.append(found.p_value)
     assert min(seen) < 0.01 and max(seen) > 0.2
 
 
 def test_paired_bootstrap_of_equal_scores_finds_nothing():
     found = intervals.paired_bootstrap([0, 1, 1], [0, 1, 1], 200, seed=0)
-    assert found == {"value": 0, "low": 0, "high": 0, "p_value": 1.0, "n": 3}
-    assert intervals.paired_bootstrap([1] * 50, [0] * 50, 200, seed=0)["p_value"] == 1 / 201
+    assert found == Difference(0, 0, 0, 3, p_value=1.0)
+    assert intervals.paired_bootstrap([1] * 50, [0] * 50, 200, seed=0).p_value == 1 / 201
 
 
 def test_paired_bootstrap_of_sums_is_that_of_their_parts():
     draw = np.random.default_rng(0)
     sums, weights = draw.normal(size=(2, 40)), draw.integers(1, 9, 40)
     found = intervals.paired_bootstrap(*sums, 500, 0, weights)
-    assert found["value"] == pytest.approx((sums[0] - sums[1]).sum() / weights.sum())
+    assert found.value == pytest.approx((sums[0] - sums[1]).sum() / weights.sum())
     twice = intervals.paired_bootstrap(*sums, 500, 0, np.full(40, 2))
     plain = intervals.paired_bootstrap(*sums, 500, 0)
-    assert [2 * twice[key] for key in ("value", "low", "high")] == pytest.approx(
-        [plain[key] for key in ("value", "low", "high")])
-    assert twice["p_value"] == plain["p_value"]
+    assert [2 * part for part in (twice.value, twice.low, twice.high)] == pytest.approx(
+        [plain.value, plain.low, plain.high])
+    assert twice.p_value == plain.p_value

@@ -48,8 +48,8 @@ def test_values_and_intervals_equal_scikit_learn_on_every_resample(k, positive):
         predicted = np.where(p[:, positive] >= 0.4, positive, 1 - positive)  # not the argmax
     found = classification_metrics(y, predicted, p, list("abcde")[:k], positive, resamples, seed)
     for name, value in reference(y, predicted, p, k, positive).items():
-        assert found[name]["value"] == pytest.approx(value, abs=1e-12), name
-        assert found[name]["n"] == n
+        assert found[name].value == pytest.approx(value, abs=1e-12), name
+        assert found[name].n == n
 
     generator = np.random.default_rng(seed)
     drawn = [generator.integers(n, size=n) for _ in range(resamples)]
@@ -59,8 +59,8 @@ def test_values_and_intervals_equal_scikit_learn_on_every_resample(k, positive):
         if name == "accuracy":
             continue  # Wilson's
         if name == "ece":
-            low = min(low, found[name]["value"])
-        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high), abs=1e-10), name
+            low = min(low, found[name].value)
+        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=1e-10), name
 
 
 def test_accuracy_has_wilsons_interval():
@@ -68,28 +68,28 @@ def test_accuracy_has_wilsons_interval():
     from scipy.stats import binomtest
     expected = binomtest(int((y == predicted).sum()), 90).proportion_ci(method="wilson")
     accuracy = classification_metrics(y, predicted, p, list("abc"), None, 100, 0)["accuracy"]
-    assert (accuracy["low"], accuracy["high"]) == pytest.approx((expected.low, expected.high))
+    assert (accuracy.low, accuracy.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_one_class_in_the_rows_leaves_the_rankings_undefined_with_a_reason():
     _, predicted, p = sample(20, 2)
     found = classification_metrics(np.zeros(20, dtype=int), predicted, p, ["ham", "spam"], 1, 100, 0)
-    assert found["roc_auc"]["value"] is None and found["average_precision"]["value"] is None
-    assert "one class" in found["roc_auc"]["reason"] and found["roc_auc"]["n"] == 20
-    assert found["log_loss"]["value"] == pytest.approx(sk.log_loss(np.zeros(20), p, labels=[0, 1]))
+    assert found["roc_auc"].value is None and found["average_precision"].value is None
+    assert "one class" in found["roc_auc"].reason and found["roc_auc"].n == 20
+    assert found["log_loss"].value == pytest.approx(sk.log_loss(np.zeros(20), p, labels=[0, 1]))
 
 
 def test_labels_that_no_row_has_count_as_in_scikit_learn():
     y, predicted, p = sample(40, 4, classes=[0, 2])
     found = classification_metrics(y, predicted, p, list("abcd"), None, 100, 0)
     for name, value in reference(y, predicted, p, 4, None).items():
-        assert found[name]["value"] == pytest.approx(value), name
+        assert found[name].value == pytest.approx(value), name
 
 
 def test_no_rows_leave_everything_undefined():
     found = classification_metrics([], [], np.zeros((0, 2)), ["a", "b"], 1, 100, 0)
-    assert {entry["value"] for entry in found.values()} == {None}
-    assert all(entry["n"] == 0 and entry["reason"] for entry in found.values())
+    assert {entry.value for entry in found.values()} == {None}
+    assert all(entry.n == 0 and entry.reason for entry in found.values())
 
 
 def test_the_size_of_the_sms_test_takes_well_under_five_seconds():
@@ -97,7 +97,7 @@ def test_the_size_of_the_sms_test_takes_well_under_five_seconds():
     start = time.process_time()
     found = classification_metrics(y, predicted, p, ["ham", "spam"], 1, 1000, 0)
     assert time.process_time() - start < 5
-    assert found["f1"]["low"] < found["f1"]["value"] < found["f1"]["high"]
+    assert found["f1"].low < found["f1"].value < found["f1"].high
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro"])
@@ -117,8 +117,8 @@ def test_paired_difference_equals_a_bootstrap_by_hand(metric):
     low, high = np.percentile([score(rows, a) - score(rows, b) for rows in drawn], [2.5, 97.5])
     every = np.arange(n)
     found = paired_difference(metric, y, a, b, 2, 1, resamples, seed)
-    assert found["value"] == pytest.approx(score(every, a) - score(every, b))
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert found.value == pytest.approx(score(every, a) - score(every, b))
+    assert (found.low, found.high) == pytest.approx((low, high))
 
 
 def test_per_class_equals_scikit_learns_report():
@@ -126,6 +126,6 @@ def test_per_class_equals_scikit_learns_report():
     expected = sk.classification_report(y, predicted, labels=[0, 1, 2], target_names=list("abc"), output_dict=True,
                                         zero_division=0)
     for row in per_class(y, predicted, list("abc")):
-        own = expected[row["label"]]
-        assert (row["precision"], row["recall"], row["f1"], row["support"]) == pytest.approx(
+        own = expected[row.label]
+        assert (row.precision, row.recall, row.f1, row.support) == pytest.approx(
             (own["precision"], own["recall"], own["f1-score"], own["support"]))
