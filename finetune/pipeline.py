@@ -306,7 +306,7 @@ def _summary(run: Run, recipe: Recipe) -> None:
     task = task_named(recipe.task)
     if run.path("eval.json").exists() and list(run.path("stages").glob("*-evaluate.json")):
         say()
-        for line in task.summary(read_json(run.path("eval.json"))):
+        for line in task.summary(_measured(run, "eval.json", task.page)):
             say(line)
     for stage in ("compare", "architectures"):
         if run.path("comparison.json").exists() and list(run.path("stages").glob(f"*-{stage}.json")):
@@ -314,13 +314,17 @@ def _summary(run: Run, recipe: Recipe) -> None:
             from finetune.comparisons.methods import page as candidates
             page = candidates if stage == "compare" else architectures
             say()
-            for line in page.screen_table(read_json(run.path("comparison.json"))):
+            for line in page.screen_table(_measured(run, "comparison.json", page.PAGE)):
                 say(line)
     if run.path("report", "index.html").exists():
         say()
         say(f"report: {run.path('report', 'index.html')}")
     if run.path("export", "hf", "config.json").exists():
         say(f"{task.exported}: {run.path('export', 'hf')}   (try: {program()} {task.next_command(run.directory)})")
+
+
+def _measured(run: Run, name: str, page):
+    return page.evaluation.from_json(read_json(run.path(name)), run.path(name))
 
 
 @contextmanager

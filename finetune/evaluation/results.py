@@ -54,13 +54,19 @@ class Start(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Record):
-    """What every eval.json holds; each task adds its own."""
+class Measured(Record):
+    """What every eval.json and every comparison.json holds."""
 
     schema_version: int
     task: str
-    method: str
     weights: StartWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Measured):
+    """What every eval.json holds; each task adds its own."""
+
+    method: str
     headline: Headline
     metrics: dict[str, Metric]
     seconds: float

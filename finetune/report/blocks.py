@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from finetune.evaluation.results import Metric
 from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_value
 from finetune.report.plots import Picture
 
@@ -58,6 +59,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One of the numbers at the head of a page."""
+
+    name: str
+    value: str
+    interval: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a reader has to know before all else, and the commands that mend it."""
+
+    text: str
+    commands: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands under it; `introduction` comes before the figures, which come before all else."""
 
@@ -72,9 +91,9 @@ def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name)
 
 
-def metric_cell(name: str, entry: dict) -> str:
+def metric_cell(name: str, metric: Metric) -> str:
     """The value, and under it the interval."""
-    return f"{metric_value(name, entry['value'])}\n({metric_interval(name, entry)})"
+    return f"{metric_value(name, metric.value)}\n({metric_interval(name, metric)})"
 
 
 def sentence(text: str) -> str:

@@ -1,31 +1,29 @@
 """Build a run's report from the run's files: report/index.html and report/report.md."""
 
-import csv
-import heapq
 import json
-import math
 import re
 import shlex
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from finetune.console import clean
 from finetune.errors import RunError
+from finetune.evaluation.results import Measured
 from finetune.files import atomic_write, read_json
-from finetune.report import provenance
-from finetune.report.page import Files
-from finetune.tables.cells import undefuse
+from finetune.records import Record, StageRecord, TrainResult
+from finetune.report.blocks import flatten
+from finetune.report.inputs import AttentionMap, read_errors, read_training_log
+from finetune.report.page import Files, Page
 
-_ERRORS = 30
-_TEXT_LIMIT = 300  # characters of a text in the list of errors
-_LOG_POINTS = 600  # points of a training curve; longer logs are averaged
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) -> Path:
+def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     """Write report/index.html and report/report.md and return the path of the former.
 
-    pages: for each task that eval.json may name what stands on its page (see ``page.make_page``).
+    pages: for each task that eval.json or comparison.json may name, how its files are parsed and what its page is.
     Reads recipe.json and eval.json, or comparison.json; predictions.csv, attention.json, data/card.json, train.jsonl
     and stages/*.json where they are. RunError if one of them is missing, damaged or not what a run writes.
     """
@@ -34,19 +32,13 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
     if measured is None:
         raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
                        do=f"Run: {_command(run_dir)}")
-    recipe, evaluation = read_json(run_dir / "recipe.json"), read_json(measured)
-    card, attention = (read_json(path) if path.is_file() else empty for path, empty in (
-        (run_dir / "data" / "card.json", {}), (run_dir / "attention.json", [])))
-    stages = [read_json(path) for path in sorted((run_dir / "stages").glob("*.json"))]
-    try:
-        page = pages[evaluation.get("task", "classify")](
-            Files(run_dir.resolve().name, recipe, evaluation, card, stages, read_training_log(run_dir / "train.jsonl"),
-                  read_errors(run_dir / "predictions.csv"), attention))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RunError(f"{run_dir}: its files are not what a run of this version writes",
-                       got=f"{type(error).__name__}: {error}",
-                       do=f"Build {measured.name} again: {_command(run_dir)} --from "
-                       + ("evaluate" if measured.name == "eval.json" else evaluation.get("task"))) from error
+    again = f"Write it again: {_command(run_dir)}"
+    task = _parse(Measured, measured, again).task
+    if task not in pages:
+        raise RunError(f"{measured}: not what this version writes", got=f"task {task!r}", known=", ".join(pages),
+                       do=again)
+    files = _read(run_dir, pages[task], measured, "evaluate" if measured.name == "eval.json" else task)
+    page = pages[task].make(files)
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
         text = render(template, page)
         with atomic_write(run_dir / "report" / name) as file:
@@ -54,84 +46,44 @@ def build_report(run_dir: Path, pages: Mapping[str, Callable[[Files], dict]]) ->
     return run_dir / "report" / "index.html"
 
 
+def _read(run_dir: Path, page: Page, measured: Path, stage: str) -> Files:
+    """Every file of a run as its type. stage: the one that wrote what was measured."""
+    def again(stage: str) -> str:
+        return f"Write it again: {_command(run_dir)} --from {stage}"
+
+    recipe = read_json(run_dir / "recipe.json")
+    if not isinstance(recipe, dict):
+        raise RunError(f"{run_dir / 'recipe.json'}: not what this version writes", got=json.dumps(recipe)[:80])
+    card, attention = run_dir / "data" / "card.json", run_dir / "attention.json"
+    stages, train = [], None
+    for path in sorted((run_dir / "stages").glob("*.json")):
+        name = path.stem.partition("-")[2]
+        stages.append(_parse(StageRecord, path, again(name)))
+        if stages[-1].stage == "train":
+            train = _parse(TrainResult, path, again(name), stages[-1].result)
+            train = replace(train, seconds=max(train.seconds, stages[-1].seconds))
+    maps = read_json(attention) if attention.is_file() else []
+    if not isinstance(maps, list):
+        raise RunError(f"{attention}: not what this version writes", got=json.dumps(maps)[:80], do=again("evaluate"))
+    return Files(
+        name=run_dir.resolve().name, recipe=dict(flatten(recipe)),
+        evaluation=_parse(page.evaluation, measured, again(stage)),
+        card=_parse(page.card, card, again("prepare")) if card.is_file() else None, stages=stages, train=train,
+        log=read_training_log(run_dir / "train.jsonl"), wrong=read_errors(run_dir / "predictions.csv"),
+        attention=[_parse(AttentionMap, attention, again("evaluate"), value) for value in maps])
+
+
+def _parse(kind: type[AnyRecord], path: Path, again: str, value=...) -> AnyRecord:
+    """The record that a file, or a part of it that was read already, holds; `again` says how to have it rewritten."""
+    try:
+        return kind.from_json(read_json(path) if value is ... else value, path)
+    except RunError as error:
+        raise RunError(error.what, got=error.got, known=error.known, do=again) from error
+
+
 def _command(run_dir: Path) -> str:
     """What to type to go on with this run; without its name another run would begin."""
     return shlex.join(["finetune", "run", str(run_dir / "recipe.json"), "--name", run_dir.resolve().name])
-
-
-def read_errors(path: Path, limit: int = _ERRORS) -> dict | None:
-    """{"total", "wrong", "rows"} of predictions.csv: the wrong rows with the highest probability.
-
-    Memory does not grow with the file. None where there is no file.
-    """
-    if not path.is_file():
-        return None
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    total = wrong = 0
-    kept: list = []
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
-                total += 1
-                if row["label"] == row["predicted"]:
-                    continue
-                wrong += 1
-                heapq.heappush(kept, (float(row["probability"]), -total, {
-                    "row": row["row"], "text": _shorten(undefuse(row["text"])),
-                    "label": undefuse(row["label"]), "predicted": undefuse(row["predicted"]),
-                    "probability": float(row["probability"])}))
-                if len(kept) > limit:
-                    heapq.heappop(kept)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RunError(f"cannot read {path}", got=f"{type(error).__name__}: {error}") from error
-    return {"total": total, "wrong": wrong, "rows": [row for *_, row in sorted(kept, reverse=True)]}
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def read_training_log(path: Path) -> dict:
-    """The curves of train.jsonl: steps, losses, rate_steps, rates, and validation (a list of points).
-
-    A line that a killed run left half-written is passed over; of a step done twice the later line counts.
-    """
-    steps, rates, points = {}, {}, {}
-    if path.is_file():
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                    step = int(line["step"])
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue
-                if "validation" in line:
-                    values = line["validation"] or {}
-                    points[step] = {"step": step, "epoch": line.get("epoch"), "best": bool(line.get("best")),
-                                    **{name: _number(values.get(name)) for name in provenance.VALIDATION}}
-                else:
-                    if (loss := _number(line.get("loss"))) is not None:
-                        steps[step] = loss
-                    if (rate := _number(line.get("lr"))) is not None:
-                        rates[step] = rate
-    where, losses = _thin(sorted(steps.items()))
-    rate_steps, rate_values = _thin(sorted(rates.items()))
-    return {"steps": where, "losses": losses, "rate_steps": rate_steps, "rates": rate_values,
-            "validation": [points[step] for step in sorted(points)]}
-
-
-def _number(value) -> float | None:
-    """A finite number, or None."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _thin(pairs: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Steps and values, averaged over equal stretches where there are too many to draw."""
-    width = -(-len(pairs) // _LOG_POINTS) or 1
-    stretches = [pairs[start:start + width] for start in range(0, len(pairs), width)]
-    return ([sum(step for step, _ in stretch) / len(stretch) for stretch in stretches],
-            [sum(value for _, value in stretch) / len(stretch) for stretch in stretches])
 
 
 def render(template: str, page: dict) -> str:

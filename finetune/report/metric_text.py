@@ -1,6 +1,6 @@
 """How metrics are named and written: in reports, on the screen and in sentences."""
 
-
+from finetune.evaluation.results import Metric
 
 METRIC_NAMES = {
     "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
@@ -31,17 +31,17 @@ def metric_value(name: str, value: float | None) -> str:
     return shown if name in _POINTS else f"{shown} %"
 
 
-def metric_interval(name: str, entry: dict) -> str:
+def metric_interval(name: str, metric: Metric) -> str:
     """97.8 to 99.2, in the unit of the value; the reason where there is none."""
-    if entry["value"] is None:
-        return entry["reason"]
-    return " to ".join(metric_value(name, entry[end]).removesuffix(" %") for end in ("low", "high"))
+    if metric.value is None:
+        return metric.reason
+    return " to ".join(metric_value(name, end).removesuffix(" %") for end in (metric.low, metric.high))
 
 
-def metric_text(entry: dict, name: str) -> str:
+def metric_text(metric: Metric, name: str) -> str:
     """98.7 % (97.8 to 99.2; n = 1,115), or the reason why there is no value."""
-    rows = "" if entry["value"] is None else f"; n = {entry['n']:,}"
-    return f"{metric_value(name, entry['value'])} ({metric_interval(name, entry)}{rows})"
+    rows = "" if metric.value is None else f"; n = {metric.n:,}"
+    return f"{metric_value(name, metric.value)} ({metric_interval(name, metric)}{rows})"
 
 
 def p_text(p: float) -> str:
@@ -49,8 +49,8 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
-def bracket_cell(metric: dict) -> str:
+def bracket_cell(metric: Metric) -> str:
     """0.9821 [0.9712, 0.9895], for a table on the screen."""
-    if metric["value"] is None:
+    if metric.value is None:
         return "not defined"
-    return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+    return f"{metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]"

@@ -10,8 +10,11 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from finetune.evaluation.calibration import ReliabilityBin
 from finetune.evaluation.intervals import wilson
+from finetune.evaluation.results import Metric
 from finetune.report.attention import draw_attention, map_size
+from finetune.report.inputs import TrainingLog
 
 MODEL, BASELINE, GREY, LIGHT = "#1d5f9e", "#b4561b", "#6b6f76", "#d9dce1"
 _LABEL_LIMIT = 40
@@ -159,25 +162,25 @@ def _hugs(roc) -> bool:
     return max((true_rate for false_rate, true_rate in roc if false_rate <= 0.05), default=0) > 0.93
 
 
-def reliability_picture(bins: list[dict]) -> Picture:
+def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
     """Accuracy over confidence with Wilson intervals, and how many rows each bin has."""
     with _figure(4.6, 4.2) as (figure, holder):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        start = min(row["low"] for row in bins)
+        start = min(row.low for row in bins)
         upper.plot([start, 1], [start, 1], color=GREY, linewidth=0.8, linestyle=":", label="perfectly calibrated")
         for row in bins:
-            low, high = wilson(round(row["accuracy"] * row["n"]), row["n"])
-            upper.plot([row["confidence"]] * 2, [low, high], color=MODEL, linewidth=1.2)
-        upper.plot([row["confidence"] for row in bins], [row["accuracy"] for row in bins], "o", color=MODEL,
+            low, high = wilson(round(row.accuracy * row.n), row.n)
+            upper.plot([row.confidence] * 2, [low, high], color=MODEL, linewidth=1.2)
+        upper.plot([row.confidence for row in bins], [row.accuracy for row in bins], "o", color=MODEL,
                    markersize=5, label="test rows of a bin, with 95 % interval")
         upper.set(ylabel="Share that is right", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
         _legend(figure, upper)
-        widths = [row["high"] - row["low"] for row in bins]
-        lower.bar([row["low"] for row in bins], [row["n"] for row in bins], width=widths, align="edge",
+        widths = [row.high - row.low for row in bins]
+        lower.bar([row.low for row in bins], [row.n for row in bins], width=widths, align="edge",
                   color=MODEL, edgecolor="white", linewidth=0.8)
-        top = max(row["n"] for row in bins)
+        top = max(row.n for row in bins)
         for row in bins:
-            lower.annotate(f"{row['n']:,}", ((row["low"] + row["high"]) / 2, row["n"]), xytext=(0, 2),
+            lower.annotate(f"{row.n:,}", ((row.low + row.high) / 2, row.n), xytext=(0, 2),
                            textcoords="offset points", ha="center", fontsize=7)
         lower.set(xlabel="Probability of the predicted label", ylabel="Rows", ylim=(0, top * 1.3))
         lower.grid(axis="x", visible=False)
@@ -185,26 +188,23 @@ def reliability_picture(bins: list[dict]) -> Picture:
     return holder[0]
 
 
-def loss_picture(log: dict, best_step: int | None) -> Picture:
-    """Training loss of each step with its running mean, the validation log loss, and the learning rate below.
-
-    `log`: the columns of train.jsonl.
-    """
-    points = [point for point in log["validation"] if point["log_loss"] is not None]
+def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
+    """Training loss of each step with its running mean, the validation log loss, and the learning rate below."""
+    points = [point for point in log.validation if "log_loss" in point.metrics]
     with _figure(4.6, 4.6) as (figure, holder):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        if log["steps"]:
-            upper.plot(log["steps"], log["losses"], color=LIGHT, linewidth=0.9, label="train, step by step")
-            upper.plot(log["steps"], _running_mean(log["losses"]), color=GREY, linewidth=1.5,
+        if log.steps:
+            upper.plot(log.steps, log.losses, color=LIGHT, linewidth=0.9, label="train, step by step")
+            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5,
                        label="train, running mean")
         if points:
-            upper.plot([point["step"] for point in points], [point["log_loss"] for point in points], "o-",
+            upper.plot([point.step for point in points], [point.metrics["log_loss"] for point in points], "o-",
                        color=MODEL, linewidth=1.6, markersize=4.5, label="validation log loss")
         _mark_best(upper, best_step)
         upper.set(ylabel="Loss (nats)")
         upper.set_ylim(bottom=0)
         _legend(figure, upper)
-        lower.plot(log["rate_steps"], log["rates"], color=MODEL, linewidth=1.6)
+        lower.plot(log.rate_steps, log.rates, color=MODEL, linewidth=1.6)
         lower.set(xlabel="Optimizer step", ylabel="Learning rate")
         lower.set_ylim(bottom=0)
         lower.locator_params(axis="y", nbins=3)
@@ -226,7 +226,7 @@ def validation_picture(steps, columns: dict[str, list], best_step: int | None) -
     return holder[0]
 
 
-def forest_picture(labels: list[str], entries: list[dict], marks: list[list[float]],
+def forest_picture(labels: list[str], entries: list[Metric], marks: list[list[float]],
                    axis: str = "test accuracy, %", scale: float = 100.0) -> Picture:
     """A share of each label in percent with its interval, the first on top; `marks`: the single values behind it.
 
@@ -235,9 +235,9 @@ def forest_picture(labels: list[str], entries: list[dict], marks: list[list[floa
     with _figure(7.4, 0.6 + 0.36 * len(labels)) as (figure, holder):
         axes = figure.subplots()
         places = list(range(len(labels)))
-        values = [scale * entry["value"] for entry in entries]
-        errors = [[value - scale * entry["low"] for value, entry in zip(values, entries, strict=True)],
-                  [scale * entry["high"] - value for value, entry in zip(values, entries, strict=True)]]
+        values = [scale * entry.value for entry in entries]
+        errors = [[value - scale * entry.low for value, entry in zip(values, entries, strict=True)],
+                  [scale * entry.high - value for value, entry in zip(values, entries, strict=True)]]
         axes.errorbar(values, places, xerr=errors, fmt="o", color=MODEL, capsize=3, markersize=6, linewidth=1.8)
         for place, own in zip(places, marks, strict=True):
             axes.plot(own, [place] * len(own), "|", color=BASELINE, markersize=9)

@@ -1,6 +1,9 @@
 """Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
 
+from dataclasses import replace
+
 from finetune.console import say
+from finetune.evaluation.results import Start, StartWeights
 from finetune.files import write_json
 from finetune.machine import timed
 from finetune.recipe import Recipe
@@ -17,10 +20,11 @@ def run(recipe: Recipe, run: Run) -> dict:
     task = task_named(recipe.task)
     with timed() as seconds:
         model, tokenizer = best_model(recipe, run)
-        found = task.evaluate(recipe, run, model.to(device_type()), tokenizer)
-    evaluation = {"schema_version": 1, "task": recipe.task, "method": run.result("train")["method"],
-                  "weights": describe_start(run.result("download")["weights"]), **found, "seconds": round(seconds(), 3)}
-    write_json(run.path("eval.json"), evaluation)
+        weights = StartWeights(**describe_start(run.result("download")["weights"]))
+        found = task.evaluate(recipe, run, model.to(device_type()), tokenizer,
+                              Start(run.result("train")["method"], weights))
+    evaluation = replace(found, seconds=round(seconds(), 3))
+    write_json(run.path("eval.json"), evaluation.to_json())
     said = task.verdict(evaluation)
     say(said)
-    return {"headline": evaluation["headline"], "verdict": said}
+    return {"headline": evaluation.headline.to_json(), "verdict": said}

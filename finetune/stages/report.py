@@ -22,4 +22,4 @@ def run(recipe: Recipe, run: Run) -> dict:
 def rebuild(run: Run) -> Path:
     """The same from a run that may be finished long ago. Returns where index.html stands."""
     return build_report(run.directory, {name: task_named(name).page for name in TASKS} | {
-        "compare": methods.page, "architectures": architectures.page})
+        "compare": methods.PAGE, "architectures": architectures.PAGE})

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from finetune.errors import RecipeError
+from finetune.evaluation.results import Evaluation, Start
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
-from finetune.report.page import Files
+from finetune.report.page import Page
 from finetune.run import Run
 from finetune.tables.sources import DataSource
 from finetune.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ class Task(ABC):
     """
 
     exported = "weights"  # what export/hf holds, in a word
+    page: Page  # how its eval.json and data/card.json are parsed, and the report
     metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
     unread: tuple[str, ...] = ()  # settings that other tasks read: ``train.class_weights``, or all of ``columns``
 
@@ -100,20 +102,16 @@ class Task(ABC):
         """The job for the loop, over all rows."""
 
     @abstractmethod
-    def evaluate(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> dict:
-        """Measure the best checkpoint's model: eval.json's own keys, with "headline". Files beside it are written."""
+    def evaluate(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer, start: Start) -> Evaluation:
+        """Measure the best checkpoint's model. Files beside eval.json are written; the stage fills in the seconds."""
 
     @abstractmethod
-    def verdict(self, evaluation: dict) -> str:
+    def verdict(self, evaluation: Evaluation) -> str:
         """What the numbers say, in a few sentences."""
 
     @abstractmethod
-    def summary(self, evaluation: dict) -> list[str]:
+    def summary(self, evaluation: Evaluation) -> list[str]:
         """The result as a plain table for the screen."""
-
-    @abstractmethod
-    def page(self, files: Files) -> dict:
-        """The report."""
 
     @abstractmethod
     def export(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> dict:
