@@ -39,6 +39,7 @@ from finetune.config import check_names
 from finetune.console import say
 from finetune.errors import RecipeError, listed
 from finetune.evaluation.candidates import compare_candidates, compare_rows
+from finetune.evaluation.text_scores import exact_match
 from finetune.files import write_json
 from finetune.hub.assets import asset
 from finetune.machine import release_memory, reset_peak_memory
@@ -278,7 +279,7 @@ def _measure(training: Training, model, core, material: Material, fixed: Fixed, 
     if training.task == NUMBERS:
         written = write_targets(core, test, tokenizer, device)
         answers = [tokenizer.decode(pair.target) for pair in test]
-        right = [int(one == other) for one, other in zip(written, answers, strict=True)]
+        right = exact_match(written, answers).astype(int).tolist()
         examples = [[tokenizer.decode(pair.source), answer, one]
                     for pair, answer, one in zip(test, answers, written, strict=True)][:EXAMPLES]
         return {"scores": right, "examples": examples, "said": f"exact match {np.mean(right):.4f}"}

@@ -8,43 +8,40 @@ import torch
 
 from finetune.console import say
 from finetune.errors import RecipeError
+from finetune.evaluation.results import Start
 from finetune.export.hf import write_language_model
-from finetune.files import atomic_write, read_json, write_json
+from finetune.files import read_json, write_json
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
+from finetune.records import DataOrigin
 from finetune.run import Run
-from finetune.tables.cells import defuse, table_writer
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import OF_TABLES, Task, TrainingSetup, read_records, write_records
-from finetune.tasks.seq2seq import page
 from finetune.tasks.seq2seq.export import write_seq2seq
 from finetune.tasks.seq2seq.job import Examples, build_job, build_model, evaluate, examples, write, writing_room
 from finetune.tasks.seq2seq.model import Family, SourceThenTarget
-from finetune.tasks.seq2seq.page import targets_table
-from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, prepare, read_pairs
+from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
+from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, read_pairs
+from finetune.tasks.seq2seq.prepare import divide_pairs, prepare
+from finetune.tasks.seq2seq.score import TargetsEvaluation
 from finetune.tasks.setup import base_weights
-from finetune.tasks.writing import answer_groups
+from finetune.tasks.writing import TRIED, probe_training, write_rows, writing_seconds
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
 from finetune.training.trainable import Trainable, adapt, freeze
-from finetune.training.trial import Probe, choose, second_time
-
-SAMPLES = 10  # test pairs that the report shows
-TRIED = 8  # tokens that a dry run lets a batch of targets be
+from finetune.training.trial import Probe
 
 
 class Seq2SeqTask(Task):
     """Write the target of a source."""
 
-    metrics = ("log_loss",)
     unread = (*(key for key in OF_TABLES if key not in ("encoding", "validation", "test")), "pretrain", "instruct")
-    verdict = staticmethod(page.verdict)
+    page = PAGE
+    verdict = staticmethod(verdict)
     summary = staticmethod(targets_table)
-    page = staticmethod(page.page)
 
     def resolve_data(self, name: str, fetch: bool) -> str:
         """The bundled sample, or a file's whole path."""
@@ -86,25 +83,25 @@ class Seq2SeqTask(Task):
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"], given)
+        origin = DataOrigin.from_json(run.result("download")["data"], run.path("stages"))
+        records, card = prepare(recipe, source, given, tokenizer, run.result("verify")["context"], origin)
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
-        tokens = card["tokens"]
-        sizes = " / ".join(f"{name} {part['records']:,}" for name, part in card["splits"].items())
-        say(f"pairs: {card['records']:,}; {card['protocol']} split: {sizes}; family {card['family']}")
-        say("tokens: " + "; ".join(f"a {side} has {tokens[side]['median']} in the median, {tokens[side]['max']} at most"
-                                   for side in ("source", "target")))
-        for note in card["notes"]:
+        write_json(run.path("data", "card.json"), card.to_json())
+        sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
+        say(f"pairs: {card.records:,}; {card.protocol} split: {sizes}; family {card.family}")
+        say("tokens: " + "; ".join(f"a {side} has {own.median} in the median, {own.max} at most"
+                                   for side, own in (("source", card.tokens.source), ("target", card.tokens.target))))
+        for note in card.notes:
             say(f"note: {note}")
-        return {"records": card["records"], "max_length": tokens["max_length"], "end": tokenizer.end_of_text,
-                "splits": {name: part["used"] for name, part in card["splits"].items()}}
+        return {"records": card.records, "max_length": card.tokens.max_length, "end": tokenizer.end_of_text,
+                "splits": {name: part.used for name, part in card.splits.items()}}
 
     def foresee(self, recipe: Recipe, context: int) -> dict:
         """The sizes of the splits."""
-        source, given = self._read(recipe)
-        whole = recipe.model_copy(update={"max_length": None})  # bytes are more than the weights' own tokens
-        records, card = prepare(whole, source, Tokenizer.of_bytes(), sys.maxsize, given)
-        say(f"pairs: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        source, given = self._read(recipe)  # of any length: bytes are more than the weights' own tokens
+        records, _ = divide_pairs(recipe, source, given, Tokenizer.of_bytes(), sys.maxsize)
+        say(f"pairs: {sum(map(len, records.values())):,}; " + " / ".join(f"{name} {len(part):,}"
+                                                                         for name, part in records.items()))
         return {"splits": {name: len(part) for name, part in records.items()}, "end": 0}
 
     def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: dict) -> Family:
@@ -126,26 +123,23 @@ class Seq2SeqTask(Task):
         """Over the pairs of the training split."""
         return build_job(built.model, built.settings, *_examples(recipe, run, built.tokenizer), device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
-        """Targets before and after; page.csv holds all of the test's, attention.json where a few looked."""
-        start, device = base_weights(recipe, run).load().model, torch.device(device_type())
+    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer,
+                 start: Start) -> TargetsEvaluation:
+        """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
+        base, device = base_weights(recipe, run).load().model, torch.device(device_type())
         prepared = run.result("prepare")
-        before, started = build_model(getattr(start, "gpt", start), recipe, prepared["end"])
-        found, rows, looked = evaluate(
+        before, warm_start = build_model(getattr(base, "gpt", base), recipe, prepared["end"])
+        evaluation, rows, maps = evaluate(
             before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared["max_length"], run.result("verify")["context"], device)
-        with atomic_write(run.path("targets.csv")) as file:
-            writer = table_writer(file)
-            writer.writerow(rows[0])
-            writer.writerows([defuse(str(value)) for value in row.values()] for row in rows)
-        write_json(run.path("attention.json"), looked)
-        shown = min(SAMPLES, len(rows))
-        return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)],
-                        "warm_start": vars(started) if started else None}
+            prepared["max_length"], run.result("verify")["context"], warm_start, start, device)
+        write_rows(run.path("targets.csv"), rows)
+        write_json(run.path("attention.json"), [own.to_json() for own in maps])
+        return evaluation
 
     def export(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> dict:
         """A language model's directory, or an encoder-decoder's; seq2seq.json says how a source is read."""
-        said, settings = page.verdict(read_json(run.path("eval.json"))), recipe.seq2seq
+        measured, settings = run.path("eval.json"), recipe.seq2seq
+        said = self.verdict(TargetsEvaluation.from_json(read_json(measured), measured))
         use = {"family": settings.family, "max_length": run.result("prepare")["max_length"],
                "max_new_tokens": settings.max_new_tokens, "beams": settings.beams,
                "length_penalty": settings.length_penalty}
@@ -164,30 +158,23 @@ class Seq2SeqTask(Task):
     def probe(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         train, val = _examples(recipe, run, built.tokenizer)
-        whole = build_job(built.model, built.settings, train, val, device)
-        lengths = val.lengths()
-        largest = max(micro_batches(list(range(len(lengths))), lengths, built.settings.micro_batch_tokens),
-                      key=lambda rows: len(rows) * lengths[rows[-1]])
-        job = build_job(built.model, built.settings, train, val.take(largest), device)
-        return Probe(job, choose(whole.lengths, built.settings), whole)
+        return probe_training(train, val, built.settings,
+                              lambda own, other: build_job(built.model, built.settings, own, other, device))
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, built: TrainingSetup, device: torch.device) -> float:
-        """Of writing the test's targets before and after training, were each as long as allowed."""
-        settings = recipe.seq2seq
-        room = writing_room(settings.family, run.result("prepare")["max_length"],
-                                    run.result("verify")["context"], settings.max_new_tokens)
+        """Of writing the test's targets before and after training."""
+        settings, model = recipe.seq2seq, built.model.to(device).eval()
+        room = writing_room(settings.family, run.result("prepare")["max_length"], run.result("verify")["context"],
+                            settings.max_new_tokens)
         sources = [built.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
-        groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
-        some = [sources[i] for i in groups[len(groups) // 2]]
-        model = built.model.to(device).eval()
-        took = second_time(lambda: write(model, some, built.tokenizer, settings, TRIED, device))
-        return 2 * took * len(groups) * settings.max_new_tokens / TRIED
+        return writing_seconds([len(ids) + 1 for ids in sources], settings.max_new_tokens, lambda rows: write(
+            model, [sources[row] for row in rows], built.tokenizer, settings, TRIED, device), settings.beams)
 
 
 def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
     """Those to train on and those to validate with."""
-    return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family,
-                             run.result("prepare")["max_length"]) for name in ("train", "val")]
+    return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family, run.result("prepare")["max_length"])
+            for name in ("train", "val")]
 
 
 TASK = Seq2SeqTask()
