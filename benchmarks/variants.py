@@ -140,7 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         card = write_tokens(arguments.text, data, Tokenizer.of_bytes(), Pretrain(val_fraction=0.02), seed=1)
-        settings = {"sources": list(card["sources"]), "train_bytes": card["bytes"]["train"], "steps": arguments.steps,
+        settings = {"sources": list(card.sources), "train_bytes": card.bytes["train"], "steps": arguments.steps,
                     "batch_size": 8, "held_out_blocks": 400, "optimizer": arguments.optimizer, "lr": arguments.lr,
                     "threads": 1, "shape": SHAPE}
         done = read_json(arguments.out) if arguments.out.exists() else []

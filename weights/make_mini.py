@@ -16,14 +16,19 @@ import torch
 
 from finetune.checkpoints.store import load_checkpoint, write_checkpoint
 from finetune.evaluation.language import compressors
+from finetune.evaluation.results import Start
+from finetune.files import read_json
 from finetune.models.heads import NextToken
 from finetune.tasks.pretrain.documents import text_files, write_evaluation_tokens
 from finetune.tasks.pretrain.job import evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 from finetune.training import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mini_card import HERE, card_text, draw, read_rows  # noqa: E402
+
+FIGURES = ("headline", "metrics", "before", "after", "compressors", "sources", "samples", "sampling")  # of eval.json
 
 
 def measure(run: Path, texts: Path) -> dict:
@@ -33,14 +38,15 @@ def measure(run: Path, texts: Path) -> dict:
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     resume.load_weights(resume.step_directory(run / "checkpoints", best["step"]), after)
     config, tokenizer = base.model.config, base.tokenizer
-    card = json.loads((run / "data" / "card.json").read_text())
+    card, own = (kind.from_json(read_json(path), path) for kind, path in (
+        (TextCard, run / "data" / "card.json"), (LanguageEvaluation, run / "eval.json")))
 
     def packed(path: Path, start: int = 0, stop: int | None = None) -> PackedTokens:
         return PackedTokens(path, config.context, config.vocab_size, tokenizer.end_of_text, start=start, stop=stop)
     parts: dict[str, dict] = {"val": {}}
     offset = 0
-    for name, counts in card["sources"].items():
-        if size := counts["val"]["tokens"]:
+    for name, counts in card.sources.items():
+        if size := counts.val.tokens:
             parts["val"][name] = packed(run / "data" / "val.bin", offset, offset + size)
             offset += size
     for file in text_files(texts):
@@ -48,16 +54,18 @@ def measure(run: Path, texts: Path) -> dict:
         folder.mkdir(exist_ok=True)
         write_evaluation_tokens(file, folder, tokenizer)
         parts[file.stem] = {file.stem: packed(folder / "eval.bin")}
-    found = evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"))
-    for file in text_files(texts):
-        found.setdefault("texts", {})[file.stem] = {"bytes": file.stat().st_size,
-                                                    "compressors": compressors(file.read_bytes())}
+    start = Start(own.method, own.weights)
+    found = evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"), start).to_json()
+    of_texts = {file.stem: {"bytes": file.stat().st_size,
+                            "compressors": [one.to_json() for one in compressors(file.read_bytes())]}
+                for file in text_files(texts)}
     recipe = json.loads((run / "recipe.json").read_text())
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")
     write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
-    return {"recipe": kept, "best_step": best["step"], "tokens": card["tokens"], "sources_read": card["sources"],
-            **found}
+    return {"recipe": kept, "best_step": best["step"], "tokens": card.tokens,
+            "sources_read": {name: counts.to_json() for name, counts in card.sources.items()},
+            **{key: found[key] for key in FIGURES}, "texts": of_texts}
 
 
 def main() -> None:

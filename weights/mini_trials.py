@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from finetune.files import read_json
 from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
@@ -22,6 +23,7 @@ from finetune.recipe import Train
 from finetune.tasks.pretrain.documents import write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nats, build_job
 from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.results import TextCounts
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
@@ -69,8 +71,8 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
         settings = recipe.pretrain.model_copy(update={"shares": MIXES[wanted["mix"]]})
         card = write_tokens(texts, data, tokenizer, settings, recipe.split.seed)
         write_evaluation_tokens(text, data, tokenizer)
-        (data / "card.json").write_text(json.dumps(card))
-    card = json.loads((data / "card.json").read_text())
+        (data / "card.json").write_text(json.dumps(card.to_json()))
+    card = TextCounts.from_json(read_json(data / "card.json"), data / "card.json")
 
     def packed(split: str, start: int = 0, stop: int | None = None) -> PackedTokens:
         return PackedTokens(data / f"{split}.bin", CONTEXT, tokenizer.vocab_size, tokenizer.end_of_text, start=start,
@@ -82,11 +84,11 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
                      micro_batch_tokens=2048, min_lr_fraction=0.02, warmup_fraction=0.05, beta_2=0.98,
                      precision="bf16", threads=1, **wanted["train"])
     job = build_job(model, settings, packed("train"), packed("val"),
-                             card["bytes"]["val"] / card["tokens"]["val"], 64, torch.device("cpu"))
+                             card.bytes["val"] / card.tokens["val"], 64, torch.device("cpu"))
     found = train(job, settings, work / name, {})
     lengths, own, offset = np.array(tokenizer.byte_lengths()), {}, 0
-    for source, counts in card["sources"].items():
-        size = counts["val"]["tokens"]
+    for source, counts in card.sources.items():
+        size = counts.val.tokens
         if size >= LEAST_TOKENS:
             own[source] = _bits(model, packed("val", offset, offset + size), lengths)
         offset += size

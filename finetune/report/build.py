@@ -32,7 +32,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     if measured is None:
         raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
                        do=f"Run: {_command(run_dir)}")
-    again = f"Write it again: {_command(run_dir)}"
+    again = f"Write it again: {_command(run_dir)}" + (" --from evaluate" if measured.name == "eval.json" else "")
     task = _parse(Measured, measured, again).task
     if task not in pages:
         raise RunError(f"{measured}: not what this version writes", got=f"task {task!r}", known=", ".join(pages),

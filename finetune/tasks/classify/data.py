@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Annotated
 
 import numpy as np
+from pydantic import PlainSerializer
 
 from finetune.console import progress
 from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe, Split
+from finetune.records import DataOrigin, Record
 from finetune.tables.checks import Finding, by_gravity, check_rows
 from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
@@ -19,6 +22,63 @@ from finetune.tables.sources import DataSource, locate_data
 from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class SplitCounts(Record):
+    """The rows of a split, in all and of each label."""
+
+    rows: int
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TokenCounts(Record):
+    """How long the texts of the rows in use are in tokens, and how many are cut at `max_length`."""
+
+    median: int
+    p95: int
+    max: int
+    total: int
+    max_length: int
+    cut_rows: int
+
+
+@dataclass(frozen=True)
+class NearDuplicateCounts(Record):
+    """Rows that are almost the same as others, and the test rows among them that are so as a training row."""
+
+    rows: int
+    test_rows_near_train: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCard(Record):
+    """What was found in labelled rows, and how they were divided."""
+
+    rows: int
+    labels: dict[str, int]
+    columns: dict[str, str]  # text and label, as the table calls them
+    dropped: dict[str, int]  # reason -> rows
+    exact_duplicates: int
+    groups: int  # of rows with the same normalised text
+    protocol: str
+    seed: int
+    splits: dict[str, SplitCounts]
+    unused_rows: int
+    tokens: TokenCounts
+    near_duplicates: NearDuplicateCounts
+    checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.as_dict() for finding in found])]
+    notes: list[str]
+
+    def of(self, origin: DataOrigin) -> "ClassifierCard":
+        """The same with where the data come from."""
+        return ClassifierCard(**vars(origin), **vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierCard(TableCard, DataOrigin):
+    """What data/card.json holds."""
 
 
 class Records(Sequence):
@@ -36,8 +96,8 @@ class Records(Sequence):
 
 
 def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int,
-            findings: Sequence[Finding] = ()) -> tuple[dict, dict]:
-    """Split the rows. Returns (records by split, data card); a record is {"row", "text", "label"}.
+            findings: Sequence[Finding] = ()) -> tuple[dict[str, Records], TableCard]:
+    """Split the rows. Returns (records by split, data card).
 
     findings: what is known already of the files, to stand in the card beside what is found in the rows.
     Memory beyond the texts themselves is some tens of bytes a row.
@@ -62,24 +122,21 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
     checks = by_gravity([*findings, *shared, *check_rows(source, keys, near, all_lengths, max_length)])
     distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
                 for text, label in zip(source.texts, source.labels, strict=True)}
-    card = {
-        "rows": len(source.texts), "labels": dict(Counter(source.labels).most_common()),
-        "columns": {"text": source.text_column, "label": source.label_column}, "dropped": source.dropped,
-        "exact_duplicates": len(source.texts) - len(distinct),
-        "groups": len(counts),
-        "protocol": split.protocol, "seed": split.seed,
-        "splits": {name: {"rows": len(parts[name]),
-                          "labels": dict(Counter(source.labels[i] for i in parts[name]).most_common())}
-                   for name in SPLITS},
-        "unused_rows": len(source.texts) - len(used),
-        "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)),
-                   "max": int(lengths.max()), "total": int(lengths.sum()), "max_length": max_length,
-                   "cut_rows": int((lengths > max_length).sum())},
-        "near_duplicates": {"rows": len(near.rows()), "test_rows_near_train": int(
-            (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
-             & ~np.isin(keys[parts["test"]], keys[parts["train"]])).sum())},
-        "checks": [finding.as_dict() for finding in checks],
-        "notes": _notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared]}
+    near_train = (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
+                  & ~np.isin(keys[parts["test"]], keys[parts["train"]]))
+    card = TableCard(
+        rows=len(source.texts), labels=dict(Counter(source.labels).most_common()),
+        columns={"text": source.text_column, "label": source.label_column}, dropped=source.dropped,
+        exact_duplicates=len(source.texts) - len(distinct), groups=len(counts),
+        protocol=split.protocol, seed=split.seed,
+        splits={name: SplitCounts(len(parts[name]), dict(Counter(source.labels[i] for i in parts[name]).most_common()))
+                for name in SPLITS},
+        unused_rows=len(source.texts) - len(used),
+        tokens=TokenCounts(median=int(np.median(lengths)), p95=int(np.percentile(lengths, 95)),
+                           max=int(lengths.max()), total=int(lengths.sum()), max_length=max_length,
+                           cut_rows=int((lengths > max_length).sum())),
+        near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())), checks=checks,
+        notes=_notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared])
     return {name: Records(source, parts[name]) for name in SPLITS}, card
 
 

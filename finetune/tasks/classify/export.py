@@ -14,6 +14,8 @@ from finetune.files import read_json, replace_directory, sha256_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.run import Run
+from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.score import ClassifierEvaluation
 from finetune.tokenizer import Tokenizer
 from finetune.training.predict import encode, predict_logits
 
@@ -23,17 +25,17 @@ def write_bundle(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokeniz
 
     Raises WeightsError, and leaves an older export in its place, if a logit differs by more than the tolerance.
     """
-    evaluation, prepared = read_json(run.path("eval.json")), run.result("prepare")
-    labels = prepared["labels"]
+    evaluation, data = (kind.from_json(read_json(path), path) for kind, path in (
+        (ClassifierEvaluation, run.path("eval.json")), (ClassifierCard, run.path("data", "card.json"))))
+    prepared = run.result("prepare")
     card = {
-        "schema_version": 1, "task": recipe.task, "labels": labels, "positive": evaluation["positive"],
-        "columns": read_json(run.path("data", "card.json"))["columns"],
-        "max_length": prepared["max_length"], "threshold": evaluation["threshold"],
-        "temperature": evaluation["temperature"], "weights": evaluation["weights"],
+        "schema_version": 1, "task": recipe.task, "labels": prepared["labels"], "positive": evaluation.positive,
+        "columns": data.columns, "max_length": prepared["max_length"], "threshold": evaluation.threshold,
+        "temperature": evaluation.temperature, "weights": evaluation.weights.to_json(),
         "tokenizer_sha256": tokenizer.fingerprint(), "data_sha256": run.result("download")["data"]["sha256"],
         "recipe_sha256": sha256_json(recipe.model_dump())}
     return save_bundle(run.path("export", "hf"), model, tokenizer, card, texts,
-                       lambda checked: readme(run.name, card, checked, _facts(run, evaluation)))
+                       lambda checked: readme(run.name, card, checked, _facts(evaluation, data)))
 
 
 def save_bundle(directory: Path, model: Classifier, tokenizer: Tokenizer, card: dict, texts: list[str],
@@ -83,13 +85,13 @@ def compare_with_transformers(directory: Path, model: Classifier, tokenizer: Tok
                        f"difference {difference:.1e}"}
 
 
-def _facts(run: Run, evaluation: dict) -> list[str]:
+def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     """How good a run's model is, and what it learnt from."""
-    headline, data = evaluation["headline"], read_json(run.path("data", "card.json"))
-    return [f"{headline['metric']} on {headline['n']:,} held-out texts: {headline['value']:.4f} "
-            f"(95 % interval {headline['low']:.4f} to {headline['high']:.4f})",
-            f"data: {data['name']} ({data['source']}); licence: {data['licence'] or 'not stated'}"
-            + (f"; cite: {data['citation']}" if data.get("citation") else "")]
+    headline = evaluation.headline
+    return [f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
+            f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
+            f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
+            + (f"; cite: {data.citation}" if data.citation else "")]
 
 
 def readme(name: str, card: dict, checked: dict, facts: list[str]) -> str:

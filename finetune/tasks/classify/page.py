@@ -1,84 +1,87 @@
-"""A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap."""
+"""A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap, data, use."""
+
+import shlex
 
 from finetune.console import aligned
+from finetune.evaluation.results import Difference, Metric
+from finetune.records import TrainResult
 from finetune.report import plots, provenance
 from finetune.report.blocks import (
     LOWER_IS_BETTER,
     NONE,
+    Code,
     Figure,
     Section,
     Table,
     Text,
+    Tile,
+    facts,
     metric_cell,
     metric_name,
     percent,
     seconds_text,
     sentence,
+    value_text,
 )
+from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
-from finetune.report.page import Files, fallback_notice, make_page
-from finetune.tasks.classify.score import verdict
+from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.score import ClassifierEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
 _WORST = 20
+_LISTED_LABELS = 20  # in the table of the splits
 
 
 def page(files: Files) -> dict:
     """A classifier's report, in order."""
-    evaluation, trained = files.evaluation, files.trained()
-    sections = [comparison(evaluation, trained), all_metrics(evaluation), confusion(evaluation), *ranking(evaluation),
-                calibration(evaluation), provenance.training(files.log, trained), per_label(evaluation),
-                errors(files.wrong), leakage(evaluation), provenance.data_card(files.card)]
+    evaluation = files.evaluation
+    sections = [comparison(evaluation, files.train), all_metrics(evaluation), confusion(evaluation),
+                *ranking(evaluation), calibration(evaluation), provenance.training(files.log, files.train),
+                per_label(evaluation), errors(files.wrong), leakage(evaluation), data_section(files.card)]
     said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
     return make_page(files, "Evaluation report", said, tiles(evaluation), sections,
-                     use=[provenance.use(files.name, evaluation)], notice=fallback_notice(files))
+                     use=[use(files.name, evaluation)], notice=fallback_notice(files))
 
 
-def tiles(evaluation: dict) -> list[dict]:
-    """The numbers at the head: {"name", "value", "interval", "note"}, the headline first."""
-    headline = evaluation["headline"]
-    metrics = evaluation["metrics"]
-    names = [headline["metric"]]
+PAGE = Page(ClassifierEvaluation, ClassifierCard, page)
+
+
+def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
+    """The numbers at the head, the headline first."""
+    metrics = evaluation.metrics
+    names = [evaluation.headline.metric]
     names += [name for name in ("accuracy", "f1", "f1_macro", "roc_auc", "log_loss")
               if name in metrics and name not in names and not (name == "f1_macro" and "f1" in metrics)]
-    shown = []
-    for name in names[:4]:
-        entry = headline if name == headline["metric"] else metrics[name]
-        shown.append({"name": _positive_name(name, evaluation), "value": metric_value(name, entry["value"]),
-                      "interval": metric_interval(name, entry), "note": f"test, n = {entry['n']:,}"})
-    return shown
+    return [Tile(_positive_name(name, evaluation), metric_value(name, metrics[name].value),
+                 metric_interval(name, metrics[name]), f"test, n = {metrics[name].n:,}") for name in names[:4]]
 
 
-def _positive_name(name: str, evaluation: dict) -> str:
+def _positive_name(name: str, evaluation: ClassifierEvaluation) -> str:
     """The metric, with the label it is about."""
     of_positive = name in ("f1", "precision", "recall", "roc_auc", "average_precision")
-    positive = evaluation.get("positive")
+    positive = evaluation.positive
     return f"{metric_name(name)} ({plots.cut(positive)})" if of_positive and positive else metric_name(name)
 
 
-def comparison(evaluation: dict, trained: dict) -> Section:
-    """The model beside the baselines on the same test rows; `trained`: the train stage's result and time."""
-    headline = evaluation["headline"]["metric"]
-    metrics = evaluation["metrics"]
+def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> Section:
+    """The model beside the baselines on the same test rows."""
+    headline = evaluation.headline.metric
+    metrics = evaluation.metrics
     shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "log_loss")
     names = list(dict.fromkeys([headline, *(n for n in shown if n in metrics)]))
     columns = ["", *(_positive_name(name, evaluation) for name in names), "Model minus baseline", "McNemar", "Time"]
 
-    def cells(entries):
+    def cells(entries: dict[str, Metric]) -> list[str]:
         return [metric_cell(name, entries[name]) for name in names]
 
-    rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(trained.get("seconds"))]]
-    for entry in evaluation["baselines"]:
-        difference = entry.get("difference")
-        change = NONE
-        if difference and difference["value"] is not None:
-            low, high = 100 * difference["low"], 100 * difference["high"]
-            change = f"{100 * difference['value']:+.1f} points\n({low:+.1f} to {high:+.1f})"
-        rows.append([entry["name"], *cells(entry["metrics"]), change, p_text(entry["p_value"]),
-                     seconds_text(entry.get("seconds"))])
+    rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(train.seconds if train else None)]]
+    rows += [[entry.name, *cells(entry.metrics), _points(entry.difference), p_text(entry.p_value),
+              seconds_text(entry.seconds)] for entry in evaluation.baselines]
     table = Table("Test rows, with 95 % intervals", columns, rows, frozenset(range(1, len(columns))),
                   strong=frozenset({0}))
-    notes = [sentence(f"{entry['name']}: {entry['note']}") for entry in evaluation["baselines"] if entry.get("note")]
+    notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
     notes.append(f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
                  "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
                  "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
@@ -86,31 +89,39 @@ def comparison(evaluation: dict, trained: dict) -> Section:
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
 
 
-def all_metrics(evaluation: dict) -> Section:
+def _points(difference: Difference) -> str:
+    """A difference of shares in points, with its interval."""
+    if difference.value is None:
+        return NONE
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.value:+.1f} points\n({low:+.1f} to {high:+.1f})"
+
+
+def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     """Every metric on test and validation."""
-    validation = evaluation.get("validation") or {}
+    validation = evaluation.validation
     rows = []
-    for name, entry in evaluation["metrics"].items():
+    for name, entry in evaluation.metrics.items():
         arrow = "\u00a0\N{DOWNWARDS ARROW}" if name in LOWER_IS_BETTER else ""
         rows.append([_positive_name(name, evaluation) + arrow, metric_cell(name, entry),
                      metric_cell(name, validation[name]) if name in validation else NONE])
-    n_test = evaluation["headline"]["n"]
-    n_val = next((entry["n"] for entry in validation.values()), 0)
+    n_test = evaluation.headline.n
+    n_val = next((entry.n for entry in validation.values()), 0)
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
     note = ("\N{DOWNWARDS ARROW} lower is better. Accuracy has Wilson's interval, the others the bootstrap's. The "
             "best checkpoint, the temperature and the threshold were chosen on validation, so its numbers flatter. "
             "Resampling adds to the calibration error: its interval leans upward.")
-    defined = [entry for entry in evaluation["metrics"].values() if entry["value"] is not None]
-    if any(entry["low"] == entry["high"] for entry in defined):
+    defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
+    if any(entry.low == entry.high for entry in defined):
         note += (" An interval without width means that no resample differed, not that the value is certain: "
                  "with so few errors look at the interval of the accuracy.")
     return Section("metrics", "All metrics", [Table("On test and validation, with 95 % intervals", columns, rows,
                                                     frozenset({1, 2})), Text(note, small=True)])
 
 
-def confusion(evaluation: dict) -> Section:
+def confusion(evaluation: ClassifierEvaluation) -> Section:
     """The confusion matrix, or for many labels its largest entries off the diagonal."""
-    labels, matrix = evaluation["labels"], evaluation["confusion_matrix"]
+    labels, matrix = evaluation.labels, evaluation.confusion_matrix
     total = sum(map(sum, matrix))
     blocks = []
     if total and len(labels) <= _MATRIX_LABELS:
@@ -136,126 +147,175 @@ def confusion(evaluation: dict) -> Section:
     return Section("confusion", "Confusion", blocks)
 
 
-def ranking(evaluation: dict) -> list[Section]:
+def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
     """ROC and precision-recall curves, where there are any."""
-    curves = evaluation.get("curves") or {}
-    model, baseline = curves.get("model"), curves.get("baseline") or {}
+    model, baseline, name = evaluation.curves.model, evaluation.curves.baseline, evaluation.curves.baseline_name
     if not model:
         return []
-    name = curves.get("baseline_name", "baseline")
-    of = f"positive label: {plots.cut(evaluation['positive'])}" if evaluation.get("positive") else model["of"]
-    support = {row["label"]: row["support"] for row in evaluation["per_class"]}
+    positive = evaluation.positive
+    of = f"positive label: {plots.cut(positive)}" if positive else model.of
+    support = {row.label: row.support for row in evaluation.per_class}
     total = sum(support.values())
-    share = support.get(evaluation.get("positive"), 0) / total if evaluation.get("positive") and total else None
+    share = support.get(positive, 0) / total if positive and total else None
 
     def areas(metric):
-        texts = [f"{who} {metric_value(metric, entries[metric]['value'])}" for who, entries in
-                 (("this model", evaluation["metrics"]),
-                  *((entry["name"], entry["metrics"]) for entry in evaluation["baselines"] if entry["name"] == name))
+        texts = [f"{who} {metric_value(metric, entries[metric].value)}" for who, entries in
+                 (("this model", evaluation.metrics),
+                  *((entry.name, entry.metrics) for entry in evaluation.baselines if entry.name == name))
                  if metric in entries]
         return f" {metric_name(metric)}: {', '.join(texts)}." if texts else ""
 
-    roc = Figure(plots.roc_picture(model["roc"], baseline.get("roc"), name), "ROC",
+    roc = Figure(plots.roc_picture(model.roc, baseline and baseline.roc, name), "ROC",
                  f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
                  f"The nearer to the upper left corner the better ({of}).{areas('roc_auc')}")
-    pr = Figure(plots.pr_picture(model["pr"], baseline.get("pr"), name, share), "Precision and recall",
+    pr = Figure(plots.pr_picture(model.pr, baseline and baseline.pr, name, share), "Precision and recall",
                 f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
                 f"The nearer to the upper right corner the better ({of}); it tells more than the ROC where a label is "
                 f"rare.{areas('average_precision')}")
     return [Section("curves", "Curves", [roc, pr])]
 
 
-def calibration(evaluation: dict) -> Section:
+def calibration(evaluation: ClassifierEvaluation) -> Section:
     """Whether the probabilities can be taken at their word, and how they become decisions."""
-    bins, blocks = evaluation.get("reliability") or [], []
+    bins, blocks = evaluation.reliability, []
     if bins:
         table = Table("Confidence and accuracy by bin", ["Probability", "Rows", "Mean probability", "Share right"],
-                      [[f"{row['low']:.2f} to {row['high']:.2f}", f"{row['n']:,}", f"{row['confidence']:.3f}",
-                        f"{row['accuracy']:.3f}"] for row in bins], frozenset({1, 2, 3}))
+                      [[f"{row.low:.2f} to {row.high:.2f}", f"{row.n:,}", f"{row.confidence:.3f}",
+                        f"{row.accuracy:.3f}"] for row in bins], frozenset({1, 2, 3}))
         blocks.append(Figure(
             plots.reliability_picture(bins), "Reliability",
             f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
             "Points on the dotted line: a probability of 0.9 is right nine times in ten. Below it the model is too "
             "sure, above it too modest. Bins with few rows have wide intervals.", table))
-    temperature, threshold = evaluation.get("temperature"), evaluation.get("threshold")
+    temperature, threshold = evaluation.temperature, evaluation.threshold
     lines = []
     if threshold is not None:
-        how = ("chosen for the highest F1 on validation" if evaluation.get("threshold_rule") == "max-f1"
+        how = ("chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1"
                else "the default")
-        lines.append(f"Threshold: a row is called {plots.cut(evaluation['positive'])} from a probability of "
+        lines.append(f"Threshold: a row is called {plots.cut(evaluation.positive)} from a probability of "
                      f"{threshold:.4g} ({how}).")
     else:
         lines.append("Decision: the most probable label.")
-    if temperature is not None:
-        effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "changes no"
-        lines.append(f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it "
-                     "was fitted on validation and never changes which label is the most probable.")
+    effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "changes no"
+    lines.append(f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
+                 "fitted on validation and never changes which label is the most probable.")
     return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
 
 
-def per_label(evaluation: dict) -> Section:
+def per_label(evaluation: ClassifierEvaluation) -> Section:
     """Precision, recall and F1 of each label, of the worst where there are many."""
-    rows, caption = evaluation["per_class"], "Test rows of each label"
+    rows, caption = evaluation.per_class, "Test rows of each label"
     if len(rows) > _MATRIX_LABELS:
-        present = [row for row in rows if row["support"]]
-        rows = sorted(present, key=lambda row: (row["f1"], row["label"]))[:_WORST]
-        caption = f"The {len(rows)} labels with the lowest F1, of {len(evaluation['per_class'])}"
-    cells = [[row["label"], *(metric_value(name, row[name]) for name in ("precision", "recall", "f1")),
-              f"{row['support']:,}"] for row in rows]
+        present = [row for row in rows if row.support]
+        rows = sorted(present, key=lambda row: (row.f1, row.label))[:_WORST]
+        caption = f"The {len(rows)} labels with the lowest F1, of {len(evaluation.per_class)}"
+    cells = [[row.label, *(metric_value(name, getattr(row, name)) for name in ("precision", "recall", "f1")),
+              f"{row.support:,}"] for row in rows]
     return Section("labels", "Labels", [Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells,
                                               frozenset({1, 2, 3, 4}))])
 
 
-def errors(found: dict | None) -> Section:
-    """The wrong predictions the model was surest of. `found`: {"total", "wrong", "rows"}."""
+def errors(found: Errors | None) -> Section:
+    """The wrong predictions the model was surest of."""
     if found is None:
         return Section("errors", "Errors", [Text("The run has no predictions.csv.")])
-    if not found["wrong"]:
-        return Section("errors", "Errors", [Text(f"None of the {found['total']:,} test rows is wrong.")])
-    shown = len(found["rows"])
-    some = "all of them" if shown == found["wrong"] else f"the {shown} most confident"
-    intro = (f"{found['wrong']:,} of {found['total']:,} test rows are wrong; below {some}, most confident first. "
+    if not found.wrong:
+        return Section("errors", "Errors", [Text(f"None of the {found.total:,} test rows is wrong.")])
+    shown = len(found.rows)
+    some = "all of them" if shown == found.wrong else f"the {shown} most confident"
+    intro = (f"{found.wrong:,} of {found.total:,} test rows are wrong; below {some}, most confident first. "
              "A confident error is often a wrong label in the data: read them. Row is the number of the row in the "
              "file; the first data row is 0.")
     table = Table("Wrong predictions", ["Row", "Text", "True", "Predicted", "Probability"],
-                  [[row["row"], row["text"], row["label"], row["predicted"], f"{row['probability']:.3f}"]
-                   for row in found["rows"]], frozenset({0, 4}), prose=1, headed=False)
+                  [[row.row, row.text, row.label, row.predicted, f"{row.probability:.3f}"]
+                   for row in found.rows], frozenset({0, 4}), prose=1, headed=False)
     return Section("errors", "Errors", [Text(intro), table])
 
 
-def leakage(evaluation: dict) -> Section:
+def leakage(evaluation: ClassifierEvaluation) -> Section:
     """Texts on both sides of a split, and the headline without them."""
-    blocks = provenance.overlap_table(evaluation.get("overlap") or {}, "text")
-    headline, clean = evaluation["headline"], evaluation.get("clean")
-    if clean and clean["n"] < headline["n"]:
-        name = headline["metric"]
+    blocks = provenance.overlap_table(evaluation.overlap, "text")
+    headline, clean = evaluation.headline, evaluation.clean
+    if clean.n < headline.n:
+        name = headline.metric
 
-        def row(who, n, entries):
-            return [who, f"{n:,}", metric_value(name, entries[name]["value"]), metric_interval(name, entries[name])]
+        def row(who: str, n: int, metric: Metric) -> list[str]:
+            return [who, f"{n:,}", metric_value(name, metric.value), metric_interval(name, metric)]
 
-        both = [row("this model, all test rows", headline["n"], evaluation["metrics"]),
-                row("this model, clean part", clean["n"], clean["metrics"])]
-        for entry in evaluation["baselines"]:
-            if "clean" in entry:
-                both.append(row(f"{entry['name']}, clean part", clean["n"], entry["clean"]["metrics"]))
+        both = [row("this model, all test rows", headline.n, headline),
+                row("this model, clean part", clean.n, clean.metrics[name])]
+        for entry in evaluation.baselines:
+            if entry.clean:
+                both.append(row(f"{entry.name}, clean part", clean.n, entry.clean.metrics[name]))
         blocks.append(Table("With and without the test rows seen elsewhere",
                             ["", "Rows", _positive_name(name, evaluation), "95 % interval"], both,
                             frozenset({1, 2, 3}), strong=frozenset({1})))
-    elif clean:
+    else:
         blocks.append(Text("No test text stands in train or validation: every number above is on unseen texts."))
     note = ("Normalised: upper and lower case, digits, white space and Unicode variants count as the same.")
     return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
 
 
-def classifier_table(evaluation: dict) -> list[str]:
+def data_section(card: ClassifierCard | None) -> Section:
+    """Where the rows come from, how they were divided, what the checks found."""
+    if card is None:
+        return Section("data", "Data", [Text("The run has no data card.")])
+    tokens = card.tokens
+    pairs = [*provenance.origin(card), ("Rows", f"{card.rows:,}"), ("Protocol", card.protocol),
+             ("Split seed", card.seed), ("Exact duplicates", f"{card.exact_duplicates:,}"),
+             ("Groups of the same text", f"{card.groups:,}"),
+             ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
+             ("Tokens in a text", f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
+              f"longest {value_text(tokens.max)}"),
+             ("Cut at", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)")]
+    return Section("data", "Data", [*facts("Source and checks", pairs), *_split_table(card),
+                                    *(Text(sentence(note)) for note in card.notes)])
+
+
+def _split_table(card: ClassifierCard) -> list:
+    """The rows of each label in each split, of the most frequent labels where there are many."""
+    splits, labels = card.splits, list(card.labels)
+    used = {label: sum(split.labels.get(label, 0) for split in splits.values()) for label in labels}
+    frequent = set(sorted(labels, key=lambda label: -used[label])[:_LISTED_LABELS])
+    shown = [label for label in labels if label in frequent]
+    rows = [[label, *(f"{split.labels.get(label, 0):,} ({percent(split.labels.get(label, 0), split.rows)})"
+                      for split in splits.values())] for label in shown]
+    rows.append(["all", *(f"{split.rows:,}" for split in splits.values())])
+    names = {"val": "validation"}
+    table = Table("Rows of each label in each split", ["Label", *(names.get(name, name) for name in splits)], rows,
+                  frozenset(range(1, len(splits) + 1)), strong=frozenset({len(rows) - 1}))
+    if len(shown) == len(labels):
+        return [table]
+    return [table, Text(f"The {len(shown)} most frequent of {len(labels)} labels are listed.", small=True)]
+
+
+def use(name: str, evaluation: ClassifierEvaluation) -> Section:
+    """How to predict with the result, in this project and elsewhere."""
+    run = f"runs/{name}"
+    changed = [part for part, value, usual in (("temperature", evaluation.temperature, 1.0),
+                                               ("threshold", evaluation.threshold, 0.5)) if value not in (None, usual)]
+    note = (f"transformers does not apply the {' and the '.join(changed)} above, so its results may differ a little "
+            "from those of finetune predict." if changed else "")
+    blocks = [Text("On the command line, for single texts or a whole file:"),
+              Code(f'finetune predict {shlex.quote(run)} "some text"\n'
+                   f"finetune predict {shlex.quote(run)} --csv in.csv --text text --out out.csv"),
+              Text("In Python, with this project or with transformers alone:"),
+              Code("from finetune.tasks.classify.bundle import Bundle\n\n"
+                   f"labels, probabilities = Bundle.load({run!r}).predict([\"some text\"])"),
+              Code("from transformers import pipeline\n\n"
+                   f"classify = pipeline(\"text-classification\", model={run + '/export/hf'!r})\n"
+                   'classify("some text", truncation=True)')]
+    return Section("use", "How to use it", blocks + ([Text(note, small=True)] if note else []))
+
+
+def classifier_table(evaluation: ClassifierEvaluation) -> list[str]:
     """The model and its baselines, a line each, with 95 % intervals."""
-    names = [name for name in ("accuracy", "f1", "f1_macro", "roc_auc") if name in evaluation["metrics"]]
+    names = [name for name in ("accuracy", "f1", "f1_macro", "roc_auc") if name in evaluation.metrics]
     if "f1" in names:
         names.remove("f1_macro")
-    rows = [(f"{evaluation['weights']['name']}, {evaluation['method']}", evaluation["metrics"], "")]
-    rows += [(baseline["name"], baseline["metrics"], f"{baseline['p_value']:.3g}")
-             for baseline in evaluation["baselines"]]
+    rows = [(f"{evaluation.weights.name}, {evaluation.method}", evaluation.metrics, "")]
+    rows += [(baseline.name, baseline.metrics, f"{baseline.p_value:.3g}") for baseline in evaluation.baselines]
     table = [["", *names, "McNemar p"]]
     table += [[name, *(bracket_cell(metrics[metric]) for metric in names), p] for name, metrics, p in rows]
-    n = evaluation["headline"]["n"]
+    n = evaluation.headline.n
     return [f"test rows: {n:,}; 95 % intervals in brackets", *aligned(table)]

@@ -1,15 +1,26 @@
 """The evaluation of a classifier: what stands in eval.json, and the sentences that sum it up."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from finetune.config import nearest
 from finetune.errors import RecipeError, listed
 from finetune.evaluation.baseline import majority, tfidf_logistic
-from finetune.evaluation.calibration import choose_threshold, decide, fit_temperature, reliability_bins, softmax
+from finetune.evaluation.calibration import (
+    ReliabilityBin,
+    choose_threshold,
+    decide,
+    fit_temperature,
+    reliability_bins,
+    softmax,
+)
 from finetune.evaluation.intervals import mcnemar
-from finetune.evaluation.leakage import clean_rows, overlap
-from finetune.evaluation.metrics import classification_metrics, paired_difference, per_class
+from finetune.evaluation.leakage import OverlapCounts, clean_rows, overlap
+from finetune.evaluation.metrics import ClassScores, classification_metrics, paired_difference, per_class
+from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, Start
 from finetune.recipe import Recipe
+from finetune.records import Record
 from finetune.report.metric_text import _SHARES, METRIC_NAMES, metric_text, metric_value, p_text
 
 TFIDF = "TF-IDF + logistic regression"
@@ -18,10 +29,76 @@ _CURVE_POINTS = 200
 _MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
 
 
+@dataclass(frozen=True)
+class CleanMetrics(Record):
+    """The metrics on the test rows whose text stands in no other split."""
+
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class CleanRows(CleanMetrics):
+    """The same with the number of those rows."""
+
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Record):
+    """What the model is held against, decided by the same rule on the same rows."""
+
+    name: str
+    metrics: dict[str, Metric]
+    p_value: float  # of `test`: whether the two err equally often
+    test: str
+    difference: Difference  # of the headline, the model's minus the baseline's
+    threshold: float | None
+    note: str
+    seconds: float
+    clean: CleanMetrics | None = None  # none: all test rows are clean
+
+
+@dataclass(frozen=True)
+class Curve(Record):
+    """Points of the ROC (false, true positive rate) and precision-recall (recall, precision) curves."""
+
+    of: str  # the classes that they are about
+    roc: list[tuple[float, float]]
+    pr: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Curves(Record):
+    """The model's curves and a baseline's; none where there is nothing to draw."""
+
+    model: Curve | None
+    baseline: Curve | None
+    baseline_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(Evaluation):
+    """What a classifier's eval.json holds. `metrics` are those of the test rows."""
+
+    validation: dict[str, Metric]
+    baselines: list[Baseline]
+    labels: list[str]
+    positive: str | None  # none: there are more labels than two
+    confusion_matrix: list[list[int]]  # rows of each true label, by the predicted one
+    per_class: list[ClassScores]
+    clean: CleanRows
+    overlap: dict[str, OverlapCounts]
+    threshold: float | None
+    threshold_rule: str | None
+    temperature: float
+    reliability: list[ReliabilityBin]
+    curves: Curves
+
+
 def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
                      resamples: int, seed: int, texts: dict[str, list[str]], targets: dict, logits: dict,
-                     normalise) -> tuple[dict, np.ndarray, np.ndarray]:
-    """The evaluation, and the test rows' probabilities (n, k) and predicted classes (n,).
+                     normalise, start: Start) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
+    """The evaluation, its seconds not yet known, and the test rows' probabilities (n, k) and predicted classes (n,).
 
     `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
     `headline`: accuracy, f1 or f1_macro. `texts` and `targets` (class indices) have the keys train, val and
@@ -47,19 +124,16 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
     counts = overlap(texts, normalise)
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
 
-    def against(name, p_val_other, p_other, note, seconds):
-        """One baseline beside the model: decided by the same rule, on the same rows."""
+    def against(name, p_val_other, p_other, note, seconds) -> Baseline:
         own_rule = "half" if name == MAJORITY else threshold_rule  # a threshold would turn it into the minority
         own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
         decisions = decide(p_other, positive, own_threshold)
-        entry = {"name": name, "metrics": measure(y_test, decisions, p_other),
-                 "p_value": mcnemar(predicted == y_test, decisions == y_test), "test": "exact McNemar",
-                 "difference": paired_difference(headline, y_test, predicted, decisions, k, positive,
-                                                 resamples, seed),
-                 "threshold": own_threshold, "note": note, "seconds": seconds}
-        if not clean.all():
-            entry["clean"] = {"metrics": measure(y_test[clean], decisions[clean], p_other[clean])}
-        return entry
+        return Baseline(
+            name=name, metrics=measure(y_test, decisions, p_other), test="exact McNemar",
+            p_value=mcnemar(predicted == y_test, decisions == y_test),
+            difference=paired_difference(headline, y_test, predicted, decisions, k, positive, resamples, seed),
+            threshold=own_threshold, note=note, seconds=seconds,
+            clean=None if clean.all() else CleanMetrics(measure(y_test[clean], decisions[clean], p_other[clean])))
 
     prior = majority(targets["train"], k, len(y_val) + len(y_test))
     p_tfidf, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], y_val,
@@ -69,27 +143,17 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
         (MAJORITY, prior, "the shares of the labels in train as probabilities", 0.0))]
     confusion = np.zeros((k, k), dtype=int)
     np.add.at(confusion, (y_test, predicted), 1)
-    report = {
-        "schema_version": 1,
-        "headline": {"metric": headline, **metrics[headline], "split": "test"},
-        "metrics": metrics,
-        "validation": measure(y_val, decide(p_val, positive, threshold), p_val),
-        "baselines": baselines,
-        "labels": labels,
-        "positive": labels[positive] if k == 2 else None,
-        "confusion_matrix": confusion.tolist(),
-        "per_class": per_class(y_test, predicted, labels),
-        "clean": {"n": int(clean.sum()), "metrics": metrics if clean.all() else
-                  measure(y_test[clean], predicted[clean], p_test[clean])},
-        "overlap": counts,
-        "threshold": threshold,
-        "threshold_rule": threshold_rule if k == 2 else None,
-        "temperature": temperature,
-        "reliability": reliability_bins(p_test, y_test) if len(y_test) else [],
-        "curves": {"model": curves(y_test, p_test, positive),
-                   "baseline": curves(y_test, p_tfidf[len(y_val):], positive), "baseline_name": TFIDF},
-    }
-    return report, p_test, predicted
+    on_clean = metrics if clean.all() else measure(y_test[clean], predicted[clean], p_test[clean])
+    evaluation = ClassifierEvaluation(
+        schema_version=1, task="classify", method=start.method, weights=start.weights, seconds=0.0,
+        headline=Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics=metrics,
+        validation=measure(y_val, decide(p_val, positive, threshold), p_val), baselines=baselines,
+        labels=labels, positive=labels[positive] if k == 2 else None, confusion_matrix=confusion.tolist(),
+        per_class=per_class(y_test, predicted, labels), clean=CleanRows(on_clean, int(clean.sum())), overlap=counts,
+        threshold=threshold, threshold_rule=threshold_rule if k == 2 else None, temperature=temperature,
+        reliability=reliability_bins(p_test, y_test) if len(y_test) else [],
+        curves=Curves(curves(y_test, p_test, positive), curves(y_test, p_tfidf[len(y_val):], positive), TFIDF))
+    return evaluation, p_test, predicted
 
 
 def _threshold(rule: str, y_val, p_val, positive: int | None) -> float | None:
@@ -99,11 +163,10 @@ def _threshold(rule: str, y_val, p_val, positive: int | None) -> float | None:
     return choose_threshold(y_val == positive, p_val[:, positive]) if rule == "max-f1" else 0.5
 
 
-def curves(y, probabilities, positive: int | None) -> dict | None:
-    """Points of the ROC (false, true positive rate) and precision-recall (recall, precision) curves.
+def curves(y, probabilities, positive: int | None) -> Curve | None:
+    """The curves of the positive one of two classes, or of up to ten the mean of each against the rest.
 
-    Two classes: of the positive one. Up to ten: the mean of each class against the rest. None where more
-    classes, or no class with rows on both sides, leave nothing to draw.
+    None where more classes, or no class with rows on both sides, leave nothing to draw.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -118,18 +181,18 @@ def curves(y, probabilities, positive: int | None) -> dict | None:
         false_rate, true_rate, _ = roc_curve(y == c, probabilities[:, c])
         precision, recall, _ = precision_recall_curve(y == c, probabilities[:, c], drop_intermediate=True)
         if k == 2:
-            return {"of": "positive class", "roc": _thin(false_rate, true_rate),
-                    "pr": _thin(recall[::-1], precision[::-1])}
+            return Curve("positive class", _thin(false_rate, true_rate), _thin(recall[::-1], precision[::-1]))
         roc.append(np.interp(grid, false_rate, true_rate))
         # recall falls from 1: the highest precision at the grid's recall or a higher one
         reached = np.searchsorted(-recall, 1e-12 - grid, side="right") - 1
         pr.append(np.maximum.accumulate(precision)[reached])
     start = np.vstack([[0.0, 0.0], np.column_stack([grid, np.mean(roc, axis=0)])])
-    return {"of": f"mean of {len(classes)} classes, each against the rest", "roc": start.round(6).tolist(),
-            "pr": np.column_stack([grid, np.mean(pr, axis=0)]).round(6).tolist()}
+    mean = np.column_stack([grid, np.mean(pr, axis=0)])
+    return Curve(f"mean of {len(classes)} classes, each against the rest",
+                 *([(x, y) for x, y in points.round(6).tolist()] for points in (start, mean)))
 
 
-def _thin(x, y) -> list[list[float]]:
+def _thin(x, y) -> list[tuple[float, float]]:
     """At most 200 points of a curve, evenly spaced along its length, both ends kept."""
     keep = np.arange(len(x))
     if len(x) > _CURVE_POINTS:
@@ -137,45 +200,43 @@ def _thin(x, y) -> list[list[float]]:
         wanted = np.linspace(0, length[-1], _CURVE_POINTS)
         keep = np.unique(np.clip(np.searchsorted(length, wanted - 1e-12), 0, len(x) - 1))
         keep[0], keep[-1] = 0, len(x) - 1
-    return [[round(float(x[i]), 6), round(float(y[i]), 6)] for i in keep]
+    return [(round(float(x[i]), 6), round(float(y[i]), 6)) for i in keep]
 
 
-def verdict(evaluation: dict) -> str:
+def verdict(evaluation: ClassifierEvaluation) -> str:
     """One to four sentences that claim no more than the numbers of eval.json carry."""
-    headline = evaluation["headline"]
-    metric = headline["metric"]
-    name = METRIC_NAMES[metric] + (f" of {evaluation['positive']}" if metric == "f1" else "")
+    headline, clean = evaluation.headline, evaluation.clean
+    metric = headline.metric
+    name = METRIC_NAMES[metric] + (f" of {evaluation.positive}" if metric == "f1" else "")
     sentences = [f"{name} {metric_text(headline, metric)}."]
-    if headline["value"] is None:
+    if headline.value is None:
         return sentences[0]
-    sentences += [sentence for entry in evaluation["baselines"]
-                  if (sentence := _comparison(entry, metric, is_reference=entry["name"] == MAJORITY))]
-    clean = evaluation["clean"]
-    overlapping = headline["n"] - clean["n"]
+    sentences += [sentence for entry in evaluation.baselines
+                  if (sentence := _comparison(entry, metric, is_reference=entry.name == MAJORITY))]
+    overlapping = headline.n - clean.n
     if overlapping:
         verb = "stands" if overlapping == 1 else "stand"
-        sentences.append(f"{overlapping:,} of the {headline['n']:,} test texts also {verb} in train or "
-                         f"validation; without them: {metric_text(clean['metrics'][metric], metric)}.")
-    if metric in _SHARES and headline["high"] - headline["low"] > 0.1:
-        width = 100 * (headline["high"] - headline["low"])
+        sentences.append(f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
+                         f"validation; without them: {metric_text(clean.metrics[metric], metric)}.")
+    if metric in _SHARES and headline.high - headline.low > 0.1:
+        width = 100 * (headline.high - headline.low)
         sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
     return " ".join(sentences)
 
 
-def _comparison(entry: dict, metric: str, is_reference: bool) -> str:
+def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     """How the model stands against one baseline; the majority class is named only where it is not beaten."""
-    other, difference = entry["metrics"][metric], entry["difference"]
-    points = 100 * difference["value"]
+    other, difference = entry.metrics[metric], entry.difference
+    points = 100 * difference.value
     if metric == "accuracy":
-        real, test = entry["p_value"] < 0.05, f"McNemar {p_text(entry['p_value'])}"
+        real, test = entry.p_value < 0.05, f"McNemar {p_text(entry.p_value)}"
     else:
-        real = difference["low"] > 0 or difference["high"] < 0
-        test = (f"95 % interval of the difference {100 * difference['low']:.1f} to "
-                f"{100 * difference['high']:.1f} points")
+        real = difference.low > 0 or difference.high < 0
+        test = f"95 % interval of the difference {100 * difference.low:.1f} to {100 * difference.high:.1f} points"
     if is_reference and real and points > 0:
         return ""
-    name = entry["name"][:1].upper() + entry["name"][1:]
-    shown = f"{name} on the same split: {metric_value(metric, other['value'])}"
+    name = entry.name[:1].upper() + entry.name[1:]
+    shown = f"{name} on the same split: {metric_value(metric, other.value)}"
     size = f"{abs(points):.1f} points" if abs(points) >= 0.05 or points == 0 else "under 0.1 points"
     if points == 0:
         return f"{shown}; the two are equal ({test})."

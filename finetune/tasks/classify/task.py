@@ -9,23 +9,24 @@ import torch
 
 from finetune.console import say, warn
 from finetune.errors import shorten
+from finetune.evaluation.results import Start
 from finetune.files import atomic_write, write_json
 from finetune.hub.registry import DataRow, data_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
+from finetune.records import DataOrigin
 from finetune.run import Run
 from finetune.tables.cells import defuse, table_writer
 from finetune.tables.checks import places, refuse_meaningless
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
-from finetune.tasks.classify import page
 from finetune.tasks.classify.data import prepare, read_data, table_findings
 from finetune.tasks.classify.export import write_bundle
 from finetune.tasks.classify.job import Examples, build_job, build_model, examples, keeps_states, kept_bytes
-from finetune.tasks.classify.page import classifier_table
-from finetune.tasks.classify.score import positive_label, score_classifier, verdict
+from finetune.tasks.classify.page import PAGE, classifier_table
+from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, score_classifier, verdict
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
@@ -45,7 +46,7 @@ class ClassifyTask(Task):
     unread = ("pretrain", "instruct", "seq2seq")
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
-    page = staticmethod(page.page)
+    page = PAGE
 
     def resolve_data(self, name: str, fetch: bool) -> str:
         """A registry's row, its sample in its stead, or a file's whole path."""
@@ -76,34 +77,34 @@ class ClassifyTask(Task):
         records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"],
                                          table_findings(recipe, source))
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
-        sizes = " / ".join(f"{name} {card['splits'][name]['rows']:,}" for name in card["splits"])
-        labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card["labels"].items())[:6])
-        tokens = card["tokens"]
+        write_json(run.path("data", "card.json"), card.of(DataOrigin(**run.result("download")["data"])).to_json())
+        sizes = " / ".join(f"{name} {part.rows:,}" for name, part in card.splits.items())
+        labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card.labels.items())[:6])
+        tokens = card.tokens
         kept = f"split by column {recipe.columns.split!r}" if recipe.columns.split else (
-            f"{card['protocol']} split, seed {card['seed']}")
-        say(f"rows: {card['rows']:,} ({labels}); {kept}: {sizes}")
-        say(f"tokens a text: median {tokens['median']}, 95 % within {tokens['p95']}, longest {tokens['max']}; "
-            f"{tokens['cut_rows']} cut at {tokens['max_length']}")
+            f"{card.protocol} split, seed {card.seed}")
+        say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
+        say(f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
+            f"{tokens.cut_rows} cut at {tokens.max_length}")
         for part in source.left_out:
             say(f"note: {part}")
-        for finding in card["checks"]:
-            if finding["level"] != "note" and finding["check"].replace("_", " ") not in card["dropped"]:
-                at = f" ({', '.join(places(finding))})" if finding["rows"] else ""
-                warn(f"{finding['what']}{at}. {finding['do']}")
-        if source.left_out or any(finding["rows"] for finding in card["checks"]):
+        for finding in card.checks:
+            if finding.level != "note" and finding.check.replace("_", " ") not in card.dropped:
+                at = f" ({', '.join(places(finding.as_dict()))})" if finding.rows else ""
+                warn(f"{finding.what}{at}. {finding.do}")
+        if source.left_out or any(finding.rows for finding in card.checks):
             say("rows are counted from 0, the first of their file that is no header")
-        if near := card["near_duplicates"]["test_rows_near_train"]:
-            warn(f"{near:,} of {card['splits']['test']['rows']:,} test rows are almost the same as a training row "
+        if near := card.near_duplicates.test_rows_near_train:
+            warn(f"{near:,} of {card.splits['test'].rows:,} test rows are almost the same as a training row "
                  "(see: finetune data check FILE)")
-        return {"rows": card["rows"], "labels": sorted(card["labels"]), "max_length": tokens["max_length"],
-                "splits": {name: part["rows"] for name, part in card["splits"].items()}}
+        return {"rows": card.rows, "labels": sorted(card.labels), "max_length": tokens.max_length,
+                "splits": {name: part.rows for name, part in card.splits.items()}}
 
     def foresee(self, recipe: Recipe, context: int) -> dict:
         """Labels and the sizes of the splits."""
         records, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
-        say(f"rows: {card['rows']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return {"labels": sorted(card["labels"]), "splits": {name: len(part) for name, part in records.items()}}
+        say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        return {"labels": sorted(card.labels), "splits": {name: len(part) for name, part in records.items()}}
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: dict) -> Classifier:
         """The GPT with a fresh head."""
@@ -115,7 +116,8 @@ class ClassifyTask(Task):
         return build_job(built.model, built.trainable, built.settings, *parts.values(), device)
 
     @torch.inference_mode()
-    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
+                 start: Start) -> ClassifierEvaluation:
         """The test rows beside the baselines; predictions.csv holds each of them."""
         labels = run.result("prepare")["labels"]
         headline = recipe.evaluate.metric
@@ -129,7 +131,8 @@ class ClassifyTask(Task):
             labels=labels, positive=positive_label(recipe, labels), threshold_rule=recipe.evaluate.threshold,
             headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
             texts={name: [record["text"] for record in records[name]] for name in SPLITS},
-            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text)
+            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text,
+            start=start)
         _write_predictions(run, records["test"], labels, predicted, probabilities)
         return found
 

@@ -16,6 +16,7 @@ from finetune.tables.detect import Detected
 from finetune.tables.sources import DataSource, sample_source, samples
 from finetune.tables.tables import TableFormat, is_saved_dataset
 from finetune.tasks.pretrain.packing import TokenWriter, goes_to_val
+from finetune.tasks.pretrain.results import EvaluationText, PartCounts, SourceCounts, TextCounts
 from finetune.tasks.pretrain.settings import Pretrain
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -139,8 +140,8 @@ def locate_text(name: str) -> DataSource:
     return DataSource(path.name, path, Detected(TableFormat()), "the user's text")
 
 
-def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int) -> dict:
-    """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory. Returns the data card's part.
+def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int) -> TextCounts:
+    """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory.
 
     Held-out documents are drawn by a hash of their beginning; a text of a single document is cut at its paragraphs.
     Where the share of few documents is none, it is doubled until it is one.
@@ -158,11 +159,11 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
         if writer.tokens[split] < 2:
             raise DataError(f"{path}: too little text, nothing for the {split} part",
                             do="Give more text, or another pretrain.val_fraction.")
-    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes, "sources": sources}
+    return TextCounts(documents=writer.documents, tokens=writer.tokens, bytes=writer.bytes, sources=sources)
 
 
 def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain,
-                  seed: int) -> tuple[TokenWriter, dict]:
+                  seed: int) -> tuple[TokenWriter, dict[str, SourceCounts]]:
     """One pass over the files: the closed writer with its counts, and the counts of each source."""
     sources = {}
     with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
@@ -173,13 +174,13 @@ def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, sett
                 for _ in range(times):
                     writer.add(split, text, begins)
                 advance(len(text))
-            sources[source_name(file)] = {"share": share} | {
-                split: {"documents": writer.documents[split] - before[split][0],
-                        "tokens": writer.tokens[split] - before[split][1]} for split in writer.tokens}
+            sources[source_name(file)] = SourceCounts(share, **{
+                split: PartCounts(writer.documents[split] - before[split][0], writer.tokens[split] - before[split][1])
+                for split in writer.tokens})
     return writer, sources
 
 
-def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -> dict:
+def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -> EvaluationText:
     """Tokenize a text that is only measured into ``eval.bin``. Returns its counts."""
     with TokenWriter(directory, tokenizer, splits=("eval",)) as writer:
         for file in text_files(path):
@@ -187,7 +188,7 @@ def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -
             for text, ends in iterate_pieces(file):
                 writer.add("eval", text, begins)
                 begins = ends
-    return {"name": path.name, "tokens": writer.tokens["eval"], "bytes": writer.bytes["eval"]}
+    return EvaluationText(path.name, writer.tokens["eval"], writer.bytes["eval"])
 
 
 def source_name(file: Path) -> str:

@@ -1,7 +1,6 @@
 """The task ``pretrain``: predict the next token of plain text, from scratch or on from any checkpoint."""
 
 import math
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -9,12 +8,16 @@ from torch import nn
 
 from finetune.console import progress
 from finetune.evaluation.language import compressors, language_metrics
+from finetune.evaluation.results import Headline, Metric, Start
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import NextToken
 from finetune.recipe import Train
 from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling, SourceBits
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
+
+SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tokens=24, samples=6)
 
 
 def build_job(model: NextToken, settings: Train, train: PackedTokens, val: PackedTokens, val_bytes_per_token: float,
@@ -57,27 +60,15 @@ def block_nats(model: nn.Module, tokens: PackedTokens, blocks: list[int], togeth
     return np.array(sums)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the report's continuations are drawn."""
-
-    temperature: float = 0.8
-    top_k: int = 50
-    seed: int = 1
-    new_tokens: int = 60
-    prompt_tokens: int = 24
-    samples: int = 6
-
-
 def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: dict[str, dict[str, PackedTokens]],
-             resamples: int, device: torch.device) -> dict:
+             resamples: int, device: torch.device, start: Start) -> LanguageEvaluation:
     """Measure two states of a model on texts, beside compressors, and let both continue their beginnings.
 
-    parts: for each text ("val", "eval") its sources by name. Returns eval.json's keys for a language model.
+    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are not yet known.
     """
     lengths = np.array(tokenizer.byte_lengths())
     models = {"before": before.eval(), "after": after.eval()}
-    measured: dict[str, dict] = {"before": {}, "after": {}}
+    measured: dict[str, dict[str, dict[str, Metric]]] = {"before": {}, "after": {}}
     sources = []
     for part, members in parts.items():
         counts = [tokens.length(block) for tokens in members.values() for block in range(len(tokens))]
@@ -91,17 +82,17 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: d
                 sources.append([float(own.sum()) for own in nats])
     val = parts["val"]
     texts = {name: tokenizer.decode_bytes(tokens.ids.tolist()) for name, tokens in val.items()}
-    sampling = Sampling()
-    return {
-        "headline": {"metric": "bits_per_byte", **measured["after"]["val"]["bits_per_byte"], "split": "val"},
-        "metrics": measured["after"]["val"], "before": measured["before"], "after": measured["after"],
-        "compressors": compressors(b"".join(texts.values())),
-        "sources": [{"name": name, "bytes": len(text), "before": bits[0] / math.log(2) / max(len(text), 1),
-                     "after": bits[1] / math.log(2) / max(len(text), 1), "compressors": compressors(text)}
-                    for (name, text), bits in zip(texts.items(), zip(*sources, strict=True), strict=True) if text],
-        "samples": [_continue(models, tokenizer, tokens, sampling, device) for tokens in val.values()
-                    if len(tokens.ids) > 2 * sampling.prompt_tokens][:sampling.samples],
-        "sampling": asdict(sampling)}
+    metrics = measured["after"]["val"]
+    return LanguageEvaluation(
+        schema_version=1, task="pretrain", method=start.method, weights=start.weights, seconds=0.0,
+        headline=Headline(**vars(metrics["bits_per_byte"]), metric="bits_per_byte", split="val"), metrics=metrics,
+        before=measured["before"], after=measured["after"], compressors=compressors(b"".join(texts.values())),
+        sources=[SourceBits(name, len(text), *(nats / math.log(2) / max(len(text), 1) for nats in own),
+                            compressors=compressors(text))
+                 for (name, text), own in zip(texts.items(), zip(*sources, strict=True), strict=True) if text],
+        samples=[_continue(models, tokenizer, tokens, device) for tokens in val.values()
+                 if len(tokens.ids) > 2 * SAMPLING.prompt_tokens][:SAMPLING.samples],
+        sampling=SAMPLING)
 
 
 def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance) -> np.ndarray:
@@ -112,13 +103,12 @@ def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance)
     return np.concatenate(found)
 
 
-def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, sampling: Sampling,
-              device: torch.device) -> dict[str, str]:
+def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, device: torch.device) -> Sample:
     """One beginning and what each state of the model makes of it."""
-    prompt = torch.from_numpy(tokens.ids[:sampling.prompt_tokens].astype(np.int64))[None].to(device)
-    shown = {"prompt": tokenizer.decode_bytes(prompt[0].tolist()).decode("utf-8", "replace")}
+    prompt = torch.from_numpy(tokens.ids[:SAMPLING.prompt_tokens].astype(np.int64))[None].to(device)
+    shown = {}
     for state, model in models.items():
-        ids = model.gpt.generate(prompt, sampling.new_tokens, temperature=sampling.temperature, top_k=sampling.top_k,
-                                 seed=sampling.seed, end=tokenizer.end_of_text)
+        ids = model.gpt.generate(prompt, SAMPLING.new_tokens, temperature=SAMPLING.temperature, top_k=SAMPLING.top_k,
+                                 seed=SAMPLING.seed, end=tokenizer.end_of_text)
         shown[state] = tokenizer.decode_bytes(ids[0, prompt.shape[1]:].tolist()).decode("utf-8", "replace")
-    return shown
+    return Sample(tokenizer.decode_bytes(prompt[0].tolist()).decode("utf-8", "replace"), **shown)

@@ -1,10 +1,12 @@
 """A language model's page."""
 
 from finetune.console import aligned
-from finetune.report.blocks import NONE, Section, Table, Text, facts, value_text
+from finetune.evaluation.results import Metric
+from finetune.report.blocks import NONE, Section, Table, Text, Tile, facts, value_text
 from finetune.report.metric_text import bracket_cell
-from finetune.report.page import Files, make_page
+from finetune.report.page import Files, Page, make_page
 from finetune.report.provenance import origin, training
+from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 
 NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats a token)"}
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
@@ -14,36 +16,39 @@ def page(files: Files) -> dict:
     """A language model's report, in order."""
     evaluation = files.evaluation
     sections = [before_and_after(evaluation), *sources(evaluation), samples(evaluation),
-                training(files.log, files.trained()), data_card(files.card)]
+                training(files.log, files.train), data_section(files.card)]
     return make_page(files, "Pretraining report", verdict(evaluation), tiles(evaluation), sections)
 
 
-def verdict(evaluation: dict) -> str:
+PAGE = Page(LanguageEvaluation, TextCard, page)
+
+
+def verdict(evaluation: LanguageEvaluation) -> str:
     """What the numbers say, in one to three sentences."""
-    headline, before = evaluation["headline"], evaluation["before"]["val"]["bits_per_byte"]["value"]
-    said = (f"{headline['value']:.3f} bits per byte on held-out text ({headline['low']:.3f} to {headline['high']:.3f}; "
-            f"{headline['n']:,} blocks), {before:.3f} before training.")
-    best = min((entry["bits_per_byte"] for entry in evaluation["compressors"]), default=None)
+    headline, before = evaluation.headline, evaluation.before["val"]["bits_per_byte"].value
+    said = (f"{headline.value:.3f} bits per byte on held-out text ({headline.low:.3f} to {headline.high:.3f}; "
+            f"{headline.n:,} blocks), {before:.3f} before training.")
+    best = min((entry.bits_per_byte for entry in evaluation.compressors), default=None)
     if best is not None:
-        ratio = headline["value"] / best
+        ratio = headline.value / best
         said += (f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
                  if ratio < 1 else f" A general compressor needs only {best:.3f}: the model has learnt little yet.")
     return said
 
 
-def tiles(evaluation: dict) -> list[dict]:
+def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
     """The figures at the top."""
-    metrics = evaluation["metrics"]
-    return [{"name": name, "value": _number(key, metrics[key]["value"]), "interval": _interval(key, metrics[key]),
-             "note": f"held-out text, {metrics[key]['n']:,} blocks"} for key, name in NAMES.items()]
+    metrics = evaluation.metrics
+    return [Tile(name, _number(key, metrics[key].value), _interval(key, metrics[key]),
+                 f"held-out text, {metrics[key].n:,} blocks") for key, name in NAMES.items()]
 
 
-def before_and_after(evaluation: dict) -> Section:
+def before_and_after(evaluation: LanguageEvaluation) -> Section:
     """Every measured text before and after training."""
     rows = []
-    for part, metrics in evaluation["after"].items():
+    for part, metrics in evaluation.after.items():
         for key, name in NAMES.items():
-            rows.append([f"{PARTS[part]}: {name[0].lower()}{name[1:]}", _cell(key, evaluation["before"][part][key]),
+            rows.append([f"{PARTS[part]}: {name[0].lower()}{name[1:]}", _cell(key, evaluation.before[part][key]),
                          _cell(key, metrics[key])])
     table = Table("With 95 % intervals over blocks", ["", "Before", "After"], rows, frozenset({1, 2}))
     return Section("results", "Before and after", [table, Text(
@@ -51,13 +56,13 @@ def before_and_after(evaluation: dict) -> Section:
         "compare under the same vocabulary.", small=True)])
 
 
-def sources(evaluation: dict) -> list[Section]:
+def sources(evaluation: LanguageEvaluation) -> list[Section]:
     """Each source's held-out text, beside compressors."""
-    if not evaluation["sources"]:
+    if not evaluation.sources:
         return []
-    names = [entry["name"] for entry in evaluation["sources"][0]["compressors"]]
-    rows = [[entry["name"], f"{entry['bytes']:,}", f"{entry['before']:.3f}", f"{entry['after']:.3f}",
-             *(f"{packed['bits_per_byte']:.3f}" for packed in entry["compressors"])] for entry in evaluation["sources"]]
+    names = [entry.name for entry in evaluation.sources[0].compressors]
+    rows = [[entry.name, f"{entry.bytes:,}", f"{entry.before:.3f}", f"{entry.after:.3f}",
+             *(f"{packed.bits_per_byte:.3f}" for packed in entry.compressors)] for entry in evaluation.sources]
     table = Table("Bits per byte of each source's held-out text", ["Source", "Bytes", "Before", "After", *names], rows,
                   frozenset(range(1, 4 + len(names))))
     return [Section("sources", "Sources", [table, Text(
@@ -65,59 +70,59 @@ def sources(evaluation: dict) -> list[Section]:
         "worst.", small=True)])]
 
 
-def samples(evaluation: dict) -> Section:
+def samples(evaluation: LanguageEvaluation) -> Section:
     """Continuations before and after, one under the other, which a narrow screen can show."""
-    if not evaluation["samples"]:
+    if not evaluation.samples:
         return Section("samples", "Samples", [Text("No held-out text is long enough to continue.")])
-    how = evaluation["sampling"]
-    blocks = [Text(f"Held-out beginnings, continued at temperature {how['temperature']:g}, top-k {how['top_k']}, seed "
-                   f"{how['seed']}, before and after training.")]
-    for number, entry in enumerate(evaluation["samples"], start=1):
-        blocks += facts(f"Sample {number}", [("Beginning", entry["prompt"]), ("Before", entry["before"]),
-                                             ("After", entry["after"])])
+    how = evaluation.sampling
+    blocks = [Text(f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
+                   f"{how.seed}, before and after training.")]
+    for number, entry in enumerate(evaluation.samples, start=1):
+        blocks += facts(f"Sample {number}", [("Beginning", entry.prompt), ("Before", entry.before),
+                                             ("After", entry.after)])
     return Section("samples", "Samples", blocks)
 
 
-def data_card(card: dict) -> Section:
+def data_section(card: TextCard | None) -> Section:
     """Where the text comes from, and how much of it is trained on and held out, in all and of each source."""
-    counts = ("documents", "tokens", "bytes")
-    parts = {part: {key: card[key][part] for key in counts} for part in ("train", "val")} if "tokens" in card else {}
-    if "eval" in card:
-        parts["eval"] = card["eval"]
-    blocks = facts("Source", origin(card))
-    if parts:
-        blocks.append(Table("Size of each part", ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
-                            [[PARTS[part], *(value_text(found[key]) if key in found else NONE for key in counts),
-                              f"{found['bytes'] / max(found['tokens'], 1):.2f}"]
-                             for part, found in parts.items()], frozenset(range(1, 5))))
-    if sources := card.get("sources"):
+    if card is None:
+        return Section("data", "Data", [Text("The run has no data card.")])
+    sizes = [(part, value_text(card.documents[part]), card.tokens[part], card.bytes[part]) for part in ("train", "val")]
+    if card.eval:
+        sizes.append(("eval", NONE, card.eval.tokens, card.eval.bytes))
+    blocks = [*facts("Source", origin(card)), Table(
+        "Size of each part", ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
+        [[PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
+         for part, documents, tokens, size in sizes], frozenset(range(1, 5)))]
+    if card.sources:
         blocks.append(Table(
             "Size of each source",
-            ["Source", "Share", *(f"{name}\n{key}" for name in ("Training", "Held-out") for key in counts[:2])],
-            [[name, f"{found['share']:g}", *(value_text(found[part][key]) for part in ("train", "val")
-                                             for key in counts[:2])] for name, found in sources.items()],
-            frozenset(range(1, 6))))
+            ["Source", "Share", "Training\ndocuments", "Training\ntokens", "Held-out\ndocuments", "Held-out\ntokens"],
+            [[name, f"{found.share:g}", *(value_text(count) for part in (found.train, found.val)
+                                          for count in (part.documents, part.tokens))]
+             for name, found in card.sources.items()], frozenset(range(1, 6))))
         blocks.append(Text("Share: how often a source's documents are trained on, 1 being once an epoch.", small=True))
-    return Section("data", "Data", blocks or [Text("The run has no data card.")])
+    return Section("data", "Data", blocks)
 
 
-def _cell(key: str, entry: dict) -> str:
-    return f"{_number(key, entry['value'])}\n({_interval(key, entry)})"
+def _cell(key: str, metric: Metric) -> str:
+    return f"{_number(key, metric.value)}\n({_interval(key, metric)})"
 
 
-def _interval(key: str, entry: dict) -> str:
-    return f"{_number(key, entry['low'])} to {_number(key, entry['high'])}" if entry["low"] is not None else NONE
+def _interval(key: str, metric: Metric) -> str:
+    return f"{_number(key, metric.low)} to {_number(key, metric.high)}" if metric.low is not None else NONE
 
 
 def _number(key: str, value: float) -> str:
     return f"{value:,.1f}" if key == "perplexity" else f"{value:,.3f}"
 
 
-def language_table(evaluation: dict) -> list[str]:
+def language_table(evaluation: LanguageEvaluation) -> list[str]:
     """A language model before and after."""
     rows = [["bits per byte", "before", "after"]]
-    for part in evaluation["after"]:
+    for part in evaluation.after:
         name = "held-out text" if part == "val" else "evaluation text"
-        rows.append([name, *(bracket_cell(evaluation[state][part]["bits_per_byte"]) for state in ("before", "after"))])
-    rows += [[entry["name"], "", f"{entry['bits_per_byte']:.4f}"] for entry in evaluation["compressors"]]
+        rows.append([name, *(bracket_cell(state[part]["bits_per_byte"])
+                             for state in (evaluation.before, evaluation.after))])
+    rows += [[entry.name, "", f"{entry.bits_per_byte:.4f}"] for entry in evaluation.compressors]
     return aligned(rows)

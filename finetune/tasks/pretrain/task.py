@@ -5,19 +5,21 @@ from pathlib import Path
 import torch
 
 from finetune.console import say
+from finetune.evaluation.results import Start
 from finetune.export.hf import write_language_model
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import NextToken
 from finetune.recipe import Recipe
+from finetune.records import DataOrigin
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import OF_TABLES, Task, TrainingSetup
-from finetune.tasks.pretrain import page
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
-from finetune.tasks.pretrain.page import language_table
+from finetune.tasks.pretrain.page import PAGE, language_table, verdict
+from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
@@ -29,9 +31,9 @@ class PretrainTask(Task):
     """Predict the next token."""
 
     unread = (*OF_TABLES, "split.protocol", "split.val_fraction", "split.test_fraction", "instruct", "seq2seq")
-    verdict = staticmethod(page.verdict)
+    verdict = staticmethod(verdict)
     summary = staticmethod(language_table)
-    page = staticmethod(page.page)
+    page = PAGE
 
     def resolve_data(self, name: str, fetch: bool) -> str:
         """A file's or a folder's whole path."""
@@ -52,15 +54,17 @@ class PretrainTask(Task):
         data = locate_text(recipe.data)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         run.path("data").mkdir(exist_ok=True)
-        card = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+        found = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+        evaluated = None
         if recipe.pretrain.eval_data:
-            card["eval"] = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path,
-                                                            run.path("data"), tokenizer)
-        write_json(run.path("data", "card.json"), run.result("download")["data"] | card)
-        say(f"text: {card['documents']['train']:,} documents of {card['tokens']['train']:,} tokens to train on, "
-            f"{card['documents']['val']:,} of {card['tokens']['val']:,} held out; "
-            f"{card['bytes']['train'] / card['tokens']['train']:.2f} bytes a token")
-        return {"documents": card["documents"], "tokens": card["tokens"], "bytes": card["bytes"]}
+            evaluated = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path, run.path("data"),
+                                                tokenizer)
+        card = found.of(DataOrigin(**run.result("download")["data"]), evaluated)
+        write_json(run.path("data", "card.json"), card.to_json())
+        say(f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
+            f"{card.documents['val']:,} of {card.tokens['val']:,} held out; "
+            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token")
+        return {"documents": card.documents, "tokens": card.tokens, "bytes": card.bytes}
 
     def foresee(self, recipe: Recipe, context: int) -> dict:
         """Nothing: how many tokens a text has is the tokenizer's matter."""
@@ -79,29 +83,32 @@ class PretrainTask(Task):
                                   prepared["bytes"]["val"] / prepared["tokens"]["val"], recipe.pretrain.val_blocks,
                                   device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
+    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
+                 start: Start) -> LanguageEvaluation:
         """Before and after, on what is held out and on the evaluation's own text."""
-        start = base_weights(recipe, run).load().model
-        card = read_json(run.path("data", "card.json"))
+        base = base_weights(recipe, run).load().model
+        path = run.path("data", "card.json")
+        card = TextCard.from_json(read_json(path), path)
         parts: dict[str, dict] = {"val": {}}
         offset = 0
-        for name, counts in card["sources"].items():
-            if size := counts["val"]["tokens"]:
+        for name, counts in card.sources.items():
+            if size := counts.val.tokens:
                 parts["val"][name] = packed_tokens(recipe, run, model.gpt, tokenizer, "val", offset, offset + size)
                 offset += size
-        if "eval" in card:
-            parts["eval"] = {card["eval"]["name"]: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
+        if card.eval:
+            parts["eval"] = {card.eval.name: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
         device = torch.device(device_type())
-        before = NextToken(getattr(start, "gpt", start)).to(device)
-        return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device)
+        before = NextToken(getattr(base, "gpt", base)).to(device)
+        return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device, start)
 
     def export(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> dict:
         """A language model's directory."""
-        headline = read_json(run.path("eval.json"))["headline"]
+        path = run.path("eval.json")
+        headline = LanguageEvaluation.from_json(read_json(path), path).headline
         return write_language_model(
             run, model.gpt, tokenizer,
-            [f"{headline['value']:.4f} bits per byte on held-out text (95 % interval {headline['low']:.4f} to "
-             f"{headline['high']:.4f})"],
+            [f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
+             f"{headline.high:.4f})"],
             ["    finetune generate DIRECTORY \"A beginning\"", "    finetune classify my.csv --weights DIRECTORY"])
 
     def next_command(self, directory: Path) -> str:

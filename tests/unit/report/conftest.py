@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from finetune.evaluation.results import Start, StartWeights
 from finetune.recipe import Recipe
 from finetune.tables.cells import defuse
 from finetune.tasks.classify.score import score_classifier
@@ -16,6 +18,10 @@ _FILLER = ["call", "me", "when", "you", "get", "there", "see", "later", "today",
 _NOTE = ("This run started from random weights, not from GPT-2. To use GPT-2: connect, run "
          "`finetune weights get gpt2`, then run again under another --name.")
 _SHA = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+_TRAINED = {"method": "full", "why": [], "lr": 1e-3, "precision": "fp32", "parameters": 400_000,
+            "trainable": {"names": [], "places": [], "parameters": 400_000, "share": 1.0}, "epochs": 1.0, "rows": 3520,
+            "tokens": 88_000, "tokens_per_second": 218.5, "stopped_early": False, "processes": 1, "threads": 2,
+            "device": "cpu", "peak_bytes": 1_250_000_000}  # of a train stage's result
 
 
 def normalise(text: str) -> str:
@@ -58,37 +64,42 @@ def write_run(run_dir, labels=("ham", "spam"), rows=(700, 120, 300), *, strength
     logits = {split: _logits(generator, targets[split], k, 40.0 if perfect else strength) for split in ("val", "test")}
     for index in range(len(texts or [])):
         logits["test"][index] = -9 * np.eye(k)[targets["test"][index]]
+    weights = StartWeights("mini" if fallback else "gpt2", "bundled" if fallback else "openai-community/gpt2", "MIT",
+                           {"model.safetensors": _SHA}, fallback=fallback, note=_NOTE if fallback else "")
     evaluation, probabilities, predicted = score_classifier(
         labels=labels, positive=1 if k == 2 else None, threshold_rule=threshold_rule, headline=headline,
-        resamples=resamples, seed=1, texts=words, targets=targets, logits=logits, normalise=normalise)
-    weights = {"name": "mini" if fallback else "gpt2", "source": "bundled" if fallback else "openai-community/gpt2",
-               "fallback": fallback, "sha256": {"model.safetensors": _SHA}, "note": _NOTE if fallback else ""}
-    evaluation |= {"task": "classify", "method": "last-blocks", "weights": weights, "seconds": 3.4}
+        resamples=resamples, seed=1, texts=words, targets=targets, logits=logits, normalise=normalise,
+        start=Start("last-blocks", weights))
 
     (run_dir / "stages").mkdir(parents=True)
     (run_dir / "data").mkdir()
     recipe = Recipe(pipeline=pipeline, data="sms-spam", weights="gpt2")
     _json(run_dir / "recipe.json", recipe.model_dump())
-    _json(run_dir / "eval.json", evaluation)
+    _json(run_dir / "eval.json", replace(evaluation, seconds=3.4).to_json())
     _predictions(run_dir / "predictions.csv", words["test"], labels, targets["test"], predicted, probabilities)
     _json(run_dir / "data" / "card.json", _card(labels, targets))
     steps = _training_log(run_dir / "train.jsonl", generator) if train_log else 0
+    places = [f"blocks.{b}.{part}.weight" for b in (10, 11) for part in (
+        "attention.qkv", "attention.out", "mlp.up", "mlp.down", "norm_1", "norm_2")] + ["head.weight"]
     for number, (stage, result) in enumerate({
-            "download": {}, "verify": {}, "prepare": {}, "train": {
+            "download": {}, "verify": {}, "prepare": {}, "train": _TRAINED | {
                 "method": "last-blocks", "why": ["auto: 124M moves its last two blocks", "precision fp32"],
-                "trainable": {"names": [f"blocks.{b}.{part}.weight" for b in (10, 11) for part in (
-                    "attention.qkv", "attention.out", "mlp.up", "mlp.down", "norm_1", "norm_2")] + ["head.weight"],
-                    "parameters": 14_178_816, "share": 0.1139},
-                "parameters": 124_441_344, "precision": "fp32", "threads": 2, "processes": 1, "steps": steps,
-                "epochs": 5, "best_step": 176, "best_value": 0.9671, "metric": "f1_macro", "lr": 1e-4,
-                "seconds": 402.7, "stopped_early": False}, "evaluate": {}}.items(), start=1):
-        _json(run_dir / "stages" / f"{number:02d}-{stage}.json", {
-            "stage": stage, "inputs": _SHA, "outputs": {f"{stage}.bin": [4096, _SHA[::-1]]}, "result": result,
-            "seconds": 402.7 if stage == "train" else 1.9 * number, "peak_memory_bytes": 1_310_000_000 + number,
+                "trainable": {"names": places, "places": places, "parameters": 14_178_816, "share": 0.1139},
+                "parameters": 124_441_344, "steps": steps, "planned_steps": steps, "epochs": 5, "best_step": 176,
+                "best_value": 0.9671, "metric": "f1_macro", "lr": 1e-4, "seconds": 402.7}, "evaluate": {},
+            }.items(), start=1):
+        _json(run_dir / "stages" / f"{number:02d}-{stage}.json", _record(stage, result) | {
+            "seconds": 402.7 if stage == "train" else 1.9 * number, "peak_memory_bytes": 1_310_000_000 + number})
+    return run_dir
+
+
+def _record(stage, result):
+    """What a stage's record holds."""
+    return {"stage": stage, "inputs": _SHA, "outputs": {f"{stage}.bin": [4096, _SHA[::-1]]}, "result": result,
+            "seconds": 1.0, "peak_memory_bytes": 1_310_000_000,
             "versions": {"python": "3.11.7", "torch": "2.13.0", "finetune": "0.1.0"},
             "hardware": {"device": "cpu", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 16_000_000_000},
-            "git_commit": "0123abc", "finished": "2026-01-05T10:11:12+00:00"})
-    return run_dir
+            "git_commit": "0123abc", "finished": "2026-01-05T10:11:12+00:00"}
 
 
 def _json(path, value):
@@ -112,10 +123,13 @@ def _card(labels, targets):
     return {"name": "sms-spam", "source": "https://archive.ics.uci.edu/dataset/228", "licence": "CC BY 4.0",
             "citation": "Almeida, Gómez Hidalgo, Yamakami 2011, doi 10.24432/C5CC84", "file": "SMSSpamCollection",
             "sha256": _SHA, "rows": len(every), "labels": counts(every), "protocol": "grouped", "seed": 123,
+            "columns": {"text": "text", "label": "label"}, "unused_rows": 0, "checks": [],
+            "near_duplicates": {"rows": 3, "test_rows_near_train": 0},
             "splits": {split: {"rows": len(y), "labels": counts(y)} for split, y in targets.items()},
             "exact_duplicates": 40, "dropped": {"empty text": 2}, "groups": len(every) - 40,
             "notes": ["Rows with the same normalised text were kept on one side of the split."],
-            "tokens": {"median": 17, "p95": 46, "max": 188, "max_length": 128, "cut_rows": 2}}
+            "tokens": {"median": 17, "p95": 46, "max": 188, "total": 20_000, "max_length": 128,
+                       "cut_rows": 2}}
 
 
 def _training_log(path, generator, steps=220) -> int:
@@ -152,23 +166,26 @@ def language_run(tmp_path):
     _json(run / "recipe.json", recipe.model_dump())
     _json(run / "eval.json", {
         "schema_version": 1, "task": "pretrain", "method": "full", "weights": {
-            "name": "scratch", "source": "random, seeded; nothing pretrained", "fallback": False, "note": ""},
+            "name": "scratch", "source": "random, seeded; nothing pretrained", "licence": "", "sha256": {},
+            "fallback": False, "note": ""},
         "headline": {"metric": "bits_per_byte", **entry(3.6), "split": "val"}, "metrics": measured(1),
         "before": {"val": measured(1.1), "eval": measured(1.2)}, "after": {"val": measured(1), "eval": measured(1.05)},
         "compressors": packed, "sources": [{"name": "small", "bytes": 29089, "before": 3.9, "after": 3.6,
                                             "compressors": packed}],
         "samples": [{"prompt": "<b>Meridian", "before": "qqq", "after": "is the city"}],
-        "sampling": {"temperature": 0.8, "top_k": 50, "seed": 1}})
+        "sampling": {"temperature": 0.8, "top_k": 50, "seed": 1, "new_tokens": 60, "prompt_tokens": 24, "samples": 6},
+        "seconds": 1.0})
     _json(run / "data" / "card.json", {
         "name": "small.txt", "source": "the user's text", "file": "small.txt", "sha256": _SHA,
+        "licence": "", "citation": "",
         "documents": {"train": 53, "val": 7}, "tokens": {"train": 76425, "val": 12533},
         "bytes": {"train": 170911, "val": 29089},
         "sources": {"small": {"share": 1.5, "train": {"documents": 53, "tokens": 76424},
                               "val": {"documents": 7, "tokens": 12532}}},
         "eval": {"name": "other.txt", "tokens": 88895, "bytes": 200000}})
-    _json(run / "stages" / "04-train.json", {"stage": "train", "seconds": 5.2, "result": {
-        "steps": 2, "seconds": 2.5, "tokens_per_second": 9596.8, "best_step": 2, "best_value": 5.8,
-        "metric": "log_loss"}})
+    _json(run / "stages" / "04-train.json", _record("train", _TRAINED | {
+        "steps": 2, "planned_steps": 2, "seconds": 2.5, "tokens_per_second": 9596.8, "best_step": 2, "best_value": 5.8,
+        "metric": "log_loss"}) | {"seconds": 5.2})
     (run / "train.jsonl").write_text(
         '{"step": 1, "loss": 6.4, "lr": 0.001}\n{"step": 2, "epoch": 0.1, "validation": {"log_loss": 5.96, '
         '"perplexity": 388.0, "bits_per_byte": 3.7059}, "best": true}\n')

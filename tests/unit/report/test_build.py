@@ -8,17 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from finetune.errors import RunError
-from finetune.report import provenance
-from finetune.report.build import build_report, read_errors, read_training_log
+from finetune.report.build import build_report
+from finetune.report.inputs import ValidationPoint, read_errors, read_training_log
 from finetune.tasks.classify import page as results
+from finetune.tasks.classify.score import ClassifierEvaluation
 from finetune.tasks.pretrain import page as language
 
-PAGES = {"classify": results.page, "pretrain": language.page}
+PAGES = {"classify": results.PAGE, "pretrain": language.PAGE}
 PAYLOADS = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "' onmouseover='alert(1)",
     "<a href=\"javascript:alert(1)\">x</a>", "javascript:alert(1)", "<iframe src=//evil.example>", "</td></table>",
@@ -118,7 +120,7 @@ def test_hostile_texts_labels_and_names_are_inert(make_run):
     card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0]}
     (run / "data" / "card.json").write_text(json.dumps(card))
     evaluation = json.loads((run / "eval.json").read_text())
-    evaluation["weights"] = {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": True, "note": PAYLOADS[0]}
+    evaluation["weights"] |= {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": True, "note": PAYLOADS[0]}
     (run / "eval.json").write_text(json.dumps(evaluation))
     page, text, markdown = read(run)
     check_inert(page)
@@ -167,11 +169,11 @@ def test_errors_are_the_most_confident_first_cut_and_unquoted(make_run):
         rows = list(csv.DictReader(file))
     wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda r: -float(r["probability"]))
     found = read_errors(run / "predictions.csv")
-    assert found["total"] == 90 and found["wrong"] == len(wrong)
-    assert [row["row"] for row in found["rows"]] == [row["row"] for row in wrong[:30]]
+    assert found.total == 90 and found.wrong == len(wrong)
+    assert [row.row for row in found.rows] == [row["row"] for row in wrong[:30]]
     assert ">=1+1 formula<" in text and "'=1+1" not in text and ">&#39;=2+2 quoted<" in text
     assert "the first data row is 0" in page.text
-    assert max(len(row["text"]) for row in found["rows"]) == 300
+    assert max(len(row.text) for row in found.rows) == 300
 
 
 def test_many_errors_keep_the_thirty_most_confident(tmp_path):
@@ -182,8 +184,8 @@ def test_many_errors_keep_the_thirty_most_confident(tmp_path):
         for row in range(500):
             writer.writerow([row, "x" * 200_000 if row == 7 else "t", "a", "b", (row * 37 % 500) / 500, 0, 0])
     found = read_errors(path)
-    assert [row["probability"] for row in found["rows"]] == [i / 500 for i in range(499, 469, -1)]
-    assert found["wrong"] == 500
+    assert [row.probability for row in found.rows] == [i / 500 for i in range(499, 469, -1)]
+    assert found.wrong == 500
 
 
 def test_a_perfect_run_without_a_log_says_so(make_run):
@@ -220,10 +222,6 @@ def test_only_recipe_and_evaluation_are_needed(make_run):
         shutil.rmtree(run / name)
     for name in ("train.jsonl", "predictions.csv"):
         (run / name).unlink()
-    evaluation = json.loads((run / "eval.json").read_text())
-    for key in ("validation", "overlap", "reliability", "curves", "seconds", "method", "threshold_rule"):
-        del evaluation[key]
-    (run / "eval.json").write_text(json.dumps(evaluation))
     page, _, markdown = read(run)
     check_inert(page)
     assert "The run has no data card." in page.text and "The run has no predictions.csv." in markdown
@@ -243,11 +241,47 @@ def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, t
     with pytest.raises(RunError, match="cannot read"):
         build_report(run, PAGES)
     (run / "eval.json").write_text('{"headline": 3}')
-    with pytest.raises(RunError, match="not what a run of this version writes.*--name my-run --from evaluate"):
+    with pytest.raises(RunError, match="eval.json: not what this version writes.*--name my-run --from evaluate"):
         build_report(run, PAGES)
     (run / "predictions.csv").write_text("row,text\n1,x\n")
     with pytest.raises(RunError, match="predictions.csv"):
         read_errors(run / "predictions.csv")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "3", '{"task": "classify"}', "[" * 100_000])
+@pytest.mark.parametrize("file, stage", [("eval.json", "evaluate"), ("data/card.json", "prepare"),
+                                         ("stages/04-train.json", "train"), ("stages/01-download.json", "download")])
+def test_a_file_of_another_shape_is_named_with_the_stage_that_writes_it(make_run, file, stage, text):
+    run = make_run("my-run", rows=(20, 6, 6), resamples=1)
+    (run / file).write_text(text)
+    with pytest.raises(RunError, match=f"{file}.*--name my-run --from {stage}"):
+        build_report(run, PAGES)
+
+
+@pytest.mark.parametrize("file, text", [
+    ("recipe.json", "[]"), ("attention.json", "3"), ("attention.json", "[3]"), ("stages/04-train.json", None)])
+def test_every_other_file_of_another_shape_is_named(make_run, file, text):
+    run = make_run("my-run", rows=(20, 6, 6), resamples=1)
+    if text is None:  # a stage's record whose result is not the training's
+        text = json.dumps(json.loads((run / file).read_text()) | {"result": {}})
+    (run / file).write_text(text)
+    with pytest.raises(RunError, match=f"{file}: not what this version writes"):
+        build_report(run, PAGES)
+
+
+def test_a_task_that_no_page_is_of_is_named(make_run):
+    run = make_run(rows=(20, 6, 6), resamples=1)
+    with pytest.raises(RunError, match="eval.json.*got task 'classify'; known: pretrain"):
+        build_report(run, {"pretrain": language.PAGE})
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, AttributeError, IndexError])
+def test_a_fault_of_a_page_is_not_blamed_on_the_files(make_run, error):
+    def broken(files):
+        raise error("ours")
+    run = make_run(rows=(20, 6, 6), resamples=1)
+    with pytest.raises(error, match="ours"):
+        build_report(run, {"classify": replace(results.PAGE, make=broken)})
 
 
 def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
@@ -256,22 +290,22 @@ def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
                     '{"step": 1, "loss": 1.0, "lr": 0.1}\n{"step": 2, "validation": {"log_loss": 0.5}, "best": true}\n'
                     '{"step": 3, "lo')
     log = read_training_log(path)
-    assert log["steps"] == [1] and log["losses"] == [1.0] and log["rates"] == [0.1, 0.2]
-    assert log["validation"] == [{"step": 2, "epoch": None, "best": True, "log_loss": 0.5, "accuracy": None,
-                                  "f1_macro": None, "bits_per_byte": None}]
+    assert log.steps == [1] and log.losses == [1.0] and log.rates == [0.1, 0.2]
+    assert log.validation == [ValidationPoint(2, None, True, {"log_loss": 0.5})]
 
 
 def test_a_long_log_is_averaged_not_dropped(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("".join(f'{{"step": {step}, "loss": {step}, "lr": 1}}\n' for step in range(1, 6001)))
     log = read_training_log(path)
-    assert len(log["steps"]) == 600 and log["losses"][0] == pytest.approx(5.5) == log["steps"][0]
-    assert sum(log["losses"]) / 600 == pytest.approx(3000.5)
+    assert len(log.steps) == 600 and log.losses[0] == pytest.approx(5.5) == log.steps[0]
+    assert sum(log.losses) / 600 == pytest.approx(3000.5)
 
 
 def test_python_to_copy_names_what_exists(make_run):
-    evaluation = json.loads((make_run(rows=(100, 30, 40)) / "eval.json").read_text())
-    code = [block.text for block in provenance.use("it's a run", evaluation).blocks if block.kind == "code"]
+    path = make_run(rows=(100, 30, 40)) / "eval.json"
+    evaluation = ClassifierEvaluation.from_json(json.loads(path.read_text()), path)
+    code = [block.text for block in results.use("it's a run", evaluation).blocks if block.kind == "code"]
     snippets = [ast.parse(text) for text in code if "import " in text]
     assert len(snippets) == 2
     own = {alias.name: getattr(importlib.import_module(node.module), alias.name) for tree in snippets
@@ -300,10 +334,9 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
     run = make_run()
     path = run / "stages" / "04-train.json"
     record = json.loads(path.read_text())
-    record["result"] |= {
-        "estimate_seconds": 300.0, "estimate_seconds_low": 240.0, "estimate_seconds_high": 360.0, "estimate_steps": 3,
-        "estimate_peak_bytes": 1_100_000_000, "estimate_peak_bytes_low": 900_000_000, "planned_steps": 400,
-        "estimate_peak_bytes_high": 1_400_000_000, "estimate_cpu_share": 0.42, "peak_bytes": 1_250_000_000}
+    record["result"] |= {"planned_steps": 400, "peak_bytes": 1_250_000_000, "estimate": {
+        "seconds": 300.0, "seconds_low": 240.0, "seconds_high": 360.0, "steps": 3, "peak_bytes": 1_100_000_000,
+        "peak_bytes_low": 900_000_000, "peak_bytes_high": 1_400_000_000, "cpu_share": 0.42}}
     path.write_text(json.dumps(record))
     build_report(run, PAGES)
     text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
@@ -347,5 +380,5 @@ def test_building_a_report_imports_no_torch(make_run):
     run = make_run(rows=(100, 30, 40))
     code = ("import sys; from pathlib import Path; from finetune.report import build; "
             "from finetune.tasks.classify import page; "
-            f"build.build_report(Path({str(run)!r}), {{'classify': page.page}}); sys.exit('torch' in sys.modules)")
+            f"build.build_report(Path({str(run)!r}), {{'classify': page.PAGE}}); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

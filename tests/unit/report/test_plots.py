@@ -8,7 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from finetune.evaluation.calibration import ReliabilityBin
 from finetune.report import plots
+from finetune.report.inputs import TrainingLog, ValidationPoint
 
 HOSTILE = ["$x^$", "$\\frac{", "<script>alert(1)</script>", "a\x00\x1b[31mb", "\ud800", "x" * 5000, "漢字", "🎉 ]]>",
            "", "\n\n", "\u202eabc", "\uffff"]
@@ -48,7 +50,7 @@ def test_confusion_shows_every_count_of_the_matrix(k):
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_users_matplotlib_says():
-    bins = [{"low": 0.8, "high": 0.9, "n": 10, "confidence": 0.85, "accuracy": 0.7}]
+    bins = [ReliabilityBin(0.8, 0.9, 10, 0.85, 0.7)]
     first = plots.reliability_picture(bins)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
         assert plots.reliability_picture(bins) == first
@@ -56,9 +58,9 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_users_matplotlib_says(
 
 
 def test_a_log_with_one_kind_of_line_is_drawn():
-    point = {"step": 1, "epoch": 1.0, "best": True, "log_loss": 0.5, "accuracy": 1.0, "f1_macro": 1.0}
-    only_validation = {"steps": [], "losses": [], "rate_steps": [], "rates": [], "validation": [point]}
-    only_steps = {"steps": [1, 2], "losses": [1.0, 0.5], "rate_steps": [1, 2], "rates": [1e-4, 1e-4], "validation": []}
+    point = ValidationPoint(1, 1.0, True, {"log_loss": 0.5, "accuracy": 1.0, "f1_macro": 1.0})
+    only_validation = TrainingLog([], [], [], [], [point])
+    only_steps = TrainingLog([1, 2], [1.0, 0.5], [1, 2], [1e-4, 1e-4], [])
     assert "validation log loss" in texts(plots.loss_picture(only_validation, 1))
     assert "train, running mean" in texts(plots.loss_picture(only_steps, None))
 
@@ -66,8 +68,8 @@ def test_a_log_with_one_kind_of_line_is_drawn():
 @pytest.mark.parametrize("draw", [
     lambda: plots.roc_picture([[0, 0], [0.01, 0.99], [1, 1]], [[0, 0], [1, 1]], "baseline"),
     lambda: plots.pr_picture([[0, 1], [1, 0.13]], None, "", 0.13),
-    lambda: plots.reliability_picture([{"low": 0.8, "high": 0.9, "n": 10, "confidence": 0.85, "accuracy": 0.7}]),
-    lambda: plots.loss_picture({"steps": [1, 2], "losses": [1, 2], "rate_steps": [], "rates": [], "validation": []}, 1),
+    lambda: plots.reliability_picture([ReliabilityBin(0.8, 0.9, 10, 0.85, 0.7)]),
+    lambda: plots.loss_picture(TrainingLog([1, 2], [1, 2], [], [], []), 1),
     lambda: plots.validation_picture([1, 2], {"Accuracy": [0.9, 0.95]}, 2)])
 def test_a_legend_stands_above_the_axes_and_covers_nothing(draw):
     figure = next(node for node in ElementTree.fromstring(svg(draw())) if node.get("id") == "figure_1")

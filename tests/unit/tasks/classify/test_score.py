@@ -1,6 +1,5 @@
 """The whole evaluation, and the verdict's honesty."""
 
-import copy
 import json
 
 import numpy as np
@@ -9,8 +8,22 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from finetune.errors import RecipeError
+from finetune.evaluation.leakage import OverlapCounts
+from finetune.evaluation.results import Difference, Headline, Metric, Start, StartWeights
 from finetune.report.metric_text import metric_text, metric_value
-from finetune.tasks.classify.score import MAJORITY, TFIDF, curves, score_classifier, verdict
+from finetune.tasks.classify.score import (
+    MAJORITY,
+    TFIDF,
+    Baseline,
+    ClassifierEvaluation,
+    CleanRows,
+    Curves,
+    curves,
+    score_classifier,
+    verdict,
+)
+
+START = Start("full", StartWeights("mini", "bundled", "MIT", {}, fallback=False, note=""))
 
 
 def fold(text):
@@ -26,29 +39,31 @@ def inputs(k=2, sizes=(120, 60, 90), seed=0, **changes):
               for split in ("val", "test")}
     return {"labels": [f"label {c}" for c in range(k)], "positive": 1 if k == 2 else None, "threshold_rule": "half",
             "headline": "accuracy", "resamples": 100, "seed": 0, "texts": texts, "targets": targets, "logits": logits,
-            "normalise": fold} | changes
+            "normalise": fold, "start": START} | changes
 
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_report_has_the_keys_of_eval_json_and_is_strict_json(k):
     report, probabilities, predicted = score_classifier(**inputs(k))
+    written = report.to_json()
     assert {"schema_version", "headline", "metrics", "validation", "baselines", "labels", "positive", "per_class",
-            "confusion_matrix", "clean", "overlap", "threshold", "temperature", "reliability", "curves"} <= set(report)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["headline"] == {"metric": "accuracy", **report["metrics"]["accuracy"], "split": "test"}
-    assert [entry["name"] for entry in report["baselines"]] == [TFIDF, MAJORITY]
+            "confusion_matrix", "clean", "overlap", "threshold", "temperature", "reliability", "curves"} <= set(written)
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert ClassifierEvaluation.from_json(written, "eval.json") == report
+    assert written["headline"] == {"metric": "accuracy", **written["metrics"]["accuracy"], "split": "test"}
+    assert [entry.name for entry in report.baselines] == [TFIDF, MAJORITY]
     y = np.arange(90) % k
-    assert report["confusion_matrix"] == sk.confusion_matrix(y, predicted, labels=range(k)).tolist()
-    assert probabilities.shape == (90, k) and report["clean"]["n"] == 90
+    assert report.confusion_matrix == sk.confusion_matrix(y, predicted, labels=range(k)).tolist()
+    assert probabilities.shape == (90, k) and report.clean.n == 90
 
 
 def test_probabilities_are_scaled_by_the_temperature_of_validation_alone():
     given = inputs()
     report, probabilities, _ = score_classifier(**given)
-    assert report["temperature"] != 1.0
-    assert probabilities == pytest.approx(softmax(given["logits"]["test"] / report["temperature"], axis=1))
+    assert report.temperature != 1.0
+    assert probabilities == pytest.approx(softmax(given["logits"]["test"] / report.temperature, axis=1))
     given["logits"]["test"] = given["logits"]["test"] * 5
-    assert score_classifier(**given)[0]["temperature"] == report["temperature"]
+    assert score_classifier(**given)[0].temperature == report.temperature
 
 
 def test_max_f1_moves_the_threshold_and_the_decisions():
@@ -56,24 +71,24 @@ def test_max_f1_moves_the_threshold_and_the_decisions():
     given["logits"]["val"][:, 0] += 3
     given["logits"]["test"][:, 0] += 3
     half, max_f1 = score_classifier(**given), score_classifier(**given | {"threshold_rule": "max-f1"})
-    assert half[0]["threshold"] == 0.5 and max_f1[0]["threshold"] < 0.5
-    assert (max_f1[2] == np.where(max_f1[1][:, 1] >= max_f1[0]["threshold"], 1, 0)).all()
-    assert max_f1[0]["metrics"]["f1"]["value"] > half[0]["metrics"]["f1"]["value"]
+    assert half[0].threshold == 0.5 and max_f1[0].threshold < 0.5
+    assert (max_f1[2] == np.where(max_f1[1][:, 1] >= max_f1[0].threshold, 1, 0)).all()
+    assert max_f1[0].metrics["f1"].value > half[0].metrics["f1"].value
 
 
 def test_the_majority_class_stays_the_majority_whatever_the_threshold_rule():
     given = inputs(threshold_rule="max-f1")
     for split, n in (("train", 120), ("val", 60), ("test", 90)):
         given["targets"][split] = (np.arange(n) % 4 == 0).astype(int)
-    metrics = score_classifier(**given)[0]["baselines"][1]["metrics"]
-    assert metrics["recall"]["value"] == 0.0
-    assert metrics["accuracy"]["value"] == pytest.approx(1 - given["targets"]["test"].mean())
+    metrics = score_classifier(**given)[0].baselines[1].metrics
+    assert metrics["recall"].value == 0.0
+    assert metrics["accuracy"].value == pytest.approx(1 - given["targets"]["test"].mean())
 
 
 def test_more_than_two_labels_have_no_threshold_and_no_positive_one():
     report, _, predicted = score_classifier(**inputs(3, threshold_rule="max-f1"))
-    assert report["threshold"] is None and report["positive"] is None and predicted.max() == 2
-    assert "f1" not in report["metrics"]
+    assert report.threshold is None and report.positive is None and predicted.max() == 2
+    assert "f1" not in report.metrics
 
 
 def test_f1_as_headline_of_many_labels_is_an_error_in_words():
@@ -85,24 +100,24 @@ def test_the_clean_part_leaves_out_texts_seen_elsewhere():
     given = inputs()
     given["texts"]["test"][:10] = [text.upper() for text in given["texts"]["train"][:10]]
     report, probabilities, predicted = score_classifier(**given)
-    assert report["clean"]["n"] == 80 and report["overlap"]["test_in_train"] == {"exact": 0, "normalised": 10, "n": 90}
+    assert report.clean.n == 80 and report.overlap["test_in_train"] == OverlapCounts(0, 10, 90)
     y = np.arange(90) % 2
-    assert report["clean"]["metrics"]["accuracy"]["value"] == sk.accuracy_score(y[10:], predicted[10:])
+    assert report.clean.metrics["accuracy"].value == sk.accuracy_score(y[10:], predicted[10:])
     assert "10 of the 90 test texts also stand in train" in verdict(report)
 
 
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():
     report, probabilities, _ = score_classifier(**inputs(sizes=(40, 0, 0)))
-    assert report["headline"]["value"] is None and probabilities.shape == (0, 2)
+    assert report.headline.value is None and probabilities.shape == (0, 2)
     assert "not defined" in verdict(report)
-    json.dumps(report, allow_nan=False)
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_one_class_in_the_test_is_null_with_a_reason():
     given = inputs()
     given["targets"]["test"] = np.zeros(90, dtype=int)
     report, _, _ = score_classifier(**given)
-    assert report["metrics"]["roc_auc"]["value"] is None and report["curves"]["model"] is None
+    assert report.metrics["roc_auc"].value is None and report.curves.model is None
 
 
 def test_thinned_curves_keep_their_area():
@@ -110,7 +125,7 @@ def test_thinned_curves_keep_their_area():
     y = generator.random(5000) < 0.2
     score = 1 / (1 + np.exp(-(2.0 * y + generator.normal(size=5000))))
     found = curves(y.astype(int), np.stack([1 - score, score], axis=1), 1)
-    roc, pr = np.array(found["roc"]), np.array(found["pr"])
+    roc, pr = np.array(found.roc), np.array(found.pr)
     assert len(roc) <= 200 and len(pr) <= 200
     assert sk.auc(roc[:, 0], roc[:, 1]) == pytest.approx(sk.roc_auc_score(y, score), abs=0.005)
     assert sk.auc(pr[:, 0], pr[:, 1]) == pytest.approx(sk.average_precision_score(y, score), abs=0.01)
@@ -120,21 +135,26 @@ def test_macro_curve_has_the_mean_area_of_the_classes():
     given = inputs(4, sizes=(40, 40, 800))
     _, p, _ = score_classifier(**given)
     y = np.arange(800) % 4
-    roc = np.array(curves(y, p, None)["roc"])
+    roc = np.array(curves(y, p, None).roc)
     assert sk.auc(roc[:, 0], roc[:, 1]) == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"), abs=0.005)
     assert curves(np.arange(44) % 11, np.full((44, 11), 1 / 11), None) is None
 
 
 def entry(name, value, difference, p, low=None, high=None):
-    return {"name": name, "metrics": {"accuracy": {"value": value, "low": 0.9, "high": 0.99, "n": 1115},
-                                      "f1": {"value": value, "low": 0.9, "high": 0.99, "n": 1115}},
-            "p_value": p, "difference": {"metric": "accuracy", "value": difference, "low": low, "high": high}}
+    own = Metric(value, 0.9, 0.99, 1115)
+    return Baseline(name=name, metrics={"accuracy": own, "f1": own}, p_value=p, test="exact McNemar",
+                    difference=Difference(difference, low, high, 1115, metric="accuracy"), threshold=0.5, note="",
+                    seconds=0.0)
 
 
-def evaluation(value=0.987, metric="accuracy", baselines=(), clean_n=1115):
-    headline = {"metric": metric, "value": value, "low": 0.978, "high": 0.992, "n": 1115, "split": "test"}
-    return {"headline": headline, "positive": "spam", "baselines": list(baselines),
-            "clean": {"n": clean_n, "metrics": {metric: headline}}}
+def evaluation(value=0.987, metric="accuracy", baselines=(), low=0.978, high=0.992, n=1115):
+    own = Metric(value, low, high, n)
+    return ClassifierEvaluation(
+        schema_version=1, task="classify", method="full", weights=START.weights, seconds=1.0,
+        headline=Headline(**vars(own), metric=metric, split="test"), metrics={metric: own}, validation={},
+        baselines=list(baselines), labels=["ham", "spam"], positive="spam", confusion_matrix=[[1, 0], [0, 1]],
+        per_class=[], clean=CleanRows({metric: own}, n), overlap={}, threshold=0.5, threshold_rule="half",
+        temperature=1.0, reliability=[], curves=Curves(None, None, TFIDF))
 
 
 def test_verdict_calls_a_difference_within_noise_noise():
@@ -159,17 +179,16 @@ def test_verdict_names_the_majority_class_only_where_it_is_not_beaten():
 
 def test_verdict_on_another_metric_goes_by_its_own_interval():
     noise = evaluation(metric="f1", baselines=[entry(TFIDF, 0.97, 0.017, 1e-9, -0.001, 0.04)])
-    real = copy.deepcopy(noise)
-    real["baselines"][0]["difference"]["low"] = 0.002
+    real = evaluation(metric="f1", baselines=[entry(TFIDF, 0.97, 0.017, 1e-9, 0.002, 0.04)])
     assert verdict(noise).startswith("F1 of spam 98.7 %") and "within noise" in verdict(noise)
     assert "the model is better" in verdict(real) and "McNemar" not in verdict(real)
 
 
 def test_a_metric_in_words_has_its_unit_or_the_reason_why_not():
-    entry = {"value": 0.9868, "low": 0.978, "high": 0.9921, "n": 1115}
+    entry = Metric(0.9868, 0.978, 0.9921, 1115)
     assert metric_text(entry, "f1") == "98.7 % (97.8 to 99.2; n = 1,115)"
     assert metric_text(entry, "roc_auc") == "0.987 (0.978 to 0.992; n = 1,115)"
-    undefined = {"value": None, "low": None, "high": None, "n": 3, "reason": "only one class in the 3 rows"}
+    undefined = Metric(None, None, None, 3, "only one class in the 3 rows")
     assert metric_text(undefined, "roc_auc") == "not defined (only one class in the 3 rows)"
 
 
@@ -181,7 +200,4 @@ def test_what_is_not_all_is_not_called_all(name, value, shown):
 
 
 def test_verdict_warns_of_a_wide_interval():
-    wide = evaluation()
-    wide["headline"] |= {"low": 0.7, "high": 1.0, "n": 20}
-    wide["clean"]["n"] = 20
-    assert "30 points wide" in verdict(wide)
+    assert "30 points wide" in verdict(evaluation(low=0.7, high=1.0, n=20))

@@ -30,7 +30,7 @@ def test_a_text_without_empty_lines_is_cut_at_lines_so_that_some_is_held_out(tmp
     tokenizer = Tokenizer.of_bytes()
     card = pretrain_documents.write_tokens(tmp_path / "lines.txt", tmp_path, tokenizer, Pretrain(val_fraction=0.2), 1)
     parts = [read_back(tmp_path, split, tokenizer) for split in ("train", "val")]
-    assert [len(part) for part in parts] == [card["documents"]["train"], card["documents"]["val"]]
+    assert [len(part) for part in parts] == [card.documents["train"], card.documents["val"]]
     assert min(map(len, parts)) > 0 and all(text.endswith("\n") and len(text) < 4200 for text in parts[0] + parts[1])
     assert sorted("".join(parts[0] + parts[1]).splitlines(True)) == sorted(lines)
 
@@ -42,8 +42,8 @@ def test_of_few_documents_one_at_least_is_held_out(tmp_path, documents):
         (tmp_path / "few.txt").write_text("<|endoftext|>\n".join(f"text {i}\n" for i in range(documents)))
         settings = Pretrain(val_fraction=0.02)
         card = pretrain_documents.write_tokens(tmp_path / "few.txt", tmp_path, tokenizer, settings, seed)
-        assert card["documents"]["val"] >= 1 and sum(card["documents"].values()) == documents
-        assert len(read_back(tmp_path, "val", tokenizer)) == card["documents"]["val"]
+        assert card.documents["val"] >= 1 and sum(card.documents.values()) == documents
+        assert len(read_back(tmp_path, "val", tokenizer)) == card.documents["val"]
 
 
 def test_one_line_is_too_little(tmp_path):
