@@ -59,7 +59,7 @@ def shorten(text: str, most: int = 60) -> str:
     return start if len(text) <= 2 * most and len(start) <= most else start[:most - 3] + "..."
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:
     """Names for a message, the first few of many, each no longer than a line."""
-    shown = ", ".join(shorten(name, 90) for name in names[:most])
+    shown = separator.join(shorten(name, 90) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from finetune.errors import RunError
 
+SMALL_MODEL = 40_000_000  # parameters below which a model moves whole and knows next to nothing
+
 
 class Record:
     """The base of every dataclass that crosses a file or a stage. Fields at their default are left out of the JSON."""

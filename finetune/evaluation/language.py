@@ -44,9 +44,3 @@ def compressors(text: bytes) -> list[CompressedSize]:
         return []
     found = {"bz2 -9": bz2.compress(text, 9), "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)}
     return [CompressedSize(name, 8 * len(packed) / len(text)) for name, packed in found.items()]
-
-
-def loss_metrics(nats: np.ndarray, tokens: np.ndarray, resamples: int, seed: int) -> dict[str, Metric]:
-    """log_loss (nats a token) and perplexity over answers, (n,) sums and tokens of each."""
-    found = language_metrics(nats, tokens, tokens, resamples, seed)
-    return {name: found[name] for name in ("log_loss", "perplexity")}

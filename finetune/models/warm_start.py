@@ -30,19 +30,19 @@ def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, War
     return encoder, _copy(gpt, encoder, sides=("",))
 
 
-def warm_encoder_decoder(gpt: GPT, seed: int, silent_cross: bool = False,
+def warm_encoder_decoder(gpt: GPT, seed: int, zero_init_cross: bool = False,
                          layers: tuple[int, int] | None = None) -> tuple[EncoderDecoder, WarmStart]:
     """An encoder-decoder of the GPT's shape, its weights on both sides.
 
     layers: so many of the GPT's lowest blocks in the encoder and in the decoder; none: all of them in both.
-    silent_cross: begin with the cross-attention's output at zero, so that the decoder is the GPT until it learns to
+    zero_init_cross: begin with the cross-attention's output at zero, so that the decoder is the GPT until it learns to
     look at its source. Rothe et al. draw it like the other fresh weights.
     """
     encoder, decoder = layers or (gpt.config.layers, gpt.config.layers)
     shape = asdict(gpt.config) | {"layers": decoder, "encoder_layers": encoder}
     model = EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
     report = _copy(lowest_blocks(gpt, max(encoder, decoder)), model, sides=("", "encoder.", "decoder."))
-    if silent_cross:
+    if zero_init_cross:
         for block in model.decoder.blocks:
             for parameter in block.cross_attention.out.parameters():
                 nn.init.zeros_(parameter)

@@ -1,121 +1,245 @@
 """What the pages of models that write have in common: their texts beside other ways to write them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 from finetune.console import aligned
-from finetune.report.blocks import NONE, Table, Text, metric_cell, percent
+from finetune.evaluation.results import Difference, Metric
+from finetune.evaluation.written import LossChange, WrittenBaseline, WrittenEvaluation
+from finetune.records import SMALL_MODEL, Record, TrainResult
+from finetune.report.blocks import (
+    NONE,
+    Code,
+    Section,
+    Table,
+    Text,
+    Tile,
+    facts,
+    metric_cell,
+    metric_name,
+    percent,
+    sentence,
+    value_text,
+)
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_text, metric_value, p_text, points
+from finetune.report.provenance import origin, overlap_table
+from finetune.tables.card import ExamplesCard, SplitSize, TokenSpread
 
 LISTED = 20  # rows or problems that are named one by one
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+FEW = 200  # test rows below which the headline's interval is wide
 _SHOWN = 600  # characters of a text among the samples
 _LOWER = {"log_loss", "perplexity", "repetition"}
 
+Fact = tuple[str, object]  # a name and a value, for a table of two columns
 
-def against(entry: dict, metric: str, name: str) -> str:
+
+@dataclass(frozen=True)
+class Words:
+    """What a task calls its rows and the other ways to answer."""
+
+    row: str  # record, pair
+    asked: str  # question, source
+    wanted: str  # answer, target
+    baselines: dict[str, tuple[str, str]]  # a baseline's name -> the same in a sentence, and above a column
+    untuned: str  # the baseline that is the model before training
+
+
+def verdict_text(evaluation: WrittenEvaluation, shown: dict[str, str], words: Words,
+                 passed_over: Callable[[WrittenBaseline, str], bool] = lambda baseline, metric: False) -> str:
+    """What the numbers say, no more than they carry.
+
+    shown: each metric that is named, and on which rows it is where that has to be said. passed_over: which baselines
+    a metric need not be held against here.
+    """
+    said = []
+    for name, where in shown.items():
+        others = [_against(baseline, name, words.baselines[baseline.name][0]) for baseline in evaluation.baselines
+                  if not passed_over(baseline, name)]
+        said.append(f"{metric_label(name)} {metric_text(evaluation.metrics[name], name)}{where}; {'; '.join(others)}.")
+    loss = next(change for change in evaluation.losses if change.split == "test")
+    said.append(f"Loss on the {words.wanted}s: {loss.before.value:.3f} nats a token before training, "
+                f"{loss.after.value:.3f} after.")
+    return " ".join(said + _without_overlap(evaluation, words))
+
+
+def is_ahead(baseline: WrittenBaseline, metric: str) -> bool:
+    """Whether the model is better than a baseline by more than noise, where higher is better."""
+    difference = baseline.differences[metric]
+    return difference.value > 0 and difference.p_value < 0.05
+
+
+def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
     """A baseline's figure, and whether the model is better, worse or neither."""
-    difference, value = entry["differences"][metric], metric_value(metric, entry["metrics"][metric]["value"])
-    size, p = points(metric, difference["value"]), p_text(difference["p_value"])
-    if size == 0 or difference["p_value"] >= 0.05:
+    difference, value = baseline.differences[metric], metric_value(metric, baseline.metrics[metric].value)
+    size, p = points(metric, difference.value), p_text(difference.p_value)
+    if size == 0 or difference.p_value >= 0.05:
         return f"{name} {value} (no more than noise apart, {p})"
     return f"{name} {value} (the model is {'better' if size > 0 else 'worse'} by {abs(size):.1f} points, {p})"
 
 
-def without_overlap(evaluation: dict, what: str) -> list[str]:
+def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
     """A sentence on test rows that stand in another split, where there are any."""
-    headline, clean = evaluation["headline"]["metric"], evaluation["clean"]
-    overlapping = max(entry["n"] for entry in evaluation["metrics"].values()) - clean["n"]
+    headline, clean = evaluation.headline.metric, evaluation.clean
+    overlapping = max(metric.n for metric in evaluation.metrics.values()) - clean.n
     if not overlapping:
         return []
-    alone = clean["metrics"].get(headline)
-    return [f"{overlapping:,} test {what} stand in train or validation too"
+    alone = clean.metrics.get(headline)
+    return [f"{overlapping:,} test {words.asked}s stand in train or validation too"
             + (f"; without them: {metric_text(alone, headline)}." if alone else ".")]
 
 
-def tiles(evaluation: dict, names: list[str], name: Callable[[str], str], untuned: str) -> list[dict]:
-    """The figures at the top; each defined metric once. untuned: the baseline that is the model before training."""
-    metrics = evaluation["metrics"]
-    before = next((entry["metrics"] for entry in evaluation["baselines"] if entry["name"] == untuned), {})
-    return [{"name": name(metric), "value": metric_value(metric, metrics[metric]["value"]),
-             "interval": metric_interval(metric, metrics[metric]),
-             "note": f"test, n = {metrics[metric]['n']:,}"
-             + (f"; before {metric_value(metric, before[metric]['value'])}" if metric in before else "")}
-            for metric in dict.fromkeys(names) if metrics.get(metric, {"value": None})["value"] is not None]
+def unbroken(text: str) -> str:
+    """The same with no line break within a figure."""
+    return text.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
 
 
-def comparison_tables(evaluation: dict, compared: list[str], name: Callable[[str], str], columns: dict[str, str],
-                      what: str) -> list:
+def tiles(evaluation: WrittenEvaluation, names: list[str], words: Words) -> list[Tile]:
+    """The figures at the top; each defined metric once."""
+    metrics = evaluation.metrics
+    before = next((own.metrics for own in evaluation.baselines if own.name == words.untuned), {})
+    return [Tile(metric_label(name), metric_value(name, metrics[name].value), metric_interval(name, metrics[name]),
+                 f"test, n = {metrics[name].n:,}"
+                 + (f"; before {metric_value(name, before[name].value)}" if name in before else ""))
+            for name in dict.fromkeys(names) if name in metrics and metrics[name].value is not None]
+
+
+def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], words: Words) -> list:
     """Every metric of the model and of its baselines on the same rows, and the paired tests."""
-    metrics, baselines = evaluation["metrics"], evaluation["baselines"]
-    rows = [[name(metric) + _arrow(metric), _cell(metric, entry),
-             *(_cell(metric, other["metrics"][metric]) if metric in other["metrics"] else NONE for other in baselines)]
-            for metric, entry in metrics.items()]
-    heads = ["This model", *(columns[entry["name"]] for entry in baselines)]
-    tested = [[name(metric) + _arrow(metric),
-               *(_difference(metric, entry["differences"].get(metric)) for entry in baselines)]
-              for metric in compared if any(metric in entry["differences"] for entry in baselines)]
+    metrics, baselines = evaluation.metrics, evaluation.baselines
+    rows = [[_labelled(name), _cell(name, metric),
+             *(_cell(name, other.metrics[name]) if name in other.metrics else NONE for other in baselines)]
+            for name, metric in metrics.items()]
+    heads = ["This model", *(words.baselines[own.name][1] for own in baselines)]
+    tested = [[_labelled(name), *(_difference(name, own.differences.get(name)) for own in baselines)]
+              for name in compared if any(name in own.differences for own in baselines)]
     minus = [f"Model minus\n{head.lower()}" for head in heads[1:]]
-    return [Table(f"Test {what}, with 95 % intervals", ["Metric", *heads], rows, frozenset(range(1, 1 + len(heads)))),
-            Table(f"Differences on the same {what}", ["Metric", *minus], tested, frozenset(range(1, 1 + len(minus)))),
+    return [Table(f"Test {words.row}s, with 95 % intervals", ["Metric", *heads], rows,
+                  frozenset(range(1, 1 + len(heads)))),
+            Table(f"Differences on the same {words.row}s", ["Metric", *minus], tested,
+                  frozenset(range(1, 1 + len(minus)))),
             Text("Differences are in points, those of the loss in nats, with intervals and p of the paired bootstrap: "
                  "below 0.05 a difference is more than noise.", small=True)]
 
 
-def loss_table(rows: list[tuple[str, dict]]) -> Table:
-    """What a loss is of, and its {"before", "after"}."""
-    cells = [[what, _loss_cell(row["before"]), f"{_loss_cell(row['after'])}\n"
-              f"{percent(row['after']['value'], row['before']['value'])} of before"] for what, row in rows]
-    return Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
+def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Section:
+    """The losses before and after training. tokens: what the tokens are that a loss is on, by ``LossChange.on``."""
+    cells = [[f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}", _loss_cell(own.before),
+              f"{_loss_cell(own.after)}\n{percent(own.after.value, own.before.value)} of before"] for own in changes]
+    table = Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
+    return Section("losses", "Loss before and after", [table, Text(note, small=True)])
 
 
-def row_list(count: int | None, rows: list[int] | None, what: str) -> str | None:
-    """How many rows, and which."""
-    if not count:
-        return None if count is None else "0"
+def samples(rows: Sequence[Record], words: Words, note: str) -> Section:
+    """Some test rows, one under the other, which a narrow screen can show.
+
+    rows: their fields are a number, what was asked and wanted, and the texts after and before training and the nearest.
+    """
+    blocks: list = [Text(note)]
+    for number, (_, asked, wanted, after, before, nearest) in enumerate(map(astuple, rows), start=1):
+        blocks += facts(f"Sample {number}", [(name, excerpt(text)) for name, text in (
+            (words.asked.capitalize(), asked), ("Reference", wanted), ("Before", before), ("After", after),
+            ("Nearest", nearest))])
+    return Section("samples", "Samples before and after", blocks)
+
+
+def limits(evaluation: WrittenEvaluation, train: TrainResult | None, seed: int | None, words: Words, learnt: str,
+           small: str, truth: str) -> Section:
+    """What the figures do not say, and what a model of this size cannot do.
+
+    learnt: what the held-out rows say. small: what goes for a small model, after its size. truth: what no metric sees.
+    """
+    blocks, n = [Text(learnt)], evaluation.headline.n
+    if train and train.parameters < SMALL_MODEL:
+        blocks.append(Text(f"A model of {train.parameters / 1e6:.1f} million parameters {small}"))
+    blocks += [Text(truth), Text(
+        f"All figures are of one training{'' if seed is None else f' (seed {seed})'}. The intervals say how far "
+        f"they would move on other test {words.row}s, not with another seed or another split.")]
+    if n < FEW:
+        blocks.append(Text(f"With {n:,} test {words.row}s the headline's interval is wide."))
+    return Section("limits", "What it cannot do", blocks)
+
+
+def data_card(card: ExamplesCard, counts: list[Fact], lengths: list[Fact], example: str, words: Words,
+              more: Sequence[Table] = ()) -> Section:
+    """Where the rows come from, how they are divided, and what was cut or left out.
+
+    counts, lengths: facts of the task's own. example: what is said of the card's. more: tables of the task's own.
+    """
+    pairs = [*origin(card), *counts, ("Protocol", card.protocol),
+             ("Split seed", None if card.protocol == "ordered" else card.seed), *lengths]
+    return Section("data", "Data", [
+        *facts("Source and checks", pairs), _split_table(card.splits), *overlap_table(card.overlap, words.asked),
+        Text(example), Code(excerpt(card.example)), *more, *(Text(sentence(note)) for note in card.notes)])
+
+
+def no_data_card() -> Section:
+    """In the place of a data card that the run does not have."""
+    return Section("data", "Data", [Text("The run has no data card.")])
+
+
+def _split_table(splits: dict[str, SplitSize]) -> Table:
+    return Table("Size of each split", ["", "Records", "Used", "Tokens", "Learnt tokens"],
+                 [[SPLITS[name], *map(value_text, astuple(size))] for name, size in splits.items()],
+                 frozenset(range(1, 5)))
+
+
+def spread_text(tokens: TokenSpread) -> str:
+    """How long texts are, in words."""
+    return f"median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}"
+
+
+def row_list(rows: list[int], what: str, count: int | None = None) -> str:
+    """How many rows, and which. count: where not all of them are in `rows`."""
+    count = len(rows) if count is None else count
     if not rows:
         return f"{count:,}"
     listed = ", ".join(map(str, rows[:LISTED]))
     return f"{count:,} ({what} {listed}{' and more' if count > LISTED else ''}; the first of the file is 0)"
 
 
-def shorten(text: str) -> str:
+def excerpt(text: str) -> str:
     """A text of bounded length, its line breaks kept."""
     text = text or "(nothing)"
     return text if len(text) <= _SHOWN else text[:_SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _arrow(metric: str) -> str:
-    return "\u00a0\N{DOWNWARDS ARROW}" if metric in _LOWER else ""
+def metric_label(name: str) -> str:
+    """A metric's name on these pages."""
+    return "Loss (nats a token)" if name == "log_loss" else metric_name(name)
 
 
-def _cell(metric: str, entry: dict) -> str:
+def _labelled(name: str) -> str:
+    """A metric's name, with an arrow where lower is better."""
+    return metric_label(name) + ("\u00a0\N{DOWNWARDS ARROW}" if name in _LOWER else "")
+
+
+def _cell(name: str, metric: Metric) -> str:
     """The value, and under it the interval; a perplexity in the digits that it deserves."""
-    if metric != "perplexity":
-        return metric_cell(metric, entry)
-    value, low, high = (f"{entry[key]:,.{0 if entry[key] >= 100 else 1}f}" for key in ("value", "low", "high"))
+    if name != "perplexity":
+        return metric_cell(name, metric)
+    value, low, high = (f"{part:,.{0 if part >= 100 else 1}f}" for part in (metric.value, metric.low, metric.high))
     return f"{value}\n({low} to {high})"
 
 
-def _difference(metric: str, entry: dict | None) -> str:
+def _difference(name: str, difference: Difference | None) -> str:
     """The difference with its interval, and p; in points but for the loss."""
-    if entry is None:
+    if difference is None:
         return NONE
-    value, low, high = (f"{entry[key]:+.3f}" if points(metric, entry[key]) is None else
-                        f"{points(metric, entry[key]):+.1f}" for key in ("value", "low", "high"))
-    return f"{value}\n({low} to {high})\n{p_text(entry['p_value'])}"
+    value, low, high = (f"{part:+.3f}" if points(name, part) is None else f"{points(name, part):+.1f}"
+                        for part in (difference.value, difference.low, difference.high))
+    return f"{value}\n({low} to {high})\n{p_text(difference.p_value)}"
 
 
-def _loss_cell(entry: dict) -> str:
-    return f"{entry['value']:.3f}\n({entry['low']:.3f} to {entry['high']:.3f})"
+def _loss_cell(loss: Metric) -> str:
+    return f"{loss.value:.3f}\n({loss.low:.3f} to {loss.high:.3f})"
 
 
-def beside_baselines(evaluation: dict, names: dict[str, str]) -> list[str]:
+def beside_baselines(evaluation: WrittenEvaluation, names: dict[str, str]) -> list[str]:
     """The model and its baselines, a line each. names: metric -> what its column is called."""
+    own = (f"{evaluation.weights.name}, {evaluation.method}", evaluation.metrics, "")
     rows = [["", *names.values(), "p"]]
-    own = {"name": f"{evaluation['weights']['name']}, {evaluation['method']}", "metrics": evaluation["metrics"],
-           "p_value": None}
-    for entry in (own, *evaluation["baselines"]):
-        rows.append([entry["name"], *(bracket_cell(entry["metrics"][name]) if name in entry["metrics"] else ""
-                                      for name in names),
-                     "" if entry["p_value"] is None else f"{entry['p_value']:.3g}"])
+    for name, metrics, p in (own, *((other.name, other.metrics, f"{other.p_value:.3g}")
+                                    for other in evaluation.baselines)):
+        rows.append([name, *(bracket_cell(metrics[metric]) if metric in metrics else "" for metric in names), p])
     return aligned(rows)

@@ -13,8 +13,8 @@ from finetune.adapters.lora import add_lora, lora_tensors
 from finetune.errors import RecipeError
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.recipe import Train, check_method
+from finetune.records import SMALL_MODEL
 
-SMALL = 40_000_000  # parameters below which all weights move
 LARGE = 500_000_000  # parameters from which adapters move in all weights' place
 MANY = 2_000  # training rows from which a GPU moves all weights
 LORA_RATE = 4  # an adapter's learning rate, as a multiple of that of the weights themselves
@@ -60,7 +60,7 @@ def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> 
     """What `auto` stands for, and why. rows: to train on. device: its type (cpu, cuda, mps)."""
     if not pretrained:
         return "full", "random weights have nothing to keep"
-    if parameters < SMALL:
+    if parameters < SMALL_MODEL:
         return "full", "a small model moves whole"
     if device == "cpu":
         return "last-blocks", "on a CPU the top of a large model is trained in a fraction of the time"
@@ -82,7 +82,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
         why.append(f"method {chosen['method']}: {reason}")
     method = chosen.get("method", asked.method)
     if asked.lr is None:
-        chosen["lr"] = 1e-3 if not pretrained or method == "head" else 1e-4 if parameters >= SMALL else 5e-4
+        chosen["lr"] = 1e-3 if not pretrained or method == "head" else 1e-4 if parameters >= SMALL_MODEL else 5e-4
         chosen["lr"] *= LORA_RATE if method == "lora" else 1
         why.append(f"lr {chosen['lr']:g}: usual for {method} on {'pretrained' if pretrained else 'random'} weights "
                    f"of {parameters / 1e6:.1f} M parameters")

@@ -35,10 +35,10 @@ def trained(finetune, tmp_path):
 def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetune, monkeypatch):
     from transformers import AutoTokenizer, GPT2LMHeadModel
     evaluation = json.loads((trained / "eval.json").read_text())
-    assert evaluation["task"] == "instruct" and evaluation["headline"]["metric"] == "identical"
+    assert evaluation["task"] == "instruct" and evaluation["headline"]["metric"] == "exact_match"
     before, nearest = evaluation["baselines"]
     assert evaluation["metrics"]["log_loss"]["value"] < 0.5 * before["metrics"]["log_loss"]["value"]
-    assert evaluation["metrics"]["well_formed"]["value"] > 0 and nearest["metrics"]["identical"]["n"] == 12
+    assert evaluation["metrics"]["well_formed"]["value"] > 0 and nearest["metrics"]["exact_match"]["n"] == 12
 
     theirs = GPT2LMHeadModel.from_pretrained(trained / "export" / "hf").eval()
     tokenizer = AutoTokenizer.from_pretrained(trained / "export" / "hf")
@@ -58,7 +58,7 @@ def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetu
     assert [int(row["row"]) for row in rows] == [record["row"] for record in test]
     assert [row["reference"] for row in rows] == [record["output"] for record in test]
     same = sum(row["answer"].split() == row["reference"].split() for row in rows) / len(rows)
-    assert evaluation["metrics"]["identical"]["value"] == pytest.approx(same)
+    assert evaluation["metrics"]["exact_match"]["value"] == pytest.approx(same)
     html = (trained / "report" / "index.html").read_text(encoding="utf-8")
     assert all(part in html for part in ("What it cannot do", "Samples before and after", "of before", "finetune chat"))
     assert "<script" not in html

@@ -158,9 +158,9 @@ def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
     what = {
         "classify": "The encoder reads the mean of its tokens, the decoder its last token, the encoder-decoder its "
                     "decoder's state at the start token.",
-        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test's in train; right is what is the "
-                   "same to the letter, written by taking the likeliest token each time. Learnt are the words and "
-                   "their end, by both.",
+        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test's in train; right is what is "
+                   "the same but for white space, written by taking the likeliest token each time. Learnt are the "
+                   "words and their end, by both.",
         "text": f"{comparison.piece_tokens} tokens of a held-out document are given, as many that follow are to be "
                 "predicted; both predict the same tokens. While it trains a decoder learns from all tokens, an "
                 "encoder-decoder from those to be predicted."}[group.task]

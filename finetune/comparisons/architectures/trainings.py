@@ -42,6 +42,7 @@ from finetune.config import check_names
 from finetune.console import say
 from finetune.errors import RecipeError, listed
 from finetune.evaluation.candidates import compare_candidates, compare_rows
+from finetune.evaluation.text_scores import exact_match
 from finetune.files import write_json
 from finetune.machine import release_memory, reset_peak_memory
 from finetune.models.gpt import GPT
@@ -274,7 +275,7 @@ def _measure(training: Training, model, core, datasets: Datasets, shared: Shared
     if training.task == NUMBERS:
         written = write_targets(core, test, tokenizer, device)
         answers = [tokenizer.decode(pair.target) for pair in test]
-        right = [int(one == other) for one, other in zip(written, answers, strict=True)]
+        right = exact_match(written, answers).astype(int).tolist()
         examples = [[tokenizer.decode(pair.source), answer, one]
                     for pair, answer, one in zip(test, answers, written, strict=True)][:EXAMPLES]
         return {"scores": right, "examples": examples, "said": f"exact match {np.mean(right):.4f}"}
@@ -339,7 +340,7 @@ def _group(recipe: Recipe, datasets: Datasets, labels: list[str], positive: int 
         found = compare_candidates(datasets.classify["test"].targets, scores, len(labels), positive, reference,
                                    resamples, seed)
     else:
-        metric = "identical" if task == NUMBERS else "log_loss" if measure else "bits_per_byte"
+        metric = "exact_match" if task == NUMBERS else "log_loss" if measure else "bits_per_byte"
         parts = fits[reference][0].get("parts")
         scale = math.log(2) if metric == "bits_per_byte" else 1.0
         found = compare_rows({name: own / scale for name, own in scores.items()}, metric, reference, resamples, seed,

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from finetune.console import progress
-from finetune.evaluation.baseline import nearest_answers
-from finetune.evaluation.language import loss_metrics
-from finetune.evaluation.leakage import clean_rows
+from finetune.evaluation.results import Start
+from finetune.evaluation.written import References, WrittenTexts, loss_change
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import NextToken
-from finetune.recipe import Train
-from finetune.tables.splits import fold_text
+from finetune.recipe import Recipe, Train
 from finetune.tasks.instruct.prompts import Piece, answer, markers, pieces, prompt, question
-from finetune.tasks.instruct.score import NEAREST, UNTUNED, References, Written, score_answers
+from finetune.tasks.instruct.score import NEAREST, UNTUNED, AnswerRow, AnswersEvaluation, score_answers
 from finetune.tasks.instruct.settings import Instruct
-from finetune.tasks.writing import Answer, write_answers
+from finetune.tasks.writing import (
+    Answer,
+    gather_test_rows,
+    result_rows,
+    spread_rows,
+    write_answers,
+    written_texts,
+)
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
@@ -35,6 +40,10 @@ class Examples:
     targets: list[list[int]]  # IGNORE where nothing is learnt
     cut: list[int]  # rows whose prompt lost its beginning
     left_out: list[int]  # rows whose answer leaves no room for a prompt
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row that are read."""
+        return [len(row) for row in self.inputs]
 
     def take(self, positions: list[int]) -> "Examples":
         """Some of the rows."""
@@ -118,8 +127,8 @@ def build_job(model: NextToken, settings: Train, train: Examples, val: Examples,
     def validate(module: nn.Module) -> dict[str, float]:
         return measure(module, val, settings.micro_batch_tokens, device)
 
-    return Job(model, [len(row) for row in train.inputs], [float(count) for count in train.learnt()], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(map(len, val.inputs)))
+    return Job(model, train.lengths(), [float(count) for count in train.learnt()], batch, loss_sum,
+               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
 
 
 def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -129,7 +138,7 @@ def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
 
 def measure(model: nn.Module, part: Examples, budget: int, device: torch.device) -> dict[str, float]:
     """Loss per supervised token in nats, and perplexity."""
-    groups = micro_batches(list(range(len(part.rows))), [len(row) for row in part.inputs], budget)
+    groups = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
     loss = float(answer_nats(model, part, groups, device).sum()) / sum(part.learnt())
     return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 
@@ -163,40 +172,29 @@ def row_nats(model: nn.Module, part: Examples, device: torch.device, show: str) 
 
 
 def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records: dict[str, list[dict]],
-             settings: Instruct, max_length: int, resamples: int, seed: int,
-             device: torch.device) -> tuple[dict, list[dict]]:
+             recipe: Recipe, max_length: int, start: Start, device: torch.device) -> tuple[AnswersEvaluation,
+                                                                                           list[AnswerRow]]:
     """Answers to the test's questions, and losses on the answers of test and validation, before and after training.
 
-    Records that do not fit are left out, as in training. Returns eval.json's keys, and for each test record its row,
-    question, reference, and the answers after and before and to the nearest training question.
+    Records that do not fit are left out, as in training. Returns the evaluation, its time still open, and all rows.
     """
+    settings, resamples, seed = recipe.instruct, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
     parts = {(name, on): examples(records[name], tokenizer, settings.model_copy(update={"loss_on": on}), max_length)
              for on in dict.fromkeys(("answer", settings.loss_on)) for name in ("test", "val")}
     parts |= {(name, "words"): parts[name, "answer"].without(tokenizer.end_of_text) for name in ("test", "val")}
-    nats = {(state, *key): row_nats(model, part, device, f"losses, {' '.join((*key, state))}")
-            for key, part in parts.items() for state, model in models.items()}
-    known = set(parts["test", "answer"].rows)
-    test = [record for record in records["test"] if record["row"] in known]
-    questions = [question(record) for record in test]
-    prompts = [prompt_ids(record, tokenizer, settings, after.gpt.config.context) for record in test]
-    written = {}
-    for state, model in models.items():
-        found = generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device)
-        written[state] = Written([own.text for own in found], [own.ended for own in found],
-                                 nats[state, "test", "answer"])
-    nearest = nearest_answers([question(record) for record in records["train"]],
-                              [answer(record) for record in records["train"]], questions)
-    references = References([answer(record) for record in test], np.array(parts["test", "answer"].learnt()),
-                            markers(settings))
-    clean = clean_rows([question(record) for name in ("train", "val") for record in records[name]], questions,
-                       fold_text)
-    report = score_answers(written["after"], references, {UNTUNED: written["before"], NEAREST: Written(nearest)},
-                           clean, resamples, seed)
-    report["losses"] = [
-        {"split": name, "on": on} | {state: loss_metrics(nats[state, name, on], np.array(part.learnt()), resamples,
-                                                         seed)["log_loss"] for state in models}
-        for (name, on), part in parts.items()]
-    columns = {"row": [record["row"] for record in test], "question": questions, "reference": references.texts,
-               "answer": written["after"].texts, "untuned": written["before"].texts, "nearest": nearest}
-    return report, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    nats = {key: {state: row_nats(model, part, device, f"losses, {' '.join((*key, state))}")
+                  for state, model in models.items()} for key, part in parts.items()}
+    test = gather_test_rows(records, parts["test", "answer"].rows, question, answer)
+    prompts = [prompt_ids(record, tokenizer, settings, after.gpt.config.context) for record in test.records]
+    written = {state: written_texts(generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device),
+                                    nats["test", "answer"][state]) for state, model in models.items()}
+    scores = score_answers(
+        written["after"], References(test.wanted, np.array(parts["test", "answer"].learnt())),
+        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)}, test.clean, markers(settings), resamples,
+        seed)
+    rows = result_rows(AnswerRow, test, written)
+    losses = [loss_change(name, nats[name, on], part.learnt(), resamples, seed, on)
+              for (name, on), part in parts.items()]
+    return AnswersEvaluation(**vars(start), **vars(scores), task="instruct", losses=losses, samples=spread_rows(rows),
+                             schema_version=1, seconds=0.0), rows

@@ -5,19 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from finetune.errors import DataError
-from finetune.evaluation.leakage import overlap
-from finetune.recipe import Recipe
+from finetune.errors import DataError, listed
+from finetune.tables.card import ExamplesCard, TokenSpread
 from finetune.tables.detect import Detected
 from finetune.tables.sources import DataSource, sample_source, samples
-from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tables.tables import TableFormat, iterate_table
-from finetune.tasks.instruct.job import conversation_ids, examples, prompt_room
-from finetune.tasks.instruct.prompts import answer, pieces, prompt, question
 from finetune.tasks.instruct.settings import Instruct
-from finetune.tokenizer import Tokenizer
 
 EXPECTED = ('{"instruction": "...", "input": "...", "output": "..."} or '
             '{"messages": [{"role": "user", "content": "..."}, '
@@ -37,6 +30,30 @@ class Instructions:
     malformed: list[str] = field(default_factory=list)  # where, and what is wrong
 
 
+@dataclass(frozen=True)
+class ExampleTokens(TokenSpread):
+    """How long examples are, prompt and answer together, and how many of them did not fit."""
+
+    total: int
+    max_length: int
+    cut: int
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionsCard(ExamplesCard):
+    """What data/card.json holds of this task."""
+
+    malformed: int
+    malformed_records: list[str]
+    style: str
+    template: str
+    loss_on: str
+    prompt: str  # with a question of its own
+    different_questions: int
+    tokens: ExampleTokens
+
+
 def read_instructions(path: Path, settings: Instruct) -> Instructions:
     """Every record of a file. Raises DataError that lists some if more are malformed than the settings allow."""
     path, found, rows = Path(path), Instructions(), 0
@@ -49,10 +66,8 @@ def read_instructions(path: Path, settings: Instruct) -> Instructions:
     if not rows:
         raise DataError(f"{path}: no records", known=EXPECTED)
     if len(found.malformed) > settings.malformed_fraction * rows:
-        listed = found.malformed[:MOST_LISTED]
-        more = len(found.malformed) - len(listed)
         raise DataError(f"{path}: {len(found.malformed)} of {rows} records are malformed",
-                        got="; ".join(listed) + (f"; and {more} more" if more else ""), known=EXPECTED,
+                        got=listed(found.malformed, MOST_LISTED, "; "), known=EXPECTED,
                         do="Mend them, or let some be left out with --set instruct.malformed_fraction=0.01.")
     return found
 
@@ -189,67 +204,3 @@ def locate_instructions(name: str) -> DataSource:
         raise DataError(f"no records {name!r}: no such file", known=", ".join(bundled),
                         do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl")
     return DataSource(path.name, path, Detected(TableFormat()), "the user's file")
-
-
-def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int) -> tuple[dict, dict]:
-    """Split the records, those with the same question together if not by their order alone.
-
-    Questions count as the same if they are after folding case and white space: digits are content here.
-    Returns (records by split, data card).
-    """
-    split, settings = recipe.split, recipe.instruct
-    questions = [question(record) for record in source.records]
-    if split.protocol == "ordered":
-        parts = ordered_split(len(questions), split.val_fraction, split.test_fraction)
-    else:
-        parts = grouped_split(questions, [""] * len(questions), split.val_fraction, split.test_fraction, split.seed,
-                              keys=text_keys(questions, fold_text))
-    empty = [name for name in SPLITS if not parts[name]]
-    if empty:
-        raise DataError(f"too few records: none for the {empty[0]} split",
-                        got=f"{len(set(map(fold_text, questions)))} different questions", do="Add some.")
-    records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
-    max_length = min(recipe.max_length or context, context)
-    found = {name: examples(part, tokenizer, settings, max_length) for name, part in records.items()}
-    for name, part in found.items():
-        if not part.rows:
-            raise DataError(f"no record of the {name} split fits into {max_length} tokens",
-                            do="Give a larger max_length, or a model with a longer context.")
-    lengths = [len(row) + 1 for part in found.values() for row in part.inputs]
-    cut, left_out = ([row for part in found.values() for row in getattr(part, name)] for name in ("cut", "left_out"))
-    notes = []
-    if source.malformed:
-        notes.append(f"{len(source.malformed)} malformed records left out")
-    if cut:
-        notes.append(f"{len(cut)} prompts lost their beginning, to fit into {max_length} tokens")
-    if left_out:
-        notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
-    room, longest = prompt_room(context, settings), settings.max_new_tokens
-    if shortened := sum(len(conversation_ids(record, tokenizer, settings)) > room for record in records["test"]):
-        notes.append(f"{shortened} test prompts are read without their beginning where answers are written, so that "
-                     f"{longest} tokens of an answer fit into {context}")
-    if long := sum(len(tokenizer.encode(answer(record))) > longest for record in records["test"]):
-        notes.append(f"{long} test answers are longer than the {longest} tokens that are written; "
-                     "instruct.max_new_tokens sets those")
-    both = overlap({name: [questions[i] for i in part] for name, part in parts.items()}, fold_text)
-    if split.protocol == "ordered":
-        notes.append("records stand on a side by their place in the file: those to train on, the test's, the "
-                     "validation's")
-    for name, counts in both.items():
-        side, other = name.split("_in_")
-        if counts["normalised"]:
-            notes.append(f"{counts['normalised']} of {counts['n']} {side} questions stand in {other} too, after "
-                         "normalising")
-    card = {
-        "records": len(source.records), "malformed": len(source.malformed), "malformed_records": source.malformed,
-        "style": "template" if settings.template else settings.style, "template": settings.template,
-        "loss_on": settings.loss_on,
-        "example": "".join(piece.text for piece in pieces(records["train"][0], settings)),
-        "prompt": "".join(piece.text for piece in prompt({"instruction": "What is asked?", "input": ""}, settings)),
-        "protocol": split.protocol, "seed": split.seed, "different_questions": len(set(map(fold_text, questions))),
-        "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(map(len, part.inputs)),
-                          "learnt_tokens": sum(part.learnt())} for name, part in found.items()},
-        "tokens": {"median": int(np.median(lengths)), "p95": int(np.percentile(lengths, 95)), "max": max(lengths),
-                   "total": sum(lengths), "max_length": max_length, "cut": len(cut), "left_out": len(left_out)},
-        "cut_rows": sorted(cut), "left_out_rows": sorted(left_out), "overlap": both, "notes": notes}
-    return records, card

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -9,25 +10,38 @@ from torch import Tensor, nn
 
 from finetune.console import progress
 from finetune.errors import RecipeError
-from finetune.evaluation.baseline import nearest_answers
-from finetune.evaluation.language import loss_metrics
-from finetune.evaluation.leakage import clean_rows
+from finetune.evaluation.results import Start
+from finetune.evaluation.written import References, WrittenTexts, loss_change
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Train
-from finetune.tables.splits import fold_text
+from finetune.report.inputs import AttentionMap
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.model import Family, SourceToTarget, family_of
-from finetune.tasks.seq2seq.score import NEAREST, UNTUNED, Output, Targets, score_targets
+from finetune.tasks.seq2seq.score import (
+    NEAREST,
+    UNTUNED,
+    TargetRow,
+    TargetsEvaluation,
+    WarmStartRecord,
+    score_targets,
+)
 from finetune.tasks.seq2seq.settings import Seq2Seq
-from finetune.tasks.writing import Answer, write_answers
+from finetune.tasks.writing import (
+    Answer,
+    gather_test_rows,
+    result_rows,
+    spread_rows,
+    write_answers,
+    written_texts,
+)
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 
-TOLD_TOKENS = 2048  # of pairs whose targets are told together
+FORCED_TOKENS = 2048  # of pairs in one teacher-forced pass
 DRAWN = 3  # test pairs whose attention is kept
 DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
 
@@ -45,7 +59,7 @@ class Examples:
         """Tokens of each row, source and target and what stands between them."""
         return [len(pair.source) + 1 + len(pair.target) for pair in self.pairs]
 
-    def told(self) -> list[int]:
+    def learnt(self) -> list[int]:
         """Supervised tokens of each row: the target and its end."""
         return [len(pair.target) + 1 for pair in self.pairs]
 
@@ -88,7 +102,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
 
 
 def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
-    """Everything the loop needs; a row weighs as many tokens as it has to tell."""
+    """Everything the loop needs; a row weighs as many tokens as it has to learn."""
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return model.batch([train.pairs[row] for row in rows])
 
@@ -96,20 +110,20 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         return module(*tensors)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        nats, right = told(module, val, settings.micro_batch_tokens, device)
-        loss, count = float(nats.sum()) / sum(val.told()), sum(val.told())
+        nats, right = teacher_forced(module, val, settings.micro_batch_tokens, device)
+        loss, count = float(nats.sum()) / sum(val.learnt()), sum(val.learnt())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
 
-    return Job(model, train.lengths(), [float(count) for count in train.told()], batch, loss_sum, validate,
+    return Job(model, train.lengths(), [float(count) for count in train.learnt()], batch, loss_sum, validate,
                name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
 
 
-def told(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair, teacher forced: cross entropy in nats and tokens that were the likeliest, (n,) each."""
+def teacher_forced(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair with its target given: cross-entropy in nats, and tokens that were the likeliest; (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
     for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
         batch = (tensor.to(device) for tensor in model.batch([part.pairs[row] for row in rows]))
-        nats[rows], right[rows] = (found.cpu().numpy() for found in model.told(*batch))
+        nats[rows], right[rows] = (found.cpu().numpy() for found in model.teacher_forced(*batch))
     return nats, right
 
 
@@ -139,59 +153,48 @@ def writing_room(family: str, max_length: int, context: int, max_new_tokens: int
 
 
 def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
-             max_length: int, context: int, device: torch.device) -> tuple[dict, list[dict], list[dict]]:
+             max_length: int, context: int, warm_start: WarmStart | None, start: Start,
+             device: torch.device) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
-    Pairs that do not fit are left out, as in training. Returns eval.json's keys, for each test pair its row, source,
-    reference and what was written, and the attention of a few (``attention_of``).
+    Pairs that do not fit are left out, as in training. Returns the evaluation, its time still open, all rows, and the
+    attention of a few (``attention_of``).
     """
-    settings = recipe.seq2seq
+    settings, resamples, seed = recipe.seq2seq, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
     parts = {name: examples(records[name], tokenizer, settings.family, max_length) for name in ("test", "val")}
-    figures = {}
+    forced = {}
     for name, part in parts.items():
         for state, model in models.items():
             with progress(f"losses, {name} {state}", 1, unit="passes") as advance:
-                figures[name, state] = told(model, part, TOLD_TOKENS, device)
+                forced[name, state] = teacher_forced(model, part, FORCED_TOKENS, device)
                 advance(1)
-    known = set(parts["test"].rows)
-    test = [record for record in records["test"] if record["row"] in known]
-    sources = [record["source"] for record in test]
+    test = gather_test_rows(records, parts["test"].rows, itemgetter("source"), itemgetter("target"))
     room = writing_room(settings.family, max_length, context, settings.max_new_tokens)
-    ids = [tokenizer.encode(text)[:room] for text in sources]
-    written = {state: write(model, ids, tokenizer, settings, settings.max_new_tokens, device)
-               for state, model in models.items()}
-    outputs = {state: Output([own.text for own in found], [own.ended for own in found], *figures["test", state])
-               for state, found in written.items()}
-    nearest = nearest_answers([record["source"] for record in records["train"]],
-                              [record["target"] for record in records["train"]], sources)
-    tokens = np.array(parts["test"].told())
-    references = Targets(sources, [record["target"] for record in test], tokens)
-    clean = clean_rows([record["source"] for name in ("train", "val") for record in records[name]], sources, fold_text)
-    baselines = {UNTUNED: outputs["before"], NEAREST: Output(nearest)}
-    report = score_targets(outputs["after"], references, baselines, clean, None, recipe.evaluate.resamples,
-                           recipe.train.seed)
-    report["family"] = settings.family
-    report["losses"] = [{"split": name} | {state: _loss(figures[name, state][0], part, recipe) for state in models}
-                        for name, part in parts.items()]
-    columns = {"row": [record["row"] for record in test], "source": sources, "reference": references.texts,
-               "output": outputs["after"].texts, "untuned": outputs["before"].texts, "nearest": nearest}
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    ids = [tokenizer.encode(text)[:room] for text in test.asked]
+    written = {state: written_texts(write(model, ids, tokenizer, settings, settings.max_new_tokens, device),
+                                    *forced["test", state]) for state, model in models.items()}
+    scores, signatures = score_targets(
+        written["after"], test.asked, References(test.wanted, np.array(parts["test"].learnt())),
+        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)}, test.clean, resamples, seed)
+    rows = result_rows(TargetRow, test, written)
+    losses = [loss_change(name, {state: forced[name, state][0] for state in models}, part.learnt(), resamples, seed)
+              for name, part in parts.items()]
+    evaluation = TargetsEvaluation(
+        **vars(start), **vars(scores), task="seq2seq", losses=losses, samples=spread_rows(rows), signatures=signatures,
+        family=settings.family, warm_start=warm_start and WarmStartRecord(**vars(warm_start)), schema_version=1,
+        seconds=0.0)
     short = [i for i, pair in enumerate(parts["test"].pairs)
              if max(len(pair.source), len(pair.target)) < DRAWN_TOKENS][:DRAWN]
-    return report, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
-
-
-def _loss(nats: np.ndarray, part: Examples, recipe: Recipe) -> dict:
-    return loss_metrics(nats, np.array(part.told()), recipe.evaluate.resamples, recipe.train.seed)["log_loss"]
+    return evaluation, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
 
 
 @torch.no_grad()
-def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> dict:
-    """Where the tokens of a target looked in their source: weights (T, S), the mean over layers and heads.
+def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> AttentionMap:
+    """Where the tokens of a target look in their source: weights (T, S), the mean over layers and heads.
 
-    Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is told, and
-    the columns of the source: what else they look at, the target so far and the separator, is left out.
+    Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is predicted,
+    and the columns of the source: what else they look at, the target so far and the separator, is left out.
     """
     source, target = pair.source, pair.target
     *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
@@ -201,5 +204,5 @@ def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.
         maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, :len(source)]
     weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)
     shown = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in (*source, *target)]
-    return {"source_tokens": shown[:len(source)], "target_tokens": [*shown[len(source):], "(end)"],
-            "weights": [[round(value, 4) for value in row] for row in weights.tolist()]}
+    return AttentionMap(shown[:len(source)], [*shown[len(source):], "(end)"],
+                        [[round(value, 4) for value in row] for row in weights.tolist()])

@@ -32,7 +32,7 @@ class Family(nn.Module):
         raise NotImplementedError
 
     def hidden_states(self, *batch: Tensor) -> Tensor:
-        """The states from which each target token is told: a batch without its targets -> (B, T, C)."""
+        """The states from which each target token is predicted: a batch without its targets -> (B, T, C)."""
         raise NotImplementedError
 
     @property
@@ -51,8 +51,8 @@ class Family(nn.Module):
         return summed_loss(self.hidden_states(*inputs), self.output, targets, CHUNK, smoothing)
 
     @torch.no_grad()
-    def told(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each pair, teacher forced: cross entropy in nats, and how many of its tokens were the likeliest; (B,)."""
+    def teacher_forced(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each pair with its target given: cross-entropy in nats, and tokens that were the likeliest; (B,) each."""
         *inputs, targets = batch
         hidden, supervised = self.hidden_states(*inputs), targets != IGNORE
         owner = supervised.nonzero()[:, 0]  # (N,), whose token it is
@@ -105,7 +105,7 @@ class SourceToTarget(Family):
         return self.model.token_embedding.weight
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sources (B, S), where they are real (B, S), the targets as they are read and as they are told (B, T)."""
+        """Sources (B, S), where they are real (B, S), the target as it is read and as it is predicted (B, T)."""
         source_ids, target_ids, targets, source_real = two_sequences(pairs, self.end, IGNORE)
         return source_ids, source_real, target_ids, targets
 

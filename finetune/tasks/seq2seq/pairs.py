@@ -4,19 +4,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from finetune.errors import DataError, listed
-from finetune.evaluation.leakage import overlap
 from finetune.hub.datasets import PREFIX
-from finetune.recipe import Recipe
+from finetune.records import Record
+from finetune.tables.card import ExamplesCard, TokenSpread
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import find_column, usual_column
 from finetune.tables.sources import DataSource, sample_source, samples, table_source
-from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tables.tables import TableFormat, iterate_table
-from finetune.tasks.seq2seq.job import examples, writing_room
-from finetune.tokenizer import Tokenizer
 
 USUAL = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"), ("sources", "targets"),
          ("input", "output"), ("inputs", "targets"), ("input_text", "target_text"), ("document", "summary"),
@@ -40,6 +35,30 @@ class Pairs:
     def dropped(self) -> dict[str, int]:
         """Reason -> how many rows were left out for it."""
         return {reason: len(rows) for reason, rows in self.dropped_rows.items()}
+
+
+@dataclass(frozen=True)
+class PairTokens(Record):
+    """How long the sides of a pair are, and how many pairs did not fit."""
+
+    source: TokenSpread
+    target: TokenSpread
+    max_length: int
+    cut: int
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsCard(ExamplesCard):
+    """What data/card.json holds of this task."""
+
+    given: list[str]  # splits that are files of their own
+    dropped: dict[str, int]  # reason -> rows left out
+    dropped_rows: dict[str, list[int]]  # which
+    columns: list[str]
+    family: str
+    different_sources: int
+    tokens: PairTokens
 
 
 def read_pairs(path: Path, source_column: str | None = None, target_column: str | None = None,
@@ -148,70 +167,3 @@ def locate_pairs(name: str, encoding: str | None = None) -> DataSource:
         return found
     raise DataError(f"no pairs {name!r}: no such file", known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
                     do="Give a .csv, .tsv, .json, .jsonl or .parquet file, for example --set data=my.tsv")
-
-END = "<|endoftext|>"
-
-
-def prepare(recipe: Recipe, source: Pairs, tokenizer: Tokenizer, context: int,
-            given: dict[str, Pairs] | None = None) -> tuple[dict, dict]:
-    """Split the pairs, those of one source together if not by their order alone.
-
-    Sources count as the same if they are after folding case and white space: digits are content here.
-    given: val or test as files of their own, which stay whole. Returns (records by split, data card).
-    """
-    split, family, given = recipe.split, recipe.seq2seq.family, given or {}
-    sources = [record["source"] for record in source.records]
-    shares = [0.0 if side in given else share for side, share in (("val", split.val_fraction),
-                                                                  ("test", split.test_fraction))]
-    if split.protocol == "ordered":
-        parts = ordered_split(len(sources), *shares)
-    else:
-        parts = grouped_split(sources, [""] * len(sources), *shares, split.seed, keys=text_keys(sources, fold_text))
-    records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
-    records |= {side: table.records for side, table in given.items()}
-    if empty := [name for name in SPLITS if not records[name]]:
-        raise DataError(f"too few pairs: none for the {empty[0]} split",
-                        got=f"{len(set(map(fold_text, sources)))} different sources", do="Add some.")
-    for table in given.values():
-        for reason, rows in table.dropped_rows.items():
-            source.dropped_rows[reason] = source.dropped_rows.get(reason, []) + rows
-    max_length = min(recipe.max_length or context, context)
-    found = {name: examples(part, tokenizer, family, max_length) for name, part in records.items()}
-    for name, part in found.items():
-        if not part.rows:
-            raise DataError(f"no pair of the {name} split fits into {max_length} tokens",
-                            do="Give a larger max_length, or a model with a longer context.")
-    cut, left_out = ([row for part in found.values() for row in getattr(part, name)] for name in ("cut", "left_out"))
-    both = overlap({name: [record["source"] for record in part] for name, part in records.items()}, fold_text)
-    notes = [f"{count} rows left out: {reason}" for reason, count in source.dropped.items()]
-    if cut:
-        notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
-    room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
-    if shortened := sum(len(tokenizer.encode(record["source"])) > room for record in records["test"]):
-        notes.append(f"{shortened} test sources are read without their end where targets are written")
-    if left_out:
-        notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
-    notes += [f"{counts['normalised']} of {counts['n']} {name.replace('_in_', ' sources stand in ')} too"
-              for name, counts in both.items() if counts["normalised"]]
-    tokens = {side: _spread([len(getattr(pair, side)) for part in found.values() for pair in part.pairs])
-              for side in ("source", "target")}
-    card = {"records": sum(map(len, records.values())), "given": sorted(given), "dropped": source.dropped,
-            "dropped_rows": source.dropped_rows,
-            "columns": list(source.columns), "family": family, "example": _as_read(records["train"][0], family),
-            "protocol": split.protocol, "seed": split.seed, "different_sources": len(set(map(fold_text, sources))),
-            "splits": {name: {"records": len(records[name]), "used": len(part.rows), "tokens": sum(part.lengths()),
-                              "learnt_tokens": sum(part.told())} for name, part in found.items()},
-            "tokens": tokens | {"max_length": max_length, "cut": len(cut), "left_out": len(left_out)},
-            "cut_rows": sorted(cut), "left_out_rows": sorted(left_out), "overlap": both, "notes": notes}
-    return records, card
-
-
-def _as_read(record: dict, family: str) -> str:
-    """A pair with the token that parts and ends, in words."""
-    if family == "decoder":
-        return f"{record['source']}{END}{record['target']}{END}"
-    return f"encoder: {record['source']}\ndecoder: {END}{record['target']}{END}"
-
-
-def _spread(counts: list[int]) -> dict[str, int]:
-    return {"median": int(np.median(counts)), "p95": int(np.percentile(counts, 95)), "max": max(counts)}

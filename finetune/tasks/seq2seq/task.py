@@ -11,45 +11,47 @@ from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
-from finetune.files import atomic_write, read_json, write_json
+from finetune.files import read_json, write_json
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
-from finetune.tables.cells import defuse, table_writer
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
-from finetune.tasks.seq2seq import page
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_readme
 from finetune.tasks.seq2seq.job import Examples, build_job, build_model, evaluate, examples, write, writing_room
 from finetune.tasks.seq2seq.model import Family, SourceThenTarget
-from finetune.tasks.seq2seq.page import targets_table
-from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, prepare, read_pairs
+from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
+from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, read_pairs
+from finetune.tasks.seq2seq.prepare import divide_pairs, prepare
+from finetune.tasks.seq2seq.score import TargetsEvaluation
 from finetune.tasks.setup import base_weights, load_base
-from finetune.tasks.writing import WrittenPrepared, answer_groups, refuse_balanced
+from finetune.tasks.writing import (
+    TRIED,
+    WrittenPrepared,
+    probe_training,
+    refuse_balanced,
+    write_rows,
+    writing_seconds,
+)
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
 from finetune.training.trainable import Trainable, adapt, freeze
-from finetune.training.trial import Probe, choose, second_time
-
-SAMPLES = 10  # test pairs that the report shows
-TRIED = 8  # tokens that a dry run lets a batch of targets be
+from finetune.training.trial import Probe
 
 
 class Seq2SeqTask(Task):
     """Write the target of a source."""
 
-    metrics = ("log_loss",)
     prepared = WrittenPrepared
     evaluation_files = ("targets.csv", "attention.json")
     bodies = (GPT, EncoderDecoder)
-    verdict = staticmethod(page.verdict)
+    page = PAGE
+    verdict = staticmethod(verdict)
     summary = staticmethod(targets_table)
-    page = staticmethod(page.page)
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """Whole paths."""
@@ -100,26 +102,27 @@ class Seq2SeqTask(Task):
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context, given)
+        origin = run.result("download", Downloaded).data
+        records, card = prepare(recipe, source, given, tokenizer, run.result("verify", Verified).context, origin)
         write_records(run, records)
-        write_json(run.path("data", "card.json"), run.result("download", Downloaded).data.to_json() | card)
-        tokens = card["tokens"]
-        sizes = " / ".join(f"{name} {part['records']:,}" for name, part in card["splits"].items())
-        say(f"pairs: {card['records']:,}; {card['protocol']} split: {sizes}; family {card['family']}")
-        say("tokens: " + "; ".join(f"a {side} has {tokens[side]['median']} in the median, {tokens[side]['max']} at most"
-                                   for side in ("source", "target")))
-        for note in card["notes"]:
+        write_json(run.path("data", "card.json"), card.to_json())
+        sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
+        say(f"pairs: {card.records:,}; {card.protocol} split: {sizes}; family {card.family}")
+        say("tokens: " + "; ".join(f"a {side} has {own.median} in the median, {own.max} at most"
+                                   for side, own in (("source", card.tokens.source), ("target", card.tokens.target))))
+        for note in card.notes:
             say(f"note: {note}")
-        return WrittenPrepared({name: part["used"] for name, part in card["splits"].items()}, card["records"],
-                               tokens["max_length"], tokenizer.end_of_text)
+        return WrittenPrepared({name: part.used for name, part in card.splits.items()}, card.records,
+                               card.tokens.max_length, tokenizer.end_of_text)
 
     def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
-        source, given = self._read(recipe)
-        whole = recipe.model_copy(update={"max_length": None})  # bytes are more than the weights' own tokens
-        records, card = prepare(whole, source, Tokenizer.of_bytes(), sys.maxsize, given)
-        say(f"pairs: {card['records']:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return WrittenPrepared({name: len(part) for name, part in records.items()}, card["records"], context, 0)
+        source, given = self._read(recipe)  # of any length: bytes are more than the weights' own tokens
+        records, _ = divide_pairs(recipe, source, given, Tokenizer.of_bytes(), sys.maxsize)
+        say(f"pairs: {sum(map(len, records.values())):,}; " + " / ".join(f"{name} {len(part):,}"
+                                                                         for name, part in records.items()))
+        return WrittenPrepared({name: len(part) for name, part in records.items()}, sum(map(len, records.values())),
+                               context, 0)
 
     def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> Family:
         """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
@@ -131,7 +134,7 @@ class Seq2SeqTask(Task):
         return model
 
     def configure_trainable(self, model: Family, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
-        """What the method moves, on both sides of an encoder-decoder; the cross-attention always moves."""
+        """What the method trains, on both sides of an encoder-decoder; the cross-attention always learns."""
         body = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
         return freeze(model, body, settings.method, settings.last_blocks)
@@ -140,32 +143,28 @@ class Seq2SeqTask(Task):
         """Over the pairs of the training split."""
         return build_job(setup.model, setup.settings, *_examples(recipe, run, setup.tokenizer), device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer, start: Start) -> dict:
-        """Targets before and after; page.csv holds all of the test's, attention.json where a few looked."""
-        device = torch.device(device_type())
-        prepared = run.result("prepare", WrittenPrepared)
-        before, started = build_model(load_base(recipe, run).body, recipe, prepared.end)
-        found, rows, looked = evaluate(
+    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer,
+                 start: Start) -> TargetsEvaluation:
+        """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
+        device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
+        before, warm_start = build_model(load_base(recipe, run).body, recipe, prepared.end)
+        evaluation, rows, maps = evaluate(
             before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared.max_length, run.result("verify", Verified).context, device)
-        with atomic_write(run.path("targets.csv")) as file:
-            writer = table_writer(file)
-            writer.writerow(rows[0])
-            writer.writerows([defuse(str(value)) for value in row.values()] for row in rows)
-        write_json(run.path("attention.json"), looked)
-        shown = min(SAMPLES, len(rows))
-        return found | {"samples": [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)],
-                        "warm_start": vars(started) if started else None}
+            prepared.max_length, run.result("verify", Verified).context, warm_start, start, device)
+        write_rows(run.path("targets.csv"), rows)
+        write_json(run.path("attention.json"), [own.to_json() for own in maps])
+        return evaluation
 
     def exportable(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> Exportable:
         """A language model or an encoder-decoder; seq2seq.json says how a source is read."""
-        evaluation, settings = read_json(run.path("eval.json")), recipe.seq2seq
-        said = page.verdict(evaluation)
+        measured, settings = run.path("eval.json"), recipe.seq2seq
+        evaluation = TargetsEvaluation.from_json(read_json(measured), measured)
+        said = self.verdict(evaluation)
         use = SourceUse(settings.family, run.result("prepare", WrittenPrepared).max_length, settings.max_new_tokens,
                         settings.beams, settings.length_penalty)
         files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
         if isinstance(model, SourceThenTarget):
-            readme = language_model_readme(run.name, evaluation["weights"]["name"], [said], [
+            readme = language_model_readme(run.name, evaluation.weights.name, [said], [
                 "    finetune generate DIRECTORY \"a source\"", "",
                 "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`."])
             return Exportable(run.name, model.gpt, tokenizer, readme, files=files)
@@ -178,30 +177,24 @@ class Seq2SeqTask(Task):
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         train, val = _examples(recipe, run, setup.tokenizer)
-        whole = build_job(setup.model, setup.settings, train, val, device)
-        lengths = val.lengths()
-        largest = max(micro_batches(list(range(len(lengths))), lengths, setup.settings.micro_batch_tokens),
-                      key=lambda rows: len(rows) * lengths[rows[-1]])
-        job = build_job(setup.model, setup.settings, train, val.take(largest), device)
-        return Probe(job, choose(whole.lengths, setup.settings), whole)
+        return probe_training(train, val, setup.settings,
+                              lambda own, other: build_job(setup.model, setup.settings, own, other, device))
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """Of writing the test's targets before and after training, were each as long as allowed."""
-        settings = recipe.seq2seq
+        """Of writing the test's targets before and after training."""
+        settings, model = recipe.seq2seq, setup.model.to(device).eval()
         room = writing_room(settings.family, run.result("prepare", WrittenPrepared).max_length,
-                                    run.result("verify", Verified).context, settings.max_new_tokens)
+                            run.result("verify", Verified).context, settings.max_new_tokens)
         sources = [setup.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
-        groups = answer_groups([len(ids) + 1 for ids in sources], settings.max_new_tokens, settings.beams)
-        some = [sources[i] for i in groups[len(groups) // 2]]
-        model = setup.model.to(device).eval()
-        took = second_time(lambda: write(model, some, setup.tokenizer, settings, TRIED, device))
-        return 2 * took * len(groups) * settings.max_new_tokens / TRIED
+        return writing_seconds([len(ids) + 1 for ids in sources], settings.max_new_tokens, lambda rows: write(
+            model, [sources[row] for row in rows], setup.tokenizer, settings, TRIED, device), settings.beams)
 
 
 def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
     """Those to train on and those to validate with."""
-    return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family,
-                             run.result("prepare", WrittenPrepared).max_length) for name in ("train", "val")]
+    max_length = run.result("prepare", WrittenPrepared).max_length
+    return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family, max_length)
+            for name in ("train", "val")]
 
 
 TASK = Seq2SeqTask()

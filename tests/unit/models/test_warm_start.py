@@ -57,7 +57,7 @@ def test_both_sides_take_every_tensor(gpt, ids):
 
 @torch.no_grad()
 def test_with_a_silent_cross_attention_the_decoder_is_the_gpt(gpt, ids):
-    model, _ = warm_encoder_decoder(gpt, seed=3, silent_cross=True)
+    model, _ = warm_encoder_decoder(gpt, seed=3, zero_init_cross=True)
     model.eval()
     for source in (ids, ids[:, :2] + 0, ids.flip(1)):
         assert torch.equal(model(source, ids), gpt(ids))
@@ -66,7 +66,7 @@ def test_with_a_silent_cross_attention_the_decoder_is_the_gpt(gpt, ids):
 
 
 def test_a_silent_cross_attention_learns(gpt, ids):
-    model, _ = warm_encoder_decoder(gpt, seed=3, silent_cross=True)
+    model, _ = warm_encoder_decoder(gpt, seed=3, zero_init_cross=True)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
     for _ in range(2):  # its output moves first, and with that the rest
         optimizer.zero_grad()

@@ -30,8 +30,8 @@ def comparison() -> dict:
     def group(task, measure, metric, start, *entries):
         return {"task": task, "measure": measure, "metric": metric, "start": start, "rows": 700,
                 "reference": entries[0]["name"], "entries": list(entries)}
-    numbers = [entry("numbers-decoder-random", "decoder-only", "identical", 0.25),
-               entry("numbers-both-random", "encoder-decoder", "identical", 0.55, 0.0004)]
+    numbers = [entry("numbers-decoder-random", "decoder-only", "exact_match", 0.25),
+               entry("numbers-both-random", "encoder-decoder", "exact_match", 0.55, 0.0004)]
     for own in numbers:
         own["examples"] = [["4,071", "four thousand and seventy-one", EVIL]]
     classify = [entry("classify-decoder-x", "decoder-only", "accuracy", 0.9),
@@ -46,7 +46,7 @@ def comparison() -> dict:
                                              "fallback": True, "note": "Not GPT-2. More."},
             "groups": [
                 group("classify", "", "accuracy", EVIL, *classify) | {"majority": 0.807},
-                group("numbers", "", "identical", "random", *numbers),
+                group("numbers", "", "exact_match", "random", *numbers),
                 group("text", "", "bits_per_byte", "mini",
                       entry("text-decoder-x", "decoder-only", "bits_per_byte", 2.1),
                       entry("text-both-x", "encoder-decoder", "bits_per_byte", 2.4, 0.001)),

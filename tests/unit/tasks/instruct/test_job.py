@@ -5,15 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.errors import DataError
 from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
 from finetune.models.heads import NextToken
-from finetune.recipe import Recipe, Train
+from finetune.recipe import Train
 from finetune.tasks.instruct import job as instruct_job
-from finetune.tasks.instruct import records as instruct_records
-from finetune.tasks.instruct.prompts import pieces, prompt
-from finetune.tasks.instruct.records import Instructions, read_instructions
+from finetune.tasks.instruct.prompts import prompt
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tasks.writing import Answer
 from finetune.tokenizer import Tokenizer
@@ -158,56 +155,3 @@ def test_answers_are_each_prompts_own_likeliest_tokens():
         expected.append(Answer(text, len(new) - ended, ended))
     assert instruct_job.generate_answers(net.gpt, prompts, BYTES, 9, CPU) == expected
     assert len({answer.ended for answer in expected}) == 2
-
-
-def test_prepare_splits_by_question_and_counts():
-    source = read_instructions(asset("data", "instruct", "sample.jsonl"), Instruct())
-    again = source.records[5] | {"row": 1000, "output": "another answer"}
-    long = pair(1001, "Say", "", "é" * 400)
-    source = Instructions([*source.records, again, long], ["line 9: 'output' is empty"])
-    recipe = Recipe(instruct={"style": "chat"})
-    records, card = instruct_records.prepare(recipe, source, MINI, context=256)
-    rows = {name: {record["row"] for record in part} for name, part in records.items()}
-    assert sum(map(len, rows.values())) == len(set.union(*rows.values())) == card["records"] == 427
-    assert [name for name in rows if 5 in rows[name]] == [name for name in rows if 1000 in rows[name]]
-    assert {name: part["records"] for name, part in card["splits"].items()} == {n: len(r) for n, r in rows.items()}
-    assert card["different_questions"] == 426 and card["malformed"] == 1 and card["style"] == "chat"
-    found = {name: instruct_job.examples(part, MINI, recipe.instruct, 256) for name, part in records.items()}
-    assert all(card["splits"][name]["learnt_tokens"] == sum(part.learnt()) for name, part in found.items())
-    assert card["tokens"]["left_out"] == 1 and card["tokens"]["cut"] == 0 and card["tokens"]["max_length"] == 256
-    assert all(any(part in note for note in card["notes"]) for part in ("1 records left out", "1 malformed"))
-    assert card["malformed_records"] == ["line 9: 'output' is empty"] and card["left_out_rows"] == [1001]
-    assert card["prompt"] == "User: What is asked?\nAssistant:"
-    assert card["example"] == "".join(piece.text for piece in pieces(records["train"][0], recipe.instruct))
-    _, cut = instruct_records.prepare(Recipe(max_length=40), source, MINI, context=256)
-    assert cut["tokens"]["cut"] == len(cut["cut_rows"]) > 300 and cut["tokens"]["max"] == 41
-
-
-def test_prepare_refuses_too_few_records():
-    same = Instructions([pair(i, "Count  to ten" if i % 2 else "count to TEN", "", "x") for i in range(30)], [])
-    with pytest.raises(DataError, match="too few records.*got 1 different questions"):
-        instruct_records.prepare(Recipe(), same, BYTES, 256)
-    apart = Instructions([pair(i, "x" * i + "y", "", "z" * 50) for i in range(30)], [])
-    with pytest.raises(DataError, match="no record of the train split fits into 40 tokens"):
-        instruct_records.prepare(Recipe(max_length=40), apart, BYTES, 256)
-
-
-def test_digits_tell_questions_apart():
-    sums = [pair(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)]
-    records, card = instruct_records.prepare(Recipe(), Instructions(sums, []), BYTES, 256)
-    assert card["different_questions"] == 300 and all(len(part) >= 30 for part in records.values())
-    assert not any(counts["normalised"] for counts in card["overlap"].values())
-
-
-def test_what_is_cut_where_answers_are_written_is_said():
-    """Prompts that leave no room for the answer's budget, and answers that are longer than it."""
-    recipe = Recipe(instruct={"style": "plain", "max_new_tokens": 20})
-    tests = [pair(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
-    records, card = instruct_records.prepare(recipe, Instructions(tests, []), BYTES, 140)
-    n, long = len(records["test"]), sum(record["output"] == "b" * 40 for record in records["test"])
-    assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card["notes"])
-    assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card["notes"])
-    longer = recipe.model_copy(update={"max_length": 140})
-    records, card = instruct_records.prepare(longer, Instructions(tests, []), BYTES, 100)
-    told = [note for note in card["notes"] if "test prompts are read without their beginning" in note]
-    assert told and told[0].startswith(f"{len(records['test'])} test prompts")

@@ -40,7 +40,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets_alone(family):
     expected = [F.cross_entropy(logits_of(family, source, target), torch.tensor([*target, END]), reduction="sum")
                 for source, target in TEXTS]
     torch.testing.assert_close(family(*family.batch(PAIRS)), sum(expected), rtol=1e-5, atol=1e-5)
-    nats, right = family.told(*family.batch(PAIRS))
+    nats, right = family.teacher_forced(*family.batch(PAIRS))
     torch.testing.assert_close(nats, torch.stack(expected), rtol=1e-5, atol=1e-5)
     best = [logits_of(family, source, target).argmax(dim=-1) for source, target in TEXTS]
     assert right.tolist() == [sum(a == b for a, b in zip(own.tolist(), [*target, END], strict=True))

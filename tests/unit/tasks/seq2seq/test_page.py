@@ -7,41 +7,46 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from finetune.evaluation.language import loss_metrics
+from finetune.evaluation.leakage import OverlapCounts
+from finetune.evaluation.results import StartWeights
+from finetune.evaluation.written import References, WrittenTexts, loss_change
 from finetune.report.attention import draw_attention, map_size, visible
 from finetune.report.build import build_report
+from finetune.tables.card import SplitSize, TokenSpread
 from finetune.tasks.seq2seq import page
 from finetune.tasks.seq2seq import score as scores
 from finetune.tasks.seq2seq.page import targets_table
+from finetune.tasks.seq2seq.pairs import PairsCard, PairTokens
 
 PAYLOAD = "<script>alert(1)</script> [x](javascript:y) $\\frac$ & \"quoted\""
-CARD = {"name": "x", "records": 40, "columns": ["source", "target"], "dropped": {"empty source": 30, "empty target": 0},
-        "dropped_rows": {"empty source": list(range(30))}, "different_sources": 39, "protocol": "grouped", "seed": 7,
-        "tokens": {"source": {"median": 3, "p95": 4, "max": 9}, "target": {"median": 13, "p95": 14, "max": 19},
-                   "max_length": 64}, "cut_rows": [3, 4], "left_out_rows": [], "example": PAYLOAD,
-        "splits": {"train": {"records": 9, "target_tokens": 70}, "test": {"records": 2}},
-        "overlap": {"test_in_train": {"exact": 1, "normalised": 2, "n": 30}}, "notes": ["one note"]}
+CARD = PairsCard(
+    name="x", file="x.tsv", source="mine", licence="", citation="", sha256="", records=40, example=PAYLOAD,
+    protocol="grouped", seed=7, splits={"train": SplitSize(9, 9, 90, 70), "test": SplitSize(2, 2, 20, 12)},
+    cut_rows=[3, 4], left_out_rows=[], overlap={"test_in_train": OverlapCounts(1, 2, 30)}, notes=["one note"], given=[],
+    dropped={"empty source": 30, "empty target": 0}, dropped_rows={"empty source": list(range(30))},
+    columns=["source", "target"], family="decoder", different_sources=39,
+    tokens=PairTokens(TokenSpread(3, 4, 9), TokenSpread(13, 14, 19), 64, 2, 0))
 
 
-def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder", headline=None):
+def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder"):
     """An eval.json as the stages write it."""
     n = len(wanted)
     draw, tokens = np.random.default_rng(0), np.full(n, 5)
     nats = {"after": draw.uniform(4, 6, n), "before": draw.uniform(19, 21, n)}
     right = draw.integers(0, 5, n)
     sources = [f"{i} {PAYLOAD}" for i in range(n)]
-    found = scores.score_targets(
-        scores.Output(own, [True] * n, nats["after"], right), scores.Targets(sources, wanted, tokens),
-        {scores.NEAREST: scores.Output(nearest),
-         scores.UNTUNED: scores.Output(before, [False] * n, nats["before"], right // 2)},
-        np.arange(n) >= clean_from, headline, 200, seed=0)
-    losses = [{"split": split} | {state: loss_metrics(values, tokens, 200, 0)["log_loss"]
-                                  for state, values in nats.items()} for split in ("test", "val")]
-    rows = [{"row": i, "source": sources[i], "reference": wanted[i], "output": own[i], "untuned": before[i],
-             "nearest": nearest[i]} for i in range(min(3, n))]
-    return found | {"task": "seq2seq", "method": "full", "weights": {"name": "mini", "fallback": False},
-                    "family": family, "losses": losses, "samples": rows,
-                    "warm_start": {"copied": {}} if family == "encoder-decoder" else None}
+    found, signatures = scores.score_targets(
+        WrittenTexts(own, [True] * n, nats["after"], right), sources, References(wanted, tokens),
+        {scores.NEAREST: WrittenTexts(nearest),
+         scores.UNTUNED: WrittenTexts(before, [False] * n, nats["before"], right // 2)},
+        np.arange(n) >= clean_from, 200, seed=0)
+    rows = [scores.TargetRow(i, sources[i], wanted[i], own[i], before[i], nearest[i]) for i in range(min(3, n))]
+    weights = StartWeights("mini", "bundled", "", {}, fallback=False, note="")
+    return scores.TargetsEvaluation(
+        schema_version=1, task="seq2seq", method="full", weights=weights, **vars(found), family=family,
+        losses=[loss_change(split, nats, tokens, 200, 0) for split in ("test", "val")], samples=rows,
+        signatures=signatures, seconds=1.0,
+        warm_start=scores.WarmStartRecord({}, [], 0) if family == "encoder-decoder" else None)
 
 
 def numbers(n, right):
@@ -51,12 +56,14 @@ def numbers(n, right):
 @pytest.fixture
 def run(tmp_path):
     """``run(evaluation, card, attention)``: the two pages of a run directory with these files."""
-    def build(found, card, attention=None):
+    def build(found, card=None, attention=None):
         (tmp_path / "data").mkdir(exist_ok=True)
-        files = {"eval.json": found, "recipe.json": {"task": "seq2seq", "train": {"seed": 5}}, "data/card.json": card}
-        for name, value in (files | ({} if attention is None else {"attention.json": attention})).items():
-            (tmp_path / name).write_text(json.dumps(value))
-        build_report(tmp_path, {"seq2seq": page.page})
+        files = {"eval.json": found.to_json(), "recipe.json": {"task": "seq2seq", "train": {"seed": 5}},
+                 "data/card.json": card and card.to_json(), "attention.json": attention}
+        for name, value in files.items():
+            if value is not None:
+                (tmp_path / name).write_text(json.dumps(value))
+        build_report(tmp_path, {"seq2seq": page.PAGE})
         return [(tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
     return build
 
@@ -79,7 +86,8 @@ def test_a_baseline_that_wins_makes_the_model_worse():
     assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
     plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
     assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (no more than noise apart" in plain
-    by_chrf = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, headline="chrf"))
+    texts = [[text + " and so on to the eleventh word" for text in numbers(200, right)] for right in (50, 3, 90, 100)]
+    by_chrf = page.verdict(evaluation(*texts))
     assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
     assert re.search(r"nearest training source \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
 
@@ -96,7 +104,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
                  "(nothing)", "What it cannot do", "With 30 test pairs", "one training (seed 5)", "One note.",
                  "nrefs:1|case:mixed", "Test, targets", "are new, so the decoder hardly sees",
                  "test rows that stand in train",
-                 "Target tokens", "median 13, 95 % have at most 14, longest 19", "Where it looks in the source",
+                 "Learnt tokens", "median 13, 95 % have at most 14, longest 19", "Where it looks in the source",
                  "of before", "Rows whose source stands in another split"):
         assert part in html, part
     assert "A model of" not in html  # how large it is stands nowhere in this run
@@ -105,9 +113,9 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
 
 def test_every_metric_has_its_interval(run):
     found = evaluation(numbers(60, 30), numbers(60, 3), numbers(60, 20), numbers(60, 60))
-    html, markdown = run(found, {})
-    for name, entry in found["metrics"].items():
-        assert entry["low"] <= entry["value"] <= entry["high"] and entry["n"] == 60, name
+    html, markdown = run(found)
+    for name, metric in found.metrics.items():
+        assert metric.low <= metric.value <= metric.high and metric.n == 60, name
     table = markdown.split("Outputs and baselines")[-1].split("Differences on the same pairs")[0]
     rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
     for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
@@ -117,7 +125,7 @@ def test_every_metric_has_its_interval(run):
 
 def test_degenerate_outputs_make_a_page(run):
     for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
-        html, _ = run(evaluation(own, own, own, wanted, clean_from=0), {}, [])
+        html, _ = run(evaluation(own, own, own, wanted, clean_from=0), None, [])
         assert "no more than noise apart" in html and "Where it looks" not in html
         assert "not defined\n(no reference has 4 words)" in html
 
@@ -127,7 +135,7 @@ def test_many_and_long_maps_are_cut_and_that_is_said(run):
         return {"source_tokens": ["s"] * s, "target_tokens": ["t"] * t, "weights": np.full((t, s), 1 / s).tolist()}
     wanted = numbers(30, 20)
     maps = [example(5, 6), example(60, 50), *[example(2, 2)] * 3]
-    html, _ = run(evaluation(wanted, wanted, wanted, wanted), {}, maps)
+    html, _ = run(evaluation(wanted, wanted, wanted, wanted), None, maps)
     assert html.count("data:image/svg+xml;base64,") == 3 and html.count("The first 40 tokens of each side") == 1
     assert "A map of 40 target tokens over 40 source tokens" in html
 

@@ -1,0 +1,233 @@
+"""How near written texts come to their references, and what they are held against: intervals and paired tests.
+
+A metric is made of statistics that add up over rows, so that its value on any resample is a product of matrices.
+Sources: Papineni et al. 2002, ACL (BLEU) and Popović 2015, WMT (chrF), by the library sacrebleu (Post 2018,
+arXiv:1804.08771), whose signatures say how; Koehn 2004, EMNLP (bootstrap of a corpus score).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from finetune.evaluation.intervals import bootstrap, paired_differences, wilson
+from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, undefined
+from finetune.evaluation.text_scores import word_counts
+from finetune.records import Record
+
+BLEU_WORDS = 4  # in a row that BLEU looks at; punctuation counts
+
+
+@dataclass(frozen=True)
+class WrittenBaseline(Record):
+    """Another way to answer, on the same rows; differences: metric -> the model's value minus its own."""
+
+    name: str
+    metrics: dict[str, Metric]
+    test: str
+    p_value: float  # of the headline's difference
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class CleanPart(Record):
+    """The test rows that stand in no other split, and the metrics on them alone."""
+
+    n: int
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class LossChange(Record):
+    """A loss before and after training."""
+
+    split: str
+    before: Metric
+    after: Metric
+    on: str = ""  # which tokens, where there is a choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenEvaluation(Evaluation):
+    """What eval.json holds of a model that writes; each task adds samples of its own shape."""
+
+    baselines: list[WrittenBaseline]
+    clean: CleanPart
+    losses: list[LossChange]
+
+
+@dataclass(frozen=True)
+class WrittenTexts:
+    """What one way to answer wrote for the test rows, and how it told the references, teacher-forced."""
+
+    texts: list[str]
+    ended: list[bool] | None = None  # with the end token, within the budget
+    nats: np.ndarray | None = None  # (n,) cross-entropy of each reference, summed over its tokens
+    right: np.ndarray | None = None  # (n,) tokens of each reference that were the likeliest
+
+
+@dataclass(frozen=True)
+class References:
+    """The right answers."""
+
+    texts: list[str]
+    tokens: np.ndarray  # (n,) of each, as the model learns them
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric is made of: statistics of each row, which add up over rows."""
+
+    sums: np.ndarray  # (n, K); of a ratio K is 2: what is divided, and by what
+    over: np.ndarray  # bool (n,): the rows that it is measured on
+    least: float = 1.0  # of sums[:, 1] in some row, without which there is no value
+    reason: str = ""  # why there is none
+    share: bool = False  # of rows that count 0 or 1 each
+    corpus: Any = None  # sacrebleu's metric, of a score of all rows together
+
+    def value(self, counts: np.ndarray) -> np.ndarray:
+        """The metric of rows taken so many times each: (R, n) -> (R,); NaN where it is not defined."""
+        sums = counts @ self.sums  # (R, K)
+        if self.corpus is not None:
+            return np.array([self.corpus._compute_score_from_stats(list(own)).score for own in sums])
+        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+
+    def defined(self) -> bool:
+        """Whether the metric has a value on these rows."""
+        return bool((self.sums[:, 1] >= self.least).any())
+
+    def take(self, rows: np.ndarray) -> "Scores":
+        """Those of some rows, (m,) positions or bool (n,)."""
+        return replace(self, sums=self.sums[rows], over=self.over[rows])
+
+
+ScoreRows = Callable[[WrittenTexts, References], dict[str, Scores]]
+
+
+def ratio(above, below, reason: str = "") -> Scores:
+    """A sum over rows, divided by another: (n,) each."""
+    sums = np.stack([above, below], axis=1).astype(np.float64)
+    return Scores(sums, np.ones(len(sums), dtype=bool), reason=reason)
+
+
+def mean(values, over: np.ndarray | None = None, share: bool = False, reason: str = "") -> Scores:
+    """The mean of a value of each row (n,). over: bool (n,), the rows that count, where not all do."""
+    over = np.ones(len(values), dtype=bool) if over is None else over
+    sums = np.stack([np.where(over, values, 0), over], axis=1).astype(np.float64)
+    return Scores(sums, over, reason=reason, share=share)
+
+
+def corpus_scores(metrics: dict[str, Any], texts: list[str]) -> dict[str, Scores]:
+    """sacrebleu's metrics, which know their references, by name: ``corpus_metrics`` makes them."""
+    found = {}
+    for name, metric in metrics.items():
+        sums = np.array(metric._extract_corpus_statistics(texts, None), dtype=np.float64)
+        found[name] = Scores(sums, np.ones(len(sums), dtype=bool), BLEU_WORDS if name == "bleu" else 0,
+                             f"no reference has {BLEU_WORDS} words", corpus=metric)
+    return found
+
+
+def corpus_metrics(references: list[str]) -> dict[str, Any]:
+    """sacrebleu's BLEU and chrF against these references, 0 to 100."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return {"bleu": BLEU(force=True, references=[references]),  # force: no word on spaces before stops
+            "chrf": CHRF(references=[references])}
+
+
+def length_ratio(texts: list[str], references: list[str]) -> Scores:
+    """Words of all texts over words of all references."""
+    return ratio(word_counts(texts), word_counts(references), "the references have no words")
+
+
+def reference_scores(written: WrittenTexts, references: References) -> dict[str, Scores]:
+    """What was found out with the references given, as far as it was: token_accuracy and log_loss (nats a token)."""
+    return {name: ratio(sums, references.tokens) for name, sums in (("token_accuracy", written.right),
+                                                                    ("log_loss", written.nats)) if sums is not None}
+
+
+def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, Metric]:
+    """Every metric with its interval, and the perplexity where there is a log_loss.
+
+    Shares have Wilson's interval, the others the bootstrap's, all of the same resamples.
+    """
+    n = len(next(iter(scores.values())).sums)
+
+    def statistic(counts):  # (R, n) -> (R, M)
+        return np.stack([own.value(counts) for own in scores.values()], axis=1)
+    values = statistic(np.ones((1, n)))[0]
+    lows, highs = bootstrap(statistic, n, resamples, seed)
+    metrics = {}
+    for (name, own), value, low, high in zip(scores.items(), values, lows, highs, strict=True):
+        rows = int(own.over.sum())
+        if not own.defined():
+            metrics[name] = undefined(rows, own.reason)
+            continue
+        if own.share:
+            low, high = wilson(int(own.sums[:, 0].sum()), rows)
+        metrics[name] = Metric(float(value), float(low), float(high), rows)
+    if "log_loss" in metrics:
+        loss = metrics["log_loss"]
+        metrics["perplexity"] = Metric(*(float(np.exp(min(nats, 50.0))) for nats in (loss.value, loss.low, loss.high)),
+                                       loss.n)
+    return metrics
+
+
+def paired(own: dict[str, Scores], other: dict[str, Scores], names: list[str], resamples: int,
+           seed: int) -> dict[str, Difference]:
+    """The differences of some metrics, own minus other, with the paired bootstrap over the rows that each is over."""
+    groups: dict[bytes, list[str]] = {}
+    for name in names:
+        groups.setdefault(own[name].over.tobytes(), []).append(name)
+    found = {}
+    for group in groups.values():
+        rows = np.flatnonzero(own[group[0]].over)
+        sides = [[scores[name].take(rows) for name in group] for scores in (own, other)]
+
+        def statistic(counts, sides=sides):  # (R, m) -> (R, M)
+            mine, theirs = (np.stack([one.value(counts) for one in side], axis=1) for side in sides)
+            return mine - theirs
+        found |= dict(zip(group, paired_differences(statistic, len(rows), resamples, seed), strict=True))
+    return {name: found[name] for name in names}
+
+
+@dataclass(frozen=True)
+class WrittenScores:
+    """What an evaluation holds of the texts that were written."""
+
+    headline: Headline
+    metrics: dict[str, Metric]
+    baselines: list[WrittenBaseline]
+    clean: CleanPart
+
+
+def score_written(own: WrittenTexts, references: References, baselines: dict[str, WrittenTexts], clean: np.ndarray,
+                  score_rows: ScoreRows, headline: str, compared: tuple[str, ...], resamples: int,
+                  seed: int) -> WrittenScores:
+    """Metrics of a model's texts, those of other ways to answer on the same rows, and the paired tests.
+
+    clean: bool (n,), the rows that stand in no other split. headline: a metric that has a value. compared: the metrics
+    that are tested, where they have a value and the baseline knows them.
+    """
+    scores = score_rows(own, references)
+    metrics = measure(scores, resamples, seed)
+    entries = []
+    for name, texts in baselines.items():
+        other = score_rows(texts, references)
+        both = [metric for metric in compared if metric in other and metric in scores and scores[metric].defined()]
+        differences = paired(scores, other, both, resamples, seed)
+        entries.append(WrittenBaseline(name, measure(other, resamples, seed), "paired bootstrap",
+                                       differences[headline].p_value, differences))
+    rows = np.flatnonzero(clean)
+    alone = measure({name: part.take(rows) for name, part in scores.items()}, resamples, seed) if len(rows) else {}
+    return WrittenScores(Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics, entries,
+                         CleanPart(len(rows), alone))
+
+
+def loss_change(split: str, nats: dict[str, np.ndarray], tokens: list[int], resamples: int, seed: int,
+                on: str = "") -> LossChange:
+    """The loss in nats a token before and after training. nats: "before" and "after" -> sums (n,) of each row."""
+    before, after = (measure({"log_loss": ratio(nats[state], tokens)}, resamples, seed)["log_loss"]
+                     for state in ("before", "after"))
+    return LossChange(split, before, after, on)

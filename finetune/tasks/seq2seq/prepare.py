@@ -1,0 +1,73 @@
+"""Pairs divided into splits and counted in tokens."""
+
+from finetune.evaluation.leakage import overlap
+from finetune.recipe import Recipe
+from finetune.records import DataOrigin
+from finetune.tables.card import token_spread
+from finetune.tables.splits import SPLITS, fold_text
+from finetune.tasks.seq2seq.job import Examples, examples, writing_room
+from finetune.tasks.seq2seq.pairs import Pairs, PairsCard, PairTokens
+from finetune.tasks.writing import count_different, divide, overlap_notes, split_sizes, tokenize_splits
+from finetune.tokenizer import Tokenizer
+
+END = "<|endoftext|>"
+Records = dict[str, list[dict]]  # of each split
+
+
+def divide_pairs(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer,
+                 max_length: int) -> tuple[Records, dict[str, Examples]]:
+    """Split and tokenize the pairs, those of one source together if not by their order alone.
+
+    given: val or test as files of their own, which stay whole.
+    """
+    sources = [record["source"] for record in source.records]
+    shares = [0.0 if side in given else share for side, share in (("val", recipe.split.val_fraction),
+                                                                  ("test", recipe.split.test_fraction))]
+    parts = divide(sources, recipe.split, *shares)
+    records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
+    records |= {side: table.records for side, table in given.items()}
+    return records, tokenize_splits(
+        records, lambda part: examples(part, tokenizer, recipe.seq2seq.family, max_length), max_length, "pair",
+        f"{count_different(sources)} different sources")
+
+
+def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, context: int,
+            origin: DataOrigin) -> tuple[Records, PairsCard]:
+    """The pairs of each split and the data card. context: tokens that the model reads at once."""
+    family = recipe.seq2seq.family
+    max_length = min(recipe.max_length or context, context)
+    records, found = divide_pairs(recipe, source, given, tokenizer, max_length)
+    dropped: dict[str, list[int]] = {}
+    for table in (source, *given.values()):
+        for reason, rows in table.dropped_rows.items():
+            dropped[reason] = dropped.get(reason, []) + rows
+    cut, left_out = (sorted(row for part in found.values() for row in getattr(part, name))
+                     for name in ("cut", "left_out"))
+    both = overlap({name: [record["source"] for record in part] for name, part in records.items()}, fold_text)
+    notes = [f"{len(rows)} rows left out: {reason}" for reason, rows in dropped.items()]
+    if cut:
+        notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
+    room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
+    if shortened := sum(len(tokenizer.encode(record["source"])) > room for record in records["test"]):
+        notes.append(f"{shortened} test sources are read without their end where targets are written")
+    if left_out:
+        notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
+    source_tokens, target_tokens = (token_spread([len(getattr(pair, side)) for part in found.values()
+                                                  for pair in part.pairs]) for side in ("source", "target"))
+    card = PairsCard(
+        **vars(origin), records=sum(map(len, records.values())), given=sorted(given),
+        dropped={reason: len(rows) for reason, rows in dropped.items()}, dropped_rows=dropped,
+        columns=list(source.columns), family=family, example=_as_read(records["train"][0], family),
+        protocol=recipe.split.protocol, seed=recipe.split.seed,
+        different_sources=count_different([record["source"] for record in source.records]),
+        splits=split_sizes(records, found),
+        tokens=PairTokens(source_tokens, target_tokens, max_length, len(cut), len(left_out)),
+        cut_rows=cut, left_out_rows=left_out, overlap=both, notes=notes + overlap_notes(both, "source"))
+    return records, card
+
+
+def _as_read(record: dict, family: str) -> str:
+    """A pair with the token that parts and ends, in words."""
+    if family == "decoder":
+        return f"{record['source']}{END}{record['target']}{END}"
+    return f"encoder: {record['source']}\ndecoder: {END}{record['target']}{END}"
