@@ -28,15 +28,15 @@ def command(tmp_path, tools) -> list[str]:
 
 
 def test_it_goes_on_where_it_was_stopped_and_leaves_these_files(finetune, command, monkeypatch):
-    from finetune.comparisons.architectures import stage
-    work, trained = stage.train, []
+    from finetune.comparisons.architectures import trainings
+    work, trained = trainings.fit, []
 
     def stopped_at_the_fourth(job, settings, directory, identity):
         trained.append(directory.name)
         if len(trained) == 4:
             raise KeyboardInterrupt
         return work(job, settings, directory, identity)
-    monkeypatch.setattr(stage, "train", stopped_at_the_fourth)
+    monkeypatch.setattr(trainings, "fit", stopped_at_the_fourth)
     assert finetune(*command).status == 130
     run = Path("runs/architectures")
     assert len((run / "trainings.jsonl").read_text().splitlines()) == 3 and not (run / "comparison.json").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-SETTINGS = ["run", "spam-methods", "--set", "weights=random-bytes", "--set", "compare.seeds=2",
+SETTINGS = ["run", "spam-methods", "--set", "weights=random-bytes", "--set", "methods.seeds=2",
             "--set", "train.epochs=1", "--set", "train.max_steps=3", "--set", "train.threads=1"]
 
 
@@ -20,27 +20,27 @@ def read(*parts):
 @pytest.fixture
 def fitted(monkeypatch):
     """The trainings that were started, which take place in this process and so begin at once."""
-    from finetune.comparisons.methods import stage
+    from finetune.comparisons.methods import stage, trainings
     started = []
 
     def launch(command, run):
         assert command[:2] == ["-m", "finetune.comparisons.methods.stage"]
         _, name, seed = command[2:]
         started.append(f"{name}-{seed}")
-        return stage.fit_here(run, name, int(seed))
-    monkeypatch.setattr(stage, "launch", launch)
+        return trainings.fit_here(run, name, int(seed), stage.READS)
+    monkeypatch.setattr(trainings, "launch", launch)
     return started
 
 
 def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted, monkeypatch):
-    from finetune.comparisons.methods import stage
-    work = stage.fit_here
+    from finetune.comparisons.methods import trainings
+    work = trainings.fit_here
 
-    def stopped_at_the_sixth(run, name, seed):
+    def stopped_at_the_sixth(run, name, seed, reads):
         if len(fitted) == 6:
             raise KeyboardInterrupt
-        return work(run, name, seed)
-    monkeypatch.setattr(stage, "fit_here", stopped_at_the_sixth)
+        return work(run, name, seed, reads)
+    monkeypatch.setattr(trainings, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
     done = finetune(*SETTINGS)

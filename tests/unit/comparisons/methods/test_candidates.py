@@ -3,7 +3,7 @@
 import torch
 
 from finetune.comparisons.methods.candidates import CANDIDATES, FIRST, LAST, PADDED, read_out
-from finetune.comparisons.methods.settings import Compare
+from finetune.comparisons.methods.settings import Methods
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.recipe import Train
@@ -40,4 +40,4 @@ def test_settings_are_the_recipes_with_the_candidates_own():
 
 
 def test_a_recipe_compares_all_of_them():
-    assert set(Compare().candidates) == set(CANDIDATES)
+    assert set(Methods().candidates) == set(CANDIDATES)
