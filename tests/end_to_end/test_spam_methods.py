@@ -73,7 +73,7 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
 
 
 @pytest.mark.parametrize("settings, said", [
-    (['compare.candidates=["head","tail"]'], "last-two-blocks"), (['compare.candidates=["head","head"]'], "twice"),
+    (['methods.candidates=["head","tail"]'], "last-two-blocks"), (['methods.candidates=["head","head"]'], "twice"),
     (["train.method=lora"], "train.method"), (["task=pretrain"], "task"), (["evaluate.threshold=max-f1"], "threshold")])
 def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(finetune, settings, said):
     done = finetune(*SETTINGS, *(word for pair in settings for word in ("--set", pair)))
@@ -90,8 +90,8 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
     fresh = ["quite red,red", "so blue,blue", "greenish,green"]
     Path("test.csv").write_text("text,label\n" + "\n".join(lines[:6] + fresh) + "\n")
     done = finetune(*SETTINGS, "--set", "data=train.csv", "--set", "test=test.csv", "--set", "train.lora_rank=2",
-                    "--set", "train.last_blocks=3", "--set", 'compare.candidates=["head","lora","full"]',
-                    "--set", "compare.seeds=1")
+                    "--set", "train.last_blocks=3", "--set", 'methods.candidates=["head","lora","full"]',
+                    "--set", "methods.seeds=1")
     assert done.status == 0, done.err
     found = read("runs", "spam-methods", "comparison.json")
     assert found["reference"] == "full" and found["positive"] is None
@@ -101,13 +101,13 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
 
 
 def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
-    done = finetune(*SETTINGS, "--dry-run", "--set", 'compare.candidates=["head","full","padded"]')
+    done = finetune(*SETTINGS, "--dry-run", "--set", 'methods.candidates=["head","full","padded"]')
     assert done.status == 0, done.err
     assert done.out.count("estimate") >= 2 and "head alone" in done.out and "all weights" in done.out
     assert not Path("runs").exists()
 
 
-ONE = [*SETTINGS, "--set", 'compare.candidates=["full"]', "--set", "compare.seeds=1"]
+ONE = [*SETTINGS, "--set", 'methods.candidates=["full"]', "--set", "methods.seeds=1"]
 
 
 def test_what_goes_wrong_in_a_training_s_own_process_is_said(finetune):
