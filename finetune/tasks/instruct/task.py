@@ -69,7 +69,7 @@ class InstructTask(Task):
         """data/{train,val,test}.jsonl."""
         source = self._read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        origin = DataOrigin.from_json(run.result("download")["data"], run.path("stages"))
+        origin = DataOrigin(**run.result("download")["data"])
         records, card = prepare(recipe, source, tokenizer, run.result("verify")["context"], origin)
         write_records(run, records)
         write_json(run.path("data", "card.json"), card.to_json())

@@ -83,7 +83,7 @@ class Seq2SeqTask(Task):
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        origin = DataOrigin.from_json(run.result("download")["data"], run.path("stages"))
+        origin = DataOrigin(**run.result("download")["data"])
         records, card = prepare(recipe, source, given, tokenizer, run.result("verify")["context"], origin)
         write_records(run, records)
         write_json(run.path("data", "card.json"), card.to_json())
