@@ -15,6 +15,7 @@ import few_labels
 from machine import device_name
 
 from finetune.comparisons.architectures.page import screen_table, verdict
+from finetune.comparisons.architectures.results import ArchitecturesComparison
 from finetune.console import say
 from finetune.files import read_json, write_json
 
@@ -38,10 +39,13 @@ def measure(arguments: list[str]) -> None:
 def section(found: dict) -> str:
     """The page's section: the command's own sentence and table."""
     where = f"{found['machine']}, {found['threads']} thread(s), {found['precision']}"
+    groups = [group | {"entries": [entry | dict.fromkeys(LEFT_OUT, []) for entry in group["entries"]]}
+              for group in found["groups"]]
+    comparison = ArchitecturesComparison.from_json(found | {"groups": groups}, RESULT)
     return "\n".join([
         "## Three architectures of equal size", "",
-        f"`finetune compare-architectures` on {where}. {verdict(found)}", "", "```text",
-        *screen_table(found), "```", "",
+        f"`finetune compare-architectures` on {where}. {verdict(comparison)}", "", "```text",
+        *screen_table(comparison), "```", "",
         "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
         "Seconds are of the clock, on a machine that did other things at times. "
         "Made by [architectures.py](architectures.py)."])

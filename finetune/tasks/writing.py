@@ -66,8 +66,8 @@ def count_different(texts: list[str]) -> int:
     return len(set(map(fold_text, texts)))
 
 
-def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dict]], AnyExamples], max_length: int, row: str,
-                    different: str) -> dict[str, AnyExamples]:
+def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dict]], AnyExamples], max_length: int,
+                    row: str, different: str) -> dict[str, AnyExamples]:
     """The examples of each split. Raises DataError where one has none.
 
     row: what a row is called. different: how many different ones there are, in words.
@@ -179,7 +179,8 @@ def write_rows(path: Path, rows: Sequence[Record]) -> None:
         writer.writerows([defuse(str(value)) for value in astuple(row)] for row in rows)
 
 
-def probe_training(train: AnyExamples, val: AnyExamples, settings: Train, build: Callable[[AnyExamples, AnyExamples], Job]) -> Probe:
+def probe_training(train: AnyExamples, val: AnyExamples, settings: Train,
+                   build: Callable[[AnyExamples, AnyExamples], Job]) -> Probe:
     """The steps that a dry run tries, with a validation of one forward pass: the largest."""
     whole, lengths = build(train, val), val.lengths()
     largest = max(micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),

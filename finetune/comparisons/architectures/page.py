@@ -1,9 +1,12 @@
 """The report of a comparison of architectures: a table and two pictures for each task and start."""
 
-from finetune.report import plots, provenance
-from finetune.report.blocks import NONE, Figure, Section, Table, Text, bytes_text, metric_cell, seconds_text
-from finetune.report.metric_text import METRIC_NAMES, metric_text, metric_value, p_text
-from finetune.report.page import Files, make_page
+from finetune.comparisons.architectures.results import ArchitecturesComparison, Entry, Group
+from finetune.report import plots
+from finetune.report.blocks import NONE, Figure, Section, Table, Text, Tile, bytes_text, metric_cell, seconds_text
+from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_text, metric_value, p_text
+from finetune.report.page import Files, Page, make_page
+from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.page import data_section
 
 _LOSSES = ("bits_per_byte", "log_loss")  # the lower the better
 _NAMES = {"encoder": "encoder-only", "decoder": "decoder-only", "both": "encoder-decoder"}
@@ -21,37 +24,36 @@ _USES = (
     "random, mostly matters more than the architecture; nothing here says how larger models compare.")
 
 
-def verdict(comparison: dict) -> str:
+def verdict(comparison: ArchitecturesComparison) -> str:
     """The best of each task and whether it differs from the decoder by more than noise."""
     said = []
-    for group in comparison["groups"]:
-        if group["measure"] == "masked" or len(group["entries"]) < 2:
+    for group in comparison.groups:
+        if group.measure == "masked" or len(group.entries) < 2:
             continue
-        best = _best(group)
-        level = all(entry[group["metric"]]["value"] == best[group["metric"]]["value"] for entry in group["entries"])
-        text = (f"{_title(group)}: " + ("all are level at" if level else f"{best['label']} is ahead with")
+        best, name = _best(group), group.metric
+        level = all(entry.metric(name).value == best.metric(name).value for entry in group.entries)
+        text = (f"{_title(group)}: " + ("all are level at" if level else f"{best.label} is ahead with")
                 + f" {_value(group, best)}")
-        reference = next(entry for entry in group["entries"] if entry["name"] == group["reference"])
-        apart = [entry["label"] for entry in group["entries"]
-                 if "difference" in entry and entry["difference"]["p_value"] < 0.05]
-        said.append(f"{text}; {_other_than(apart)} from {reference['label']} by more than noise.")
+        reference = next(entry for entry in group.entries if entry.name == group.reference)
+        apart = [entry.label for entry in group.entries if entry.difference and entry.difference.p_value < 0.05]
+        said.append(f"{text}; {_other_than(apart)} from {reference.label} by more than noise.")
     return " ".join(said) or "Only single trainings were compared with nothing beside them."
 
 
-def screen_table(comparison: dict) -> list[str]:
+def screen_table(comparison: ArchitecturesComparison) -> list[str]:
     """The comparison for the screen: a block of lines for each task and start."""
-    labels = [entry["label"] for group in comparison["groups"] for entry in group["entries"]]
+    labels = [entry.label for group in comparison.groups for entry in group.entries]
     but = ", but for all blocks on each side" if any("all blocks" in label for label in labels) else ""
     lines = [f"means of {_seeds(comparison)}, 95 % intervals in brackets; sizes within "
-             f"{100 * comparison['apart']:.1f} %{but}"]
-    for group in comparison["groups"]:
-        name = group["metric"]
+             f"{100 * comparison.apart:.1f} %{but}"]
+    for group in comparison.groups:
+        name = group.metric
         rows = [[_title(group), _metric_name(group), "difference", "p (Holm)", "parameters", "time",
                  "weights + optimizer"]]
-        for entry in group["entries"]:
-            rows.append([entry["label"], metric_cell(name, entry[name]), *_difference(group, entry),
-                         f"{entry['parameters']:,}", seconds_text(entry["seconds"]), bytes_text(entry["state_bytes"])])
-        if group["task"] == "numbers":
+        for entry in group.entries:
+            rows.append([entry.label, metric_cell(name, entry.metric(name)), *_difference(group, entry),
+                         f"{entry.parameters:,}", seconds_text(entry.seconds), bytes_text(entry.state_bytes)])
+        if group.task == "numbers":
             rows.append(["encoder-only", "does not generate", *[""] * 5])
         rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -64,122 +66,123 @@ def page(files: Files) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [_sizes(comparison), *(_group(comparison, group, number) for number, group in
-                                      enumerate(comparison["groups"], 1)),
+                                      enumerate(comparison.groups, 1)),
                 Section("use", "When to use which", [Text(text) for text in _USES]), _how(comparison),
-                provenance.data_card(files.card)]
+                data_section(files.card)]
     said = verdict(comparison).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
     return make_page(files, "Comparison of architectures", said, _tiles(comparison), sections)
 
 
-def _tiles(comparison: dict) -> list[dict]:
+PAGE = Page(ArchitecturesComparison, ClassifierCard, page)
+
+
+def _tiles(comparison: ArchitecturesComparison) -> list[Tile]:
     """The best of each task that begins with pretrained weights, or of all groups where none does."""
-    groups = [group for group in comparison["groups"] if group["measure"] != "masked"]
-    shown = [group for group in groups if group["start"] != "random"] or groups
+    groups = [group for group in comparison.groups if group.measure != "masked"]
+    shown = [group for group in groups if group.start != "random"] or groups
     tiles = []
     for group in shown:
-        best, name = _best(group), group["metric"]
-        entry = best[name]
-        low, high = (metric_value(name, entry[end]).removesuffix(" %") for end in ("low", "high"))
-        tiles.append({"name": f"{_title(group)}: {_metric_name(group).lower()}",
-                      "value": metric_value(name, entry["value"]), "interval": f"{low} to {high}",
-                      "note": f"{best['label']}, n = {entry['n']:,}"})
+        best, name = _best(group), group.metric
+        found = best.metric(name)
+        tiles.append(Tile(f"{_title(group)}: {_metric_name(group).lower()}", metric_value(name, found.value),
+                          metric_interval(name, found), f"{best.label}, n = {found.n:,}"))
     return tiles
 
 
-def _sizes(comparison: dict) -> Section:
-    layers, sizes = comparison["layers"], comparison["sizes"]
-    blocks = {"encoder": str(layers["others"]), "decoder": str(layers["others"]),
-              "both": f"{layers['encoder']} in the encoder, {layers['decoder']} in the decoder"}
+def _sizes(comparison: ArchitecturesComparison) -> Section:
+    layers, sizes = comparison.layers, comparison.sizes
+    blocks = {"encoder": str(layers.others), "decoder": str(layers.others),
+              "both": f"{layers.encoder} in the encoder, {layers.decoder} in the decoder"}
     table = Table("Without the classifier's head", ["Architecture", "Parameters", "Blocks"],
                   [[_NAMES[name], f"{size:,}", blocks[name]] for name, size in sizes.items()], frozenset({1}))
     return Section("sizes", "Equal sizes", [table, Text(
-        f"Largest and smallest are {100 * comparison['apart']:.1f} % apart: as near as whole blocks allow, of which an "
+        f"Largest and smallest are {100 * comparison.apart:.1f} % apart: as near as whole blocks allow, of which an "
         "encoder-decoder's decoder has larger ones (cross-attention) and whose two sides have a table of positions "
         "each. From pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
         "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is named so and is about twice as large. "
-        f"Where words are masked, {comparison['masking']}.")])
+        f"Where words are masked, {comparison.masking}.")])
 
 
-def _group(comparison: dict, group: dict, number: int) -> Section:
-    name, entries = group["metric"], group["entries"]
+def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Section:
+    name, entries = group.metric, group.entries
     columns = ["", _metric_name(group)]
-    extra = next((key for key in ("f1", "f1_macro") if key in entries[0]), None)
+    extra = next((key for key in ("f1", "f1_macro") if entries[0].metric(key)), None)
     if extra:
-        columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(comparison['positive'])})" if extra == "f1" else ""))
+        columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(comparison.positive)})" if extra == "f1" else ""))
     columns += ["Minus\ndecoder's", "p (Holm)"]
-    rows = [[entry["label"], *(metric_cell(key, entry[key]) for key in (name, extra) if key),
+    rows = [[entry.label, *(metric_cell(key, entry.metric(key)) for key in (name, extra) if key),
              *(cell or NONE for cell in _difference(group, entry))] for entry in entries]
-    if group["task"] == "numbers":
+    if group.task == "numbers":
         rows.append(["encoder-only", "does not\ngenerate", *[NONE] * (len(columns) - 2)])
-    table = Table(f"Test rows: n = {entries[0][name]['n']:,}, with 95 % intervals", columns, rows,
+    table = Table(f"Test rows: n = {entries[0].metric(name).n:,}, with 95 % intervals", columns, rows,
                   frozenset(range(1, len(columns))),
-                  strong=frozenset(i for i, entry in enumerate(entries) if entry["name"] == group["reference"]
+                  strong=frozenset(i for i, entry in enumerate(entries) if entry.name == group.reference
                                    and len(entries) > 1))
     costs = Table("What it takes", ["", "Parameters", "Time", "Weights and\noptimizer", "Process\npeak"],
-                  [[entry["label"], f"{entry['parameters']:,}", seconds_text(entry["seconds"]),
-                    bytes_text(entry["state_bytes"]), bytes_text(entry["peak_bytes"])] for entry in entries],
+                  [[entry.label, f"{entry.parameters:,}", seconds_text(entry.seconds),
+                    bytes_text(entry.state_bytes), bytes_text(entry.peak_bytes)] for entry in entries],
                   frozenset(range(1, 5)))
     blocks = [*_figures(group), table, costs, Text(_explain(comparison, group), small=True)]
-    if comparison["seeds"][1:]:
-        blocks.append(Table("Each seed", ["", *map(str, comparison["seeds"])],
-                            [[entry["label"], *(metric_value(name, fit[name]) for fit in entry["by_seed"])]
-                             for entry in entries], frozenset(range(1, 1 + len(comparison["seeds"])))))
-    if entries[0].get("examples"):
-        shown = [[number, answer, *(plots.cut(entry["examples"][i][2], 60) for entry in entries)]
-                 for i, (number, answer, _) in enumerate(entries[0]["examples"])]
-        columns = ["Number", "Right", *(entry["label"] for entry in entries)]
+    if comparison.seeds[1:]:
+        blocks.append(Table("Each seed", ["", *map(str, comparison.seeds)],
+                            [[entry.label, *(metric_value(name, fit[name]) for fit in entry.by_seed)]
+                             for entry in entries], frozenset(range(1, 1 + len(comparison.seeds)))))
+    if entries[0].examples:
+        shown = [[number, answer, *(plots.cut(entry.examples[i][2], 60) for entry in entries)]
+                 for i, (number, answer, _) in enumerate(entries[0].examples)]
+        columns = ["Number", "Right", *(entry.label for entry in entries)]
         blocks.append(Table("Some of the numbers, and what was written", columns, shown))
     return Section(f"group-{number}", _title(group), blocks)
 
 
-def _figures(group: dict) -> list[Figure]:
-    name, entries = group["metric"], group["entries"]
+def _figures(group: Group) -> list[Figure]:
+    name, entries = group.metric, group.entries
     scale, axis = (1.0, f"{_metric_name(group).lower()} on test (lower is better)") if name in _LOSSES else (
         100.0, f"test {_metric_name(group).lower()}, %")
     best = _best(group)
-    forest = plots.forest_picture([entry["label"] for entry in entries], [entry[name] for entry in entries],
-                                  [[scale * fit[name] for fit in entry["by_seed"]] for entry in entries], axis, scale)
-    curves = plots.curves_picture({entry["label"]: entry["curve"] for entry in entries}, "Validation loss (nats)")
-    last = "; ".join(f"{entry['label']} {entry['curve'][-1][1]:.3f}" for entry in entries)
-    return [Figure(forest, _metric_name(group), f"{axis} with 95 % intervals; ahead is {best['label']}.",
+    forest = plots.forest_picture([entry.label for entry in entries], [entry.metric(name) for entry in entries],
+                                  [[scale * fit[name] for fit in entry.by_seed] for entry in entries], axis, scale)
+    curves = plots.curves_picture({entry.label: entry.curve for entry in entries}, "Validation loss (nats)")
+    last = "; ".join(f"{entry.label} {entry.curve[-1][1]:.3f}" for entry in entries)
+    return [Figure(forest, _metric_name(group), f"{axis} with 95 % intervals; ahead is {best.label}.",
                    "The dot is the mean over the seeds, the bar its interval over test rows, a mark is a seed.",
                    wide=True),
             Figure(curves, "Learning curves", f"Validation loss over the steps; at the last: {last}.",
                    "Of the first seed. The checkpoint of the best validation is the one that is tested.", wide=True)]
 
 
-def _explain(comparison: dict, group: dict) -> str:
-    first = group["entries"][0]
-    read = (f"Each training is {first['steps']:,} optimizer steps of {comparison['batch_size']} rows out of "
-            f"{group['rows']:,}, the same rows in the same order")
+def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
+    first = group.entries[0]
+    read = (f"Each training is {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
+            f"{group.rows:,}, the same rows in the same order")
     what = {
         "classify": "The encoder reads the mean of its tokens, the decoder its last token, the encoder-decoder its "
                     "decoder's state at the start token.",
-        "numbers": f"Numbers below {comparison['number_limit']:,}, none of the test's in train; right is what is "
-                   "the same but for white space, written by taking the likeliest token each time. Learnt are the "
-                   "words and their end, by both.",
-        "text": f"{comparison['piece_tokens']} tokens of a held-out document are given, as many that follow are to be "
+        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test's in train; right is what is the "
+                   "same but for white space, written by taking the likeliest token each time. Learnt are the words "
+                   "and their end, by both.",
+        "text": f"{comparison.piece_tokens} tokens of a held-out document are given, as many that follow are to be "
                 "predicted; both predict the same tokens. While it trains a decoder learns from all tokens, an "
-                "encoder-decoder from those to be predicted."}[group["task"]]
-    if group["measure"] == "masked":
+                "encoder-decoder from those to be predicted."}[group.task]
+    if group.measure == "masked":
         what = ("Nats for each of the 15 % of the tokens that are hidden, which both sides help to guess. It is "
                 "another quantity than the next token's and cannot be compared with it.")
     tested = (" Differences are paired on the same rows: paired bootstrap, Holm's correction for the number of rows of "
-              "this table. They say nothing about other seeds." if len(group["entries"]) > 1 else "")
-    rates = ", ".join(sorted({f"{entry['lr']:g}" for entry in group["entries"]}))
-    majority = (f" The most frequent label alone is right on {metric_value('accuracy', group['majority'])}."
-                if "majority" in group else "")
+              "this table. They say nothing about other seeds." if len(group.entries) > 1 else "")
+    rates = ", ".join(sorted({f"{entry.lr:g}" for entry in group.entries}))
+    majority = ("" if group.majority is None else
+                f" The most frequent label alone is right on {metric_value('accuracy', group.majority)}.")
     return f"{what}{majority} {read}; learning rate {rates}.{tested}"
 
 
-def _how(comparison: dict) -> Section:
-    seeds = ", ".join(map(str, comparison["seeds"]))
+def _how(comparison: ArchitecturesComparison) -> Section:
+    seeds = ", ".join(map(str, comparison.seeds))
     return Section("how", "How it was measured", [Text(
         f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in what is read, not in "
         "seconds: for the same tokens an encoder-decoder does less work, since a token passes one of its two sides "
         "only. Learning rate and schedule are the same for all of a start; none was tuned for an architecture."), Text(
         "Time: of the training with its validations and checkpoints, one after another in one process; "
-        f"{comparison['device']}, {comparison['threads']} threads, {comparison['precision']}. Weights and optimizer: "
+        f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
         "weight, gradient and two moments of each parameter in fp32, 16 bytes, the part of the memory that grows with "
         "the model. The process's peak has the libraries and the activations in it, too, and what an earlier training "
         "left, so small models hardly differ by it."), Text(
@@ -188,40 +191,40 @@ def _how(comparison: dict) -> Section:
         "text before, a budget that the others of its table did not have.")])
 
 
-def _title(group: dict) -> str:
+def _title(group: Group) -> str:
     task = {"classify": "Classification", "numbers": "Numbers in words", "text": "Next token of held-out text"}
-    name = "Masked words of held-out text" if group["measure"] == "masked" else task[group["task"]]
-    return f"{name}, {'random start' if group['start'] == 'random' else 'from ' + plots.cut(group['start'])}"
+    name = "Masked words of held-out text" if group.measure == "masked" else task[group.task]
+    return f"{name}, {'random start' if group.start == 'random' else 'from ' + plots.cut(group.start)}"
 
 
-def _metric_name(group: dict) -> str:
-    return "Nats a masked token" if group["measure"] == "masked" else METRIC_NAMES[group["metric"]]
+def _metric_name(group: Group) -> str:
+    return "Nats a masked token" if group.measure == "masked" else METRIC_NAMES[group.metric]
 
 
-def _best(group: dict) -> dict:
-    sign = -1 if group["metric"] in _LOSSES else 1
-    return max(group["entries"], key=lambda entry: sign * entry[group["metric"]]["value"])
+def _best(group: Group) -> Entry:
+    sign = -1 if group.metric in _LOSSES else 1
+    return max(group.entries, key=lambda entry: sign * entry.metric(group.metric).value)
 
 
-def _value(group: dict, entry: dict) -> str:
+def _value(group: Group, entry: Entry) -> str:
     unit = f"{_metric_name(group)[:1].lower()}{_metric_name(group)[1:]}"
-    return f"{unit} {metric_text(entry[group['metric']], group['metric'])}"
+    return f"{unit} {metric_text(entry.metric(group.metric), group.metric)}"
 
 
 def _other_than(labels: list[str]) -> str:
     return f"{' and '.join(labels)} {'differ' if len(labels) > 1 else 'differs'}" if labels else "nothing differs"
 
 
-def _difference(group: dict, entry: dict) -> tuple[str, str]:
+def _difference(group: Group, entry: Entry) -> tuple[str, str]:
     """The difference with its interval, and its p value; empty and `reference` for the reference."""
-    if "difference" not in entry:
-        return "", "reference" if len(group["entries"]) > 1 else ""
-    found, name = entry["difference"][group["metric"]], group["metric"]
-    scale, digits = (1, 3) if name in _LOSSES else (100, 1)
-    value, low, high = (f"{scale * found[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value}\n({low} to {high})", p_text(entry["difference"]["p_value"])
+    if not entry.difference:
+        return "", "reference" if len(group.entries) > 1 else ""
+    found = entry.difference.metric(group.metric)
+    scale, digits = (1, 3) if group.metric in _LOSSES else (100, 1)
+    value, low, high = (f"{scale * end:+.{digits}f}" for end in (found.value, found.low, found.high))
+    return f"{value}\n({low} to {high})", p_text(entry.difference.p_value)
 
 
-def _seeds(comparison: dict) -> str:
-    count = len(comparison["seeds"])
+def _seeds(comparison: ArchitecturesComparison) -> str:
+    count = len(comparison.seeds)
     return f"{count} seeds" if count > 1 else "1 seed"

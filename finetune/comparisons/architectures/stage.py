@@ -35,10 +35,13 @@ from finetune.comparisons.architectures.models import (
     write_targets,
 )
 from finetune.comparisons.architectures.page import verdict
+from finetune.comparisons.architectures.results import ArchitecturesComparison, Entry, Group, Layers
+from finetune.comparisons.results import fields_of
 from finetune.config import check_names
 from finetune.console import say
 from finetune.errors import RecipeError, listed
 from finetune.evaluation.candidates import compare_candidates, compare_rows
+from finetune.evaluation.results import StartWeights
 from finetune.evaluation.text_scores import exact_match
 from finetune.files import write_json
 from finetune.hub.assets import asset
@@ -148,7 +151,7 @@ def run(recipe: Recipe, run: Run) -> dict:
             say(f"  {found['said']}, trained in {found['seconds']:.0f} s")
     comparison = compare(recipe, run, material, wanted, {key: done[key] for key in (
         f"{training.name}-{seed}" for training in wanted for seed in seeds)}, fixed)
-    write_json(run.path("comparison.json"), comparison)
+    write_json(run.path("comparison.json"), comparison.to_json())
     shutil.rmtree(run.path(WORK), ignore_errors=True)
     say(verdict(comparison))
     return {"trainings": total}
@@ -304,8 +307,8 @@ def read_curve(path: Path) -> list[list[float]]:
 
 
 def compare(recipe: Recipe, run: Run, material: Material, wanted: list[Training], results: dict[str, dict],
-            fixed: Fixed) -> dict:
-    """comparison.json: for each task and start the architectures beside each other, on the same rows."""
+            fixed: Fixed) -> ArchitecturesComparison:
+    """For each task and start the architectures beside each other, on the same rows."""
     asked, prepared = recipe.architectures, run.result("prepare")
     labels, seeds = prepared["labels"], range(recipe.train.seed, recipe.train.seed + asked.seeds)
     positive = positive_label(recipe, labels)
@@ -321,28 +324,26 @@ def compare(recipe: Recipe, run: Run, material: Material, wanted: list[Training]
     sizes = {one.architecture: results[f"{one.name}-{seeds[0]}"]["parameters"] for one in wanted
              if one.start != WHOLE}
     first = next(iter(results.values()))
-    return {"schema_version": 1, "task": "architectures", "labels": labels,
-            "positive": None if positive is None else labels[positive], "seeds": list(seeds),
-            "layers": {"encoder": fixed.layers[0], "decoder": fixed.layers[1],
-                       "others": run.result("verify")["layers"]},
-            "sizes": sizes, "apart": max(sizes.values()) / min(sizes.values()) - 1, "masking": fixed.masking_words,
-            "piece_tokens": asked.piece_tokens, "number_limit": asked.number_limit,
-            "batch_size": recipe.train.batch_size,
-            "device": first["device"], "threads": first["threads"], "precision": first["precision"],
-            "weights": describe_start(run.result("download")["weights"]), "groups": groups}
+    return ArchitecturesComparison(
+        schema_version=1, task="architectures", labels=labels, positive=None if positive is None else labels[positive],
+        seeds=list(seeds), layers=Layers(*fixed.layers, run.result("verify")["layers"]), sizes=sizes,
+        apart=max(sizes.values()) / min(sizes.values()) - 1, masking=fixed.masking_words,
+        piece_tokens=asked.piece_tokens, number_limit=asked.number_limit, batch_size=recipe.train.batch_size,
+        device=first["device"], threads=first["threads"], precision=first["precision"],
+        weights=StartWeights(**describe_start(run.result("download")["weights"])), groups=groups)
 
 
 def _group(recipe: Recipe, material: Material, labels: list[str], positive: int | None, task: str, measure: str,
-           members: list[Training], fits: dict[str, list[dict]]) -> dict:
+           members: list[Training], fits: dict[str, list[dict]]) -> Group:
     """One table: the members' figures on the same rows, each beside the decoder where there is one."""
     resamples, seed = recipe.evaluate.resamples, recipe.split.seed
     reference = next((one.name for one in members if one.architecture == DECODER), members[0].name)
     scores = {name: np.array([fit["scores"] for fit in own]) for name, own in fits.items()}
-    majority = {}
+    majority = None
     if task == CLASSIFY:
         metric = "accuracy"
         commonest = np.bincount(material.classify["train"].targets).argmax()
-        majority = {"majority": float(np.mean(material.classify["test"].targets == commonest))}
+        majority = float(np.mean(material.classify["test"].targets == commonest))
         found = compare_candidates(material.classify["test"].targets, scores, len(labels), positive, reference,
                                    resamples, seed)
     else:
@@ -351,14 +352,17 @@ def _group(recipe: Recipe, material: Material, labels: list[str], positive: int 
         scale = math.log(2) if metric == "bits_per_byte" else 1.0
         found = compare_rows({name: own / scale for name, own in scores.items()}, metric, reference, resamples, seed,
                              parts)
-    entries = [{"name": one.name, "label": one.label, "architecture": one.architecture, **found[one.name],
-                "seconds": float(np.mean([fit["seconds"] for fit in fits[one.name]])),
-                "peak_bytes": float(np.mean([fit["peak_bytes"] for fit in fits[one.name]])),
-                **{key: fits[one.name][0][key] for key in ("parameters", "state_bytes", "lr", "steps", "tokens")},
-                "curve": fits[one.name][0]["curve"], "examples": fits[one.name][0].get("examples", [])}
-               for one in members]
-    return {"task": task, "measure": measure, "start": RANDOM if members[0].start == RANDOM else recipe_name(recipe),
-            "metric": metric, "reference": reference, "entries": entries, "rows": material.rows(task)} | majority
+    entries = []
+    for one in members:
+        own = fits[one.name]
+        means = {key: float(np.mean([fit[key] for fit in own])) for key in ("seconds", "peak_bytes")}
+        first = {key: own[0][key] for key in ("parameters", "state_bytes", "lr", "steps", "tokens")}
+        entries.append(Entry(
+            name=one.name, label=one.label, architecture=one.architecture, **fields_of(found[one.name]), **means,
+            **first, curve=[tuple(point) for point in own[0]["curve"]],
+            examples=[tuple(example) for example in own[0].get("examples", [])]))
+    return Group(task=task, measure=measure, start=RANDOM if members[0].start == RANDOM else recipe_name(recipe),
+                 metric=metric, reference=reference, entries=entries, rows=material.rows(task), majority=majority)
 
 
 def recipe_name(recipe: Recipe) -> str:

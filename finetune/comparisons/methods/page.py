@@ -1,12 +1,15 @@
 """The report of a comparison: every way to adapt the weights in one table and one picture."""
 
-from finetune.report import plots, provenance
+from finetune.comparisons.methods.results import MethodCandidate, MethodsComparison
+from finetune.evaluation.results import Difference
+from finetune.report import plots
 from finetune.report.blocks import (
     NONE,
     Figure,
     Section,
     Table,
     Text,
+    Tile,
     bytes_text,
     metric_cell,
     metric_name,
@@ -14,42 +17,43 @@ from finetune.report.blocks import (
     sentence,
 )
 from finetune.report.metric_text import metric_text, metric_value, p_text
-from finetune.report.page import Files, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.page import data_section
 from finetune.tasks.classify.score import TFIDF
 
 
-def verdict(comparison: dict) -> str:
+def verdict(comparison: MethodsComparison) -> str:
     """Which candidates differ from the reference by more than noise, and the best beside TF-IDF."""
-    candidates = comparison["candidates"]
-    reference = next(entry for entry in candidates if entry["name"] == comparison["reference"])
-    said = [f"{reference['label'][:1].upper()}{reference['label'][1:]} ({comparison['why']}): accuracy "
-            f"{metric_text(reference['accuracy'], 'accuracy')}, the mean of {_seeds(comparison)}."]
-    others = [entry for entry in candidates if "difference" in entry]
+    reference = _reference(comparison)
+    said = [f"{reference.label[:1].upper()}{reference.label[1:]} ({comparison.why}): accuracy "
+            f"{metric_text(reference.accuracy, 'accuracy')}, the mean of {_seeds(comparison)}."]
+    others = [entry for entry in comparison.candidates if entry.difference]
     for word, sign in (("Better", 1), ("Worse", -1)):
-        found = [entry for entry in others if entry["difference"]["p_value"] < 0.05
-                 and sign * entry["difference"]["accuracy"]["value"] > 0]
+        found = [entry for entry in others if entry.difference.p_value < 0.05
+                 and sign * entry.difference.accuracy.value > 0]
         if found:
-            said.append(f"{word} than that by more than noise: {'; '.join(entry['label'] for entry in found)}.")
-    level = [entry["label"] for entry in others if entry["difference"]["p_value"] >= 0.05]
+            said.append(f"{word} than that by more than noise: {'; '.join(entry.label for entry in found)}.")
+    level = [entry.label for entry in others if entry.difference.p_value >= 0.05]
     if level:
         said.append(f"Within noise of it: {'; '.join(level)}.")
     return " ".join(said)
 
 
-def screen_table(comparison: dict) -> list[str]:
+def screen_table(comparison: MethodsComparison) -> list[str]:
     """The comparison for the screen, a line a candidate."""
     metric = _metric(comparison)
     rows = [["", "moves", "time", "peak", "accuracy", metric, "difference", "p (Holm)"]]
-    for entry in comparison["candidates"]:
-        moves = f"{entry['trainable']:,}" if "trainable" in entry else ""
-        difference = entry.get("difference")
-        rows.append([entry["label"], moves, seconds_text(entry["seconds"]), bytes_text(entry.get("peak_bytes")),
-                     metric_cell("accuracy", entry["accuracy"]), metric_cell(metric, entry[metric]),
-                     _points(difference["accuracy"]) if difference else "",
-                     p_text(difference["p_value"]) if difference else "reference"])
+    for entry in comparison.candidates:
+        moves = "" if entry.trainable is None else f"{entry.trainable:,}"
+        difference = entry.difference
+        rows.append([entry.label, moves, seconds_text(entry.seconds), bytes_text(entry.peak_bytes),
+                     metric_cell("accuracy", entry.accuracy), metric_cell(metric, entry.metric(metric)),
+                     _points(difference.accuracy) if difference else "",
+                     p_text(difference.p_value) if difference else "reference"])
     rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    n = comparison["candidates"][0]["accuracy"]["n"]
+    n = comparison.candidates[0].accuracy.n
     return [f"test rows: {n:,}; means of {_seeds(comparison)}, 95 % intervals in brackets",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)]
 
@@ -58,46 +62,47 @@ def page(files: Files) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [_accuracies(comparison), _costs(comparison), _seeds_table(comparison), _reading(comparison),
-                provenance.data_card(files.card)]
+                data_section(files.card)]
     return make_page(files, "Comparison of methods", verdict(comparison).replace(" %", "\u00a0%").replace(
         "n = ", "n\u00a0=\u00a0"), _tiles(comparison), sections, notice=fallback_notice(files))
 
 
-def _tiles(comparison: dict) -> list[dict]:
+PAGE = Page(MethodsComparison, ClassifierCard, page)
+
+
+def _reference(comparison: MethodsComparison) -> MethodCandidate:
+    return next(entry for entry in comparison.candidates if entry.name == comparison.reference)
+
+
+def _tiles(comparison: MethodsComparison) -> list[Tile]:
     """The reference, the best of the others and TF-IDF."""
-    candidates = comparison["candidates"]
-    reference = next(entry for entry in candidates if entry["name"] == comparison["reference"])
-    others = [entry for entry in candidates if entry["name"] not in (comparison["reference"], TFIDF)]
-    best = max(others, key=lambda entry: entry["accuracy"]["value"], default=None)
-    shown = [(reference, "reference"), *([(best, "the highest of the others on test")] if best else []),
-             (candidates[-1], "baseline")]
-    return [{"name": f"{entry['label']}: accuracy", "value": metric_value("accuracy", entry["accuracy"]["value"]),
-             "interval": f"{100 * entry['accuracy']['low']:.1f} to {100 * entry['accuracy']['high']:.1f}",
-             "note": f"{note}, n = {entry['accuracy']['n']:,}"}
-            for entry, note in shown]
+    others = [entry for entry in comparison.candidates if entry.name not in (comparison.reference, TFIDF)]
+    best = max(others, key=lambda entry: entry.accuracy.value, default=None)
+    shown = [(_reference(comparison), "reference"), *([(best, "the highest of the others on test")] if best else []),
+             (comparison.candidates[-1], "baseline")]
+    return [Tile(f"{entry.label}: accuracy", metric_value("accuracy", entry.accuracy.value),
+                 f"{100 * entry.accuracy.low:.1f} to {100 * entry.accuracy.high:.1f}",
+                 f"{note}, n = {entry.accuracy.n:,}") for entry, note in shown]
 
 
-def _accuracies(comparison: dict) -> Section:
+def _accuracies(comparison: MethodsComparison) -> Section:
     metric = _metric(comparison)
-    named = metric_name(metric) + (f" ({plots.cut(comparison['positive'])})" if comparison["positive"] else "")
-    rows = []
-    for entry in comparison["candidates"]:
-        difference = entry.get("difference")
-        rows.append([entry["label"], metric_cell("accuracy", entry["accuracy"]), metric_cell(metric, entry[metric]),
-                     *([_points(difference["accuracy"]), p_text(difference["p_value"]), _points(difference[metric])]
+    named = metric_name(metric) + (f" ({plots.cut(comparison.positive)})" if comparison.positive else "")
+    candidates, rows = comparison.candidates, []
+    for entry in candidates:
+        difference = entry.difference
+        rows.append([entry.label, metric_cell("accuracy", entry.accuracy), metric_cell(metric, entry.metric(metric)),
+                     *([_points(difference.accuracy), p_text(difference.p_value), _points(difference.metric(metric))]
                        if difference else [NONE, "reference", NONE])])
     table = Table("Test rows, with 95 % intervals",
                   ["", "Accuracy", named, "Accuracy minus\nreference's", "p (Holm)", "F1 minus\nreference's"], rows,
                   frozenset(range(1, 6)),
-                  strong=frozenset(i for i, entry in enumerate(comparison["candidates"])
-                                   if entry["name"] == comparison["reference"]))
-    best = max(comparison["candidates"], key=lambda entry: entry["accuracy"]["value"])
+                  strong=frozenset(i for i, entry in enumerate(candidates) if entry.name == comparison.reference))
+    best = max(candidates, key=lambda entry: entry.accuracy.value)
     figure = Figure(
-        plots.forest_picture([entry["label"] for entry in comparison["candidates"]],
-                             [entry["accuracy"] for entry in comparison["candidates"]],
-                             [[100 * fit["accuracy"] for fit in entry["by_seed"]]
-                              for entry in comparison["candidates"]]),
-        "Accuracy", f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best['label']}.",
+        plots.forest_picture([entry.label for entry in candidates], [entry.accuracy for entry in candidates],
+                             [[100 * fit["accuracy"] for fit in entry.by_seed] for entry in candidates]),
+        "Accuracy", f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
         "The bar is the mean over the seeds with its interval over test rows, the small marks are the seeds. Where "
         "bars overlap widely the order says little; the paired test in the table is the finer one.", wide=True)
     note = (f"A value is the mean over {_seeds(comparison)}; its interval, by the bootstrap, says how much other test "
@@ -105,56 +110,56 @@ def _accuracies(comparison: dict) -> Section:
             "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
             "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
             "seeds: for these see the table of the seeds.")
-    if any(entry[metric]["low"] == entry[metric]["high"] for entry in comparison["candidates"]):
+    if any(entry.metric(metric).low == entry.metric(metric).high for entry in candidates):
         note += " An F1 whose interval has no width is that of a candidate that calls no row, or each one rightly."
     return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True), *_clean(comparison)])
 
 
-def _clean(comparison: dict) -> list:
+def _clean(comparison: MethodsComparison) -> list:
     """Accuracy without the test rows whose text stands in train or validation; nothing where there are none."""
-    first = comparison["candidates"][0]
-    n, clean = first["accuracy"]["n"], first["clean"]["n"]
+    first = comparison.candidates[0]
+    n, clean = first.accuracy.n, first.clean.n
     if clean == n:
         return [Text("No test text stands in train or validation.", small=True)]
-    rows = [[entry["label"], metric_value("accuracy", entry["accuracy"]["value"]),
-             metric_value("accuracy", entry["clean"]["value"])] for entry in comparison["candidates"]]
+    rows = [[entry.label, metric_value("accuracy", entry.accuracy.value),
+             metric_value("accuracy", entry.clean.value)] for entry in comparison.candidates]
     return [Table("With and without the test rows whose text stands in train or validation, too",
                   ["", f"All {n:,}", f"Clean {clean:,}"], rows, frozenset({1, 2}))]
 
 
-def _costs(comparison: dict) -> Section:
+def _costs(comparison: MethodsComparison) -> Section:
     rows = []
-    for entry in comparison["candidates"]:
-        if "trainable" in entry:
-            rows.append([entry["label"], f"{entry['trainable']:,}",
-                         f"{100 * entry['trainable'] / entry['total']:.2f}\u00a0%", f"{entry['epochs']:.1f}",
-                         f"{entry['lr']:g}", seconds_text(entry["seconds"]), bytes_text(entry["peak_bytes"])])
+    for entry in comparison.candidates:
+        if entry.trainable is not None:
+            rows.append([entry.label, f"{entry.trainable:,}", f"{100 * entry.trainable / entry.total:.2f}\u00a0%",
+                         f"{entry.epochs:.1f}", f"{entry.lr:g}", seconds_text(entry.seconds),
+                         bytes_text(entry.peak_bytes)])
         else:
-            rows.append([entry["label"], *[NONE] * 4, seconds_text(entry["seconds"]), NONE])
+            rows.append([entry.label, *[NONE] * 4, seconds_text(entry.seconds), NONE])
     table = Table("Means over the seeds",
                   ["", "Parameters\nthat move", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"], rows,
                   frozenset(range(1, 7)))
     return Section("costs", "What each way costs", [table, Text(
         "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
         "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
-        f"gains. Device: {comparison['device']}, {comparison['threads']} threads, precision "
-        f"{', '.join(sorted({entry['precision'] for entry in comparison['candidates'] if 'precision' in entry}))}. "
+        f"gains. Device: {comparison.device}, {comparison.threads} threads, precision "
+        f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
         "Peak memory: of the whole process, one training after the other in the order of the rows; what the libraries "
         "keep of an earlier one counts too.", small=True)])
 
 
-def _seeds_table(comparison: dict) -> Section:
-    rows = [[entry["label"], *(f"{100 * fit['accuracy']:.2f}" for fit in entry["by_seed"])]
-            for entry in comparison["candidates"] if entry["name"] != TFIDF]
-    columns = ["", *(f"Training {i}" for i in range(1, comparison["seeds"] + 1))]
+def _seeds_table(comparison: MethodsComparison) -> Section:
+    rows = [[entry.label, *(f"{100 * fit['accuracy']:.2f}" for fit in entry.by_seed)]
+            for entry in comparison.candidates if entry.name != TFIDF]
+    columns = ["", *(f"Training {i}" for i in range(1, comparison.seeds + 1))]
     return Section("seeds", "How much the seed matters", [Table(
         "Test accuracy in percent of each training", columns, rows, frozenset(range(1, len(columns)))), Text(
         "The seed draws the head, the order of the rows and, for the random start, all weights; the split is the same.",
         small=True)])
 
 
-def _reading(comparison: dict) -> Section:
-    names = {entry["name"] for entry in comparison["candidates"]}
+def _reading(comparison: MethodsComparison) -> Section:
+    names = {entry.name for entry in comparison.candidates}
     said = {"first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
                            "what is left is what a first word gives away.",
             "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
@@ -164,19 +169,19 @@ def _reading(comparison: dict) -> Section:
                            "it open under their own learning rate and number of epochs. Where the others start from "
                            "pretrained weights, what lies between it and all weights is what pretraining is worth.",
             "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685)."}
-    note = comparison["candidates"][-1].get("note")
+    note = comparison.candidates[-1].note
     blocks = [Text(text) for name, text in said.items() if name in names]
     return Section("reading", "How to read it", [*blocks, *([Text(sentence(f"{TFIDF}: {note}"))] if note else [])])
 
 
-def _metric(comparison: dict) -> str:
-    return "f1" if comparison["positive"] is not None else "f1_macro"
+def _metric(comparison: MethodsComparison) -> str:
+    return "f1" if comparison.positive is not None else "f1_macro"
 
 
-def _seeds(comparison: dict) -> str:
-    return f"{comparison['seeds']} seeds" if comparison["seeds"] > 1 else "1 seed"
+def _seeds(comparison: MethodsComparison) -> str:
+    return f"{comparison.seeds} seeds" if comparison.seeds > 1 else "1 seed"
 
 
-def _points(difference: dict) -> str:
-    low, high = 100 * difference["low"], 100 * difference["high"]
-    return f"{100 * difference['value']:+.1f}\n({low:+.1f} to {high:+.1f})"
+def _points(difference: Difference) -> str:
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.value:+.1f}\n({low:+.1f} to {high:+.1f})"

@@ -10,12 +10,15 @@ import numpy as np
 from finetune.checkpoints.fallback import SCRATCH
 from finetune.comparisons.methods.candidates import CANDIDATES, LAST, PADDED, read_out
 from finetune.comparisons.methods.page import verdict
+from finetune.comparisons.methods.results import CleanAccuracy, MethodCandidate, MethodsComparison
+from finetune.comparisons.results import fields_of
 from finetune.config import check_names
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.candidates import compare_candidates
 from finetune.evaluation.leakage import clean_rows
+from finetune.evaluation.results import StartWeights
 from finetune.files import read_json, write_json
 from finetune.machine import timed
 from finetune.models.gpt import GPT
@@ -78,23 +81,24 @@ def run(recipe: Recipe, run: Run) -> dict:
     positive = positive_label(recipe, labels)
     found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
                                recipe.evaluate.resamples, recipe.split.seed)
-    for name, rows in decisions.items():
-        found[name]["clean"] = {"value": float((rows == targets["test"])[:, clean].mean()) if clean.any() else None,
-                                "n": int(clean.sum())}
     means = {}
     for name, fits in results.items():
         means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
         means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
     means[TFIDF] = {"seconds": seconds, "note": note}
-    comparison = {
-        "schema_version": 1, "task": "compare", "labels": labels,
-        "positive": None if positive is None else labels[positive],
-        "reference": reference, "why": why, "seeds": recipe.compare.seeds,
-        "device": device_type(), "threads": next(iter(results.values()))[0]["threads"],
-        "weights": describe_start(run.result("download")["weights"]),
-        "candidates": [{"name": name, "label": CANDIDATES[name].label if name in CANDIDATES else name,
-                        **means[name], **found[name]} for name in decisions]}
-    write_json(run.path("comparison.json"), comparison)
+    candidates = []
+    for name, rows in decisions.items():
+        right = (rows == targets["test"])[:, clean]
+        candidates.append(MethodCandidate(
+            name=name, label=CANDIDATES[name].label if name in CANDIDATES else name, **means[name],
+            **fields_of(found[name]),
+            clean=CleanAccuracy(float(right.mean()) if clean.any() else None, int(clean.sum()))))
+    comparison = MethodsComparison(
+        schema_version=1, task="compare", labels=labels, positive=None if positive is None else labels[positive],
+        reference=reference, why=why, seeds=recipe.compare.seeds, device=device_type(),
+        threads=next(iter(results.values()))[0]["threads"],
+        weights=StartWeights(**describe_start(run.result("download")["weights"])), candidates=candidates)
+    write_json(run.path("comparison.json"), comparison.to_json())
     say(verdict(comparison))
     return {"reference": reference}
 

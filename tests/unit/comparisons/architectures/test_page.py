@@ -5,6 +5,8 @@ import re
 import pytest
 
 from finetune.comparisons.architectures import page as architectures
+from finetune.comparisons.architectures.results import ArchitecturesComparison
+from finetune.report.inputs import TrainingLog
 from finetune.report.page import Files
 
 EVIL = '<script>alert("x")</script>'
@@ -14,7 +16,8 @@ def entry(name: str, label: str, metric: str, value: float, p: float | None = No
     """One row of a table."""
     found = {"name": name, "label": label, "architecture": name.split("-")[1], "seconds": 61.0, "peak_bytes": 9e8,
              "state_bytes": 1.1e8, "parameters": 6_901_760, "lr": 5e-4, "steps": 20, "tokens": 900,
-             "curve": [[10, 0.7], [20, 0.6]], "by_seed": [{metric: value - 0.01}, {metric: value + 0.01}],
+             "curve": [[10, 0.7], [20, 0.6]], "examples": [],
+             "by_seed": [{metric: value - 0.01}, {metric: value + 0.01}],
              metric: {"value": value, "low": value - 0.0321, "high": value + 0.0321, "n": 197}}
     if p is not None:
         found["difference"] = {metric: {"value": 0.05, "low": 0.01, "high": 0.09, "p_value": p, "n": 197}, "p_value": p}
@@ -39,7 +42,8 @@ def comparison() -> dict:
             "seeds": [123, 124], "layers": {"encoder": 2, "decoder": 3, "others": 6}, "apart": 0.0098,
             "sizes": {"encoder": 6_901_760, "decoder": 6_901_760, "both": 6_969_088}, "masking": "a mask there is",
             "piece_tokens": 32, "number_limit": 10_000, "batch_size": 16, "device": "cpu", "threads": "1",
-            "precision": "fp32", "weights": {"name": "mini", "fallback": True, "note": "Not GPT-2. More."},
+            "precision": "fp32", "weights": {"name": "mini", "source": "bundled", "licence": "MIT", "sha256": {},
+                                             "fallback": True, "note": "Not GPT-2. More."},
             "groups": [
                 group("classify", "", "accuracy", EVIL, *classify) | {"majority": 0.807},
                 group("numbers", "", "exact_match", "random", *numbers),
@@ -49,10 +53,18 @@ def comparison() -> dict:
                 group("text", "masked", "log_loss", "mini", entry("text-encoder-x", "encoder-only", "log_loss", 6.5))]}
 
 
+def typed(comparison: dict) -> ArchitecturesComparison:
+    return ArchitecturesComparison.from_json(comparison, "comparison.json")
+
+
 def page_of(comparison: dict) -> dict:
     """The page of a run that left nothing else."""
-    log = {"steps": [], "losses": [], "rate_steps": [], "rates": [], "validation": []}
-    return architectures.page(Files("architectures", {}, comparison, {}, [], log, None))
+    log = TrainingLog([], [], [], [], [])
+    return architectures.page(Files("architectures", {}, typed(comparison), None, [], None, log, None, []))
+
+
+def test_what_is_read_is_written_again(comparison):
+    assert typed(comparison).to_json() == comparison
 
 
 def test_every_value_stands_with_its_interval_its_n_and_its_test(comparison):
@@ -71,7 +83,7 @@ def test_every_value_stands_with_its_interval_its_n_and_its_test(comparison):
 
 
 def test_the_verdict_says_what_differs_by_more_than_noise(comparison):
-    said = architectures.verdict(comparison)
+    said = architectures.verdict(typed(comparison))
     assert "encoder-decoder is ahead with exact match 55.0 %" in said
     assert "encoder-decoder differs from decoder-only by more than noise" in said
     assert "nothing differs from decoder-only by more than noise" in said
@@ -81,11 +93,11 @@ def test_the_verdict_says_what_differs_by_more_than_noise(comparison):
 def test_equal_values_have_no_winner(comparison):
     for own in comparison["groups"][0]["entries"]:
         own["accuracy"] = comparison["groups"][0]["entries"][0]["accuracy"]
-    assert "all are level at accuracy 90.0 %" in architectures.verdict(comparison)
+    assert "all are level at accuracy 90.0 %" in architectures.verdict(typed(comparison))
 
 
 def test_the_screen_shows_each_task_with_intervals(comparison):
-    shown = "\n".join(architectures.screen_table(comparison))
+    shown = "\n".join(architectures.screen_table(typed(comparison)))
     assert "sizes within 1.0 %" in shown and "means of 2 seeds" in shown and "does not generate" in shown
     assert re.search(r"encoder-decoder +55\.0 % \(51\.8 to 58\.2\) +\+5\.0 \(\+1\.0 to \+9\.0\) +p = 0\.0004", shown)
 
@@ -96,6 +108,6 @@ def test_names_and_outputs_are_escaped(comparison, tmp_path):
     from finetune.report.build import build_report
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "comparison.json").write_text(json.dumps(comparison))
-    html = build_report(tmp_path, {"architectures": architectures.page}).read_text(encoding="utf-8")
+    html = build_report(tmp_path, {"architectures": architectures.PAGE}).read_text(encoding="utf-8")
     assert "<script" not in html and "&lt;script&gt;" in html and "86.8 to 93.2" in html
     assert html.count("data:image/svg+xml") == 8 and "://" not in re.sub(r"data:[^\"]+", "", html)

@@ -1,0 +1,62 @@
+"""What every comparison.json holds: candidates on the same test rows, each beside the reference."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.evaluation.candidates import Candidate
+from finetune.evaluation.results import Difference, Measured, Metric
+from finetune.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences(Record):
+    """A candidate's metrics minus the reference's, those that it has, and the p value after Holm's correction."""
+
+    p_value: float
+    accuracy: Difference | None = None
+    f1: Difference | None = None
+    f1_macro: Difference | None = None
+    exact_match: Difference | None = None
+    log_loss: Difference | None = None
+    bits_per_byte: Difference | None = None
+
+    def metric(self, name: str) -> Difference:
+        """The difference in that metric."""
+        return getattr(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Record):
+    """A candidate and those metrics that it has, which are means over the seeds."""
+
+    name: str
+    label: str
+    seconds: float
+    by_seed: list[dict[str, float]]  # each seed's own metrics
+    accuracy: Metric | None = None
+    f1: Metric | None = None
+    f1_macro: Metric | None = None
+    exact_match: Metric | None = None
+    log_loss: Metric | None = None
+    bits_per_byte: Metric | None = None
+    difference: Differences | None = None  # none: the reference
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name."""
+        return getattr(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Measured):
+    """What a comparison.json holds; each comparison adds its own."""
+
+    labels: list[str]
+    positive: str | None  # none: there are more labels than two
+    device: str
+
+
+def fields_of(candidate: Candidate) -> dict[str, Any]:
+    """What was measured of a candidate, as fields of ``Compared``."""
+    difference = candidate.difference
+    return {**candidate.metrics, "by_seed": candidate.by_seed,
+            "difference": difference and Differences(p_value=difference.p_value, **difference.metrics)}
