@@ -129,7 +129,7 @@ def measure(path: Path, data: LabelledSet, budget: int | str, seed: int, model: 
     targets = [data.labels.index(record["label"]) for record in data.test]
     metrics = classification_metrics(targets, probabilities.argmax(1), probabilities, data.labels,
                                      1 if len(data.labels) == 2 else None, resamples=100, seed=0)
-    values = {name: round(metrics[name]["value"], 6) for name in METRICS if name in metrics}
+    values = {name: round(metrics[name].value, 6) for name in METRICS if name in metrics}
     append_row(path, {
         "set": data.name, "budget": budget, "seed": seed, "model": model, "start": start_id(model), **values,
         "labels": len(parts[0]) + len(parts[1]), "n_test": len(data.test), **seconds, **how, **more})

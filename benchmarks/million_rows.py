@@ -102,7 +102,7 @@ def run_step(step: str, path: Path) -> dict:
                 figures["tokens"] = len(encode(tokenizer, table.texts, 256).ids)
             else:
                 records, card = prepare(Recipe(), table, tokenizer, 256)
-                figures |= {name: len(rows) for name, rows in records.items()} | {"tokens": card["tokens"]["total"]}
+                figures |= {name: len(rows) for name, rows in records.items()} | {"tokens": card.tokens.total}
     used = resource.getrusage(resource.RUSAGE_SELF)
     return figures | {"seconds": round(time.monotonic() - start, 1),
                       "cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "peak_memory_mb": used.ru_maxrss // 1024}

@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from finetune.errors import WeightsError
+from finetune.evaluation.results import Headline, StartWeights
 from finetune.files import write_json
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe
+from finetune.records import DataOrigin
 from finetune.run import Run
 from finetune.tasks.classify import export
 from finetune.tasks.classify.bundle import Bundle
+from finetune.tasks.classify.data import NearDuplicateCounts, TableCard, TokenCounts
 from finetune.tasks.classify.job import build_model
+from finetune.tasks.classify.score import ClassifierEvaluation, CleanRows, Curves
 from finetune.tokenizer import Tokenizer
 
 TOKENIZER, LABELS = Tokenizer.of_bytes(), ["[/x]", "a`b", "spam"]
@@ -34,12 +38,19 @@ def model():
 def run(tmp_path):
     """A run that is evaluated, with as much in it as an export reads."""
     run = Run(tmp_path / "run")
-    weights = {"name": "tiny", "source": "here", "fallback": False, "note": "", "sha256": {}}
-    headline = {"metric": "accuracy", "value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "split": "test"}
-    write_json(run.path("eval.json"), {"positive": None, "threshold": None, "temperature": 1.5, "weights": weights,
-                                       "headline": headline})
-    write_json(run.path("data", "card.json"), {"name": "toy", "source": "us", "licence": "CC0", "citation": "Us 2020",
-                                            "columns": {"text": "note", "label": "kind"}})
+    weights = StartWeights("tiny", "here", "CC0", {}, fallback=False, note="")
+    evaluation = ClassifierEvaluation(
+        schema_version=1, task="classify", method="full", weights=weights, seconds=1.0,
+        headline=Headline(0.9, 0.8, 0.95, 50, metric="accuracy", split="test"), metrics={}, validation={}, baselines=[],
+        labels=LABELS, positive=None, confusion_matrix=[], per_class=[], clean=CleanRows({}, 50), overlap={},
+        threshold=None, threshold_rule=None, temperature=1.5, reliability=[], curves=Curves(None, None, ""))
+    card = TableCard(
+        rows=250, labels={}, columns={"text": "note", "label": "kind"}, dropped={}, exact_duplicates=0, groups=250,
+        protocol="grouped", seed=1, splits={}, unused_rows=0, tokens=TokenCounts(3, 9, 40, 900, 20, 1),
+        near_duplicates=NearDuplicateCounts(0, 0), checks=[], notes=[])
+    write_json(run.path("eval.json"), evaluation.to_json())
+    write_json(run.path("data", "card.json"),
+               card.of(DataOrigin("toy", "toy.csv", "us", "CC0", "Us 2020", "d" * 64)).to_json())
     run.finish(1, "download", "", [], {"data": {"sha256": "d" * 64}}, 0)
     run.finish(3, "prepare", "", [], {"labels": LABELS, "max_length": 20}, 0)
     return run

@@ -36,13 +36,13 @@ def test_prepare_keeps_rows_texts_and_labels_together(protocol):
     flat = [record for name in ("train", "val", "test") for record in records[name]]
     expected = {row: (text, label) for row, text, label in zip(given.rows, given.texts, given.labels, strict=True)}
     assert {record["row"]: (record["text"], record["label"]) for record in flat} == expected
-    assert {name: part["rows"] for name, part in card["splits"].items()} == {n: len(r) for n, r in records.items()}
+    assert {name: part.rows for name, part in card.splits.items()} == {n: len(r) for n, r in records.items()}
     lengths = [len(text.encode()) for text in given.texts]
-    assert card["tokens"]["total"] == sum(lengths) and card["tokens"]["max"] == max(lengths)
-    assert card["tokens"]["cut_rows"] == sum(length > 20 for length in lengths) > 0
-    assert card["exact_duplicates"] == 90 - len(set(zip(given.texts, given.labels, strict=True)))
-    assert card["dropped"] == {"empty text": 9}
-    assert "9 rows left out: empty text (row 7, row 8)" in card["notes"]
+    assert card.tokens.total == sum(lengths) and card.tokens.max == max(lengths)
+    assert card.tokens.cut_rows == sum(length > 20 for length in lengths) > 0
+    assert card.exact_duplicates == 90 - len(set(zip(given.texts, given.labels, strict=True)))
+    assert card.dropped == {"empty text": 9}
+    assert "9 rows left out: empty text (row 7, row 8)" in card.notes
 
 
 def test_prepare_refuses_a_split_without_a_label():
@@ -86,15 +86,15 @@ def test_prepare_notes_a_split_that_is_off_its_share():
     unique = [f"{'a' * (i % 30)} {'b' * (i // 30)} c" for i in range(200)]
     repeated = labelled(unique + ["the same"] * 800, ["x", "y"] * 500)
     _, card = data.prepare(Recipe(), repeated, TOKENIZER, 20)
-    rows = {name: part["rows"] for name, part in card["splits"].items()}
-    notes = [note for note in card["notes"] if "instead of" in note]
+    rows = {name: part.rows for name, part in card.splits.items()}
+    notes = [note for note in card.notes if "instead of" in note]
     shares = {"train": 0.7, "val": 0.1, "test": 0.2}
     off = [name for name, share in shares.items() if abs(rows[name] / 1000 / share - 1) > 0.2]
     assert off and [note.split()[1] for note in notes] == off and all("800 rows" in note for note in notes)
     assert f"{rows['val'] / 1000:.0%} of the rows instead of 10%" in notes[off.index("val")]
     for texts, labels in ((unique, ["x", "y"] * 100), (unique[:14], ["x", "y"] * 7)):
         _, card = data.prepare(Recipe(), labelled(texts, labels), TOKENIZER, 20)
-        assert not any("instead of" in note for note in card["notes"])
+        assert not any("instead of" in note for note in card.notes)
 
 
 def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
@@ -107,14 +107,14 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
     train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
     both = sum(normalise_text(record["text"]) in train for record in records["test"])
-    assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card["notes"])
+    assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card.notes)
     own = {name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
            for name in ("train", "val", "test")}
     assert not own["train"] & own["val"]
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
-    assert tied > 3 and any(note.startswith(f"{tied} of 30 test rows are of a group") for note in card["notes"])
-    shared = next(finding for finding in card["checks"] if finding["check"] == "shared_groups")
-    assert shared["level"] == "warning" and shared["what"].startswith(f"{tied} of 30") and shared["count"] == tied
+    assert tied > 3 and any(note.startswith(f"{tied} of 30 test rows are of a group") for note in card.notes)
+    shared = next(finding for finding in card.checks if finding.check == "shared_groups")
+    assert shared.level == "warning" and shared.what.startswith(f"{tied} of 30") and shared.count == tied
     with pytest.raises(DataError, match="balanced draws from one table"):
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
