@@ -16,7 +16,7 @@ class Differences(Record):
     accuracy: Difference | None = None
     f1: Difference | None = None
     f1_macro: Difference | None = None
-    identical: Difference | None = None
+    exact_match: Difference | None = None
     log_loss: Difference | None = None
     bits_per_byte: Difference | None = None
 
@@ -36,7 +36,7 @@ class Compared(Record):
     accuracy: Metric | None = None
     f1: Metric | None = None
     f1_macro: Metric | None = None
-    identical: Metric | None = None
+    exact_match: Metric | None = None
     log_loss: Metric | None = None
     bits_per_byte: Metric | None = None
     difference: Differences | None = None  # none: the reference

@@ -59,7 +59,7 @@ class WrittenEvaluation(Evaluation):
 
 @dataclass(frozen=True)
 class WrittenTexts:
-    """What one way to answer wrote for the test rows, and how it told the references, teacher-forced."""
+    """What one way to answer writes for the test rows, and how well it predicts the references, teacher-forced."""
 
     texts: list[str]
     ended: list[bool] | None = None  # with the end token, within the budget
@@ -142,7 +142,7 @@ def length_ratio(texts: list[str], references: list[str]) -> Scores:
 
 
 def reference_scores(written: WrittenTexts, references: References) -> dict[str, Scores]:
-    """What was found out with the references given, as far as it was: token_accuracy and log_loss (nats a token)."""
+    """What was measured teacher-forced, of token_accuracy and log_loss (nats a token)."""
     return {name: ratio(sums, references.tokens) for name, sums in (("token_accuracy", written.right),
                                                                     ("log_loss", written.nats)) if sums is not None}
 

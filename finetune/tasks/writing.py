@@ -62,7 +62,7 @@ class Examples(Protocol):
         """Some of the rows."""
 
 
-Own = TypeVar("Own", bound=Examples)
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
 Row = TypeVar("Row")
 
 
@@ -82,8 +82,8 @@ def count_different(texts: list[str]) -> int:
     return len(set(map(fold_text, texts)))
 
 
-def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dict]], Own], max_length: int, row: str,
-                    different: str) -> dict[str, Own]:
+def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dict]], AnyExamples], max_length: int,
+                    row: str, different: str) -> dict[str, AnyExamples]:
     """The examples of each split. Raises DataError where one has none.
 
     row: what a row is called. different: how many different ones there are, in words.
@@ -97,7 +97,7 @@ def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dic
     return found
 
 
-def split_sizes(records: dict[str, list[dict]], found: dict[str, Own]) -> dict[str, SplitSize]:
+def split_sizes(records: dict[str, list[dict]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:
     """Rows and tokens of each split, for the data card."""
     return {name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.learnt()))
             for name, part in found.items()}
@@ -195,7 +195,8 @@ def write_rows(path: Path, rows: Sequence[Record]) -> None:
         writer.writerows([defuse(str(value)) for value in astuple(row)] for row in rows)
 
 
-def probe_training(train: Own, val: Own, settings: Train, build: Callable[[Own, Own], Job]) -> Probe:
+def probe_training(train: AnyExamples, val: AnyExamples, settings: Train,
+                   build: Callable[[AnyExamples, AnyExamples], Job]) -> Probe:
     """The steps that a dry run tries, with a validation of one forward pass: the largest."""
     whole, lengths = build(train, val), val.lengths()
     largest = max(micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),

@@ -51,6 +51,15 @@ def run(tmp_path):
     return build
 
 
+def test_an_evaluation_is_read_back():
+    found = evaluation(numbers(30, 20), numbers(30, 3), numbers(30, 9), numbers(30, 30))
+    value = json.loads(json.dumps(found.to_json()))
+    assert AnswersEvaluation.from_json(value, "eval.json") == found
+    assert value.keys() == {"schema_version", "task", "method", "weights", "headline", "metrics", "baselines", "clean",
+                            "losses", "samples", "seconds"}
+    assert value["losses"][0].keys() == {"split", "on", "before", "after"}
+
+
 def test_the_verdict_claims_no_more_than_the_tests_carry():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))

@@ -68,6 +68,17 @@ def run(tmp_path):
     return build
 
 
+def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
+    for family in ("decoder", "encoder-decoder"):
+        found = evaluation(numbers(30, 20), numbers(30, 3), numbers(30, 9), numbers(30, 30), family=family)
+        value = json.loads(json.dumps(found.to_json()))
+        assert scores.TargetsEvaluation.from_json(value, "eval.json") == found
+        assert value.keys() == {"schema_version", "task", "method", "weights", "headline", "metrics", "baselines",
+                                "clean", "losses", "samples", "family", "signatures", "warm_start", "seconds"}
+        assert value["losses"][0].keys() == {"split", "before", "after"}
+        assert value["baselines"][0].keys() == {"name", "metrics", "test", "p_value", "differences"}
+
+
 def test_the_verdict_claims_no_more_than_the_tests_carry():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
