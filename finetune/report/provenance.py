@@ -90,7 +90,7 @@ def _training_figures(log: dict, best: int | None, metric: str) -> list[Figure]:
             f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
             "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
             f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
-            "warmup, then a cosine.", table))
+            "warmup, then as train.schedule says.", table))
     columns = {metric_name(name): [point[name] for point in points] for name in ("accuracy", "f1_macro")
                if points and all(point[name] is not None for point in points)}
     if columns:

@@ -6,14 +6,21 @@ import torch
 from torch import nn
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, min_fraction: float) -> float:
-    """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then a cosine down to the minimum.
+def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, min_fraction: float,
+                  schedule: str = "cosine", decay_fraction: float = 0.0) -> float:
+    """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then by `schedule` down to the minimum.
 
-    Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
+    cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
+    constant: the peak, and at the end a decay (Hu et al. 2024, arXiv:2404.06395, section 4) that falls as
+    1 - sqrt(progress) (Hägele et al. 2024, arXiv:2405.18392, section 3).
     """
     warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        decay = min(math.ceil(decay_fraction * steps), steps - warmup)
+        decayed = max(step + 1 - (steps - decay), 0) / max(decay, 1)
+        return peak * (1 - (1 - min_fraction) * math.sqrt(decayed))
     progress = (step - warmup) / max(steps - 1 - warmup, 1)
     low = peak * min_fraction
     return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -44,6 +44,30 @@ def test_rate_depends_on_the_step_alone():
     assert learning_rate(0, 1, 1e-3, 0.1, 0.1) == 1e-3
 
 
+def constant(steps, warmup_fraction, decay_fraction, minimum=0.0):
+    return [learning_rate(step, steps, 1.0, warmup_fraction, minimum, "constant", decay_fraction)
+            for step in range(steps)]
+
+
+def test_the_constant_rate_lasts_until_the_decay():
+    rates = constant(100, 0.05, 0.2, 0.1)
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and set(rates[5:80]) == {1.0}
+    falling = [1 - 0.9 * math.sqrt((step + 1) / 20) for step in range(20)]
+    assert rates[80:] == pytest.approx(falling) and rates[-1] == pytest.approx(0.1)
+
+
+def test_the_constant_rate_without_a_decay_is_the_same_however_long_the_training():
+    assert set(constant(50, 0.0, 0.0)) == {1.0}
+    assert constant(1000, 0.001, 0.0)[:50] == constant(10_000, 0.0001, 0.1)[:50]
+
+
+@pytest.mark.parametrize("steps, warmup, decay", [(1, 0.0, 1.0), (10, 0.5, 1.0), (10, 1.0, 1.0), (7, 0.9, 0.5)])
+def test_a_decay_that_would_begin_in_the_warmup_begins_after_it(steps, warmup, decay):
+    rates, rising = constant(steps, warmup, decay), math.ceil(warmup * steps)
+    assert rates[:rising] == sorted(rates[:rising]) and rates[rising:] == sorted(rates[rising:], reverse=True)
+    assert min(rates) >= 0 and (rising == steps or rates[-1] == pytest.approx(0.0))
+
+
 @pytest.mark.parametrize("method", ["full", "last-blocks", "head", "lora"])
 def test_each_moving_parameter_is_in_one_group_and_no_norm_or_bias_decays(toy_job, method):
     job, _ = toy_job(method)
