@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from finetune.training.optim import build_optimizers, decay_groups, learning_rate
+from finetune.training.optim import FullPrecisionMuon, build_optimizers, decay_groups, learning_rate
 
 
 def transformers_rates(steps, warmup, total, peak, minimum):
@@ -135,3 +135,19 @@ def test_a_step_of_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradie
     assert sizes.min() > 0.5 and sizes.max() < 1.3  # its iteration stops near 1 (Jordan et al. 2024)
     cosine = (moved * (left @ right)).sum() / moved.norm() / (left @ right).norm()
     assert cosine > 0.97
+
+
+def test_muon_in_full_precision_moves_as_torchs_does_in_bf16():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.ParameterList([torch.zeros(48, 16), torch.zeros(16, 48)]) for _ in range(2))
+    pairs = [kind(list(one), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+             for kind, one in ((FullPrecisionMuon, ours), (torch.optim.Muon, theirs))]
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in pairs:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() < 0.02 * other.norm()
+        assert pairs[0].state[one].keys() == pairs[1].state[other].keys()
