@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from finetune.console import say
+from finetune.datasets.exclusion import evaluation_files
 from finetune.datasets.packing import PackedTokens
 from finetune.datasets.sources import DataSource, locate_text, resolve_text
 from finetune.export.huggingface import write_language_model
@@ -45,6 +46,7 @@ class PretrainTask(Task):
         super().check(recipe)
         if recipe.pretrain.eval_data:
             locate_text(recipe.pretrain.eval_data)
+        evaluation_files(recipe.pretrain.exclude)
 
     def prepare(self, recipe: Recipe, run: Run) -> dict:
         """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
@@ -59,6 +61,9 @@ class PretrainTask(Task):
         say(f"text: {card['documents']['train']:,} documents of {card['tokens']['train']:,} tokens to train on, "
             f"{card['documents']['val']:,} of {card['tokens']['val']:,} held out; "
             f"{card['bytes']['train'] / card['tokens']['train']:.2f} bytes a token")
+        if "excluded" in card:
+            say(f"  {card['excluded']['documents']:,} documents are left out, which hold one of the "
+                f"{card['excluded']['rows']:,} rows of evaluation sets")
         return {"documents": card["documents"], "tokens": card["tokens"], "bytes": card["bytes"]}
 
     def foresee(self, recipe: Recipe, context: int) -> dict:
