@@ -25,5 +25,5 @@ recipe = Recipe(
     pretrain=Pretrain(val_fraction=0.01, val_blocks=128, shares=SHARES),
     train=Train(method="full", epochs=16, evaluations_per_epoch=50, patience=1000, metric="log_loss", optimizer="muon",
                 schedule="constant", decay_fraction=0.1, batch_size=16, micro_batch_tokens=2048, lr=4e-3,
-                min_lr_fraction=0.02, warmup_fraction=0.001, beta_2=0.98, threads=1))
+                min_lr_fraction=0.02, warmup_fraction=0.0002, beta_2=0.98, threads=1))
 stages = [download, convert, prepare, train, evaluate, report, export]
