@@ -96,9 +96,10 @@ def resolve(request: Recipe, fetch: bool = True) -> Recipe:
     weights = Path(request.weights).expanduser()
     weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
     further = {key: resolve_data(name) for key in ("validation", "test") if (name := getattr(request, key))}
+    whole = {"exclude": tuple(map(resolve_text, request.pretrain.exclude))}
     if request.pretrain.eval_data:
-        whole = {"eval_data": resolve_text(request.pretrain.eval_data)}
-        further["pretrain"] = request.pretrain.model_copy(update=whole)
+        whole["eval_data"] = resolve_text(request.pretrain.eval_data)
+    further["pretrain"] = request.pretrain.model_copy(update=whole)
     return request.model_copy(update={"weights": weights, "data": data} | further)
 
 

@@ -1,12 +1,11 @@
 """Stage ``download``: weights and data are on this machine and are what they should be."""
 
-from pathlib import Path
-
 from finetune.checkpoints.fallback import RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.sources import locate_weights
 from finetune.console import say
+from finetune.datasets.exclusion import evaluation_files
 from finetune.datasets.sources import locate_data, locate_text
-from finetune.files import sha256_tree
+from finetune.files import sha256_file, sha256_tree
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.by_task import task_of
@@ -21,8 +20,8 @@ def outside(recipe: Recipe) -> dict[str, str]:
         found |= {f"the {what} file's content": sha256_tree(locate_data(name).path)} if name else {}
     if recipe.pretrain.eval_data:
         found["the evaluation text's content"] = sha256_tree(locate_text(recipe.pretrain.eval_data).path)
-    for path in recipe.pretrain.exclude:
-        found[f"the content of {path}"] = sha256_tree(Path(path).expanduser())
+    for file in evaluation_files(recipe.pretrain.exclude):
+        found[f"the content of {file}"] = sha256_file(file)
     if recipe.weights not in (RANDOM_BYTES, SCRATCH):
         weights = locate_weights(recipe.weights)
         if not weights.pinned:
