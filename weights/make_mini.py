@@ -56,7 +56,7 @@ def measure(run: Path, texts: Path) -> dict:
     kept["shape"].pop("tokenizer")
     write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
     return {"recipe": kept, "best_step": best["step"], "tokens": card["tokens"], "sources_read": card["sources"],
-            **found}
+            "excluded": card.get("excluded"), **found}
 
 
 def main() -> None:
