@@ -31,8 +31,7 @@ from finetune.tables.readers import read_labelled
 from finetune.tables.splits import grouped_split, normalise_text
 from finetune.tables.tables import TableFormat
 from finetune.tasks.classify.job import build_job, build_model, examples
-from finetune.training import resume
-from finetune.training.loop import train
+from finetune.tasks.setup import fit
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.predict import predict_logits
 from finetune.training.trainable import choose_settings, freeze
@@ -149,7 +148,7 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     loaded, device = locate_weights(checkpoint).load(), torch.device(device_type())
     gpt = GPT(loaded.model.config).initialise(seed) if model == RANDOM else loaded.model
     settings, _ = choose_settings(Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]),
-                                       device.type)
+                                  device.type)
     settings = settings.model_copy(update={"precision": choose_precision(settings.precision, gpt.config.width)[0]})
     classifier = build_model(gpt, len(data.labels), seed)
     trainable = freeze(classifier, gpt, settings.method, settings.last_blocks)
@@ -158,13 +157,11 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids.take([*range(len(labelled.ids))] * times),
                        targets=np.tile(labelled.targets, times))
     job = build_job(classifier, trainable, settings, labelled, val, device)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        with redirect_stdout(nowhere):
-            found = train(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
-        resume.load_weights(resume.step_directory(Path(folder) / "checkpoints", found["best_step"]), classifier)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        found = fit(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
     logits = predict_logits(classifier.eval(), test.ids, budget=PREDICT_TOKENS)
-    return softmax(logits, 1.0), {key: found[key] for key in ("steps", "epochs", "best_step", "threads", "device")} | {
-        "times": times, "precision": settings.precision}
+    kept = {key: getattr(found, key) for key in ("steps", "epochs", "best_step", "threads", "device")}
+    return softmax(logits, 1.0), kept | {"times": times, "precision": settings.precision}
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -12,7 +12,8 @@ GROUPS = [
     ["execution"],
     ["pipeline"],
     ["stages", "commands"],
-    ["comparisons"],
+    ["a comparison"],  # the folders in comparisons/
+    ["comparisons.results"],
     ["a task"],  # the folders in tasks/
     ["tasks.base", "tasks.setup", "tasks.writing"],
     ["training", "export", "report", "pictures"],
@@ -23,12 +24,12 @@ GROUPS = [
 ]
 NEIGHBOURS = {
     "__main__": [], "cli": [], "api": [], "estimator": [], "execution": [], "pipeline": [], "stages": [],
-    "comparisons": [],
+    "a comparison": [], "comparisons.results": [],
     "commands": ["stages"],  # a dry run tries them
     "a task": [],  # one task never imports another
     "tasks.base": [], "tasks.setup": ["tasks.base"], "tasks.writing": ["tasks.base"],
     "training": [], "report": [], "export": ["training"], "pictures": ["report", "training"],
-    "checkpoints": ["hub"], "tables": ["hub"], "adapters": [], "evaluation": [], "hub": [],
+    "checkpoints": ["hub"], "tables": ["hub", "evaluation"], "adapters": [], "evaluation": [], "hub": [],
     "models": ["tokenizer"], "tokenizer": [],
     "the lists": [], "settings": ["config"], "recipe": ["the lists", "config", "errors"],
     "run": ["recipe", "config", "files", "machine", "records", "errors"],
@@ -61,6 +62,8 @@ def room_of(module: str) -> str:
         return "settings"
     if parts[0] == "tasks":
         return ".".join(parts[:2]) if parts[1] in ("base", "setup", "writing") else "a task"
+    if parts[0] == "comparisons":
+        return "comparisons.results" if parts[1] == "results" else "a comparison"
     return parts[0]
 
 

@@ -2,14 +2,14 @@
 
 import ast
 
-from finetune import recipe
 from finetune.config import Settings
+from finetune.recipe import Recipe
 
 
 def schema_classes() -> dict[str, type[Settings]]:
-    """The classes of finetune/recipe.py by name."""
-    return {name: value for name, value in vars(recipe).items()
-            if isinstance(value, type) and issubclass(value, Settings) and value is not Settings}
+    """The classes of a recipe and its sections, by name."""
+    sections = [info.annotation for info in Recipe.model_fields.values() if isinstance(info.annotation, type)]
+    return {kind.__name__: kind for kind in [Recipe, *sections] if issubclass(kind, Settings)}
 
 
 def sections(classes: dict) -> dict[str, set[str]]:
