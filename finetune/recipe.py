@@ -59,6 +59,11 @@ class Train(Settings):
     lr: float | None = Field(None, gt=0, description="peak learning rate; none: follows weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="the learning rate after the warmup: half a cosine down to the last one; constant: the "
+        "peak for as long as decay_fraction leaves, so that training can end or go on at any time")
+    decay_fraction: float = Field(0.0, ge=0, le=1, description="under schedule constant, share of the steps, the last "
+                                  "ones, with a falling rate")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices of the blocks, with AdamW for the rest; for new weights")
     weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; never of norms and biases")
@@ -164,7 +169,10 @@ def check_shape(recipe: "Recipe") -> None:
 
 
 def check_method(train: Train) -> None:
-    """Raise RecipeError where a setting of LoRA was changed and the method is one that does not read it."""
+    """Raise RecipeError where a setting was changed that the method or the schedule does not read."""
+    if train.decay_fraction and train.schedule != "constant":
+        raise RecipeError("train.decay_fraction is read by schedule constant alone", got=f"schedule {train.schedule}",
+                          do="Leave it out, or give --set train.schedule=constant.")
     changed = [name for name, field in Train.model_fields.items()
                if name.startswith("lora_") and getattr(train, name) != field.default]
     if changed and train.method not in ("auto", "lora"):

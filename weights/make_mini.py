@@ -65,7 +65,8 @@ def measure(run: Path, texts: Path) -> dict:
     write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
     return {"recipe": kept, "best_step": best["step"], "tokens": card.tokens,
             "sources_read": {name: counts.to_json() for name, counts in card.sources.items()},
-            **{key: found[key] for key in FIGURES}, "texts": of_texts}
+            "excluded": card.excluded and card.excluded.to_json(), **{key: found[key] for key in FIGURES},
+            "texts": of_texts}
 
 
 def main() -> None:

@@ -24,6 +24,29 @@ SOURCES = {
     "us_presidents_speeches": ("speeches of US presidents", "public domain"),
     "wikipedia_mixed": ("paragraphs of English Wikipedia", "CC BY-SA 3.0/4.0"),
     "wordnet_glosses": ("WordNet 3.0 glosses", "WordNet licence"),
+    "carpentries_html_posts": ("posts of the Software Carpentry blog, 2009 to 2018", "CC BY 4.0"),
+    "childrens_stories": ("children's stories, StoryWeaver and African Storybook", "CC BY / CC0"),
+    "design_proposals_md": ("design proposals of Rust, Swift and Ethereum", "MIT/Apache-2.0, Apache-2.0, CC0"),
+    "desktop_and_admin_help": ("GNOME's help and the Debian Administrator's Handbook", "CC BY-SA 3.0"),
+    "developer_guides": ("guides and manuals for developers", "CC BY 4.0, MIT/Apache-2.0, CC BY-SA"),
+    "dialogues_chitchat": ("chats of students, BYU Chit-Chat", "MIT"),
+    "dialogues_persona_synthetic": ("Synthetic-Persona-Chat, conversations written by a model", "CC BY 4.0"),
+    "dialogues_task": ("task dialogues, Taskmaster-4 and MultiWOZ", "CC BY 4.0, MIT"),
+    "dialogues_topical_chat": ("Topical-Chat, conversations about topics", "CDLA-Sharing 1.0"),
+    "fomc_minutes_statements": ("minutes of the Federal Open Market Committee", "US government work"),
+    "govuk_guidance": ("guidance of the UK's Government Digital Service and ONS", "OGL 3.0, MIT"),
+    "health_medquad": ("MedQuAD, questions and answers about health", "CC BY 4.0"),
+    "news_wikinews": ("Wikinews, 2019 and 2020", "CC BY 2.5"),
+    "open_project_blogs": ("blogs of open-source projects", "MIT/Apache-2.0, CC BY 4.0"),
+    "openstax_textbooks_2": ("further OpenStax textbooks", "CC BY 4.0"),
+    "python_enhancement_proposals": ("Python Enhancement Proposals", "public domain / CC0"),
+    "recipes_public_domain": ("recipes", "public domain"),
+    "stackexchange_small_sites": ("Stack Exchange, questions and answers of small sites", "CC BY-SA 3.0/4.0"),
+    "standard_ebooks_20th_century": ("Standard Ebooks, 20th century", "public domain in the USA, CC0"),
+    "usgov_websites": ("web sites of the US government", "US government work / CC0"),
+    "whitehouse_remarks_2009-2015": ("remarks at the White House, 2009 to 2015", "US government work"),
+    "wikipedia_english": ("articles of English Wikipedia", "CC BY-SA 3.0"),
+    "world_factbook": ("The World Factbook", "public domain / CC0"),
 }
 
 
@@ -56,7 +79,7 @@ def card_text(figures: dict, log: list[dict], trials: list[dict]) -> str:
         f"{steps[-1]['seconds'] / 60:.0f} minutes on {_threads(train.threads)}, {train.precision}. That is very "
         "little: GPT-2 read some thousand times as much.", "",
         "## Data", "", "| source | what | licence | share of the tokens |", "|---|---|---|---|",
-        *_sources_read(figures, total), "",
+        *_sources_read(figures, total), "", *_excluded(figures),
         "The weights stand under CC BY-SA 4.0, the strictest of these licences. The SMS Spam Collection is not among "
         "the sources.", "", "## Bits per byte", "",
         f"Held-out text in all: {all_texts['value']:.3f} (95 % interval {all_texts['low']:.3f} to "
@@ -78,6 +101,17 @@ def _threads(count: int) -> str:
 def _sources_read(figures: dict, total: int) -> list[str]:
     return [f"| {name} | {SOURCES[name][0]} | {SOURCES[name][1]} | {source['train']['tokens'] / total:.1%} |"
             for name, source in figures["sources_read"].items()]
+
+
+def _excluded(figures: dict) -> list[str]:
+    """What was left out because it holds rows of evaluation sets; nothing where none were looked for."""
+    if not (found := figures.get("excluded")):
+        return []
+    by_source = [f"{name} {source['excluded']:,}" for name, source in figures["sources_read"].items()
+                 if source["excluded"]]
+    return [f"{found['documents']:,} documents are left out, since they hold half or more of the 8-grams of words of "
+            f"one of {found['rows']:,} rows of evaluation sets, or a shorter row of at least 3 words as a line: "
+            f"{', '.join(by_source)}.", ""]
 
 
 def _bits(figures: dict) -> list[str]:

@@ -1,9 +1,9 @@
-"""Small trials before the bundled checkpoint is trained: shape, learning rate, optimizer, batch and mix of the sources.
+"""Small trials before the bundled checkpoint is trained: shape, learning rate and batch.
 
     python weights/mini_trials.py FOLDER_OF_TEXTS --tokenizer DIR --text EVALUATION_TEXT --work DIR [--only NAME ...]
 
-Each trial adds one row to weights/mini/trials.jsonl and is not run again; the card's table and scaling plot are made
-from those rows. All trials are measured on the same held-out documents, and on a text that no trial reads.
+Each trial adds one row to weights/mini-next/trials.jsonl and is not run again; the card's table is made from those
+rows. All trials are measured on the same held-out documents, and on a text that no trial reads.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.pipeline import load_pipeline
-from finetune.recipe import Train
 from finetune.tasks.pretrain.documents import write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nats, build_job
 from finetune.tasks.pretrain.packing import PackedTokens
@@ -27,49 +26,37 @@ from finetune.tasks.pretrain.results import TextCounts
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
-ROWS = asset("weights") / "mini" / "trials.jsonl"
-CONTEXT = 256
+ROWS = asset("weights") / "mini-next" / "trials.jsonl"
+RECIPE = load_pipeline("pretrain-mini")[0]
+CONTEXT = RECIPE.shape.context
 LEAST_TOKENS = 4000  # of held-out text, for a source to have a figure of its own
-FIRST_MIX = {"novels_1830-1930": 0.15, "tinyshakespeare": 0.0, "c4_sample": 3.0, "wikipedia_mixed": 2.0, "masc": 2.0,
-             "mailing_list_ham": 3.0, "wordnet_glosses": 0.3, "tatoeba_english": 1.0, "fortunes": 1.0,
-             "dialogues_sgd": 0.6, "devils_dictionary_jargon": 0.5}
-AS_IT_COMES = {"tinyshakespeare": 0.0}
-MIXES = {"first": FIRST_MIX, "as it comes": AS_IT_COMES, "today": load_pipeline("pretrain-mini")[0].pretrain.shares}
+MOST_BLOCKS = 12  # of a source's held-out text that are measured
+TOKENS = 262_144
 
 
-def trial(tokens: int, layers: int = 6, width: int = 256, heads: int = 4, mix: str = "today", **settings) -> dict:
+def trial(layers: int = 6, width: int = 256, heads: int = 4, **settings) -> dict:
     """What a trial differs in; the rest is the same for all."""
-    return {"tokens": tokens, "layers": layers, "width": width, "heads": heads, "mix": mix,
-            "train": {"optimizer": "muon", "lr": 4e-3, "batch_size": 8} | settings}
+    return {"tokens": TOKENS, "layers": layers, "width": width, "heads": heads, "mix": "today",
+            "train": {"optimizer": "muon", "lr": 4e-3, "batch_size": 16} | settings}
 
 
 TRIALS = {
-    # The first checkpoint's settings, then one thing changed at a time.
-    "adamw-1.5e-3": trial(524_288, optimizer="adamw", lr=1.5e-3),
-    "adamw-3e-3": trial(524_288, optimizer="adamw", lr=3e-3),
-    "muon-2e-3": trial(524_288, lr=2e-3),
-    "muon-4e-3": trial(524_288),
-    "muon-8e-3": trial(524_288, lr=8e-3),
-    "muon-batch-16": trial(524_288, batch_size=16),
-    "mix-first": trial(524_288, mix="first"),
-    "mix-as-it-comes": trial(524_288, mix="as it comes"),
-    # As many parameters as scale-4x128, in other shapes.
-    "deep-8x96": trial(524_288, layers=8, width=96, heads=2),
-    "wide-2x160": trial(524_288, layers=2, width=160, heads=2),
-} | {f"scale-{layers}x{width}-{tokens >> 10}k": trial(tokens, layers, width, heads)
-     for layers, width, heads in ((3, 96, 2), (4, 128, 2), (5, 192, 3), (6, 256, 4))
-     for tokens in (262_144, 524_288, 1_048_576) if (width, tokens) != (256, 524_288)}
+    "6x256": trial(),
+    "lr-2e-3": trial(lr=2e-3),
+    "lr-8e-3": trial(lr=8e-3),
+    "8x256": trial(layers=8),
+    "6x320": trial(width=320, heads=5),
+    "batch-8": trial(batch_size=8),
+}
 
 
 def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Path) -> dict:
     """Train once; returns the trial's row."""
     wanted = TRIALS[name]
-    data = work / wanted["mix"].replace(" ", "-")
+    data = work / "data"
     if not (data / "card.json").exists():
         data.mkdir(parents=True)
-        recipe = load_pipeline("pretrain-mini")[0]
-        settings = recipe.pretrain.model_copy(update={"shares": MIXES[wanted["mix"]]})
-        card = write_tokens(texts, data, tokenizer, settings, recipe.split.seed)
+        card = write_tokens(texts, data, tokenizer, RECIPE.pretrain, RECIPE.split.seed)
         write_evaluation_tokens(text, data, tokenizer)
         (data / "card.json").write_text(json.dumps(card.to_json()))
     card = TextCounts.from_json(read_json(data / "card.json"), data / "card.json")
@@ -80,17 +67,17 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
     gpt = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, wanted["width"], wanted["layers"], wanted["heads"]))
     model = NextToken(gpt.initialise(1))
     batch = wanted["train"]["batch_size"]
-    settings = Train(method="full", epochs=1, max_steps=wanted["tokens"] // (batch * CONTEXT), metric="log_loss",
-                     micro_batch_tokens=2048, min_lr_fraction=0.02, warmup_fraction=0.05, beta_2=0.98,
-                     precision="bf16", threads=1, **wanted["train"])
-    job = build_job(model, settings, packed("train"), packed("val"),
-                             card.bytes["val"] / card.tokens["val"], 64, torch.device("cpu"))
+    settings = RECIPE.train.model_copy(update={
+        "epochs": 1, "evaluations_per_epoch": 1, "max_steps": wanted["tokens"] // (batch * CONTEXT),
+        "warmup_fraction": 0.1, "decay_fraction": 0.2, "precision": "fp32", **wanted["train"]})
+    job = build_job(model, settings, packed("train"), packed("val"), card.bytes["val"] / card.tokens["val"], 64,
+                    torch.device("cpu"))
     found = train(job, settings, work / name, {})
     lengths, own, offset = np.array(tokenizer.byte_lengths()), {}, 0
     for source, counts in card.sources.items():
         size = counts.val.tokens
         if size >= LEAST_TOKENS:
-            own[source] = _bits(model, packed("val", offset, offset + size), lengths)
+            own[source] = _bits(model, packed("val", offset, offset + size), lengths, MOST_BLOCKS)
         offset += size
     return {"name": name, **{key: wanted[key] for key in ("layers", "width", "heads", "mix", "tokens")},
             **wanted["train"], "parameters": sum(p.numel() for p in model.parameters()),
@@ -101,8 +88,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
 def _bits(model: NextToken, tokens: PackedTokens, lengths: np.ndarray, most: int = 100) -> float:
     """Bits per byte over at most `most` blocks."""
     blocks = sorted({len(tokens) * i // most for i in range(most)})
-    with torch.autocast("cpu", torch.bfloat16):
-        nats = block_nats(model.eval(), tokens, blocks, 8, torch.device("cpu")).sum()
+    nats = block_nats(model.eval(), tokens, blocks, 4, torch.device("cpu")).sum()
     return float(nats) / math.log(2) / sum(int(lengths[tokens.targets(block)].sum()) for block in blocks)
 
 

@@ -22,6 +22,7 @@ from finetune.models.generate import generate
 from finetune.models.packed import for_generation
 
 IGNORE = -100  # a target that is not supervised
+KEPT_LOGITS = 1 << 25  # 128 MiB in fp32; more are computed anew in the backward pass
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,17 @@ class GPT(nn.Module):
 def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
     """Cross entropy of hidden (B, T, C) under the matrix output (V, C), summed; logits exist for `chunk` positions.
 
+    Where the logits of all positions are few (`KEPT_LOGITS`), they are kept for the backward pass instead.
     smoothing: the share of the answer that is spread over all tokens (Vaswani et al. 2017, section 5.4).
     """
-    def loss(part, answers):  # computed anew in the backward pass
+    def loss(part, answers):
         return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum", label_smoothing=smoothing)
     supervised = targets != IGNORE
     parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)
-    losses = (checkpoint(loss, *part, use_reentrant=False) for part in parts)
+    if hidden.shape[0] * hidden.shape[1] * len(output) <= KEPT_LOGITS:
+        losses = (loss(*part) for part in parts)
+    else:
+        losses = (checkpoint(loss, *part, use_reentrant=False) for part in parts)
     return sum(losses, hidden.new_zeros((), dtype=torch.float32))
 
 

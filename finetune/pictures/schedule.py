@@ -10,8 +10,8 @@ STEPS = 1000  # where the recipe leaves them to the data
 
 def rates(settings: Train, steps: int) -> list[float]:
     """The rate of each optimizer step, from the first to the last."""
-    return [learning_rate(step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
-            for step in range(steps)]
+    return [learning_rate(step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction,
+                          settings.schedule, settings.decay_fraction) for step in range(steps)]
 
 
 def draw(settings: Train, recipe: str) -> list[Drawing]:
@@ -37,5 +37,13 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
     return [Drawing("schedule", f"Learning rate of {recipe}",
                     f"It rises in a straight line over the first {settings.warmup_fraction:.0%} of the steps, while "
-                    "the optimizer's averages are still young, and then falls as half a cosine to "
-                    f"{settings.min_lr_fraction:.0%} of its peak.{known}", figure)]
+                    f"the optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}", figure)]
+
+
+def _after_the_warmup(settings: Train) -> str:
+    end = f"{settings.min_lr_fraction:.0%} of its peak"
+    if settings.schedule == "cosine":
+        return f"then falls as half a cosine to {end}"
+    if not settings.decay_fraction:
+        return "then stays at its peak"
+    return f"then stays at its peak until the last {settings.decay_fraction:.0%}, in which it falls to {end}"

@@ -88,7 +88,7 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
             f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
             "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
             f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
-            "warmup, then a cosine.", table))
+            "warmup, then as train.schedule says.", table))
     columns = {metric_name(name): [point.metrics[name] for point in points] for name in ("accuracy", "f1_macro")
                if points and all(name in point.metrics for point in points)}
     if columns:

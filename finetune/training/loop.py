@@ -100,7 +100,8 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             epoch, position = divmod(state.step, per_epoch)
             if position == 0 or not batches:
                 batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
-            rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction)
+            rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction,
+                                 settings.schedule, settings.decay_fraction)
             _set_rate(optimizers, rate)
             rows = batches[position]
             with first.step(rows):

@@ -3,17 +3,26 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from finetune.training.precision import has_bf16
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, min_fraction: float) -> float:
-    """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then a cosine down to the minimum.
+def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, min_fraction: float,
+                  schedule: str = "cosine", decay_fraction: float = 0.0) -> float:
+    """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then by `schedule` down to the minimum.
 
-    Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
+    cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
+    constant: the peak, and at the end a decay (Hu et al. 2024, arXiv:2404.06395, section 4) that falls as
+    1 - sqrt(progress) (Hägele et al. 2024, arXiv:2405.18392, section 3).
     """
     warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        decay = min(math.ceil(decay_fraction * steps), steps - warmup)
+        decayed = max(step + 1 - (steps - decay), 0) / max(decay, 1)
+        return peak * (1 - (1 - min_fraction) * math.sqrt(decayed))
     progress = (step - warmup) / max(steps - 1 - warmup, 1)
     low = peak * min_fraction
     return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -39,8 +48,42 @@ def build_optimizers(model: nn.Module, name: str, weight_decay: float,
     rest = [(key, p) for key, p in trainable if key not in dict(matrices)]
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(torch.optim.Muon([p for _, p in matrices], lr=0.0, weight_decay=weight_decay,
-                                           adjust_lr_fn="match_rms_adamw"))
+        muon = torch.optim.Muon if has_bf16() else FullPrecisionMuon
+        optimizers.append(muon([p for _, p in matrices], lr=0.0, weight_decay=weight_decay,
+                               adjust_lr_fn="match_rms_adamw"))
     if rest:
         optimizers.append(torch.optim.AdamW(decay_groups(rest, weight_decay), lr=0.0, betas=betas, fused=True))
     return optimizers
+
+
+class FullPrecisionMuon(torch.optim.Muon):
+    """torch's Muon with the step scaled to AdamW's, for a machine on which bf16 products are emulated.
+
+    torch orthogonalises in bf16, which takes such a CPU longer than the gradient of ten thousand tokens.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Move each matrix along the orthogonal factor of its mean gradient."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                mean = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - momentum)
+                update = orthogonalise(parameter.grad.lerp(mean, momentum), group["ns_coefficients"],
+                                       group["ns_steps"], group["eps"])
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update, alpha=-rate * 0.2 * math.sqrt(max(parameter.shape)))
+
+
+def orthogonalise(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """About the orthogonal factor of a matrix (M, N), by Newton-Schulz iteration (Jordan et al. 2024)."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x

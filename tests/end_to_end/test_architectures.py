@@ -48,7 +48,8 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_these_files(finetune, comman
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert files - {".lock"} == {
         "recipe.json", "request.json", "log.txt", "trainings.jsonl", "comparison.json", "data/card.json",
-        *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")), "report/index.html", "report/report.md",
+        *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")),
+        "report/index.html", "report/report.md",
         *(f"stages/{name}.json" for name in ("01-download", "02-verify", "03-prepare", "04-architectures",
                                              "05-report"))}
     lines = {line["key"]: line for line in map(json.loads, (run / "trainings.jsonl").read_text().splitlines())}

@@ -38,6 +38,19 @@ def test_text_is_learnt_measured_and_exported(pretrained, finetune, tmp_path):
     assert {path.name for path in (pretrained / "data").iterdir()} == {"train.bin", "val.bin", "card.json"}
 
 
+def test_rows_of_an_evaluation_set_are_not_learnt(finetune, tmp_path):
+    write_text(tmp_path)
+    (tmp_path / "rows.csv").write_text("text,label\nThe ferry Anna left the pier at 3,boat\n")
+    missing = finetune(*COMMAND, "--set", "pretrain.exclude=['none.csv']")
+    assert missing.status == 2 and "no such file or folder: none.csv" in missing.err
+    done = finetune(*COMMAND, "--set", "pretrain.exclude=['rows.csv']", "--until", "prepare", "--name", "clean")
+    assert done.status == 0 and "1 documents are left out, which hold one of the 1 rows" in done.out, done.err
+    assert json.loads((tmp_path / "runs" / "clean" / "data" / "card.json").read_text())["excluded"] == {
+        "rows": 1, "documents": 1}
+    assert json.loads((tmp_path / "runs" / "clean" / "recipe.json").read_text())["pretrain"]["exclude"] == [
+        str(tmp_path / "rows.csv")]
+
+
 def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path):
     said = finetune("generate", pretrained, "the ferry", "--max-new-tokens", "20", "--temperature", "0")
     assert said.status == 0 and said.out.startswith("the ferry")

@@ -7,6 +7,7 @@ import torch
 
 from finetune.checkpoints.sources import load
 from finetune.hub.assets import asset
+from finetune.pipeline import load_pipeline
 
 MINI = asset("weights", "mini")
 
@@ -49,6 +50,21 @@ def test_the_card_is_what_the_script_makes_of_the_log():
     log, trials = (made["read_rows"](MINI / name) for name in ("train.jsonl", "trials.jsonl"))
     figures = json.loads((MINI / "figures.json").read_text(encoding="utf-8"))
     assert (MINI / "README.md").read_text(encoding="utf-8") == made["card_text"](figures, log, trials)
+
+
+def test_the_card_says_how_many_documents_are_left_out():
+    made = runpy.run_path(str(asset("weights", "mini_card.py")))
+    log, trials = (made["read_rows"](MINI / name) for name in ("train.jsonl", "trials.jsonl"))
+    figures = json.loads((MINI / "figures.json").read_text(encoding="utf-8"))
+    for number, source in enumerate(figures["sources_read"].values()):
+        source["excluded"] = 7 * (number == 1)
+    card = made["card_text"](figures | {"excluded": {"rows": 1000, "documents": 7}}, log, trials)
+    assert "7 documents are left out" in card and "1,000 rows" in card and "devils_dictionary_jargon 7." in card
+
+
+def test_every_source_of_the_recipe_has_a_line_for_the_card():
+    made = runpy.run_path(str(asset("weights", "mini_card.py")))
+    assert set(load_pipeline("pretrain-mini")[0].pretrain.shares) <= set(made["SOURCES"])
 
 
 def test_the_scaling_fit_finds_a_law_that_is_there():

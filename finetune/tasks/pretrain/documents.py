@@ -15,8 +15,9 @@ from finetune.hub.datasets import PREFIX, get_hub_dataset
 from finetune.tables.detect import Detected
 from finetune.tables.sources import DataSource, sample_source, samples
 from finetune.tables.tables import TableFormat, is_saved_dataset
+from finetune.tasks.pretrain.exclusion import Exclusion, evaluation_files, evaluation_rows
 from finetune.tasks.pretrain.packing import TokenWriter, goes_to_val
-from finetune.tasks.pretrain.results import EvaluationText, PartCounts, SourceCounts, TextCounts
+from finetune.tasks.pretrain.results import EvaluationText, Excluded, PartCounts, SourceCounts, TextCounts
 from finetune.tasks.pretrain.settings import Pretrain
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -144,37 +145,48 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory.
 
     Held-out documents are drawn by a hash of their beginning; a text of a single document is cut at its paragraphs.
-    Where the share of few documents is none, it is doubled until it is one.
+    Where the share of few documents is none, it is doubled until it is one. Documents that hold a row of the evaluation
+    sets of ``pretrain.exclude`` are left out of both, and counted by source.
     """
     files = text_files(path)
     unknown = set(settings.shares) - {source_name(file) for file in files}
     if unknown:
         raise DataError("pretrain.shares names files that are not there", got=", ".join(sorted(unknown)),
                         known=", ".join(source_name(file) for file in files))
-    writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+    exclusion = Exclusion(row for file in evaluation_files(settings.exclude) for row in evaluation_rows(file))
+    writer, sources = _write_splits(files, directory, tokenizer, settings, seed, exclusion)
     while writer.tokens["val"] < 2 and settings.val_fraction < 0.5:
         settings = settings.model_copy(update={"val_fraction": 2 * settings.val_fraction})
-        writer, sources = _write_splits(files, directory, tokenizer, settings, seed)
+        writer, sources = _write_splits(files, directory, tokenizer, settings, seed, exclusion)
     for split in ("train", "val"):
         if writer.tokens[split] < 2:
             raise DataError(f"{path}: too little text, nothing for the {split} part",
                             do="Give more text, or another pretrain.val_fraction.")
-    return TextCounts(documents=writer.documents, tokens=writer.tokens, bytes=writer.bytes, sources=sources)
+    excluded = Excluded(len(exclusion), sum(source.excluded for source in sources.values())) if exclusion else None
+    return TextCounts(documents=writer.documents, tokens=writer.tokens, bytes=writer.bytes, sources=sources,
+                      excluded=excluded)
 
 
-def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain,
-                  seed: int) -> tuple[TokenWriter, dict[str, SourceCounts]]:
-    """One pass over the files: the closed writer with its counts, and the counts of each source."""
+def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int,
+                  exclusion: Exclusion) -> tuple[TokenWriter, dict[str, SourceCounts]]:
+    """One pass over the files: the closed writer with its counts, and the counts of each source.
+
+    A document that is handed on in pieces is judged piece by piece: what follows one left out begins a document.
+    """
     sources = {}
     with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
         for file in files:
             before = {split: (writer.documents[split], writer.tokens[split]) for split in writer.tokens}
             share = settings.shares.get(source_name(file), 1.0)
+            excluded, held = 0, False
             for text, begins, split, times in _placed(file, settings, share, seed):
-                for _ in range(times):
+                begins = begins or held
+                held = exclusion.holds(text)
+                excluded += held
+                for _ in range(0 if held else times):
                     writer.add(split, text, begins)
                 advance(len(text))
-            sources[source_name(file)] = SourceCounts(share, **{
+            sources[source_name(file)] = SourceCounts(share, excluded=excluded, **{
                 split: PartCounts(writer.documents[split] - before[split][0], writer.tokens[split] - before[split][1])
                 for split in writer.tokens})
     return writer, sources

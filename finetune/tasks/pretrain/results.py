@@ -17,11 +17,23 @@ class PartCounts(Record):
 
 @dataclass(frozen=True)
 class SourceCounts(Record):
-    """How much text a source has. share: how often a document of it is trained on, 1 being once an epoch."""
+    """How much text a source has. share: how often a document of it is trained on, 1 being once an epoch.
+
+    excluded: documents left out because they hold a row of an evaluation set.
+    """
 
     share: float
     train: PartCounts
     val: PartCounts
+    excluded: int = 0
+
+
+@dataclass(frozen=True)
+class Excluded(Record):
+    """Documents left out of pretraining, and the rows of evaluation sets that were looked for in all of them."""
+
+    rows: int
+    documents: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,7 @@ class TextCounts(Record):
     tokens: dict[str, int]
     bytes: dict[str, int]
     sources: dict[str, SourceCounts]
+    excluded: Excluded | None = None  # None: no evaluation sets were named
 
     def of(self, origin: DataOrigin, evaluated: "EvaluationText | None" = None) -> "TextCard":
         """The same with where the text comes from."""

@@ -18,6 +18,7 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import Prepared, Task, TrainingSetup
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
+from finetune.tasks.pretrain.exclusion import evaluation_files
 from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
@@ -51,19 +52,21 @@ class PretrainTask(Task):
     page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """A file's or a folder's whole path, and the evaluation text's."""
+        """A file's or a folder's whole path, the evaluation text's and those of the evaluation sets."""
         found, own = super().resolve(recipe, fetch), recipe.pretrain
-        whole = own.model_copy(update={"eval_data": resolve_path(own.eval_data)}) if own.eval_data else own
-        return found.model_copy(update={"pretrain": whole})
+        whole = {"exclude": tuple(map(resolve_path, own.exclude)),
+                 "eval_data": resolve_path(own.eval_data) if own.eval_data else ""}
+        return found.model_copy(update={"pretrain": own.model_copy(update=whole)})
 
     def locate(self, recipe: Recipe) -> DataSource:
         """Plain text."""
         return locate_text(recipe.data)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The text, and the one that is only measured."""
+        """The text, the one that is only measured, and the evaluation sets whose rows are not to be learnt."""
         further = recipe.pretrain.eval_data
-        return super().files(recipe) | ({"the evaluation text": locate_text(further).path} if further else {})
+        found = super().files(recipe) | ({"the evaluation text": locate_text(further).path} if further else {})
+        return found | {str(file): file for file in evaluation_files(recipe.pretrain.exclude)}
 
     def prepare(self, recipe: Recipe, run: Run) -> PackedPrepared:
         """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
@@ -80,6 +83,9 @@ class PretrainTask(Task):
         say(f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
             f"{card.documents['val']:,} of {card.tokens['val']:,} held out; "
             f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token")
+        if card.excluded:
+            say(f"  {card.excluded.documents:,} documents are left out, which hold one of the {card.excluded.rows:,} "
+                "rows of evaluation sets")
         return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes)
 
     def preview(self, recipe: Recipe, context: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from finetune.training.optim import build_optimizers, decay_groups, learning_rate
+from finetune.training.optim import FullPrecisionMuon, build_optimizers, decay_groups, learning_rate
 
 
 def transformers_rates(steps, warmup, total, peak, minimum):
@@ -42,6 +42,30 @@ def test_rate_depends_on_the_step_alone():
     rates = [learning_rate(step, 100, 1e-3, 0.1, 0.1) for step in order]
     assert rates[0] == rates[5] and rates[1] == rates[4]
     assert learning_rate(0, 1, 1e-3, 0.1, 0.1) == 1e-3
+
+
+def constant(steps, warmup_fraction, decay_fraction, minimum=0.0):
+    return [learning_rate(step, steps, 1.0, warmup_fraction, minimum, "constant", decay_fraction)
+            for step in range(steps)]
+
+
+def test_the_constant_rate_lasts_until_the_decay():
+    rates = constant(100, 0.05, 0.2, 0.1)
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and set(rates[5:80]) == {1.0}
+    falling = [1 - 0.9 * math.sqrt((step + 1) / 20) for step in range(20)]
+    assert rates[80:] == pytest.approx(falling) and rates[-1] == pytest.approx(0.1)
+
+
+def test_the_constant_rate_without_a_decay_is_the_same_however_long_the_training():
+    assert set(constant(50, 0.0, 0.0)) == {1.0}
+    assert constant(1000, 0.001, 0.0)[:50] == constant(10_000, 0.0001, 0.1)[:50]
+
+
+@pytest.mark.parametrize("steps, warmup, decay", [(1, 0.0, 1.0), (10, 0.5, 1.0), (10, 1.0, 1.0), (7, 0.9, 0.5)])
+def test_a_decay_that_would_begin_in_the_warmup_begins_after_it(steps, warmup, decay):
+    rates, rising = constant(steps, warmup, decay), math.ceil(warmup * steps)
+    assert rates[:rising] == sorted(rates[:rising]) and rates[rising:] == sorted(rates[rising:], reverse=True)
+    assert min(rates) >= 0 and (rising == steps or rates[-1] == pytest.approx(0.0))
 
 
 @pytest.mark.parametrize("method", ["full", "last-blocks", "head", "lora"])
@@ -111,3 +135,19 @@ def test_a_step_of_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradie
     assert sizes.min() > 0.5 and sizes.max() < 1.3  # its iteration stops near 1 (Jordan et al. 2024)
     cosine = (moved * (left @ right)).sum() / moved.norm() / (left @ right).norm()
     assert cosine > 0.97
+
+
+def test_muon_in_full_precision_moves_as_torchs_does_in_bf16():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.ParameterList([torch.zeros(48, 16), torch.zeros(16, 48)]) for _ in range(2))
+    pairs = [kind(list(one), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+             for kind, one in ((FullPrecisionMuon, ours), (torch.optim.Muon, theirs))]
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in pairs:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() < 0.02 * other.norm()
+        assert pairs[0].state[one].keys() == pairs[1].state[other].keys()

@@ -1,10 +1,13 @@
 """Plain text becomes two files of tokens, however it is written and however little of it there is."""
 
+import lzma
+
 import pytest
 
 from finetune.errors import DataError
 from finetune.tasks.pretrain import documents as pretrain_documents
 from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.results import Excluded
 from finetune.tasks.pretrain.settings import Pretrain
 from finetune.tokenizer import Tokenizer
 
@@ -50,3 +53,31 @@ def test_one_line_is_too_little(tmp_path):
     (tmp_path / "one.txt").write_text("hello\n")
     with pytest.raises(DataError, match="too little text"):
         pretrain_documents.write_tokens(tmp_path / "one.txt", tmp_path, Tokenizer.of_bytes(), Pretrain(), 1)
+
+
+def test_documents_with_a_row_of_an_evaluation_set_are_left_out_and_counted(tmp_path):
+    row = "free entry in a weekly competition to win two final tickets text now"
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    plain = [f"document {i} says nothing that is tested\n" for i in range(40)]
+    (texts / "clean.txt").write_text("<|endoftext|>\n".join(plain[:20]))
+    with lzma.open(texts / "mixed.txt.xz", "wt") as file:
+        file.write("<|endoftext|>\n".join([*plain[20:], f"he got: {row.upper()}!\n", "so\nSee you there.\n"]))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{row},spam\nsee you there,ham\n")
+    settings = Pretrain(val_fraction=0.2, exclude=(str(tmp_path / "rows.csv"),))
+    card = pretrain_documents.write_tokens(texts, tmp_path, Tokenizer.of_bytes(), settings, 1)
+    assert card.excluded == Excluded(rows=2, documents=2)
+    assert [card.sources[name].excluded for name in ("clean", "mixed")] == [0, 2]
+    written = [text for split in ("train", "val") for text in read_back(tmp_path, split, Tokenizer.of_bytes())]
+    assert sorted(written) == sorted(plain)
+
+
+def test_what_follows_a_piece_that_is_left_out_begins_a_document(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.tasks.pretrain.documents.PIECE", 10)
+    text = "first line of it\nsee you there\nlast line of it\n<|endoftext|>\nanother\n<|endoftext|>\n"
+    (tmp_path / "long.txt").write_text(text * 9)
+    (tmp_path / "rows.txt").write_text("See you there\n")
+    settings = Pretrain(val_fraction=0.4, exclude=(str(tmp_path / "rows.txt"),))
+    pretrain_documents.write_tokens(tmp_path / "long.txt", tmp_path, Tokenizer.of_bytes(), settings, 1)
+    written = [text for split in ("train", "val") for text in read_back(tmp_path, split, Tokenizer.of_bytes())]
+    assert set(written) == {"first line of it\n", "last line of it\n", "another\n"}
