@@ -12,8 +12,9 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
+from finetune.tasks.seq2seq.examples import writing_room
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse
-from finetune.tasks.seq2seq.job import decoding, writing_room
+from finetune.tasks.seq2seq.job import decoding
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 

@@ -1,9 +1,10 @@
 """What the tasks with written answers share: rows divided and tokenized, answers written in batches, dry runs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,7 @@ from finetune.evaluation.written import WrittenTexts
 from finetune.files import atomic_write
 from finetune.recipe import Recipe, Split, Train
 from finetune.records import Record
+from finetune.run import Run
 from finetune.tables.card import SplitSize
 from finetune.tables.cells import defuse, table_writer
 from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
@@ -23,6 +25,7 @@ from finetune.tasks.base import Prepared
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
+from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 
 TOKENS = 8192  # of prompts and answers that are written together
@@ -45,24 +48,43 @@ def refuse_balanced(recipe: Recipe) -> None:
         raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
 
 
-class Examples(Protocol):
-    """Tokenized rows of a split, as each task defines them."""
+@dataclass(frozen=True)
+class Examples(ABC):
+    """The rows of a split that fit into a model: a view of the tokens that ``prepare`` left, as each task reads them.
 
-    rows: list[int]  # numbers in the file of those that fit
-    cut: list[int]  # of those that lost a part
+    tokens: of every row of the split, whole, in a dataclass of ``TokenRows``.
+    """
+
+    at: list[int]  # places among the split's rows of those that fit
+    rows: list[int]  # their numbers in the file
+    cut: list[int]  # of those that lose a part
     left_out: list[int]  # of those that do not fit
+    max_length: int  # tokens that a model reads
+    tokens: Any
 
+    @classmethod
+    def of(cls, records: list[dict], fits: np.ndarray, long: np.ndarray, **own) -> Self:
+        """Those of a split's records that fit; the long ones among them are cut. own: the other fields."""
+        rows = np.array([record["row"] for record in records])
+        sorted_out = np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits]
+        return cls(*(numbers.tolist() for numbers in sorted_out), **own)
+
+    @abstractmethod
     def lengths(self) -> list[int]:
         """Tokens of each row."""
 
+    @abstractmethod
     def learnt(self) -> list[int]:
         """Supervised tokens of each row."""
 
     def take(self, positions: list[int]) -> Self:
         """Some of the rows."""
+        return replace(self, at=[self.at[i] for i in positions], rows=[self.rows[i] for i in positions], cut=[],
+                       left_out=[])
 
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
+AnyTokens = TypeVar("AnyTokens")
 Row = TypeVar("Row")
 
 
@@ -95,6 +117,18 @@ def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dic
         raise DataError(f"no {row} of the {empty[0]} split fits into {max_length} tokens",
                         do="Give a larger max_length, or a model with a longer context.")
     return found
+
+
+def save_tokens(run: Run, found: dict[str, AnyExamples]) -> None:
+    """data/SPLIT.FIELD for each field of the tokens of each split."""
+    for name, part in found.items():
+        for field in fields(part.tokens):
+            getattr(part.tokens, field.name).save(run.path("data", f"{name}.{field.name}"))
+
+
+def load_tokens(run: Run, split: str, kind: type[AnyTokens]) -> AnyTokens:
+    """The tokens that ``prepare`` left for a split, mapped into memory. kind: a dataclass of ``TokenRows``."""
+    return kind(*(TokenRows.load(run.path("data", f"{split}.{field.name}")) for field in fields(kind)))
 
 
 def split_sizes(records: dict[str, list[dict]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:

@@ -54,6 +54,9 @@ def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetu
         tokens += len(answer)
     assert evaluation["metrics"]["log_loss"]["value"] == pytest.approx(nats / tokens, rel=1e-4)
 
+    assert {path.name for path in (trained / "data").iterdir()} == {"card.json", *(
+        f"{split}.{rest}" for split in ("train", "val", "test")
+        for rest in ("jsonl", "text.ids", "text.ends", "pieces.ids", "pieces.ends"))}
     rows = list(csv.DictReader(io.StringIO((trained / "answers.csv").read_text(encoding="utf-8"))))
     assert [int(row["row"]) for row in rows] == [record["row"] for record in test]
     assert [row["reference"] for row in rows] == [record["output"] for record in test]

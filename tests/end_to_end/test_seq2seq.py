@@ -14,7 +14,8 @@ TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.w
         "--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
         "--set", "seq2seq.max_new_tokens=32", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
 FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "targets.csv", "attention.json",
-         "data/card.json", "data/train.jsonl", "data/val.jsonl", "data/test.jsonl", "report/index.html",
+         "data/card.json", *(f"data/{split}.{rest}" for split in ("train", "val", "test") for rest in (
+             "jsonl", "source.ids", "source.ends", "target.ids", "target.ends")), "report/index.html",
          "report/report.md", "export/hf/config.json", "export/hf/model.safetensors", "export/hf/vocab.json",
          "export/hf/merges.txt", "export/hf/seq2seq.json", "export/hf/README.md"}
 

@@ -11,7 +11,7 @@ from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
 from finetune.run import Run
-from finetune.tasks.instruct.job import conversation_ids
+from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import markers
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer

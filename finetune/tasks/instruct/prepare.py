@@ -1,12 +1,12 @@
-"""Instruction records divided into splits and counted in tokens."""
+"""Instruction records divided into splits, tokenized and counted."""
 
 from finetune.evaluation.leakage import overlap
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin
 from finetune.tables.card import token_spread
 from finetune.tables.splits import SPLITS, fold_text
-from finetune.tasks.instruct.job import Examples, conversation_ids, examples, prompt_room
-from finetune.tasks.instruct.prompts import answer, pieces, prompt, question
+from finetune.tasks.instruct.examples import Examples, last_answers, make_examples, prompt_room, tokenize
+from finetune.tasks.instruct.prompts import pieces, prompt, question
 from finetune.tasks.instruct.records import ExampleTokens, Instructions, InstructionsCard
 from finetune.tasks.writing import count_different, divide, overlap_notes, split_sizes, tokenize_splits
 from finetune.tokenizer import Tokenizer
@@ -20,14 +20,17 @@ def divide_records(recipe: Recipe, source: Instructions, tokenizer: Tokenizer,
     questions = [question(record) for record in source.records]
     parts = divide(questions, recipe.split, recipe.split.val_fraction, recipe.split.test_fraction)
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
-    return records, tokenize_splits(
-        records, lambda part: examples(part, tokenizer, recipe.instruct, max_length), max_length, "record",
-        f"{count_different(questions)} different questions")
+
+    def tokenized(part: list[dict]) -> Examples:
+        tokens = tokenize(part, tokenizer, recipe.instruct)
+        return make_examples(part, tokens, max_length, recipe.instruct.loss_on)
+    return records, tokenize_splits(records, tokenized, max_length, "record",
+                                    f"{count_different(questions)} different questions")
 
 
 def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int,
-            origin: DataOrigin) -> tuple[Records, InstructionsCard]:
-    """The records of each split and the data card. context: tokens that the model reads at once."""
+            origin: DataOrigin) -> tuple[Records, dict[str, Examples], InstructionsCard]:
+    """The records of each split, their tokens and the data card. context: tokens that the model reads at once."""
     settings = recipe.instruct
     max_length = min(recipe.max_length or context, context)
     records, found = divide_records(recipe, source, tokenizer, max_length)
@@ -42,11 +45,12 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
         notes.append(f"{len(cut)} prompts lost their beginning, to fit into {max_length} tokens")
     if left_out:
         notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
-    room, longest = prompt_room(context, settings), settings.max_new_tokens
-    if shortened := sum(len(conversation_ids(record, tokenizer, settings)) > room for record in records["test"]):
+    room, longest, test = prompt_room(context, settings), settings.max_new_tokens, found["test"].tokens
+    answers = last_answers(test)
+    if shortened := int((test.text.lengths() - answers > room).sum()):
         notes.append(f"{shortened} test prompts are read without their beginning where answers are written, so that "
                      f"{longest} tokens of an answer fit into {context}")
-    if long := sum(len(tokenizer.encode(answer(record))) > longest for record in records["test"]):
+    if long := int((answers - 1 > longest).sum()):
         notes.append(f"{long} test answers are longer than the {longest} tokens that are written; "
                      "instruct.max_new_tokens sets those")
     if recipe.split.protocol == "ordered":
@@ -64,4 +68,4 @@ def prepare(recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context:
         tokens=ExampleTokens(**vars(token_spread(lengths)), total=sum(lengths), max_length=max_length, cut=len(cut),
                              left_out=len(left_out)),
         cut_rows=cut, left_out_rows=left_out, overlap=both, notes=notes + overlap_notes(both, "question"))
-    return records, card
+    return records, found, card

@@ -27,6 +27,6 @@ RECORDS = ("instruct.style", "instruct.template", "instruct.malformed_fraction")
 READS = {
     "download": RECORDS,
     "prepare": ("split", "max_length", "instruct"),
-    "train": ("instruct.style", "instruct.template", "instruct.loss_on"),
-    "evaluate": ("instruct",),
+    "train": ("instruct.loss_on",),
+    "evaluate": ("instruct.style", "instruct.template", "instruct.loss_on", "instruct.max_new_tokens"),
 }

@@ -17,7 +17,8 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
-from finetune.tasks.instruct.job import Examples, build_job, evaluate, examples, generate_answers, prompt_ids
+from finetune.tasks.instruct.examples import Examples, Tokens, make_examples, prompt_room
+from finetune.tasks.instruct.job import build_job, evaluate, generate_answers
 from finetune.tasks.instruct.page import PAGE, answers_table, verdict
 from finetune.tasks.instruct.prepare import divide_records, prepare
 from finetune.tasks.instruct.prompts import pieces
@@ -34,8 +35,10 @@ from finetune.tasks.setup import base_weights, load_base
 from finetune.tasks.writing import (
     TRIED,
     WrittenPrepared,
+    load_tokens,
     probe_training,
     refuse_balanced,
+    save_tokens,
     write_rows,
     writing_seconds,
 )
@@ -72,12 +75,13 @@ class InstructTask(Task):
         return read_instructions(self.locate(recipe).path, recipe.instruct)
 
     def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
-        """data/{train,val,test}.jsonl."""
+        """data/{train,val,test}.jsonl, and their tokens beside them."""
         source = self._read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         origin = run.result("download", Downloaded).data
-        records, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context, origin)
+        records, found, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context, origin)
         write_records(run, records)
+        save_tokens(run, found)
         write_json(run.path("data", "card.json"), card.to_json())
         tokens, learnt = card.tokens, card.splits["train"]
         sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
@@ -110,16 +114,17 @@ class InstructTask(Task):
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the records of the training split."""
-        return build_job(setup.model, setup.settings, *_examples(recipe, run, setup.tokenizer), device)
+        return build_job(setup.model, setup.settings, *_examples(recipe, run, "train", "val"), device)
 
     def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
                  start: Start) -> AnswersEvaluation:
         """Answers before and after; answers.csv holds all of the test's."""
         device = torch.device(device_type())
         before = NextToken(load_base(recipe, run).body).to(device)
+        test, val = _examples(recipe, run, "test", "val")
         evaluation, rows = evaluate(
-            before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            run.result("prepare", WrittenPrepared).max_length, start, device)
+            before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, {"test": test, "val": val},
+            recipe, start, device)
         write_rows(run.path("answers.csv"), rows)
         return evaluation
 
@@ -139,23 +144,24 @@ class InstructTask(Task):
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
-        train, val = _examples(recipe, run, setup.tokenizer)
+        train, val = _examples(recipe, run, "train", "val")
         return probe_training(train, val, setup.settings,
                               lambda own, other: build_job(setup.model, setup.settings, own, other, device))
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of answering the test's questions before and after training."""
         settings, gpt = recipe.instruct, setup.model.to(device).eval().gpt
-        prompts = [prompt_ids(record, setup.tokenizer, settings, gpt.config.context)
-                   for record in read_records(run, "test")]
+        [test] = _examples(recipe, run, "test")
+        prompts = test.prompts(prompt_room(gpt.config.context, settings))
         return writing_seconds([len(ids) for ids in prompts], settings.max_new_tokens, lambda rows: generate_answers(
             gpt, [prompts[row] for row in rows], setup.tokenizer, TRIED, device))
 
 
-def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
-    """Those to train on and those to validate with."""
+def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
+    """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
-    return [examples(read_records(run, name), tokenizer, recipe.instruct, max_length) for name in ("train", "val")]
+    return [make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.instruct.loss_on)
+            for name in splits]
 
 
 TASK = InstructTask()

@@ -1,7 +1,6 @@
 """The task ``seq2seq``: write the target of a source. Sources are read, targets and their ends are learnt."""
 
 import math
-from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
@@ -18,6 +17,7 @@ from finetune.models.plain_attention import attention_maps
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Train
 from finetune.report.inputs import AttentionMap
+from finetune.tasks.seq2seq.examples import Examples, writing_room
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.model import Family, SourceToTarget, family_of
 from finetune.tasks.seq2seq.score import (
@@ -46,47 +46,6 @@ DRAWN = 3  # test pairs whose attention is kept
 DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Tokenized pairs of one split."""
-
-    rows: list[int]  # row numbers in the file
-    pairs: list[Pair]
-    cut: list[int]  # rows whose source lost its end
-    left_out: list[int]  # rows whose target leaves no room
-
-    def lengths(self) -> list[int]:
-        """Tokens of each row, source and target and what stands between them."""
-        return [len(pair.source) + 1 + len(pair.target) for pair in self.pairs]
-
-    def learnt(self) -> list[int]:
-        """Supervised tokens of each row: the target and its end."""
-        return [len(pair.target) + 1 for pair in self.pairs]
-
-    def take(self, positions: list[int]) -> "Examples":
-        """Some of the rows."""
-        return Examples([self.rows[i] for i in positions], [self.pairs[i] for i in positions], [], [])
-
-
-def examples(records: list[dict], tokenizer: Tokenizer, family: str, max_length: int) -> Examples:
-    """Tokenize one split's records. A source is cut at its end; a target never is: its pair is left out.
-
-    max_length: tokens that a stack reads: of source, separator and target in the family `decoder`, of either otherwise.
-    """
-    found = Examples([], [], [], [])
-    for record in records:
-        source, target = tokenizer.encode(record["source"]), tokenizer.encode(record["target"])
-        room = max_length - len(target) - 1 if family == "decoder" else max_length
-        if room < 1 or len(target) >= max_length:
-            found.left_out.append(record["row"])
-            continue
-        if len(source) > room:
-            found.cut.append(record["row"])
-        found.rows.append(record["row"])
-        found.pairs.append(Pair(source[:room], target))
-    return found
-
-
 def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Family, WarmStart | None]:
     """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
 
@@ -104,7 +63,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
 def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
     """Everything the loop needs; a row weighs as many tokens as it has to learn."""
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
-        return model.batch([train.pairs[row] for row in rows])
+        return model.batch([train.pair(row) for row in rows])
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         return module(*tensors)
@@ -122,7 +81,7 @@ def teacher_forced(model: Family, part: Examples, budget: int, device: torch.dev
     """Of each pair with its target given: cross-entropy in nats, and tokens that were the likeliest; (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
     for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
-        batch = (tensor.to(device) for tensor in model.batch([part.pairs[row] for row in rows]))
+        batch = (tensor.to(device) for tensor in model.batch([part.pair(row) for row in rows]))
         nats[rows], right[rows] = (found.cpu().numpy() for found in model.teacher_forced(*batch))
     return nats, right
 
@@ -141,28 +100,16 @@ def decoding(beams: int, length_penalty: float) -> dict:
     return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
 
 
-def writing_room(family: str, max_length: int, context: int, max_new_tokens: int) -> int:
-    """Tokens of a source that are read where its target is not known; what is over is cut at its end.
-
-    max_length: tokens as in training. In the family `decoder` `max_new_tokens` have to have their room in the model's
-    context beside it; half of the context it keeps at least.
-    """
-    if family == "encoder-decoder":
-        return max_length
-    return min(max_length - 1, max(context - max_new_tokens - 1, context // 2))
-
-
-def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]], recipe: Recipe,
-             max_length: int, context: int, warm_start: WarmStart | None, start: Start,
+def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]],
+             parts: dict[str, Examples], recipe: Recipe, context: int, warm_start: WarmStart | None, start: Start,
              device: torch.device) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
-    Pairs that do not fit are left out, as in training. Returns the evaluation, its time still open, all rows, and the
-    attention of a few (``attention_of``).
+    records: of all splits; parts: test and validation. Pairs that do not fit are left out, as in training. Returns the
+    evaluation, its time still open, all rows, and the attention of a few (``attention_of``).
     """
     settings, resamples, seed = recipe.seq2seq, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
-    parts = {name: examples(records[name], tokenizer, settings.family, max_length) for name in ("test", "val")}
     forced = {}
     for name, part in parts.items():
         for state, model in models.items():
@@ -170,8 +117,8 @@ def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[
                 forced[name, state] = teacher_forced(model, part, FORCED_TOKENS, device)
                 advance(1)
     test = gather_test_rows(records, parts["test"].rows, itemgetter("source"), itemgetter("target"))
-    room = writing_room(settings.family, max_length, context, settings.max_new_tokens)
-    ids = [tokenizer.encode(text)[:room] for text in test.asked]
+    ids = parts["test"].sources(writing_room(settings.family, parts["test"].max_length, context,
+                                             settings.max_new_tokens))
     written = {state: written_texts(write(model, ids, tokenizer, settings, settings.max_new_tokens, device),
                                     *forced["test", state]) for state, model in models.items()}
     scores, signatures = score_targets(
@@ -184,9 +131,8 @@ def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[
         **vars(start), **vars(scores), task="seq2seq", losses=losses, samples=spread_rows(rows), signatures=signatures,
         family=settings.family, warm_start=warm_start and WarmStartRecord(**vars(warm_start)), schema_version=1,
         seconds=0.0)
-    short = [i for i, pair in enumerate(parts["test"].pairs)
-             if max(len(pair.source), len(pair.target)) < DRAWN_TOKENS][:DRAWN]
-    return evaluation, rows, [attention_of(after, parts["test"].pairs[i], tokenizer, device) for i in short]
+    short = [i for i, sizes in enumerate(zip(*parts["test"].sides(), strict=True)) if max(sizes) < DRAWN_TOKENS][:DRAWN]
+    return evaluation, rows, [attention_of(after, parts["test"].pair(i), tokenizer, device) for i in short]
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
-"""Pairs divided into splits and counted in tokens."""
+"""Pairs divided into splits, tokenized and counted."""
+
+from itertools import chain
 
 from finetune.evaluation.leakage import overlap
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin
 from finetune.tables.card import token_spread
 from finetune.tables.splits import SPLITS, fold_text
-from finetune.tasks.seq2seq.job import Examples, examples, writing_room
+from finetune.tasks.seq2seq.examples import Examples, make_examples, tokenize, writing_room
 from finetune.tasks.seq2seq.pairs import Pairs, PairsCard, PairTokens
 from finetune.tasks.writing import count_different, divide, overlap_notes, split_sizes, tokenize_splits
 from finetune.tokenizer import Tokenizer
@@ -26,14 +28,15 @@ def divide_pairs(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokeniz
     parts = divide(sources, recipe.split, *shares)
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
     records |= {side: table.records for side, table in given.items()}
+    family = recipe.seq2seq.family
     return records, tokenize_splits(
-        records, lambda part: examples(part, tokenizer, recipe.seq2seq.family, max_length), max_length, "pair",
+        records, lambda part: make_examples(part, tokenize(part, tokenizer), max_length, family), max_length, "pair",
         f"{count_different(sources)} different sources")
 
 
 def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, context: int,
-            origin: DataOrigin) -> tuple[Records, PairsCard]:
-    """The pairs of each split and the data card. context: tokens that the model reads at once."""
+            origin: DataOrigin) -> tuple[Records, dict[str, Examples], PairsCard]:
+    """The pairs of each split, their tokens and the data card. context: tokens that the model reads at once."""
     family = recipe.seq2seq.family
     max_length = min(recipe.max_length or context, context)
     records, found = divide_pairs(recipe, source, given, tokenizer, max_length)
@@ -48,12 +51,12 @@ def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: T
     if cut:
         notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
     room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
-    if shortened := sum(len(tokenizer.encode(record["source"])) > room for record in records["test"]):
+    if shortened := sum(length > room for length in found["test"].tokens.source.lengths()):
         notes.append(f"{shortened} test sources are read without their end where targets are written")
     if left_out:
         notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
-    source_tokens, target_tokens = (token_spread([len(getattr(pair, side)) for part in found.values()
-                                                  for pair in part.pairs]) for side in ("source", "target"))
+    sides = zip(*(part.sides() for part in found.values()), strict=True)
+    source_tokens, target_tokens = (token_spread([*chain.from_iterable(side)]) for side in sides)
     card = PairsCard(
         **vars(origin), records=sum(map(len, records.values())), given=sorted(given),
         dropped={reason: len(rows) for reason, rows in dropped.items()}, dropped_rows=dropped,
@@ -63,7 +66,7 @@ def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: T
         splits=split_sizes(records, found),
         tokens=PairTokens(source_tokens, target_tokens, max_length, len(cut), len(left_out)),
         cut_rows=cut, left_out_rows=left_out, overlap=both, notes=notes + overlap_notes(both, "source"))
-    return records, card
+    return records, found, card
 
 
 def _as_read(record: dict, family: str) -> str:

@@ -20,8 +20,9 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
+from finetune.tasks.seq2seq.examples import Examples, Tokens, make_examples, writing_room
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_readme
-from finetune.tasks.seq2seq.job import Examples, build_job, build_model, evaluate, examples, write, writing_room
+from finetune.tasks.seq2seq.job import build_job, build_model, evaluate, write
 from finetune.tasks.seq2seq.model import Family, SourceThenTarget
 from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
 from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, read_pairs
@@ -31,8 +32,10 @@ from finetune.tasks.setup import base_weights, load_base
 from finetune.tasks.writing import (
     TRIED,
     WrittenPrepared,
+    load_tokens,
     probe_training,
     refuse_balanced,
+    save_tokens,
     write_rows,
     writing_seconds,
 )
@@ -97,14 +100,16 @@ class Seq2SeqTask(Task):
         return found
 
     def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
-        """data/{train,val,test}.jsonl."""
+        """data/{train,val,test}.jsonl, and their tokens beside them."""
         source, given = self._read(recipe)
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         origin = run.result("download", Downloaded).data
-        records, card = prepare(recipe, source, given, tokenizer, run.result("verify", Verified).context, origin)
+        context = run.result("verify", Verified).context
+        records, found, card = prepare(recipe, source, given, tokenizer, context, origin)
         write_records(run, records)
+        save_tokens(run, found)
         write_json(run.path("data", "card.json"), card.to_json())
         sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
         say(f"pairs: {card.records:,}; {card.protocol} split: {sizes}; family {card.family}")
@@ -141,16 +146,17 @@ class Seq2SeqTask(Task):
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
         """Over the pairs of the training split."""
-        return build_job(setup.model, setup.settings, *_examples(recipe, run, setup.tokenizer), device)
+        return build_job(setup.model, setup.settings, *_examples(recipe, run, "train", "val"), device)
 
     def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer,
                  start: Start) -> TargetsEvaluation:
         """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
         device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
         before, warm_start = build_model(load_base(recipe, run).body, recipe, prepared.end)
+        test, val = _examples(recipe, run, "test", "val")
         evaluation, rows, maps = evaluate(
-            before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS}, recipe,
-            prepared.max_length, run.result("verify", Verified).context, warm_start, start, device)
+            before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS},
+            {"test": test, "val": val}, recipe, run.result("verify", Verified).context, warm_start, start, device)
         write_rows(run.path("targets.csv"), rows)
         write_json(run.path("attention.json"), [own.to_json() for own in maps])
         return evaluation
@@ -176,25 +182,25 @@ class Seq2SeqTask(Task):
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
-        train, val = _examples(recipe, run, setup.tokenizer)
+        train, val = _examples(recipe, run, "train", "val")
         return probe_training(train, val, setup.settings,
                               lambda own, other: build_job(setup.model, setup.settings, own, other, device))
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of writing the test's targets before and after training."""
         settings, model = recipe.seq2seq, setup.model.to(device).eval()
-        room = writing_room(settings.family, run.result("prepare", WrittenPrepared).max_length,
-                            run.result("verify", Verified).context, settings.max_new_tokens)
-        sources = [setup.tokenizer.encode(record["source"])[:room] for record in read_records(run, "test")]
+        [test] = _examples(recipe, run, "test")
+        sources = test.sources(writing_room(settings.family, test.max_length, run.result("verify", Verified).context,
+                                            settings.max_new_tokens))
         return writing_seconds([len(ids) + 1 for ids in sources], settings.max_new_tokens, lambda rows: write(
             model, [sources[row] for row in rows], setup.tokenizer, settings, TRIED, device), settings.beams)
 
 
-def _examples(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> list[Examples]:
-    """Those to train on and those to validate with."""
+def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
+    """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
-    return [examples(read_records(run, name), tokenizer, recipe.seq2seq.family, max_length)
-            for name in ("train", "val")]
+    return [make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.seq2seq.family)
+            for name in splits]
 
 
 TASK = Seq2SeqTask()

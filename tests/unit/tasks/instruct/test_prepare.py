@@ -6,7 +6,6 @@ from finetune.errors import DataError
 from finetune.hub.assets import asset
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin
-from finetune.tasks.instruct.job import examples
 from finetune.tasks.instruct.prepare import prepare
 from finetune.tasks.instruct.prompts import pieces
 from finetune.tasks.instruct.records import Instructions, InstructionsCard, read_instructions
@@ -27,13 +26,12 @@ def test_prepare_splits_by_question_and_counts():
     long = pair(1001, "Say", "", "é" * 400)
     source = Instructions([*source.records, again, long], ["line 9: 'output' is empty"])
     recipe = Recipe(instruct={"style": "chat"})
-    records, card = prepare(recipe, source, MINI, 256, ORIGIN)
+    records, found, card = prepare(recipe, source, MINI, 256, ORIGIN)
     rows = {name: {record["row"] for record in part} for name, part in records.items()}
     assert sum(map(len, rows.values())) == len(set.union(*rows.values())) == card.records == 427
     assert [name for name in rows if 5 in rows[name]] == [name for name in rows if 1000 in rows[name]]
     assert {name: part.records for name, part in card.splits.items()} == {n: len(r) for n, r in rows.items()}
     assert card.different_questions == 426 and card.malformed == 1 and card.style == "chat"
-    found = {name: examples(part, MINI, recipe.instruct, 256) for name, part in records.items()}
     assert all(card.splits[name].learnt_tokens == sum(part.learnt()) for name, part in found.items())
     assert card.tokens.left_out == 1 and card.tokens.cut == 0 and card.tokens.max_length == 256
     assert all(any(part in note for note in card.notes) for part in ("1 records left out", "1 malformed"))
@@ -41,7 +39,7 @@ def test_prepare_splits_by_question_and_counts():
     assert card.prompt == "User: What is asked?\nAssistant:"
     assert card.example == "".join(piece.text for piece in pieces(records["train"][0], recipe.instruct))
     assert card.name == "pairs.jsonl" and InstructionsCard.from_json(card.to_json(), "card.json") == card
-    _, cut = prepare(Recipe(max_length=40), source, MINI, 256, ORIGIN)
+    _, _, cut = prepare(Recipe(max_length=40), source, MINI, 256, ORIGIN)
     assert cut.tokens.cut == len(cut.cut_rows) > 300 and cut.tokens.max == 41
 
 
@@ -56,7 +54,7 @@ def test_prepare_refuses_too_few_records():
 
 def test_digits_tell_questions_apart():
     sums = [pair(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)]
-    records, card = prepare(Recipe(), Instructions(sums, []), BYTES, 256, ORIGIN)
+    records, _, card = prepare(Recipe(), Instructions(sums, []), BYTES, 256, ORIGIN)
     assert card.different_questions == 300 and all(len(part) >= 30 for part in records.values())
     assert not any(counts.normalised for counts in card.overlap.values())
 
@@ -65,11 +63,11 @@ def test_what_is_cut_where_answers_are_written_is_said():
     """Prompts that leave no room for the answer's budget, and answers that are longer than it."""
     recipe = Recipe(instruct={"style": "plain", "max_new_tokens": 20})
     tests = [pair(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
-    records, card = prepare(recipe, Instructions(tests, []), BYTES, 140, ORIGIN)
+    records, _, card = prepare(recipe, Instructions(tests, []), BYTES, 140, ORIGIN)
     n, long = len(records["test"]), sum(record["output"] == "b" * 40 for record in records["test"])
     assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card.notes)
     assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card.notes)
     longer = recipe.model_copy(update={"max_length": 140})
-    records, card = prepare(longer, Instructions(tests, []), BYTES, 100, ORIGIN)
+    records, _, card = prepare(longer, Instructions(tests, []), BYTES, 100, ORIGIN)
     shortened = [note for note in card.notes if "test prompts are read without their beginning" in note]
     assert shortened and shortened[0].startswith(f"{len(records['test'])} test prompts")

@@ -1,4 +1,4 @@
-"""The task seq2seq: what is cut and left out, and what an encoder-decoder begins with."""
+"""The task seq2seq: what an encoder-decoder begins with, and figures that do not depend on the batch."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Train
 from finetune.tasks.seq2seq import job
+from finetune.tasks.seq2seq.examples import make_examples, tokenize, writing_room
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.settings import Seq2Seq
 from finetune.tokenizer import Tokenizer
@@ -20,39 +21,6 @@ from finetune.training.trainable import adapt, freeze
 BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "mini"))
 CPU = torch.device("cpu")
 FAMILIES = ["decoder", "encoder-decoder"]
-
-
-def record(row, source, target):
-    return {"row": row, "source": source, "target": target}
-
-
-@pytest.mark.parametrize("tokenizer", [BYTES, MINI], ids=["bytes", "bpe"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_pair_that_fits_is_whole(family, tokenizer):
-    awkward = ["🦊", "é", " leading", "ends ", "日本語", "<|endoftext|>", "\u200d🦊", "a\nb"]
-    records = [record(i, source, target) for i, (source, target) in enumerate(
-        (source, target) for source in awkward for target in awkward)]
-    found = job.examples(records, tokenizer, family, 200)
-    assert not found.cut and not found.left_out and found.rows == list(range(64))
-    for own, pair in zip(records, found.pairs, strict=True):
-        assert tokenizer.decode_bytes(pair.source) == own["source"].encode()
-        assert tokenizer.decode_bytes(pair.target) == own["target"].encode()
-        assert tokenizer.end_of_text not in pair.source + pair.target
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_long_source_loses_its_end_and_a_target_nothing(family):
-    long = record(7, "abcdefgh", "xyz")
-    for max_length in range(1, 14):
-        found = job.examples([long], BYTES, family, max_length)
-        room = max_length - 4 if family == "decoder" else max_length  # the target's three tokens and the separator
-        if max_length <= 3 or room < 1:
-            assert (found.left_out, found.rows) == ([7], [])
-            continue
-        assert found.pairs == [Pair(BYTES.encode("abcdefgh")[:room], BYTES.encode("xyz"))]
-        assert found.cut == ([7] if room < 8 else [])
-        if family == "decoder":
-            assert len(found.pairs[0].source) + 1 + 3 <= max_length
 
 
 def test_an_encoder_decoder_begins_as_the_gpt_and_accounts_for_its_tensors():
@@ -102,7 +70,8 @@ def test_head_alone_is_refused():
 def test_figures_do_not_depend_on_the_batch(family):
     gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family)), BYTES.end_of_text)
-    part = job.examples([record(i, "s" * (1 + i % 7), "t" * (1 + i % 5)) for i in range(20)], BYTES, family, 40)
+    records = [{"row": i, "source": "s" * (1 + i % 7), "target": "t" * (1 + i % 5)} for i in range(20)]
+    part = make_examples(records, tokenize(records, BYTES), 40, family)
     alone, together = (job.teacher_forced(model.eval(), part, budget, CPU) for budget in (1, 500))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
@@ -125,16 +94,9 @@ def test_the_start_of_a_greedy_target_is_the_models_own():
     gpt, tokenizer = load("mini")
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     model, _ = job.build_model(gpt, recipe, tokenizer.end_of_text)
-    source = tokenizer.encode("The weather today")[:job.writing_room("decoder", 256, 256, 8)]
+    source = tokenizer.encode("The weather today")[:writing_room("decoder", 256, 256, 8)]
     [answer] = job.write(model.eval(), [source], tokenizer, recipe.seq2seq, 8, CPU)
     ids = torch.tensor([[*tokenizer.encode("The weather today"), tokenizer.end_of_text]])
     with torch.inference_mode():
         first = int(F.softmax(gpt(ids)[0, -1], dim=-1).argmax())
     assert answer.text.startswith(tokenizer.decode([first]).strip())
-
-
-def test_a_source_leaves_room_to_write():
-    """Where the target is not known the whole budget of new tokens has its room; half of the context stays."""
-    assert [job.writing_room("decoder", 64, 64, new) for new in (3, 20, 60)] == [60, 43, 32]
-    assert job.writing_room("decoder", 40, 64, 3) == 39
-    assert [job.writing_room("encoder-decoder", size, 64, 60) for size in (64, 40)] == [64, 40]

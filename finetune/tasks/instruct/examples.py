@@ -1,0 +1,115 @@
+"""Instruction records as tokens: tokenized once, whole; what a model reads and learns of them is a view of that.
+
+Every piece is tokenized by itself, so no token stands with one byte in the prompt and one in the answer.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from finetune.models.gpt import IGNORE
+from finetune.tasks import writing
+from finetune.tasks.instruct.prompts import Piece, pieces, prompt
+from finetune.tasks.instruct.settings import Instruct
+from finetune.tokenizer import Tokenizer
+from finetune.training.token_rows import TokenRows
+
+TOGETHER = 1000  # records whose ids are lists at a time
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one split's records."""
+
+    text: TokenRows  # a record's whole text, every answer closed by the end-of-text token
+    pieces: TokenRows  # how many tokens its prompts and answers have, in turn
+
+
+@dataclass(frozen=True)
+class Examples(writing.Examples):
+    """The records of a split that fit. A prompt loses its beginning where it is too long, the last answer nothing."""
+
+    tokens: Tokens
+    learns: str  # answer: the answers and their ends; all: the prompts too; words: the answers without their ends
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row that are read: all but the last."""
+        total = np.array(self.tokens.text.lengths())[self.at]
+        return (np.minimum(total, self.max_length + 1) - 1).tolist()
+
+    def learnt(self) -> list[int]:
+        """Supervised tokens of each row."""
+        if self.learns == "all":
+            return self.lengths()
+        return [sum(stop - start for start, stop in self._answers(at)) for at in self.at]
+
+    def example(self, row: int) -> tuple[list[int], list[int]]:
+        """A row's inputs, and the token that should follow at every position: IGNORE where nothing is learnt."""
+        at = self.at[row]
+        ids = self.tokens.text[at]
+        first = self._first(len(ids))
+        if self.learns == "all":
+            return ids[first:-1], ids[first + 1:]
+        targets = [IGNORE] * len(ids)
+        for start, stop in self._answers(at):
+            targets[start:stop] = ids[start:stop]
+        return ids[first:-1], targets[first + 1:]
+
+    def prompts(self, room: int) -> list[list[int]]:
+        """What a model reads before it gives each row's last answer: the last `room` tokens of it."""
+        return [self.tokens.text[at][:-self.tokens.pieces[at][-1]][-room:] for at in self.at]
+
+    def _first(self, total: int) -> int:
+        """Where a record of so many tokens begins to be read."""
+        return max(total - self.max_length - 1, 0)
+
+    def _answers(self, at: int) -> list[tuple[int, int]]:
+        """Where the learnt tokens of a record's answers are; an earlier answer that is cut is only read."""
+        sizes = self.tokens.pieces[at]
+        ends = list(accumulate(sizes))
+        first, left = self._first(ends[-1]), int(self.learns == "words")
+        return [(end - size, end - left) for size, end in zip(sizes[1::2], ends[1::2], strict=True)
+                if end - size > first]
+
+
+def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> Tokens:
+    """The tokens of one split's records."""
+    counts: list[int] = []  # of each record's pieces
+
+    def chunks():
+        for start in range(0, len(records), TOGETHER):
+            parts = [_encode(pieces(record, settings), tokenizer) for record in records[start:start + TOGETHER]]
+            counts.extend(map(len, parts))
+            yield [ids for part in parts for ids in part]
+    each = TokenRows.of(chunks(), tokenizer.vocab_size)
+    ends = np.cumsum(counts)
+    return Tokens(TokenRows(each.ids, each.ends[ends - 1]), TokenRows(np.array(each.lengths(), np.uint32), ends))
+
+
+def make_examples(records: list[dict], tokens: Tokens, max_length: int, learns: str) -> Examples:
+    """Those of a split's records whose last answer leaves room for a token of its prompt in `max_length` inputs."""
+    total, last = np.array(tokens.text.lengths()), last_answers(tokens)
+    return Examples.of(records, last <= max_length, total > max_length + 1, max_length=max_length, tokens=tokens,
+                       learns=learns)
+
+
+def last_answers(tokens: Tokens) -> np.ndarray:
+    """How many tokens each record's last answer has, its end included."""
+    return np.array([sizes[-1] for sizes in tokens.pieces])
+
+
+def prompt_room(context: int, settings: Instruct) -> int:
+    """Tokens of a prompt that leave room for an answer: half of the context at least; a longer answer then slides."""
+    return max(context - settings.max_new_tokens, context // 2)
+
+
+def conversation_ids(record: dict, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
+    """Everything before a record's last answer, the answers before it with their ends."""
+    return [token for ids in _encode(prompt(record, settings), tokenizer) for token in ids]
+
+
+def _encode(parts: Iterable[Piece], tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of each piece; an answer is closed by the end-of-text token."""
+    return [tokenizer.encode(piece.text) + [tokenizer.end_of_text] * piece.answer for piece in parts]
