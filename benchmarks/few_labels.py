@@ -68,7 +68,7 @@ def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
     pool, test = ([record for file in files for record in _records(folder / file, layout)]
                   for files in (pool_files, test_files))
     if not test:
-        split = load_pipeline("spam-classifier")[0].split
+        split = load_pipeline("spam-classifier").recipe.split
         parts = grouped_split([record["text"] for record in pool], [record["label"] for record in pool],
                               split.val_fraction, split.test_fraction, split.seed)
         pool, test = [pool[i] for i in parts["train"] + parts["val"]], [pool[i] for i in parts["test"]]

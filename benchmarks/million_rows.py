@@ -96,7 +96,7 @@ def run_step(step: str, path: Path) -> dict:
             from finetune.recipe import Recipe
             from finetune.tasks.classify.data import prepare
             from finetune.tokenizer import Tokenizer
-            from finetune.training.predict import encode
+            from finetune.training.token_rows import encode
             tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
             if step == "encode":
                 figures["tokens"] = len(encode(tokenizer, table.texts, 256).ids)

@@ -10,8 +10,8 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Train
 from finetune.tasks.classify import job
 from finetune.tokenizer import Tokenizer
-from finetune.training import predict
 from finetune.training.loop import Job
+from finetune.training.token_rows import encode
 from finetune.training.trainable import adapt, freeze
 
 WORDS = ("prize", "claim", "free", "cash", "now", "urgent", "lunch", "home", "love", "ok", "see", "tomorrow")
@@ -36,7 +36,7 @@ def toy_job(method: str = "full", **settings) -> tuple[Job, Train]:
     adapt(model.gpt, chosen)
     trainable = freeze(model, model.gpt, chosen.method, chosen.last_blocks)
     texts, targets = toy_texts()
-    encoded = predict.encode(tokenizer, texts, config.context)
+    encoded = encode(tokenizer, texts, config.context)
     train, val = (job.Examples(list(range(100, 160))[rows], encoded[rows], targets[rows])
                   for rows in (slice(0, 44), slice(44, 60)))
     return job.build_job(model, trainable, chosen, train, val, torch.device("cpu")), chosen

@@ -27,7 +27,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
 ROWS = asset("weights") / "mini-next" / "trials.jsonl"
-RECIPE = load_pipeline("pretrain-mini")[0]
+RECIPE = load_pipeline("pretrain-mini").recipe
 CONTEXT = RECIPE.shape.context
 LEAST_TOKENS = 4000  # of held-out text, for a source to have a figure of its own
 MOST_BLOCKS = 12  # of a source's held-out text that are measured

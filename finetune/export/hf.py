@@ -20,7 +20,8 @@ from finetune.models.gpt import GPT, up_to
 from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
-from finetune.training.predict import PREDICT_TOKENS, encode, predict_logits
+from finetune.training.predict import PREDICT_TOKENS, predict_logits
+from finetune.training.token_rows import encode
 
 MERGED = True
 NOT_COMPARED = Exported(False, "written; not compared, transformers is not installed")

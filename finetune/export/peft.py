@@ -21,7 +21,8 @@ from finetune.hub.registry import weights_registry
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
-from finetune.training.predict import encode, predict_logits
+from finetune.training.predict import predict_logits
+from finetune.training.token_rows import encode
 
 MERGED = False
 WRAPPED = "base_model.model."  # before every name of the model that PEFT wraps

@@ -2,12 +2,16 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from finetune.console import progress
 from finetune.errors import RunError
 from finetune.files import atomic_write
+from finetune.tables.readers import text_chunks
+from finetune.tokenizer import Tokenizer
 
 PART = 50_000  # rows that are gathered at a time
 
@@ -78,3 +82,13 @@ class TokenRows(Sequence):
     def __add__(self, other: "TokenRows") -> "TokenRows":
         return TokenRows(np.concatenate([self.ids, other.ids]),
                          np.concatenate([self.ends, other.ends + len(self.ids)]))
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], max_length: int | None = None, show: str = "") -> TokenRows:
+    """Ids of each text, cut to `max_length`; no special token is added. show: the name of a progress bar."""
+    with progress(show, len(texts), unit="texts") if show else nullcontext(lambda amount: None) as advance:
+        def chunks():
+            for _, part in text_chunks(texts):
+                yield [ids[:max_length] for ids in tokenizer.encode_batch(part)]
+                advance(len(part))
+        return TokenRows.of(chunks(), tokenizer.vocab_size)

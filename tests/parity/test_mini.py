@@ -64,7 +64,7 @@ def test_the_card_says_how_many_documents_are_left_out():
 
 def test_every_source_of_the_recipe_has_a_line_for_the_card():
     made = runpy.run_path(str(asset("weights", "mini_card.py")))
-    assert set(load_pipeline("pretrain-mini")[0].pretrain.shares) <= set(made["SOURCES"])
+    assert set(load_pipeline("pretrain-mini").recipe.pretrain.shares) <= set(made["SOURCES"])
 
 
 def test_the_scaling_fit_finds_a_law_that_is_there():

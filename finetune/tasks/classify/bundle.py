@@ -21,7 +21,8 @@ from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, 
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
-from finetune.training.predict import encode, predict_logits
+from finetune.training.predict import predict_logits
+from finetune.training.token_rows import encode
 
 CHUNK = 1024  # rows in memory at a time
 
@@ -66,7 +67,7 @@ class Bundle:
         loaded = load_checkpoint(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights",
-                               got=f"{len(card['labels'])} labels")
+                               got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:
             raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
                                do="Export the run again.")

@@ -21,7 +21,7 @@ from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
 from finetune.tables.tables import is_utf8, look_at_bytes
 from finetune.tokenizer import Tokenizer
-from finetune.training.predict import encode
+from finetune.training.token_rows import encode
 
 COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 

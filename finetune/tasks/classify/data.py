@@ -21,8 +21,7 @@ from finetune.tables.sources import DataSource, locate_data
 from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
-from finetune.training.predict import encode
-from finetune.training.token_rows import TokenRows
+from finetune.training.token_rows import TokenRows, encode
 
 
 @dataclass(frozen=True)

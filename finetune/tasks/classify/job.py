@@ -16,9 +16,9 @@ from finetune.recipe import Train
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
 from finetune.training.loop import Job, autocast
-from finetune.training.predict import encode, predict_logits
+from finetune.training.predict import predict_logits
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
-from finetune.training.token_rows import TokenRows
+from finetune.training.token_rows import TokenRows, encode
 from finetune.training.trainable import Trainable
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch

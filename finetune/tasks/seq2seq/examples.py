@@ -7,8 +7,7 @@ import numpy as np
 from finetune.tasks import writing
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tokenizer import Tokenizer
-from finetune.training.predict import encode
-from finetune.training.token_rows import TokenRows
+from finetune.training.token_rows import TokenRows, encode
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, wri
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids
 from finetune.training.loop import Job
-from finetune.training.predict import encode, predict_logits
+from finetune.training.predict import predict_logits
+from finetune.training.token_rows import encode
 
 LABELS = ["short", "long"]
 CONTEXT = 64

@@ -281,4 +281,4 @@ def test_the_loop_trains_a_variant(tmp_path):
     before = job.validate(model)["log_loss"]
     found = train(job, settings, tmp_path / "run", {})
     assert before == pytest.approx(math.log(tokenizer.vocab_size), abs=0.2)
-    assert found["best_value"] < 0.5 * before
+    assert found.best_value < 0.5 * before

@@ -120,7 +120,7 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
     assert [line["loss"] for line in steps] == pytest.approx([loss for loss, _, _ in expected], rel=1e-6)
     assert [(line["rows"], line["tokens"]) for line in steps] == [(rows, tokens) for _, rows, tokens in expected]
     assert sorted(line["rows"] for line in steps) == [4, 8, 8, 8, 8, 8] and len(validations) == 1
-    assert result["tokens"] == sum(job.lengths) and result["steps"] == result["planned_steps"] == 6
+    assert result.tokens == sum(job.lengths) and result.steps == result.planned_steps == 6
 
 
 @pytest.mark.parametrize("poison", ["nan loss", "nan gradient"])
@@ -201,8 +201,8 @@ def test_the_best_validation_wins_and_patience_ends(toy_job, run_training, metri
     best = json.loads((folder / "checkpoints" / "best.json").read_text())
     value = values[best_epoch - 1][1 if metric == "log_loss" else 0]
     assert (best["step"], best["metric"], best["value"]) == (best_epoch * 6, metric, value)
-    assert len(validations) == last_epoch and result["steps"] == len(steps) == last_epoch * 6
-    assert result["stopped_early"] == (last_epoch < 5) and result["best_step"] == best["step"]
+    assert len(validations) == last_epoch and result.steps == len(steps) == last_epoch * 6
+    assert result.stopped_early == (last_epoch < 5) and result.best_step == best["step"]
     assert [line["step"] for line in validations if line["best"]][-1] == best["step"]
     kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
     newest_two = [f"step-{epoch * 6:08d}" for epoch in (last_epoch - 1, last_epoch)]
@@ -235,7 +235,7 @@ def test_a_signal_ends_the_step_and_saves(toy_job, run_training, number, step):
     assert signal.getsignal(number) == before and len(calls) == step
     job, settings = toy_job("full", dropout=0.1, micro_batch_tokens=10**6)
     result, parts, _, _ = run_training(job, settings)
-    assert [line["loss"] for line in parts] == [line["loss"] for line in whole] and result["steps"] == 12
+    assert [line["loss"] for line in parts] == [line["loss"] for line in whole] and result.steps == 12
 
 
 def test_a_second_interrupt_ends_at_once(toy_job, run_training):

@@ -36,29 +36,29 @@ def test_seconds_are_steps_and_validations_and_checkpoints_and_what_came_before(
     training = steps + steps / 2000 / 3 * 600 * 2
     saves = 2 + 2  # two validations, and two times three seconds in 6
     found = probe.estimate(first, plan)
-    assert training == pytest.approx(6.0) and found["estimate_steps"] == 3
-    assert found["estimate_seconds"] == pytest.approx(7 + training + 2 * saves)
-    assert found["estimate_seconds_low"] == pytest.approx(0.8 * found["estimate_seconds"])
-    assert found["estimate_seconds_high"] == pytest.approx(1.2 * found["estimate_seconds"])
+    assert training == pytest.approx(6.0) and found.steps == 3
+    assert found.seconds == pytest.approx(7 + training + 2 * saves)
+    assert found.seconds_low == pytest.approx(0.8 * found.seconds)
+    assert found.seconds_high == pytest.approx(1.2 * found.seconds)
 
 
 def test_no_pause_between_checkpoints_is_one_after_each_step():
     first = first_steps([(1, 1), (100, 100)], [1.0, 0.2], save_seconds=2.0)
     found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, save_every_seconds=0.0))
-    assert found["estimate_seconds"] == pytest.approx(10 * 0.2 + 10 * 2.0)
+    assert found.seconds == pytest.approx(10 * 0.2 + 10 * 2.0)
 
 
 def test_the_range_is_as_wide_as_the_steps_are_apart():
     first = first_steps([(1, 1), (100, 100), (100, 100), (100, 100)], [1.0, 0.2, 0.2, 0.5])
     found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
-    assert found["estimate_seconds"] == pytest.approx(3.0)
-    assert found["estimate_seconds_high"] == pytest.approx(3.0 * (1 + 2 / 3))
+    assert found.seconds == pytest.approx(3.0)
+    assert found.seconds_high == pytest.approx(3.0 * (1 + 2 / 3))
 
 
 def test_a_crowded_machine_is_said_and_widens_the_range_downwards():
     first = first_steps([(100, 100)] * 4, [1.0] * 4, cpu_seconds=4.0 * 0.1 * torch.get_num_threads())
     found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
-    assert found["estimate_seconds"] == 10 and found["estimate_seconds_low"] == pytest.approx(1.0)
+    assert found.seconds == 10 and found.seconds_low == pytest.approx(1.0)
     assert "10%" in probe.crowded(found)
     alone = first_steps([(100, 100)] * 4, [1.0] * 4)
     assert not probe.crowded(probe.estimate(alone, Plan([Size(1, 1)], 1, 0, 0, 0, 60.0)))
@@ -66,8 +66,8 @@ def test_a_crowded_machine_is_said_and_widens_the_range_downwards():
 
 def test_one_step_is_better_than_none_and_none_gives_no_estimate():
     plan = Plan([Size(100, 100)], 10, 0, 0, 0, 60.0)
-    assert probe.estimate(first_steps([(50, 50)], [0.5]), plan)["estimate_seconds"] == pytest.approx(10.0)
-    assert probe.estimate(first_steps([], []), plan) == {}
+    assert probe.estimate(first_steps([(50, 50)], [0.5]), plan).seconds == pytest.approx(10.0)
+    assert probe.estimate(first_steps([], []), plan) is None
 
 
 @pytest.mark.parametrize(("before", "largest", "kept", "expected"), [
@@ -79,8 +79,8 @@ def test_peak_scales_what_the_tokens_need(before, largest, kept, expected):
     first = first_steps([(400, 400)], [1.0], peak_before=before, peak=1000, held=600)
     plan = Plan([Size(9, largest), Size(9, 9)], 2, 0, 0, gradient_bytes=100, save_every_seconds=60.0, kept_bytes=kept)
     found = probe.estimate(first, plan)
-    assert found["estimate_peak_bytes"] == expected
-    assert found["estimate_peak_bytes_low"] <= expected < found["estimate_peak_bytes_high"]
+    assert found.peak_bytes == expected
+    assert found.peak_bytes_low <= expected < found.peak_bytes_high
 
 
 def test_a_batch_is_as_large_as_its_tensors(toy_job):
@@ -106,7 +106,7 @@ def test_measuring_changes_no_bit_of_the_training(method, toy_job, run_training,
     monkeypatch.setattr(FirstSteps, "step", lambda self, rows: contextlib.nullcontext())
     job, settings = toy_job(method, dropout=0.1)
     without, plain, *_ = run_training(job, settings, "plain")
-    assert result["estimate_seconds"] > 0 and "estimate_seconds" not in without
+    assert result.estimate.seconds > 0 and without.estimate is None
     assert [line["loss"] for line in measured] == [line["loss"] for line in plain]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in job.model.state_dict().items())
 
@@ -127,6 +127,6 @@ def test_the_plan_counts_what_the_loop_then_does(toy_job, run_training):
     job, settings = toy_job(max_steps=9, evaluations_per_epoch=2)
     plan = loop.make_plan(job, settings, 60.0, 1.5)
     result, steps, validations, _ = run_training(job, settings)
-    assert plan.steps == len(steps) == result["planned_steps"] == 9 and plan.validations == len(validations) == 4
+    assert plan.steps == len(steps) == result.planned_steps == 9 and plan.validations == len(validations) == 4
     assert plan.gradient_bytes == 4 * sum(p.numel() for p in job.model.parameters())
     assert plan.validation_tokens == job.validation_tokens > 0

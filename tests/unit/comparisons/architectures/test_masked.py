@@ -51,7 +51,7 @@ def test_it_learns_and_every_epoch_masks_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(Masking, "apply", noted)
     found = loop.train(job, SETTINGS, tmp_path, {})
     assert {(epoch, row) for epoch in range(4) for row in range(len(ROWS))} <= drawn
-    assert found.best.value < before - 0.02
+    assert found.best_value < before - 0.02
 
 
 def test_stopped_within_an_epoch_it_goes_on_bit_for_bit(tmp_path):

@@ -19,10 +19,12 @@ from finetune.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.of_bytes()
 LABELS = ["ham", "spam"]
+ORIGIN = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
+    "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""}}
 
 
 def card(**changes):
-    return {"labels": LABELS, "positive": "spam", "max_length": 12, "threshold": 0.5, "temperature": 1.0,
+    return {**ORIGIN, "labels": LABELS, "positive": "spam", "max_length": 12, "threshold": 0.5, "temperature": 1.0,
             "tokenizer_sha256": TOKENIZER.fingerprint()} | changes
 
 

@@ -18,6 +18,7 @@ from finetune.tasks.classify import data
 from finetune.tasks.classify import job as classify_job
 from finetune.tokenizer import Tokenizer
 from finetune.training import predict
+from finetune.training.token_rows import encode
 
 TOKENIZER = Tokenizer.of_bytes()
 
@@ -120,7 +121,7 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
 
 
 def test_texts_are_cut_and_nothing_is_added():
-    cut, whole = predict.encode(TOKENIZER, ["abcdef", "é"], 4)
+    cut, whole = encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
     found = classify_job.examples([{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}],
                               ["a", "b"], TOKENIZER, 2)
@@ -159,7 +160,7 @@ def test_validation_figures_are_scikit_learns(method):
     job, _ = toy["toy_job"](method)
     job.model.head.weight.data *= 30  # away from even odds
     texts, targets = toy["toy_texts"]()
-    logits = predict.predict_logits(job.model.eval(), predict.encode(TOKENIZER, texts[44:], 128))
+    logits = predict.predict_logits(job.model.eval(), encode(TOKENIZER, texts[44:], 128))
     probabilities = torch.softmax(torch.from_numpy(logits).double(), -1).numpy()
     guessed = probabilities.argmax(1)
     assert len(set(guessed.tolist())) == 2

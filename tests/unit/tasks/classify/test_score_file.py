@@ -16,6 +16,8 @@ from finetune.tasks.classify.bundle import Bundle
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
+ORIGIN = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
+    "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""}}
 LABELS = ["a", "b", "c"]
 TEXTS = [f"{'xyz'[i % 3]} number {i}" for i in range(25)]
 TARGETS = [LABELS[i * i % 3] for i in range(25)]
@@ -28,7 +30,7 @@ def bundle(tmp_path):
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2)).initialise(0, std=0.2)
     model = build_model(gpt, len(LABELS), seed=0)
     model.head.weight.data *= 30
-    card = {"labels": LABELS, "positive": None, "max_length": 32, "threshold": None, "temperature": 2.0,
+    card = {**ORIGIN, "labels": LABELS, "positive": None, "max_length": 32, "threshold": None, "temperature": 2.0,
             "tokenizer_sha256": tokenizer.fingerprint()}
     write_checkpoint(tmp_path / "bundle", model, tokenizer, extra_files={"bundle.json": json.dumps(card)})
     return tmp_path / "bundle"
