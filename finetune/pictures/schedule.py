@@ -36,14 +36,18 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
         text.set_parse_math(False)
     known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
     return [Drawing("schedule", f"Learning rate of {recipe}",
-                    f"It rises in a straight line over the first {settings.warmup_fraction:.0%} of the steps, while "
+                    f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while "
                     f"the optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}", figure)]
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:g}%"
+
+
 def _after_the_warmup(settings: Train) -> str:
-    end = f"{settings.min_lr_fraction:.0%} of its peak"
+    end = f"{_percent(settings.min_lr_fraction)} of its peak"
     if settings.schedule == "cosine":
         return f"then falls as half a cosine to {end}"
     if not settings.decay_fraction:
         return "then stays at its peak"
-    return f"then stays at its peak until the last {settings.decay_fraction:.0%}, in which it falls to {end}"
+    return f"then stays at its peak until the last {_percent(settings.decay_fraction)}, in which it falls to {end}"

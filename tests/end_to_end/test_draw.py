@@ -15,7 +15,7 @@ def test_draw_writes_a_folder_of_pictures(finetune):
     assert {path.name for path in Path("pictures").iterdir()} == expected
     assert finetune("draw", "schedule", "--recipe", "pretrain-mini", "--out", "mine").status == 0
     page = Path("mine/index.html").read_text(encoding="utf-8")
-    assert "Learning rate of pretrain-mini" in page and "first 5% of the steps" in page
+    assert "Learning rate of pretrain-mini" in page and "first 0.02% of the steps" in page
 
 
 @pytest.mark.parametrize("arguments, part", [

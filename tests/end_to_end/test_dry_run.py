@@ -92,9 +92,9 @@ def test_weights_without_a_meaning_are_an_error_as_in_the_run(finetune):
 
 def test_the_report_shows_estimate_and_actual(toy):
     record = json.loads((toy.run / "stages" / "04-train.json").read_text())
-    result = record["result"]
-    assert 0 < result["estimate_seconds_low"] < result["estimate_seconds"] < result["estimate_seconds_high"]
-    assert result["estimate_peak_bytes_low"] <= result["estimate_peak_bytes"] and result["peak_bytes"] > 1e7
+    found = record["result"]["estimate"]
+    assert 0 < found["seconds_low"] < found["seconds"] < found["seconds_high"]
+    assert found["peak_bytes_low"] <= found["peak_bytes"] and record["result"]["peak_bytes"] > 1e7
     lines = (toy.run / "report" / "report.md").read_text(encoding="utf-8").splitlines()
     table = lines[lines.index("Estimate and actual"):][:8]
     assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:] == ["Time", "Peak memory"]

@@ -105,8 +105,8 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
 
 
 @pytest.mark.parametrize("setting, words", [
-    ("train.metric=accuracy", "nothing that the task instruct"), ("split.protocol=balanced", "needs labels"),
-    ("validation=pairs.jsonl", "instruct does not read validation"), ("columns.text=x", "does not read columns"),
+    ("train.metric=accuracy", "not a validation metric of the task instruct"), ("split.protocol=balanced", "needs labels"),
+    ("validation=pairs.jsonl", "validation changes nothing in instruct"), ("columns.text=x", "read by the task classify"),
     ("instruct.template=no place", "has no {instruction}"), ("train.method=head", "method head trains nothing here"),
     ("data=nowhere.json", "no such file")])
 def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words):

@@ -63,8 +63,9 @@ def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path
 
 
 @pytest.mark.parametrize("setting, words", [
-    ("train.metric=f1_macro", "nothing that the task pretrain validates by; got f1_macro; known: log_loss"),
-    ("train.class_weights=balanced", "not read train.class_weights"), ("instruct.style=chat", "not read instruct")])
+    ("train.metric=f1_macro", "is not a validation metric of the task pretrain"),
+    ("train.class_weights=balanced", "read by the task classify (in train)"),
+    ("instruct.style=chat", "read by the task instruct")])
 def test_a_setting_of_other_tasks_is_refused_before_anything_is_done(finetune, tmp_path, setting, words):
     write_text(tmp_path)
     wrong = finetune(*COMMAND, "--set", setting)
@@ -90,9 +91,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
     monkeypatch.setattr(loop, "_step", stop_after_seven)
-    stopped = finetune(*COMMAND, "--name", "stopped")
+    stopped = finetune(*COMMAND, "--name", "stopped", "--fresh")
     assert stopped.status == 130 and "Go on with" in stopped.err
-    again = finetune(*COMMAND, "--name", "stopped")
+    again = finetune(*COMMAND, "--name", "stopped", "--fresh")
     assert again.status == 0 and len(steps) > 7
     weights = [(run / "export" / "hf" / "model.safetensors").read_bytes()
                for run in (pretrained, tmp_path / "runs" / "stopped")]

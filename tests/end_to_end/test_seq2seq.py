@@ -10,9 +10,9 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=64",
-        "--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
-        "--set", "seq2seq.max_new_tokens=32", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
+NEW = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=64"]
+SHORT = ["--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
+         "--set", "seq2seq.max_new_tokens=32", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
 FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "targets.csv", "attention.json",
          "data/card.json", *(f"data/{split}.{rest}" for split in ("train", "val", "test") for rest in (
              "jsonl", "source.ids", "source.ends", "target.ids", "target.ends")), "report/index.html",
@@ -28,8 +28,8 @@ def pairs(tmp_path):
     return "data=pairs.tsv"
 
 
-def run(finetune, family, pairs, *more):
-    return finetune("run", "seq2seq", "--set", pairs, "--set", f"seq2seq.family={family}", *TINY, *more)
+def run(finetune, family, pairs, *more, start=NEW):
+    return finetune("run", "seq2seq", "--set", pairs, "--set", f"seq2seq.family={family}", *start, *SHORT, *more)
 
 
 def files_of(directory):
@@ -88,6 +88,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pa
     from finetune.training import resume
     more = ["--set", f"train.method={method}", "--set", "train.epochs=2", "--set", "train.dropout=0.1"]
     more += ["--set", "train.lora_rank=2"] if method == "lora" else []
+    more += ["--fresh"]
     assert run(finetune, "encoder-decoder", pairs, "--name", "whole", "--until", "train", *more).status == 0
     prune, seen = resume.prune, []
 
@@ -108,8 +109,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pa
 def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
     assert run(finetune, "encoder-decoder", pairs, "--name", "first", "--set", "train.epochs=1").status == 0
     first = tmp_path / "runs" / "first"
-    more = ["--set", f"weights={first}", "--set", "train.epochs=1"]
-    done = run(finetune, "encoder-decoder", pairs, "--name", "second", *more)
+    start = ["--set", f"weights={first}", "--set", "train.epochs=1"]
+    done = run(finetune, "encoder-decoder", pairs, "--name", "second", start=start)
     assert done.status == 0, done.err
     before, after = (json.loads((tmp_path / "runs" / name / "eval.json").read_text()) for name in ("first", "second"))
     assert after["losses"][0]["before"]["value"] == pytest.approx(before["losses"][0]["after"]["value"], rel=1e-4)
@@ -121,7 +122,7 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
                            (("export", first, "--format", "peft"), "Export it with --format hf")):
         refused = finetune(*command)
         assert refused.status == 2 and words in refused.err, refused.err
-    refused = run(finetune, "decoder", pairs, "--name", "wrong", *more)
+    refused = run(finetune, "decoder", pairs, "--name", "wrong", start=start)
     assert refused.status == 2 and "seq2seq.family=decoder" in refused.err
 
 
@@ -139,7 +140,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
 
 @pytest.mark.parametrize("settings, words", [
     (["train.method=head"], "method head trains nothing here"), (["split.protocol=balanced"], "needs labels"),
-    (["seq2seq.source=nothing"], "nothing"), (["columns.text=digits"], "does not read columns"),
+    (["seq2seq.source=nothing"], "nothing"), (["columns.text=digits"], "columns.text changes nothing in seq2seq"),
     (["train.metric=accuracy"], "train.metric"), (["seq2seq.family=both"], "family")])
 def test_bad_settings_are_refused_in_words(finetune, pairs, settings, words):
     done = run(finetune, "decoder", pairs, *(word for setting in settings for word in ("--set", setting)))

@@ -37,7 +37,7 @@ def run(house: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_a_task_in_one_folder_goes_from_download_to_export_and_report(house):
     lines = [f"{'word ' * (i % 9)}{i}" for i in range(150)]
     (house / "lines.txt").write_text("\n".join(lines) + "\n")
-    settings = ["--set", "task=length", "--set", "weights=random-bytes", "--set", "train.epochs=3",
+    settings = ["--set", "task=length", "--set", "weights=random-bytes", "--set", "train.epochs=8",
                 "--set", "train.lr=3e-3", "--set", "train.threads=1"]
     done = run(house, "run", "classify", *settings, "--set", "data=lines.txt", "--set", "length.long=21")
     assert done.returncode == 0, done.stdout + done.stderr
