@@ -45,6 +45,8 @@ VANILLA = EncoderDecoderConfig(vocab_size=5000, context=512, width=512, layers=6
 class EncoderDecoder(nn.Module):
     """A sequence-to-sequence model; one matrix is both sides' token embedding and the output."""
 
+    kind = "an encoder-decoder"
+
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__()
         self.config = config

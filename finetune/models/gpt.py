@@ -108,6 +108,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The decoder-only language model; its output matrix is the token embedding (tied)."""
 
+    kind = "a GPT"
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config

@@ -35,9 +35,9 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
-    return [Drawing("schedule", f"Learning rate of {recipe}",
-                    f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while "
-                    f"the optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}", figure)]
+    said = (f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while the "
+            f"optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}")
+    return [Drawing("schedule", f"Learning rate of {recipe}", said, figure)]
 
 
 def _percent(share: float) -> str:

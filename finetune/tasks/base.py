@@ -100,8 +100,8 @@ class Task(ABC):
     def check_body(self, body: nn.Module, name: str) -> None:
         """Raise WeightsError where this task cannot start from these weights."""
         if not isinstance(body, self.bodies):
-            raise WeightsError(f"{name}: the weights are a {type(body).__name__}'s",
-                               known=" or ".join(kind.__name__ for kind in self.bodies),
+            raise WeightsError(f"{name}: {body.kind}'s weights",
+                               known=" or ".join(f"{kind.kind}'s" for kind in self.bodies),
                                do="Give other weights, or run a task that starts from these.")
 
     @abstractmethod

@@ -105,8 +105,9 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
 
 
 @pytest.mark.parametrize("setting, words", [
-    ("train.metric=accuracy", "not a validation metric of the task instruct"), ("split.protocol=balanced", "needs labels"),
-    ("validation=pairs.jsonl", "validation changes nothing in instruct"), ("columns.text=x", "read by the task classify"),
+    ("train.metric=accuracy", "not a validation metric of the task instruct"),
+    ("split.protocol=balanced", "needs labels"), ("columns.text=x", "read by the task classify"),
+    ("validation=pairs.jsonl", "validation changes nothing in instruct"),
     ("instruct.template=no place", "has no {instruction}"), ("train.method=head", "method head trains nothing here"),
     ("data=nowhere.json", "no such file")])
 def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words):

@@ -27,7 +27,8 @@ CHECKPOINT = {"model.safetensors", "config.json", "vocab.json", "merges.txt", "t
 FILES = {
     ".lock", "recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "predictions.csv",
     *(f"stages/{number:02d}-{name}.json" for number, name in enumerate(STAGES, 1)),
-    *(f"data/{name}" for name in ("train.jsonl", "val.jsonl", "test.jsonl", "card.json")),
+    "data/card.json",
+    *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")),
     *(f"base/{name}" for name in CHECKPOINT), "checkpoints/best.json",
     *(f"checkpoints/step-{step:08d}/{name}" for step in (6, 12)
       for name in ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")),
@@ -247,7 +248,7 @@ def unbroken(toy, sms, tmp_path_factory):
             patch.setenv(name, value)
         request = make_recipe("spam-classifier", SLOW[1::2])
         run, recipe = open_run(request, tmp_path_factory.mktemp("unbroken"), "run")
-        execute(run, recipe, load_pipeline("spam-classifier")[1], until="evaluate")
+        execute(run, recipe, load_pipeline("spam-classifier").stages, until="evaluate")
     return run.path("predictions.csv").read_bytes()
 
 
