@@ -60,10 +60,14 @@ class Run:
         """The run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
         path = self.path(file)
         values = read_json(path)
+        if not isinstance(values, dict):
+            raise RunError(f"{path}: not a recipe", got=f"JSON of the type {type(values).__name__}",
+                           known="an object of settings", do="Begin a new run under another --name.")
         try:
-            return validate(Recipe, values if isinstance(values, dict) else {"": values}, str(path))
+            return validate(Recipe, values, str(path))
         except RecipeError as error:
-            raise RunError(f"{path}: not a recipe of this version ({__version__})", got=error.what,
+            raise RunError(f"{path}: not a recipe of this version ({__version__})",
+                           got=error.what.removeprefix(f"{path}: "),
                            do="Begin a new run under another --name, or use the version that wrote it.") from error
 
     @contextmanager

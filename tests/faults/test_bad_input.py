@@ -50,7 +50,9 @@ def place(tmp_path_factory):
     tokenizer = Tokenizer.of_bytes()
     torch.manual_seed(0)
     model = Classifier(GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context=32, width=8, layers=1, heads=2)), 2)
-    card = {"labels": ["ham", "spam"], "positive": "spam", "max_length": 32, "threshold": 0.5, "temperature": 1.0,
+    card = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
+                "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""},
+            "labels": ["ham", "spam"], "positive": "spam", "max_length": 32, "threshold": 0.5, "temperature": 1.0,
             "tokenizer_sha256": tokenizer.fingerprint()}
     for name, changed in {"bundle": card, "keys": {"labels": ["ham", "spam"]}, "labels": card | {"labels": ["a"] * 3},
                           "tokenizer": card | {"tokenizer_sha256": "0" * 64}, "list": [1]}.items():
@@ -172,7 +174,7 @@ CASES = {
     "evaluate nothing": (["evaluate", "{}/bundle", "{}/nothing.csv"], ["nothing.csv: no such file"]),
     "no bundle": (["predict", "{}/no_bundle", "hi"], ["no bundle here", "export/hf"]),
     "a file as bundle": (["predict", "{}/file", "hi"], ["no bundle here"]),
-    "bundle without keys": (["predict", "{}/keys", "hi"], ["keys/bundle.json", "max_length", "Export the run again"]),
+    "bundle without keys": (["predict", "{}/keys", "hi"], ["bundle.json", "schema_version", "Export the run again"]),
     "bundle of a list": (["predict", "{}/list", "hi"], ["list/bundle.json", "Export the run again"]),
     "bundle of other labels": (["predict", "{}/labels", "hi"], ["labels"]),
     "bundle of another tokenizer": (["predict", "{}/tokenizer", "hi"], ["tokenizer", "Export the run again"]),
@@ -298,7 +300,7 @@ def test_a_directory_that_is_no_run_is_left_alone(refused, place, tmp_path):
 def test_a_damaged_recipe_of_a_run_is_named(refused, place, tmp_path):
     run = tmp_path / "runs" / "old"
     run.mkdir(parents=True)
-    for text, word in (("{", "cannot read"), ('{"gone": 1}', "unknown key 'gone'"), ("[1]", "dictionary")):
+    for text, word in (("{", "cannot read"), ('{"gone": 1}', "unknown key 'gone'"), ("[1]", "object of settings")):
         (run / "recipe.json").write_text(text)
         error = refused("classify", place / "good.csv", "--name", "old")
         assert "recipe.json" in error and word in error

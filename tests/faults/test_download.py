@@ -240,7 +240,7 @@ def test_wrong_checkpoint_of_a_user_is_refused(hub, tmp_path):
 
 GET = """
 import sys
-from finetune import fetch
+from finetune.hub import fetch
 from finetune.hub.registry import weights_registry
 folder = fetch.get_weights(weights_registry()["tiny"])
 print((folder / "model.safetensors").stat().st_size)

@@ -239,7 +239,7 @@ def test_rows_are_named_with_their_file_where_there_are_several(finetune):
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
     assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0)\n" in shown
     assert "1 of 44 texts hold characters of a wrong encoding (test.csv row 1)" in shown
-    assert shown.count("rows are counted from 0") == 1
+    assert shown.count("row numbers start at 0") == 1
     shown = finetune("data", "check", "test.csv")[1]
     assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
 
