@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, SKIPPED, TIED_HEAD, expand
-from finetune.errors import WeightsError
+from finetune.errors import WeightsError, listed
 from finetune.models.gpt import GPT, GPTConfig
 
 
@@ -48,7 +48,7 @@ def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], 
                  if name in by_bare_name and tuple(shapes[by_bare_name[name]]) != shape]
     if problems:
         raise WeightsError(f"{source}: {len(problems)} tensors do not fit a GPT-2 of {config.layers} layers and "
-                           f"width {config.width}", got=_listed(problems))
+                           f"width {config.width}", got=listed(problems, separator="; "))
 
     with _Undrawn():
         model = GPT(config)
@@ -96,8 +96,3 @@ def finite(tensor: Tensor, name: str, source: str) -> Tensor:
     if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
         raise WeightsError(f"{source}: {name} holds values that are not finite numbers", got=str(tensor.dtype))
     return tensor
-
-
-def _listed(problems: list[str], most: int = 8) -> str:
-    more = f" and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import RunError
+from finetune.errors import RunError, shorten
 from finetune.records import Record
 from finetune.tables.cells import undefuse
 
@@ -85,7 +85,7 @@ def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
                 if row["label"] == row["predicted"]:
                     continue
                 wrong += 1
-                found = ErrorRow(row["row"], _shorten(undefuse(row["text"])), undefuse(row["label"]),
+                found = ErrorRow(row["row"], shorten(undefuse(row["text"]), _TEXT_LIMIT), undefuse(row["label"]),
                                  undefuse(row["predicted"]), float(row["probability"]))
                 heapq.heappush(kept, (found.probability, -total, found))
                 if len(kept) > limit:
@@ -93,11 +93,6 @@ def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise RunError(f"cannot read {path}", got=f"{type(error).__name__}: {error}") from error
     return Errors(total, wrong, [row for *_, row in sorted(kept, reverse=True)])
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def read_training_log(path: Path) -> TrainingLog:

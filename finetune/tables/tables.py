@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import DataError
+from finetune.errors import DataError, shorten
 
 OBJECT = '{"text": "...", "label": "..."}'
 FIELD_LIMIT = 16 << 20  # characters in one cell
@@ -174,7 +174,7 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
             raise _empty(path)
         for number, cells in lines:
             if len(cells) != len(names):
-                raise DataError(f"{path}, line {number}: {len(cells)} fields", got=_short(cells),
+                raise DataError(f"{path}, line {number}: {len(cells)} fields", got=repr(shorten(" | ".join(cells), 80)),
                                 known=f"{len(names)} columns: {', '.join(names)}",
                                 do="Quote the texts that hold the delimiter.")
             yield names, cells
@@ -248,7 +248,7 @@ def _keys(objects) -> list[str]:
     names: dict[str, None] = {}
     for where, value in objects:
         if not isinstance(value, dict):
-            raise DataError(f"{where}: no JSON object", got=_short([str(value)]), known=OBJECT)
+            raise DataError(f"{where}: no JSON object", got=repr(shorten(str(value), 80)), known=OBJECT)
         if value.keys() - names.keys():
             names |= dict.fromkeys(value)
     return list(names)
@@ -330,11 +330,6 @@ def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError
         return DataError(f"{path}: not {encoding}", got=byte, do="Save it as UTF-8.")
     found = look_at_bytes(path)
     return DataError(f"{path}: not UTF-8", got=f"{byte} in line {found.line}; {found.share()}", do=found.mend())
-
-
-def _short(cells: list[str]) -> str:
-    text = " | ".join(cells)
-    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def is_saved_dataset(path: Path) -> bool:

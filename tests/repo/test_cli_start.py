@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = {"torch", "pandas", "sklearn", "scipy", "matplotlib", "numpy", "transformers", "datasets",
          "accelerate", "huggingface_hub", "tiktoken", "jinja2", "pooch"}
 
@@ -26,6 +28,13 @@ def test_listing_pipelines_starts_without_heavy_modules(root):
     status, modules, text = imports_of(root, "-m", "finetune", "ls")
     assert status == 0 and "spam-classifier" in text
     assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("command", [["show", "spam-methods"], ["show", "seq2seq"], ["cp", "instruct", "mine.toml"]])
+def test_settings_are_shown_without_heavy_modules(root, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    status, modules, _ = imports_of(tmp_path, "-m", "finetune", *command)
+    assert status == 0 and not modules & HEAVY
 
 
 def test_importing_the_package_is_cheap(root):
