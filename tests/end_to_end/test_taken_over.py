@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SAMPLE = ["run", "spam-classifier", "--set", "data=spam-sample", "--set", "weights=random-bytes", "--set",
-          "train.max_steps=4", "--set", "train.threads=1", "--set", "evaluate.resamples=100"]
+          "train.max_steps=4", "--set", "train.threads=1", "--set", "evaluate.resamples=100", "--until", "evaluate"]
 
 
 def again(finetune, *settings: str) -> tuple[set[str], str]:
@@ -19,11 +19,10 @@ def again(finetune, *settings: str) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize(("setting", "stages"), [
-    ("evaluate.threshold=max-f1", {"evaluate", "report", "export"}),
-    ("train.lr=1e-3", {"train", "evaluate", "report", "export"}),
-    ("split.seed=5", {"prepare", "train", "evaluate", "report", "export"})])
+    ("evaluate.threshold=max-f1", {"evaluate"}), ("train.lr=1e-3", {"train", "evaluate"}),
+    ("split.seed=5", {"prepare", "train", "evaluate"})])
 def test_only_what_a_setting_touches_is_done_again(finetune, setting, stages):
-    assert again(finetune)[0] == {"download", "verify", "prepare", "train", "evaluate", "report", "export"}
+    assert again(finetune)[0] == {"download", "verify", "prepare", "train", "evaluate"}
     done, said = again(finetune, setting)
     assert done == stages and "taken over from spam-classifier" in said
     first, second = (Path("runs", name) for name in ("spam-classifier", "spam-classifier-2"))
