@@ -35,6 +35,7 @@ from finetune.console import say
 from finetune.execution import execute, open_run
 from finetune.files import atomic_write, read_json
 from finetune.pipeline import load_pipeline, make_recipe
+from finetune.records import TrainResult
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
@@ -53,11 +54,11 @@ def read_texts(data: LabelledSet, runs: Path) -> tuple[str, dict]:
         file.writelines(json.dumps({"text": record["text"]}) + "\n" for record in data.pool)
     request = make_recipe("pretrain", ["weights=mini", *READING], {"data": str(texts)})
     run, recipe = open_run(request, runs, name)
-    execute(run, recipe, load_pipeline("pretrain")[1])
+    execute(run, recipe, load_pipeline("pretrain").stages, fresh=True)
     measured = read_json(run.path("eval.json"))
     bits = {f"bits_{when}": round(measured[when]["val"]["bits_per_byte"]["value"], 4) for when in ("before", "after")}
-    trained = run.result("train")
-    return str(run.directory), bits | {"read_tokens": trained["tokens"], "read_seconds": round(trained["seconds"])}
+    trained = run.result("train", TrainResult)
+    return str(run.directory), bits | {"read_tokens": trained.tokens, "read_seconds": round(trained.seconds)}
 
 
 def measure_set(data: LabelledSet, seeds: list[int], runs: Path) -> None:

@@ -81,7 +81,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
         offset += size
     return {"name": name, **{key: wanted[key] for key in ("layers", "width", "heads", "mix", "tokens")},
             **wanted["train"], "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": round(found["seconds"], 1), "steps": found["steps"], "held_out": sum(own.values()) / len(own),
+            "seconds": round(found.seconds, 1), "steps": found.steps, "held_out": sum(own.values()) / len(own),
             text.stem: _bits(model, packed("eval"), lengths), "sources": own}
 
 
