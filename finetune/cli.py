@@ -30,7 +30,7 @@ NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and later ones again.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Take no finished stage over from another run.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every stage anew, and take none over from another run.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
 EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]

@@ -8,7 +8,7 @@ from types import ModuleType
 from finetune import __version__
 from finetune.config import chosen_values, field_names, value_of
 from finetune.console import log_to, program, say, warn
-from finetune.errors import Interrupted, RunError, TrainingError
+from finetune.errors import Interrupted, RunError, TrainingError, listed
 from finetune.files import read_json, sha256_json, write_json
 from finetune.machine import reset_peak_memory, timed
 from finetune.pipeline import describe, load_pipeline, stage_name, stage_names, stage_reads
@@ -28,13 +28,14 @@ def resolve(request: Recipe) -> Recipe:
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
     """What a run had to do without, a sentence each."""
     from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
+    from finetune.tables.sources import samples
     said = []
     if request.weights == "auto" and recipe.weights in (MINI, RANDOM_BYTES):
         instead = "mini, the small bundled checkpoint," if recipe.weights == MINI else "small random weights over bytes"
         said.append(f"GPT-2 is neither on this machine nor reachable: starting from {instead} instead.")
-    if recipe.data != request.data and not Path(recipe.data).exists():
-        said.append(f"{request.data} is neither on this machine nor reachable: using the bundled sample, "
-                    f"{recipe.data}, instead.")
+    for asked, used in ((getattr(request, key), getattr(recipe, key)) for key in ("data", "validation", "test")):
+        if used != asked and used in samples():
+            said.append(f"{asked} is neither on this machine nor reachable: using the bundled sample, {used}, instead.")
     return said
 
 
@@ -43,12 +44,15 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
     from finetune.tasks.base import task_named
     task_named(request.task).check_settings(request)
     name = request.pipeline if name is None else name
+    others: list[str] = []  # runs of this name, and in what they differ
     for number in range(1, 1000):
         run = Run.named(root, name if number == 1 else f"{name}-{number}")
         if not run.path("recipe.json").exists():
-            others = run.directory.iterdir() if run.directory.exists() else []
-            if any(path.name != "request.json" and not path.name.startswith(".") for path in others):
+            there = run.directory.iterdir() if run.directory.exists() else []
+            if any(path.name != "request.json" and not path.name.startswith(".") for path in there):
                 raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
+            if others:
+                say(f"other settings than {listed(others)}: a run of its own")
             return run, _begin(run, request)
         recipe = run.recipe()
         differ = _differences(request, recipe, run)
@@ -57,7 +61,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
             return run, recipe
         if not run.finished("prepare"):  # stopped by a typo, say: nothing in it to keep
             return run, _begin(run, request)
-        say(f"run {run.directory} has other settings ({', '.join(differ)}): trying {name}-{number + 1}")
+        others.append(f"{run.directory.name} ({', '.join(differ)})")
     raise RunError(f"{root}: a thousand runs of this name", do="Give another --name.")
 
 
@@ -76,8 +80,8 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
             until: str | None = None, processes: int = 1, fresh: bool = False) -> None:
     """Run the stages in order, passing over those that are done; `first` is run again with all that follow it.
 
-    A stage that another run beside this one has done with the same settings, inputs and code is taken over from there,
-    unless `fresh`.
+    A stage that another run beside this one has done with the same settings, inputs and version of this package is
+    taken over from there. fresh: do every stage, also what is done, and take nothing over.
     """
     names = stage_names(stages, first, until)
     for stage in stages:
@@ -92,8 +96,8 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
             say(f"  {line}")
         numbered = [(number, name, _outputs(stage, recipe)) for (number, name), stage in
                     zip(enumerate(names, 1), stages, strict=True)]
-        if first:
-            run.forget(numbered[names.index(first):])
+        if first or fresh:
+            run.forget(numbered[names.index(first) if first else 0:])
         before, worked, taken = "", False, {}
         for (number, name, outputs), stage in zip(numbered, stages, strict=True):
             leaf = getattr(stage, "LEAF", False)
@@ -175,8 +179,9 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
     say("stages: " + ", ".join(names))
     plans, notes = [("", recipe)] if "train" in names else [], []
     for stage in stages:
-        if hasattr(stage, "plans"):
+        if hasattr(stage, "check"):
             stage.check(recipe, processes)
+        if hasattr(stage, "plans"):
             plans, notes = stage.plans(recipe)
     if plans:
         with _memory_errors():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from finetune.config import (
 from finetune.errors import RecipeError
 from finetune.files import read_json
 from finetune.hub.assets import asset
-from finetune.recipe import Recipe, check_method, check_shape, comparison_settings, task_settings
+from finetune.recipe import Recipe, check_method, check_shape, task_settings
 from finetune.tasks import TASKS
 
 EVERYWHERE = ("pipeline", "task", "weights", "data")  # settings of every run
@@ -106,6 +107,9 @@ def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | Non
     recipe = _validate(merge(recipe.model_dump(), settings or {}), "the command line", see)
     for pair in overrides:
         recipe = _validate(merge(recipe.model_dump(), parse_overrides([pair])), "--set", see)
+    if recipe.pipeline != base.pipeline:
+        raise RecipeError("the pipeline is named by the command, not by a setting", got=f"pipeline={recipe.pipeline}",
+                          do=f"Give it: finetune run {recipe.pipeline}")
     check_method(recipe.train)
     check_shape(recipe)
     refuse_unread(recipe, pipeline)
@@ -137,7 +141,8 @@ def _owners(key: str) -> str:
     """Who reads a setting, in words."""
     tasks = [f"the task {name} (in {', '.join(stages)})" for name in TASKS
              if (stages := [stage for stage, keys in task_settings(name).READS.items() if under(key, keys)])]
-    tasks += [f"the comparison {name}" for name in COMPARISONS if under(key, comparison_settings(name).READS)]
+    tasks += [f"the comparison {name}" for name in COMPARISONS
+              if under(key, import_module(f"finetune.comparisons.{name}.stage").READS)]
     return "it is read by " + (", ".join(tasks) or "every task that trains a single model")
 
 
@@ -179,7 +184,7 @@ def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
     for key, value in chosen_values(recipe, reads).items():
         section, _, name = key.rpartition(".")
         lines = as_usual if value == value_of(usual, key) else changed
-        shown = "(open)" if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
+        shown = "not set" if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
         lines.setdefault(section or "recipe", []).append(f"{name}={shown}")
     return [f"{section}: {'  '.join(values)}" for section, values in changed.items()] + [
         f"{section}, as usual: {'  '.join(values)}" for section, values in as_usual.items()]

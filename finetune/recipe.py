@@ -140,7 +140,7 @@ def task_settings(name: str) -> ModuleType:
 
 
 def comparison_settings(name: str) -> ModuleType:
-    """A comparison's ``settings.py``: SECTION and READS."""
+    """A comparison's ``settings.py``: SECTION, its section's class; what it reads stands in its ``stage.py``."""
     return import_module(f"finetune.comparisons.{name}.settings")
 
 
@@ -170,11 +170,9 @@ def check_shape(recipe: "Recipe") -> None:
 
 def check_method(train: Train) -> None:
     """Raise RecipeError where a setting was changed that the method or the schedule does not read."""
-    if train.decay_fraction and train.schedule != "constant":
-        raise RecipeError("train.decay_fraction is read by schedule constant alone", got=f"schedule {train.schedule}",
-                          do="Leave it out, or give --set train.schedule=constant.")
-    changed = [name for name, field in Train.model_fields.items()
-               if name.startswith("lora_") and getattr(train, name) != field.default]
-    if changed and train.method not in ("auto", "lora"):
-        raise RecipeError(f"train.{changed[0]} is read by method lora alone", got=f"method {train.method}",
-                          do="Leave it out, or give --set train.method=lora.")
+    needs = {"decay_fraction": ("schedule", ("constant",)), "last_blocks": ("method", ("auto", "last-blocks"))}
+    needs |= {name: ("method", ("auto", "lora")) for name in Train.model_fields if name.startswith("lora_")}
+    for name, (key, values) in needs.items():
+        if getattr(train, name) != Train.model_fields[name].default and getattr(train, key) not in values:
+            raise RecipeError(f"train.{name} is read by {key} {values[-1]} alone", got=f"{key} {getattr(train, key)}",
+                              do=f"Leave it out, or give --set train.{key}={values[-1]}.")

@@ -45,7 +45,7 @@ class StageRecord(Record):
     """What ``stages/NN-NAME.json`` holds: a stage that finished, what it read, left and returned."""
 
     stage: str
-    inputs: str  # fingerprint of the settings, files and code that the stage read
+    inputs: str  # fingerprint of the settings and files that the stage read, and of this package's version
     outputs: dict[str, tuple[int, str]]  # relative path -> (bytes, sha256)
     result: dict[str, Any]  # the stage's own record, as JSON
     seconds: float

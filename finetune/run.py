@@ -60,9 +60,10 @@ class Run:
         """The run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
         path = self.path(file)
         values = read_json(path)
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or "pipeline" not in values:
             raise RunError(f"{path}: not a recipe", got=f"JSON of the type {type(values).__name__}",
-                           known="an object of settings", do="Begin a new run under another --name.")
+                           known="an object of settings, pipeline among them",
+                           do="Begin a new run under another --name.")
         try:
             return validate(Recipe, values, str(path))
         except RecipeError as error:
@@ -162,19 +163,20 @@ class Run:
                     with atomic_write(self.path(name), "wb") as file, open(other.path(name), "rb") as source:
                         shutil.copyfileobj(source, file, 1 << 20)
                 if self.holds(record):
-                    write_json(self.record_path(number, stage), replace(record, taken_from=other.name).to_json())
+                    taken = replace(record, taken_from=record.taken_from or other.name)
+                    write_json(self.record_path(number, stage), taken.to_json())
                     return other.name
         return ""
 
     def forget(self, stages: Iterable[tuple[int, str, Iterable[str]]]) -> None:
         """Drop the records of stages and what they left, so that nothing out of date is taken for a result.
 
-        stages: number, name and the patterns of the outputs; whatever of the run holds one is removed whole.
+        stages: number, name and the patterns of the outputs; the folder that holds one is removed whole.
         """
         for number, stage, patterns in stages:
             self.record_path(number, stage).unlink(missing_ok=True)
-            for name in {pattern.partition("/")[0] for pattern in patterns}:
-                path = self.path(name)
+            wanted = {pattern.rpartition("/")[0] or pattern for pattern in patterns}
+            for path in [path for name in wanted for path in self.directory.glob(name)]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

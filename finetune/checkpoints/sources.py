@@ -92,7 +92,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     if name == MINI:
         return WeightsSource(MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project",
                              "CC BY-SA 4.0")
-    if runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json")):
+    if "/" in name and (runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json"))):
         raise WeightsError(f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or "See: ls "
                            f"{path.parent}")
     if name.count("/") == 1 and not name.startswith((".", "/")):

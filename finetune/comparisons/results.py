@@ -26,7 +26,7 @@ class Differences(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared(Record):
+class MeasuredCandidate(Record):
     """A candidate and those metrics that it has, which are means over the seeds."""
 
     name: str
@@ -56,7 +56,7 @@ class Comparison(Measured):
 
 
 def fields_of(candidate: Candidate) -> dict[str, Any]:
-    """What was measured of a candidate, as fields of ``Compared``."""
+    """What was measured of a candidate, as fields of ``MeasuredCandidate``."""
     difference = candidate.difference
     return {**candidate.metrics, "by_seed": candidate.by_seed,
             "difference": difference and Differences(p_value=difference.p_value, **difference.metrics)}

@@ -10,21 +10,21 @@ METRIC_NAMES = {
     "token_f1": "Token F1", "rouge_l": "ROUGE-L", "repetition": "Repetition", "ended": "Came to an end",
     "well_formed": "Format kept", "length_ratio": "Length ratio", "bleu": "BLEU", "chrf": "chrF",
     "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_accuracy": "Token accuracy"}
-_SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "exact_match", "squad_exact_match", "token_f1",
+SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "exact_match", "squad_exact_match", "token_f1",
            "rouge_1", "rouge_2", "rouge_l", "token_accuracy", "repetition", "ended", "well_formed"}  # shown in percent
 _POINTS = {"bleu", "chrf"}  # 0 to 100 as they are
 
 
 def points(name: str, difference: float) -> float | None:
     """The difference of two values of a metric in points, of which it has 100; None for one that has no such scale."""
-    return 100 * difference if name in _SHARES else difference if name in _POINTS else None
+    return 100 * difference if name in SHARES else difference if name in _POINTS else None
 
 
 def metric_value(name: str, value: float | None) -> str:
     """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is only what is 100."""
     if value is None:
         return "not defined"
-    if name not in _POINTS and name not in _SHARES:
+    if name not in _POINTS and name not in SHARES:
         return f"{value:.3f}"
     points = value if name in _POINTS else 100 * value
     shown = f"{min(points, 99.99):.2f}" if 99.95 <= points < 100 else f"{points:.1f}"

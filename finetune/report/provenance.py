@@ -133,7 +133,8 @@ def what_was_run(name: str, recipe: dict[str, Any], descriptions: dict[str, str]
     if stages:
         blocks.append(Table("Stages", ["Stage", "Time", "Peak memory", "Finished"],
                             [[stage.stage, seconds_text(stage.seconds), bytes_text(stage.peak_memory_bytes),
-                              stage.finished] for stage in stages], frozenset({1, 2})))
+                              stage.finished + (f", in the run {stage.taken_from}" if stage.taken_from else "")]
+                             for stage in stages], frozenset({1, 2})))
     versions, hardware, commit = (next((found for stage in reversed(stages) if (found := getattr(stage, key))), None)
                                   for key in ("versions", "hardware", "git_commit"))
     seeds = [(key, value) for key, value in recipe.items() if key.rsplit(".", 1)[-1] == "seed"]

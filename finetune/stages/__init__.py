@@ -15,5 +15,7 @@ resolve(recipe) -> Recipe      fetches, and says what the recipe's names came to
 external(recipe)               what it reads from outside of the run, by sha256
 machine(recipe)                what its bits depend on besides: versions, threads, device, precision
 recorded(run)                  the files to record, where they are not all that OUTPUTS match
-confirm(recipe, run)           raises for settings that what it left cannot serve, also where it is passed over
+confirm(recipe, run)           raises where the settings ask for what its files do not have; called on each run
+plans(recipe)                  what a dry run tries, and what it says besides
+summary(run) -> list[str]      its result as a table for the screen
 """

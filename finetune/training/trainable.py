@@ -1,7 +1,6 @@
 """What every task shares: which weights move, and the settings that follow from the weights.
 
-A task is two modules: one here with what it computes (rows into splits and a data card, the job for the loop, a way to
-run the trained model), and one in ``finetune/stages/by_task/`` with what it is to the stages of a run.
+What a task itself brings is in its folder, ``finetune/tasks/NAME/``; see ``tasks/base.py``.
 """
 
 import re

@@ -90,11 +90,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_pat
         if len(steps) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
+    whole = pretrained.rename(tmp_path / "whole")  # out of reach, so that nothing is taken over from it
     monkeypatch.setattr(loop, "_step", stop_after_seven)
-    stopped = finetune(*COMMAND, "--name", "stopped", "--fresh")
+    stopped = finetune(*COMMAND, "--name", "stopped")
     assert stopped.status == 130 and "Go on with" in stopped.err
-    again = finetune(*COMMAND, "--name", "stopped", "--fresh")
+    again = finetune(*COMMAND, "--name", "stopped")
     assert again.status == 0 and len(steps) > 7
     weights = [(run / "export" / "hf" / "model.safetensors").read_bytes()
-               for run in (pretrained, tmp_path / "runs" / "stopped")]
+               for run in (whole, tmp_path / "runs" / "stopped")]
     assert weights[0] == weights[1]

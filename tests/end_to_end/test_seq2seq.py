@@ -88,8 +88,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pa
     from finetune.training import resume
     more = ["--set", f"train.method={method}", "--set", "train.epochs=2", "--set", "train.dropout=0.1"]
     more += ["--set", "train.lora_rank=2"] if method == "lora" else []
-    more += ["--fresh"]
     assert run(finetune, "encoder-decoder", pairs, "--name", "whole", "--until", "train", *more).status == 0
+    (tmp_path / "runs" / "whole").rename(tmp_path / "whole")  # out of reach, so that nothing is taken over from it
     prune, seen = resume.prune, []
 
     def stop_after_the_first(root, step, best):
@@ -100,8 +100,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pa
         patched.setattr(resume, "prune", stop_after_the_first)
         assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 130
     assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 0
-    whole, broken = (sorted((tmp_path / "runs" / name / "checkpoints").glob("step-*/weights.safetensors"))
-                     for name in ("whole", "broken"))
+    whole, broken = (sorted((tmp_path / name / "checkpoints").glob("step-*/weights.safetensors"))
+                     for name in ("whole", "runs/broken"))
     assert seen and [path.parent.name for path in whole] == [path.parent.name for path in broken]
     assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in broken]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune.comparisons.results import Compared, Comparison
+from finetune.comparisons.results import Comparison, MeasuredCandidate
 from finetune.records import Record
 
 
@@ -16,7 +16,7 @@ class Layers(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry(Compared):
+class Entry(MeasuredCandidate):
     """One architecture's trainings: what they give and what they take."""
 
     architecture: str

@@ -1,4 +1,4 @@
-"""The section ``architectures`` of a recipe, and what the comparison reads of the run's sections."""
+"""The section ``architectures`` of a recipe."""
 
 from pydantic import Field
 
@@ -26,4 +26,3 @@ class Architectures(Settings):
 
 
 SECTION = Architectures
-READS = ("architectures", "task", "weights", "split.seed", "evaluate.resamples", "evaluate.positive")

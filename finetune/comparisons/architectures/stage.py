@@ -1,12 +1,13 @@
 """Stage ``architectures``: encoder-only, decoder-only and encoder-decoder of equal size on the same tasks."""
 
-from finetune.comparisons.architectures import settings
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
 
 NAME = "architectures"
-FIXED = ("method", "class_weights", "epochs", "max_steps")  # all weights are trained, for as many steps as it says
-READS = (*settings.READS, *(f"train.{name}" for name in Train.model_fields if name not in FIXED))
+# All weights are trained, for as many steps as the comparison's own settings say.
+FIXED = ("method", "last_blocks", "class_weights", "epochs", "max_steps", "evaluations_per_epoch", "patience")
+READS = ("architectures", "task", "weights", "split.seed", "evaluate.resamples", "evaluate.positive",
+         *(f"train.{name}" for name in Train.model_fields if name not in FIXED and not name.startswith("lora_")))
 OUTPUTS = ("comparison.json", "trainings.jsonl", "training/*")
 
 

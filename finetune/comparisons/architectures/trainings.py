@@ -117,13 +117,13 @@ def check(recipe: Recipe, processes: int = 1) -> None:
 
 
 @dataclass(frozen=True)
-class Compared(Record):
+class ArchitecturesResult(Record):
     """The result of the stage."""
 
     trainings: int
 
 
-def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
+def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> ArchitecturesResult:
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     base = load_base(recipe, run)
     gpt, tokenizer = base.body, base.tokenizer
@@ -146,15 +146,14 @@ def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
             say(f"[{number}/{total}] {training.task}: {training.label}, {_start_words(recipe, training)}, seed {seed}")
             found = _fit(recipe, run, training, seed, shared, datasets, rests_on)
             done[key] = rests_on | {"key": key} | found
-            with open(run.path(RESULTS), "a", encoding="utf-8") as file:
-                file.write(json.dumps(done[key], allow_nan=False) + "\n")
+            _append(run.path(RESULTS), done[key])
             say(f"  {found['said']}, trained in {found['seconds']:.0f} s")
     comparison = compare(recipe, run, datasets, wanted, {key: done[key] for key in (
         f"{training.name}-{seed}" for training in wanted for seed in seeds)}, shared)
     write_json(run.path("comparison.json"), comparison.to_json())
     shutil.rmtree(run.path(WORK), ignore_errors=True)
     say(verdict(comparison))
-    return Compared(total)
+    return ArchitecturesResult(total)
 
 
 def order(wanted: list[Training]) -> list[Training]:
@@ -170,9 +169,17 @@ def read_results(path: Path, rests_on: dict) -> dict[str, dict]:
             entry = json.loads(line)
         except ValueError:  # cut short by a crash
             continue
-        if rests_on.items() <= entry.items():
+        if isinstance(entry, dict) and rests_on.items() <= entry.items():
             found[entry["key"]] = entry
     return found
+
+
+def _append(path: Path, entry: dict) -> None:
+    """Add a line; one that a crash cut short is ended first."""
+    with open(path, "ab+") as file:
+        file.seek(max(file.tell() - 1, 0))
+        ended = file.read(1) in (b"", b"\n")
+        file.write((b"" if ended else b"\n") + json.dumps(entry, allow_nan=False).encode() + b"\n")
 
 
 def _reads_first_is_over(run: Run, wanted: list[Training], done: dict, seed: int) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune.comparisons.results import Compared, Comparison
+from finetune.comparisons.results import Comparison, MeasuredCandidate
 from finetune.records import Record
 
 
@@ -15,7 +15,7 @@ class CleanAccuracy(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodCandidate(Compared):
+class MethodCandidate(MeasuredCandidate):
     """One way to adapt the weights, or TF-IDF, which trains none and has a note in their place."""
 
     clean: CleanAccuracy

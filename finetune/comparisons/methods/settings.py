@@ -1,4 +1,4 @@
-"""The section ``methods`` of a recipe, and what the comparison reads of the run's sections."""
+"""The section ``methods`` of a recipe."""
 
 from pydantic import Field
 
@@ -15,4 +15,3 @@ class Methods(Settings):
 
 
 SECTION = Methods
-READS = ("methods", "task", "weights", "evaluate.resamples", "split.seed", "evaluate.positive")

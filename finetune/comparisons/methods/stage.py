@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
-from finetune.comparisons.methods import settings
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
 
 NAME = "methods"
-READS = (*settings.READS, *(f"train.{name}" for name in Train.model_fields if name != "method"))
-OUTPUTS = ("comparison.json", "comparison/*")
+FIXED = ("method", "last_blocks")  # each candidate has its own
+READS = ("methods", "task", "weights", "evaluate.resamples", "split.seed", "evaluate.positive",
+         *(f"train.{name}" for name in Train.model_fields if name not in FIXED))
+OUTPUTS = ("comparison.json", "comparison/*/result.json")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:

@@ -34,7 +34,7 @@ from finetune.training.trainable import choose_method
 
 
 @dataclass(frozen=True)
-class Compared(Record):
+class MethodsResult(Record):
     """The result of the stage."""
 
     reference: str  # the candidate that the others are compared with
@@ -46,7 +46,7 @@ def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
             for own in map(CANDIDATES.get, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
 
 
-def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
+def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     prepared = run.result("prepare", ClassifyPrepared)
     labels = prepared.labels
@@ -90,7 +90,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Compared:
         weights=start_weights(run.result("download", Downloaded).weights), candidates=candidates)
     write_json(run.path("comparison.json"), comparison.to_json())
     say(verdict(comparison))
-    return Compared(reference)
+    return MethodsResult(reference)
 
 
 def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
@@ -110,7 +110,8 @@ def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, 
     rests_on = identity(recipe, run, reads)
     machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
     written = directory / "result.json"
-    if not written.exists() or not (rests_on | machine).items() <= read_json(written).items():
+    earlier = read_json(written) if written.exists() else {}
+    if not isinstance(earlier, dict) or not (rests_on | machine).items() <= earlier.items():
         directory.mkdir(parents=True, exist_ok=True)
         found = launch(["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)], run)
         write_json(written, rests_on | machine | found)

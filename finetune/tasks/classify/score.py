@@ -21,7 +21,7 @@ from finetune.evaluation.metrics import ClassScores, classification_metrics, pai
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, Start
 from finetune.recipe import Recipe
 from finetune.records import Record
-from finetune.report.metric_text import _SHARES, METRIC_NAMES, metric_text, metric_value, p_text
+from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metric_value, p_text
 
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
@@ -218,7 +218,7 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
         verb = "stands" if overlapping == 1 else "stand"
         sentences.append(f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
                          f"validation; without them: {metric_text(clean.metrics[metric], metric)}.")
-    if metric in _SHARES and headline.high - headline.low > 0.1:
+    if metric in SHARES and headline.high - headline.low > 0.1:
         width = 100 * (headline.high - headline.low)
         sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
     return " ".join(sentences)

@@ -111,11 +111,13 @@ class ClassifyTask(Task):
             f"{tokens.cut_rows} cut at {tokens.max_length}")
         for part in source.left_out:
             say(f"note: {part}")
+        numbered = bool(source.left_out)
         for finding in card.checks:
             if finding.level != "note" and finding.check.replace("_", " ") not in card.dropped:
                 at = f" ({', '.join(places(finding.as_dict()))})" if finding.rows else ""
                 warn(f"{finding.what}{at}. {finding.do}")
-        if source.left_out or any(finding.rows for finding in card.checks):
+                numbered = numbered or bool(at)
+        if numbered:
             say("row numbers start at 0 and do not count the header")
         if near := card.near_duplicates.test_rows_near_train:
             warn(f"{near:,} of {card.splits['test'].rows:,} test rows are almost the same as a training row "

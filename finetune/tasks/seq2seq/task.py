@@ -78,6 +78,13 @@ class Seq2SeqTask(Task):
         if recipe.train.method == "head":
             raise RecipeError("method head trains nothing here", known="full, last-blocks, lora",
                               do="A model that writes has no head of its own.")
+        settings = recipe.seq2seq
+        if settings.beams == 1 and settings.length_penalty != 1:
+            raise RecipeError("seq2seq.length_penalty is read by beam search alone", got="seq2seq.beams=1",
+                              do="Leave it out, or give --set seq2seq.beams=4.")
+        if settings.family == "decoder" and not settings.zero_init_cross_attention:
+            raise RecipeError("a decoder has no cross-attention", got="seq2seq.zero_init_cross_attention=false",
+                              do="Leave it out, or give --set seq2seq.family=encoder-decoder.")
 
     def check_data(self, recipe: Recipe) -> None:
         """Every pair."""
