@@ -52,7 +52,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
             if any(path.name != "request.json" and not path.name.startswith(".") for path in there):
                 raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
             if others:
-                say(f"other settings than {listed(others)}: a run of its own")
+                say(f"other settings than {listed(others)}: beginning {run.directory.name}")
             return run, _begin(run, request)
         recipe = run.recipe()
         differ = _differences(request, recipe, run)

@@ -139,11 +139,13 @@ def refuse_unread(recipe: Recipe, pipeline: Pipeline) -> None:
 
 def _owners(key: str) -> str:
     """Who reads a setting, in words."""
-    tasks = [f"the task {name} (in {', '.join(stages)})" for name in TASKS
+    from finetune.stages import train
+    tasks = ["every task that trains a single model"] if under(key, train.READS) else []
+    tasks += [f"the task {name} (in {', '.join(stages)})" for name in TASKS
              if (stages := [stage for stage, keys in task_settings(name).READS.items() if under(key, keys)])]
     tasks += [f"the comparison {name}" for name in COMPARISONS
               if under(key, import_module(f"finetune.comparisons.{name}.stage").READS)]
-    return "it is read by " + (", ".join(tasks) or "every task that trains a single model")
+    return f"it is read by {', '.join(tasks)}"
 
 
 def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,

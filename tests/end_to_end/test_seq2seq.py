@@ -141,6 +141,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
 @pytest.mark.parametrize("settings, words", [
     (["train.method=head"], "method head trains nothing here"), (["split.protocol=balanced"], "needs labels"),
     (["seq2seq.source=nothing"], "nothing"), (["columns.text=digits"], "columns.text changes nothing in seq2seq"),
+    (["seq2seq.length_penalty=2"], "beam search alone"),
     (["train.metric=accuracy"], "train.metric"), (["seq2seq.family=both"], "family")])
 def test_bad_settings_are_refused_in_words(finetune, pairs, settings, words):
     done = run(finetune, "decoder", pairs, *(word for setting in settings for word in ("--set", setting)))

@@ -62,6 +62,7 @@ def test_what_is_done_is_passed_over(stages, run, capsys):
     assert "nothing left to do" not in capsys.readouterr().out
     assert called(stages, run) == []
     assert "nothing left to do\n" in capsys.readouterr().out
+    assert called(stages, run, fresh=True) == ["a", "b", "c"]
 
 
 def test_a_lost_output_runs_its_stage_and_those_that_read_it(stages, run):
@@ -203,7 +204,7 @@ def test_a_run_is_found_again_by_what_was_asked_and_by_what_was_resolved(tmp_pat
     run.finish(3, "prepare", "inputs", [], Counted("prepare"), 0.0)
     other, _ = open_run(changed, tmp_path, "x")
     assert other.directory == tmp_path / "x-2"
-    assert "(max_length, train.lr): trying x-2" in capsys.readouterr().out
+    assert "other settings than x (max_length, train.lr): beginning x-2" in capsys.readouterr().out
     assert open_run(REQUEST, tmp_path, None)[0].directory == tmp_path / "classify"
 
 

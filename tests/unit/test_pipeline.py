@@ -69,10 +69,23 @@ def test_the_settings_that_a_run_reads_are_shown_those_that_differ_first():
     ("seq2seq", "pretrain.val_blocks=3", "the task pretrain"),
     ("spam-methods", "train.method=lora", "every task that trains a single model"),
     ("spam-methods", "evaluate.threshold=max-f1", r"the task classify \(in evaluate\)"),
-    ("architectures", "train.epochs=3", "every task that trains a single model")])
+    ("spam-methods", "train.last_blocks=3", "every task that trains a single model"),
+    ("architectures", "train.patience=1", "every task that trains a single model, the comparison methods"),
+    ("architectures", "train.lora_rank=4", "every task that trains a single model, the comparison methods"),
+    ("architectures", "train.epochs=3", "every task that trains a single model, the comparison methods")])
 def test_a_setting_that_nothing_reads_is_refused_with_its_owner(pipeline, setting, owner):
     with pytest.raises(RecipeError, match=f"{setting.partition('=')[0]} changes nothing in {pipeline}.*{owner}"):
         make_recipe(pipeline, [setting])
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
+    (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
+    (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
+    (["pipeline=pretrain"], "the pipeline is named by the command")])
+def test_a_setting_that_another_one_makes_useless_is_refused(settings, words):
+    with pytest.raises(RecipeError, match=words):
+        make_recipe("spam-classifier", settings)
 
 
 def test_every_setting_is_read_by_some_pipeline():

@@ -133,6 +133,11 @@ def test_forgetting_a_stage_drops_what_it_left_and_nothing_else(finished):
     finished.forget([(4, "train", ["train.jsonl", "checkpoints/best.json"]), (5, "evaluate", ["eval.json"])])
     left = sorted(p.relative_to(finished.directory).as_posix() for p in finished.directory.rglob("*") if p.is_file())
     assert left == ["data/a.txt", "data/b.txt", "stages/03-prepare.json"]
+    for name in ("export/hf/config.json", "export/peft/adapter.json"):
+        finished.path(name).parent.mkdir(parents=True, exist_ok=True)
+        finished.path(name).write_text("x")
+    finished.forget([(7, "export", ["export/hf/*"])])
+    assert not finished.path("export", "hf").exists() and finished.path("export", "peft", "adapter.json").exists()
     finished.forget([(3, "prepare", ["data/*"])])
     assert not finished.is_current(3, "prepare", "inputs") and not finished.path("data").exists()
 
