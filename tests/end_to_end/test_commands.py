@@ -164,7 +164,7 @@ def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
     refused = finetune("export", "runs/a")
     assert refused.status == 2 and "have changed; got model.safetensors" in refused.err
     again = finetune(*command, "--name", "a", "--until", "prepare")
-    assert "has other settings (the weights' model.safetensors): trying a-2" in again.out
+    assert "other settings than a (the weights' model.safetensors): beginning a-2" in again.out
 
 
 def test_what_is_out_of_date_is_neither_exported_nor_reported(toy, toy_copy, finetune):

@@ -156,12 +156,12 @@ def test_other_settings_get_a_run_of_their_own(toy, toy_copy, finetune):
     other = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
     assert other.status == 0
     lines = other.out.splitlines()
-    assert lines[0] == "run runs/spam-classifier has other settings (train.lr): trying spam-classifier-2"
+    assert lines[0] == "other settings than spam-classifier (train.lr): beginning spam-classifier-2"
     assert lines[1] == "run runs/spam-classifier-2: new"
     third = finetune(*toy.command, "--set", "train.lr=0.002", "--set", "max_length=9", "--until", "prepare")
-    assert "(max_length): trying spam-classifier-3" in third.out.splitlines()[1]
+    assert third.out.splitlines()[0].endswith("(max_length): beginning spam-classifier-3")
     again = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
-    assert again.out.splitlines()[1] == "run runs/spam-classifier-2: going on"
+    assert again.out.splitlines()[0] == "run runs/spam-classifier-2: going on"
 
 
 def test_a_recipe_goes_on_under_its_name_and_reproduces_under_another(toy, toy_copy, tools, finetune):
@@ -222,7 +222,7 @@ def test_changed_data_is_another_run(finetune, tools):
     assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: going on"
     write(tools.toy_rows(121))
     assert finetune(*command).out.splitlines()[0] == (
-        "run runs/classify-my has other settings (the data's content): trying classify-my-2")
+        "other settings than classify-my (the data's content): beginning classify-my-2")
 
 
 def test_random_weights_are_said_to_be_so(finetune):
