@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-PAGES = ["README.md", "pipelines/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "pipelines/README.md", "data/README.md", "weights/README.md",
+         "benchmarks/README.md"]
 
 
 def code_lines(text: str) -> list[str]:
