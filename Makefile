@@ -74,7 +74,7 @@ doctor: setup ## what this machine has, to paste into a bug report
 	@$(PY) -m finetune doctor
 
 clean: ## remove .venv, builds and caches; never runs/, never a download
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:

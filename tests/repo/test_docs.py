@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-PAGES = ["README.md", "pipelines/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "pipelines/README.md", "data/README.md", "weights/README.md",
+         "benchmarks/README.md"]
 
 
 def code_lines(text: str) -> list[str]:
@@ -136,3 +137,12 @@ def test_pipelines_page_lists_every_pipeline(root):
     names = [path.stem.replace("_", "-") for path in (root / "pipelines").glob("*.py")]
     missing = [name for name in names if f"`{name}`" not in text]
     assert names and not missing, missing
+
+
+def test_examples_of_contributing_are_lines_of_the_code(root, files):
+    code = {line.strip() for name in files if name.endswith(".py")
+            for line in (root / name).read_text(encoding="utf-8").splitlines()}
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", text, flags=re.M | re.S)
+    wrong = [line for block in blocks for line in block.splitlines() if line.strip() not in code | {""}]
+    assert len(blocks) >= 5 and not wrong, wrong
