@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-PAGES = ["README.md", "pipelines/README.md"]
+PAGES = ["README.md", "pipelines/README.md", "docs/findings.md"]
 
 
 def code_lines(text: str) -> list[str]:
