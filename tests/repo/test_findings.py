@@ -1,10 +1,11 @@
 """docs/findings.md and the list of checks hold the same codes, and the guide says of each what the list says."""
 
+import ast
 import re
 
 import pytest
 
-from finetune.tables.codes import CHECKS, GUIDE
+from finetune.tables.codes import BY_NAME, CHECKS, GUIDE
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,10 @@ def test_a_paragraph_says_what_the_check_means_and_shows_two_lines(check, sectio
     assert text.startswith(check.meaning) and len(re.findall(r"[.;]( |$)", text)) >= 3
     assert ("cannot be muted" in text) == check.stops
     assert [line[:4] for line in example.splitlines()] == ["    "] * 2
+
+
+def test_every_finding_of_the_package_is_of_a_listed_check(modules):
+    made = [node.args[0] for tree in modules.values() for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"]
+    names = {name.value for name in made if isinstance(name, ast.Constant)}
+    assert len(names) > 20 and not names - set(BY_NAME), names - set(BY_NAME)
