@@ -33,6 +33,8 @@ ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train 
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every stage anew, and take none over from another run.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
 EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
+IgnoreOption = Annotated[list[str] | None, typer.Option("--ignore", metavar="CODE", help="Mute a finding (FT012, say); "
+                                                        "may be given more than once.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
@@ -55,14 +57,14 @@ def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV,
              split: Annotated[str | None, typer.Option(metavar="COL", help="Says train, val or test.")] = None,
              weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
              method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
-             encoding: EncodingOption = None,
+             encoding: EncodingOption = None, ignore: IgnoreOption = None,
              settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
              processes: ProcessesOption = 1, dry_run: DryRunOption = False, fresh: FreshOption = False) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import classify_request, file_run_name
     request = classify_request(data, text=text, label=label, group=group, split=split,
                                validation=validation, test=test, weights=weights, method=method, encoding=encoding,
-                               overrides=settings or [])
+                               ignore=ignore or [], overrides=settings or [])
     _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run, fresh)
 
 
@@ -262,11 +264,11 @@ def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table
                text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
                label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
                weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
-               encoding: EncodingOption = None,
+               encoding: EncodingOption = None, ignore: IgnoreOption = None,
                as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Read a labelled table as training would, and show what is wrong with it."""
     from finetune.tasks.classify.check import check_file, show
-    show(check_file(data, text, label, weights, encoding), as_json)
+    show(check_file(data, text, label, weights, encoding, ignore or []), as_json)
 
 
 @weights_app.command("ls")

@@ -151,12 +151,14 @@ def _owners(key: str) -> str:
 def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,
                      split: str | None = None, validation: str | None = None, test: str | None = None,
                      weights: str | None = None, method: str | None = None, encoding: str | None = None,
-                     overrides: Sequence[str] = (), settings: dict | None = None) -> Recipe:
+                     ignore: Sequence[str] = (), overrides: Sequence[str] = (),
+                     settings: dict | None = None) -> Recipe:
     """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
     chosen = {"data": data, "columns": {"text": text, "label": label, "group": group, "split": split},
               "validation": validation or "", "test": test or "", "encoding": encoding}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
+    chosen |= {"ignore": tuple(ignore)} if ignore else {}
     return make_recipe("classify", overrides, merge(chosen, settings or {}))
 
 

@@ -118,6 +118,8 @@ class RunSettings(Settings):
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
     encoding: str | None = Field(None, description="encoding of tables that are neither UTF-8 nor marked with a BOM; "
                                  "by default such a table is an error")
+    ignore: tuple[str, ...] = Field((), description="codes of findings in labelled tables (FT012, say) that are "
+                                    "neither shown nor warned of")
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()

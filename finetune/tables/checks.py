@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
@@ -11,6 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from finetune.errors import DataError, listed, shorten
+from finetune.tables.codes import BY_NAME
 from finetune.tables.near_duplicates import LEAST, SHINGLE, NearDuplicates
 from finetune.tables.readers import LabelledTexts, place
 
@@ -28,7 +29,7 @@ CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 class Finding:
     """One thing to know of a table. level: stop (a result would mean nothing), warning or note."""
 
-    check: str
+    check: str  # its name in the list of checks, which says its code
     level: str
     what: str
     do: str = ""
@@ -37,14 +38,33 @@ class Finding:
     examples: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)  # of each of these rows, where there are several files
 
+    def __post_init__(self) -> None:
+        assert self.check in BY_NAME, f"{self.check!r} has no code: list it in codes.py"
+        assert (self.level == "stop") == BY_NAME[self.check].stops, f"{self.check!r} cannot be a {self.level}"
+
+    @property
+    def code(self) -> str:
+        """``FT012``: what a person mutes it by, and looks it up under."""
+        return BY_NAME[self.check].code
+
     def as_dict(self) -> dict:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, the code first."""
+        return {"code": self.code} | asdict(self)
+
+
+def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[Finding]:
+    """The findings of other codes than these."""
+    return [finding for finding in findings if finding.code not in codes]
 
 
 def places(finding: dict) -> list[str]:
     """The rows of a finding's plain values as a person looks them up: ``test.csv row 6``."""
     return [place(row, file) for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")]
+
+
+def located(finding: Finding) -> str:
+    """What a finding says, with the worst rows."""
+    return finding.what + (f" ({', '.join(places(finding.as_dict()))})" if finding.rows else "")
 
 
 def _rows(source: LabelledTexts, at: Sequence[int]) -> dict:
@@ -56,7 +76,7 @@ def refuse_meaningless(source: LabelledTexts) -> None:
     """Raise DataError where no result could mean anything: labels that are texts, or one text for all rows."""
     for finding in _meaningless(source):
         if finding.level == "stop":
-            raise DataError(finding.what, got=listed(finding.examples), do=finding.do)
+            raise DataError(f"{finding.what} [{finding.code}]", got=listed(finding.examples), do=finding.do)
 
 
 def check_rows(source: LabelledTexts, keys: np.ndarray, near: NearDuplicates | None = None,
@@ -105,8 +125,9 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
     total = len(source.rows) + sum(source.dropped.values())
     found = []
     for reason, count in source.dropped.items():
-        first = [(row, part.file) for part in source.left_out if part.reason == reason for row in part.rows][:3]
-        found.append(Finding(reason.replace(" ", "_"), "warning" if count > 0.01 * total else "note",
+        parts = [part for part in source.left_out if part.reason == reason]
+        first = [(row, part.file) for part in parts for row in part.rows][:3]
+        found.append(Finding(parts[0].check, "warning" if count > 0.01 * total else "note",
                              f"{count:,} of {total:,} rows are left out: {reason}", "Fill them in, or leave them out "
                              "for good.", count, rows=[row for row, _ in first],
                              files=[file for _, file in first if file]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune.config import nearest
 from finetune.errors import DataError, listed
+from finetune.tables.codes import BY_NAME
 from finetune.tables.detect import detect_format
 from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_rows
 
@@ -34,6 +35,16 @@ class LeftOut:
     count: int = 0
     rows: list[int] = field(default_factory=list)
     file: str = ""  # empty where there is one alone
+
+    @property
+    def check(self) -> str:
+        """The check that finds such rows."""
+        return self.reason.replace(" ", "_")
+
+    @property
+    def code(self) -> str:
+        """The code of that check."""
+        return BY_NAME[self.check].code
 
     def __str__(self) -> str:
         file, s = f"{self.file}: " if self.file else "", "s" if self.count != 1 else ""

@@ -203,7 +203,7 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
     status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
     said = "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: " \
-           "--split Split\n"
+           "--split Split [FT006]\n"
     assert status == 0 and shown.count(said) == 1
     assert "To keep that split: --split Split" in finetune("data", "check", "my.csv", "--json")[1]
     write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
@@ -237,7 +237,7 @@ def test_rows_are_named_with_their_file_where_there_are_several(finetune):
     write("my.csv", {"text": TEXTS, "label": LABELS})
     write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
-    assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0)\n" in shown
+    assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0) [FT011]\n" in shown
     assert "1 of 44 texts hold characters of a wrong encoding (test.csv row 1)" in shown
     assert shown.count("row numbers start at 0") == 1
     shown = finetune("data", "check", "test.csv")[1]

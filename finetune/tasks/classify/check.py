@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -12,7 +13,17 @@ from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
 from finetune.errors import DataError, shorten
-from finetune.tables.checks import LEVELS, Finding, by_gravity, check_rows, letter_counts, places, sample_of
+from finetune.tables.checks import (
+    LEVELS,
+    Finding,
+    by_gravity,
+    check_rows,
+    letter_counts,
+    places,
+    sample_of,
+    without_muted,
+)
+from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.detect import Detected, detect_format
 from finetune.tables.near_duplicates import find_near_duplicates
@@ -27,16 +38,19 @@ COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
 
 def check_file(name: str, text: str | None = None, label: str | None = None, weights: str = "mini",
-               encoding: str | None = None) -> dict:
-    """Check the table that `name` means, a file or a registry's row. Raises DataError where it cannot be read.
+               encoding: str | None = None, ignore: Sequence[str] = ()) -> dict:
+    """Check the table that `name` means, a file or a registry's row; findings with the codes in `ignore` are muted.
+
+    Raises DataError where the table cannot be read, RecipeError for a code that cannot be muted.
 
     Returns, for JSON, with stable keys: schema_version; file; format {kind, delimiter, encoding, header, quoting,
     notes, lost_by_quoting}; columns {text, label}; rows; dropped {reason: rows}; labels {label: rows};
     lengths {tokenizer, context, characters and tokens {median, p95, max}, cut_rows}; duplicates {exact_rows,
-    near_rows}; letters {counted, other_alphabet}; findings [{check, level, what, do, count, rows, examples,
-    files}], level being stop, warning or note, and rows being numbers of rows in the file, the first data row 0, with
-    the file of each in files where there are several.
+    near_rows}; letters {counted, other_alphabet}; muted [code]; findings [{code, check, level, what, do, count, rows,
+    examples, files}], level being stop, warning or note, and rows being numbers of rows in the file, the first data
+    row 0, with the file of each in files where there are several.
     """
+    muted = check_muted(ignore)
     data = locate_data(name, encoding)
     detected = detect_format(data.path, encoding, HEADER_NAMES)
     if detected.layout != data.layout:  # the registry says how its files are read
@@ -70,8 +84,8 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
         "lengths": {"tokenizer": found.name, "context": context, "characters": _spread(characters),
                     "tokens": _spread(lengths), "cut_rows": int((lengths > context).sum())},
         "duplicates": {"exact_rows": len(keys) - len(np.unique(keys)), "near_rows": len(near.rows())},
-        "letters": {"counted": letters, "other_alphabet": foreign},
-        "findings": [finding.as_dict() for finding in by_gravity(findings)]}
+        "letters": {"counted": letters, "other_alphabet": foreign}, "muted": muted,
+        "findings": [finding.as_dict() for finding in by_gravity(without_muted(findings, muted))]}
 
 
 def _spread(numbers: np.ndarray) -> dict[str, int]:
@@ -87,7 +101,7 @@ def show(report: dict, as_json: bool = False) -> None:
         _show_findings(report["findings"])
     for finding in report["findings"]:
         if finding["level"] == "stop":
-            raise DataError(f"{report['file']}: {finding['what']}", do=finding["do"])
+            raise DataError(f"{report['file']}: {finding['what']} [{finding['code']}]", do=finding["do"])
 
 
 def _show_lines(report: dict) -> None:
@@ -107,6 +121,8 @@ def _show_lines(report: dict) -> None:
         say(f"{'lengths' if unit == 'characters' else '':8} median {spread['median']:,} {unit}, 95 % within "
             f"{spread['p95']:,}, longest {spread['max']:,}"
             + (f"; {lengths['tokenizer']} reads {lengths['context']:,}" if unit == "tokens" else ""))
+    if report["muted"]:
+        say(f"muted    {', '.join(report['muted'])}")
 
 
 def _show_findings(findings: list[dict]) -> None:
@@ -119,6 +135,7 @@ def _show_findings(findings: list[dict]) -> None:
         say("nothing is wrong")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("code", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("what is there", ratio=5)
     table.add_column("what to do", ratio=3)
@@ -126,8 +143,10 @@ def _show_findings(findings: list[dict]) -> None:
         what = Text(clean(finding["what"]))
         for at, example in zip_longest(places(finding), finding["examples"], fillvalue=""):
             what.append(clean("\n  " + ": ".join(filter(None, (at, example)))), style="dim")
-        table.add_row(Text(finding["level"], style=COLOURS[finding["level"]]), what, Text(clean(finding["do"])))
+        level = Text(finding["level"], style=COLOURS[finding["level"]])
+        table.add_row(finding["code"], level, what, Text(clean(finding["do"])))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=120)
     console.print(table)
+    say(f"{GUIDE} explains each code; --ignore CODE mutes one")

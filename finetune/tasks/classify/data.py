@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Annotated
 
@@ -13,7 +13,8 @@ from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe, Split
 from finetune.records import DataOrigin, Record
-from finetune.tables.checks import Finding, by_gravity, check_rows
+from finetune.tables.checks import Finding, by_gravity, check_rows, without_muted
+from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
@@ -70,6 +71,7 @@ class TableCard(Record):
     near_duplicates: NearDuplicateCounts
     checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.as_dict() for finding in found])]
     notes: list[str]
+    muted: list[str] = field(default_factory=list)  # codes of findings that the recipe ignores
 
     def of(self, origin: DataOrigin) -> "ClassifierCard":
         """The same with where the data come from."""
@@ -119,12 +121,15 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
     all_lengths = np.array(ids.lengths())
     lengths = all_lengths[used]
     near = find_near_duplicates(source.texts, keys)
-    shared = _shared_groups(source, parts)
-    checks = by_gravity([*findings, *shared, *check_rows(source, keys, near, all_lengths, max_length)])
     distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
                 for text, label in zip(source.texts, source.labels, strict=True)}
     near_train = (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
                   & ~np.isin(keys[parts["test"]], keys[parts["train"]]))
+    muted = check_muted(recipe.ignore)
+    found = [*findings, *_shared_groups(source, parts), *_near_train(near_train),
+             *check_rows(source, keys, near, all_lengths, max_length)]
+    checks = without_muted(by_gravity(found), muted)
+    told = {finding.what for finding in checks}
     card = TableCard(
         rows=len(source.texts), labels=dict(Counter(source.labels).most_common()),
         columns={"text": source.text_column, "label": source.label_column}, dropped=source.dropped,
@@ -137,7 +142,8 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
                            max=int(lengths.max()), total=int(lengths.sum()), max_length=max_length,
                            cut_rows=int((lengths > max_length).sum())),
         near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())), checks=checks,
-        notes=_notes(recipe, source, parts, int(counts.max()), keys) + [finding.what for finding in shared])
+        notes=[note for note in _notes(recipe, source, parts, int(counts.max()), keys) if note not in told],
+        muted=muted)
     return ({name: Records(source, parts[name]) for name in SPLITS},
             {name: ids.take(parts[name], max_length) for name in SPLITS}, card)
 
@@ -180,7 +186,7 @@ def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: 
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:
-    notes = [*source.notes, *map(str, source.left_out)]
+    notes = [*source.notes, *(str(part) for part in source.left_out if part.code not in recipe.ignore)]
     together = "rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))
@@ -229,6 +235,16 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
                                  "of a group on one of them, or the score flatters.", both))
     return found
 
+
+def _near_train(near: np.ndarray) -> list[Finding]:
+    """near: (test rows,) whether each has almost the text of a training row."""
+    if not near.any():
+        return []
+    what = f"{near.sum():,} of {len(near):,} test rows are almost the same as a training row"
+    return [Finding("test_rows_near_train", "warning", what, "They flatter the score: leave one of each out, or name "
+                    "what they share with --group COL.", int(near.sum()))]
+
+
 PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
 
 
@@ -247,7 +263,7 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     data = files.pop("")
     before = [(PURPOSES[""], data)]
     found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
-    found.notes[:0] = data.detected.notes
+    found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
     if files:
         found.notes = [f"{data.name}: {note}" for note in found.notes]
@@ -266,9 +282,15 @@ def read_data(recipe: Recipe) -> LabelledTexts:
             raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
                             known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
         read.name = name if more.name in {found.name, *found.files} else more.name
-        found.notes += [f"{read.name}: {note}" for note in (*more.detected.notes, *read.notes)]
+        found.notes += [f"{read.name}: {note}" for note in _notes_of_reading(recipe, more, read)]
         found.extend(read, side)
     return found
+
+
+def _notes_of_reading(recipe: Recipe, data: DataSource, read: LabelledTexts) -> list[str]:
+    """How a file was read and its columns were found, but for what the recipe ignores."""
+    said = {"layout": data.detected.notes, "columns": read.notes}
+    return [note for check, notes in said.items() if BY_NAME[check].code not in recipe.ignore for note in notes]
 
 
 def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSource]]) -> None:

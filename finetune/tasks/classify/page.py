@@ -26,6 +26,8 @@ from finetune.report.blocks import (
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.tables.checks import located
+from finetune.tables.codes import GUIDE
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.score import ClassifierEvaluation, verdict
 
@@ -268,7 +270,7 @@ def data_section(card: ClassifierCard | None) -> Section:
              ("Tokens in a text", f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
               f"longest {value_text(tokens.max)}"),
              ("Cut at", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)")]
-    return Section("data", "Data", [*facts("Source and checks", pairs), *_split_table(card),
+    return Section("data", "Data", [*facts("Source and checks", pairs), *_split_table(card), *_findings(card),
                                     *(Text(sentence(note)) for note in card.notes)])
 
 
@@ -287,6 +289,19 @@ def _split_table(card: ClassifierCard) -> list:
     if len(shown) == len(labels):
         return [table]
     return [table, Text(f"The {len(shown)} most frequent of {len(labels)} labels are listed.", small=True)]
+
+
+def _findings(card: ClassifierCard) -> list[Table | Text]:
+    """What the checks found, by code, and which codes were muted."""
+    rows = [[finding.code, finding.level, sentence(located(finding)), finding.do] for finding in card.checks]
+    blocks: list[Table | Text] = []
+    if rows:
+        blocks.append(Table("What the checks found", ["Code", "Level", "What is there", "What to do"], rows, prose=2))
+    if card.muted:
+        blocks.append(Text(f"Muted, and not listed where found: {', '.join(card.muted)}."))
+    if blocks:
+        blocks.append(Text(f"The file {GUIDE} of this project explains each code.", small=True))
+    return blocks
 
 
 def use(name: str, evaluation: ClassifierEvaluation) -> Section:

@@ -4,7 +4,7 @@ SECTION = None
 TABLES = ("validation", "test", "encoding", "columns")
 READS = {
     "download": TABLES,
-    "prepare": (*TABLES, "split", "max_length"),
+    "prepare": (*TABLES, "ignore", "split", "max_length"),
     "train": ("train.class_weights",),
     "evaluate": ("evaluate",),
 }

@@ -20,7 +20,8 @@ from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import defuse, table_writer
-from finetune.tables.checks import places, refuse_meaningless
+from finetune.tables.checks import located, refuse_meaningless
+from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
@@ -79,6 +80,11 @@ class ClassifyTask(Task):
         words = {"": "the data", "val": "the validation file", "test": "the test file"}
         return {words[side]: data.path for side, data in locate_files(recipe).items()}
 
+    def check_settings(self, recipe: Recipe) -> None:
+        """The codes of findings to ignore."""
+        super().check_settings(recipe)
+        check_muted(recipe.ignore)
+
     def check_data(self, recipe: Recipe) -> None:
         """The whole table."""
         table = read_data(recipe)
@@ -109,19 +115,19 @@ class ClassifyTask(Task):
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
         say(f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
             f"{tokens.cut_rows} cut at {tokens.max_length}")
-        for part in source.left_out:
-            say(f"note: {part}")
-        numbered = bool(source.left_out)
-        for finding in card.checks:
-            if finding.level != "note" and finding.check.replace("_", " ") not in card.dropped:
-                at = f" ({', '.join(places(finding.as_dict()))})" if finding.rows else ""
-                warn(f"{finding.what}{at}. {finding.do}")
-                numbered = numbered or bool(at)
-        if numbered:
+        left_out = [part for part in source.left_out if part.code not in card.muted]
+        for part in left_out:
+            say(f"note: {part} [{part.code}]")
+        warnings = [finding for finding in card.checks
+                    if finding.level != "note" and finding.check not in {part.check for part in left_out}]
+        for finding in warnings:
+            warn(f"{located(finding)}. {finding.do} [{finding.code}]")
+        if left_out or any(finding.rows for finding in warnings):
             say("row numbers start at 0 and do not count the header")
-        if near := card.near_duplicates.test_rows_near_train:
-            warn(f"{near:,} of {card.splits['test'].rows:,} test rows are almost the same as a training row "
-                 "(see: finetune data check FILE)")
+        if left_out or warnings:
+            say(f"{GUIDE} explains each code")
+        if card.muted:
+            say(f"muted: {', '.join(card.muted)}")
         return ClassifyPrepared({name: part.rows for name, part in card.splits.items()}, card.rows,
                                 sorted(card.labels), tokens.max_length)
 

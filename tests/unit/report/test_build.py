@@ -117,7 +117,8 @@ def test_hostile_texts_labels_and_names_are_inert(make_run):
     labels = ["<script>alert('label')</script>", "\" onmouseover=\"alert(1)"]
     run = make_run("<b onclick=x>'", labels=labels, rows=(200, 60, 120), texts=PAYLOADS, pipeline="<script>")
     card = json.loads((run / "data" / "card.json").read_text())
-    card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0]}
+    card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0],
+             "checks": [{"check": "emoji", "level": "note", "what": what, "do": what} for what in PAYLOADS]}
     (run / "data" / "card.json").write_text(json.dumps(card))
     evaluation = json.loads((run / "eval.json").read_text())
     evaluation["weights"] |= {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": True, "note": PAYLOADS[0]}

@@ -16,11 +16,11 @@ def test_a_report_holds_what_the_file_does(tmp_path):
     (tmp_path / "my.csv").write_text(PLAIN + ",ham\n")
     found = check_file(str(tmp_path / "my.csv"))
     assert list(found) == ["schema_version", "file", "format", "columns", "rows", "dropped", "labels", "lengths",
-                           "duplicates", "letters", "findings"]
+                           "duplicates", "letters", "muted", "findings"]
     assert found["rows"] == 40 and found["dropped"] == {"empty text": 1} and found["labels"] == {"ham": 20, "spam": 20}
     assert found["lengths"]["characters"]["max"] == max(map(len, ROWS)) and found["lengths"]["context"] == 256
     assert found["format"]["delimiter"] == "," and found["columns"] == {"text": "text", "label": "label"}
-    assert all(set(finding) == {"check", "level", "what", "do", "count", "rows", "examples", "files"}
+    assert all(set(finding) == {"code", "check", "level", "what", "do", "count", "rows", "examples", "files"}
                for finding in found["findings"])
     assert {finding["check"] for finding in found["findings"]} >= {"empty_text", "near_duplicates"}
 
