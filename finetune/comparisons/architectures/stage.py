@@ -1,8 +1,13 @@
 """Stage ``architectures``: encoder-only, decoder-only and encoder-decoder of equal size on the same tasks."""
 
+from typing import TYPE_CHECKING
+
 from finetune.comparisons.architectures import settings
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.comparisons.architectures.trainings import Compared
 
 NAME = "architectures"
 FIXED = ("method", "class_weights", "epochs", "max_steps")  # all weights are trained, for as many steps as it says
@@ -16,7 +21,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     check_trainings(recipe, processes)
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "Compared":
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     from finetune.comparisons.architectures.trainings import train_all
     return train_all(recipe, run, READS)

@@ -2,10 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.comparisons.methods import settings
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.comparisons.methods.trainings import Compared
 
 NAME = "methods"
 READS = (*settings.READS, *(f"train.{name}" for name in Train.model_fields if name != "method"))
@@ -31,7 +35,7 @@ def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
     return all_plans(recipe), [note]
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "Compared":
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     from finetune.comparisons.methods.trainings import compare
     return compare(recipe, run, READS)
