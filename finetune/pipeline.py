@@ -3,11 +3,12 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from finetune.comparisons import COMPARISONS
 from finetune.config import (
@@ -78,6 +79,7 @@ def load_pipeline(name: str) -> Pipeline:
     if key != name:
         return load_pipeline(key)
     spec = importlib.util.spec_from_file_location(f"pipeline_{files[key].stem}", files[key])
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Pipeline(module.recipe.model_copy(update={"pipeline": key}), tuple(module.stages))
@@ -141,7 +143,7 @@ def _owners(key: str) -> str:
     return "it is read by " + (", ".join(tasks) or "every task that trains a single model")
 
 
-def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,
+def classify_request(data: str | None, *, text: str | None = None, label: str | None = None, group: str | None = None,
                      split: str | None = None, validation: str | None = None, test: str | None = None,
                      weights: str | None = None, method: str | None = None, encoding: str | None = None,
                      overrides: Sequence[str] = (), settings: dict | None = None) -> Recipe:
@@ -175,7 +177,8 @@ def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
     reads, usual = Pipeline(recipe, tuple(stages)).reads(recipe.task), Recipe()
     if recipe.weights != "scratch":
         reads = tuple(key for key in reads if key != "shape")
-    changed, as_usual = {}, {}
+    changed: dict[str, Any] = {}
+    as_usual: dict[str, Any] = {}
     for key, value in chosen_values(recipe, reads).items():
         section, _, name = key.rpartition(".")
         lines = as_usual if value == value_of(usual, key) else changed
@@ -193,7 +196,7 @@ def as_toml(recipe: Recipe) -> str:
     pipeline = load_pipeline(recipe.pipeline)
     reads, lines = pipeline.reads(recipe.task), []
 
-    def table(settings, heading: str = "") -> None:
+    def table(settings: Settings, heading: str = "") -> None:
         nested, prefix = [], f"{heading}." if heading else ""
         own = {key: field for key, field in type(settings).model_fields.items()
                if isinstance(getattr(settings, key), Settings) or under(prefix + key, reads)}
@@ -212,13 +215,13 @@ def as_toml(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value) -> str:
+def _toml_value(value: object) -> str:
     """JSON but for what TOML writes otherwise: characters above U+FFFF, and DEL; and tables on one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _hint(word: str, known) -> str:
+def _hint(word: str, known: Iterable[str]) -> str:
     hint = nearest(word, known)
     return f"; {hint}" if hint else ""
