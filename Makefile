@@ -57,8 +57,9 @@ test: setup-dev ## the tests, without the slow ones
 test-all: setup-dev ## every test
 	@$(PYTEST)
 
-check: setup-dev ## style (ruff), and the tests that hold the tree and the documents
+check: setup-dev ## style (ruff), types (mypy), and the tests that hold the tree and the documents
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
 	@$(PYTEST) tests/repo
 
 smoke: setup ## a whole small run in a temporary folder, about a minute
@@ -74,7 +75,7 @@ doctor: setup ## what this machine has, to paste into a bug report
 	@$(PY) -m finetune doctor
 
 clean: ## remove .venv, builds and caches; never runs/, never a download
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:
