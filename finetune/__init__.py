@@ -16,11 +16,12 @@ LAZY = {"load": ("finetune.checkpoints.sources", "load"),
         "classify": ("finetune.api", "classify"), "predict": ("finetune.api", "predict")}
 
 
-def __getattr__(name: str) -> object:
-    if name not in LAZY:
-        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
-    module, attribute = LAZY[name]
-    return getattr(import_module(module), attribute)
+if not TYPE_CHECKING:  # to a type checker it would say that there is every name
+    def __getattr__(name: str) -> object:
+        if name not in LAZY:
+            raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+        module, attribute = LAZY[name]
+        return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
