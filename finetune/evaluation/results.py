@@ -14,6 +14,11 @@ class Quantity(Record):
     high: float | None
     n: int
 
+    def known_value(self) -> float:
+        """The value, of a figure that is defined."""
+        assert self.value is not None, "not defined"
+        return self.value
+
     def known(self) -> tuple[float, float, float]:
         """The value and its interval, of a figure that is defined."""
         assert self.value is not None and self.low is not None and self.high is not None, "not defined"

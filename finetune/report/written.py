@@ -70,13 +70,13 @@ def verdict_text(evaluation: WrittenEvaluation, shown: dict[str, str], words: Wo
 def is_ahead(baseline: WrittenBaseline, metric: str) -> bool:
     """Whether the model is better than a baseline by more than noise, where higher is better."""
     difference = baseline.differences[metric]
-    return difference.known()[0] > 0 and difference.p() < 0.05
+    return difference.known_value() > 0 and difference.p() < 0.05
 
 
 def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
     """A baseline's figure, and whether the model is better, worse or neither."""
     difference, value = baseline.differences[metric], metric_value(metric, baseline.metrics[metric].value)
-    size, p = points(metric, difference.known()[0]), p_text(difference.p())
+    size, p = points(metric, difference.known_value()), p_text(difference.p())
     assert size is not None, f"{metric} is not in points"
     if size == 0 or difference.p() >= 0.05:
         return f"{name} {value} (no more than noise apart, {p})"
@@ -130,7 +130,7 @@ def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], wo
 def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Section:
     """The losses before and after training. tokens: what the tokens are that a loss is on, by ``LossChange.on``."""
     cells = [[f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}", _loss_cell(own.before),
-              f"{_loss_cell(own.after)}\n{percent(own.after.known()[0], own.before.known()[0])} of before"]
+              f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of before"]
              for own in changes]
     table = Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
     return Section("losses", "Loss before and after", [table, Text(note, small=True)])

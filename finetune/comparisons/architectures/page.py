@@ -203,7 +203,7 @@ def _metric_name(group: Group) -> str:
 
 def _best(group: Group) -> Entry:
     sign = -1 if group.metric in _LOSSES else 1
-    return max(group.entries, key=lambda entry: sign * entry.metric(group.metric).known()[0])
+    return max(group.entries, key=lambda entry: sign * entry.metric(group.metric).known_value())
 
 
 def _value(group: Group, entry: Entry) -> str:

@@ -31,7 +31,7 @@ def verdict(comparison: MethodsComparison) -> str:
     others = [(entry.label, entry.difference) for entry in comparison.candidates if entry.difference]
     for word, sign in (("Better", 1), ("Worse", -1)):
         found = [label for label, difference in others if difference.p_value < 0.05
-                 and sign * difference.metric("accuracy").known()[0] > 0]
+                 and sign * difference.metric("accuracy").known_value() > 0]
         if found:
             said.append(f"{word} than that by more than noise: {'; '.join(found)}.")
     level = [label for label, difference in others if difference.p_value >= 0.05]
@@ -77,7 +77,7 @@ def _reference(comparison: MethodsComparison) -> MethodCandidate:
 def _tiles(comparison: MethodsComparison) -> list[Tile]:
     """The reference, the best of the others and TF-IDF."""
     others = [entry for entry in comparison.candidates if entry.name not in (comparison.reference, TFIDF)]
-    best = max(others, key=lambda entry: entry.metric("accuracy").known()[0], default=None)
+    best = max(others, key=lambda entry: entry.metric("accuracy").known_value(), default=None)
     shown = [(_reference(comparison), "reference"), *([(best, "the highest of the others on test")] if best else []),
              (comparison.candidates[-1], "baseline")]
     tiles = []
@@ -103,7 +103,7 @@ def _accuracies(comparison: MethodsComparison) -> Section:
                   ["", "Accuracy", named, "Accuracy minus\nreference's", "p (Holm)", "F1 minus\nreference's"], rows,
                   frozenset(range(1, 6)),
                   strong=frozenset(i for i, entry in enumerate(candidates) if entry.name == comparison.reference))
-    best = max(candidates, key=lambda entry: entry.metric("accuracy").known()[0])
+    best = max(candidates, key=lambda entry: entry.metric("accuracy").known_value())
     figure = Figure(
         plots.forest_picture([entry.label for entry in candidates], [entry.metric("accuracy") for entry in candidates],
                              [[100 * fit["accuracy"] for fit in entry.by_seed] for entry in candidates]),

@@ -221,21 +221,22 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
         verb = "stands" if overlapping == 1 else "stand"
         sentences.append(f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
                          f"validation; without them: {metric_text(clean.metrics[metric], metric)}.")
-    _, low, high = headline.known()
-    if metric in _SHARES and high - low > 0.1:
-        width = 100 * (high - low)
-        sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
+    if metric in _SHARES:
+        _, low, high = headline.known()
+        if high - low > 0.1:
+            width = 100 * (high - low)
+            sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
     return " ".join(sentences)
 
 
 def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     """How the model stands against one baseline; the majority class is named only where it is not beaten."""
     other, difference = entry.metrics[metric], entry.difference
-    value, low, high = difference.known()
-    points = 100 * value
+    points = 100 * difference.known_value()
     if metric == "accuracy":
         real, test = entry.p_value < 0.05, f"McNemar {p_text(entry.p_value)}"
     else:
+        _, low, high = difference.known()
         real = low > 0 or high < 0
         test = f"95 % interval of the difference {100 * low:.1f} to {100 * high:.1f} points"
     if is_reference and real and points > 0:

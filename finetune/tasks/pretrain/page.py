@@ -30,7 +30,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
             f"{headline.n:,} blocks), {before:.3f} before training.")
     best = min((entry.bits_per_byte for entry in evaluation.compressors), default=None)
     if best is not None:
-        ratio = headline.known()[0] / best
+        ratio = headline.known_value() / best
         said += (f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
                  if ratio < 1 else f" A general compressor needs only {best:.3f}: the model has learnt little yet.")
     return said
@@ -39,7 +39,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
 def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
     """The figures at the top."""
     metrics = evaluation.metrics
-    return [Tile(name, _number(key, metrics[key].known()[0]), _interval(key, metrics[key]),
+    return [Tile(name, _number(key, metrics[key].known_value()), _interval(key, metrics[key]),
                  f"held-out text, {metrics[key].n:,} blocks") for key, name in NAMES.items()]
 
 
@@ -107,7 +107,7 @@ def data_section(card: TextCard | None) -> Section:
 
 
 def _cell(key: str, metric: Metric) -> str:
-    return f"{_number(key, metric.known()[0])}\n({_interval(key, metric)})"
+    return f"{_number(key, metric.known_value())}\n({_interval(key, metric)})"
 
 
 def _interval(key: str, metric: Metric) -> str:
