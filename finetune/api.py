@@ -3,6 +3,7 @@
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,12 @@ class ClassifierRun:
         self.bundle = self.directory / "export" / "hf"
 
     @cached_property
-    def evaluation(self) -> dict:
+    def evaluation(self) -> dict[str, Any]:
         """What eval.json says: the headline, every metric with its interval, the baselines."""
-        return read_json(self.directory / "eval.json")
+        found: dict[str, Any] = read_json(self.directory / "eval.json")
+        return found
 
-    def predict(self, data, text: str | None = None):
+    def predict(self, data: Any, text: str | None = None) -> Any:
         """As ``finetune.predict``."""
         return _predict(self._loaded, data, text)
 
@@ -44,10 +46,10 @@ class ClassifierRun:
         return Bundle.load(self.directory)
 
 
-def classify(data, text: str | None = None, label: str | None = None, *, group: str | None = None,
-             split: str | None = None, validation=None, test=None, weights=None, method: str | None = None,
-             encoding: str | None = None, settings: dict | None = None, name: str | None = None,
-             folder="runs") -> ClassifierRun:
+def classify(data: Any, text: str | None = None, label: str | None = None, *, group: str | None = None,
+             split: str | None = None, validation: Any = None, test: Any = None, weights: str | Path | None = None,
+             method: str | None = None, encoding: str | None = None, settings: dict[str, Any] | None = None,
+             name: str | None = None, folder: str | Path = "runs") -> ClassifierRun:
     """Run the pipeline ``classify``, as the command does, from data to report and bundle.
 
     data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose own splits are
@@ -66,7 +68,7 @@ def classify(data, text: str | None = None, label: str | None = None, *, group: 
     return ClassifierRun(run.directory)
 
 
-def predict(bundle, data, text: str | None = None):
+def predict(bundle: str | Path, data: Any, text: str | None = None) -> Any:
     """The data with predicted, probability and a p_ column for each label added; rows without text get none.
 
     bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, given back as such with every column and
@@ -76,7 +78,7 @@ def predict(bundle, data, text: str | None = None):
     return _predict(Bundle.load(Path(bundle)), data, text)
 
 
-def _predict(bundle: Bundle, data, text: str | None):
+def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
     if not (is_dataset(data) or isinstance(data, pd.DataFrame)):
         data = pd.DataFrame({"text": read_texts(data, empty=True)[0]})
     names = _column_names(data)
@@ -103,7 +105,7 @@ def _predict(bundle: Bundle, data, text: str | None):
     return data
 
 
-def _sample(data, names: list[str]) -> list[list[str]]:
+def _sample(data: Any, names: list[str]) -> list[list[str]]:
     """The first rows as cells, for what they hold."""
     if isinstance(data, pd.DataFrame):
         columns = [cells_of(data.iloc[:SAMPLE, place]) for place in range(len(names))]
@@ -113,11 +115,11 @@ def _sample(data, names: list[str]) -> list[list[str]]:
     return [[as_cell(value) for value in row] for row in zip(*columns, strict=True)]
 
 
-def _column_names(data) -> list[str]:
+def _column_names(data: Any) -> list[str]:
     return list(map(str, data.columns)) if isinstance(data, pd.DataFrame) else list(getattr(data, "column_names", []))
 
 
-def _as_path(data, folder: Path, name: str) -> str | None:
+def _as_path(data: Any, folder: Path, name: str) -> str | None:
     """Where the data stand as a file; what is in memory is written under a name that its content decides."""
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)

@@ -3,13 +3,17 @@
 import errno
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="Adapt GPT-2 to your own text, on the machine that you have.")
@@ -22,7 +26,8 @@ app.add_typer(data_app, name="data")
 
 RUNS = Path("runs")
 INTERRUPTED = 130
-UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click in newer releases of typer
+# click's, or that of the copy of click in newer releases of typer; it shows itself as what is below it does
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
@@ -106,11 +111,12 @@ def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     from finetune.tasks.classify.bundle import Bundle, predict_table
     ready = Bundle.load(bundle)
     if table:
+        assert out is not None, "--csv comes with --out"
         counts = predict_table(ready, table, out, text, encoding, not no_header)
         say(f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
         return
-    for label, p in zip(*ready.predict(texts), strict=True):
+    for label, p in zip(*ready.predict(texts or []), strict=True):
         say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
 
 
@@ -309,7 +315,8 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
     say("checked: nothing is wrong" if here else "no weights are on this machine: nothing was checked")
 
 
-def _run(request, name, first, until, processes, dry_run, fresh) -> None:
+def _run(request: "Recipe", name: str | None, first: str | None, until: str | None, processes: int, dry_run: bool,
+         fresh: bool) -> None:
     from finetune.execution import dry_run as show_plan
     from finetune.execution import execute, open_run
     from finetune.pipeline import load_pipeline, stage_names
@@ -326,7 +333,7 @@ def _run(request, name, first, until, processes, dry_run, fresh) -> None:
     execute(opened, recipe, stages, first=first, until=until, processes=processes, fresh=fresh)
 
 
-def _typed_lines():
+def _typed_lines() -> Iterator[str]:
     """What a person types line by line, or what comes through a pipe, until it ends."""
     while True:
         try:

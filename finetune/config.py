@@ -6,11 +6,13 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune.errors import RecipeError, listed
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -50,7 +52,7 @@ def under(key: str, sections: Iterable[str]) -> bool:
     return any(key == section or key.startswith(section + ".") for section in sections)
 
 
-def nearest(word: str, known) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """'did you mean ...?' for the known word nearest to `word`, or nothing.
 
     The same but for case comes first. Of dotted keys the last part counts, so that ``lr`` and ``learning_rate`` find
@@ -87,7 +89,7 @@ def parse_overrides(pairs: list[str]) -> dict:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise RecipeError("--set takes KEY=VALUE", got=repr(pair), do="For example: --set train.epochs=3")
-        value = text
+        value: Any = text
         if text.startswith(('"', "'", "[", "{")):
             with contextlib.suppress(ValueError):
                 value = tomllib.loads(f"value = {text}")["value"]
@@ -106,7 +108,7 @@ def merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def validate(schema: type[Settings], values: dict, source: str, see: str = "finetune show spam-classifier"):
+def validate(schema: type[S], values: dict, source: str, see: str = "finetune show spam-classifier") -> S:
     """Build `schema` from plain values; the first problem is an error that names `source` and the key."""
     try:
         return schema.model_validate(values)

@@ -5,9 +5,11 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Protocol
 
 from finetune.errors import FinetuneError
 
@@ -31,8 +33,18 @@ def program() -> str:
     return f"{interpreter} -m finetune"
 
 
+class Advance(Protocol):
+    """What ``progress`` yields: so much more is done."""
+
+    def __call__(self, amount: float = 1, note: str = "") -> None: ...
+
+
+def unseen(amount: float = 1, note: str = "") -> None:
+    """The ``Advance`` of no bar."""
+
+
 @contextmanager
-def log_to(path):
+def log_to(path: Path | str) -> Iterator[None]:
     """Copy every line said inside the block to a file, too."""
     global _log
     with open(path, "a", encoding="utf-8", errors="replace") as file:
@@ -47,7 +59,7 @@ def log_to(path):
 
 
 @contextmanager
-def silence():
+def silence() -> Iterator[None]:
     """Say nothing and show no bar inside the block: for a library's caller, who asked for no words."""
     token = _silent.set(True)
     try:
@@ -76,14 +88,15 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: float | None, *, unit: str = "", done: float = 0, every_seconds: float = 10.0):
+def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
+             every_seconds: float = 10.0) -> Iterator[Advance]:
     """A live bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
     total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the
     end of the line.
     """
     if _silent.get():
-        yield lambda amount=1, note="": None
+        yield unseen
         return
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -92,14 +105,15 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
                    TimeRemainingColumn(), TextColumn("left"))
         start, begun = time.monotonic(), done
         with Progress(*columns, transient=True) as bar:
-            task = bar.add_task(what, total=total, completed=done, rate="", note="")
+            task = bar.add_task(what, total=total, completed=done,  # type: ignore[arg-type]  # rich counts in floats
+                                rate="", note="")
 
-            def advance(amount: float = 1, note: str = "") -> None:
+            def advance_bar(amount: float = 1, note: str = "") -> None:
                 nonlocal done
                 done += amount
                 rate = (done - begun) / max(time.monotonic() - start, 1e-9)
                 bar.update(task, advance=amount, rate=f"{rate:,.1f} {unit}/s", note=note)
-            yield advance
+            yield advance_bar
         return
 
     start, begun, last = time.monotonic(), done, time.monotonic()

@@ -3,8 +3,10 @@
 import math
 import re
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from finetune.console import say, silence
 from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
 from finetune.evaluation.calibration import fit_temperature, softmax
 from finetune.export import hf
-from finetune.export.hf import random_ids
+from finetune.export.exportable import random_ids
 from finetune.files import sha256_json
 from finetune.recipe import Recipe, Train, check_method
 from finetune.records import WeightsOrigin
@@ -67,8 +69,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
     """
 
-    def __init__(self, weights="auto", method="auto", epochs=None, lr=None, batch_size=16, max_length=None,
-                 validation_fraction=0.1, class_weight=None, settings=None, random_state=123, verbose=False):
+    classes_: np.ndarray
+    origin_: dict[str, Any]
+
+    def __init__(self, weights: str | Path = "auto", method: str = "auto", epochs: int | None = None,
+                 lr: float | None = None, batch_size: int = 16, max_length: int | None = None,
+                 validation_fraction: float = 0.1, class_weight: str | None = None,
+                 settings: Mapping[str, Any] | None = None, random_state: int | np.random.RandomState | None = 123,
+                 verbose: bool = False):
         self.weights = weights
         self.method = method
         self.epochs = epochs
@@ -81,7 +89,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts and their labels. Raises InputError, a ValueError, for what cannot be learnt from."""
         texts, columns = read_texts(X)
         classes, targets = read_labels(y)
@@ -106,12 +114,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self._keep_columns(columns)
         return self
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """The label (n,) of each text."""
         probabilities = self.predict_proba(X)
-        return self.classes_[self.bundle_.decide(probabilities)]
+        found: np.ndarray = self.classes_[self.bundle_.decide(probabilities)]
+        return found
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Calibrated probabilities (n, K), in the order of ``classes_``."""
         bundle = self._fitted()
         texts, columns = read_texts(X)
@@ -120,7 +129,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("other columns than in fit", got=", ".join(columns), known=", ".join(known))
         return softmax(bundle.logits(texts), bundle.temperature)
 
-    def save(self, path) -> Path:
+    def save(self, path: str | Path) -> Path:
         """Write a bundle as ``finetune export`` does, for ``load``, ``finetune predict`` and transformers. No pickle.
 
         Raises InputError where something else stands there, WeightsError where transformers would read it otherwise.
@@ -144,7 +153,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return path
 
     @classmethod
-    def load(cls, path) -> "TextClassifier":
+    def load(cls, path: str | Path) -> "TextClassifier":
         """A fitted estimator from what ``save`` wrote, or from a run or its bundle (whose labels are text)."""
         bundle = Bundle.load(path)
         file = bundle_directory(path) / "bundle.json"
@@ -163,7 +172,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         estimator.bundle_ = bundle
         return estimator
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.one_d_array = tags.input_tags.string = True
         tags.input_tags.two_d_array = False
@@ -177,7 +186,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def _keep_columns(self, columns: list[str] | None) -> None:
         """Remember a frame's columns, which later ones must have."""
         for name in ("feature_names_in_", "n_features_in_"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         if columns:
             self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
 
@@ -203,7 +212,8 @@ def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: W
               folder: Path) -> tuple[Bundle, Train]:
     """Train on the rows as a run would, with checkpoints in `folder`: what predicts, and the settings as resolved."""
     loaded, task = start.load(recipe.train.dropout), task_named("classify")
-    gpt, tokenizer = loaded.body, loaded.tokenizer
+    task.check_body(loaded.body, start.name)
+    gpt, tokenizer = loaded.gpt, loaded.tokenizer
     parts = grouped_split(source.texts, source.labels, recipe.split.val_fraction, 0.0, recipe.split.seed)
     max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
     prepared = task.prepared({name: len(rows) for name, rows in parts.items()}, len(source.texts), labels, max_length)
@@ -225,7 +235,7 @@ def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: W
 
 
 @contextmanager
-def _kept_state():
+def _kept_state() -> Iterator[None]:
     """Leave torch's random numbers and its number of threads as they were: they are the caller's."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
@@ -235,7 +245,7 @@ def _kept_state():
             torch.set_num_threads(threads)
 
 
-def _plain(value):
+def _plain(value: object) -> Any:
     """A parameter as JSON writes it: numpy's numbers as Python's, a path as text, a generator as none."""
     if isinstance(value, np.generic):
         return value.item()

@@ -1,6 +1,6 @@
 """Runs: opened for a request, and their stages done in order, from where they stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +20,8 @@ def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights replaced by what is here or can be had, and whole paths; nothing is fetched."""
     from finetune.checkpoints.sources import resolve_auto
     from finetune.tasks.base import task_named
-    weights = Path(request.weights).expanduser()
-    weights = str(weights.resolve()) if weights.is_dir() else resolve_auto(request.weights)
+    place = Path(request.weights).expanduser()
+    weights = str(place.resolve()) if place.is_dir() else resolve_auto(request.weights)
     return task_named(request.task).resolve(request.model_copy(update={"weights": weights}), fetch=False)
 
 
@@ -98,7 +98,8 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
                     zip(enumerate(names, 1), stages, strict=True)]
         if first or fresh:
             run.forget(numbered[names.index(first) if first else 0:])
-        before, worked, taken = "", False, {}
+        before, worked = "", False
+        taken: dict[str, list[str]] = {}
         for (number, name, outputs), stage in zip(numbered, stages, strict=True):
             leaf = getattr(stage, "LEAF", False)
             path, begun = run.record_path(number, name), False
@@ -136,7 +137,7 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
 def fingerprint(stage: ModuleType, recipe: Recipe, before: str, external: dict[str, str]) -> str:
     """What a stage's result depends on: its settings, what the stages before it left, files outside, this version."""
     reads = stage_reads(stage, recipe.task)
-    values = recipe.model_dump(mode="json") if stage.READS is None else chosen_values(recipe, reads)
+    values = recipe.model_dump(mode="json") if stage.READS is None else chosen_values(recipe, reads or ())
     return sha256_json([stage_name(stage), __version__, values, before, external])
 
 
@@ -239,7 +240,7 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
 
 
 @contextmanager
-def _memory_errors():
+def _memory_errors() -> Iterator[None]:
     """Memory that ran out, as an error that says what to change."""
     try:
         yield

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from finetune.errors import RunError
 
@@ -24,7 +26,7 @@ def sha256_tree(path: Path) -> str:
     return sha256_json([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
 
 
-def sha256_json(value) -> str:
+def sha256_json(value: object) -> str:
     """The sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -41,16 +43,16 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w"):
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; flush and rename it when the block ends without error."""
     path = Path(path)
     if path.is_dir():  # known before anything is computed for it, and "." has no name to put a temporary one beside
         raise RunError(f"cannot write {path}", got="a directory", do="Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode, **text) as file:
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,14 +79,14 @@ def replace_directory(directory: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """Read a JSON file; a damaged one is an error that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

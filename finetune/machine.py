@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("gpt2-finetune", "torch", "accelerate", "tiktoken", "safetensors", "scikit-learn", "numpy", "pandas",
             "datasets", "transformers")
@@ -28,9 +30,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict:
+def hardware() -> dict[str, Any]:
     """The machine, without anything that names it or its user."""
-    found = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
+    found: dict[str, Any] = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
     if Path("/proc/cpuinfo").exists():
         models = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
         found["cpu"] = models[0] if models else "unknown"
@@ -84,18 +86,20 @@ def latest_peak_bytes() -> int:
     """The most memory this process held since the last reset, and nothing else."""
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        assert peak, "/proc/self/status has no VmHWM"
+        return int(peak[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
         import psutil
         return psutil.Process().memory_info().peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 @contextmanager
-def timed():
+def timed() -> Iterator[Callable[[], float]]:
     """Measure a block: yields a function that gives the seconds so far."""
     start = time.monotonic()
     yield lambda: time.monotonic() - start

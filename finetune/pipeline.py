@@ -3,12 +3,13 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from finetune.comparisons import COMPARISONS
 from finetune.config import (
@@ -79,6 +80,7 @@ def load_pipeline(name: str) -> Pipeline:
     if key != name:
         return load_pipeline(key)
     spec = importlib.util.spec_from_file_location(f"pipeline_{files[key].stem}", files[key])
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Pipeline(module.recipe.model_copy(update={"pipeline": key}), tuple(module.stages))
@@ -148,14 +150,14 @@ def _owners(key: str) -> str:
     return f"it is read by {', '.join(tasks)}"
 
 
-def classify_request(data: str, *, text: str | None = None, label: str | None = None, group: str | None = None,
+def classify_request(data: str | None, *, text: str | None = None, label: str | None = None, group: str | None = None,
                      split: str | None = None, validation: str | None = None, test: str | None = None,
                      weights: str | None = None, method: str | None = None, encoding: str | None = None,
                      ignore: Sequence[str] = (), overrides: Sequence[str] = (),
                      settings: dict | None = None) -> Recipe:
     """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
-    chosen = {"data": data, "columns": {"text": text, "label": label, "group": group, "split": split},
-              "validation": validation or "", "test": test or "", "encoding": encoding}
+    chosen: dict[str, Any] = {"data": data, "columns": {"text": text, "label": label, "group": group, "split": split},
+                              "validation": validation or "", "test": test or "", "encoding": encoding}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
@@ -184,7 +186,8 @@ def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
     reads, usual = Pipeline(recipe, tuple(stages)).reads(recipe.task), Recipe()
     if recipe.weights != "scratch":
         reads = tuple(key for key in reads if key != "shape")
-    changed, as_usual = {}, {}
+    changed: dict[str, Any] = {}
+    as_usual: dict[str, Any] = {}
     for key, value in chosen_values(recipe, reads).items():
         section, _, name = key.rpartition(".")
         lines = as_usual if value == value_of(usual, key) else changed
@@ -202,7 +205,7 @@ def as_toml(recipe: Recipe) -> str:
     pipeline = load_pipeline(recipe.pipeline)
     reads, lines = pipeline.reads(recipe.task), []
 
-    def table(settings, heading: str = "") -> None:
+    def table(settings: Settings, heading: str = "") -> None:
         nested, prefix = [], f"{heading}." if heading else ""
         own = {key: field for key, field in type(settings).model_fields.items()
                if isinstance(getattr(settings, key), Settings) or under(prefix + key, reads)}
@@ -221,13 +224,13 @@ def as_toml(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value) -> str:
+def _toml_value(value: object) -> str:
     """JSON but for what TOML writes otherwise: characters above U+FFFF, and DEL; and tables on one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _hint(word: str, known) -> str:
+def _hint(word: str, known: Iterable[str]) -> str:
     hint = nearest(word, known)
     return f"; {hint}" if hint else ""

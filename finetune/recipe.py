@@ -82,6 +82,18 @@ class Train(Settings):
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
     threads: int = Field(0, ge=0, description="CPU threads; 0: all cores. Bits repeat at one thread count only")
 
+    @property
+    def chosen_lr(self) -> float:
+        """The learning rate, which is chosen before anything is trained."""
+        assert self.lr is not None, "the learning rate is still open"
+        return self.lr
+
+    @property
+    def chosen_epochs(self) -> int:
+        """The epochs, which are chosen before anything is trained."""
+        assert self.epochs is not None, "the epochs are still open"
+        return self.epochs
+
 
 class Evaluate(Settings):
     """What is measured, and how a probability becomes a decision."""

@@ -7,9 +7,12 @@ other exception is a bug of ours.
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from finetune.errors import RunError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SMALL_MODEL = 40_000_000  # parameters below which a model moves whole and knows next to nothing
 
@@ -19,14 +22,18 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``, keys in the order of the fields."""
-        return _adapter(type(self)).dump_python(self, mode="json", exclude_defaults=True)
+        kind: Any = type(self)  # mypy takes an instance's __hash__ for its class's
+        plain: dict[str, Any] = _adapter(kind).dump_python(self, mode="json", exclude_defaults=True)
+        return plain
 
     @classmethod
     def from_json(cls, value: Any, source: str | Path) -> Self:
         """The record that `value` is. Raises RunError, which names `source`, for JSON of another shape."""
         from pydantic import ValidationError
         try:
-            return _adapter(cls).validate_python(value)
+            kind: Any = cls  # as above
+            found: Self = _adapter(kind).validate_python(value)
+            return found
         except (ValidationError, RecursionError) as error:
             problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
             where = ".".join(map(str, problem["loc"]))
@@ -35,7 +42,7 @@ class Record:
 
 
 @cache
-def _adapter(kind: type):
+def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
     return TypeAdapter(kind)
 

@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from finetune import __version__
 from finetune.config import validate
@@ -72,7 +73,7 @@ class Run:
                            do="Begin a new run under another --name, or use the version that wrote it.") from error
 
     @contextmanager
-    def locked(self):
+    def locked(self) -> Iterator[None]:
         """Hold the run for this process. Raises RunError while another process does."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -193,9 +194,9 @@ def content(record: StageRecord) -> str:
     return sha256_json([record.outputs, record.external, record.result])
 
 
-def _try_lock(file) -> bool:
+def _try_lock(file: IO[str]) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -73,7 +73,7 @@ class Tokenizer:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise WeightsError(f"{directory}: no tokenizer that can be read", got=str(error),
                                known="vocab.json with merges.txt, or tokenizer.json") from error
-        return cls(*files, source=directory.name or "vocabulary")
+        return cls(files[0], files[1], source=directory.name or "vocabulary")
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":

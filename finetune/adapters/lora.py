@@ -6,13 +6,17 @@ the base stays as it is. Shape letters: I inputs, O outputs, R rank.
 
 import math
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.errors import RecipeError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LoRALinear(nn.Linear):
@@ -78,7 +82,7 @@ def lora_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
             for name, layer in lora_layers(model).items() for kind in ("lora_A", "lora_B")}
 
 
-def merge(model: nn.Module) -> nn.Module:
+def merge(model: M) -> M:
     """Put plain layers that compute the same in the swapped ones' places. Returns the model itself."""
     for name, layer in lora_layers(model).items():
         _put(model, name, layer.merged())
@@ -89,7 +93,7 @@ def _names(target: str, name: str) -> bool:
     return fnmatchcase(f".{name}", f"*.{target}")
 
 
-def _kinds(layers) -> list[str]:
+def _kinds(layers: Iterable[str]) -> list[str]:
     """Names with their numbers as *, each once: ``blocks.*.mlp.up``."""
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in layers))
 

@@ -1,7 +1,8 @@
 """Hugging Face's tensors into our GPT and back, every tensor accounted for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,8 @@ def gpt_tensors(model: GPT) -> dict[str, Tensor]:
 class _Undrawn(TorchFunctionMode):
     """Modules built inside do not draw weights: a file has them, and on meta a draw imports torch's compiler."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
         if getattr(function, "__module__", None) == "torch.nn.init":
             return None
         return function(*args, **(kwargs or {}))

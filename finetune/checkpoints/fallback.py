@@ -4,6 +4,7 @@ from pathlib import Path
 
 from finetune.checkpoints.store import write_checkpoint
 from finetune.models.gpt import GPT, GPTConfig
+from finetune.recipe import Shape
 from finetune.tokenizer import Tokenizer
 
 MINI = "mini"  # the bundled checkpoint: pretrained, but small
@@ -18,7 +19,7 @@ def write_random_bytes(directory: Path, seed: int) -> None:
     write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)
 
 
-def write_scratch(directory: Path, shape, seed: int) -> None:
+def write_scratch(directory: Path, shape: Shape, seed: int) -> None:
     """Write a checkpoint of a recipe's ``shape`` with GPT-2's initial weights."""
     tokenizer = Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
     config = GPTConfig(vocab_size=tokenizer.vocab_size, context=shape.context, width=shape.width, layers=shape.layers,

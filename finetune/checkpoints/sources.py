@@ -13,7 +13,10 @@ from finetune.files import sha256_file
 from finetune.hub.assets import asset
 from finetune.hub.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
 from finetune.hub.registry import WeightsRow, weights_registry
-from finetune.models.gpt import GPTConfig
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import Classifier
+from finetune.tokenizer import Tokenizer
 
 AUTO = "gpt2"  # what `auto` stands for where it can be had
 
@@ -103,7 +106,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
                        do="See: finetune weights ls")
 
 
-def load(name: str = "auto"):
+def load(name: str = "auto") -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
     """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
 
     A GPT gives logits (B, T) -> (B, T, V); a classifier's directory gives a Classifier, a seq2seq run's that of an

@@ -11,16 +11,18 @@ import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
 from finetune.errors import RunError, WeightsError
 from finetune.files import read_json, replace_directory, sync_directory, write_json
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
@@ -39,14 +41,20 @@ SIZE_LIMITS = {"vocab_size": 1 << 20, "n_positions": 1 << 17, "n_embd": 1 << 14,
 class LoadedCheckpoint:
     """A checkpoint in memory: the model (eval mode, fp32), its tokenizer and what became of the tensors."""
 
-    model: GPT | Classifier
+    model: GPT | Classifier | EncoderDecoder
     tokenizer: Tokenizer
     report: LoadReport
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> GPT | EncoderDecoder:
         """The GPT, or the encoder-decoder, without a classifier's head."""
         return self.model.gpt if isinstance(self.model, Classifier) else self.model
+
+    @property
+    def gpt(self) -> GPT:
+        """The GPT, where the checkpoint is known to be no other model."""
+        assert isinstance(self.body, GPT), "check_body refuses other models first"
+        return self.body
 
 
 def read_config(directory: Path) -> GPTConfig:
@@ -107,7 +115,7 @@ def tensor_files(directory: Path) -> list[Path]:
 
 def read_header(path: Path) -> dict[str, tuple]:
     """Names and shapes in a safetensors file, with the header and the file's size checked against each other."""
-    def refuse(why: str):
+    def refuse(why: str) -> NoReturn:
         raise WeightsError(f"{path}: this is not a usable safetensors file", got=why,
                            do="Fetch it again: finetune weights verify shows what is damaged.")
     try:
@@ -150,7 +158,8 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
         raise WeightsError(f"{directory}: no such directory")
     shape = config or read_config(directory)
     shape = GPTConfig(**{**shape.__dict__, "dropout": dropout})
-    location, shapes = {}, {}
+    location: dict[str, Path] = {}
+    shapes: dict[str, tuple] = {}
     for path in tensor_files(directory):
         for name, size in read_header(path).items():
             if name in location:
@@ -159,14 +168,15 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
 
     try:
         with _Readers() as readers:
-            model, report = load_gpt(shape, shapes, lambda name: readers.read(location[name], name), directory.name)
+            gpt, report = load_gpt(shape, shapes, lambda name: readers.read(location[name], name), directory.name)
+            model: GPT | Classifier = gpt
             if CLASSIFIER_HEAD in shapes:
                 size = shapes[CLASSIFIER_HEAD]
                 if len(size) != 2 or size[1] != shape.width:
                     raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {size}", known=f"(classes, {shape.width})")
                 head = finite(readers.read(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
-                model = Classifier(model, len(head))
-                model.head.weight.data.copy_(head)
+                model = classifier = Classifier(gpt, len(head))
+                classifier.head.weight.data.copy_(head)
                 report.loaded += 1
                 report.parameters += head.numel()
     except SafetensorError as error:
@@ -250,13 +260,13 @@ def read_object(path: Path) -> dict:
 class _Readers:
     """Open safetensors files, each mapped into memory once and read tensor by tensor."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.open: dict[Path, safe_open] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for file in self.open.values():
             file.__exit__(*error)
 
@@ -266,7 +276,7 @@ class _Readers:
         return self.open[path].get_tensor(name)
 
 
-def _unique(pairs):
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError("a name stands twice")

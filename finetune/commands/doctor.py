@@ -43,22 +43,24 @@ def show() -> int:
     say(f"to mend: {', '.join(problems)}" if problems else "all is usable")
     return 2 if problems else 0
 
+Line = tuple[str, bool | None]  # what is there, and whether that will do; none: no matter
 
-def _finetune():
+
+def _finetune() -> Line:
     from finetune import __version__
     return f"{__version__} in {Path(__file__).parents[1]}", None
 
 
-def _python():
+def _python() -> Line:
     bits = 64 if sys.maxsize > 2**32 else 32
     return f"{platform.python_version()} ({platform.python_implementation()}, {bits} bits)", bits == 64
 
 
-def _system():
+def _system() -> Line:
     return platform.platform(), None
 
 
-def _packages():
+def _packages() -> Line:
     from finetune.machine import versions
     found = versions()
     found.pop("python", None)
@@ -66,7 +68,7 @@ def _packages():
     return "\n".join(", ".join(lines[start:start + 5]) for start in range(0, len(lines), 5)), None
 
 
-def _processor():
+def _processor() -> Line:
     import torch
 
     from finetune.machine import hardware
@@ -75,13 +77,13 @@ def _processor():
             f"torch uses {torch.get_num_threads()}"), None
 
 
-def _memory():
+def _memory() -> Line:
     import psutil
     memory = psutil.virtual_memory()
     return f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB free", None
 
 
-def _device():
+def _device() -> Line:
     import torch
 
     from finetune.training.precision import device_type
@@ -92,13 +94,13 @@ def _device():
     return "\n".join(f"cuda: {gpu.name}, {gpu.total_memory / GIGABYTE:.0f} GB" for gpu in gpus), None
 
 
-def _precision():
+def _precision() -> Line:
     from finetune.training.precision import choose_precision
     precision, why = choose_precision("auto", 768)
     return f"{precision} for GPT-2: {why}", None
 
 
-def _disk():
+def _disk() -> Line:
     here = Path.cwd()
     free, writable = shutil.disk_usage(here).free, os.access(here, os.W_OK)
     value = f"{free / GIGABYTE:.1f} GB free in {here}" + ("" if writable else ", which cannot be written")
@@ -107,7 +109,7 @@ def _disk():
     return value, writable and free >= NEEDED_BYTES
 
 
-def _caches():
+def _caches() -> Line:
     from finetune.hub.cache import home
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub")
@@ -115,25 +117,25 @@ def _caches():
     return "\n".join(lines), None
 
 
-def _variables():
+def _variables() -> Line:
     # Values are not shown: an address may hold a password.
     shown = [f"{name} {'set' if os.environ.get(name) else 'not set'}" for name in OURS]
     return ", ".join(shown + [f"{name} set" for name in OTHERS if os.environ.get(name)]), None
 
 
-def _network():
+def _network() -> Line:
     from finetune.hub.fetch import network_available
     answers = network_available()
     return "the Hugging Face hub answers" if answers else "none: what is on this machine is used", None
 
 
-def _weights():
+def _weights() -> Line:
     from finetune.hub.fetch import weights_status
     from finetune.hub.registry import weights_registry
     return "\n".join(f"{row.name}: {weights_status(row)}" for row in weights_registry().values()), None
 
 
-def _forward_pass():
+def _forward_pass() -> Line:
     """A tiny model of random weights: (2, 32) ids -> (2, 32, 257) logits, all finite."""
     import time
 

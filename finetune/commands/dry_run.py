@@ -7,9 +7,11 @@ precision and threads; the batch that needs the most memory warms up, then one b
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +29,7 @@ from finetune.run import Run
 from finetune.stages import download, prepare, verify
 from finetune.tasks.base import TrainingSetup, task_named
 from finetune.tasks.setup import assemble, build
+from finetune.tokenizer import Tokenizer
 from finetune.training.loop import CHECKPOINT_SECONDS, count_steps, make_plan, try_steps
 from finetune.training.precision import device_type
 from finetune.training.probe import crowded, estimate
@@ -59,7 +62,7 @@ def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> 
 
 
 @contextmanager
-def _offline():
+def _offline() -> Iterator[None]:
     """Nothing is downloaded inside the block: what is damaged here, say, is not replaced."""
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -106,7 +109,8 @@ def _plan_only(recipe: Recipe, with_data: bool) -> None:
         with torch.device("meta"):  # shapes without numbers
             gpt = GPT(GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
                                 heads=row.heads))
-            setup = assemble(task, recipe, gpt, None, sum(p.numel() for p in gpt.parameters()), prepared)
+            parameters = sum(p.numel() for p in gpt.parameters())
+            setup = assemble(task, recipe, gpt, Tokenizer.of_bytes(), parameters, prepared)  # no text is read
         _say_plan(setup)
         rows = prepared.training_rows(row.context)
         say(f"steps: {count_steps(rows, setup.settings)[1]:,} of {setup.settings.batch_size} rows")
@@ -126,6 +130,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     first = try_steps(probe.job, settings, probe.batches, run.path("checkpoints"))
     plan = make_plan(probe.whole, settings, CHECKPOINT_SECONDS, loading + probe.set_up_seconds)
     found = estimate(first, replace(plan, kept_bytes=probe.kept_bytes))
+    assert found is not None, "steps were measured"
     tokens = sum(probe.whole.lengths)
     say(f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
         f"in an epoch; {plan.validations} validations")
@@ -143,7 +148,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     say("not counted: baselines, intervals, report and export. Nothing was kept; no weights were changed.")
 
 
-def _say_plan(setup: TrainingSetup) -> None:
+def _say_plan(setup: TrainingSetup[Any]) -> None:
     settings, trainable = setup.settings, setup.trainable
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
@@ -165,6 +170,6 @@ def _say_estimates(found: Estimate, evaluation: float | None, device: torch.devi
         say(f"  {name:28}  {about:>12}  {span}".replace("\u00a0", " "))
 
 
-def _span(show, found: Estimate, name: str) -> tuple[str, str]:
+def _span(show: Callable[[float], str], found: Estimate, name: str) -> tuple[str, str]:
     about, low, high = (show(getattr(found, name + end)) for end in ("", "_low", "_high"))
     return about, f"{low} to {high}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.console import warn
@@ -22,7 +23,7 @@ NEW_TOKENS = 60  # of a continuation
 
 
 def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequence[str],
-                  write: Callable[[str], None], compiled: bool = False, **options) -> None:
+                  write: Callable[[str], None], compiled: bool = False, **options: Any) -> None:
     """Write the prompt and its continuation: one sample a token at a time, several of them one after the other.
 
     Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no

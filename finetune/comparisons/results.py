@@ -21,8 +21,9 @@ class Differences(Record):
     bits_per_byte: Difference | None = None
 
     def metric(self, name: str) -> Difference:
-        """The difference in that metric."""
-        return getattr(self, name)
+        """The difference in that metric, which it has."""
+        found: Difference = getattr(self, name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,9 @@ class MeasuredCandidate(Record):
     difference: Differences | None = None  # none: the reference
 
     def metric(self, name: str) -> Metric:
-        """The metric of that name."""
-        return getattr(self, name)
+        """The metric of that name, which it has."""
+        found: Metric = getattr(self, name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

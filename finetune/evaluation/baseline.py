@@ -2,8 +2,11 @@
 
 import time
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _COSTS = (1.0, 10.0, 100.0)  # C: inverse strength of the L2 penalty
 _CHARACTER_NGRAM_LIMIT = 10_000_000  # characters of training text; above it words alone, to bound the memory
@@ -12,14 +15,15 @@ _CHUNK = 20_000  # rows turned into features at once
 _SEED = 0
 
 
-def majority(y_train, k: int, n: int) -> np.ndarray:
+def majority(y_train: ArrayLike, k: int, n: int) -> np.ndarray:
     """Probabilities (n, k): the shares of the classes in train, the same for every row."""
     shares = np.bincount(np.asarray(y_train, dtype=int), minlength=k).astype(float)
     shares = shares / shares.sum() if shares.sum() else np.full(k, 1 / k)
     return np.tile(shares, (n, 1))
 
 
-def tfidf_logistic(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> tuple[np.ndarray, str, float]:
+def tfidf_logistic(train_texts: Iterable[str], y_train: ArrayLike, val_texts: Iterable[str], y_val: ArrayLike,
+                   test_texts: Iterable[str], k: int) -> tuple[np.ndarray, str, float]:
     """Probabilities (n, k) of `test_texts`, a note on what was fitted, and the seconds it took.
 
     TF-IDF of words (1-2) and of characters inside words (2-5) with sublinear term frequency, then logistic
@@ -32,7 +36,8 @@ def tfidf_logistic(train_texts, y_train, val_texts, y_val, test_texts, k: int) -
     return probabilities, note, time.perf_counter() - start
 
 
-def _fit_predict(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> tuple[np.ndarray, str]:
+def _fit_predict(train_texts: list[str], y_train: np.ndarray, val_texts: list[str], y_val: np.ndarray,
+                 test_texts: list[str], k: int) -> tuple[np.ndarray, str]:
     n = len(test_texts)
     if len(np.unique(y_train)) < 2:
         return majority(y_train, k, n), "train has fewer than two classes: nothing to fit"
@@ -45,10 +50,11 @@ def _fit_predict(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> 
         return majority(y_train, k, n), "train has no word or character to count: the majority class instead"
 
     val = features.transform(val_texts) if val_texts else None
-    best, best_rank = None, None
+    best: Any = None
+    best_rank: tuple[float, ...] = ()
     for cost in _COSTS if val_texts else (_COSTS[1],):
         model = _fit(train, y_train, cost)
-        rank = _rank(_class_probabilities(model, val, k), y_val) if val_texts else ()
+        rank: tuple[float, ...] = _rank(_class_probabilities(model, val, k), y_val) if val_texts else ()
         if best is None or rank > best_rank:
             best, best_rank = model, rank
     chosen = "chosen on validation" if val_texts else "without validation rows to choose it on"
@@ -61,7 +67,7 @@ def _fit_predict(train_texts, y_train, val_texts, y_val, test_texts, k: int) -> 
     return probabilities, note
 
 
-def _within_work_limit(texts, y, k: int):
+def _within_work_limit(texts: list[str], y: np.ndarray, k: int) -> tuple[list[str], np.ndarray, str]:
     """All rows, or a seeded sample of them with every class still in it, and a note about it."""
     work = sum(map(len, texts)) * (k if k > 2 else 1)
     if work <= _WORK_LIMIT:
@@ -74,7 +80,7 @@ def _within_work_limit(texts, y, k: int):
     return [texts[row] for row in keep], y[keep], note
 
 
-def _features(texts):
+def _features(texts: list[str]) -> tuple[Any, str]:
     """The unfitted TF-IDF features for this much text, and their name."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion
@@ -89,9 +95,10 @@ def _features(texts):
     return FeatureUnion([words, characters]), "word 1-2-grams and character 2-5-grams"
 
 
-def _has_vocabulary(texts, vectorizer) -> bool:
+def _has_vocabulary(texts: Iterable[str], vectorizer: Any) -> bool:
     """Whether some feature stands in enough texts to be counted."""
-    analyse, seen = vectorizer.build_analyzer(), set()
+    analyse = vectorizer.build_analyzer()
+    seen: set[str] = set()
     for text in texts:
         features = set(analyse(text))
         if features and (vectorizer.min_df == 1 or features & seen):
@@ -100,7 +107,7 @@ def _has_vocabulary(texts, vectorizer) -> bool:
     return False
 
 
-def _fit(features, y, cost: float):
+def _fit(features: Any, y: np.ndarray, cost: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -109,14 +116,14 @@ def _fit(features, y, cost: float):
         return LogisticRegression(C=cost, max_iter=300).fit(features, y)
 
 
-def _class_probabilities(model, features, k: int) -> np.ndarray:
+def _class_probabilities(model: Any, features: Any, k: int) -> np.ndarray:
     """(n, k), with zeros for the classes the model has not seen."""
     probabilities = np.zeros((features.shape[0], k))
     probabilities[:, model.classes_] = model.predict_proba(features)
     return probabilities
 
 
-def _rank(probabilities, y) -> tuple[float, float]:
+def _rank(probabilities: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """The higher the better: accuracy, then the log loss with its sign turned."""
     own = np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, None)
     return float((probabilities.argmax(axis=1) == y).mean()), float(np.log(own).mean())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.records import Record
 
@@ -21,14 +22,14 @@ class ReliabilityBin(Record):
     accuracy: float
 
 
-def softmax(logits, temperature: float = 1.0) -> np.ndarray:
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
     """Probabilities (n, k) float64 of logits (n, k) divided by `temperature`."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(logits, y) -> float:
+def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     """The temperature with the lowest log loss: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
     `logits` (n, k) and true classes `y` (n,) of the validation rows, never of the test. 1.0 where it is
@@ -53,14 +54,14 @@ def fit_temperature(logits, y) -> float:
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def confidence_bins(probabilities) -> tuple[np.ndarray, np.ndarray]:
+def confidence_bins(probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The highest probability of each row (n,) and the index of its bin of equal width (n,)."""
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
     bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # (low, high], as in the paper
     return confidence, bins
 
 
-def reliability_bins(probabilities, y) -> list[ReliabilityBin]:
+def reliability_bins(probabilities: ArrayLike, y: ArrayLike) -> list[ReliabilityBin]:
     """Confidence against accuracy of the most probable class, a row per bin that is not empty."""
     confidence, bins = confidence_bins(probabilities)
     correct = np.asarray(probabilities).argmax(axis=1) == np.asarray(y)
@@ -72,14 +73,14 @@ def reliability_bins(probabilities, y) -> list[ReliabilityBin]:
     return rows
 
 
-def expected_calibration_error(probabilities, y) -> float:
+def expected_calibration_error(probabilities: ArrayLike, y: ArrayLike) -> float:
     """Mean distance of confidence and accuracy over bins, weighted by rows: Guo et al. 2017, eq. 3."""
     rows = reliability_bins(probabilities, y)
     total = sum(row.n for row in rows)
     return float(sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / total)
 
 
-def choose_threshold(y_binary, p) -> float:
+def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
     """The threshold on `p` (n,) with the highest F1 for the positive rows of `y_binary` (n,).
 
     It lies midway between two neighbouring probabilities; of equally good ones the nearest to 0.5 is taken.
@@ -100,7 +101,7 @@ def choose_threshold(y_binary, p) -> float:
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def decide(probabilities, positive: int | None, threshold: float | None) -> np.ndarray:
+def decide(probabilities: ArrayLike, positive: int | None, threshold: float | None) -> np.ndarray:
     """The predicted class (n,) of each row of `probabilities` (n, k).
 
     Two classes and a threshold: `positive` where its probability is at least the threshold; else the most
@@ -109,4 +110,5 @@ def decide(probabilities, positive: int | None, threshold: float | None) -> np.n
     probabilities = np.asarray(probabilities)
     if threshold is None or probabilities.shape[1] != 2:
         return probabilities.argmax(axis=1)
+    assert positive is not None, "a threshold is for the positive one of two classes"
     return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)

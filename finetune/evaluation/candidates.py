@@ -1,8 +1,10 @@
 """Several classifiers, each trained under several seeds, on the same test rows: means, intervals, paired tests."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.evaluation.intervals import bootstrap, holm, paired_bootstrap, wilson
 from finetune.evaluation.metrics import DecisionCounts
@@ -26,7 +28,7 @@ class Candidate:
     difference: AgainstReference | None  # none: the reference itself
 
 
-def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: int | None, reference: str,
+def compare_candidates(y: np.ndarray, decisions: dict[str, np.ndarray], k: int, positive: int | None, reference: str,
                        resamples: int, seed: int) -> dict[str, Candidate]:
     """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
 
@@ -41,7 +43,7 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     parts = {name: [DecisionCounts(y, np.asarray(row, dtype=int), k) for row in rows]
              for name, rows in decisions.items()}
 
-    def scores(counts) -> np.ndarray:
+    def scores(counts: np.ndarray) -> np.ndarray:
         """(R, 2 * candidates): the accuracies, then the F1s."""
         found = [[part.scores(counts, positive) for part in own] for own in parts.values()]
         return np.stack([np.mean([score[name] for score in own], axis=0) for name in ("accuracy", metric)
@@ -49,7 +51,7 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
 
     at = list(parts).index(reference)
 
-    def with_differences(counts) -> np.ndarray:
+    def with_differences(counts: np.ndarray) -> np.ndarray:
         """(R, 3 * candidates): and F1 minus the reference's."""
         found = scores(counts)
         f1 = found[:, len(parts):]
@@ -61,7 +63,7 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     right = {name: (np.asarray(rows) == y).mean(axis=0) for name, rows in decisions.items()}
     others = [name for name in parts if name != reference]
     tests = {name: paired_bootstrap(right[name], right[reference], resamples, seed) for name in others}
-    adjusted = dict(zip(others, holm([tests[name].p_value for name in others]), strict=True))
+    adjusted = dict(zip(others, holm([tests[name].p() for name in others]), strict=True))
 
     def own_metric(column: int) -> Metric:
         if low[column] == high[column] and column < len(parts):  # no resample differs: Wilson's interval has a width
@@ -81,8 +83,13 @@ def compare_candidates(y, decisions: dict[str, np.ndarray], k: int, positive: in
     return found
 
 
+def _weighted(own: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean of rows taken so many times each: counts (R, n) -> (R,)."""
+    return counts @ own / (counts @ parts)
+
+
 def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, resamples: int, seed: int,
-                 weights=None) -> dict[str, Candidate]:
+                 weights: ArrayLike | None = None) -> dict[str, Candidate]:
     """The mean score of each candidate under the name `metric`, and its difference to the reference on the same rows.
 
     scores: name -> (S, n), a row for each of S seeds. weights: (n,), as ``paired_bootstrap`` says. Intervals, tests and
@@ -93,11 +100,11 @@ def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, res
     parts = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
     others = [name for name in means if name != reference]
     tests = {name: paired_bootstrap(means[name], means[reference], resamples, seed, parts) for name in others}
-    adjusted = dict(zip(others, holm([tests[name].p_value for name in others]), strict=True))
+    adjusted = dict(zip(others, holm([tests[name].p() for name in others]), strict=True))
     found = {}
     for name, own in means.items():
         value = float(own.sum() / parts.sum())
-        low, high = bootstrap(lambda counts, own=own: counts @ own / (counts @ parts), n, resamples, seed)
+        low, high = bootstrap(partial(_weighted, own, parts), n, resamples, seed)
         if low == high and weights is None:  # a share that no resample changes
             low, high = wilson(round(value * n), n)
         found[name] = Candidate(

@@ -1,8 +1,11 @@
 """Intervals of 95 % and the paired tests of two classifiers and of two scores."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.evaluation.results import Difference
 
@@ -10,6 +13,8 @@ _Z = 1.959963984540054  # the normal quantile of 97.5 %
 _DRAWS = 100_000_000  # rows x resamples in all: about ten seconds of work
 _FEWEST = 100  # resamples, however many rows there are
 _CHUNK = 4_000_000  # rows x resamples held in memory at once
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # of counts (R, n): (R,), or (R, M)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -24,7 +29,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def bootstrap(statistic, n: int, resamples: int, seed: int):
+def bootstrap(statistic: Statistic, n: int, resamples: int, seed: int) -> tuple[Any, Any]:
     """The percentile interval of a statistic of n rows (Efron 1979, Ann. Stat. 7).
 
     `statistic` takes how often each row stands in each resample, (R, n) float64, and returns (R,) values,
@@ -44,7 +49,7 @@ def bootstrap(statistic, n: int, resamples: int, seed: int):
     return low, high
 
 
-def _resampled(statistic, n: int, resamples: int, seed: int) -> np.ndarray:
+def _resampled(statistic: Statistic, n: int, resamples: int, seed: int) -> np.ndarray:
     """The statistic of each resample."""
     resamples = max(min(resamples, _DRAWS // n), min(resamples, _FEWEST))
     generator = np.random.default_rng(seed)
@@ -58,7 +63,8 @@ def _resampled(statistic, n: int, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(values)
 
 
-def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None) -> Difference:
+def paired_bootstrap(scores_a: ArrayLike, scores_b: ArrayLike, resamples: int, seed: int,
+                     weights: ArrayLike | None = None) -> Difference:
     """The mean of a minus that of b on the same rows, with its p value.
 
     weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
@@ -69,7 +75,7 @@ def paired_bootstrap(scores_a, scores_b, resamples: int, seed: int, weights=None
                               resamples, seed)[0]
 
 
-def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[Difference]:
+def paired_differences(statistic: Statistic, n: int, resamples: int, seed: int) -> list[Difference]:
     """M differences on the same n rows, each with its p value.
 
     `statistic` takes counts (R, n) as in ``bootstrap`` and returns (R, M) differences, all of them defined.
@@ -83,7 +89,7 @@ def paired_differences(statistic, n: int, resamples: int, seed: int) -> list[Dif
             for value, low, high, far in zip(observed, lows, highs, as_far, strict=True)]
 
 
-def mcnemar(correct_a, correct_b) -> float:
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     """The exact two-sided p that two classifiers err equally often on the same rows.
 
     McNemar 1947, Psychometrika 12, with the binomial distribution of the rows where one alone is right.

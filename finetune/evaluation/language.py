@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.results import Metric
@@ -22,7 +23,8 @@ class CompressedSize(Record):
     bits_per_byte: float
 
 
-def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) -> dict[str, Metric]:
+def language_metrics(nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int = 1000,
+                     seed: int = 0) -> dict[str, Metric]:
     """bits_per_byte, perplexity (a token) and log_loss (nats a token) with 95 % intervals over blocks.
 
     nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and the bytes of text they stand for.
@@ -30,7 +32,7 @@ def language_metrics(nats, tokens, sizes, resamples: int = 1000, seed: int = 0) 
     """
     nats, tokens, sizes = (np.asarray(values, dtype=np.float64) for values in (nats, tokens, sizes))
 
-    def statistic(counts):  # counts (R, n) -> (R, 3)
+    def statistic(counts: np.ndarray) -> np.ndarray:  # counts (R, n) -> (R, 3)
         loss = counts @ nats / (counts @ tokens)
         return np.stack([counts @ nats / (counts @ sizes) / math.log(2), np.exp(np.minimum(loss, 50.0)), loss], axis=1)
     values = statistic(np.ones((1, len(nats))))[0]

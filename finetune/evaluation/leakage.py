@@ -1,5 +1,6 @@
 """Texts that stand on more than one side of a split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ class OverlapCounts(Record):
     n: int
 
 
-def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, OverlapCounts]:
+def overlap(texts_by_split: dict[str, list[str]], normalise: Callable[[str], str]) -> dict[str, OverlapCounts]:
     """How many rows of one split stand in another, under names such as ``test_in_train``.
 
     `texts_by_split`: the texts of train, val and test; `normalise`: str -> str. The normalised count includes the
@@ -37,7 +38,7 @@ def overlap(texts_by_split: dict[str, list[str]], normalise) -> dict[str, Overla
     return counts
 
 
-def clean_rows(train_and_val_texts: list[str], test_texts: list[str], normalise) -> np.ndarray:
+def clean_rows(train_and_val_texts: list[str], test_texts: list[str], normalise: Callable[[str], str]) -> np.ndarray:
     """bool (n,): the test rows whose normalised text stands in no other split."""
     seen = {normalise(text) for text in train_and_val_texts}
     return np.array([normalise(text) not in seen for text in test_texts], dtype=bool)

@@ -7,6 +7,7 @@ it, so that every metric of all resamples is a product of matrices or a running 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.evaluation.calibration import confidence_bins, expected_calibration_error
 from finetune.evaluation.intervals import bootstrap, wilson
@@ -25,7 +26,8 @@ class ClassScores(Record):
     support: int
 
 
-def classification_metrics(y, predicted, probabilities, labels: list[str], positive: int | None,
+def classification_metrics(y: ArrayLike, predicted: ArrayLike, probabilities: ArrayLike, labels: list[str],
+                           positive: int | None,
                            resamples: int, seed: int) -> dict[str, Metric]:
     """The metrics by their names in scikit-learn.
 
@@ -60,7 +62,8 @@ def classification_metrics(y, predicted, probabilities, labels: list[str], posit
     return metrics
 
 
-def _values(y, predicted, probabilities, k: int, positive: int | None) -> dict[str, float]:
+def _values(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int,
+            positive: int | None) -> dict[str, float]:
     """The metrics that are defined on these rows."""
     from sklearn import metrics as sk
 
@@ -85,7 +88,8 @@ def _values(y, predicted, probabilities, k: int, positive: int | None) -> dict[s
     return {name: float(value) for name, value in values.items()}
 
 
-def _intervals(y, predicted, probabilities, k, positive, names, resamples, seed) -> dict[str, tuple]:
+def _intervals(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int, positive: int | None,
+               names: list[str], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """Name -> (low, high) for each of `names`."""
     from scipy.sparse import csr_array
 
@@ -101,7 +105,7 @@ def _intervals(y, predicted, probabilities, k, positive, names, resamples, seed)
     bin_gaps = csr_array((gap, (bins, rows)), shape=(bins.max() + 1, n))
     ranking = _Ranking(y == positive, probabilities[:, positive]) if "roc_auc" in names else None
 
-    def statistic(counts):  # (R, n) -> (R, names)
+    def statistic(counts: np.ndarray) -> np.ndarray:  # (R, n) -> (R, names)
         found = {**decisions.scores(counts, positive),
                  "log_loss": counts @ row_loss / n, "brier": counts @ row_brier / n,
                  "ece": np.abs(bin_gaps @ counts.T).sum(axis=0) / n}
@@ -119,7 +123,7 @@ class DecisionCounts:
     """Precision, recall, F1 and accuracy of resamples, from the rows that are of, called, and rightly called
     each class."""
 
-    def __init__(self, y, predicted, k: int):
+    def __init__(self, y: np.ndarray, predicted: np.ndarray, k: int):
         from scipy.sparse import csr_array
 
         rows, n, right = np.arange(len(y)), len(y), y == predicted
@@ -127,7 +131,7 @@ class DecisionCounts:
         self.called = csr_array((np.ones(n), (predicted, rows)), shape=(k, n))
         self.right = csr_array((np.ones(right.sum()), (y[right], rows[right])), shape=(k, n))
 
-    def scores(self, counts, positive: int | None) -> dict[str, np.ndarray]:
+    def scores(self, counts: np.ndarray, positive: int | None) -> dict[str, np.ndarray]:
         """Name -> (R,) of resamples `counts` (R, n); undefined ratios are 0, as with zero_division=0."""
         truth, called, right = (part @ counts.T for part in (self.truth, self.called, self.right))  # (k, R)
         f1 = _ratio(2 * right, truth + called)
@@ -141,12 +145,12 @@ class DecisionCounts:
 class _Ranking:
     """Areas under the ROC and precision-recall curves of resamples, ties as in scikit-learn."""
 
-    def __init__(self, truth, score):
+    def __init__(self, truth: np.ndarray, score: np.ndarray):
         self.order = np.argsort(-score, kind="stable")
         self.truth = truth[self.order].astype(float)
         self.last = np.append(np.nonzero(np.diff(score[self.order]))[0], len(score) - 1)
 
-    def areas(self, counts) -> tuple[np.ndarray, np.ndarray]:
+    def areas(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ROC AUC and average precision, each (R,); NaN where a resample has one class only."""
         ranked = counts[:, self.order]
         hits = np.cumsum(ranked * self.truth, axis=1)[:, self.last]  # true positives at each threshold
@@ -162,12 +166,12 @@ class _Ranking:
         return np.where(one_class, np.nan, roc), np.where(one_class, np.nan, average)
 
 
-def _ratio(numerator, denominator) -> np.ndarray:
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive: int | None,
-                      resamples: int, seed: int) -> Difference:
+def paired_difference(metric: str, y: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike, k: int,
+                      positive: int | None, resamples: int, seed: int) -> Difference:
     """`metric` of decisions a minus that of b on the same rows, with the paired bootstrap's interval.
 
     `metric` is one that decisions alone determine: accuracy, f1_macro, f1, precision, recall.
@@ -178,7 +182,7 @@ def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive
         return Difference(None, None, None, 0, metric=metric, reason="no rows")
     parts = [DecisionCounts(y, np.asarray(predicted, dtype=int), k) for predicted in (predicted_a, predicted_b)]
 
-    def statistic(counts):  # (R, n) -> (R,)
+    def statistic(counts: np.ndarray) -> np.ndarray:  # (R, n) -> (R,)
         of_a, of_b = (part.scores(counts, positive)[metric] for part in parts)
         return of_a - of_b
 
@@ -187,7 +191,7 @@ def paired_difference(metric: str, y, predicted_a, predicted_b, k: int, positive
     return Difference(value, low, high, n, metric=metric)
 
 
-def per_class(y, predicted, labels: list[str]) -> list[ClassScores]:
+def per_class(y: np.ndarray, predicted: np.ndarray, labels: list[str]) -> list[ClassScores]:
     """Precision, recall, F1 and rows of each label; undefined ratios are 0."""
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -6,27 +6,44 @@ from finetune.records import Record, WeightsOrigin
 
 
 @dataclass(frozen=True)
-class Metric(Record):
-    """A figure with its 95 % interval over `n` rows; an undefined one has no value and says why."""
+class Quantity(Record):
+    """A figure with its 95 % interval over `n` rows; an undefined one has neither."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
+
+    def known_value(self) -> float:
+        """The value, of a figure that is defined."""
+        assert self.value is not None, "not defined"
+        return self.value
+
+    def known(self) -> tuple[float, float, float]:
+        """The value and its interval, of a figure that is defined."""
+        assert self.value is not None and self.low is not None and self.high is not None, "not defined"
+        return self.value, self.low, self.high
+
+
+@dataclass(frozen=True)
+class Metric(Quantity):
+    """A figure of one model; an undefined one says why."""
+
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class Difference(Record):
+class Difference(Quantity):
     """A metric of the model minus a baseline's on the same rows, with the interval and p of a paired test."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
     p_value: float | None = None
     metric: str = ""
     reason: str = ""
+
+    def p(self) -> float:
+        """The p value, of a difference that was tested."""
+        assert self.p_value is not None, "not tested"
+        return self.p_value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@ Sources: Papineni et al. 2002, ACL (BLEU) and Popović 2015, WMT (chrF), by the 
 arXiv:1804.08771), whose signatures say how; Koehn 2004, EMNLP (bootstrap of a corpus score).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune.evaluation.intervals import bootstrap, paired_differences, wilson
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, undefined
@@ -105,13 +106,14 @@ class Scores:
 ScoreRows = Callable[[WrittenTexts, References], dict[str, Scores]]
 
 
-def ratio(above, below, reason: str = "") -> Scores:
+def ratio(above: ArrayLike, below: ArrayLike, reason: str = "") -> Scores:
     """A sum over rows, divided by another: (n,) each."""
     sums = np.stack([above, below], axis=1).astype(np.float64)
     return Scores(sums, np.ones(len(sums), dtype=bool), reason=reason)
 
 
-def mean(values, over: np.ndarray | None = None, share: bool = False, reason: str = "") -> Scores:
+def mean(values: Sequence[float] | np.ndarray, over: np.ndarray | None = None, share: bool = False,
+         reason: str = "") -> Scores:
     """The mean of a value of each row (n,). over: bool (n,), the rows that count, where not all do."""
     over = np.ones(len(values), dtype=bool) if over is None else over
     sums = np.stack([np.where(over, values, 0), over], axis=1).astype(np.float64)
@@ -154,7 +156,7 @@ def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, M
     """
     n = len(next(iter(scores.values())).sums)
 
-    def statistic(counts):  # (R, n) -> (R, M)
+    def statistic(counts: np.ndarray) -> np.ndarray:  # (R, n) -> (R, M)
         return np.stack([own.value(counts) for own in scores.values()], axis=1)
     values = statistic(np.ones((1, n)))[0]
     lows, highs = bootstrap(statistic, n, resamples, seed)
@@ -169,8 +171,8 @@ def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, M
         metrics[name] = Metric(float(value), float(low), float(high), rows)
     if "log_loss" in metrics:
         loss = metrics["log_loss"]
-        metrics["perplexity"] = Metric(*(float(np.exp(min(nats, 50.0))) for nats in (loss.value, loss.low, loss.high)),
-                                       loss.n)
+        value, low, high = (float(np.exp(min(nats, 50.0))) for nats in loss.known())
+        metrics["perplexity"] = Metric(value, low, high, loss.n)
     return metrics
 
 
@@ -180,12 +182,12 @@ def paired(own: dict[str, Scores], other: dict[str, Scores], names: list[str], r
     groups: dict[bytes, list[str]] = {}
     for name in names:
         groups.setdefault(own[name].over.tobytes(), []).append(name)
-    found = {}
+    found: dict[str, Difference] = {}
     for group in groups.values():
         rows = np.flatnonzero(own[group[0]].over)
         sides = [[scores[name].take(rows) for name in group] for scores in (own, other)]
 
-        def statistic(counts, sides=sides):  # (R, m) -> (R, M)
+        def statistic(counts: np.ndarray, sides: list[list[Scores]] = sides) -> np.ndarray:  # (R, m) -> (R, M)
             mine, theirs = (np.stack([one.value(counts) for one in side], axis=1) for side in sides)
             return mine - theirs
         found |= dict(zip(group, paired_differences(statistic, len(rows), resamples, seed), strict=True))
@@ -218,7 +220,7 @@ def score_written(own: WrittenTexts, references: References, baselines: dict[str
         both = [metric for metric in compared if metric in other and metric in scores and scores[metric].defined()]
         differences = paired(scores, other, both, resamples, seed)
         entries.append(WrittenBaseline(name, measure(other, resamples, seed), "paired bootstrap",
-                                       differences[headline].p_value, differences))
+                                       differences[headline].p(), differences))
     rows = np.flatnonzero(clean)
     alone = measure({name: part.take(rows) for name, part in scores.items()}, resamples, seed) if len(rows) else {}
     return WrittenScores(Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics, entries,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from finetune.errors import WeightsError
 from finetune.files import replace_directory
-from finetune.models.gpt import GPTConfig
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import Classifier
 from finetune.records import Record
 from finetune.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ class Exportable:
     """A trained model with all that stands beside its weights. A format decides by the model's class."""
 
     name: str  # of the run, or of the directory
-    model: nn.Module
+    model: GPT | Classifier | EncoderDecoder
     tokenizer: Tokenizer
     readme: Callable[[Exported], str]  # the README of the layout of Hugging Face
     config: dict[str, Any] = field(default_factory=dict)  # keys of config.json beside the model's own

@@ -4,7 +4,9 @@ A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMH
 public class of its shape: it is written in a layout of our own, and compared with what is read back.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
             exported = compare_encoder_decoder(draft, thing.model)
         else:
             write_checkpoint(draft, thing.model, thing.tokenizer, thing.config, thing.files)
-            exported = (compare_classifier(draft, thing) if isinstance(thing.model, Classifier)
+            exported = (compare_classifier(draft, thing, thing.model) if isinstance(thing.model, Classifier)
                         else compare_language_model(draft, thing.model))
         (draft / "README.md").write_text(thing.readme(exported), encoding="utf-8", newline="\n")
     return exported
@@ -52,7 +54,8 @@ def compare_language_model(directory: Path, model: GPT) -> Exported:
     except ImportError:
         return NOT_COMPARED
     transformers_logging.disable_progress_bar()  # a bar for a file that is read in no time
-    theirs, loading = GPT2LMHeadModel.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
+    kind: Any = GPT2LMHeadModel  # its stubs know no output_loading_info, with which it returns two
+    theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     ids = random_ids(model.config)
     with torch.inference_mode():
@@ -62,7 +65,7 @@ def compare_language_model(directory: Path, model: GPT) -> Exported:
     return Exported(True, f"transformers gives the same logits, largest difference {difference:.1e}", difference)
 
 
-def compare_classifier(directory: Path, thing: Exportable) -> Exported:
+def compare_classifier(directory: Path, thing: Exportable, model: Classifier) -> Exported:
     """Load a classifier in transformers and compare token ids, logits and labels on the texts."""
     try:
         from transformers import AutoTokenizer, GPT2ForSequenceClassification
@@ -70,13 +73,14 @@ def compare_classifier(directory: Path, thing: Exportable) -> Exported:
     except ImportError:
         return NOT_COMPARED
     transformers_logging.disable_progress_bar()
-    theirs, loading = GPT2ForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+    kind: Any = GPT2ForSequenceClassification  # as above
+    theirs, loading = kind.from_pretrained(directory, output_loading_info=True)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     their_tokenizer, texts = AutoTokenizer.from_pretrained(directory), thing.texts
     ids = encode(thing.tokenizer, texts, thing.max_length)
     same_ids = sum(their_tokenizer(text, truncation=True, max_length=thing.max_length)["input_ids"] == row
                    for text, row in zip(texts, ids, strict=True))
-    ours, other = predict_logits(thing.model, ids), their_logits(theirs, ids, thing.tokenizer.end_of_text)
+    ours, other = predict_logits(model, ids), their_logits(theirs, ids, thing.tokenizer.end_of_text)
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
     if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
@@ -97,7 +101,7 @@ def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
     return Exported(True, "read back, the same logits bit for bit; an encoder-decoder's layout is our own", difference)
 
 
-def their_logits(theirs, ids: list[list[int]], end: int) -> np.ndarray:
+def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
     """What transformers' classifier says of texts (n, K), padded with `end`."""
     logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
@@ -108,7 +112,7 @@ def their_logits(theirs, ids: list[list[int]], end: int) -> np.ndarray:
     return logits
 
 
-def language_model_readme(name: str, weights: str, about: list[str], use: list[str]):
+def language_model_readme(name: str, weights: str, about: list[str], use: list[str]) -> Callable[[Exported], str]:
     """The README of a language model. about, use: its lines on what it is good for, in figures, and on its use."""
     def readme(exported: Exported) -> str:
         return "\n".join([f"# {name}", "", f"A GPT-2 language model made by gpt2-finetune from {weights}.", "",

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,11 +87,11 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
         from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
     except ImportError:
         return Exported(False, "written; not compared, peft is not installed")
-    model, gpt = thing.model, base.body
+    model, gpt = thing.model, base.gpt
     config = GPT2Config(**hugging_face_config(gpt, base.tokenizer))
     if isinstance(model, Classifier):
         config.num_labels = model.head.out_features
-    theirs = (GPT2ForSequenceClassification if isinstance(model, Classifier) else GPT2LMHeadModel)(config)
+    theirs: Any = (GPT2ForSequenceClassification if isinstance(model, Classifier) else GPT2LMHeadModel)(config)
     theirs.load_state_dict(gpt_tensors(gpt), strict=False)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers, for what peft asks it
         theirs = PeftModel.from_pretrained(theirs, directory).eval()

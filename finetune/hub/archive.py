@@ -18,7 +18,7 @@ class WrongContent(FetchError):
 
 def cap_bytes(row: DataRow) -> int:
     """The most that a row's archive, or its member unpacked, may hold in bytes."""
-    return 4 * row.spec.size_bytes
+    return 4 * row.size_bytes
 
 
 def extract(archive: Path, row: DataRow, target: Path) -> None:
@@ -26,6 +26,7 @@ def extract(archive: Path, row: DataRow, target: Path) -> None:
 
     No member names a path and no other member is read. Raises WrongContent.
     """
+    assert row.archive is not None, "only a row that has an archive is downloaded"
     name, what = row.archive.member, f"{row.name}: {row.archive.url}"
     with open(archive, "rb") as file:
         start = file.read(512)

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,13 @@ def mirror_folder(name: str) -> Path | None:
     return Path(os.path.expanduser(mirror), name) if mirror else None
 
 
-def mirrored(name: str, files) -> Path | None:
+def mirrored(name: str, files: Iterable[str]) -> Path | None:
     """The mirror's directory of a row, if all files of the row are in it."""
     folder = mirror_folder(name)
     return folder if folder and all((folder / file).exists() for file in files) else None
 
 
-def mirror_lacks(name: str, files) -> str:
+def mirror_lacks(name: str, files: Iterable[str]) -> str:
     """The files of a row that the mirror does not hold, as the end of a sentence, or nothing."""
     folder = mirror_folder(name)
     lacks = [file for file in files if folder and not (folder / file).exists()]
@@ -110,6 +111,7 @@ def problem(path: Path, expect: Expected) -> str:
             seems = looks_like(file.read(512))
         if expect.size_bytes is not None and size != expect.size_bytes:
             return f"{size:,} bytes, not {expect.size_bytes:,}{seems}"
+        assert expect.digest is not None, "a file is checked against a digest"
         got = sha256_file(path) if len(expect.digest) == 64 else _git_blob_id(path)
         return "" if got == expect.digest else f"hash {got}, not {expect.digest}{seems}"
     except OSError as error:

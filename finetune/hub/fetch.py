@@ -10,9 +10,11 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from finetune.console import say, warn
 from finetune.errors import FetchError
@@ -21,9 +23,10 @@ from finetune.hub import cache
 from finetune.hub.archive import WrongContent, extract
 from finetune.hub.cache import Expected, expected, mirrored, problem
 from finetune.hub.errors import ELSEWHERE, explain, http_status
-from finetune.hub.registry import DataRow, FileSpec, WeightsRow
+from finetune.hub.registry import Archive, DataRow, FileSpec, WeightsRow
 
 PROBE_SECONDS = 3.0
+T = TypeVar("T")
 RETRY_SECONDS = (1, 3)  # waits before a busy or faulty hub is asked again
 
 
@@ -44,8 +47,8 @@ def find_weights(row: WeightsRow) -> Path | None:
     """
     folder = mirrored(row.name, row.files)
     if folder is None:
-        paths = [_cached(row.repo, file, row.revision) for file in row.files]
-        folder = paths[0].parent if all(paths) else None
+        paths = [path for file in row.files if (path := _cached(row.repo, file, row.revision))]
+        folder = paths[0].parent if len(paths) == len(row.files) else None
     return folder
 
 
@@ -164,7 +167,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
         missing.append(file)
     if missing:
         _download(label, repo, revision, {file: expects[file] for file in missing})
-    return _cached(repo, next(iter(expects)), revision).parent
+    return next(path.parent for file in expects if (path := _cached(repo, file, revision)))
 
 
 def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> None:
@@ -177,7 +180,7 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
     for file, expect in expects.items():
         hub = hub_value(label, repo, revision, file)
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
-        if size_differs or len(expect.digest or "") == len(hub.digest) and expect.digest != hub.digest:
+        if size_differs or len(expect.digest or "") == len(hub.digest or "") and expect.digest != hub.digest:
             raise FetchError(f"{label}: {address}/{file} is not the file that is {expect.source}",
                              got=f"{hub.size_bytes} bytes, hash {hub.digest}{_served(f'{address}/{file}')}",
                              known=f"{expect.size_bytes} bytes, hash {expect.digest}",
@@ -209,7 +212,7 @@ def _cached(repo: str, file: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _delete_cached(path: Path) -> None:
+def _delete_cached(path: Path | None) -> None:
     """Remove a damaged file of the Hugging Face cache: link and blob, but nothing outside the cache."""
     from huggingface_hub import constants
     inside = Path(constants.HF_HUB_CACHE).resolve()
@@ -242,32 +245,33 @@ def get_data(row: DataRow) -> Path:
         warn(f"{path} is damaged ({wrong}): it is replaced")
     if row.archive is None or not network_available():
         raise _no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
-    say(f"{row.name}: downloading {row.archive.url}: {row.spec.size_bytes / 1e6:.1f} MB ({row.licence})")
+    say(f"{row.name}: downloading {row.archive.url}: {row.size_bytes / 1e6:.1f} MB ({row.licence})")
     for attempt in (1, 2):
         try:
-            _fetch_member(row, path)
-            return path
+            _fetch_member(row, row.archive, path)
+            break
         except WrongContent as error:
             if attempt == 2:
                 raise
             warn(f"{error}: once more")
+    return path
 
 
-def _fetch_member(row: DataRow, target: Path) -> None:
+def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
     """Download the archive of a row into a directory of its own, and write its one member to `target`."""
     import pooch
     pooch.get_logger().setLevel("WARNING")
     downloads = cache.home() / "downloads"
-    with _explained(row.name, row.archive.url):
+    with _explained(row.name, source.url):
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as folder:
             bar = _bar(row.name, row.spec.size_bytes)(unit="B", unit_scale=True, desc=row.name, disable=None)
             loader = pooch.HTTPDownloader(progressbar=bar, chunk_size=65536, timeout=(10, 30))
-            archive = Path(pooch.retrieve(row.archive.url, None, "archive.zip", folder, downloader=loader))
-            unlike = row.archive.sha256 and sha256_file(archive) != row.archive.sha256
+            archive = Path(pooch.retrieve(source.url, None, "archive.zip", folder, downloader=loader))
+            unlike = source.sha256 and sha256_file(archive) != source.sha256
             extract(archive, row, target)
     if unlike:
-        warn(f"{row.archive.url} is not the recorded archive; {row.file} in it is the pinned file")
+        warn(f"{source.url} is not the recorded archive; {row.file} in it is the pinned file")
 
 
 def _endpoint() -> str:
@@ -276,8 +280,7 @@ def _endpoint() -> str:
 
 def _offline() -> str:
     """The variable that forbids the network, if one does."""
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    yes = {"1", "ON", "YES", "TRUE"}
+    names, yes = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), {"1", "ON", "YES", "TRUE"}
     return next((name for name in names if os.environ.get(name, "").upper() in yes), "")
 
 
@@ -326,7 +329,7 @@ def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
     return Expected(answer.size, answer.etag, "hub")
 
 
-def _ask(question):
+def _ask(question: Callable[[], T]) -> T:
     """Ask the hub, and again after a while if it is busy or faulty; its client asks only once."""
     for wait in RETRY_SECONDS:
         try:
@@ -350,7 +353,7 @@ def _served(url: str) -> str:
 
 
 @contextmanager
-def _explained(label: str, url: str = ""):
+def _explained(label: str, url: str = "") -> Iterator[None]:
     """Turn whatever the clients raise into one FetchError that says what to do."""
     from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
     try:
@@ -371,7 +374,7 @@ def _say_size(what: str, size_bytes: int, folder: Path) -> None:
                          known=f"{size_bytes / 1e6:,.0f} MB to come", do="Free some space, or set HF_HOME")
 
 
-def _bar(label: str, size_bytes: int | None):
+def _bar(label: str, size_bytes: int | None) -> type[Any]:
     """A tqdm class for one download that stops a server which sends the file over and over without an end.
 
     Where tqdm shows nothing (no terminal), a plain line now and then.
@@ -381,10 +384,10 @@ def _bar(label: str, size_bytes: int | None):
     class Bar(tqdm):
         received, said = 0, time.monotonic()
 
-        def __bool__(self):  # tqdm's own says no without a length, and then pooch counts nothing
+        def __bool__(self) -> bool:  # tqdm's own says no without a length, and then pooch counts nothing
             return True
 
-        def update(self, n=1):
+        def update(self, n: int | None = 1) -> bool | None:
             self.received += max(n or 0, 0)
             if size_bytes is not None and self.received > 3 * size_bytes + 1_000_000:
                 raise FetchError(f"{label}: the server sends far more than the file",

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -13,6 +13,8 @@ from finetune.hub.assets import asset
 # Names become parts of paths, so they cannot leave their directory.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+Row = TypeVar("Row", bound=Settings)
 
 
 class FileSpec(Settings):
@@ -39,7 +41,7 @@ class WeightsRow(Settings):
     description: str = Field("", description="one line for `weights ls`")
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _whole(self) -> Self:
         if self.width % self.heads:
             raise ValueError("heads must divide width")
         tensors = {file for file in self.files if file.endswith(".safetensors")}
@@ -76,10 +78,16 @@ class DataRow(Settings):
     description: str = Field("", description="one line on the content")
 
     @model_validator(mode="after")
-    def _pinned(self):
+    def _pinned(self) -> Self:
         if self.spec.sha256 is None or self.spec.size_bytes is None:
             raise ValueError("the file of a data row needs bytes and sha256")
         return self
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the row's one file."""
+        assert self.spec.size_bytes is not None, "a data row is pinned"
+        return self.spec.size_bytes
 
     @property
     def file(self) -> str:
@@ -109,10 +117,10 @@ def data_registry() -> dict[str, DataRow]:
     return _rows("data", DataRow)
 
 
-def _rows(kind: str, schema: type) -> dict:
+def _rows(kind: str, schema: type[Row]) -> dict[str, Row]:
     added = os.environ.get("FINETUNE_REGISTRY")
     paths = ([Path(added)] if added else []) + [asset(kind, "registry.toml")]
-    rows = {}
+    rows: dict[str, Row] = {}
     for path in paths:
         try:
             see = f"{kind}/README.md"

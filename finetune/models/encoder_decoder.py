@@ -5,7 +5,9 @@ al. 2020, arXiv:1907.12461 (both sides begun from a pretrained model: warm_start
 S source tokens, T target tokens.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from finetune.models.generate import generate
 from finetune.models.gpt import GPT, summed_loss
 from finetune.models.heads import Classifier
 from finetune.models.packed import for_generation
-from finetune.models.variants import Stack, VariantConfig
+from finetune.models.variants import Block, Stack, VariantConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class EncoderDecoderConfig(VariantConfig):
 
     encoder_layers: int | None = None  # none: as many as the decoder has
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require_tied(self)
 
@@ -78,7 +80,8 @@ class EncoderDecoder(nn.Module):
         """The encoder's work and the cross-attention's keys and values: a ``Source`` for each decoder block."""
         real = torch.ones_like(source_ids, dtype=torch.bool) if source_real is None else source_real
         encoded = self.encode(source_ids, real)
-        return [block.cross_attention.read(encoded, real) for block in self.decoder.blocks]
+        blocks = cast(Iterable[Block], self.decoder.blocks)  # all its blocks' type
+        return [block.cross_attention.read(encoded, real) for block in blocks]
 
     def forward(self, source_ids: Tensor, target_ids: Tensor, source_real: Tensor | None = None,
                 target_real: Tensor | None = None) -> Tensor:
@@ -98,7 +101,7 @@ class EncoderDecoder(nn.Module):
 
     @torch.inference_mode()
     def generate(self, source_ids: Tensor, prompt: Tensor, max_new_tokens: int, *,
-                 source_real: Tensor | None = None, **options) -> Tensor:
+                 source_real: Tensor | None = None, **options: Any) -> Tensor:
         """Write targets that begin as `prompt`: (B, S), (B, T) -> (B * samples, T + new).
 
         prompt: the start token, (B, 1), or more. options: as ``finetune.models.generate.generate`` says; for example

@@ -8,7 +8,7 @@ Shape letters as in gpt.py; K beams.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,22 +21,24 @@ from finetune.models.sampling import PAD, Decoding
 NEVER = -1e9  # the score of what is no sequence
 MOST_NEW = 1_000_000  # tokens of a continuation; memory for all is taken at the start
 
+C = TypeVar("C", bound=KVCache)
 
-class Decoder(Protocol):
+
+class Decoder(Protocol[C]):
     """What a model has to be able to do: a GPT, a Variant, or encoder_decoder.Reading, a decoder at its sources."""
 
-    def new_cache(self, room: int) -> KVCache:
+    def new_cache(self, room: int) -> C:
         """An empty cache for so many positions, or for its context if that is shorter."""
 
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def next_logits(self, input_ids: Tensor, cache: C) -> Tensor:
         """Read tokens that follow those in the cache: (B, T) -> logits of what comes next, (B, V)."""
 
 
 @torch.inference_mode()
-def generate(model: Decoder, input_ids: Tensor, max_new_tokens: int, *, mask: Tensor | None = None,
+def generate(model: Decoder[C], input_ids: Tensor, max_new_tokens: int, *, mask: Tensor | None = None,
              end: int | None = None, stop: Callable[[list[int]], bool] | None = None,
              on_tokens: Callable[[Tensor], None] | None = None, note: Callable[[str], None] = warn,
-             **options) -> Tensor:
+             **options: Any) -> Tensor:
     """Continue sequences: (B, T) -> (B * samples, T + new), the samples of one prompt together, the best beam first.
 
     mask: (B, T), true where there is a token, for prompts of unequal length; they may be padded on either side, and
@@ -64,10 +66,10 @@ def generate(model: Decoder, input_ids: Tensor, max_new_tokens: int, *, mask: Te
     return torch.cat([prompt.repeat_interleave(decoding.samples, dim=0), new], dim=1)
 
 
-class Text:
+class Text(Generic[C]):
     """Sequences that grow a token at a time, and how far the model has read them."""
 
-    def __init__(self, model: Decoder, prompt: Tensor, max_new_tokens: int, note: Callable[[str], None]):
+    def __init__(self, model: Decoder[C], prompt: Tensor, max_new_tokens: int, note: Callable[[str], None]):
         B, T = prompt.shape
         self.model, self.note = model, note
         self.cache = model.new_cache(T + max_new_tokens - 1)  # the last token is never read

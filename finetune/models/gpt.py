@@ -8,7 +8,9 @@ Shape letters: B batch, T time (tokens), C width, H heads, D head width (C / H),
 N supervised positions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +39,23 @@ class GPTConfig:
     norm_eps: float = 1e-5
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = (self.vocab_size, self.context, self.width, self.layers, self.heads)
         if min(sizes) < 1 or self.width % self.heads:
             raise WeightsError("this is no GPT-2 shape", got=str(self),
                                known="sizes of at least 1, and a width that the heads divide")
+
+
+class Shaped(Protocol):
+    """A module of that shape, as far as ``GPT.initialise`` looks at it."""
+
+    @property
+    def config(self) -> GPTConfig: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+M = TypeVar("M", bound=Shaped)
 
 
 class Attention(nn.Module):
@@ -121,7 +135,7 @@ class GPT(nn.Module):
         self.packed_output: nn.Module | None = None  # set in the copies that generate
 
     @torch.no_grad()
-    def initialise(self, seed: int, std: float = 0.02) -> "GPT":
+    def initialise(self: M, seed: int, std: float = 0.02) -> M:
         """Fresh weights as GPT-2 was given: normal, with the residual layers scaled by 1 / sqrt(2 * layers)."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -176,7 +190,8 @@ class GPT(nn.Module):
         x = self.norm(x[:, -1])  # (B, C)
         return F.linear(x, self.token_embedding.weight) if self.packed_output is None else self.packed_output(x)
 
-    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options) -> Tensor:
+    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False,
+                 **options: Any) -> Tensor:
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 takes the likeliest token.
 
         options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
@@ -205,7 +220,7 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
     Where the logits of all positions are few (`KEPT_LOGITS`), they are kept for the backward pass instead.
     smoothing: the share of the answer that is spread over all tokens (Vaswani et al. 2017, section 5.4).
     """
-    def loss(part, answers):
+    def loss(part: Tensor, answers: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum", label_smoothing=smoothing)
     supervised = targets != IGNORE
     parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)

@@ -1,9 +1,28 @@
 """What stands on a GPT instead of its next-token output. Shape letters as in gpt.py; K classes."""
 
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from finetune.models.gpt import GPT, take, up_to
+
+
+class Headed(Protocol):
+    """A module with a head, as far as ``Classifier.initialise_head`` looks at it."""
+
+    head: nn.Linear
+
+
+H = TypeVar("H", bound=Headed)
+
+
+class SumsLoss(Protocol):
+    """What ``OwnLoss`` calls of a model."""
+
+    @property
+    def loss_sum(self) -> Callable[..., Tensor]: ...
 
 
 class Classifier(nn.Module):
@@ -19,7 +38,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(gpt.config.width, classes, bias=False)
 
     @torch.no_grad()
-    def initialise_head(self, seed: int) -> "Classifier":
+    def initialise_head(self: H, seed: int) -> H:
         """A fresh head: normal with standard deviation 0.02, as GPT-2's other matrices."""
         self.head.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
         return self
@@ -64,7 +83,9 @@ class NextToken(nn.Module):
 class OwnLoss(nn.Module):
     """Any model with a ``loss_sum``, called as ``NextToken`` is: an encoder, an encoder-decoder."""
 
-    def __init__(self, model: nn.Module):
+    model: SumsLoss
+
+    def __init__(self, model: SumsLoss):
         super().__init__()
         self.model = model
 

@@ -8,6 +8,8 @@ benchmarks/README.md has the figures.
 
 import copy
 import platform
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,23 @@ def can_pack(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype in types and not torch.is_autocast_enabled("cpu")
 
 
-def for_generation(model: nn.Module, rows: int, max_new_tokens: int) -> nn.Module:
+class Packable(Protocol):
+    """A module whose output may be packed, as far as ``for_generation`` looks at it."""
+
+    token_embedding: nn.Embedding
+    packed_output: nn.Module | None
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+P = TypeVar("P", bound=Packable)
+
+
+def for_generation(model: P, rows: int, max_new_tokens: int) -> P:
     """The model to generate `rows` sequences with: a copy with faster layers where that saves time, else itself.
 
     The copy shares all but the linear layers and the output, which stand in memory twice as long as it lives.

@@ -6,6 +6,8 @@ Shape letters as in gpt.py; L layers, S keys (source tokens in cross-attention).
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +39,12 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor
 class Recording(TorchFunctionMode):
     """Within this context every fused attention is answered plainly, and `weights` keeps each call's, in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weights: list[Tensor] = []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
         """What PyTorch calls in place of each of its functions."""
         if function is not F.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
@@ -51,7 +54,7 @@ class Recording(TorchFunctionMode):
 
 
 @torch.no_grad()
-def attention_maps(model: nn.Module, *inputs, **more) -> dict[str, Tensor]:
+def attention_maps(model: nn.Module, *inputs: Tensor, **more: Tensor) -> dict[str, Tensor]:
     """The attention weights of ``model(*inputs, **more)``, the model in eval mode.
 
     "decoder": (L, B, H, T, T) of a GPT, a Variant or a decoder; "encoder": (L, B, H, S, S); "cross": (L, B, H, T, S).

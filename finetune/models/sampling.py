@@ -30,7 +30,7 @@ class Decoding:
     samples: int = 1  # continuations of each prompt
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         drawn = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "min_p")}
         chosen = [f"{name} {value}" for name, value in drawn.items() if value]
         warm = self.temperature in (None, 0) or 1e-4 <= self.temperature <= 1e4

@@ -38,7 +38,7 @@ class VariantConfig(GPTConfig):
     biases: bool = True  # in the linear layers
     last_norm: bool | None = None  # after the last block; none: if pre-norm, since a post-norm block ends in one
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for field in fields(self):
             known, got = get_args(field.type), getattr(self, field.name)

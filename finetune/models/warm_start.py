@@ -3,7 +3,9 @@
 Both sides take every tensor that a GPT has; what it has not, the cross-attention and its norms, begins fresh.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from finetune.models.encoder import Encoder
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT
-from finetune.models.variants import VariantConfig
+from finetune.models.variants import Block, VariantConfig
 
 
 @dataclass
@@ -43,7 +45,7 @@ def warm_encoder_decoder(gpt: GPT, seed: int, zero_init_cross: bool = False,
     model = EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
     report = _copy(lowest_blocks(gpt, max(encoder, decoder)), model, sides=("", "encoder.", "decoder."))
     if zero_init_cross:
-        for block in model.decoder.blocks:
+        for block in cast(Iterable[Block], model.decoder.blocks):  # all its blocks' type
             for parameter in block.cross_attention.out.parameters():
                 nn.init.zeros_(parameter)
     return model, report

@@ -4,6 +4,8 @@ Sources: Radford et al. 2019 (decoder-only); Devlin et al. 2019, arXiv:1810.0480
 arXiv:1706.03762 (encoder-decoder); all in the pre-norm form of GPT-2. Shape letters as in models/gpt.py.
 """
 
+from matplotlib.axes import Axes
+
 from finetune.models.gpt import GPTConfig
 from finetune.pictures.diagram import INK, around, arrow, box, frame, new_diagram, plus
 from finetune.pictures.drawing import Drawing
@@ -80,7 +82,7 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
                    f"weights {shape['cross_weights']}. {letters}", figure, wide=True)
 
 
-def _mask(axes, x: float, y: float, text: str, to: float, end_y: float | None = None) -> None:
+def _mask(axes: Axes, x: float, y: float, text: str, to: float, end_y: float | None = None) -> None:
     """A mask at x, y, and its arrow to the attention of the column at `to`."""
     box(axes, x, y, text, "mask", width=1.12)
     arrow(axes, (x + 0.56, y), (to - BOX / 2, y if end_y is None else end_y), dashed=True)
@@ -89,7 +91,7 @@ def _mask(axes, x: float, y: float, text: str, to: float, end_y: float | None = 
 class Column:
     """One stack, drawn from the bottom upwards; y is where it has come to."""
 
-    def __init__(self, axes, x: float, config: GPTConfig, shape: dict[str, str], source: bool):
+    def __init__(self, axes: Axes, x: float, config: GPTConfig, shape: dict[str, str], source: bool):
         self.axes, self.x, self.y, self.config, self.shape = axes, x, 0.3, config, shape
         self.ids, self.states = (shape[key] for key in (("source_ids", "encoded") if source else ("ids", "embedded")))
         self.attention_y = self.cross_y = 0.0

@@ -35,7 +35,9 @@ def shares(weights: Tensor) -> tuple[float, float, float]:
     Averaged over the tokens from the third on, for which these are three different ones.
     """
     own = weights.diagonal()
-    return tuple(float(part[2:].mean()) for part in (weights[:, 0], torch.cat([own[:1], weights.diagonal(-1)]), own))
+    first, before, itself = (float(part[2:].mean()) for part in (
+        weights[:, 0], torch.cat([own[:1], weights.diagonal(-1)]), own))
+    return first, before, itself
 
 
 def draw(gpt: GPT, tokenizer: Tokenizer, text: str, layer: int | None, weights: str) -> list[Drawing]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from matplotlib.axes import Axes
 
 from finetune.errors import RecipeError
 from finetune.models.gpt import GPT
@@ -55,10 +56,10 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
     tree = search(gpt, prompt_ids(gpt, tokenizer, prompt, room=STEPS), beams, STEPS)
     figure = new_figure(7.6, 0.62 * 2 * beams + 0.8)
     axes = figure.subplots()
-    rows = {(): beams - 0.5}  # where each kept branch stands
+    rows: dict[tuple[int, ...], float] = {(): beams - 0.5}  # where each kept branch stands
     for step, branches in enumerate(tree, 1):
         order = sorted(branches, key=lambda branch: (rows[branch.parent], -branch.score))
-        places = {branch.tokens: row for row, branch in enumerate(order)}
+        places: dict[tuple[int, ...], float] = {branch.tokens: row for row, branch in enumerate(order)}
         for branch in branches:
             _branch(axes, tokenizer, branch, (step - 1, rows[branch.parent]), (step, places[branch.tokens]))
         rows = places
@@ -80,7 +81,8 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
                     f"{found}", figure, wide=True)]
 
 
-def _branch(axes, tokenizer: Tokenizer, branch: Branch, start: tuple, end: tuple) -> None:
+def _branch(axes: Axes, tokenizer: Tokenizer, branch: Branch, start: tuple[float, float],
+            end: tuple[float, float]) -> None:
     colour, dashes = (BLUE, "-") if branch.kept else (GREY, "--")
     axes.plot([start[0], end[0]], [start[1], end[1]], color=colour, linestyle=dashes, zorder=1,
               linewidth=1.6 if branch.kept else 0.9)

@@ -1,5 +1,7 @@
 """Boxes and arrows, from the bottom upwards: what the architectures are drawn with. Units are inches."""
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from finetune.pictures.drawing import GREY, new_figure
@@ -9,7 +11,7 @@ ROUND = "round,pad=0,rounding_size=0.08"
 FILLS = {"table": "#dbe8f4", "attention": "#f7d9c4", "mlp": "#d8ece4", "norm": "#f1f1ee", "mask": "#ffffff"}
 
 
-def new_diagram(width: float, height: float):
+def new_diagram(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure and its empty axes, an inch to a unit."""
     figure = new_figure(width, height)
     axes = figure.subplots()
@@ -18,21 +20,21 @@ def new_diagram(width: float, height: float):
     return figure, axes
 
 
-def box(axes, x: float, y: float, text: str, kind: str, width: float = 1.9, height: float = 0.42) -> None:
+def box(axes: Axes, x: float, y: float, text: str, kind: str, width: float = 1.9, height: float = 0.42) -> None:
     """A box with its middle at x, y."""
     axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=ROUND, facecolor=FILLS[kind],
                                   edgecolor=INK, linewidth=0.9, linestyle="--" if kind == "mask" else "-", zorder=3))
     axes.text(x, y, text, ha="center", va="center", fontsize=8, zorder=4, linespacing=1.25)
 
 
-def frame(axes, x: float, low: float, high: float, text: str, width: float) -> None:
+def frame(axes: Axes, x: float, low: float, high: float, text: str, width: float) -> None:
     """What is repeated: a frame from low to high, its text at the upper right corner."""
     axes.add_patch(FancyBboxPatch((x - width / 2, low), width, high - low, boxstyle=ROUND, facecolor="#fafafa",
                                   edgecolor=FRAME, linewidth=1.2, zorder=1))
     axes.text(x + width / 2 - 0.09, high - 0.08, text, ha="right", va="top", fontsize=9, fontweight="bold", zorder=4)
 
 
-def arrow(axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) -> None:
+def arrow(axes: Axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) -> None:
     """An arrow, with what flows along it at its right."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=INK, linewidth=1,
                                    shrinkA=0, shrinkB=0, linestyle="--" if dashed else "-", zorder=2))
@@ -41,13 +43,13 @@ def arrow(axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) 
                   color=INK, zorder=4)
 
 
-def plus(axes, x: float, y: float) -> None:
+def plus(axes: Axes, x: float, y: float) -> None:
     """Where two flows are added."""
     axes.add_patch(Circle((x, y), 0.1, facecolor="white", edgecolor=INK, linewidth=0.9, zorder=3))
     axes.text(x, y, "+", ha="center", va="center", fontsize=9, zorder=4)
 
 
-def around(axes, x: float, low: float, high: float, left: float) -> None:
+def around(axes: Axes, x: float, low: float, high: float, left: float) -> None:
     """The residual stream past a part: from x at low, over left, to the plus at x, high."""
     axes.plot([x, left, left, x - 0.18], [low, low, high, high], color=GREY, linewidth=1, zorder=2,
               solid_joinstyle="round")

@@ -44,7 +44,7 @@ class Request:
         self.name = cut(options.weights or "mini")
 
     @cached_property
-    def loaded(self) -> tuple[GPT | Classifier, Tokenizer]:
+    def loaded(self) -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
         """The checkpoint and its tokenizer."""
         return load(self.options.weights or "mini")
 

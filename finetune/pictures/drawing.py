@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from finetune.report.plots import BASELINE, GREY, LIGHT, MODEL
@@ -27,6 +28,6 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def legend_above(figure: Figure, axes, columns: int = 2) -> None:
+def legend_above(figure: Figure, axes: Axes, columns: int = 2) -> None:
     """The legend where it covers nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns)

@@ -28,9 +28,11 @@ def masks(tokens: int, pads: int) -> dict[str, Tensor]:
     real = torch.arange(tokens + pads)[None] < tokens  # (1, T)
     T = tokens + pads
     ids = torch.zeros_like(real, dtype=torch.long)
+    alone, padded = (causal(*rows)[0] for rows in ((ids[:, :tokens], real[:, :tokens]), (ids, real)))
+    assert alone is not None and padded is not None, "pads are told of"
     return {"padding": both_ways(ids, real)[0][0, 0].expand(T, T),
-            "causal": causal(ids[:, :tokens], real[:, :tokens])[0][0, 0],
-            "both": causal(ids, real)[0][0, 0]}
+            "causal": alone[0, 0],
+            "both": padded[0, 0]}
 
 
 def draw(text: str) -> list[Drawing]:

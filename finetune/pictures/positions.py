@@ -5,6 +5,8 @@ Shape letters as in models/gpt.py.
 """
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -112,7 +114,7 @@ def _rotary(head_width: int) -> list[Drawing]:
                     "counts. Far away the turned pairs cancel and the product falls.", product)]
 
 
-def _shades(figure, axes, values: Tensor, label: str, limit: float) -> None:
+def _shades(figure: Figure, axes: Axes, values: Tensor, label: str, limit: float) -> None:
     """Orange below zero, purple above: the two ends differ in hue for every kind of eye."""
     image = axes.imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(False)

@@ -1,6 +1,9 @@
 """Which tokens may come next, and how likely: temperature, top-k, top-p and min-p on a real model's answer."""
 
+from typing import Any
+
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from finetune.errors import RecipeError
@@ -37,7 +40,7 @@ def next_logits(gpt: GPT, ids: Tensor) -> Tensor:
     return gpt(ids)[:, -1]
 
 
-def kept(logits: Tensor, **rule) -> tuple[Tensor, Tensor]:
+def kept(logits: Tensor, **rule: Any) -> tuple[Tensor, Tensor]:
     """Whether each token may be drawn under a rule of ``filter_logits``, and how likely it then is: (V,), (V,)."""
     filtered = filter_logits(logits, **rule)[0]
     return filtered > -torch.inf, filtered.softmax(dim=-1)
@@ -100,7 +103,7 @@ def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: st
                    "token's probability before.", figure)
 
 
-def _name_tokens(axes, tokens: list[str]) -> None:
+def _name_tokens(axes: Axes, tokens: list[str]) -> None:
     axes.set_yticks(range(len(tokens)), tokens, fontsize=8.5, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("Probability, %")

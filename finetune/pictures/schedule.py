@@ -10,7 +10,8 @@ STEPS = 1000  # where the recipe leaves them to the data
 
 def rates(settings: Train, steps: int) -> list[float]:
     """The rate of each optimizer step, from the first to the last."""
-    return [learning_rate(step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction,
+    lr = settings.chosen_lr
+    return [learning_rate(step, steps, lr, settings.warmup_fraction, settings.min_lr_fraction,
                           settings.schedule, settings.decay_fraction) for step in range(steps)]
 
 

@@ -1,5 +1,12 @@
 """Attention weights as a map: which key each query reads. No torch here; see report/plots.py."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+    from numpy.typing import ArrayLike
+
 HIDDEN = "#d9dce1"  # what a query may not look at
 _TOKEN_LIMIT = 14  # characters of a token that is written beside the map
 _MOST_LABELS = 72  # on one side; of longer texts every second token has its label, or every third
@@ -19,7 +26,7 @@ def map_size(queries: list[str], keys: list[str]) -> tuple[float, float]:
     return 1.0 + beside + 0.24 * max(len(keys), 8), 0.8 + below + 0.2 * max(len(queries), 5)
 
 
-def draw_attention(axes, weights, queries: list[str], keys: list[str]):
+def draw_attention(axes: "Axes", weights: "ArrayLike", queries: list[str], keys: list[str]) -> "AxesImage":
     """Weights (T, S) as shades, with a row for each query and a column for each key; returns the image.
 
     Grey: exactly zero, so what the query may not look at. Shades go by the square root, or one weight near 1 would

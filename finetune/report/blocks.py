@@ -1,5 +1,6 @@
 """The parts a report is made of, and how numbers look in it. Both templates show the same parts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from finetune.evaluation.results import Metric
@@ -127,7 +128,7 @@ def bytes_text(size: float | None) -> str:
     return f"{size / 1e9:.2f}\u00a0GB" if size >= 1e9 else f"{size / 1e6:.0f}\u00a0MB"
 
 
-def value_text(value) -> str:
+def value_text(value: object) -> str:
     """Any JSON value in a table cell."""
     if value is None:
         return "none"
@@ -155,7 +156,7 @@ def flatten(values: dict, prefix: str = "") -> list[tuple[str, object]]:
     return rows
 
 
-def facts(caption: str, pairs, headings=("", "")) -> list[Table]:
+def facts(caption: str, pairs: Iterable[tuple[str, object]], headings: tuple[str, str] = ("", "")) -> list[Table]:
     """A two-column table of the pairs that have a value; nothing where none has."""
     rows = [[name, value if isinstance(value, str) else value_text(value)]
             for name, value in pairs if value is not None and value != ""]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.console import clean
 from finetune.errors import RunError
@@ -15,7 +15,10 @@ from finetune.files import atomic_write, read_json
 from finetune.records import Record, StageRecord, TrainResult
 from finetune.report.blocks import flatten
 from finetune.report.inputs import AttentionMap, read_errors, read_training_log
-from finetune.report.page import Files, Page
+from finetune.report.page import C, E, Files, Page
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -46,7 +49,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     return run_dir / "report" / "index.html"
 
 
-def _read(run_dir: Path, page: Page, measured: Path, stage: str) -> Files:
+def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[E, C]:
     """Every file of a run as its type. stage: the one that wrote what was measured."""
     def again(stage: str) -> str:
         return f"Write it again: {_command(run_dir)} --from {stage}"
@@ -73,7 +76,7 @@ def _read(run_dir: Path, page: Page, measured: Path, stage: str) -> Files:
         attention=[_parse(AttentionMap, attention, again("evaluate"), value) for value in maps])
 
 
-def _parse(kind: type[AnyRecord], path: Path, again: str, value=...) -> AnyRecord:
+def _parse(kind: type[AnyRecord], path: Path, again: str, value: Any = ...) -> AnyRecord:
     """The record that a file, or a part of it that was read already, holds; `again` says how to have it rewritten."""
     try:
         return kind.from_json(read_json(path) if value is ... else value, path)
@@ -97,21 +100,21 @@ def render(template: str, page: dict) -> str:
     return environment.get_template(template).render(**page)
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     """Text without control characters and without halves of surrogate pairs; escaping follows."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return clean(value.replace("\r\n", "\n").encode("utf-8", "replace").decode())
 
 
-def _breakable(text: str):
+def _breakable(text: str) -> "Markup":
     """Escaped text that a narrow cell breaks after the dots, slashes and underscores of a name, not within a word."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<=\w)([._/])(?=[^\W\d])", r"\1<wbr>", str(escape(_plain(text)))))
 
 
-def _markdown(value):
+def _markdown(value: object) -> object:
     """Text that Markdown shows as it is: no HTML, no emphasis, no links, no end of a table cell."""
     from markupsafe import Markup
 
@@ -124,8 +127,8 @@ def _markdown(value):
     return Markup(" ".join(value.split("\n")))
 
 
-def _code_lines(text: str):
+def _code_lines(text: str) -> "Markup":
     """Text as an indented code block, which nothing inside it can end."""
     from markupsafe import Markup
 
-    return Markup("\n".join("    " + line for line in _plain(text).splitlines()))
+    return Markup("\n".join("    " + line for line in str(_plain(text)).splitlines()))

@@ -127,7 +127,7 @@ def _validation_point(step: int, line: dict) -> ValidationPoint:
                            {name: value for name, value in metrics.items() if value is not None})
 
 
-def _number(value) -> float | None:
+def _number(value: object) -> float | None:
     """A finite number, or None."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 

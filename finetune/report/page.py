@@ -1,9 +1,9 @@
 """What a page is made from, and the parts that every task's page has."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from finetune.evaluation.results import Evaluation, Measured
 from finetune.records import DataOrigin, StageRecord, TrainResult
@@ -11,15 +11,18 @@ from finetune.report import provenance
 from finetune.report.blocks import Notice, Section, Tile
 from finetune.report.inputs import AttentionMap, Errors, TrainingLog
 
+E = TypeVar("E", bound=Measured)
+C = TypeVar("C", bound=DataOrigin)
+
 
 @dataclass(frozen=True)
-class Files:
+class Files(Generic[E, C]):
     """What a run left, as it was read."""
 
     name: str  # of the run
     recipe: dict[str, Any]  # dotted key -> value of each setting
-    evaluation: Measured  # the task's own
-    card: DataOrigin | None  # of the data, the task's own; none where there is no data/card.json
+    evaluation: E  # the task's own
+    card: C | None  # of the data, the task's own; none where there is no data/card.json
     stages: list[StageRecord]
     train: TrainResult | None  # its seconds are the whole stage's
     log: TrainingLog
@@ -28,15 +31,15 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Generic[E, C]):
     """How the files of a task are parsed, and the page that is made of them."""
 
-    evaluation: type[Measured]  # what eval.json holds, or comparison.json
-    card: type[DataOrigin]  # what data/card.json holds
-    make: Callable[[Files], dict]
+    evaluation: type[E]  # what eval.json holds, or comparison.json
+    card: type[C]  # what data/card.json holds
+    make: Callable[[Files[E, C]], dict]
 
 
-def make_page(files: Files, kind: str, verdict: str, tiles: list[Tile], sections: list[Section],
+def make_page(files: Files[E, C], kind: str, verdict: str, tiles: list[Tile], sections: list[Section],
               use: list[Section] | None = None, notice: Notice | None = None) -> dict:
     """Everything a template shows: the task's own sections, then how the run was made and may be used."""
     evaluation, card = files.evaluation, files.card
@@ -49,7 +52,7 @@ def make_page(files: Files, kind: str, verdict: str, tiles: list[Tile], sections
                          *provenance.licence(card)]}
 
 
-def fallback_notice(files: Files) -> Notice | None:
+def fallback_notice(files: Files[E, C]) -> Notice | None:
     """What to say, and what to type, where the run had to do without GPT-2."""
     weights, name = files.evaluation.weights, files.name
     if not weights.fallback:
@@ -65,7 +68,7 @@ def _descriptions() -> dict[str, str]:
     from finetune.config import Settings
     from finetune.recipe import Recipe
 
-    def walk(schema, prefix=""):
+    def walk(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, field in schema.model_fields.items():
             nested = field.annotation
             if isinstance(nested, type) and issubclass(nested, Settings):

@@ -7,8 +7,10 @@ script show. No text is parsed as mathematics: labels come from data.
 import base64
 import io
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from finetune.evaluation.calibration import ReliabilityBin
 from finetune.evaluation.intervals import wilson
@@ -16,10 +18,17 @@ from finetune.evaluation.results import Metric
 from finetune.report.attention import draw_attention, map_size
 from finetune.report.inputs import TrainingLog
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+    from numpy.typing import ArrayLike
+
 MODEL, BASELINE, GREY, LIGHT = "#1d5f9e", "#b4561b", "#6b6f76", "#d9dce1"
+Points = Sequence[Sequence[float]]  # (x, y) of a curve
 _LABEL_LIMIT = 40
 _FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Arial, sans-serif"
-_STYLE = {
+_STYLE: "dict[RcKeyType, Any]" = {
     "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": ["DejaVu Sans"],
     "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5,
     "legend.frameon": True, "legend.edgecolor": "none",
@@ -47,7 +56,7 @@ def cut(text: str, limit: int = _LABEL_LIMIT) -> str:
 
 
 @contextmanager
-def house_style():
+def house_style() -> Iterator[None]:
     """Within this context every picture looks like the report's; a person's matplotlibrc changes none."""
     import matplotlib
 
@@ -58,7 +67,7 @@ def house_style():
         yield
 
 
-def svg_of(figure) -> str:
+def svg_of(figure: "Figure") -> str:
     """A figure as the text of an SVG file, the same whenever it is made."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -73,7 +82,7 @@ def embed(svg: str, width: float, height: float) -> Picture:
 
 
 @contextmanager
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> "Iterator[tuple[Figure, list[Picture]]]":
     """Yield a figure of so many inches and a list that afterwards holds its Picture."""
     from matplotlib.figure import Figure
 
@@ -84,7 +93,7 @@ def _figure(width: float, height: float):
         holder.append(embed(svg_of(figure), width, height))
 
 
-def confusion_picture(matrix, labels: list[str]) -> Picture:
+def confusion_picture(matrix: Sequence[Sequence[int]], labels: list[str]) -> Picture:
     """Counts and shares of each true label (rows) over the predicted ones (columns)."""
     k = len(labels)
     names = [cut(label, _LABEL_LIMIT if k <= 6 else 24) for label in labels]
@@ -115,7 +124,7 @@ def confusion_picture(matrix, labels: list[str]) -> Picture:
     return holder[0]
 
 
-def roc_picture(model, baseline, baseline_name: str) -> Picture:
+def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> Picture:
     """ROC curves from [[false positive rate, true positive rate], ...]; `baseline` may be None."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
@@ -124,7 +133,7 @@ def roc_picture(model, baseline, baseline_name: str) -> Picture:
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
         if _hugs(model):
-            corner = axes.inset_axes([0.6, 0.1, 0.36, 0.36])  # below the line of guessing
+            corner = axes.inset_axes((0.6, 0.1, 0.36, 0.36))  # below the line of guessing
             _pair(corner, model, baseline, baseline_name)
             corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
             corner.set_title("upper left corner", fontsize=8)
@@ -133,7 +142,7 @@ def roc_picture(model, baseline, baseline_name: str) -> Picture:
     return holder[0]
 
 
-def pr_picture(model, baseline, baseline_name: str, share: float | None) -> Picture:
+def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share: float | None) -> Picture:
     """Precision over recall from [[recall, precision], ...]; `share`: the positive rows', what guessing gives."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
@@ -145,19 +154,19 @@ def pr_picture(model, baseline, baseline_name: str, share: float | None) -> Pict
     return holder[0]
 
 
-def _pair(axes, model, baseline, baseline_name: str, **style) -> None:
+def _pair(axes: "Axes", model: Points, baseline: Points | None, baseline_name: str, **style: Any) -> None:
     if baseline:
         axes.plot(*zip(*baseline, strict=True), color=BASELINE, linewidth=1.4, linestyle="--",
                   label=cut(baseline_name), **style)
     axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label="this model", **style)
 
 
-def _legend(figure, axes) -> None:
+def _legend(figure: "Figure", axes: "Axes") -> None:
     """The legend above the axes, where it covers nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
-def _hugs(roc) -> bool:
+def _hugs(roc: Points) -> bool:
     """Whether the curve lives in the upper left corner, where nothing can be told apart."""
     return max((true_rate for false_rate, true_rate in roc if false_rate <= 0.05), default=0) > 0.93
 
@@ -212,7 +221,7 @@ def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
     return holder[0]
 
 
-def validation_picture(steps, columns: dict[str, list], best_step: int | None) -> Picture:
+def validation_picture(steps: Sequence[float], columns: dict[str, list], best_step: int | None) -> Picture:
     """Validation metrics (shares) over the steps, one line per name of `columns`."""
     with _figure(4.6, 4.6) as (figure, holder):
         axes = figure.subplots()
@@ -235,9 +244,10 @@ def forest_picture(labels: list[str], entries: list[Metric], marks: list[list[fl
     with _figure(7.4, 0.6 + 0.36 * len(labels)) as (figure, holder):
         axes = figure.subplots()
         places = list(range(len(labels)))
-        values = [scale * entry.value for entry in entries]
-        errors = [[value - scale * entry.low for value, entry in zip(values, entries, strict=True)],
-                  [scale * entry.high - value for value, entry in zip(values, entries, strict=True)]]
+        known = [entry.known() for entry in entries]
+        values = [scale * value for value, _, _ in known]
+        errors = [[scale * value - scale * low for value, low, _ in known],
+                  [scale * high - scale * value for value, _, high in known]]
         axes.errorbar(values, places, xerr=errors, fmt="o", color=MODEL, capsize=3, markersize=6, linewidth=1.8)
         for place, own in zip(places, marks, strict=True):
             axes.plot(own, [place] * len(own), "|", color=BASELINE, markersize=9)
@@ -247,7 +257,7 @@ def forest_picture(labels: list[str], entries: list[Metric], marks: list[list[fl
     return holder[0]
 
 
-def curves_picture(curves: dict[str, list[list[float]]], axis: str) -> Picture:
+def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
     """A line of (step, value) points for each name."""
     styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
     with _figure(7.4, 3.6) as (figure, holder):
@@ -262,7 +272,7 @@ def curves_picture(curves: dict[str, list[list[float]]], axis: str) -> Picture:
     return holder[0]
 
 
-def attention_picture(weights, queries: list[str], keys: list[str]) -> Picture:
+def attention_picture(weights: "ArrayLike", queries: list[str], keys: list[str]) -> Picture:
     """Which source token (columns) is read at each target token (rows), from weights (T, S)."""
     with _figure(*map_size(queries, keys)) as (figure, holder):
         axes = figure.subplots()
@@ -271,7 +281,7 @@ def attention_picture(weights, queries: list[str], keys: list[str]) -> Picture:
     return holder[0]
 
 
-def _mark_best(axes, step: int | None) -> None:
+def _mark_best(axes: "Axes", step: int | None) -> None:
     if step is not None:
         axes.axvline(step, color=GREY, linewidth=0.9, linestyle="--", label="best checkpoint")
 

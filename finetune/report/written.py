@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 from finetune.console import aligned
 from finetune.evaluation.results import Difference, Metric
 from finetune.evaluation.written import LossChange, WrittenBaseline, WrittenEvaluation
-from finetune.records import SMALL_MODEL, Record, TrainResult
+from finetune.records import SMALL_MODEL, TrainResult
 from finetune.report.blocks import (
     NONE,
     Code,
@@ -24,6 +25,9 @@ from finetune.report.blocks import (
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_text, metric_value, p_text, points
 from finetune.report.provenance import origin, overlap_table
 from finetune.tables.card import ExamplesCard, SplitSize, TokenSpread
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LISTED = 20  # rows or problems that are named one by one
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -66,14 +70,15 @@ def verdict_text(evaluation: WrittenEvaluation, shown: dict[str, str], words: Wo
 def is_ahead(baseline: WrittenBaseline, metric: str) -> bool:
     """Whether the model is better than a baseline by more than noise, where higher is better."""
     difference = baseline.differences[metric]
-    return difference.value > 0 and difference.p_value < 0.05
+    return difference.known_value() > 0 and difference.p() < 0.05
 
 
 def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
     """A baseline's figure, and whether the model is better, worse or neither."""
     difference, value = baseline.differences[metric], metric_value(metric, baseline.metrics[metric].value)
-    size, p = points(metric, difference.value), p_text(difference.p_value)
-    if size == 0 or difference.p_value >= 0.05:
+    size, p = points(metric, difference.known_value()), p_text(difference.p())
+    assert size is not None, f"{metric} is not in points"
+    if size == 0 or difference.p() >= 0.05:
         return f"{name} {value} (no more than noise apart, {p})"
     return f"{name} {value} (the model is {'better' if size > 0 else 'worse'} by {abs(size):.1f} points, {p})"
 
@@ -125,12 +130,13 @@ def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], wo
 def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Section:
     """The losses before and after training. tokens: what the tokens are that a loss is on, by ``LossChange.on``."""
     cells = [[f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}", _loss_cell(own.before),
-              f"{_loss_cell(own.after)}\n{percent(own.after.value, own.before.value)} of before"] for own in changes]
+              f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of before"]
+             for own in changes]
     table = Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
     return Section("losses", "Loss before and after", [table, Text(note, small=True)])
 
 
-def samples(rows: Sequence[Record], words: Words, note: str) -> Section:
+def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Section:
     """Some test rows, one under the other, which a narrow screen can show.
 
     rows: their fields are a number, what was asked and wanted, and the texts after and before training and the nearest.
@@ -160,7 +166,7 @@ def limits(evaluation: WrittenEvaluation, train: TrainResult | None, seed: int |
     return Section("limits", "What it cannot do", blocks)
 
 
-def data_card(card: ExamplesCard, counts: list[Fact], lengths: list[Fact], example: str, words: Words,
+def data_card(card: ExamplesCard, counts: Sequence[Fact], lengths: Sequence[Fact], example: str, words: Words,
               more: Sequence[Table] = ()) -> Section:
     """Where the rows come from, how they are divided, and what was cut or left out.
 
@@ -218,7 +224,7 @@ def _cell(name: str, metric: Metric) -> str:
     """The value, and under it the interval; a perplexity in the digits that it deserves."""
     if name != "perplexity":
         return metric_cell(name, metric)
-    value, low, high = (f"{part:,.{0 if part >= 100 else 1}f}" for part in (metric.value, metric.low, metric.high))
+    value, low, high = (f"{part:,.{0 if part >= 100 else 1}f}" for part in metric.known())
     return f"{value}\n({low} to {high})"
 
 
@@ -227,8 +233,8 @@ def _difference(name: str, difference: Difference | None) -> str:
     if difference is None:
         return NONE
     value, low, high = (f"{part:+.3f}" if points(name, part) is None else f"{points(name, part):+.1f}"
-                        for part in (difference.value, difference.low, difference.high))
-    return f"{value}\n({low} to {high})\n{p_text(difference.p_value)}"
+                        for part in difference.known())
+    return f"{value}\n({low} to {high})\n{p_text(difference.p())}"
 
 
 def _loss_cell(loss: Metric) -> str:

@@ -1,19 +1,24 @@
 """Stage ``export``: the best model in Hugging Face's layout, compared with what other programs read."""
 
+from typing import TYPE_CHECKING
+
 from finetune.recipe import Recipe
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.export.exportable import Exported
 
 READS = None  # its README names the run, and its card the whole recipe
 NAMES_RUN = True
 OUTPUTS = ("export/hf/*",)
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "Exported":
     """Write export/hf/. Raises WeightsError where another program gives other logits than we do."""
     return write(recipe, run, "hf")
 
 
-def write(recipe: Recipe, run: Run, format: str):
+def write(recipe: Recipe, run: Run, format: str) -> "Exported":
     """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns what came of it, an ``Exported``."""
     from importlib import import_module
 

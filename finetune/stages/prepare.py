@@ -1,13 +1,18 @@
 """Stage ``prepare``: rows read, checked, split and tokenized."""
 
+from typing import TYPE_CHECKING
+
 from finetune.recipe import Recipe
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.tasks.base import Prepared
 
 READS = ("task", "weights", "data")
 OUTPUTS = ("data/*",)
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "Prepared":
     """Write the task's data files and data/card.json. Returns the task's ``Prepared``."""
     from finetune.tasks.base import task_named
     return task_named(recipe.task).prepare(recipe, run)

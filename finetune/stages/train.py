@@ -63,7 +63,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     run.memory[BEST] = setup.model, setup.tokenizer
     tensors = TrainedTensors(trainable.names, trainable.places(), trainable.parameters,
                              trainable.parameters / trainable.total)
-    return TrainResult(**vars(found), method=settings.method, why=setup.why, lr=settings.lr,
+    return TrainResult(**vars(found), method=settings.method, why=setup.why, lr=settings.chosen_lr,
                        precision=settings.precision, parameters=trainable.total, trainable=tensors)
 
 

@@ -1,6 +1,10 @@
 """Cells of tables that we write, safe to open in a spreadsheet, and what they were before."""
 
 import csv
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _csv import Writer
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 
@@ -24,7 +28,7 @@ def undefuse(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
-def table_writer(file, delimiter: str = ","):
+def table_writer(file: IO[str], delimiter: str = ",") -> "Writer":
     r"""A csv writer of lines that end in \n and are read back cell by cell.
 
     Python 3.11's csv quotes a lone \r only where \r stands in the line's end: it is given \r\n, and we cut it.

@@ -59,7 +59,8 @@ def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[F
 
 def places(finding: dict) -> list[str]:
     """The rows of a finding's plain values as a person looks them up: ``test.csv row 6``."""
-    return [place(row, file) for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")]
+    return [place(row, file)  # type: ignore[arg-type]  # a finding has no more files than rows
+            for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")]
 
 
 def located(finding: Finding) -> str:
@@ -67,7 +68,7 @@ def located(finding: Finding) -> str:
     return finding.what + (f" ({', '.join(places(finding.as_dict()))})" if finding.rows else "")
 
 
-def _rows(source: LabelledTexts, at: Sequence[int]) -> dict:
+def _rows(source: LabelledTexts, at: Sequence[int] | np.ndarray) -> dict:
     """`rows` and `files` of a finding about these positions."""
     return {"rows": [source.rows[i] for i in at], "files": [source.files[i] for i in at] if source.files else []}
 
@@ -156,7 +157,7 @@ def _spellings(labels: list[str]) -> Finding | None:
     alike = [group for group in same.values() if len(group) > 1]
     if not alike:
         return None
-    rows = sum(counts[label] for group in alike for label in sorted(group, key=counts.get)[:-1])
+    rows = sum(counts[label] for group in alike for label in sorted(group, key=counts.__getitem__)[:-1])
     return Finding("label_spelling", "warning", f"{len(alike)} labels are written in several ways; {rows:,} rows hold "
                    "the rarer spelling", "Write each label in one way; now they are learnt as different.", rows,
                    examples=[" / ".join(_quote(label) for label in group) for group in alike[:5]])
@@ -175,7 +176,7 @@ def _rare(labels: list[str]) -> Finding | None:
     rare = {label: count for label, count in Counter(labels).items() if count < RARE}
     if not rare:
         return None
-    fewest = sorted(rare, key=rare.get)
+    fewest = sorted(rare, key=rare.__getitem__)
     return Finding("rare_labels", "warning", f"{len(rare):,} labels have fewer than {RARE} rows",
                    "Add rows of them, merge them, or leave them out: no score on them can be trusted.", len(rare),
                    examples=[f"{_quote(label)} {rare[label]}" for label in fewest[:5]])
@@ -319,7 +320,8 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
         return []
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(named))) + r")\b")
     at = sample_of(source)
-    size, hits = Counter(source.labels[i] for i in at), Counter()
+    size = Counter(source.labels[i] for i in at)
+    hits: Counter[tuple[str, str]] = Counter()
     for i in at:
         hits.update((named[word], source.labels[i]) for word in set(pattern.findall(source.texts[i].casefold())))
     found = []

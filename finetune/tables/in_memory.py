@@ -1,6 +1,7 @@
 """Texts and labels that a Python caller holds: lists, arrays, pandas' columns and frames, data sets of `datasets`."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from finetune.tables.tables import as_cell
 FORMS = "a list or an array of texts, a column or a frame of pandas or datasets"
 
 
-def read_texts(data, empty: bool = False) -> tuple[list[str], list[str] | None]:
+def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | None]:
     """The texts (n,), several columns joined as the readers do, and the columns' names where they have any.
 
     empty: whether a row may have no text. Raises InputError for what holds no texts.
@@ -40,7 +41,7 @@ def cells_of(column: pd.Series) -> list:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _columns(data) -> tuple[list[str] | None, list[pd.Series]]:
+def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
     """Every column of the data, and their names where they have any."""
     if isinstance(data, pd.DataFrame):
         return list(map(str, data.columns)), [data.iloc[:, place] for place in range(data.shape[1])]
@@ -63,13 +64,13 @@ def _columns(data) -> tuple[list[str] | None, list[pd.Series]]:
     return None, [pd.Series(list(column), dtype=object) for column in zip(*rows, strict=True)]
 
 
-def is_dataset(data, kind: str = "Dataset") -> bool:
+def is_dataset(data: object, kind: str = "Dataset") -> bool:
     """Whether this is of that class of `datasets`, which is imported only where somebody has done so."""
     module = sys.modules.get("datasets")
     return module is not None and isinstance(data, getattr(module, kind))
 
 
-def read_labels(y) -> tuple[np.ndarray, np.ndarray]:
+def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """The classes (K,), sorted and in the labels' own type, and each row's class number (n,).
 
     Raises InputError for missing and mixed labels and for fewer than two; ValueError, scikit-learn's, for what

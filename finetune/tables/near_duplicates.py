@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.console import progress
+from finetune.console import Advance, progress
 from finetune.tables.readers import text_chunks
 from finetune.tables.splits import normalise_text
 
@@ -60,7 +60,8 @@ def find_near_duplicates(texts: list[str], keys: np.ndarray) -> NearDuplicates:
         if similarity >= LEAST:
             a, b = sorted((_find(leader, one), _find(leader, other)), key=first.__getitem__)
             leader[b] = a
-            pairs.append((*sorted((int(first[one]), int(first[other]))), similarity))
+            low, high = sorted((int(first[one]), int(first[other])))
+            pairs.append((low, high, similarity))
     roots = np.array([_find(leader, text) for text in range(len(first))], dtype=np.int64)
     cluster = first[roots][inverse] if len(first) else np.zeros(0, dtype=np.int64)
     return NearDuplicates(cluster, pairs, compared, compared < MOST_COMPARED)
@@ -83,7 +84,7 @@ def jaccard(one: str, other: str) -> float:
     return common / (len(left) + len(right) - common)
 
 
-def _band_keys(texts: list[str], rows: np.ndarray, advance) -> np.ndarray:
+def _band_keys(texts: list[str], rows: np.ndarray, advance: Advance) -> np.ndarray:
     """(BANDS, n): a hash of each band of the MinHash signatures; equal where the band is."""
     random = np.random.default_rng(0)
     factors, shifts = random.integers(1, 2**63, size=(2, BANDS * BAND_ROWS), dtype=np.uint64)

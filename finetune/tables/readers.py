@@ -114,7 +114,7 @@ class Columns:
         return ",".join(self.names[index] for index in self.texts)
 
 
-def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path,
+def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path | str,
                 mend: str = "") -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
 
@@ -139,7 +139,7 @@ def usual_column(names: list[str], usual: tuple[str, ...]) -> int | None:
     return next((index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name), None)
 
 
-def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
+def find_text(names: list[str], wanted: str | None, path: Path | str) -> list[int]:
     """The text column, or each of several that were named with commas between them."""
     if wanted is None or wanted in names or "," not in wanted:
         return [find_column(names, wanted, TEXT_NAMES, "text", path)]
@@ -147,7 +147,7 @@ def find_text(names: list[str], wanted: str | None, path: Path) -> list[int]:
 
 
 def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, label: int | None,
-                       path: Path) -> tuple[list[int], str]:
+                       path: Path | str) -> tuple[list[int], str]:
     """The text columns as ``find_text``; where none has a usual name, that whose content is text, and the reason.
 
     label: the column of labels, which is none of text.
@@ -160,7 +160,7 @@ def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | 
     return [chosen], why
 
 
-def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str | None, path: Path) -> list[int]:
+def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str | None, path: Path | str) -> list[int]:
     """The text columns of a table that needs no labels: as ``find_text_or_wordy``, or the only column there is."""
     if wanted is None and len(names) == 1:
         return [0]
@@ -214,7 +214,7 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
     return [said]
 
 
-def _untold(path: Path, what: str, names: list[str], why: str) -> DataError:
+def _untold(path: Path | str, what: str, names: list[str], why: str) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
     return DataError(f"{path}: no {what} column that can be told by its name or content",
                      got=", ".join(names) + (f" ({why})" if why else ""), known=", ".join(usual),
@@ -228,7 +228,7 @@ def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tupl
         cells = [row[index] for row in sample]
         if len(sample) >= 4 and sum(" " in cell.strip() for cell in cells) > len(cells) / 2:
             lengths[index] = sum(map(len, cells)) / len(cells)
-    ordered = sorted(lengths, key=lengths.get, reverse=True)
+    ordered = sorted(lengths, key=lengths.__getitem__, reverse=True)
     if not ordered:
         return None, ""
     best, others = ordered[0], [index for index in ordered[1:] if 1.5 * lengths[index] > lengths[ordered[0]]]

@@ -84,7 +84,7 @@ def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test
         for group in members:
             size = sizes[group]
             room = [need[name] if need[name] >= size else 0 for name in SPLITS]
-            side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.get)
+            side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.__getitem__)
             if untrained and group == members[-1]:
                 side = "train"  # a label that is not trained on cannot be learnt
             need[side] -= size
@@ -105,7 +105,8 @@ def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[
             "test": list(range(train, train + test))}
 
 
-def keep_sides(sides: list[str], divide) -> dict[str, list[int]]:
+def keep_sides(sides: list[str],
+               divide: Callable[[list[int], bool, bool], dict[str, list[int]]]) -> dict[str, list[int]]:
     """The parts of rows that came on a side each: val and test as given, and what is open taken from the rest.
 
     `divide` (rows, whether val is open, whether test is open) -> parts by positions in those rows.

@@ -9,9 +9,10 @@ import csv
 import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune.errors import DataError, shorten
 
@@ -86,7 +87,7 @@ def refuse_packed(path: Path) -> None:
                             known=", ".join([*DELIMITERS, *KINDS]), do=mend)
 
 
-def as_cell(value) -> str:
+def as_cell(value: object) -> str:
     """The text of a JSON value: nothing for null and NaN, JSON for lists and objects; lone surrogates are replaced."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
@@ -180,7 +181,7 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
             yield names, cells
 
 
-def _quoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
+def _quoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter, strict=True)
     begins = layout.skip + 1  # a row of several lines is named by its first, where its quote is opened
@@ -193,7 +194,7 @@ def _quoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
         raise csv.Error(f"line {begins}: {error}") from error
 
 
-def _unquoted(file, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
+def _unquoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     """A row is a line, whatever quotes it holds."""
     for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
         if line.strip("\r\n"):
@@ -219,7 +220,7 @@ def _jsonl(path: Path, layout: TableFormat) -> Rows:
     """An object in each line; read twice, since a later object may have another key."""
     known = f"an object in each line: {OBJECT}"
 
-    def objects():
+    def objects() -> Iterator[tuple[str, Any]]:
         with open(path, encoding=layout.encoding, newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -229,7 +230,7 @@ def _jsonl(path: Path, layout: TableFormat) -> Rows:
         yield names, [as_cell(value.get(name)) for name in names]
 
 
-def _parsed(text: str, where: str, known: str):
+def _parsed(text: str, where: str, known: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -243,7 +244,7 @@ def _once(pairs: list[tuple]) -> dict:
     return found
 
 
-def _keys(objects) -> list[str]:
+def _keys(objects: Iterable[tuple[str, Any]]) -> list[str]:
     """Every key of the objects in the order of their first use."""
     names: dict[str, None] = {}
     for where, value in objects:
@@ -290,7 +291,7 @@ def _dataset(path: Path, layout: TableFormat) -> Rows:
             yield from _cells(names, [*columns, *([split] * size for _ in added)])
 
 
-def _class_names(feature):
+def _class_names(feature: object) -> Callable[[Any], Any]:
     """Numbers of a ClassLabel as their names; other values as they are."""
     names = getattr(feature, "names", None)
     if names is None:

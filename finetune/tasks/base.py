@@ -6,10 +6,11 @@ A task is a folder beside this file. Its ``task.py`` answers what the stages ask
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from finetune.evaluation.results import Evaluation, Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
@@ -42,29 +44,36 @@ class Prepared(Record):
         return self.splits["train"]
 
 
+P = TypeVar("P", bound=Prepared)
+B = TypeVar("B", bound=GPT | EncoderDecoder)
+M = TypeVar("M", bound=nn.Module)
+E = TypeVar("E", bound=Evaluation)
+
+
 @dataclass(frozen=True)
-class TrainingSetup:
+class TrainingSetup(Generic[M]):
     """A task's model, with what the method trains set to be trained."""
 
-    model: nn.Module
+    model: M
     tokenizer: Tokenizer
     settings: Train  # method, learning rate, epochs and precision chosen
     trainable: Trainable
     why: list[str]  # of each choice
 
 
-class Task(ABC):
+class Task(ABC, Generic[P, B, M, E]):
     """What the stages ask, in their order; the methods that are not abstract suit most tasks.
 
+    P, B, M, E: what it prepares, the bodies that it starts from, its model and its evaluation.
     Its model is a module whose ``gpt`` is the GPT and whatever else it has a new head.
     """
 
-    prepared: type[Prepared] = Prepared  # of the result of ``prepare``
+    prepared: type[P] = Prepared  # type: ignore[assignment]  # a task that adds nothing has this P
     exported = "weights"  # what export/hf holds, in a word
-    page: Page  # how its eval.json and data/card.json are parsed, and the report
+    page: Page[E, Any]  # how its eval.json and data/card.json are parsed, and the report
     metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
     evaluation_files: tuple[str, ...] = ()  # that ``evaluate`` writes beside eval.json
-    bodies: tuple[type[nn.Module], ...] = (GPT,)  # models that it can start from
+    bodies: tuple[type[GPT] | type[EncoderDecoder], ...] = (GPT,)  # models that it can start from
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """The recipe with data named so that they mean the same in any directory.
@@ -94,10 +103,10 @@ class Task(ABC):
     def check_data(self, recipe: Recipe) -> None:  # noqa: B027 (a task may have nothing to check)
         """Raise DataError for data that cannot be trained on, before any weights are downloaded."""
 
-    def check_prepared(self, recipe: Recipe, prepared: Prepared) -> None:  # noqa: B027
+    def check_prepared(self, recipe: Recipe, prepared: P) -> None:  # noqa: B027
         """Raise RecipeError for settings that the prepared data cannot serve, before anything is trained."""
 
-    def check_body(self, body: nn.Module, name: str) -> None:
+    def check_body(self, body: GPT | EncoderDecoder, name: str) -> None:
         """Raise WeightsError where this task cannot start from these weights."""
         if not isinstance(body, self.bodies):
             raise WeightsError(f"{name}: {body.kind}'s weights",
@@ -105,69 +114,74 @@ class Task(ABC):
                                do="Give other weights, or run a task that starts from these.")
 
     @abstractmethod
-    def prepare(self, recipe: Recipe, run: Run) -> Prepared:
+    def prepare(self, recipe: Recipe, run: Run) -> P:
         """Write data/*, card.json among it, and say what is there."""
 
     @abstractmethod
-    def preview(self, recipe: Recipe, context: int) -> Prepared | None:
+    def preview(self, recipe: Recipe, context: int) -> P | None:
         """What of ``prepare``'s result is known without the weights, for a dry run; it is said. None: nothing."""
 
     @abstractmethod
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: Prepared) -> nn.Module:
+    def build_model(self, recipe: Recipe, gpt: B, prepared: P) -> M:
         """The model on top of a GPT. prepared: what ``prepare`` or ``preview`` returned."""
 
-    def configure_trainable(self, model: nn.Module, gpt: GPT, settings: Train) -> Trainable:
+    def configure_trainable(self, model: M, gpt: B, settings: Train) -> Trainable:
         """Add the method's adapters and set what it trains. As it stands for a GPT and a head on top of it."""
         adapt(gpt, settings)
         return freeze(model, gpt, settings.method, settings.last_blocks)
 
     @abstractmethod
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device) -> Job[M]:
         """The job for the loop, over all rows."""
 
     @abstractmethod
-    def evaluate(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer, start: Start) -> Evaluation:
+    def evaluate(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer, start: Start) -> E:
         """Measure the best checkpoint's model, and write what ``evaluation_files`` names."""
 
     @abstractmethod
-    def verdict(self, evaluation: Evaluation) -> str:
+    def verdict(self, evaluation: E) -> str:
         """What the numbers say, in a few sentences."""
 
     @abstractmethod
-    def summary(self, evaluation: Evaluation) -> list[str]:
+    def summary(self, evaluation: E) -> list[str]:
         """The result as a plain table for the screen."""
 
     @abstractmethod
-    def exportable(self, recipe: Recipe, run: Run, model: nn.Module, tokenizer: Tokenizer) -> Exportable:
+    def exportable(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer) -> Exportable:
         """A finished run's model as a format writes it, with all that stands beside its weights."""
 
     @abstractmethod
     def next_command(self, directory: Path) -> str:
         """What to type after ``finetune`` to use a finished run."""
 
-    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
+    def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device) -> Probe:
         """The steps that a dry run tries. As it stands for jobs that cost nothing before their first step."""
         whole = self.build_job(recipe, run, setup, device)
         return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float | None:
+    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup[M],
+                           device: torch.device) -> float | None:
         """Seconds of the evaluation's forward passes, from some of them; none: unknown."""
         return None
 
 
-def task_named(name: str) -> Task:
+AnyTask = Task[Any, Any, Any, Any]  # one that a recipe names
+
+
+def task_named(name: str) -> AnyTask:
     """The task of that name: ``TASK`` in its folder's task.py."""
-    return import_module(f"finetune.tasks.{name}.task").TASK
+    task: AnyTask = import_module(f"finetune.tasks.{name}.task").TASK
+    return task
 
 
-def write_records(run: Run, records: dict[str, Iterable[dict]]) -> None:
+def write_records(run: Run, records: Mapping[str, Iterable[dict[str, Any]]]) -> None:
     """data/NAME.jsonl for each split."""
     for name, rows in records.items():
         with atomic_write(run.path("data", f"{name}.jsonl")) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_records(run: Run, split: str) -> list[dict]:
+def read_records(run: Run, split: str) -> list[dict[str, Any]]:
     """The records that ``prepare`` left for a split."""
     with open(run.path("data", f"{split}.jsonl"), encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -5,6 +5,7 @@ base weights → the task's model → what is trained → the job → ``fit``.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,11 +17,10 @@ from finetune.config import chosen_values
 from finetune.errors import RunError
 from finetune.evaluation.results import Start, StartWeights
 from finetune.files import read_json, sha256_json
-from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
-from finetune.tasks.base import Prepared, Task, TrainingSetup, task_named
+from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named
 from finetune.tokenizer import Tokenizer
 from finetune.training import loop, resume
 from finetune.training.loop import Job
@@ -63,15 +63,15 @@ def is_pretrained(recipe: Recipe) -> bool:
     return recipe.weights not in (RANDOM_BYTES, SCRATCH)
 
 
-def build(recipe: Recipe, run: Run) -> TrainingSetup:
+def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
     """The task's model on the run's starting weights, ready to be trained."""
     loaded, task = load_base(recipe, run), task_named(recipe.task)
     return assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters,
                     run.result("prepare", task.prepared))
 
 
-def assemble(task: Task, recipe: Recipe, gpt: GPT, tokenizer: Tokenizer | None, parameters: int,
-             prepared: Prepared) -> TrainingSetup:
+def assemble(task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int,
+             prepared: P) -> TrainingSetup[M]:
     """The task's model on top of a GPT, ready to be trained. parameters: of the weights that were loaded."""
     rows = prepared.training_rows(gpt.config.context)
     settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
@@ -91,7 +91,7 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
             "weights": content(run.record("verify"))}
 
 
-def fit(job: Job, settings: Train, directory: Path, identity: dict[str, str], **options) -> Trained:
+def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str], **options: float) -> Trained:
     """Train `job` and leave the best checkpoint's weights in its model. options: those of ``loop.train``."""
     found = loop.train(job, settings, directory, identity, **options)
     resume.load_weights(resume.step_directory(directory / "checkpoints", found.best_step), job.model)

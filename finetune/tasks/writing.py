@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,6 @@ from finetune.evaluation.leakage import OverlapCounts, clean_rows
 from finetune.evaluation.written import WrittenTexts
 from finetune.files import atomic_write
 from finetune.recipe import Recipe, Split, Train
-from finetune.records import Record
 from finetune.run import Run
 from finetune.tables.card import SplitSize
 from finetune.tables.cells import defuse, table_writer
@@ -27,6 +26,9 @@ from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TOKENS = 8192  # of prompts and answers that are written together
 SAMPLES = 10  # test rows that the report shows
@@ -63,11 +65,12 @@ class Examples(ABC):
     tokens: Any
 
     @classmethod
-    def of(cls, records: list[dict], fits: np.ndarray, long: np.ndarray, **own) -> Self:
+    def of(cls, records: list[dict], fits: np.ndarray, long: np.ndarray, **own: Any) -> Self:
         """Those of a split's records that fit; the long ones among them are cut. own: the other fields."""
         rows = np.array([record["row"] for record in records])
-        sorted_out = np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits]
-        return cls(*(numbers.tolist() for numbers in sorted_out), **own)
+        at, used, cut, left_out = (numbers.tolist() for numbers in (
+            np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits]))
+        return cls(at, used, cut, left_out, **own)
 
     @abstractmethod
     def lengths(self) -> list[int]:
@@ -84,7 +87,7 @@ class Examples(ABC):
 
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
-AnyTokens = TypeVar("AnyTokens")
+AnyTokens = TypeVar("AnyTokens", bound="DataclassInstance")
 Row = TypeVar("Row")
 
 
@@ -221,7 +224,7 @@ def spread_rows(rows: Sequence[Row], most: int = SAMPLES) -> list[Row]:
     return [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)]
 
 
-def write_rows(path: Path, rows: Sequence[Record]) -> None:
+def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
     """A table of records, a column for each field, that a spreadsheet takes for text."""
     with atomic_write(path) as file:
         writer = table_writer(file)

@@ -1,10 +1,12 @@
 """Ragged rows into tensors, padded on the right to the longest row of the batch."""
 
+from collections.abc import Sequence, Sized
+
 import torch
 from torch import Tensor
 
 
-def pad_ids(rows: list[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+def pad_ids(rows: Sequence[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) and the index of each row's last real token (B,)."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
@@ -18,12 +20,12 @@ def pad_states(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), last_positions(rows)
 
 
-def last_positions(rows: list) -> Tensor:
+def last_positions(rows: Sequence[Sized]) -> Tensor:
     """The index of each row's last element (B,)."""
     return torch.tensor([len(row) - 1 for row in rows])
 
 
-def padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ids (B, T), padded on the right, and where they are real (B, T)."""
     ids, last = pad_ids(rows, pad)
     return ids, torch.arange(ids.shape[1]) <= last[:, None]

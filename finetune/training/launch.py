@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from typing import Any
 
 from finetune.console import log_to
 from finetune.errors import FinetuneError, Interrupted, TrainingError
@@ -32,6 +33,7 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
                            start_new_session=True) as process):
         while process.poll() is None:
             if stop.asked:
+                assert process.stdin is not None, "it was given a pipe"
                 process.stdin.close()
             time.sleep(0.1)
     found = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
@@ -53,7 +55,7 @@ def answer(run: Run, work: Callable[[], dict]) -> None:
     with (open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if first else nowhere),
           log_to(run.path("log.txt") if first else os.devnull)):
         try:
-            found = {"result": work()}
+            found: dict[str, Any] = {"result": work()}
         except Interrupted as stop:
             found = {"stopped": str(stop)}
         except FinetuneError as error:

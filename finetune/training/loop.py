@@ -8,15 +8,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from finetune.console import progress, say, warn
+from finetune.console import Advance, progress, say, unseen, warn
 from finetune.errors import Interrupted, RunError, TrainingError
 from finetune.files import atomic_write, read_json, write_json
 from finetune.recipe import Train
@@ -30,17 +33,20 @@ from finetune.training.probe import FirstSteps, Plan, batch_size, estimate, peak
 MACHINE = ("processes", "threads", "device", "precision")  # what may change within a run, at the cost of the last bits
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
+M = TypeVar("M", bound=nn.Module)
+Handler = Callable[[int, FrameType | None], Any] | int | None  # of a signal
+
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[M]):
     """What a task gives to the loop. Row numbers count the training rows from 0."""
 
-    model: nn.Module
+    model: M
     lengths: list[int]  # tokens of each row
     weights: list[float]  # what each row adds to the denominator of the step's mean loss
     batch: Callable[..., tuple[Tensor, ...]]  # rows -> tensors on the CPU
     loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
-    validate: Callable[[nn.Module], dict[str, float]]  # must hold log_loss and the metric
+    validate: Callable[[M], dict[str, float]]  # must hold log_loss and the metric
     name_row: Callable[[int], str]  # how a message names a row
     validation_tokens: int = 0  # that a validation reads, for the estimate of its time
     epochs_differ: bool = False  # batch takes the epoch, too: batch(rows, epoch)
@@ -51,7 +57,7 @@ class State:
     """What a step checkpoint remembers besides tensors."""
 
     step: int = 0
-    best: dict | None = None
+    best: dict[str, Any] | None = None
     worse: int = 0  # validations since the best
     stopped: bool = False
     seconds: float = 0.0
@@ -77,7 +83,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
     model, *prepared = accelerator.prepare(job.model, *optimizers)
 
     per_epoch, steps = count_steps(len(job.lengths), settings)
-    parts = settings.epochs * settings.evaluations_per_epoch
+    lr, parts = settings.chosen_lr, settings.chosen_epochs * settings.evaluations_per_epoch
     evaluation_steps = {round(steps * part / parts) for part in range(1, parts + 1)}
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
     start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
@@ -100,7 +106,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             epoch, position = divmod(state.step, per_epoch)
             if position == 0 or not batches:
                 batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
-            rate = learning_rate(state.step, steps, settings.lr, settings.warmup_fraction, settings.min_lr_fraction,
+            rate = learning_rate(state.step, steps, lr, settings.warmup_fraction, settings.min_lr_fraction,
                                  settings.schedule, settings.decay_fraction)
             _set_rate(optimizers, rate)
             rows = batches[position]
@@ -137,6 +143,7 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
 
     if accelerator.is_main_process:
         write_json(root / "best.json", state.best)
+    assert state.best is not None, "the last step is validated"
     return Trained(
         steps=state.step, planned_steps=steps, epochs=round(state.step / per_epoch, 4), rows=len(job.lengths),
         tokens=state.tokens, seconds=round(state.seconds, 3),
@@ -151,7 +158,7 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
     """A validation, real optimizer steps on these batches and a checkpoint, for what they cost; the model is spoilt."""
     set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
-    _set_rate(optimizers, settings.lr)
+    _set_rate(optimizers, settings.chosen_lr)
     _validate(accelerator, job, settings)  # for its memory
     model, *prepared = accelerator.prepare(job.model, *optimizers)
     for step, rows in enumerate(batches):
@@ -167,7 +174,7 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
     _, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
     return Plan([batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches], steps,
-                min(settings.epochs * settings.evaluations_per_epoch, steps), job.validation_tokens,
+                min(settings.chosen_epochs * settings.evaluations_per_epoch, steps), job.validation_tokens,
                 sum(p.numel() * p.element_size() for p in job.model.parameters() if p.requires_grad),
                 checkpoint_seconds, set_up_seconds)
 
@@ -175,7 +182,8 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
 def count_steps(rows: int, settings: Train) -> tuple[int, int]:
     """Optimizer steps of an epoch and of the whole training."""
     per_epoch = math.ceil(rows / settings.batch_size)
-    return per_epoch, min(per_epoch * settings.epochs, settings.max_steps or per_epoch * settings.epochs)
+    all_epochs = per_epoch * settings.chosen_epochs
+    return per_epoch, min(all_epochs, settings.max_steps or all_epochs)
 
 
 def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
@@ -201,13 +209,13 @@ def set_threads(asked: int) -> int:
     return count
 
 
-def autocast(precision: str, device: torch.device | str):
+def autocast(precision: str, device: torch.device | str) -> torch.autocast:
     """bf16 autocast, or nothing for fp32."""
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[int], step: int,
-          epoch: int = 0) -> tuple[float, float]:
+def _step(accelerator: Accelerator, model: nn.Module, optimizers: list[torch.optim.Optimizer], job: Job,
+          settings: Train, rows: list[int], step: int, epoch: int = 0) -> tuple[float, float]:
     """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
 
     Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
@@ -230,16 +238,16 @@ def _step(accelerator, model, optimizers, job: Job, settings: Train, rows: list[
             accelerator.backward(value * world)  # gradients are averaged over the processes
         loss += value.detach()
     norm = accelerator.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), settings.clip_norm)
-    loss, norm = accelerator.reduce(loss, reduction="sum").item(), float(norm)
-    if math.isfinite(loss) and math.isfinite(norm):
+    mean, length = accelerator.reduce(loss, reduction="sum").item(), float(norm)
+    if math.isfinite(mean) and math.isfinite(length):
         for optimizer in optimizers:
             optimizer.step()
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    return loss, norm
+    return mean, length
 
 
-def _validate(accelerator, job: Job, settings: Train) -> dict[str, float]:
+def _validate(accelerator: Accelerator, job: Job, settings: Train) -> dict[str, float]:
     """Every process validates all rows: the same figures everywhere, with nothing to gather."""
     job.model.eval()
     with torch.no_grad(), autocast(settings.precision, accelerator.device):
@@ -249,7 +257,7 @@ def _validate(accelerator, job: Job, settings: Train) -> dict[str, float]:
 def _note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
     sign = -1 if settings.metric == "log_loss" else 1
 
-    def key(values):
+    def key(values: dict[str, Any]) -> tuple[float, float]:
         return sign * values["value"], -values["log_loss"]
     entry = {"step": state.step, "metric": settings.metric, "value": found[settings.metric],
              "log_loss": found["log_loss"]}
@@ -284,7 +292,7 @@ def _not_finite(what: str, root: Path, got: str) -> TrainingError:
                          do="Lower train.lr, or look at the rows; a step without finite numbers changes no weights.")
 
 
-def _agree(accelerator, asked: bool) -> bool:
+def _agree(accelerator: Accelerator, asked: bool) -> bool:
     """True on every process as soon as one was asked to stop."""
     if accelerator.num_processes == 1:
         return asked
@@ -292,10 +300,10 @@ def _agree(accelerator, asked: bool) -> bool:
     return bool(accelerator.reduce(flag, reduction="sum").item())
 
 
-def _bar(accelerator, steps: int, done: int):
+def _bar(accelerator: Accelerator, steps: int, done: int) -> AbstractContextManager[Advance]:
     if accelerator.is_main_process:
         return progress("training", steps, unit="steps", done=done)
-    return contextlib.nullcontext(lambda amount, note="": None)
+    return contextlib.nullcontext(unseen)
 
 
 def _mix(*numbers: int) -> int:
@@ -303,7 +311,7 @@ def _mix(*numbers: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _usable_cores() -> Iterable[int]:
+def _usable_cores() -> Collection[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
@@ -333,20 +341,21 @@ def _step_of(line: str) -> float:
 class StopSignal:
     """Notes SIGINT and SIGTERM, so that the step ends and is saved; a second one ends the process at once."""
 
-    def __init__(self):
-        self.asked, self.previous = False, {}
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous: dict[int, Handler] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._note)
         return self
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)

@@ -1,6 +1,8 @@
 """AdamW with decay groups, Muon, and the learning rate as a pure function of the step."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, mi
     return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def decay_groups(named_parameters, weight_decay: float) -> list[dict]:
+def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices, which decay, and norms and biases (one dimension), which do not."""
     parameters = list(named_parameters)
     return [{"params": [p for _, p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -63,7 +65,7 @@ class FullPrecisionMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no loss is computed anew here
         """Move each matrix along the orthogonal factor of its mean gradient."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]

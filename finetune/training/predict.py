@@ -1,11 +1,13 @@
 """A classifier's forward pass over many texts, without gradients."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from finetune.console import progress
+from finetune.console import progress, unseen
 from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids, pad_states
@@ -13,12 +15,12 @@ from finetune.training.collate import pad_ids, pad_states
 PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
-def predict_logits(model: Classifier, ids: list[list[int]], states: list | None = None, first_block: int = 0,
-                   budget: int = PREDICT_TOKENS, show: str = "") -> np.ndarray:
+def predict_logits(model: Classifier, ids: Sequence[list[int]], states: list[Tensor] | None = None,
+                   first_block: int = 0, budget: int = PREDICT_TOKENS, show: str = "") -> np.ndarray:
     """Logits (n, K) in the order of the rows, whatever batches they ran in; fp32 unless under autocast."""
     device = model.head.weight.device
     logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)
-    bar = progress(show, len(ids), unit="texts") if show else nullcontext(lambda amount: None)
+    bar = progress(show, len(ids), unit="texts") if show else nullcontext(unseen)
     with torch.inference_mode(), bar as advance:
         for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
             inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])

@@ -4,7 +4,7 @@ Causal attention makes a token's hidden state independent of what follows it, so
 batch are those of the text alone, and no pad has to be stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 
 
-def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: list[list[int]], token_budget: int,
+def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: Sequence[list[int]], token_budget: int,
                        device: torch.device, last_only: bool = False) -> list[Tensor]:
     """The states below the first trainable block: for each row of T_i ids a tensor (T_i, C) on the CPU.
 
@@ -32,6 +32,6 @@ def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: list[list[int]],
     return states
 
 
-def cache_bytes(rows: list[list[int]], width: int, last_only: bool = False) -> int:
+def cache_bytes(rows: Sequence[list[int]], width: int, last_only: bool = False) -> int:
     """Memory of the cache, in bytes (fp32)."""
     return 4 * width * (len(rows) if last_only else sum(map(len, rows)))

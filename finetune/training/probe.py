@@ -6,6 +6,7 @@ is the same, so that the one can be held against the other, and both against wha
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class FirstSteps:
     held: int = 0  # between two steps: weights, moments, data
 
     @contextmanager
-    def step(self, rows: list[int]):
+    def step(self, rows: list[int]) -> Iterator[None]:
         """Measure the step inside the block."""
         if len(self.seconds) > COUNTED:
             yield
@@ -78,7 +79,7 @@ class FirstSteps:
         self.peak, self.held = _latest_peak(self.device), _held_bytes(self.device)
 
     @contextmanager
-    def save(self):
+    def save(self) -> Iterator[None]:
         """Measure the first checkpoint that is written inside the block."""
         start = time.monotonic()
         yield

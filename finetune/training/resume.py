@@ -123,7 +123,7 @@ def prune(root: Path, step: int, best: int | None) -> None:
 
 
 def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
             for optimizer in optimizers
             for parameter, moments in optimizer.state.items() for key, value in moments.items()}

@@ -1,13 +1,14 @@
 """Token ids of many texts in one array: two or four bytes a token, where a list of lists takes forty."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from finetune.console import progress
+from finetune.console import progress, unseen
 from finetune.errors import RunError
 from finetune.files import atomic_write
 from finetune.tables.readers import text_chunks
@@ -16,7 +17,7 @@ from finetune.tokenizer import Tokenizer
 PART = 50_000  # rows that are gathered at a time
 
 
-class TokenRows(Sequence):
+class TokenRows(Sequence[list[int]]):
     """Rows of ids, read as lists; a slice and a sum are rows again."""
 
     def __init__(self, ids: np.ndarray, ends: np.ndarray):
@@ -73,7 +74,13 @@ class TokenRows(Sequence):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "TokenRows": ...
+
+    def __getitem__(self, index: int | slice) -> "list[int] | TokenRows":
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         at = range(len(self))[index]
@@ -86,8 +93,8 @@ class TokenRows(Sequence):
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int | None = None, show: str = "") -> TokenRows:
     """Ids of each text, cut to `max_length`; no special token is added. show: the name of a progress bar."""
-    with progress(show, len(texts), unit="texts") if show else nullcontext(lambda amount: None) as advance:
-        def chunks():
+    with progress(show, len(texts), unit="texts") if show else nullcontext(unseen) as advance:
+        def chunks() -> Iterator[list[list[int]]]:
             for _, part in text_chunks(texts):
                 yield [ids[:max_length] for ids in tokenizer.encode_batch(part)]
                 advance(len(part))

@@ -5,12 +5,15 @@ What a task itself brings is in its folder, ``finetune/tasks/NAME/``; see ``task
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from finetune.adapters.lora import add_lora, lora_tensors
 from finetune.errors import RecipeError
 from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import GPT
+from finetune.models.variants import Stack
 from finetune.recipe import Train, check_method
 from finetune.records import SMALL_MODEL
 
@@ -75,7 +78,8 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
 
     Raises RecipeError for settings that the chosen method does not read.
     """
-    chosen, why = {}, []
+    chosen: dict[str, Any] = {}
+    why = []
     if asked.method == "auto":
         chosen["method"], reason = choose_method(parameters, pretrained, rows, device)
         why.append(f"method {chosen['method']}: {reason}")
@@ -101,14 +105,14 @@ def adapt(body: nn.Module, settings: Train) -> None:
                  settings.seed)
 
 
-def freeze(model: nn.Module, body: nn.Module, method: str, last_blocks: int) -> Trainable:
+def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_blocks: int) -> Trainable:
     """Let move what the method moves, and nothing else.
 
     full: everything. last-blocks: the top `last_blocks` blocks, the last norm and the head. head: the head alone.
     lora: the adapters and the head. Whatever of `model` is not in `body` (a GPT or an encoder-decoder) is the head,
     which always moves; so does cross-attention, which no GPT has. Of an encoder-decoder the top blocks of both sides.
     """
-    stacks = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
+    stacks: list[GPT | Stack] = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
     adapted = [number for stack in stacks for number, block in enumerate(stack.blocks) if lora_tensors(block)]
     assert bool(adapted) == (method == "lora"), "adapt comes before freeze"
     layers = min(len(stack.blocks) for stack in stacks)

@@ -1,7 +1,9 @@
 """What a dry run tries of a task: a few steps that stand for the training, and a pass that is timed."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.recipe import Train
 from finetune.training.batching import epoch_batches
@@ -13,9 +15,9 @@ from finetune.training.probe import choose_batches
 class Probe:
     """A training cut down to the batches that are tried."""
 
-    job: Job  # of these batches' rows
+    job: Job[Any]  # of these batches' rows
     batches: list[list[int]]  # in the job's own numbers
-    whole: Job  # the same with all rows of the run, for the plan
+    whole: Job[Any]  # the same with all rows of the run, for the plan
     set_up_seconds: float = 0.0  # before the first step, over all rows
     kept_bytes: int = 0  # that the whole job holds and the cut one does not
 
@@ -26,7 +28,7 @@ def choose(lengths: list[int], settings: Train) -> list[list[int]]:
     return choose_batches(batches, lengths, settings.micro_batch_tokens)
 
 
-def second_time(work) -> float:
+def second_time(work: Callable[[], object]) -> float:
     """Seconds of doing this again: the first time warms up."""
     work()
     begun = time.monotonic()

@@ -24,7 +24,7 @@ def test_wheel_holds_every_module_and_asset(wheel, root, files):
     held = {name for name in wheel if ".dist-info/" not in name}
     assert held == wanted
     assert {"finetune/_assets/pipelines/spam_classifier.py", "finetune/_assets/weights/registry.toml",
-            "finetune/_assets/data/registry.toml", "finetune/report/template.html.jinja"} <= held
+            "finetune/_assets/data/registry.toml", "finetune/report/template.html.jinja", "finetune/py.typed"} <= held
 
 
 def test_wheel_installs_one_command_and_one_package(wheel):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.comparisons.architectures.masking import Masking
 from finetune.models.encoder import Encoder
@@ -40,12 +40,12 @@ def masked_batch(rows: Sequence[list[int]], numbers: list[int], epoch: int, mask
 
 
 def build_job(encoder: Encoder, train: Sequence[list[int]], val: Sequence[list[int]], masking: Masking, budget: int,
-              device: torch.device) -> Job:
+              device: torch.device) -> Job[OwnLoss]:
     """Everything the loop needs. budget: tokens of a forward pass where it validates."""
-    def batch(rows: list[int], epoch: int):
+    def batch(rows: list[int], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         return masked_batch([train[i] for i in rows], rows, epoch, masking)
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: OwnLoss) -> dict[str, float]:
         nats, counts = measure(module, val, masking, budget, device)
         return {"log_loss": float(nats.sum() / counts.sum())}
     return Job(OwnLoss(encoder), [len(row) for row in train], [float(masking.count(row)) for row in train], batch,

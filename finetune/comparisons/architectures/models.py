@@ -1,6 +1,6 @@
 """Encoder-only, decoder-only and encoder-decoder of equal size, each made to do the same tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from finetune.comparisons.architectures.masked import summed_nats
 from finetune.models.encoder import Encoder, EncoderClassifier
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderClassifier, EncoderDecoderConfig
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
-from finetune.models.heads import Classifier, OwnLoss
+from finetune.models.heads import Classifier, OwnLoss, SumsLoss
 from finetune.models.variants import Block, VariantConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
 from finetune.tasks.classify.job import Examples
@@ -28,6 +28,9 @@ CLASSIFY, NUMBERS, TEXT = "classify", "numbers", "text"
 ENCODER, DECODER, BOTH = "encoder", "decoder", "both"
 RANDOM, PRETRAINED, MASKED, WHOLE = "random", "pretrained", "masked", "whole"
 NAMES = {ENCODER: "encoder-only", DECODER: "decoder-only", BOTH: "encoder-decoder"}
+
+Core = GPT | Encoder | EncoderDecoder
+Reader = Classifier | EncoderClassifier | EncoderDecoderClassifier  # of a class, on top of one of them
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def equal_layers(config: GPTConfig) -> tuple[int, int]:
     return min(level, key=lambda pair: (abs(pair[0] - pair[1]), apart(pair)))
 
 
-def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers: tuple[int, int]) -> nn.Module:
+def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers: tuple[int, int]) -> Core:
     """The training's model of the GPT's shape, on its weights or on random ones. layers: as ``equal_layers`` gives.
 
     new_tokens: rows that an encoder's embedding gets for the mask.
@@ -100,11 +103,13 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
     return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
 
 
-def with_head(model: nn.Module, classes: int, start: int, seed: int) -> nn.Module:
+def with_head(model: Core, classes: int, start: int, seed: int) -> Reader:
     """A model with a fresh linear head. start: the token at which an encoder-decoder's decoder is asked."""
     if isinstance(model, EncoderDecoder):
         return EncoderDecoderClassifier(model, classes, start).initialise_head(seed)
-    return (Classifier if isinstance(model, GPT) else EncoderClassifier)(model, classes).initialise_head(seed)
+    if isinstance(model, GPT):
+        return Classifier(model, classes).initialise_head(seed)
+    return EncoderClassifier(model, classes).initialise_head(seed)
 
 
 def read_class(module: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
@@ -113,18 +118,18 @@ def read_class(module: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
     return module(ids, real.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, real)
 
 
-def class_job(model: nn.Module, train: Examples, val: Examples, budget: int, device: torch.device) -> Job:
+def class_job(model: Reader, train: Examples, val: Examples, budget: int, device: torch.device) -> Job[Reader]:
     """A classifier's training; budget: tokens of a forward pass where it validates."""
     classes = list(range(model.head.out_features))
 
-    def batch(rows: list[int]):
+    def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return *padded([train.ids[i] for i in rows], 0), torch.from_numpy(train.targets[rows])
 
-    def loss_sum(module: nn.Module, tensors):
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         ids, real, targets = tensors
         return F.cross_entropy(read_class(module, ids, real).float(), targets, reduction="sum")
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: Reader) -> dict[str, float]:
         logits = class_logits(module, val.ids, budget, device)
         guessed = logits.argmax(1)
         return {"log_loss": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.targets)).item(),
@@ -136,7 +141,7 @@ def class_job(model: nn.Module, train: Examples, val: Examples, budget: int, dev
 
 
 @torch.no_grad()
-def class_logits(model: nn.Module, ids, budget: int, device: torch.device) -> np.ndarray:
+def class_logits(model: Reader, ids: Sequence[list[int]], budget: int, device: torch.device) -> np.ndarray:
     """Logits (n, K) in the order of the rows."""
     logits = np.zeros((len(ids), model.head.out_features))
     for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
@@ -145,14 +150,14 @@ def class_logits(model: nn.Module, ids, budget: int, device: torch.device) -> np
     return logits
 
 
-def pair_tensors(model: nn.Module, end: int, whole: bool = False) -> Callable[[list[Pair]], tuple[Tensor, ...]]:
+def pair_tensors(model: SumsLoss, end: int, whole: bool = False) -> Callable[[list[Pair]], tuple[Tensor, ...]]:
     """How a decoder or an encoder-decoder is given pairs; whole: as ``one_sequence`` says, for a decoder."""
     if isinstance(model, EncoderDecoder):
         return lambda pairs: two_sequences(pairs, end, IGNORE)
     return lambda pairs: one_sequence(pairs, end, IGNORE, whole)
 
 
-def pair_job(model: nn.Module, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job:
+def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job[OwnLoss]:
     """The training of a decoder or an encoder-decoder on pairs.
 
     A row is as long for both, so that both meet the same rows in the same batches. Running text teaches a decoder all
@@ -165,7 +170,7 @@ def pair_job(model: nn.Module, train: list[Pair], val: list[Pair], end: int, dev
         tokens = len(pair.answer(end))
         return float(tokens + len(pair.source) - 1 if running and isinstance(model, GPT) else tokens)
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: OwnLoss) -> dict[str, float]:
         parts = [val[start:start + 16] for start in range(0, len(val), 16)]
         nats = summed_nats(module, map(measured, parts), device)
         return {"log_loss": float(nats.sum()) / sum(len(pair.answer(end)) for pair in val)}
@@ -181,7 +186,7 @@ def pair_nats(model: OwnLoss, pairs: list[Pair], end: int, device: torch.device)
     return summed_nats(model, (tensors([pair]) for pair in pairs), device)
 
 
-def write_targets(model: nn.Module, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,
+def write_targets(model: GPT | EncoderDecoder, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,
                   together: int = 64) -> list[str]:
     """What a model writes for each source, taking the likeliest token each time; the target's own length is unknown."""
     end, family = tokenizer.end_of_text, family_of(model, tokenizer.end_of_text)

@@ -62,7 +62,7 @@ def screen_table(comparison: ArchitecturesComparison) -> list[str]:
     return lines
 
 
-def page(files: Files) -> dict:
+def page(files: Files[ArchitecturesComparison, ClassifierCard]) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [_sizes(comparison), *(_group(comparison, group, number) for number, group in
@@ -108,7 +108,7 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
     columns = ["", _metric_name(group)]
     extra = next((key for key in ("f1", "f1_macro") if entries[0].metric(key)), None)
     if extra:
-        columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(comparison.positive)})" if extra == "f1" else ""))
+        columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(str(comparison.positive))})" if extra == "f1" else ""))
     columns += ["Minus\ndecoder's", "p (Holm)"]
     rows = [[entry.label, *(metric_cell(key, entry.metric(key)) for key in (name, extra) if key),
              *(cell or NONE for cell in _difference(group, entry))] for entry in entries]
@@ -203,7 +203,7 @@ def _metric_name(group: Group) -> str:
 
 def _best(group: Group) -> Entry:
     sign = -1 if group.metric in _LOSSES else 1
-    return max(group.entries, key=lambda entry: sign * entry.metric(group.metric).value)
+    return max(group.entries, key=lambda entry: sign * entry.metric(group.metric).known_value())
 
 
 def _value(group: Group, entry: Entry) -> str:
@@ -221,7 +221,7 @@ def _difference(group: Group, entry: Entry) -> tuple[str, str]:
         return "", "reference" if len(group.entries) > 1 else ""
     found = entry.difference.metric(group.metric)
     scale, digits = (1, 3) if group.metric in _LOSSES else (100, 1)
-    value, low, high = (f"{scale * end:+.{digits}f}" for end in (found.value, found.low, found.high))
+    value, low, high = (f"{scale * end:+.{digits}f}" for end in found.known())
     return f"{value}\n({low} to {high})", p_text(entry.difference.p_value)
 
 

@@ -1,7 +1,12 @@
 """Stage ``architectures``: encoder-only, decoder-only and encoder-decoder of equal size on the same tasks."""
 
+from typing import TYPE_CHECKING
+
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.comparisons.architectures.trainings import ArchitecturesResult
 
 NAME = "architectures"
 # All weights are trained, for as many steps as the comparison's own settings say.
@@ -17,7 +22,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     check_trainings(recipe, processes)
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "ArchitecturesResult":
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     from finetune.comparisons.architectures.trainings import train_all
     return train_all(recipe, run, READS)

@@ -6,6 +6,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from finetune.comparisons.architectures.models import (
     TEXT,
     TRAININGS,
     WHOLE,
+    Core,
+    Reader,
     Training,
     build_model,
     class_job,
@@ -45,7 +48,9 @@ from finetune.evaluation.candidates import compare_candidates, compare_rows
 from finetune.evaluation.text_scores import exact_match
 from finetune.files import write_json
 from finetune.machine import release_memory, reset_peak_memory
+from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT
+from finetune.models.heads import OwnLoss
 from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
@@ -56,9 +61,12 @@ from finetune.tasks.pretrain.documents import iterate_pieces, locate_text
 from finetune.tasks.seq2seq.layout import Pair, pieces
 from finetune.tasks.setup import fit, identity, load_base, start_weights
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import count_steps, set_threads
+from finetune.training.loop import Job, count_steps, set_threads
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
+
+if TYPE_CHECKING:
+    import torch
 
 RESULTS = "trainings.jsonl"  # a line for each training that is done
 WORK = "training"  # checkpoints of those that are not
@@ -126,7 +134,7 @@ class ArchitecturesResult(Record):
 def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> ArchitecturesResult:
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     base = load_base(recipe, run)
-    gpt, tokenizer = base.body, base.tokenizer
+    gpt, tokenizer = base.gpt, base.tokenizer
     datasets = gather(recipe, run, tokenizer)
     layers = equal_layers(gpt.config)
     shared = Shared(gpt, tokenizer, gpt.config.width, layers, *choose_masking(tokenizer, recipe.train.seed))
@@ -253,11 +261,13 @@ def _fit(recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared
     steps = {CLASSIFY: asked.classify_steps, NUMBERS: asked.numbers_steps, TEXT: asked.text_steps}[training.task]
     settings = settings_for(recipe.train, training, datasets.rows(training.task), parameters, shared.width, seed, steps)
     budget, end = settings.micro_batch_tokens, shared.tokenizer.end_of_text
+    job: Job[Any]
     if training.task == CLASSIFY:
         model = with_head(core, len(run.result("prepare", ClassifyPrepared).labels), end, seed)
         job = class_job(model, own["train"], own["val"], budget, device)
     elif training.architecture == ENCODER:
-        job = build_job(core, *(whole(own[name]) for name in ("train", "val")), shared.masking, budget, device)
+        assert isinstance(core, Encoder)
+        job = build_job(core, whole(own["train"]), whole(own["val"]), shared.masking, budget, device)
     else:
         job = pair_job(core, own["train"], own["val"], end, device)
     found = fit(job, settings, directory, rests_on)
@@ -273,19 +283,23 @@ def _fit(recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared
                           for key in ("seconds", "steps", "tokens", "best_step", "peak_bytes")}}
 
 
-def _measure(training: Training, model, core, datasets: Datasets, shared: Shared, budget: int, device) -> dict:
+def _measure(training: Training, model: Reader | OwnLoss, core: Core, datasets: Datasets, shared: Shared, budget: int,
+             device: "torch.device") -> dict:
     """A score of each test row: the class, whether a number is right, or nats; `said` sums them up."""
     test, tokenizer = getattr(datasets, training.task)["test"], shared.tokenizer
     if training.task == CLASSIFY:
+        assert not isinstance(model, OwnLoss)
         guessed = class_logits(model, test.ids, budget, device).argmax(1)
         return {"scores": guessed.tolist(), "said": f"test accuracy {np.mean(guessed == test.targets):.4f}"}
     if training.task == NUMBERS:
+        assert not isinstance(core, Encoder)
         written = write_targets(core, test, tokenizer, device)
         answers = [tokenizer.decode(pair.target) for pair in test]
         right = exact_match(written, answers).astype(int).tolist()
         examples = [[tokenizer.decode(pair.source), answer, one]
                     for pair, answer, one in zip(test, answers, written, strict=True)][:EXAMPLES]
         return {"scores": right, "examples": examples, "said": f"exact match {np.mean(right):.4f}"}
+    assert isinstance(model, OwnLoss)
     if training.architecture == ENCODER:
         nats, counts = architectures_masked.measure(model, whole(test), shared.masking, 1, device)  # a row at a time
         return {"scores": nats.tolist(), "parts": counts.tolist(),
@@ -355,7 +369,7 @@ def _group(recipe: Recipe, datasets: Datasets, labels: list[str], positive: int 
     entries = []
     for one in members:
         own = fits[one.name]
-        means = {key: float(np.mean([fit[key] for fit in own])) for key in ("seconds", "peak_bytes")}
+        means: dict[str, Any] = {key: float(np.mean([fit[key] for fit in own])) for key in ("seconds", "peak_bytes")}
         first = {key: own[0][key] for key in ("parameters", "state_bytes", "lr", "steps", "tokens")}
         entries.append(Entry(
             name=one.name, label=one.label, architecture=one.architecture, **fields_of(found[one.name]), **means,

@@ -27,14 +27,14 @@ def verdict(comparison: MethodsComparison) -> str:
     """Which candidates differ from the reference by more than noise, and the best beside TF-IDF."""
     reference = _reference(comparison)
     said = [f"{reference.label[:1].upper()}{reference.label[1:]} ({comparison.why}): accuracy "
-            f"{metric_text(reference.accuracy, 'accuracy')}, the mean of {_seeds(comparison)}."]
-    others = [entry for entry in comparison.candidates if entry.difference]
+            f"{metric_text(reference.metric('accuracy'), 'accuracy')}, the mean of {_seeds(comparison)}."]
+    others = [(entry.label, entry.difference) for entry in comparison.candidates if entry.difference]
     for word, sign in (("Better", 1), ("Worse", -1)):
-        found = [entry for entry in others if entry.difference.p_value < 0.05
-                 and sign * entry.difference.accuracy.value > 0]
+        found = [label for label, difference in others if difference.p_value < 0.05
+                 and sign * difference.metric("accuracy").known_value() > 0]
         if found:
-            said.append(f"{word} than that by more than noise: {'; '.join(entry.label for entry in found)}.")
-    level = [entry.label for entry in others if entry.difference.p_value >= 0.05]
+            said.append(f"{word} than that by more than noise: {'; '.join(found)}.")
+    level = [label for label, difference in others if difference.p_value >= 0.05]
     if level:
         said.append(f"Within noise of it: {'; '.join(level)}.")
     return " ".join(said)
@@ -48,17 +48,17 @@ def screen_table(comparison: MethodsComparison) -> list[str]:
         moves = "" if entry.trainable is None else f"{entry.trainable:,}"
         difference = entry.difference
         rows.append([entry.label, moves, seconds_text(entry.seconds), bytes_text(entry.peak_bytes),
-                     metric_cell("accuracy", entry.accuracy), metric_cell(metric, entry.metric(metric)),
-                     _points(difference.accuracy) if difference else "",
+                     metric_cell("accuracy", entry.metric("accuracy")), metric_cell(metric, entry.metric(metric)),
+                     _points(difference.metric("accuracy")) if difference else "",
                      p_text(difference.p_value) if difference else "reference"])
     rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    n = comparison.candidates[0].accuracy.n
+    n = comparison.candidates[0].metric("accuracy").n
     return [f"test rows: {n:,}; means of {_seeds(comparison)}, 95 % intervals in brackets",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)]
 
 
-def page(files: Files) -> dict:
+def page(files: Files[MethodsComparison, ClassifierCard]) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [_accuracies(comparison), _costs(comparison), _seeds_table(comparison), _reading(comparison),
@@ -77,12 +77,16 @@ def _reference(comparison: MethodsComparison) -> MethodCandidate:
 def _tiles(comparison: MethodsComparison) -> list[Tile]:
     """The reference, the best of the others and TF-IDF."""
     others = [entry for entry in comparison.candidates if entry.name not in (comparison.reference, TFIDF)]
-    best = max(others, key=lambda entry: entry.accuracy.value, default=None)
+    best = max(others, key=lambda entry: entry.metric("accuracy").known_value(), default=None)
     shown = [(_reference(comparison), "reference"), *([(best, "the highest of the others on test")] if best else []),
              (comparison.candidates[-1], "baseline")]
-    return [Tile(f"{entry.label}: accuracy", metric_value("accuracy", entry.accuracy.value),
-                 f"{100 * entry.accuracy.low:.1f} to {100 * entry.accuracy.high:.1f}",
-                 f"{note}, n = {entry.accuracy.n:,}") for entry, note in shown]
+    tiles = []
+    for entry, note in shown:
+        accuracy = entry.metric("accuracy")
+        value, low, high = accuracy.known()
+        tiles.append(Tile(f"{entry.label}: accuracy", metric_value("accuracy", value),
+                          f"{100 * low:.1f} to {100 * high:.1f}", f"{note}, n = {accuracy.n:,}"))
+    return tiles
 
 
 def _accuracies(comparison: MethodsComparison) -> Section:
@@ -91,16 +95,17 @@ def _accuracies(comparison: MethodsComparison) -> Section:
     candidates, rows = comparison.candidates, []
     for entry in candidates:
         difference = entry.difference
-        rows.append([entry.label, metric_cell("accuracy", entry.accuracy), metric_cell(metric, entry.metric(metric)),
-                     *([_points(difference.accuracy), p_text(difference.p_value), _points(difference.metric(metric))]
-                       if difference else [NONE, "reference", NONE])])
+        beside = [NONE, "reference", NONE] if difference is None else [
+            _points(difference.metric("accuracy")), p_text(difference.p_value), _points(difference.metric(metric))]
+        rows.append([entry.label, metric_cell("accuracy", entry.metric("accuracy")),
+                     metric_cell(metric, entry.metric(metric)), *beside])
     table = Table("Test rows, with 95 % intervals",
                   ["", "Accuracy", named, "Accuracy minus\nreference's", "p (Holm)", "F1 minus\nreference's"], rows,
                   frozenset(range(1, 6)),
                   strong=frozenset(i for i, entry in enumerate(candidates) if entry.name == comparison.reference))
-    best = max(candidates, key=lambda entry: entry.accuracy.value)
+    best = max(candidates, key=lambda entry: entry.metric("accuracy").known_value())
     figure = Figure(
-        plots.forest_picture([entry.label for entry in candidates], [entry.accuracy for entry in candidates],
+        plots.forest_picture([entry.label for entry in candidates], [entry.metric("accuracy") for entry in candidates],
                              [[100 * fit["accuracy"] for fit in entry.by_seed] for entry in candidates]),
         "Accuracy", f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
         "The bar is the mean over the seeds with its interval over test rows, the small marks are the seeds. Where "
@@ -118,10 +123,10 @@ def _accuracies(comparison: MethodsComparison) -> Section:
 def _clean(comparison: MethodsComparison) -> list:
     """Accuracy without the test rows whose text stands in train or validation; nothing where there are none."""
     first = comparison.candidates[0]
-    n, clean = first.accuracy.n, first.clean.n
+    n, clean = first.metric("accuracy").n, first.clean.n
     if clean == n:
         return [Text("No test text stands in train or validation.", small=True)]
-    rows = [[entry.label, metric_value("accuracy", entry.accuracy.value),
+    rows = [[entry.label, metric_value("accuracy", entry.metric("accuracy").value),
              metric_value("accuracy", entry.clean.value)] for entry in comparison.candidates]
     return [Table("With and without the test rows whose text stands in train or validation, too",
                   ["", f"All {n:,}", f"Clean {clean:,}"], rows, frozenset({1, 2}))]
@@ -130,7 +135,7 @@ def _clean(comparison: MethodsComparison) -> list:
 def _costs(comparison: MethodsComparison) -> Section:
     rows = []
     for entry in comparison.candidates:
-        if entry.trainable is not None:
+        if entry.trainable is not None and entry.total is not None:
             rows.append([entry.label, f"{entry.trainable:,}", f"{100 * entry.trainable / entry.total:.2f}\u00a0%",
                          f"{entry.epochs:.1f}", f"{entry.lr:g}", seconds_text(entry.seconds),
                          bytes_text(entry.peak_bytes)])
@@ -183,5 +188,5 @@ def _seeds(comparison: MethodsComparison) -> str:
 
 
 def _points(difference: Difference) -> str:
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.value:+.1f}\n({low:+.1f} to {high:+.1f})"
+    value, low, high = (100 * end for end in difference.known())
+    return f"{value:+.1f}\n({low:+.1f} to {high:+.1f})"

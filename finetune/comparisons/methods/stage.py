@@ -2,9 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.comparisons.methods.trainings import MethodsResult
 
 NAME = "methods"
 FIXED = ("method", "last_blocks")  # each candidate has its own
@@ -32,7 +36,7 @@ def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
     return all_plans(recipe), [note]
 
 
-def run(recipe: Recipe, run: Run):
+def run(recipe: Recipe, run: Run) -> "MethodsResult":
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     from finetune.comparisons.methods.trainings import compare
     return compare(recipe, run, READS)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class MethodsResult(Record):
 def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
     """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
     return [(own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
-            for own in map(CANDIDATES.get, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
+            for own in map(CANDIDATES.__getitem__, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
 
 
 def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
@@ -71,7 +72,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     positive = positive_label(recipe, labels)
     found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
                                recipe.evaluate.resamples, recipe.split.seed)
-    means = {}
+    means: dict[str, dict[str, Any]] = {}
     for name, fits in results.items():
         means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
         means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
@@ -128,7 +129,7 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
     task = task_named(recipe.task)
     with timed() as seconds:
         prepared, loaded = run.result("prepare", task.prepared), load_base(recipe, run)
-        gpt, tokenizer = loaded.body, loaded.tokenizer
+        gpt, tokenizer = loaded.gpt, loaded.tokenizer
         if not candidate.pretrained:
             gpt = GPT(gpt.config).initialise(seed)
         asked = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),

@@ -60,7 +60,7 @@ class Bundle:
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
 
     @classmethod
-    def load(cls, path: Path) -> "Bundle":
+    def load(cls, path: Path | str) -> "Bundle":
         """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
@@ -102,7 +102,7 @@ class Bundle:
         return decide(probabilities, positive, self.threshold)
 
 
-def bundle_directory(path: Path) -> Path:
+def bundle_directory(path: Path | str) -> Path:
     """Where a bundle's files stand: the directory itself, or a run's export. Raises WeightsError."""
     directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
     if not (directory / "bundle.json").exists():
@@ -126,7 +126,7 @@ def read_card(path: Path) -> BundleCard:
     return card
 
 
-def added_columns(bundle: Bundle, names: list[str], source) -> list[str]:
+def added_columns(bundle: Bundle, names: list[str], source: Path | str) -> list[str]:
     """What a prediction adds to a table's columns. Raises DataError where one is there already."""
     added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
     clash = [name for name in added if name in names]
@@ -166,8 +166,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
         while chunk := list(itertools.islice(rows, CHUNK)):
             texts = [join_cells(cells, text_at) for cells in chunk]
             filled = [text for text in texts if text.strip()]
-            labels, probabilities = bundle.predict(filled) if filled else ([], [])
-            answers = iter(zip(labels, probabilities, strict=True))
+            answers = iter(zip(*bundle.predict(filled), strict=True) if filled else ())
             for cells, own in zip(chunk, texts, strict=True):
                 label, p = next(answers) if own.strip() else ("", [])
                 values = [p[bundle.labels.index(label)], *p] if len(p) else []

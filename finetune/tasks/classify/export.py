@@ -17,8 +17,9 @@ from finetune.tokenizer import Tokenizer
 def exportable_run(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokenizer, labels: list[str],
                    max_length: int, texts: list[str]) -> Exportable:
     """A finished run's classifier. texts: on which it is compared."""
-    evaluation, data = (kind.from_json(read_json(path), path) for kind, path in (
-        (ClassifierEvaluation, run.path("eval.json")), (ClassifierCard, run.path("data", "card.json"))))
+    measured, described = run.path("eval.json"), run.path("data", "card.json")
+    evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
+    data = ClassifierCard.from_json(read_json(described), described)
     card = BundleCard(
         schema_version=1, task=recipe.task, labels=labels, positive=evaluation.positive, columns=data.columns,
         max_length=max_length, threshold=evaluation.threshold, temperature=evaluation.temperature,

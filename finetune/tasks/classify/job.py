@@ -1,12 +1,14 @@
 """The task ``classify``: a text belongs to one of K labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.console import say
@@ -33,7 +35,7 @@ class Examples:
     targets: np.ndarray  # label numbers (n,)
 
 
-def examples(records: list[dict], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+def examples(records: Sequence[dict[str, Any]], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
     """Tokenize one split's records."""
     number = {label: i for i, label in enumerate(labels)}
     return Examples([record["row"] for record in records],
@@ -53,19 +55,19 @@ def class_weights(targets: np.ndarray, classes: int, kind: str) -> np.ndarray:
     return len(targets) / (classes * np.maximum(np.bincount(targets, minlength=classes), 1))
 
 
-def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: list[list[int]]) -> bool:
+def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
     """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
     limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
     return trainable.first_block > 0 and settings.dropout == 0 and kept_bytes(model, trainable, ids) < limit
 
 
-def kept_bytes(model: Classifier, trainable: Trainable, ids: list[list[int]]) -> int:
+def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
     """Memory of the frozen blocks' output for these texts; the head alone reads no position but the last."""
     return cache_bytes(ids, model.gpt.config.width, last_only=trainable.first_block == len(model.gpt.blocks))
 
 
 def build_job(model: Classifier, trainable: Trainable, settings: Train, train: Examples, val: Examples,
-              device: torch.device, cached: bool | None = None) -> Job:
+              device: torch.device, cached: bool | None = None) -> Job[Classifier]:
     """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
     classes = model.head.out_features
     weights = class_weights(train.targets, classes, settings.class_weights)
@@ -83,15 +85,16 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
                                   for part in (train, val))
     start = first if cached else 0
 
-    def batch(rows: list[int]):
-        inputs, last = pad_states([states[i] for i in rows]) if cached else pad_ids([train.ids[i] for i in rows])
+    def batch(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, last = (pad_ids([train.ids[i] for i in rows]) if states is None else
+                        pad_states([states[i] for i in rows]))
         return inputs, last, torch.from_numpy(train.targets[rows])
 
-    def loss_sum(module: nn.Module, tensors):
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         inputs, last, targets = tensors
         return F.cross_entropy(module(inputs, last, start).float(), targets, weight=weight, reduction="sum")
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: Classifier) -> dict[str, float]:
         logits = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
         loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
         guessed = logits.argmax(1)

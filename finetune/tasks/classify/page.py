@@ -36,7 +36,7 @@ _WORST = 20
 _LISTED_LABELS = 20  # in the table of the splits
 
 
-def page(files: Files) -> dict:
+def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> dict:
     """A classifier's report, in order."""
     evaluation = files.evaluation
     sections = [comparison(evaluation, files.train), all_metrics(evaluation), confusion(evaluation),
@@ -95,8 +95,8 @@ def _points(difference: Difference) -> str:
     """A difference of shares in points, with its interval."""
     if difference.value is None:
         return NONE
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.value:+.1f} points\n({low:+.1f} to {high:+.1f})"
+    value, low, high = (100 * end for end in difference.known())
+    return f"{value:+.1f} points\n({low:+.1f} to {high:+.1f})"
 
 
 def all_metrics(evaluation: ClassifierEvaluation) -> Section:
@@ -125,7 +125,7 @@ def confusion(evaluation: ClassifierEvaluation) -> Section:
     """The confusion matrix, or for many labels its largest entries off the diagonal."""
     labels, matrix = evaluation.labels, evaluation.confusion_matrix
     total = sum(map(sum, matrix))
-    blocks = []
+    blocks: list[Figure | Table | Text] = []
     if total and len(labels) <= _MATRIX_LABELS:
         table = Table("Counts and share of the true label", ["True \\ predicted", *labels],
                       [[label, *(f"{count:,} ({percent(count, sum(row))})" for count in row)]
@@ -160,17 +160,17 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
     total = sum(support.values())
     share = support.get(positive, 0) / total if positive and total else None
 
-    def areas(metric):
+    def areas(metric: str) -> str:
         texts = [f"{who} {metric_value(metric, entries[metric].value)}" for who, entries in
                  (("this model", evaluation.metrics),
                   *((entry.name, entry.metrics) for entry in evaluation.baselines if entry.name == name))
                  if metric in entries]
         return f" {metric_name(metric)}: {', '.join(texts)}." if texts else ""
 
-    roc = Figure(plots.roc_picture(model.roc, baseline and baseline.roc, name), "ROC",
+    roc = Figure(plots.roc_picture(model.roc, baseline.roc if baseline else None, name), "ROC",
                  f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
                  f"The nearer to the upper left corner the better ({of}).{areas('roc_auc')}")
-    pr = Figure(plots.pr_picture(model.pr, baseline and baseline.pr, name, share), "Precision and recall",
+    pr = Figure(plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share), "Precision and recall",
                 f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
                 f"The nearer to the upper right corner the better ({of}); it tells more than the ROC where a label is "
                 f"rare.{areas('average_precision')}")
@@ -194,7 +194,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     if threshold is not None:
         how = ("chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1"
                else "the default")
-        lines.append(f"Threshold: a row is called {plots.cut(evaluation.positive)} from a probability of "
+        lines.append(f"Threshold: a row is called {plots.cut(str(evaluation.positive))} from a probability of "
                      f"{threshold:.4g} ({how}).")
     else:
         lines.append("Decision: the most probable label.")
@@ -236,7 +236,7 @@ def errors(found: Errors | None) -> Section:
 
 def leakage(evaluation: ClassifierEvaluation) -> Section:
     """Texts on both sides of a split, and the headline without them."""
-    blocks = provenance.overlap_table(evaluation.overlap, "text")
+    blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean
     if clean.n < headline.n:
         name = headline.metric

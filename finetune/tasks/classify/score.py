@@ -1,5 +1,6 @@
 """The evaluation of a classifier: what stands in eval.json, and the sentences that sum it up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,8 +97,9 @@ class ClassifierEvaluation(Evaluation):
 
 
 def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
-                     resamples: int, seed: int, texts: dict[str, list[str]], targets: dict, logits: dict,
-                     normalise, start: Start) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
+                     resamples: int, seed: int, texts: dict[str, list[str]], targets: dict[str, np.ndarray],
+                     logits: dict[str, np.ndarray], normalise: Callable[[str], str],
+                     start: Start) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
     """The evaluation, its seconds not yet known, and the test rows' probabilities (n, k) and predicted classes (n,).
 
     `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
@@ -113,7 +115,7 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
     threshold = _threshold(threshold_rule, y_val, p_val, positive)
     predicted = decide(p_test, positive, threshold)
 
-    def measure(y, decisions, probabilities):
+    def measure(y: np.ndarray, decisions: np.ndarray, probabilities: np.ndarray) -> dict[str, Metric]:
         return classification_metrics(y, decisions, probabilities, labels, positive, resamples, seed)
 
     metrics = measure(y_test, predicted, p_test)
@@ -124,7 +126,7 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
     counts = overlap(texts, normalise)
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
 
-    def against(name, p_val_other, p_other, note, seconds) -> Baseline:
+    def against(name: str, p_val_other: np.ndarray, p_other: np.ndarray, note: str, seconds: float) -> Baseline:
         own_rule = "half" if name == MAJORITY else threshold_rule  # a threshold would turn it into the minority
         own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
         decisions = decide(p_other, positive, own_threshold)
@@ -148,7 +150,8 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
         schema_version=1, task="classify", method=start.method, weights=start.weights, seconds=0.0,
         headline=Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics=metrics,
         validation=measure(y_val, decide(p_val, positive, threshold), p_val), baselines=baselines,
-        labels=labels, positive=labels[positive] if k == 2 else None, confusion_matrix=confusion.tolist(),
+        labels=labels, positive=labels[positive] if k == 2 and positive is not None else None,
+        confusion_matrix=confusion.tolist(),
         per_class=per_class(y_test, predicted, labels), clean=CleanRows(on_clean, int(clean.sum())), overlap=counts,
         threshold=threshold, threshold_rule=threshold_rule if k == 2 else None, temperature=temperature,
         reliability=reliability_bins(p_test, y_test) if len(y_test) else [],
@@ -156,14 +159,14 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
     return evaluation, p_test, predicted
 
 
-def _threshold(rule: str, y_val, p_val, positive: int | None) -> float | None:
+def _threshold(rule: str, y_val: np.ndarray, p_val: np.ndarray, positive: int | None) -> float | None:
     """The threshold of two classes under a rule; None for more."""
     if p_val.shape[1] != 2:
         return None
     return choose_threshold(y_val == positive, p_val[:, positive]) if rule == "max-f1" else 0.5
 
 
-def curves(y, probabilities, positive: int | None) -> Curve | None:
+def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Curve | None:
     """The curves of the positive one of two classes, or of up to ten the mean of each against the rest.
 
     None where more classes, or no class with rows on both sides, leave nothing to draw.
@@ -192,7 +195,7 @@ def curves(y, probabilities, positive: int | None) -> Curve | None:
                  *([(x, y) for x, y in points.round(6).tolist()] for points in (start, mean)))
 
 
-def _thin(x, y) -> list[tuple[float, float]]:
+def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     """At most 200 points of a curve, evenly spaced along its length, both ends kept."""
     keep = np.arange(len(x))
     if len(x) > _CURVE_POINTS:
@@ -218,21 +221,24 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
         verb = "stands" if overlapping == 1 else "stand"
         sentences.append(f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
                          f"validation; without them: {metric_text(clean.metrics[metric], metric)}.")
-    if metric in SHARES and headline.high - headline.low > 0.1:
-        width = 100 * (headline.high - headline.low)
-        sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
+    if metric in SHARES:
+        _, low, high = headline.known()
+        if high - low > 0.1:
+            width = 100 * (high - low)
+            sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
     return " ".join(sentences)
 
 
 def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     """How the model stands against one baseline; the majority class is named only where it is not beaten."""
     other, difference = entry.metrics[metric], entry.difference
-    points = 100 * difference.value
+    points = 100 * difference.known_value()
     if metric == "accuracy":
         real, test = entry.p_value < 0.05, f"McNemar {p_text(entry.p_value)}"
     else:
-        real = difference.low > 0 or difference.high < 0
-        test = f"95 % interval of the difference {100 * difference.low:.1f} to {100 * difference.high:.1f} points"
+        _, low, high = difference.known()
+        real = low > 0 or high < 0
+        test = f"95 % interval of the difference {100 * low:.1f} to {100 * high:.1f} points"
     if is_reference and real and points > 0:
         return ""
     name = entry.name[:1].upper() + entry.name[1:]

@@ -31,7 +31,9 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
     def chunks() -> Iterator[LabelledTexts]:
         return labelled_chunks(data, text, label, layout, size=CHUNK)
     number = {own: i for i, own in enumerate(bundle.labels)}
-    targets, unknown, dropped = [np.zeros(0, dtype=np.int64)], set(), Counter()
+    targets = [np.zeros(0, dtype=np.int64)]
+    unknown: set[str] = set()
+    dropped: Counter[str] = Counter()
     for part in chunks():
         unknown |= set(part.labels) - set(number)
         targets.append(np.array([number.get(own, -1) for own in part.labels], dtype=np.int64))

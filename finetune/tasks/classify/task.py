@@ -51,7 +51,7 @@ class ClassifyPrepared(Prepared):
     max_length: int  # tokens that a text is cut to
 
 
-class ClassifyTask(Task):
+class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]):
     """A text belongs to one of K labels."""
 
     exported = "bundle"
@@ -142,10 +142,11 @@ class ClassifyTask(Task):
         """The GPT with a fresh head."""
         return build_model(gpt, len(prepared.labels), recipe.train.seed)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[Classifier],
+                  device: torch.device) -> Job[Classifier]:
         """Over the rows of the training split."""
         parts = run_examples(run, ("train", "val"))
-        return build_job(setup.model, setup.trainable, setup.settings, *parts.values(), device)
+        return build_job(setup.model, setup.trainable, setup.settings, parts["train"], parts["val"], device)
 
     @torch.inference_mode()
     def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
@@ -229,7 +230,8 @@ def _take(part: Examples, rows: list[int]) -> Examples:
     return Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
-def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted, probabilities) -> None:
+def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted: np.ndarray,
+                       probabilities: np.ndarray) -> None:
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetune.checkpoints.sources import load
 from finetune.console import warn
@@ -40,7 +41,8 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
         ids = torch.tensor([self._prompt()], device=self.gpt.token_embedding.weight.device)
         stop = [f"\n{marker}" for marker in markers(self.settings)]
-        stream, said = TextStream(self.tokenizer, stop), []
+        stream = TextStream(self.tokenizer, stop)
+        said: list[str] = []
 
         def show(new: str) -> None:
             new = new if said else new.lstrip()
@@ -82,7 +84,7 @@ class Conversation:
         return ids[-room:]
 
 
-def open_conversation(directory: Path, max_new_tokens: int | None, **options) -> Conversation:
+def open_conversation(directory: Path, max_new_tokens: int | None, **options: Any) -> Conversation:
     """A finished instruct run's model, and nothing said yet. options: the fields of ``Decoding``.
 
     Raises RunError where it is another task's run, WeightsError where it is not finished.
@@ -94,6 +96,7 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options) ->
                        do="See: finetune run instruct")
     decoding = Decoding(**options)
     gpt, tokenizer = load(str(run.directory))
+    assert isinstance(gpt, GPT), "what an instruct run exports"
     return Conversation(gpt.to(device_type()), tokenizer, recipe.instruct,
                         max_new_tokens or recipe.instruct.max_new_tokens, decoding)
 

@@ -3,7 +3,7 @@
 Every piece is tokenized by itself, so no token stands with one byte in the prompt and one in the answer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -78,7 +78,7 @@ def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> T
     """The tokens of one split's records."""
     counts: list[int] = []  # of each record's pieces
 
-    def chunks():
+    def chunks() -> Iterator[list[list[int]]]:
         for start in range(0, len(records), TOGETHER):
             parts = [_encode(pieces(record, settings), tokenizer) for record in records[start:start + TOGETHER]]
             counts.extend(map(len, parts))

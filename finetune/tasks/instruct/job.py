@@ -30,12 +30,13 @@ from finetune.training.collate import pad_ids
 from finetune.training.loop import Job
 
 
-def build_job(model: NextToken, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
+def build_job(model: NextToken, settings: Train, train: Examples, val: Examples,
+              device: torch.device) -> Job[NextToken]:
     """Everything the loop needs; a row weighs as many tokens as it has to learn."""
-    def batch(rows: list[int]):
+    def batch(rows: list[int]) -> tuple[Tensor, Tensor]:
         return collate(train, rows)
 
-    def loss_sum(module: nn.Module, tensors):
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         return module(*tensors)
 
     def validate(module: nn.Module) -> dict[str, float]:

@@ -29,7 +29,7 @@ WORDS = Words("record", "question", "answer", {
     UNTUNED)
 
 
-def page(files: Files) -> dict:
+def page(files: Files[AnswersEvaluation, InstructionsCard]) -> dict:
     """The report, in order."""
     evaluation, card = files.evaluation, files.card
     note = ("Test records at even distances in the file, not chosen by how they came out. All answers are the "
@@ -75,7 +75,7 @@ def losses_section(evaluation: AnswersEvaluation) -> Section:
     return losses(evaluation.losses, on, note)
 
 
-def limits_section(files: Files) -> Section:
+def limits_section(files: Files[AnswersEvaluation, InstructionsCard]) -> Section:
     """What the figures do not say, and what a model of this size cannot do."""
     return limits(
         files.evaluation, files.train, files.recipe.get("train.seed"), WORDS,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetune.errors import DataError, listed
 from finetune.tables.card import ExamplesCard, TokenSpread
@@ -79,7 +80,7 @@ class _Unreadable:
     problem: str
 
 
-def _values(path: Path) -> Iterator[tuple[str, object]]:
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
     """(where it stands, the value) of each record."""
     read = {".json": _items, ".jsonl": _lines, ".csv": _cells, ".tsv": _cells}.get(path.suffix.lower())
     if read is None:
@@ -122,14 +123,14 @@ def _cells(path: Path) -> Iterator[tuple[str, object]]:
                                   for name, cell in zip(names, cells, strict=True)}
 
 
-def _parse(text: str):
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         return _Unreadable(f"no JSON ({error})")
 
 
-def _problem(value) -> str:
+def _problem(value: object) -> str:
     """What keeps a value from being a record, in words; nothing if it is one."""
     if not isinstance(value, dict):
         return f"{_kind(value)}, not an object"
@@ -146,7 +147,7 @@ def _problem(value) -> str:
     return ""
 
 
-def _problem_of_messages(messages) -> str:
+def _problem_of_messages(messages: object) -> str:
     if not isinstance(messages, list) or not messages:
         return f"'messages' is {_kind(messages) if messages else 'empty'}, not a list of messages"
     roles = []
@@ -163,7 +164,7 @@ def _problem_of_messages(messages) -> str:
     return ""
 
 
-def _problem_of_text(text, may_be_empty: bool) -> str:
+def _problem_of_text(text: object, may_be_empty: bool) -> str:
     if not isinstance(text, str):
         return f"is {_kind(text)}, not text"
     if not text.strip() and not may_be_empty:
@@ -188,7 +189,7 @@ def _key(value: dict, name: str) -> str | None:
     return next((key for key in NAMES[name] if key in value), None)
 
 
-def _kind(value) -> str:
+def _kind(value: object) -> str:
     """A JSON value's type in words."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")

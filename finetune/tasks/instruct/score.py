@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def answer_scores(written: WrittenTexts, references: References, markers: tuple[
     well_formed: ended, not empty, and no line begins with a marker, as a further prompt would.
     """
     texts, wanted = written.texts, references.texts
-    short = {"over": word_counts(wanted) <= SHORT, "reason": f"no reference has {SHORT} words or fewer"}
+    short: dict[str, Any] = {"over": word_counts(wanted) <= SHORT, "reason": f"no reference has {SHORT} words or fewer"}
     scores = {"exact_match": mean(exact_match(texts, wanted), **short, share=True),
               "squad_exact_match": mean(squad_exact_match(texts, wanted), **short, share=True),
               "token_f1": mean(token_f1(texts, wanted), **short),

@@ -48,7 +48,7 @@ from finetune.training.precision import device_type
 from finetune.training.trial import Probe
 
 
-class InstructTask(Task):
+class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
     """Answer an instruction."""
 
     prepared = WrittenPrepared
@@ -112,15 +112,17 @@ class InstructTask(Task):
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken],
+                  device: torch.device) -> Job[NextToken]:
         """Over the records of the training split."""
-        return build_job(setup.model, setup.settings, *_examples(recipe, run, "train", "val"), device)
+        train, val = _examples(recipe, run, "train", "val")
+        return build_job(setup.model, setup.settings, train, val, device)
 
     def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
                  start: Start) -> AnswersEvaluation:
         """Answers before and after; answers.csv holds all of the test's."""
         device = torch.device(device_type())
-        before = NextToken(load_base(recipe, run).body).to(device)
+        before = NextToken(load_base(recipe, run).gpt).to(device)
         test, val = _examples(recipe, run, "test", "val")
         evaluation, rows = evaluate(
             before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, {"test": test, "val": val},

@@ -8,6 +8,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from finetune.console import progress
 from finetune.errors import DataError
@@ -118,7 +119,7 @@ def _dataset_rows(path: Path) -> Iterator[str | None]:
             yield None
 
 
-def _open(path: Path):
+def _open(path: Path) -> TextIO:
     if path.suffix == ".xz":
         return lzma.open(path, "rt", encoding="utf-8-sig", newline="\n")
     return open(path, encoding="utf-8-sig", newline="\n")

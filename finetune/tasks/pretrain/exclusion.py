@@ -29,7 +29,9 @@ class Exclusion:
 
     def __init__(self, rows: Iterable[str]):
         self.lines: set[tuple[str, ...]] = set()
-        grams, owners, sizes, seen = [], [], [], set()
+        grams, owners = [], []
+        sizes: list[int] = []
+        seen: set[int] = set()
         for row in rows:
             words = tuple(_words(row))
             if LEAST_WORDS <= len(words) < GRAM:
@@ -116,7 +118,7 @@ def evaluation_rows(file: Path) -> Iterator[str]:
                         known=".csv, .tsv, .json, .jsonl and plain text, in UTF-8") from error
 
 
-def _strings(value) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     """All strings within a JSON value, but for the keys."""
     if isinstance(value, str):
         yield value

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from finetune.console import progress
+from finetune.console import Advance, progress
 from finetune.evaluation.language import compressors, language_metrics
 from finetune.evaluation.results import Headline, Metric, Start
 from finetune.models.gpt import IGNORE
@@ -21,12 +21,12 @@ SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tok
 
 
 def build_job(model: NextToken, settings: Train, train: PackedTokens, val: PackedTokens, val_bytes_per_token: float,
-              val_blocks: int, device: torch.device) -> Job:
+              val_blocks: int, device: torch.device) -> Job[NextToken]:
     """Everything the loop needs; a row is a block of the packed tokens."""
-    def batch(blocks: list[int]):
+    def batch(blocks: list[int]) -> tuple[Tensor, Tensor]:
         return train.batch(blocks, IGNORE)
 
-    def loss_sum(module: nn.Module, tensors):
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         inputs, targets = tensors
         return module(inputs, targets, *train.layout(inputs))
 
@@ -87,15 +87,19 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: d
         schema_version=1, task="pretrain", method=start.method, weights=start.weights, seconds=0.0,
         headline=Headline(**vars(metrics["bits_per_byte"]), metric="bits_per_byte", split="val"), metrics=metrics,
         before=measured["before"], after=measured["after"], compressors=compressors(b"".join(texts.values())),
-        sources=[SourceBits(name, len(text), *(nats / math.log(2) / max(len(text), 1) for nats in own),
-                            compressors=compressors(text))
+        sources=[SourceBits(name, len(text), _bits(own[0], text), _bits(own[1], text), compressors(text))
                  for (name, text), own in zip(texts.items(), zip(*sources, strict=True), strict=True) if text],
         samples=[_continue(models, tokenizer, tokens, device) for tokens in val.values()
                  if len(tokens.ids) > 2 * SAMPLING.prompt_tokens][:SAMPLING.samples],
         sampling=SAMPLING)
 
 
-def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance) -> np.ndarray:
+def _bits(nats: float, text: bytes) -> float:
+    """Bits per byte."""
+    return nats / math.log(2) / max(len(text), 1)
+
+
+def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
     found = []
     for block in range(len(tokens)):
         found.append(block_nats(model, tokens, [block], 1, device))

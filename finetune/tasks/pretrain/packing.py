@@ -41,7 +41,7 @@ class TokenWriter:
     def __enter__(self) -> "TokenWriter":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for name, file in self.files.items():
             if error == (None, None, None):
                 self._put(name, [self.tokenizer.end_of_text])

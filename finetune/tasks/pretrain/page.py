@@ -12,7 +12,7 @@ NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
-def page(files: Files) -> dict:
+def page(files: Files[LanguageEvaluation, TextCard]) -> dict:
     """A language model's report, in order."""
     evaluation = files.evaluation
     sections = [before_and_after(evaluation), *sources(evaluation), samples(evaluation),
@@ -30,7 +30,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
             f"{headline.n:,} blocks), {before:.3f} before training.")
     best = min((entry.bits_per_byte for entry in evaluation.compressors), default=None)
     if best is not None:
-        ratio = headline.value / best
+        ratio = headline.known_value() / best
         said += (f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
                  if ratio < 1 else f" A general compressor needs only {best:.3f}: the model has learnt little yet.")
     return said
@@ -39,7 +39,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
 def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
     """The figures at the top."""
     metrics = evaluation.metrics
-    return [Tile(name, _number(key, metrics[key].value), _interval(key, metrics[key]),
+    return [Tile(name, _number(key, metrics[key].known_value()), _interval(key, metrics[key]),
                  f"held-out text, {metrics[key].n:,} blocks") for key, name in NAMES.items()]
 
 
@@ -75,8 +75,9 @@ def samples(evaluation: LanguageEvaluation) -> Section:
     if not evaluation.samples:
         return Section("samples", "Samples", [Text("No held-out text is long enough to continue.")])
     how = evaluation.sampling
-    blocks = [Text(f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
-                   f"{how.seed}, before and after training.")]
+    blocks: list[Text | Table] = [Text(
+        f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
+        f"{how.seed}, before and after training.")]
     for number, entry in enumerate(evaluation.samples, start=1):
         blocks += facts(f"Sample {number}", [("Beginning", entry.prompt), ("Before", entry.before),
                                              ("After", entry.after)])
@@ -90,7 +91,7 @@ def data_section(card: TextCard | None) -> Section:
     sizes = [(part, value_text(card.documents[part]), card.tokens[part], card.bytes[part]) for part in ("train", "val")]
     if card.eval:
         sizes.append(("eval", NONE, card.eval.tokens, card.eval.bytes))
-    blocks = [*facts("Source", origin(card)), Table(
+    blocks: list[Text | Table] = [*facts("Source", origin(card)), Table(
         "Size of each part", ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
         [[PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
          for part, documents, tokens, size in sizes], frozenset(range(1, 5)))]
@@ -106,11 +107,13 @@ def data_section(card: TextCard | None) -> Section:
 
 
 def _cell(key: str, metric: Metric) -> str:
-    return f"{_number(key, metric.value)}\n({_interval(key, metric)})"
+    return f"{_number(key, metric.known_value())}\n({_interval(key, metric)})"
 
 
 def _interval(key: str, metric: Metric) -> str:
-    return f"{_number(key, metric.low)} to {_number(key, metric.high)}" if metric.low is not None else NONE
+    if metric.low is None or metric.high is None:
+        return NONE
+    return f"{_number(key, metric.low)} to {_number(key, metric.high)}"
 
 
 def _number(key: str, value: float) -> str:

@@ -43,7 +43,7 @@ class PackedPrepared(Prepared):
         return self.tokens["train"] // context
 
 
-class PretrainTask(Task):
+class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
     """Predict the next token."""
 
     prepared = PackedPrepared
@@ -95,7 +95,8 @@ class PretrainTask(Task):
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken],
+                  device: torch.device) -> Job[NextToken]:
         """Over the blocks of the packed tokens."""
         prepared = run.result("prepare", PackedPrepared)
         train_tokens, val_tokens = (packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, name)
@@ -118,7 +119,7 @@ class PretrainTask(Task):
         if card.eval:
             parts["eval"] = {card.eval.name: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
         device = torch.device(device_type())
-        before = NextToken(load_base(recipe, run).body).to(device)
+        before = NextToken(load_base(recipe, run).gpt).to(device)
         return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device, start)
 
     def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:

@@ -19,7 +19,7 @@ from finetune.recipe import Recipe, Train
 from finetune.report.inputs import AttentionMap
 from finetune.tasks.seq2seq.examples import Examples, writing_room
 from finetune.tasks.seq2seq.layout import Pair
-from finetune.tasks.seq2seq.model import Family, SourceToTarget, family_of
+from finetune.tasks.seq2seq.model import AnyFamily, Family, SourceToTarget, family_of
 from finetune.tasks.seq2seq.score import (
     NEAREST,
     UNTUNED,
@@ -46,7 +46,7 @@ DRAWN = 3  # test pairs whose attention is kept
 DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
 
 
-def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[Family, WarmStart | None]:
+def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[AnyFamily, WarmStart | None]:
     """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
 
     Raises RecipeError where the weights are an encoder-decoder's and the family is not.
@@ -55,12 +55,13 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
     if settings.family == "decoder" and not isinstance(start, GPT):
         raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
                           do="Give --set seq2seq.family=encoder-decoder, or other weights.")
-    model, report = (start, None) if settings.family == "decoder" or isinstance(start, EncoderDecoder) else (
-        warm_encoder_decoder(start, recipe.train.seed, settings.zero_init_cross_attention))
+    if settings.family == "decoder" or isinstance(start, EncoderDecoder):
+        return family_of(start, end, settings.label_smoothing), None
+    model, report = warm_encoder_decoder(start, recipe.train.seed, settings.zero_init_cross_attention)
     return family_of(model, end, settings.label_smoothing), report
 
 
-def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job:
+def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job[Family]:
     """Everything the loop needs; a row weighs as many tokens as it has to learn."""
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return model.batch([train.pair(row) for row in rows])
@@ -68,7 +69,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         return module(*tensors)
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: Family) -> dict[str, float]:
         nats, right = teacher_forced(module, val, settings.micro_batch_tokens, device)
         loss, count = float(nats.sum()) / sum(val.learnt()), sum(val.learnt())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
@@ -100,7 +101,7 @@ def decoding(beams: int, length_penalty: float) -> dict:
     return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
 
 
-def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[str, list[dict]],
+def evaluate(before: Family, after: AnyFamily, tokenizer: Tokenizer, records: dict[str, list[dict]],
              parts: dict[str, Examples], recipe: Recipe, context: int, warm_start: WarmStart | None, start: Start,
              device: torch.device) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
@@ -129,14 +130,14 @@ def evaluate(before: Family, after: Family, tokenizer: Tokenizer, records: dict[
               for name, part in parts.items()]
     evaluation = TargetsEvaluation(
         **vars(start), **vars(scores), task="seq2seq", losses=losses, samples=spread_rows(rows), signatures=signatures,
-        family=settings.family, warm_start=warm_start and WarmStartRecord(**vars(warm_start)), schema_version=1,
-        seconds=0.0)
+        family=settings.family, warm_start=WarmStartRecord(**vars(warm_start)) if warm_start else None,
+        schema_version=1, seconds=0.0)
     short = [i for i, sizes in enumerate(zip(*parts["test"].sides(), strict=True)) if max(sizes) < DRAWN_TOKENS][:DRAWN]
     return evaluation, rows, [attention_of(after, parts["test"].pair(i), tokenizer, device) for i in short]
 
 
 @torch.no_grad()
-def attention_of(model: Family, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> AttentionMap:
+def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> AttentionMap:
     """Where the tokens of a target look in their source: weights (T, S), the mean over layers and heads.
 
     Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is predicted,

@@ -5,6 +5,8 @@ that a task asks of them. Between source and target, at the target's end, and as
 stands the end-of-text token. Shape letters as in encoder_decoder.py.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,8 @@ class Family(nn.Module):
         """The output matrix (V, C)."""
         raise NotImplementedError
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
+              **options: Any) -> Tensor:
         """Targets for sources, as ids (B, T), by the options of ``finetune.models.generate.generate``."""
         raise NotImplementedError
 
@@ -81,11 +84,12 @@ class SourceThenTarget(Family):
         """Inputs and targets (B, T), padded on the right; a pad is never a target and, to the right, never seen."""
         return one_sequence(pairs, self.end, IGNORE)
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]  # its own batch's parts
         """(B, T) -> (B, T, C)."""
         return self.gpt.hidden_states(input_ids)
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
+              **options: Any) -> Tensor:
         """What the GPT writes after each source and the separator: (B, T)."""
         ids, real = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
         found = self.gpt.generate(ids, max_new_tokens, mask=real, end=self.end, **options)
@@ -109,11 +113,13 @@ class SourceToTarget(Family):
         source_ids, target_ids, targets, source_real = two_sequences(pairs, self.end, IGNORE)
         return source_ids, source_real, target_ids, targets
 
-    def hidden_states(self, source_ids: Tensor, source_real: Tensor, target_ids: Tensor) -> Tensor:
+    def hidden_states(  # type: ignore[override]  # its own batch's parts
+            self, source_ids: Tensor, source_real: Tensor, target_ids: Tensor) -> Tensor:
         """(B, S), (B, S), (B, T) -> (B, T, C)."""
         return self.model.hidden_states(source_ids, target_ids, source_real)
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
+              **options: Any) -> Tensor:
         """What the decoder writes at each source: (B, T)."""
         source_ids, source_real = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
@@ -121,7 +127,11 @@ class SourceToTarget(Family):
                                    **options)[:, 1:]
 
 
-def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> Family:
+AnyFamily = SourceThenTarget | SourceToTarget
+
+
+def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> AnyFamily:
     """The family that a model is of."""
-    kind = SourceToTarget if isinstance(model, EncoderDecoder) else SourceThenTarget
-    return kind(model, end, smoothing)
+    if isinstance(model, EncoderDecoder):
+        return SourceToTarget(model, end, smoothing)
+    return SourceThenTarget(model, end, smoothing)

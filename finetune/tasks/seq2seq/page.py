@@ -35,7 +35,7 @@ WORDS = Words("pair", "source", "target", {
     COPY: ("the source copied", "Copy")}, UNTUNED)
 
 
-def page(files: Files) -> dict:
+def page(files: Files[TargetsEvaluation, PairsCard]) -> dict:
     """The report, in order."""
     evaluation = files.evaluation
     sections = [comparison(evaluation), losses_section(evaluation),
@@ -101,7 +101,7 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
     return [Section("attention", "Where it looks in the source", blocks)] if figures else []
 
 
-def limits_section(files: Files) -> Section:
+def limits_section(files: Files[TargetsEvaluation, PairsCard]) -> Section:
     """What the figures do not say, and what a model of this size cannot do."""
     return limits(
         files.evaluation, files.train, files.recipe.get("train.seed"), WORDS,

@@ -81,7 +81,7 @@ def read_pairs(path: Path, source_column: str | None = None, target_column: str 
                         known="a row for each pair, with a source and a target", do="Add some.")
     names = first[0]
     at, how = find_pair(names, source_column, target_column, path)
-    found = Pairs(tuple(names[index] for index in at), notes + how)
+    found = Pairs((names[at[0]], names[at[1]]), notes + how)
     for row, (_, cells) in enumerate(chain([first], table)):
         source, target = (cells[index] for index in at)
         if source.strip() and target.strip():
@@ -128,7 +128,8 @@ def find_pair(names: list[str], source: str | None, target: str | None,
             raise DataError(f"{path}: no {' and '.join(open_sides)} column that can be told by its name",
                             got=listed(names), known=", ".join(map("/".join, USUAL)),
                             do=" ".join(map(_mend, open_sides)))
-        at = tuple(rest.pop(0) if index is None else index for index in named.values())
+        first, second = (rest.pop(0) if index is None else index for index in named.values())
+        at = first, second
         why = "the only ones; the first row is taken for their names"
     for what, index in zip(named, at, strict=True):
         find_column(names, names[index], (), what, path, _mend(what))  # the same name twice is refused
@@ -145,9 +146,9 @@ def _usual_pair(names: list[str], source: int | None, target: int | None) -> tup
     if source is not None and target is not None:
         return source, target
     for usual in USUAL:
-        at = [usual_column(names, (name,)) for name in usual]
-        if None not in at and source in (None, at[0]) and target in (None, at[1]):
-            return at[0], at[1]
+        one, other = (usual_column(names, (name,)) for name in usual)
+        if one is not None and other is not None and source in (None, one) and target in (None, other):
+            return one, other
     return None
 
 

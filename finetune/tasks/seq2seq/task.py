@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
 from finetune.tasks.seq2seq.examples import Examples, Tokens, make_examples, writing_room
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_readme
 from finetune.tasks.seq2seq.job import build_job, build_model, evaluate, write
-from finetune.tasks.seq2seq.model import Family, SourceThenTarget
+from finetune.tasks.seq2seq.model import AnyFamily, SourceThenTarget
 from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
 from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, read_pairs
 from finetune.tasks.seq2seq.prepare import divide_pairs, prepare
@@ -46,7 +47,7 @@ from finetune.training.trainable import Trainable, adapt, freeze
 from finetune.training.trial import Probe
 
 
-class Seq2SeqTask(Task):
+class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, TargetsEvaluation]):
     """Write the target of a source."""
 
     prepared = WrittenPrepared
@@ -136,7 +137,7 @@ class Seq2SeqTask(Task):
         return WrittenPrepared({name: len(part) for name, part in records.items()}, sum(map(len, records.values())),
                                context, 0)
 
-    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> Family:
+    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> AnyFamily:
         """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
         model, started = build_model(gpt, recipe, prepared.end)
         if started:
@@ -145,17 +146,18 @@ class Seq2SeqTask(Task):
                 f"{len(started.fresh)} fresh ones, all of the cross-attention")
         return model
 
-    def configure_trainable(self, model: Family, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
+    def configure_trainable(self, model: AnyFamily, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
         """What the method trains, on both sides of an encoder-decoder; the cross-attention always learns."""
-        body = model.gpt if isinstance(model, SourceThenTarget) else model.model
+        body: GPT | EncoderDecoder = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
         return freeze(model, body, settings.method, settings.last_blocks)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Job:
+    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[AnyFamily], device: torch.device) -> Job[Any]:
         """Over the pairs of the training split."""
-        return build_job(setup.model, setup.settings, *_examples(recipe, run, "train", "val"), device)
+        train, val = _examples(recipe, run, "train", "val")
+        return build_job(setup.model, setup.settings, train, val, device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer,
+    def evaluate(self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer,
                  start: Start) -> TargetsEvaluation:
         """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
         device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
@@ -168,7 +170,7 @@ class Seq2SeqTask(Task):
         write_json(run.path("attention.json"), [own.to_json() for own in maps])
         return evaluation
 
-    def exportable(self, recipe: Recipe, run: Run, model: Family, tokenizer: Tokenizer) -> Exportable:
+    def exportable(self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer) -> Exportable:
         """A language model or an encoder-decoder; seq2seq.json says how a source is read."""
         measured, settings = run.path("eval.json"), recipe.seq2seq
         evaluation = TargetsEvaluation.from_json(read_json(measured), measured)
