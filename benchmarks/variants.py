@@ -26,7 +26,7 @@ from finetune.models.heads import NextToken
 from finetune.models.variants import Variant, VariantConfig
 from finetune.recipe import Train
 from finetune.tasks.pretrain.documents import write_tokens
-from finetune.tasks.pretrain.job import block_nats, build_job
+from finetune.tasks.pretrain.job import block_nll, build_job
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.settings import Pretrain
 from finetune.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
         lines = map(json.loads, (Path(work) / "train.jsonl").read_text(encoding="utf-8").splitlines())
         losses = [line["loss"] for line in lines if "loss" in line]
     blocks = sorted({len(held_out) * i // settings["held_out_blocks"] for i in range(settings["held_out_blocks"])})
-    nats = float(block_nats(model.eval(), held_out, blocks, batch_size, device).sum())
+    nats = float(block_nll(model.eval(), held_out, blocks, batch_size, device).sum())
     lengths = np.array(tokenizer.byte_lengths())
     size = sum(int(lengths[held_out.targets(block)].sum()) for block in blocks)
     return {"parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -350,7 +350,7 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command; the exit status is 0, 2 (the user can mend it), 130 (interrupted, saved) or 1 (a bug)."""
+    """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end is the same as Ctrl-C
     try:
         _refuse_undecodable(sys.argv)

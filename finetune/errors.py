@@ -1,4 +1,4 @@
-"""Errors that a user can mend. They end a command with exit status 2 and no traceback."""
+"""Errors that a user can fix. They end a command with exit status 2 and no traceback."""
 
 
 

@@ -20,7 +20,7 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import NextToken
 from finetune.pipeline import load_pipeline
 from finetune.tasks.pretrain.documents import write_evaluation_tokens, write_tokens
-from finetune.tasks.pretrain.job import block_nats, build_job
+from finetune.tasks.pretrain.job import block_nll, build_job
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import TextCounts
 from finetune.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
 def _bits(model: NextToken, tokens: PackedTokens, lengths: np.ndarray, most: int = 100) -> float:
     """Bits per byte over at most `most` blocks."""
     blocks = sorted({len(tokens) * i // most for i in range(most)})
-    nats = block_nats(model.eval(), tokens, blocks, 4, torch.device("cpu")).sum()
+    nats = block_nll(model.eval(), tokens, blocks, 4, torch.device("cpu")).sum()
     return float(nats) / math.log(2) / sum(int(lengths[tokens.targets(block)].sum()) for block in blocks)
 
 

@@ -40,7 +40,7 @@ def show() -> int:
             say(" " * (width + 2) + line)
     problems = [name for name, _, ok in rows if ok is False]
     say()
-    say(f"to mend: {', '.join(problems)}" if problems else "all is usable")
+    say(f"problems: {', '.join(problems)}" if problems else "everything works")
     return 2 if problems else 0
 
 Line = tuple[str, bool | None]  # what is there, and whether that will do; none: no matter

@@ -18,7 +18,7 @@ from finetune.console import progress
 from finetune.errors import WeightsError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
 from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT, up_to
+from finetune.models.gpt import GPT, causal_mask_at
 from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
@@ -107,7 +107,7 @@ def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
         for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
             batch, last = pad_ids([ids[i] for i in rows], pad=end)
-            logits[rows] = theirs(batch, attention_mask=up_to(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
+            logits[rows] = theirs(batch, attention_mask=causal_mask_at(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
             advance(len(rows))
     return logits
 

@@ -28,23 +28,23 @@ class Encoder(Stack):
 
     initialise = GPT.initialise  # the same rule, by the same names
 
-    def hidden_states(self, input_ids: Tensor, real: Tensor | None = None) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The output of the last block, (B, T) -> (B, T, C), normed if pre-norm.
 
-        real: (B, T), true where there is a token and false at pads, on whichever side; none means no pads.
+        attention_mask: (B, T), true where there is a token and false at pads, on whichever side; none means no pads.
         """
-        return self.run(self.token_embedding(input_ids), *both_ways(input_ids, real))
+        return self.run(self.token_embedding(input_ids), *bidirectional_mask(input_ids, attention_mask))
 
-    def forward(self, input_ids: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits of the token at each position itself, which the input may hide: (B, T) -> (B, T, V)."""
-        return F.linear(self.hidden_states(input_ids, real), self.token_embedding.weight)
+        return F.linear(self.hidden_states(input_ids, attention_mask), self.token_embedding.weight)
 
-    def loss_sum(self, input_ids: Tensor, targets: Tensor, real: Tensor | None = None, chunk: int = 256) -> Tensor:
+    def loss_sum(self, input_ids: Tensor, targets: Tensor, attention_mask: Tensor | None = None, chunk: int = 256) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that input_ids[b, t] hides, or gpt.IGNORE.
         """
-        return summed_loss(self.hidden_states(input_ids, real), self.token_embedding.weight, targets, chunk)
+        return summed_loss(self.hidden_states(input_ids, attention_mask), self.token_embedding.weight, targets, chunk)
 
 
 class EncoderClassifier(nn.Module):
@@ -61,22 +61,22 @@ class EncoderClassifier(nn.Module):
 
     initialise_head = Classifier.initialise_head
 
-    def forward(self, input_ids: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Class logits: (B, T), real as ``Encoder.hidden_states`` -> (B, K)."""
-        real = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
-        hidden = self.encoder.hidden_states(input_ids, real).masked_fill(~real[:, :, None], 0.0)
-        return self.head(hidden.sum(dim=1) / real.sum(dim=1, keepdim=True))
+        attention_mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
+        hidden = self.encoder.hidden_states(input_ids, attention_mask).masked_fill(~attention_mask[:, :, None], 0.0)
+        return self.head(hidden.sum(dim=1) / attention_mask.sum(dim=1, keepdim=True))
 
 
-def both_ways(input_ids: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+def bidirectional_mask(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The mask (B, 1, 1, T) under which every token sees every real one, and the positions (B, T)."""
-    real = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
-    return real[:, None, None, :], positions_of(real)
+    attention_mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
+    return attention_mask[:, None, None, :], positions_of(attention_mask)
 
 
-def positions_of(real: Tensor) -> Tensor:
+def positions_of(attention_mask: Tensor) -> Tensor:
     """Where the tokens stand in their own text, pads before it or after it not counted: (B, T) -> (B, T)."""
-    return (real.cumsum(dim=1) - 1).clamp(min=0)
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def require_tied(config: VariantConfig) -> None:

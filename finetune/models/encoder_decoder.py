@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from finetune.errors import RecipeError
 from finetune.models.cache import Source, SourceCache
-from finetune.models.encoder import both_ways, positions_of, require_tied
+from finetune.models.encoder import bidirectional_mask, positions_of, require_tied
 from finetune.models.generate import generate
 from finetune.models.gpt import GPT, summed_loss
 from finetune.models.heads import Classifier
@@ -59,59 +59,59 @@ class EncoderDecoder(nn.Module):
 
     initialise = GPT.initialise  # the same rule, by the same names
 
-    def encode(self, source_ids: Tensor, source_real: Tensor | None = None) -> Tensor:
+    def encode(self, source_ids: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """What the decoder looks at: (B, S) -> (B, S, C).
 
-        source_real: (B, S), true where there is a token and false at pads, on whichever side; none means no pads.
+        source_mask: (B, S), true where there is a token and false at pads, on whichever side; none means no pads.
         """
-        return self.encoder.run(self.token_embedding(source_ids), *both_ways(source_ids, source_real))
+        return self.encoder.run(self.token_embedding(source_ids), *bidirectional_mask(source_ids, source_mask))
 
-    def hidden_states(self, source_ids: Tensor, target_ids: Tensor, source_real: Tensor | None = None,
-                      target_real: Tensor | None = None) -> Tensor:
+    def hidden_states(self, source_ids: Tensor, target_ids: Tensor, source_mask: Tensor | None = None,
+                      target_mask: Tensor | None = None) -> Tensor:
         """The decoder's last hidden states, every target token given: (B, S), (B, T) -> (B, T, C).
 
-        target_real: (B, T), as source_real; a target that is padded on the right needs none, being causal.
+        target_mask: (B, T), as source_mask; a target that is padded on the right needs none, being causal.
         """
-        sources = self.read(source_ids, source_real)
-        mask, positions = causal(target_ids, target_real)
+        sources = self.read(source_ids, source_mask)
+        mask, positions = causal(target_ids, target_mask)
         return self.decoder.run(self.token_embedding(target_ids), mask, positions, sources=sources)
 
-    def read(self, source_ids: Tensor, source_real: Tensor | None = None) -> list[Source]:
+    def read(self, source_ids: Tensor, source_mask: Tensor | None = None) -> list[Source]:
         """The encoder's work and the cross-attention's keys and values: a ``Source`` for each decoder block."""
-        real = torch.ones_like(source_ids, dtype=torch.bool) if source_real is None else source_real
-        encoded = self.encode(source_ids, real)
+        attention_mask = torch.ones_like(source_ids, dtype=torch.bool) if source_mask is None else source_mask
+        encoded = self.encode(source_ids, attention_mask)
         blocks = cast(Iterable[Block], self.decoder.blocks)  # all its blocks' type
-        return [block.cross_attention.read(encoded, real) for block in blocks]
+        return [block.cross_attention.read(encoded, attention_mask) for block in blocks]
 
-    def forward(self, source_ids: Tensor, target_ids: Tensor, source_real: Tensor | None = None,
-                target_real: Tensor | None = None) -> Tensor:
+    def forward(self, source_ids: Tensor, target_ids: Tensor, source_mask: Tensor | None = None,
+                target_mask: Tensor | None = None) -> Tensor:
         """Logits of the next target token: (B, S), (B, T) -> (B, T, V)."""
-        hidden = self.hidden_states(source_ids, target_ids, source_real, target_real)
+        hidden = self.hidden_states(source_ids, target_ids, source_mask, target_mask)
         return F.linear(hidden, self.token_embedding.weight)
 
-    def loss_sum(self, source_ids: Tensor, target_ids: Tensor, targets: Tensor, source_real: Tensor | None = None,
-                 target_real: Tensor | None = None, smoothing: float = 0.0, chunk: int = 256) -> Tensor:
+    def loss_sum(self, source_ids: Tensor, target_ids: Tensor, targets: Tensor, source_mask: Tensor | None = None,
+                 target_mask: Tensor | None = None, smoothing: float = 0.0, chunk: int = 256) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         target_ids, targets: (B, T); targets[b, t] is the token that should follow target_ids[b, t], or gpt.IGNORE.
         smoothing: the share of the answer that is spread over the whole vocabulary.
         """
-        hidden = self.hidden_states(source_ids, target_ids, source_real, target_real)
+        hidden = self.hidden_states(source_ids, target_ids, source_mask, target_mask)
         return summed_loss(hidden, self.token_embedding.weight, targets, chunk, smoothing)
 
     @torch.inference_mode()
     def generate(self, source_ids: Tensor, prompt: Tensor, max_new_tokens: int, *,
-                 source_real: Tensor | None = None, **options: Any) -> Tensor:
+                 source_mask: Tensor | None = None, **options: Any) -> Tensor:
         """Write targets that begin as `prompt`: (B, S), (B, T) -> (B * samples, T + new).
 
         prompt: the start token, (B, 1), or more. options: as ``finetune.models.generate.generate`` says; for example
         temperature=0, or beams=4, length_penalty=1.0. Raises RecipeError where a source is empty.
         """
-        if not source_ids.numel() or not (source_real is None or source_real.any(dim=1).all()):
+        if not source_ids.numel() or not (source_mask is None or source_mask.any(dim=1).all()):
             raise RecipeError("a source is empty", do="Leave it out, or give it at least one token.")
         rows = len(source_ids) * options.get("beams", 1) * options.get("samples", 1)
         model = for_generation(self, rows, max_new_tokens)
-        return generate(Reading(model, source_ids, source_real), prompt, max_new_tokens, **options)
+        return generate(DecoderWithSource(model, source_ids, source_mask), prompt, max_new_tokens, **options)
 
 
 class EncoderDecoderClassifier(nn.Module):
@@ -124,17 +124,17 @@ class EncoderDecoderClassifier(nn.Module):
 
     initialise_head = Classifier.initialise_head
 
-    def forward(self, input_ids: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Class logits: (B, T), real as ``EncoderDecoder.encode`` -> (B, K)."""
         start = torch.full_like(input_ids[:, :1], self.start)
-        return self.head(self.model.hidden_states(input_ids, start, real)[:, 0])
+        return self.head(self.model.hidden_states(input_ids, start, attention_mask)[:, 0])
 
 
-class Reading:
+class DecoderWithSource:
     """A decoder at its sources: what ``generate`` has to know of a model, ``generate.Decoder``."""
 
-    def __init__(self, model: EncoderDecoder, source_ids: Tensor, source_real: Tensor | None = None):
-        self.model, self.sources = model, model.read(source_ids, source_real)
+    def __init__(self, model: EncoderDecoder, source_ids: Tensor, source_mask: Tensor | None = None):
+        self.model, self.sources = model, model.read(source_ids, source_mask)
 
     def new_cache(self, room: int) -> SourceCache:
         """An empty cache for so many target positions, or for the context if that is shorter, at the sources."""
@@ -148,14 +148,14 @@ class Reading:
         return F.linear(x, model.token_embedding.weight) if model.packed_output is None else model.packed_output(x)
 
 
-def causal(input_ids: Tensor, real: Tensor | None) -> tuple[Tensor | None, Tensor]:
+def causal(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """The mask under which a token sees the real ones before it and itself, none where causal says it, and positions.
 
     (B, T) -> (B, 1, T, T), (B, T). A pad sees itself, since a row that sees nothing has no softmax.
     """
     T, device = input_ids.shape[1], input_ids.device
-    if real is None:
+    if attention_mask is None:
         return None, torch.arange(T, device=device)[None]
     column = torch.arange(T, device=device)
     before, itself = column <= column[:, None], column == column[:, None]  # (T, T)
-    return (before & real[:, None, :] | itself)[:, None], positions_of(real)
+    return (before & attention_mask[:, None, :] | itself)[:, None], positions_of(attention_mask)

@@ -25,7 +25,7 @@ C = TypeVar("C", bound=KVCache)
 
 
 class Decoder(Protocol[C]):
-    """What a model has to be able to do: a GPT, a Variant, or encoder_decoder.Reading, a decoder at its sources."""
+    """What a model has to be able to do: a GPT, a Variant, or encoder_decoder.DecoderWithSource, a decoder at its sources."""
 
     def new_cache(self, room: int) -> C:
         """An empty cache for so many positions, or for its context if that is shorter."""
@@ -57,8 +57,8 @@ def generate(model: Decoder[C], input_ids: Tensor, max_new_tokens: int, *, mask:
     if not (input_ids.numel() and mask.any(dim=1).all()):
         raise RecipeError("a prompt is empty", do="Begin it with the end-of-text token, for example.")
     order = mask.int().argsort(dim=1, stable=True)  # pads first
-    prompt, real = input_ids.gather(1, order), mask.gather(1, order)
-    text = Text(model, prompt.masked_fill(~real, PAD), max_new_tokens, note)
+    prompt, attention_mask = input_ids.gather(1, order), mask.gather(1, order)
+    text = Text(model, prompt.masked_fill(~attention_mask, PAD), max_new_tokens, note)
     if decoding.beams > 1:
         new = _beam_search(text, decoding, end, stop)
     else:

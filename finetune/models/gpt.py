@@ -78,7 +78,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         q, k, v = self.qkv(x).split(C, dim=-1)  # (B, T, C) each
         if at is not None:
-            q = take(q, at)  # (B, 1, C)
+            q = gather_positions(q, at)  # (B, 1, C)
         q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, H, S, D)
@@ -115,7 +115,7 @@ class Block(nn.Module):
                 cache: LayerCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); with `at` (B,), only those positions come out: (B, 1, C)."""
         attended = self.attention(self.norm_1(x), mask, at, cache)
-        x = (x if at is None else take(x, at)) + self.drop(attended)
+        x = (x if at is None else gather_positions(x, at)) + self.drop(attended)
         return x + self.drop(self.mlp(self.norm_2(x)))
 
 
@@ -231,11 +231,11 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
     return sum(losses, hidden.new_zeros((), dtype=torch.float32))
 
 
-def take(x: Tensor, at: Tensor) -> Tensor:
+def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """One position of each sequence: x (B, T, C), at (B,) -> (B, 1, C)."""
     return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
 
 
-def up_to(at: Tensor, length: int) -> Tensor:
+def causal_mask_at(at: Tensor, length: int) -> Tensor:
     """The causal mask of one query a sequence: at (B,) -> (B, 1, 1, T), true up to and with `at`."""
     return (torch.arange(length, device=at.device) <= at[:, None])[:, None, None, :]

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from finetune.models.gpt import GPT, take, up_to
+from finetune.models.gpt import GPT, causal_mask_at, gather_positions
 
 
 class Headed(Protocol):
@@ -19,7 +19,7 @@ H = TypeVar("H", bound=Headed)
 
 
 class SumsLoss(Protocol):
-    """What ``OwnLoss`` calls of a model."""
+    """What ``LossModule`` calls of a model."""
 
     @property
     def loss_sum(self) -> Callable[..., Tensor]: ...
@@ -61,9 +61,9 @@ class Classifier(nn.Module):
         for block in self.gpt.blocks[first_block:-1]:
             x = block(x)
         if first_block < len(self.gpt.blocks):
-            x = self.gpt.blocks[-1](x, mask=up_to(last, x.shape[1]), at=last)  # (B, 1, C)
+            x = self.gpt.blocks[-1](x, mask=causal_mask_at(last, x.shape[1]), at=last)  # (B, 1, C)
         else:
-            x = take(x, last)
+            x = gather_positions(x, last)
         return self.head(self.gpt.norm(x[:, 0]))
 
 
@@ -80,7 +80,7 @@ class NextToken(nn.Module):
         return self.gpt.loss_sum(input_ids, targets, mask, positions)
 
 
-class OwnLoss(nn.Module):
+class LossModule(nn.Module):
     """Any model with a ``loss_sum``, called as ``NextToken`` is: an encoder, an encoder-decoder."""
 
     model: SumsLoss

@@ -161,10 +161,10 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(config.width, 2 * (config.kv_heads or config.heads) * self.head_width, bias=config.biases)
         self.out = nn.Linear(config.width, config.width, bias=config.biases)
 
-    def read(self, encoded: Tensor, real: Tensor) -> Source:
+    def read(self, encoded: Tensor, attention_mask: Tensor) -> Source:
         """Keys and values, which no target token changes: encoded (B, S, C); real (B, S), true where no pad is."""
         k, v = (split_heads(z, self.head_width) for z in self.kv(encoded).chunk(2, dim=-1))  # (B, G, S, D)
-        return Source(k, v, real[:, None, None, :])
+        return Source(k, v, attention_mask[:, None, None, :])
 
     def forward(self, x: Tensor, source: Source) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

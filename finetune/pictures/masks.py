@@ -5,7 +5,7 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from finetune.errors import RecipeError
-from finetune.models.encoder import both_ways
+from finetune.models.encoder import bidirectional_mask
 from finetune.models.encoder_decoder import causal
 from finetune.pictures.drawing import BLUE, LIGHT, Drawing, new_figure
 from finetune.report.attention import visible
@@ -25,12 +25,12 @@ CAPTIONS = {
 
 def masks(tokens: int, pads: int) -> dict[str, Tensor]:
     """Each mask as its model makes it for one text with pads behind it: (T, T), true where row may look at column."""
-    real = torch.arange(tokens + pads)[None] < tokens  # (1, T)
+    attention_mask = torch.arange(tokens + pads)[None] < tokens  # (1, T)
     T = tokens + pads
-    ids = torch.zeros_like(real, dtype=torch.long)
-    alone, padded = (causal(*rows)[0] for rows in ((ids[:, :tokens], real[:, :tokens]), (ids, real)))
+    ids = torch.zeros_like(attention_mask, dtype=torch.long)
+    alone, padded = (causal(*rows)[0] for rows in ((ids[:, :tokens], attention_mask[:, :tokens]), (ids, attention_mask)))
     assert alone is not None and padded is not None, "pads are told of"
-    return {"padding": both_ways(ids, real)[0][0, 0].expand(T, T),
+    return {"padding": bidirectional_mask(ids, attention_mask)[0][0, 0].expand(T, T),
             "causal": alone[0, 0],
             "both": padded[0, 0]}
 

@@ -71,7 +71,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Notice:
-    """What a reader has to know before all else, and the commands that mend it."""
+    """What a reader has to know before all else, and the commands that fix it."""
 
     text: str
     commands: str

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune.errors import RunError, shorten
 from finetune.records import Record
-from finetune.tables.cells import undefuse
+from finetune.tables.cells import unescape_formula
 
 VALIDATION = ("log_loss", "accuracy", "f1_macro", "bits_per_byte")  # of a line of train.jsonl
 _ERRORS = 30
@@ -85,8 +85,8 @@ def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
                 if row["label"] == row["predicted"]:
                     continue
                 wrong += 1
-                found = ErrorRow(row["row"], shorten(undefuse(row["text"]), _TEXT_LIMIT), undefuse(row["label"]),
-                                 undefuse(row["predicted"]), float(row["probability"]))
+                found = ErrorRow(row["row"], shorten(unescape_formula(row["text"]), _TEXT_LIMIT), unescape_formula(row["label"]),
+                                 unescape_formula(row["predicted"]), float(row["probability"]))
                 heapq.heappush(kept, (found.probability, -total, found))
                 if len(kept) > limit:
                     heapq.heappop(kept)

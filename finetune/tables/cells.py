@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 
 
-def defuse(cell: str) -> str:
+def escape_formula(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula (CWE-1236): numbers stay, other text gets an apostrophe.
 
     So does text that has one already, or more: `undefuse` then gives back every text.
@@ -23,7 +23,7 @@ def defuse(cell: str) -> str:
     return cell
 
 
-def undefuse(cell: str) -> str:
+def unescape_formula(cell: str) -> str:
     """The text that `defuse` made this cell of."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 

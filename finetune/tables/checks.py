@@ -89,10 +89,10 @@ def check_rows(source: LabelledTexts, keys: np.ndarray, near: NearDuplicates | N
     found = [*_meaningless(source), *_dropped(source), _missing_words(source.labels), _spellings(source.labels),
              _rare(source.labels), _imbalance(source.labels), _conflicts(source, keys), _exact(source, keys),
              *_near(source, near), _lengths(source, lengths, context), *_characters(source), *_names_in_texts(source)]
-    return by_gravity([finding for finding in found if finding])
+    return by_severity([finding for finding in found if finding])
 
 
-def by_gravity(findings: list[Finding]) -> list[Finding]:
+def by_severity(findings: list[Finding]) -> list[Finding]:
     """What stops first, then warnings, then notes."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
@@ -106,10 +106,10 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
             break
     few = len(texts) <= max(rows / 20, 1)
     if rows >= 10 and (labels > rows / 2 or few and labels > max(rows / 10, len(texts))):
-        mend = (f"The columns look swapped: --text {source.label_column} --label {source.text_column}" if few else
+        fix = (f"The columns look swapped: --text {source.label_column} --label {source.text_column}" if few else
                 "Name the column of labels with --label NAME.")
         return [Finding("many_labels", "stop", f"column {source.label_column!r} has {labels:,} different values in "
-                        f"{rows:,} rows: too many for labels", mend, labels,
+                        f"{rows:,} rows: too many for labels", fix, labels,
                         examples=[_quote(label) for label in source.labels[:3]], **_rows(source, range(3)))]
     if rows >= 10 and len(texts) == 1:
         return [Finding("one_text", "stop", f"column {source.text_column!r} holds one text in all {rows:,} rows",
@@ -299,7 +299,7 @@ def _characters(source: LabelledTexts) -> list[Finding]:
                              f"{foreign / letters:.0%} of the letters are of another alphabet than the Latin one",
                              "GPT-2 has read English; it needs several tokens for such a letter and knows little of "
                              "the language. The baseline in the report shows what that costs.", foreign))
-    for check, pattern, level, what, mend in (
+    for check, pattern, level, what, fix in (
             ("broken_characters", MOJIBAKE, "warning", "characters of a wrong encoding",
              "Export the file again as UTF-8: letters were lost or doubled before it came here."),
             ("control_characters", CONTROL, "note", "control characters (a null byte, say)",
@@ -308,7 +308,7 @@ def _characters(source: LabelledTexts) -> list[Finding]:
         hits = [i for i, text in zip(at, texts, strict=True)
                 if (pattern is CONTROL or not text.isascii()) and pattern.search(text)]
         if hits:
-            found.append(Finding(check, level, f"{len(hits):,} of {len(at):,} texts hold {what}", mend, len(hits),
+            found.append(Finding(check, level, f"{len(hits):,} of {len(at):,} texts hold {what}", fix, len(hits),
                                  **_rows(source, hits[:3]), examples=[_quote(source.texts[i]) for i in hits[:3]]))
     return found
 

@@ -115,22 +115,22 @@ class Columns:
 
 
 def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path | str,
-                mend: str = "") -> int:
+                fix: str = "") -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
 
     mend: how another is named, where no command has an option for it.
     """
-    mend = mend or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
+    fix = fix or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:
         if names.count(wanted) > 1:
             raise DataError(f"{path}: {names.count(wanted)} columns are called {wanted!r}", do="Rename all but one.")
         if wanted in names:
             return names.index(wanted)
-        raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=mend)
+        raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=fix)
     found = usual_column(names, usual)
     if found is None:
         raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
-                        known=", ".join(usual), do=mend)
+                        known=", ".join(usual), do=fix)
     return find_column(names, names[found], usual, what, path)  # the same name twice is refused
 
 

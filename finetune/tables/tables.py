@@ -81,10 +81,10 @@ def refuse_packed(path: Path) -> None:
     """Raise DataError for a workbook or an archive that is called a text file, as its first bytes tell."""
     with open(path, "rb") as file:
         start = file.read(4)
-    for magic, (what, mend) in PACKED.items():
+    for magic, (what, fix) in PACKED.items():
         if start.startswith(magic):
             raise DataError(f"{path}: no text file", got=f"{what}, by its first bytes",
-                            known=", ".join([*DELIMITERS, *KINDS]), do=mend)
+                            known=", ".join([*DELIMITERS, *KINDS]), do=fix)
 
 
 def as_cell(value: object) -> str:
@@ -131,11 +131,11 @@ class NotUtf8:
         """How much of the file is UTF-8."""
         return f"{self.valid:,} of the {self.foreign:,} lines that are not ASCII are UTF-8"
 
-    def mend(self) -> str:
+    def fix(self) -> str:
         """What to do."""
         option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
         if self.valid:
-            return (f"Part of it is UTF-8: mend the other lines, from line {self.line} on, and save it all as UTF-8; "
+            return (f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save it all as UTF-8; "
                     f"{option} would read the UTF-8 lines wrong.")
         return f"Save the file as UTF-8; or give {option}, which is a guess, if this is right: {self.sample}"
 
@@ -320,9 +320,9 @@ def _no_table(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
                          do="A quote that is opened must be closed.")
     with open(path, encoding=layout.encoding, errors="replace") as file:
         quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
-    mend = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted
+    fix = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted
     most = f"at most {FIELD_LIMIT:,} characters"
-    return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=mend)
+    return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=fix)
 
 
 def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
@@ -330,7 +330,7 @@ def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError
     if not encoding.startswith("utf-8"):
         return DataError(f"{path}: not {encoding}", got=byte, do="Save it as UTF-8.")
     found = look_at_bytes(path)
-    return DataError(f"{path}: not UTF-8", got=f"{byte} in line {found.line}; {found.share()}", do=found.mend())
+    return DataError(f"{path}: not UTF-8", got=f"{byte} in line {found.line}; {found.share()}", do=found.fix())
 
 
 def is_saved_dataset(path: Path) -> bool:

@@ -18,7 +18,7 @@ from finetune.files import atomic_write
 from finetune.recipe import Recipe, Split, Train
 from finetune.run import Run
 from finetune.tables.card import SplitSize
-from finetune.tables.cells import defuse, table_writer
+from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tasks.base import Prepared
 from finetune.tokenizer import Tokenizer
@@ -229,7 +229,7 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
     with atomic_write(path) as file:
         writer = table_writer(file)
         writer.writerow(field.name for field in fields(rows[0]))
-        writer.writerows([defuse(str(value)) for value in astuple(row)] for row in rows)
+        writer.writerows([escape_formula(str(value)) for value in astuple(row)] for row in rows)
 
 
 def probe_training(train: AnyExamples, val: AnyExamples, settings: Train,

@@ -262,10 +262,10 @@ def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(finetune):
     status, shown = finetune("predict", next(Path("runs").iterdir()), "--csv", "my.csv", "--text", "title,body",
                              "--out", "out.csv")
     assert status == 0, shown
-    from finetune.tables.cells import undefuse
+    from finetune.tables.cells import unescape_formula
     rows = list(csv.DictReader(open("out.csv", newline="", encoding="utf-8")))  # noqa: SIM115
-    assert [undefuse(row["label"]) for row in rows] == labels
-    assert {undefuse(row["predicted"]) for row in rows} <= set(labels)
+    assert [unescape_formula(row["label"]) for row in rows] == labels
+    assert {unescape_formula(row["predicted"]) for row in rows} <= set(labels)
 
 
 def swallowing(name: str) -> str:

@@ -81,15 +81,15 @@ def assert_same_texts(pair, end: int | None = None, **options) -> torch.Tensor:
                              eos_token_id=end, **options)
     expected = theirs.generate(source_ids(), attention_mask=REAL.long(), generation_config=asked)
     order = REAL.int().argsort(dim=1, stable=True)
-    for ids, real in ((source_ids(), REAL), (source_ids().gather(1, order), REAL.gather(1, order))):
-        found = ours.generate(ids, torch.full((4, 1), START), NEW, source_real=real, end=end, **rules)
+    for ids, attention_mask in ((source_ids(), REAL), (source_ids().gather(1, order), REAL.gather(1, order))):
+        found = ours.generate(ids, torch.full((4, 1), START), NEW, source_mask=attention_mask, end=end, **rules)
         assert found.tolist() == expected.tolist()
     return found
 
 
 def common_end(pair) -> int:
     """A token that comes up before the last."""
-    free = pair[0].generate(source_ids(), torch.full((4, 1), START), NEW, source_real=REAL, temperature=0)
+    free = pair[0].generate(source_ids(), torch.full((4, 1), START), NEW, source_mask=REAL, temperature=0)
     return int(free[:, 3:-1].mode().values[0])
 
 

@@ -44,18 +44,18 @@ def in_our_names(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return ours
 
 
-def draw_ids(real: torch.Tensor, seed: int) -> torch.Tensor:
+def draw_ids(attention_mask: torch.Tensor, seed: int) -> torch.Tensor:
     """Any token anywhere, at pads too."""
-    return torch.randint(0, SHAPE["vocab_size"], real.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(0, SHAPE["vocab_size"], attention_mask.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(logits, expected, real, ours: nn.Module, theirs: dict[str, nn.Parameter],
+def assert_same(logits, expected, attention_mask, ours: nn.Module, theirs: dict[str, nn.Parameter],
                 of_gradients: float = TOLERANCE) -> None:
     """Logits of real positions, and the gradients of a sum of them with random weights, relative to the largest."""
-    torch.testing.assert_close(logits[real], expected[real], atol=TOLERANCE, rtol=0)
-    weights = torch.randn(expected[real].shape, generator=torch.Generator().manual_seed(9))
+    torch.testing.assert_close(logits[attention_mask], expected[attention_mask], atol=TOLERANCE, rtol=0)
+    weights = torch.randn(expected[attention_mask].shape, generator=torch.Generator().manual_seed(9))
     for output in (logits, expected):
-        (output[real] * weights).sum().backward()
+        (output[attention_mask] * weights).sum().backward()
     gradients = in_our_names({name: parameter.grad for name, parameter in theirs.items()})
     assert gradients.keys() == dict(ours.named_parameters()).keys()
     for name, parameter in ours.named_parameters():
@@ -135,22 +135,22 @@ def test_the_vanilla_preset_has_torchs_layout():
 
 def pads_of_the_source_are_seen(patch):
     right = variants.CrossAttention.read
-    patch.setattr(variants.CrossAttention, "read", lambda self, x, real: right(self, x, torch.ones_like(real)))
+    patch.setattr(variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x, torch.ones_like(attention_mask)))
 
 
 def the_decoder_looks_ahead(patch):
-    patch.setattr(encoder_decoder, "causal", encoder_decoder.both_ways)
+    patch.setattr(encoder_decoder, "causal", encoder_decoder.bidirectional_mask)
 
 
 def the_encoder_does_not_look_ahead(patch):
-    patch.setattr(encoder_decoder, "both_ways", encoder_decoder.causal)
+    patch.setattr(encoder_decoder, "bidirectional_mask", encoder_decoder.causal)
 
 
 def keys_and_values_are_swapped(patch):
     right = variants.CrossAttention.read
 
-    def read(self, encoded, real):
-        k, v, mask = right(self, encoded, real)
+    def read(self, encoded, attention_mask):
+        k, v, mask = right(self, encoded, attention_mask)
         return variants.Source(v, k, mask)
     patch.setattr(variants.CrossAttention, "read", read)
 
@@ -161,7 +161,7 @@ def norms_change_places(patch):
 
 def cross_attention_has_no_gradient(patch):
     right = variants.CrossAttention.read
-    patch.setattr(variants.CrossAttention, "read", lambda self, x, real: right(self, x.detach(), real))
+    patch.setattr(variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x.detach(), attention_mask))
 
 
 @pytest.mark.parametrize("sabotage", [pads_of_the_source_are_seen, the_decoder_looks_ahead, norms_change_places,

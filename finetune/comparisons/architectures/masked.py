@@ -9,7 +9,7 @@ from torch import Tensor
 from finetune.comparisons.architectures.masking import Masking
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
-from finetune.models.heads import OwnLoss
+from finetune.models.heads import LossModule
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import padded
 from finetune.training.loop import Job
@@ -34,35 +34,35 @@ def masked_batch(rows: Sequence[list[int]], numbers: list[int], epoch: int, mask
                  ) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and where the inputs are no pads, (B, T) each. numbers: the rows' own."""
     drawn = [masking.apply(row, epoch, number, IGNORE) for row, number in zip(rows, numbers, strict=True)]
-    inputs, real = padded([own.tolist() for own, _ in drawn], masking.mask)
+    inputs, attention_mask = padded([own.tolist() for own, _ in drawn], masking.mask)
     targets, _ = padded([own.tolist() for _, own in drawn], IGNORE)
-    return inputs, targets, real
+    return inputs, targets, attention_mask
 
 
 def build_job(encoder: Encoder, train: Sequence[list[int]], val: Sequence[list[int]], masking: Masking, budget: int,
-              device: torch.device) -> Job[OwnLoss]:
+              device: torch.device) -> Job[LossModule]:
     """Everything the loop needs. budget: tokens of a forward pass where it validates."""
     def batch(rows: list[int], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         return masked_batch([train[i] for i in rows], rows, epoch, masking)
 
-    def validate(module: OwnLoss) -> dict[str, float]:
+    def validate(module: LossModule) -> dict[str, float]:
         nats, counts = measure(module, val, masking, budget, device)
         return {"log_loss": float(nats.sum() / counts.sum())}
-    return Job(OwnLoss(encoder), [len(row) for row in train], [float(masking.count(row)) for row in train], batch,
+    return Job(LossModule(encoder), [len(row) for row in train], [float(masking.count(row)) for row in train], batch,
                lambda module, tensors: module(*tensors), validate, name_row=lambda row: f"text {row}",
                validation_tokens=sum(map(len, val)), epochs_differ=True)
 
 
-def measure(model: OwnLoss, rows: Sequence[list[int]], masking: Masking, budget: int, device: torch.device
+def measure(model: LossModule, rows: Sequence[list[int]], masking: Masking, budget: int, device: torch.device
             ) -> tuple[np.ndarray, np.ndarray]:
     """Cross entropy in nats, and the tokens predicted, summed over rows that ran together; always the same masks."""
     together = max(budget // max(map(len, rows)), 1)
     parts = [list(range(start, min(start + together, len(rows)))) for start in range(0, len(rows), together)]
-    nats = summed_nats(model, (masked_batch([rows[i] for i in part], part, 0, masking) for part in parts), device)
+    nats = summed_nll(model, (masked_batch([rows[i] for i in part], part, 0, masking) for part in parts), device)
     return nats, np.array([sum(masking.count(rows[i]) for i in part) for part in parts])
 
 
 @torch.no_grad()
-def summed_nats(model: OwnLoss, batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> np.ndarray:
+def summed_nll(model: LossModule, batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> np.ndarray:
     """The summed cross entropy of each batch."""
     return np.array([float(model(*(tensor.to(device) for tensor in batch))) for batch in batches])

@@ -9,11 +9,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.comparisons.architectures.masked import summed_nats
+from finetune.comparisons.architectures.masked import summed_nll
 from finetune.models.encoder import Encoder, EncoderClassifier
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderClassifier, EncoderDecoderConfig
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
-from finetune.models.heads import Classifier, OwnLoss, SumsLoss
+from finetune.models.heads import Classifier, LossModule, SumsLoss
 from finetune.models.variants import Block, VariantConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
 from finetune.tasks.classify.job import Examples
@@ -112,10 +112,10 @@ def with_head(model: Core, classes: int, start: int, seed: int) -> Reader:
     return EncoderClassifier(model, classes).initialise_head(seed)
 
 
-def read_class(module: nn.Module, ids: Tensor, real: Tensor) -> Tensor:
+def read_class(module: nn.Module, ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Class logits of any of the three: (B, T), (B, T) -> (B, K)."""
     plain = getattr(module, "module", module)  # several processes wrap it
-    return module(ids, real.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, real)
+    return module(ids, attention_mask.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, attention_mask)
 
 
 def class_job(model: Reader, train: Examples, val: Examples, budget: int, device: torch.device) -> Job[Reader]:
@@ -126,8 +126,8 @@ def class_job(model: Reader, train: Examples, val: Examples, budget: int, device
         return *padded([train.ids[i] for i in rows], 0), torch.from_numpy(train.targets[rows])
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
-        ids, real, targets = tensors
-        return F.cross_entropy(read_class(module, ids, real).float(), targets, reduction="sum")
+        ids, attention_mask, targets = tensors
+        return F.cross_entropy(read_class(module, ids, attention_mask).float(), targets, reduction="sum")
 
     def validate(module: Reader) -> dict[str, float]:
         logits = class_logits(module, val.ids, budget, device)
@@ -157,7 +157,7 @@ def pair_tensors(model: SumsLoss, end: int, whole: bool = False) -> Callable[[li
     return lambda pairs: one_sequence(pairs, end, IGNORE, whole)
 
 
-def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job[OwnLoss]:
+def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job[LossModule]:
     """The training of a decoder or an encoder-decoder on pairs.
 
     A row is as long for both, so that both meet the same rows in the same batches. Running text teaches a decoder all
@@ -170,20 +170,20 @@ def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: 
         tokens = len(pair.answer(end))
         return float(tokens + len(pair.source) - 1 if running and isinstance(model, GPT) else tokens)
 
-    def validate(module: OwnLoss) -> dict[str, float]:
+    def validate(module: LossModule) -> dict[str, float]:
         parts = [val[start:start + 16] for start in range(0, len(val), 16)]
-        nats = summed_nats(module, map(measured, parts), device)
+        nats = summed_nll(module, map(measured, parts), device)
         return {"log_loss": float(nats.sum()) / sum(len(pair.answer(end)) for pair in val)}
     lengths = [len(pair.source) + 1 + len(pair.answer(end)) for pair in train]
-    return Job(OwnLoss(model), lengths, [supervised(pair) for pair in train],
+    return Job(LossModule(model), lengths, [supervised(pair) for pair in train],
                lambda rows: learn([train[i] for i in rows]), lambda module, tensors: module(*tensors), validate,
                name_row=lambda row: f"pair {row}")
 
 
-def pair_nats(model: OwnLoss, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
+def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
     """The cross entropy of each pair's target, in nats (n,)."""
     tensors = pair_tensors(model.model, end)
-    return summed_nats(model, (tensors([pair]) for pair in pairs), device)
+    return summed_nll(model, (tensors([pair]) for pair in pairs), device)
 
 
 def write_targets(model: GPT | EncoderDecoder, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,

@@ -33,7 +33,7 @@ from finetune.comparisons.architectures.models import (
     count,
     equal_layers,
     pair_job,
-    pair_nats,
+    pair_nll,
     with_head,
     write_targets,
 )
@@ -50,7 +50,7 @@ from finetune.files import write_json
 from finetune.machine import release_memory, reset_peak_memory
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT
-from finetune.models.heads import OwnLoss
+from finetune.models.heads import LossModule
 from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
@@ -283,12 +283,12 @@ def _fit(recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared
                           for key in ("seconds", "steps", "tokens", "best_step", "peak_bytes")}}
 
 
-def _measure(training: Training, model: Reader | OwnLoss, core: Core, datasets: Datasets, shared: Shared, budget: int,
+def _measure(training: Training, model: Reader | LossModule, core: Core, datasets: Datasets, shared: Shared, budget: int,
              device: "torch.device") -> dict:
     """A score of each test row: the class, whether a number is right, or nats; `said` sums them up."""
     test, tokenizer = getattr(datasets, training.task)["test"], shared.tokenizer
     if training.task == CLASSIFY:
-        assert not isinstance(model, OwnLoss)
+        assert not isinstance(model, LossModule)
         guessed = class_logits(model, test.ids, budget, device).argmax(1)
         return {"scores": guessed.tolist(), "said": f"test accuracy {np.mean(guessed == test.targets):.4f}"}
     if training.task == NUMBERS:
@@ -299,12 +299,12 @@ def _measure(training: Training, model: Reader | OwnLoss, core: Core, datasets: 
         examples = [[tokenizer.decode(pair.source), answer, one]
                     for pair, answer, one in zip(test, answers, written, strict=True)][:EXAMPLES]
         return {"scores": right, "examples": examples, "said": f"exact match {np.mean(right):.4f}"}
-    assert isinstance(model, OwnLoss)
+    assert isinstance(model, LossModule)
     if training.architecture == ENCODER:
         nats, counts = architectures_masked.measure(model, whole(test), shared.masking, 1, device)  # a row at a time
         return {"scores": nats.tolist(), "parts": counts.tolist(),
                 "said": f"nats a masked token {nats.sum() / counts.sum():.4f}"}
-    nats = pair_nats(model, test, tokenizer.end_of_text, device)
+    nats = pair_nll(model, test, tokenizer.end_of_text, device)
     bits = nats.sum() / datasets.text_bytes.sum() / math.log(2)
     return {"scores": nats.tolist(), "parts": datasets.text_bytes.tolist(), "said": f"bits a byte {bits:.4f}"}
 

@@ -15,7 +15,7 @@ from finetune.evaluation.results import StartWeights
 from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
 from finetune.records import Record
-from finetune.tables.cells import defuse, table_writer
+from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
 from finetune.tables.tables import iterate_table
@@ -162,7 +162,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
     rows = (cells for _, cells in itertools.chain(sample, table))
     with atomic_write(target) as file, progress("predicting", total, unit="rows") as advance:
         writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
-        writer.writerow([*map(defuse, names), *added])
+        writer.writerow([*map(escape_formula, names), *added])
         while chunk := list(itertools.islice(rows, CHUNK)):
             texts = [join_cells(cells, text_at) for cells in chunk]
             filled = [text for text in texts if text.strip()]
@@ -171,7 +171,7 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
                 label, p = next(answers) if own.strip() else ("", [])
                 values = [p[bundle.labels.index(label)], *p] if len(p) else []
                 numbers = [f"{value:.6f}" for value in values] or [""] * (len(added) - 1)
-                writer.writerow([*map(defuse, cells), defuse(label), *numbers])
+                writer.writerow([*map(escape_formula, cells), escape_formula(label), *numbers])
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)
             advance(len(chunk))

@@ -16,7 +16,7 @@ from finetune.errors import DataError, shorten
 from finetune.tables.checks import (
     LEVELS,
     Finding,
-    by_gravity,
+    by_severity,
     check_rows,
     letter_counts,
     places,
@@ -62,7 +62,7 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
         detected = replace(detected, layout=layout)
         findings.append(Finding("encoding", "stop", f"the file is not UTF-8: line {odd.line} is the first that is not; "
                                 f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
-                                odd.mend(), examples=[odd.sample]))
+                                odd.fix(), examples=[odd.sample]))
     source = read_labelled(data.path, text, label, layout)
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
@@ -85,7 +85,7 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
                     "tokens": _spread(lengths), "cut_rows": int((lengths > context).sum())},
         "duplicates": {"exact_rows": len(keys) - len(np.unique(keys)), "near_rows": len(near.rows())},
         "letters": {"counted": letters, "other_alphabet": foreign}, "muted": muted,
-        "findings": [finding.as_dict() for finding in by_gravity(without_muted(findings, muted))]}
+        "findings": [finding.as_dict() for finding in by_severity(without_muted(findings, muted))]}
 
 
 def _spread(numbers: np.ndarray) -> dict[str, int]:

@@ -13,7 +13,7 @@ from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe, Split
 from finetune.records import DataOrigin, Record
-from finetune.tables.checks import Finding, by_gravity, check_rows, without_muted
+from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
@@ -128,7 +128,7 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
     muted = check_muted(recipe.ignore)
     found = [*findings, *_shared_groups(source, parts), *_near_train(near_train),
              *check_rows(source, keys, near, all_lengths, max_length)]
-    checks = without_muted(by_gravity(found), muted)
+    checks = without_muted(by_severity(found), muted)
     told = {finding.what for finding in checks}
     card = TableCard(
         rows=len(source.texts), labels=dict(Counter(source.labels).most_common()),
@@ -173,16 +173,16 @@ def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: 
                   group: str | None) -> DataError:
     """texts: how many different ones, where that may be the reason; group: the column of groups."""
     got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
-    mend = "Add rows of these labels, or leave the labels out."
+    fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
         got += f"; {groups} groups in column {group!r} in {len(source.texts)} rows"
-        mend = ("Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
+        fix = ("Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
                 "every label: name a column of more groups, or leave --group out.")
     elif texts is not None:
         got += f"; {texts} different texts in {len(source.texts)} rows"
-        mend = "Texts that differ in case, digits or white space alone count as one: add others."
-    return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=mend)
+        fix = "Texts that differ in case, digits or white space alone count as one: add others."
+    return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=fix)
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:

@@ -19,7 +19,7 @@ from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
-from finetune.tables.cells import defuse, table_writer
+from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.checks import located, refuse_meaningless
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.sources import DataSource, locate_data, resolve_data
@@ -236,7 +236,7 @@ def _write_predictions(run: Run, records: list[dict], labels: list[str], predict
         writer = table_writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
         for record, guess, p in zip(records, predicted, probabilities, strict=True):
-            writer.writerow([record["row"], defuse(record["text"]), defuse(record["label"]), defuse(labels[guess]),
+            writer.writerow([record["row"], escape_formula(record["text"]), escape_formula(record["label"]), escape_formula(labels[guess]),
                              f"{p[guess]:.6f}", *(f"{value:.6f}" for value in p)])
 
 

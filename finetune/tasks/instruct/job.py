@@ -55,12 +55,12 @@ def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
 def measure(model: nn.Module, part: Examples, budget: int, device: torch.device) -> dict[str, float]:
     """Loss per supervised token in nats, and perplexity."""
     groups = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
-    loss = float(answer_nats(model, part, groups, device).sum()) / sum(part.learnt())
+    loss = float(answer_nll(model, part, groups, device).sum()) / sum(part.learnt())
     return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 
 
 @torch.no_grad()
-def answer_nats(model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device) -> np.ndarray:
+def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device) -> np.ndarray:
     """The cross entropy of groups of rows in nats, each summed over its supervised tokens (one forward pass)."""
     return np.array([float(model(*(tensor.to(device) for tensor in collate(part, rows)))) for rows in groups])
 
@@ -77,12 +77,12 @@ def generate_answers(gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, m
     return write_answers([len(ids) for ids in prompts], tokenizer, max_new_tokens, write, "answering")
 
 
-def row_nats(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:
+def row_nll(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:
     """The cross entropy of each row in nats (n,), summed over its supervised tokens."""
     found = []
     with progress(show, len(part.rows), unit="records") as advance:
         for row in range(len(part.rows)):
-            found.append(answer_nats(model, part, [[row]], device))
+            found.append(answer_nll(model, part, [[row]], device))
             advance(1)
     return np.concatenate(found)
 
@@ -99,7 +99,7 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records:
     models = {"before": before.eval(), "after": after.eval()}
     parts = {(name, on): replace(examples[name], learns=on)
              for on in dict.fromkeys(("answer", settings.loss_on, "words")) for name in ("test", "val")}
-    nats = {key: {state: row_nats(model, part, device, f"losses, {' '.join((*key, state))}")
+    nats = {key: {state: row_nll(model, part, device, f"losses, {' '.join((*key, state))}")
                   for state, model in models.items()} for key, part in parts.items()}
     test = gather_test_rows(records, examples["test"].rows, question, answer)
     prompts = examples["test"].prompts(prompt_room(after.gpt.config.context, settings))

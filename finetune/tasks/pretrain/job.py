@@ -43,14 +43,14 @@ def measure(model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most
             device: torch.device) -> dict[str, float]:
     """Loss per token in nats, perplexity and bits per byte, over blocks that are spread over all sources."""
     blocks = sorted({len(tokens) * i // most_blocks for i in range(most_blocks)})
-    nats = block_nats(model, tokens, blocks, max(budget // tokens.context, 1), device)
+    nats = block_nll(model, tokens, blocks, max(budget // tokens.context, 1), device)
     loss = float(nats.sum()) / sum(map(tokens.length, blocks))
     return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)),
             "bits_per_byte": loss / math.log(2) / bytes_per_token}
 
 
 @torch.no_grad()
-def block_nats(model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int,
+def block_nll(model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int,
                device: torch.device) -> np.ndarray:
     """The cross entropy of blocks in nats, summed over each `together` of them (one forward pass)."""
     sums = []
@@ -76,7 +76,7 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: d
                  for block in range(len(tokens))]
         for state, model in models.items():
             with progress(f"{part}, {state}", len(counts), unit="blocks") as advance:
-                nats = [_nats(model, tokens, device, advance) for tokens in members.values()]
+                nats = [_nll(model, tokens, device, advance) for tokens in members.values()]
             measured[state][part] = language_metrics(np.concatenate(nats), counts, sizes, resamples)
             if part == "val":
                 sources.append([float(own.sum()) for own in nats])
@@ -99,10 +99,10 @@ def _bits(nats: float, text: bytes) -> float:
     return nats / math.log(2) / max(len(text), 1)
 
 
-def _nats(model: NextToken, tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
+def _nll(model: NextToken, tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
     found = []
     for block in range(len(tokens)):
-        found.append(block_nats(model, tokens, [block], 1, device))
+        found.append(block_nll(model, tokens, [block], 1, device))
         advance(1)
     return np.concatenate(found)
 

@@ -19,7 +19,7 @@ from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import Prepared, Task, TrainingSetup
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.exclusion import evaluation_files
-from finetune.tasks.pretrain.job import block_nats, build_job, evaluate
+from finetune.tasks.pretrain.job import block_nll, build_job, evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
@@ -150,7 +150,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         """Over the held-out blocks, one at a time and by both states of the model."""
         tokens = packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, "val")
         model = setup.model.to(device).eval()
-        took = second_time(lambda: block_nats(model, tokens, [0], 1, device))
+        took = second_time(lambda: block_nll(model, tokens, [0], 1, device))
         return 2 * took * len(tokens.ids) / tokens.length(0)
 
 

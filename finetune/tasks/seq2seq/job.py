@@ -146,7 +146,7 @@ def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: tor
     source, target = pair.source, pair.target
     *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
     if isinstance(model, SourceToTarget):
-        maps = attention_maps(model.model, inputs[0], inputs[2], source_real=inputs[1])["cross"]
+        maps = attention_maps(model.model, inputs[0], inputs[2], source_mask=inputs[1])["cross"]
     else:
         maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, :len(source)]
     weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)

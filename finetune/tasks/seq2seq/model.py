@@ -91,8 +91,8 @@ class SourceThenTarget(Family):
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
               **options: Any) -> Tensor:
         """What the GPT writes after each source and the separator: (B, T)."""
-        ids, real = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
-        found = self.gpt.generate(ids, max_new_tokens, mask=real, end=self.end, **options)
+        ids, attention_mask = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
+        found = self.gpt.generate(ids, max_new_tokens, mask=attention_mask, end=self.end, **options)
         return found[:, ids.shape[1]:]
 
 
@@ -110,20 +110,20 @@ class SourceToTarget(Family):
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sources (B, S), where they are real (B, S), the target as it is read and as it is predicted (B, T)."""
-        source_ids, target_ids, targets, source_real = two_sequences(pairs, self.end, IGNORE)
-        return source_ids, source_real, target_ids, targets
+        source_ids, target_ids, targets, source_mask = two_sequences(pairs, self.end, IGNORE)
+        return source_ids, source_mask, target_ids, targets
 
     def hidden_states(  # type: ignore[override]  # its own batch's parts
-            self, source_ids: Tensor, source_real: Tensor, target_ids: Tensor) -> Tensor:
+            self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor) -> Tensor:
         """(B, S), (B, S), (B, T) -> (B, T, C)."""
-        return self.model.hidden_states(source_ids, target_ids, source_real)
+        return self.model.hidden_states(source_ids, target_ids, source_mask)
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
               **options: Any) -> Tensor:
         """What the decoder writes at each source: (B, T)."""
-        source_ids, source_real = (tensor.to(device) for tensor in padded(sources, self.end))
+        source_ids, source_mask = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
-        return self.model.generate(source_ids, start, max_new_tokens, source_real=source_real, end=self.end,
+        return self.model.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end,
                                    **options)[:, 1:]
 
 

@@ -22,7 +22,7 @@ def test_a_working_machine_is_said_to_work(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 0)
     status = doctor.show()
     text = capsys.readouterr().out
-    assert status == 0 and text.rstrip().endswith("all is usable")
+    assert status == 0 and text.rstrip().endswith("everything works")
     assert "torch " in text and "none: what is on this machine is used" in text
     assert "gpt2: not here" in text and "PROBLEM" not in text
 
@@ -51,7 +51,7 @@ def test_a_damaged_registry_is_a_problem(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FINETUNE_REGISTRY", str(tmp_path / "mine.toml"))
     status = doctor.show()
     text = capsys.readouterr().out
-    assert status == 2 and "PROBLEM: FetchError: " in text and "to mend: weights" in text
+    assert status == 2 and "PROBLEM: FetchError: " in text and "problems: weights" in text
 
 
 def test_a_full_disk_is_a_problem(monkeypatch):

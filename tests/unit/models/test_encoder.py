@@ -51,10 +51,10 @@ def test_the_loss_is_that_of_the_hidden_tokens(encoder):
     ids = torch.randint(0, 61, (3, 12), generator=torch.Generator().manual_seed(2))
     targets = torch.full_like(ids, IGNORE)
     targets[0, 3], targets[1, 8:], targets[2, ::5] = 4, 11, 0
-    real = torch.arange(12) < torch.tensor([12, 12, 6])[:, None]
-    expected = sum(-encoder(ids, real)[at].log_softmax(-1)[targets[at]]
+    attention_mask = torch.arange(12) < torch.tensor([12, 12, 6])[:, None]
+    expected = sum(-encoder(ids, attention_mask)[at].log_softmax(-1)[targets[at]]
                    for at in map(tuple, (targets != IGNORE).nonzero().tolist()))
-    torch.testing.assert_close(encoder.loss_sum(ids, targets, real, chunk=3), expected)
+    torch.testing.assert_close(encoder.loss_sum(ids, targets, attention_mask, chunk=3), expected)
 
 
 def test_the_encoder_learns_what_only_both_sides_tell():

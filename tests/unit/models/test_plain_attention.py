@@ -20,12 +20,12 @@ MODELS = {
     "gpt": (lambda: GPT(GPTConfig(**SHAPE)), (IDS,), {}),
     "llama": (lambda: Variant(VariantConfig(**SHAPE, **LLAMA)), (IDS,), {}),
     "alibi": (lambda: Variant(VariantConfig(**SHAPE, positions="alibi")), (IDS,), {}),
-    "encoder": (lambda: Encoder(VariantConfig(**SHAPE)), (IDS,), {"real": REAL}),
+    "encoder": (lambda: Encoder(VariantConfig(**SHAPE)), (IDS,), {"attention_mask": REAL}),
     "encoder-alibi": (lambda: Encoder(VariantConfig(**SHAPE, positions="alibi")), (IDS, REAL), {}),
     "encoder-decoder": (lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, encoder_layers=2)), (SOURCE, IDS),
-                        {"source_real": SOURCE_REAL, "target_real": REAL}),
+                        {"source_mask": SOURCE_REAL, "target_mask": REAL}),
     "encoder-decoder-llama": (lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, **LLAMA)), (SOURCE, IDS),
-                              {"source_real": SOURCE_REAL}),
+                              {"source_mask": SOURCE_REAL}),
 }
 
 
@@ -82,14 +82,14 @@ def test_rows_sum_to_one_and_nothing_is_seen_that_is_hidden(given):
     for name in maps.keys() & pads.keys():
         hidden = pads[name][None, :, None, None].expand_as(maps[name])
         assert hidden.any() and not maps[name][hidden].any() and (maps[name][~hidden] > 0).all(), name
-    if "target_real" in more:  # a pad of the target sees itself, and nobody else sees it
+    if "target_mask" in more:  # a pad of the target sees itself, and nobody else sees it
         hidden = (~REAL[:, None, :] & ~torch.eye(T, dtype=torch.bool))[None, :, None].expand_as(maps["decoder"])
         assert not maps["decoder"][hidden].any()
 
 
 def test_the_parts_of_an_encoder_decoder_are_told_apart():
     model = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
-    maps = attention_maps(model, SOURCE, IDS, source_real=SOURCE_REAL)
+    maps = attention_maps(model, SOURCE, IDS, source_mask=SOURCE_REAL)
     assert {name: part.shape[3:] for name, part in maps.items()} == {"encoder": (5, 5), "decoder": (7, 7),
                                                                      "cross": (7, 5)}
     stack = model.encoder

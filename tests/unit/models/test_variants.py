@@ -150,8 +150,8 @@ def test_reading_in_parts_gives_the_logits_of_reading_at_once(model, input_ids):
 @torch.no_grad()
 def test_a_variant_writes_what_it_would_write_alone_and_without_a_cache(model, input_ids):
     lengths = torch.tensor([9, 4, 1])
-    real = torch.arange(9) < lengths[:, None]
-    found = model.generate(input_ids[:, :9], 22, mask=real, temperature=0)  # 66 tokens: enough that a CPU packs
+    attention_mask = torch.arange(9) < lengths[:, None]
+    found = model.generate(input_ids[:, :9], 22, mask=attention_mask, temperature=0)  # 66 tokens: enough that a CPU packs
     for row, ids, length in zip(found, input_ids, lengths.tolist(), strict=True):
         ids = ids[None, :length]
         while ids.shape[1] < min(length + 22, 24):  # before the context is full
@@ -193,7 +193,7 @@ def test_rotary_is_a_turn_in_the_complex_plane():
     for t, position in enumerate(positions):
         for i in range(4):
             z = complex(x[0, 0, t, i], x[0, 0, t, i + 4]) * cmath.exp(1j * position * 10000 ** (-2 * i / 8))
-            turned[0, 0, t, i], turned[0, 0, t, i + 4] = z.real, z.imag
+            turned[0, 0, t, i], turned[0, 0, t, i + 4] = z.attention_mask, z.imag
     torch.testing.assert_close(rotate(x, angles(torch.tensor([positions]), 8)), turned)
 
 

@@ -58,12 +58,12 @@ def test_rotary_sees_distances_alone():
 
 def test_masks_are_what_the_models_look_through():
     drawn = masks.masks(tokens=5, pads=2)
-    ids, real = torch.arange(7)[None], torch.arange(7)[None] < 5
+    ids, attention_mask = torch.arange(7)[None], torch.arange(7)[None] < 5
     encoder = Encoder(VariantConfig(**SHAPE)).initialise(1, std=0.2).eval()
     both = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
-    seen = {"padding": attention_maps(encoder, ids, real)["encoder"],
+    seen = {"padding": attention_maps(encoder, ids, attention_mask)["encoder"],
             "causal": attention_maps(both, ids, ids[:, :5])["decoder"],
-            "both": attention_maps(both, ids, ids, target_real=real)["decoder"]}
+            "both": attention_maps(both, ids, ids, target_mask=attention_mask)["decoder"]}
     assert seen.keys() == drawn.keys()
     for name, weights in seen.items():
         assert torch.equal(weights[0, 0, 0] > 0, drawn[name]), name

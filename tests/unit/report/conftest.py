@@ -10,7 +10,7 @@ import pytest
 
 from finetune.evaluation.results import Start, StartWeights
 from finetune.recipe import Recipe
-from finetune.tables.cells import defuse
+from finetune.tables.cells import escape_formula
 from finetune.tasks.classify.score import score_classifier
 
 _FILLER = ["call", "me", "when", "you", "get", "there", "see", "later", "today", "home", "work", "meeting",
@@ -111,7 +111,7 @@ def _predictions(path, texts, labels, y, predicted, probabilities):
         writer = csv.writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
         for row, text in enumerate(texts):
-            writer.writerow([row, defuse(text), defuse(labels[y[row]]), defuse(labels[predicted[row]]),
+            writer.writerow([row, escape_formula(text), escape_formula(labels[y[row]]), escape_formula(labels[predicted[row]]),
                              probabilities[row, predicted[row]], *probabilities[row]])
 
 

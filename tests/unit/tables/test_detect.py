@@ -66,7 +66,7 @@ def test_a_file_that_is_utf8_in_part_is_told_from_one_of_another_encoding(tmp_pa
     path = tmp_path / "my.csv"
     path.write_bytes("text\nno\nthé\ncafé\n".encode() + "\xa0\nmaté\n".encode("latin-1"))
     found = look_at_bytes(path)
-    assert (found.line, found.foreign, found.valid, found.guess) == (5, 4, 2, "cp1252") and "wrong" in found.mend()
+    assert (found.line, found.foreign, found.valid, found.guess) == (5, 4, 2, "cp1252") and "wrong" in found.fix()
     path.write_bytes("\xa0\n".encode("latin-1"))
     assert look_at_bytes(path).sample == "''"
 
@@ -166,8 +166,8 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
 @pytest.mark.parametrize("magic, what, mend", [
     (b"PK\x03\x04", "Excel workbook", "save it as CSV"), (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
     (b"\x1f\x8b", "gzip", "Unpack it")])
-def test_what_is_no_text_is_told_by_its_first_bytes(detect, name, magic, what, mend):
-    with pytest.raises(DataError, match=f"{name}: no text file; got .*{what}.*known: .csv.*{mend}"):
+def test_what_is_no_text_is_told_by_its_first_bytes(detect, name, magic, what, fix):
+    with pytest.raises(DataError, match=f"{name}: no text file; got .*{what}.*known: .csv.*{fix}"):
         detect(magic + b"\x08\0\n,", name)
 
 

@@ -9,7 +9,7 @@ from finetune.comparisons.architectures.masked import build_job, choose_masking,
 from finetune.comparisons.architectures.masking import Masking
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
-from finetune.models.heads import OwnLoss
+from finetune.models.heads import LossModule
 from finetune.models.variants import VariantConfig
 from finetune.recipe import Train
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
@@ -29,15 +29,15 @@ def fresh_job():
 
 def test_a_batch_is_masked_by_row_and_epoch_and_its_loss_is_the_sum_over_what_is_hidden():
     job = fresh_job()
-    inputs, targets, real = job.batch([4, 0], 2)
+    inputs, targets, attention_mask = job.batch([4, 0], 2)
     own, hidden = MASKING.apply(ROWS[4], 2, 4, IGNORE)
     assert inputs[0, :13].tolist() == own.tolist() and targets[0, :13].tolist() == hidden.tolist()
-    assert real.sum(dim=1).tolist() == [13, 8] and (targets[~real] == IGNORE).all()
+    assert attention_mask.sum(dim=1).tolist() == [13, 8] and (targets[~attention_mask] == IGNORE).all()
     assert int((targets != IGNORE).sum()) == job.weights[4] + job.weights[0]
     assert not torch.equal(job.batch([4, 0], 3)[0], inputs)
-    logits = job.model.model(inputs, real)
+    logits = job.model.model(inputs, attention_mask)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    torch.testing.assert_close(job.loss_sum(job.model, (inputs, targets, real)), expected)
+    torch.testing.assert_close(job.loss_sum(job.model, (inputs, targets, attention_mask)), expected)
 
 
 def test_it_learns_and_every_epoch_masks_anew(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_stopped_within_an_epoch_it_goes_on_bit_for_bit(tmp_path):
 
 
 def test_the_measure_does_not_depend_on_what_runs_together():
-    model = OwnLoss(fresh_job().model.model).eval()
+    model = LossModule(fresh_job().model.model).eval()
     alone, counts = measure(model, ROWS, MASKING, 1, torch.device("cpu"))
     together, others = measure(model, ROWS, MASKING, 40, torch.device("cpu"))
     assert len(alone) == len(ROWS) > len(together) and counts.sum() == others.sum()

@@ -22,14 +22,14 @@ from finetune.comparisons.architectures.models import (
     count,
     equal_layers,
     pair_job,
-    pair_nats,
+    pair_nll,
     with_head,
     write_targets,
 )
 from finetune.comparisons.architectures.settings import Architectures
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import OwnLoss
+from finetune.models.heads import LossModule
 from finetune.tasks.classify.job import Examples
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def test_both_predict_the_same_tokens(gpt):
         two = both(torch.tensor([pair.source]), torch.tensor([[END, *pair.target]]))[0]
     for model, logits in ((decoder, one), (both, two)):
         expected = -logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()
-        assert pair_nats(OwnLoss(model), [pair], END, CPU)[0] == pytest.approx(expected, rel=1e-5)
+        assert pair_nll(LossModule(model), [pair], END, CPU)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_is_written_is_what_was_learnt(gpt):

@@ -55,7 +55,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
     assert job.lengths == [len(inputs) for inputs, _ in examples] and job.name_row(2) == "102"
     loss = sum(plain(val, i) for i in range(11)) / sum(val.learnt())
     assert job.validate(net) == pytest.approx({"log_loss": loss, "perplexity": np.exp(loss)}, rel=1e-5)
-    nats = instruct_job.answer_nats(net, val, [[i] for i in range(11)], CPU)
+    nats = instruct_job.answer_nll(net, val, [[i] for i in range(11)], CPU)
     assert nats == pytest.approx([plain(val, i) for i in range(11)], rel=1e-5)
 
 
