@@ -57,8 +57,9 @@ test: setup-dev ## the tests, without the slow ones
 test-all: setup-dev ## every test
 	@$(PYTEST)
 
-check: setup-dev ## style (ruff), types (mypy), and the tests that hold the tree and the documents
+check: setup-dev ## style and format (ruff), types (mypy), and the tests that hold the tree and the documents
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PYTEST) tests/repo
 

@@ -21,8 +21,25 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 RECORD = VENV / "setup.json"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-NEEDED = ["torch", "tiktoken", "datasets", "safetensors", "sklearn", "scipy", "pandas", "accelerate", "typer",
-          "huggingface_hub", "rich", "pydantic", "jinja2", "matplotlib", "pooch", "psutil", "platformdirs"]
+NEEDED = [
+    "torch",
+    "tiktoken",
+    "datasets",
+    "safetensors",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "accelerate",
+    "typer",
+    "huggingface_hub",
+    "rich",
+    "pydantic",
+    "jinja2",
+    "matplotlib",
+    "pooch",
+    "psutil",
+    "platformdirs",
+]
 NEEDED_DEV = ["pytest", "transformers"]
 
 
@@ -60,21 +77,41 @@ def venv_runs(code):
 
 def create_venv(**options):
     import venv
+
     venv.EnvBuilder(clear=True, symlinks=os.name != "nt", **options).create(VENV)
 
 
 def pip_install(*arguments):
     """Run pip in .venv, True if it did all; else its own messages have said what is wrong."""
-    return subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                           "--constraint", "constraints.txt", *arguments], cwd=ROOT).returncode == 0
+    return (
+        subprocess.run(
+            [
+                PYTHON,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--constraint",
+                "constraints.txt",
+                *arguments,
+            ],
+            cwd=ROOT,
+        ).returncode
+        == 0
+    )
 
 
 def cpu_index_answers():
     """Whether PyTorch's index of CPU builds can be reached within 5 seconds, the name look-up included."""
     probe = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
     try:
-        return subprocess.run([sys.executable, "-c", probe, f"{CPU_INDEX}/torch/"], capture_output=True,
-                              timeout=5).returncode == 0
+        return (
+            subprocess.run(
+                [sys.executable, "-c", probe, f"{CPU_INDEX}/torch/"], capture_output=True, timeout=5
+            ).returncode
+            == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -105,12 +142,16 @@ def set_up(dev):
         return
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        stop(f"Python {version} at {sys.executable} cannot make a virtual environment. On Debian and Ubuntu: "
-             f"sudo apt install python{version}-venv; then run the same command again.")
+        stop(
+            f"Python {version} at {sys.executable} cannot make a virtual environment. On Debian and Ubuntu: "
+            f"sudo apt install python{version}-venv; then run the same command again."
+        )
     modules = NEEDED + NEEDED_DEV * dev
     at_hand = Path(sys.prefix) != VENV and all(importlib.util.find_spec(module) for module in modules)
-    say(f"installing PyTorch and about {80 if dev else 60} other packages into .venv with Python {version}; "
-        "the first time this can take some minutes")
+    say(
+        f"installing PyTorch and about {80 if dev else 60} other packages into .venv with Python {version}; "
+        "the first time this can take some minutes"
+    )
     # Without a record it is a .venv of the user's own, kept if it runs.
     spoilt = "unfinished" in record or record.get("adopted")
     if spoilt or not venv_runs("import sys, pip; assert sys.version_info >= (3, 11)"):
@@ -119,21 +160,27 @@ def set_up(dev):
     adopted = False
     if not install(dev, patience=["--retries", "1", "--timeout", "15"] if at_hand else []):
         if not at_hand:
-            stop("pip could not install the packages; its message is above. Check the network, the proxy and "
-                 "the free disk space, then run the same command again.")
+            stop(
+                "pip could not install the packages; its message is above. Check the network, the proxy and "
+                "the free disk space, then run the same command again."
+            )
         say(f"pip could not install the packages, but {sys.executable} has what is needed: using that")
         adopted = True
         if not adopt_packages(modules):
-            stop(f"the packages of {sys.executable} cannot be used. Connect to the network and run the same "
-                 "command again.")
+            stop(
+                f"the packages of {sys.executable} cannot be used. Connect to the network and run the same "
+                "command again."
+            )
     write_record(finished=wanted, dev=dev, adopted=adopted)
     say("ready")
 
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036
-        stop(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Install one "
-             "(python.org or your system's packages), or name it: make PYTHON=/path/to/python3.12")
+        stop(
+            f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Install one "
+            "(python.org or your system's packages), or name it: make PYTHON=/path/to/python3.12"
+        )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="what the tests need, too")
     try:

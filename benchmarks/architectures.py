@@ -27,28 +27,42 @@ LEFT_OUT = ("curve", "examples")  # of an entry: long, and not in the table
 def measure(arguments: list[str]) -> None:
     """Run the command in a folder of its own and keep its figures."""
     with tempfile.TemporaryDirectory() as place:
-        subprocess.run([sys.executable, "-m", "finetune", "compare-architectures", "--name", "measured", *arguments],
-                       cwd=place, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "finetune", "compare-architectures", "--name", "measured", *arguments],
+            cwd=place,
+            check=True,
+        )
         found = read_json(Path(place) / "runs" / "measured" / "comparison.json")
     for group in found["groups"]:
-        group["entries"] = [{key: value for key, value in entry.items() if key not in LEFT_OUT}
-                            for entry in group["entries"]]
+        group["entries"] = [
+            {key: value for key, value in entry.items() if key not in LEFT_OUT} for entry in group["entries"]
+        ]
     write_json(RESULT, found | {"machine": device_name()})
 
 
 def section(found: dict) -> str:
     """The page's section: the command's own sentence and table."""
     where = f"{found['machine']}, {found['threads']} thread(s), {found['precision']}"
-    groups = [group | {"entries": [entry | dict.fromkeys(LEFT_OUT, []) for entry in group["entries"]]}
-              for group in found["groups"]]
+    groups = [
+        group | {"entries": [entry | dict.fromkeys(LEFT_OUT, []) for entry in group["entries"]]}
+        for group in found["groups"]
+    ]
     comparison = ArchitecturesComparison.from_json(found | {"groups": groups}, RESULT)
-    return "\n".join([
-        "## Three architectures of equal size", "",
-        f"`finetune compare-architectures` on {where}. {verdict(comparison)}", "", "```text",
-        *screen_table(comparison), "```", "",
-        "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
-        "Seconds are of the clock, on a machine that did other things at times. "
-        "Made by [architectures.py](architectures.py)."])
+    return "\n".join(
+        [
+            "## Three architectures of equal size",
+            "",
+            f"`finetune compare-architectures` on {where}. {verdict(comparison)}",
+            "",
+            "```text",
+            *screen_table(comparison),
+            "```",
+            "",
+            "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
+            "Seconds are of the clock, on a machine that did other things at times. "
+            "Made by [architectures.py](architectures.py).",
+        ]
+    )
 
 
 def main() -> None:

@@ -28,8 +28,11 @@ OWN = {
     "YouTube spam": (["youtube_spam_train.csv"], ["youtube_spam_test.csv"]),
 }
 SETS = {  # classes, and whose the test part is
-    "SMS spam": (2, "ours, grouped by text"), "TREC": (6, "official"), "Tweet emotion": (4, "official"),
-    "Banking77": (77, "official"), "YouTube spam": (2, "another video's comments"),
+    "SMS spam": (2, "ours, grouped by text"),
+    "TREC": (6, "official"),
+    "Tweet emotion": (4, "official"),
+    "Banking77": (77, "official"),
+    "YouTube spam": (2, "another video's comments"),
 }
 MODELS = (MINI, TFIDF)
 
@@ -41,16 +44,20 @@ def values_of(rows: list[dict], name: str, metric: str) -> list[list[float | Non
 
 def table(rows: list[dict]) -> str:
     """Markdown: means over the seeds in percent with 95 % intervals, and the paired difference."""
-    lines = ["| set | classes | labels | test | metric | mini | TF-IDF | mini − TF-IDF |",
-             "|---|---:|---:|---|---|---:|---:|---:|"]
+    lines = [
+        "| set | classes | labels | test | metric | mini | TF-IDF | mini − TF-IDF |",
+        "|---|---:|---:|---|---|---:|---:|---:|",
+    ]
     for name, (classes, whose) in SETS.items():
         whole = [row for row in rows if (row["set"], row["budget"]) == (name, "all")]
         sizes = [f"{whole[-1][key]:,}" if whole else "?" for key in ("labels", "n_test")]
         for metric in ("accuracy", "f1_macro"):
             own, other = values_of(rows, name, metric)
             cells = [cell(own), cell(other), cell(differences(own, other), "+")]
-            lines.append(f"| {name} | {classes} | {sizes[0]} | {sizes[1]} ({whose}) | "
-                         f"{metric.replace('f1_macro', 'macro F1')} | {' | '.join(cells)} |")
+            lines.append(
+                f"| {name} | {classes} | {sizes[0]} | {sizes[1]} ({whose}) | "
+                f"{metric.replace('f1_macro', 'macro F1')} | {' | '.join(cells)} |"
+            )
     return "\n".join(lines)
 
 
@@ -61,22 +68,34 @@ def verdict(rows: list[dict]) -> str:
     ahead = [name for name, (_, low, _) in known.items() if low > 0]
     behind = [name for name, (_, _, high) in known.items() if high < 0]
     even = [name for name in known if name not in ahead + behind]
-    said = [f"{word}: {', '.join(names)}" for word, names in (("ahead", ahead), ("behind", behind), ("neither", even))
-            if names]
+    said = [
+        f"{word}: {', '.join(names)}"
+        for word, names in (("ahead", ahead), ("behind", behind), ("neither", even))
+        if names
+    ]
     return f"mini against TF-IDF, {len(known)} of {len(SETS)} sets complete. {'; '.join(said)}".rstrip() + (
-        "." if said else "")
+        "." if said else ""
+    )
 
 
 def section(rows: list[dict]) -> str:
     """The page's section, from the rows alone."""
-    return "\n".join([
-        "## Whole sets", "",
-        "mini fine-tuned, and TF-IDF with logistic regression, on all training labels (a fifth of them for "
-        f"validation); the test part whole. Means over {len(SEEDS)} seeds in percent, in brackets 95 % intervals by "
-        "Student's t over the seeds; the difference is paired by seed. The test rows are the same each time.", "",
-        verdict(rows), "", table(rows), "",
-        "Made by [classify_sets.py](classify_sets.py) from its rows and, for the first three sets, from those of "
-        "[learning_curves.py](learning_curves.py)."])
+    return "\n".join(
+        [
+            "## Whole sets",
+            "",
+            "mini fine-tuned, and TF-IDF with logistic regression, on all training labels (a fifth of them for "
+            f"validation); the test part whole. Means over {len(SEEDS)} seeds in percent, in brackets 95 % intervals by "
+            "Student's t over the seeds; the difference is paired by seed. The test rows are the same each time.",
+            "",
+            verdict(rows),
+            "",
+            table(rows),
+            "",
+            "Made by [classify_sets.py](classify_sets.py) from its rows and, for the first three sets, from those of "
+            "[learning_curves.py](learning_curves.py).",
+        ]
+    )
 
 
 def main() -> None:

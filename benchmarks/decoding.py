@@ -22,15 +22,33 @@ from finetune.models.gpt import GPT
 
 HERE = Path(__file__).parent
 WAYS = {
-    "greedy": {"temperature": 0}, "greedy, no 3-gram twice": {"temperature": 0, "no_repeat_ngram": 3},
-    "greedy, penalty 1.3": {"temperature": 0, "repetition_penalty": 1.3}, "beam 4": {"beams": 4},
-    "temperature 0.7": {"temperature": 0.7}, "temperature 1": {"temperature": 1.0},
-    "temperature 1.3": {"temperature": 1.3}, "top-k 50": {"top_k": 50}, "top-p 0.9": {"top_p": 0.9},
-    "min-p 0.1": {"min_p": 0.1}}
+    "greedy": {"temperature": 0},
+    "greedy, no 3-gram twice": {"temperature": 0, "no_repeat_ngram": 3},
+    "greedy, penalty 1.3": {"temperature": 0, "repetition_penalty": 1.3},
+    "beam 4": {"beams": 4},
+    "temperature 0.7": {"temperature": 0.7},
+    "temperature 1": {"temperature": 1.0},
+    "temperature 1.3": {"temperature": 1.3},
+    "top-k 50": {"top_k": 50},
+    "top-p 0.9": {"top_p": 0.9},
+    "min-p 0.1": {"min_p": 0.1},
+}
 LIKELIEST = "greedy", "beam"  # how the names of those begin that draw nothing
 COLORS = {"takes the likeliest": "#c44e52", "draws": "#4c72b0"}
-PROMPTS = ["The history of the", "In the morning, she", "Water is", "He said that", "The city was", "One of the most",
-           "Many people", "It was the first", "The river", "After the war", "They found", "I don't know why"]
+PROMPTS = [
+    "The history of the",
+    "In the morning, she",
+    "Water is",
+    "He said that",
+    "The city was",
+    "One of the most",
+    "Many people",
+    "It was the first",
+    "The river",
+    "After the war",
+    "They found",
+    "I don't know why",
+]
 
 
 def ngrams(row: list[int], n: int) -> list[tuple[int, ...]]:
@@ -54,7 +72,7 @@ def likelihood(model: GPT, prompts: list[list[int]], rows: list[list[int]]) -> f
     """Mean log probability of the new tokens, in nats."""
     total = 0.0
     for prompt, row in zip(prompts, rows, strict=True):
-        steps = model(torch.tensor([prompt + row])).log_softmax(dim=-1)[0, len(prompt) - 1:-1]
+        steps = model(torch.tensor([prompt + row])).log_softmax(dim=-1)[0, len(prompt) - 1 : -1]
         total += steps.gather(1, torch.tensor(row)[:, None]).mean().item()
     return total / len(rows)
 
@@ -67,17 +85,23 @@ def measure(model: GPT, prompts: list[list[int]], new: int, options: dict) -> di
     start, processor = time.perf_counter(), time.process_time()
     rows = model.generate(ids, new, mask=mask, seed=1, **options)[:, width:].tolist()
     tokens, seconds = len(rows) * new, time.perf_counter() - start
-    return {"tokens_per_second": tokens / seconds,
-            "tokens_per_cpu_second": tokens / (time.process_time() - processor), "distinct_1": variety(rows, 1),
-            "distinct_2": variety(rows, 2), "repetition": repetition(rows),
-            "likelihood": likelihood(model, prompts, rows)}
+    return {
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_cpu_second": tokens / (time.process_time() - processor),
+        "distinct_1": variety(rows, 1),
+        "distinct_2": variety(rows, 2),
+        "repetition": repetition(rows),
+        "likelihood": likelihood(model, prompts, rows),
+    }
 
 
 def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     """Likelihood against variety, a point for each way."""
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(figsize=(8, 5.2), layout="constrained")
     for kind, color in COLORS.items():
         axes.scatter([], [], s=40, color=color, alpha=0.75, label=kind)
@@ -85,12 +109,19 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
         color = COLORS["takes the likeliest" if name.startswith(LIKELIEST) else "draws"]
         axes.scatter(row["likelihood"], row["distinct_2"], s=40 + 300 * row["repetition"], color=color, alpha=0.75)
         side = -1 if name == "greedy" else 1  # beam search stands on its right
-        axes.annotate(name, (row["likelihood"], row["distinct_2"]), xytext=(side * 10, 3), fontsize=9,
-                      textcoords="offset points", ha="left" if side > 0 else "right")
+        axes.annotate(
+            name,
+            (row["likelihood"], row["distinct_2"]),
+            xytext=(side * 10, 3),
+            fontsize=9,
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+        )
     axes.set_xlabel("log probability of a token under the model, in nats (to the right: likelier)")
     axes.set_ylabel("distinct-2: different pairs of tokens among all")
-    axes.set_title("Ways of decoding: the likeliest texts repeat themselves (larger points: more repetition)",
-                   fontsize=10)
+    axes.set_title(
+        "Ways of decoding: the likeliest texts repeat themselves (larger points: more repetition)", fontsize=10
+    )
     axes.set_ylim(-0.03, 1.08)
     axes.set_xlim(right=0.2)
     axes.grid(alpha=0.3)
@@ -101,28 +132,43 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
 def section(result: dict) -> str:
     """The section of README.md."""
     ways = result["ways"]
-    likeliest, drawn = ([row for name, row in ways.items() if name.startswith(LIKELIEST) == kind]
-                        for kind in (True, False))
+    likeliest, drawn = (
+        [row for name, row in ways.items() if name.startswith(LIKELIEST) == kind] for kind in (True, False)
+    )
     most, least = max(drawn, key=lambda row: row["likelihood"]), min(drawn, key=lambda row: row["likelihood"])
     greedy, beams = ways["greedy"], ways["beam 4"]
-    lines = ["## Ways of decoding", "",
-             f"{result['weights']} continues {len(result['prompts'])} beginnings by {result['new_tokens']} tokens, one "
-             f"seed, {result['threads']} thread(s). distinct-n: different n-grams among all; repetition: 4-grams that "
-             "stood in the same text before; likelihood: mean log probability of a token under the plain model, in "
-             "nats. What is drawn changes with the seed; a difference of a few hundredths says nothing.", "",
-             "| way | tokens per CPU second | distinct-1 | distinct-2 | repetition | likelihood |",
-             "|---|---:|---:|---:|---:|---:|"]
-    lines += [f"| {name} | {row['tokens_per_cpu_second']:,.0f} | " + " | ".join(
-        f"{row[key]:.2f}" for key in ("distinct_1", "distinct_2", "repetition", "likelihood")) + " |"
-        for name, row in ways.items()]
-    return "\n".join([*lines, "", "![likelihood against variety](decoding.png)", "",
-        f"The likeliest texts repeat themselves: {greedy['repetition']:.0%} of the 4-grams of a greedy text stood in "
-        f"it before, {beams['repetition']:.0%} under beam search, at most "
-        f"{max(row['repetition'] for row in drawn):.0%} where tokens are drawn. The rules against repetition take "
-        f"that to {min(row['repetition'] for row in likeliest):.0%} and keep a text likelier than any that is drawn "
-        f"({most['likelihood']:.1f} to {least['likelihood']:.1f} nats a token). Beam search finds the likeliest texts "
-        f"of all at {greedy['tokens_per_cpu_second'] / beams['tokens_per_cpu_second']:.1f} times the work of greedy. "
-        "None of these figures says whether a text makes sense; a small model's seldom does."])
+    lines = [
+        "## Ways of decoding",
+        "",
+        f"{result['weights']} continues {len(result['prompts'])} beginnings by {result['new_tokens']} tokens, one "
+        f"seed, {result['threads']} thread(s). distinct-n: different n-grams among all; repetition: 4-grams that "
+        "stood in the same text before; likelihood: mean log probability of a token under the plain model, in "
+        "nats. What is drawn changes with the seed; a difference of a few hundredths says nothing.",
+        "",
+        "| way | tokens per CPU second | distinct-1 | distinct-2 | repetition | likelihood |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {row['tokens_per_cpu_second']:,.0f} | "
+        + " | ".join(f"{row[key]:.2f}" for key in ("distinct_1", "distinct_2", "repetition", "likelihood"))
+        + " |"
+        for name, row in ways.items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "![likelihood against variety](decoding.png)",
+            "",
+            f"The likeliest texts repeat themselves: {greedy['repetition']:.0%} of the 4-grams of a greedy text stood in "
+            f"it before, {beams['repetition']:.0%} under beam search, at most "
+            f"{max(row['repetition'] for row in drawn):.0%} where tokens are drawn. The rules against repetition take "
+            f"that to {min(row['repetition'] for row in likeliest):.0%} and keep a text likelier than any that is drawn "
+            f"({most['likelihood']:.1f} to {least['likelihood']:.1f} nats a token). Beam search finds the likeliest texts "
+            f"of all at {greedy['tokens_per_cpu_second'] / beams['tokens_per_cpu_second']:.1f} times the work of greedy. "
+            "None of these figures says whether a text makes sense; a small model's seldom does.",
+        ]
+    )
 
 
 def main() -> None:
@@ -136,8 +182,13 @@ def main() -> None:
     model, tokenizer = load(arguments.weights)
     prompts = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in PROMPTS]
     figures = {name: measure(model, prompts, arguments.new_tokens, options) for name, options in WAYS.items()}
-    result = {"weights": arguments.weights, "new_tokens": arguments.new_tokens, "prompts": PROMPTS,
-              "threads": torch.get_num_threads(), "ways": figures}
+    result = {
+        "weights": arguments.weights,
+        "new_tokens": arguments.new_tokens,
+        "prompts": PROMPTS,
+        "threads": torch.get_num_threads(),
+        "ways": figures,
+    }
     print(section(result))
     write_json(arguments.out, result)
     plot(figures, arguments.out.with_suffix(".png"))

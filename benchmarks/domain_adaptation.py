@@ -78,27 +78,44 @@ def table(rows: list[dict], curves: list[dict]) -> str:
     adapted, direct, tfidf = current(rows, ADAPTED), current(curves, MINI), current(curves, TFIDF)
     lines = ["| set | metric | mini | texts read first | difference | TF-IDF |", "|---|---|---:|---:|---:|---:|"]
     for name in SETS:
-        for metric, shown in (("accuracy", "accuracy"),
-                              ("f1", "F1 of spam") if name == "SMS spam" else ("f1_macro", "macro F1")):
-            first, second, third = ([found.get((name, BUDGET, seed), {}).get(metric) for seed in SEEDS]
-                                    for found in (direct, adapted, tfidf))
-            lines.append(f"| {name} | {shown} | {cell(first)} | {cell(second)} | "
-                         f"{cell(differences(second, first), '+')} | {cell(third)} |")
+        for metric, shown in (
+            ("accuracy", "accuracy"),
+            ("f1", "F1 of spam") if name == "SMS spam" else ("f1_macro", "macro F1"),
+        ):
+            first, second, third = (
+                [found.get((name, BUDGET, seed), {}).get(metric) for seed in SEEDS]
+                for found in (direct, adapted, tfidf)
+            )
+            lines.append(
+                f"| {name} | {shown} | {cell(first)} | {cell(second)} | "
+                f"{cell(differences(second, first), '+')} | {cell(third)} |"
+            )
     return "\n".join(lines)
 
 
 def section(rows: list[dict], curves: list[dict]) -> str:
     """The page's section, from the rows alone."""
     newest = {name: row for (name, _, _), row in current(rows, ADAPTED).items()}
-    read = [f"- {name}: {row['read_tokens']:,} tokens read in {row['read_seconds']:,} s; bits per byte of held-out "
-            f"texts {row['bits_before']:.3f} before, {row['bits_after']:.3f} after." for name, row in newest.items()]
-    return "\n".join([
-        "## Does it help to read the texts first?", "",
-        f"{BUDGET} labels, {len(SEEDS)} draws of them, the test part whole, as above. Before the fine-tuning, \"texts "
-        "read first\" went on with mini's pretraining on the set's training texts, once a set, without labels and "
-        "without any test text. Means in percent with 95 % intervals over the draws; the difference is paired.", "",
-        table(rows, curves), "", *read, *([""] if read else []),
-        "The settings stand at the top of [domain_adaptation.py](domain_adaptation.py)."])
+    read = [
+        f"- {name}: {row['read_tokens']:,} tokens read in {row['read_seconds']:,} s; bits per byte of held-out "
+        f"texts {row['bits_before']:.3f} before, {row['bits_after']:.3f} after."
+        for name, row in newest.items()
+    ]
+    return "\n".join(
+        [
+            "## Does it help to read the texts first?",
+            "",
+            f'{BUDGET} labels, {len(SEEDS)} draws of them, the test part whole, as above. Before the fine-tuning, "texts '
+            "read first\" went on with mini's pretraining on the set's training texts, once a set, without labels and "
+            "without any test text. Means in percent with 95 % intervals over the draws; the difference is paired.",
+            "",
+            table(rows, curves),
+            "",
+            *read,
+            *([""] if read else []),
+            "The settings stand at the top of [domain_adaptation.py](domain_adaptation.py).",
+        ]
+    )
 
 
 def main() -> None:

@@ -65,12 +65,18 @@ def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
     """Read a set's files. Raises DataError."""
     pool_files, test_files = files[name]
     layout = None if test_files else SMS_LAYOUT
-    pool, test = ([record for file in files for record in _records(folder / file, layout)]
-                  for files in (pool_files, test_files))
+    pool, test = (
+        [record for file in files for record in _records(folder / file, layout)] for files in (pool_files, test_files)
+    )
     if not test:
         split = load_pipeline("spam-classifier").recipe.split
-        parts = grouped_split([record["text"] for record in pool], [record["label"] for record in pool],
-                              split.val_fraction, split.test_fraction, split.seed)
+        parts = grouped_split(
+            [record["text"] for record in pool],
+            [record["label"] for record in pool],
+            split.val_fraction,
+            split.test_fraction,
+            split.seed,
+        )
         pool, test = [pool[i] for i in parts["train"] + parts["val"]], [pool[i] for i in parts["test"]]
     seen, once = {normalise_text(record["text"]) for record in test}, []
     for record in pool:
@@ -82,8 +88,10 @@ def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
 
 def _records(path: Path, layout: TableFormat | None) -> list[dict]:
     found = read_labelled(path, None, None, layout)
-    return [{"row": row, "text": text, "label": label}
-            for row, text, label in zip(found.rows, found.texts, found.labels, strict=True)]
+    return [
+        {"row": row, "text": text, "label": label}
+        for row, text, label in zip(found.rows, found.texts, found.labels, strict=True)
+    ]
 
 
 def stratified_order(records: list[dict], seed) -> list[dict]:
@@ -98,7 +106,7 @@ def stratified_order(records: list[dict], seed) -> list[dict]:
 
 def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[dict], list[dict]]:
     """(train, val) of so many labels; with one seed a smaller budget is part of a larger one."""
-    drawn = stratified_order(data.pool, seed)[:None if budget == "all" else budget]
+    drawn = stratified_order(data.pool, seed)[: None if budget == "all" else budget]
     held_out = round(VAL_SHARE * len(drawn))
     drawn = stratified_order(drawn, [seed, 1])
     return drawn[held_out:], drawn[:held_out]
@@ -118,22 +126,45 @@ def is_done(path: Path, name: str, budget: int | str, seed: int, model: str) -> 
     return any(wanted == [row[key] for key in ("set", "budget", "seed", "model", "start")] for row in read_rows(path))
 
 
-def measure(path: Path, data: LabelledSet, budget: int | str, seed: int, model: str, checkpoint: str = MINI,
-            **more) -> None:
+def measure(
+    path: Path, data: LabelledSet, budget: int | str, seed: int, model: str, checkpoint: str = MINI, **more
+) -> None:
     """Do one run and append its row, with `more` in it. checkpoint: what a GPT starts from, or takes its shape from."""
     parts = *draw(data, budget, seed), data.test
     started, worked = time.monotonic(), time.process_time()
     probabilities, how = _by_tfidf(data, parts) if model == TFIDF else _by_gpt(data, parts, seed, model, checkpoint)
     seconds = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(time.process_time() - worked, 1)}
     targets = [data.labels.index(record["label"]) for record in data.test]
-    metrics = classification_metrics(targets, probabilities.argmax(1), probabilities, data.labels,
-                                     1 if len(data.labels) == 2 else None, resamples=100, seed=0)
+    metrics = classification_metrics(
+        targets,
+        probabilities.argmax(1),
+        probabilities,
+        data.labels,
+        1 if len(data.labels) == 2 else None,
+        resamples=100,
+        seed=0,
+    )
     values = {name: round(metrics[name].value, 6) for name in METRICS if name in metrics}
-    append_row(path, {
-        "set": data.name, "budget": budget, "seed": seed, "model": model, "start": start_id(model), **values,
-        "labels": len(parts[0]) + len(parts[1]), "n_test": len(data.test), **seconds, **how, **more})
-    say(f"{data.name}, {budget} labels, seed {seed}, {model}: accuracy {values['accuracy']:.4f} "
-        f"({seconds['seconds']:.0f} s, {seconds['cpu_seconds']:.0f} s of them computing)")
+    append_row(
+        path,
+        {
+            "set": data.name,
+            "budget": budget,
+            "seed": seed,
+            "model": model,
+            "start": start_id(model),
+            **values,
+            "labels": len(parts[0]) + len(parts[1]),
+            "n_test": len(data.test),
+            **seconds,
+            **how,
+            **more,
+        },
+    )
+    say(
+        f"{data.name}, {budget} labels, seed {seed}, {model}: accuracy {values['accuracy']:.4f} "
+        f"({seconds['seconds']:.0f} s, {seconds['cpu_seconds']:.0f} s of them computing)"
+    )
 
 
 def _by_tfidf(data: LabelledSet, parts) -> tuple[np.ndarray, dict]:
@@ -147,15 +178,20 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
     """Probabilities (n, K) of the test, by the checkpoint that was the best on the validation rows."""
     loaded, device = locate_weights(checkpoint).load(), torch.device(device_type())
     gpt = GPT(loaded.model.config).initialise(seed) if model == RANDOM else loaded.model
-    settings, _ = choose_settings(Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]),
-                                  device.type)
+    settings, _ = choose_settings(
+        Train(seed=seed), loaded.report.parameters, model != RANDOM, len(parts[0]), device.type
+    )
     settings = settings.model_copy(update={"precision": choose_precision(settings.precision, gpt.config.width)[0]})
     classifier = build_model(gpt, len(data.labels), seed)
     trainable = freeze(classifier, gpt, settings.method, settings.last_blocks)
     labelled, val, test = (examples(part, data.labels, loaded.tokenizer, gpt.config.context) for part in parts)
     times = max(1, -(-LEAST_STEPS * settings.batch_size // (settings.epochs * len(labelled.ids))))
-    labelled = replace(labelled, rows=labelled.rows * times, ids=labelled.ids.take([*range(len(labelled.ids))] * times),
-                       targets=np.tile(labelled.targets, times))
+    labelled = replace(
+        labelled,
+        rows=labelled.rows * times,
+        ids=labelled.ids.take([*range(len(labelled.ids))] * times),
+        targets=np.tile(labelled.targets, times),
+    )
     job = build_job(classifier, trainable, settings, labelled, val, device)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         found = fit(job, settings, Path(folder), {}, checkpoint_seconds=float("inf"))
@@ -187,7 +223,7 @@ def current(rows: list[dict], model: str) -> dict[tuple, dict]:
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
     """The mean and its 95 % interval by Student's t over the values (two at least)."""
     mean, n = float(np.mean(values)), len(values)
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n ** 0.5
+    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1)) / n**0.5
     return mean, mean - half, mean + half
 
 

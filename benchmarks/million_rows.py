@@ -61,10 +61,17 @@ def write_bundle(directory: Path) -> Path:
     from finetune.models.gpt import GPT, GPTConfig
     from finetune.tasks.classify.job import build_model
     from finetune.tokenizer import Tokenizer
+
     tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
     model = build_model(GPT(GPTConfig(tokenizer.vocab_size, 64, 16, 1, 1)).initialise(0), 3, seed=0)
-    card = {"labels": list("abc"), "positive": None, "max_length": 64, "threshold": None, "temperature": 1.0,
-            "tokenizer_sha256": tokenizer.fingerprint()}
+    card = {
+        "labels": list("abc"),
+        "positive": None,
+        "max_length": 64,
+        "threshold": None,
+        "temperature": 1.0,
+        "tokenizer_sha256": tokenizer.fingerprint(),
+    }
     write_checkpoint(directory, model, tokenizer, extra_files={"bundle.json": json.dumps(card)})
     return directory
 
@@ -73,16 +80,20 @@ def run_step(step: str, path: Path) -> dict:
     """One step in this process: its figures."""
     from finetune.hub.assets import asset
     from finetune.tables.readers import read_labelled
+
     start = time.monotonic()
     figures: dict = {"step": step}
     if step == "check":
         from finetune.tasks.classify.check import check_file
+
         figures |= check_file(str(path))["duplicates"]
     elif step == "predict":
         from finetune.tasks.classify.bundle import Bundle, predict_table
+
         figures |= predict_table(Bundle.load(write_bundle(path.parent / step)), path, path.with_name("out.csv"), None)
     elif step == "evaluate":
         from finetune.tasks.classify.score_file import score_file
+
         figures["accuracy"] = score_file(write_bundle(path.parent / step), path, None, None)[1].split()[1]
     else:
         table = read_labelled(path, None, None)
@@ -90,6 +101,7 @@ def run_step(step: str, path: Path) -> dict:
         if step == "near-duplicates":
             from finetune.tables.near_duplicates import find_near_duplicates
             from finetune.tables.splits import text_keys
+
             near = find_near_duplicates(table.texts, text_keys(table.texts))
             figures |= {"near_rows": len(near.rows()), "compared": near.compared}
         elif step in ("prepare", "encode"):
@@ -97,6 +109,7 @@ def run_step(step: str, path: Path) -> dict:
             from finetune.tasks.classify.data import prepare
             from finetune.tokenizer import Tokenizer
             from finetune.training.token_rows import encode
+
             tokenizer = Tokenizer.from_directory(asset("weights", "mini"))
             if step == "encode":
                 figures["tokens"] = len(encode(tokenizer, table.texts, 256).ids)
@@ -104,8 +117,11 @@ def run_step(step: str, path: Path) -> dict:
                 records, card = prepare(Recipe(), table, tokenizer, 256)
                 figures |= {name: len(rows) for name, rows in records.items()} | {"tokens": card.tokens.total}
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return figures | {"seconds": round(time.monotonic() - start, 1),
-                      "cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "peak_memory_mb": used.ru_maxrss // 1024}
+    return figures | {
+        "seconds": round(time.monotonic() - start, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_memory_mb": used.ru_maxrss // 1024,
+    }
 
 
 def main() -> None:
@@ -122,8 +138,12 @@ def main() -> None:
         write_table(path, asked.rows)
         print(json.dumps({"rows": asked.rows, "megabytes": round(path.stat().st_size / 1e6, 1)}), flush=True)
         for step in asked.step or STEPS:
-            answer = subprocess.run([sys.executable, __file__, "--table", str(path), "--step", step], text=True,
-                                    stdout=subprocess.PIPE, check=True).stdout
+            answer = subprocess.run(
+                [sys.executable, __file__, "--table", str(path), "--step", step],
+                text=True,
+                stdout=subprocess.PIPE,
+                check=True,
+            ).stdout
             print(answer.strip().splitlines()[-1], flush=True)
 
 

@@ -27,38 +27,86 @@ ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
 PASSES = 12  # at most
 SETS = {  # pairs of an optimizer step, and the command's words about the data
-    "English to French": (256, "data=eng-fra_40k_train.tsv", "validation=eng-fra_40k_valid.tsv",
-                          "test=eng-fra_40k_test.tsv"),
+    "English to French": (
+        256,
+        "data=eng-fra_40k_train.tsv",
+        "validation=eng-fra_40k_valid.tsv",
+        "test=eng-fra_40k_test.tsv",
+    ),
     "headlines": (64, "data=agnews_headlines.jsonl", "split.val_fraction=0.05", "split.test_fraction=0.1"),
     "paraphrases": (64, "data=mrpc_paraphrase_train.jsonl", "test=mrpc_paraphrase_test.jsonl"),
 }
 FAMILIES = ("decoder", "encoder-decoder")
-COMMON = ("weights=mini", f"train.epochs={PASSES}", "train.max_steps=100000", "train.evaluations_per_epoch=1",
-          "train.patience=3", "train.lr=0.001", "train.micro_batch_tokens=16384", "train.precision=fp32",
-          "seq2seq.max_new_tokens=96")
+COMMON = (
+    "weights=mini",
+    f"train.epochs={PASSES}",
+    "train.max_steps=100000",
+    "train.evaluations_per_epoch=1",
+    "train.patience=3",
+    "train.lr=0.001",
+    "train.micro_batch_tokens=16384",
+    "train.precision=fp32",
+    "seq2seq.max_new_tokens=96",
+)
 METRICS = {"bleu": ("BLEU", 1), "chrf": ("chrF", 1), "rouge_l": ("ROUGE-L", 100), "exact_match": ("exact", 100)}
-NAMES = {"the model before training": "before training", "the source itself": "the source copied",
-         "the target of the most similar training source (TF-IDF)": "nearest known source's target"}
+NAMES = {
+    "the model before training": "before training",
+    "the source itself": "the source copied",
+    "the target of the most similar training source (TF-IDF)": "nearest known source's target",
+}
 
 
 def measure(folder: Path, name: str, family: str, threads: int) -> None:
     """One run of the command, and its row."""
     batch, *data = SETS[name]
-    settings = [*COMMON, *(_whole(folder, word) for word in data), f"train.batch_size={batch}",
-                f"seq2seq.family={family}", f"train.threads={threads}"]
+    settings = [
+        *COMMON,
+        *(_whole(folder, word) for word in data),
+        f"train.batch_size={batch}",
+        f"seq2seq.family={family}",
+        f"train.threads={threads}",
+    ]
     with tempfile.TemporaryDirectory() as place:
-        words = ["run", "seq2seq", "--name", "measured", "--until", "evaluate",
-                 *(word for setting in settings for word in ("--set", setting))]
-        subprocess.run([sys.executable, "-m", "finetune", *words], cwd=place, check=True,
-                       env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        words = [
+            "run",
+            "seq2seq",
+            "--name",
+            "measured",
+            "--until",
+            "evaluate",
+            *(word for setting in settings for word in ("--set", setting)),
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "finetune", *words],
+            cwd=place,
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
         run = Path(place) / "runs" / "measured"
         found, card = read_json(run / "eval.json"), read_json(run / "data" / "card.json")
         trained = next(read_json(path)["result"] for path in (run / "stages").glob("*-train.json"))
-    row = {"set": name, "family": family, "start": few_labels.start_id("mini"), "machine": device_name(),
-           "train": card["splits"]["train"]["used"], "baselines": [
-               {key: entry[key] for key in ("name", "metrics", "differences")} for entry in found["baselines"]]}
-    row |= {key: trained[key] for key in (
-        "epochs", "steps", "best_step", "seconds", "peak_bytes", "parameters", "device", "threads", "precision")}
+    row = {
+        "set": name,
+        "family": family,
+        "start": few_labels.start_id("mini"),
+        "machine": device_name(),
+        "train": card["splits"]["train"]["used"],
+        "baselines": [{key: entry[key] for key in ("name", "metrics", "differences")} for entry in found["baselines"]],
+    }
+    row |= {
+        key: trained[key]
+        for key in (
+            "epochs",
+            "steps",
+            "best_step",
+            "seconds",
+            "peak_bytes",
+            "parameters",
+            "device",
+            "threads",
+            "precision",
+        )
+    }
     few_labels.append_row(ROWS, row | {key: found[key] for key in ("metrics", "signatures")})
 
 
@@ -70,19 +118,26 @@ def _whole(folder: Path, setting: str) -> str:
 
 def table(rows: list[dict]) -> list[str]:
     """Markdown: a line for each way to write targets, with 95 % intervals."""
-    lines = ["| set | written by | " + " | ".join(title for title, _ in METRICS.values()) + " | loss | training |",
-             "|---|---|" + "---:|" * (len(METRICS) + 2)]
+    lines = [
+        "| set | written by | " + " | ".join(title for title, _ in METRICS.values()) + " | loss | training |",
+        "|---|---|" + "---:|" * (len(METRICS) + 2),
+    ]
     for name in SETS:
         own = [row for row in rows if row["set"] == name]
         for row in own:
-            spent = (f"{row['epochs']:.0f} passes, {row['steps']:,} steps, the best after {row['best_step']:,}; "
-                     f"{row['seconds']:,.0f} s")
+            spent = (
+                f"{row['epochs']:.0f} passes, {row['steps']:,} steps, the best after {row['best_step']:,}; "
+                f"{row['seconds']:,.0f} s"
+            )
             lines.append(f"| {name} | mini, {row['family']} | {_cells(row['metrics'])} | {spent} |")
         for entry in own[0]["baselines"] if own else ():
             if not entry["name"].startswith("the model"):  # its untrained state is another for each family
                 lines.append(f"| {name} | {NAMES[entry['name']]} | {_cells(entry['metrics'])} | |")
-        lines += [f"| {name} | mini, {family} | missing |" + " |" * (len(METRICS) + 1)
-                  for family in FAMILIES if family not in {row["family"] for row in own}]
+        lines += [
+            f"| {name} | mini, {family} | missing |" + " |" * (len(METRICS) + 1)
+            for family in FAMILIES
+            if family not in {row["family"] for row in own}
+        ]
     return lines
 
 
@@ -111,10 +166,17 @@ def verdict(rows: list[dict]) -> list[str]:
             simple = [entry for entry in row["baselines"] if not entry["name"].startswith("the model")]
             best = max(simple, key=lambda entry: entry["metrics"]["chrf"]["value"])
             difference = best["differences"]["chrf"]
-            word = ("ahead of" if difference["low"] > 0 else "behind" if difference["high"] < 0
-                    else "not to be told apart from")
-            parts.append(f"{row['family']} {word} {NAMES[best['name']]} by chrF "
-                         f"({difference['value']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}])")
+            word = (
+                "ahead of"
+                if difference["low"] > 0
+                else "behind"
+                if difference["high"] < 0
+                else "not to be told apart from"
+            )
+            parts.append(
+                f"{row['family']} {word} {NAMES[best['name']]} by chrF "
+                f"({difference['value']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}])"
+            )
         counts = f"{own[0]['train']:,} pairs to learn from, {own[0]['metrics']['chrf']['n']:,} to test on"
         lines.append(f"- {name}, {counts}: {'; '.join(parts)}.")
     return lines
@@ -123,15 +185,24 @@ def verdict(rows: list[dict]) -> list[str]:
 def section(rows: list[dict]) -> str:
     """The page's section, from the rows alone."""
     signatures = rows[-1]["signatures"] if rows else {}
-    return "\n".join([
-        "## Source to target on real sets", "",
-        "mini (6.9 M parameters; 13 M as an encoder-decoder) in both families, one training each under one seed, at "
-        f"most {PASSES} passes over the pairs, stopped after three without a lower validation loss; greedy decoding, "
-        "beside two ways without a model. In brackets 95 % intervals by bootstrap over the test pairs: they "
-        f"say nothing of another seed. Trained on: {'; '.join(sorted({row['machine'] for row in rows}))}.", "",
-        *verdict(rows), "", *table(rows), "",
-        *(f"{name}: `{text}`  " for name, text in signatures.items()), "",
-        "Made by [seq2seq_sets.py](seq2seq_sets.py)."])
+    return "\n".join(
+        [
+            "## Source to target on real sets",
+            "",
+            "mini (6.9 M parameters; 13 M as an encoder-decoder) in both families, one training each under one seed, at "
+            f"most {PASSES} passes over the pairs, stopped after three without a lower validation loss; greedy decoding, "
+            "beside two ways without a model. In brackets 95 % intervals by bootstrap over the test pairs: they "
+            f"say nothing of another seed. Trained on: {'; '.join(sorted({row['machine'] for row in rows}))}.",
+            "",
+            *verdict(rows),
+            "",
+            *table(rows),
+            "",
+            *(f"{name}: `{text}`  " for name, text in signatures.items()),
+            "",
+            "Made by [seq2seq_sets.py](seq2seq_sets.py).",
+        ]
+    )
 
 
 def main() -> None:

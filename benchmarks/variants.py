@@ -35,15 +35,33 @@ from finetune.training.precision import device_type
 
 SHAPE = {"context": 256, "width": 128, "layers": 4, "heads": 4}
 BASELINE = "learned"  # GPT-2 itself; with other seeds it says what noise is
-ROWS = {BASELINE: {}, "sinusoidal": {"positions": "sinusoidal"}, "rotary": {"positions": "rotary"},
-        "alibi": {"positions": "alibi"}, "grouped-query": {"kv_heads": 2}, "multi-query": {"kv_heads": 1},
-        "relu": {"activation": "relu"}, "swiglu": {"activation": "swiglu"}, "post-norm": {"norm": "post"},
-        "rms": {"norm": "rms"}, "untied": {"tied": False},
-        "llama": {"positions": "rotary", "kv_heads": 2, "activation": "swiglu", "norm": "rms", "tied": False,
-                  "biases": False}}
-PANELS = {"Positions": ("sinusoidal", "rotary", "alibi"),
-          "Heads and output": ("grouped-query", "multi-query", "untied"),
-          "MLP and norm": ("relu", "swiglu", "rms", "post-norm"), "LLaMA's shape": ("llama",)}
+ROWS = {
+    BASELINE: {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rotary": {"positions": "rotary"},
+    "alibi": {"positions": "alibi"},
+    "grouped-query": {"kv_heads": 2},
+    "multi-query": {"kv_heads": 1},
+    "relu": {"activation": "relu"},
+    "swiglu": {"activation": "swiglu"},
+    "post-norm": {"norm": "post"},
+    "rms": {"norm": "rms"},
+    "untied": {"tied": False},
+    "llama": {
+        "positions": "rotary",
+        "kv_heads": 2,
+        "activation": "swiglu",
+        "norm": "rms",
+        "tied": False,
+        "biases": False,
+    },
+}
+PANELS = {
+    "Positions": ("sinusoidal", "rotary", "alibi"),
+    "Heads and output": ("grouped-query", "multi-query", "untied"),
+    "MLP and norm": ("relu", "swiglu", "rms", "post-norm"),
+    "LLaMA's shape": ("llama",),
+}
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))  # Okabe and Ito's palette
 EVERY = 25  # steps that a point of a loss curve is the mean of
 
@@ -51,14 +69,29 @@ EVERY = 25  # steps that a point of a loss curve is the mean of
 def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
     """Train one option; returns what was found."""
     tokenizer = Tokenizer.of_bytes()
-    training, held_out = (PackedTokens(data / f"{split}.bin", SHAPE["context"], tokenizer.vocab_size,
-                                       tokenizer.end_of_text) for split in ("train", "val"))
+    training, held_out = (
+        PackedTokens(data / f"{split}.bin", SHAPE["context"], tokenizer.vocab_size, tokenizer.end_of_text)
+        for split in ("train", "val")
+    )
     steps, batch_size = settings["steps"], settings["batch_size"]
     epochs = math.ceil(steps * batch_size / len(training))
-    chosen = Train(method="full", metric="log_loss", epochs=epochs, patience=epochs, max_steps=steps, seed=seed,
-                   batch_size=batch_size, micro_batch_tokens=batch_size * SHAPE["context"], lr=settings["lr"],
-                   optimizer=settings["optimizer"], warmup_fraction=0.1, min_lr_fraction=0.1, beta_2=0.98,
-                   precision="fp32", threads=settings["threads"])
+    chosen = Train(
+        method="full",
+        metric="log_loss",
+        epochs=epochs,
+        patience=epochs,
+        max_steps=steps,
+        seed=seed,
+        batch_size=batch_size,
+        micro_batch_tokens=batch_size * SHAPE["context"],
+        lr=settings["lr"],
+        optimizer=settings["optimizer"],
+        warmup_fraction=0.1,
+        min_lr_fraction=0.1,
+        beta_2=0.98,
+        precision="fp32",
+        threads=settings["threads"],
+    )
     device = torch.device(device_type())
     model = NextToken(Variant(VariantConfig(tokenizer.vocab_size, **SHAPE, **ROWS[name])).initialise(seed))
     job = build_job(model, chosen, training, held_out, 1.0, 8, device)
@@ -67,6 +100,7 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
     def batch(rows: list[int]):
         clock.append(time.process_time())
         return job.batch(rows)
+
     with tempfile.TemporaryDirectory() as work:
         train(replace(job, batch=batch), chosen, Path(work), {})
         lines = map(json.loads, (Path(work) / "train.jsonl").read_text(encoding="utf-8").splitlines())
@@ -75,31 +109,38 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
     nats = float(block_nll(model.eval(), held_out, blocks, batch_size, device).sum())
     lengths = np.array(tokenizer.byte_lengths())
     size = sum(int(lengths[held_out.targets(block)].sum()) for block in blocks)
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "held_out_nats": nats / sum(map(held_out.length, blocks)),
-            "held_out_bits_per_byte": nats / math.log(2) / size,
-            "tokens_per_second": round(batch_size * SHAPE["context"] / median(np.diff(clock))),
-            "losses": [round(mean(losses[i:i + EVERY]), 4) for i in range(0, len(losses), EVERY)]}
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "held_out_nats": nats / sum(map(held_out.length, blocks)),
+        "held_out_bits_per_byte": nats / math.log(2) / size,
+        "tokens_per_second": round(batch_size * SHAPE["context"] / median(np.diff(clock))),
+        "losses": [round(mean(losses[i : i + EVERY]), 4) for i in range(0, len(losses), EVERY)],
+    }
 
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown, each beside the mean of the baseline's seeds."""
     own = [row["held_out_bits_per_byte"] for row in rows if row["name"] == BASELINE]
     spread = f", standard deviation {stdev(own):.4f}" if len(own) > 1 else ""
-    lines = ["| option | parameters | held-out loss (nats) | bits per byte | beside `learned` | tokens per second |",
-             "|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| option | parameters | held-out loss (nats) | bits per byte | beside `learned` | tokens per second |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
         bits = row["held_out_bits_per_byte"]
         name = f"{BASELINE}, seed {row['seed']}" if row["name"] == BASELINE else row["name"]
-        lines.append(f"| {name} | "
-                     f"{row['parameters']:,} | {row['held_out_nats']:.4f} | {bits:.4f} | {bits - mean(own):+.4f} | "
-                     f"{row['tokens_per_second']:,} |")
+        lines.append(
+            f"| {name} | "
+            f"{row['parameters']:,} | {row['held_out_nats']:.4f} | {bits:.4f} | {bits - mean(own):+.4f} | "
+            f"{row['tokens_per_second']:,} |"
+        )
     return "\n".join(lines) + f"\n\n`learned`: mean {mean(own):.4f} of {len(own)} seeds{spread}."
 
 
 def draw(rows: list[dict], path: Path) -> None:
     """Loss curves above, below them the difference from the baseline that saw the same batches."""
     from matplotlib.figure import Figure
+
     first, *others = (np.array(row["losses"]) for row in rows if row["name"] == BASELINE)
     steps = EVERY * (np.arange(len(first)) + 0.5)
     figure = Figure(figsize=(13, 6.2), layout="constrained")
@@ -140,9 +181,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         card = write_tokens(arguments.text, data, Tokenizer.of_bytes(), Pretrain(val_fraction=0.02), seed=1)
-        settings = {"sources": list(card.sources), "train_bytes": card.bytes["train"], "steps": arguments.steps,
-                    "batch_size": 8, "held_out_blocks": 400, "optimizer": arguments.optimizer, "lr": arguments.lr,
-                    "threads": 1, "shape": SHAPE}
+        settings = {
+            "sources": list(card.sources),
+            "train_bytes": card.bytes["train"],
+            "steps": arguments.steps,
+            "batch_size": 8,
+            "held_out_blocks": 400,
+            "optimizer": arguments.optimizer,
+            "lr": arguments.lr,
+            "threads": 1,
+            "shape": SHAPE,
+        }
         done = read_json(arguments.out) if arguments.out.exists() else []
         for name in arguments.only:
             for seed in range(1, arguments.seeds + 1 if name == BASELINE else 2):

@@ -1,4 +1,5 @@
 """What the samples' scripts share: a measure of repetition, and figures that stand in a card. Loaded by path."""
+
 import argparse
 import json
 

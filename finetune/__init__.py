@@ -11,12 +11,16 @@ if TYPE_CHECKING:  # what LAZY loads, for editors and type checkers
 __all__ = ["TextClassifier", "__version__", "classify", "load", "predict"]
 __version__ = "0.1.0"
 
-LAZY = {"load": ("finetune.checkpoints.sources", "load"),
-        "TextClassifier": ("finetune.estimator", "TextClassifier"),
-        "classify": ("finetune.api", "classify"), "predict": ("finetune.api", "predict")}
+LAZY = {
+    "load": ("finetune.checkpoints.sources", "load"),
+    "TextClassifier": ("finetune.estimator", "TextClassifier"),
+    "classify": ("finetune.api", "classify"),
+    "predict": ("finetune.api", "predict"),
+}
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that there is every name
+
     def __getattr__(name: str) -> object:
         if name not in LAZY:
             raise AttributeError(f"module 'finetune' has no attribute {name!r}")

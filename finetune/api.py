@@ -46,10 +46,22 @@ class ClassifierRun:
         return Bundle.load(self.directory)
 
 
-def classify(data: Any, text: str | None = None, label: str | None = None, *, group: str | None = None,
-             split: str | None = None, validation: Any = None, test: Any = None, weights: str | Path | None = None,
-             method: str | None = None, encoding: str | None = None, settings: dict[str, Any] | None = None,
-             name: str | None = None, folder: str | Path = "runs") -> ClassifierRun:
+def classify(
+    data: Any,
+    text: str | None = None,
+    label: str | None = None,
+    *,
+    group: str | None = None,
+    split: str | None = None,
+    validation: Any = None,
+    test: Any = None,
+    weights: str | Path | None = None,
+    method: str | None = None,
+    encoding: str | None = None,
+    settings: dict[str, Any] | None = None,
+    name: str | None = None,
+    folder: str | Path = "runs",
+) -> ClassifierRun:
     """Run the pipeline ``classify``, as the command does, from data to report and bundle.
 
     data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose own splits are
@@ -60,9 +72,19 @@ def classify(data: Any, text: str | None = None, label: str | None = None, *, gr
     named = name or (file_run_name(str(data)) if isinstance(data, str | Path) else "classify")
     Run.named(Path(folder), named)  # refuses what is no name, before anything is written
     places = [_as_path(part, Path(folder) / "tables", named) for part in (data, validation, test)]
-    request = classify_request(places[0], text=text, label=label, group=group, split=split, validation=places[1],
-                               test=places[2], weights=None if weights is None else str(weights), method=method,
-                               encoding=encoding, settings=settings)
+    request = classify_request(
+        places[0],
+        text=text,
+        label=label,
+        group=group,
+        split=split,
+        validation=places[1],
+        test=places[2],
+        weights=None if weights is None else str(weights),
+        method=method,
+        encoding=encoding,
+        settings=settings,
+    )
     run, recipe = open_run(request, Path(folder), named)
     execute(run, recipe, load_pipeline(request.pipeline).stages)
     return ClassifierRun(run.directory)
@@ -138,8 +160,9 @@ def _as_path(data: Any, folder: Path, name: str) -> str | None:
     else:
         ending = ""
         data.save_to_disk(draft)
-        digest = sha256_json({file.relative_to(draft).as_posix(): sha256_file(file)
-                              for file in sorted(draft.rglob("*.arrow"))})
+        digest = sha256_json(
+            {file.relative_to(draft).as_posix(): sha256_file(file) for file in sorted(draft.rglob("*.arrow"))}
+        )
     final = folder / f"{name}-{digest[:12]}{ending}"
     if not final.exists():
         draft.rename(final)

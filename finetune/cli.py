@@ -15,8 +15,12 @@ from finetune.errors import FinetuneError, Interrupted, RecipeError
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-                  help="Adapt GPT-2 to your own text, on the machine that you have.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Adapt GPT-2 to your own text, on the machine that you have.",
+)
 weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
 app.add_typer(weights_app, name="weights")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Tokenizers of one's own.")
@@ -38,139 +42,212 @@ ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train 
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every stage anew, and take none over from another run.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
 EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
-IgnoreOption = Annotated[list[str] | None, typer.Option("--ignore", metavar="CODE", help="Mute a finding (FT012, say); "
-                                                        "may be given more than once.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="CODE", help="Mute a finding (FT012, say); may be given more than once."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
 @app.command()
-def run(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml|recipe.json")], settings: SetOption = None,
-        name: NameOption = None, first: FromOption = None, until: UntilOption = None, processes: ProcessesOption = 1,
-        dry_run: DryRunOption = False, fresh: FreshOption = False) -> None:
+def run(
+    target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml|recipe.json")],
+    settings: SetOption = None,
+    name: NameOption = None,
+    first: FromOption = None,
+    until: UntilOption = None,
+    processes: ProcessesOption = 1,
+    dry_run: DryRunOption = False,
+    fresh: FreshOption = False,
+) -> None:
     """Run a pipeline; the same command again goes on where it stopped."""
     from finetune.pipeline import make_recipe
+
     _run(make_recipe(target, settings or []), name, first, until, processes, dry_run, fresh)
 
 
 @app.command()
-def classify(data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON, JSONL or Parquet; hf:NAME.")],
-             text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-             validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
-             test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
-             group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
-             split: Annotated[str | None, typer.Option(metavar="COL", help="Says train, val or test.")] = None,
-             weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
-             method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
-             encoding: EncodingOption = None, ignore: IgnoreOption = None,
-             settings: SetOption = None, name: NameOption = None, first: FromOption = None, until: UntilOption = None,
-             processes: ProcessesOption = 1, dry_run: DryRunOption = False, fresh: FreshOption = False) -> None:
+def classify(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON, JSONL or Parquet; hf:NAME.")],
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Says train, val or test.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
+    encoding: EncodingOption = None,
+    ignore: IgnoreOption = None,
+    settings: SetOption = None,
+    name: NameOption = None,
+    first: FromOption = None,
+    until: UntilOption = None,
+    processes: ProcessesOption = 1,
+    dry_run: DryRunOption = False,
+    fresh: FreshOption = False,
+) -> None:
     """Fine-tune a classifier on a table of your own."""
     from finetune.pipeline import classify_request, file_run_name
-    request = classify_request(data, text=text, label=label, group=group, split=split,
-                               validation=validation, test=test, weights=weights, method=method, encoding=encoding,
-                               ignore=ignore or [], overrides=settings or [])
+
+    request = classify_request(
+        data,
+        text=text,
+        label=label,
+        group=group,
+        split=split,
+        validation=validation,
+        test=test,
+        weights=weights,
+        method=method,
+        encoding=encoding,
+        ignore=ignore or [],
+        overrides=settings or [],
+    )
     _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run, fresh)
 
 
 @app.command("compare-architectures")
 def compare_architectures(
-        quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings: minutes.")] = False,
-        data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; else a bundled one.")] = None,
-        text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-        label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-        settings: SetOption = None, name: NameOption = None) -> None:
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings: minutes.")] = False,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; else a bundled one.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+    settings: SetOption = None,
+    name: NameOption = None,
+) -> None:
     """Compare encoder-only, decoder-only and encoder-decoder of equal size."""
     from finetune.comparisons.architectures.trainings import QUICK
     from finetune.config import merge
     from finetune.pipeline import make_recipe
+
     chosen = {"columns": {"text": text, "label": label}} | ({"data": data} if data else {})
     request = make_recipe("architectures", settings or [], merge(chosen, QUICK if quick else {}))
     _run(request, name, None, None, 1, False, False)
 
 
 @app.command()
-def predict(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
-            texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
-            table: Annotated[Path | None, typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, "
-                                                         "TSV, JSON, JSONL or Parquet.")] = None,
-            text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; else as learnt.")] = None,
-            out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
-            encoding: EncodingOption = None,
-            no_header: Annotated[bool, typer.Option("--no-header", help="Its first row is data, too.")] = False
-            ) -> None:
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; else as learnt.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
+    encoding: EncodingOption = None,
+    no_header: Annotated[bool, typer.Option("--no-header", help="Its first row is data, too.")] = False,
+) -> None:
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
     for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
         if value and not table:
-            raise RecipeError(f"{option} is about the table of --csv", got=repr(value),
-                              do="Leave it out, or give --csv IN.")
+            raise RecipeError(
+                f"{option} is about the table of --csv", got=repr(value), do="Leave it out, or give --csv IN."
+            )
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: no name of a table", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.tasks.classify.bundle import Bundle, predict_table
+
     ready = Bundle.load(bundle)
     if table:
         assert out is not None, "--csv comes with --out"
         counts = predict_table(ready, table, out, text, encoding, not no_header)
-        say(f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
-            + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else ""))
+        say(
+            f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
+            + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
+        )
         return
     for label, p in zip(*ready.predict(texts or []), strict=True):
         say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
 
 
 @app.command()
-def evaluate(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
-             data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
-             text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; else as learnt.")] = None,
-             label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; else as learnt.")] = None,
-             encoding: EncodingOption = None) -> None:
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
+    data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
+    text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; else as learnt.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; else as learnt.")] = None,
+    encoding: EncodingOption = None,
+) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
     from finetune.tasks.classify.score_file import score_file
+
     for line in score_file(bundle, data, text, label, encoding):
         say(line)
 
 
 @app.command()
-def generate(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
-             prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-             max_new_tokens: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Tokens to add; else 60, or "
-                                                                "a seq2seq run's own.")] = None,
-             temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
-             top_k: Annotated[int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor "
-                                                       "--min-p is given.")] = None,
-             top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens with this share.")] = None,
-             min_p: Annotated[float | None, typer.Option(help="Draw from tokens at least so likely, as a share of the "
-                                                         "likeliest one.")] = None,
-             repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there.")] = 1.0,
-             no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
-             beams: Annotated[int | None, typer.Option(help="Beam search with so many beams; else 1, or a seq2seq "
-                                                       "run's own.")] = None,
-             length_penalty: Annotated[float | None, typer.Option(help="Of beams: above 0 favours long texts; else "
-                                                                  "1, or a seq2seq run's own.")] = None,
-             samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
-             stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given "
-                                                            "more than once.")] = None,
-             seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
-             compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step that "
-                                                    "a C++ compiler builds here in a second.")] = False) -> None:
+def generate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Tokens to add; else 60, or a seq2seq run's own.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor --min-p is given.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens with this share.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Draw from tokens at least so likely, as a share of the likeliest one.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there.")] = 1.0,
+    no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
+    beams: Annotated[
+        int | None, typer.Option(help="Beam search with so many beams; else 1, or a seq2seq run's own.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Of beams: above 0 favours long texts; else 1, or a seq2seq run's own.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given more than once.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Faster on a CPU: bf16 weights, and a step that a C++ compiler builds here in a second."
+        ),
+    ] = False,
+) -> None:
     """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
     from finetune.commands.generate import continue_text
-    continue_text(checkpoint, prompt, max_new_tokens, stop or [], lambda text: say(text, end=""), compiled,
-                  temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams, samples=samples,
-                  repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, seed=seed,
-                  length_penalty=length_penalty)
+
+    continue_text(
+        checkpoint,
+        prompt,
+        max_new_tokens,
+        stop or [],
+        lambda text: say(text, end=""),
+        compiled,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        beams=beams,
+        samples=samples,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        seed=seed,
+        length_penalty=length_penalty,
+    )
 
 
 @app.command()
-def chat(run_directory: RunArgument,
-         max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; else the run's.")] = None,
-         temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-         top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
-         seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0) -> None:
+def chat(
+    run_directory: RunArgument,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; else the run's.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
     """Talk to an instruct run, in its own prompt style."""
     from finetune.tasks.instruct.chat import HELP, converse, open_conversation
+
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     say(HELP if conversation.remembers() else f"each question stands alone in this run's style; {HELP}", error=True)
     try:
@@ -184,15 +261,19 @@ def report(run_directory: RunArgument) -> None:
     """Build a run's report again from its files."""
     from finetune.run import Run
     from finetune.stages.report import rebuild
+
     say(str(rebuild(Run.at(run_directory))))
 
 
 @app.command()
-def export(run_directory: RunArgument,
-           format: Annotated[str, typer.Option(help="hf: Hugging Face's layout; peft: LoRA's adapters.")] = "hf",
-           out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None) -> None:
+def export(
+    run_directory: RunArgument,
+    format: Annotated[str, typer.Option(help="hf: Hugging Face's layout; peft: LoRA's adapters.")] = "hf",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None,
+) -> None:
     """Write a run's weights for other programs, compared with what they read."""
     from finetune.commands.export import export_again
+
     say(str(export_again(run_directory, out, format)))
 
 
@@ -200,6 +281,7 @@ def export(run_directory: RunArgument,
 def ls() -> None:
     """List the pipelines."""
     from finetune.pipeline import describe_pipelines
+
     for name, line in describe_pipelines().items():
         say(f"{name:18} {line}")
 
@@ -208,15 +290,19 @@ def ls() -> None:
 def show(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml")], settings: SetOption = None) -> None:
     """Print a recipe whole, as TOML, with what each key means."""
     from finetune.pipeline import as_toml, make_recipe
+
     say(as_toml(make_recipe(target, settings or [])))
 
 
 @app.command()
-def cp(pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
-       file: Annotated[Path, typer.Argument(metavar="FILE.toml")]) -> None:
+def cp(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml")],
+) -> None:
     """Write a pipeline's recipe to a TOML file to edit."""
     from finetune.files import atomic_write
     from finetune.pipeline import as_toml, make_recipe
+
     if file.suffix != ".toml":
         raise RecipeError("a recipe's file ends in .toml", got=str(file))
     if file.exists():
@@ -228,22 +314,31 @@ def cp(pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
 
 
 @app.command()
-def draw(what: Annotated[str, typer.Argument(metavar="WHAT", help="architectures, positions, masks, attention, "
-                                             "schedule, sampling, beams, or all.")],
-         out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("pictures"),
-         weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Whose; else mini.")] = None,
-         text: Annotated[str | None, typer.Option(help="What the model reads.")] = None,
-         layer: Annotated[int | None, typer.Option(help="The one to draw large, from 0; else the middle one.")] = None,
-         recipe: Annotated[str | None, typer.Option(metavar="PIPELINE|RECIPE.toml|recipe.json",
-                                                    help="Whose schedule; else spam-classifier.")] = None,
-         top_k: Annotated[int | None, typer.Option(help="Tokens that sampling keeps.")] = None,
-         top_p: Annotated[float | None, typer.Option(help="Share that sampling keeps.")] = None,
-         min_p: Annotated[float | None, typer.Option(help="Share of the likeliest token that others need.")] = None,
-         beams: Annotated[int | None, typer.Option(help="Beams of the tree.")] = None) -> None:
+def draw(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="architectures, positions, masks, attention, schedule, sampling, beams, or all."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("pictures"),
+    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Whose; else mini.")] = None,
+    text: Annotated[str | None, typer.Option(help="What the model reads.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The one to draw large, from 0; else the middle one.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="PIPELINE|RECIPE.toml|recipe.json", help="Whose schedule; else spam-classifier."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Tokens that sampling keeps.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Share that sampling keeps.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Share of the likeliest token that others need.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Beams of the tree.")] = None,
+) -> None:
     """Draw how it works, as PNG, SVG and one page: architectures, attention, masks, decoding."""
     from finetune.pictures.draw import Options
     from finetune.pictures.draw import draw as draw_pictures
     from finetune.pipeline import make_recipe
+
     options = Options(weights, text, layer, recipe, top_k, top_p, min_p, beams)
     say(str(draw_pictures(what, out, options, make_recipe(recipe or "spam-classifier").train)))
 
@@ -252,28 +347,35 @@ def draw(what: Annotated[str, typer.Argument(metavar="WHAT", help="architectures
 def doctor() -> None:
     """Show what this machine has, for yourself or for a bug report."""
     from finetune.commands.doctor import show as show_doctor
+
     raise typer.Exit(show_doctor())
 
 
 @tokenizer_app.command("train")
-def tokenizer_train(files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Text files or folders.")],
-                    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens, special ones included.")],
-                    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("tokenizer")
-                    ) -> None:
+def tokenizer_train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Text files or folders.")],
+    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens, special ones included.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("tokenizer"),
+) -> None:
     """Learn a byte-level BPE vocabulary from texts: vocab.json and merges.txt."""
     from finetune.commands.train_tokenizer import train_from_files
+
     say(train_from_files(files, vocab_size, out))
 
 
 @data_app.command("check")
-def data_check(data: Annotated[str, typer.Argument(metavar="DATA", help="A table, or a name of one.")],
-               text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-               label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-               weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
-               encoding: EncodingOption = None, ignore: IgnoreOption = None,
-               as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def data_check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A table, or a name of one.")],
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+    weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
+    encoding: EncodingOption = None,
+    ignore: IgnoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Read a labelled table as training would, and show what is wrong with it."""
     from finetune.tasks.classify.check import check_file, show
+
     show(check_file(data, text, label, weights, encoding, ignore or []), as_json)
 
 
@@ -282,6 +384,7 @@ def weights_ls() -> None:
     """List the weights with a name, and which are on this machine."""
     from finetune.hub.fetch import weights_status
     from finetune.hub.registry import weights_registry
+
     for name, row in weights_registry().items():
         millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
         say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
@@ -292,6 +395,7 @@ def weights_ls() -> None:
 def weights_get(name: str) -> None:
     """Download weights into the Hugging Face cache, every file's sha256 checked."""
     from finetune.checkpoints.sources import locate_weights, resolve_auto
+
     say(str(locate_weights(resolve_auto(name), fetch=True).directory))
 
 
@@ -301,6 +405,7 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
     from finetune.errors import FetchError
     from finetune.hub.fetch import verify_weights, weights_status
     from finetune.hub.registry import weights_registry
+
     rows = weights_registry()
     if name is not None and name not in rows:
         raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))
@@ -315,16 +420,27 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
     say("checked: nothing is wrong" if here else "no weights are on this machine: nothing was checked")
 
 
-def _run(request: "Recipe", name: str | None, first: str | None, until: str | None, processes: int, dry_run: bool,
-         fresh: bool) -> None:
+def _run(
+    request: "Recipe",
+    name: str | None,
+    first: str | None,
+    until: str | None,
+    processes: int,
+    dry_run: bool,
+    fresh: bool,
+) -> None:
     from finetune.execution import dry_run as show_plan
     from finetune.execution import execute, open_run
     from finetune.pipeline import load_pipeline, stage_names
+
     stages = load_pipeline(request.pipeline).stages
     stage_names(stages, first, until)
     if not request.data:
-        command = "finetune classify my.csv" if request.pipeline == "classify" else (
-            f"finetune run {request.pipeline} --set data=my.tsv")
+        command = (
+            "finetune classify my.csv"
+            if request.pipeline == "classify"
+            else (f"finetune run {request.pipeline} --set data=my.tsv")
+        )
         raise RecipeError("the recipe names no data", do=f"Give a file: {command}")
     if dry_run:
         show_plan(request, stages, processes)
@@ -375,7 +491,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        say(f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another place.",
-            error=True)
+        say(
+            f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another place.",
+            error=True,
+        )
         status = 2
     sys.exit(status or 0)

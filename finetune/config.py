@@ -116,8 +116,9 @@ def validate(schema: type[S], values: dict, source: str, see: str = "finetune sh
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            raise RecipeError(f"{source}: unknown key {key!r}", known=nearest(key, field_names(schema)),
-                              do=f"See: {see}") from error
+            raise RecipeError(
+                f"{source}: unknown key {key!r}", known=nearest(key, field_names(schema)), do=f"See: {see}"
+            ) from error
         got = json.dumps(problem["input"], default=str)[:80]
         raise RecipeError(f"{source}: {key}: {problem['msg']}", got=got, do=f"See: {see}") from error
 

@@ -1,6 +1,5 @@
 """What the screen shows: lines, warnings and progress bars, with a copy in the run's log.txt."""
 
-
 import re
 import shutil
 import sys
@@ -88,8 +87,9 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
-             every_seconds: float = 10.0) -> Iterator[Advance]:
+def progress(
+    what: str, total: float | None, *, unit: str = "", done: float = 0, every_seconds: float = 10.0
+) -> Iterator[Advance]:
     """A live bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
     total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the
@@ -100,19 +100,32 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
         return
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-                   TextColumn("{task.fields[note]}", markup=False), TextColumn("{task.fields[rate]}"),
-                   TimeRemainingColumn(), TextColumn("left"))
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
         start, begun = time.monotonic(), done
         with Progress(*columns, transient=True) as bar:
-            task = bar.add_task(what, total=total, completed=done,  # type: ignore[arg-type]  # rich counts in floats
-                                rate="", note="")
+            task = bar.add_task(
+                what,
+                total=total,
+                completed=done,  # type: ignore[arg-type]  # rich counts in floats
+                rate="",
+                note="",
+            )
 
             def advance_bar(amount: float = 1, note: str = "") -> None:
                 nonlocal done
                 done += amount
                 rate = (done - begun) / max(time.monotonic() - start, 1e-9)
                 bar.update(task, advance=amount, rate=f"{rate:,.1f} {unit}/s", note=note)
+
             yield advance_bar
         return
 
@@ -128,6 +141,7 @@ def progress(what: str, total: float | None, *, unit: str = "", done: float = 0,
             goal = f"/{total:,.0f}" if total else ""
             left = f"  {(total - done) / max(rate, 1e-9):,.0f} s left" if total else ""
             say(f"{what}: {done:,.0f}{goal} {unit}  {rate:,.1f}/s{left}  {note}".rstrip())
+
     yield advance
 
 

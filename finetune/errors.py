@@ -1,7 +1,6 @@
 """Errors that a user can fix. They end a command with exit status 2 and no traceback."""
 
 
-
 class FinetuneError(Exception):
     """One error in four parts: what went wrong, what we got, what is known, what to do.
 
@@ -55,8 +54,8 @@ class Interrupted(Exception):
 def shorten(text: str, most: int = 60) -> str:
     """The beginning of a text on one line, for a message."""
     text = text.strip()
-    start = " ".join(text[:2 * most].split())
-    return start if len(text) <= 2 * most and len(start) <= most else start[:most - 3] + "..."
+    start = " ".join(text[: 2 * most].split())
+    return start if len(text) <= 2 * most and len(start) <= most else start[: most - 3] + "..."
 
 
 def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:

@@ -72,11 +72,20 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     classes_: np.ndarray
     origin_: dict[str, Any]
 
-    def __init__(self, weights: str | Path = "auto", method: str = "auto", epochs: int | None = None,
-                 lr: float | None = None, batch_size: int = 16, max_length: int | None = None,
-                 validation_fraction: float = 0.1, class_weight: str | None = None,
-                 settings: Mapping[str, Any] | None = None, random_state: int | np.random.RandomState | None = 123,
-                 verbose: bool = False):
+    def __init__(
+        self,
+        weights: str | Path = "auto",
+        method: str = "auto",
+        epochs: int | None = None,
+        lr: float | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        validation_fraction: float = 0.1,
+        class_weight: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = 123,
+        verbose: bool = False,
+    ):
         self.weights = weights
         self.method = method
         self.epochs = epochs
@@ -109,8 +118,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
             weights = WeightsOrigin(start.name, start.source, start.licence, start.content())
         self.bundle_, self.settings_, self.classes_ = bundle, settings, classes
-        self.origin_ = {"weights": start_weights(weights), "recipe_sha256": sha256_json(recipe.model_dump()),
-                        "data_sha256": sha256_json([texts, source.labels])}
+        self.origin_ = {
+            "weights": start_weights(weights),
+            "recipe_sha256": sha256_json(recipe.model_dump()),
+            "data_sha256": sha256_json([texts, source.labels]),
+        }
         self._keep_columns(columns)
         return self
 
@@ -137,17 +149,30 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         bundle, path = self._fitted(), Path(path)
         if path.exists() and not (path / "bundle.json").exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: exists and is no bundle", do="Give another path.")
-        own = {"parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
-               "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
-               "columns": list(getattr(self, "feature_names_in_", []))}
+        own = {
+            "parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
+            "classes": self.classes_.tolist(),
+            "dtype": self.classes_.dtype.str,
+            "columns": list(getattr(self, "feature_names_in_", [])),
+        }
         columns = {"text": ",".join(own["columns"])} if own["columns"] else {}
         card = BundleCard(
-            schema_version=1, task="classify", labels=bundle.labels, positive=bundle.positive, columns=columns,
-            max_length=bundle.max_length, threshold=bundle.threshold, temperature=bundle.temperature,
-            tokenizer_sha256=bundle.tokenizer.fingerprint(), estimator=own, **self.origin_)
+            schema_version=1,
+            task="classify",
+            labels=bundle.labels,
+            positive=bundle.positive,
+            columns=columns,
+            max_length=bundle.max_length,
+            threshold=bundle.threshold,
+            temperature=bundle.temperature,
+            tokenizer_sha256=bundle.tokenizer.fingerprint(),
+            estimator=own,
+            **self.origin_,
+        )
         examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.gpt.config).tolist()]
-        thing = exportable(path.name, bundle.model, bundle.tokenizer, card, examples,
-                           ["trained by finetune.TextClassifier"])
+        thing = exportable(
+            path.name, bundle.model, bundle.tokenizer, card, examples, ["trained by finetune.TextClassifier"]
+        )
         with silence():
             hf.write(thing, path.absolute())
         return path
@@ -195,11 +220,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(SEED_LIMIT)
-        chosen = {"method": self.method, "epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size,
-                  "class_weights": self.class_weight or "none", "seed": seed} | dict(self.settings or {})
-        values = {"task": "classify", "weights": resolve_auto(str(self.weights)), "max_length": _plain(self.max_length),
-                  "split": {"val_fraction": _plain(self.validation_fraction), "seed": _plain(seed)},
-                  "train": {name: _plain(value) for name, value in chosen.items()}}
+        chosen = {
+            "method": self.method,
+            "epochs": self.epochs,
+            "lr": self.lr,
+            "batch_size": self.batch_size,
+            "class_weights": self.class_weight or "none",
+            "seed": seed,
+        } | dict(self.settings or {})
+        values = {
+            "task": "classify",
+            "weights": resolve_auto(str(self.weights)),
+            "max_length": _plain(self.max_length),
+            "split": {"val_fraction": _plain(self.validation_fraction), "seed": _plain(seed)},
+            "train": {name: _plain(value) for name, value in chosen.items()},
+        }
         try:
             recipe = validate(Recipe, values, "TextClassifier", "help(finetune.TextClassifier)")
             check_method(recipe.train)
@@ -208,8 +243,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return recipe
 
 
-def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: WeightsSource,
-              folder: Path) -> tuple[Bundle, Train]:
+def fine_tune(
+    recipe: Recipe, source: LabelledTexts, labels: list[str], start: WeightsSource, folder: Path
+) -> tuple[Bundle, Train]:
     """Train on the rows as a run would, with checkpoints in `folder`: what predicts, and the settings as resolved."""
     loaded, task = start.load(recipe.train.dropout), task_named("classify")
     task.check_body(loaded.body, start.name)
@@ -219,8 +255,9 @@ def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: W
     prepared = task.prepared({name: len(rows) for name, rows in parts.items()}, len(source.texts), labels, max_length)
     setup = assemble(task, recipe, gpt, tokenizer, loaded.report.parameters, prepared)
     model, settings = setup.model, setup.settings
-    learnt, held_out = (examples(Records(source, parts[name]), labels, tokenizer, max_length)
-                        for name in ("train", "val"))
+    learnt, held_out = (
+        examples(Records(source, parts[name]), labels, tokenizer, max_length) for name in ("train", "val")
+    )
     validation = held_out if held_out.rows else learnt
     say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
     for line in [*setup.why, setup.trainable.describe()]:
@@ -230,8 +267,9 @@ def fine_tune(recipe: Recipe, source: LabelledTexts, labels: list[str], start: W
     model = merge(model.eval()).requires_grad_(False)
     temperature = fit_temperature(predict_logits(model, held_out.ids), held_out.targets)
     two = len(labels) == 2
-    return Bundle(model, tokenizer, labels, labels[1] if two else None, max_length, 0.5 if two else None,
-                  temperature), settings
+    return Bundle(
+        model, tokenizer, labels, labels[1] if two else None, max_length, 0.5 if two else None, temperature
+    ), settings
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights replaced by what is here or can be had, and whole paths; nothing is fetched."""
     from finetune.checkpoints.sources import resolve_auto
     from finetune.tasks.base import task_named
+
     place = Path(request.weights).expanduser()
     weights = str(place.resolve()) if place.is_dir() else resolve_auto(request.weights)
     return task_named(request.task).resolve(request.model_copy(update={"weights": weights}), fetch=False)
@@ -29,6 +30,7 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
     """What a run had to do without, a sentence each."""
     from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
     from finetune.tables.sources import samples
+
     said = []
     if request.weights == "auto" and recipe.weights in (MINI, RANDOM_BYTES):
         instead = "mini, the small bundled checkpoint," if recipe.weights == MINI else "small random weights over bytes"
@@ -42,6 +44,7 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
     """The run for a request: the one that it began, or a new one; other settings under a used name get ``-2``."""
     from finetune.tasks.base import task_named
+
     task_named(request.task).check_settings(request)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs of this name, and in what they differ
@@ -68,16 +71,25 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
 def _begin(run: Run, request: Recipe) -> Recipe:
     recipe = resolve(request)
     with run.locked():
-        run.forget((number, stage_name(stage), ()) for number, stage in
-                   enumerate(load_pipeline(request.pipeline).stages, 1))
+        run.forget(
+            (number, stage_name(stage), ()) for number, stage in enumerate(load_pipeline(request.pipeline).stages, 1)
+        )
         write_json(run.path("request.json"), request.model_dump())
         write_json(run.path("recipe.json"), recipe.model_dump())
     say(f"run {run.directory}: new")
     return recipe
 
 
-def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: str | None = None,
-            until: str | None = None, processes: int = 1, fresh: bool = False) -> None:
+def execute(
+    run: Run,
+    recipe: Recipe,
+    stages: Sequence[ModuleType],
+    *,
+    first: str | None = None,
+    until: str | None = None,
+    processes: int = 1,
+    fresh: bool = False,
+) -> None:
     """Run the stages in order, passing over those that are done; `first` is run again with all that follow it.
 
     A stage that another run beside this one has done with the same settings, inputs and version of this package is
@@ -88,16 +100,19 @@ def execute(run: Run, recipe: Recipe, stages: Sequence[ModuleType], *, first: st
         if hasattr(stage, "check"):
             stage.check(recipe, processes)
     from finetune.training.loop import set_threads
+
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
         set_threads(recipe.train.threads)  # for every stage: another number gives other last bits
         for line in substitutions(run.recipe("request.json"), recipe):
             say(line)
         for line in describe(recipe, stages):
             say(f"  {line}")
-        numbered = [(number, name, _outputs(stage, recipe)) for (number, name), stage in
-                    zip(enumerate(names, 1), stages, strict=True)]
+        numbered = [
+            (number, name, _outputs(stage, recipe))
+            for (number, name), stage in zip(enumerate(names, 1), stages, strict=True)
+        ]
         if first or fresh:
-            run.forget(numbered[names.index(first) if first else 0:])
+            run.forget(numbered[names.index(first) if first else 0 :])
         before, worked = "", False
         taken: dict[str, list[str]] = {}
         for (number, name, outputs), stage in zip(numbered, stages, strict=True):
@@ -173,6 +188,7 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
     from finetune.commands import dry_run as measured
     from finetune.tasks.base import task_named
     from finetune.training.loop import set_threads
+
     task_named(request.task).check_settings(request)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
@@ -194,19 +210,30 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
 
 def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
     """The keys by which a request is not this run's; neither as it was asked for nor as it was resolved."""
+
     def keys(other: Recipe) -> list[str]:
         return [key for key in field_names(Recipe) if value_of(other, key) != value_of(request, key)]
+
     asked = run.recipe("request.json") if run.path("request.json").exists() else recipe
     differ = [] if not keys(recipe) else keys(asked)
     if not differ and run.finished("download"):
         from finetune.stages.download import external
+
         began, now = run.record("download").external, external(recipe)
         differ = [what for what in sorted({*began, *now}) if began.get(what) != now.get(what)]
     return differ
 
 
-def _run_stage(run: Run, recipe: Recipe, stage: ModuleType, numbered: tuple[int, str, tuple[str, ...]], inputs: str,
-               external: dict[str, str], machine: dict[str, str], more: dict) -> None:
+def _run_stage(
+    run: Run,
+    recipe: Recipe,
+    stage: ModuleType,
+    numbered: tuple[int, str, tuple[str, ...]],
+    inputs: str,
+    external: dict[str, str],
+    machine: dict[str, str],
+    more: dict,
+) -> None:
     number, name, outputs = numbered
     reset_peak_memory()
     with timed() as seconds:
@@ -215,14 +242,18 @@ def _run_stage(run: Run, recipe: Recipe, stage: ModuleType, numbered: tuple[int,
         except Interrupted as stop:
             command = f"{program()} run {run.path('recipe.json')} --name {run.name}"
             raise Interrupted(f"{stop}. Go on with: {command}") from stop
-        left = stage.recorded(run) if hasattr(stage, "recorded") else sorted(
-            path for pattern in outputs for path in run.directory.glob(pattern) if path.is_file())
+        left = (
+            stage.recorded(run)
+            if hasattr(stage, "recorded")
+            else sorted(path for pattern in outputs for path in run.directory.glob(pattern) if path.is_file())
+        )
         run.finish(number, name, inputs, left, result, seconds(), external, machine)
 
 
 def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     """The result of a finished run as a table, and where its report and weights are."""
     from finetune.tasks.base import task_named
+
     task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
     tables = [stage.summary(run) for stage in stages if hasattr(stage, "summary") and run.finished(stage_name(stage))]
     if "evaluate" in names and run.finished("evaluate"):
@@ -249,5 +280,8 @@ def _memory_errors() -> Iterator[None]:
         if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
             raise
         warn("what was saved is intact")
-        raise TrainingError("memory ran out", got=str(error).split("\n")[0][:120],
-                            do="Lower train.micro_batch_tokens or max_length, then run the same command.") from error
+        raise TrainingError(
+            "memory ran out",
+            got=str(error).split("\n")[0][:120],
+            do="Lower train.micro_batch_tokens or max_length, then run the same command.",
+        ) from error

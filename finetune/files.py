@@ -59,8 +59,11 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise RunError(f"cannot write {path}", got=error.strerror or str(error),
-                       do="Free some space or choose a directory that can be written.") from error
+        raise RunError(
+            f"cannot write {path}",
+            got=error.strerror or str(error),
+            do="Free some space or choose a directory that can be written.",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

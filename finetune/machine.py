@@ -14,8 +14,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gpt2-finetune", "torch", "accelerate", "tiktoken", "safetensors", "scikit-learn", "numpy", "pandas",
-            "datasets", "transformers")
+PACKAGES = (
+    "gpt2-finetune",
+    "torch",
+    "accelerate",
+    "tiktoken",
+    "safetensors",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "datasets",
+    "transformers",
+)
 _kept_bytes = 0  # a peak from before the last reset that still counts
 
 
@@ -93,6 +103,7 @@ def latest_peak_bytes() -> int:
         import resource
     except ImportError:  # Windows
         import psutil
+
         return psutil.Process().memory_info().peak_wset
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

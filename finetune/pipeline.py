@@ -64,8 +64,10 @@ def pipeline_files() -> dict[str, Path]:
 
 def describe_pipelines() -> dict[str, str]:
     """Each pipeline's name and the first line of its docstring, without running it."""
-    return {name: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
-            for name, path in pipeline_files().items()}
+    return {
+        name: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+        for name, path in pipeline_files().items()
+    }
 
 
 @cache
@@ -74,9 +76,9 @@ def load_pipeline(name: str) -> Pipeline:
     files = pipeline_files()
     key = name.replace("_", "-")
     if key not in files:
-        raise RecipeError(f"no pipeline or recipe file {name!r}",
-                          known=", ".join(files) + _hint(key, files),
-                          do="See: finetune ls")
+        raise RecipeError(
+            f"no pipeline or recipe file {name!r}", known=", ".join(files) + _hint(key, files), do="See: finetune ls"
+        )
     if key != name:
         return load_pipeline(key)
     spec = importlib.util.spec_from_file_location(f"pipeline_{files[key].stem}", files[key])
@@ -97,8 +99,11 @@ def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | Non
             raise RecipeError(f"{target}: no such file", do="See: finetune cp PIPELINE FILE")
         values = read_toml(path) if path.suffix == ".toml" else read_json(path)
         if not isinstance(values, dict) or not isinstance(values.get("pipeline"), str):
-            raise RecipeError(f"{target}: says no pipeline", known=", ".join(pipeline_files()),
-                              do='Begin it with: pipeline = "spam-classifier"')
+            raise RecipeError(
+                f"{target}: says no pipeline",
+                known=", ".join(pipeline_files()),
+                do='Begin it with: pipeline = "spam-classifier"',
+            )
         pipeline = load_pipeline(values["pipeline"])
     else:
         values, pipeline = {}, load_pipeline(target)
@@ -110,8 +115,11 @@ def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | Non
     for pair in overrides:
         recipe = _validate(merge(recipe.model_dump(), parse_overrides([pair])), "--set", see)
     if recipe.pipeline != base.pipeline:
-        raise RecipeError("the pipeline is named by the command, not by a setting", got=f"pipeline={recipe.pipeline}",
-                          do=f"Give it: finetune run {recipe.pipeline}")
+        raise RecipeError(
+            "the pipeline is named by the command, not by a setting",
+            got=f"pipeline={recipe.pipeline}",
+            do=f"Give it: finetune run {recipe.pipeline}",
+        )
     check_method(recipe.train)
     check_shape(recipe)
     refuse_unread(recipe, pipeline)
@@ -124,8 +132,9 @@ def _validate(values: dict, source: str, see: str) -> Recipe:
     except RecipeError as error:
         for old, new in RENAMED.items():
             if error.what.endswith(f"unknown key {old!r}") or f".{old}'" in error.what:
-                raise RecipeError(error.what, known=f"{old} is called {new} since version 0.1.0", do=f"See: {see}"
-                                  ) from error
+                raise RecipeError(
+                    error.what, known=f"{old} is called {new} since version 0.1.0", do=f"See: {see}"
+                ) from error
         raise
 
 
@@ -135,29 +144,56 @@ def refuse_unread(recipe: Recipe, pipeline: Pipeline) -> None:
     for key in field_names(Recipe):
         value = value_of(recipe, key)
         if value not in (value_of(usual, key), value_of(base, key)) and not under(key, reads):
-            raise RecipeError(f"{key} changes nothing in {recipe.pipeline} (task {recipe.task})", got=repr(value),
-                              known=_owners(key), do="Leave it out.")
+            raise RecipeError(
+                f"{key} changes nothing in {recipe.pipeline} (task {recipe.task})",
+                got=repr(value),
+                known=_owners(key),
+                do="Leave it out.",
+            )
 
 
 def _owners(key: str) -> str:
     """Who reads a setting, in words."""
     from finetune.stages import train
+
     tasks = ["every task that trains a single model"] if under(key, train.READS) else []
-    tasks += [f"the task {name} (in {', '.join(stages)})" for name in TASKS
-             if (stages := [stage for stage, keys in task_settings(name).READS.items() if under(key, keys)])]
-    tasks += [f"the comparison {name}" for name in COMPARISONS
-              if under(key, import_module(f"finetune.comparisons.{name}.stage").READS)]
+    tasks += [
+        f"the task {name} (in {', '.join(stages)})"
+        for name in TASKS
+        if (stages := [stage for stage, keys in task_settings(name).READS.items() if under(key, keys)])
+    ]
+    tasks += [
+        f"the comparison {name}"
+        for name in COMPARISONS
+        if under(key, import_module(f"finetune.comparisons.{name}.stage").READS)
+    ]
     return f"it is read by {', '.join(tasks)}"
 
 
-def classify_request(data: str | None, *, text: str | None = None, label: str | None = None, group: str | None = None,
-                     split: str | None = None, validation: str | None = None, test: str | None = None,
-                     weights: str | None = None, method: str | None = None, encoding: str | None = None,
-                     ignore: Sequence[str] = (), overrides: Sequence[str] = (),
-                     settings: dict | None = None) -> Recipe:
+def classify_request(
+    data: str | None,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    weights: str | None = None,
+    method: str | None = None,
+    encoding: str | None = None,
+    ignore: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    settings: dict | None = None,
+) -> Recipe:
     """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
-    chosen: dict[str, Any] = {"data": data, "columns": {"text": text, "label": label, "group": group, "split": split},
-                              "validation": validation or "", "test": test or "", "encoding": encoding}
+    chosen: dict[str, Any] = {
+        "data": data,
+        "columns": {"text": text, "label": label, "group": group, "split": split},
+        "validation": validation or "",
+        "test": test or "",
+        "encoding": encoding,
+    }
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
@@ -194,7 +230,8 @@ def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
         shown = "not set" if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
         lines.setdefault(section or "recipe", []).append(f"{name}={shown}")
     return [f"{section}: {'  '.join(values)}" for section, values in changed.items()] + [
-        f"{section}, as usual: {'  '.join(values)}" for section, values in as_usual.items()]
+        f"{section}, as usual: {'  '.join(values)}" for section, values in as_usual.items()
+    ]
 
 
 def as_toml(recipe: Recipe) -> str:
@@ -207,8 +244,11 @@ def as_toml(recipe: Recipe) -> str:
 
     def table(settings: Settings, heading: str = "") -> None:
         nested, prefix = [], f"{heading}." if heading else ""
-        own = {key: field for key, field in type(settings).model_fields.items()
-               if isinstance(getattr(settings, key), Settings) or under(prefix + key, reads)}
+        own = {
+            key: field
+            for key, field in type(settings).model_fields.items()
+            if isinstance(getattr(settings, key), Settings) or under(prefix + key, reads)
+        }
         if heading and any(not isinstance(getattr(settings, key), Settings) for key in own):
             lines.extend(["", f"[{heading}]"])
         for key, field in own.items():
@@ -220,6 +260,7 @@ def as_toml(recipe: Recipe) -> str:
             lines.append(f"# {key} =" if value is None else f"{key} = {_toml_value(value)}")
         for key, value in nested:
             table(value, f"{heading}.{key}" if heading else key)
+
     table(recipe)
     return "\n".join(lines) + "\n"
 

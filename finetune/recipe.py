@@ -19,8 +19,11 @@ from finetune.tasks import TASKS
 class Columns(Settings):
     """Which columns of a table hold what."""
 
-    text: str | None = Field(None, description="name of the text column, or several with commas between them, to be "
-                             "joined; none: found by its name or its content")
+    text: str | None = Field(
+        None,
+        description="name of the text column, or several with commas between them, to be "
+        "joined; none: found by its name or its content",
+    )
     label: str | None = Field(None, description="name of the label column; none: found by its name or its content")
     group: str | None = Field(None, description="name of a column whose equal values stay on one side of the split")
     split: str | None = Field(None, description="name of a column that says train, val or test for each row")
@@ -30,9 +33,11 @@ class Split(Settings):
     """How rows are divided into train, validation and test."""
 
     protocol: Literal["grouped", "balanced", "ordered"] = Field(
-        "grouped", description="grouped: all rows, stratified, the same normalised text never on two sides; "
+        "grouped",
+        description="grouped: all rows, stratified, the same normalised text never on two sides; "
         "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol); "
-        "ordered: as the file goes, rows to train on first, then the test's, then the validation's")
+        "ordered: as the file goes, rows to train on first, then the test's, then the validation's",
+    )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of rows for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of rows for the test")
     seed: int = Field(123, ge=0, description="seed of the split")
@@ -42,43 +47,57 @@ class Train(Settings):
     """What moves, for how long, and how."""
 
     method: Literal["auto", "full", "last-blocks", "head", "lora"] = Field(
-        "auto", description="which weights move: all, the last blocks and the head, the head alone, or adapters of low "
-        "rank (LoRA) and the head; auto follows weights, rows and machine")
+        "auto",
+        description="which weights move: all, the last blocks and the head, the head alone, or adapters of low "
+        "rank (LoRA) and the head; auto follows weights, rows and machine",
+    )
     last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
     lora_rank: int = Field(8, ge=1, description="rank of an adapter's update")
     lora_alpha: float = Field(16.0, gt=0, description="scale of the update: alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the way into an adapter")
     lora_targets: tuple[str, ...] = Field(
-        ("attention.qkv", "attention.out", "mlp.up", "mlp.down"), min_length=1,
-        description="layers that get an adapter, by name or the end of one; * stands for any characters")
+        ("attention.qkv", "attention.out", "mlp.up", "mlp.down"),
+        min_length=1,
+        description="layers that get an adapter, by name or the end of one; * stands for any characters",
+    )
     epochs: int | None = Field(None, ge=1, description="passes over the training rows; none: follows the weights")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps at most; none: the epochs decide")
     batch_size: int = Field(16, ge=1, description="rows of one optimizer step, over all processes")
-    micro_batch_tokens: int = Field(4096, ge=1, description="tokens, pads included, of one forward pass; "
-                                    "a step of more tokens accumulates gradients")
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="tokens, pads included, of one forward pass; a step of more tokens accumulates gradients",
+    )
     lr: float | None = Field(None, gt=0, description="peak learning rate; none: follows weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="the learning rate after the warmup: half a cosine down to the last one; constant: the "
-        "peak for as long as decay_fraction leaves, so that training can end or go on at any time")
-    decay_fraction: float = Field(0.0, ge=0, le=1, description="under schedule constant, share of the steps, the last "
-                                  "ones, with a falling rate")
+        "cosine",
+        description="the learning rate after the warmup: half a cosine down to the last one; constant: the "
+        "peak for as long as decay_fraction leaves, so that training can end or go on at any time",
+    )
+    decay_fraction: float = Field(
+        0.0, ge=0, le=1, description="under schedule constant, share of the steps, the last ones, with a falling rate"
+    )
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: for the matrices of the blocks, with AdamW for the rest; for new weights")
+        "adamw", description="muon: for the matrices of the blocks, with AdamW for the rest; for new weights"
+    )
     weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; never of norms and biases")
     beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
     beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")
     clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: each class weighs the same in the loss")
+        "none", description="balanced: each class weighs the same in the loss"
+    )
     metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
-        "f1_macro", description="validation metric of the best checkpoint; ties go to the lower log loss")
+        "f1_macro", description="validation metric of the best checkpoint; ties go to the lower log loss"
+    )
     evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints in each epoch")
     patience: int = Field(4, ge=1, description="validations without a better metric before training stops")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster")
+        "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster"
+    )
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
     threads: int = Field(0, ge=0, description="CPU threads; 0: all cores. Bits repeat at one thread count only")
 
@@ -99,11 +118,14 @@ class Evaluate(Settings):
     """What is measured, and how a probability becomes a decision."""
 
     metric: Literal["auto", "accuracy", "f1", "f1_macro"] = Field(
-        "accuracy", description="the headline; f1 is that of the positive class and needs two classes; auto: f1 with "
-        "two classes, else accuracy")
+        "accuracy",
+        description="the headline; f1 is that of the positive class and needs two classes; auto: f1 with "
+        "two classes, else accuracy",
+    )
     positive: str | None = Field(None, description="positive label of two; none: the last in sorted order")
     threshold: Literal["half", "max-f1"] = Field(
-        "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows")
+        "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows"
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind an interval")
 
 
@@ -122,16 +144,26 @@ class RunSettings(Settings):
 
     pipeline: str = Field("", description="the pipeline whose stages run")
     task: str = Field("classify", description="what is learnt: " + ", ".join(TASKS))
-    weights: str = Field("auto", description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
-                         "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape")
-    data: str = Field("", description="a registry name or a file: a labelled table, a text or a folder of texts, a "
-                      "file of instruction records, or a table of pairs, as the task reads it")
+    weights: str = Field(
+        "auto",
+        description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
+        "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape",
+    )
+    data: str = Field(
+        "",
+        description="a registry name or a file: a labelled table, a text or a folder of texts, a "
+        "file of instruction records, or a table of pairs, as the task reads it",
+    )
     validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
     test: str = Field("", description="a further table whose rows are the test; none: taken from data")
-    encoding: str | None = Field(None, description="encoding of tables that are neither UTF-8 nor marked with a BOM; "
-                                 "by default such a table is an error")
-    ignore: tuple[str, ...] = Field((), description="codes of findings in labelled tables (FT012, say) that are "
-                                    "neither shown nor warned of")
+    encoding: str | None = Field(
+        None,
+        description="encoding of tables that are neither UTF-8 nor marked with a BOM; "
+        "by default such a table is an error",
+    )
+    ignore: tuple[str, ...] = Field(
+        (), description="codes of findings in labelled tables (FT012, say) that are neither shown nor warned of"
+    )
     max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()
@@ -143,8 +175,9 @@ class RunSettings(Settings):
     @classmethod
     def _is_listed(cls, name: str) -> str:
         if name not in TASKS:
-            raise ValueError(" ".join(filter(None, (f"no task {name!r}; known: {', '.join(TASKS)}",
-                                                    nearest(name, TASKS)))))
+            raise ValueError(
+                " ".join(filter(None, (f"no task {name!r}; known: {', '.join(TASKS)}", nearest(name, TASKS))))
+            )
         return name
 
 
@@ -165,21 +198,30 @@ def _sections() -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
+
     class Recipe(RunSettings):
         """Everything that decides what a run does."""
 
         def __getattr__(self, section: str) -> Any: ...
 else:
-    Recipe = create_model("Recipe", __base__=RunSettings, __module__=__name__,
-                          __doc__="Everything that decides what a run does.", **_sections())
+    Recipe = create_model(
+        "Recipe",
+        __base__=RunSettings,
+        __module__=__name__,
+        __doc__="Everything that decides what a run does.",
+        **_sections(),
+    )
 
 
 def check_shape(recipe: "Recipe") -> None:
     """Raise RecipeError where the shape of new weights was changed and the weights are not new ones."""
     changed = [name for name in Shape.model_fields if getattr(recipe.shape, name) != getattr(Shape(), name)]
     if changed and recipe.weights != "scratch":
-        raise RecipeError(f"shape.{changed[0]} is read with weights=scratch alone", got=f"weights={recipe.weights}",
-                          do="Leave it out, or give --set weights=scratch.")
+        raise RecipeError(
+            f"shape.{changed[0]} is read with weights=scratch alone",
+            got=f"weights={recipe.weights}",
+            do="Leave it out, or give --set weights=scratch.",
+        )
 
 
 def check_method(train: Train) -> None:
@@ -188,5 +230,8 @@ def check_method(train: Train) -> None:
     needs |= {name: ("method", ("auto", "lora")) for name in Train.model_fields if name.startswith("lora_")}
     for name, (key, values) in needs.items():
         if getattr(train, name) != Train.model_fields[name].default and getattr(train, key) not in values:
-            raise RecipeError(f"train.{name} is read by {key} {values[-1]} alone", got=f"{key} {getattr(train, key)}",
-                              do=f"Leave it out, or give --set train.{key}={values[-1]}.")
+            raise RecipeError(
+                f"train.{name} is read by {key} {values[-1]} alone",
+                got=f"{key} {getattr(train, key)}",
+                do=f"Leave it out, or give --set train.{key}={values[-1]}.",
+            )

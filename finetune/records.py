@@ -30,6 +30,7 @@ class Record:
     def from_json(cls, value: Any, source: str | Path) -> Self:
         """The record that `value` is. Raises RunError, which names `source`, for JSON of another shape."""
         from pydantic import ValidationError
+
         try:
             kind: Any = cls  # as above
             found: Self = _adapter(kind).validate_python(value)
@@ -37,13 +38,17 @@ class Record:
         except (ValidationError, RecursionError) as error:
             problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
             where = ".".join(map(str, problem["loc"]))
-            raise RunError(f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "),
-                           do="Run the stage that wrote it again.") from error
+            raise RunError(
+                f"{source}: not what this version writes",
+                got=f"{where}: {problem['msg']}".lstrip(": "),
+                do="Run the stage that wrote it again.",
+            ) from error
 
 
 @cache
 def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 

@@ -39,8 +39,11 @@ class Run:
     def named(cls, root: Path, name: str) -> "Run":
         """The run of that name under `root`. Raises RunError for a name that is no plain file name."""
         if not NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in RESERVED:
-            raise RunError("a run's name is not usable", got=repr(name),
-                           known="letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit")
+            raise RunError(
+                "a run's name is not usable",
+                got=repr(name),
+                known="letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit",
+            )
         directory = Path(root) / name
         if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
             raise RunError(f"{directory}: not a run directory", do="Move it away, or give another --name.")
@@ -62,15 +65,20 @@ class Run:
         path = self.path(file)
         values = read_json(path)
         if not isinstance(values, dict) or "pipeline" not in values:
-            raise RunError(f"{path}: not a recipe", got=f"JSON of the type {type(values).__name__}",
-                           known="an object of settings, pipeline among them",
-                           do="Begin a new run under another --name.")
+            raise RunError(
+                f"{path}: not a recipe",
+                got=f"JSON of the type {type(values).__name__}",
+                known="an object of settings, pipeline among them",
+                do="Begin a new run under another --name.",
+            )
         try:
             return validate(Recipe, values, str(path))
         except RecipeError as error:
-            raise RunError(f"{path}: not a recipe of this version ({__version__})",
-                           got=error.what.removeprefix(f"{path}: "),
-                           do="Begin a new run under another --name, or use the version that wrote it.") from error
+            raise RunError(
+                f"{path}: not a recipe of this version ({__version__})",
+                got=error.what.removeprefix(f"{path}: "),
+                do="Begin a new run under another --name, or use the version that wrote it.",
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -83,9 +91,11 @@ class Run:
         with file:
             if not _try_lock(file):
                 file.seek(0)
-                raise RunError(f"{self.directory}: another process is using this run",
-                               got=f"process {file.read().strip() or 'unknown'}",
-                               do="Wait for it, or give another --name.")
+                raise RunError(
+                    f"{self.directory}: another process is using this run",
+                    got=f"process {file.read().strip() or 'unknown'}",
+                    do="Wait for it, or give another --name.",
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -119,28 +129,51 @@ class Run:
         if not path.exists():
             return False
         record = read_record(path)
-        return record.inputs == inputs and (self.holds(record) if contents else all(
-            self.path(name).is_file() for name in record.outputs))
+        return record.inputs == inputs and (
+            self.holds(record) if contents else all(self.path(name).is_file() for name in record.outputs)
+        )
 
     def holds(self, record: StageRecord) -> bool:
         """Whether every output of a record is there, byte for byte, as a file of this run's own."""
-        return all(self._own_file(name) and self.path(name).stat().st_size == size
-                   and sha256_file(self.path(name)) == digest for name, (size, digest) in record.outputs.items())
+        return all(
+            self._own_file(name) and self.path(name).stat().st_size == size and sha256_file(self.path(name)) == digest
+            for name, (size, digest) in record.outputs.items()
+        )
 
     def _own_file(self, name: str) -> bool:
         """Whether a relative path is a file inside the run that no symbolic link leads out of."""
         path = self.path(name)
         return path.is_file() and path.resolve().is_relative_to(self.directory.resolve())
 
-    def finish(self, number: int, stage: str, inputs: str, outputs: list[Path], result: Record, seconds: float,
-               external: dict[str, str] | None = None, machine: dict[str, str] | None = None) -> StageRecord:
+    def finish(
+        self,
+        number: int,
+        stage: str,
+        inputs: str,
+        outputs: list[Path],
+        result: Record,
+        seconds: float,
+        external: dict[str, str] | None = None,
+        machine: dict[str, str] | None = None,
+    ) -> StageRecord:
         """Write a stage's record; it comes last, so a half-done stage is never taken for a finished one."""
         record = StageRecord(
-            stage=stage, inputs=inputs, outputs={path.relative_to(self.directory).as_posix(): (
-                path.stat().st_size, sha256_file(path)) for path in outputs},
-            result=result.to_json(), seconds=round(seconds, 3), peak_memory_bytes=peak_memory_bytes(),
-            versions=versions(), hardware=hardware(), git_commit=git_commit(),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"), external=external or {}, machine=machine or {})
+            stage=stage,
+            inputs=inputs,
+            outputs={
+                path.relative_to(self.directory).as_posix(): (path.stat().st_size, sha256_file(path))
+                for path in outputs
+            },
+            result=result.to_json(),
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            versions=versions(),
+            hardware=hardware(),
+            git_commit=git_commit(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            external=external or {},
+            machine=machine or {},
+        )
         write_json(self.record_path(number, stage), record.to_json())
         return record
 
@@ -198,10 +231,12 @@ def _try_lock(file: IO[str]) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
+
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False

@@ -35,29 +35,38 @@ class Tokenizer:
         byte_of = {character: byte for byte, character in byte_alphabet().items()}
         try:
             vocab: dict[str, int] = json.loads(vocab_json)
-            merges = [line.split(" ") for line in merges_txt.split("\n")
-                      if line and not line.startswith("#version")]
+            merges = [line.split(" ") for line in merges_txt.split("\n") if line and not line.startswith("#version")]
             ranked = 256 + len(merges)
             special = {token: rank for token, rank in vocab.items() if rank >= ranked}
             ranks = {bytes(byte_of[c] for c in token): rank for token, rank in vocab.items() if rank < ranked}
-            whole = (all(bytes([byte]) in ranks for byte in range(256)) and {*map(type, vocab.values())} == {int}
-                     and sorted(vocab.values()) == list(range(len(vocab))))
+            whole = (
+                all(bytes([byte]) in ranks for byte in range(256))
+                and {*map(type, vocab.values())} == {int}
+                and sorted(vocab.values()) == list(range(len(vocab)))
+            )
             pairs = [[bytes(byte_of[c] for c in part) for part in merge] for merge in merges]
-            in_order = all(ranks[left + right] == 256 + i > max(ranks[left], ranks[right])
-                           for i, (left, right) in enumerate(pairs))
+            in_order = all(
+                ranks[left + right] == 256 + i > max(ranks[left], ranks[right]) for i, (left, right) in enumerate(pairs)
+            )
             named = all(SPECIAL.fullmatch(token) and token.isprintable() for token in special)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise WeightsError(f"{source}: not a byte-level BPE vocabulary", got=repr(error),
-                               known="vocab.json and merges.txt as GPT-2 has them") from error
+            raise WeightsError(
+                f"{source}: not a byte-level BPE vocabulary",
+                got=repr(error),
+                known="vocab.json and merges.txt as GPT-2 has them",
+            ) from error
         if not (whole and in_order and named):
-            raise WeightsError(f"{source}: vocab.json does not fit merges.txt",
-                               known="256 bytes, then a token for each merge in order, then <special> tokens")
+            raise WeightsError(
+                f"{source}: vocab.json does not fit merges.txt",
+                known="256 bytes, then a token for each merge in order, then <special> tokens",
+            )
         if END_OF_TEXT not in special:
             raise WeightsError(f"{source}: the vocabulary has no {END_OF_TEXT}", got=", ".join(special) or "none")
         self.special_tokens = special
         self.end_of_text: int = special[END_OF_TEXT]
-        self._encoding = tiktoken.Encoding(source, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
-                                           special_tokens=special, explicit_n_vocab=len(vocab))
+        self._encoding = tiktoken.Encoding(
+            source, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special, explicit_n_vocab=len(vocab)
+        )
 
     @classmethod
     def from_directory(cls, directory: Path) -> "Tokenizer":
@@ -71,8 +80,11 @@ class Tokenizer:
                 pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
                 files = [json.dumps(model["vocab"], ensure_ascii=False), "\n".join(pairs) + "\n"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise WeightsError(f"{directory}: no tokenizer that can be read", got=str(error),
-                               known="vocab.json with merges.txt, or tokenizer.json") from error
+            raise WeightsError(
+                f"{directory}: no tokenizer that can be read",
+                got=str(error),
+                known="vocab.json with merges.txt, or tokenizer.json",
+            ) from error
         return cls(files[0], files[1], source=directory.name or "vocabulary")
 
     @classmethod
@@ -114,8 +126,10 @@ class Tokenizer:
     def byte_lengths(self) -> list[int]:
         """Bytes of text that each id stands for; special tokens stand for none."""
         special = set(self.special_tokens.values())
-        return [0 if token in special else len(self._encoding.decode_single_token_bytes(token))
-                for token in range(self.vocab_size)]
+        return [
+            0 if token in special else len(self._encoding.decode_single_token_bytes(token))
+            for token in range(self.vocab_size)
+        ]
 
     def save(self, directory: Path) -> None:
         """Write ``vocab.json`` and ``merges.txt`` as they were read."""

@@ -12,6 +12,11 @@ from finetune.recipe import Recipe, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
 from finetune.tasks.instruct.settings import Instruct
 
-recipe = Recipe(task="instruct", weights="auto", data="instruct-sample", instruct=Instruct(style="chat"),
-                train=Train(method="auto", metric="log_loss", batch_size=4))
+recipe = Recipe(
+    task="instruct",
+    weights="auto",
+    data="instruct-sample",
+    instruct=Instruct(style="chat"),
+    train=Train(method="auto", metric="log_loss", batch_size=4),
+)
 stages = [download, verify, prepare, train, evaluate, report, export]

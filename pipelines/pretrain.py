@@ -9,6 +9,11 @@ from finetune.recipe import Recipe, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
 from finetune.tasks.pretrain.settings import Pretrain
 
-recipe = Recipe(task="pretrain", weights="auto", data="text-sample", pretrain=Pretrain(val_fraction=0.1),
-                train=Train(method="full", epochs=3, metric="log_loss", evaluations_per_epoch=2, batch_size=8))
+recipe = Recipe(
+    task="pretrain",
+    weights="auto",
+    data="text-sample",
+    pretrain=Pretrain(val_fraction=0.1),
+    train=Train(method="full", epochs=3, metric="log_loss", evaluations_per_epoch=2, batch_size=8),
+)
 stages = [download, verify, prepare, train, evaluate, report, export]

@@ -11,8 +11,13 @@ generate runs/seq2seq "4,071"`.
 from finetune.recipe import Recipe, Split, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
-recipe = Recipe(task="seq2seq", weights="mini", data="seq2seq-sample",
-                split=Split(val_fraction=0.025, test_fraction=0.1),
-                train=Train(method="full", metric="log_loss", epochs=2, max_steps=800, batch_size=32, lr=1e-3,
-                            evaluations_per_epoch=2))
+recipe = Recipe(
+    task="seq2seq",
+    weights="mini",
+    data="seq2seq-sample",
+    split=Split(val_fraction=0.025, test_fraction=0.1),
+    train=Train(
+        method="full", metric="log_loss", epochs=2, max_steps=800, batch_size=32, lr=1e-3, evaluations_per_epoch=2
+    ),
+)
 stages = [download, verify, prepare, train, evaluate, report, export]

@@ -9,6 +9,7 @@ hard to beat on this set: the report shows both. Without a network the run takes
 from finetune.recipe import Evaluate, Recipe, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
 
-recipe = Recipe(task="classify", weights="auto", data="sms-spam", train=Train(method="auto"),
-                evaluate=Evaluate(metric="auto"))
+recipe = Recipe(
+    task="classify", weights="auto", data="sms-spam", train=Train(method="auto"), evaluate=Evaluate(metric="auto")
+)
 stages = [download, verify, prepare, train, evaluate, report, export]

@@ -11,7 +11,11 @@ from finetune.recipe import Recipe, Split, Train
 from finetune.stages import download, evaluate, export, prepare, report, train, verify
 from finetune.tasks.seq2seq.settings import Seq2Seq
 
-recipe = Recipe(task="seq2seq", weights="auto", split=Split(val_fraction=0.05, test_fraction=0.05),
-                seq2seq=Seq2Seq(family="encoder-decoder", label_smoothing=0.1, beams=4),
-                train=Train(method="full", metric="log_loss", batch_size=64))
+recipe = Recipe(
+    task="seq2seq",
+    weights="auto",
+    split=Split(val_fraction=0.05, test_fraction=0.05),
+    seq2seq=Seq2Seq(family="encoder-decoder", label_smoothing=0.1, beams=4),
+    train=Train(method="full", metric="log_loss", batch_size=64),
+)
 stages = [download, verify, prepare, train, evaluate, report, export]

@@ -38,11 +38,14 @@ def measure(run: Path, texts: Path) -> dict:
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     resume.load_weights(resume.step_directory(run / "checkpoints", best["step"]), after)
     config, tokenizer = base.model.config, base.tokenizer
-    card, own = (kind.from_json(read_json(path), path) for kind, path in (
-        (TextCard, run / "data" / "card.json"), (LanguageEvaluation, run / "eval.json")))
+    card, own = (
+        kind.from_json(read_json(path), path)
+        for kind, path in ((TextCard, run / "data" / "card.json"), (LanguageEvaluation, run / "eval.json"))
+    )
 
     def packed(path: Path, start: int = 0, stop: int | None = None) -> PackedTokens:
         return PackedTokens(path, config.context, config.vocab_size, tokenizer.end_of_text, start=start, stop=stop)
+
     parts: dict[str, dict] = {"val": {}}
     offset = 0
     for name, counts in card.sources.items():
@@ -56,17 +59,26 @@ def measure(run: Path, texts: Path) -> dict:
         parts[file.stem] = {file.stem: packed(folder / "eval.bin")}
     start = Start(own.method, own.weights)
     found = evaluate(before, after, tokenizer, parts, 1000, torch.device("cpu"), start).to_json()
-    of_texts = {file.stem: {"bytes": file.stat().st_size,
-                            "compressors": [one.to_json() for one in compressors(file.read_bytes())]}
-                for file in text_files(texts)}
+    of_texts = {
+        file.stem: {
+            "bytes": file.stat().st_size,
+            "compressors": [one.to_json() for one in compressors(file.read_bytes())],
+        }
+        for file in text_files(texts)
+    }
     recipe = json.loads((run / "recipe.json").read_text())
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")
     write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
-    return {"recipe": kept, "best_step": best["step"], "tokens": card.tokens,
-            "sources_read": {name: counts.to_json() for name, counts in card.sources.items()},
-            "excluded": card.excluded and card.excluded.to_json(), **{key: found[key] for key in FIGURES},
-            "texts": of_texts}
+    return {
+        "recipe": kept,
+        "best_step": best["step"],
+        "tokens": card.tokens,
+        "sources_read": {name: counts.to_json() for name, counts in card.sources.items()},
+        "excluded": card.excluded and card.excluded.to_json(),
+        **{key: found[key] for key in FIGURES},
+        "texts": of_texts,
+    }
 
 
 def main() -> None:

@@ -65,33 +65,69 @@ def card_text(figures: dict, log: list[dict], trials: list[dict]) -> str:
     shape, train = figures["recipe"]["shape"], Train.model_validate(figures["recipe"]["train"])
     total = sum(source["train"]["tokens"] for source in figures["sources_read"].values())
     all_texts = figures["after"]["val"]["bits_per_byte"]
-    curve = [f"| {entry['step']:,} | {entry['validation']['log_loss']:.3f} | "
-             f"{entry['validation']['bits_per_byte']:.3f} |" for entry in log if "validation" in entry]
-    samples = [f"> {sample['prompt'].strip()} **{sample['after'].strip()}**".replace("\n", " ")
-               for sample in figures["samples"]]
-    return "\n".join([
-        "# mini", "",
-        f"A small GPT-2, pretrained from scratch by this project's `pretrain-mini`: {shape['layers']} layers, width "
-        f"{shape['width']}, {shape['heads']} heads, context {shape['context']}, a byte-level BPE of its own, weights "
-        "in fp16. It is what every pipeline starts from where GPT-2 cannot be had.", "",
-        f"It has read {seen:,} tokens, {seen / total:.0%} of one pass over the text below, in {figures['best_step']:,} "
-        f"steps of {train.batch_size} sequences with {train.optimizer} (peak rate {train.lr:g}), in "
-        f"{steps[-1]['seconds'] / 60:.0f} minutes on {_threads(train.threads)}, {train.precision}. That is very "
-        "little: GPT-2 read some thousand times as much.", "",
-        "## Data", "", "| source | what | licence | share of the tokens |", "|---|---|---|---|",
-        *_sources_read(figures, total), "", *_excluded(figures),
-        "The weights stand under CC BY-SA 4.0, the strictest of these licences. The SMS Spam Collection is not among "
-        "the sources.", "", "## Bits per byte", "",
-        f"Held-out text in all: {all_texts['value']:.3f} (95 % interval {all_texts['low']:.3f} to "
-        f"{all_texts['high']:.3f}). The compressors see each text alone.", "", *_bits(figures), "",
-        "## Training", "", "![Training loss and held-out loss by tokens read](training.png)", "",
-        "| step | validation loss (nats a token) | bits per byte |", "|---:|---:|---:|", *curve, "",
-        "The log of every step stands in train.jsonl, the figures in figures.json, the trials in trials.jsonl; "
-        "`weights/make_mini.py` wrote this card from them.", "", *_trials(trials),
-        "## Samples", "", "Held-out beginnings, continued at temperature 0.8, top-k 50:", "",
-        *[line for sample in samples for line in (sample, "")],
-        "## Limits", "", "English only. It writes sentences that look like English and say nothing; it knows no "
-        "facts and follows no instructions. Its use is as a start for fine-tuning on a laptop.", ""])
+    curve = [
+        f"| {entry['step']:,} | {entry['validation']['log_loss']:.3f} | {entry['validation']['bits_per_byte']:.3f} |"
+        for entry in log
+        if "validation" in entry
+    ]
+    samples = [
+        f"> {sample['prompt'].strip()} **{sample['after'].strip()}**".replace("\n", " ")
+        for sample in figures["samples"]
+    ]
+    return "\n".join(
+        [
+            "# mini",
+            "",
+            f"A small GPT-2, pretrained from scratch by this project's `pretrain-mini`: {shape['layers']} layers, width "
+            f"{shape['width']}, {shape['heads']} heads, context {shape['context']}, a byte-level BPE of its own, weights "
+            "in fp16. It is what every pipeline starts from where GPT-2 cannot be had.",
+            "",
+            f"It has read {seen:,} tokens, {seen / total:.0%} of one pass over the text below, in {figures['best_step']:,} "
+            f"steps of {train.batch_size} sequences with {train.optimizer} (peak rate {train.lr:g}), in "
+            f"{steps[-1]['seconds'] / 60:.0f} minutes on {_threads(train.threads)}, {train.precision}. That is very "
+            "little: GPT-2 read some thousand times as much.",
+            "",
+            "## Data",
+            "",
+            "| source | what | licence | share of the tokens |",
+            "|---|---|---|---|",
+            *_sources_read(figures, total),
+            "",
+            *_excluded(figures),
+            "The weights stand under CC BY-SA 4.0, the strictest of these licences. The SMS Spam Collection is not among "
+            "the sources.",
+            "",
+            "## Bits per byte",
+            "",
+            f"Held-out text in all: {all_texts['value']:.3f} (95 % interval {all_texts['low']:.3f} to "
+            f"{all_texts['high']:.3f}). The compressors see each text alone.",
+            "",
+            *_bits(figures),
+            "",
+            "## Training",
+            "",
+            "![Training loss and held-out loss by tokens read](training.png)",
+            "",
+            "| step | validation loss (nats a token) | bits per byte |",
+            "|---:|---:|---:|",
+            *curve,
+            "",
+            "The log of every step stands in train.jsonl, the figures in figures.json, the trials in trials.jsonl; "
+            "`weights/make_mini.py` wrote this card from them.",
+            "",
+            *_trials(trials),
+            "## Samples",
+            "",
+            "Held-out beginnings, continued at temperature 0.8, top-k 50:",
+            "",
+            *[line for sample in samples for line in (sample, "")],
+            "## Limits",
+            "",
+            "English only. It writes sentences that look like English and say nothing; it knows no "
+            "facts and follows no instructions. Its use is as a start for fine-tuning on a laptop.",
+            "",
+        ]
+    )
 
 
 def _threads(count: int) -> str:
@@ -99,61 +135,104 @@ def _threads(count: int) -> str:
 
 
 def _sources_read(figures: dict, total: int) -> list[str]:
-    return [f"| {name} | {SOURCES[name][0]} | {SOURCES[name][1]} | {source['train']['tokens'] / total:.1%} |"
-            for name, source in figures["sources_read"].items()]
+    return [
+        f"| {name} | {SOURCES[name][0]} | {SOURCES[name][1]} | {source['train']['tokens'] / total:.1%} |"
+        for name, source in figures["sources_read"].items()
+    ]
 
 
 def _excluded(figures: dict) -> list[str]:
     """What was left out because it holds rows of evaluation sets; nothing where none were looked for."""
     if not (found := figures.get("excluded")):
         return []
-    by_source = [f"{name} {source['excluded']:,}" for name, source in figures["sources_read"].items()
-                 if source["excluded"]]
-    return [f"{found['documents']:,} documents are left out, since they hold half or more of the 8-grams of words of "
-            f"one of {found['rows']:,} rows of evaluation sets, or a shorter row of at least 3 words as a line: "
-            f"{', '.join(by_source)}.", ""]
+    by_source = [
+        f"{name} {source['excluded']:,}" for name, source in figures["sources_read"].items() if source["excluded"]
+    ]
+    return [
+        f"{found['documents']:,} documents are left out, since they hold half or more of the 8-grams of words of "
+        f"one of {found['rows']:,} rows of evaluation sets, or a shorter row of at least 3 words as a line: "
+        f"{', '.join(by_source)}.",
+        "",
+    ]
 
 
 def _bits(figures: dict) -> list[str]:
     """The table of texts, and the sentence about those where the aim is missed."""
     rows = [(entry["name"], entry["bytes"], entry["after"], entry["compressors"]) for entry in figures["sources"]]
-    rows += [(f"{name} (never seen)", entry["bytes"], figures["after"][name]["bits_per_byte"]["value"],
-              entry["compressors"]) for name, entry in figures["texts"].items()]
+    rows += [
+        (f"{name} (never seen)", entry["bytes"], figures["after"][name]["bits_per_byte"]["value"], entry["compressors"])
+        for name, entry in figures["texts"].items()
+    ]
     missed = [name for name, _, own, packed in rows if own > AIM * packed[0]["bits_per_byte"]]
-    return ["| text | bytes | mini | bz2 -9 | xz -9e |", "|---|---:|---:|---:|---:|",
-            *(f"| {name} | {size:,} | {own:.3f} | {packed[0]['bits_per_byte']:.3f} | "
-              f"{packed[1]['bits_per_byte']:.3f} |" for name, size, own, packed in rows),
-            *(["", f"The aim is at most {AIM} of bz2's bits. It is missed on {', '.join(missed)}: more training, and "
-               "more of such text, is what it lacks."] if missed else [])]
+    return [
+        "| text | bytes | mini | bz2 -9 | xz -9e |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {name} | {size:,} | {own:.3f} | {packed[0]['bits_per_byte']:.3f} | {packed[1]['bits_per_byte']:.3f} |"
+            for name, size, own, packed in rows
+        ),
+        *(
+            [
+                "",
+                f"The aim is at most {AIM} of bz2's bits. It is missed on {', '.join(missed)}: more training, and "
+                "more of such text, is what it lacks.",
+            ]
+            if missed
+            else []
+        ),
+    ]
 
 
 def _trials(trials: list[dict]) -> list[str]:
     if not trials:
         return []
     text = next(key for key in trials[0] if key.startswith("wikitext"))
-    table = [f"| {row['name']} | {row['layers']} x {row['width']} | {row['parameters'] / 1e6:.1f} M | "
-             f"{row['optimizer']} {row['lr']:g} | {row['batch_size']} | {row['mix']} | {row['tokens']:,} | "
-             f"{row['held_out']:.3f} | {row[text]:.3f} |" for row in trials]
+    table = [
+        f"| {row['name']} | {row['layers']} x {row['width']} | {row['parameters'] / 1e6:.1f} M | "
+        f"{row['optimizer']} {row['lr']:g} | {row['batch_size']} | {row['mix']} | {row['tokens']:,} | "
+        f"{row['held_out']:.3f} | {row[text]:.3f} |"
+        for row in trials
+    ]
     scale = scaling(trials)
-    fitted = [] if scale is None else [
-        "", "![Bits per byte by parameters and by tokens, with the fit](scaling.png)", "",
-        f"The trials named scale, fitted: bits per byte = {scale['factor']:.2f} x parameters^{scale['parameters']:.3f} "
-        f"x tokens^{scale['tokens']:.3f}, with a largest error of {scale['worst']:.1%}. It holds inside the range of "
-        "the trials; parameters count the embeddings."]
-    return ["## Trials before the training", "",
-            "Small runs on one CPU thread, one seed each, all measured on the same held-out documents (the mean over "
-            "the sources) and on a text that none has read. With one seed, a hundredth more or less means nothing. "
-            "`weights/mini_trials.py` runs them.", "",
-            "| trial | layers x width | parameters | optimizer, rate | batch | mix | tokens | held out, bits per "
-            f"byte | {text} |", "|---|---|---:|---|---:|---|---:|---:|---:|", *table, *fitted, ""]
+    fitted = (
+        []
+        if scale is None
+        else [
+            "",
+            "![Bits per byte by parameters and by tokens, with the fit](scaling.png)",
+            "",
+            f"The trials named scale, fitted: bits per byte = {scale['factor']:.2f} x parameters^{scale['parameters']:.3f} "
+            f"x tokens^{scale['tokens']:.3f}, with a largest error of {scale['worst']:.1%}. It holds inside the range of "
+            "the trials; parameters count the embeddings.",
+        ]
+    )
+    return [
+        "## Trials before the training",
+        "",
+        "Small runs on one CPU thread, one seed each, all measured on the same held-out documents (the mean over "
+        "the sources) and on a text that none has read. With one seed, a hundredth more or less means nothing. "
+        "`weights/mini_trials.py` runs them.",
+        "",
+        "| trial | layers x width | parameters | optimizer, rate | batch | mix | tokens | held out, bits per "
+        f"byte | {text} |",
+        "|---|---|---:|---|---:|---|---:|---:|---:|",
+        *table,
+        *fitted,
+        "",
+    ]
 
 
 def scale_rows(trials: list[dict]) -> list[dict]:
     """The trials that differ in size and tokens only."""
     same = ("optimizer", "lr", "batch_size", "mix")
     like = next((row for row in trials if row["name"].startswith("scale")), None)
-    return [row for row in trials if like and all(row[key] == like[key] for key in same)
-            and row["layers"] * 48 > row["width"] > row["layers"] * 24]
+    return [
+        row
+        for row in trials
+        if like
+        and all(row[key] == like[key] for key in same)
+        and row["layers"] * 48 > row["width"] > row["layers"] * 24
+    ]
 
 
 def scaling(trials: list[dict]) -> dict | None:
@@ -171,14 +250,19 @@ def scaling(trials: list[dict]) -> dict | None:
 def draw(log: list[dict], trials: list[dict]) -> None:
     """training.png and scaling.png beside the card."""
     from matplotlib.figure import Figure
+
     steps = [entry for entry in log if "loss" in entry]
     tokens = np.cumsum([entry["tokens"] for entry in steps]) / 1e6
     by_step = dict(zip((entry["step"] for entry in steps), tokens, strict=True))
     loss, window = np.array([entry["loss"] for entry in steps]), 20
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(tokens[window - 1:], np.convolve(loss, np.ones(window) / window, "valid"), color="#9db8d2",
-              label=f"training, mean of {window} steps")
+    axes.plot(
+        tokens[window - 1 :],
+        np.convolve(loss, np.ones(window) / window, "valid"),
+        color="#9db8d2",
+        label=f"training, mean of {window} steps",
+    )
     held = [(by_step[entry["step"]], entry["validation"]["log_loss"]) for entry in log if "validation" in entry]
     axes.plot(*zip(*held, strict=True), "o-", color="#1d5f9e", markersize=3, label="held out")
     axes.set(xlabel="tokens read, millions", ylabel="nats a token", ylim=(None, 8))
@@ -187,8 +271,13 @@ def draw(log: list[dict], trials: list[dict]) -> None:
     if fit := scaling(trials):
         rows = scale_rows(trials)
         figure = Figure(figsize=(8, 3.6), layout="constrained")
-        for axes, own, other, unit in zip(figure.subplots(1, 2, sharey=True), ("tokens", "parameters"),
-                                          ("parameters", "tokens"), ("M parameters", "k tokens"), strict=True):
+        for axes, own, other, unit in zip(
+            figure.subplots(1, 2, sharey=True),
+            ("tokens", "parameters"),
+            ("parameters", "tokens"),
+            ("M parameters", "k tokens"),
+            strict=True,
+        ):
             groups = sorted({row[other] for row in rows})
             for group, color in zip(groups, ("#b4561b", "#6b6f76", "#1d5f9e", "#3f8f5f"), strict=False):
                 points = sorted((row[own], row["held_out"]) for row in rows if row[other] == group)

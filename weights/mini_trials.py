@@ -36,8 +36,14 @@ TOKENS = 262_144
 
 def trial(layers: int = 6, width: int = 256, heads: int = 4, **settings) -> dict:
     """What a trial differs in; the rest is the same for all."""
-    return {"tokens": TOKENS, "layers": layers, "width": width, "heads": heads, "mix": "today",
-            "train": {"optimizer": "muon", "lr": 4e-3, "batch_size": 16} | settings}
+    return {
+        "tokens": TOKENS,
+        "layers": layers,
+        "width": width,
+        "heads": heads,
+        "mix": "today",
+        "train": {"optimizer": "muon", "lr": 4e-3, "batch_size": 16} | settings,
+    }
 
 
 TRIALS = {
@@ -62,16 +68,27 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
     card = TextCounts.from_json(read_json(data / "card.json"), data / "card.json")
 
     def packed(split: str, start: int = 0, stop: int | None = None) -> PackedTokens:
-        return PackedTokens(data / f"{split}.bin", CONTEXT, tokenizer.vocab_size, tokenizer.end_of_text, start=start,
-                            stop=stop)
+        return PackedTokens(
+            data / f"{split}.bin", CONTEXT, tokenizer.vocab_size, tokenizer.end_of_text, start=start, stop=stop
+        )
+
     gpt = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, wanted["width"], wanted["layers"], wanted["heads"]))
     model = NextToken(gpt.initialise(1))
     batch = wanted["train"]["batch_size"]
-    settings = RECIPE.train.model_copy(update={
-        "epochs": 1, "evaluations_per_epoch": 1, "max_steps": wanted["tokens"] // (batch * CONTEXT),
-        "warmup_fraction": 0.1, "decay_fraction": 0.2, "precision": "fp32", **wanted["train"]})
-    job = build_job(model, settings, packed("train"), packed("val"), card.bytes["val"] / card.tokens["val"], 64,
-                    torch.device("cpu"))
+    settings = RECIPE.train.model_copy(
+        update={
+            "epochs": 1,
+            "evaluations_per_epoch": 1,
+            "max_steps": wanted["tokens"] // (batch * CONTEXT),
+            "warmup_fraction": 0.1,
+            "decay_fraction": 0.2,
+            "precision": "fp32",
+            **wanted["train"],
+        }
+    )
+    job = build_job(
+        model, settings, packed("train"), packed("val"), card.bytes["val"] / card.tokens["val"], 64, torch.device("cpu")
+    )
     found = train(job, settings, work / name, {})
     lengths, own, offset = np.array(tokenizer.byte_lengths()), {}, 0
     for source, counts in card.sources.items():
@@ -79,10 +96,17 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
         if size >= LEAST_TOKENS:
             own[source] = _bits(model, packed("val", offset, offset + size), lengths, MOST_BLOCKS)
         offset += size
-    return {"name": name, **{key: wanted[key] for key in ("layers", "width", "heads", "mix", "tokens")},
-            **wanted["train"], "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": round(found.seconds, 1), "steps": found.steps, "held_out": sum(own.values()) / len(own),
-            text.stem: _bits(model, packed("eval"), lengths), "sources": own}
+    return {
+        "name": name,
+        **{key: wanted[key] for key in ("layers", "width", "heads", "mix", "tokens")},
+        **wanted["train"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(found.seconds, 1),
+        "steps": found.steps,
+        "held_out": sum(own.values()) / len(own),
+        text.stem: _bits(model, packed("eval"), lengths),
+        "sources": own,
+    }
 
 
 def _bits(model: NextToken, tokens: PackedTokens, lengths: np.ndarray, most: int = 100) -> float:

@@ -1,4 +1,5 @@
 """Measure sample.jsonl: sizes, repetition, and whether the answers that can be checked by a rule are right."""
+
 import json
 import re
 import runpy
@@ -9,8 +10,13 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 SHARED = runpy.run_path(str(HERE.parent / "card_figures.py"))
-LIMITS = {"pairs": (320, float("inf")), "output_words_max": (1, 15), "near_duplicates_pct": (0, 3),
-          "most_frequent_instruction": (1, 2), "most_frequent_output_pct": (0, 8)}
+LIMITS = {
+    "pairs": (320, float("inf")),
+    "output_words_max": (1, 15),
+    "near_duplicates_pct": (0, 3),
+    "most_frequent_instruction": (1, 2),
+    "most_frequent_output_pct": (0, 8),
+}
 
 
 def words(text):
@@ -34,9 +40,14 @@ RULES = {  # kind -> whether an output is right, as far as that can be seen from
 
 def read_sample(path):
     pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    wrong = [pair for pair in pairs if list(pair) != ["kind", "instruction", "input", "output"]
-             or any(value != value.strip() for value in pair.values()) or not (pair["instruction"] and pair["output"])
-             or not RULES.get(pair["kind"], lambda *_: True)(f"{pair['instruction']} {pair['input']}", pair["output"])]
+    wrong = [
+        pair
+        for pair in pairs
+        if list(pair) != ["kind", "instruction", "input", "output"]
+        or any(value != value.strip() for value in pair.values())
+        or not (pair["instruction"] and pair["output"])
+        or not RULES.get(pair["kind"], lambda *_: True)(f"{pair['instruction']} {pair['input']}", pair["output"])
+    ]
     if wrong:
         raise SystemExit("\n".join(f"malformed or wrong: {pair}" for pair in wrong))
     return pairs
@@ -45,20 +56,35 @@ def read_sample(path):
 def measure(pairs):
     instructions, outputs = ([pair[name] for pair in pairs] for name in ("instruction", "output"))
     asked = [f"{pair['instruction']} {pair['input']}".strip() for pair in pairs]
-    size = {name: np.array([len(text.split()) for text in texts])
-            for name, texts in (("instruction_and_input", asked), ("output", outputs))}
+    size = {
+        name: np.array([len(text.split()) for text in texts])
+        for name, texts in (("instruction_and_input", asked), ("output", outputs))
+    }
     copied = np.mean([stands_in(text.lower(), output.lower()) for text, output in zip(asked, outputs, strict=True)])
     (_, often), (_, repeated) = (Counter(texts).most_common(1)[0] for texts in (outputs, instructions))
     kinds = Counter(pair["kind"] for pair in pairs)
-    return {"pairs": len(pairs), "without_input": sum(not pair["input"] for pair in pairs),
-            **{f"{name}_words_{what}": int(of(sizes)) for name, sizes in size.items()
-               for what, of in (("min", np.min), ("median", np.median), ("max", np.max))},
-            "different_instructions": len(set(instructions)), "most_frequent_instruction": repeated,
-            "different_outputs": len(set(outputs)), "most_frequent_output_pct": round(100 * often / len(pairs), 1),
-            "output_stands_in_the_question_pct": round(100 * float(copied), 1),
-            "near_duplicates_pct": round(100 * float(SHARED["near_duplicates"](
-                [f"{text} {output}" for text, output in zip(asked, outputs, strict=True)])), 1),
-            **{f"kind: {kind}": kinds[kind] for kind in sorted(kinds)}}
+    return {
+        "pairs": len(pairs),
+        "without_input": sum(not pair["input"] for pair in pairs),
+        **{
+            f"{name}_words_{what}": int(of(sizes))
+            for name, sizes in size.items()
+            for what, of in (("min", np.min), ("median", np.median), ("max", np.max))
+        },
+        "different_instructions": len(set(instructions)),
+        "most_frequent_instruction": repeated,
+        "different_outputs": len(set(outputs)),
+        "most_frequent_output_pct": round(100 * often / len(pairs), 1),
+        "output_stands_in_the_question_pct": round(100 * float(copied), 1),
+        "near_duplicates_pct": round(
+            100
+            * float(
+                SHARED["near_duplicates"]([f"{text} {output}" for text, output in zip(asked, outputs, strict=True)])
+            ),
+            1,
+        ),
+        **{f"kind: {kind}": kinds[kind] for kind in sorted(kinds)},
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Measure sample.tsv (source<TAB>target): sizes, and that it is what number_words.py writes."""
+
 import runpy
 import tempfile
 from pathlib import Path
@@ -23,14 +24,22 @@ def read_sample(path):
 
 def measure(pairs):
     numbers = np.array([int(source.replace(",", "")) for source, _ in pairs])
-    sizes = {"source_characters": [len(source) for source, _ in pairs],
-             "target_characters": [len(target) for _, target in pairs],
-             "target_words": [len(target.split()) for _, target in pairs]}
-    return {"pairs": len(pairs), "different_numbers": len(set(numbers.tolist())),
-            **{f"from {low:,} to {high:,}": int(((low <= numbers) & (numbers <= high)).sum()) for low, high in RANGES},
-            **{f"{name}_{what}": int(of(values)) for name, values in sizes.items()
-               for what, of in (("min", np.min), ("median", np.median), ("max", np.max))},
-            "different_target_words": len({word for _, target in pairs for word in target.replace("-", " ").split()})}
+    sizes = {
+        "source_characters": [len(source) for source, _ in pairs],
+        "target_characters": [len(target) for _, target in pairs],
+        "target_words": [len(target.split()) for _, target in pairs],
+    }
+    return {
+        "pairs": len(pairs),
+        "different_numbers": len(set(numbers.tolist())),
+        **{f"from {low:,} to {high:,}": int(((low <= numbers) & (numbers <= high)).sum()) for low, high in RANGES},
+        **{
+            f"{name}_{what}": int(of(values))
+            for name, values in sizes.items()
+            for what, of in (("min", np.min), ("median", np.median), ("max", np.max))
+        },
+        "different_target_words": len({word for _, target in pairs for word in target.replace("-", " ").split()}),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The sample of numbers in words: ``python number_words.py`` writes sample.tsv."""
+
 import random
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """Measure sample.tsv (label<TAB>text): size, repetition, and how hard it is for simple classifiers."""
+
 import re
 import runpy
 from collections import Counter
@@ -12,8 +13,12 @@ from sklearn.pipeline import make_pipeline
 
 HERE = Path(__file__).resolve().parent
 SHARED = runpy.run_path(str(HERE.parent / "card_figures.py"))
-LIMITS = {"rows": (800, float("inf")), "near_duplicates_pct": (0, 2), "masked_form_repeats_pct": (0, 2),
-          "tfidf_lr_accuracy_pct": (85, 97)}
+LIMITS = {
+    "rows": (800, float("inf")),
+    "near_duplicates_pct": (0, 2),
+    "masked_form_repeats_pct": (0, 2),
+    "tfidf_lr_accuracy_pct": (85, 97),
+}
 
 
 def read_sample(path):
@@ -35,8 +40,9 @@ def masked_form_repeats(texts):
 def measure(spam, texts):
     lengths = np.array([len(text) for text in texts])
     contact = np.array([bool(re.search(r"\.(example|test)\b|07700 900|555-01", text)) for text in texts])
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)),
-                          LogisticRegression(C=10, class_weight="balanced", max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
+    )
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     scores = cross_validate(model, texts, spam, cv=folds, scoring=("accuracy", "f1"))
     shares = {
@@ -48,11 +54,18 @@ def measure(spam, texts):
         "has_link_or_number_accuracy": (contact == spam).mean(),
     }
     for name, values in (("accuracy", scores["test_accuracy"]), ("spam_f1", scores["test_f1"])):
-        shares |= {f"tfidf_lr_{name}": values.mean(), f"tfidf_lr_{name}_fold_min": values.min(),
-                   f"tfidf_lr_{name}_fold_max": values.max()}
-    return {"rows": len(texts), "spam_rows": int(spam.sum()),
-            "length_median_chars": float(np.median(lengths)), "length_max_chars": int(lengths.max()),
-            **{f"{name}_pct": round(100 * float(share), 1) for name, share in shares.items()}}
+        shares |= {
+            f"tfidf_lr_{name}": values.mean(),
+            f"tfidf_lr_{name}_fold_min": values.min(),
+            f"tfidf_lr_{name}_fold_max": values.max(),
+        }
+    return {
+        "rows": len(texts),
+        "spam_rows": int(spam.sum()),
+        "length_median_chars": float(np.median(lengths)),
+        "length_max_chars": int(lengths.max()),
+        **{f"{name}_pct": round(100 * float(share), 1) for name, share in shares.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ class LoRALinear(nn.Linear):
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same: its weight is W + (alpha / R) B A."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, self.weight.device)
-        plain.weight = nn.Parameter(self.weight.detach() + self.lora_B.detach() @ self.lora_A.detach()
-                                    * (self.alpha / self.rank))
+        plain.weight = nn.Parameter(
+            self.weight.detach() + self.lora_B.detach() @ self.lora_A.detach() * (self.alpha / self.rank)
+        )
         plain.bias = self.bias
         return plain.train(self.training)
 
@@ -59,15 +60,21 @@ def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets:
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     for target in targets:
         if not any(_names(target, name) for name in layers):
-            raise RecipeError(f"no linear layer is called {target!r}", known=", ".join(_kinds(layers)),
-                              do="A layer's whole name goes, too, and * for any part of it.")
+            raise RecipeError(
+                f"no linear layer is called {target!r}",
+                known=", ".join(_kinds(layers)),
+                do="A layer's whole name goes, too, and * for any part of it.",
+            )
     generator = torch.Generator().manual_seed(seed)
     for name, layer in layers.items():
         if any(_names(target, name) for target in targets):
             least = min(layer.in_features, layer.out_features)
             if rank >= least:
-                raise RecipeError(f"a LoRA rank of {rank} is no less than that of {name} itself",
-                                  known=f"1 to {least - 1}", do="Lower train.lora_rank.")
+                raise RecipeError(
+                    f"a LoRA rank of {rank} is no less than that of {name} itself",
+                    known=f"1 to {least - 1}",
+                    do="Lower train.lora_rank.",
+                )
             _put(model, name, LoRALinear(layer, rank, alpha, dropout, generator))
 
 
@@ -78,8 +85,11 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 def lora_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     """The tensors that LoRA added, by name: the A and the B of each swapped layer."""
-    return {f"{name}.{kind}": getattr(layer, kind)
-            for name, layer in lora_layers(model).items() for kind in ("lora_A", "lora_B")}
+    return {
+        f"{name}.{kind}": getattr(layer, kind)
+        for name, layer in lora_layers(model).items()
+        for kind in ("lora_A", "lora_B")
+    }
 
 
 def merge(model: M) -> M:

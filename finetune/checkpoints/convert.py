@@ -24,8 +24,9 @@ class LoadReport:
     dtypes: list[str] = field(default_factory=list)
 
 
-def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], Tensor],
-             source: str) -> tuple[GPT, LoadReport]:
+def load_gpt(
+    config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], Tensor], source: str
+) -> tuple[GPT, LoadReport]:
     """A GPT with a file's tensors.
 
     shapes: the file's names and shapes. read: gives one tensor by its name, so that memory holds the model and
@@ -36,20 +37,27 @@ def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], 
         sizes = {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
     by_bare_name = {name.removeprefix(PREFIX): name for name in shapes}
     report = LoadReport(skipped=sorted(n for n in shapes if SKIPPED.fullmatch(n.removeprefix(PREFIX))))
-    expected = {theirs: sizes[ours][::-1 if transposed else 1] for theirs, ours, transposed in rows}
+    expected = {theirs: sizes[ours][:: -1 if transposed else 1] for theirs, ours, transposed in rows}
 
     problems = []
     if len(by_bare_name) < len(shapes):
         problems.append("names that stand twice, with and without the prefix")
     problems += [f"missing {name} {shape}" for name, shape in expected.items() if name not in by_bare_name]
-    problems += [f"unexpected {name}" for bare, name in by_bare_name.items()
-                 if bare not in expected and bare != TIED_HEAD and name not in (CLASSIFIER_HEAD, *report.skipped)]
-    problems += [f"{name} is {tuple(shapes[by_bare_name[name]])}, expected {shape}"
-                 for name, shape in expected.items()
-                 if name in by_bare_name and tuple(shapes[by_bare_name[name]]) != shape]
+    problems += [
+        f"unexpected {name}"
+        for bare, name in by_bare_name.items()
+        if bare not in expected and bare != TIED_HEAD and name not in (CLASSIFIER_HEAD, *report.skipped)
+    ]
+    problems += [
+        f"{name} is {tuple(shapes[by_bare_name[name]])}, expected {shape}"
+        for name, shape in expected.items()
+        if name in by_bare_name and tuple(shapes[by_bare_name[name]]) != shape
+    ]
     if problems:
-        raise WeightsError(f"{source}: {len(problems)} tensors do not fit a GPT-2 of {config.layers} layers and "
-                           f"width {config.width}", got=listed(problems, separator="; "))
+        raise WeightsError(
+            f"{source}: {len(problems)} tensors do not fit a GPT-2 of {config.layers} layers and width {config.width}",
+            got=listed(problems, separator="; "),
+        )
 
     with _Undrawn():
         model = GPT(config)
@@ -64,8 +72,10 @@ def load_gpt(config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], 
         report.parameters += tensor.numel()
     if TIED_HEAD in by_bare_name:
         if not torch.equal(read(by_bare_name[TIED_HEAD]), read(by_bare_name["wte.weight"])):
-            raise WeightsError(f"{source}: {TIED_HEAD} differs from wte.weight",
-                               known="GPT-2 ties the two; a model with an output matrix of its own is another model")
+            raise WeightsError(
+                f"{source}: {TIED_HEAD} differs from wte.weight",
+                known="GPT-2 ties the two; a model with an output matrix of its own is another model",
+            )
         report.skipped.append(by_bare_name[TIED_HEAD])
     return model, report
 
@@ -74,15 +84,19 @@ def gpt_tensors(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under Hugging Face's names, with the prefix, contiguous and on the CPU."""
     parameters, rows = dict(model.named_parameters()), expand(model.config.layers)
     assert parameters.keys() == {ours for _, ours, _ in rows}, "adapters are merged before a checkpoint is written"
-    return {PREFIX + theirs: _stored(parameters[ours], transposed)
-            for theirs, ours, transposed in rows}
+    return {PREFIX + theirs: _stored(parameters[ours], transposed) for theirs, ours, transposed in rows}
 
 
 class _Undrawn(TorchFunctionMode):
     """Modules built inside do not draw weights: a file has them, and on meta a draw imports torch's compiler."""
 
-    def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
-                           kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if getattr(function, "__module__", None) == "torch.nn.init":
             return None
         return function(*args, **(kwargs or {}))

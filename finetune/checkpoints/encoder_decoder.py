@@ -19,9 +19,15 @@ from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.tokenizer import Tokenizer
 
 MODEL_TYPE = "finetune-encoder-decoder"
-SIZES = {"vocab_size": SIZE_LIMITS["vocab_size"], "context": SIZE_LIMITS["n_positions"], "width": SIZE_LIMITS["n_embd"],
-         "layers": SIZE_LIMITS["n_layer"], "encoder_layers": SIZE_LIMITS["n_layer"], "heads": SIZE_LIMITS["n_head"],
-         "kv_heads": SIZE_LIMITS["n_head"]}
+SIZES = {
+    "vocab_size": SIZE_LIMITS["vocab_size"],
+    "context": SIZE_LIMITS["n_positions"],
+    "width": SIZE_LIMITS["n_embd"],
+    "layers": SIZE_LIMITS["n_layer"],
+    "encoder_layers": SIZE_LIMITS["n_layer"],
+    "heads": SIZE_LIMITS["n_head"],
+    "kv_heads": SIZE_LIMITS["n_head"],
+}
 
 
 def is_encoder_decoder(directory: Path) -> bool:
@@ -30,8 +36,9 @@ def is_encoder_decoder(directory: Path) -> bool:
     return path.is_file() and read_object(path).get("model_type") == MODEL_TYPE
 
 
-def write_encoder_decoder(directory: Path, model: EncoderDecoder, tokenizer: Tokenizer,
-                          extra_files: dict[str, str] | None = None) -> None:
+def write_encoder_decoder(
+    directory: Path, model: EncoderDecoder, tokenizer: Tokenizer, extra_files: dict[str, str] | None = None
+) -> None:
     """Write the checkpoint, whole or not at all; an older directory of that name is replaced at the end."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
@@ -49,12 +56,17 @@ def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpo
         expected = {name: tuple(parameter.shape) for name, parameter in EncoderDecoder(config).named_parameters()}
     if shapes != expected:
         odd = sorted({*shapes.items()} ^ {*expected.items()})
-        raise WeightsError(f"{path}: {len(odd)} tensors do not fit its config.json",
-                           got=", ".join(f"{name} {shape}" for name, shape in odd[:4]))
+        raise WeightsError(
+            f"{path}: {len(odd)} tensors do not fit its config.json",
+            got=", ".join(f"{name} {shape}" for name, shape in odd[:4]),
+        )
     tokenizer = Tokenizer.from_directory(directory)
     if tokenizer.vocab_size != config.vocab_size:
-        raise WeightsError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
-                           known=f"the model has {config.vocab_size}", do="Use the checkpoint's own tokenizer files.")
+        raise WeightsError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
+            known=f"the model has {config.vocab_size}",
+            do="Use the checkpoint's own tokenizer files.",
+        )
     model, report = EncoderDecoder(config), LoadReport()
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():

@@ -22,6 +22,11 @@ def write_random_bytes(directory: Path, seed: int) -> None:
 def write_scratch(directory: Path, shape: Shape, seed: int) -> None:
     """Write a checkpoint of a recipe's ``shape`` with GPT-2's initial weights."""
     tokenizer = Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
-    config = GPTConfig(vocab_size=tokenizer.vocab_size, context=shape.context, width=shape.width, layers=shape.layers,
-                       heads=shape.heads)
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size,
+        context=shape.context,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+    )
     write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)

@@ -35,8 +35,11 @@ class WeightsSource:
     def content(self) -> dict[str, str]:
         """The sha256 of every file that decides the model: weights, shape and tokenizer."""
         names = ("config.json", "vocab.json", "merges.txt", "tokenizer.json")
-        return {path.name: sha256_file(path) for path in sorted(self.directory.iterdir())
-                if path.suffix == ".safetensors" or path.name in names}
+        return {
+            path.name: sha256_file(path)
+            for path in sorted(self.directory.iterdir())
+            if path.suffix == ".safetensors" or path.name in names
+        }
 
     def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
         """Read the model and the tokenizer. Raises WeightsError."""
@@ -74,9 +77,12 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     """
     if is_made_in_run(name):
         if base is None:
-            raise WeightsError(f"{name!r} weights are made inside of a run, and GPT-2 is not at hand"
-                               if name == RANDOM_BYTES else f"{name!r} weights are made inside of a run",
-                               do="Connect once for `finetune weights get gpt2`, or give a directory or a run.")
+            raise WeightsError(
+                f"{name!r} weights are made inside of a run, and GPT-2 is not at hand"
+                if name == RANDOM_BYTES
+                else f"{name!r} weights are made inside of a run",
+                do="Connect once for `finetune weights get gpt2`, or give a directory or a run.",
+            )
         return WeightsSource(name, base, None, "random, seeded; nothing pretrained", pinned=True)
     path = Path(name).expanduser()
     if path.is_dir():
@@ -86,24 +92,30 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
         return WeightsSource(path.name or name, inside, None, "a directory of the user's")
     if path.is_file() or path.suffix in (*PICKLES, ".safetensors"):
         why = "pickles can run code when opened, and are refused" if path.suffix in PICKLES else "a file"
-        raise WeightsError(f"{name}: weights are given as a directory in Hugging Face's layout", got=why,
-                           known="config.json, model.safetensors, vocab.json and merges.txt in one directory",
-                           do="transformers' save_pretrained(DIR) writes one, also from a pickle you trust.")
+        raise WeightsError(
+            f"{name}: weights are given as a directory in Hugging Face's layout",
+            got=why,
+            known="config.json, model.safetensors, vocab.json and merges.txt in one directory",
+            do="transformers' save_pretrained(DIR) writes one, also from a pickle you trust.",
+        )
     rows = weights_registry()
     if name in rows:
         return _from_row(rows[name], fetch)
     if name == MINI:
-        return WeightsSource(MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project",
-                             "CC BY-SA 4.0")
+        return WeightsSource(
+            MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project", "CC BY-SA 4.0"
+        )
     if "/" in name and (runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json"))):
-        raise WeightsError(f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or "See: ls "
-                           f"{path.parent}")
+        raise WeightsError(
+            f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or f"See: ls {path.parent}"
+        )
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return WeightsSource(name, get_hub_checkpoint(name), None, f"Hugging Face hub, {name}")
     known = f"{', '.join([*rows, MINI, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"
     hint = nearest(name, [*rows, MINI, RANDOM_BYTES])
-    raise WeightsError(f"unknown weights {name!r}", known=f"{known}. {hint}" if hint else known,
-                       do="See: finetune weights ls")
+    raise WeightsError(
+        f"unknown weights {name!r}", known=f"{known}. {hint}" if hint else known, do="See: finetune weights ls"
+    )
 
 
 def load(name: str = "auto") -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
@@ -122,10 +134,12 @@ def _from_row(row: WeightsRow, fetch: bool) -> WeightsSource:
         directory = get_weights(row)
     if fetch:
         say(f"weights: {row.name}, {row.description} ({row.licence}), every file's sha256 checked")
-    config = GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
-                       heads=row.heads)
-    return WeightsSource(row.name, directory, config, f"{row.repo} at revision {row.revision[:12]}", row.licence,
-                         pinned=True)
+    config = GPTConfig(
+        vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers, heads=row.heads
+    )
+    return WeightsSource(
+        row.name, directory, config, f"{row.repo} at revision {row.revision[:12]}", row.licence, pinned=True
+    )
 
 
 def _bundled() -> Path:

@@ -29,11 +29,23 @@ from finetune.tokenizer import Tokenizer
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HEADER_LIMIT, TENSOR_LIMIT = 1 << 20, 2000
-CONFIG_KEYS = {"vocab_size": "vocab_size", "n_positions": "context", "n_embd": "width", "n_layer": "layers",
-               "n_head": "heads", "layer_norm_epsilon": "norm_eps"}
+CONFIG_KEYS = {
+    "vocab_size": "vocab_size",
+    "n_positions": "context",
+    "n_embd": "width",
+    "n_layer": "layers",
+    "n_head": "heads",
+    "layer_norm_epsilon": "norm_eps",
+}
 # What our GPT computes; a config that asks for anything else is another model.
-FIXED = {"activation_function": "gelu_new", "scale_attn_weights": True, "tie_word_embeddings": True,
-         "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "add_cross_attention": False}
+FIXED = {
+    "activation_function": "gelu_new",
+    "scale_attn_weights": True,
+    "tie_word_embeddings": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+}
 SIZE_LIMITS = {"vocab_size": 1 << 20, "n_positions": 1 << 17, "n_embd": 1 << 14, "n_layer": 256, "n_head": 256}
 
 
@@ -75,8 +87,9 @@ def read_config(directory: Path) -> GPTConfig:
         value = config[theirs]
         whole = isinstance(value, int) and not isinstance(value, bool)
         if theirs in SIZE_LIMITS and not (whole and 1 <= value <= SIZE_LIMITS[theirs]):
-            raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value),
-                               known=f"1 to {SIZE_LIMITS[theirs]}")
+            raise WeightsError(
+                f"{path}: {theirs} is out of range", got=repr(value), known=f"1 to {SIZE_LIMITS[theirs]}"
+            )
         if theirs == "layer_norm_epsilon" and not (isinstance(value, float) and 0 < value < 1):
             raise WeightsError(f"{path}: {theirs} is out of range", got=repr(value), known="between 0 and 1")
         values[ours] = value
@@ -107,17 +120,24 @@ def tensor_files(directory: Path) -> list[Path]:
     if pickles:
         raise WeightsError(
             f"{directory}: weights only as pickles, which can run code when they are opened",
-            got=", ".join(pickles[:3]), known="model.safetensors",
+            got=", ".join(pickles[:3]),
+            known="model.safetensors",
             do="Convert in a place you trust: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
-               ".save_pretrained(NEW) writes safetensors.")
+            ".save_pretrained(NEW) writes safetensors.",
+        )
     raise WeightsError(f"{directory}: no model.safetensors here", do="See: finetune weights ls")
 
 
 def read_header(path: Path) -> dict[str, tuple]:
     """Names and shapes in a safetensors file, with the header and the file's size checked against each other."""
+
     def refuse(why: str) -> NoReturn:
-        raise WeightsError(f"{path}: this is not a usable safetensors file", got=why,
-                           do="Fetch it again: finetune weights verify shows what is damaged.")
+        raise WeightsError(
+            f"{path}: this is not a usable safetensors file",
+            got=why,
+            do="Fetch it again: finetune weights verify shows what is damaged.",
+        )
+
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -183,14 +203,22 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
         raise WeightsError(f"{directory}: the tensors cannot be read", got=str(error)) from error
     tokenizer = Tokenizer.from_directory(directory)
     if tokenizer.vocab_size != shape.vocab_size:
-        raise WeightsError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
-                           known=f"the model has {shape.vocab_size}", do="Use the checkpoint's own tokenizer files.")
+        raise WeightsError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
+            known=f"the model has {shape.vocab_size}",
+            do="Use the checkpoint's own tokenizer files.",
+        )
     return LoadedCheckpoint(model.eval(), tokenizer, report)
 
 
-def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokenizer,
-                     extra_config: dict | None = None, extra_files: dict[str, str] | None = None,
-                     dtype: torch.dtype = torch.float32) -> None:
+def write_checkpoint(
+    directory: Path,
+    model: GPT | Classifier,
+    tokenizer: Tokenizer,
+    extra_config: dict | None = None,
+    extra_files: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write Hugging Face's layout, whole or not at all; an older directory of that name is replaced at the end."""
     gpt = model.gpt if isinstance(model, Classifier) else model
     tensors: dict[str, Tensor] = gpt_tensors(gpt)
@@ -198,12 +226,22 @@ def write_checkpoint(directory: Path, model: GPT | Classifier, tokenizer: Tokeni
         tensors[CLASSIFIER_HEAD] = model.head.weight.detach().cpu().contiguous()
     kind = {"dtype": str(dtype).removeprefix("torch.")}
     files = {"tokenizer_config.json": json.dumps(tokenizer_config(gpt.config), indent=2) + "\n", **(extra_files or {})}
-    write_directory(directory, {name: tensor.to(dtype) for name, tensor in tensors.items()},
-                    hugging_face_config(model, tokenizer) | kind | (extra_config or {}), tokenizer, files)
+    write_directory(
+        directory,
+        {name: tensor.to(dtype) for name, tensor in tensors.items()},
+        hugging_face_config(model, tokenizer) | kind | (extra_config or {}),
+        tokenizer,
+        files,
+    )
 
 
-def write_directory(directory: Path, tensors: dict[str, Tensor], config: dict, tokenizer: Tokenizer,
-                    extra_files: dict[str, str] | None = None) -> None:
+def write_directory(
+    directory: Path,
+    tensors: dict[str, Tensor],
+    config: dict,
+    tokenizer: Tokenizer,
+    extra_files: dict[str, str] | None = None,
+) -> None:
     """Write a checkpoint's files, whole or not at all; an older directory of that name is replaced at the end."""
     directory = Path(directory)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -221,8 +259,9 @@ def write_directory(directory: Path, tensors: dict[str, Tensor], config: dict, t
         replace_directory(directory, temporary)
         sync_directory(directory.parent)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot write {directory}", got=str(error),
-                           do="Free some space, then run again.") from error
+        raise WeightsError(
+            f"cannot write {directory}", got=str(error), do="Free some space, then run again."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -233,17 +272,35 @@ def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
     config = model.gpt.config if isinstance(model, Classifier) else model.config
     ours = {theirs: getattr(config, name) for theirs, name in CONFIG_KEYS.items()}
     end = tokenizer.end_of_text
-    return {"architectures": [kind], "model_type": "gpt2", "n_ctx": config.context, **ours, **FIXED,
-            "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": config.dropout,
-            "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return {
+        "architectures": [kind],
+        "model_type": "gpt2",
+        "n_ctx": config.context,
+        **ours,
+        **FIXED,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
 
 
 def tokenizer_config(config: GPTConfig) -> dict:
     """What AutoTokenizer needs to read texts as ours does: specials typed in a text stay text."""
     end = "<|endoftext|>"
-    return {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end,
-            "model_max_length": config.context, "padding_side": "right", "add_prefix_space": False,
-            "split_special_tokens": True}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": end,
+        "model_max_length": config.context,
+        "padding_side": "right",
+        "add_prefix_space": False,
+        "split_special_tokens": True,
+    }
 
 
 def read_object(path: Path) -> dict:

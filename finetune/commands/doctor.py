@@ -12,8 +12,15 @@ from finetune.errors import FinetuneError
 GIGABYTE = 10**9
 NEEDED_BYTES = 2 * GIGABYTE  # GPT-2 124M, two checkpoints of a run, an export
 OURS = ("FINETUNE_HOME", "FINETUNE_MIRROR", "FINETUNE_REGISTRY")
-OTHERS = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HTTPS_PROXY", "OMP_NUM_THREADS",
-          "CUDA_VISIBLE_DEVICES")
+OTHERS = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+    "HTTPS_PROXY",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def examine() -> list[tuple[str, str, bool | None]]:
@@ -43,11 +50,13 @@ def show() -> int:
     say(f"problems: {', '.join(problems)}" if problems else "everything works")
     return 2 if problems else 0
 
+
 Line = tuple[str, bool | None]  # what is there, and whether that will do; none: no matter
 
 
 def _finetune() -> Line:
     from finetune import __version__
+
     return f"{__version__} in {Path(__file__).parents[1]}", None
 
 
@@ -62,23 +71,28 @@ def _system() -> Line:
 
 def _packages() -> Line:
     from finetune.machine import versions
+
     found = versions()
     found.pop("python", None)
     lines = [" ".join(pair) for pair in found.items()]
-    return "\n".join(", ".join(lines[start:start + 5]) for start in range(0, len(lines), 5)), None
+    return "\n".join(", ".join(lines[start : start + 5]) for start in range(0, len(lines), 5)), None
 
 
 def _processor() -> Line:
     import torch
 
     from finetune.machine import hardware
+
     found = hardware()
-    return (f"{found.get('cpu', platform.processor() or found['machine'])}, {found['cores']} cores, "
-            f"torch uses {torch.get_num_threads()}"), None
+    return (
+        f"{found.get('cpu', platform.processor() or found['machine'])}, {found['cores']} cores, "
+        f"torch uses {torch.get_num_threads()}"
+    ), None
 
 
 def _memory() -> Line:
     import psutil
+
     memory = psutil.virtual_memory()
     return f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB free", None
 
@@ -87,6 +101,7 @@ def _device() -> Line:
     import torch
 
     from finetune.training.precision import device_type
+
     if device_type() != "cuda":
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         return f"{device_type()} (torch is built {built})", None
@@ -96,6 +111,7 @@ def _device() -> Line:
 
 def _precision() -> Line:
     from finetune.training.precision import choose_precision
+
     precision, why = choose_precision("auto", 768)
     return f"{precision} for GPT-2: {why}", None
 
@@ -111,8 +127,10 @@ def _disk() -> Line:
 
 def _caches() -> Line:
     from finetune.hub.cache import home
+
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub")
+        os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"
+    )
     lines = [f"{folder}{'' if Path(folder).is_dir() else ' (not there yet)'}" for folder in (hub, home())]
     return "\n".join(lines), None
 
@@ -125,6 +143,7 @@ def _variables() -> Line:
 
 def _network() -> Line:
     from finetune.hub.fetch import network_available
+
     answers = network_available()
     return "the Hugging Face hub answers" if answers else "none: what is on this machine is used", None
 
@@ -132,6 +151,7 @@ def _network() -> Line:
 def _weights() -> Line:
     from finetune.hub.fetch import weights_status
     from finetune.hub.registry import weights_registry
+
     return "\n".join(f"{row.name}: {weights_status(row)}" for row in weights_registry().values()), None
 
 
@@ -143,6 +163,7 @@ def _forward_pass() -> Line:
 
     from finetune.models.gpt import GPT, GPTConfig
     from finetune.training.precision import device_type
+
     device = device_type()
     config = GPTConfig(vocab_size=257, context=32, width=32, layers=1, heads=2)
     model = GPT(config).initialise(0).to(device).eval()
@@ -161,5 +182,19 @@ def _without_home(text: str) -> str:
     return text.replace(home, "~") if len(home) > 1 else text
 
 
-CHECKS = (_finetune, _python, _system, _packages, _processor, _memory, _device, _precision, _disk, _caches,
-          _variables, _network, _weights, _forward_pass)
+CHECKS = (
+    _finetune,
+    _python,
+    _system,
+    _packages,
+    _processor,
+    _memory,
+    _device,
+    _precision,
+    _disk,
+    _caches,
+    _variables,
+    _network,
+    _weights,
+    _forward_pass,
+)

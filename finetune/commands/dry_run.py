@@ -91,9 +91,14 @@ def _missing_weights(recipe: Recipe) -> str:
         size = sum(spec.size_bytes or 0 for spec in row.files.values())
         known = all(spec.size_bytes is not None for spec in row.files.values())
         size = size if known else 4 * (row.parameters or 0)
-        return "" if fetch.find_weights(row) else (
-            f"weights: {row.name} are not on this machine; the run downloads "
-            + (f"{'' if known else 'about '}{bytes_text(size)}" if size else "them"))
+        return (
+            ""
+            if fetch.find_weights(row)
+            else (
+                f"weights: {row.name} are not on this machine; the run downloads "
+                + (f"{'' if known else 'about '}{bytes_text(size)}" if size else "them")
+            )
+        )
     try:
         locate_weights(recipe.weights)
     except FetchError:
@@ -107,8 +112,11 @@ def _plan_only(recipe: Recipe, with_data: bool) -> None:
     prepared = task.preview(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
         with torch.device("meta"):  # shapes without numbers
-            gpt = GPT(GPTConfig(vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers,
-                                heads=row.heads))
+            gpt = GPT(
+                GPTConfig(
+                    vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers, heads=row.heads
+                )
+            )
             parameters = sum(p.numel() for p in gpt.parameters())
             setup = assemble(task, recipe, gpt, Tokenizer.of_bytes(), parameters, prepared)  # no text is read
         _say_plan(setup)
@@ -132,15 +140,20 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     found = estimate(first, replace(plan, kept_bytes=probe.kept_bytes))
     assert found is not None, "steps were measured"
     tokens = sum(probe.whole.lengths)
-    say(f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
-        f"in an epoch; {plan.validations} validations")
+    say(
+        f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
+        f"in an epoch; {plan.validations} validations"
+    )
     setup.model.float()
     seconds = task.evaluation_seconds(recipe, run, setup, device)
     _say_estimates(found, seconds, device)
-    said = ", ".join(f"{size.tokens:,} tokens {took:.3g} s"
-                     for size, took in zip(first.sizes[1:], first.seconds[1:], strict=True))
-    say(f"measured: {len(first.seconds) - 1} optimizer steps, pads included: {said}; after a first one, not counted, "
-        f"on the batch that needs the most memory ({first.sizes[0].tokens:,} tokens {first.seconds[0]:.3g} s)")
+    said = ", ".join(
+        f"{size.tokens:,} tokens {took:.3g} s" for size, took in zip(first.sizes[1:], first.seconds[1:], strict=True)
+    )
+    say(
+        f"measured: {len(first.seconds) - 1} optimizer steps, pads included: {said}; after a first one, not counted, "
+        f"on the batch that needs the most memory ({first.sizes[0].tokens:,} tokens {first.seconds[0]:.3g} s)"
+    )
     if busy := crowded(found):
         say(f"note: {busy}")
     if processes > 1:
@@ -154,18 +167,27 @@ def _say_plan(setup: TrainingSetup[Any]) -> None:
         say(f"  {line}")
     more = len(trainable.names) - NAMES
     say("  which: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
-    say(f"  chosen: method={settings.method}  lr={settings.lr:g}  epochs={settings.epochs}  "
-        f"precision={settings.precision}")
+    say(
+        f"  chosen: method={settings.method}  lr={settings.lr:g}  epochs={settings.epochs}  "
+        f"precision={settings.precision}"
+    )
 
 
 def _say_estimates(found: Estimate, evaluation: float | None, device: torch.device) -> None:
     where = "GPU memory" if device.type == "cuda" else "memory"
-    rows = [("estimate", "about", "range"),
-            ("training", *(_span(seconds_text, found, "seconds"))),
-            (f"peak {where} of training", *(_span(bytes_text, found, "peak_bytes")))]
+    rows = [
+        ("estimate", "about", "range"),
+        ("training", *(_span(seconds_text, found, "seconds"))),
+        (f"peak {where} of training", *(_span(bytes_text, found, "peak_bytes"))),
+    ]
     if evaluation is not None:
-        rows.append(("forward passes of evaluation", seconds_text(evaluation),
-                     f"{seconds_text(0.8 * evaluation)} to {seconds_text(1.2 * evaluation)}"))
+        rows.append(
+            (
+                "forward passes of evaluation",
+                seconds_text(evaluation),
+                f"{seconds_text(0.8 * evaluation)} to {seconds_text(1.2 * evaluation)}",
+            )
+        )
     for name, about, span in rows:
         say(f"  {name:28}  {about:>12}  {span}".replace("\u00a0", " "))
 

@@ -22,8 +22,15 @@ from finetune.training.precision import device_type
 NEW_TOKENS = 60  # of a continuation
 
 
-def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequence[str],
-                  write: Callable[[str], None], compiled: bool = False, **options: Any) -> None:
+def continue_text(
+    name: str,
+    prompt: str,
+    max_new_tokens: int | None,
+    stop: Sequence[str],
+    write: Callable[[str], None],
+    compiled: bool = False,
+    **options: Any,
+) -> None:
     """Write the prompt and its continuation: one sample a token at a time, several of them one after the other.
 
     Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no
@@ -33,6 +40,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     RecipeError where an option is out of range.
     """
     import torch
+
     found = locate_weights(resolve_auto(name), fetch=True)
     file = found.directory / SEQ2SEQ
     use = SourceUse.from_json(read_json(file), file) if file.is_file() else None
@@ -55,8 +63,11 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
     else:
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]], device=device)
         generate, shown = model.to(device).generate, prompt
-    settings = vars(decoding) | {"end": tokenizer.end_of_text, "note": notes.append,
-                                 "stop": StopStrings(tokenizer, stop) if stop else None}
+    settings = vars(decoding) | {
+        "end": tokenizer.end_of_text,
+        "note": notes.append,
+        "stop": StopStrings(tokenizer, stop) if stop else None,
+    }
     if compiled:
         settings["compiled"] = True
     if decoding.samples == decoding.beams == 1:
@@ -65,7 +76,7 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         generate(ids, new, on_tokens=lambda tokens: write(stream.push(int(tokens))), **settings)
         write(stream.close() + "\n")
     else:
-        rows = generate(ids, new, **settings)[:, ids.shape[1]:].tolist()
+        rows = generate(ids, new, **settings)[:, ids.shape[1] :].tolist()
         for number, row in enumerate(rows, 1):
             stream = TextStream(tokenizer, stop)
             text = "".join(stream.push(token) for token in row) + stream.close()
@@ -75,10 +86,17 @@ def continue_text(name: str, prompt: str, max_new_tokens: int | None, stop: Sequ
         warn(note)
 
 
-def _target_of(model: GPT | EncoderDecoder, tokenizer: Tokenizer, source: str, use: SourceUse, new: int,
-               note: Callable[[str], None]) -> tuple:
+def _target_of(
+    model: GPT | EncoderDecoder,
+    tokenizer: Tokenizer,
+    source: str,
+    use: SourceUse,
+    new: int,
+    note: Callable[[str], None],
+) -> tuple:
     """What the target begins with, (1, T), and the function that goes on from there. note: told of a cut source."""
     import torch
+
     device = model.token_embedding.weight.device
     ids, room = tokenizer.encode(source), writing_room(use.family, use.max_length, model.config.context, new)
     if len(ids) > room:
@@ -109,6 +127,8 @@ def _with_defaults(options: dict) -> dict:
     if not {"top_k", "top_p", "min_p"} & given.keys():
         chosen["top_k"] = 50
     elif given.get("temperature") == 0:
-        raise RecipeError("temperature 0 takes the likeliest token and draws nothing",
-                          do="Leave out --top-k, --top-p and --min-p, or give a temperature.")
+        raise RecipeError(
+            "temperature 0 takes the likeliest token and draws nothing",
+            do="Leave out --top-k, --top-p and --min-p, or give a temperature.",
+        )
     return chosen

@@ -18,21 +18,27 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     merges_wanted = vocab_size - 256 - len(SPECIAL_TOKENS)
     if merges_wanted < 1:
-        raise RecipeError("the vocabulary is too small", got=str(vocab_size),
-                          known=f"at least {257 + len(SPECIAL_TOKENS)}: the bytes, a merge, the special tokens")
+        raise RecipeError(
+            "the vocabulary is too small",
+            got=str(vocab_size),
+            known=f"at least {257 + len(SPECIAL_TOKENS)}: the bytes, a merge, the special tokens",
+        )
     try:
         from tokenizers import Regex, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Trainable
     except ImportError as error:
-        raise RecipeError("training a tokenizer needs the package tokenizers",
-                          do="pip install tokenizers") from error
+        raise RecipeError("training a tokenizer needs the package tokenizers", do="pip install tokenizers") from error
     alphabet = list(byte_alphabet().values())
     learner = Trainable(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT_PATTERN.replace("++", "+")), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=256 + merges_wanted, initial_alphabet=alphabet,
-                                                           show_progress=False))
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN.replace("++", "+")), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=256 + merges_wanted, initial_alphabet=alphabet, show_progress=False)
+    )
     found = json.loads(learner.to_str())["model"]["merges"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in found]
     tokens = [*alphabet, *(pair.replace(" ", "") for pair in merges), *SPECIAL_TOKENS]

@@ -60,5 +60,8 @@ class Comparison(Measured):
 def fields_of(candidate: Candidate) -> dict[str, Any]:
     """What was measured of a candidate, as fields of ``MeasuredCandidate``."""
     difference = candidate.difference
-    return {**candidate.metrics, "by_seed": candidate.by_seed,
-            "difference": difference and Differences(p_value=difference.p_value, **difference.metrics)}
+    return {
+        **candidate.metrics,
+        "by_seed": candidate.by_seed,
+        "difference": difference and Differences(p_value=difference.p_value, **difference.metrics),
+    }

@@ -22,8 +22,14 @@ def majority(y_train: ArrayLike, k: int, n: int) -> np.ndarray:
     return np.tile(shares, (n, 1))
 
 
-def tfidf_logistic(train_texts: Iterable[str], y_train: ArrayLike, val_texts: Iterable[str], y_val: ArrayLike,
-                   test_texts: Iterable[str], k: int) -> tuple[np.ndarray, str, float]:
+def tfidf_logistic(
+    train_texts: Iterable[str],
+    y_train: ArrayLike,
+    val_texts: Iterable[str],
+    y_val: ArrayLike,
+    test_texts: Iterable[str],
+    k: int,
+) -> tuple[np.ndarray, str, float]:
     """Probabilities (n, k) of `test_texts`, a note on what was fitted, and the seconds it took.
 
     TF-IDF of words (1-2) and of characters inside words (2-5) with sublinear term frequency, then logistic
@@ -31,13 +37,20 @@ def tfidf_logistic(train_texts: Iterable[str], y_train: ArrayLike, val_texts: It
     train does not have get probability 0.
     """
     start = time.perf_counter()
-    probabilities, note = _fit_predict(list(train_texts), np.asarray(y_train, dtype=int), list(val_texts),
-                                       np.asarray(y_val, dtype=int), list(test_texts), k)
+    probabilities, note = _fit_predict(
+        list(train_texts),
+        np.asarray(y_train, dtype=int),
+        list(val_texts),
+        np.asarray(y_val, dtype=int),
+        list(test_texts),
+        k,
+    )
     return probabilities, note, time.perf_counter() - start
 
 
-def _fit_predict(train_texts: list[str], y_train: np.ndarray, val_texts: list[str], y_val: np.ndarray,
-                 test_texts: list[str], k: int) -> tuple[np.ndarray, str]:
+def _fit_predict(
+    train_texts: list[str], y_train: np.ndarray, val_texts: list[str], y_val: np.ndarray, test_texts: list[str], k: int
+) -> tuple[np.ndarray, str]:
     n = len(test_texts)
     if len(np.unique(y_train)) < 2:
         return majority(y_train, k, n), "train has fewer than two classes: nothing to fit"
@@ -75,7 +88,7 @@ def _within_work_limit(texts: list[str], y: np.ndarray, k: int) -> tuple[list[st
     order = np.random.default_rng(_SEED).permutation(len(texts))
     _, firsts = np.unique(y[order], return_index=True)
     order = np.concatenate([order[firsts], np.delete(order, firsts)])
-    keep = order[:max(len(firsts), int(len(texts) * _WORK_LIMIT / work))]
+    keep = order[: max(len(firsts), int(len(texts) * _WORK_LIMIT / work))]
     note = f"; fitted on {len(keep):,} of {len(texts):,} rows to bound the time"
     return [texts[row] for row in keep], y[keep], note
 
@@ -128,6 +141,7 @@ def _rank(probabilities: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     own = np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, None)
     return float((probabilities.argmax(axis=1) == y).mean()), float(np.log(own).mean())
 
+
 _CHUNK = 200  # questions compared with all training questions at once
 
 
@@ -139,6 +153,6 @@ def nearest_answers(train_questions: list[str], train_answers: list[str], questi
     known = features.fit_transform(train_questions).T.tocsr()
     found = []
     for start in range(0, len(questions), _CHUNK):
-        cosine = features.transform(questions[start:start + _CHUNK]) @ known  # (chunk, training questions)
+        cosine = features.transform(questions[start : start + _CHUNK]) @ known  # (chunk, training questions)
         found += [train_answers[i] for i in np.asarray(cosine.argmax(axis=1)).ravel()]
     return found

@@ -49,8 +49,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         inverse = np.exp(-log_temperature)
         return float(np.mean(logsumexp(logits * inverse, axis=1) - own * inverse))
 
-    found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded",
-                            options={"xatol": 1e-6})
+    found = minimize_scalar(
+        loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-6}
+    )
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
@@ -68,8 +69,15 @@ def reliability_bins(probabilities: ArrayLike, y: ArrayLike) -> list[Reliability
     rows = []
     for index in np.unique(bins):
         inside = bins == index
-        rows.append(ReliabilityBin(float(index / _BINS), float((index + 1) / _BINS), int(inside.sum()),
-                                   float(confidence[inside].mean()), float(correct[inside].mean())))
+        rows.append(
+            ReliabilityBin(
+                float(index / _BINS),
+                float((index + 1) / _BINS),
+                int(inside.sum()),
+                float(confidence[inside].mean()),
+                float(correct[inside].mean()),
+            )
+        )
     return rows
 
 

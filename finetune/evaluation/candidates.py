@@ -28,8 +28,15 @@ class Candidate:
     difference: AgainstReference | None  # none: the reference itself
 
 
-def compare_candidates(y: np.ndarray, decisions: dict[str, np.ndarray], k: int, positive: int | None, reference: str,
-                       resamples: int, seed: int) -> dict[str, Candidate]:
+def compare_candidates(
+    y: np.ndarray,
+    decisions: dict[str, np.ndarray],
+    k: int,
+    positive: int | None,
+    reference: str,
+    resamples: int,
+    seed: int,
+) -> dict[str, Candidate]:
     """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
 
     y: classes (n,). decisions: name -> predicted classes (S, n), a row for each of S seeds; S may differ.
@@ -40,22 +47,24 @@ def compare_candidates(y: np.ndarray, decisions: dict[str, np.ndarray], k: int, 
     """
     y, n = np.asarray(y, dtype=int), len(y)
     metric = "f1_macro" if positive is None else "f1"
-    parts = {name: [DecisionCounts(y, np.asarray(row, dtype=int), k) for row in rows]
-             for name, rows in decisions.items()}
+    parts = {
+        name: [DecisionCounts(y, np.asarray(row, dtype=int), k) for row in rows] for name, rows in decisions.items()
+    }
 
     def scores(counts: np.ndarray) -> np.ndarray:
         """(R, 2 * candidates): the accuracies, then the F1s."""
         found = [[part.scores(counts, positive) for part in own] for own in parts.values()]
-        return np.stack([np.mean([score[name] for score in own], axis=0) for name in ("accuracy", metric)
-                         for own in found], axis=1)
+        return np.stack(
+            [np.mean([score[name] for score in own], axis=0) for name in ("accuracy", metric) for own in found], axis=1
+        )
 
     at = list(parts).index(reference)
 
     def with_differences(counts: np.ndarray) -> np.ndarray:
         """(R, 3 * candidates): and F1 minus the reference's."""
         found = scores(counts)
-        f1 = found[:, len(parts):]
-        return np.concatenate([found, f1 - f1[:, at:at + 1]], axis=1)
+        f1 = found[:, len(parts) :]
+        return np.concatenate([found, f1 - f1[:, at : at + 1]], axis=1)
 
     everything = np.ones((1, n))
     values = with_differences(everything)[0]
@@ -72,8 +81,9 @@ def compare_candidates(y: np.ndarray, decisions: dict[str, np.ndarray], k: int, 
 
     found = {}
     for i, (name, own) in enumerate(parts.items()):
-        by_seed = [{key: float(part.scores(everything, positive)[key][0]) for key in ("accuracy", metric)}
-                   for part in own]
+        by_seed = [
+            {key: float(part.scores(everything, positive)[key][0]) for key in ("accuracy", metric)} for part in own
+        ]
         difference, column = None, 2 * len(parts) + i
         if name != reference:
             f1 = Difference(float(values[column]), float(low[column]), float(high[column]), n)
@@ -88,8 +98,14 @@ def _weighted(own: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndar
     return counts @ own / (counts @ parts)
 
 
-def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, resamples: int, seed: int,
-                 weights: ArrayLike | None = None) -> dict[str, Candidate]:
+def compare_rows(
+    scores: dict[str, np.ndarray],
+    metric: str,
+    reference: str,
+    resamples: int,
+    seed: int,
+    weights: ArrayLike | None = None,
+) -> dict[str, Candidate]:
     """The mean score of each candidate under the name `metric`, and its difference to the reference on the same rows.
 
     scores: name -> (S, n), a row for each of S seeds. weights: (n,), as ``paired_bootstrap`` says. Intervals, tests and
@@ -108,6 +124,8 @@ def compare_rows(scores: dict[str, np.ndarray], metric: str, reference: str, res
         if low == high and weights is None:  # a share that no resample changes
             low, high = wilson(round(value * n), n)
         found[name] = Candidate(
-            {metric: Metric(value, low, high, n)}, [{metric: float(np.sum(row) / parts.sum())} for row in scores[name]],
-            None if name == reference else AgainstReference({metric: tests[name]}, adjusted[name]))
+            {metric: Metric(value, low, high, n)},
+            [{metric: float(np.sum(row) / parts.sum())} for row in scores[name]],
+            None if name == reference else AgainstReference({metric: tests[name]}, adjusted[name]),
+        )
     return found

@@ -63,16 +63,18 @@ def _resampled(statistic: Statistic, n: int, resamples: int, seed: int) -> np.nd
     return np.concatenate(values)
 
 
-def paired_bootstrap(scores_a: ArrayLike, scores_b: ArrayLike, resamples: int, seed: int,
-                     weights: ArrayLike | None = None) -> Difference:
+def paired_bootstrap(
+    scores_a: ArrayLike, scores_b: ArrayLike, resamples: int, seed: int, weights: ArrayLike | None = None
+) -> Difference:
     """The mean of a minus that of b on the same rows, with its p value.
 
     weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
     """
     difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
     weights = np.ones(len(difference)) if weights is None else np.asarray(weights, dtype=float)
-    return paired_differences(lambda counts: (counts @ difference / (counts @ weights))[:, None], len(difference),
-                              resamples, seed)[0]
+    return paired_differences(
+        lambda counts: (counts @ difference / (counts @ weights))[:, None], len(difference), resamples, seed
+    )[0]
 
 
 def paired_differences(statistic: Statistic, n: int, resamples: int, seed: int) -> list[Difference]:
@@ -85,8 +87,10 @@ def paired_differences(statistic: Statistic, n: int, resamples: int, seed: int) 
     observed, values = statistic(np.ones((1, n)))[0], _resampled(statistic, n, resamples, seed)
     lows, highs = np.percentile(values, [2.5, 97.5], axis=0)
     as_far = (np.abs(values - observed) >= np.abs(observed) - 1e-12).sum(axis=0)
-    return [Difference(float(value), float(low), float(high), n, p_value=(1 + int(far)) / (1 + len(values)))
-            for value, low, high, far in zip(observed, lows, highs, as_far, strict=True)]
+    return [
+        Difference(float(value), float(low), float(high), n, p_value=(1 + int(far)) / (1 + len(values)))
+        for value, low, high, far in zip(observed, lows, highs, as_far, strict=True)
+    ]
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:

@@ -23,8 +23,9 @@ class CompressedSize(Record):
     bits_per_byte: float
 
 
-def language_metrics(nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int = 1000,
-                     seed: int = 0) -> dict[str, Metric]:
+def language_metrics(
+    nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> dict[str, Metric]:
     """bits_per_byte, perplexity (a token) and log_loss (nats a token) with 95 % intervals over blocks.
 
     nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and the bytes of text they stand for.
@@ -35,6 +36,7 @@ def language_metrics(nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resam
     def statistic(counts: np.ndarray) -> np.ndarray:  # counts (R, n) -> (R, 3)
         loss = counts @ nats / (counts @ tokens)
         return np.stack([counts @ nats / (counts @ sizes) / math.log(2), np.exp(np.minimum(loss, 50.0)), loss], axis=1)
+
     values = statistic(np.ones((1, len(nats))))[0]
     low, high = bootstrap(statistic, len(nats), resamples, seed)
     return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(NAMES)}

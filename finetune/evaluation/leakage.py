@@ -34,7 +34,8 @@ def overlap(texts_by_split: dict[str, list[str]], normalise: Callable[[str], str
             counts[f"{split}_in_{other}"] = OverlapCounts(
                 exact=sum(text in exact[other] for text in texts_by_split[split]),
                 normalised=sum(text in folded_sets[other] for text in folded[split]),
-                n=len(texts_by_split[split]))
+                n=len(texts_by_split[split]),
+            )
     return counts
 
 

@@ -26,9 +26,15 @@ class ClassScores(Record):
     support: int
 
 
-def classification_metrics(y: ArrayLike, predicted: ArrayLike, probabilities: ArrayLike, labels: list[str],
-                           positive: int | None,
-                           resamples: int, seed: int) -> dict[str, Metric]:
+def classification_metrics(
+    y: ArrayLike,
+    predicted: ArrayLike,
+    probabilities: ArrayLike,
+    labels: list[str],
+    positive: int | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Metric]:
     """The metrics by their names in scikit-learn.
 
     `y`, `predicted`: class indices (n,); `probabilities`: (n, k) in the order of `labels`; `positive`: index
@@ -62,15 +68,18 @@ def classification_metrics(y: ArrayLike, predicted: ArrayLike, probabilities: Ar
     return metrics
 
 
-def _values(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int,
-            positive: int | None) -> dict[str, float]:
+def _values(
+    y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int, positive: int | None
+) -> dict[str, float]:
     """The metrics that are defined on these rows."""
     from sklearn import metrics as sk
 
     classes = np.arange(k)
-    values = {"accuracy": sk.accuracy_score(y, predicted),
-              "f1_macro": sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0),
-              "ece": expected_calibration_error(probabilities, y)}
+    values = {
+        "accuracy": sk.accuracy_score(y, predicted),
+        "f1_macro": sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0),
+        "ece": expected_calibration_error(probabilities, y),
+    }
     if k > 1:
         values["log_loss"] = sk.log_loss(y, probabilities, labels=classes)
     if k > 2:
@@ -88,8 +97,16 @@ def _values(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: 
     return {name: float(value) for name, value in values.items()}
 
 
-def _intervals(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int, positive: int | None,
-               names: list[str], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+def _intervals(
+    y: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    k: int,
+    positive: int | None,
+    names: list[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
     """Name -> (low, high) for each of `names`."""
     from scipy.sparse import csr_array
 
@@ -99,16 +116,19 @@ def _intervals(y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, 
     row_loss = -np.log(np.clip(probabilities[rows, y], tiny, 1 - tiny))
     onehot_error = probabilities.copy()
     onehot_error[rows, y] -= 1
-    row_brier = (onehot_error ** 2).sum(axis=1) / (2 if k == 2 else 1)  # scikit-learn halves it for two
+    row_brier = (onehot_error**2).sum(axis=1) / (2 if k == 2 else 1)  # scikit-learn halves it for two
     confidence, bins = confidence_bins(probabilities)
     gap = (probabilities.argmax(axis=1) == y) - confidence
     bin_gaps = csr_array((gap, (bins, rows)), shape=(bins.max() + 1, n))
     ranking = _Ranking(y == positive, probabilities[:, positive]) if "roc_auc" in names else None
 
     def statistic(counts: np.ndarray) -> np.ndarray:  # (R, n) -> (R, names)
-        found = {**decisions.scores(counts, positive),
-                 "log_loss": counts @ row_loss / n, "brier": counts @ row_brier / n,
-                 "ece": np.abs(bin_gaps @ counts.T).sum(axis=0) / n}
+        found = {
+            **decisions.scores(counts, positive),
+            "log_loss": counts @ row_loss / n,
+            "brier": counts @ row_brier / n,
+            "ece": np.abs(bin_gaps @ counts.T).sum(axis=0) / n,
+        }
         if ranking:
             found["roc_auc"], found["average_precision"] = ranking.areas(counts)
         return np.stack([found[name] for name in names], axis=1)
@@ -137,8 +157,9 @@ class DecisionCounts:
         f1 = _ratio(2 * right, truth + called)
         scores = {"accuracy": right.sum(axis=0) / counts.shape[1], "f1_macro": f1.mean(axis=0)}
         if len(f1) == 2:
-            scores.update(f1=f1[positive], precision=_ratio(right, called)[positive],
-                          recall=_ratio(right, truth)[positive])
+            scores.update(
+                f1=f1[positive], precision=_ratio(right, called)[positive], recall=_ratio(right, truth)[positive]
+            )
         return scores
 
 
@@ -170,8 +191,16 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def paired_difference(metric: str, y: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike, k: int,
-                      positive: int | None, resamples: int, seed: int) -> Difference:
+def paired_difference(
+    metric: str,
+    y: ArrayLike,
+    predicted_a: ArrayLike,
+    predicted_b: ArrayLike,
+    k: int,
+    positive: int | None,
+    resamples: int,
+    seed: int,
+) -> Difference:
     """`metric` of decisions a minus that of b on the same rows, with the paired bootstrap's interval.
 
     `metric` is one that decisions alone determine: accuracy, f1_macro, f1, precision, recall.
@@ -198,5 +227,7 @@ def per_class(y: np.ndarray, predicted: np.ndarray, labels: list[str]) -> list[C
     if len(y) == 0:  # scikit-learn refuses no rows
         return [ClassScores(label, 0.0, 0.0, 0.0, 0) for label in labels]
     columns = precision_recall_fscore_support(y, predicted, labels=np.arange(len(labels)), zero_division=0)
-    return [ClassScores(label, float(precision), float(recall), float(f1), int(support))
-            for label, precision, recall, f1, support in zip(labels, *columns, strict=True)]
+    return [
+        ClassScores(label, float(precision), float(recall), float(f1), int(support))
+        for label, precision, recall, f1, support in zip(labels, *columns, strict=True)
+    ]

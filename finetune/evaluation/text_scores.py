@@ -55,7 +55,7 @@ def repetition(texts: list[str], n: int = 4) -> np.ndarray:
     """The share of each text's n-grams of words that occurred in it before."""
     found = []
     for words in map(str.split, texts):
-        grams = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         found.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
     return np.array(found)
 

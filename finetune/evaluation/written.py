@@ -112,8 +112,9 @@ def ratio(above: ArrayLike, below: ArrayLike, reason: str = "") -> Scores:
     return Scores(sums, np.ones(len(sums), dtype=bool), reason=reason)
 
 
-def mean(values: Sequence[float] | np.ndarray, over: np.ndarray | None = None, share: bool = False,
-         reason: str = "") -> Scores:
+def mean(
+    values: Sequence[float] | np.ndarray, over: np.ndarray | None = None, share: bool = False, reason: str = ""
+) -> Scores:
     """The mean of a value of each row (n,). over: bool (n,), the rows that count, where not all do."""
     over = np.ones(len(values), dtype=bool) if over is None else over
     sums = np.stack([np.where(over, values, 0), over], axis=1).astype(np.float64)
@@ -125,8 +126,13 @@ def corpus_scores(metrics: dict[str, Any], texts: list[str]) -> dict[str, Scores
     found = {}
     for name, metric in metrics.items():
         sums = np.array(metric._extract_corpus_statistics(texts, None), dtype=np.float64)
-        found[name] = Scores(sums, np.ones(len(sums), dtype=bool), BLEU_WORDS if name == "bleu" else 0,
-                             f"no reference has {BLEU_WORDS} words", corpus=metric)
+        found[name] = Scores(
+            sums,
+            np.ones(len(sums), dtype=bool),
+            BLEU_WORDS if name == "bleu" else 0,
+            f"no reference has {BLEU_WORDS} words",
+            corpus=metric,
+        )
     return found
 
 
@@ -134,8 +140,10 @@ def corpus_metrics(references: list[str]) -> dict[str, Any]:
     """sacrebleu's BLEU and chrF against these references, 0 to 100."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    return {"bleu": BLEU(force=True, references=[references]),  # force: no word on spaces before stops
-            "chrf": CHRF(references=[references])}
+    return {
+        "bleu": BLEU(force=True, references=[references]),  # force: no word on spaces before stops
+        "chrf": CHRF(references=[references]),
+    }
 
 
 def length_ratio(texts: list[str], references: list[str]) -> Scores:
@@ -145,8 +153,11 @@ def length_ratio(texts: list[str], references: list[str]) -> Scores:
 
 def reference_scores(written: WrittenTexts, references: References) -> dict[str, Scores]:
     """What was measured teacher-forced, of token_accuracy and log_loss (nats a token)."""
-    return {name: ratio(sums, references.tokens) for name, sums in (("token_accuracy", written.right),
-                                                                    ("log_loss", written.nats)) if sums is not None}
+    return {
+        name: ratio(sums, references.tokens)
+        for name, sums in (("token_accuracy", written.right), ("log_loss", written.nats))
+        if sums is not None
+    }
 
 
 def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, Metric]:
@@ -158,6 +169,7 @@ def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, M
 
     def statistic(counts: np.ndarray) -> np.ndarray:  # (R, n) -> (R, M)
         return np.stack([own.value(counts) for own in scores.values()], axis=1)
+
     values = statistic(np.ones((1, n)))[0]
     lows, highs = bootstrap(statistic, n, resamples, seed)
     metrics = {}
@@ -176,8 +188,9 @@ def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, M
     return metrics
 
 
-def paired(own: dict[str, Scores], other: dict[str, Scores], names: list[str], resamples: int,
-           seed: int) -> dict[str, Difference]:
+def paired(
+    own: dict[str, Scores], other: dict[str, Scores], names: list[str], resamples: int, seed: int
+) -> dict[str, Difference]:
     """The differences of some metrics, own minus other, with the paired bootstrap over the rows that each is over."""
     groups: dict[bytes, list[str]] = {}
     for name in names:
@@ -190,6 +203,7 @@ def paired(own: dict[str, Scores], other: dict[str, Scores], names: list[str], r
         def statistic(counts: np.ndarray, sides: list[list[Scores]] = sides) -> np.ndarray:  # (R, m) -> (R, M)
             mine, theirs = (np.stack([one.value(counts) for one in side], axis=1) for side in sides)
             return mine - theirs
+
         found |= dict(zip(group, paired_differences(statistic, len(rows), resamples, seed), strict=True))
     return {name: found[name] for name in names}
 
@@ -204,9 +218,17 @@ class WrittenScores:
     clean: CleanPart
 
 
-def score_written(own: WrittenTexts, references: References, baselines: dict[str, WrittenTexts], clean: np.ndarray,
-                  score_rows: ScoreRows, headline: str, compared: tuple[str, ...], resamples: int,
-                  seed: int) -> WrittenScores:
+def score_written(
+    own: WrittenTexts,
+    references: References,
+    baselines: dict[str, WrittenTexts],
+    clean: np.ndarray,
+    score_rows: ScoreRows,
+    headline: str,
+    compared: tuple[str, ...],
+    resamples: int,
+    seed: int,
+) -> WrittenScores:
     """Metrics of a model's texts, those of other ways to answer on the same rows, and the paired tests.
 
     clean: bool (n,), the rows that stand in no other split. headline: a metric that has a value. compared: the metrics
@@ -219,17 +241,26 @@ def score_written(own: WrittenTexts, references: References, baselines: dict[str
         other = score_rows(texts, references)
         both = [metric for metric in compared if metric in other and metric in scores and scores[metric].defined()]
         differences = paired(scores, other, both, resamples, seed)
-        entries.append(WrittenBaseline(name, measure(other, resamples, seed), "paired bootstrap",
-                                       differences[headline].p(), differences))
+        entries.append(
+            WrittenBaseline(
+                name, measure(other, resamples, seed), "paired bootstrap", differences[headline].p(), differences
+            )
+        )
     rows = np.flatnonzero(clean)
     alone = measure({name: part.take(rows) for name, part in scores.items()}, resamples, seed) if len(rows) else {}
-    return WrittenScores(Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics, entries,
-                         CleanPart(len(rows), alone))
+    return WrittenScores(
+        Headline(**vars(metrics[headline]), metric=headline, split="test"),
+        metrics,
+        entries,
+        CleanPart(len(rows), alone),
+    )
 
 
-def loss_change(split: str, nats: dict[str, np.ndarray], tokens: list[int], resamples: int, seed: int,
-                on: str = "") -> LossChange:
+def loss_change(
+    split: str, nats: dict[str, np.ndarray], tokens: list[int], resamples: int, seed: int, on: str = ""
+) -> LossChange:
     """The loss in nats a token before and after training. nats: "before" and "after" -> sums (n,) of each row."""
-    before, after = (measure({"log_loss": ratio(nats[state], tokens)}, resamples, seed)["log_loss"]
-                     for state in ("before", "after"))
+    before, after = (
+        measure({"log_loss": ratio(nats[state], tokens)}, resamples, seed)["log_loss"] for state in ("before", "after")
+    )
     return LossChange(split, before, after, on)

@@ -59,8 +59,11 @@ def draft_of(directory: Path) -> Iterator[Path]:
 
 def refuse(program: str, got: str) -> WeightsError:
     """The error of an export that another program reads differently."""
-    return WeightsError(f"{program} reads the export differently", got=got,
-                        do=f"This is a fault of ours or of that version of {program}: please report it.")
+    return WeightsError(
+        f"{program} reads the export differently",
+        got=got,
+        do=f"This is a fault of ours or of that version of {program}: please report it.",
+    )
 
 
 def random_ids(config: GPTConfig) -> torch.Tensor:

@@ -40,8 +40,11 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
             exported = compare_encoder_decoder(draft, thing.model)
         else:
             write_checkpoint(draft, thing.model, thing.tokenizer, thing.config, thing.files)
-            exported = (compare_classifier(draft, thing, thing.model) if isinstance(thing.model, Classifier)
-                        else compare_language_model(draft, thing.model))
+            exported = (
+                compare_classifier(draft, thing, thing.model)
+                if isinstance(thing.model, Classifier)
+                else compare_language_model(draft, thing.model)
+            )
         (draft / "README.md").write_text(thing.readme(exported), encoding="utf-8", newline="\n")
     return exported
 
@@ -78,16 +81,27 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier) ->
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     their_tokenizer, texts = AutoTokenizer.from_pretrained(directory), thing.texts
     ids = encode(thing.tokenizer, texts, thing.max_length)
-    same_ids = sum(their_tokenizer(text, truncation=True, max_length=thing.max_length)["input_ids"] == row
-                   for text, row in zip(texts, ids, strict=True))
+    same_ids = sum(
+        their_tokenizer(text, truncation=True, max_length=thing.max_length)["input_ids"] == row
+        for text, row in zip(texts, ids, strict=True)
+    )
     ours, other = predict_logits(model, ids), their_logits(theirs, ids, thing.tokenizer.end_of_text)
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
     if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
-        raise refuse("transformers", f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
-                     f"and {same_ids} token lists equal, loading {odd or 'clean'}")
-    return Exported(True, f"transformers gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
-                    f"difference {difference:.1e}", difference, len(texts), same_labels)
+        raise refuse(
+            "transformers",
+            f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
+            f"and {same_ids} token lists equal, loading {odd or 'clean'}",
+        )
+    return Exported(
+        True,
+        f"transformers gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
+        f"difference {difference:.1e}",
+        difference,
+        len(texts),
+        same_labels,
+    )
 
 
 def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
@@ -96,8 +110,11 @@ def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
     with torch.inference_mode():
         difference = float((model.cpu()(ids, ids) - again(ids, ids)).abs().max())
     if difference:
-        raise WeightsError("the export gives other logits when it is read back", got=f"{difference:.2e} apart",
-                           do="This is a fault of ours: please report it.")
+        raise WeightsError(
+            "the export gives other logits when it is read back",
+            got=f"{difference:.2e} apart",
+            do="This is a fault of ours: please report it.",
+        )
     return Exported(True, "read back, the same logits bit for bit; an encoder-decoder's layout is our own", difference)
 
 
@@ -107,14 +124,30 @@ def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
         for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
             batch, last = pad_ids([ids[i] for i in rows], pad=end)
-            logits[rows] = theirs(batch, attention_mask=causal_mask_at(last, batch.shape[1])[:, 0, 0].long()).logits.numpy()
+            logits[rows] = theirs(
+                batch, attention_mask=causal_mask_at(last, batch.shape[1])[:, 0, 0].long()
+            ).logits.numpy()
             advance(len(rows))
     return logits
 
 
 def language_model_readme(name: str, weights: str, about: list[str], use: list[str]) -> Callable[[Exported], str]:
     """The README of a language model. about, use: its lines on what it is good for, in figures, and on its use."""
+
     def readme(exported: Exported) -> str:
-        return "\n".join([f"# {name}", "", f"A GPT-2 language model made by gpt2-finetune from {weights}.", "",
-                          *(f"- {line}" for line in (*about, exported.summary)), "", "## Use", "", *use, ""])
+        return "\n".join(
+            [
+                f"# {name}",
+                "",
+                f"A GPT-2 language model made by gpt2-finetune from {weights}.",
+                "",
+                *(f"- {line}" for line in (*about, exported.summary)),
+                "",
+                "## Use",
+                "",
+                *use,
+                "",
+            ]
+        )
+
     return readme

@@ -36,11 +36,15 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
     export then stays in its place.
     """
     if not lora_layers(thing.model):
-        raise RunError(f"{thing.name}: has no adapters", known="a run of the method lora",
-                       do="Export it with --format hf.")
+        raise RunError(
+            f"{thing.name}: has no adapters", known="a run of the method lora", do="Export it with --format hf."
+        )
     if isinstance(thing.model, EncoderDecoder):
-        raise RunError(f"{thing.name}: an encoder-decoder, which is no model that PEFT knows", known="GPT-2",
-                       do="Export it with --format hf, which holds its adapters merged.")
+        raise RunError(
+            f"{thing.name}: an encoder-decoder, which is no model that PEFT knows",
+            known="GPT-2",
+            do="Export it with --format hf, which holds its adapters merged.",
+        )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
         save_file(adapter_tensors(thing.model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -72,12 +76,22 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     layer = next(iter(layers.values()))
     row = weights_registry().get(base.name) if base.pinned else None
     classifies = isinstance(model, Classifier)
-    return {"peft_type": "LORA", "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
-            "base_model_name_or_path": row.repo if row else base.name, "revision": row.revision if row else None,
-            "r": layer.rank, "lora_alpha": layer.alpha, "lora_dropout": layer.drop.p,
-            "target_modules": sorted(_layer_names(gpt)[name] for name in layers),
-            "modules_to_save": [CLASSIFIER_HEAD.removesuffix(".weight")] if classifies else None,
-            "fan_in_fan_out": True, "bias": "none", "use_rslora": False, "use_dora": False, "inference_mode": True}
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
+        "base_model_name_or_path": row.repo if row else base.name,
+        "revision": row.revision if row else None,
+        "r": layer.rank,
+        "lora_alpha": layer.alpha,
+        "lora_dropout": layer.drop.p,
+        "target_modules": sorted(_layer_names(gpt)[name] for name in layers),
+        "modules_to_save": [CLASSIFIER_HEAD.removesuffix(".weight")] if classifies else None,
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
 
 
 def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint) -> Exported:
@@ -114,8 +128,11 @@ def _gpt_of(model: Classifier | GPT) -> GPT:
 
 def _layer_names(gpt: GPT) -> dict[str, str]:
     """Hugging Face's name of each linear layer, by ours: ``h.3.attn.c_attn``."""
-    return {ours.removesuffix(".weight"): theirs.removesuffix(".weight")
-            for theirs, ours, transposed in expand(gpt.config.layers) if transposed}
+    return {
+        ours.removesuffix(".weight"): theirs.removesuffix(".weight")
+        for theirs, ours, transposed in expand(gpt.config.layers)
+        if transposed
+    }
 
 
 def _readme(name: str, config: dict, labels: list[str], end: int, exported: Exported) -> str:
@@ -124,9 +141,20 @@ def _readme(name: str, config: dict, labels: list[str], end: int, exported: Expo
     if labels:
         arguments += f", num_labels={len(labels)}, pad_token_id={end},\n        id2label={dict(enumerate(labels))}"
     kind = "GPT2ForSequenceClassification" if labels else "GPT2LMHeadModel"
-    return "\n".join([
-        f"# {name}", "", f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {where}.", "",
-        f"- {exported.summary}", "", "## Use", "",
-        "    from peft import PeftModel", f"    from transformers import {kind}",
-        f'    base = {kind}.from_pretrained("{where}"{arguments})',
-        '    model = PeftModel.from_pretrained(base, "DIRECTORY")', ""])
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {where}.",
+            "",
+            f"- {exported.summary}",
+            "",
+            "## Use",
+            "",
+            "    from peft import PeftModel",
+            f"    from transformers import {kind}",
+            f'    base = {kind}.from_pretrained("{where}"{arguments})',
+            '    model = PeftModel.from_pretrained(base, "DIRECTORY")',
+            "",
+        ]
+    )

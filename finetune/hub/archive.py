@@ -43,16 +43,19 @@ def extract(archive: Path, row: DataRow, target: Path) -> None:
                 while block := source.read(65536):
                     size += len(block)
                     if size > cap_bytes(row):
-                        raise WrongContent(f"{what}: {name} unpacks to far more than it should",
-                                           got=f"over {cap_bytes(row):,} bytes",
-                                           known=f"{row.spec.size_bytes:,} bytes")
+                        raise WrongContent(
+                            f"{what}: {name} unpacks to far more than it should",
+                            got=f"over {cap_bytes(row):,} bytes",
+                            known=f"{row.spec.size_bytes:,} bytes",
+                        )
                     digest.update(block)
                     out.write(block)
                 if digest.hexdigest() != row.spec.sha256:
-                    raise WrongContent(f"{what}: {name} is not the pinned file",
-                                       got=f"{size:,} bytes, sha256 {digest.hexdigest()}",
-                                       known=f"sha256 {row.spec.sha256}",
-                                       do="Put the right file into FINETUNE_MIRROR or use another data set")
+                    raise WrongContent(
+                        f"{what}: {name} is not the pinned file",
+                        got=f"{size:,} bytes, sha256 {digest.hexdigest()}",
+                        known=f"sha256 {row.spec.sha256}",
+                        do="Put the right file into FINETUNE_MIRROR or use another data set",
+                    )
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise WrongContent(f"{what} is not a zip file that can be read",
-                           got=f"{error}{looks_like(start)}") from error
+        raise WrongContent(f"{what} is not a zip file that can be read", got=f"{error}{looks_like(start)}") from error

@@ -32,6 +32,7 @@ class Expected:
 def home() -> Path:
     """Our own cache: ``FINETUNE_HOME``, else the platform's cache directory."""
     import platformdirs
+
     path = os.environ.get("FINETUNE_HOME") or platformdirs.user_cache_dir("gpt2-finetune", appauthor=False)
     path = os.path.expanduser(path)
     if path.startswith("~"):  # neither HOME nor an entry in the password file
@@ -81,8 +82,7 @@ def record(repo: str, revision: str, file: str, path: Path) -> None:
     """Keep the sha256 of a file that nobody has pinned, after it was found equal to the hub's own value."""
     sha256 = sha256_file(path)
     where = home() / "recorded-hashes.json"
-    write_json(where, _records() | {
-        f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
+    write_json(where, _records() | {f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
     say(f"{repo} {file}: not pinned; it matches the hub's own hash. sha256 {sha256} is recorded in {where}")
 
 

@@ -22,16 +22,22 @@ def get_hub_dataset(name: str) -> Path:
     if folder.exists():
         return folder
     if not repo or not network_available():
-        raise FetchError(f"the data set {name!r} is not on this machine and the hub does not answer",
-                         known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
-                         do="Connect, or save it elsewhere with datasets' save_to_disk and give that folder.")
+        raise FetchError(
+            f"the data set {name!r} is not on this machine and the hub does not answer",
+            known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
+            do="Connect, or save it elsewhere with datasets' save_to_disk and give that folder.",
+        )
     import datasets
+
     say(f"downloading the data set {repo} {config}".rstrip())
     try:
         found = datasets.load_dataset(repo, config or None)
     except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:
-        raise FetchError(f"the data set {name!r} cannot be had", got=str(error).split("\n")[0][:200],
-                         known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG") from error
+        raise FetchError(
+            f"the data set {name!r} cannot be had",
+            got=str(error).split("\n")[0][:200],
+            known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
+        ) from error
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     found.save_to_disk(temporary)

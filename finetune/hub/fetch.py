@@ -85,9 +85,11 @@ def get_weights(row: WeightsRow) -> Path:
         return _from_hub(row.name, row.repo, row.revision, expects)
     for file, expect in expects.items():
         if expect.digest is None:
-            raise FetchError(f"{folder / file}: nobody has pinned the sha256 of this file",
-                             do=f"Get {row.name} once without FINETUNE_MIRROR, to record the hub's value, "
-                             "or pin the sha256 in a file that FINETUNE_REGISTRY names")
+            raise FetchError(
+                f"{folder / file}: nobody has pinned the sha256 of this file",
+                do=f"Get {row.name} once without FINETUNE_MIRROR, to record the hub's value, "
+                "or pin the sha256 in a file that FINETUNE_REGISTRY names",
+            )
         _refuse_wrong_mirror(folder / file, expect)
     return folder
 
@@ -107,9 +109,11 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
         commit, there = config.parent.name, dict.fromkeys(path.name for path in config.parent.iterdir())
     else:
         from huggingface_hub import HfApi
+
         with _explained(repo):
-            info = _ask(lambda: HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, timeout=10,
-                                                                       files_metadata=True))
+            info = _ask(
+                lambda: HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, timeout=10, files_metadata=True)
+            )
         if not info.sha:
             raise FetchError(f"{repo}: {_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
         commit, there = info.sha, {file.rfilename: file for file in info.siblings or []}
@@ -121,6 +125,7 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     folder = _from_hub(repo, repo, commit, expects)
     if network_available():
         from huggingface_hub import hf_hub_download
+
         with _explained(repo):  # notes in the cache which commit the branch is, for use without a network
             hf_hub_download(repo, "config.json", revision=revision, endpoint=_endpoint())
     return folder
@@ -128,21 +133,26 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
 
 def _checkpoint_files(repo: str, names: set[str]) -> list[str]:
     """The files of a repository that make a checkpoint: never a pickle, nothing from a subdirectory."""
-    shards = {name for name in names
-              if re.fullmatch(r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json", name)}
+    shards = {
+        name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json", name)
+    }
     tensors = {"model.safetensors"} & names or shards
     if not tensors or "config.json" not in names:
-        raise FetchError(f"{repo} has no config.json with safetensors weights",
-                         got=", ".join(sorted(names))[:99], known="pickles (.bin, .pt, .ckpt) are never read",
-                         do="Convert it with transformers: save_pretrained(DIRECTORY)")
+        raise FetchError(
+            f"{repo} has no config.json with safetensors weights",
+            got=", ".join(sorted(names))[:99],
+            known="pickles (.bin, .pt, .ckpt) are never read",
+            do="Convert it with transformers: save_pretrained(DIRECTORY)",
+        )
     return ["config.json", *sorted(tensors), *sorted({"vocab.json", "merges.txt", "tokenizer.json"} & names)]
 
 
 def _refuse_wrong_mirror(path: Path, expect: Expected) -> None:
     wrong = problem(path, expect)
     if wrong:
-        raise FetchError(f"{path} is not the file that is {expect.source}", got=wrong,
-                         do="Replace it, or unset FINETUNE_MIRROR")
+        raise FetchError(
+            f"{path} is not the file that is {expect.source}", got=wrong, do="Replace it, or unset FINETUNE_MIRROR"
+        )
 
 
 def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> Path:
@@ -176,24 +186,38 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
         lacks = f"the Hugging Face cache lacks {', '.join(expects)}"
         raise _no_network(label, lacks + cache.mirror_lacks(label, expects))
     from huggingface_hub import constants, hf_hub_download
+
     address = f"{_endpoint()}/{repo}/resolve/{revision}"
     for file, expect in expects.items():
         hub = hub_value(label, repo, revision, file)
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
         if size_differs or len(expect.digest or "") == len(hub.digest or "") and expect.digest != hub.digest:
-            raise FetchError(f"{label}: {address}/{file} is not the file that is {expect.source}",
-                             got=f"{hub.size_bytes} bytes, hash {hub.digest}{_served(f'{address}/{file}')}",
-                             known=f"{expect.size_bytes} bytes, hash {expect.digest}",
-                             do="Check HF_ENDPOINT and proxy")
-        expects[file] = replace(expect, size_bytes=expect.size_bytes or hub.size_bytes,
-                                digest=expect.digest or hub.digest)
-    _say_size(f"{label}: downloading {', '.join(expects)} from {_endpoint()}/{repo}, revision {revision[:8]}",
-              sum(expect.size_bytes or 0 for expect in expects.values()), Path(constants.HF_HUB_CACHE))
+            raise FetchError(
+                f"{label}: {address}/{file} is not the file that is {expect.source}",
+                got=f"{hub.size_bytes} bytes, hash {hub.digest}{_served(f'{address}/{file}')}",
+                known=f"{expect.size_bytes} bytes, hash {expect.digest}",
+                do="Check HF_ENDPOINT and proxy",
+            )
+        expects[file] = replace(
+            expect, size_bytes=expect.size_bytes or hub.size_bytes, digest=expect.digest or hub.digest
+        )
+    _say_size(
+        f"{label}: downloading {', '.join(expects)} from {_endpoint()}/{repo}, revision {revision[:8]}",
+        sum(expect.size_bytes or 0 for expect in expects.values()),
+        Path(constants.HF_HUB_CACHE),
+    )
     for file, expect in expects.items():
         for attempt in (1, 2):
             with _explained(f"{label}: {file}", f"{address}/{file}"):
-                path = Path(hf_hub_download(repo, file, revision=revision, endpoint=_endpoint(),
-                                            tqdm_class=_bar(f"{label}: {file}", expect.size_bytes)))
+                path = Path(
+                    hf_hub_download(
+                        repo,
+                        file,
+                        revision=revision,
+                        endpoint=_endpoint(),
+                        tqdm_class=_bar(f"{label}: {file}", expect.size_bytes),
+                    )
+                )
             wrong = problem(path, expect)
             if not wrong:
                 break
@@ -208,6 +232,7 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
 def _cached(repo: str, file: str, revision: str) -> Path | None:
     """A file in the Hugging Face cache, at a commit or at what a branch was when it was last looked at."""
     from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(repo, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
@@ -215,6 +240,7 @@ def _cached(repo: str, file: str, revision: str) -> Path | None:
 def _delete_cached(path: Path | None) -> None:
     """Remove a damaged file of the Hugging Face cache: link and blob, but nothing outside the cache."""
     from huggingface_hub import constants
+
     inside = Path(constants.HF_HUB_CACHE).resolve()
     while path is not None:
         target = Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else None
@@ -260,6 +286,7 @@ def get_data(row: DataRow) -> Path:
 def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
     """Download the archive of a row into a directory of its own, and write its one member to `target`."""
     import pooch
+
     pooch.get_logger().setLevel("WARNING")
     downloads = cache.home() / "downloads"
     with _explained(row.name, source.url):
@@ -295,6 +322,7 @@ def network_available() -> bool:
         return False
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
+
     answers = []
 
     def ask() -> None:
@@ -320,12 +348,16 @@ def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
     if not network_available():
         raise _no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
     url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
     with _explained(f"{label}: {file}", url):
         answer = _ask(lambda: get_hf_file_metadata(url, timeout=10))
     if answer.commit_hash is None or not cache.DIGEST.fullmatch(answer.etag or ""):
-        raise FetchError(f"{label}: {_endpoint()} does not answer like a Hugging Face hub",
-                         got=f"no commit or hash for {file}{_served(url)}", do="Check HF_ENDPOINT and proxy")
+        raise FetchError(
+            f"{label}: {_endpoint()} does not answer like a Hugging Face hub",
+            got=f"no commit or hash for {file}{_served(url)}",
+            do="Check HF_ENDPOINT and proxy",
+        )
     return Expected(answer.size, answer.etag, "hub")
 
 
@@ -345,6 +377,7 @@ def _ask(question: Callable[[], T]) -> T:
 def _served(url: str) -> str:
     """What the server gives instead of the file, if its first bytes tell."""
     from urllib.request import urlopen
+
     try:
         with urlopen(url, timeout=10) as response:
             return cache.looks_like(response.read(512))
@@ -356,6 +389,7 @@ def _served(url: str) -> str:
 def _explained(label: str, url: str = "") -> Iterator[None]:
     """Turn whatever the clients raise into one FetchError that says what to do."""
     from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
+
     try:
         yield
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
@@ -370,8 +404,12 @@ def _say_size(what: str, size_bytes: int, folder: Path) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size_bytes * 1.02:
-        raise FetchError(f"{what}: the disk is too full", got=f"{free / 1e6:,.0f} MB free in {folder}",
-                         known=f"{size_bytes / 1e6:,.0f} MB to come", do="Free some space, or set HF_HOME")
+        raise FetchError(
+            f"{what}: the disk is too full",
+            got=f"{free / 1e6:,.0f} MB free in {folder}",
+            known=f"{size_bytes / 1e6:,.0f} MB to come",
+            do="Free some space, or set HF_HOME",
+        )
 
 
 def _bar(label: str, size_bytes: int | None) -> type[Any]:
@@ -390,11 +428,15 @@ def _bar(label: str, size_bytes: int | None) -> type[Any]:
         def update(self, n: int | None = 1) -> bool | None:
             self.received += max(n or 0, 0)
             if size_bytes is not None and self.received > 3 * size_bytes + 1_000_000:
-                raise FetchError(f"{label}: the server sends far more than the file",
-                                 got=f"{self.received:,} bytes", known=f"{size_bytes:,} bytes",
-                                 do="Try again later or from another network")
+                raise FetchError(
+                    f"{label}: the server sends far more than the file",
+                    got=f"{self.received:,} bytes",
+                    known=f"{size_bytes:,} bytes",
+                    do="Try again later or from another network",
+                )
             if self.disable and time.monotonic() - self.said > 10:
                 self.said = time.monotonic()
                 say(f"{label}: {self.received / 1e6:,.0f} MB so far")
             return super().update(n)
+
     return Bar

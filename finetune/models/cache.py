@@ -29,7 +29,7 @@ class KVCache:
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old if len(rows) == old.shape[1] else old.new_empty(old.shape[0], len(rows), *old.shape[2:])
-            new[:, :, :, :self.length] = old[:, rows, :, :self.length]
+            new[:, :, :, : self.length] = old[:, rows, :, : self.length]
             setattr(self, name, new)
         if self.start is not None:
             self.start = self.start[rows]
@@ -50,7 +50,7 @@ class KVCache:
         if self.start is None and (T == 1 or self.length == 0):
             return None
         columns = torch.arange(self.length + T, device=device)
-        queries = columns[self.length:, None]
+        queries = columns[self.length :, None]
         causal = columns <= queries  # (T, S)
         if self.start is None:
             return causal
@@ -71,7 +71,7 @@ class LayerCache:
             cache.keys, cache.values = (k.new_empty(len(cache.layers), B, H, cache.room, D) for _ in range(2))
         filled = cache.length + T
         keys, values = cache.keys[self.layer, :, :, :filled], cache.values[self.layer, :, :, :filled]
-        keys[:, :, cache.length:], values[:, :, cache.length:] = k, v
+        keys[:, :, cache.length :], values[:, :, cache.length :] = k, v
         return keys, values
 
 

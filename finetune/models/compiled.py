@@ -50,9 +50,21 @@ class CompiledGPT:
             return self.model.next_logits(input_ids, cache)
         config = self.model.config
         logits = torch.empty(1, config.vocab_size)
-        self.step(self.pointers, config.layers, config.width, config.heads, config.vocab_size, config.norm_eps,
-                  int(input_ids), cache.length, cache.keys.data_ptr(), cache.values.data_ptr(), cache.room,
-                  logits.data_ptr(), torch.get_num_threads())
+        self.step(
+            self.pointers,
+            config.layers,
+            config.width,
+            config.heads,
+            config.vocab_size,
+            config.norm_eps,
+            int(input_ids),
+            cache.length,
+            cache.keys.data_ptr(),
+            cache.values.data_ptr(),
+            cache.room,
+            logits.data_ptr(),
+            torch.get_num_threads(),
+        )
         cache.length += 1
         return logits
 
@@ -61,8 +73,14 @@ def in_order(model: "GPT") -> list[Tensor]:
     """A GPT's tensors as gpt.cpp takes them."""
     tensors = [model.token_embedding.weight, model.position_embedding.weight]
     for block in cast("Iterable[Block]", model.blocks):  # all its blocks' type
-        for part in (block.norm_1, block.attention.qkv, block.attention.out, block.norm_2, block.mlp.up,
-                     block.mlp.down):
+        for part in (
+            block.norm_1,
+            block.attention.qkv,
+            block.attention.out,
+            block.norm_2,
+            block.mlp.up,
+            block.mlp.down,
+        ):
             tensors += [part.weight, part.bias]
     return [*tensors, model.norm.weight, model.norm.bias]
 
@@ -89,14 +107,27 @@ def compile_step() -> Callable[..., None]:
                 output = getattr(error, "stderr", None)  # bytes where it took too long
                 said += _first_error(output if isinstance(output, str) and output else str(error))
                 continue
-        step.restype, step.argtypes = None, [
-            ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_float, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2,
-            ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
+        step.restype, step.argtypes = (
+            None,
+            [
+                ctypes.c_void_p,
+                *[ctypes.c_int64] * 4,
+                ctypes.c_float,
+                *[ctypes.c_int64] * 2,
+                *[ctypes.c_void_p] * 2,
+                ctypes.c_int64,
+                ctypes.c_void_p,
+                ctypes.c_int,
+            ],
+        )
         return step
     got = "; ".join(dict.fromkeys(said)) or "none was found"
-    raise RecipeError("compiled generation needs a C++ compiler", got=got,
-                      known=", ".join(COMPILERS) + ", or what CXX names",
-                      do="Install one (for example the package g++), or leave out the compilation.")
+    raise RecipeError(
+        "compiled generation needs a C++ compiler",
+        got=got,
+        known=", ".join(COMPILERS) + ", or what CXX names",
+        do="Install one (for example the package g++), or leave out the compilation.",
+    )
 
 
 def _first_error(output: str) -> list[str]:
@@ -110,13 +141,17 @@ def check_compiled(model: nn.Module, rows: int) -> None:
     weights, names = list(model.parameters()), [type(part).__name__ for part in model.modules()]
     adapted = [name for name in names if "Linear" in name and name != "Linear"]
     for said, got, known in (
-            ("writes one sequence at a time", rows, 1),
-            ("is for GPT-2, with adapters merged", _joined([names[0], *adapted]), "GPT"),
-            ("runs on a CPU", _joined(tensor.device.type for tensor in weights), "cpu"),
-            ("takes weights in bf16", _joined(str(tensor.dtype) for tensor in weights), "torch.bfloat16")):
+        ("writes one sequence at a time", rows, 1),
+        ("is for GPT-2, with adapters merged", _joined([names[0], *adapted]), "GPT"),
+        ("runs on a CPU", _joined(tensor.device.type for tensor in weights), "cpu"),
+        ("takes weights in bf16", _joined(str(tensor.dtype) for tensor in weights), "torch.bfloat16"),
+    ):
         if got != known:
-            raise RecipeError(f"compiled generation {said}", got=str(got), do="Leave out the compilation" + (
-                ", or ask for one beam and one sample." if rows > 1 else "."))
+            raise RecipeError(
+                f"compiled generation {said}",
+                got=str(got),
+                do="Leave out the compilation" + (", or ask for one beam and one sample." if rows > 1 else "."),
+            )
 
 
 def _joined(values: Iterable[str]) -> str:

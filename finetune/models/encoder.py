@@ -39,7 +39,9 @@ class Encoder(Stack):
         """Logits of the token at each position itself, which the input may hide: (B, T) -> (B, T, V)."""
         return F.linear(self.hidden_states(input_ids, attention_mask), self.token_embedding.weight)
 
-    def loss_sum(self, input_ids: Tensor, targets: Tensor, attention_mask: Tensor | None = None, chunk: int = 256) -> Tensor:
+    def loss_sum(
+        self, input_ids: Tensor, targets: Tensor, attention_mask: Tensor | None = None, chunk: int = 256
+    ) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that input_ids[b, t] hides, or gpt.IGNORE.

@@ -40,8 +40,18 @@ class EncoderDecoderConfig(VariantConfig):
 
 
 # torch.nn.Transformer as it comes, with its norm after each side's last block, which the paper has not.
-VANILLA = EncoderDecoderConfig(vocab_size=5000, context=512, width=512, layers=6, heads=8, dropout=0.1,
-                               positions="sinusoidal", activation="relu", norm="post", last_norm=True)
+VANILLA = EncoderDecoderConfig(
+    vocab_size=5000,
+    context=512,
+    width=512,
+    layers=6,
+    heads=8,
+    dropout=0.1,
+    positions="sinusoidal",
+    activation="relu",
+    norm="post",
+    last_norm=True,
+)
 
 
 class EncoderDecoder(nn.Module):
@@ -66,8 +76,13 @@ class EncoderDecoder(nn.Module):
         """
         return self.encoder.run(self.token_embedding(source_ids), *bidirectional_mask(source_ids, source_mask))
 
-    def hidden_states(self, source_ids: Tensor, target_ids: Tensor, source_mask: Tensor | None = None,
-                      target_mask: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        source_ids: Tensor,
+        target_ids: Tensor,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
         """The decoder's last hidden states, every target token given: (B, S), (B, T) -> (B, T, C).
 
         target_mask: (B, T), as source_mask; a target that is padded on the right needs none, being causal.
@@ -83,14 +98,27 @@ class EncoderDecoder(nn.Module):
         blocks = cast(Iterable[Block], self.decoder.blocks)  # all its blocks' type
         return [block.cross_attention.read(encoded, attention_mask) for block in blocks]
 
-    def forward(self, source_ids: Tensor, target_ids: Tensor, source_mask: Tensor | None = None,
-                target_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        source_ids: Tensor,
+        target_ids: Tensor,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
         """Logits of the next target token: (B, S), (B, T) -> (B, T, V)."""
         hidden = self.hidden_states(source_ids, target_ids, source_mask, target_mask)
         return F.linear(hidden, self.token_embedding.weight)
 
-    def loss_sum(self, source_ids: Tensor, target_ids: Tensor, targets: Tensor, source_mask: Tensor | None = None,
-                 target_mask: Tensor | None = None, smoothing: float = 0.0, chunk: int = 256) -> Tensor:
+    def loss_sum(
+        self,
+        source_ids: Tensor,
+        target_ids: Tensor,
+        targets: Tensor,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        smoothing: float = 0.0,
+        chunk: int = 256,
+    ) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         target_ids, targets: (B, T); targets[b, t] is the token that should follow target_ids[b, t], or gpt.IGNORE.
@@ -100,8 +128,15 @@ class EncoderDecoder(nn.Module):
         return summed_loss(hidden, self.token_embedding.weight, targets, chunk, smoothing)
 
     @torch.inference_mode()
-    def generate(self, source_ids: Tensor, prompt: Tensor, max_new_tokens: int, *,
-                 source_mask: Tensor | None = None, **options: Any) -> Tensor:
+    def generate(
+        self,
+        source_ids: Tensor,
+        prompt: Tensor,
+        max_new_tokens: int,
+        *,
+        source_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Write targets that begin as `prompt`: (B, S), (B, T) -> (B * samples, T + new).
 
         prompt: the start token, (B, 1), or more. options: as ``finetune.models.generate.generate`` says; for example

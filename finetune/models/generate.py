@@ -35,10 +35,18 @@ class Decoder(Protocol[C]):
 
 
 @torch.inference_mode()
-def generate(model: Decoder[C], input_ids: Tensor, max_new_tokens: int, *, mask: Tensor | None = None,
-             end: int | None = None, stop: Callable[[list[int]], bool] | None = None,
-             on_tokens: Callable[[Tensor], None] | None = None, note: Callable[[str], None] = warn,
-             **options: Any) -> Tensor:
+def generate(
+    model: Decoder[C],
+    input_ids: Tensor,
+    max_new_tokens: int,
+    *,
+    mask: Tensor | None = None,
+    end: int | None = None,
+    stop: Callable[[list[int]], bool] | None = None,
+    on_tokens: Callable[[Tensor], None] | None = None,
+    note: Callable[[str], None] = warn,
+    **options: Any,
+) -> Tensor:
     """Continue sequences: (B, T) -> (B * samples, T + new), the samples of one prompt together, the best beam first.
 
     mask: (B, T), true where there is a token, for prompts of unequal length; they may be padded on either side, and
@@ -80,7 +88,7 @@ class Text(Generic[C]):
 
     def so_far(self) -> Tensor:
         """The sequences, PAD where there is none: (B, T)."""
-        return self.ids[:, :self.length]
+        return self.ids[:, : self.length]
 
     def select(self, rows: Tensor) -> None:
         """Keep these sequences in this order, (B_new,); one may come more than once."""
@@ -97,7 +105,7 @@ class Text(Generic[C]):
         unread = 1
         if self.length == self.prompt_length or self.most_in_view > self.cache.room:
             unread = self._slide()
-        ids = self.ids[:, self.length - unread:self.length].clamp(min=0)
+        ids = self.ids[:, self.length - unread : self.length].clamp(min=0)
         return self.model.next_logits(ids, self.cache).float()
 
     def _slide(self) -> int:
@@ -109,8 +117,10 @@ class Text(Generic[C]):
         if self.most_in_view > room:
             left = self.ids.shape[1] - self.length
             kept = room - min(left - 1, room // 2)
-            self.note(f"{self.most_in_view:,} tokens are more than the context of {room:,}: "
-                      f"the model goes on from the last {kept:,}")
+            self.note(
+                f"{self.most_in_view:,} tokens are more than the context of {room:,}: "
+                f"the model goes on from the last {kept:,}"
+            )
             self.note = lambda _: None
             self.in_view = self.in_view.masked_fill(self.in_view > room, kept)
             self.most_in_view = int(self.in_view.max())
@@ -119,8 +129,13 @@ class Text(Generic[C]):
         return self.most_in_view
 
 
-def _sample(text: Text, decoding: Decoding, end: int | None, stop: Callable[[list[int]], bool] | None,
-            on_tokens: Callable[[Tensor], None] | None) -> Tensor:
+def _sample(
+    text: Text,
+    decoding: Decoding,
+    end: int | None,
+    stop: Callable[[list[int]], bool] | None,
+    on_tokens: Callable[[Tensor], None] | None,
+) -> Tensor:
     """Draw tokens, or take the likeliest: (B * samples, new)."""
     generator = torch.Generator(device=text.ids.device).manual_seed(decoding.seed)
     logits = text.next_logits()
@@ -134,15 +149,14 @@ def _sample(text: Text, decoding: Decoding, end: int | None, stop: Callable[[lis
         text.append(tokens)
         if on_tokens is not None:
             on_tokens(tokens)
-        new = text.so_far()[:, text.prompt_length:]
+        new = text.so_far()[:, text.prompt_length :]
         ended |= _ends(new, end, stop)
         if text.length == text.ids.shape[1] or ended.all():
             return new
         logits = text.next_logits()
 
 
-def _beam_search(text: Text, decoding: Decoding, end: int | None,
-                 stop: Callable[[list[int]], bool] | None) -> Tensor:
+def _beam_search(text: Text, decoding: Decoding, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
     """The best of what was followed K sequences at a time: (B * samples, new)."""
     logits = text.next_logits()
     (B, V), K, device = logits.shape, decoding.beams, logits.device
@@ -159,23 +173,23 @@ def _beam_search(text: Text, decoding: Decoding, end: int | None,
         steps = decoding.process(logits.log_softmax(dim=-1), text.so_far()).view(B, K, V)
         best, index = (scores[:, :, None] + steps).flatten(1).topk(2 * K)  # (B, 2K): enough if K of them end
         parents, tokens = index // V + offset, index % V
-        grown = torch.cat([text.so_far()[parents][:, :, text.prompt_length:], tokens[:, :, None]], dim=2)
+        grown = torch.cat([text.so_far()[parents][:, :, text.prompt_length :], tokens[:, :, None]], dim=2)
         ends = _ends(grown.flatten(0, 1), end, stop).view(B, 2 * K) | (length == room)
 
         closing = ends & open_prompts & (torch.arange(2 * K, device=device) < K)  # among the best K only
-        candidates = torch.cat([done_scores, (best / length ** decoding.length_penalty).where(closing, NEVER)], dim=1)
+        candidates = torch.cat([done_scores, (best / length**decoding.length_penalty).where(closing, NEVER)], dim=1)
         done_scores, kept = candidates.topk(K)
         padded = torch.nn.functional.pad(grown, (0, room - length), value=PAD)
         done = torch.cat([done, padded], dim=1).take_along_dim(kept[:, :, None], dim=1)
 
         scores, kept = (best + NEVER * ends).topk(K)
-        open_prompts &= scores[:, :1] / length ** decoding.length_penalty > done_scores[:, -1:]
+        open_prompts &= scores[:, :1] / length**decoding.length_penalty > done_scores[:, -1:]
         if length == room or not open_prompts.any():
             break
         text.select(parents.take_along_dim(kept, dim=1).flatten())
         text.append(tokens.take_along_dim(kept, dim=1).flatten())
         logits = text.next_logits()
-    done = done[:, :decoding.samples].flatten(0, 1)
+    done = done[:, : decoding.samples].flatten(0, 1)
     longest = int((done != PAD).sum(dim=1).max())
     return done[:, :longest].masked_fill(done[:, :longest] == PAD, _filler(end))
 

@@ -42,8 +42,9 @@ class GPTConfig:
     def __post_init__(self) -> None:
         sizes = (self.vocab_size, self.context, self.width, self.layers, self.heads)
         if min(sizes) < 1 or self.width % self.heads:
-            raise WeightsError("this is no GPT-2 shape", got=str(self),
-                               known="sizes of at least 1, and a width that the heads divide")
+            raise WeightsError(
+                "this is no GPT-2 shape", got=str(self), known="sizes of at least 1, and a width that the heads divide"
+            )
 
 
 class Shaped(Protocol):
@@ -67,8 +68,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None,
-                cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
         """Attend within x, and to what the cache holds of the tokens before.
 
         x: (B, T, C). mask: boolean, broadcast to (B, H, T, S), true where a query may look, S tokens there are with
@@ -82,8 +84,9 @@ class Attention(nn.Module):
         q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, H, S, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1,
-                                           dropout_p=self.dropout if self.training else 0.0)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
 
 
@@ -111,8 +114,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None,
-                cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C); with `at` (B,), only those positions come out: (B, 1, C)."""
         attended = self.attention(self.norm_1(x), mask, at, cache)
         x = (x if at is None else gather_positions(x, at)) + self.drop(attended)
@@ -154,14 +158,16 @@ class GPT(nn.Module):
         """
         T = input_ids.shape[1]
         if self.config.context < T:
-            raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
-                               do="Cut the text, or split it.")
+            raise WeightsError(
+                f"{T} tokens are more than the model's context",
+                known=f"{self.config.context}",
+                do="Cut the text, or split it.",
+            )
         if positions is None:
             positions = torch.arange(T, device=input_ids.device)
         return self.drop(self.token_embedding(input_ids) + self.position_embedding(positions))
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None,
-                      positions: Tensor | None = None) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """The normed output of the last block: (B, T) -> (B, T, C).
 
         A right-padded batch needs no mask: causal attention never lets a token see what follows it.
@@ -190,8 +196,7 @@ class GPT(nn.Module):
         x = self.norm(x[:, -1])  # (B, C)
         return F.linear(x, self.token_embedding.weight) if self.packed_output is None else self.packed_output(x)
 
-    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False,
-                 **options: Any) -> Tensor:
+    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 takes the likeliest token.
 
         options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
@@ -205,8 +210,14 @@ class GPT(nn.Module):
         model = self if self.packed_output is not None else for_generation(self, rows, max_new_tokens)
         return generate(model, input_ids, max_new_tokens, **options)
 
-    def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
-                 positions: Tensor | None = None, chunk: int = 256) -> Tensor:
+    def loss_sum(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        chunk: int = 256,
+    ) -> Tensor:
         """Cross entropy summed over the supervised positions; divide by their number for the mean.
 
         input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.
@@ -220,8 +231,10 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
     Where the logits of all positions are few (`KEPT_LOGITS`), they are kept for the backward pass instead.
     smoothing: the share of the answer that is spread over all tokens (Vaswani et al. 2017, section 5.4).
     """
+
     def loss(part: Tensor, answers: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum", label_smoothing=smoothing)
+
     supervised = targets != IGNORE
     parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)
     if hidden.shape[0] * hidden.shape[1] * len(output) <= KEPT_LOGITS:

@@ -74,8 +74,9 @@ class NextToken(nn.Module):
         super().__init__()
         self.gpt = gpt
 
-    def forward(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
-                positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Cross entropy summed over the supervised positions, as ``GPT.loss_sum``."""
         return self.gpt.loss_sum(input_ids, targets, mask, positions)
 

@@ -18,8 +18,14 @@ from finetune.models.encoder import Encoder, EncoderClassifier
 from finetune.models.encoder_decoder import EncoderDecoder
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-                    dropout_p: float = 0.0, is_causal: bool = False) -> tuple[Tensor, Tensor]:
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor]:
     """softmax(Q K^T / sqrt(D)) V and the softmax itself, the weights: (B, H, T, D), (B, H, T, S).
 
     query: (B, H, T, D). key, value: (B, H, S, D). attn_mask: true where a query may look, or what is added to the
@@ -43,8 +49,13 @@ class Recording(TorchFunctionMode):
         super().__init__()
         self.weights: list[Tensor] = []
 
-    def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
-                           kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """What PyTorch calls in place of each of its functions."""
         if function is not F.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
@@ -64,7 +75,7 @@ def attention_maps(model: nn.Module, *inputs: Tensor, **more: Tensor) -> dict[st
         model(*inputs, **more)
     calls = recording.weights
     if isinstance(model, EncoderDecoder):  # the encoder's blocks; then self-attention and cross-attention by turns
-        encoder, decoder = calls[:len(model.encoder.blocks)], calls[len(model.encoder.blocks):]
+        encoder, decoder = calls[: len(model.encoder.blocks)], calls[len(model.encoder.blocks) :]
         parts = {"encoder": encoder, "decoder": decoder[0::2], "cross": decoder[1::2]}
     else:
         parts = {"encoder" if isinstance(model, (Encoder, EncoderClassifier)) else "decoder": calls}

@@ -35,23 +35,28 @@ class Decoding:
         chosen = [f"{name} {value}" for name, value in drawn.items() if value]
         warm = self.temperature in (None, 0) or 1e-4 <= self.temperature <= 1e4
         for name, fine, known in (
-                ("temperature", warm, "0, or 0.0001 to 10000"),
-                ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
-                ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
-                ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
-                ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1000"),
-                ("length_penalty", abs(self.length_penalty) <= 10, "from -10 to 10"),
-                ("seed", 0 <= self.seed < 2 ** 63, "from 0 to 2 ** 63 - 1"),
-                ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
-                ("beams", self.beams >= 1, "1 or more"), ("samples", self.samples >= 1, "1 or more")):
+            ("temperature", warm, "0, or 0.0001 to 10000"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1000"),
+            ("length_penalty", abs(self.length_penalty) <= 10, "from -10 to 10"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to 2 ** 63 - 1"),
+            ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
+            ("beams", self.beams >= 1, "1 or more"),
+            ("samples", self.samples >= 1, "1 or more"),
+        ):
             if not fine:
                 raise RecipeError(f"{name} is out of range", got=str(getattr(self, name)), known=known)
         if self.beams > 1 and chosen:
             raise RecipeError("beam search draws nothing", got=", ".join(chosen), do="Leave them out, or the beams.")
         most = self.beams if self.beams > 1 else 1 if self.temperature == 0 else None
         if most and self.samples > most:
-            raise RecipeError("so many different samples cannot be had", got=str(self.samples),
-                              known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}")
+            raise RecipeError(
+                "so many different samples cannot be had",
+                got=str(self.samples),
+                known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}",
+            )
 
     def process(self, scores: Tensor, ids: Tensor) -> Tensor:
         """The rules against repetition, on logits or log probabilities: (B, V), ids (B, T) -> (B, V)."""
@@ -72,8 +77,13 @@ class Decoding:
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
-def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
-                  min_p: float | None = None) -> Tensor:
+def filter_logits(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Tensor:
     """Divide by the temperature, then put what is not to be drawn at minus infinity: (B, V) -> (B, V).
 
     In this order: top-k, then top-p among what top-k kept. min-p compares two probabilities, so its place is free.
@@ -107,7 +117,7 @@ def ban_repeated_ngrams(scores: Tensor, ids: Tensor, n: int) -> Tensor:
     if n > T:
         return scores
     grams = ids.unfold(1, n, 1)  # (B, T - n + 1, n)
-    begun = (grams[:, :, :-1] == ids[:, None, T - n + 1:]).all(dim=-1)  # those that begin as the sequence ends
+    begun = (grams[:, :, :-1] == ids[:, None, T - n + 1 :]).all(dim=-1)  # those that begin as the sequence ends
     banned = _mark(scores, grams[:, :, -1].masked_fill(~begun, PAD))
     return scores.masked_fill(banned & ~banned.all(dim=-1, keepdim=True), -torch.inf)
 

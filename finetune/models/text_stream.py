@@ -19,7 +19,7 @@ class StopStrings:
 
     def __call__(self, ids: list[int]) -> bool:
         """True if the newest of these tokens completes one of the strings."""
-        text = self.tokenizer.decode_bytes(ids[-self.longest:])
+        text = self.tokenizer.decode_bytes(ids[-self.longest :])
         return any(string in text for string in self.strings)
 
 
@@ -52,5 +52,6 @@ class TextStream:
 
     def _begun(self, text: str) -> int:
         """How many characters at the end may be the beginning of a stop string."""
-        return max((size for string in self.stop for size in range(1, len(string)) if text.endswith(string[:size])),
-                   default=0)
+        return max(
+            (size for string in self.stop for size in range(1, len(string)) if text.endswith(string[:size])), default=0
+        )

@@ -46,13 +46,18 @@ class VariantConfig(GPTConfig):
                 raise WeightsError(f"{field.name} that no variant has", got=repr(got), known=", ".join(known))
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             divisors = [str(n) for n in range(1, self.heads + 1) if self.heads % n == 0]
-            raise WeightsError(f"kv_heads that do not divide the {self.heads} heads", got=str(self.kv_heads),
-                               known=", ".join(divisors))
+            raise WeightsError(
+                f"kv_heads that do not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
+            )
         turned = {"rotary": ("a head", self.head_width), "sinusoidal": ("the model", self.width)}
         what, size = turned.get(self.positions, ("", 0))
         if size % 2:
-            raise WeightsError(f"{self.positions} positions pair the channels of {what}", got=f"{size} of them",
-                               known="even numbers", do="Choose another width, or other heads.")
+            raise WeightsError(
+                f"{self.positions} positions pair the channels of {what}",
+                got=f"{size} of them",
+                known="even numbers",
+                do="Choose another width, or other heads.",
+            )
 
     @property
     def head_width(self) -> int:
@@ -212,8 +217,14 @@ class Block(nn.Module):
             self.norm_cross, self.cross_attention = build_norm(config), CrossAttention(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None, cache: LayerCache | None = None,
-                source: Source | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        angle: Tensor | None,
+        cache: LayerCache | None = None,
+        source: Source | None = None,
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = self.add(x, self.norm_1, lambda y: self.attention(y, mask, angle, cache))
         if source is not None:
@@ -247,16 +258,25 @@ class Stack(nn.Module):
         """Token embeddings, with positions where they are added here: (B, T, C), (B, T) -> (B, T, C)."""
         T = x.shape[1]
         if self.config.context < T:
-            raise WeightsError(f"{T} tokens are more than the model's context", known=f"{self.config.context}",
-                               do="Cut the text, or split it.")
+            raise WeightsError(
+                f"{T} tokens are more than the model's context",
+                known=f"{self.config.context}",
+                do="Cut the text, or split it.",
+            )
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)
         elif self.config.positions == "sinusoidal":  # tokens scaled as in Vaswani et al. 2017, section 3.4
             x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width)
         return self.drop(x)
 
-    def run(self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: KVCache | None = None,
-            sources: Sequence[Source] | None = None) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: KVCache | None = None,
+        sources: Sequence[Source] | None = None,
+    ) -> Tensor:
         """Positions added, every block, the last norm: token embeddings (B, T, C) -> (B, T, C).
 
         mask: boolean, broadcast to (B, H, T, S); none means causal. positions: (B, T), or (1, T) if all begin at 0.
@@ -296,8 +316,7 @@ class Variant(Stack):
         """The output matrix (V, C)."""
         return self.token_embedding.weight if self.config.tied else self.head.weight
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None,
-                      positions: Tensor | None = None) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """The normed output of the last block, as ``GPT.hidden_states``: (B, T) -> (B, T, C)."""
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (1, T)
@@ -314,7 +333,13 @@ class Variant(Stack):
             return self.head(x)
         return F.linear(x, self.output) if self.packed_output is None else self.packed_output(x)
 
-    def loss_sum(self, input_ids: Tensor, targets: Tensor, mask: Tensor | None = None,
-                 positions: Tensor | None = None, chunk: int = 256) -> Tensor:
+    def loss_sum(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        chunk: int = 256,
+    ) -> Tensor:
         """Cross entropy summed over the supervised positions, as ``GPT.loss_sum``."""
         return summed_loss(self.hidden_states(input_ids, mask, positions), self.output, targets, chunk)

@@ -32,8 +32,9 @@ def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, War
     return encoder, _copy(gpt, encoder, sides=("",))
 
 
-def warm_encoder_decoder(gpt: GPT, seed: int, zero_init_cross: bool = False,
-                         layers: tuple[int, int] | None = None) -> tuple[EncoderDecoder, WarmStart]:
+def warm_encoder_decoder(
+    gpt: GPT, seed: int, zero_init_cross: bool = False, layers: tuple[int, int] | None = None
+) -> tuple[EncoderDecoder, WarmStart]:
     """An encoder-decoder of the GPT's shape, its weights on both sides.
 
     layers: so many of the GPT's lowest blocks in the encoder and in the decoder; none: all of them in both.
@@ -68,7 +69,7 @@ def _copy(gpt: GPT, model: nn.Module, sides: tuple[str, ...]) -> WarmStart:
         report.copied[name] = [side + name for side in sides if side + name in ours]
         assert report.copied[name], f"{name} has no place: adapters are merged before a model begins from another"
         for place in report.copied[name]:
-            ours[place][:len(tensor)].copy_(tensor)
+            ours[place][: len(tensor)].copy_(tensor)
     report.fresh = sorted(ours.keys() - {place for places in report.copied.values() for place in places})
     report.new_tokens = len(ours["token_embedding.weight"]) - gpt.config.vocab_size
     return report

@@ -42,8 +42,14 @@ def add_to_album(out: Path, chapters: dict[str, tuple[str, str, list[Drawing]]])
 
 def _entry(kind: str, drawing: Drawing) -> dict:
     width, height = map(float, drawing.figure.get_size_inches())
-    return {"chapter": kind, "title": drawing.title, "caption": drawing.caption, "wide": drawing.wide, "width": width,
-            "height": height}
+    return {
+        "chapter": kind,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "wide": drawing.wide,
+        "width": width,
+        "height": height,
+    }
 
 
 def _read_list(out: Path) -> dict:
@@ -64,8 +70,9 @@ def _refuse_others(out: Path, known: dict, new: dict) -> None:
     wanted = [PAGE] * (not known) + [f"{name}.{ending}" for name in new for ending in ("png", "svg")]
     others = [name for name in wanted if name not in ours and (out / name).exists()]
     if others:
-        raise RunError(f"{out} holds other files of these names", got=", ".join(others[:3]),
-                       do="Name another folder: --out DIR")
+        raise RunError(
+            f"{out} holds other files of these names", got=", ".join(others[:3]), do="Name another folder: --out DIR"
+        )
 
 
 def _page(out: Path, listed: dict) -> dict:
@@ -80,6 +87,12 @@ def _page(out: Path, listed: dict) -> dict:
                 figures.append(Figure(picture, entry["title"], entry["title"], entry["caption"], wide=entry["wide"]))
         if figures:
             sections.append(Section(kind, chapter["title"], figures, chapter["introduction"]))
-    return {"kind": "Pictures", "name": "How a transformer works", "about": [], "notice": None, "tiles": [],
-            "verdict": "Every picture is drawn from the functions and weights that the models themselves use.",
-            "sections": sections}
+    return {
+        "kind": "Pictures",
+        "name": "How a transformer works",
+        "about": [],
+        "notice": None,
+        "tiles": [],
+        "verdict": "Every picture is drawn from the functions and weights that the models themselves use.",
+        "sections": sections,
+    }

@@ -16,10 +16,20 @@ BOX, HEIGHT, FRAME = 1.9, 0.42, 2.75  # inches
 def shapes(config: GPTConfig) -> dict[str, tuple]:
     """What flows where: numbers are the model's, letters the batch's."""
     C, H = config.width, config.heads
-    return {"ids": ("B", "T"), "embedded": ("B", "T", C), "queries": ("B", H, "T", C // H),
-            "weights": ("B", H, "T", "T"), "inner": ("B", "T", 4 * C), "logits": ("B", "T", config.vocab_size),
-            "source_ids": ("B", "S"), "encoded": ("B", "S", C), "cross_keys": ("B", H, "S", C // H),
-            "cross_weights": ("B", H, "T", "S"), "source_mask": ("B", 1, 1, "S"), "mask": ("B", 1, 1, "T")}
+    return {
+        "ids": ("B", "T"),
+        "embedded": ("B", "T", C),
+        "queries": ("B", H, "T", C // H),
+        "weights": ("B", H, "T", "T"),
+        "inner": ("B", "T", 4 * C),
+        "logits": ("B", "T", config.vocab_size),
+        "source_ids": ("B", "S"),
+        "encoded": ("B", "S", C),
+        "cross_keys": ("B", H, "S", C // H),
+        "cross_weights": ("B", H, "T", "S"),
+        "source_mask": ("B", 1, 1, "S"),
+        "mask": ("B", 1, 1, "T"),
+    }
 
 
 def written(shape: tuple) -> str:
@@ -29,22 +39,38 @@ def written(shape: tuple) -> str:
 
 def draw(config: GPTConfig, weights: str) -> list[Drawing]:
     """Decoder-only, encoder-only and encoder-decoder, all of this size."""
-    letters = (f"Sizes as in {weights}: B texts of a batch, T tokens of each (at most {config.context:,}), width "
-               f"{config.width:,}, {config.heads} heads of {config.width // config.heads} channels, "
-               f"{config.vocab_size:,} tokens in the vocabulary.")
-    return [_one_sided(config, "architectures-decoder-only", "Decoder-only (GPT)", "causal mask\n(T, T)",
-                       "masked self-attention", "logits of the next token",
-                       "Every token sees itself and those before it; at each position the model guesses the next. "
-                       f"{letters}"),
-            _one_sided(config, "architectures-encoder-only", "Encoder-only (BERT)",
-                       f"padding mask\n{written(shapes(config)['mask'])}", "self-attention", "logits of hidden tokens",
-                       "Every token sees the whole text, pads aside. It learns by filling in words that were masked; a "
-                       f"classifier reads the mean of the last states in place of the logits. {letters}"),
-            _two_sided(config, letters)]
+    letters = (
+        f"Sizes as in {weights}: B texts of a batch, T tokens of each (at most {config.context:,}), width "
+        f"{config.width:,}, {config.heads} heads of {config.width // config.heads} channels, "
+        f"{config.vocab_size:,} tokens in the vocabulary."
+    )
+    return [
+        _one_sided(
+            config,
+            "architectures-decoder-only",
+            "Decoder-only (GPT)",
+            "causal mask\n(T, T)",
+            "masked self-attention",
+            "logits of the next token",
+            f"Every token sees itself and those before it; at each position the model guesses the next. {letters}",
+        ),
+        _one_sided(
+            config,
+            "architectures-encoder-only",
+            "Encoder-only (BERT)",
+            f"padding mask\n{written(shapes(config)['mask'])}",
+            "self-attention",
+            "logits of hidden tokens",
+            "Every token sees the whole text, pads aside. It learns by filling in words that were masked; a "
+            f"classifier reads the mean of the last states in place of the logits. {letters}",
+        ),
+        _two_sided(config, letters),
+    ]
 
 
-def _one_sided(config: GPTConfig, name: str, title: str, mask: str, attention: str, output: str,
-               caption: str) -> Drawing:
+def _one_sided(
+    config: GPTConfig, name: str, title: str, mask: str, attention: str, output: str, caption: str
+) -> Drawing:
     shape = {key: written(value) for key, value in shapes(config).items()}
     figure, axes = new_diagram(4.6, 7.1)
     x = 2.75
@@ -73,13 +99,23 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
     turn, cross_y = encoder.y + 0.25, decoder.cross_y
     axes.plot([left, left, between, between], [encoder.y, turn, turn, cross_y], color=INK, linewidth=1.6, zorder=2)
     arrow(axes, (between, cross_y), (right - BOX / 2, cross_y))
-    axes.text(left + 0.1, turn + 0.1, f"{shape['encoded']}, which every\nblock of the decoder reads: keys and\n"
-              f"values, {shape['cross_keys']} each", fontsize=7.5, va="bottom")
+    axes.text(
+        left + 0.1,
+        turn + 0.1,
+        f"{shape['encoded']}, which every\nblock of the decoder reads: keys and\nvalues, {shape['cross_keys']} each",
+        fontsize=7.5,
+        va="bottom",
+    )
     _mask(axes, between, cross_y - 0.62, f"padding mask\n{shape['source_mask']}", right, end_y=cross_y - 0.12)
-    return Drawing("architectures-encoder-decoder", "Encoder-decoder (T5, BART)",
-                   "The encoder reads a source of S tokens both ways. The decoder writes the target token by token, "
-                   "and in each block its queries also look at the encoder's last states: cross-attention, with "
-                   f"weights {shape['cross_weights']}. {letters}", figure, wide=True)
+    return Drawing(
+        "architectures-encoder-decoder",
+        "Encoder-decoder (T5, BART)",
+        "The encoder reads a source of S tokens both ways. The decoder writes the target token by token, "
+        "and in each block its queries also look at the encoder's last states: cross-attention, with "
+        f"weights {shape['cross_weights']}. {letters}",
+        figure,
+        wide=True,
+    )
 
 
 def _mask(axes: Axes, x: float, y: float, text: str, to: float, end_y: float | None = None) -> None:
@@ -121,8 +157,14 @@ class Column:
         self.box(f"token embedding\n{config.vocab_size:,} \N{MULTIPLICATION SIGN} {config.width:,}", "table")
         self.up(0.24, self.states)
         y = self.plus()
-        box(self.axes, positions_at, y, f"positions\n{config.context:,} \N{MULTIPLICATION SIGN} {config.width:,}",
-            "table", width=1.12)
+        box(
+            self.axes,
+            positions_at,
+            y,
+            f"positions\n{config.context:,} \N{MULTIPLICATION SIGN} {config.width:,}",
+            "table",
+            width=1.12,
+        )
         arrow(self.axes, (positions_at + 0.56, y), (self.x - 0.1, y))
 
     def block(self, attention: str, cross: bool) -> None:
@@ -133,8 +175,11 @@ class Column:
         self.attention_y = self._part(f"{attention}\n{heads}", "attention")
         if cross:
             self.cross_y = self._part(f"cross-attention\n{heads}", "attention")
-        self._part(f"MLP\n{config.width:,} \N{RIGHTWARDS ARROW} {4 * config.width:,} \N{RIGHTWARDS ARROW} "
-                   f"{config.width:,}", "mlp", last=True)
+        self._part(
+            f"MLP\n{config.width:,} \N{RIGHTWARDS ARROW} {4 * config.width:,} \N{RIGHTWARDS ARROW} {config.width:,}",
+            "mlp",
+            last=True,
+        )
         frame(self.axes, self.x, low, self.y + 0.08, f"{config.layers} \N{MULTIPLICATION SIGN}", FRAME)
 
     def _part(self, text: str, kind: str, last: bool = False) -> float:

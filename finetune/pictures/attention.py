@@ -23,8 +23,12 @@ def maps_of(gpt: GPT, tokenizer: Tokenizer, text: str) -> tuple[Tensor, list[str
     if not text.strip():
         raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
     if len(ids) > gpt.config.context:
-        raise RecipeError("the text is longer than the model's context", got=f"{len(ids):,} tokens",
-                          known=f"{gpt.config.context:,} at most", do="Cut it.")
+        raise RecipeError(
+            "the text is longer than the model's context",
+            got=f"{len(ids):,} tokens",
+            known=f"{gpt.config.context:,} at most",
+            do="Cut it.",
+        )
     maps = attention_maps(gpt, torch.tensor([ids]))["decoder"][:, 0]
     return maps, [tokenizer.decode([token]) for token in ids]
 
@@ -35,8 +39,9 @@ def shares(weights: Tensor) -> tuple[float, float, float]:
     Averaged over the tokens from the third on, for which these are three different ones.
     """
     own = weights.diagonal()
-    first, before, itself = (float(part[2:].mean()) for part in (
-        weights[:, 0], torch.cat([own[:1], weights.diagonal(-1)]), own))
+    first, before, itself = (
+        float(part[2:].mean()) for part in (weights[:, 0], torch.cat([own[:1], weights.diagonal(-1)]), own)
+    )
     return first, before, itself
 
 
@@ -45,11 +50,14 @@ def draw(gpt: GPT, tokenizer: Tokenizer, text: str, layer: int | None, weights: 
     layers = gpt.config.layers
     layer = layers // 2 if layer is None else layer
     if not 0 <= layer < layers:
-        raise RecipeError("no such layer", got=str(layer), known=f"0 to {layers - 1}",
-                          do="Layers are counted from 0, as in blocks.0")
+        raise RecipeError(
+            "no such layer", got=str(layer), known=f"0 to {layers - 1}", do="Layers are counted from 0, as in blocks.0"
+        )
     maps, tokens = maps_of(gpt, tokenizer, text)
-    return [_overview(maps, weights, text), *(_head(maps[layer, head], tokens, layer, head, weights)
-                                              for head in range(gpt.config.heads))]
+    return [
+        _overview(maps, weights, text),
+        *(_head(maps[layer, head], tokens, layer, head, weights) for head in range(gpt.config.heads)),
+    ]
 
 
 def _overview(maps: Tensor, weights: str, text: str) -> Drawing:
@@ -64,11 +72,15 @@ def _overview(maps: Tensor, weights: str, text: str) -> Drawing:
             if layer == 0:
                 axes.set_title(f"head {head}", fontsize=8.5 if heads <= 8 else 6)
         row[0].set_ylabel(f"layer {layer}", fontsize=8.5 if heads <= 8 else 6)
-    return Drawing("attention-overview", f"Every head of {weights}",
-                   "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first "
-                   "column is a head that rests on the first token, a dark diagonal one that looks at the token itself "
-                   f"or at the one before; others look for something of their own. The text: {cut(text, 300)}",
-                   figure, wide=heads > 6)
+    return Drawing(
+        "attention-overview",
+        f"Every head of {weights}",
+        "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first "
+        "column is a head that rests on the first token, a dark diagonal one that looks at the token itself "
+        f"or at the one before; others look for something of their own. The text: {cut(text, 300)}",
+        figure,
+        wide=heads > 6,
+    )
 
 
 def _head(weights: Tensor, tokens: list[str], layer: int, head: int, name: str) -> Drawing:
@@ -83,7 +95,14 @@ def _head(weights: Tensor, tokens: list[str], layer: int, head: int, name: str) 
     caption = "Each row sums to 1; grey is what a token may not look at."
     if len(tokens) > 2:
         first, before, own = shares(weights)
-        caption = (f"On average {first:.0%} of a token's attention goes to the first token, {before:.0%} to the one "
-                   f"before it and {own:.0%} to itself. {caption}")
-    return Drawing(f"attention-layer-{layer}-head-{head}", f"{name}, layer {layer}, head {head}", caption, figure,
-                   wide=len(tokens) > 40)
+        caption = (
+            f"On average {first:.0%} of a token's attention goes to the first token, {before:.0%} to the one "
+            f"before it and {own:.0%} to itself. {caption}"
+        )
+    return Drawing(
+        f"attention-layer-{layer}-head-{head}",
+        f"{name}, layer {layer}, head {head}",
+        caption,
+        figure,
+        wide=len(tokens) > 40,
+    )

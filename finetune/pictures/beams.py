@@ -42,8 +42,12 @@ def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Bra
         totals = scores[:, None] + next_logits(gpt, rows).log_softmax(dim=-1)  # (K, V)
         best, index = totals.flatten().topk(2 * beams)
         V = totals.shape[1]
-        tree.append([Branch((*open_beams[place // V].tokens, place % V), score, rank < beams)
-                     for rank, (score, place) in enumerate(zip(best.tolist(), index.tolist(), strict=True))])
+        tree.append(
+            [
+                Branch((*open_beams[place // V].tokens, place % V), score, rank < beams)
+                for rank, (score, place) in enumerate(zip(best.tolist(), index.tolist(), strict=True))
+            ]
+        )
         open_beams = [branch for branch in tree[-1] if branch.kept]
     return tree
 
@@ -71,23 +75,46 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     last = [branch for branch in tree[-1] if branch.kept]
-    found = "; ".join(f"{number}. {tokenizer.decode(list(branch.tokens)).strip()} ({branch.score:.2f})"
-                      for number, branch in enumerate(last, 1))
-    return [Drawing("beams", f"Beam search of {weights} with {beams} beams",
-                    f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every "
-                    f"token, and the {beams} best sums of log probabilities stay (filled, solid); of the others the "
-                    f"next {beams} are shown (outlined, dashed). An end of text counts as any other token here. The "
-                    "likeliest first token does not have to lead to the likeliest text. Found, best first: "
-                    f"{found}", figure, wide=True)]
+    found = "; ".join(
+        f"{number}. {tokenizer.decode(list(branch.tokens)).strip()} ({branch.score:.2f})"
+        for number, branch in enumerate(last, 1)
+    )
+    return [
+        Drawing(
+            "beams",
+            f"Beam search of {weights} with {beams} beams",
+            f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every "
+            f"token, and the {beams} best sums of log probabilities stay (filled, solid); of the others the "
+            f"next {beams} are shown (outlined, dashed). An end of text counts as any other token here. The "
+            "likeliest first token does not have to lead to the likeliest text. Found, best first: "
+            f"{found}",
+            figure,
+            wide=True,
+        )
+    ]
 
 
-def _branch(axes: Axes, tokenizer: Tokenizer, branch: Branch, start: tuple[float, float],
-            end: tuple[float, float]) -> None:
+def _branch(
+    axes: Axes, tokenizer: Tokenizer, branch: Branch, start: tuple[float, float], end: tuple[float, float]
+) -> None:
     colour, dashes = (BLUE, "-") if branch.kept else (GREY, "--")
-    axes.plot([start[0], end[0]], [start[1], end[1]], color=colour, linestyle=dashes, zorder=1,
-              linewidth=1.6 if branch.kept else 0.9)
+    axes.plot(
+        [start[0], end[0]],
+        [start[1], end[1]],
+        color=colour,
+        linestyle=dashes,
+        zorder=1,
+        linewidth=1.6 if branch.kept else 0.9,
+    )
     label = f"{visible(tokenizer.decode(list(branch.tokens[-1:])))}\n{branch.score:.2f}"
-    axes.text(*end, label, ha="center", va="center", fontsize=8, parse_math=False, zorder=2,
-              color="white" if branch.kept else GREY,
-              bbox={"boxstyle": "round,pad=0.25", "fc": BLUE if branch.kept else "white", "ec": colour,
-                    "ls": dashes})
+    axes.text(
+        *end,
+        label,
+        ha="center",
+        va="center",
+        fontsize=8,
+        parse_math=False,
+        zorder=2,
+        color="white" if branch.kept else GREY,
+        bbox={"boxstyle": "round,pad=0.25", "fc": BLUE if branch.kept else "white", "ec": colour, "ls": dashes},
+    )

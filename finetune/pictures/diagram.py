@@ -22,25 +22,66 @@ def new_diagram(width: float, height: float) -> tuple[Figure, Axes]:
 
 def box(axes: Axes, x: float, y: float, text: str, kind: str, width: float = 1.9, height: float = 0.42) -> None:
     """A box with its middle at x, y."""
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=ROUND, facecolor=FILLS[kind],
-                                  edgecolor=INK, linewidth=0.9, linestyle="--" if kind == "mask" else "-", zorder=3))
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle=ROUND,
+            facecolor=FILLS[kind],
+            edgecolor=INK,
+            linewidth=0.9,
+            linestyle="--" if kind == "mask" else "-",
+            zorder=3,
+        )
+    )
     axes.text(x, y, text, ha="center", va="center", fontsize=8, zorder=4, linespacing=1.25)
 
 
 def frame(axes: Axes, x: float, low: float, high: float, text: str, width: float) -> None:
     """What is repeated: a frame from low to high, its text at the upper right corner."""
-    axes.add_patch(FancyBboxPatch((x - width / 2, low), width, high - low, boxstyle=ROUND, facecolor="#fafafa",
-                                  edgecolor=FRAME, linewidth=1.2, zorder=1))
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, low),
+            width,
+            high - low,
+            boxstyle=ROUND,
+            facecolor="#fafafa",
+            edgecolor=FRAME,
+            linewidth=1.2,
+            zorder=1,
+        )
+    )
     axes.text(x + width / 2 - 0.09, high - 0.08, text, ha="right", va="top", fontsize=9, fontweight="bold", zorder=4)
 
 
 def arrow(axes: Axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) -> None:
     """An arrow, with what flows along it at its right."""
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=INK, linewidth=1,
-                                   shrinkA=0, shrinkB=0, linestyle="--" if dashed else "-", zorder=2))
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=INK,
+            linewidth=1,
+            shrinkA=0,
+            shrinkB=0,
+            linestyle="--" if dashed else "-",
+            zorder=2,
+        )
+    )
     if text:
-        axes.text((start[0] + end[0]) / 2 + 0.07, (start[1] + end[1]) / 2, text, ha="left", va="center", fontsize=7.5,
-                  color=INK, zorder=4)
+        axes.text(
+            (start[0] + end[0]) / 2 + 0.07,
+            (start[1] + end[1]) / 2,
+            text,
+            ha="left",
+            va="center",
+            fontsize=7.5,
+            color=INK,
+            zorder=4,
+        )
 
 
 def plus(axes: Axes, x: float, y: float) -> None:
@@ -51,6 +92,7 @@ def plus(axes: Axes, x: float, y: float) -> None:
 
 def around(axes: Axes, x: float, low: float, high: float, left: float) -> None:
     """The residual stream past a part: from x at low, over left, to the plus at x, high."""
-    axes.plot([x, left, left, x - 0.18], [low, low, high, high], color=GREY, linewidth=1, zorder=2,
-              solid_joinstyle="round")
+    axes.plot(
+        [x, left, left, x - 0.18], [low, low, high, high], color=GREY, linewidth=1, zorder=2, solid_joinstyle="round"
+    )
     arrow(axes, (x - 0.2, high), (x - 0.1, high))

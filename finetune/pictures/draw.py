@@ -53,8 +53,11 @@ class Request:
         """The GPT, that below a classifier too."""
         model = self.loaded[0]
         if isinstance(model, EncoderDecoder):
-            raise WeightsError(f"{self.name}: an encoder-decoder's weights", known="a GPT-2's, or a classifier's",
-                               do="The report of the run that made them shows where it looks.")
+            raise WeightsError(
+                f"{self.name}: an encoder-decoder's weights",
+                known="a GPT-2's, or a classifier's",
+                do="The report of the run that made them shows where it looks.",
+            )
         return model.gpt if isinstance(model, Classifier) else model
 
     @property
@@ -81,32 +84,60 @@ class Kind:
 
 KINDS = {
     "architectures": Kind(
-        "Architectures", "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
-        "upwards; the frame is repeated as often as its corner says.", ("weights",),
-        lambda ask: architectures.draw(ask.gpt.config, ask.name)),
+        "Architectures",
+        "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
+        "upwards; the frame is repeated as often as its corner says.",
+        ("weights",),
+        lambda ask: architectures.draw(ask.gpt.config, ask.name),
+    ),
     "positions": Kind(
-        "Positions", "Attention alone sees a set of tokens without order, so a model is told where each one stands.",
-        ("weights",), lambda ask: positions.draw(ask.gpt, ask.name)),
+        "Positions",
+        "Attention alone sees a set of tokens without order, so a model is told where each one stands.",
+        ("weights",),
+        lambda ask: positions.draw(ask.gpt, ask.name),
+    ),
     "masks": Kind(
-        "Masks", "Which tokens may look at which; all other weights of attention are zero.", ("text",),
-        lambda ask: masks.draw(ask.text(masks.TEXT))),
+        "Masks",
+        "Which tokens may look at which; all other weights of attention are zero.",
+        ("text",),
+        lambda ask: masks.draw(ask.text(masks.TEXT)),
+    ),
     "attention": Kind(
-        "Attention", "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
-        "of each token's value the looking token takes.", ("weights", "text", "layer"),
-        lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name)),
+        "Attention",
+        "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
+        "of each token's value the looking token takes.",
+        ("weights", "text", "layer"),
+        lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name),
+    ),
     "schedule": Kind(
-        "Learning rate", "How far one optimizer step goes, over a training.", ("recipe",),
-        lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE)),
+        "Learning rate",
+        "How far one optimizer step goes, over a training.",
+        ("recipe",),
+        lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE),
+    ),
     "sampling": Kind(
-        "Sampling", "A model gives every token of its vocabulary a probability; these rules decide from which of them "
-        "the next one is drawn.", ("weights", "text", "top_k", "top_p", "min_p"),
-        lambda ask: sampling.draw(ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name,
-                                  ask.options.top_k, ask.options.top_p, ask.options.min_p)),
+        "Sampling",
+        "A model gives every token of its vocabulary a probability; these rules decide from which of them "
+        "the next one is drawn.",
+        ("weights", "text", "top_k", "top_p", "min_p"),
+        lambda ask: sampling.draw(
+            ask.language_model,
+            ask.loaded[1],
+            ask.text(sampling.PROMPT),
+            ask.name,
+            ask.options.top_k,
+            ask.options.top_p,
+            ask.options.min_p,
+        ),
+    ),
     "beams": Kind(
-        "Beam search", "Instead of one token at a time several beginnings are followed side by side.",
+        "Beam search",
+        "Instead of one token at a time several beginnings are followed side by side.",
         ("weights", "text", "beams"),
-        lambda ask: beams.draw(ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name,
-                               ask.options.beams)),
+        lambda ask: beams.draw(
+            ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name, ask.options.beams
+        ),
+    ),
 }
 
 
@@ -120,13 +151,18 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
     if what not in (*KINDS, ALL):
         known = f"{', '.join(KINDS)}, {ALL}"
         hint = nearest(what, (*KINDS, ALL))
-        raise RecipeError(f"no pictures called {what!r}", known=f"{known}. {hint}" if hint else known,
-                          do="For example: finetune draw all")
+        raise RecipeError(
+            f"no pictures called {what!r}",
+            known=f"{known}. {hint}" if hint else known,
+            do="For example: finetune draw all",
+        )
     read = {name for kind in chosen for name in KINDS[kind].reads}
     unread = [name for name, value in vars(options).items() if value is not None and name not in read]
     if unread:
-        raise RecipeError(f"{what} reads no --{unread[0].replace('_', '-')}",
-                          known=", ".join(f"--{name.replace('_', '-')}" for name in KINDS[what].reads))
+        raise RecipeError(
+            f"{what} reads no --{unread[0].replace('_', '-')}",
+            known=", ".join(f"--{name.replace('_', '-')}" for name in KINDS[what].reads),
+        )
     ask = Request(options, train)
     with house_style():
         chapters = {kind: (KINDS[kind].title, KINDS[kind].introduction, KINDS[kind].draw(ask)) for kind in chosen}

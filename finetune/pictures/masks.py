@@ -13,13 +13,22 @@ from finetune.report.attention import visible
 TEXT = "The bank was closed today"
 WORDS, PADS = 7, 2  # of the text's words, and pads behind them
 CAPTIONS = {
-    "padding": ("Padding mask", "An encoder reads a text both ways: each token sees every token of the text. Texts of "
-                "a batch are filled up to one length with pads, and the mask hides these from everybody."),
-    "causal": ("Causal mask", "A decoder is to guess the next token, so no token may see what follows it: nothing "
-               "above the diagonal. The first token sees itself alone."),
-    "both": ("Causal and padding mask", "A decoder whose batch has pads: nothing above the diagonal and no pad, but "
-             "for the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask "
-             "alone would do for the real tokens."),
+    "padding": (
+        "Padding mask",
+        "An encoder reads a text both ways: each token sees every token of the text. Texts of "
+        "a batch are filled up to one length with pads, and the mask hides these from everybody.",
+    ),
+    "causal": (
+        "Causal mask",
+        "A decoder is to guess the next token, so no token may see what follows it: nothing "
+        "above the diagonal. The first token sees itself alone.",
+    ),
+    "both": (
+        "Causal and padding mask",
+        "A decoder whose batch has pads: nothing above the diagonal and no pad, but "
+        "for the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask "
+        "alone would do for the real tokens.",
+    ),
 }
 
 
@@ -28,11 +37,15 @@ def masks(tokens: int, pads: int) -> dict[str, Tensor]:
     attention_mask = torch.arange(tokens + pads)[None] < tokens  # (1, T)
     T = tokens + pads
     ids = torch.zeros_like(attention_mask, dtype=torch.long)
-    alone, padded = (causal(*rows)[0] for rows in ((ids[:, :tokens], attention_mask[:, :tokens]), (ids, attention_mask)))
+    alone, padded = (
+        causal(*rows)[0] for rows in ((ids[:, :tokens], attention_mask[:, :tokens]), (ids, attention_mask))
+    )
     assert alone is not None and padded is not None, "pads are told of"
-    return {"padding": bidirectional_mask(ids, attention_mask)[0][0, 0].expand(T, T),
-            "causal": alone[0, 0],
-            "both": padded[0, 0]}
+    return {
+        "padding": bidirectional_mask(ids, attention_mask)[0][0, 0].expand(T, T),
+        "causal": alone[0, 0],
+        "both": padded[0, 0],
+    }
 
 
 def draw(text: str) -> list[Drawing]:
@@ -41,7 +54,7 @@ def draw(text: str) -> list[Drawing]:
     if not words:
         raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
     names = words + ["<pad>"] * PADS
-    return [_draw(kind, mask, names[:len(mask)]) for kind, mask in masks(len(words), PADS).items()]
+    return [_draw(kind, mask, names[: len(mask)]) for kind, mask in masks(len(words), PADS).items()]
 
 
 def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:

@@ -19,8 +19,11 @@ SHOWN = 128  # positions of the sinusoids and the rotation
 
 def draw(gpt: GPT, weights: str) -> list[Drawing]:
     """The three ways, the first and the last at the model's own width."""
-    return [_sinusoidal(gpt.config.width), *_learned(learned(gpt), weights),
-            *_rotary(gpt.config.width // gpt.config.heads)]
+    return [
+        _sinusoidal(gpt.config.width),
+        *_learned(learned(gpt), weights),
+        *_rotary(gpt.config.width // gpt.config.heads),
+    ]
 
 
 def sinusoidal(width: int) -> Tensor:
@@ -58,32 +61,51 @@ def _sinusoidal(width: int) -> Drawing:
         lower.plot(values[:, channel].tolist(), color=colour, linestyle=dashes, label=f"channel {channel}")
     lower.set(xlabel="Position", ylabel="Value")
     legend_above(figure, lower, columns=3)
-    return Drawing("positions-sinusoidal", "Sinusoidal positions",
-                   "Each row is the vector that is added to a token at this position. Sine and cosine take turns from "
-                   "channel to channel: the first channels tell neighbours apart, the last hardly change over the "
-                   "whole text, so that together they say a position as the hands of a clock say the time. None of it "
-                   f"is learnt. Here for a width of {width:,}.", figure)
+    return Drawing(
+        "positions-sinusoidal",
+        "Sinusoidal positions",
+        "Each row is the vector that is added to a token at this position. Sine and cosine take turns from "
+        "channel to channel: the first channels tell neighbours apart, the last hardly change over the "
+        "whole text, so that together they say a position as the hands of a clock say the time. None of it "
+        f"is learnt. Here for a width of {width:,}.",
+        figure,
+    )
 
 
 def _learned(vectors: Tensor, weights: str) -> list[Drawing]:
     context, width = vectors.shape
     figure = new_figure(4.6, 3.9)
     axes = figure.subplots()
-    _shades(figure, axes, vectors, "value added", limit=float(vectors.abs().flatten().quantile(0.99))
-            if vectors.numel() < 1e7 else float(vectors.std() * 3))
+    _shades(
+        figure,
+        axes,
+        vectors,
+        "value added",
+        limit=float(vectors.abs().flatten().quantile(0.99)) if vectors.numel() < 1e7 else float(vectors.std() * 3),
+    )
     axes.set(xlabel="Channel", ylabel="Position")
     alike = new_figure(4.6, 4.0)
     axes = alike.subplots()
     _shades(alike, axes, similarity(vectors), "cosine", limit=1)
     axes.set(xlabel="Position", ylabel="Position")
-    return [Drawing("positions-learned", f"Learned positions of {weights}",
-                    f"The checkpoint's own tensor, {context:,} positions by {width:,} channels: each row was learnt "
-                    "for its position like the vector of a token. Vertical stripes are channels that hold one value "
-                    "over many positions. Past the last row the model has no positions, hence its context.", figure),
-            Drawing("positions-similarity", f"How alike the positions of {weights} are",
-                    "The cosine between the vectors of every two positions: purple where they are alike, orange where "
-                    "they are opposite. Nobody told the model that positions lie on a line; where the picture is "
-                    "purple near its diagonal and changes away from it, the training has found out.", alike)]
+    return [
+        Drawing(
+            "positions-learned",
+            f"Learned positions of {weights}",
+            f"The checkpoint's own tensor, {context:,} positions by {width:,} channels: each row was learnt "
+            "for its position like the vector of a token. Vertical stripes are channels that hold one value "
+            "over many positions. Past the last row the model has no positions, hence its context.",
+            figure,
+        ),
+        Drawing(
+            "positions-similarity",
+            f"How alike the positions of {weights} are",
+            "The cosine between the vectors of every two positions: purple where they are alike, orange where "
+            "they are opposite. Nobody told the model that positions lie on a line; where the picture is "
+            "purple near its diagonal and changes away from it, the training has found out.",
+            alike,
+        ),
+    ]
 
 
 def _rotary(head_width: int) -> list[Drawing]:
@@ -100,18 +122,33 @@ def _rotary(head_width: int) -> list[Drawing]:
     product = new_figure(4.6, 3.6)
     axes = product.subplots()
     for query, (colour, dashes), width in ((0, LINES[0], 3.0), (1000, LINES[1], 1.4)):
-        axes.plot(rotated_product(head_width, query).tolist(), color=colour, linestyle=dashes, linewidth=width,
-                  label=f"query at {query:,}")
+        axes.plot(
+            rotated_product(head_width, query).tolist(),
+            color=colour,
+            linestyle=dashes,
+            linewidth=width,
+            label=f"query at {query:,}",
+        )
     axes.set(xlabel="Distance from the query to the key", ylabel="q \N{DOT OPERATOR} k / D")
     legend_above(product, axes)
-    return [Drawing("positions-rotary", "Rotary positions: the angle",
-                    "Nothing is added to a token: in each head the channels of queries and keys are taken in pairs, "
-                    "and each pair is turned by an angle that grows with the position, the first pair fastest. Here "
-                    f"for a head of {head_width} channels; the scale of the turns is logarithmic.", figure),
-            Drawing("positions-rotary-distance", "Rotary positions: what attention sees of them",
-                    "The product of one query and one key, all ones before they are turned, over the distance between "
-                    "them. The two lines lie on each other: wherever the two stand in the text, only their distance "
-                    "counts. Far away the turned pairs cancel and the product falls.", product)]
+    return [
+        Drawing(
+            "positions-rotary",
+            "Rotary positions: the angle",
+            "Nothing is added to a token: in each head the channels of queries and keys are taken in pairs, "
+            "and each pair is turned by an angle that grows with the position, the first pair fastest. Here "
+            f"for a head of {head_width} channels; the scale of the turns is logarithmic.",
+            figure,
+        ),
+        Drawing(
+            "positions-rotary-distance",
+            "Rotary positions: what attention sees of them",
+            "The product of one query and one key, all ones before they are turned, over the distance between "
+            "them. The two lines lie on each other: wherever the two stand in the text, only their distance "
+            "counts. Far away the turned pairs cancel and the product falls.",
+            product,
+        ),
+    ]
 
 
 def _shades(figure: Figure, axes: Axes, values: Tensor, label: str, limit: float) -> None:

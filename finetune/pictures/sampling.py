@@ -29,8 +29,12 @@ def prompt_ids(gpt: GPT, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor
         raise RecipeError("the text is empty", got=repr(prompt), do='For example: --text "The bank was"')
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     if len(ids) + room > gpt.config.context:
-        raise RecipeError("the text is longer than the model's context", got=f"{len(ids):,} tokens",
-                          known=f"{gpt.config.context - room:,} at most", do="Cut it.")
+        raise RecipeError(
+            "the text is longer than the model's context",
+            got=f"{len(ids):,} tokens",
+            known=f"{gpt.config.context - room:,} at most",
+            do="Cut it.",
+        )
     return torch.tensor([ids])
 
 
@@ -46,20 +50,39 @@ def kept(logits: Tensor, **rule: Any) -> tuple[Tensor, Tensor]:
     return filtered > -torch.inf, filtered.softmax(dim=-1)
 
 
-def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, top_k: int | None = None,
-         top_p: float | None = None, min_p: float | None = None) -> list[Drawing]:
+def draw(
+    gpt: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    weights: str,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> list[Drawing]:
     """The answer under three temperatures, and what each of three rules cuts off. RecipeError out of range."""
     Decoding(top_k=top_k, top_p=top_p, min_p=min_p)  # says what is out of range
     logits = next_logits(gpt, prompt_ids(gpt, tokenizer, prompt, room=1))
     order = logits[0].argsort(descending=True)[:SHOWN]
     tokens = [visible(tokenizer.decode([token])) for token in order.tolist()]
-    rules = (("top-k", "top_k", top_k or TOP_K, "the {} likeliest tokens are kept, however likely they are"),
-             ("top-p", "top_p", top_p or TOP_P, "the fewest tokens that together reach {:.0%} are kept: few where the "
-              "model is sure, many where it is not"),
-             ("min-p", "min_p", MIN_P if min_p is None else min_p, "those at least {:.0%} as likely as the likeliest "
-              "one are kept"))
-    return [_temperatures(logits, order, tokens, prompt, weights),
-            *(_rule(logits, order, tokens, *rule) for rule in rules)]
+    rules = (
+        ("top-k", "top_k", top_k or TOP_K, "the {} likeliest tokens are kept, however likely they are"),
+        (
+            "top-p",
+            "top_p",
+            top_p or TOP_P,
+            "the fewest tokens that together reach {:.0%} are kept: few where the model is sure, many where it is not",
+        ),
+        (
+            "min-p",
+            "min_p",
+            MIN_P if min_p is None else min_p,
+            "those at least {:.0%} as likely as the likeliest one are kept",
+        ),
+    )
+    return [
+        _temperatures(logits, order, tokens, prompt, weights),
+        *(_rule(logits, order, tokens, *rule) for rule in rules),
+    ]
 
 
 def _temperatures(logits: Tensor, order: Tensor, tokens: list[str], prompt: str, weights: str) -> Drawing:
@@ -67,21 +90,30 @@ def _temperatures(logits: Tensor, order: Tensor, tokens: list[str], prompt: str,
     axes = figure.subplots()
     for temperature, (colour, dashes) in zip(TEMPERATURES, LINES, strict=False):
         _, probability = kept(logits, temperature=temperature)
-        axes.plot((100 * probability[order]).tolist(), range(len(order)), color=colour, linestyle=dashes, marker="o",
-                  markersize=3.5, label=f"temperature {temperature:g}")
+        axes.plot(
+            (100 * probability[order]).tolist(),
+            range(len(order)),
+            color=colour,
+            linestyle=dashes,
+            marker="o",
+            markersize=3.5,
+            label=f"temperature {temperature:g}",
+        )
     _name_tokens(axes, tokens)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     legend_above(figure, axes, columns=1)
-    return Drawing("sampling-temperature", f"Temperature, on what {weights} says next",
-                   f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} "
-                   "(\N{OPEN BOX} is a space). The logits are divided by the temperature: below 1 the likeliest token "
-                   "takes from all others, above 1 they draw level; their order stays. The scale is logarithmic.",
-                   figure)
+    return Drawing(
+        "sampling-temperature",
+        f"Temperature, on what {weights} says next",
+        f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} "
+        "(\N{OPEN BOX} is a space). The logits are divided by the temperature: below 1 the likeliest token "
+        "takes from all others, above 1 they draw level; their order stays. The scale is logarithmic.",
+        figure,
+    )
 
 
-def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: str, value: float,
-          words: str) -> Drawing:
+def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: str, value: float, words: str) -> Drawing:
     may, after = kept(logits, **{name: value})
     before = logits[0].softmax(dim=-1)
     figure = new_figure(4.6, 4.8)
@@ -90,17 +122,28 @@ def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: st
     stay, cut_off = ([place for place, kept_here in enumerate(stays) if kept_here is kind] for kind in (True, False))
     axes.barh(stay, [has[place] for place in stay], color=BLUE, height=0.7, label=f"kept, under {title} {value:g}")
     if cut_off:
-        axes.barh(cut_off, [had[place] for place in cut_off], color="white", edgecolor=GREY, hatch="////", height=0.7,
-                  label="cut off")
+        axes.barh(
+            cut_off,
+            [had[place] for place in cut_off],
+            color="white",
+            edgecolor=GREY,
+            hatch="////",
+            height=0.7,
+            label="cut off",
+        )
     axes.plot(had, range(len(had)), "|", color="#000000", markersize=9, markeredgewidth=1.6, label="before the rule")
     for place in cut_off:
         axes.text(had[place], place, "  \N{MULTIPLICATION SIGN}", va="center", fontsize=8)
     _name_tokens(axes, tokens)
     legend_above(figure, axes, columns=2)
-    return Drawing(f"sampling-{title}", f"{title.capitalize()} {value:g}",
-                   f"Of the {len(may):,} tokens {words.format(value)}: here {int(may.sum()):,}, which had "
-                   f"{float(before[may].sum()):.0%} of the probability and now share all of it. The strokes show each "
-                   "token's probability before.", figure)
+    return Drawing(
+        f"sampling-{title}",
+        f"{title.capitalize()} {value:g}",
+        f"Of the {len(may):,} tokens {words.format(value)}: here {int(may.sum()):,}, which had "
+        f"{float(before[may].sum()):.0%} of the probability and now share all of it. The strokes show each "
+        "token's probability before.",
+        figure,
+    )
 
 
 def _name_tokens(axes: Axes, tokens: list[str]) -> None:

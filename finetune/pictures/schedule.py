@@ -11,8 +11,18 @@ STEPS = 1000  # where the recipe leaves them to the data
 def rates(settings: Train, steps: int) -> list[float]:
     """The rate of each optimizer step, from the first to the last."""
     lr = settings.chosen_lr
-    return [learning_rate(step, steps, lr, settings.warmup_fraction, settings.min_lr_fraction,
-                          settings.schedule, settings.decay_fraction) for step in range(steps)]
+    return [
+        learning_rate(
+            step,
+            steps,
+            lr,
+            settings.warmup_fraction,
+            settings.min_lr_fraction,
+            settings.schedule,
+            settings.decay_fraction,
+        )
+        for step in range(steps)
+    ]
 
 
 def draw(settings: Train, recipe: str) -> list[Drawing]:
@@ -25,10 +35,21 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     axes = figure.subplots()
     axes.plot(range(1, steps + 1), plain, color=GREY, linestyle=":", label="without warmup")
     axes.plot(range(1, steps + 1), values, color=BLUE, linewidth=2, label=recipe)
-    axes.annotate(f"peak {values[peak]:.3g}\nat step {peak + 1:,}", (peak + 1, values[peak]), xytext=(0.52, 0.92),
-                  textcoords="axes fraction", va="top", arrowprops={"arrowstyle": "->", "color": GREY})
-    axes.annotate(f"last {values[last]:.3g}", (steps, values[last]), xytext=(0.72, 0.3), textcoords="axes fraction",
-                  arrowprops={"arrowstyle": "->", "color": GREY})
+    axes.annotate(
+        f"peak {values[peak]:.3g}\nat step {peak + 1:,}",
+        (peak + 1, values[peak]),
+        xytext=(0.52, 0.92),
+        textcoords="axes fraction",
+        va="top",
+        arrowprops={"arrowstyle": "->", "color": GREY},
+    )
+    axes.annotate(
+        f"last {values[last]:.3g}",
+        (steps, values[last]),
+        xytext=(0.72, 0.3),
+        textcoords="axes fraction",
+        arrowprops={"arrowstyle": "->", "color": GREY},
+    )
     axes.set(xlabel="Optimizer step", ylabel="Learning rate", ylim=(0, 1.08 * values[peak]))
     axes.locator_params(axis="x", integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
@@ -36,8 +57,10 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
-    said = (f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while the "
-            f"optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}")
+    said = (
+        f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while the "
+        f"optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}"
+    )
     return [Drawing("schedule", f"Learning rate of {recipe}", said, figure)]
 
 

@@ -15,9 +15,14 @@ _SHOWN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS A
 
 def visible(token: str) -> str:
     """A token's text, of bounded length, with its spaces and line breaks to be seen."""
-    shown = "".join(_SHOWN.get(character, character if character.isprintable() else "\N{REPLACEMENT CHARACTER}")
-                    for character in token) or "\N{EMPTY SET}"
-    return shown if len(shown) <= _TOKEN_LIMIT else shown[:_TOKEN_LIMIT - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    shown = (
+        "".join(
+            _SHOWN.get(character, character if character.isprintable() else "\N{REPLACEMENT CHARACTER}")
+            for character in token
+        )
+        or "\N{EMPTY SET}"
+    )
+    return shown if len(shown) <= _TOKEN_LIMIT else shown[: _TOKEN_LIMIT - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def map_size(queries: list[str], keys: list[str]) -> tuple[float, float]:
@@ -38,8 +43,9 @@ def draw_attention(axes: "Axes", weights: "ArrayLike", queries: list[str], keys:
 
     values = np.asarray(weights, dtype=float)
     shades = matplotlib.colormaps["Blues"].with_extremes(bad=HIDDEN)
-    image = axes.imshow(np.ma.masked_equal(values, 0.0), cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="auto",
-                        interpolation="nearest")
+    image = axes.imshow(
+        np.ma.masked_equal(values, 0.0), cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest"
+    )
     size = 9 if max(values.shape) <= 16 else 7.5 if max(values.shape) <= 32 else 6
     turned = 90 if max(map(len, map(visible, keys)), default=0) > 2 else 0
     for ticks, tokens, rotation in ((axes.set_xticks, keys, turned), (axes.set_yticks, queries, 0)):

@@ -158,6 +158,9 @@ def flatten(values: dict, prefix: str = "") -> list[tuple[str, object]]:
 
 def facts(caption: str, pairs: Iterable[tuple[str, object]], headings: tuple[str, str] = ("", "")) -> list[Table]:
     """A two-column table of the pairs that have a value; nothing where none has."""
-    rows = [[name, value if isinstance(value, str) else value_text(value)]
-            for name, value in pairs if value is not None and value != ""]
+    rows = [
+        [name, value if isinstance(value, str) else value_text(value)]
+        for name, value in pairs
+        if value is not None and value != ""
+    ]
     return [Table(caption, list(headings), rows, prose=1)] if rows else []

@@ -33,13 +33,13 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     run_dir = Path(run_dir)
     measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
     if measured is None:
-        raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet",
-                       do=f"Run: {_command(run_dir)}")
+        raise RunError(f"{run_dir}: no eval.json, so there is nothing to report yet", do=f"Run: {_command(run_dir)}")
     again = f"Write it again: {_command(run_dir)}" + (" --from evaluate" if measured.name == "eval.json" else "")
     task = _parse(Measured, measured, again).task
     if task not in pages:
-        raise RunError(f"{measured}: not what this version writes", got=f"task {task!r}", known=", ".join(pages),
-                       do=again)
+        raise RunError(
+            f"{measured}: not what this version writes", got=f"task {task!r}", known=", ".join(pages), do=again
+        )
     files = _read(run_dir, pages[task], measured, "evaluate" if measured.name == "eval.json" else task)
     page = pages[task].make(files)
     for template, name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
@@ -51,6 +51,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
 
 def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[E, C]:
     """Every file of a run as its type. stage: the one that wrote what was measured."""
+
     def again(stage: str) -> str:
         return f"Write it again: {_command(run_dir)} --from {stage}"
 
@@ -69,11 +70,16 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
     if not isinstance(maps, list):
         raise RunError(f"{attention}: not what this version writes", got=json.dumps(maps)[:80], do=again("evaluate"))
     return Files(
-        name=run_dir.resolve().name, recipe=dict(flatten(recipe)),
+        name=run_dir.resolve().name,
+        recipe=dict(flatten(recipe)),
         evaluation=_parse(page.evaluation, measured, again(stage)),
-        card=_parse(page.card, card, again("prepare")) if card.is_file() else None, stages=stages, train=train,
-        log=read_training_log(run_dir / "train.jsonl"), wrong=read_errors(run_dir / "predictions.csv"),
-        attention=[_parse(AttentionMap, attention, again("evaluate"), value) for value in maps])
+        card=_parse(page.card, card, again("prepare")) if card.is_file() else None,
+        stages=stages,
+        train=train,
+        log=read_training_log(run_dir / "train.jsonl"),
+        wrong=read_errors(run_dir / "predictions.csv"),
+        attention=[_parse(AttentionMap, attention, again("evaluate"), value) for value in maps],
+    )
 
 
 def _parse(kind: type[AnyRecord], path: Path, again: str, value: Any = ...) -> AnyRecord:
@@ -93,9 +99,15 @@ def render(template: str, page: dict) -> str:
     """A template filled in; all text from data is escaped for its format."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True,
-                              finalize=_markdown if ".md." in template else _plain)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=_markdown if ".md." in template else _plain,
+    )
     environment.filters |= {"code_lines": _code_lines, "breakable": _breakable}
     return environment.get_template(template).render(**page)
 

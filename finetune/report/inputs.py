@@ -85,8 +85,13 @@ def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
                 if row["label"] == row["predicted"]:
                     continue
                 wrong += 1
-                found = ErrorRow(row["row"], shorten(unescape_formula(row["text"]), _TEXT_LIMIT), unescape_formula(row["label"]),
-                                 unescape_formula(row["predicted"]), float(row["probability"]))
+                found = ErrorRow(
+                    row["row"],
+                    shorten(unescape_formula(row["text"]), _TEXT_LIMIT),
+                    unescape_formula(row["label"]),
+                    unescape_formula(row["predicted"]),
+                    float(row["probability"]),
+                )
                 heapq.heappush(kept, (found.probability, -total, found))
                 if len(kept) > limit:
                     heapq.heappop(kept)
@@ -116,15 +121,20 @@ def read_training_log(path: Path) -> TrainingLog:
                         steps[step] = loss
                     if (rate := _number(line.get("lr"))) is not None:
                         rates[step] = rate
-    return TrainingLog(*_thin(sorted(steps.items())), *_thin(sorted(rates.items())),
-                       [points[step] for step in sorted(points)])
+    return TrainingLog(
+        *_thin(sorted(steps.items())), *_thin(sorted(rates.items())), [points[step] for step in sorted(points)]
+    )
 
 
 def _validation_point(step: int, line: dict) -> ValidationPoint:
     values = line["validation"] if isinstance(line["validation"], dict) else {}
     metrics = {name: _number(values.get(name)) for name in VALIDATION}
-    return ValidationPoint(step, _number(line.get("epoch")), bool(line.get("best")),
-                           {name: value for name, value in metrics.items() if value is not None})
+    return ValidationPoint(
+        step,
+        _number(line.get("epoch")),
+        bool(line.get("best")),
+        {name: value for name, value in metrics.items() if value is not None},
+    )
 
 
 def _number(value: object) -> float | None:
@@ -135,6 +145,8 @@ def _number(value: object) -> float | None:
 def _thin(pairs: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
     """Steps and values, averaged over equal stretches where there are too many to draw."""
     width = -(-len(pairs) // _LOG_POINTS) or 1
-    stretches = [pairs[start:start + width] for start in range(0, len(pairs), width)]
-    return ([sum(step for step, _ in stretch) / len(stretch) for stretch in stretches],
-            [sum(value for _, value in stretch) / len(stretch) for stretch in stretches])
+    stretches = [pairs[start : start + width] for start in range(0, len(pairs), width)]
+    return (
+        [sum(step for step, _ in stretch) / len(stretch) for stretch in stretches],
+        [sum(value for _, value in stretch) / len(stretch) for stretch in stretches],
+    )

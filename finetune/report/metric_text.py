@@ -3,15 +3,49 @@
 from finetune.evaluation.results import Metric
 
 METRIC_NAMES = {
-    "accuracy": "Accuracy", "f1_macro": "Macro F1", "f1": "F1", "precision": "Precision", "recall": "Recall",
-    "roc_auc": "ROC AUC", "average_precision": "Average precision", "log_loss": "Log loss",
-    "ece": "Calibration error (ECE)", "brier": "Brier score", "bits_per_byte": "Bits per byte",
-    "perplexity": "Perplexity", "exact_match": "Exact match", "squad_exact_match": "Exact match, SQuAD's rules",
-    "token_f1": "Token F1", "rouge_l": "ROUGE-L", "repetition": "Repetition", "ended": "Came to an end",
-    "well_formed": "Format kept", "length_ratio": "Length ratio", "bleu": "BLEU", "chrf": "chrF",
-    "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_accuracy": "Token accuracy"}
-SHARES = {"accuracy", "f1", "f1_macro", "precision", "recall", "exact_match", "squad_exact_match", "token_f1",
-           "rouge_1", "rouge_2", "rouge_l", "token_accuracy", "repetition", "ended", "well_formed"}  # shown in percent
+    "accuracy": "Accuracy",
+    "f1_macro": "Macro F1",
+    "f1": "F1",
+    "precision": "Precision",
+    "recall": "Recall",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+    "ece": "Calibration error (ECE)",
+    "brier": "Brier score",
+    "bits_per_byte": "Bits per byte",
+    "perplexity": "Perplexity",
+    "exact_match": "Exact match",
+    "squad_exact_match": "Exact match, SQuAD's rules",
+    "token_f1": "Token F1",
+    "rouge_l": "ROUGE-L",
+    "repetition": "Repetition",
+    "ended": "Came to an end",
+    "well_formed": "Format kept",
+    "length_ratio": "Length ratio",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "token_accuracy": "Token accuracy",
+}
+SHARES = {
+    "accuracy",
+    "f1",
+    "f1_macro",
+    "precision",
+    "recall",
+    "exact_match",
+    "squad_exact_match",
+    "token_f1",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "token_accuracy",
+    "repetition",
+    "ended",
+    "well_formed",
+}  # shown in percent
 _POINTS = {"bleu", "chrf"}  # 0 to 100 as they are
 
 

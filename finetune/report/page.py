@@ -39,17 +39,33 @@ class Page(Generic[E, C]):
     make: Callable[[Files[E, C]], dict]
 
 
-def make_page(files: Files[E, C], kind: str, verdict: str, tiles: list[Tile], sections: list[Section],
-              use: list[Section] | None = None, notice: Notice | None = None) -> dict:
+def make_page(
+    files: Files[E, C],
+    kind: str,
+    verdict: str,
+    tiles: list[Tile],
+    sections: list[Section],
+    use: list[Section] | None = None,
+    notice: Notice | None = None,
+) -> dict:
     """Everything a template shows: the task's own sections, then how the run was made and may be used."""
     evaluation, card = files.evaluation, files.card
     method = evaluation.method if isinstance(evaluation, Evaluation) else ""
     about = [card.name if card else "", evaluation.weights.name, method]
-    return {"kind": kind, "name": files.name, "about": [part for part in about if part], "verdict": verdict,
-            "notice": notice, "tiles": tiles,
-            "sections": [*sections, provenance.what_was_run(files.name, files.recipe, _descriptions(), files.stages,
-                                                            evaluation.weights), *(use or []),
-                         *provenance.licence(card)]}
+    return {
+        "kind": kind,
+        "name": files.name,
+        "about": [part for part in about if part],
+        "verdict": verdict,
+        "notice": notice,
+        "tiles": tiles,
+        "sections": [
+            *sections,
+            provenance.what_was_run(files.name, files.recipe, _descriptions(), files.stages, evaluation.weights),
+            *(use or []),
+            *provenance.licence(card),
+        ],
+    }
 
 
 def fallback_notice(files: Files[E, C]) -> Notice | None:
@@ -59,8 +75,10 @@ def fallback_notice(files: Files[E, C]) -> Notice | None:
         return None
     what, _, _ = weights.note.partition(". ")  # the rest says in words what the commands do
     recipe = shlex.quote(f"runs/{name}/recipe.json")
-    return Notice(f"{what.rstrip('.')}. To use GPT-2, connect and run:", "finetune weights get gpt2\n"
-                  f"finetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}")
+    return Notice(
+        f"{what.rstrip('.')}. To use GPT-2, connect and run:",
+        f"finetune weights get gpt2\nfinetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}",
+    )
 
 
 def _descriptions() -> dict[str, str]:
@@ -75,4 +93,5 @@ def _descriptions() -> dict[str, str]:
                 yield from walk(nested, f"{prefix}{key}.")
             else:
                 yield prefix + key, field.description or ""
+
     return dict(walk(Recipe))

@@ -29,13 +29,30 @@ Points = Sequence[Sequence[float]]  # (x, y) of a curve
 _LABEL_LIMIT = 40
 _FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Arial, sans-serif"
 _STYLE: "dict[RcKeyType, Any]" = {
-    "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": ["DejaVu Sans"],
-    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5,
-    "legend.frameon": True, "legend.edgecolor": "none",
-    "legend.framealpha": 0.85, "legend.borderpad": 0.2,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a8e95", "axes.grid": True,
-    "grid.color": "#e6e8eb", "grid.linewidth": 0.7, "axes.axisbelow": True, "xtick.color": "#3b3e43",
-    "ytick.color": "#3b3e43", "axes.labelcolor": "#24262a", "text.color": "#24262a", "axes.unicode_minus": False,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "legend.frameon": True,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.borderpad": 0.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8e95",
+    "axes.grid": True,
+    "grid.color": "#e6e8eb",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "xtick.color": "#3b3e43",
+    "ytick.color": "#3b3e43",
+    "axes.labelcolor": "#24262a",
+    "text.color": "#24262a",
+    "axes.unicode_minus": False,
 }
 
 
@@ -52,7 +69,7 @@ def cut(text: str, limit: int = _LABEL_LIMIT) -> str:
     """A label on one line, without characters that cannot be drawn, of at most `limit` characters."""
     text = " ".join(str(text).split())
     text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return text if len(text) <= limit else text[:limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 @contextmanager
@@ -72,7 +89,7 @@ def svg_of(figure: "Figure") -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    return svg[svg.index("<svg"):].replace("'DejaVu Sans'", _FONTS)
+    return svg[svg.index("<svg") :].replace("'DejaVu Sans'", _FONTS)
 
 
 def embed(svg: str, width: float, height: float) -> Picture:
@@ -113,8 +130,16 @@ def confusion_picture(matrix: Sequence[Sequence[int]], labels: list[str]) -> Pic
             for j in range(k):
                 if matrix[i][j] or k <= 10:
                     text = f"{matrix[i][j]:,}" if k > 10 else f"{matrix[i][j]:,}\n{100 * shares[i][j]:.1f} %"
-                    axes.text(j, i, text, ha="center", va="center", fontsize=size, linespacing=1.5,
-                              color="white" if shares[i][j] > 0.72 else "#24262a")
+                    axes.text(
+                        j,
+                        i,
+                        text,
+                        ha="center",
+                        va="center",
+                        fontsize=size,
+                        linespacing=1.5,
+                        color="white" if shares[i][j] > 0.72 else "#24262a",
+                    )
         axes.set_xticks(range(k), names, rotation=40 if turned else 0, ha="right" if turned else "center")
         axes.set_yticks(range(k), names)
         axes.set(xlabel="Predicted", ylabel="True")
@@ -156,8 +181,14 @@ def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share
 
 def _pair(axes: "Axes", model: Points, baseline: Points | None, baseline_name: str, **style: Any) -> None:
     if baseline:
-        axes.plot(*zip(*baseline, strict=True), color=BASELINE, linewidth=1.4, linestyle="--",
-                  label=cut(baseline_name), **style)
+        axes.plot(
+            *zip(*baseline, strict=True),
+            color=BASELINE,
+            linewidth=1.4,
+            linestyle="--",
+            label=cut(baseline_name),
+            **style,
+        )
     axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label="this model", **style)
 
 
@@ -180,17 +211,36 @@ def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
         for row in bins:
             low, high = wilson(round(row.accuracy * row.n), row.n)
             upper.plot([row.confidence] * 2, [low, high], color=MODEL, linewidth=1.2)
-        upper.plot([row.confidence for row in bins], [row.accuracy for row in bins], "o", color=MODEL,
-                   markersize=5, label="test rows of a bin, with 95 % interval")
+        upper.plot(
+            [row.confidence for row in bins],
+            [row.accuracy for row in bins],
+            "o",
+            color=MODEL,
+            markersize=5,
+            label="test rows of a bin, with 95 % interval",
+        )
         upper.set(ylabel="Share that is right", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
         _legend(figure, upper)
         widths = [row.high - row.low for row in bins]
-        lower.bar([row.low for row in bins], [row.n for row in bins], width=widths, align="edge",
-                  color=MODEL, edgecolor="white", linewidth=0.8)
+        lower.bar(
+            [row.low for row in bins],
+            [row.n for row in bins],
+            width=widths,
+            align="edge",
+            color=MODEL,
+            edgecolor="white",
+            linewidth=0.8,
+        )
         top = max(row.n for row in bins)
         for row in bins:
-            lower.annotate(f"{row.n:,}", ((row.low + row.high) / 2, row.n), xytext=(0, 2),
-                           textcoords="offset points", ha="center", fontsize=7)
+            lower.annotate(
+                f"{row.n:,}",
+                ((row.low + row.high) / 2, row.n),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
         lower.set(xlabel="Probability of the predicted label", ylabel="Rows", ylim=(0, top * 1.3))
         lower.grid(axis="x", visible=False)
         lower.locator_params(axis="y", nbins=3, integer=True)
@@ -204,11 +254,17 @@ def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         if log.steps:
             upper.plot(log.steps, log.losses, color=LIGHT, linewidth=0.9, label="train, step by step")
-            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5,
-                       label="train, running mean")
+            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5, label="train, running mean")
         if points:
-            upper.plot([point.step for point in points], [point.metrics["log_loss"] for point in points], "o-",
-                       color=MODEL, linewidth=1.6, markersize=4.5, label="validation log loss")
+            upper.plot(
+                [point.step for point in points],
+                [point.metrics["log_loss"] for point in points],
+                "o-",
+                color=MODEL,
+                linewidth=1.6,
+                markersize=4.5,
+                label="validation log loss",
+            )
         _mark_best(upper, best_step)
         upper.set(ylabel="Loss (nats)")
         upper.set_ylim(bottom=0)
@@ -235,8 +291,13 @@ def validation_picture(steps: Sequence[float], columns: dict[str, list], best_st
     return holder[0]
 
 
-def forest_picture(labels: list[str], entries: list[Metric], marks: list[list[float]],
-                   axis: str = "test accuracy, %", scale: float = 100.0) -> Picture:
+def forest_picture(
+    labels: list[str],
+    entries: list[Metric],
+    marks: list[list[float]],
+    axis: str = "test accuracy, %",
+    scale: float = 100.0,
+) -> Picture:
     """A share of each label in percent with its interval, the first on top; `marks`: the single values behind it.
 
     axis, scale: of another quantity than a share; the marks are scaled already.
@@ -246,8 +307,10 @@ def forest_picture(labels: list[str], entries: list[Metric], marks: list[list[fl
         places = list(range(len(labels)))
         known = [entry.known() for entry in entries]
         values = [scale * value for value, _, _ in known]
-        errors = [[scale * value - scale * low for value, low, _ in known],
-                  [scale * high - scale * value for value, _, high in known]]
+        errors = [
+            [scale * value - scale * low for value, low, _ in known],
+            [scale * high - scale * value for value, _, high in known],
+        ]
         axes.errorbar(values, places, xerr=errors, fmt="o", color=MODEL, capsize=3, markersize=6, linewidth=1.8)
         for place, own in zip(places, marks, strict=True):
             axes.plot(own, [place] * len(own), "|", color=BASELINE, markersize=9)
@@ -264,8 +327,9 @@ def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
         axes = figure.subplots()
         for number, (name, points) in enumerate(curves.items()):
             marker, colour = styles[number % len(styles)]
-            axes.plot(*zip(*points, strict=True), marker, color=colour, linewidth=1.6, markersize=4.5,
-                      label=cut(name, 48))
+            axes.plot(
+                *zip(*points, strict=True), marker, color=colour, linewidth=1.6, markersize=4.5, label=cut(name, 48)
+            )
         axes.set(xlabel="Optimizer step", ylabel=axis)
         axes.locator_params(axis="x", integer=True)
         _legend(figure, axes)

@@ -40,16 +40,25 @@ def training(log: TrainingLog, train: TrainResult | None) -> Section:
 
 def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
     moved, places = train.trainable, train.trainable.places
-    return facts("What was trained", [
-        ("Method", train.method), ("Why", "; ".join(train.why)),
-        ("Parameters that moved",
-         f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
-        ("Which", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
-        ("Optimizer steps", f"{train.steps:,}"), ("Epochs", train.epochs),
-        ("Best checkpoint", f"step {train.best_step}: {metric} {value_text(train.best_value)} on validation"),
-        ("Stopped early", train.stopped_early), ("Peak learning rate", train.lr), ("Precision", train.precision),
-        ("Threads", train.threads), ("Processes", train.processes),
-        ("Tokens per second", f"{round(train.tokens_per_second):,}"), ("Time", seconds_text(train.seconds))])
+    return facts(
+        "What was trained",
+        [
+            ("Method", train.method),
+            ("Why", "; ".join(train.why)),
+            ("Parameters that moved", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
+            ("Which", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
+            ("Optimizer steps", f"{train.steps:,}"),
+            ("Epochs", train.epochs),
+            ("Best checkpoint", f"step {train.best_step}: {metric} {value_text(train.best_value)} on validation"),
+            ("Stopped early", train.stopped_early),
+            ("Peak learning rate", train.lr),
+            ("Precision", train.precision),
+            ("Threads", train.threads),
+            ("Processes", train.processes),
+            ("Tokens per second", f"{round(train.tokens_per_second):,}"),
+            ("Time", seconds_text(train.seconds)),
+        ],
+    )
 
 
 def _estimates(train: TrainResult) -> list:
@@ -57,18 +66,29 @@ def _estimates(train: TrainResult) -> list:
     found = train.estimate
     if found is None:
         return []
-    rows = [["Time", seconds_text(found.seconds),
-             f"{seconds_text(found.seconds_low)} to {seconds_text(found.seconds_high)}", seconds_text(train.seconds)],
-            ["Peak memory", bytes_text(found.peak_bytes),
-             f"{bytes_text(found.peak_bytes_low)} to {bytes_text(found.peak_bytes_high)}",
-             bytes_text(train.peak_bytes)]]
+    rows = [
+        [
+            "Time",
+            seconds_text(found.seconds),
+            f"{seconds_text(found.seconds_low)} to {seconds_text(found.seconds_high)}",
+            seconds_text(train.seconds),
+        ],
+        [
+            "Peak memory",
+            bytes_text(found.peak_bytes),
+            f"{bytes_text(found.peak_bytes_low)} to {bytes_text(found.peak_bytes_high)}",
+            bytes_text(train.peak_bytes),
+        ],
+    ]
     note = f"The estimate is made from the first steps, {found.steps} of them without the very first."
     if train.steps != train.planned_steps:
         note += f" It is for {train.planned_steps:,} steps; training stopped after {train.steps:,}."
     if found.cpu_share < 1:
         note += f" They had {found.cpu_share:.0%} of the processor time of their threads."
-    return [Table("Estimate and actual", ["", "Estimate", "Range", "Actual"], rows, frozenset({1, 2, 3})),
-            Text(note, small=True)]
+    return [
+        Table("Estimate and actual", ["", "Estimate", "Range", "Actual"], rows, frozenset({1, 2, 3})),
+        Text(note, small=True),
+    ]
 
 
 def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[Figure]:
@@ -77,25 +97,50 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
     losses = [point.metrics["log_loss"] for point in points if "log_loss" in point.metrics]
     last = f" The last validation log loss is {losses[-1]:.4f}." if losses else ""
     known = [name for name in VALIDATION if any(name in point.metrics for point in points)]
-    table = Table("Validation during training", ["Step", "Epoch", *map(metric_name, known), "Best"],
-                  [[f"{point.step:,}", value_text(point.epoch),
+    table = (
+        Table(
+            "Validation during training",
+            ["Step", "Epoch", *map(metric_name, known), "Best"],
+            [
+                [
+                    f"{point.step:,}",
+                    value_text(point.epoch),
                     *(f"{point.metrics[name]:.4f}" if name in point.metrics else NONE for name in known),
-                    "best" if point.best else ""]
-                   for point in points], frozenset(range(2 + len(known)))) if points else None
+                    "best" if point.best else "",
+                ]
+                for point in points
+            ],
+            frozenset(range(2 + len(known))),
+        )
+        if points
+        else None
+    )
     if log.steps or losses:
-        figures.append(Figure(
-            plots.loss_picture(log, best), "Loss and learning rate",
-            f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
-            "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
-            f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
-            "warmup, then as train.schedule says.", table))
-    columns = {metric_name(name): [point.metrics[name] for point in points] for name in ("accuracy", "f1_macro")
-               if points and all(name in point.metrics for point in points)}
+        figures.append(
+            Figure(
+                plots.loss_picture(log, best),
+                "Loss and learning rate",
+                f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
+                "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
+                f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
+                "warmup, then as train.schedule says.",
+                table,
+            )
+        )
+    columns = {
+        metric_name(name): [point.metrics[name] for point in points]
+        for name in ("accuracy", "f1_macro")
+        if points and all(name in point.metrics for point in points)
+    }
     if columns:
-        figures.append(Figure(
-            plots.validation_picture([point.step for point in points], columns, best), "Validation",
-            f"Validation metrics at {len(points)} evaluations.",
-            "Metrics on validation at each evaluation; the dashed line marks the checkpoint that was kept."))
+        figures.append(
+            Figure(
+                plots.validation_picture([point.step for point in points], columns, best),
+                "Validation",
+                f"Validation metrics at {len(points)} evaluations.",
+                "Metrics on validation at each evaluation; the dashed line marks the checkpoint that was kept.",
+            )
+        )
     return figures
 
 
@@ -112,38 +157,80 @@ def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
     names, rows = {"val": "validation"}, []
     for key, counts in overlap.items():
         split, _, other = key.partition("_in_")
-        rows.append([f"{names.get(split, split)} rows that stand in {names.get(other, other)}",
-                     f"{counts.exact:,}", f"{counts.normalised:,}", f"{counts.n:,}"])
-    return [Table(f"Rows whose {what} stands in another split, too", ["", "Exactly", "Normalised", "of rows"], rows,
-                  frozenset({1, 2, 3}))] if rows else []
+        rows.append(
+            [
+                f"{names.get(split, split)} rows that stand in {names.get(other, other)}",
+                f"{counts.exact:,}",
+                f"{counts.normalised:,}",
+                f"{counts.n:,}",
+            ]
+        )
+    return (
+        [
+            Table(
+                f"Rows whose {what} stands in another split, too",
+                ["", "Exactly", "Normalised", "of rows"],
+                rows,
+                frozenset({1, 2, 3}),
+            )
+        ]
+        if rows
+        else []
+    )
 
 
-def what_was_run(name: str, recipe: dict[str, Any], descriptions: dict[str, str], stages: list[StageRecord],
-                 weights: StartWeights) -> Section:
+def what_was_run(
+    name: str, recipe: dict[str, Any], descriptions: dict[str, str], stages: list[StageRecord], weights: StartWeights
+) -> Section:
     """How to repeat the run, every setting, versions, machine, time and hashes. recipe: dotted key -> value."""
     run = shlex.quote(f"runs/{name}")
     blocks: list = [
         Text("The same settings again, as a run of another name:"),
         Code(f"finetune run {run}/recipe.json --name {shlex.quote(name + '-again')}"),
-        *facts("Weights", [("Name", weights.name), ("Source", weights.source), ("sha256", weights.sha256 or None)])]
+        *facts("Weights", [("Name", weights.name), ("Source", weights.source), ("sha256", weights.sha256 or None)]),
+    ]
     if recipe:
-        blocks.append(Table("Settings", ["Setting", "Value", "Meaning"],
-                            [[key, value_text(value), descriptions.get(key, "")] for key, value in recipe.items()],
-                            prose=2))
+        blocks.append(
+            Table(
+                "Settings",
+                ["Setting", "Value", "Meaning"],
+                [[key, value_text(value), descriptions.get(key, "")] for key, value in recipe.items()],
+                prose=2,
+            )
+        )
     if stages:
-        blocks.append(Table("Stages", ["Stage", "Time", "Peak memory", "Finished"],
-                            [[stage.stage, seconds_text(stage.seconds), bytes_text(stage.peak_memory_bytes),
-                              stage.finished + (f", in the run {stage.taken_from}" if stage.taken_from else "")]
-                             for stage in stages], frozenset({1, 2})))
-    versions, hardware, commit = (next((found for stage in reversed(stages) if (found := getattr(stage, key))), None)
-                                  for key in ("versions", "hardware", "git_commit"))
+        blocks.append(
+            Table(
+                "Stages",
+                ["Stage", "Time", "Peak memory", "Finished"],
+                [
+                    [
+                        stage.stage,
+                        seconds_text(stage.seconds),
+                        bytes_text(stage.peak_memory_bytes),
+                        stage.finished + (f", in the run {stage.taken_from}" if stage.taken_from else ""),
+                    ]
+                    for stage in stages
+                ],
+                frozenset({1, 2}),
+            )
+        )
+    versions, hardware, commit = (
+        next((found for stage in reversed(stages) if (found := getattr(stage, key))), None)
+        for key in ("versions", "hardware", "git_commit")
+    )
     seeds = [(key, value) for key, value in recipe.items() if key.rsplit(".", 1)[-1] == "seed"]
     blocks += facts("Seeds", seeds)
     blocks += facts("Versions", [*(versions or {}).items(), ("git commit", commit)])
     blocks += facts("Hardware", flatten(hardware or {}))
-    hashes = [pair for stage in stages for pair in (
-        (f"{stage.stage}: inputs", stage.inputs),
-        *((f"{stage.stage}: outputs.{path}", digest) for path, (_, digest) in stage.outputs.items()))]
+    hashes = [
+        pair
+        for stage in stages
+        for pair in (
+            (f"{stage.stage}: inputs", stage.inputs),
+            *((f"{stage.stage}: outputs.{path}", digest) for path, (_, digest) in stage.outputs.items()),
+        )
+    ]
     blocks += facts("Hashes (sha256)", hashes[:_HASHES])
     if len(hashes) > _HASHES:
         blocks.append(Text(f"{len(hashes) - _HASHES} more stand in the stage records of the run.", small=True))

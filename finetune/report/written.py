@@ -49,8 +49,12 @@ class Words:
     untuned: str  # the baseline that is the model before training
 
 
-def verdict_text(evaluation: WrittenEvaluation, shown: dict[str, str], words: Words,
-                 passed_over: Callable[[WrittenBaseline, str], bool] = lambda baseline, metric: False) -> str:
+def verdict_text(
+    evaluation: WrittenEvaluation,
+    shown: dict[str, str],
+    words: Words,
+    passed_over: Callable[[WrittenBaseline, str], bool] = lambda baseline, metric: False,
+) -> str:
     """What the numbers say, no more than they carry.
 
     shown: each metric that is named, and on which rows it is where that has to be said. passed_over: which baselines
@@ -58,12 +62,17 @@ def verdict_text(evaluation: WrittenEvaluation, shown: dict[str, str], words: Wo
     """
     said = []
     for name, where in shown.items():
-        others = [_against(baseline, name, words.baselines[baseline.name][0]) for baseline in evaluation.baselines
-                  if not passed_over(baseline, name)]
+        others = [
+            _against(baseline, name, words.baselines[baseline.name][0])
+            for baseline in evaluation.baselines
+            if not passed_over(baseline, name)
+        ]
         said.append(f"{metric_label(name)} {metric_text(evaluation.metrics[name], name)}{where}; {'; '.join(others)}.")
     loss = next(change for change in evaluation.losses if change.split == "test")
-    said.append(f"Loss on the {words.wanted}s: {loss.before.value:.3f} nats a token before training, "
-                f"{loss.after.value:.3f} after.")
+    said.append(
+        f"Loss on the {words.wanted}s: {loss.before.value:.3f} nats a token before training, "
+        f"{loss.after.value:.3f} after."
+    )
     return " ".join(said + _without_overlap(evaluation, words))
 
 
@@ -90,8 +99,10 @@ def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
     if not overlapping:
         return []
     alone = clean.metrics.get(headline)
-    return [f"{overlapping:,} test {words.asked}s stand in train or validation too"
-            + (f"; without them: {metric_text(alone, headline)}." if alone else ".")]
+    return [
+        f"{overlapping:,} test {words.asked}s stand in train or validation too"
+        + (f"; without them: {metric_text(alone, headline)}." if alone else ".")
+    ]
 
 
 def unbroken(text: str) -> str:
@@ -103,35 +114,58 @@ def tiles(evaluation: WrittenEvaluation, names: list[str], words: Words) -> list
     """The figures at the top; each defined metric once."""
     metrics = evaluation.metrics
     before = next((own.metrics for own in evaluation.baselines if own.name == words.untuned), {})
-    return [Tile(metric_label(name), metric_value(name, metrics[name].value), metric_interval(name, metrics[name]),
-                 f"test, n = {metrics[name].n:,}"
-                 + (f"; before {metric_value(name, before[name].value)}" if name in before else ""))
-            for name in dict.fromkeys(names) if name in metrics and metrics[name].value is not None]
+    return [
+        Tile(
+            metric_label(name),
+            metric_value(name, metrics[name].value),
+            metric_interval(name, metrics[name]),
+            f"test, n = {metrics[name].n:,}"
+            + (f"; before {metric_value(name, before[name].value)}" if name in before else ""),
+        )
+        for name in dict.fromkeys(names)
+        if name in metrics and metrics[name].value is not None
+    ]
 
 
 def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], words: Words) -> list:
     """Every metric of the model and of its baselines on the same rows, and the paired tests."""
     metrics, baselines = evaluation.metrics, evaluation.baselines
-    rows = [[_labelled(name), _cell(name, metric),
-             *(_cell(name, other.metrics[name]) if name in other.metrics else NONE for other in baselines)]
-            for name, metric in metrics.items()]
+    rows = [
+        [
+            _labelled(name),
+            _cell(name, metric),
+            *(_cell(name, other.metrics[name]) if name in other.metrics else NONE for other in baselines),
+        ]
+        for name, metric in metrics.items()
+    ]
     heads = ["This model", *(words.baselines[own.name][1] for own in baselines)]
-    tested = [[_labelled(name), *(_difference(name, own.differences.get(name)) for own in baselines)]
-              for name in compared if any(name in own.differences for own in baselines)]
+    tested = [
+        [_labelled(name), *(_difference(name, own.differences.get(name)) for own in baselines)]
+        for name in compared
+        if any(name in own.differences for own in baselines)
+    ]
     minus = [f"Model minus\n{head.lower()}" for head in heads[1:]]
-    return [Table(f"Test {words.row}s, with 95 % intervals", ["Metric", *heads], rows,
-                  frozenset(range(1, 1 + len(heads)))),
-            Table(f"Differences on the same {words.row}s", ["Metric", *minus], tested,
-                  frozenset(range(1, 1 + len(minus)))),
-            Text("Differences are in points, those of the loss in nats, with intervals and p of the paired bootstrap: "
-                 "below 0.05 a difference is more than noise.", small=True)]
+    return [
+        Table(f"Test {words.row}s, with 95 % intervals", ["Metric", *heads], rows, frozenset(range(1, 1 + len(heads)))),
+        Table(f"Differences on the same {words.row}s", ["Metric", *minus], tested, frozenset(range(1, 1 + len(minus)))),
+        Text(
+            "Differences are in points, those of the loss in nats, with intervals and p of the paired bootstrap: "
+            "below 0.05 a difference is more than noise.",
+            small=True,
+        ),
+    ]
 
 
 def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Section:
     """The losses before and after training. tokens: what the tokens are that a loss is on, by ``LossChange.on``."""
-    cells = [[f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}", _loss_cell(own.before),
-              f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of before"]
-             for own in changes]
+    cells = [
+        [
+            f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}",
+            _loss_cell(own.before),
+            f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of before",
+        ]
+        for own in changes
+    ]
     table = Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
     return Section("losses", "Loss before and after", [table, Text(note, small=True)])
 
@@ -143,14 +177,31 @@ def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Sec
     """
     blocks: list = [Text(note)]
     for number, (_, asked, wanted, after, before, nearest) in enumerate(map(astuple, rows), start=1):
-        blocks += facts(f"Sample {number}", [(name, excerpt(text)) for name, text in (
-            (words.asked.capitalize(), asked), ("Reference", wanted), ("Before", before), ("After", after),
-            ("Nearest", nearest))])
+        blocks += facts(
+            f"Sample {number}",
+            [
+                (name, excerpt(text))
+                for name, text in (
+                    (words.asked.capitalize(), asked),
+                    ("Reference", wanted),
+                    ("Before", before),
+                    ("After", after),
+                    ("Nearest", nearest),
+                )
+            ],
+        )
     return Section("samples", "Samples before and after", blocks)
 
 
-def limits(evaluation: WrittenEvaluation, train: TrainResult | None, seed: int | None, words: Words, learnt: str,
-           small: str, truth: str) -> Section:
+def limits(
+    evaluation: WrittenEvaluation,
+    train: TrainResult | None,
+    seed: int | None,
+    words: Words,
+    learnt: str,
+    small: str,
+    truth: str,
+) -> Section:
     """What the figures do not say, and what a model of this size cannot do.
 
     learnt: what the held-out rows say. small: what goes for a small model, after its size. truth: what no metric sees.
@@ -158,25 +209,50 @@ def limits(evaluation: WrittenEvaluation, train: TrainResult | None, seed: int |
     blocks, n = [Text(learnt)], evaluation.headline.n
     if train and train.parameters < SMALL_MODEL:
         blocks.append(Text(f"A model of {train.parameters / 1e6:.1f} million parameters {small}"))
-    blocks += [Text(truth), Text(
-        f"All figures are of one training{'' if seed is None else f' (seed {seed})'}. The intervals say how far "
-        f"they would move on other test {words.row}s, not with another seed or another split.")]
+    blocks += [
+        Text(truth),
+        Text(
+            f"All figures are of one training{'' if seed is None else f' (seed {seed})'}. The intervals say how far "
+            f"they would move on other test {words.row}s, not with another seed or another split."
+        ),
+    ]
     if n < FEW:
         blocks.append(Text(f"With {n:,} test {words.row}s the headline's interval is wide."))
     return Section("limits", "What it cannot do", blocks)
 
 
-def data_card(card: ExamplesCard, counts: Sequence[Fact], lengths: Sequence[Fact], example: str, words: Words,
-              more: Sequence[Table] = ()) -> Section:
+def data_card(
+    card: ExamplesCard,
+    counts: Sequence[Fact],
+    lengths: Sequence[Fact],
+    example: str,
+    words: Words,
+    more: Sequence[Table] = (),
+) -> Section:
     """Where the rows come from, how they are divided, and what was cut or left out.
 
     counts, lengths: facts of the task's own. example: what is said of the card's. more: tables of the task's own.
     """
-    pairs = [*origin(card), *counts, ("Protocol", card.protocol),
-             ("Split seed", None if card.protocol == "ordered" else card.seed), *lengths]
-    return Section("data", "Data", [
-        *facts("Source and checks", pairs), _split_table(card.splits), *overlap_table(card.overlap, words.asked),
-        Text(example), Code(excerpt(card.example)), *more, *(Text(sentence(note)) for note in card.notes)])
+    pairs = [
+        *origin(card),
+        *counts,
+        ("Protocol", card.protocol),
+        ("Split seed", None if card.protocol == "ordered" else card.seed),
+        *lengths,
+    ]
+    return Section(
+        "data",
+        "Data",
+        [
+            *facts("Source and checks", pairs),
+            _split_table(card.splits),
+            *overlap_table(card.overlap, words.asked),
+            Text(example),
+            Code(excerpt(card.example)),
+            *more,
+            *(Text(sentence(note)) for note in card.notes),
+        ],
+    )
 
 
 def no_data_card() -> Section:
@@ -185,9 +261,12 @@ def no_data_card() -> Section:
 
 
 def _split_table(splits: dict[str, SplitSize]) -> Table:
-    return Table("Size of each split", ["", "Records", "Used", "Tokens", "Learnt tokens"],
-                 [[SPLITS[name], *map(value_text, astuple(size))] for name, size in splits.items()],
-                 frozenset(range(1, 5)))
+    return Table(
+        "Size of each split",
+        ["", "Records", "Used", "Tokens", "Learnt tokens"],
+        [[SPLITS[name], *map(value_text, astuple(size))] for name, size in splits.items()],
+        frozenset(range(1, 5)),
+    )
 
 
 def spread_text(tokens: TokenSpread) -> str:
@@ -207,7 +286,7 @@ def row_list(rows: list[int], what: str, count: int | None = None) -> str:
 def excerpt(text: str) -> str:
     """A text of bounded length, its line breaks kept."""
     text = text or "(nothing)"
-    return text if len(text) <= _SHOWN else text[:_SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def metric_label(name: str) -> str:
@@ -232,8 +311,9 @@ def _difference(name: str, difference: Difference | None) -> str:
     """The difference with its interval, and p; in points but for the loss."""
     if difference is None:
         return NONE
-    value, low, high = (f"{part:+.3f}" if points(name, part) is None else f"{points(name, part):+.1f}"
-                        for part in difference.known())
+    value, low, high = (
+        f"{part:+.3f}" if points(name, part) is None else f"{points(name, part):+.1f}" for part in difference.known()
+    )
     return f"{value}\n({low} to {high})\n{p_text(difference.p())}"
 
 
@@ -245,7 +325,9 @@ def beside_baselines(evaluation: WrittenEvaluation, names: dict[str, str]) -> li
     """The model and its baselines, a line each. names: metric -> what its column is called."""
     own = (f"{evaluation.weights.name}, {evaluation.method}", evaluation.metrics, "")
     rows = [["", *names.values(), "p"]]
-    for name, metrics, p in (own, *((other.name, other.metrics, f"{other.p_value:.3g}")
-                                    for other in evaluation.baselines)):
+    for name, metrics, p in (
+        own,
+        *((other.name, other.metrics, f"{other.p_value:.3g}") for other in evaluation.baselines),
+    ):
         rows.append([name, *(bracket_cell(metrics[metric]) if metric in metrics else "" for metric in names), p])
     return aligned(rows)

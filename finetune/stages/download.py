@@ -11,6 +11,7 @@ OUTPUTS: tuple[str, ...] = ()
 def resolve(recipe: Recipe) -> Recipe:
     """Fetch the data; where they cannot be had, the recipe names the bundled sample in their place."""
     from finetune.tasks.base import task_named
+
     return task_named(recipe.task).resolve(recipe, fetch=True)
 
 
@@ -19,6 +20,7 @@ def external(recipe: Recipe) -> dict[str, str]:
     from finetune.checkpoints.sources import is_made_in_run, locate_weights
     from finetune.files import sha256_tree
     from finetune.tasks.base import task_named
+
     files = task_named(recipe.task).files(recipe)
     found = {f"{what}'s content": sha256_tree(path) for what, path in files.items()}
     if not is_made_in_run(recipe.weights):
@@ -34,6 +36,7 @@ def run(recipe: Recipe, run: Run) -> Downloaded:
     from finetune.console import say
     from finetune.files import sha256_tree
     from finetune.tasks.base import task_named
+
     task = task_named(recipe.task)
     data = task.locate(recipe)
     task.check_data(recipe)
@@ -43,5 +46,6 @@ def run(recipe: Recipe, run: Run) -> Downloaded:
     else:
         found = locate_weights(recipe.weights, fetch=True)
         weights = WeightsOrigin(found.name, found.source, found.licence, found.content())
-    return Downloaded(weights, DataOrigin(data.name, data.path.name, data.source, data.licence, data.citation,
-                                          sha256_tree(data.path)))
+    return Downloaded(
+        weights, DataOrigin(data.name, data.path.name, data.source, data.licence, data.citation, sha256_tree(data.path))
+    )

@@ -23,6 +23,7 @@ class Evaluated(Record):
 def outputs(recipe: Recipe) -> tuple[str, ...]:
     """eval.json, and what the task writes beside it."""
     from finetune.tasks.base import task_named
+
     return (*OUTPUTS, *task_named(recipe.task).evaluation_files)
 
 
@@ -36,6 +37,7 @@ def run(recipe: Recipe, run: Run) -> Evaluated:
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import best_model, started_from
     from finetune.training.precision import device_type
+
     task = task_named(recipe.task)
     with timed() as seconds:
         model, tokenizer = best_model(recipe, run)

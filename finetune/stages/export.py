@@ -26,6 +26,7 @@ def write(recipe: Recipe, run: Run, format: str) -> "Exported":
     from finetune.export import FORMATS
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import base_weights, best_model, trained_model
+
     writer = import_module(FORMATS[format])
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
     thing = task_named(recipe.task).exportable(recipe, run, model, tokenizer)

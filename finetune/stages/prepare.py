@@ -15,11 +15,13 @@ OUTPUTS = ("data/*",)
 def run(recipe: Recipe, run: Run) -> "Prepared":
     """Write the task's data files and data/card.json. Returns the task's ``Prepared``."""
     from finetune.tasks.base import task_named
+
     return task_named(recipe.task).prepare(recipe, run)
 
 
 def confirm(recipe: Recipe, run: Run) -> None:
     """Raise RecipeError for settings that the prepared data cannot serve, before anything is trained."""
     from finetune.tasks.base import task_named
+
     task = task_named(recipe.task)
     task.check_prepared(recipe, run.result("prepare", task.prepared))

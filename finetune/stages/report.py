@@ -33,6 +33,7 @@ def rebuild(run: Run) -> Path:
     from finetune.report.build import build_report
     from finetune.tasks import TASKS
     from finetune.tasks.base import task_named
+
     pages = {name: task_named(name).page for name in TASKS}
     pages |= {name: import_module(f"finetune.comparisons.{name}.page").PAGE for name in COMPARISONS}
     return build_report(run.directory, pages)

@@ -18,16 +18,22 @@ def machine(recipe: Recipe, processes: int) -> dict[str, str]:
 
     from finetune.training.loop import set_threads
     from finetune.training.precision import device_type, has_bf16
+
     precision = recipe.train.precision
-    return {"torch": version("torch"), "threads": str(set_threads(recipe.train.threads)), "device": device_type(),
-            "precision": ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision,
-            "processes": str(processes)}
+    return {
+        "torch": version("torch"),
+        "threads": str(set_threads(recipe.train.threads)),
+        "device": device_type(),
+        "precision": ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision,
+        "processes": str(processes),
+    }
 
 
 def recorded(run: Run) -> list[Path]:
     """The log, and the best checkpoint with all its files."""
     from finetune.files import read_json
     from finetune.training.resume import step_directory
+
     best = run.path("checkpoints", "best.json")
     step = step_directory(run.path("checkpoints"), BestStep.from_json(read_json(best), best).step)
     return [run.path("train.jsonl"), best, *sorted(step.iterdir())]
@@ -50,6 +56,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     from finetune.tasks.setup import BEST, build, fit, identity
     from finetune.training.loop import set_threads
     from finetune.training.precision import device_type
+
     begun = time.monotonic()
     set_threads(recipe.train.threads)
     task, setup = task_named(recipe.task), build(recipe, run)
@@ -58,18 +65,28 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
     job = task.build_job(recipe, run, setup, device)
-    found = fit(job, settings, run.directory, identity(recipe, run, reads(recipe)),
-                set_up_seconds=time.monotonic() - begun)
+    found = fit(
+        job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun
+    )
     run.memory[BEST] = setup.model, setup.tokenizer
-    tensors = TrainedTensors(trainable.names, trainable.places(), trainable.parameters,
-                             trainable.parameters / trainable.total)
-    return TrainResult(**vars(found), method=settings.method, why=setup.why, lr=settings.chosen_lr,
-                       precision=settings.precision, parameters=trainable.total, trainable=tensors)
+    tensors = TrainedTensors(
+        trainable.names, trainable.places(), trainable.parameters, trainable.parameters / trainable.total
+    )
+    return TrainResult(
+        **vars(found),
+        method=settings.method,
+        why=setup.why,
+        lr=settings.chosen_lr,
+        precision=settings.precision,
+        parameters=trainable.total,
+        trainable=tensors,
+    )
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
     """The settings that decide what is trained: this stage's own, and the task's."""
     from finetune.recipe import task_settings
+
     return (*READS, *task_settings(recipe.task).READS.get("train", ()))
 
 
@@ -83,25 +100,43 @@ def _launch(run: Run, processes: int) -> TrainResult:
     from finetune.errors import TrainingError
     from finetune.training.launch import launch
     from finetune.training.precision import device_type
+
     devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device_type(), processes)
     if processes > devices:
-        raise TrainingError("each process needs a GPU of its own", got=f"{processes} processes", known=f"{devices} GPU",
-                            do="Give --processes no more than there are.")
+        raise TrainingError(
+            "each process needs a GPU of its own",
+            got=f"{processes} processes",
+            known=f"{devices} GPU",
+            do="Give --processes no more than there are.",
+        )
     cores = max((os.cpu_count() or 1) // processes, 1)
     say(f"  starting {processes} processes")
-    answered = launch(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                       "-m", "finetune.stages.train", str(run.directory)], run,
-                      {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))})
+    answered = launch(
+        [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "finetune.stages.train",
+            str(run.directory),
+        ],
+        run,
+        {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))},
+    )
     found = TrainResult.from_json(answered, "the result of torchrun")
     if found.processes != processes:
-        raise TrainingError("torchrun started another number of processes than asked",
-                            got=str(found.processes), known=str(processes))
+        raise TrainingError(
+            "torchrun started another number of processes than asked", got=str(found.processes), known=str(processes)
+        )
     return found
 
 
 def _main(directory: str) -> None:
     """What each process under torchrun does."""
     from finetune.training.launch import answer
+
     run = Run.at(Path(directory))
     recipe = run.recipe()
     answer(run, lambda: train_here(recipe, run).to_json())

@@ -13,14 +13,28 @@ def run(recipe: Recipe, run: Run) -> Verified:
     from finetune.console import say
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import BASE, load_base, write_new_weights
+
     write_new_weights(recipe, run.path("base"))
     loaded = run.memory[BASE] = load_base(recipe, run)
     if loaded.body is not loaded.model:
         say("these weights are a classifier's: its head is left out, its blocks are used")
     task_named(recipe.task).check_body(loaded.body, recipe.weights)
     shape, report = loaded.body.config, loaded.report
-    say(f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
+    say(
+        f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
         f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"
-        + (f"; {len(report.skipped)} buffers or tied copies skipped" if report.skipped else ""))
-    return Verified(report.parameters, report.loaded, report.transposed, report.skipped, report.dtypes, shape.layers,
-                    shape.width, shape.heads, shape.context, shape.vocab_size, loaded.tokenizer.fingerprint())
+        + (f"; {len(report.skipped)} buffers or tied copies skipped" if report.skipped else "")
+    )
+    return Verified(
+        report.parameters,
+        report.loaded,
+        report.transposed,
+        report.skipped,
+        report.dtypes,
+        shape.layers,
+        shape.width,
+        shape.heads,
+        shape.context,
+        shape.vocab_size,
+        loaded.tokenizer.fingerprint(),
+    )

@@ -33,8 +33,10 @@ def table_writer(file: IO[str], delimiter: str = ",") -> "Writer":
 
     Python 3.11's csv quotes a lone \r only where \r stands in the line's end: it is given \r\n, and we cut it.
     """
+
     class Lines:
         @staticmethod
         def write(line: str) -> None:
             file.write(line.removesuffix("\r\n") + "\n")
+
     return csv.writer(Lines, delimiter=delimiter, lineterminator="\r\n")

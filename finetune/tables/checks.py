@@ -59,8 +59,10 @@ def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[F
 
 def places(finding: dict) -> list[str]:
     """The rows of a finding's plain values as a person looks them up: ``test.csv row 6``."""
-    return [place(row, file)  # type: ignore[arg-type]  # a finding has no more files than rows
-            for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")]
+    return [
+        place(row, file)  # type: ignore[arg-type]  # a finding has no more files than rows
+        for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")
+    ]
 
 
 def located(finding: Finding) -> str:
@@ -80,15 +82,31 @@ def refuse_meaningless(source: LabelledTexts) -> None:
             raise DataError(f"{finding.what} [{finding.code}]", got=listed(finding.examples), do=finding.do)
 
 
-def check_rows(source: LabelledTexts, keys: np.ndarray, near: NearDuplicates | None = None,
-               lengths: np.ndarray | None = None, context: int = 0) -> list[Finding]:
+def check_rows(
+    source: LabelledTexts,
+    keys: np.ndarray,
+    near: NearDuplicates | None = None,
+    lengths: np.ndarray | None = None,
+    context: int = 0,
+) -> list[Finding]:
     """Every check of the rows themselves, the gravest first.
 
     keys: (n,) equal where two normalised texts are; lengths: (n,) in tokens, of which `context` are read.
     """
-    found = [*_meaningless(source), *_dropped(source), _missing_words(source.labels), _spellings(source.labels),
-             _rare(source.labels), _imbalance(source.labels), _conflicts(source, keys), _exact(source, keys),
-             *_near(source, near), _lengths(source, lengths, context), *_characters(source), *_names_in_texts(source)]
+    found = [
+        *_meaningless(source),
+        *_dropped(source),
+        _missing_words(source.labels),
+        _spellings(source.labels),
+        _rare(source.labels),
+        _imbalance(source.labels),
+        _conflicts(source, keys),
+        _exact(source, keys),
+        *_near(source, near),
+        _lengths(source, lengths, context),
+        *_characters(source),
+        *_names_in_texts(source),
+    ]
     return by_severity([finding for finding in found if finding])
 
 
@@ -106,19 +124,46 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
             break
     few = len(texts) <= max(rows / 20, 1)
     if rows >= 10 and (labels > rows / 2 or few and labels > max(rows / 10, len(texts))):
-        fix = (f"The columns look swapped: --text {source.label_column} --label {source.text_column}" if few else
-                "Name the column of labels with --label NAME.")
-        return [Finding("many_labels", "stop", f"column {source.label_column!r} has {labels:,} different values in "
-                        f"{rows:,} rows: too many for labels", fix, labels,
-                        examples=[_quote(label) for label in source.labels[:3]], **_rows(source, range(3)))]
+        fix = (
+            f"The columns look swapped: --text {source.label_column} --label {source.text_column}"
+            if few
+            else "Name the column of labels with --label NAME."
+        )
+        return [
+            Finding(
+                "many_labels",
+                "stop",
+                f"column {source.label_column!r} has {labels:,} different values in {rows:,} rows: too many for labels",
+                fix,
+                labels,
+                examples=[_quote(label) for label in source.labels[:3]],
+                **_rows(source, range(3)),
+            )
+        ]
     if rows >= 10 and len(texts) == 1:
-        return [Finding("one_text", "stop", f"column {source.text_column!r} holds one text in all {rows:,} rows",
-                        "Name the column of texts with --text NAME.", rows,
-                        examples=[_quote(source.texts[0])], **_rows(source, [0]))]
+        return [
+            Finding(
+                "one_text",
+                "stop",
+                f"column {source.text_column!r} holds one text in all {rows:,} rows",
+                "Name the column of texts with --text NAME.",
+                rows,
+                examples=[_quote(source.texts[0])],
+                **_rows(source, [0]),
+            )
+        ]
     if rows >= 200 and few:
-        return [Finding("few_texts", "warning", f"column {source.text_column!r} has {len(texts):,} different texts "
-                        f"in {rows:,} rows", "Is it the column of texts? Name another with --text NAME.", len(texts),
-                        examples=[_quote(text) for text in source.texts[:3]], **_rows(source, range(3)))]
+        return [
+            Finding(
+                "few_texts",
+                "warning",
+                f"column {source.text_column!r} has {len(texts):,} different texts in {rows:,} rows",
+                "Is it the column of texts? Name another with --text NAME.",
+                len(texts),
+                examples=[_quote(text) for text in source.texts[:3]],
+                **_rows(source, range(3)),
+            )
+        ]
     return []
 
 
@@ -128,10 +173,17 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
     for reason, count in source.dropped.items():
         parts = [part for part in source.left_out if part.reason == reason]
         first = [(row, part.file) for part in parts for row in part.rows][:3]
-        found.append(Finding(parts[0].check, "warning" if count > 0.01 * total else "note",
-                             f"{count:,} of {total:,} rows are left out: {reason}", "Fill them in, or leave them out "
-                             "for good.", count, rows=[row for row, _ in first],
-                             files=[file for _, file in first if file]))
+        found.append(
+            Finding(
+                parts[0].check,
+                "warning" if count > 0.01 * total else "note",
+                f"{count:,} of {total:,} rows are left out: {reason}",
+                "Fill them in, or leave them out for good.",
+                count,
+                rows=[row for row, _ in first],
+                files=[file for _, file in first if file],
+            )
+        )
     return found
 
 
@@ -143,9 +195,14 @@ def _missing_words(labels: list[str]) -> Finding | None:
     rows = sum(counts.values())
     what = f"{rows:,} rows labelled {listed(list(map(_quote, counts)))} look like missing labels"
     meant = {label.strip().casefold() for label in counts} <= {"none", "nil"}  # in some sets a class of its own
-    return Finding("missing_words", "note" if meant else "warning", f"{what}; they are learnt as a class",
-                   "Leave these rows without a label, if that is what they are.", rows,
-                   examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5])
+    return Finding(
+        "missing_words",
+        "note" if meant else "warning",
+        f"{what}; they are learnt as a class",
+        "Leave these rows without a label, if that is what they are.",
+        rows,
+        examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5],
+    )
 
 
 def _spellings(labels: list[str]) -> Finding | None:
@@ -158,9 +215,14 @@ def _spellings(labels: list[str]) -> Finding | None:
     if not alike:
         return None
     rows = sum(counts[label] for group in alike for label in sorted(group, key=counts.__getitem__)[:-1])
-    return Finding("label_spelling", "warning", f"{len(alike)} labels are written in several ways; {rows:,} rows hold "
-                   "the rarer spelling", "Write each label in one way; now they are learnt as different.", rows,
-                   examples=[" / ".join(_quote(label) for label in group) for group in alike[:5]])
+    return Finding(
+        "label_spelling",
+        "warning",
+        f"{len(alike)} labels are written in several ways; {rows:,} rows hold the rarer spelling",
+        "Write each label in one way; now they are learnt as different.",
+        rows,
+        examples=[" / ".join(_quote(label) for label in group) for group in alike[:5]],
+    )
 
 
 def _plain(label: str) -> str:
@@ -177,9 +239,14 @@ def _rare(labels: list[str]) -> Finding | None:
     if not rare:
         return None
     fewest = sorted(rare, key=rare.__getitem__)
-    return Finding("rare_labels", "warning", f"{len(rare):,} labels have fewer than {RARE} rows",
-                   "Add rows of them, merge them, or leave them out: no score on them can be trusted.", len(rare),
-                   examples=[f"{_quote(label)} {rare[label]}" for label in fewest[:5]])
+    return Finding(
+        "rare_labels",
+        "warning",
+        f"{len(rare):,} labels have fewer than {RARE} rows",
+        "Add rows of them, merge them, or leave them out: no score on them can be trusted.",
+        len(rare),
+        examples=[f"{_quote(label)} {rare[label]}" for label in fewest[:5]],
+    )
 
 
 def _imbalance(labels: list[str]) -> Finding | None:
@@ -187,11 +254,14 @@ def _imbalance(labels: list[str]) -> Finding | None:
     share = counts[0][1] / len(labels)
     if share < 0.8 and counts[0][1] < 20 * counts[-1][1]:
         return None
-    return Finding("imbalance", "warning" if share >= 0.9 else "note",
-                   f"{share:.0%} of the rows are {_quote(counts[0][0])}, {counts[-1][1] / len(labels):.1%} are "
-                   f"{_quote(counts[-1][0])}: always saying the first is right that often",
-                   "Read f1_macro beside accuracy; the setting train.class_weights=balanced weighs labels alike.",
-                   counts[0][1])
+    return Finding(
+        "imbalance",
+        "warning" if share >= 0.9 else "note",
+        f"{share:.0%} of the rows are {_quote(counts[0][0])}, {counts[-1][1] / len(labels):.1%} are "
+        f"{_quote(counts[-1][0])}: always saying the first is right that often",
+        "Read f1_macro beside accuracy; the setting train.class_weights=balanced weighs labels alike.",
+        counts[0][1],
+    )
 
 
 def _first_rows(keys: np.ndarray) -> np.ndarray:
@@ -206,10 +276,15 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     if not len(again):
         return None
     often = Counter(first[again].tolist()).most_common(3)
-    return Finding("exact_duplicates", "note", f"{len(again):,} rows repeat an earlier text (but for case, digits and "
-                   "white space)", "The split keeps them on one side; a file that is split already should not have "
-                   "them on two.", len(again), **_rows(source, [at for at, _ in often]),
-                   examples=[f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often])
+    return Finding(
+        "exact_duplicates",
+        "note",
+        f"{len(again):,} rows repeat an earlier text (but for case, digits and white space)",
+        "The split keeps them on one side; a file that is split already should not have them on two.",
+        len(again),
+        **_rows(source, [at for at, _ in often]),
+        examples=[f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often],
+    )
 
 
 def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
@@ -218,11 +293,18 @@ def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     if not wrong:
         return None
     shown = wrong[:3]
-    return Finding("conflicting_labels", "warning", f"{len(set(first[wrong].tolist())):,} texts stand under two labels "
-                   "or more", "Decide which label is right: no model can learn both.", len(wrong),
-                   **_rows(source, shown), examples=[f"{_quote(source.labels[first[at]])} and "
-                                                     f"{_quote(source.labels[at])}: {_quote(source.texts[at])}"
-                                                     for at in shown])
+    return Finding(
+        "conflicting_labels",
+        "warning",
+        f"{len(set(first[wrong].tolist())):,} texts stand under two labels or more",
+        "Decide which label is right: no model can learn both.",
+        len(wrong),
+        **_rows(source, shown),
+        examples=[
+            f"{_quote(source.labels[first[at]])} and {_quote(source.labels[at])}: {_quote(source.texts[at])}"
+            for at in shown
+        ],
+    )
 
 
 def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
@@ -234,21 +316,43 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
 
     def shown(pairs: list) -> dict:
         nearest = sorted(pairs, key=lambda pair: -pair[2])[:3]
-        quoted = [[f"{_quote(source.texts[at])} ({_quote(source.labels[at], 20)})" for at in pair[:2]]
-                  for pair in nearest]
-        examples = [f"{int(100 * similarity)} %: {one} | {other}"
-                    for (*_, similarity), (one, other) in zip(nearest, quoted, strict=True)]
+        quoted = [
+            [f"{_quote(source.texts[at])} ({_quote(source.labels[at], 20)})" for at in pair[:2]] for pair in nearest
+        ]
+        examples = [
+            f"{int(100 * similarity)} %: {one} | {other}"
+            for (*_, similarity), (one, other) in zip(nearest, quoted, strict=True)
+        ]
         return _rows(source, [pair[1] for pair in nearest]) | {"examples": examples}
+
     apart = [pair for pair in near.pairs if source.labels[pair[0]] != source.labels[pair[1]]]
     if apart:
-        found.append(Finding("near_duplicates_with_other_label", "warning", f"{len(apart):,} pairs of almost the same "
-                             "text stand under two labels", "Look at them: one of the two labels is likely wrong.",
-                             len(apart), **shown(apart)))
+        found.append(
+            Finding(
+                "near_duplicates_with_other_label",
+                "warning",
+                f"{len(apart):,} pairs of almost the same text stand under two labels",
+                "Look at them: one of the two labels is likely wrong.",
+                len(apart),
+                **shown(apart),
+            )
+        )
     level = "warning" if len(rows) > 0.01 * len(source.rows) else "note"
-    what = (f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are almost the same as another: {LEAST:.0%} or "
-            f"more of their runs of {SHINGLE} characters are the same{part}")
-    found.append(Finding("near_duplicates", level, what, "A split can part them, which flatters the score; leave one "
-                         "of each, or name what they share with --group COL.", len(rows), **shown(near.pairs)))
+    what = (
+        f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are almost the same as another: {LEAST:.0%} or "
+        f"more of their runs of {SHINGLE} characters are the same{part}"
+    )
+    found.append(
+        Finding(
+            "near_duplicates",
+            level,
+            what,
+            "A split can part them, which flatters the score; leave one "
+            "of each, or name what they share with --group COL.",
+            len(rows),
+            **shown(near.pairs),
+        )
+    )
     return found
 
 
@@ -257,12 +361,17 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
         return None
     cut = int((lengths > context).sum())
     lost = float(np.maximum(lengths - context, 0).sum() / lengths.sum())
-    longest = np.argsort(-lengths, kind="stable")[:min(cut, 3)]
-    return Finding("cut_texts", "warning" if cut > 0.01 * len(lengths) else "note",
-                   f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: what comes behind is "
-                   f"not read, {lost:.1%} of all tokens", "Put what tells the label first, split long texts, or take "
-                   "weights with a longer context.", cut, **_rows(source, longest),
-                   examples=[f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest])
+    longest = np.argsort(-lengths, kind="stable")[: min(cut, 3)]
+    return Finding(
+        "cut_texts",
+        "warning" if cut > 0.01 * len(lengths) else "note",
+        f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: what comes behind is "
+        f"not read, {lost:.1%} of all tokens",
+        "Put what tells the label first, split long texts, or take weights with a longer context.",
+        cut,
+        **_rows(source, longest),
+        examples=[f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest],
+    )
 
 
 def letter_counts(texts: list[str]) -> tuple[int, int]:
@@ -295,21 +404,50 @@ def _characters(source: LabelledTexts) -> list[Finding]:
     letters, foreign = letter_counts(texts)
     found = []
     if foreign > 0.05 * letters:
-        found.append(Finding("other_alphabet", "warning" if foreign > 0.3 * letters else "note",
-                             f"{foreign / letters:.0%} of the letters are of another alphabet than the Latin one",
-                             "GPT-2 has read English; it needs several tokens for such a letter and knows little of "
-                             "the language. The baseline in the report shows what that costs.", foreign))
+        found.append(
+            Finding(
+                "other_alphabet",
+                "warning" if foreign > 0.3 * letters else "note",
+                f"{foreign / letters:.0%} of the letters are of another alphabet than the Latin one",
+                "GPT-2 has read English; it needs several tokens for such a letter and knows little of "
+                "the language. The baseline in the report shows what that costs.",
+                foreign,
+            )
+        )
     for check, pattern, level, what, fix in (
-            ("broken_characters", MOJIBAKE, "warning", "characters of a wrong encoding",
-             "Export the file again as UTF-8: letters were lost or doubled before it came here."),
-            ("control_characters", CONTROL, "note", "control characters (a null byte, say)",
-             "They are kept as they are; leave them out if they mean nothing."),
-            ("emoji", EMOJI, "note", "emoji", "They are kept; each takes a few tokens.")):
-        hits = [i for i, text in zip(at, texts, strict=True)
-                if (pattern is CONTROL or not text.isascii()) and pattern.search(text)]
+        (
+            "broken_characters",
+            MOJIBAKE,
+            "warning",
+            "characters of a wrong encoding",
+            "Export the file again as UTF-8: letters were lost or doubled before it came here.",
+        ),
+        (
+            "control_characters",
+            CONTROL,
+            "note",
+            "control characters (a null byte, say)",
+            "They are kept as they are; leave them out if they mean nothing.",
+        ),
+        ("emoji", EMOJI, "note", "emoji", "They are kept; each takes a few tokens."),
+    ):
+        hits = [
+            i
+            for i, text in zip(at, texts, strict=True)
+            if (pattern is CONTROL or not text.isascii()) and pattern.search(text)
+        ]
         if hits:
-            found.append(Finding(check, level, f"{len(hits):,} of {len(at):,} texts hold {what}", fix, len(hits),
-                                 **_rows(source, hits[:3]), examples=[_quote(source.texts[i]) for i in hits[:3]]))
+            found.append(
+                Finding(
+                    check,
+                    level,
+                    f"{len(hits):,} of {len(at):,} texts hold {what}",
+                    fix,
+                    len(hits),
+                    **_rows(source, hits[:3]),
+                    examples=[_quote(source.texts[i]) for i in hits[:3]],
+                )
+            )
     return found
 
 
@@ -330,10 +468,18 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
         others = sum(count for (name, of), count in hits.items() if name == label != of) / max(len(at) - size[label], 1)
         if own >= 0.2 and own > 5 * others:
             rows = [i for i in at if source.labels[i] == label and label.casefold() in source.texts[i].casefold()][:3]
-            found.append(Finding("label_in_text", "warning", f"the word {_quote(label)} stands in {own:.0%} of the "
-                                 f"texts of that label and in {others:.1%} of the others", "If it was put there with "
-                                 "the label, take it out: new texts will not have it.", hits[label, label],
-                                 **_rows(source, rows), examples=[_quote(source.texts[i]) for i in rows]))
+            found.append(
+                Finding(
+                    "label_in_text",
+                    "warning",
+                    f"the word {_quote(label)} stands in {own:.0%} of the "
+                    f"texts of that label and in {others:.1%} of the others",
+                    "If it was put there with the label, take it out: new texts will not have it.",
+                    hits[label, label],
+                    **_rows(source, rows),
+                    examples=[_quote(source.texts[i]) for i in rows],
+                )
+            )
     return found
 
 

@@ -60,10 +60,16 @@ def check_muted(codes: Iterable[str]) -> list[str]:
     """The codes in order, each once. Raises RecipeError for one that is unknown, or of a check that stops training."""
     codes = sorted(set(codes))
     if unknown := [code for code in codes if code not in BY_CODE]:
-        raise RecipeError("no such finding to ignore", got=listed(unknown),
-                          known=", ".join(f"{check.code} {check.name}" for check in CHECKS), do=f"See: {GUIDE}")
+        raise RecipeError(
+            "no such finding to ignore",
+            got=listed(unknown),
+            known=", ".join(f"{check.code} {check.name}" for check in CHECKS),
+            do=f"See: {GUIDE}",
+        )
     for code in codes:
         if BY_CODE[code].stops:
-            raise RecipeError(f"{code} ({BY_CODE[code].name}) makes training impossible and cannot be ignored",
-                              do=f"{BY_CODE[code].meaning} Mend the table first. See: {GUIDE}")
+            raise RecipeError(
+                f"{code} ({BY_CODE[code].name}) makes training impossible and cannot be ignored",
+                do=f"{BY_CODE[code].meaning} Mend the table first. See: {GUIDE}",
+            )
     return codes

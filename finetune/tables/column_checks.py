@@ -24,23 +24,40 @@ def check_table(path: Path, detected: Detected, source: LabelledTexts, sides_kno
 
 def check_layout(detected: Detected) -> list[Finding]:
     """What is unusual in how the file is written."""
-    found = [Finding("layout", "note", note) for note in detected.notes
-             if not (detected.lost_by_quoting and "quoting" in note)]
+    found = [
+        Finding("layout", "note", note)
+        for note in detected.notes
+        if not (detected.lost_by_quoting and "quoting" in note)
+    ]
     if detected.lost_by_quoting:
-        found.append(Finding("quoting", "note", "a reader with default quoting (pandas, datasets) loses "
-                             f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
-                             "Nothing here: quotes are read as plain characters. Elsewhere, switch quoting off.",
-                             detected.lost_by_quoting))
+        found.append(
+            Finding(
+                "quoting",
+                "note",
+                "a reader with default quoting (pandas, datasets) loses "
+                f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
+                "Nothing here: quotes are read as plain characters. Elsewhere, switch quoting off.",
+                detected.lost_by_quoting,
+            )
+        )
     if detected.swallowed_lines:
         lines = detected.swallowed_lines
-        some, them, hold = (("1 row looks", "it", "holds") if len(lines) == 1 else
-                            (f"{len(lines)} rows look", "they", "hold"))
+        some, them, hold = (
+            ("1 row looks", "it", "holds") if len(lines) == 1 else (f"{len(lines)} rows look", "they", "hold")
+        )
         inside = detected.swallowed_rows
         lost = f"; {them} {hold} {inside:,} further lines, each a lost row" if inside else ""
-        found.append(Finding("swallowed_rows", "warning", f"{some} like several, swallowed by a quote that is not "
-                             f"closed where it should be, from line {listed(list(map(str, lines)), 3)}{lost}",
-                             "Look at these lines and close the quote.", inside,
-                             examples=[f"line {line}" for line in lines[:5]]))
+        found.append(
+            Finding(
+                "swallowed_rows",
+                "warning",
+                f"{some} like several, swallowed by a quote that is not "
+                f"closed where it should be, from line {listed(list(map(str, lines)), 3)}{lost}",
+                "Look at these lines and close the quote.",
+                inside,
+                examples=[f"line {line}" for line in lines[:5]],
+            )
+        )
     return found
 
 
@@ -54,9 +71,16 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
     for name, counts in values.items():
         sides = {value.strip().casefold() for value, _ in counts}
         if name.strip().casefold() == SPLIT_COLUMN and sides <= SIDES.keys() and path.is_file():
-            found.append(Finding("unused_split", "warning", f"column {name!r} says of each row whether it is of "
-                                 f"{listed(sorted({SIDES[side] for side in sides}))}, and is not used",
-                                 f"To keep that split: --split {name}", sum(counts.values())))
+            found.append(
+                Finding(
+                    "unused_split",
+                    "warning",
+                    f"column {name!r} says of each row whether it is of "
+                    f"{listed(sorted({SIDES[side] for side in sides}))}, and is not used",
+                    f"To keep that split: --split {name}",
+                    sum(counts.values()),
+                )
+            )
         different = len({value for value, _ in counts})
         if not 2 <= different <= total / 3:
             continue
@@ -65,14 +89,26 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
             best[value] = max(best.get(value, 0), count)
         right = sum(best.values()) / sum(counts.values())
         if total >= 20 and right >= 0.99 > most:
-            found.append(Finding("leaking_column", "warning" if name in read else "note",
-                                 f"column {name!r} tells the label in {right:.1%} of the rows",
-                                 "Keep it out of the text: it may be the label in other words.", different))
+            found.append(
+                Finding(
+                    "leaking_column",
+                    "warning" if name in read else "note",
+                    f"column {name!r} tells the label in {right:.1%} of the rows",
+                    "Keep it out of the text: it may be the label in other words.",
+                    different,
+                )
+            )
     clash = [name for name in names if name in ADDED or name.startswith("p_")]
     if clash:
-        found.append(Finding("reserved_columns", "note", f"columns are called as those that predict adds: "
-                             f"{listed(clash)}", "Training does not mind; rename them before `finetune predict`.",
-                             len(clash)))
+        found.append(
+            Finding(
+                "reserved_columns",
+                "note",
+                f"columns are called as those that predict adds: {listed(clash)}",
+                "Training does not mind; rename them before `finetune predict`.",
+                len(clash),
+            )
+        )
     return found
 
 

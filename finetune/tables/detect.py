@@ -21,8 +21,13 @@ SAMPLE = 1000  # rows that are looked at for the delimiter and the header
 MANY_VALUES = 1000  # a column of more different values is none of labels
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
 SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
-MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
+MARKS = [
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+]
 
 
 @dataclass(frozen=True)
@@ -81,16 +86,19 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
         quoting, lost, swallowed, inside = _quoting(path, layout)
         layout = replace(layout, quoting=quoting)
         if not quoting:
-            notes.append("quotes are plain characters here: each line is a row by itself"
-                         + (f", and default quoting would have lost {lost:,} rows" if lost else ""))
+            notes.append(
+                "quotes are plain characters here: each line is a row by itself"
+                + (f", and default quoting would have lost {lost:,} rows" if lost else "")
+            )
         if columns := _without_header(path, layout, header_names):
             layout = replace(layout, header=False, columns=columns)
             notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
         else:
             _refuse_title(path, layout, header_names)
     except UnicodeError as error:
-        raise DataError(f"{path}: cannot be read as {layout.encoding}", got=str(error),
-                        do="Name another encoding.") from error
+        raise DataError(
+            f"{path}: cannot be read as {layout.encoding}", got=str(error), do="Name another encoding."
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
     return Detected(layout, tuple(notes), lost, swallowed, inside)
@@ -164,6 +172,7 @@ def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[
     def alike(delimiter: str) -> tuple[float, int]:
         widths = [line.count(delimiter) for line in lines]
         return sum(width == widths[0] for width in widths) / len(widths), widths[0]
+
     found = [mark for mark in ("\t", ",", ";", "|") if mark in lines[0]]
     best = max(found, key=alike, default=layout.delimiter)
     if best == layout.delimiter:
@@ -262,10 +271,12 @@ def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str])
     for line, cells in below:
         if _usual(cells, header_names) and len(list(filter(str.strip, cells))) > 1:
             shown = layout.delimiter.join(title)
-            raise DataError(f"{path}: line {line} looks like the header, not the first line",
-                            got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),
-                            known=f"the header comes first: {layout.delimiter.join(cells)}"[:200],
-                            do="Delete the lines above it.")
+            raise DataError(
+                f"{path}: line {line} looks like the header, not the first line",
+                got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),
+                known=f"the header comes first: {layout.delimiter.join(cells)}"[:200],
+                do="Delete the lines above it.",
+            )
 
 
 def _without_header(path: Path, layout: TableFormat, header_names: frozenset[str]) -> tuple[str, ...]:

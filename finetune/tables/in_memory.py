@@ -24,15 +24,19 @@ def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | N
     cells = [cells_of(column) for column in columns]
     known = [value for column in cells for value in column if value is not None]
     if known and not any(isinstance(value, str | bytes) for value in known):
-        raise InputError("there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80],
-                         known=FORMS)
+        raise InputError(
+            "there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80], known=FORMS
+        )
     texts = [join_cells(list(map(as_cell, row)), list(range(len(row)))) for row in zip(*cells, strict=True)]
     if not texts:
         raise InputError("there are no texts", got=f"{type(data).__name__} of length 0", known=FORMS)
     blank = [] if empty else [row for row, text in enumerate(texts) if not text.strip()]
     if blank:
-        raise InputError(f"text {blank[0]} is empty", got=f"{len(blank)} of {len(texts)} without text",
-                         do="Leave rows without text out.")
+        raise InputError(
+            f"text {blank[0]} is empty",
+            got=f"{len(blank)} of {len(texts)} without text",
+            do="Leave rows without text out.",
+        )
     return texts, names
 
 
@@ -52,13 +56,19 @@ def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
     if hasattr(data, "toarray"):
         raise InputError("a sparse matrix holds no texts", got=type(data).__name__, known=FORMS)
     if isinstance(data, str | bytes | dict) or not hasattr(data, "__len__") or getattr(data, "shape", None) == ():
-        raise InputError("one value where many texts should be", got=type(data).__name__, known=FORMS,
-                         do="A single text is given as a list of one.")
+        raise InputError(
+            "one value where many texts should be",
+            got=type(data).__name__,
+            known=FORMS,
+            do="A single text is given as a list of one.",
+        )
     rows = list(data)
     if not any(isinstance(row, list | tuple | np.ndarray) for row in rows):
         return None, [pd.Series(rows, dtype=object)]
-    widths = {row.shape if isinstance(row, np.ndarray) else (len(row),) if isinstance(row, list | tuple) else ()
-              for row in rows}
+    widths = {
+        row.shape if isinstance(row, np.ndarray) else (len(row),) if isinstance(row, list | tuple) else ()
+        for row in rows
+    }
     if len(widths) > 1 or len(next(iter(widths))) > 1:
         raise InputError("rows of different shapes", got=listed(sorted(map(str, widths))), known=FORMS)
     return None, [pd.Series(list(column), dtype=object) for column in zip(*rows, strict=True)]
@@ -86,8 +96,11 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     labels = column_or_1d(y, warn=True)
     missing = np.flatnonzero(pd.isna(labels))
     if len(missing):
-        raise InputError("Input y contains NaN", got=f"{len(missing)} missing labels, the first in row {missing[0]}",
-                         do="Leave rows without a label out.")
+        raise InputError(
+            "Input y contains NaN",
+            got=f"{len(missing)} missing labels, the first in row {missing[0]}",
+            do="Leave rows without a label out.",
+        )
     if labels.dtype == object:
         kinds = sorted({type(value).__name__ for value in labels})
         if kinds != ["str"]:

@@ -70,7 +70,7 @@ def find_near_duplicates(texts: list[str], keys: np.ndarray) -> NearDuplicates:
 def shingles(text: str) -> set[str]:
     """All runs of a few characters in the normalised text; a shorter text is one shingle."""
     text = _padded(text)
-    return {text[start:start + SHINGLE] for start in range(len(text) - SHINGLE + 1)}
+    return {text[start : start + SHINGLE] for start in range(len(text) - SHINGLE + 1)}
 
 
 def _padded(text: str) -> str:
@@ -94,7 +94,7 @@ def _band_keys(texts: list[str], rows: np.ndarray, advance: Advance) -> np.ndarr
         hashes, begins = hash_shingles(part)
         for number in range(BANDS * BAND_ROWS):
             least = np.minimum.reduceat((hashes * factors[number] + shifts[number]) >> np.uint64(32), begins)
-            band = keys[number // BAND_ROWS, start:start + len(part)]
+            band = keys[number // BAND_ROWS, start : start + len(part)]
             band *= np.uint64(0x9E3779B97F4A7C15)
             band += least
         advance(len(part))
@@ -109,14 +109,14 @@ def hash_shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     hashes = np.zeros(len(points) - SHINGLE + 1, dtype=np.uint64)
     for offset in range(SHINGLE):
         hashes *= np.uint64(0x100000001B3)
-        hashes += points[offset:offset + len(hashes)]
+        hashes += points[offset : offset + len(hashes)]
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     whole = np.ones(len(points), dtype=bool)  # windows that do not reach into the next text
     ends = np.cumsum(lengths)
     for offset in range(1, SHINGLE):
         whole[ends - offset] = False
-    return hashes[whole[:len(hashes)]], np.concatenate([[0], np.cumsum(lengths - SHINGLE + 1)[:-1]])
+    return hashes[whole[: len(hashes)]], np.concatenate([[0], np.cumsum(lengths - SHINGLE + 1)[:-1]])
 
 
 def _candidates(bands: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -126,8 +126,9 @@ def _candidates(bands: np.ndarray) -> Iterator[tuple[int, int]]:
         same = keys[order[1:]] == keys[order[:-1]]
         starts = np.maximum.accumulate(np.where(np.concatenate([[False], same]), 0, np.arange(len(order))))
         at = np.flatnonzero(same) + 1
-        for text, before, begin in zip(order[at].tolist(), order[at - 1].tolist(), order[starts[at]].tolist(),
-                                       strict=True):
+        for text, before, begin in zip(
+            order[at].tolist(), order[at - 1].tolist(), order[starts[at]].tolist(), strict=True
+        ):
             yield before, text
             if begin != before:
                 yield begin, text

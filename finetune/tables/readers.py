@@ -15,8 +15,16 @@ from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_
 TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
 LABEL_NAMES = ("label", "class", "category", "target", "v1")
 HEADER_NAMES = frozenset(TEXT_NAMES + LABEL_NAMES)
-SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-         "test": "test", "testing": "test"}
+SIDES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 SAMPLE = 1000  # rows by whose content a column is told
 SHOWN = 3  # rows that are named of those left out
 MOST_LABELS = 100  # different values of a column that is told to be the label by its content
@@ -114,8 +122,9 @@ class Columns:
         return ",".join(self.names[index] for index in self.texts)
 
 
-def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path | str,
-                fix: str = "") -> int:
+def find_column(
+    names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path | str, fix: str = ""
+) -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
 
     mend: how another is named, where no command has an option for it.
@@ -129,8 +138,12 @@ def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], wh
         raise DataError(f"{path}: no column {wanted!r}", got=", ".join(names), known=nearest(wanted, names), do=fix)
     found = usual_column(names, usual)
     if found is None:
-        raise DataError(f"{path}: no {what} column that can be told by its name", got=", ".join(names),
-                        known=", ".join(usual), do=fix)
+        raise DataError(
+            f"{path}: no {what} column that can be told by its name",
+            got=", ".join(names),
+            known=", ".join(usual),
+            do=fix,
+        )
     return find_column(names, names[found], usual, what, path)  # the same name twice is refused
 
 
@@ -146,8 +159,9 @@ def find_text(names: list[str], wanted: str | None, path: Path | str) -> list[in
     return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
 
 
-def find_text_or_wordy(names: list[str], sample: list[list[str]], wanted: str | None, label: int | None,
-                       path: Path | str) -> tuple[list[int], str]:
+def find_text_or_wordy(
+    names: list[str], sample: list[list[str]], wanted: str | None, label: int | None, path: Path | str
+) -> tuple[list[int], str]:
     """The text columns as ``find_text``; where none has a usual name, that whose content is text, and the reason.
 
     label: the column of labels, which is none of text.
@@ -174,8 +188,7 @@ def join_cells(cells: list[str], columns: list[int]) -> str:
     return "\n".join(cells[index] for index in columns if cells[index].strip())
 
 
-def find_columns(names: list[str], sample: list[list[str]], text: str | None, label: str | None,
-                 path: Path) -> Columns:
+def find_columns(names: list[str], sample: list[list[str]], text: str | None, label: str | None, path: Path) -> Columns:
     """Text and label columns: as they were named, else by their usual names, else by what the first rows hold.
 
     Raises DataError with the names there are where that leaves a doubt.
@@ -194,15 +207,22 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
             raise _untold(path, "label", names, why)
         notes.append(f"label column: {names[label_at]!r}, {why}")
     if label_at in texts:
-        raise DataError(f"{path}: one column for text and label", got=repr(names[label_at]), known=", ".join(names),
-                        do="Name another with --text NAME or --label NAME.")
+        raise DataError(
+            f"{path}: one column for text and label",
+            got=repr(names[label_at]),
+            known=", ".join(names),
+            do="Name another with --text NAME or --label NAME.",
+        )
     return Columns(names, texts, label_at, notes)
 
 
 def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
     """Which columns are taken for their names, and which others could have been."""
-    found = [(what, names[at], usual) for what, at, usual in (("text", text, TEXT_NAMES), ("label", label, LABEL_NAMES))
-             if at is not None]
+    found = [
+        (what, names[at], usual)
+        for what, at, usual in (("text", text, TEXT_NAMES), ("label", label, LABEL_NAMES))
+        if at is not None
+    ]
     if not found:
         return []
     said = ", ".join(f"{what} column {name!r}" for what, name, _ in found)
@@ -216,9 +236,12 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
 
 def _untold(path: Path | str, what: str, names: list[str], why: str) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
-    return DataError(f"{path}: no {what} column that can be told by its name or content",
-                     got=", ".join(names) + (f" ({why})" if why else ""), known=", ".join(usual),
-                     do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.")
+    return DataError(
+        f"{path}: no {what} column that can be told by its name or content",
+        got=", ".join(names) + (f" ({why})" if why else ""),
+        known=", ".join(usual),
+        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.",
+    )
 
 
 def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
@@ -254,8 +277,15 @@ def _label_column(names: list[str], sample: list[list[str]], taken: set) -> tupl
     return chosen, f"by its content: {count} different values in {len(sample):,} rows"
 
 
-def read_labelled(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
-                  least_labels: int = 2, group: str | None = None, split: str | None = None) -> LabelledTexts:
+def read_labelled(
+    path: Path,
+    text: str | None,
+    label: str | None,
+    layout: TableFormat | None = None,
+    least_labels: int = 2,
+    group: str | None = None,
+    split: str | None = None,
+) -> LabelledTexts:
     """Every row with a text and a label, as ``labelled_chunks`` gives them.
 
     Raises DataError where fewer than `least_labels` are found.
@@ -263,14 +293,23 @@ def read_labelled(path: Path, text: str | None, label: str | None, layout: Table
     result = next(labelled_chunks(path, text, label, layout, group, split))
     if len(set(result.labels)) < least_labels:
         what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
-        raise DataError(f"{path}: {what}", got=listed(sorted(set(result.labels))) or "none",
-                        do=f"Is {result.label_column!r} the label column? Name another with --label NAME.")
+        raise DataError(
+            f"{path}: {what}",
+            got=listed(sorted(set(result.labels))) or "none",
+            do=f"Is {result.label_column!r} the label column? Name another with --label NAME.",
+        )
     return result
 
 
-def labelled_chunks(path: Path, text: str | None, label: str | None, layout: TableFormat | None = None,
-                    group: str | None = None, split: str | None = None,
-                    size: int | None = None) -> Iterator[LabelledTexts]:
+def labelled_chunks(
+    path: Path,
+    text: str | None,
+    label: str | None,
+    layout: TableFormat | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    size: int | None = None,
+) -> Iterator[LabelledTexts]:
     """The rows with a text and a label, so many at a time, or all at once; others are counted under `left_out`.
 
     group, split: columns of rows that belong together, and of the split that each row is of.
@@ -288,12 +327,19 @@ def labelled_chunks(path: Path, text: str | None, label: str | None, layout: Tab
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
     if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
         split = SPLIT_COLUMN
-    group_at, split_at = (None if wanted is None else find_column(names, wanted, (), what, path)
-                          for wanted, what in ((group, "group"), (split, "split")))
+    group_at, split_at = (
+        None if wanted is None else find_column(names, wanted, (), what, path)
+        for wanted, what in ((group, "group"), (split, "split"))
+    )
 
     def empty() -> LabelledTexts:
-        return LabelledTexts(text_column=columns.text_column, label_column=names[columns.label],
-                             notes=notes + columns.notes, name=path.name)
+        return LabelledTexts(
+            text_column=columns.text_column,
+            label_column=names[columns.label],
+            notes=notes + columns.notes,
+            name=path.name,
+        )
+
     result = empty()
     known: dict[str, str] = {}  # one object for each label and group, not one for each row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
@@ -318,8 +364,9 @@ def labelled_chunks(path: Path, text: str | None, label: str | None, layout: Tab
 def _side(cell: str, column: str, row: int, path: Path) -> str:
     side = SIDES.get(cell.strip().casefold())
     if side is None:
-        raise DataError(f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]),
-                        known=", ".join(SIDES))
+        raise DataError(
+            f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]), known=", ".join(SIDES)
+        )
     return side
 
 

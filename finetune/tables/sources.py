@@ -69,22 +69,27 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
     if found := table_source(name, encoding, HEADER_NAMES):
         return found
     known = [*rows, *bundled]
-    raise DataError(f"no data {name!r}: no such file and no such name",
-                    known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
-                    do="Give a .csv or .tsv file with a header, for example my.csv.")
+    raise DataError(
+        f"no data {name!r}: no such file and no such name",
+        known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
+        do="Give a .csv or .tsv file with a header, for example my.csv.",
+    )
 
 
 def table_source(name: str, encoding: str | None, header_names: frozenset[str]) -> DataSource | None:
     """A table of the hub, or a file or folder of the user's; none where there is nothing of that name."""
     if name.startswith(PREFIX):
-        return DataSource(name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")),
-                          "a data set of the Hugging Face hub")
+        return DataSource(
+            name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")), "a data set of the Hugging Face hub"
+        )
     path = Path(name).expanduser()
     if path.is_file() or is_saved_dataset(path):
         return DataSource(path.name, path, detect_format(path, encoding, header_names), "the user's file")
     if path.is_dir():
-        raise DataError(f"{name}: a directory where a file should be",
-                        known="a folder is read only where datasets' save_to_disk wrote it")
+        raise DataError(
+            f"{name}: a directory where a file should be",
+            known="a folder is read only where datasets' save_to_disk wrote it",
+        )
     return None
 
 

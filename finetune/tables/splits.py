@@ -42,8 +42,9 @@ def number_groups(keys: np.ndarray, groups: list[str] | None = None) -> np.ndarr
         names: dict[str, int] = {}
         ids = np.array([names.setdefault(name, len(names)) if name else -1 for name in groups])
         held = np.flatnonzero(ids >= 0)
-        edges = coo_matrix((np.ones(len(held)), (component[held], len(first) + ids[held])),
-                           shape=(len(first) + len(names),) * 2)
+        edges = coo_matrix(
+            (np.ones(len(held)), (component[held], len(first) + ids[held])), shape=(len(first) + len(names),) * 2
+        )
         component = connected_components(edges, directed=False)[1][component]
         _, first, component = np.unique(component, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
@@ -51,8 +52,15 @@ def number_groups(keys: np.ndarray, groups: list[str] | None = None) -> np.ndarr
     return rank[component]
 
 
-def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test_fraction: float,
-                  seed: int, groups: list[str] | None = None, keys: np.ndarray | None = None) -> dict[str, list[int]]:
+def grouped_split(
+    texts: list[str],
+    labels: list[str],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    groups: list[str] | None = None,
+    keys: np.ndarray | None = None,
+) -> dict[str, list[int]]:
     """All rows, label by label in the wanted shares; rows of the same normalised text stay together.
 
     So do rows with the same name in `groups`. keys: the texts' hashes, if they are there already (`text_keys`).
@@ -61,8 +69,9 @@ def grouped_split(texts: list[str], labels: list[str], val_fraction: float, test
     come first, while there is room; one that fits nowhere goes where most is wanting. A share of 0 gets nothing.
     """
     if val_fraction + test_fraction >= 1:
-        raise DataError("nothing is left to train on",
-                        got=f"val_fraction + test_fraction = {val_fraction + test_fraction}")
+        raise DataError(
+            "nothing is left to train on", got=f"val_fraction + test_fraction = {val_fraction + test_fraction}"
+        )
     number = number_groups(text_keys(texts) if keys is None else keys, groups)
     sizes = np.bincount(number).tolist()
     by_label: dict[str, list[int]] = defaultdict(list)
@@ -101,12 +110,16 @@ def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[
     """
     val, test = round(rows * val_fraction), round(rows * test_fraction)
     train = max(rows - val - test, 0)
-    return {"train": list(range(train)), "val": list(range(train + test, rows)),
-            "test": list(range(train, train + test))}
+    return {
+        "train": list(range(train)),
+        "val": list(range(train + test, rows)),
+        "test": list(range(train, train + test)),
+    }
 
 
-def keep_sides(sides: list[str],
-               divide: Callable[[list[int], bool, bool], dict[str, list[int]]]) -> dict[str, list[int]]:
+def keep_sides(
+    sides: list[str], divide: Callable[[list[int], bool, bool], dict[str, list[int]]]
+) -> dict[str, list[int]]:
     """The parts of rows that came on a side each: val and test as given, and what is open taken from the rest.
 
     `divide` (rows, whether val is open, whether test is open) -> parts by positions in those rows.
@@ -133,4 +146,4 @@ def balanced_split(labels: list[str], val_fraction: float, test_fraction: float,
     order = random.permutation(chosen).tolist()
     train = int(len(order) * (1 - val_fraction - test_fraction))
     val = int(len(order) * val_fraction)
-    return {"train": order[:train], "val": order[train:train + val], "test": order[train + val:]}
+    return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}

@@ -22,9 +22,11 @@ BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SAVE_AS_CSV, UNPACK = "Open it in a spreadsheet program and save it as CSV, in UTF-8.", "Unpack it first, with gunzip."
 MENDS = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
-PACKED = {b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
-          b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
-          b"\x1f\x8b": ("a gzip archive", UNPACK)}  # first bytes of what is no text
+PACKED = {
+    b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
+    b"\x1f\x8b": ("a gzip archive", UNPACK),
+}  # first bytes of what is no text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
 
@@ -52,9 +54,12 @@ def format_of(path: Path) -> TableFormat:
     if ending in KINDS:
         return TableFormat(kind=KINDS[ending])
     if ending not in DELIMITERS:
-        raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix),
-                        known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved",
-                        do=MENDS.get(ending, ""))
+        raise DataError(
+            f"{path}: a file of unknown kind",
+            got=repr(path.suffix),
+            known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved",
+            do=MENDS.get(ending, ""),
+        )
     return TableFormat(delimiter=DELIMITERS[ending])
 
 
@@ -83,8 +88,12 @@ def refuse_packed(path: Path) -> None:
         start = file.read(4)
     for magic, (what, fix) in PACKED.items():
         if start.startswith(magic):
-            raise DataError(f"{path}: no text file", got=f"{what}, by its first bytes",
-                            known=", ".join([*DELIMITERS, *KINDS]), do=fix)
+            raise DataError(
+                f"{path}: no text file",
+                got=f"{what}, by its first bytes",
+                known=", ".join([*DELIMITERS, *KINDS]),
+                do=fix,
+            )
 
 
 def as_cell(value: object) -> str:
@@ -135,8 +144,10 @@ class NotUtf8:
         """What to do."""
         option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
         if self.valid:
-            return (f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save it all as UTF-8; "
-                    f"{option} would read the UTF-8 lines wrong.")
+            return (
+                f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save it all as UTF-8; "
+                f"{option} would read the UTF-8 lines wrong."
+            )
         return f"Save the file as UTF-8; or give {option}, which is a guess, if this is right: {self.sample}"
 
 
@@ -175,9 +186,12 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
             raise _empty(path)
         for number, cells in lines:
             if len(cells) != len(names):
-                raise DataError(f"{path}, line {number}: {len(cells)} fields", got=repr(shorten(" | ".join(cells), 80)),
-                                known=f"{len(names)} columns: {', '.join(names)}",
-                                do="Quote the texts that hold the delimiter.")
+                raise DataError(
+                    f"{path}, line {number}: {len(cells)} fields",
+                    got=repr(shorten(" | ".join(cells), 80)),
+                    known=f"{len(names)} columns: {', '.join(names)}",
+                    do="Quote the texts that hold the delimiter.",
+                )
             yield names, cells
 
 
@@ -209,8 +223,9 @@ def _json(path: Path, layout: TableFormat) -> Rows:
         raise _empty(path)
     objects = _parsed(text, f"{path}", f"a list of objects: [{OBJECT}]")
     if not isinstance(objects, list):
-        raise DataError(f"{path}: a JSON file without a list of objects", got=type(objects).__name__,
-                        known=f"[{OBJECT}]")
+        raise DataError(
+            f"{path}: a JSON file without a list of objects", got=type(objects).__name__, known=f"[{OBJECT}]"
+        )
     names = _keys((f"{path}, object {number}", value) for number, value in enumerate(objects, 1))
     for value in objects:
         yield names, [as_cell(value.get(name)) for name in names]
@@ -225,6 +240,7 @@ def _jsonl(path: Path, layout: TableFormat) -> Rows:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}", known)
+
     names = _keys(objects())
     for _, value in objects():
         yield names, [as_cell(value.get(name)) for name in names]
@@ -258,6 +274,7 @@ def _keys(objects: Iterable[tuple[str, Any]]) -> list[str]:
 def _parquet(path: Path, layout: TableFormat) -> Rows:
     import pyarrow
     from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
@@ -270,6 +287,7 @@ def _parquet(path: Path, layout: TableFormat) -> Rows:
 def _dataset(path: Path, layout: TableFormat) -> Rows:
     """The rows of every split, and which split each is of where there are several."""
     import datasets
+
     try:
         found = datasets.load_from_disk(str(path))
     except IndexError as error:  # what datasets says of a split without a file
@@ -279,8 +297,10 @@ def _dataset(path: Path, layout: TableFormat) -> Rows:
     parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
     first = next(iter(parts.values()))
     if any(part.column_names != first.column_names for part in parts.values()):
-        raise DataError(f"{path}: splits with different columns",
-                        got="; ".join(f"{name}: {', '.join(part.column_names)}" for name, part in parts.items()))
+        raise DataError(
+            f"{path}: splits with different columns",
+            got="; ".join(f"{name}: {', '.join(part.column_names)}" for name, part in parts.items()),
+        )
     added = [] if "" in parts else [SPLIT_COLUMN]
     for split, part in parts.items():
         names = [*part.column_names, *added]
@@ -306,8 +326,12 @@ def _cells(names: list[str], columns: list[list]) -> Rows:
 
 def no_rows(path: Path, what: str = "a header and no rows", got: str = "nothing below the header") -> DataError:
     """The error of a table without rows."""
-    return DataError(f"{path}: {what}", got=got, known="a header, and below it a row for each text",
-                     do="Is it the right file, and was it saved whole?")
+    return DataError(
+        f"{path}: {what}",
+        got=got,
+        known="a header, and below it a row for each text",
+        do="Is it the right file, and was it saved whole?",
+    )
 
 
 def _empty(path: Path) -> DataError:
@@ -316,8 +340,9 @@ def _empty(path: Path) -> DataError:
 
 def _no_table(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
     if "field larger" not in str(error):
-        return DataError(f"{path}: cannot be read as a table", got=str(error),
-                         do="A quote that is opened must be closed.")
+        return DataError(
+            f"{path}: cannot be read as a table", got=str(error), do="A quote that is opened must be closed."
+        )
     with open(path, encoding=layout.encoding, errors="replace") as file:
         quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
     fix = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted

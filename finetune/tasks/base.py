@@ -97,8 +97,11 @@ class Task(ABC, Generic[P, B, M, E]):
     def check_settings(self, recipe: Recipe) -> None:
         """Raise RecipeError for settings that do not go together, before there is a run."""
         if recipe.train.metric not in self.metrics:
-            raise RecipeError(f"{recipe.train.metric!r} is not a validation metric of the task {recipe.task}",
-                              got=f"train.metric={recipe.train.metric}", known=", ".join(self.metrics))
+            raise RecipeError(
+                f"{recipe.train.metric!r} is not a validation metric of the task {recipe.task}",
+                got=f"train.metric={recipe.train.metric}",
+                known=", ".join(self.metrics),
+            )
 
     def check_data(self, recipe: Recipe) -> None:  # noqa: B027 (a task may have nothing to check)
         """Raise DataError for data that cannot be trained on, before any weights are downloaded."""
@@ -109,9 +112,11 @@ class Task(ABC, Generic[P, B, M, E]):
     def check_body(self, body: GPT | EncoderDecoder, name: str) -> None:
         """Raise WeightsError where this task cannot start from these weights."""
         if not isinstance(body, self.bodies):
-            raise WeightsError(f"{name}: {body.kind}'s weights",
-                               known=" or ".join(f"{kind.kind}'s" for kind in self.bodies),
-                               do="Give other weights, or run a task that starts from these.")
+            raise WeightsError(
+                f"{name}: {body.kind}'s weights",
+                known=" or ".join(f"{kind.kind}'s" for kind in self.bodies),
+                do="Give other weights, or run a task that starts from these.",
+            )
 
     @abstractmethod
     def prepare(self, recipe: Recipe, run: Run) -> P:
@@ -159,8 +164,9 @@ class Task(ABC, Generic[P, B, M, E]):
         whole = self.build_job(recipe, run, setup, device)
         return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
-    def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup[M],
-                           device: torch.device) -> float | None:
+    def evaluation_seconds(
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device
+    ) -> float | None:
         """Seconds of the evaluation's forward passes, from some of them; none: unknown."""
         return None
 

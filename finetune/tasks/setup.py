@@ -39,8 +39,11 @@ def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
         began, now = run.result("download", Downloaded).weights.sha256, found.content()
         changed = [name for name in sorted({*began, *now}) if began.get(name) != now.get(name)]
         if changed:
-            raise RunError(f"{found.directory}: the weights that this run began with have changed",
-                           got=", ".join(changed), do="Put them back, or begin another run with another --name.")
+            raise RunError(
+                f"{found.directory}: the weights that this run began with have changed",
+                got=", ".join(changed),
+                do="Put them back, or begin another run with another --name.",
+            )
     return found
 
 
@@ -66,12 +69,14 @@ def is_pretrained(recipe: Recipe) -> bool:
 def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
     """The task's model on the run's starting weights, ready to be trained."""
     loaded, task = load_base(recipe, run), task_named(recipe.task)
-    return assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters,
-                    run.result("prepare", task.prepared))
+    return assemble(
+        task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, run.result("prepare", task.prepared)
+    )
 
 
-def assemble(task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int,
-             prepared: P) -> TrainingSetup[M]:
+def assemble(
+    task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int, prepared: P
+) -> TrainingSetup[M]:
     """The task's model on top of a GPT, ready to be trained. parameters: of the weights that were loaded."""
     rows = prepared.training_rows(gpt.config.context)
     settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
@@ -87,8 +92,11 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
 
     A checkpoint of another identity is not gone on with.
     """
-    return {"recipe": sha256_json(chosen_values(recipe, keys)), "data": content(run.record("prepare")),
-            "weights": content(run.record("verify"))}
+    return {
+        "recipe": sha256_json(chosen_values(recipe, keys)),
+        "data": content(run.record("prepare")),
+        "weights": content(run.record("verify")),
+    }
 
 
 def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str], **options: float) -> Trained:

@@ -68,8 +68,9 @@ class Examples(ABC):
     def of(cls, records: list[dict], fits: np.ndarray, long: np.ndarray, **own: Any) -> Self:
         """Those of a split's records that fit; the long ones among them are cut. own: the other fields."""
         rows = np.array([record["row"] for record in records])
-        at, used, cut, left_out = (numbers.tolist() for numbers in (
-            np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits]))
+        at, used, cut, left_out = (
+            numbers.tolist() for numbers in (np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits])
+        )
         return cls(at, used, cut, left_out, **own)
 
     @abstractmethod
@@ -82,8 +83,9 @@ class Examples(ABC):
 
     def take(self, positions: list[int]) -> Self:
         """Some of the rows."""
-        return replace(self, at=[self.at[i] for i in positions], rows=[self.rows[i] for i in positions], cut=[],
-                       left_out=[])
+        return replace(
+            self, at=[self.at[i] for i in positions], rows=[self.rows[i] for i in positions], cut=[], left_out=[]
+        )
 
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
@@ -98,8 +100,9 @@ def divide(texts: list[str], split: Split, val_fraction: float, test_fraction: f
     """
     if split.protocol == "ordered":
         return ordered_split(len(texts), val_fraction, test_fraction)
-    return grouped_split(texts, [""] * len(texts), val_fraction, test_fraction, split.seed,
-                         keys=text_keys(texts, fold_text))
+    return grouped_split(
+        texts, [""] * len(texts), val_fraction, test_fraction, split.seed, keys=text_keys(texts, fold_text)
+    )
 
 
 def count_different(texts: list[str]) -> int:
@@ -107,8 +110,13 @@ def count_different(texts: list[str]) -> int:
     return len(set(map(fold_text, texts)))
 
 
-def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dict]], AnyExamples], max_length: int,
-                    row: str, different: str) -> dict[str, AnyExamples]:
+def tokenize_splits(
+    records: dict[str, list[dict]],
+    tokenize: Callable[[list[dict]], AnyExamples],
+    max_length: int,
+    row: str,
+    different: str,
+) -> dict[str, AnyExamples]:
     """The examples of each split. Raises DataError where one has none.
 
     row: what a row is called. different: how many different ones there are, in words.
@@ -117,8 +125,10 @@ def tokenize_splits(records: dict[str, list[dict]], tokenize: Callable[[list[dic
         raise DataError(f"too few {row}s: none for the {empty[0]} split", got=different, do="Add some.")
     found = {name: tokenize(part) for name, part in records.items()}
     if empty := [name for name, part in found.items() if not part.rows]:
-        raise DataError(f"no {row} of the {empty[0]} split fits into {max_length} tokens",
-                        do="Give a larger max_length, or a model with a longer context.")
+        raise DataError(
+            f"no {row} of the {empty[0]} split fits into {max_length} tokens",
+            do="Give a larger max_length, or a model with a longer context.",
+        )
     return found
 
 
@@ -136,14 +146,19 @@ def load_tokens(run: Run, split: str, kind: type[AnyTokens]) -> AnyTokens:
 
 def split_sizes(records: dict[str, list[dict]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:
     """Rows and tokens of each split, for the data card."""
-    return {name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.learnt()))
-            for name, part in found.items()}
+    return {
+        name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.learnt()))
+        for name, part in found.items()
+    }
 
 
 def overlap_notes(overlap: dict[str, OverlapCounts], asked: str) -> list[str]:
     """A sentence for each pair of splits that share rows. asked: the part of a row that was looked at."""
-    return [f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s stand in ')} too, after normalising"
-            for name, counts in overlap.items() if counts.normalised]
+    return [
+        f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s stand in ')} too, after normalising"
+        for name, counts in overlap.items()
+        if counts.normalised
+    ]
 
 
 @dataclass(frozen=True)
@@ -160,8 +175,14 @@ def answer_groups(lengths: list[int], max_new_tokens: int, beams: int = 1) -> li
     return micro_batches(list(range(len(lengths))), [length + max_new_tokens for length in lengths], TOKENS // beams)
 
 
-def write_answers(lengths: list[int], tokenizer: Tokenizer, max_new_tokens: int,
-                  write: Callable[[list[int]], Tensor], show: str, beams: int = 1) -> list[Answer]:
+def write_answers(
+    lengths: list[int],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    write: Callable[[list[int]], Tensor],
+    show: str,
+    beams: int = 1,
+) -> list[Answer]:
     """An answer to each prompt, in their order.
 
     lengths: tokens of each prompt. write: numbers of prompts -> the new tokens (B, T) of each.
@@ -177,7 +198,7 @@ def write_answers(lengths: list[int], tokenizer: Tokenizer, max_new_tokens: int,
 
 def _answer(new: list[int], tokenizer: Tokenizer) -> Answer:
     ended = tokenizer.end_of_text in new
-    own = new[:new.index(tokenizer.end_of_text)] if ended else new
+    own = new[: new.index(tokenizer.end_of_text)] if ended else new
     return Answer(tokenizer.decode_bytes(own).decode("utf-8", "replace").strip(), len(own), ended)
 
 
@@ -192,8 +213,9 @@ class TestRows:
     clean: np.ndarray  # bool (n,), whether a row is asked in no other split
 
 
-def gather_test_rows(records: dict[str, list[dict]], used: list[int], asked: Callable[[dict], str],
-                     wanted: Callable[[dict], str]) -> TestRows:
+def gather_test_rows(
+    records: dict[str, list[dict]], used: list[int], asked: Callable[[dict], str], wanted: Callable[[dict], str]
+) -> TestRows:
     """The test's rows of these numbers. asked, wanted: the parts of a record."""
     keep = set(used)
     test = [record for record in records["test"] if record["row"] in keep]
@@ -208,9 +230,18 @@ def result_rows(kind: type[Row], test: TestRows, written: dict[str, WrittenTexts
 
     kind: a dataclass with six fields in that order, the answers being those after and before training and the nearest.
     """
-    return [kind(*values) for values in zip(
-        [record["row"] for record in test.records], test.asked, test.wanted, written["after"].texts,
-        written["before"].texts, test.nearest, strict=True)]
+    return [
+        kind(*values)
+        for values in zip(
+            [record["row"] for record in test.records],
+            test.asked,
+            test.wanted,
+            written["after"].texts,
+            written["before"].texts,
+            test.nearest,
+            strict=True,
+        )
+    ]
 
 
 def written_texts(answers: list[Answer], nats: np.ndarray, right: np.ndarray | None = None) -> WrittenTexts:
@@ -232,17 +263,21 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
         writer.writerows([escape_formula(str(value)) for value in astuple(row)] for row in rows)
 
 
-def probe_training(train: AnyExamples, val: AnyExamples, settings: Train,
-                   build: Callable[[AnyExamples, AnyExamples], Job]) -> Probe:
+def probe_training(
+    train: AnyExamples, val: AnyExamples, settings: Train, build: Callable[[AnyExamples, AnyExamples], Job]
+) -> Probe:
     """The steps that a dry run tries, with a validation of one forward pass: the largest."""
     whole, lengths = build(train, val), val.lengths()
-    largest = max(micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),
-                  key=lambda rows: len(rows) * lengths[rows[-1]])
+    largest = max(
+        micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),
+        key=lambda rows: len(rows) * lengths[rows[-1]],
+    )
     return Probe(build(train, val.take(largest)), choose(whole.lengths, settings), whole)
 
 
-def writing_seconds(lengths: list[int], max_new_tokens: int, write: Callable[[list[int]], object],
-                    beams: int = 1) -> float:
+def writing_seconds(
+    lengths: list[int], max_new_tokens: int, write: Callable[[list[int]], object], beams: int = 1
+) -> float:
     """Seconds of answering all prompts before and after training, were every answer as long as allowed.
 
     lengths: tokens of each prompt. write: answers the prompts of these numbers with ``TRIED`` tokens each.

@@ -13,9 +13,9 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, po
     order = random.permutation(len(lengths))
     by_length = []
     for start in range(0, len(order), pool * batch_size):
-        members = order[start:start + pool * batch_size]
+        members = order[start : start + pool * batch_size]
         by_length += sorted(members.tolist(), key=lambda row: lengths[row])
-    batches = [by_length[start:start + batch_size] for start in range(0, len(by_length), batch_size)]
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     return [batches[position] for position in random.permutation(len(batches))]
 
 

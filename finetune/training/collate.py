@@ -11,7 +11,7 @@ def pad_ids(rows: Sequence[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
     for i, row in enumerate(rows):
-        ids[i, :len(row)] = torch.tensor(row)
+        ids[i, : len(row)] = torch.tensor(row)
     return ids, last_positions(rows)
 
 

@@ -28,9 +28,15 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
     Raises what ended the work there: Interrupted or TrainingError.
     """
     run.path(RESULT).unlink(missing_ok=True)
-    with (StopSignal() as stop,
-          subprocess.Popen([sys.executable, *command], env=os.environ | (environment or {}), stdin=subprocess.PIPE,
-                           start_new_session=True) as process):
+    with (
+        StopSignal() as stop,
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | (environment or {}),
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        ) as process,
+    ):
         while process.poll() is None:
             if stop.asked:
                 assert process.stdin is not None, "it was given a pipe"
@@ -43,8 +49,11 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
     if "error" in found:
         raise TrainingError(found["error"])
     if "result" not in found:
-        raise TrainingError("training in another process failed", got=f"status {process.returncode}",
-                            do="The same command goes on from the last checkpoint.")
+        raise TrainingError(
+            "training in another process failed",
+            got=f"status {process.returncode}",
+            do="The same command goes on from the last checkpoint.",
+        )
     return found["result"]
 
 
@@ -52,8 +61,11 @@ def answer(run: Run, work: Callable[[], dict]) -> None:
     """Do the work in a process that was launched, and hand its result back; of several the first speaks for all."""
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     first = os.environ.get("RANK", "0") == "0"
-    with (open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if first else nowhere),
-          log_to(run.path("log.txt") if first else os.devnull)):
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout if first else nowhere),
+        log_to(run.path("log.txt") if first else os.devnull),
+    ):
         try:
             found: dict[str, Any] = {"result": work()}
         except Interrupted as stop:

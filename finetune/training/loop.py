@@ -65,8 +65,14 @@ class State:
     identity: dict = field(default_factory=dict)
 
 
-def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
-          checkpoint_seconds: float = CHECKPOINT_SECONDS, set_up_seconds: float = 0.0) -> Trained:
+def train(
+    job: Job,
+    settings: Train,
+    directory: Path,
+    identity: dict[str, str],
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    set_up_seconds: float = 0.0,
+) -> Trained:
     """Train `job` as `settings` say (method, lr and epochs resolved), resuming from the newest checkpoint.
 
     directory: holds ``checkpoints/`` and ``train.jsonl``. identity: hashes of whatever a resumed run must share.
@@ -106,29 +112,57 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
             epoch, position = divmod(state.step, per_epoch)
             if position == 0 or not batches:
                 batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
-            rate = learning_rate(state.step, steps, lr, settings.warmup_fraction, settings.min_lr_fraction,
-                                 settings.schedule, settings.decay_fraction)
+            rate = learning_rate(
+                state.step,
+                steps,
+                lr,
+                settings.warmup_fraction,
+                settings.min_lr_fraction,
+                settings.schedule,
+                settings.decay_fraction,
+            )
             _set_rate(optimizers, rate)
             rows = batches[position]
             with first.step(rows):
                 loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step, epoch)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 named = ", ".join(map(job.name_row, rows[:8]))
-                raise _not_finite(f"the loss is not a finite number at step {state.step + 1}", root,
-                                  f"loss {loss}, gradient norm {norm}, learning rate {rate:g}, rows {named}")
+                raise _not_finite(
+                    f"the loss is not a finite number at step {state.step + 1}",
+                    root,
+                    f"loss {loss}, gradient norm {norm}, learning rate {rate:g}, rows {named}",
+                )
             state.step += 1
             state.tokens += sum(job.lengths[row] for row in rows)
-            log.write({"step": state.step, "epoch": round(state.step / per_epoch, 4), "loss": loss, "lr": rate,
-                       "grad_norm": norm, "rows": len(rows), "tokens": sum(job.lengths[row] for row in rows),
-                       "seconds": round(begun + time.monotonic() - start, 3)})
+            log.write(
+                {
+                    "step": state.step,
+                    "epoch": round(state.step / per_epoch, 4),
+                    "loss": loss,
+                    "lr": rate,
+                    "grad_norm": norm,
+                    "rows": len(rows),
+                    "tokens": sum(job.lengths[row] for row in rows),
+                    "seconds": round(begun + time.monotonic() - start, 3),
+                }
+            )
             if state.step in evaluation_steps:
                 found = _validate(accelerator, job, settings)
                 if not all(map(math.isfinite, found.values())):
-                    raise _not_finite(f"validation gives no finite numbers after step {state.step}", root,
-                                      f"{found}, learning rate {rate:g}")
+                    raise _not_finite(
+                        f"validation gives no finite numbers after step {state.step}",
+                        root,
+                        f"{found}, learning rate {rate:g}",
+                    )
                 improved = _note_best(state, settings, found)
-                log.write({"step": state.step, "epoch": round(state.step / per_epoch, 4), "validation": found,
-                           "best": improved})
+                log.write(
+                    {
+                        "step": state.step,
+                        "epoch": round(state.step / per_epoch, 4),
+                        "validation": found,
+                        "best": improved,
+                    }
+                )
                 if accelerator.is_main_process:
                     shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
                     say(f"  epoch {state.step / per_epoch:g}: validation {shown}{'  (best)' if improved else ''}")
@@ -145,13 +179,23 @@ def train(job: Job, settings: Train, directory: Path, identity: dict[str, str],
         write_json(root / "best.json", state.best)
     assert state.best is not None, "the last step is validated"
     return Trained(
-        steps=state.step, planned_steps=steps, epochs=round(state.step / per_epoch, 4), rows=len(job.lengths),
-        tokens=state.tokens, seconds=round(state.seconds, 3),
-        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1), best_step=state.best["step"],
-        best_value=state.best["value"], metric=settings.metric,
-        stopped_early=state.stopped and state.step < steps, processes=accelerator.num_processes, threads=threads,
-        device=accelerator.device.type, peak_bytes=max(first.peak_before, peak_bytes(accelerator.device)),
-        estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)))
+        steps=state.step,
+        planned_steps=steps,
+        epochs=round(state.step / per_epoch, 4),
+        rows=len(job.lengths),
+        tokens=state.tokens,
+        seconds=round(state.seconds, 3),
+        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
+        best_step=state.best["step"],
+        best_value=state.best["value"],
+        metric=settings.metric,
+        stopped_early=state.stopped and state.step < steps,
+        processes=accelerator.num_processes,
+        threads=threads,
+        device=accelerator.device.type,
+        peak_bytes=max(first.peak_before, peak_bytes(accelerator.device)),
+        estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)),
+    )
 
 
 def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Path) -> FirstSteps:
@@ -173,10 +217,15 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
     """How much training the job as `settings` say has to do."""
     _, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
-    return Plan([batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches], steps,
-                min(settings.chosen_epochs * settings.evaluations_per_epoch, steps), job.validation_tokens,
-                sum(p.numel() * p.element_size() for p in job.model.parameters() if p.requires_grad),
-                checkpoint_seconds, set_up_seconds)
+    return Plan(
+        [batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches],
+        steps,
+        min(settings.chosen_epochs * settings.evaluations_per_epoch, steps),
+        job.validation_tokens,
+        sum(p.numel() * p.element_size() for p in job.model.parameters() if p.requires_grad),
+        checkpoint_seconds,
+        set_up_seconds,
+    )
 
 
 def count_steps(rows: int, settings: Train) -> tuple[int, int]:
@@ -196,8 +245,9 @@ def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Opt
     # cpu=True lets processes on a CPU find each other; autocast is ours, so that it covers the frozen blocks too.
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     job.model.to(accelerator.device)
-    optimizers = build_optimizers(job.model, settings.optimizer, settings.weight_decay,
-                                  (settings.beta_1, settings.beta_2))
+    optimizers = build_optimizers(
+        job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
+    )
     return accelerator, optimizers, FirstSteps(job.lengths, settings.micro_batch_tokens, accelerator.device)
 
 
@@ -214,8 +264,16 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _step(accelerator: Accelerator, model: nn.Module, optimizers: list[torch.optim.Optimizer], job: Job,
-          settings: Train, rows: list[int], step: int, epoch: int = 0) -> tuple[float, float]:
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    job: Job,
+    settings: Train,
+    rows: list[int],
+    step: int,
+    epoch: int = 0,
+) -> tuple[float, float]:
     """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
 
     Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
@@ -259,8 +317,13 @@ def _note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
 
     def key(values: dict[str, Any]) -> tuple[float, float]:
         return sign * values["value"], -values["log_loss"]
-    entry = {"step": state.step, "metric": settings.metric, "value": found[settings.metric],
-             "log_loss": found["log_loss"]}
+
+    entry = {
+        "step": state.step,
+        "metric": settings.metric,
+        "value": found[settings.metric],
+        "log_loss": found["log_loss"],
+    }
     improved = state.best is None or key(entry) > key(state.best)
     state.best, state.worse = (entry, 0) if improved else (state.best, state.worse + 1)
     return improved
@@ -274,8 +337,11 @@ def _resume(root: Path, model: nn.Module, optimizers: list, identity: dict) -> S
     changed = [key for key in identity if state.identity.get(key) != identity[key]]
     others = [key for key in changed if key not in MACHINE]
     if others:
-        raise RunError(f"{root}: these checkpoints are another run's", got="changed: " + ", ".join(others),
-                       do="Give another --name, or train again with --from train.")
+        raise RunError(
+            f"{root}: these checkpoints are another run's",
+            got="changed: " + ", ".join(others),
+            do="Give another --name, or train again with --from train.",
+        )
     if changed:
         said = ", ".join(f"{key} {identity[key]} instead of {state.identity.get(key)}" for key in changed)
         warn(f"going on with {said}; the last bits may differ from an unbroken run's")
@@ -288,8 +354,12 @@ def _resume(root: Path, model: nn.Module, optimizers: list, identity: dict) -> S
 
 def _not_finite(what: str, root: Path, got: str) -> TrainingError:
     good = sorted(path.name for path in root.glob("step-*"))
-    return TrainingError(what, got=got, known=f"last good checkpoint: {good[-1] if good else 'none yet'}",
-                         do="Lower train.lr, or look at the rows; a step without finite numbers changes no weights.")
+    return TrainingError(
+        what,
+        got=got,
+        known=f"last good checkpoint: {good[-1] if good else 'none yet'}",
+        do="Lower train.lr, or look at the rows; a step without finite numbers changes no weights.",
+    )
 
 
 def _agree(accelerator: Accelerator, asked: bool) -> bool:

@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from finetune.training.precision import has_bf16
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, min_fraction: float,
-                  schedule: str = "cosine", decay_fraction: float = 0.0) -> float:
+def learning_rate(
+    step: int,
+    steps: int,
+    peak: float,
+    warmup_fraction: float,
+    min_fraction: float,
+    schedule: str = "cosine",
+    decay_fraction: float = 0.0,
+) -> float:
     """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then by `schedule` down to the minimum.
 
     cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
@@ -33,12 +40,15 @@ def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, mi
 def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices, which decay, and norms and biases (one dimension), which do not."""
     parameters = list(named_parameters)
-    return [{"params": [p for _, p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [p for _, p in parameters if p.dim() < 2], "weight_decay": 0.0}]
+    return [
+        {"params": [p for _, p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
 
 
-def build_optimizers(model: nn.Module, name: str, weight_decay: float,
-                     betas: tuple[float, float]) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, name: str, weight_decay: float, betas: tuple[float, float]
+) -> list[torch.optim.Optimizer]:
     """The optimizers over what may move; all take the same learning rate.
 
     adamw: AdamW in its fused form (Loshchilov and Hutter 2019, arXiv:1711.05101).
@@ -51,8 +61,9 @@ def build_optimizers(model: nn.Module, name: str, weight_decay: float,
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         muon = torch.optim.Muon if has_bf16() else FullPrecisionMuon
-        optimizers.append(muon([p for _, p in matrices], lr=0.0, weight_decay=weight_decay,
-                               adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(
+            muon([p for _, p in matrices], lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
     if rest:
         optimizers.append(torch.optim.AdamW(decay_groups(rest, weight_decay), lr=0.0, betas=betas, fused=True))
     return optimizers
@@ -73,8 +84,9 @@ class FullPrecisionMuon(torch.optim.Muon):
                 state = self.state[parameter]
                 mean = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
                 mean.lerp_(parameter.grad, 1 - momentum)
-                update = orthogonalise(parameter.grad.lerp(mean, momentum), group["ns_coefficients"],
-                                       group["ns_steps"], group["eps"])
+                update = orthogonalise(
+                    parameter.grad.lerp(mean, momentum), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update, alpha=-rate * 0.2 * math.sqrt(max(parameter.shape)))
 

@@ -15,8 +15,14 @@ from finetune.training.collate import pad_ids, pad_states
 PREDICT_TOKENS = 8192  # of one forward pass without gradients
 
 
-def predict_logits(model: Classifier, ids: Sequence[list[int]], states: list[Tensor] | None = None,
-                   first_block: int = 0, budget: int = PREDICT_TOKENS, show: str = "") -> np.ndarray:
+def predict_logits(
+    model: Classifier,
+    ids: Sequence[list[int]],
+    states: list[Tensor] | None = None,
+    first_block: int = 0,
+    budget: int = PREDICT_TOKENS,
+    show: str = "",
+) -> np.ndarray:
     """Logits (n, K) in the order of the rows, whatever batches they ran in; fp32 unless under autocast."""
     device = model.head.weight.device
     logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)

@@ -14,8 +14,13 @@ from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 
 
-def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: Sequence[list[int]], token_budget: int,
-                       device: torch.device, last_only: bool = False) -> list[Tensor]:
+def build_prefix_cache(
+    lower: Callable[[Tensor], Tensor],
+    rows: Sequence[list[int]],
+    token_budget: int,
+    device: torch.device,
+    last_only: bool = False,
+) -> list[Tensor]:
     """The states below the first trainable block: for each row of T_i ids a tensor (T_i, C) on the CPU.
 
     lower: (B, T) ids -> (B, T, C); call inside the autocast that training uses.
@@ -27,7 +32,7 @@ def build_prefix_cache(lower: Callable[[Tensor], Tensor], rows: Sequence[list[in
         for batch in micro_batches(list(range(len(rows))), lengths, token_budget):
             ids, last = pad_ids([rows[i] for i in batch])
             for i, end, state in zip(batch, last, lower(ids.to(device)).float().cpu(), strict=True):
-                states[i] = state[end if last_only else 0:end + 1].clone()
+                states[i] = state[end if last_only else 0 : end + 1].clone()
             advance(sum(lengths[i] for i in batch))
     return states
 

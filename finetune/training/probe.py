@@ -102,8 +102,9 @@ def estimate(first: FirstSteps, plan: Plan) -> Estimate | None:
     """
     if not first.seconds:
         return None
-    fixed, per_token, apart = fit_steps([size.tokens for size in first.sizes][1:] or [first.sizes[0].tokens],
-                                        first.seconds[1:] or first.seconds)
+    fixed, per_token, apart = fit_steps(
+        [size.tokens for size in first.sizes][1:] or [first.sizes[0].tokens], first.seconds[1:] or first.seconds
+    )
     tokens = sum(size.tokens for size in plan.batches) / len(plan.batches) * plan.steps
     training = fixed * plan.steps + per_token * tokens
     training += FORWARD * training / tokens * plan.validation_tokens * plan.validations
@@ -113,16 +114,27 @@ def estimate(first: FirstSteps, plan: Plan) -> Estimate | None:
     spread, share = min(max(apart, SPREAD), 0.9), first.cpu_share()
     least = min(1 - spread, share if share < CROWDED else 1.0)
     peak = peak_estimate(first, plan)
-    return Estimate(round(seconds, 3), round(seconds * least, 3), round(seconds * (1 + spread), 3), peak,
-                    min(max(first.peak, first.peak_before), peak), int(peak * (1 + MEMORY_SPREAD)),
-                    len(first.seconds[1:] or first.seconds), round(share, 3))
+    return Estimate(
+        round(seconds, 3),
+        round(seconds * least, 3),
+        round(seconds * (1 + spread), 3),
+        peak,
+        min(max(first.peak, first.peak_before), peak),
+        int(peak * (1 + MEMORY_SPREAD)),
+        len(first.seconds[1:] or first.seconds),
+        round(share, 3),
+    )
 
 
 def crowded(found: Estimate) -> str:
     """A sentence where other programs decided the time of the measured steps."""
     share = found.cpu_share
-    return (f"Other programs were busy: these steps had {share:.0%} of the processor time of their threads, and the "
-            "time changes with that." if share < CROWDED else "")
+    return (
+        f"Other programs were busy: these steps had {share:.0%} of the processor time of their threads, and the "
+        "time changes with that."
+        if share < CROWDED
+        else ""
+    )
 
 
 def fit_steps(tokens: list[int], seconds: list[float]) -> tuple[float, float, float]:
@@ -154,9 +166,11 @@ def batch_size(rows: list[int], lengths: list[int], budget: int) -> Size:
 
 def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
     """The batches of a probe: the one that needs the most memory, to warm up, then the middle one of each third."""
+
     def size(rows: list[int]) -> tuple[int, int]:
         found = batch_size(rows, lengths, budget)
         return found.largest, found.tokens
+
     ordered = sorted(batches, key=lambda rows: (size(rows)[1], size(rows)[0]))
     thirds = [ordered[len(ordered) * (2 * part + 1) // (2 * COUNTED)] for part in range(COUNTED)]
     return [max(batches, key=size), *thirds]

@@ -46,8 +46,11 @@ def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.op
         temporary.rename(final)
         sync_directory(root)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot save a checkpoint in {root}", got=str(error),
-                       do="Free some space, then run the same command: it goes on from the last checkpoint.") from error
+        raise RunError(
+            f"cannot save a checkpoint in {root}",
+            got=str(error),
+            do="Free some space, then run the same command: it goes on from the last checkpoint.",
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -62,8 +65,10 @@ def load_weights(directory: Path, model: nn.Module) -> None:
     tensors = load_file(directory / "weights.safetensors")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if tensors.keys() != parameters.keys():
-        raise RunError(f"{directory}: holds other tensors than this method trains",
-                       got=", ".join(sorted(tensors.keys() ^ parameters.keys())[:4]))
+        raise RunError(
+            f"{directory}: holds other tensors than this method trains",
+            got=", ".join(sorted(tensors.keys() ^ parameters.keys())[:4]),
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
@@ -77,8 +82,7 @@ def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.op
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             keys = [key for key in moments if key.rpartition("/")[0] == names[parameter]]
             if keys:
-                optimizer.state[parameter] = {
-                    key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
+                optimizer.state[parameter] = {key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
 
 
 def newest(root: Path) -> Path | None:
@@ -93,8 +97,11 @@ def newest(root: Path) -> Path | None:
         damaged.append(f"{directory.name} ({why})")
         warn(f"{directory.name} is damaged ({why}); going back to the checkpoint before it")
     if damaged:
-        raise RunError(f"{root}: no checkpoint can be used", got=", ".join(damaged),
-                       do="Train again with --from train, which drops them.")
+        raise RunError(
+            f"{root}: no checkpoint can be used",
+            got=", ".join(damaged),
+            do="Train again with --from train, which drops them.",
+        )
     return None
 
 
@@ -124,9 +131,12 @@ def prune(root: Path, step: int, best: int | None) -> None:
 
 def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
-            for optimizer in optimizers
-            for parameter, moments in optimizer.state.items() for key, value in moments.items()}
+    return {
+        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for parameter, moments in optimizer.state.items()
+        for key, value in moments.items()
+    }
 
 
 def _remove(directory: Path) -> None:

@@ -65,11 +65,13 @@ class TokenRows(Sequence[list[int]]):
             rows = np.fromfile(ends, dtype=np.int64)
             tokens = int(rows[-1]) if len(rows) else 0
             kinds = {2 * tokens: np.uint16, 4 * tokens: np.uint32}
-            return cls(np.memmap(ids, dtype=kinds[ids.stat().st_size], mode="r") if tokens
-                       else np.zeros(0, np.uint16), rows)
+            return cls(
+                np.memmap(ids, dtype=kinds[ids.stat().st_size], mode="r") if tokens else np.zeros(0, np.uint16), rows
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{ids}: not the tokens that were written", got=str(error)[:120],
-                           do="Run again with --from prepare.") from error
+            raise RunError(
+                f"{ids}: not the tokens that were written", got=str(error)[:120], do="Run again with --from prepare."
+            ) from error
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -84,18 +86,19 @@ class TokenRows(Sequence[list[int]]):
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         at = range(len(self))[index]
-        return self.ids[self.ends[at - 1] if at else 0:self.ends[at]].tolist()
+        return self.ids[self.ends[at - 1] if at else 0 : self.ends[at]].tolist()
 
     def __add__(self, other: "TokenRows") -> "TokenRows":
-        return TokenRows(np.concatenate([self.ids, other.ids]),
-                         np.concatenate([self.ends, other.ends + len(self.ids)]))
+        return TokenRows(np.concatenate([self.ids, other.ids]), np.concatenate([self.ends, other.ends + len(self.ids)]))
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int | None = None, show: str = "") -> TokenRows:
     """Ids of each text, cut to `max_length`; no special token is added. show: the name of a progress bar."""
     with progress(show, len(texts), unit="texts") if show else nullcontext(unseen) as advance:
+
         def chunks() -> Iterator[list[list[int]]]:
             for _, part in text_chunks(texts):
                 yield [ids[:max_length] for ids in tokenizer.encode_batch(part)]
                 advance(len(part))
+
         return TokenRows.of(chunks(), tokenizer.vocab_size)

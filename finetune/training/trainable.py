@@ -35,8 +35,10 @@ class Trainable:
     def describe(self) -> str:
         """One line for the screen."""
         share = self.parameters / self.total
-        return (f"{self.method}: {self.parameters:,} of {self.total:,} parameters move ({share:.1%}), "
-                f"in {len(self.names)} tensors: {', '.join(self.places())}")
+        return (
+            f"{self.method}: {self.parameters:,} of {self.total:,} parameters move ({share:.1%}), "
+            f"in {len(self.names)} tensors: {', '.join(self.places())}"
+        )
 
     def places(self) -> list[str]:
         """Where the tensors stand, in few words: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
@@ -47,8 +49,10 @@ class Trainable:
             adapter = f"{numbered[3]}.lora_*" if numbered and kind.startswith("lora_") else ""
             numbers = found.setdefault((numbered[1] if numbered else module, adapter), set())
             numbers |= {int(numbered[2])} if numbered else set()
-        return [".".join(filter(None, (place, _ranges(sorted(numbers)), adapter)))
-                for (place, adapter), numbers in found.items()]
+        return [
+            ".".join(filter(None, (place, _ranges(sorted(numbers)), adapter)))
+            for (place, adapter), numbers in found.items()
+        ]
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -87,12 +91,16 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
     if asked.lr is None:
         chosen["lr"] = 1e-3 if not pretrained or method == "head" else 1e-4 if parameters >= SMALL_MODEL else 5e-4
         chosen["lr"] *= LORA_RATE if method == "lora" else 1
-        why.append(f"lr {chosen['lr']:g}: usual for {method} on {'pretrained' if pretrained else 'random'} weights "
-                   f"of {parameters / 1e6:.1f} M parameters")
+        why.append(
+            f"lr {chosen['lr']:g}: usual for {method} on {'pretrained' if pretrained else 'random'} weights "
+            f"of {parameters / 1e6:.1f} M parameters"
+        )
     if asked.epochs is None:
         chosen["epochs"] = 5 if pretrained else 12
-        why.append(f"epochs {chosen['epochs']}: {'a pretrained model' if pretrained else 'random weights'} "
-                   f"with a stop after {asked.patience} validations without a gain")
+        why.append(
+            f"epochs {chosen['epochs']}: {'a pretrained model' if pretrained else 'random weights'} "
+            f"with a stop after {asked.patience} validations without a gain"
+        )
     settings = asked.model_copy(update=chosen)
     check_method(settings)
     return settings, why
@@ -101,8 +109,9 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
 def adapt(body: nn.Module, settings: Train) -> None:
     """Add the adapters that the method asks for, after the weights are loaded and before ``freeze``."""
     if settings.method == "lora":
-        add_lora(body, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets,
-                 settings.seed)
+        add_lora(
+            body, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets, settings.seed
+        )
 
 
 def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_blocks: int) -> Trainable:
@@ -116,8 +125,12 @@ def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_block
     adapted = [number for stack in stacks for number, block in enumerate(stack.blocks) if lora_tensors(block)]
     assert bool(adapted) == (method == "lora"), "adapt comes before freeze"
     layers = min(len(stack.blocks) for stack in stacks)
-    first_block = {"full": 0, "last-blocks": max(layers - last_blocks, 0), "head": layers,
-                   "lora": min(adapted, default=0)}[method]
+    first_block = {
+        "full": 0,
+        "last-blocks": max(layers - last_blocks, 0),
+        "head": layers,
+        "lora": min(adapted, default=0),
+    }[method]
     for parameter in body.parameters():
         parameter.requires_grad_(method == "full")
     for name, parameter in body.named_parameters():
@@ -130,8 +143,11 @@ def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_block
     for tensor in lora_tensors(body).values():
         tensor.requires_grad_(True)
     if method == "head" and isinstance(body, EncoderDecoder) or not any(p.requires_grad for p in model.parameters()):
-        raise RecipeError(f"method {method} trains nothing here", known="full, last-blocks, lora",
-                          do="A language model's output is its token embedding; it has no head of its own.")
+        raise RecipeError(
+            f"method {method} trains nothing here",
+            known="full, last-blocks, lora",
+            do="A language model's output is its token embedding; it has no head of its own.",
+        )
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return Trainable(method, names, sum(sizes[name] for name in names), sum(sizes.values()), first_block)

@@ -30,14 +30,22 @@ def toy_rows(count: int = 120, seed: int = 0) -> list[tuple[str, str]]:
 
 def hashes(directory: Path) -> dict[str, str]:
     """The sha256 of every file below a directory, by its relative path."""
-    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
 def start(arguments: list[str], directory: Path, **more) -> subprocess.Popen:
     """The real command in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "finetune", *arguments], cwd=directory, text=True,
-                            env=os.environ | {"PYTHONPATH": str(ROOT)}, **more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "finetune", *arguments],
+        cwd=directory,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        **more,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -71,14 +79,16 @@ def toy(sms, tmp_path_factory):
         process = start(COMMAND, directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    return SimpleNamespace(directory=directory, run=directory / "runs" / "spam-classifier", out=out, err=err,
-                           command=COMMAND)
+    return SimpleNamespace(
+        directory=directory, run=directory / "runs" / "spam-classifier", out=out, err=err, command=COMMAND
+    )
 
 
 @pytest.fixture
 def finetune(tmp_path, monkeypatch, capsys, sms):
     """``finetune(*arguments)`` in this process and an empty directory: its status, output and errors."""
     from finetune.cli import main
+
     monkeypatch.chdir(tmp_path)
     for name, value in sms.environment.items():
         monkeypatch.setenv(name, value)
@@ -90,6 +100,7 @@ def finetune(tmp_path, monkeypatch, capsys, sms):
             main()
         out, err = capsys.readouterr()
         return SimpleNamespace(status=stopped.value.code, out=out, err=err)
+
     return run
 
 
@@ -97,6 +108,7 @@ def finetune(tmp_path, monkeypatch, capsys, sms):
 def toy_copy(toy, finetune, tmp_path):
     """A copy of the finished run, in the directory where ``finetune`` runs."""
     import shutil
+
     return Path(shutil.copytree(toy.run, tmp_path / "runs" / "spam-classifier"))
 
 

@@ -15,6 +15,7 @@ PIPELINES = ["classify", "spam-classifier"]
 
 def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
     from finetune.tasks.classify.bundle import Bundle
+
     rows = [(text.strip('"'), label) for text, label in sms.rows[:60]]
     lines = ["category\tmessage\n", *(f"{label}\t{text}\n" for text, label in rows), "ham\t \n"]
     Path("my.tsv").write_text("".join(lines))
@@ -24,9 +25,11 @@ def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
     shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in found.out.splitlines()[1:-1]}
     labels, p = Bundle.load(toy.run).predict([text for text, _ in rows])
     truth = [label for _, label in rows]
-    expected = {"accuracy": 100 * accuracy_score(truth, labels),
-                "f1": 100 * f1_score(truth, labels, pos_label="spam"),
-                "roc_auc": roc_auc_score(np.array(truth) == "spam", p[:, 1])}
+    expected = {
+        "accuracy": 100 * accuracy_score(truth, labels),
+        "f1": 100 * f1_score(truth, labels, pos_label="spam"),
+        "roc_auc": roc_auc_score(np.array(truth) == "spam", p[:, 1]),
+    }
     for name, value in expected.items():
         assert float(shown[name].split()[0]) == pytest.approx(value, abs=0.051), name
         assert re.search(r"\([\d.]+ to [\d.]+; n = 60\)$", shown[name])
@@ -69,19 +72,33 @@ def test_a_copied_recipe_says_all_and_runs(finetune):
     text = Path("mine.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["pipeline"] == "spam-classifier" and text == finetune("show", "spam-classifier").out[:-1]
     assert finetune("cp", "spam-classifier", "mine.toml").status == 2
-    Path("mine.toml").write_text(text.replace('weights = "auto"', 'weights = "random-bytes"').replace(
-        "# epochs =", "epochs = 1"), encoding="utf-8")
+    Path("mine.toml").write_text(
+        text.replace('weights = "auto"', 'weights = "random-bytes"').replace("# epochs =", "epochs = 1"),
+        encoding="utf-8",
+    )
     found = finetune("run", "mine.toml", "--name", "mine", "--until", "train")
     assert found.status == 0 and "epochs=1" in found.out and "epoch 1: validation" in found.out
     assert "nothing left to do" in finetune("run", "mine.toml", "--name", "mine", "--until", "train").out
 
 
 def test_show_resolves_what_is_set(finetune):
-    found = finetune("show", "spam_classifier", "--set", "train.lr=1e-4", "--set", "evaluate.positive=01", "--set",
-                     'data=dé"ta\\ 😀.csv')
+    found = finetune(
+        "show",
+        "spam_classifier",
+        "--set",
+        "train.lr=1e-4",
+        "--set",
+        "evaluate.positive=01",
+        "--set",
+        'data=dé"ta\\ 😀.csv',
+    )
     shown = tomllib.loads(found.out)
     assert shown["train"]["lr"] == 1e-4 and shown["evaluate"] == {
-        "metric": "auto", "positive": "01", "threshold": "half", "resamples": 1000}
+        "metric": "auto",
+        "positive": "01",
+        "threshold": "half",
+        "resamples": 1000,
+    }
     assert shown["data"] == 'dé"ta\\ 😀.csv'
     described = [line for line in found.out.splitlines() if line.startswith("# ")]
     assert len(described) > 25 and "# lr =" not in found.out
@@ -94,12 +111,16 @@ def test_show_prints_a_run_s_recipe(toy, finetune):
 
 def test_ls_lists_every_pipeline_with_its_first_line(finetune):
     import ast
+
     lines = finetune("ls").out.splitlines()
     root = Path(__file__).parents[2] / "pipelines"
-    expected = {path.stem.replace("_", "-"): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-                for path in root.glob("*.py")}
+    expected = {
+        path.stem.replace("_", "-"): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        for path in root.glob("*.py")
+    }
     assert {line.split()[0]: line.split(maxsplit=1)[1] for line in lines} == {
-        name: text.splitlines()[0] for name, text in expected.items()}
+        name: text.splitlines()[0] for name, text in expected.items()
+    }
     assert set(PIPELINES) <= set(expected)
 
 
@@ -115,9 +136,20 @@ def test_doctor_says_what_a_bug_report_needs(finetune):
     assert found.status == 0 and "torch" in found.out and "python" in found.out.lower()
 
 
-@pytest.mark.parametrize("arguments", [
-    ["nonsense"], ["run"], ["run", "spam-classifier", "--nonsense"], ["classify"], ["weights", "nonsense"], [],
-    ["run", "spam-classifier", "--processes", "0"], ["run", "spam-classifier", "--processes", "two"], ["show"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "spam-classifier", "--nonsense"],
+        ["classify"],
+        ["weights", "nonsense"],
+        [],
+        ["run", "spam-classifier", "--processes", "0"],
+        ["run", "spam-classifier", "--processes", "two"],
+        ["show"],
+    ],
+)
 def test_a_command_line_that_is_none_exits_2(finetune, arguments):
     found = finetune(*arguments)
     assert found.status == 2 and "Traceback" not in found.err
@@ -127,8 +159,19 @@ def test_a_command_line_that_is_none_exits_2(finetune, arguments):
 def test_help_names_every_command(finetune):
     found = finetune("--help")
     assert found.status == 0
-    for command in ("run", "classify", "predict", "evaluate", "report", "export", "weights", "ls", "show", "cp",
-                    "doctor"):
+    for command in (
+        "run",
+        "classify",
+        "predict",
+        "evaluate",
+        "report",
+        "export",
+        "weights",
+        "ls",
+        "show",
+        "cp",
+        "doctor",
+    ):
         assert re.search(rf"^\W*{command}\s", found.out, re.MULTILINE), command
 
 
@@ -141,12 +184,13 @@ def test_a_signal_outside_of_training_is_status_130(finetune, monkeypatch, numbe
 
 def test_a_bug_is_not_dressed_up(finetune, monkeypatch):
     """What no one foresaw must be seen whole: the traceback, and python's own exit status 1."""
+
     def fail():
         raise ZeroDivisionError("ours")
+
     monkeypatch.setattr("finetune.pipeline.describe_pipelines", fail)
     with pytest.raises(ZeroDivisionError):
         finetune("ls")
-
 
 
 def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
@@ -154,9 +198,11 @@ def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
     import shutil
 
     from finetune.checkpoints.fallback import write_random_bytes
+
     write_random_bytes(tmp_path / "weights", seed=1)
-    (tmp_path / "my.csv").write_text("text,label\n" + "".join(f"{'win cash' if i % 2 else 'see mum'} {'x' * i},"
-                                                              f"{i % 2}\n" for i in range(60)))
+    (tmp_path / "my.csv").write_text(
+        "text,label\n" + "".join(f"{'win cash' if i % 2 else 'see mum'} {'x' * i},{i % 2}\n" for i in range(60))
+    )
     command = ["classify", "my.csv", "--weights", "weights", "--method", "last-blocks", "--set", "train.epochs=1"]
     assert finetune(*command, "--name", "a").status == 0
     shutil.rmtree(tmp_path / "weights")

@@ -27,15 +27,23 @@ RUNS = {
 @pytest.fixture
 def reads(monkeypatch):
     """Stage -> the dotted keys that it has read, while its ``run`` was at work."""
-    sections = {info.annotation: name for name, info in Recipe.model_fields.items()
-                if isinstance(info.annotation, type) and issubclass(info.annotation, Settings)}
+    sections = {
+        info.annotation: name
+        for name, info in Recipe.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Settings)
+    }
     sections[Recipe] = ""
     found, at_work, checks = {}, [], []
 
     def noted(self, name):
         kind = type(self)
-        if at_work and not checks and kind in sections and name in kind.model_fields \
-                and kind.model_fields[name].annotation not in sections:
+        if (
+            at_work
+            and not checks
+            and kind in sections
+            and name in kind.model_fields
+            and kind.model_fields[name].annotation not in sections
+        ):
             found[at_work[-1]].add(f"{sections[kind]}.{name}".removeprefix("."))
         return object.__getattribute__(self, name)
 
@@ -49,11 +57,14 @@ def reads(monkeypatch):
                 return original(recipe, run, **more)
             finally:
                 at_work.pop()
+
         monkeypatch.setattr(stage, "run", run)
+
     def checking(self, recipe, check=ClassifyTask.check_data):
         checks.append(check)
         check(self, recipe)
         checks.pop()
+
     monkeypatch.setattr(ClassifyTask, "check_data", checking)
     monkeypatch.setattr(Settings, "__getattribute__", noted)
     for name in ("download", "verify", "prepare", "train", "evaluate", "report", "export"):
@@ -70,8 +81,13 @@ def test_a_stage_reads_what_it_declares(finetune, tmp_path, reads, pipeline):
     done = finetune("run", pipeline, *settings)
     assert done.status == 0, done.err
     loaded = load_pipeline(pipeline)
-    declared = {stage_name(stage): stage_reads(stage, loaded.recipe.task) for stage in loaded.stages
-                if stage.READS is not None}
-    wrong = {stage: sorted(key for key in reads[stage] if not under(key, keys)
-                           and under(key, loaded.reads(loaded.recipe.task))) for stage, keys in declared.items()}
+    declared = {
+        stage_name(stage): stage_reads(stage, loaded.recipe.task) for stage in loaded.stages if stage.READS is not None
+    }
+    wrong = {
+        stage: sorted(
+            key for key in reads[stage] if not under(key, keys) and under(key, loaded.reads(loaded.recipe.task))
+        )
+        for stage, keys in declared.items()
+    }
     assert reads["prepare"] and len(declared) > 3 and not any(wrong.values()), wrong

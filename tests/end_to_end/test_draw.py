@@ -18,15 +18,19 @@ def test_draw_writes_a_folder_of_pictures(finetune):
     assert "Learning rate of pretrain-mini" in page and "first 0.02% of the steps" in page
 
 
-@pytest.mark.parametrize("arguments, part", [
-    (["atention"], "did you mean 'attention'? For example: finetune draw all"),
-    (["attention", "--layer", "6"], "no such layer; got 6; known: 0 to 5"),
-    (["attention", "--text", ""], "the text is empty"),
-    (["attention", "--text", "bank " * 300], "longer than the model's context"),
-    (["masks", "--weights", "mini"], "masks reads no --weights"),
-    (["attention", "--weights", "minni"], "unknown weights 'minni'"),
-    (["schedule", "--recipe", "spam"], "no pipeline or recipe file 'spam'"),
-    (["beams", "--beams", "9"], "got 9; known: 2 to 5")])
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["atention"], "did you mean 'attention'? For example: finetune draw all"),
+        (["attention", "--layer", "6"], "no such layer; got 6; known: 0 to 5"),
+        (["attention", "--text", ""], "the text is empty"),
+        (["attention", "--text", "bank " * 300], "longer than the model's context"),
+        (["masks", "--weights", "mini"], "masks reads no --weights"),
+        (["attention", "--weights", "minni"], "unknown weights 'minni'"),
+        (["schedule", "--recipe", "spam"], "no pipeline or recipe file 'spam'"),
+        (["beams", "--beams", "9"], "got 9; known: 2 to 5"),
+    ],
+)
 def test_draw_refuses_what_it_cannot_draw(finetune, arguments, part):
     found = finetune("draw", *arguments)
     assert found.status == 2 and part in found.err and "Traceback" not in found.err

@@ -26,6 +26,7 @@ def dry(finetune, tmp_path, monkeypatch):
         assert found.status == 0, found.err
         assert sorted(tmp_path.rglob("*")) == before
         return found.out.splitlines()
+
     return run
 
 
@@ -52,10 +53,25 @@ def test_a_classifiers_plan_and_estimates(method, dry, tools):
 
 
 def test_a_language_models_plan_and_estimates(dry):
-    Path("text.txt").write_text("<|endoftext|>\n".join(f"the ferry {name} left at {hour}\n" for name in "abcdefgh"
-                                                       for hour in range(8)))
-    lines = dry("run", "pretrain", "--set", "data=text.txt", "--set", "weights=scratch", "--set", "shape.layers=2",
-                "--set", "shape.width=32", "--set", "shape.context=32", "--set", "pretrain.val_fraction=0.2")
+    Path("text.txt").write_text(
+        "<|endoftext|>\n".join(f"the ferry {name} left at {hour}\n" for name in "abcdefgh" for hour in range(8))
+    )
+    lines = dry(
+        "run",
+        "pretrain",
+        "--set",
+        "data=text.txt",
+        "--set",
+        "weights=scratch",
+        "--set",
+        "shape.layers=2",
+        "--set",
+        "shape.width=32",
+        "--set",
+        "shape.context=32",
+        "--set",
+        "pretrain.val_fraction=0.2",
+    )
     assert any(line.startswith("  full: ") for line in lines) and figures(lines, "training")
     assert any(line.startswith("measured: 3 optimizer steps") for line in lines)
 
@@ -68,8 +84,10 @@ def test_a_run_of_that_name_is_not_touched(toy, toy_copy, finetune, tools):
 
 def test_weights_that_are_not_here_are_named_with_their_size_and_not_fetched(dry, sms, monkeypatch):
     """The network answers, and nothing is asked of it; the shape alone gives what moves."""
+
     def refuse(*arguments):
         raise AssertionError("something was downloaded")
+
     for name in ("_download", "_fetch_member"):
         monkeypatch.setattr(fetch, name, refuse)
     lines = dry("run", "spam-classifier", "--set", "weights=gpt2", "--set", "train.epochs=1")
@@ -96,5 +114,5 @@ def test_the_report_shows_estimate_and_actual(toy):
     assert 0 < found["seconds_low"] < found["seconds"] < found["seconds_high"]
     assert found["peak_bytes_low"] <= found["peak_bytes"] and record["result"]["peak_bytes"] > 1e7
     lines = (toy.run / "report" / "report.md").read_text(encoding="utf-8").splitlines()
-    table = lines[lines.index("Estimate and actual"):][:8]
+    table = lines[lines.index("Estimate and actual") :][:8]
     assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:] == ["Time", "Peak memory"]

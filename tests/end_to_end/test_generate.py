@@ -16,19 +16,25 @@ PROMPT = "The history of the"
 def continued(options: dict, new: int = 12) -> list[list[int]]:
     """What the model itself adds to the prompt."""
     import torch
+
     model, tokenizer = load("mini")
     ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(PROMPT)]])
-    return model.generate(ids, new, end=tokenizer.end_of_text, **options)[:, ids.shape[1]:].tolist()
+    return model.generate(ids, new, end=tokenizer.end_of_text, **options)[:, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("arguments, options", [
-    ((), {"temperature": 0.8, "top_k": 50}), (("--temperature", "0"), {"temperature": 0}),
-    (("--top-p", "0.9", "--seed", "3"), {"temperature": 0.8, "top_p": 0.9, "seed": 3}),
-    (("--min-p", "0.05", "--temperature", "1.5"), {"temperature": 1.5, "min_p": 0.05}),
-    (("--beams", "3", "--no-repeat-ngram", "2"), {"beams": 3, "no_repeat_ngram": 2}),
-    (("--beams", "3", "--length-penalty", "-2"), {"beams": 3, "length_penalty": -2.0}),
-    (("--top-k", "9", "--repetition-penalty", "1.3"), {"temperature": 0.8, "top_k": 9, "repetition_penalty": 1.3})],
-    ids=str)
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        ((), {"temperature": 0.8, "top_k": 50}),
+        (("--temperature", "0"), {"temperature": 0}),
+        (("--top-p", "0.9", "--seed", "3"), {"temperature": 0.8, "top_p": 0.9, "seed": 3}),
+        (("--min-p", "0.05", "--temperature", "1.5"), {"temperature": 1.5, "min_p": 0.05}),
+        (("--beams", "3", "--no-repeat-ngram", "2"), {"beams": 3, "no_repeat_ngram": 2}),
+        (("--beams", "3", "--length-penalty", "-2"), {"beams": 3, "length_penalty": -2.0}),
+        (("--top-k", "9", "--repetition-penalty", "1.3"), {"temperature": 0.8, "top_k": 9, "repetition_penalty": 1.3}),
+    ],
+    ids=str,
+)
 def test_the_options_reach_the_model(finetune, arguments, options):
     said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "12", *arguments)
     _, tokenizer = load("mini")
@@ -50,15 +56,24 @@ def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkey
     parts, say = [], cli.say
     monkeypatch.setattr(cli, "say", lambda text, **options: (parts.append(text), say(text, **options)))
     said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "20", "--temperature", "0", "--stop", stop)
-    assert said.out == PROMPT + whole[:whole.index(stop)] + "\n" and len([part for part in parts if part]) > 3
+    assert said.out == PROMPT + whole[: whole.index(stop)] + "\n" and len([part for part in parts if part]) > 3
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("--beams", "2", "--top-p", "0.9"), "beam search draws nothing"), (("--top-p", "0"), "top_p is out of range"),
-    (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"), (("--stop", ""), "stop string"),
-    (("--samples", "2", "--temperature", "0"), "so many different samples"), (("--max-new-tokens", "0"), "max-new"),
-    (("--max-new-tokens", "9" * 15), "max-new"), (("--seed", "9" * 25), "seed is out of range"),
-    (("--repetition-penalty", "1e-40"), "repetition_penalty"), (("--length-penalty", "nan"), "length_penalty")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--beams", "2", "--top-p", "0.9"), "beam search draws nothing"),
+        (("--top-p", "0"), "top_p is out of range"),
+        (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"),
+        (("--stop", ""), "stop string"),
+        (("--samples", "2", "--temperature", "0"), "so many different samples"),
+        (("--max-new-tokens", "0"), "max-new"),
+        (("--max-new-tokens", "9" * 15), "max-new"),
+        (("--seed", "9" * 25), "seed is out of range"),
+        (("--repetition-penalty", "1e-40"), "repetition_penalty"),
+        (("--length-penalty", "nan"), "length_penalty"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(finetune, arguments, words):
     said = finetune("generate", "mini", PROMPT, *arguments)
     assert said.status == 2 and words in said.err and not said.out

@@ -9,8 +9,18 @@ import pytest
 ROWS = [f"{('lunch at home', 'win a prize')[i % 2]} {'x' * (i // 2)},{('ham', 'spam')[i % 2]}" for i in range(60)]
 ROWS += [",ham", "caf\u00c3\u00a9 at noon,ham", "what is rare,other"]
 IGNORED = ["FT011", "FT014"]
-TRAIN = ["--weights", "random-bytes", "--set", "train.max_steps=2", "--set", "max_length=16", "--set",
-         "evaluate.resamples=100", "--set", "split.test_fraction=0.3"]
+TRAIN = [
+    "--weights",
+    "random-bytes",
+    "--set",
+    "train.max_steps=2",
+    "--set",
+    "max_length=16",
+    "--set",
+    "evaluate.resamples=100",
+    "--set",
+    "split.test_fraction=0.3",
+]
 
 
 @pytest.fixture
@@ -25,8 +35,11 @@ def codes(text: str) -> set[str]:
 
 def ignoring(option: bool) -> list[str]:
     """Both ways to say what to ignore."""
-    return [part for code in IGNORED for part in ("--ignore", code)] if option else [
-        "--set", f"ignore={json.dumps(IGNORED)}"]
+    return (
+        [part for code in IGNORED for part in ("--ignore", code)]
+        if option
+        else ["--set", f"ignore={json.dumps(IGNORED)}"]
+    )
 
 
 def test_codes_are_shown_and_muted_by_the_check(finetune, data):
@@ -69,8 +82,10 @@ def test_ignored_findings_are_neither_shown_nor_warned_of(finetune, data, option
 
 
 def test_a_recipe_file_ignores_findings(finetune, data):
-    Path("mine.toml").write_text(f'pipeline = "classify"\ndata = "my.csv"\nweights = "random-bytes"\n'
-                                 f'ignore = {json.dumps(IGNORED)}\n[split]\ntest_fraction = 0.3\n')
+    Path("mine.toml").write_text(
+        f'pipeline = "classify"\ndata = "my.csv"\nweights = "random-bytes"\n'
+        f"ignore = {json.dumps(IGNORED)}\n[split]\ntest_fraction = 0.3\n"
+    )
     done = finetune("run", "mine.toml", "--until", "prepare")
     assert done.status == 0 and "muted: FT011, FT014\n" in done.out, done.err
     refused = finetune("run", "pretrain", "--set", 'ignore=["FT011"]')

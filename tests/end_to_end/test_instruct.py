@@ -10,14 +10,31 @@ import torch
 from torch.nn import functional as F
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-TINY = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=96",
-        "--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "instruct.max_new_tokens=12"]
+TINY = [
+    "--set",
+    "weights=scratch",
+    "--set",
+    "shape.layers=2",
+    "--set",
+    "shape.width=32",
+    "--set",
+    "shape.context=96",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "train.lr=0.01",
+    "--set",
+    "instruct.max_new_tokens=12",
+]
 
 
 def records():
     """Sixty pairs: the word after a colour is the answer."""
-    return [{"instruction": f"Say {word}.", "input": colour, "output": word}
-            for word in NUMBERS for colour in ("red", "green", "blue", "brown", "white", "black")]
+    return [
+        {"instruction": f"Say {word}.", "input": colour, "output": word}
+        for word in NUMBERS
+        for colour in ("red", "green", "blue", "brown", "white", "black")
+    ]
 
 
 def write_records(lines, name="pairs.jsonl"):
@@ -34,6 +51,7 @@ def trained(finetune, tmp_path):
 
 def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetune, monkeypatch):
     from transformers import AutoTokenizer, GPT2LMHeadModel
+
     evaluation = json.loads((trained / "eval.json").read_text())
     assert evaluation["task"] == "instruct" and evaluation["headline"]["metric"] == "exact_match"
     before, nearest = evaluation["baselines"]
@@ -49,14 +67,19 @@ def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetu
         answer = [*tokenizer(f" {record['output']}")["input_ids"], theirs.config.eos_token_id]
         ids = torch.tensor([[*asked, *answer]])
         with torch.no_grad():
-            logits = theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, len(asked) - 1:-1]
-        nats += F.cross_entropy(logits, ids[0, len(asked):], reduction="sum").item()
+            logits = theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, len(asked) - 1 : -1]
+        nats += F.cross_entropy(logits, ids[0, len(asked) :], reduction="sum").item()
         tokens += len(answer)
     assert evaluation["metrics"]["log_loss"]["value"] == pytest.approx(nats / tokens, rel=1e-4)
 
-    assert {path.name for path in (trained / "data").iterdir()} == {"card.json", *(
-        f"{split}.{rest}" for split in ("train", "val", "test")
-        for rest in ("jsonl", "text.ids", "text.ends", "pieces.ids", "pieces.ends"))}
+    assert {path.name for path in (trained / "data").iterdir()} == {
+        "card.json",
+        *(
+            f"{split}.{rest}"
+            for split in ("train", "val", "test")
+            for rest in ("jsonl", "text.ids", "text.ends", "pieces.ids", "pieces.ends")
+        ),
+    }
     rows = list(csv.DictReader(io.StringIO((trained / "answers.csv").read_text(encoding="utf-8"))))
     assert [int(row["row"]) for row in rows] == [record["row"] for record in test]
     assert [row["reference"] for row in rows] == [record["output"] for record in test]
@@ -78,19 +101,40 @@ def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetu
 def test_records_stand_on_their_sides_in_the_files_order_and_repeats_are_counted(finetune, tmp_path):
     lines = records()
     write_records([*lines[:50], *lines[:10]])
-    done = finetune("run", "instruct", "--until", "prepare", "--set", "data=pairs.jsonl", *TINY, "--set",
-                    "split.protocol=ordered", "--set", "split.val_fraction=0.05", "--set", "split.test_fraction=0.1")
+    done = finetune(
+        "run",
+        "instruct",
+        "--until",
+        "prepare",
+        "--set",
+        "data=pairs.jsonl",
+        *TINY,
+        "--set",
+        "split.protocol=ordered",
+        "--set",
+        "split.val_fraction=0.05",
+        "--set",
+        "split.test_fraction=0.1",
+    )
     assert done.status == 0, done.err
     data = tmp_path / "runs" / "instruct" / "data"
-    rows = {name: [json.loads(line)["row"] for line in (data / f"{name}.jsonl").read_text().splitlines()]
-            for name in ("train", "test", "val")}
+    rows = {
+        name: [json.loads(line)["row"] for line in (data / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test", "val")
+    }
     assert rows == {"train": list(range(51)), "test": list(range(51, 57)), "val": list(range(57, 60))}
     assert "6 of 6 test questions stand in train too" in done.out and "3 of 3 val questions" in done.out
 
 
 def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finetune, tmp_path):
-    wrong = [{"instruction": "x"}, {"instruction": "x", "output": ""}, {"instruction": 3, "output": "y"}, ["x"],
-             {"instruction": "x", "output": {"text": "y"}}, {"messages": [{"role": "user", "content": "x"}]}]
+    wrong = [
+        {"instruction": "x"},
+        {"instruction": "x", "output": ""},
+        {"instruction": 3, "output": "y"},
+        ["x"],
+        {"instruction": "x", "output": {"text": "y"}},
+        {"messages": [{"role": "user", "content": "x"}]},
+    ]
     write_records([*records(), *wrong])
     command = ["run", "instruct", "--until", "prepare", "--set", "data=pairs.jsonl", *TINY]
     refused = finetune(*command)
@@ -100,16 +144,23 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
     assert done.status == 0 and "left out: line 62: 'output' is empty" in done.err and "expected: {" in done.err
     card = json.loads((tmp_path / "runs" / "instruct" / "data" / "card.json").read_text(encoding="utf-8"))
     assert card["malformed"] == 6 and [line.split(":")[0] for line in card["malformed_records"]] == [
-        f"line {number}" for number in range(61, 67)]
+        f"line {number}" for number in range(61, 67)
+    ]
     assert card["records"] == 60 == sum(part["records"] for part in card["splits"].values())
 
 
-@pytest.mark.parametrize("setting, words", [
-    ("train.metric=accuracy", "not a validation metric of the task instruct"),
-    ("split.protocol=balanced", "needs labels"), ("columns.text=x", "read by the task classify"),
-    ("validation=pairs.jsonl", "validation changes nothing in instruct"),
-    ("instruct.template=no place", "has no {instruction}"), ("train.method=head", "method head trains nothing here"),
-    ("data=nowhere.json", "no such file")])
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("train.metric=accuracy", "not a validation metric of the task instruct"),
+        ("split.protocol=balanced", "needs labels"),
+        ("columns.text=x", "read by the task classify"),
+        ("validation=pairs.jsonl", "validation changes nothing in instruct"),
+        ("instruct.template=no place", "has no {instruction}"),
+        ("train.method=head", "method head trains nothing here"),
+        ("data=nowhere.json", "no such file"),
+    ],
+)
 def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words):
     write_records(records())
     wrong = finetune("run", "instruct", "--set", "data=pairs.jsonl", *TINY, "--set", setting)
@@ -118,8 +169,21 @@ def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words
 
 def test_lora_moves_adapters_that_peft_reads(finetune, tmp_path):
     write_records(records())
-    done = finetune("run", "instruct", "--set", "data=pairs.jsonl", *TINY, "--set", "train.epochs=1",
-                    "--set", "train.method=lora", "--set", "instruct.style=alpaca", "--set", "shape.context=300")
+    done = finetune(
+        "run",
+        "instruct",
+        "--set",
+        "data=pairs.jsonl",
+        *TINY,
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "train.method=lora",
+        "--set",
+        "instruct.style=alpaca",
+        "--set",
+        "shape.context=300",
+    )
     assert done.status == 0, done.err
     exported = finetune("export", "runs/instruct", "--format", "peft")
     assert exported.status == 0 and "peft gives the same logits" in exported.out

@@ -19,8 +19,10 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
     done = finetune("run", "spam-classifier", "--set", "weights=random-bytes", "--set", "train.epochs=1", *LORA)
     assert done.status == 0, done.err
     run = Path("runs/spam-classifier")
-    assert "in 33 tensors: gpt.blocks.0-3.attention.qkv.lora_*, gpt.blocks.0-3.attention.out.lora_*, " \
-           "gpt.blocks.0-3.mlp.up.lora_*, gpt.blocks.0-3.mlp.down.lora_*, head" in done.out
+    assert (
+        "in 33 tensors: gpt.blocks.0-3.attention.qkv.lora_*, gpt.blocks.0-3.attention.out.lora_*, "
+        "gpt.blocks.0-3.mlp.up.lora_*, gpt.blocks.0-3.mlp.down.lora_*, head" in done.out
+    )
     names = set(read(run, "stages", "04-train.json")["result"]["trainable"]["names"])
     checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
     assert set(load_file(checkpoint / "weights.safetensors")) == names and len(names) == 33
@@ -33,19 +35,24 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
     with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     from transformers import AutoTokenizer, GPT2ForSequenceClassification
+
     model = GPT2ForSequenceClassification.from_pretrained(run / "export" / "hf").eval()
     tokenizer, card = AutoTokenizer.from_pretrained(run / "export" / "hf"), read(run, "export", "hf", "bundle.json")
     with torch.inference_mode():
-        logits = torch.cat([model(**tokenizer(row["text"].removeprefix("'"), return_tensors="pt")).logits
-                            for row in rows])
+        logits = torch.cat(
+            [model(**tokenizer(row["text"].removeprefix("'"), return_tensors="pt")).logits for row in rows]
+        )
     probabilities = (logits / card["temperature"]).softmax(-1).numpy()
     written = np.array([[float(row["p_0"]), float(row["p_1"])] for row in rows])
     np.testing.assert_allclose(probabilities, written, atol=2e-6)
 
     again = finetune("export", run, "--format", "peft", "--out", "adapter")
     assert again.status == 0 and "peft gives the same logits" in again.out, again.err
-    assert {path.name for path in Path("adapter").iterdir()} == {"adapter_model.safetensors", "adapter_config.json",
-                                                                 "README.md"}
+    assert {path.name for path in Path("adapter").iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+    }
     assert "nothing left to do" in finetune("run", run / "recipe.json", "--name", "spam-classifier").out
 
 
@@ -66,9 +73,25 @@ def test_a_run_without_adapters_or_an_unknown_format_is_refused(finetune, toy_co
 
 def test_a_language_model_is_trained_and_merged(finetune, tmp_path):
     (tmp_path / "text.txt").write_text("<|endoftext|>\n".join(f"the ferry left at {hour}\n" * 3 for hour in range(40)))
-    done = finetune("run", "pretrain", "--set", "data=text.txt", "--set", "weights=scratch", "--set", "shape.layers=2",
-                    "--set", "shape.width=32", "--set", "shape.context=32", "--set", "pretrain.val_fraction=0.2",
-                    "--set", "train.lr=0.01", *LORA)
+    done = finetune(
+        "run",
+        "pretrain",
+        "--set",
+        "data=text.txt",
+        "--set",
+        "weights=scratch",
+        "--set",
+        "shape.layers=2",
+        "--set",
+        "shape.width=32",
+        "--set",
+        "shape.context=32",
+        "--set",
+        "pretrain.val_fraction=0.2",
+        "--set",
+        "train.lr=0.01",
+        *LORA,
+    )
     assert done.status == 0, done.err
     evaluation = read("runs/pretrain/eval.json")
     before, after = (evaluation[state]["val"]["bits_per_byte"]["value"] for state in ("before", "after"))
@@ -80,6 +103,7 @@ def test_a_language_model_is_trained_and_merged(finetune, tmp_path):
 
 
 def test_a_target_that_is_no_layer_is_refused(finetune):
-    refused = finetune("run", "spam-classifier", "--set", "weights=random-bytes", *LORA, "--set",
-                       'train.lora_targets=["c_attn"]')
+    refused = finetune(
+        "run", "spam-classifier", "--set", "weights=random-bytes", *LORA, "--set", 'train.lora_targets=["c_attn"]'
+    )
     assert refused.status == 2 and "no linear layer is called 'c_attn'; known: blocks.*.attention.qkv" in refused.err

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 # What could drive a terminal, a spreadsheet or a browser.
-HOSTILE = ["[/x] prize", "\x1b[31mred\x1b]0;title\x07", "\u202egnp.exe win", '=HYPERLINK("http://x")',
-           "<script>alert(1)", "a\rb\r\nc", "[link=http://x]free[/link]", "{{7*7}} $x^$"]
+HOSTILE = [
+    "[/x] prize",
+    "\x1b[31mred\x1b]0;title\x07",
+    "\u202egnp.exe win",
+    '=HYPERLINK("http://x")',
+    "<script>alert(1)",
+    "a\rb\r\nc",
+    "[link=http://x]free[/link]",
+    "{{7*7}} $x^$",
+]
 CONTROLS = {"\x1b", "\x07", "\u202e", "\r", "\x9b"}
 
 
@@ -36,6 +44,7 @@ def test_transformers_gives_the_same_logits_and_labels(bundle, sms):
     from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
     from finetune.tasks.classify.bundle import Bundle
+
     ours = Bundle.load(bundle)
     model = GPT2ForSequenceClassification.from_pretrained(bundle).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundle)
@@ -78,6 +87,7 @@ def test_texts_on_the_command_line_get_a_line_each(bundle, toy, finetune):
 
 def test_a_prediction_does_not_depend_on_its_batch(bundle, sms):
     from finetune.tasks.classify.bundle import Bundle
+
     ours, texts = Bundle.load(bundle), [text for text, _ in sms.rows]
     together, reverse = ours.logits(texts), ours.logits(texts[::-1])[::-1]
     alone = np.concatenate([ours.logits([text]) for text in texts[:20]])
@@ -85,8 +95,14 @@ def test_a_prediction_does_not_depend_on_its_batch(bundle, sms):
 
 
 def test_a_table_keeps_columns_and_order_and_rows_without_text(bundle, finetune):
-    rows = [["id", "text", "note", "", ""], ["7", "win cash", "a,b", "", ""], ["3", "  ", "\"q\"", "", ""],
-            ["5", "lunch\nhome", "", "-5", ""], ["1", "", "=1+1", "", ""], ["=A1", "meeting mum", "+44 20", "@x", ""]]
+    rows = [
+        ["id", "text", "note", "", ""],
+        ["7", "win cash", "a,b", "", ""],
+        ["3", "  ", '"q"', "", ""],
+        ["5", "lunch\nhome", "", "-5", ""],
+        ["1", "", "=1+1", "", ""],
+        ["=A1", "meeting mum", "+44 20", "@x", ""],
+    ]
     write_csv("in.csv", rows)
     found = finetune("predict", "bundle", "--csv", "in.csv", "--text", "text", "--out", "out.csv")
     assert found.status == 0 and found.out == "out.csv: 5 rows, text 'text', 2 of them without text\n"
@@ -132,8 +148,10 @@ def test_hostile_texts_and_labels_drive_nothing(finetune, capsys):
     """Through the whole run: the screen, the log, the report, the bundle and its predictions."""
     labels = ["[/x]\x1b[2J", "=1+1\u202e<img src=x onerror=alert(1)>"]
     words = [["win", "cash"], ["lunch", "home"]]
-    rows = [[f"{HOSTILE[i // 2 % len(HOSTILE)]} {words[i % 2][i % 3 % 2]} {'x' * (i // 2)}", labels[(i + i // 9) % 2]]
-            for i in range(80)]
+    rows = [
+        [f"{HOSTILE[i // 2 % len(HOSTILE)]} {words[i % 2][i % 3 % 2]} {'x' * (i // 2)}", labels[(i + i // 9) % 2]]
+        for i in range(80)
+    ]
     write_csv("my.csv", [["text", "label"], *rows])
     made = finetune("classify", "my.csv", "--weights", "random-bytes", "--set", "train.epochs=1", "--name", "x")
     assert made.status == 0, made.err
@@ -142,8 +160,14 @@ def test_hostile_texts_and_labels_drive_nothing(finetune, capsys):
     predicted = finetune("predict", "runs/x", *HOSTILE)
     assert predicted.status == 0 and len(predicted.out.splitlines()) == len(HOSTILE)
     html = (run / "report/index.html").read_text(encoding="utf-8")
-    for shown in (made.out, made.err, predicted.out, (run / "log.txt").read_text(encoding="utf-8"), html,
-                  (run / "report/report.md").read_text(encoding="utf-8")):
+    for shown in (
+        made.out,
+        made.err,
+        predicted.out,
+        (run / "log.txt").read_text(encoding="utf-8"),
+        html,
+        (run / "report/report.md").read_text(encoding="utf-8"),
+    ):
         assert not CONTROLS & set(shown)
     assert "[/x]" in made.out and "[/x]" in predicted.out + finetune("predict", "runs/x", "lunch", "cash").out
     page = Page(html)

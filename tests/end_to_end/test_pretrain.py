@@ -6,14 +6,36 @@ import signal
 
 import pytest
 
-COMMAND = ["run", "pretrain", "--set", "data=text.txt", "--set", "weights=scratch", "--set", "shape.layers=2",
-           "--set", "shape.width=32", "--set", "shape.context=32", "--set", "train.lr=0.003", "--set", "train.epochs=2",
-           "--set", "pretrain.val_fraction=0.2", "--set", "train.threads=1"]
+COMMAND = [
+    "run",
+    "pretrain",
+    "--set",
+    "data=text.txt",
+    "--set",
+    "weights=scratch",
+    "--set",
+    "shape.layers=2",
+    "--set",
+    "shape.width=32",
+    "--set",
+    "shape.context=32",
+    "--set",
+    "train.lr=0.003",
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "pretrain.val_fraction=0.2",
+    "--set",
+    "train.threads=1",
+]
 
 
 def write_text(directory, documents=40):
-    texts = [f"the ferry {name} left the pier at {hour}\nand came back in the rain\n"
-             for name in ("Anna", "Boat", "Gull", "Tern") for hour in range(documents // 4)]
+    texts = [
+        f"the ferry {name} left the pier at {hour}\nand came back in the rain\n"
+        for name in ("Anna", "Boat", "Gull", "Tern")
+        for hour in range(documents // 4)
+    ]
     (directory / "text.txt").write_text("<|endoftext|>\n".join(texts))
 
 
@@ -27,6 +49,7 @@ def pretrained(finetune, tmp_path):
 
 def test_text_is_learnt_measured_and_exported(pretrained, finetune, tmp_path):
     from transformers import GPT2LMHeadModel
+
     evaluation = json.loads((pretrained / "eval.json").read_text())
     before, after = (evaluation[state]["val"]["bits_per_byte"]["value"] for state in ("before", "after"))
     assert after < 0.8 * before and evaluation["headline"]["value"] == after
@@ -46,9 +69,12 @@ def test_rows_of_an_evaluation_set_are_not_learnt(finetune, tmp_path):
     done = finetune(*COMMAND, "--set", "pretrain.exclude=['rows.csv']", "--until", "prepare", "--name", "clean")
     assert done.status == 0 and "1 documents are left out, which hold one of the 1 rows" in done.out, done.err
     assert json.loads((tmp_path / "runs" / "clean" / "data" / "card.json").read_text())["excluded"] == {
-        "rows": 1, "documents": 1}
+        "rows": 1,
+        "documents": 1,
+    }
     assert json.loads((tmp_path / "runs" / "clean" / "recipe.json").read_text())["pretrain"]["exclude"] == [
-        str(tmp_path / "rows.csv")]
+        str(tmp_path / "rows.csv")
+    ]
 
 
 def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path):
@@ -62,10 +88,14 @@ def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path
     assert evaluation["weights"]["name"] == "pretrain" and not evaluation["weights"]["fallback"]
 
 
-@pytest.mark.parametrize("setting, words", [
-    ("train.metric=f1_macro", "is not a validation metric of the task pretrain"),
-    ("train.class_weights=balanced", "read by the task classify (in train)"),
-    ("instruct.style=chat", "read by the task instruct")])
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("train.metric=f1_macro", "is not a validation metric of the task pretrain"),
+        ("train.class_weights=balanced", "read by the task classify (in train)"),
+        ("instruct.style=chat", "read by the task instruct"),
+    ],
+)
 def test_a_setting_of_other_tasks_is_refused_before_anything_is_done(finetune, tmp_path, setting, words):
     write_text(tmp_path)
     wrong = finetune(*COMMAND, "--set", setting)
@@ -74,8 +104,20 @@ def test_a_setting_of_other_tasks_is_refused_before_anything_is_done(finetune, t
 
 def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, tmp_path):
     first = json.loads((pretrained / "eval.json").read_text())
-    done = finetune("run", "pretrain", "--name", "more", "--set", "data=text.txt", "--set", f"weights={pretrained}",
-                    "--set", "pretrain.val_fraction=0.2", "--set", "train.threads=1")
+    done = finetune(
+        "run",
+        "pretrain",
+        "--name",
+        "more",
+        "--set",
+        "data=text.txt",
+        "--set",
+        f"weights={pretrained}",
+        "--set",
+        "pretrain.val_fraction=0.2",
+        "--set",
+        "train.threads=1",
+    )
     assert done.status == 0, done.err
     second = json.loads((tmp_path / "runs" / "more" / "eval.json").read_text())
     assert second["before"]["val"] == first["after"]["val"]
@@ -83,6 +125,7 @@ def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_path, monkeypatch):
     from finetune.training import loop
+
     original, steps = loop._step, []
 
     def stop_after_seven(*arguments):
@@ -90,12 +133,14 @@ def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_pat
         if len(steps) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
+
     whole = pretrained.rename(tmp_path / "whole")  # out of reach, so that nothing is taken over from it
     monkeypatch.setattr(loop, "_step", stop_after_seven)
     stopped = finetune(*COMMAND, "--name", "stopped")
     assert stopped.status == 130 and "Go on with" in stopped.err
     again = finetune(*COMMAND, "--name", "stopped")
     assert again.status == 0 and len(steps) > 7
-    weights = [(run / "export" / "hf" / "model.safetensors").read_bytes()
-               for run in (whole, tmp_path / "runs" / "stopped")]
+    weights = [
+        (run / "export" / "hf" / "model.safetensors").read_bytes() for run in (whole, tmp_path / "runs" / "stopped")
+    ]
     assert weights[0] == weights[1]

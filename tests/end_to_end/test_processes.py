@@ -31,7 +31,7 @@ def write_rows(path: Path) -> None:
     lines = ["text,label"]
     for number in range(79):
         first = 0 if number % 2 else 4
-        text = " ".join(source.choices(words[first:first + 8], k=source.randint(1, 9)))
+        text = " ".join(source.choices(words[first : first + 8], k=source.randint(1, 9)))
         lines.append(f"{text} {chr(97 + number % 26)}{chr(97 + number // 26)},{'spam' if number % 2 else 'ham'}")
     path.write_text("\n".join(lines) + "\n")
 
@@ -39,12 +39,32 @@ def write_rows(path: Path) -> None:
 def start(folder: Path) -> subprocess.Popen:
     """The command, in a session of its own: what a signal to its process group reaches is what Ctrl-C reaches."""
     settings = {"epochs": 4, "batch_size": 9, "lr": 1e-4, "patience": 9, "threads": 1, "precision": "fp32"}
-    command = [sys.executable, "-m", "finetune", "classify", "small.csv", "--weights", "random-bytes", "--name", "two",
-               "--processes", "2", "--until", "train"]
+    command = [
+        sys.executable,
+        "-m",
+        "finetune",
+        "classify",
+        "small.csv",
+        "--weights",
+        "random-bytes",
+        "--name",
+        "two",
+        "--processes",
+        "2",
+        "--until",
+        "train",
+    ]
     for key, value in settings.items():
         command += ["--set", f"train.{key}={value}"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def steps_in(log: Path) -> list[dict]:
@@ -86,8 +106,9 @@ def test_two_processes_stop_go_on_and_equal_one(tmp_path):
     assert len(two) == STEPS and min(line["rows"] for line in two) == 1
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
     assert [line["grad_norm"] for line in two] == pytest.approx([line["grad_norm"] for line in one], rel=1e-4)
-    weights, reference = (load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "weights.safetensors")
-                          for folder in (run, alone))
+    weights, reference = (
+        load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "weights.safetensors") for folder in (run, alone)
+    )
     for name, value in reference.items():
         if not name.endswith("qkv.bias"):  # the keys' part of it has no gradient but rounding
             torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=2e-5, msg=name)

@@ -11,13 +11,43 @@ from sacrebleu.metrics import BLEU, CHRF
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 NEW = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32", "--set", "shape.context=64"]
-SHORT = ["--set", "train.threads=1", "--set", "train.lr=0.01", "--set", "train.batch_size=16",
-         "--set", "seq2seq.max_new_tokens=32", "--set", "split.val_fraction=0.1", "--set", "split.test_fraction=0.2"]
-FILES = {"recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "targets.csv", "attention.json",
-         "data/card.json", *(f"data/{split}.{rest}" for split in ("train", "val", "test") for rest in (
-             "jsonl", "source.ids", "source.ends", "target.ids", "target.ends")), "report/index.html",
-         "report/report.md", "export/hf/config.json", "export/hf/model.safetensors", "export/hf/vocab.json",
-         "export/hf/merges.txt", "export/hf/seq2seq.json", "export/hf/README.md"}
+SHORT = [
+    "--set",
+    "train.threads=1",
+    "--set",
+    "train.lr=0.01",
+    "--set",
+    "train.batch_size=16",
+    "--set",
+    "seq2seq.max_new_tokens=32",
+    "--set",
+    "split.val_fraction=0.1",
+    "--set",
+    "split.test_fraction=0.2",
+]
+FILES = {
+    "recipe.json",
+    "request.json",
+    "log.txt",
+    "train.jsonl",
+    "eval.json",
+    "targets.csv",
+    "attention.json",
+    "data/card.json",
+    *(
+        f"data/{split}.{rest}"
+        for split in ("train", "val", "test")
+        for rest in ("jsonl", "source.ids", "source.ends", "target.ids", "target.ends")
+    ),
+    "report/index.html",
+    "report/report.md",
+    "export/hf/config.json",
+    "export/hf/model.safetensors",
+    "export/hf/vocab.json",
+    "export/hf/merges.txt",
+    "export/hf/seq2seq.json",
+    "export/hf/README.md",
+}
 
 
 @pytest.fixture
@@ -52,10 +82,12 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
     assert test["after"]["value"] < 0.7 * test["before"]["value"]
     rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
     outputs, references = [row["output"] for row in rows], [[row["reference"] for row in rows]]
-    assert evaluation["metrics"]["bleu"]["value"] == pytest.approx(BLEU().corpus_score(outputs, references).score,
-                                                                    abs=1e-6)
-    assert evaluation["metrics"]["chrf"]["value"] == pytest.approx(CHRF().corpus_score(outputs, references).score,
-                                                                   abs=1e-6)
+    assert evaluation["metrics"]["bleu"]["value"] == pytest.approx(
+        BLEU().corpus_score(outputs, references).score, abs=1e-6
+    )
+    assert evaluation["metrics"]["chrf"]["value"] == pytest.approx(
+        CHRF().corpus_score(outputs, references).score, abs=1e-6
+    )
     long = finetune("generate", directory, "1 " * 200)
     assert long.status == 0 and "the source has " in long.err and "were read" in long.err
     html = (directory / "report" / "index.html").read_text(encoding="utf-8")
@@ -70,6 +102,7 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
 
 def test_the_decoders_export_writes_the_same_in_transformers(finetune, tmp_path, pairs):
     from transformers import AutoTokenizer, GPT2LMHeadModel
+
     assert run(finetune, "decoder", pairs, "--set", "train.epochs=2").status == 0
     directory = tmp_path / "runs" / "seq2seq"
     model = GPT2LMHeadModel.from_pretrained(directory / "export" / "hf").eval()
@@ -77,15 +110,21 @@ def test_the_decoders_export_writes_the_same_in_transformers(finetune, tmp_path,
     rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
     for row in rows[:5]:
         ids = torch.tensor([[*tokenizer(row["source"])["input_ids"], tokenizer.eos_token_id]])
-        new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False,
-                             pad_token_id=tokenizer.eos_token_id)[0, ids.shape[1]:].tolist()
-        new = new[:new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+        new = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=32,
+            do_sample=False,
+            pad_token_id=tokenizer.eos_token_id,
+        )[0, ids.shape[1] :].tolist()
+        new = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
         assert tokenizer.decode(new).strip() == row["output"]
 
 
 @pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])
 def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pairs, monkeypatch, method):
     from finetune.training import resume
+
     more = ["--set", f"train.method={method}", "--set", "train.epochs=2", "--set", "train.dropout=0.1"]
     more += ["--set", "train.lora_rank=2"] if method == "lora" else []
     assert run(finetune, "encoder-decoder", pairs, "--name", "whole", "--until", "train", *more).status == 0
@@ -96,12 +135,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pa
         prune(root, step, best)
         seen.append(step)
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
         patched.setattr(resume, "prune", stop_after_the_first)
         assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 130
     assert run(finetune, "encoder-decoder", pairs, "--name", "broken", "--until", "train", *more).status == 0
-    whole, broken = (sorted((tmp_path / name / "checkpoints").glob("step-*/weights.safetensors"))
-                     for name in ("whole", "runs/broken"))
+    whole, broken = (
+        sorted((tmp_path / name / "checkpoints").glob("step-*/weights.safetensors"))
+        for name in ("whole", "runs/broken")
+    )
     assert seen and [path.parent.name for path in whole] == [path.parent.name for path in broken]
     assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in broken]
 
@@ -117,9 +159,12 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
     for wrong in (("run", "pretrain"), ("run", "spam-classifier")):
         refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
-    for command, words in ((("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
-                           (("predict", first, "42"), "finetune generate"), (("chat", first), "task instruct"),
-                           (("export", first, "--format", "peft"), "Export it with --format hf")):
+    for command, words in (
+        (("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
+        (("predict", first, "42"), "finetune generate"),
+        (("chat", first), "task instruct"),
+        (("export", first, "--format", "peft"), "Export it with --format hf"),
+    ):
         refused = finetune(*command)
         assert refused.status == 2 and words in refused.err, refused.err
     refused = run(finetune, "decoder", pairs, "--name", "wrong", start=start)
@@ -138,11 +183,18 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
     assert seen == 1 and card["splits"]["train"]["records"] == 90 and sum(card["dropped"].values()) == 3
 
 
-@pytest.mark.parametrize("settings, words", [
-    (["train.method=head"], "method head trains nothing here"), (["split.protocol=balanced"], "needs labels"),
-    (["seq2seq.source=nothing"], "nothing"), (["columns.text=digits"], "columns.text changes nothing in seq2seq"),
-    (["seq2seq.length_penalty=2"], "beam search alone"),
-    (["train.metric=accuracy"], "train.metric"), (["seq2seq.family=both"], "family")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["train.method=head"], "method head trains nothing here"),
+        (["split.protocol=balanced"], "needs labels"),
+        (["seq2seq.source=nothing"], "nothing"),
+        (["columns.text=digits"], "columns.text changes nothing in seq2seq"),
+        (["seq2seq.length_penalty=2"], "beam search alone"),
+        (["train.metric=accuracy"], "train.metric"),
+        (["seq2seq.family=both"], "family"),
+    ],
+)
 def test_bad_settings_are_refused_in_words(finetune, pairs, settings, words):
     done = run(finetune, "decoder", pairs, *(word for setting in settings for word in ("--set", setting)))
     assert done.status == 2 and words in done.err, done.err

@@ -25,15 +25,27 @@ from sklearn.metrics import (
 STAGES = ["download", "verify", "prepare", "train", "evaluate", "report", "export"]
 CHECKPOINT = {"model.safetensors", "config.json", "vocab.json", "merges.txt", "tokenizer_config.json"}
 FILES = {
-    ".lock", "recipe.json", "request.json", "log.txt", "train.jsonl", "eval.json", "predictions.csv",
+    ".lock",
+    "recipe.json",
+    "request.json",
+    "log.txt",
+    "train.jsonl",
+    "eval.json",
+    "predictions.csv",
     *(f"stages/{number:02d}-{name}.json" for number, name in enumerate(STAGES, 1)),
     "data/card.json",
     *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")),
-    *(f"base/{name}" for name in CHECKPOINT), "checkpoints/best.json",
-    *(f"checkpoints/step-{step:08d}/{name}" for step in (6, 12)
-      for name in ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")),
-    "report/index.html", "report/report.md",
-    *(f"export/hf/{name}" for name in CHECKPOINT | {"bundle.json", "README.md"})}
+    *(f"base/{name}" for name in CHECKPOINT),
+    "checkpoints/best.json",
+    *(
+        f"checkpoints/step-{step:08d}/{name}"
+        for step in (6, 12)
+        for name in ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
+    ),
+    "report/index.html",
+    "report/report.md",
+    *(f"export/hf/{name}" for name in CHECKPOINT | {"bundle.json", "README.md"}),
+}
 
 
 def read(run: Path, *parts: str):
@@ -63,8 +75,11 @@ def test_the_screen_says_what_was_resolved_and_the_log_holds_it(toy):
 
 
 def test_no_row_of_an_unquoted_table_is_lost(toy, sms):
-    records = [json.loads(line) for split in ("train", "val", "test")
-               for line in (toy.run / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = [
+        json.loads(line)
+        for split in ("train", "val", "test")
+        for line in (toy.run / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert sorted(record["row"] for record in records) == list(range(len(sms.rows)))
     assert all((record["text"], record["label"]) == sms.rows[record["row"]] for record in records)
     assert sum(record["text"].startswith('"') for record in records) > 10  # the quotes are in the texts
@@ -72,6 +87,7 @@ def test_no_row_of_an_unquoted_table_is_lost(toy, sms):
 
 def test_the_data_card_counts_the_file(toy, sms):
     import hashlib
+
     card = read(toy.run, "data", "card.json")
     assert card["rows"] == len(sms.rows) and card["labels"] == {"ham": 60, "spam": 60} and card["dropped"] == {}
     assert card["sha256"] == hashlib.sha256(sms.file.read_bytes()).hexdigest()
@@ -88,9 +104,21 @@ def test_the_data_card_counts_the_file(toy, sms):
 
 def test_eval_json_has_the_keys_and_kinds_of_the_contract(toy):
     found = read(toy.run, "eval.json")
-    kinds = {"schema_version": int, "task": str, "method": str, "weights": dict, "headline": dict, "metrics": dict,
-             "baselines": list, "labels": list, "confusion_matrix": list, "clean": dict, "threshold": float,
-             "temperature": float, "seconds": float}
+    kinds = {
+        "schema_version": int,
+        "task": str,
+        "method": str,
+        "weights": dict,
+        "headline": dict,
+        "metrics": dict,
+        "baselines": list,
+        "labels": list,
+        "confusion_matrix": list,
+        "clean": dict,
+        "threshold": float,
+        "temperature": float,
+        "seconds": float,
+    }
     assert {key: type(found[key]) for key in kinds} == kinds
     assert found["schema_version"] == 1 and found["task"] == "classify" and found["method"] == "full"
     assert found["weights"].items() >= {"name": "random-bytes", "fallback": True}.items()
@@ -116,10 +144,14 @@ def test_predictions_recompute_every_metric(toy):
     assert [float(row["probability"]) for row in rows] == p[np.arange(len(p)), predicted].tolist()
     assert 0 < (predicted == truth).mean() < 1  # else most metrics would agree whatever they compute
     expected = {
-        "accuracy": accuracy_score(truth, predicted), "f1": f1_score(truth, predicted),
-        "f1_macro": f1_score(truth, predicted, average="macro"), "precision": precision_score(truth, predicted),
-        "recall": recall_score(truth, predicted), "roc_auc": roc_auc_score(truth, p[:, 1]),
-        "average_precision": average_precision_score(truth, p[:, 1])}
+        "accuracy": accuracy_score(truth, predicted),
+        "f1": f1_score(truth, predicted),
+        "f1_macro": f1_score(truth, predicted, average="macro"),
+        "precision": precision_score(truth, predicted),
+        "recall": recall_score(truth, predicted),
+        "roc_auc": roc_auc_score(truth, p[:, 1]),
+        "average_precision": average_precision_score(truth, p[:, 1]),
+    }
     for name, value in expected.items():
         assert found["metrics"][name]["value"] == pytest.approx(value, abs=1e-6), name
     rounding = 1e-6 / p[np.arange(len(p)), truth].min()  # of six decimals
@@ -170,14 +202,19 @@ def test_a_recipe_goes_on_under_its_name_and_reproduces_under_another(toy, toy_c
     anew = finetune("run", toy_copy / "recipe.json", "--name", "anew", "--until", "evaluate")
     assert anew.status == 0, anew.err
     assert (Path("runs/anew/predictions.csv")).read_bytes() == (toy.run / "predictions.csv").read_bytes()
-    assert tools.hashes(Path("runs/anew/checkpoints/step-00000012"))["weights.safetensors"] == tools.hashes(
-        toy.run / "checkpoints" / "step-00000012")["weights.safetensors"]
+    assert (
+        tools.hashes(Path("runs/anew/checkpoints/step-00000012"))["weights.safetensors"]
+        == tools.hashes(toy.run / "checkpoints" / "step-00000012")["weights.safetensors"]
+    )
 
 
-@pytest.mark.parametrize("lost, stage", [
-    ("report/index.html", "[6] report"), ("export/hf/merges.txt", "[7] export"), ("report", "[6] report")])
+@pytest.mark.parametrize(
+    "lost, stage",
+    [("report/index.html", "[6] report"), ("export/hf/merges.txt", "[7] export"), ("report", "[6] report")],
+)
 def test_a_lost_output_brings_back_its_stage_alone(toy, toy_copy, tools, finetune, lost, stage):
     import shutil
+
     before = tools.hashes(toy_copy)
     shutil.rmtree(toy_copy / lost) if (toy_copy / lost).is_dir() else (toy_copy / lost).unlink()
     again = finetune(*toy.command)
@@ -201,7 +238,10 @@ def test_until_stops_after_a_stage(toy, finetune):
     found = finetune(*toy.command, "--until", "prepare")
     assert found.status == 0 and [line for line in found.out.splitlines() if line[:1] == "["][-1] == "[3] prepare"
     assert sorted(path.name for path in Path("runs/spam-classifier/stages").iterdir()) == [
-        "01-download.json", "02-verify.json", "03-prepare.json"]
+        "01-download.json",
+        "02-verify.json",
+        "03-prepare.json",
+    ]
     rest = finetune(*toy.command, "--until", "train")
     assert [line for line in rest.out.splitlines() if line[:1] == "["] == ["[4] train"]
 
@@ -216,13 +256,15 @@ def test_changed_data_is_another_run(finetune, tools):
     def write(rows):
         lines = [f"{text.strip(chr(34))},{label}\n" for text, label in rows]
         Path("my.csv").write_text("text,label\n" + "".join(lines))
+
     write(tools.toy_rows())
     command = ["classify", "my.csv", "--weights", "random-bytes", "--until", "prepare"]
     assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: new"
     assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: going on"
     write(tools.toy_rows(121))
     assert finetune(*command).out.splitlines()[0] == (
-        "other settings than classify-my (the data's content): beginning classify-my-2")
+        "other settings than classify-my (the data's content): beginning classify-my-2"
+    )
 
 
 def test_random_weights_are_said_to_be_so(finetune):
@@ -234,8 +276,16 @@ def test_random_weights_are_said_to_be_so(finetune):
     assert "GPT-2 is neither on this machine nor reachable" in found.out.splitlines()[1]
 
 
-SLOW = ["--set", "weights=random-bytes", "--set", "train.batch_size=2", "--set", "train.epochs=3", "--set",
-        "train.evaluations_per_epoch=4"]
+SLOW = [
+    "--set",
+    "weights=random-bytes",
+    "--set",
+    "train.batch_size=2",
+    "--set",
+    "train.epochs=3",
+    "--set",
+    "train.evaluations_per_epoch=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +293,7 @@ def unbroken(toy, sms, tmp_path_factory):
     """The predictions of a run that nobody stopped."""
     from finetune.execution import execute, open_run
     from finetune.pipeline import load_pipeline, make_recipe
+
     with pytest.MonkeyPatch.context() as patch:
         for name, value in sms.environment.items():
             patch.setenv(name, value)

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-SETTINGS = ["run", "spam-methods", "--set", "weights=random-bytes", "--set", "methods.seeds=2",
-            "--set", "train.epochs=1", "--set", "train.max_steps=3", "--set", "train.threads=1"]
+SETTINGS = [
+    "run",
+    "spam-methods",
+    "--set",
+    "weights=random-bytes",
+    "--set",
+    "methods.seeds=2",
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "train.max_steps=3",
+    "--set",
+    "train.threads=1",
+]
 
 
 def read(*parts):
@@ -21,6 +33,7 @@ def read(*parts):
 def fitted(monkeypatch):
     """The trainings that were started, which take place in this process and so begin at once."""
     from finetune.comparisons.methods import stage, trainings
+
     started = []
 
     def launch(command, run):
@@ -28,18 +41,21 @@ def fitted(monkeypatch):
         _, name, seed = command[2:]
         started.append(f"{name}-{seed}")
         return trainings.fit_here(run, name, int(seed), stage.READS)
+
     monkeypatch.setattr(trainings, "launch", launch)
     return started
 
 
 def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted, monkeypatch):
     from finetune.comparisons.methods import trainings
+
     work = trainings.fit_here
 
     def stopped_at_the_sixth(run, name, seed, reads):
         if len(fitted) == 6:
             raise KeyboardInterrupt
         return work(run, name, seed, reads)
+
     monkeypatch.setattr(trainings, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
@@ -53,11 +69,15 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     entries = {entry["name"]: entry for entry in found["candidates"]}
     truth = [json.loads(line)["label"] for line in (run / "data" / "test.jsonl").read_text().splitlines()]
     for name in ("head", "lora", "padded", "full-random"):
-        guessed = [[found["labels"][i] for i in read(run, "comparison", f"{name}-{seed}", "result.json")["predicted"]]
-                   for seed in (123, 124)]
+        guessed = [
+            [found["labels"][i] for i in read(run, "comparison", f"{name}-{seed}", "result.json")["predicted"]]
+            for seed in (123, 124)
+        ]
         assert np.isclose(entries[name]["accuracy"]["value"], np.mean([accuracy_score(truth, row) for row in guessed]))
-        assert np.isclose(entries[name]["f1"]["value"],
-                          np.mean([f1_score(truth, row, pos_label="spam", zero_division=0) for row in guessed]))
+        assert np.isclose(
+            entries[name]["f1"]["value"],
+            np.mean([f1_score(truth, row, pos_label="spam", zero_division=0) for row in guessed]),
+        )
     moving = {name: entry["trainable"] for name, entry in entries.items() if "trainable" in entry}
     assert moving["head"] < moving["lora"] < moving["last-block"] < moving["last-two-blocks"] < moving["full"]
     assert moving["last-block"] == moving["first-token"] == moving["padded"]
@@ -72,9 +92,16 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     assert "nothing left to do" in finetune(*SETTINGS).out
 
 
-@pytest.mark.parametrize("settings, said", [
-    (['methods.candidates=["head","tail"]'], "last-two-blocks"), (['methods.candidates=["head","head"]'], "twice"),
-    (["train.method=lora"], "train.method"), (["task=pretrain"], "task"), (["evaluate.threshold=max-f1"], "threshold")])
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (['methods.candidates=["head","tail"]'], "last-two-blocks"),
+        (['methods.candidates=["head","head"]'], "twice"),
+        (["train.method=lora"], "train.method"),
+        (["task=pretrain"], "task"),
+        (["evaluate.threshold=max-f1"], "threshold"),
+    ],
+)
 def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(finetune, settings, said):
     done = finetune(*SETTINGS, *(word for pair in settings for word in ("--set", pair)))
     assert done.status == 2 and said in done.err, done.err
@@ -84,14 +111,27 @@ def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(fin
 def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_ones_own(finetune, fitted):
     """More than two labels, a test file whose texts partly stand in train, a rank that one candidate alone reads."""
     labels = ("red", "green", "blue")
-    lines = [f"{label} thing {'x' * (i % 7)} {word},{label}" for i, word in enumerate("abcdefghijklmnop")
-             for label in labels]
+    lines = [
+        f"{label} thing {'x' * (i % 7)} {word},{label}" for i, word in enumerate("abcdefghijklmnop") for label in labels
+    ]
     Path("train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     fresh = ["quite red,red", "so blue,blue", "greenish,green"]
     Path("test.csv").write_text("text,label\n" + "\n".join(lines[:6] + fresh) + "\n")
-    done = finetune(*SETTINGS, "--set", "data=train.csv", "--set", "test=test.csv", "--set", "train.lora_rank=2",
-                    "--set", "train.last_blocks=3", "--set", 'methods.candidates=["head","lora","full"]',
-                    "--set", "methods.seeds=1")
+    done = finetune(
+        *SETTINGS,
+        "--set",
+        "data=train.csv",
+        "--set",
+        "test=test.csv",
+        "--set",
+        "train.lora_rank=2",
+        "--set",
+        "train.last_blocks=3",
+        "--set",
+        'methods.candidates=["head","lora","full"]',
+        "--set",
+        "methods.seeds=1",
+    )
     assert done.status == 0, done.err
     found = read("runs", "spam-methods", "comparison.json")
     assert found["reference"] == "full" and found["positive"] is None
@@ -116,8 +156,12 @@ def test_what_goes_wrong_in_a_training_s_own_process_is_said(finetune):
 
 
 def test_a_stop_reaches_a_training_s_own_process_and_its_lines_the_log(finetune, tools):
-    begun = tools.start([*ONE, "--set", "train.max_steps=100000", "--set", "train.epochs=400", "--set",
-                         "train.patience=1000"], Path.cwd(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    begun = tools.start(
+        [*ONE, "--set", "train.max_steps=100000", "--set", "train.epochs=400", "--set", "train.patience=1000"],
+        Path.cwd(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     for line in begun.stdout:  # this one comes from the other process
         if "epoch 1" in line:
             break

@@ -5,8 +5,22 @@ from pathlib import Path
 
 import pytest
 
-SAMPLE = ["run", "spam-classifier", "--set", "data=spam-sample", "--set", "weights=random-bytes", "--set",
-          "train.max_steps=4", "--set", "train.threads=1", "--set", "evaluate.resamples=100", "--until", "evaluate"]
+SAMPLE = [
+    "run",
+    "spam-classifier",
+    "--set",
+    "data=spam-sample",
+    "--set",
+    "weights=random-bytes",
+    "--set",
+    "train.max_steps=4",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "evaluate.resamples=100",
+    "--until",
+    "evaluate",
+]
 
 
 def again(finetune, *settings: str) -> tuple[set[str], str]:
@@ -18,9 +32,14 @@ def again(finetune, *settings: str) -> tuple[set[str], str]:
     return begun - {name for names in taken for name in names.split(", ")}, done.out
 
 
-@pytest.mark.parametrize(("setting", "stages"), [
-    ("evaluate.threshold=max-f1", {"evaluate"}), ("train.lr=1e-3", {"train", "evaluate"}),
-    ("split.seed=5", {"prepare", "train", "evaluate"})])
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [
+        ("evaluate.threshold=max-f1", {"evaluate"}),
+        ("train.lr=1e-3", {"train", "evaluate"}),
+        ("split.seed=5", {"prepare", "train", "evaluate"}),
+    ],
+)
 def test_only_what_a_setting_touches_is_done_again(finetune, setting, stages):
     assert again(finetune)[0] == {"download", "verify", "prepare", "train", "evaluate"}
     done, said = again(finetune, setting)

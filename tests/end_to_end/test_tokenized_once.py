@@ -9,28 +9,55 @@ from finetune.checkpoints import sources  # through which all starting weights a
 from finetune.stages import prepare
 from finetune.tokenizer import Tokenizer
 
-SCRATCH = ["--set", "weights=scratch", "--set", "shape.layers=2", "--set", "shape.width=32",
-           "--set", "shape.context=64", "--set", "train.lr=0.01"]
+SCRATCH = [
+    "--set",
+    "weights=scratch",
+    "--set",
+    "shape.layers=2",
+    "--set",
+    "shape.width=32",
+    "--set",
+    "shape.context=64",
+    "--set",
+    "train.lr=0.01",
+]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 PAIRS = [(str(n), f"{WORDS[n // 10]} {WORDS[n % 10]}") for n in range(40)]
-SEQ2SEQ = ["run", "seq2seq", "--set", "data=pairs.tsv", *SCRATCH, "--set", "seq2seq.max_new_tokens=4",
-           "--set", "split.val_fraction=0.2", "--set", "split.test_fraction=0.2"]
+SEQ2SEQ = [
+    "run",
+    "seq2seq",
+    "--set",
+    "data=pairs.tsv",
+    *SCRATCH,
+    "--set",
+    "seq2seq.max_new_tokens=4",
+    "--set",
+    "split.val_fraction=0.2",
+    "--set",
+    "split.test_fraction=0.2",
+]
 COMMANDS = {
     "classify": ["run", "spam-classifier", "--set", "weights=random-bytes"],
     "instruct": ["run", "instruct", "--set", "data=pairs.jsonl", *SCRATCH, "--set", "instruct.max_new_tokens=4"],
     "encoder-decoder": [*SEQ2SEQ, "--set", "seq2seq.family=encoder-decoder"],
     "decoder": [*SEQ2SEQ, "--set", "seq2seq.family=decoder"],
-    "pretrain": ["run", "pretrain", "--set", "data=text.txt", *SCRATCH, "--set", "pretrain.val_fraction=0.2"]}
+    "pretrain": ["run", "pretrain", "--set", "data=text.txt", *SCRATCH, "--set", "pretrain.val_fraction=0.2"],
+}
 
 
 @pytest.fixture(params=COMMANDS)
 def command(request, finetune):
     """A short run of one task, and its data in the directory where ``finetune`` runs."""
-    Path("pairs.jsonl").write_text("".join(
-        json.dumps({"instruction": f"Read {number}.", "input": "", "output": words}) + "\n" for number, words in PAIRS))
+    Path("pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"instruction": f"Read {number}.", "input": "", "output": words}) + "\n"
+            for number, words in PAIRS
+        )
+    )
     Path("pairs.tsv").write_text("digits\tin words\n" + "".join(f"{number}\t{words}\n" for number, words in PAIRS))
-    Path("text.txt").write_text("<|endoftext|>\n".join(f"the number {number} is called {words}\n"
-                                                       for number, words in PAIRS))
+    Path("text.txt").write_text(
+        "<|endoftext|>\n".join(f"the number {number} is called {words}\n" for number, words in PAIRS)
+    )
     return [*COMMANDS[request.param], "--set", "train.epochs=1", "--set", "train.threads=1"]
 
 
@@ -47,6 +74,7 @@ def test_no_text_is_tokenized_after_prepare(finetune, command, monkeypatch, last
             monkeypatch.setattr(Tokenizer, name, refuse)
         prepared.append(found.splits)
         return found
+
     monkeypatch.setattr(prepare, "run", run_and_forbid)
     done = finetune(*command, *last)
     assert done.status == 0, done.err
@@ -60,7 +88,9 @@ def test_the_base_checkpoint_is_read_at_most_twice(finetune, command, monkeypatc
         def count_and_load(directory, *more):
             read.append(directory)
             return load(directory, *more)
+
         return count_and_load
+
     for name in ("load_checkpoint", "load_encoder_decoder"):
         monkeypatch.setattr(sources, name, counted(getattr(sources, name)))
     done = finetune(*command)

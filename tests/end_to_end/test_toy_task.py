@@ -23,35 +23,54 @@ def house(tmp_path) -> Path:
     shutil.copytree(ROOT / "tests" / "toy_task" / "length", tmp_path / "finetune" / "tasks" / "length", ignore=ignored)
     listing = tmp_path / "finetune" / "tasks" / "__init__.py"
     lines = listing.read_text(encoding="utf-8")
-    listing.write_text(lines.replace('TASKS = (', 'TASKS = ("length", '), encoding="utf-8")
+    listing.write_text(lines.replace("TASKS = (", 'TASKS = ("length", '), encoding="utf-8")
     added = set((tmp_path / "finetune").rglob("*")) - before
     assert {path.parent.name for path in added if path.is_file()} == {"length"}
     return tmp_path
 
 
 def run(house: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "finetune", *arguments], cwd=house, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(house)})
+    return subprocess.run(
+        [sys.executable, "-m", "finetune", *arguments],
+        cwd=house,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(house)},
+    )
 
 
 def test_a_task_in_one_folder_goes_from_download_to_export_and_report(house):
     lines = [f"{'word ' * (i % 9)}{i}" for i in range(150)]
     (house / "lines.txt").write_text("\n".join(lines) + "\n")
-    settings = ["--set", "task=length", "--set", "weights=random-bytes", "--set", "train.epochs=8",
-                "--set", "train.lr=3e-3", "--set", "train.threads=1"]
+    settings = [
+        "--set",
+        "task=length",
+        "--set",
+        "weights=random-bytes",
+        "--set",
+        "train.epochs=8",
+        "--set",
+        "train.lr=3e-3",
+        "--set",
+        "train.threads=1",
+    ]
     done = run(house, "run", "classify", *settings, "--set", "data=lines.txt", "--set", "length.long=21")
     assert done.returncode == 0, done.stdout + done.stderr
     directory = house / "runs" / "classify"
-    names = [f"{number:02d}-{stage}.json" for number, stage in enumerate(
-        ("download", "verify", "prepare", "train", "evaluate", "report", "export"), 1)]
+    names = [
+        f"{number:02d}-{stage}.json"
+        for number, stage in enumerate(("download", "verify", "prepare", "train", "evaluate", "report", "export"), 1)
+    ]
     assert sorted(path.name for path in (directory / "stages").iterdir()) == names
     evaluation = json.loads((directory / "eval.json").read_text())
     assert evaluation["task"] == "length" and evaluation["headline"]["value"] > evaluation["commonest"]
     assert "Accuracy" in (directory / "report" / "index.html").read_text(encoding="utf-8")
     assert (directory / "export" / "hf" / "model.safetensors").exists()
     assert "length: long=21" in done.stdout
-    assert "nothing left to do" in run(house, "run", "classify", *settings, "--set", "data=lines.txt", "--set",
-                                       "length.long=21").stdout
+    assert (
+        "nothing left to do"
+        in run(house, "run", "classify", *settings, "--set", "data=lines.txt", "--set", "length.long=21").stdout
+    )
 
 
 def test_its_settings_have_an_owner_like_those_of_any_task(house):
@@ -60,7 +79,8 @@ def test_its_settings_have_an_owner_like_those_of_any_task(house):
     assert "characters from which a text is long" in shown.stdout
     refused = run(house, "run", "classify", "--set", "length.long=3", "--set", "data=x.csv")
     assert refused.returncode == 2 and "it is read by the task length (in prepare)" in refused.stderr
-    refused = run(house, "run", "classify", "--set", "task=length", "--set", "evaluate.metric=f1", "--set",
-                  "data=x.txt")
+    refused = run(
+        house, "run", "classify", "--set", "task=length", "--set", "evaluate.metric=f1", "--set", "data=x.txt"
+    )
     assert refused.returncode == 2 and "evaluate.metric changes nothing in classify (task length)" in refused.stderr
     assert not (house / "runs").exists()

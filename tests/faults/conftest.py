@@ -94,8 +94,10 @@ class FakeHub:
         siblings = []
         for name, content in self.files.items():
             lfs = {"sha256": digest(name, content), "size": len(content), "pointerSize": 130}
-            siblings.append({"rfilename": name, "size": len(content), "blobId": git_blob_id(content)}
-                            | ({"lfs": lfs} if name.endswith(".safetensors") else {}))
+            siblings.append(
+                {"rfilename": name, "size": len(content), "blobId": git_blob_id(content)}
+                | ({"lfs": lfs} if name.endswith(".safetensors") else {})
+            )
         return {"id": "someone/model", "sha": COMMIT, "siblings": siblings}
 
     @staticmethod
@@ -108,8 +110,7 @@ class FakeHub:
             request.send_header("Connection", "close")
         request.end_headers()
         if body:
-            request.wfile.write(content[:len(content) // 2] if cut else content)
-
+            request.wfile.write(content[: len(content) // 2] if cut else content)
 
     @staticmethod
     def stream(request) -> None:
@@ -137,9 +138,14 @@ def hub(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     from finetune.hub import fetch
+
     hub = FakeHub()
-    hub.files = {"model.safetensors": bytes(range(256)) * 8000, "vocab.json": b'{"a": 0}\n' * 50,
-                 "merges.txt": b"#version: 0.2\n" * 40, "config.json": b'{"n_layer": 2}\n'}
+    hub.files = {
+        "model.safetensors": bytes(range(256)) * 8000,
+        "vocab.json": b'{"a": 0}\n' * 50,
+        "merges.txt": b"#version: 0.2\n" * 40,
+        "config.json": b'{"n_layer": 2}\n',
+    }
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

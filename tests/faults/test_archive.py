@@ -17,8 +17,12 @@ MEMBER = b"ham\tsee you at eight\nspam\tcall now\n" * 100
 
 def data_row(hub, content=MEMBER, archive_sha256=None) -> DataRow:
     archive = {"url": f"{hub.url}/plain/messages.zip", "member": "Messages", "sha256": archive_sha256}
-    return DataRow(name="messages", format="tsv", archive=archive,
-                   files={"Messages": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}})
+    return DataRow(
+        name="messages",
+        format="tsv",
+        archive=archive,
+        files={"Messages": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}},
+    )
 
 
 def files_below(folder) -> dict[str, bytes]:
@@ -50,7 +54,7 @@ def encrypted() -> bytes:
 def broken_stream() -> bytes:
     content = bytearray(zipped(("Messages", MEMBER)))
     start = content.index(b"Messages") + len("Messages")
-    content[start:start + 20] = b"\xff" * 20
+    content[start : start + 20] = b"\xff" * 20
     return bytes(content)
 
 
@@ -66,17 +70,20 @@ def test_archive_gives_its_one_member(hub, tmp_path, capsys):
     assert fetch.get_data(row) == path and len(hub.requests) == before
 
 
-@pytest.mark.parametrize("content, words", [
-    (zipped(("../Messages", MEMBER)), "0 of it"),
-    (zipped(("other", b"x")), "0 of it"),
-    (zipped((link_member(), b"/etc/passwd")), "not a plain file"),
-    (encrypted(), "encrypted"),
-    (zipped(("Messages", bytes(100 * len(MEMBER)))), "unpacks to far more"),
-    (zipped(("Messages", MEMBER[:-1] + b"?")), "is not the pinned file"),
-    (broken_stream(), "not a zip file that can be read|is not the pinned file"),
-    (b"<html>Log in</html>", "HTML page"),
-    (b"", "not a zip file"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (zipped(("../Messages", MEMBER)), "0 of it"),
+        (zipped(("other", b"x")), "0 of it"),
+        (zipped((link_member(), b"/etc/passwd")), "not a plain file"),
+        (encrypted(), "encrypted"),
+        (zipped(("Messages", bytes(100 * len(MEMBER)))), "unpacks to far more"),
+        (zipped(("Messages", MEMBER[:-1] + b"?")), "is not the pinned file"),
+        (broken_stream(), "not a zip file that can be read|is not the pinned file"),
+        (b"<html>Log in</html>", "HTML page"),
+        (b"", "not a zip file"),
+    ],
+)
 def test_wrong_archive(hub, tmp_path, content, words):
     hub.plain["messages.zip"] = content
     with pytest.raises(FetchError, match=words):
@@ -92,10 +99,16 @@ def test_archive_with_the_member_twice_is_refused(hub, tmp_path):
     assert files_below(tmp_path) == {}
 
 
-@pytest.mark.parametrize("mode, words", [
-    (403, "refuses access"), (404, "not found"), (429, "too many requests"), (500, "at fault"),
-    ("truncated", "no usable answer"),
-])
+@pytest.mark.parametrize(
+    "mode, words",
+    [
+        (403, "refuses access"),
+        (404, "not found"),
+        (429, "too many requests"),
+        (500, "at fault"),
+        ("truncated", "no usable answer"),
+    ],
+)
 def test_faulty_archive_server(hub, tmp_path, mode, words):
     hub.plain["messages.zip"] = zipped(("Messages", os.urandom(2000) + MEMBER))
     hub.modes["messages.zip"] = mode

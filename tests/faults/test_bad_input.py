@@ -25,19 +25,35 @@ def place(tmp_path_factory):
     from finetune.models.gpt import GPT, GPTConfig
     from finetune.models.heads import Classifier
     from finetune.tokenizer import Tokenizer
+
     place = tmp_path_factory.mktemp("place")
     three = "text,label\n" + "".join(f"word{'x' * (i // 3)},{'abc'[i % 3]}\n" for i in range(60))
     texts = {
-        "good.csv": TABLE, "three.csv": three, "empty.csv": "", "header.csv": HEAD, "one_row.csv": HEAD + "hi,ham\n",
-        "one_class.csv": HEAD + "hi,ham\nho,ham\n", "two_rows.csv": HEAD + "hi,ham\nho,spam\n",
-        "wide.csv": HEAD + "hi,ham\nho,spam\na, b,ham\nc,spam\n", "narrow.csv": HEAD + "hi,ham\nho\n",
-        "quote.csv": HEAD + 'hi,ham\n"he\nllo",ham\n"ho,spam\nhu,ham\n', "columns.csv": "message_text,lable\nhi,ham\n",
-        "twice.csv": "text,label,text\nhi,ham,ho\nhu,spam,ha\n", "table.xlsx": "PK",
-        "semicolon.csv": "text;label\nhi;ham\n", "clash.csv": "text,p_ham\nhi,1\n",
+        "good.csv": TABLE,
+        "three.csv": three,
+        "empty.csv": "",
+        "header.csv": HEAD,
+        "one_row.csv": HEAD + "hi,ham\n",
+        "one_class.csv": HEAD + "hi,ham\nho,ham\n",
+        "two_rows.csv": HEAD + "hi,ham\nho,spam\n",
+        "wide.csv": HEAD + "hi,ham\nho,spam\na, b,ham\nc,spam\n",
+        "narrow.csv": HEAD + "hi,ham\nho\n",
+        "quote.csv": HEAD + 'hi,ham\n"he\nllo",ham\n"ho,spam\nhu,ham\n',
+        "columns.csv": "message_text,lable\nhi,ham\n",
+        "twice.csv": "text,label,text\nhi,ham,ho\nhu,spam,ha\n",
+        "table.xlsx": "PK",
+        "semicolon.csv": "text;label\nhi;ham\n",
+        "clash.csv": "text,p_ham\nhi,1\n",
         "unknown_labels.csv": HEAD + "hi,ham\nho,eggs\n",
-        "twice.toml": 'pipeline = "classify"\npipeline = "classify"\n', "syntax.toml": 'pipeline = "classify\n',
-        "key.toml": 'pipeline = "classify"\n[train]\nlearning_rate = 1e-4\n', "none.toml": "data = 'x.csv'\n",
-        "odd.json": "[1, 2", "list.json": "[1]", "model.bin": "pickle", "file": "a file"}
+        "twice.toml": 'pipeline = "classify"\npipeline = "classify"\n',
+        "syntax.toml": 'pipeline = "classify\n',
+        "key.toml": 'pipeline = "classify"\n[train]\nlearning_rate = 1e-4\n',
+        "none.toml": "data = 'x.csv'\n",
+        "odd.json": "[1, 2",
+        "list.json": "[1]",
+        "model.bin": "pickle",
+        "file": "a file",
+    }
     for name, text in texts.items():
         (place / name).write_text(text, encoding="utf-8", newline="\n")
     (place / "utf16.csv").write_bytes(TABLE.encode("utf-16"))
@@ -50,12 +66,26 @@ def place(tmp_path_factory):
     tokenizer = Tokenizer.of_bytes()
     torch.manual_seed(0)
     model = Classifier(GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context=32, width=8, layers=1, heads=2)), 2)
-    card = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
-                "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""},
-            "labels": ["ham", "spam"], "positive": "spam", "max_length": 32, "threshold": 0.5, "temperature": 1.0,
-            "tokenizer_sha256": tokenizer.fingerprint()}
-    for name, changed in {"bundle": card, "keys": {"labels": ["ham", "spam"]}, "labels": card | {"labels": ["a"] * 3},
-                          "tokenizer": card | {"tokenizer_sha256": "0" * 64}, "list": [1]}.items():
+    card = {
+        "schema_version": 1,
+        "task": "classify",
+        "data_sha256": "0" * 64,
+        "recipe_sha256": "0" * 64,
+        "weights": {"name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""},
+        "labels": ["ham", "spam"],
+        "positive": "spam",
+        "max_length": 32,
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "tokenizer_sha256": tokenizer.fingerprint(),
+    }
+    for name, changed in {
+        "bundle": card,
+        "keys": {"labels": ["ham", "spam"]},
+        "labels": card | {"labels": ["a"] * 3},
+        "tokenizer": card | {"tokenizer_sha256": "0" * 64},
+        "list": [1],
+    }.items():
         write_checkpoint(place / name, model, tokenizer, {}, {"bundle.json": json.dumps(changed)})
     return place
 
@@ -64,6 +94,7 @@ def place(tmp_path_factory):
 def refused(monkeypatch, capsys, tmp_path):
     """``refused(*arguments)``: the one line of an error, from the command in this process and an empty directory."""
     from finetune.cli import main
+
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
@@ -76,6 +107,7 @@ def refused(monkeypatch, capsys, tmp_path):
         assert 1 <= len(lines) <= 3 and lines[-1].startswith("error: "), lines
         assert not any("Traceback" in line for line in lines)
         return lines[-1]
+
     return run
 
 
@@ -88,48 +120,74 @@ CASES = {
     "a name that is no text": (["classify", "{}/caf\udce9.csv", *TRAIN], ["not UTF-8", r"caf\udce9.csv", "Rename"]),
     "no data": (["run", "classify"], ["names no data", "finetune classify my.csv"]),
     "text column": (["classify", "{}/columns.csv", *TRAIN, "--label", "lable"], ["message_text", "--text NAME"]),
-    "wanted column": (["classify", "{}/good.csv", *TRAIN, "--text", "texts"],
-                      ["no column 'texts'", "text, label", "did you mean 'text'?", "--text NAME"]),
-    "label column": (["classify", "{}/columns.csv", *TRAIN, "--text", "message_text", "--label", "label"],
-                     ["no column 'label'", "did you mean 'lable'?"]),
+    "wanted column": (
+        ["classify", "{}/good.csv", *TRAIN, "--text", "texts"],
+        ["no column 'texts'", "text, label", "did you mean 'text'?", "--text NAME"],
+    ),
+    "label column": (
+        ["classify", "{}/columns.csv", *TRAIN, "--text", "message_text", "--label", "label"],
+        ["no column 'label'", "did you mean 'lable'?"],
+    ),
     "column twice": (["classify", "{}/twice.csv", *TRAIN], ["2 columns are called 'text'", "Rename"]),
-    "unknown key": (["run", "spam-classifier", "--set", "train.learning_rate=1"],
-                    ["unknown key 'train.learning_rate'", "did you mean 'train.lr'? See: finetune show spam-cl"]),
-    "unknown key of classify": (["classify", "{}/good.csv", "--set", "epochs=1"],
-                                ["'epochs'", "did you mean 'train.epochs'?", "finetune show classify"]),
+    "unknown key": (
+        ["run", "spam-classifier", "--set", "train.learning_rate=1"],
+        ["unknown key 'train.learning_rate'", "did you mean 'train.lr'? See: finetune show spam-cl"],
+    ),
+    "unknown key of classify": (
+        ["classify", "{}/good.csv", "--set", "epochs=1"],
+        ["'epochs'", "did you mean 'train.epochs'?", "finetune show classify"],
+    ),
     "nan": (["run", "spam-classifier", "--set", "train.lr=nan"], ["train.lr", "finite", "nan"]),
     "infinity": (["run", "spam-classifier", "--set", "train.lr=inf"], ["train.lr", "finite", "inf"]),
     "no number": (["run", "spam-classifier", "--set", "train.epochs=abc"], ["train.epochs", "integer", '"abc"']),
     "half a number": (["run", "spam-classifier", "--set", "train.epochs=1.5"], ["train.epochs", "integer", '"1.5"']),
     "zero": (["run", "spam-classifier", "--set", "train.batch_size=0"], ["train.batch_size", "greater than", '"0"']),
-    "out of choice": (["run", "spam-classifier", "--set", "train.method=loar"],
-                      ["train.method", "'last-blocks'", "loar"]),
-    "lora without lora": (["run", "spam-classifier", "--set", "train.lora_rank=4", "--set", "train.method=full"],
-                          ["train.lora_rank is read by method lora alone", "full", "train.method=lora"]),
+    "out of choice": (
+        ["run", "spam-classifier", "--set", "train.method=loar"],
+        ["train.method", "'last-blocks'", "loar"],
+    ),
+    "lora without lora": (
+        ["run", "spam-classifier", "--set", "train.lora_rank=4", "--set", "train.method=full"],
+        ["train.lora_rank is read by method lora alone", "full", "train.method=lora"],
+    ),
     "no targets": (["run", "spam-classifier", "--set", "train.lora_targets=[]"], ["train.lora_targets", "at least 1"]),
     "no pair": (["run", "spam-classifier", "--set", "nonsense"], ["--set takes KEY=VALUE", "'nonsense'"]),
     "no key": (["run", "spam-classifier", "--set", "=3"], ["--set takes KEY=VALUE", "'=3'"]),
     "value for a table": (["run", "spam-classifier", "--set", "train=5", "--set", "train.lr=1"], ["train"]),
     "table for a value": (["run", "spam-classifier", "--set", "train.lr.x=1"], ["train.lr", "number"]),
-    "fractions": (["classify", "{}/good.csv", *TRAIN, "--set", "split.val_fraction=0.5", "--set",
-                   "split.test_fraction=0.6"], ["val_fraction + test_fraction"]),
-    "unknown weights": (["classify", "{}/good.csv", "--weights", "gpt3"],
-                        ["unknown weights 'gpt3'", "gpt2-medium", "random-bytes", "finetune weights ls"]),
+    "fractions": (
+        ["classify", "{}/good.csv", *TRAIN, "--set", "split.val_fraction=0.5", "--set", "split.test_fraction=0.6"],
+        ["val_fraction + test_fraction"],
+    ),
+    "unknown weights": (
+        ["classify", "{}/good.csv", "--weights", "gpt3"],
+        ["unknown weights 'gpt3'", "gpt2-medium", "random-bytes", "finetune weights ls"],
+    ),
     "unknown weights to verify": (["weights", "verify", "gpt3"], ["unknown weights 'gpt3'", "gpt2-medium"]),
     "unknown weights to get": (["weights", "get", "gpt3"], ["unknown weights 'gpt3'", "gpt2-medium"]),
-    "weights out of reach": (["classify", "{}/good.csv", "--weights", "gpt2"],
-                             ["gpt2 cannot be had without a network", "HF_HUB_OFFLINE is set"]),
-    "weights as a pickle": (["classify", "{}/good.csv", "--weights", "{}/model.bin"],
-                            ["pickles can run code", "save_pretrained"]),
-    "weights as pickles": (["classify", "{}/good.csv", "--weights", "{}/pickles"],
-                           ["pickles, which can run code", "pytorch_model.bin", "save_pretrained"]),
+    "weights out of reach": (
+        ["classify", "{}/good.csv", "--weights", "gpt2"],
+        ["gpt2 cannot be had without a network", "HF_HUB_OFFLINE is set"],
+    ),
+    "weights as a pickle": (
+        ["classify", "{}/good.csv", "--weights", "{}/model.bin"],
+        ["pickles can run code", "save_pretrained"],
+    ),
+    "weights as pickles": (
+        ["classify", "{}/good.csv", "--weights", "{}/pickles"],
+        ["pickles, which can run code", "pytorch_model.bin", "save_pretrained"],
+    ),
     "weights in no directory": (["classify", "{}/good.csv", "--weights", "{}/folder"], ["no config.json"]),
-    "unknown pipeline": (["run", "spam-clasifier"],
-                         ["'spam-clasifier'", "did you mean 'spam-classifier'?", "finetune ls"]),
+    "unknown pipeline": (
+        ["run", "spam-clasifier"],
+        ["'spam-clasifier'", "did you mean 'spam-classifier'?", "finetune ls"],
+    ),
     "unknown stage": (["run", "spam-classifier", "--from", "trian"], ["'trian'", "prepare", "did you mean 'train'?"]),
     "unknown last stage": (["run", "spam-classifier", "--until", "x"], ["'x'", "download, verify"]),
-    "stages in the wrong order": (["run", "spam-classifier", "--from", "train", "--until", "verify"],
-                                  ["--until verify comes before --from train"]),
+    "stages in the wrong order": (
+        ["run", "spam-classifier", "--from", "train", "--until", "verify"],
+        ["--until verify comes before --from train"],
+    ),
     "run name up": (["classify", "{}/good.csv", "--name", "../x"], ["'../x'", "letters, digits"]),
     "run name absolute": (["classify", "{}/good.csv", "--name", "/tmp/x"], ["'/tmp/x'", "letters, digits"]),
     "run name reserved": (["classify", "{}/good.csv", "--name", "CON"], ["'CON'", "not usable"]),
@@ -144,22 +202,43 @@ CASES = {
     "one row": (["classify", "{}/one_row.csv", *TRAIN], ["needs two labels", "got ham", "--label NAME"]),
     "one class": (["classify", "{}/one_class.csv", *TRAIN], ["needs two labels", "got ham", "--label NAME"]),
     "two rows": (["classify", "{}/two_rows.csv", *TRAIN], ["too few rows", "Add rows"]),
-    "too many fields": (["classify", "{}/wide.csv", *TRAIN],
-                        ["wide.csv, line 4: 3 fields", "2 columns: text, label", "Quote"]),
+    "too many fields": (
+        ["classify", "{}/wide.csv", *TRAIN],
+        ["wide.csv, line 4: 3 fields", "2 columns: text, label", "Quote"],
+    ),
     "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 fields", "2 columns"]),
-    "open quote": (["classify", "{}/quote.csv", *TRAIN],
-                   ["quote.csv", "line 5", "A quote that is opened must be closed"]),
-    "latin-1": (["classify", "{}/latin1.csv", *TRAIN],
-                ["not UTF-8", "0xe9 in line 3002", "0 of the 1 lines that are not ASCII are UTF-8",
-                 "Save the file as UTF-8", "--encoding cp1252", "a guess", "café"]),
-    "f1 of three": (["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.metric=f1"],
-                    ["evaluate.metric=f1 is for two labels", "a, b, c", "evaluate.metric=f1_macro"]),
-    "threshold of three": (["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.threshold=max-f1"],
-                           ["evaluate.threshold=max-f1 is for two labels"]),
-    "positive of three": (["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.positive=a"],
-                          ["evaluate.positive is for two labels"]),
-    "unknown positive": (["classify", "{}/good.csv", *TRAIN, "--set", "evaluate.positive=Spam"],
-                         ["evaluate.positive", "'Spam'", "ham, spam"]),
+    "open quote": (
+        ["classify", "{}/quote.csv", *TRAIN],
+        ["quote.csv", "line 5", "A quote that is opened must be closed"],
+    ),
+    "latin-1": (
+        ["classify", "{}/latin1.csv", *TRAIN],
+        [
+            "not UTF-8",
+            "0xe9 in line 3002",
+            "0 of the 1 lines that are not ASCII are UTF-8",
+            "Save the file as UTF-8",
+            "--encoding cp1252",
+            "a guess",
+            "café",
+        ],
+    ),
+    "f1 of three": (
+        ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.metric=f1"],
+        ["evaluate.metric=f1 is for two labels", "a, b, c", "evaluate.metric=f1_macro"],
+    ),
+    "threshold of three": (
+        ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.threshold=max-f1"],
+        ["evaluate.threshold=max-f1 is for two labels"],
+    ),
+    "positive of three": (
+        ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.positive=a"],
+        ["evaluate.positive is for two labels"],
+    ),
+    "unknown positive": (
+        ["classify", "{}/good.csv", *TRAIN, "--set", "evaluate.positive=Spam"],
+        ["evaluate.positive", "'Spam'", "ham, spam"],
+    ),
     "toml with a key twice": (["run", "{}/twice.toml"], ["twice.toml", "line 2"]),
     "toml with an unknown key": (["run", "{}/key.toml"], ["key.toml: unknown key 'train.learning_rate'", "'train.lr'"]),
     "toml with a fault": (["run", "{}/syntax.toml"], ["syntax.toml", "line 1"]),
@@ -179,23 +258,34 @@ CASES = {
     "bundle of other labels": (["predict", "{}/labels", "hi"], ["labels"]),
     "bundle of another tokenizer": (["predict", "{}/tokenizer", "hi"], ["tokenizer", "Export the run again"]),
     "columns that clash": (["predict", "{}/bundle", "--csv", "{}/clash.csv", "--out", "o.csv"], ["p_ham", "Rename"]),
-    "out is in": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/good.csv"],
-                  ["good.csv", "another --out"]),
+    "out is in": (
+        ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/good.csv"],
+        ["good.csv", "another --out"],
+    ),
     "nothing to predict": (["predict", "{}/bundle"], ["texts", "--csv IN with --out OUT"]),
     "csv without out": (["predict", "{}/bundle", "--csv", "{}/good.csv"], ["--csv IN with --out OUT"]),
-    "out is a directory": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "."],
-                           [".: no name of a table", ".csv", "--out predictions.csv"]),
-    "out is a directory that ends so": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/folder.csv"],
-                                        ["folder.csv: no name of a table"]),
-    "out is a directory to be": (["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "new/"],
-                                 ["new: no name of a table"]),
-    "text column of no table": (["predict", "{}/bundle", "hi", "--text", "message"],
-                                ["--text", "--csv", "'message'"]),
+    "out is a directory": (
+        ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "."],
+        [".: no name of a table", ".csv", "--out predictions.csv"],
+    ),
+    "out is a directory that ends so": (
+        ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/folder.csv"],
+        ["folder.csv: no name of a table"],
+    ),
+    "out is a directory to be": (
+        ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "new/"],
+        ["new: no name of a table"],
+    ),
+    "text column of no table": (["predict", "{}/bundle", "hi", "--text", "message"], ["--text", "--csv", "'message'"]),
     "empty text": (["predict", "{}/bundle", "hi", ""], ["text 1 is empty"]),
-    "predict a header": (["predict", "{}/bundle", "--csv", "{}/header.csv", "--out", "o.csv"],
-                         ["a header and no rows"]),
-    "predict wide": (["predict", "{}/bundle", "--csv", "{}/wide.csv", "--out", "o.csv"],
-                     ["wide.csv, line 4: 3 fields"]),
+    "predict a header": (
+        ["predict", "{}/bundle", "--csv", "{}/header.csv", "--out", "o.csv"],
+        ["a header and no rows"],
+    ),
+    "predict wide": (
+        ["predict", "{}/bundle", "--csv", "{}/wide.csv", "--out", "o.csv"],
+        ["wide.csv, line 4: 3 fields"],
+    ),
     "predict latin-1": (["predict", "{}/bundle", "--csv", "{}/latin1.csv", "--out", "o.csv"], ["line 3002", "UTF-8"]),
 }
 
@@ -209,9 +299,16 @@ def test_bad_input_is_refused_in_words(case, refused, place):
     assert not list(Path().glob("runs/*/train.jsonl"))
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--set", "data={}/nothing.csv"], ["--set", "train.lr=nan"], ["--from", "x"], ["--name", "../x"],
-    ["--set", "data={}/table.xlsx"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--set", "data={}/nothing.csv"],
+        ["--set", "train.lr=nan"],
+        ["--from", "x"],
+        ["--name", "../x"],
+        ["--set", "data={}/table.xlsx"],
+    ],
+)
 def test_what_can_be_known_before_makes_no_run(arguments, refused, place):
     assert refused("run", "classify", *(argument.replace("{}", str(place)) for argument in arguments))
     assert not Path("runs").exists()
@@ -232,8 +329,10 @@ def mirrored(monkeypatch, directory: Path, table: str, files: dict[str, bytes], 
 
 
 DATA_ROW = '[data.toy]\nformat = "csv"\n'
-WEIGHTS_ROW = ('[weights.tiny]\nrepo = "someone/tiny"\nrevision = "' + "a" * 40 + '"\nlayers = 1\nwidth = 8\n'
-               "heads = 2\ncontext = 32\nvocab_size = 257\n")
+WEIGHTS_ROW = (
+    '[weights.tiny]\nrepo = "someone/tiny"\nrevision = "' + "a" * 40 + '"\nlayers = 1\nwidth = 8\n'
+    "heads = 2\ncontext = 32\nvocab_size = 257\n"
+)
 
 
 def test_a_mirror_with_another_file_is_refused(monkeypatch, tmp_path, refused):
@@ -242,9 +341,11 @@ def test_a_mirror_with_another_file_is_refused(monkeypatch, tmp_path, refused):
     error = refused("run", "classify", "--set", "data=toy", "--set", "weights=random-bytes")
     assert "toy.csv is not the file that is pinned" in error and "unset FINETUNE_MIRROR" in error
     mirrored(monkeypatch, tmp_path / "right", DATA_ROW, files, {})
-    monkeypatch.setattr(sys, "argv", ["finetune", "run", "classify", "--set", "data=toy", *TRAIN[2:], "--set",
-                                      "weights=random-bytes"])
+    monkeypatch.setattr(
+        sys, "argv", ["finetune", "run", "classify", "--set", "data=toy", *TRAIN[2:], "--set", "weights=random-bytes"]
+    )
     from finetune.cli import main
+
     with pytest.raises(SystemExit) as done:
         main()
     assert done.value.code == 0
@@ -260,6 +361,7 @@ def test_a_mirror_with_cut_weights_is_refused(monkeypatch, tmp_path, refused, pl
 
 def test_cut_weights_in_a_directory_are_refused(tmp_path, refused, place):
     import shutil
+
     cut = Path(shutil.copytree(place / "bundle", tmp_path / "cut"))
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-100])
     for arguments in (["predict", cut, "hi"], ["classify", place / "good.csv", "--weights", cut]):
@@ -270,12 +372,25 @@ def test_cut_weights_in_a_directory_are_refused(tmp_path, refused, place):
 def test_a_run_in_use_is_left_alone(refused, place, tmp_path):
     """The lock is another process's: its number is named."""
     import subprocess
+
     locked = tmp_path / "runs" / "busy"
-    holder = "; ".join([
-        "import sys", "from finetune.run import Run", "lock = Run.named(sys.argv[1], 'busy').locked()",
-        "lock.__enter__()", "print('held', flush=True)", "sys.stdin.read()"])
-    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / "runs")], stdin=subprocess.PIPE, text=True,
-                               stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    holder = "; ".join(
+        [
+            "import sys",
+            "from finetune.run import Run",
+            "lock = Run.named(sys.argv[1], 'busy').locked()",
+            "lock.__enter__()",
+            "print('held', flush=True)",
+            "sys.stdin.read()",
+        ]
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "runs")],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     try:
         assert process.stdout.readline() == "held\n"
         error = refused("classify", place / "good.csv", "--name", "busy", *TRAIN)
@@ -322,6 +437,7 @@ def test_a_read_only_place_is_named(refused, place, tmp_path, monkeypatch):
             if runs in Path(path).absolute().parents:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             mkdir(path, *arguments, **options)
+
         monkeypatch.setattr(os, "mkdir", refuse)
     error = refused("classify", place / "good.csv", *TRAIN)
     assert "cannot be written" in error and "Permission denied" in error and not list(runs.iterdir())
@@ -332,6 +448,7 @@ def test_an_interrupt_promises_no_more_than_is_kept(monkeypatch, capsys):
 
     def interrupt():
         raise KeyboardInterrupt
+
     monkeypatch.setattr("finetune.pipeline.describe_pipelines", interrupt)
     monkeypatch.setattr(sys, "argv", ["finetune", "ls"])
     with pytest.raises(SystemExit) as done:
@@ -342,6 +459,7 @@ def test_an_interrupt_promises_no_more_than_is_kept(monkeypatch, capsys):
 
 def test_nothing_checked_is_not_called_checked(monkeypatch, capsys, tmp_path):
     from finetune.cli import main
+
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["finetune", "weights", "verify"])
     with pytest.raises(SystemExit) as done:
@@ -357,9 +475,13 @@ def test_auto_is_resolved_before_it_is_got(refused, monkeypatch):
 
 def test_an_answer_goes_into_a_directory_that_is_made(place, monkeypatch, tmp_path):
     from finetune.cli import main
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["finetune", "predict", str(place / "bundle"), "--csv", str(place / "good.csv"),
-                                      "--out", "new/deep/out.csv"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["finetune", "predict", str(place / "bundle"), "--csv", str(place / "good.csv"), "--out", "new/deep/out.csv"],
+    )
     with pytest.raises(SystemExit) as done:
         main()
     assert done.value.code == 0 and len(Path("new/deep/out.csv").read_text().splitlines()) == len(ROWS) + 1
@@ -380,6 +502,7 @@ def test_a_full_disk_is_said(refused, place, tmp_path, monkeypatch):
         if room.left < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
+
     monkeypatch.setattr(os, "fsync", full)
     error = refused("classify", place / "good.csv", *TRAIN)
     assert "No space left on device" in error and "Free some space" in error
@@ -387,6 +510,7 @@ def test_a_full_disk_is_said(refused, place, tmp_path, monkeypatch):
     assert "too few rows" in refused("classify", place / "two_rows.csv", *TRAIN)  # nothing else is in the way
     monkeypatch.setattr(sys, "argv", ["finetune", "classify", str(place / "good.csv"), *TRAIN])
     from finetune.cli import main
+
     with pytest.raises(SystemExit) as done:
         main()
     assert done.value.code == 0 and not list(tmp_path.rglob("*.tmp"))

@@ -23,17 +23,22 @@ def sha256(content: bytes) -> str:
 
 
 def weights_row(hub, pinned=True) -> WeightsRow:
-    files = {name: {"bytes": len(hub.files[name]), "sha256": sha256(hub.files[name])} if pinned else {}
-             for name in NAMES}
-    return WeightsRow(name="tiny", repo="someone/model", revision=COMMIT, files=files, layers=1, width=4,
-                      heads=1)
+    files = {
+        name: {"bytes": len(hub.files[name]), "sha256": sha256(hub.files[name])} if pinned else {} for name in NAMES
+    }
+    return WeightsRow(name="tiny", repo="someone/model", revision=COMMIT, files=files, layers=1, width=4, heads=1)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file that someone could take for finished, by name; our own locks and notes are none."""
-    return {path.name: path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and not path.name.endswith((".lock", ".TAG")) and ".no_exist" not in path.parts
-            and "refs" not in path.parts}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.name.endswith((".lock", ".TAG"))
+        and ".no_exist" not in path.parts
+        and "refs" not in path.parts
+    }
 
 
 def assert_only_right_files(hub, tmp_path) -> None:
@@ -54,12 +59,21 @@ def test_download_is_whole_checked_and_not_repeated(hub, tmp_path, capsys):
     assert [check.status for check in fetch.verify_weights(row)] == ["ok"] * 3
 
 
-@pytest.mark.parametrize("mode, words", [
-    (403, "refuses access"), (404, "not found"), (429, "too many requests"), (500, "at fault (status 500)"),
-    (503, "at fault (status 503)"), ("html", "HTML page"), ("html-get", "HTML page"),
-    ("pointer", "git-lfs pointer"), ("no-hub", "does not answer like a Hugging Face hub"),
-    ("corrupt", "came wrong twice"),
-])
+@pytest.mark.parametrize(
+    "mode, words",
+    [
+        (403, "refuses access"),
+        (404, "not found"),
+        (429, "too many requests"),
+        (500, "at fault (status 500)"),
+        (503, "at fault (status 503)"),
+        ("html", "HTML page"),
+        ("html-get", "HTML page"),
+        ("pointer", "git-lfs pointer"),
+        ("no-hub", "does not answer like a Hugging Face hub"),
+        ("corrupt", "came wrong twice"),
+    ],
+)
 def test_faulty_server(hub, tmp_path, mode, words):
     row = weights_row(hub)
     hub.modes["model.safetensors"] = mode
@@ -82,6 +96,7 @@ def test_busy_hub_is_asked_again(hub):
         if sum(path.endswith("vocab.json") for path in asked) == 3:
             hub.modes.clear()
         answer(request, body)
+
     hub.answer = recovering
     assert fetch.find_weights(row) is None and (fetch.get_weights(row) / "vocab.json").exists()
 
@@ -169,6 +184,7 @@ def test_unpinned_corruption_is_seen(hub, tmp_path):
 
 def test_cache_of_another_tool_is_vouched_for_by_its_blob_names(hub, monkeypatch):
     from huggingface_hub import hf_hub_download
+
     row = weights_row(hub, pinned=False)
     for name in NAMES:
         hf_hub_download(row.repo, name, revision=row.revision, endpoint=hub.url)
@@ -197,6 +213,7 @@ def test_disk_errors_are_said(hub, tmp_path, monkeypatch, number, words):
     def fail(url, temp_file, **_):
         temp_file.write(b"half")
         raise OSError(number, os.strerror(number))
+
     monkeypatch.setattr(client, "http_get", fail)
     with pytest.raises(FetchError, match=words):
         fetch.get_weights(weights_row(hub))
@@ -250,17 +267,31 @@ print((folder / "model.safetensors").stat().st_size)
 @pytest.fixture
 def command(hub, tmp_path):
     """Start a process that gets the row `tiny` from the fake hub."""
-    lines = ["[weights.tiny]", 'repo = "someone/model"', f'revision = "{COMMIT}"', "layers = 1", "width = 4",
-             "heads = 1", "[weights.tiny.files]"]
-    lines += [f'"{name}" = {{ bytes = {len(hub.files[name])}, sha256 = "{sha256(hub.files[name])}" }}'
-              for name in NAMES]
+    lines = [
+        "[weights.tiny]",
+        'repo = "someone/model"',
+        f'revision = "{COMMIT}"',
+        "layers = 1",
+        "width = 4",
+        "heads = 1",
+        "[weights.tiny.files]",
+    ]
+    lines += [
+        f'"{name}" = {{ bytes = {len(hub.files[name])}, sha256 = "{sha256(hub.files[name])}" }}' for name in NAMES
+    ]
     (tmp_path / "rows.toml").write_text("\n".join(lines))
-    environment = os.environ | {"FINETUNE_REGISTRY": str(tmp_path / "rows.toml"), "HF_HOME": str(tmp_path),
-                                "HF_HUB_OFFLINE": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {
+        "FINETUNE_REGISTRY": str(tmp_path / "rows.toml"),
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
     def start():
-        return subprocess.Popen([sys.executable, "-c", GET], env=environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, "-c", GET], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
     return start
 
 

@@ -10,10 +10,21 @@ from finetune.errors import FetchError
 from finetune.hub import fetch
 from finetune.hub.registry import DataRow, WeightsRow
 
-ROW = WeightsRow(name="tiny", repo="someone/model", revision="a" * 40, layers=1, width=4, heads=1,
-                 files={"model.safetensors": {}, "vocab.json": {}, "merges.txt": {}})
-DATA = DataRow(name="messages", format="tsv", files={"Messages": {"bytes": 1, "sha256": "0" * 64}},
-               archive={"url": "http://127.0.0.1:9/messages.zip", "member": "Messages"})
+ROW = WeightsRow(
+    name="tiny",
+    repo="someone/model",
+    revision="a" * 40,
+    layers=1,
+    width=4,
+    heads=1,
+    files={"model.safetensors": {}, "vocab.json": {}, "merges.txt": {}},
+)
+DATA = DataRow(
+    name="messages",
+    format="tsv",
+    files={"Messages": {"bytes": 1, "sha256": "0" * 64}},
+    archive={"url": "http://127.0.0.1:9/messages.zip", "member": "Messages"},
+)
 
 
 def test_network_question_is_asked_once(hub):
@@ -35,6 +46,7 @@ def test_network_question_to_a_name_server_that_hangs(hub, monkeypatch):
         asked.append(1)
         released.wait(20)
         raise OSError("nobody answered")
+
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
     assert not fetch.network_available() and not fetch.network_available()

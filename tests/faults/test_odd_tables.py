@@ -16,6 +16,7 @@ LABELS = ["ham", "spam"] * 20
 def finetune(monkeypatch, capsys, tmp_path):
     """``finetune(*arguments)``: (exit status, what was shown) of the command, in an empty directory."""
     from finetune.cli import main
+
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -26,13 +27,17 @@ def finetune(monkeypatch, capsys, tmp_path):
         shown = capsys.readouterr()
         assert "Traceback" not in shown.err
         return stopped.value.code, shown.out + shown.err
+
     return run
 
 
 def records() -> dict[int, tuple[str, str]]:
     """Each row of the one run here: number -> (text, label)."""
-    rows = [json.loads(line) for name in ("train", "val", "test")
-            for line in next(Path("runs").iterdir()).joinpath("data", f"{name}.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for name in ("train", "val", "test")
+        for line in next(Path("runs").iterdir()).joinpath("data", f"{name}.jsonl").open(encoding="utf-8")
+    ]
     assert len({row["row"] for row in rows}) == len(rows)
     return {row["row"]: (row["text"], row["label"]) for row in rows}
 
@@ -45,12 +50,21 @@ def write(name: str, columns: dict[str, list], end: str = "\n", encoding: str = 
 
 
 ODD_LABELS = {
-    "commas": ["a,b", "c,d"], "quotes": ['say "a"', "'b'"], "line breaks": ["a\nb", "a b"],
+    "commas": ["a,b", "c,d"],
+    "quotes": ['say "a"', "'b'"],
+    "line breaks": ["a\nb", "a b"],
     "emoji": ["\U0001f600", "\U0001f622\u200d\U0001f525"],
-    "paths": ["../../etc/passwd", "/tmp/x"], "formulas": ["=1+1", "@x"],
-    "markup": ["[/red]", "<script>"], "numbers": ["0", "1"],
-    "padded numbers": ["01", "1"], "words for nothing": ["None", "nan"], "math": ["$x^$", "\\frac"],
-    "long": ["x" * 3000, "y" * 3000], "booleans": ["True", "False"], "right to left": ["\u202eabc", "\u05d0\u05d1"]}
+    "paths": ["../../etc/passwd", "/tmp/x"],
+    "formulas": ["=1+1", "@x"],
+    "markup": ["[/red]", "<script>"],
+    "numbers": ["0", "1"],
+    "padded numbers": ["01", "1"],
+    "words for nothing": ["None", "nan"],
+    "math": ["$x^$", "\\frac"],
+    "long": ["x" * 3000, "y" * 3000],
+    "booleans": ["True", "False"],
+    "right to left": ["\u202eabc", "\u05d0\u05d1"],
+}
 
 
 @pytest.mark.parametrize("kind", ODD_LABELS)
@@ -62,10 +76,18 @@ def test_labels_arrive_as_they_are(kind, finetune):
 
 
 ODD_TEXTS = {
-    "5 MB": "y" * 5_000_000, "null bytes": "a\0b\0", "line breaks": "a\r\nb\rc\nd",
-    "quotes": 'he said ""no""', "emoji": "\U0001f469\u200d\U0001f680",
-    "one letter": "q", "end of text": "<|endoftext|>", "formula": "=cmd|' /C calc'!A0", "controls": "\x1b[31mred\x07",
-    "private use": "\ue000\U0010ffff", "word for nothing": "NaN"}
+    "5 MB": "y" * 5_000_000,
+    "null bytes": "a\0b\0",
+    "line breaks": "a\r\nb\rc\nd",
+    "quotes": 'he said ""no""',
+    "emoji": "\U0001f469\u200d\U0001f680",
+    "one letter": "q",
+    "end of text": "<|endoftext|>",
+    "formula": "=cmd|' /C calc'!A0",
+    "controls": "\x1b[31mred\x07",
+    "private use": "\ue000\U0010ffff",
+    "word for nothing": "NaN",
+}
 
 
 @pytest.mark.parametrize("kind", ODD_TEXTS)
@@ -77,9 +99,13 @@ def test_texts_arrive_as_they_are(kind, finetune):
 
 
 LAYOUTS = {
-    "windows line ends": {"end": "\r\n"}, "old mac line ends": {"end": "\r"},
-    "semicolons": {"delimiter": ";"}, "tabs": {"delimiter": "\t"},
-    "utf-16": {"encoding": "utf-16"}, "byte order mark": {"encoding": "utf-8-sig"}}
+    "windows line ends": {"end": "\r\n"},
+    "old mac line ends": {"end": "\r"},
+    "semicolons": {"delimiter": ";"},
+    "tabs": {"delimiter": "\t"},
+    "utf-16": {"encoding": "utf-16"},
+    "byte order mark": {"encoding": "utf-8-sig"},
+}
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -88,8 +114,12 @@ def test_layouts_are_read_and_said(kind, finetune):
     status, shown = finetune("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
     assert status == 0, shown
     assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
-    said = {"semicolons": "parted by semicolons", "tabs": "parted by tabs", "utf-16": "read as utf-16",
-            "byte order mark": "byte order mark"}
+    said = {
+        "semicolons": "parted by semicolons",
+        "tabs": "parted by tabs",
+        "utf-16": "read as utf-16",
+        "byte order mark": "byte order mark",
+    }
     assert said.get(kind, "rows: 40") in shown
 
 
@@ -131,6 +161,7 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetun
     rows += [{"text": "no label", "label": None}, {"text": None, "label": True}, {"text": " ", "label": False}]
     if name == "my.parquet":
         import pandas
+
         pandas.DataFrame(rows).to_parquet(name)
     else:
         lines = [json.dumps(row) for row in rows]
@@ -141,8 +172,9 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetun
 
 
 def test_a_label_that_is_no_number_is_a_missing_one(finetune):
-    Path("my.jsonl").write_text("".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n'
-                                        for i, text in enumerate(TEXTS)))
+    Path("my.jsonl").write_text(
+        "".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n' for i, text in enumerate(TEXTS))
+    )
     status, shown = finetune("classify", "my.jsonl", *TRAIN)
     assert status == 0 and "1 row left out: empty label" in shown
     assert 7 not in records() and {label for _, label in records().values()} == {"0", "1"}
@@ -157,23 +189,39 @@ def test_columns_called_as_ours_are_kept_apart(finetune):
 
 
 REFUSED = {
-    "a label a row": ({"text": [f"{'a' * i}" for i in range(1, 501)], "label": [f"k{i}" for i in range(500)]}, [],
-                      ["'label' has 500 different values in 500 rows", "--label NAME"]),
-    "swapped columns": ({"label": TEXTS * 2, "text": LABELS * 2}, [],
-                        ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"]),
+    "a label a row": (
+        {"text": [f"{'a' * i}" for i in range(1, 501)], "label": [f"k{i}" for i in range(500)]},
+        [],
+        ["'label' has 500 different values in 500 rows", "--label NAME"],
+    ),
+    "swapped columns": (
+        {"label": TEXTS * 2, "text": LABELS * 2},
+        [],
+        ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"],
+    ),
     "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["one text in all 40 rows", "--text NAME"]),
     "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs two labels; got none"]),
     "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
     "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
-    "no split column": ({"text": TEXTS, "label": LABELS}, ["--split", "label"],
-                        ["column 'label' names no split; got 'ham'", "train, training"]),
+    "no split column": (
+        {"text": TEXTS, "label": LABELS},
+        ["--split", "label"],
+        ["column 'label' names no split; got 'ham'", "train, training"],
+    ),
     "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
     "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
     "no such file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "t.csv"], ["no data 't.csv'"]),
-    "a set that is not there": ({"text": TEXTS, "label": LABELS}, ["--validation", "hf:no/set"],
-                                ["hf:no/set", "Connect"]),
-    "balanced groups": ({"text": TEXTS, "label": LABELS}, ["--group", "label", "--set", "split.protocol=balanced"],
-                        ["balanced draws from one table", "protocol=grouped"])}
+    "a set that is not there": (
+        {"text": TEXTS, "label": LABELS},
+        ["--validation", "hf:no/set"],
+        ["hf:no/set", "Connect"],
+    ),
+    "balanced groups": (
+        {"text": TEXTS, "label": LABELS},
+        ["--group", "label", "--set", "split.protocol=balanced"],
+        ["balanced draws from one table", "protocol=grouped"],
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -202,15 +250,19 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
     sides = (["Train"] * 6 + ["dev", "dev", "test", "test"]) * 4
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
     status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
-    said = "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: " \
-           "--split Split [FT006]\n"
+    said = (
+        "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: "
+        "--split Split [FT006]\n"
+    )
     assert status == 0 and shown.count(said) == 1
     assert "To keep that split: --split Split" in finetune("data", "check", "my.csv", "--json")[1]
     write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
     sides = [own.replace("test", "train") for own in sides]
     write("more.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
-    for arguments, sizes in ((["my.csv"], "train 24 / val 8 / test 8"),
-                             (["more.csv", "--test", "test.csv"], "train 32 / val 8 / test 40")):
+    for arguments, sizes in (
+        (["my.csv"], "train 24 / val 8 / test 8"),
+        (["more.csv", "--test", "test.csv"], "train 32 / val 8 / test 40"),
+    ):
         status, shown = finetune("classify", *arguments, "--split", "Split", "--name", f"of-{len(arguments)}", *TRAIN)
         assert status == 0 and sizes in shown and "is not used" not in shown, shown
     write("my.csv", {"text": TEXTS, "label": LABELS, "split": ["train", "left"] * 20})
@@ -220,15 +272,22 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
 def test_a_label_of_megabytes_is_shown_by_its_beginning(finetune):
     labels = ["x" * 5_000_000 if i in (3, 30) else label for i, label in enumerate(LABELS)]
     write("my.csv", {"text": TEXTS, "label": labels})
-    for command in (["data", "check", "my.csv"], ["classify", "my.csv", *TRAIN],
-                    ["classify", "my.csv", "--set", "evaluate.metric=f1"]):
+    for command in (
+        ["data", "check", "my.csv"],
+        ["classify", "my.csv", *TRAIN],
+        ["classify", "my.csv", "--set", "evaluate.metric=f1"],
+    ):
         shown = finetune(*command)[1]
         assert "xxxx..." in shown and len(shown) < 8000, len(shown)
 
 
 def test_a_group_on_two_sides_is_said_before_training(finetune):
-    columns = {"text": TEXTS, "label": LABELS, "who": [f"p{i // 4}" for i in range(40)],
-               "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8}
+    columns = {
+        "text": TEXTS,
+        "label": LABELS,
+        "who": [f"p{i // 4}" for i in range(40)],
+        "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8,
+    }
     status, shown = finetune("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
     assert status == 0 and shown.count("note: 2 of 6 val rows are of a group that is in train too. ") == 1
 
@@ -254,15 +313,29 @@ def test_another_test_file_is_another_run(finetune):
 
 
 def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(finetune):
-    labels = ["=a,\"b\"\n../", "\U0001f600"] * 20
+    labels = ['=a,"b"\n../', "\U0001f600"] * 20
     write("my.csv", {"title": TEXTS, "body": ["x"] * 40, "label": labels})
-    status, shown = finetune("classify", "my.csv", "--weights", "random-bytes", "--text", "title,body", "--set",
-                             "train.max_steps=2", "--set", "max_length=16", "--set", "evaluate.resamples=100")
+    status, shown = finetune(
+        "classify",
+        "my.csv",
+        "--weights",
+        "random-bytes",
+        "--text",
+        "title,body",
+        "--set",
+        "train.max_steps=2",
+        "--set",
+        "max_length=16",
+        "--set",
+        "evaluate.resamples=100",
+    )
     assert status == 0, shown
-    status, shown = finetune("predict", next(Path("runs").iterdir()), "--csv", "my.csv", "--text", "title,body",
-                             "--out", "out.csv")
+    status, shown = finetune(
+        "predict", next(Path("runs").iterdir()), "--csv", "my.csv", "--text", "title,body", "--out", "out.csv"
+    )
     assert status == 0, shown
     from finetune.tables.cells import unescape_formula
+
     rows = list(csv.DictReader(open("out.csv", newline="", encoding="utf-8")))  # noqa: SIM115
     assert [unescape_formula(row["label"]) for row in rows] == labels
     assert {unescape_formula(row["predicted"]) for row in rows} <= set(labels)
@@ -279,8 +352,10 @@ def swallowing(name: str) -> str:
 
 
 def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
-    said = "1 row looks like several, swallowed by a quote that is not closed where it should be, from line 12; it " \
-           "holds 4 further lines, each a lost row"
+    said = (
+        "1 row looks like several, swallowed by a quote that is not closed where it should be, from line 12; it "
+        "holds 4 further lines, each a lost row"
+    )
     assert said in finetune("data", "check", swallowing("my.csv"), "--json")[1]
     status, shown = finetune("classify", "my.csv", *TRAIN)
     assert status == 0 and shown.count(f"note: {said}. Look at") == 1 and "rows: 56" in shown

@@ -21,9 +21,17 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork")
 STEPS = 18  # 3 epochs of 6 steps
 
 
-def carry_out(directory: str, method: str, settings: dict, checkpoint_seconds: float = 0.0, pause: float = 0.0,
-              crash: tuple[str, int] | None = None, identity: str = "toy", full_disk: bool = False,
-              count: bool = False) -> None:
+def carry_out(
+    directory: str,
+    method: str,
+    settings: dict,
+    checkpoint_seconds: float = 0.0,
+    pause: float = 0.0,
+    crash: tuple[str, int] | None = None,
+    identity: str = "toy",
+    full_disk: bool = False,
+    count: bool = False,
+) -> None:
     """Train the toy in a child process; the exit status is 0, 9 (crashed as ordered), 2 or 130, as the command's.
 
     crash: (name, n) ends the process at the n-th call of that file operation. count: write how many calls of each there
@@ -31,6 +39,7 @@ def carry_out(directory: str, method: str, settings: dict, checkpoint_seconds: f
     """
     from finetune.errors import FinetuneError, Interrupted
     from finetune.training import loop
+
     toy = runpy.run_path(str(HERE.parents[1] / "toy.py"))
     folder = Path(directory)
     folder.mkdir(exist_ok=True)
@@ -41,6 +50,7 @@ def carry_out(directory: str, method: str, settings: dict, checkpoint_seconds: f
     if full_disk:
         import resource
         import signal
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     with open(folder / "screen.txt", "a", buffering=1) as screen:
@@ -64,6 +74,7 @@ def carry_out(directory: str, method: str, settings: dict, checkpoint_seconds: f
 def interpose(crash: tuple[str, int] | None) -> dict[str, int]:
     """Count the file operations behind a checkpoint, and end the process at the one that `crash` names."""
     from finetune.training import resume
+
     calls = {}
 
     def watch(owner, name):
@@ -75,9 +86,18 @@ def interpose(crash: tuple[str, int] | None) -> dict[str, int]:
                 os._exit(9)
             if name != "fsync":  # a killed process loses nothing that it wrote; only a machine without power does
                 return inner(*arguments, **named)
+
         setattr(owner, name, operation)
-    for owner, name in ((os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "mkdir"), (shutil, "rmtree"),
-                        (resume, "save_file"), (resume, "write_json")):
+
+    for owner, name in (
+        (os, "fsync"),
+        (os, "replace"),
+        (Path, "rename"),
+        (Path, "mkdir"),
+        (shutil, "rmtree"),
+        (resume, "save_file"),
+        (resume, "write_json"),
+    ):
         watch(owner, name)
     return calls
 
@@ -86,8 +106,16 @@ def interpose(crash: tuple[str, int] | None) -> dict[str, int]:
 def order():
     """``order(directory, method, settings, **how)`` starts a child; its ``join`` gives the exit status."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor", "accelerate.accelerator", "pytest",
-                                    "sklearn.metrics", "finetune.tasks.classify"])
+    context.set_forkserver_preload(
+        [
+            "torch._dynamo",
+            "torch.distributed.tensor",
+            "accelerate.accelerator",
+            "pytest",
+            "sklearn.metrics",
+            "finetune.tasks.classify",
+        ]
+    )
     before = {name: os.environ.get(name) for name in ("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES")}
     os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     started = []
@@ -98,6 +126,7 @@ def order():
         child.start()
         started.append(child)
         return child
+
     yield start
     for child in started:
         child.kill()
@@ -109,10 +138,12 @@ def order():
 @pytest.fixture
 def finish(order):
     """Carry out an order to its end and return its exit status."""
+
     def run(*arguments, **how):
         child = order(*arguments, **how)
         child.join(60)
         return child.exitcode
+
     return run
 
 
@@ -123,8 +154,10 @@ def step_names(directory: Path) -> list[str]:
 def outcome(directory: Path) -> dict:
     """What must be the same bits: the last weights and moments, the best step, and the log without its clock."""
     last = directory / "checkpoints" / f"step-{STEPS:08d}"
-    digests = {name: hashlib.sha256((last / name).read_bytes()).hexdigest()
-               for name in ("weights.safetensors", "optimizer.safetensors")}
+    digests = {
+        name: hashlib.sha256((last / name).read_bytes()).hexdigest()
+        for name in ("weights.safetensors", "optimizer.safetensors")
+    }
     lines = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
     assert [line["step"] for line in log if "loss" in line] == list(range(1, STEPS + 1))
@@ -145,16 +178,26 @@ def unbroken(order, tmp_path_factory):
             assert child.exitcode == 0
             found[key] = outcome(directory)
         return found[key]
+
     return get
 
 
 DROPOUT = {"dropout": 0.1}
 
 
-@pytest.mark.parametrize("method, settings, kills", [
-    ("full", DROPOUT, 8), ("full", {"class_weights": "balanced", "micro_batch_tokens": 60}, 4),
-    ("full", {"optimizer": "muon"}, 3), ("last-blocks", {}, 4), ("head", {}, 4), ("last-blocks", DROPOUT, 2),
-    ("lora", {"lora_dropout": 0.1}, 3), ("lora", DROPOUT | {"lora_targets": ("blocks.1.*",)}, 3)])
+@pytest.mark.parametrize(
+    "method, settings, kills",
+    [
+        ("full", DROPOUT, 8),
+        ("full", {"class_weights": "balanced", "micro_batch_tokens": 60}, 4),
+        ("full", {"optimizer": "muon"}, 3),
+        ("last-blocks", {}, 4),
+        ("head", {}, 4),
+        ("last-blocks", DROPOUT, 2),
+        ("lora", {"lora_dropout": 0.1}, 3),
+        ("lora", DROPOUT | {"lora_targets": ("blocks.1.*",)}, 3),
+    ],
+)
 def test_a_killed_run_ends_in_the_same_bits(order, finish, unbroken, tmp_path, method, settings, kills):
     source = random.Random(f"{method} {kills}")
     directory = tmp_path / "run"
@@ -182,6 +225,7 @@ def test_a_killed_run_ends_in_the_same_bits(order, finish, unbroken, tmp_path, m
 
 def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish, tmp_path):
     from finetune.training import resume
+
     short = {"epochs": 2, "batch_size": 22}  # 4 steps, 2 of them validated
     assert finish(tmp_path / "count", "head", short, count=True) == 0
     files = ("step-00000004/weights.safetensors", "step-00000004/optimizer.safetensors", "best.json")
@@ -238,6 +282,7 @@ def half_way(order, tmp_path_factory):
 @pytest.mark.parametrize("harm", [Path.unlink, cut, flip_a_bit])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(half_way, finish, unbroken, tmp_path, harm):
     from finetune.training import resume
+
     files = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
     for file in files:
         directory = tmp_path / file
@@ -260,6 +305,7 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest_two(half_way, 
     flip_a_bit(ahead / "state.json")
     assert finish(directory, "full", DROPOUT, crash=("save_file", 5)) == 9
     from finetune.training import resume
+
     sound = [name for name in step_names(directory) if not resume.damage(directory / "checkpoints" / name)]
     assert sound == step_names(directory) == ["step-00000006", "step-00000009", "step-00000010"]
 
@@ -298,6 +344,7 @@ def test_another_number_of_threads_is_said(half_way, finish, tmp_path):
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_from_outside_saves_and_the_rest_follows(order, finish, unbroken, tmp_path, signal_name):
     import signal
+
     directory = tmp_path / "run"
     child = order(directory, "full", DROPOUT, checkpoint_seconds=1e9, pause=0.03)
     log = directory / "train.jsonl"
@@ -316,10 +363,14 @@ def test_going_on_at_the_end_changes_nothing(finish, tmp_path):
     assert finish(directory, "full", DROPOUT) == 0
     files = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "screen.txt"}
     assert finish(directory, "full", DROPOUT) == 0
-    assert {path: path.read_bytes() for path in directory.rglob("*")
-            if path.is_file() and path.name != "screen.txt"} == files
-    first, second = (json.loads(line.partition(" ")[2]) for line in (directory / "screen.txt").read_text().splitlines()
-                     if line.startswith("RESULT"))
+    assert {
+        path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "screen.txt"
+    } == files
+    first, second = (
+        json.loads(line.partition(" ")[2])
+        for line in (directory / "screen.txt").read_text().splitlines()
+        if line.startswith("RESULT")
+    )
     assert "estimate" in first and "estimate" not in second  # from first steps, of which the second has none
     measured = {"estimate", "seconds", "tokens_per_second", "peak_bytes"}
     assert first == second | {key: first[key] for key in measured}
@@ -328,6 +379,7 @@ def test_going_on_at_the_end_changes_nothing(finish, tmp_path):
 def test_two_processes_cannot_use_one_run(tmp_path):
     from finetune.errors import RunError
     from finetune.run import Run
+
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
@@ -335,12 +387,15 @@ def test_two_processes_cannot_use_one_run(tmp_path):
         with Run(tmp_path).locked():
             theirs.send("held")
             theirs.recv()
+
     child = context.Process(target=hold, daemon=True)
     child.start()
     assert ours.poll(30) and ours.recv() == "held"
     begun = time.monotonic()
-    with pytest.raises(RunError, match=f"another process is using this run; got process {child.pid}"), \
-            Run(tmp_path).locked():
+    with (
+        pytest.raises(RunError, match=f"another process is using this run; got process {child.pid}"),
+        Run(tmp_path).locked(),
+    ):
         raise AssertionError("locked twice")
     assert time.monotonic() - begun < 1
     child.kill()  # a lock does not outlive its process

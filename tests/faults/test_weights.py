@@ -43,13 +43,13 @@ def tensors(checkpoint) -> Path:
 
 def header_of(content: bytes) -> dict:
     """The JSON header of a safetensors file."""
-    return json.loads(content[8:8 + struct.unpack("<Q", content[:8])[0]])
+    return json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
 
 
 def with_header(content: bytes, header: dict | str) -> bytes:
     """The same tensors under another header."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + struct.unpack("<Q", content[:8])[0]:]
+    return struct.pack("<Q", len(text)) + text + content[8 + struct.unpack("<Q", content[:8])[0] :]
 
 
 def assert_refused(directory: Path, match: str = ".") -> None:
@@ -73,8 +73,10 @@ class Evil:
 @pytest.fixture
 def sentinel(tmp_path, monkeypatch) -> Path:
     """The file that must not appear; opening any pickle fails the test, too."""
+
     def opened(*_, **__):
         raise AssertionError("a pickle was opened")
+
     monkeypatch.setattr(torch, "load", opened)
     monkeypatch.setattr(pickle, "load", opened)
     return tmp_path / "sentinel"
@@ -119,9 +121,18 @@ def test_a_pickle_beside_safetensors_is_not_looked_at(checkpoint, sentinel):
     assert load_checkpoint(checkpoint).report.loaded == 16 and not sentinel.exists()
 
 
-@pytest.mark.parametrize("content, why", [
-    (HTML, "an HTML page"), (LFS_POINTER, "a git-lfs pointer"), (b"", "a header of 0 bytes"), (b"\0" * 7, "header"),
-    (b"\0" * 4096, "a header of 0 bytes"), (b"PK\x03\x04" + b"\0" * 99, "header"), (b"GGUF" + b"\0" * 99, "header")])
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (HTML, "an HTML page"),
+        (LFS_POINTER, "a git-lfs pointer"),
+        (b"", "a header of 0 bytes"),
+        (b"\0" * 7, "header"),
+        (b"\0" * 4096, "a header of 0 bytes"),
+        (b"PK\x03\x04" + b"\0" * 99, "header"),
+        (b"GGUF" + b"\0" * 99, "header"),
+    ],
+)
 def test_another_file_under_the_name_of_safetensors(checkpoint, tensors, content, why):
     tensors.write_bytes(content)
     assert_refused(checkpoint, f"not a usable safetensors file.*{why}")
@@ -130,7 +141,7 @@ def test_another_file_under_the_name_of_safetensors(checkpoint, tensors, content
 @pytest.mark.parametrize("keep", [1, 7, 8, 9, 100, 0.03, 0.5, 0.99, -1])
 def test_a_file_cut_short(checkpoint, tensors, keep):
     content = tensors.read_bytes()
-    tensors.write_bytes(content[:int(keep * len(content)) if isinstance(keep, float) else keep])
+    tensors.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     assert_refused(checkpoint, "not a usable safetensors file")
 
 
@@ -145,28 +156,31 @@ def test_a_header_length_that_lies(checkpoint, tensors, length):
     assert_refused(checkpoint, "not a usable safetensors file")
 
 
-@pytest.mark.parametrize("change", [
-    lambda h: h["transformer.ln_f.bias"].update(dtype="F99"),
-    lambda h: h["transformer.ln_f.bias"].update(dtype="I32"),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[16.0]),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[True, 16]),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[-16, -1]),
-    lambda h: h["transformer.ln_f.bias"].update(shape="16"),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[2**63, 2**63]),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[0, 2**62]),
-    lambda h: h["transformer.ln_f.bias"].update(shape=[[16]]),
-    lambda h: h["transformer.ln_f.bias"].update(data_offsets=[0, 64]),
-    lambda h: h["transformer.ln_f.bias"].update(data_offsets=[-64, 0]),
-    lambda h: h["transformer.ln_f.bias"].update(data_offsets=[]),
-    lambda h: h["transformer.ln_f.bias"].update(data_offsets=[0, 1e400]),
-    lambda h: h["transformer.ln_f.bias"].update(data_offsets=["0", "64"]),
-    lambda h: h["transformer.ln_f.bias"].pop("shape"),
-    lambda h: h.update({"transformer.ln_f.bias": None}),
-    lambda h: h.update({"transformer.ln_f.bias": []}),
-    lambda h: h.update({f"extra{i}": h["transformer.ln_f.bias"] for i in range(3000)}),
-    lambda h: h.update({"\ud800": h.pop("transformer.ln_f.bias")}),
-    lambda h: h.clear(),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h["transformer.ln_f.bias"].update(dtype="F99"),
+        lambda h: h["transformer.ln_f.bias"].update(dtype="I32"),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[16.0]),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[True, 16]),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[-16, -1]),
+        lambda h: h["transformer.ln_f.bias"].update(shape="16"),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[2**63, 2**63]),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[0, 2**62]),
+        lambda h: h["transformer.ln_f.bias"].update(shape=[[16]]),
+        lambda h: h["transformer.ln_f.bias"].update(data_offsets=[0, 64]),
+        lambda h: h["transformer.ln_f.bias"].update(data_offsets=[-64, 0]),
+        lambda h: h["transformer.ln_f.bias"].update(data_offsets=[]),
+        lambda h: h["transformer.ln_f.bias"].update(data_offsets=[0, 1e400]),
+        lambda h: h["transformer.ln_f.bias"].update(data_offsets=["0", "64"]),
+        lambda h: h["transformer.ln_f.bias"].pop("shape"),
+        lambda h: h.update({"transformer.ln_f.bias": None}),
+        lambda h: h.update({"transformer.ln_f.bias": []}),
+        lambda h: h.update({f"extra{i}": h["transformer.ln_f.bias"] for i in range(3000)}),
+        lambda h: h.update({"\ud800": h.pop("transformer.ln_f.bias")}),
+        lambda h: h.clear(),
+    ],
+)
 def test_a_header_that_lies(checkpoint, tensors, change):
     content = tensors.read_bytes()
     header = header_of(content)
@@ -175,8 +189,10 @@ def test_a_header_that_lies(checkpoint, tensors, change):
     assert_refused(checkpoint)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "5", '"x"', "{" * 5000, "[" * 100_000, "NaN", "{}" + " " * 900_000,
-                                  '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "5", '"x"', "{" * 5000, "[" * 100_000, "NaN", "{}" + " " * 900_000, '{"a": ' + "9" * 5000 + "}"],
+)
 def test_a_header_that_is_none(checkpoint, tensors, text):
     tensors.write_bytes(with_header(tensors.read_bytes(), text))
     assert_refused(checkpoint, "not a usable safetensors file|do not fit")
@@ -217,8 +233,8 @@ def test_other_damage_to_the_header_never_loads_something_else(checkpoint, tenso
     refused = 0
     for _ in range(200):
         at, size = rng.randrange(end), rng.randint(1, 20)
-        put = rng.choice([b"", rng.randbytes(size), content[at:at + size] * 2, bytes(size), b'"' * size, b"9" * size])
-        tensors.write_bytes(content[:at] + put + content[at + size:])
+        put = rng.choice([b"", rng.randbytes(size), content[at : at + size] * 2, bytes(size), b'"' * size, b"9" * size])
+        tensors.write_bytes(content[:at] + put + content[at + size :])
         try:
             loaded = load_checkpoint(checkpoint).model
         except WeightsError:
@@ -241,27 +257,46 @@ def test_a_value_that_is_no_number(checkpoint, model, part, value):
 @pytest.mark.parametrize("shape", [(3, 15), (3,), (), (3, 16, 1), (0, 16)])
 def test_a_classification_head_of_another_shape(checkpoint, tensors, shape):
     from safetensors.torch import load_file
+
     save_file(load_file(tensors) | {"score.weight": torch.ones(shape)}, tensors)
     assert_refused(checkpoint, "score.weight is|without elements")
 
 
-@pytest.mark.parametrize("change, match", [
-    ({"n_layer": 1e9}, "n_layer is out of range"), ({"n_layer": 10**9}, "n_layer is out of range"),
-    ({"n_layer": 200, "n_embd": 16384, "n_positions": 1 << 17}, "do not fit"),
-    ({"n_layer": 2}, "12 tensors do not fit"), ({"n_layer": 0}, "n_layer"), ({"n_layer": -1}, "n_layer"),
-    ({"n_layer": True}, "n_layer"),
-    ({"n_layer": "1"}, "n_layer"), ({"n_layer": None}, "n_layer"), ({"n_head": 3}, "no GPT-2 shape"),
-    ({"n_embd": None}, "n_embd"), ({"n_embd": {}}, "n_embd"), ({"n_embd": 10**400}, "n_embd"),
-    ({"n_embd": 32}, "do not fit"), ({"n_inner": 17}, "n_inner"), ({"n_inner": []}, "n_inner"),
-    ({"n_positions": 9}, "wpe.weight is"), ({"vocab_size": 50257}, "wte.weight is"),
-    ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon"),
-    ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon"), ({"layer_norm_epsilon": 0}, "layer_norm_epsilon"),
-    ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon"), ({"activation_function": "relu"}, "activation_function"),
-    ({"activation_function": ["gelu_new"]}, "activation_function"), ({"scale_attn_weights": False}, "scale_attn"),
-    ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn"), ({"tie_word_embeddings": False}, "tie_word"),
-    ({"add_cross_attention": True}, "cross"), ({"model_type": "gpt_neo"}, "not a GPT-2"),
-    ({"model_type": ["gpt2"]}, "not a GPT-2"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"n_layer": 1e9}, "n_layer is out of range"),
+        ({"n_layer": 10**9}, "n_layer is out of range"),
+        ({"n_layer": 200, "n_embd": 16384, "n_positions": 1 << 17}, "do not fit"),
+        ({"n_layer": 2}, "12 tensors do not fit"),
+        ({"n_layer": 0}, "n_layer"),
+        ({"n_layer": -1}, "n_layer"),
+        ({"n_layer": True}, "n_layer"),
+        ({"n_layer": "1"}, "n_layer"),
+        ({"n_layer": None}, "n_layer"),
+        ({"n_head": 3}, "no GPT-2 shape"),
+        ({"n_embd": None}, "n_embd"),
+        ({"n_embd": {}}, "n_embd"),
+        ({"n_embd": 10**400}, "n_embd"),
+        ({"n_embd": 32}, "do not fit"),
+        ({"n_inner": 17}, "n_inner"),
+        ({"n_inner": []}, "n_inner"),
+        ({"n_positions": 9}, "wpe.weight is"),
+        ({"vocab_size": 50257}, "wte.weight is"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon"),
+        ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon"),
+        ({"layer_norm_epsilon": 0}, "layer_norm_epsilon"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon"),
+        ({"activation_function": "relu"}, "activation_function"),
+        ({"activation_function": ["gelu_new"]}, "activation_function"),
+        ({"scale_attn_weights": False}, "scale_attn"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn"),
+        ({"tie_word_embeddings": False}, "tie_word"),
+        ({"add_cross_attention": True}, "cross"),
+        ({"model_type": "gpt_neo"}, "not a GPT-2"),
+        ({"model_type": ["gpt2"]}, "not a GPT-2"),
+    ],
+)
 def test_a_config_of_another_model(checkpoint, change, match):
     path = checkpoint / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change), encoding="utf-8")
@@ -277,9 +312,18 @@ def test_a_config_that_is_none(checkpoint, text):
 def test_code_named_by_a_config_is_not_looked_at(checkpoint, model, tmp_path):
     path = checkpoint / "config.json"
     (checkpoint / "evil.py").write_text(f"open({str(tmp_path / 'sentinel')!r}, 'w')\n")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {
-        "auto_map": {"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"}, "trust_remote_code": True,
-        "_attn_implementation_internal": "someone/evil", "architectures": ["Evil"], "torch_dtype": "float4"}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | {
+                "auto_map": {"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"},
+                "trust_remote_code": True,
+                "_attn_implementation_internal": "someone/evil",
+                "architectures": ["Evil"],
+                "torch_dtype": "float4",
+            }
+        )
+    )
     loaded = load_checkpoint(checkpoint).model
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     assert not (tmp_path / "sentinel").exists()
@@ -289,6 +333,7 @@ def test_code_named_by_a_config_is_not_looked_at(checkpoint, model, tmp_path):
 def shards(checkpoint, tensors) -> Path:
     """The same checkpoint in two shards; the path of the index."""
     from safetensors.torch import load_file
+
     every = load_file(tensors)
     tensors.unlink()
     weight_map = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(every)}
@@ -299,8 +344,23 @@ def shards(checkpoint, tensors) -> Path:
     return index
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "..", "", "x.bin",
-                                  "~/x.safetensors", "http://x/y.safetensors", None, 5, ["x.safetensors"], {}])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.safetensors",
+        "/etc/x.safetensors",
+        "a/../../x.safetensors",
+        "..",
+        "",
+        "x.bin",
+        "~/x.safetensors",
+        "http://x/y.safetensors",
+        None,
+        5,
+        ["x.safetensors"],
+        {},
+    ],
+)
 def test_a_shard_outside_the_directory(shards, name):
     first = shards.parent / "model-00001-of-00002.safetensors"
     (shards.parent.parent / "x.safetensors").write_bytes(first.read_bytes())
@@ -310,8 +370,9 @@ def test_a_shard_outside_the_directory(shards, name):
     assert_refused(shards.parent, "no plain file name")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": "x"}',
-                                  "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": "x"}', "[" * 100_000]
+)
 def test_an_index_that_is_none(shards, text):
     shards.write_text(text)
     assert_refused(shards.parent, "index.json")
@@ -319,6 +380,7 @@ def test_an_index_that_is_none(shards, text):
 
 def test_shards_that_are_missing_or_overlap(shards):
     from safetensors.torch import load_file
+
     first, second = (shards.parent / f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
     assert load_checkpoint(shards.parent).report.loaded == 16
     whole = load_file(first)

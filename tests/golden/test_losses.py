@@ -19,14 +19,18 @@ METHODS = {"full": {}, "last-blocks": {}, "head": {}, "lora": {}, "full, balance
 def first_losses(name: str, directory: Path) -> dict[str, list[float]]:
     """Losses and gradient norms of the first 20 optimizer steps, and the validation losses among them."""
     from finetune.training.loop import train
+
     toy_job = runpy.run_path(str(Path(__file__).parents[1] / "toy.py"))["toy_job"]
     job, settings = toy_job(name.partition(",")[0], epochs=4, lr=1e-3, **METHODS[name])
     train(job, settings, directory, {}, checkpoint_seconds=1e9)
     lines = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line][:20]
     validations = [line["validation"]["log_loss"] for line in lines if "validation" in line and line["step"] <= 20]
-    return {"loss": [line["loss"] for line in steps], "grad_norm": [line["grad_norm"] for line in steps],
-            "validation": validations}
+    return {
+        "loss": [line["loss"] for line in steps],
+        "grad_norm": [line["grad_norm"] for line in steps],
+        "validation": validations,
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -38,6 +38,7 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 def write_vocabulary(directory: Path) -> None:
     """GPT-2's 256 bytes, 43 merges of two letters, and the end of text: 300 tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     vocabulary = [character for _, character in sorted(bytes_to_unicode().items())]
     pairs = list(product("etaoinsr", repeat=2))[:43]
     tokens = [*vocabulary, *("".join(pair) for pair in pairs), "<|endoftext|>"]
@@ -55,6 +56,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def language_model(tmp_path_factory) -> Reference:
     """A GPT2LMHeadModel; some tokens are not supervised, one row not at all."""
     from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(**SHAPE, attn_implementation="eager")
     model = randomise(GPT2LMHeadModel(config), seed=1)
     directory = tmp_path_factory.mktemp("language-model")
@@ -73,6 +75,7 @@ def language_model(tmp_path_factory) -> Reference:
 def classifier(tmp_path_factory) -> Reference:
     """A GPT2ForSequenceClassification of 5 classes, its batch ragged and padded with the end of text."""
     from transformers import GPT2Config, GPT2ForSequenceClassification
+
     end = SHAPE["vocab_size"] - 1
     config = GPT2Config(**SHAPE, num_labels=5, pad_token_id=end, attn_implementation="eager")
     model = randomise(GPT2ForSequenceClassification(config), seed=3)

@@ -33,8 +33,10 @@ def test_logits_loss_and_gradients_are_those_of_transformers(classifier, model, 
     model.zero_grad()
     loss.backward()
     parameters = dict(model.gpt.named_parameters())
-    ours = {PREFIX + theirs: parameters[name].grad.T if transposed else parameters[name].grad
-            for theirs, name, transposed in expand(model.gpt.config.layers)}
+    ours = {
+        PREFIX + theirs: parameters[name].grad.T if transposed else parameters[name].grad
+        for theirs, name, transposed in expand(model.gpt.config.layers)
+    }
     ours[CLASSIFIER_HEAD] = model.head.weight.grad
     assert ours.keys() == classifier.gradients.keys()
     for name, gradient in classifier.gradients.items():
@@ -59,11 +61,12 @@ def test_starting_from_stored_states_equals_transformers(classifier, model, last
 @pytest.mark.parametrize("batch", [1, 7, 64])
 @pytest.mark.parametrize("pad", [0, 299])
 def test_neither_the_batch_nor_its_padding_changes_a_prediction(classifier, model, last, batch, pad):
-    alone = torch.cat([model(row[None, :end + 1], end[None])
-                       for row, end in zip(classifier.inputs, last, strict=True)])
+    alone = torch.cat(
+        [model(row[None, : end + 1], end[None]) for row, end in zip(classifier.inputs, last, strict=True)]
+    )
     inputs = classifier.inputs.clone()
     inputs[torch.arange(inputs.shape[1]) > last[:, None]] = pad
-    together = torch.cat([model(inputs[i:i + batch], last[i:i + batch]) for i in range(0, len(inputs), batch)])
+    together = torch.cat([model(inputs[i : i + batch], last[i : i + batch]) for i in range(0, len(inputs), batch)])
     assert (together - alone).abs().max() < 1e-5
 
 
@@ -71,5 +74,6 @@ def test_neither_the_batch_nor_its_padding_changes_a_prediction(classifier, mode
 @pytest.mark.parametrize("wrong", [lambda last: last * 0, lambda last: last * 0 + 63, lambda last: last - 1])
 def test_reading_another_token_fails_the_comparison(classifier, model, last, wrong):
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(model(classifier.inputs, wrong(last).clamp(min=0)), classifier.logits,
-                                   atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            model(classifier.inputs, wrong(last).clamp(min=0)), classifier.logits, atol=TOLERANCE, rtol=0
+        )

@@ -15,11 +15,13 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.sampling import PAD, Decoding, filter_logits
 
 NEW = 14
-SHAPES = [GPTConfig(vocab_size=50, context=32, width=16, layers=1, heads=1),
-          GPTConfig(vocab_size=97, context=40, width=32, layers=2, heads=4),
-          GPTConfig(vocab_size=300, context=24, width=48, layers=3, heads=3),
-          GPTConfig(vocab_size=64, context=64, width=24, layers=4, heads=2),
-          GPTConfig(vocab_size=129, context=30, width=64, layers=2, heads=8)]
+SHAPES = [
+    GPTConfig(vocab_size=50, context=32, width=16, layers=1, heads=1),
+    GPTConfig(vocab_size=97, context=40, width=32, layers=2, heads=4),
+    GPTConfig(vocab_size=300, context=24, width=48, layers=3, heads=3),
+    GPTConfig(vocab_size=64, context=64, width=24, layers=4, heads=2),
+    GPTConfig(vocab_size=129, context=30, width=64, layers=2, heads=8),
+]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Pair:
         """What transformers adds to the prompts: (10 * samples, new)."""
         pad = dict(attention_mask=(self.left != PAD).long(), pad_token_id=0, eos_token_id=None)
         found = self.theirs.generate(self.left.clamp(min=0), max_new_tokens=NEW, do_sample=False, **(pad | options))
-        return found[:, self.left.shape[1]:]
+        return found[:, self.left.shape[1] :]
 
     def continued(self, ids: torch.Tensor, **options) -> torch.Tensor:
         """What we add to padded prompts."""
         found = self.ours.generate(ids.clamp(min=0), NEW, mask=ids != PAD, **options)
-        return found[:, ids.shape[1]:]
+        return found[:, ids.shape[1] :]
 
 
 def make_pair(shape: GPTConfig) -> Pair:
@@ -52,8 +54,13 @@ def make_pair(shape: GPTConfig) -> Pair:
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2, generator=generator)
-    config = GPT2Config(vocab_size=shape.vocab_size, n_positions=shape.context, n_embd=shape.width,
-                        n_layer=shape.layers, n_head=shape.heads)
+    config = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.context,
+        n_embd=shape.width,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+    )
     reference = GPT2LMHeadModel(config).eval()
     missing = reference.load_state_dict(gpt_tensors(ours), strict=False)
     assert not missing.unexpected_keys and missing.missing_keys == ["lm_head.weight"]
@@ -84,12 +91,12 @@ def assert_same_greedy(pair: Pair) -> None:
     assert pair.continued(pair.left, temperature=0).tolist() == expected.tolist()
     assert pair.continued(pair.right, temperature=0).tolist() == expected.tolist()
     for prompt, row in zip(pair.prompts, expected, strict=True):
-        assert pair.ours.generate(prompt[None], NEW, temperature=0)[0, len(prompt):].tolist() == row.tolist()
+        assert pair.ours.generate(prompt[None], NEW, temperature=0)[0, len(prompt) :].tolist() == row.tolist()
         ids = prompt[None]
         with torch.no_grad():
             for _ in range(NEW):
                 ids = torch.cat([ids, pair.ours(ids)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
-        assert ids[0, len(prompt):].tolist() == row.tolist()
+        assert ids[0, len(prompt) :].tolist() == row.tolist()
 
 
 def assert_same_beams(pair: Pair, beams: int = 3, **options) -> None:
@@ -111,16 +118,21 @@ def test_greedy_stops_at_the_end_as_transformers_does(pair):
     assert (found == pair.end).any()
 
 
-@pytest.mark.parametrize("options", [{}, {"length_penalty": 0.0}, {"length_penalty": 3.0}, {"length_penalty": -1.0},
-                                     {"num_return_sequences": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"length_penalty": 0.0}, {"length_penalty": 3.0}, {"length_penalty": -1.0}, {"num_return_sequences": 3}],
+    ids=str,
+)
 def test_beam_search_equals_transformers(pair, options):
     assert_same_beams(pair, **options)
 
 
 def test_beam_search_keeps_the_rules_against_repetition(pair):
     longest = pair.left[-1:]  # without pads, which transformers takes for tokens here
-    for name, ours, value in (("repetition_penalty", "repetition_penalty", 1.5),
-                              ("no_repeat_ngram_size", "no_repeat_ngram", 1)):
+    for name, ours, value in (
+        ("repetition_penalty", "repetition_penalty", 1.5),
+        ("no_repeat_ngram_size", "no_repeat_ngram", 1),
+    ):
         expected = pair.reference(num_beams=3, **{name: value})[-1:]
         assert pair.continued(longest, beams=3, **{ours: value}).tolist() == expected.tolist()
         assert pair.continued(longest, beams=3).tolist() != expected.tolist()
@@ -130,7 +142,7 @@ def test_wide_beams_equal_transformers(pair):
     assert_same_beams(pair, beams=8)
     alone = pair.ours.generate(pair.prompts[4][None], NEW, beams=8, end=pair.end)[0, 5:].tolist()
     together = pair.continued(pair.left, beams=8, end=pair.end)[4].tolist()
-    assert together[:len(alone)] == alone and set(together[len(alone):]) <= {pair.end}
+    assert together[: len(alone)] == alone and set(together[len(alone) :]) <= {pair.end}
 
 
 def test_the_length_penalty_changes_what_is_best(pair):
@@ -149,6 +161,7 @@ def newest_key_unseen(patch):
     def extend(self, k, v):
         keys, values = right(self, k, v)
         return (keys[:, :, :-1], values[:, :, :-1]) if self.cache.length else (keys, values)
+
     patch.setattr(LayerCache, "extend", extend)
     patch.setattr(KVCache, "mask", lambda self, *_: None)
 
@@ -162,8 +175,7 @@ def pads_count_as_positions(patch):
     patch.setattr(KVCache, "positions", lambda self, T, device: torch.arange(self.length, self.length + T))
 
 
-@pytest.mark.parametrize("sabotage", [positions_late_by_one, newest_key_unseen, pads_are_seen,
-                                      pads_count_as_positions])
+@pytest.mark.parametrize("sabotage", [positions_late_by_one, newest_key_unseen, pads_are_seen, pads_count_as_positions])
 def test_a_wrong_cache_fails_the_comparison(one_pair, monkeypatch, sabotage):
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
         sabotage(patch)
@@ -176,6 +188,7 @@ def test_a_cache_that_does_not_follow_its_beams_fails_the_comparison(one_pair, m
 
     def stay(self, rows):
         right(self, rows if self.keys.shape[1] != len(rows) else torch.arange(len(rows)))
+
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
         patch.setattr(KVCache, "select", stay)
         assert_same_beams(one_pair, beams=4, length_penalty=0.0)
@@ -211,8 +224,12 @@ def test_min_p_equals_transformers(scores, ids, p):
 
 def test_all_filters_together_equal_transformers(scores, ids):
     expected = scores
-    for step in (theirs.TemperatureLogitsWarper(0.7), theirs.TopKLogitsWarper(20), theirs.TopPLogitsWarper(0.9),
-                 theirs.MinPLogitsWarper(0.1)):
+    for step in (
+        theirs.TemperatureLogitsWarper(0.7),
+        theirs.TopKLogitsWarper(20),
+        theirs.TopPLogitsWarper(0.9),
+        theirs.MinPLogitsWarper(0.1),
+    ):
         expected = step(ids, expected)
     torch.testing.assert_close(filter_logits(scores, 0.7, 20, 0.9, 0.1), expected)
 

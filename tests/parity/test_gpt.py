@@ -23,8 +23,10 @@ def check_parity(reference, chunk: int = 1024) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(reference.loss, abs=TOLERANCE)
     parameters = dict(model.named_parameters())
-    ours = {PREFIX + theirs: parameters[name].grad.T if transposed else parameters[name].grad
-            for theirs, name, transposed in expand(model.config.layers)}
+    ours = {
+        PREFIX + theirs: parameters[name].grad.T if transposed else parameters[name].grad
+        for theirs, name, transposed in expand(model.config.layers)
+    }
     assert len(ours) == len(parameters) and ours.keys() == reference.gradients.keys()
     for name, gradient in reference.gradients.items():
         apart = (ours[name] - gradient).abs().max() / gradient.abs().max()
@@ -48,33 +50,50 @@ def attention_output_not_transposed(monkeypatch):
 
 def every_token_sees_all(monkeypatch):
     causal = gpt.GPT.hidden_states
-    monkeypatch.setattr(gpt.GPT, "hidden_states", lambda self, ids, *_: causal(
-        self, ids, torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool)))
+    monkeypatch.setattr(
+        gpt.GPT,
+        "hidden_states",
+        lambda self, ids, *_: causal(self, ids, torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool)),
+    )
 
 
 def positions_from_one(monkeypatch):
     def embed(self, ids, *_):
         positions = (torch.arange(ids.shape[1]) + 1) % self.config.context
         return self.token_embedding(ids) + self.position_embedding(positions)
+
     monkeypatch.setattr(gpt.GPT, "embed", embed)
 
 
 def targets_not_shifted(monkeypatch):
     right = gpt.GPT.loss_sum
-    monkeypatch.setattr(gpt.GPT, "loss_sum", lambda self, ids, targets, **options: right(
-        self, ids, torch.where(targets == gpt.IGNORE, targets, ids), **options))
+    monkeypatch.setattr(
+        gpt.GPT,
+        "loss_sum",
+        lambda self, ids, targets, **options: right(
+            self, ids, torch.where(targets == gpt.IGNORE, targets, ids), **options
+        ),
+    )
 
 
 def gradient_cut_at_the_output_matrix(monkeypatch):
     right = gpt.summed_loss
-    monkeypatch.setattr(gpt, "summed_loss", lambda hidden, output, targets, chunk: right(
-        hidden, output.detach(), targets, chunk))
+    monkeypatch.setattr(
+        gpt, "summed_loss", lambda hidden, output, targets, chunk: right(hidden, output.detach(), targets, chunk)
+    )
 
 
-@pytest.mark.parametrize("sabotage, what_differs", [
-    (exact_gelu, "Tensor-likes"), (attention_output_not_transposed, "Tensor-likes"),
-    (every_token_sees_all, "Tensor-likes"), (positions_from_one, "Tensor-likes"),
-    (targets_not_shifted, "comparison failed"), (gradient_cut_at_the_output_matrix, "transformer.wte.weight")])
+@pytest.mark.parametrize(
+    "sabotage, what_differs",
+    [
+        (exact_gelu, "Tensor-likes"),
+        (attention_output_not_transposed, "Tensor-likes"),
+        (every_token_sees_all, "Tensor-likes"),
+        (positions_from_one, "Tensor-likes"),
+        (targets_not_shifted, "comparison failed"),
+        (gradient_cut_at_the_output_matrix, "transformer.wte.weight"),
+    ],
+)
 def test_a_wrong_model_fails_the_comparison(language_model, monkeypatch, sabotage, what_differs):
     sabotage(monkeypatch)
     with pytest.raises(AssertionError, match=what_differs):

@@ -40,8 +40,10 @@ def theirs(kind, base, directory):
     """peft's model of transformers' base and an adapter directory, ready to train."""
     import transformers
     from peft import PeftModel
-    return PeftModel.from_pretrained(getattr(transformers, kind).from_pretrained(base), directory,
-                                     is_trainable=True).eval()
+
+    return PeftModel.from_pretrained(
+        getattr(transformers, kind).from_pretrained(base), directory, is_trainable=True
+    ).eval()
 
 
 @pytest.fixture(params=TARGETS)
@@ -61,8 +63,11 @@ def test_logits_and_gradients_are_those_of_peft(classifier, pair):
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
     F.cross_entropy(logits, classifier.labels).backward()
     F.cross_entropy(expected, classifier.labels).backward()
-    wanted = {name.replace(".default", "").replace("modules_to_save.", ""): parameter.grad
-              for name, parameter in other.named_parameters() if parameter.requires_grad}
+    wanted = {
+        name.replace(".default", "").replace("modules_to_save.", ""): parameter.grad
+        for name, parameter in other.named_parameters()
+        if parameter.requires_grad
+    }
     for tensor in (*lora_tensors(ours).values(), ours.head.weight):
         tensor.data, tensor.grad = tensor.grad, None
     found = adapter_tensors(ours)  # the same names, of the gradients

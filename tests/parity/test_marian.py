@@ -15,9 +15,17 @@ from finetune.models.variants import sinusoids
 
 NEW, START, PAD = 10, 1, 0
 SHAPE = {"vocab_size": 50, "context": 24, "width": 32, "layers": 2, "heads": 4}
-NAMES = {"layers": "blocks", "encoder_attn.out_proj": "cross_attention.out", "self_attn.out_proj": "attention.out",
-         "encoder_attn.q_proj": "cross_attention.q", "self_attn_layer_norm": "norm_1", "fc1": "mlp.up",
-         "encoder_attn_layer_norm": "norm_cross", "fc2": "mlp.down", "final_layer_norm": "norm_2"}
+NAMES = {
+    "layers": "blocks",
+    "encoder_attn.out_proj": "cross_attention.out",
+    "self_attn.out_proj": "attention.out",
+    "encoder_attn.q_proj": "cross_attention.q",
+    "self_attn_layer_norm": "norm_1",
+    "fc1": "mlp.up",
+    "encoder_attn_layer_norm": "norm_cross",
+    "fc2": "mlp.down",
+    "final_layer_norm": "norm_2",
+}
 SOURCES = [[3, 9, 41, 7, 22, 5, 5, 8], [30], [12, 49, 8], [2, 44, 45, 46, 47]]
 REAL = torch.arange(8) < torch.tensor([len(ids) for ids in SOURCES])[:, None]
 
@@ -34,11 +42,25 @@ def randomise(model: nn.Module, std: float) -> nn.Module:
 def pair() -> tuple[EncoderDecoder, MarianMTModel]:
     """The same random weights in ours and in Marian."""
     ours = randomise(EncoderDecoder(EncoderDecoderConfig(**(VANILLA.__dict__ | SHAPE | {"last_norm": False}))), 0.2)
-    theirs = MarianMTModel(MarianConfig(
-        vocab_size=50, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, pad_token_id=PAD,
-        decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=128, activation_function="relu",
-        max_position_embeddings=24, scale_embedding=True, decoder_start_token_id=START, eos_token_id=None,
-        forced_eos_token_id=None)).eval()
+    theirs = MarianMTModel(
+        MarianConfig(
+            vocab_size=50,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            pad_token_id=PAD,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=128,
+            decoder_ffn_dim=128,
+            activation_function="relu",
+            max_position_embeddings=24,
+            scale_embedding=True,
+            decoder_start_token_id=START,
+            eos_token_id=None,
+            forced_eos_token_id=None,
+        )
+    ).eval()
     tensors, filled = dict(ours.named_parameters()), 0
     with torch.no_grad():
         for side in (theirs.model.encoder, theirs.model.decoder):
@@ -77,8 +99,14 @@ def assert_same_texts(pair, end: int | None = None, **options) -> torch.Tensor:
     names = {"num_beams": "beams", "num_return_sequences": "samples", "length_penalty": "length_penalty"}
     rules = {names[name]: value for name, value in options.items()} or {"temperature": 0}
     filler = PAD if end is None else end
-    asked = GenerationConfig(max_new_tokens=NEW, do_sample=False, decoder_start_token_id=START, pad_token_id=filler,
-                             eos_token_id=end, **options)
+    asked = GenerationConfig(
+        max_new_tokens=NEW,
+        do_sample=False,
+        decoder_start_token_id=START,
+        pad_token_id=filler,
+        eos_token_id=end,
+        **options,
+    )
     expected = theirs.generate(source_ids(), attention_mask=REAL.long(), generation_config=asked)
     order = REAL.int().argsort(dim=1, stable=True)
     for ids, attention_mask in ((source_ids(), REAL), (source_ids().gather(1, order), REAL.gather(1, order))):
@@ -107,8 +135,11 @@ def test_greedy_equals_marians(pair):
     assert (assert_same_texts(pair, end=end) == end).any()
 
 
-@pytest.mark.parametrize("options", [{}, {"length_penalty": 0.0}, {"length_penalty": 2.5}, {"length_penalty": -1.0},
-                                     {"num_return_sequences": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"length_penalty": 0.0}, {"length_penalty": 2.5}, {"length_penalty": -1.0}, {"num_return_sequences": 3}],
+    ids=str,
+)
 def test_beam_search_equals_marians(pair, options):
     assert_same_texts(pair, end=common_end(pair), num_beams=3, **options)
 
@@ -122,8 +153,10 @@ def test_the_length_penalty_changes_what_is_best(pair):
 def sources_stay_when_beams_are_made(patch):
     def select(self, rows):
         cache.KVCache.select(self, rows)
-        self.sources = [cache.Source(*(part.repeat(len(rows) // len(part), 1, 1, 1) for part in source))
-                        for source in self.sources]
+        self.sources = [
+            cache.Source(*(part.repeat(len(rows) // len(part), 1, 1, 1) for part in source)) for source in self.sources
+        ]
+
     patch.setattr(cache.SourceCache, "select", select)
 
 
@@ -141,16 +174,26 @@ def test_a_wrong_cache_fails_the_comparison(pair, monkeypatch, sabotage):
 @torch.no_grad()
 def test_the_decoder_is_gpt_2_with_cross_attention():
     ours = randomise(EncoderDecoder(EncoderDecoderConfig(**SHAPE)), 0.2)
-    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=2, n_head=4,
-                                        add_cross_attention=True)).eval()
-    rows = {PREFIX + name: (our if our.startswith("token") else "decoder." + our, transposed)
-            for name, our, transposed in expand(2)}
+    theirs = GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=2, n_head=4, add_cross_attention=True)
+    ).eval()
+    rows = {
+        PREFIX + name: (our if our.startswith("token") else "decoder." + our, transposed)
+        for name, our, transposed in expand(2)
+    }
     for i in range(2):
         for name, our in {"c_attn": "kv", "q_attn": "q", "c_proj": "out"}.items():
-            rows |= {f"transformer.h.{i}.crossattention.{name}.{kind}": (
-                f"decoder.blocks.{i}.cross_attention.{our}.{kind}", kind == "weight") for kind in ("weight", "bias")}
-        rows |= {f"transformer.h.{i}.ln_cross_attn.{kind}": (f"decoder.blocks.{i}.norm_cross.{kind}", False)
-                 for kind in ("weight", "bias")}
+            rows |= {
+                f"transformer.h.{i}.crossattention.{name}.{kind}": (
+                    f"decoder.blocks.{i}.cross_attention.{our}.{kind}",
+                    kind == "weight",
+                )
+                for kind in ("weight", "bias")
+            }
+        rows |= {
+            f"transformer.h.{i}.ln_cross_attn.{kind}": (f"decoder.blocks.{i}.norm_cross.{kind}", False)
+            for kind in ("weight", "bias")
+        }
     parameters = dict(theirs.named_parameters())
     assert parameters.keys() == rows.keys()
     for name, (our, transposed) in rows.items():

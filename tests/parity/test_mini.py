@@ -21,6 +21,7 @@ def test_it_is_small_and_its_special_tokens_stand_last():
 
 def test_transformers_loads_it_as_it_is():
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
     theirs, loading = AutoModelForCausalLM.from_pretrained(MINI, output_loading_info=True, dtype=torch.float32)
     assert not any(loading.values())
     model, tokenizer = load("mini")
@@ -39,9 +40,11 @@ def test_it_has_learnt_english():
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)]])
         with torch.no_grad():
             return float(model.loss_sum(ids[:, :-1], ids[:, 1:]))
-    for right, wrong in (("I would like to book a table for two people.",
-                          "two for would people book like a to I table."),
-                         ("He went to the house of his father.", "House his the to of went father he.")):
+
+    for right, wrong in (
+        ("I would like to book a table for two people.", "two for would people book like a to I table."),
+        ("He went to the house of his father.", "House his the to of went father he."),
+    ):
         assert loss(right) < loss(wrong)
 
 
@@ -69,10 +72,22 @@ def test_every_source_of_the_recipe_has_a_line_for_the_card():
 
 def test_the_scaling_fit_finds_a_law_that_is_there():
     made = runpy.run_path(str(asset("weights", "mini_card.py")))
-    rows = [{"name": f"scale-{layers}", "layers": layers, "width": 32 * layers, "optimizer": "muon", "lr": 1, "mix": "",
-             "batch_size": 8, "parameters": parameters, "tokens": tokens,
-             "held_out": 9.0 * parameters ** -0.07 * tokens ** -0.11}
-            for layers, parameters in ((3, 1e6), (6, 7e6)) for tokens in (2e5, 5e5, 1e6)]
+    rows = [
+        {
+            "name": f"scale-{layers}",
+            "layers": layers,
+            "width": 32 * layers,
+            "optimizer": "muon",
+            "lr": 1,
+            "mix": "",
+            "batch_size": 8,
+            "parameters": parameters,
+            "tokens": tokens,
+            "held_out": 9.0 * parameters**-0.07 * tokens**-0.11,
+        }
+        for layers, parameters in ((3, 1e6), (6, 7e6))
+        for tokens in (2e5, 5e5, 1e6)
+    ]
     found = made["scaling"](rows)
     assert [round(found[key], 6) for key in ("factor", "parameters", "tokens")] == [9.0, -0.07, -0.11]
     assert made["scaling"](rows[:4]) is None

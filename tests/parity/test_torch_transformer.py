@@ -15,9 +15,15 @@ TOLERANCE = 2e-5  # fp32, at standard deviation 0.2
 SHAPE = {"vocab_size": 90, "context": 16, "width": 32, "layers": 2, "heads": 4}
 SOURCE = torch.arange(12) < torch.tensor([12, 7, 1])[:, None]  # (3, 12), true where there is a token
 TARGET = torch.arange(9) < torch.tensor([4, 9, 6])[:, None]  # (3, 9)
-NAMES = {"layers": "blocks", "self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj": "attention.out",
-         "multihead_attn.out_proj": "cross_attention.out", "linear1": "mlp.up", "linear2": "mlp.down",
-         "norm1": "norm_1"}
+NAMES = {
+    "layers": "blocks",
+    "self_attn.in_proj_": "attention.qkv.",
+    "self_attn.out_proj": "attention.out",
+    "multihead_attn.out_proj": "cross_attention.out",
+    "linear1": "mlp.up",
+    "linear2": "mlp.down",
+    "norm1": "norm_1",
+}
 IN_ENCODER, IN_DECODER = {"norm2": "norm_2"}, {"norm2": "norm_cross", "norm3": "norm_2"}
 
 
@@ -49,8 +55,9 @@ def draw_ids(attention_mask: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.randint(0, SHAPE["vocab_size"], attention_mask.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(logits, expected, attention_mask, ours: nn.Module, theirs: dict[str, nn.Parameter],
-                of_gradients: float = TOLERANCE) -> None:
+def assert_same(
+    logits, expected, attention_mask, ours: nn.Module, theirs: dict[str, nn.Parameter], of_gradients: float = TOLERANCE
+) -> None:
     """Logits of real positions, and the gradients of a sum of them with random weights, relative to the largest."""
     torch.testing.assert_close(logits[attention_mask], expected[attention_mask], atol=TOLERANCE, rtol=0)
     weights = torch.randn(expected[attention_mask].shape, generator=torch.Generator().manual_seed(9))
@@ -66,8 +73,9 @@ def assert_same(logits, expected, attention_mask, ours: nn.Module, theirs: dict[
 def assert_same_encoder(norm: str, activation: str) -> None:
     """Two of torch's encoder layers between learned positions and a tied output."""
     function = F.relu if activation == "relu" else lambda x: F.gelu(x, approximate="tanh")
-    layer = nn.TransformerEncoderLayer(32, 4, 128, dropout=0.0, activation=function, batch_first=True,
-                                       norm_first=norm == "pre")
+    layer = nn.TransformerEncoderLayer(
+        32, 4, 128, dropout=0.0, activation=function, batch_first=True, norm_first=norm == "pre"
+    )
     last = nn.LayerNorm(32) if norm == "pre" else None
     reference = nn.ModuleDict({"token_embedding": nn.Embedding(90, 32), "position_embedding": nn.Embedding(16, 32)})
     stack = nn.TransformerEncoder(layer, 2, last, enable_nested_tensor=False)
@@ -81,13 +89,22 @@ def assert_same_encoder(norm: str, activation: str) -> None:
     assert_same(ours(ids, SOURCE), expected, SOURCE, ours, dict(reference.named_parameters()))
 
 
-def assert_same_transformer(last_norm: bool, shape: dict = SHAPE, std: float = 0.2,
-                            of_gradients: float = TOLERANCE, **options) -> None:
+def assert_same_transformer(
+    last_norm: bool, shape: dict = SHAPE, std: float = 0.2, of_gradients: float = TOLERANCE, **options
+) -> None:
     """Torch's whole transformer between scaled tokens with sinusoids and a tied output."""
     config = EncoderDecoderConfig(**(VANILLA.__dict__ | shape | {"dropout": 0.0, "last_norm": last_norm} | options))
     width = config.width
-    reference = nn.Transformer(width, config.heads, config.encoder.layers, config.layers, 4 * width, dropout=0.0,
-                               batch_first=True, norm_first=config.norm == "pre")
+    reference = nn.Transformer(
+        width,
+        config.heads,
+        config.encoder.layers,
+        config.layers,
+        4 * width,
+        dropout=0.0,
+        batch_first=True,
+        norm_first=config.norm == "pre",
+    )
     if not last_norm:
         reference.encoder.norm = reference.decoder.norm = None
     reference.token_embedding = nn.Embedding(config.vocab_size, width)
@@ -97,9 +114,15 @@ def assert_same_transformer(last_norm: bool, shape: dict = SHAPE, std: float = 0
     source, target = draw_ids(SOURCE, seed=4), draw_ids(TARGET, seed=5)
     angle = torch.arange(16)[:, None] / 10_000 ** (torch.arange(width // 2) / (width // 2))
     sinusoids = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)  # (16, C)
-    x, y = (reference.token_embedding(ids) * width ** 0.5 + sinusoids[:ids.shape[1]] for ids in (source, target))
-    hidden = reference(x, y, tgt_mask=torch.ones(9, 9, dtype=torch.bool).triu(1), src_key_padding_mask=~SOURCE,
-                       tgt_key_padding_mask=~TARGET, memory_key_padding_mask=~SOURCE)
+    x, y = (reference.token_embedding(ids) * width**0.5 + sinusoids[: ids.shape[1]] for ids in (source, target))
+    hidden = reference(
+        x,
+        y,
+        tgt_mask=torch.ones(9, 9, dtype=torch.bool).triu(1),
+        src_key_padding_mask=~SOURCE,
+        tgt_key_padding_mask=~TARGET,
+        memory_key_padding_mask=~SOURCE,
+    )
     expected = hidden @ reference.token_embedding.weight.T
     logits = ours(source, target, SOURCE, TARGET)
     assert_same(logits, expected, TARGET, ours, dict(reference.named_parameters()), of_gradients)
@@ -111,8 +134,16 @@ def test_the_encoder_is_torchs(norm, activation):
     assert_same_encoder(norm, activation)
 
 
-@pytest.mark.parametrize("options", [{"last_norm": True}, {"last_norm": False}, {"norm": "pre", "last_norm": True},
-                                     {"last_norm": True, "layers": 1, "encoder_layers": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"last_norm": True},
+        {"last_norm": False},
+        {"norm": "pre", "last_norm": True},
+        {"last_norm": True, "layers": 1, "encoder_layers": 3},
+    ],
+    ids=str,
+)
 def test_the_encoder_decoder_is_torchs_transformer(options):
     assert_same_transformer(**options)
 
@@ -135,7 +166,9 @@ def test_the_vanilla_preset_has_torchs_layout():
 
 def pads_of_the_source_are_seen(patch):
     right = variants.CrossAttention.read
-    patch.setattr(variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x, torch.ones_like(attention_mask)))
+    patch.setattr(
+        variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x, torch.ones_like(attention_mask))
+    )
 
 
 def the_decoder_looks_ahead(patch):
@@ -152,6 +185,7 @@ def keys_and_values_are_swapped(patch):
     def read(self, encoded, attention_mask):
         k, v, mask = right(self, encoded, attention_mask)
         return variants.Source(v, k, mask)
+
     patch.setattr(variants.CrossAttention, "read", read)
 
 
@@ -161,12 +195,22 @@ def norms_change_places(patch):
 
 def cross_attention_has_no_gradient(patch):
     right = variants.CrossAttention.read
-    patch.setattr(variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x.detach(), attention_mask))
+    patch.setattr(
+        variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x.detach(), attention_mask)
+    )
 
 
-@pytest.mark.parametrize("sabotage", [pads_of_the_source_are_seen, the_decoder_looks_ahead, norms_change_places,
-                                      the_encoder_does_not_look_ahead, keys_and_values_are_swapped,
-                                      cross_attention_has_no_gradient])
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        pads_of_the_source_are_seen,
+        the_decoder_looks_ahead,
+        norms_change_places,
+        the_encoder_does_not_look_ahead,
+        keys_and_values_are_swapped,
+        cross_attention_has_no_gradient,
+    ],
+)
 def test_a_wrong_transformer_fails_the_comparison(monkeypatch, sabotage):
     sabotage(monkeypatch)
     with pytest.raises(AssertionError):

@@ -17,13 +17,25 @@ from finetune.tokenizer import Tokenizer
 def scripts(root, monkeypatch):
     """The benchmarks' scripts by name, imported from their folder."""
     monkeypatch.syspath_prepend(root / "benchmarks")
-    return {name: importlib.import_module(name) for name in ("few_labels", "learning_curves", "domain_adaptation",
-                                                           "classify_sets")}
+    return {
+        name: importlib.import_module(name)
+        for name in ("few_labels", "learning_curves", "domain_adaptation", "classify_sets")
+    }
 
 
 def a_row(accuracy, seed, name="TREC", budget=100, model="mini", start="a", **more):
-    return {"set": name, "budget": budget, "seed": seed, "model": model, "start": start, "accuracy": accuracy,
-            "f1_macro": accuracy / 2, "labels": 100, "n_test": 500, "threads": 1} | more
+    return {
+        "set": name,
+        "budget": budget,
+        "seed": seed,
+        "model": model,
+        "start": start,
+        "accuracy": accuracy,
+        "f1_macro": accuracy / 2,
+        "labels": 100,
+        "n_test": 500,
+        "threads": 1,
+    } | more
 
 
 def line_of(text, *begin):
@@ -36,7 +48,8 @@ def test_the_page_is_what_the_scripts_make_of_the_rows(scripts):
     assert shared.section_of(curves.PAGE, "classify_sets") == whole.section(rows + shared.read_rows(whole.ROWS))
     assert shared.section_of(curves.PAGE, "learning_curves") == curves.section(rows)
     assert shared.section_of(curves.PAGE, "domain_adaptation") == adaptation.section(
-        shared.read_rows(adaptation.ROWS), rows)
+        shared.read_rows(adaptation.ROWS), rows
+    )
 
 
 def test_the_last_rows_are_of_the_checkpoint_that_is_bundled(scripts):
@@ -82,10 +95,12 @@ def test_whole_sets_count_the_runs_on_all_labels_alone(scripts):
     rows += [a_row(0.9, seed, "Banking77", "all", labels=8000, n_test=3080) for seed in (1, 3)]
     text = scripts["classify_sets"].section(rows)
     assert line_of(text, "TREC", "6", "100", "500 (official)", "accuracy").endswith(
-        "| 83.0 [81.0, 85.0] | 73.0 [71.0, 75.0] | +10.0 [+10.0, +10.0] |")
+        "| 83.0 [81.0, 85.0] | 73.0 [71.0, 75.0] | +10.0 [+10.0, +10.0] |"
+    )
     assert "1 of 5 sets complete. ahead: TREC." in text
     assert line_of(text, "Banking77", "77", "8,000", "3,080 (official)").endswith(
-        "| missing (3 of 5) | missing (5 of 5) | missing (5 of 5) |")
+        "| missing (3 of 5) | missing (5 of 5) | missing (5 of 5) |"
+    )
     assert line_of(text, "YouTube spam", "2", "?").count("missing (5 of 5)") == 3
 
 
@@ -107,8 +122,10 @@ def test_draws_hold_every_label_in_its_share_and_nest(scripts):
     shared = scripts["few_labels"]
     pool = [{"row": i, "text": str(i), "label": "rare" if i % 50 == 0 else "abc"[i % 3]} for i in range(1000)]
     data = shared.LabelledSet("x", ["a", "b", "c", "rare"], pool, [])
-    smaller, larger, other = ([record["row"] for part in shared.draw(data, budget, seed) for record in part]
-                              for budget, seed in ((50, 1), (200, 1), (50, 2)))
+    smaller, larger, other = (
+        [record["row"] for part in shared.draw(data, budget, seed) for record in part]
+        for budget, seed in ((50, 1), (200, 1), (50, 2))
+    )
     assert set(smaller) < set(larger) and set(smaller) != set(other) and len(set(larger)) == 200
     labels = [pool[row]["label"] for row in larger]
     assert {label: labels.count(label) for label in "abc"} == pytest.approx(dict.fromkeys("abc", 65.3), abs=1)
@@ -161,8 +178,10 @@ def test_a_section_replaces_itself_and_nothing_else(scripts, tmp_path):
     write, page = scripts["few_labels"].write_section, tmp_path / "README.md"
     for name, text in (("one", "first"), ("two", "second"), ("one", "changed\n\nlonger")):
         write(page, name, text)
-    assert page.read_text() == ("# Benchmarks\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
-                                "<!-- begin two -->\nsecond\n<!-- end two -->\n")
+    assert page.read_text() == (
+        "# Benchmarks\n\n<!-- begin one -->\nchanged\n\nlonger\n<!-- end one -->\n\n"
+        "<!-- begin two -->\nsecond\n<!-- end two -->\n"
+    )
 
 
 def test_the_page_shows_the_rows_of_the_variants(root, scripts):

@@ -6,8 +6,21 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "pandas", "sklearn", "scipy", "matplotlib", "numpy", "transformers", "datasets",
-         "accelerate", "huggingface_hub", "tiktoken", "jinja2", "pooch"}
+HEAVY = {
+    "torch",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "numpy",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "tiktoken",
+    "jinja2",
+    "pooch",
+}
 
 
 def imports_of(root, *arguments: str) -> tuple[int, set[str], str]:

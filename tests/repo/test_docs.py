@@ -6,8 +6,15 @@ import shlex
 
 import pytest
 
-PAGES = ["README.md", "CONTRIBUTING.md", "pipelines/README.md", "data/README.md", "weights/README.md",
-         "benchmarks/README.md", "docs/findings.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "pipelines/README.md",
+    "data/README.md",
+    "weights/README.md",
+    "benchmarks/README.md",
+    "docs/findings.md",
+]
 
 
 def code_lines(text: str) -> list[str]:
@@ -43,13 +50,16 @@ def commands():
     from typer.main import get_command
 
     from finetune.cli import app
+
     found = {}
 
     def visit(command, path):
-        found[path] = {option for parameter in command.params
-                       for option in [*parameter.opts, *parameter.secondary_opts]}
+        found[path] = {
+            option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]
+        }
         for name, child in getattr(command, "commands", {}).items():
             visit(child, (*path, name))
+
     visit(get_command(app), ())
     return found
 
@@ -62,12 +72,15 @@ def problems_of(words: list[str], commands: dict) -> list[str]:
             break
         path = (*path, word)
     groups = {known[:-1] for known in commands if known}
-    rest = words[len(path):]
+    rest = words[len(path) :]
     if path in groups and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         return [f"no command {' '.join((*path, rest[0]))!r}"]
     options = [word.partition("=")[0] for word in rest if re.match(r"--?[a-zA-Z]", word)]
-    return [f"{' '.join(path) or 'finetune'} has no option {option}" for option in options
-            if option not in commands[path] | {"--help"}]
+    return [
+        f"{' '.join(path) or 'finetune'} has no option {option}"
+        for option in options
+        if option not in commands[path] | {"--help"}
+    ]
 
 
 def test_commands_of_the_pages_exist(lines, commands):
@@ -109,8 +122,11 @@ def test_targets_of_the_pages_exist(root, lines):
         for line in code:
             for words in words_after("make", line):
                 named += 1
-                unknown = [word for word in words if not word.startswith("-") and word not in targets
-                           and word.partition("=")[0] not in variables]
+                unknown = [
+                    word
+                    for word in words
+                    if not word.startswith("-") and word not in targets and word.partition("=")[0] not in variables
+                ]
                 wrong += [f"{page}: {line.strip()}: {word}" for word in unknown]
     assert named >= 2 and not wrong, wrong
 
@@ -140,8 +156,12 @@ def test_pipelines_page_lists_every_pipeline(root):
 
 
 def test_examples_of_contributing_are_lines_of_the_code(root, files):
-    code = {line.strip() for name in files if name.endswith(".py")
-            for line in (root / name).read_text(encoding="utf-8").splitlines()}
+    code = {
+        line.strip()
+        for name in files
+        if name.endswith(".py")
+        for line in (root / name).read_text(encoding="utf-8").splitlines()
+    }
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```python\n(.*?)^ *```", text, flags=re.M | re.S)
     wrong = [line for block in blocks for line in block.splitlines() if line.strip() not in code | {""}]

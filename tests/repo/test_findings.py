@@ -30,7 +30,11 @@ def test_a_paragraph_says_what_the_check_means_and_shows_two_lines(check, sectio
 
 
 def test_every_finding_of_the_package_is_of_a_listed_check(modules):
-    made = [node.args[0] for tree in modules.values() for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"]
+    made = [
+        node.args[0]
+        for tree in modules.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"
+    ]
     names = {name.value for name in made if isinstance(name, ast.Constant)}
     assert len(names) > 20 and not names - set(BY_NAME), names - set(BY_NAME)

@@ -24,18 +24,42 @@ GROUPS = [
     [""],  # finetune/__init__.py, which loads what it offers only when it is named
 ]
 NEIGHBOURS = {
-    "__main__": [], "cli": [], "api": [], "estimator": [], "execution": [], "pipeline": [], "stages": [],
-    "a comparison": [], "comparisons.results": [],
+    "__main__": [],
+    "cli": [],
+    "api": [],
+    "estimator": [],
+    "execution": [],
+    "pipeline": [],
+    "stages": [],
+    "a comparison": [],
+    "comparisons.results": [],
     "commands": ["stages"],  # a dry run tries them
     "a task": [],  # one task never imports another
-    "tasks.base": [], "tasks.setup": ["tasks.base"], "tasks.writing": ["tasks.base"],
-    "training": [], "report": [], "export": ["training"], "pictures": ["report", "training"],
-    "checkpoints": ["hub"], "tables": ["hub", "evaluation"], "adapters": [], "evaluation": [], "hub": [],
-    "models": ["tokenizer"], "tokenizer": [],
-    "the lists": [], "settings": ["config"], "recipe": ["the lists", "config", "errors"],
+    "tasks.base": [],
+    "tasks.setup": ["tasks.base"],
+    "tasks.writing": ["tasks.base"],
+    "training": [],
+    "report": [],
+    "export": ["training"],
+    "pictures": ["report", "training"],
+    "checkpoints": ["hub"],
+    "tables": ["hub", "evaluation"],
+    "adapters": [],
+    "evaluation": [],
+    "hub": [],
+    "models": ["tokenizer"],
+    "tokenizer": [],
+    "the lists": [],
+    "settings": ["config"],
+    "recipe": ["the lists", "config", "errors"],
     "run": ["recipe", "config", "files", "machine", "records", "errors"],
-    "config": ["errors"], "console": ["errors"], "files": ["errors"], "records": ["errors"], "machine": [],
-    "errors": [], "": [],
+    "config": ["errors"],
+    "console": ["errors"],
+    "files": ["errors"],
+    "records": ["errors"],
+    "machine": [],
+    "errors": [],
+    "": [],
 }
 NETWORK = ("socket", "urllib.request", "http.client", "requests", "httpx", "huggingface_hub", "pooch")
 
@@ -86,8 +110,10 @@ def under(name: str, *packages: str) -> bool:
 
 def at_run_time(tree: ast.Module) -> ast.Module:
     """The module without what stands under ``if TYPE_CHECKING:``."""
-    body = [node.orelse if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" else [node]
-            for node in tree.body]
+    body = [
+        node.orelse if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" else [node]
+        for node in tree.body
+    ]
     return ast.Module([node for part in body for node in part], [])
 
 
@@ -100,15 +126,22 @@ def edges(modules, types=True):
 
 
 def test_imports_go_from_left_to_right(modules):
-    wrong = [f"{module} imports {name}" for module, name in edges(modules)
-             if group_of(room_of(name)) < group_of(room_of(module))]
+    wrong = [
+        f"{module} imports {name}"
+        for module, name in edges(modules)
+        if group_of(room_of(name)) < group_of(room_of(module))
+    ]
     assert len(modules) > 100 and not wrong, wrong
 
 
 def test_within_a_group_only_neighbours_are_imported(modules):
-    wrong = [f"{module} imports {name}" for module, name in edges(modules)
-             if group_of(room_of(name)) == group_of(room_of(module)) and not same_folder(module, name)
-             and room_of(name) not in NEIGHBOURS[room_of(module)]]
+    wrong = [
+        f"{module} imports {name}"
+        for module, name in edges(modules)
+        if group_of(room_of(name)) == group_of(room_of(module))
+        and not same_folder(module, name)
+        and room_of(name) not in NEIGHBOURS[room_of(module)]
+    ]
     assert not wrong, wrong
 
 
@@ -117,9 +150,15 @@ def test_a_list_of_tasks_imports_nothing(modules):
 
 
 def test_scores_pages_and_settings_need_no_torch(modules):
-    light = [module for module in modules if under(module, "finetune.report", "finetune.evaluation")
-             or (module.split(".")[1:2] in (["tasks"], ["comparisons"])
-                 and module.rpartition(".")[2] in ("score", "page", "settings", "stage"))]
+    light = [
+        module
+        for module in modules
+        if under(module, "finetune.report", "finetune.evaluation")
+        or (
+            module.split(".")[1:2] in (["tasks"], ["comparisons"])
+            and module.rpartition(".")[2] in ("score", "page", "settings", "stage")
+        )
+    ]
     code = f"import sys, {', '.join(light)}; print(*{{'torch', 'accelerate', 'transformers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert len(light) > 20 and done.returncode == 0 and not done.stdout.strip(), done.stdout + done.stderr
@@ -127,12 +166,18 @@ def test_scores_pages_and_settings_need_no_torch(modules):
 
 def test_what_serves_every_task_names_none(root, modules):
     """A task's name as a word of code or of text: its folder is the place for what is its own."""
-    shared = [path for folder in ("stages", "training", "export", "report", "evaluation")
-              for path in sorted((root / "finetune" / folder).glob("*"))
-              if path.suffix in (".py", ".jinja")]
-    wrong = [f"{path.relative_to(root)}:{number}: {line.strip()}" for path in shared
-             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-             if re.search(r"\b(seq2seq|instruct)\b|[\"']classify[\"']|[\"']pretrain[\"']", line)]
+    shared = [
+        path
+        for folder in ("stages", "training", "export", "report", "evaluation")
+        for path in sorted((root / "finetune" / folder).glob("*"))
+        if path.suffix in (".py", ".jinja")
+    ]
+    wrong = [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in shared
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\b(seq2seq|instruct)\b|[\"']classify[\"']|[\"']pretrain[\"']", line)
+    ]
     assert len(shared) > 30 and not wrong, wrong
 
 
@@ -154,16 +199,25 @@ def test_no_circle(modules):
 
 
 def test_only_fetch_knows_the_network(modules):
-    wrong = [f"{module} imports {name}" for module, tree in modules.items() if not under(module, "finetune.hub")
-             for name in imported(tree) if under(name, *NETWORK)]
+    wrong = [
+        f"{module} imports {name}"
+        for module, tree in modules.items()
+        if not under(module, "finetune.hub")
+        for name in imported(tree)
+        if under(name, *NETWORK)
+    ]
     assert not wrong, wrong
 
 
 def test_adapters_know_only_torch_and_the_errors(modules):
     allowed = ("torch", "finetune.errors", "finetune.adapters", *sys.stdlib_module_names)
-    wrong = [f"{module} imports {name}" for module, tree in modules.items()
-             if under(module, "finetune.adapters")
-             for name in imported(tree, modules) if not under(name, *allowed)]
+    wrong = [
+        f"{module} imports {name}"
+        for module, tree in modules.items()
+        if under(module, "finetune.adapters")
+        for name in imported(tree, modules)
+        if not under(name, *allowed)
+    ]
     assert not wrong, wrong
 
 
@@ -171,6 +225,7 @@ def test_pipelines_are_never_imported_and_start_fast(root):
     heavy = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "transformers")
     paths = list((root / "pipelines").glob("*.py"))
     trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
-    wrong = [f"{name} imports {module}" for name, tree in trees.items() for module in imported(tree)
-             if under(module, *heavy)]
+    wrong = [
+        f"{name} imports {module}" for name, tree in trees.items() for module in imported(tree) if under(module, *heavy)
+    ]
     assert trees and not wrong, wrong

@@ -40,8 +40,9 @@ def returned(modules: dict[str, ast.Module], classes: dict) -> dict[str, list[st
     return found
 
 
-def read_fields(tree: ast.Module, classes: dict, owners: dict[str, set[str]],
-                returns: dict[str, list[str]]) -> set[tuple[str, str]]:
+def read_fields(
+    tree: ast.Module, classes: dict, owners: dict[str, set[str]], returns: dict[str, list[str]]
+) -> set[tuple[str, str]]:
     """(class, field) for each setting read, as ``recipe.train.lr`` or through a name bound to a section."""
     local = {name: set(known) for name, known in owners.items()}
     for node in ast.walk(tree):
@@ -56,29 +57,42 @@ def read_fields(tree: ast.Module, classes: dict, owners: dict[str, set[str]],
                 bound = [(target, {name} & set(classes)) for target, name in zip(targets, types, strict=False)]
             else:  # settings = recipe.train
                 values = getattr(node.value, "elts", [node.value])
-                bound = [(target, {name for name in owners if last_name(value) in owners[name]})
-                         for target, value in zip(targets, values, strict=False)]
+                bound = [
+                    (target, {name for name in owners if last_name(value) in owners[name]})
+                    for target, value in zip(targets, values, strict=False)
+                ]
             for target, names in bound:
                 for name in names:
                     local[name].add(last_name(target))
-    return {(name, node.attr) for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-            for name, known in local.items()
-            if last_name(node.value) in known and node.attr in classes[name].model_fields}
+    return {
+        (name, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        for name, known in local.items()
+        if last_name(node.value) in known and node.attr in classes[name].model_fields
+    }
 
 
 def test_every_field_is_read(modules):
     classes = schema_classes()
     owners = sections(classes)
     returns = returned(modules, classes)
-    read = set().union(*(read_fields(tree, classes, owners, returns) for module, tree in modules.items()
-                         if module != "finetune.recipe"))
+    read = set().union(
+        *(
+            read_fields(tree, classes, owners, returns)
+            for module, tree in modules.items()
+            if module != "finetune.recipe"
+        )
+    )
     fields = {(name, field) for name, schema in classes.items() for field in schema.model_fields}
     assert len(fields) > 20 and not fields - read, sorted(fields - read)
 
 
 def test_every_field_says_what_it_is():
-    wrong = [f"{name}.{field}" for name, schema in schema_classes().items()
-             for field, info in schema.model_fields.items()
-             if not info.description and not issubclass(type(info.default), Settings)]
+    wrong = [
+        f"{name}.{field}"
+        for name, schema in schema_classes().items()
+        for field, info in schema.model_fields.items()
+        if not info.description and not issubclass(type(info.default), Settings)
+    ]
     assert not wrong, wrong

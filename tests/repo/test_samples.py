@@ -14,20 +14,61 @@ def test_a_card_holds_what_its_script_measures(root, monkeypatch, capsys, name):
     script = root / "data" / name / "check_sample.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--check"])
     runpy.run_path(str(script), run_name="__main__")
-    assert all(f"| `{name}` | {value} |" in (script.parent / "card.md").read_text(encoding="utf-8")
-               for name, value in json.loads(capsys.readouterr().out).items())
+    assert all(
+        f"| `{name}` | {value} |" in (script.parent / "card.md").read_text(encoding="utf-8")
+        for name, value in json.loads(capsys.readouterr().out).items()
+    )
 
 
-WORDS = {0: "zero", 7: "seven", 13: "thirteen", 20: "twenty", 21: "twenty-one", 99: "ninety-nine", 100: "one hundred",
-         101: "one hundred and one", 110: "one hundred and ten", 999: "nine hundred and ninety-nine",
-         1000: "one thousand", 1001: "one thousand and one", 1100: "one thousand one hundred",
-         4071: "four thousand and seventy-one", 40_215: "forty thousand two hundred and fifteen",
-         100_000: "one hundred thousand", 100_007: "one hundred thousand and seven",
-         101_000: "one hundred and one thousand",
-         919_312: "nine hundred and nineteen thousand three hundred and twelve"}
-NAMES = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-                  "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"],
-                 range(20), strict=True))
+WORDS = {
+    0: "zero",
+    7: "seven",
+    13: "thirteen",
+    20: "twenty",
+    21: "twenty-one",
+    99: "ninety-nine",
+    100: "one hundred",
+    101: "one hundred and one",
+    110: "one hundred and ten",
+    999: "nine hundred and ninety-nine",
+    1000: "one thousand",
+    1001: "one thousand and one",
+    1100: "one thousand one hundred",
+    4071: "four thousand and seventy-one",
+    40_215: "forty thousand two hundred and fifteen",
+    100_000: "one hundred thousand",
+    100_007: "one hundred thousand and seven",
+    101_000: "one hundred and one thousand",
+    919_312: "nine hundred and nineteen thousand three hundred and twelve",
+}
+NAMES = dict(
+    zip(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ],
+        range(20),
+        strict=True,
+    )
+)
 TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 NAMES |= TENS | {f"{ten}-{one}": TENS[ten] + NAMES[one] for ten in TENS for one in list(NAMES)[1:10]}
 

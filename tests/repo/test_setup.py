@@ -31,6 +31,7 @@ def bootstrap(root, tmp_path, monkeypatch):
     def install(dev, patience):
         module.calls.append("install dev" if dev else "install")
         return module.pip_works
+
     monkeypatch.setattr(module, "install", install)
     return module
 
@@ -58,6 +59,7 @@ def test_new_requirements_are_installed(bootstrap):
 def test_an_interrupted_set_up_begins_again(bootstrap, monkeypatch):
     def killed(dev, patience):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(bootstrap, "install", killed)
         bootstrap.set_up(False)
@@ -99,21 +101,38 @@ def test_without_ensurepip_the_mend_is_said(bootstrap, monkeypatch, capsys):
 def test_an_old_interpreter_can_read_the_script(root):
     text = (root / "bootstrap.py").read_text(encoding="utf-8")
     assert ast.parse(text, feature_version=(3, 6))
-    code = ("import runpy, sys; sys.version_info = (3, 8, 1); sys.version = '3.8.1 (old)'; "
-            "runpy.run_path('bootstrap.py', run_name='__main__')")
+    code = (
+        "import runpy, sys; sys.version_info = (3, 8, 1); sys.version = '3.8.1 (old)'; "
+        "runpy.run_path('bootstrap.py', run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 2 and "Python 3.11 or newer is needed" in done.stderr and "3.8.1" in done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
-@pytest.mark.parametrize("given, expected", [
-    ([], []),
-    (["CSV=my own.csv"], ["--set", "data=my own.csv"]),
-    (["WEIGHTS=gpt2", "METHOD=head", "NAME=x", "ARGS=--set train.epochs=3 --set 'a=b c'"],
-     ["--set", "weights=gpt2", "--set", "train.method=head", "--name", "x", "--set", "train.epochs=3",
-      "--set", "a=b c"]),
-    (["CSV=it's; echo `date` \"x\".csv"], ["--set", "data=it's; echo `date` \"x\".csv"]),
-])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], []),
+        (["CSV=my own.csv"], ["--set", "data=my own.csv"]),
+        (
+            ["WEIGHTS=gpt2", "METHOD=head", "NAME=x", "ARGS=--set train.epochs=3 --set 'a=b c'"],
+            [
+                "--set",
+                "weights=gpt2",
+                "--set",
+                "train.method=head",
+                "--name",
+                "x",
+                "--set",
+                "train.epochs=3",
+                "--set",
+                "a=b c",
+            ],
+        ),
+        (['CSV=it\'s; echo `date` "x".csv'], ["--set", 'data=it\'s; echo `date` "x".csv']),
+    ],
+)
 def test_make_hands_settings_through(root, tmp_path, given, expected):
     script = tmp_path / "python"
     code = "import json, sys; print(json.dumps(sys.argv[1:]))"

@@ -23,20 +23,28 @@ def test_wheel_holds_every_module_and_asset(wheel, root, files):
             wanted.add(f"finetune/_assets/{name}")
     held = {name for name in wheel if ".dist-info/" not in name}
     assert held == wanted
-    assert {"finetune/_assets/pipelines/spam_classifier.py", "finetune/_assets/weights/registry.toml",
-            "finetune/_assets/data/registry.toml", "finetune/report/template.html.jinja", "finetune/py.typed"} <= held
+    assert {
+        "finetune/_assets/pipelines/spam_classifier.py",
+        "finetune/_assets/weights/registry.toml",
+        "finetune/_assets/data/registry.toml",
+        "finetune/report/template.html.jinja",
+        "finetune/py.typed",
+    } <= held
 
 
 def test_wheel_installs_one_command_and_one_package(wheel):
     entry_points = next(text for name, text in wheel.items() if fnmatch(name, "*.dist-info/entry_points.txt"))
     assert entry_points.decode().split() == ["[console_scripts]", "finetune", "=", "finetune.cli:main"]
     assert {name.split("/")[0].removesuffix(".dist-info").split("-")[0] for name in wheel} == {
-        "finetune", "gpt2_finetune"}
+        "finetune",
+        "gpt2_finetune",
+    }
     assert any(fnmatch(name, "*.dist-info/licenses/LICENSE") for name in wheel)
 
 
 def test_version_is_the_packages_own(wheel):
     import finetune
+
     metadata = next(text for name, text in wheel.items() if name.endswith(".dist-info/METADATA"))
     assert f"\nVersion: {finetune.__version__}\n" in metadata.decode()
 
@@ -48,6 +56,7 @@ def test_pins_cover_every_requirement(root):
 
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
+
     lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}

@@ -26,8 +26,14 @@ def toy_frame(rows: int = 90) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A run on a frame."""
-    return finetune.classify(toy_frame(), text="note to self", label="kind", weights=tiny, settings=SETTINGS,
-                             folder=tmp_path_factory.mktemp("here") / "runs")
+    return finetune.classify(
+        toy_frame(),
+        text="note to self",
+        label="kind",
+        weights=tiny,
+        settings=SETTINGS,
+        folder=tmp_path_factory.mktemp("here") / "runs",
+    )
 
 
 def test_a_frame_goes_through_the_whole_pipeline_once(run, tiny, capsys):
@@ -35,8 +41,9 @@ def test_a_frame_goes_through_the_whole_pipeline_once(run, tiny, capsys):
     assert run.evaluation["headline"]["metric"] == "accuracy" and run.evaluation["headline"]["n"] == 18
     card = read_json(run.directory / "data" / "card.json")
     assert card["rows"] == 90 and card["labels"] == {"junk": 45, "fine": 45}
-    again = finetune.classify(toy_frame(), text="note to self", label="kind", weights=tiny, settings=SETTINGS,
-                              folder=run.directory.parent)
+    again = finetune.classify(
+        toy_frame(), text="note to self", label="kind", weights=tiny, settings=SETTINGS, folder=run.directory.parent
+    )
     assert again.directory == run.directory and "nothing left to do" in capsys.readouterr().out
     assert len(list((run.directory.parent / "tables").iterdir())) == 1
 
@@ -76,10 +83,12 @@ def test_texts_and_data_sets_are_answered_too(run):
 
 def test_a_data_set_keeps_its_own_splits_and_names(tiny, tmp_path):
     frame = toy_frame(80)
-    features = datasets.Features({"text": datasets.Value("string"),
-                                  "label": datasets.ClassLabel(names=["junk", "fine"])})
-    whole = datasets.Dataset.from_dict({"text": frame["note to self"].tolist(), "label": frame["kind"].tolist()},
-                                       features=features)
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["junk", "fine"])}
+    )
+    whole = datasets.Dataset.from_dict(
+        {"text": frame["note to self"].tolist(), "label": frame["kind"].tolist()}, features=features
+    )
     data = datasets.DatasetDict(train=whole.select(range(55)), test=whole.select(range(55, 80)))
     run = finetune.classify(data, weights=tiny, settings=SETTINGS, folder=tmp_path, name="mine")
     table = pd.read_csv(run.directory / "predictions.csv")
@@ -103,10 +112,15 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
     assert written.values.tolist() == [["a", "true"], ["5", "x"], ["", "1.5"]]
 
 
-@pytest.mark.parametrize("data, words", [
-    ([["a", "b"]], "no data to learn from; got list"), ("nowhere.csv", "no such file and no such name"),
-    (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns of one name"),
-    (pd.DataFrame({"text": ["a"]}), "no label column")])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ([["a", "b"]], "no data to learn from; got list"),
+        ("nowhere.csv", "no such file and no such name"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns of one name"),
+        (pd.DataFrame({"text": ["a"]}), "no label column"),
+    ],
+)
 def test_what_is_no_data_is_said(data, words, tmp_path, tiny):
     with pytest.raises(DataError, match=words):
         finetune.classify(data, weights=tiny, folder=tmp_path)
@@ -115,8 +129,17 @@ def test_what_is_no_data_is_said(data, words, tmp_path, tiny):
 def test_the_command_s_options_reach_the_run(tiny, tmp_path):
     frame = toy_frame(60).assign(part=["train", "val", "test"] * 20)
     (tmp_path / "my.csv").write_bytes(frame.to_csv(index=False).replace("xx", "é").encode("cp1252"))
-    run = finetune.classify(tmp_path / "my.csv", "note to self", "kind", split="part", encoding="cp1252",
-                            weights=tiny, settings=SETTINGS, name="options", folder=tmp_path / "runs")
+    run = finetune.classify(
+        tmp_path / "my.csv",
+        "note to self",
+        "kind",
+        split="part",
+        encoding="cp1252",
+        weights=tiny,
+        settings=SETTINGS,
+        name="options",
+        folder=tmp_path / "runs",
+    )
     card = read_json(run.directory / "data" / "card.json")
     assert {name: part["rows"] for name, part in card["splits"].items()} == {"train": 20, "val": 20, "test": 20}
     assert "é" in (run.directory / "data" / "train.jsonl").read_text(encoding="utf-8")

@@ -8,11 +8,18 @@ import pytest
 from finetune import console
 
 
-@pytest.mark.parametrize("text, shown", [
-    ("plain\ttext", "plain\ttext"), ("\x1b[31mred\x07", "\ufffd[31mred\ufffd"), ("a\rb", "a\ufffdb"),
-    ("\u202ecba\u2066", "\ufffdcba\ufffd"), ("\x9b2J\x7f\x00", "\ufffd2J\ufffd\ufffd"),
-    ("[/x] [link=a]", "[/x] [link=a]"),
-    ("naïve 東京 👩\u200d👩", "naïve 東京 👩\u200d👩")])
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("plain\ttext", "plain\ttext"),
+        ("\x1b[31mred\x07", "\ufffd[31mred\ufffd"),
+        ("a\rb", "a\ufffdb"),
+        ("\u202ecba\u2066", "\ufffdcba\ufffd"),
+        ("\x9b2J\x7f\x00", "\ufffd2J\ufffd\ufffd"),
+        ("[/x] [link=a]", "[/x] [link=a]"),
+        ("naïve 東京 👩\u200d👩", "naïve 東京 👩\u200d👩"),
+    ],
+)
 def test_no_text_drives_the_terminal(capsys, text, shown):
     console.say(text)
     console.say(text, error=True)
@@ -66,13 +73,16 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
         for _ in range(4):
             advance(10, "loss 1.0")
     assert capsys.readouterr().out.splitlines() == [
-        "reading: 40/100 rows  2.0/s  30 s left  loss 1.0", "reading: 60/100 rows  1.3/s  30 s left  loss 1.0"]
+        "reading: 40/100 rows  2.0/s  30 s left  loss 1.0",
+        "reading: 60/100 rows  1.3/s  30 s left  loss 1.0",
+    ]
 
 
 def test_progress_on_a_terminal_shows_text_as_text(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
+
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", Terminal())
     with console.progress("training", 3, unit="steps") as advance:

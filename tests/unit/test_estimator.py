@@ -42,6 +42,7 @@ def fitted(make):
 
 def test_it_learns_and_its_probabilities_are_transformers_at_the_temperature(fitted, tmp_path):
     from transformers import GPT2ForSequenceClassification
+
     assert finetune.TextClassifier is TextClassifier and fitted.score(TEXTS, KINDS) > 0.9
     assert fitted.classes_.tolist() == ["ham", "spam"] and fitted.settings_.method == "full"
     warm = copy.copy(fitted)
@@ -58,6 +59,7 @@ def test_it_learns_and_its_probabilities_are_transformers_at_the_temperature(fit
 
 def test_the_temperature_is_fitted_on_rows_that_were_held_out(make, monkeypatch):
     from finetune import estimator
+
     seen = []
     monkeypatch.setattr(estimator, "fit_temperature", lambda logits, y: seen.append(len(y)) or 2.0)
     clf = make(validation_fraction=0.25).fit(TEXTS, KINDS)
@@ -66,10 +68,19 @@ def test_the_temperature_is_fitted_on_rows_that_were_held_out(make, monkeypatch)
     assert seen[1] == 0 and few.predict_proba(["win"]).shape == (1, 2)
 
 
-@pytest.mark.parametrize("labels", [
-    KINDS, [3 if kind == "spam" else -12 for kind in KINDS], [kind == "spam" for kind in KINDS],
-    [float(kind == "spam") for kind in KINDS], pd.Series(KINDS), pd.Series(KINDS, dtype="category"),
-    pd.Series([int(kind == "spam") for kind in KINDS], dtype="Int64"), np.array(KINDS, dtype=object)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        KINDS,
+        [3 if kind == "spam" else -12 for kind in KINDS],
+        [kind == "spam" for kind in KINDS],
+        [float(kind == "spam") for kind in KINDS],
+        pd.Series(KINDS),
+        pd.Series(KINDS, dtype="category"),
+        pd.Series([int(kind == "spam") for kind in KINDS], dtype="Int64"),
+        np.array(KINDS, dtype=object),
+    ],
+)
 def test_labels_keep_their_type_through_a_file(make, labels, tmp_path):
     clf = make(epochs=1).fit(TEXTS, labels)
     again = TextClassifier.load(clf.save(tmp_path / "bundle"))
@@ -81,14 +92,24 @@ def test_labels_keep_their_type_through_a_file(make, labels, tmp_path):
     assert again.get_params() == clf.get_params() | {"weights": str(clf.weights)}
 
 
-@pytest.mark.parametrize("kind", [tuple, np.array, lambda x: np.array(x, dtype=object), pd.Series,
-                                  lambda x: pd.DataFrame({"text": x}), lambda x: np.array(x)[:, None],
-                                  lambda x: datasets.Dataset.from_dict({"text": x})["text"],
-                                  lambda x: datasets.Dataset.from_dict({"text": x})])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tuple,
+        np.array,
+        lambda x: np.array(x, dtype=object),
+        pd.Series,
+        lambda x: pd.DataFrame({"text": x}),
+        lambda x: np.array(x)[:, None],
+        lambda x: datasets.Dataset.from_dict({"text": x})["text"],
+        lambda x: datasets.Dataset.from_dict({"text": x}),
+    ],
+)
 def test_every_container_gives_what_a_list_gives(make, fitted, kind):
     assert np.array_equal(fitted.predict_proba(kind(TEXTS[:5])), fitted.predict_proba(TEXTS[:5]))
-    assert np.array_equal(make(validation_fraction=0.2).fit(kind(TEXTS), KINDS).predict_proba(TEXTS),
-                          fitted.predict_proba(TEXTS))
+    assert np.array_equal(
+        make(validation_fraction=0.2).fit(kind(TEXTS), KINDS).predict_proba(TEXTS), fitted.predict_proba(TEXTS)
+    )
 
 
 def test_columns_are_joined_as_the_readers_do(make, fitted):
@@ -120,8 +141,13 @@ def test_a_fit_repeats_itself_and_leaves_nothing_behind(make, fitted, capsys, tm
 
 
 def test_settings_reach_the_training(make):
-    clf = make(method="lora", settings={"lora_rank": np.int64(2), "epochs": 1}, class_weight="balanced",
-               max_length=4, lr=np.float64(0.01)).fit(TEXTS, KINDS)
+    clf = make(
+        method="lora",
+        settings={"lora_rank": np.int64(2), "epochs": 1},
+        class_weight="balanced",
+        max_length=4,
+        lr=np.float64(0.01),
+    ).fit(TEXTS, KINDS)
     assert (clf.settings_.lora_rank, clf.settings_.epochs, clf.settings_.class_weights) == (2, 1, "balanced")
     assert not any("lora" in name for name, _ in clf.bundle_.model.named_parameters())  # merged
     assert np.array_equal(clf.predict_proba(["win cash"]), clf.predict_proba(["win you"]))
@@ -133,8 +159,9 @@ def test_in_a_pipeline_a_search_and_a_cross_validation(make):
     assert np.array_equal(pipe.predict_proba(TEXTS), pipe.predict_proba([text.upper() for text in TEXTS]))
     scores = cross_val_score(make(), pd.Series(TEXTS, index=range(100, 140)), KINDS, cv=2)
     assert scores.shape == (2,) and scores.mean() > 0.7
-    search = GridSearchCV(make(), {"lr": np.array([1e-9, 1e-2]), "batch_size": np.array([8])}, cv=2,
-                          scoring="neg_log_loss").fit(np.array(TEXTS, dtype=object), KINDS)
+    search = GridSearchCV(
+        make(), {"lr": np.array([1e-9, 1e-2]), "batch_size": np.array([8])}, cv=2, scoring="neg_log_loss"
+    ).fit(np.array(TEXTS, dtype=object), KINDS)
     assert search.best_params_["lr"] == 1e-2 and set(search.predict(TEXTS)) == {"ham", "spam"}
 
 
@@ -160,27 +187,46 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         fitted.save(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("X, y, words", [
-    ("one text", ["a"], "one value where many texts should be"), (None, [1, 2], "one value where many"),
-    ([], [], "there are no texts"), ([1, 2], [0, 1], "there is no text in these values; got int 1"),
-    (np.ones((2, 3)), [0, 1], "no text in these values"), (["a", " "], [0, 1], "text 1 is empty; got 1 of 2"),
-    (["a", None], [0, 1], "text 1 is empty"), ([["a", "b"], ["c"]], [0, 1], "rows of different shapes"),
-    ({"a": 1}, [0], "one value where many"), (np.full((2, 1, 1), "a"), [0, 1], "rows of different shapes"),
-    (["a", "b"], [0], "fit needs two classes"), (["a", "b"], [0, 1, 1], "different lengths; got 2 texts, 3 labels"),
-    (["a", "b"], None, "requires y to be passed"), (["a", "b"], ["x", None], "1 missing labels, the first in row 1"),
-    (["a", "b"], ["x", float("nan")], "missing labels"), (["a", "b"], ["x", 1], "several types; got int, str"),
-    (["a", "b"], [0.5, 0.7], "Unknown label type"), (["a", "b"], [[0, 1], [1, 0]], "1d array"),
-    (["a", "b"], np.array(["2020", "2021"], "M8"), "type are not known")])
+@pytest.mark.parametrize(
+    "X, y, words",
+    [
+        ("one text", ["a"], "one value where many texts should be"),
+        (None, [1, 2], "one value where many"),
+        ([], [], "there are no texts"),
+        ([1, 2], [0, 1], "there is no text in these values; got int 1"),
+        (np.ones((2, 3)), [0, 1], "no text in these values"),
+        (["a", " "], [0, 1], "text 1 is empty; got 1 of 2"),
+        (["a", None], [0, 1], "text 1 is empty"),
+        ([["a", "b"], ["c"]], [0, 1], "rows of different shapes"),
+        ({"a": 1}, [0], "one value where many"),
+        (np.full((2, 1, 1), "a"), [0, 1], "rows of different shapes"),
+        (["a", "b"], [0], "fit needs two classes"),
+        (["a", "b"], [0, 1, 1], "different lengths; got 2 texts, 3 labels"),
+        (["a", "b"], None, "requires y to be passed"),
+        (["a", "b"], ["x", None], "1 missing labels, the first in row 1"),
+        (["a", "b"], ["x", float("nan")], "missing labels"),
+        (["a", "b"], ["x", 1], "several types; got int, str"),
+        (["a", "b"], [0.5, 0.7], "Unknown label type"),
+        (["a", "b"], [[0, 1], [1, 0]], "1d array"),
+        (["a", "b"], np.array(["2020", "2021"], "M8"), "type are not known"),
+    ],
+)
 def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
     with pytest.raises(ValueError, match=words):
         make().fit(X, y)
 
 
-@pytest.mark.parametrize("parameters, words", [
-    ({"epochs": 0}, "train.epochs: .*greater"), ({"method": "lara"}, "train.method"),
-    ({"validation_fraction": 1}, "split.val_fraction"), ({"settings": {"ephocs": 2}}, "unknown key 'train.ephocs'"),
-    ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is read by method lora alone"),
-    ({"random_state": "x"}, "cannot be used to seed")])
+@pytest.mark.parametrize(
+    "parameters, words",
+    [
+        ({"epochs": 0}, "train.epochs: .*greater"),
+        ({"method": "lara"}, "train.method"),
+        ({"validation_fraction": 1}, "split.val_fraction"),
+        ({"settings": {"ephocs": 2}}, "unknown key 'train.ephocs'"),
+        ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is read by method lora alone"),
+        ({"random_state": "x"}, "cannot be used to seed"),
+    ],
+)
 def test_a_parameter_that_cannot_be_is_a_value_error(make, parameters, words):
     with pytest.raises(ValueError, match=words):
         make(**parameters).fit(TEXTS, KINDS)

@@ -34,15 +34,18 @@ def stages():
             if name in outside.get("fail", {}):
                 raise outside["fail"][name]
             return Counted(name)
+
         module = ModuleType(f"finetune.stages.{name}")
         module.run, module.OUTPUTS, module.READS = work, (f"{name}.txt",), reads
         if leaf:
             module.LEAF = True
         return module
+
     first = stage("a", reads=("max_length",))
     first.external = lambda recipe: {"file": outside.get("file", "0")}
-    return SimpleNamespace(list=[first, stage("b", leaf=True), stage("c", reads=("evaluate",))], calls=calls,
-                           outside=outside)
+    return SimpleNamespace(
+        list=[first, stage("b", leaf=True), stage("c", reads=("evaluate",))], calls=calls, outside=outside
+    )
 
 
 @pytest.fixture
@@ -125,6 +128,7 @@ def test_nothing_is_taken_over_that_differs_or_is_damaged_or_not_wanted(stages, 
         stages.calls.clear()
         execute(opened, request, stages.list, **more)
         return list(stages.calls)
+
     assert second(1) == ["b"]
     assert second(2, fresh=True) == ["a", "b", "c"]
     for name in ("run", "other-1", "other-2"):
@@ -178,8 +182,14 @@ def test_an_interrupted_stage_says_how_to_go_on(stages, run):
         called(stages, run)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_memory_that_ran_out_says_what_to_lower(stages, run, error):
     stages.outside["fail"] = {"c": error}
     with pytest.raises(TrainingError, match="memory ran out.*train.micro_batch_tokens") as caught:

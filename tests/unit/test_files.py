@@ -34,6 +34,7 @@ def test_a_full_disk_leaves_the_older_file_and_says_what_to_do(tmp_path, monkeyp
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, call, full)
     said = r"a\.txt; got No space left on device\. Free some space"
     with pytest.raises(RunError, match=said), atomic_write(path) as file:

@@ -10,6 +10,7 @@ def test_a_record_names_versions_and_machine_but_no_person():
     import platform
 
     import torch
+
     assert versions()["python"] == platform.python_version()
     assert versions()["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert hardware()["cores"] == os.cpu_count() and platform.node() not in json.dumps(hardware())
@@ -19,6 +20,7 @@ def test_a_record_names_versions_and_machine_but_no_person():
 
 def test_the_commit_is_the_checkouts_own(tmp_path, monkeypatch):
     import shutil
+
     for name in ("objects", "refs"):
         (tmp_path / ".git" / name).mkdir(parents=True)
     (tmp_path / ".git" / "HEAD").write_text("ab" * 20 + "\n")
@@ -38,6 +40,7 @@ def test_peak_memory_grows_with_what_is_held():
 
 def test_seconds_are_counted():
     import time
+
     with timed() as seconds:
         time.sleep(0.02)
     assert 0.02 <= seconds() < 5

@@ -25,7 +25,8 @@ def test_every_pipeline_loads_and_is_described():
 
 def test_a_recipe_from_a_toml_file_and_from_json(tmp_path):
     (tmp_path / "mine.toml").write_text(
-        'pipeline = "spam_classifier"\nmax_length = 9\n[train]\nlr = 1e-3\nepochs = 4\n')
+        'pipeline = "spam_classifier"\nmax_length = 9\n[train]\nlr = 1e-3\nepochs = 4\n'
+    )
     recipe = make_recipe(str(tmp_path / "mine.toml"), ["train.epochs=5", "train.lr=2e-3"])
     assert (recipe.pipeline, recipe.max_length, recipe.train.lr, recipe.train.epochs) == ("spam-classifier", 9, 2e-3, 5)
     assert recipe.evaluate.metric == "auto"  # the pipeline's own
@@ -34,8 +35,9 @@ def test_a_recipe_from_a_toml_file_and_from_json(tmp_path):
     assert make_recipe("classify", ["max_length=3"], {"max_length": 2, "data": "x"}).max_length == 3
 
 
-@pytest.mark.parametrize("text", [
-    "plain", 'qu"ote\\', "new\nline\ttab", "\x00\x1b\x7f\x85", "é 東京 😀", "# = [x]", ""])
+@pytest.mark.parametrize(
+    "text", ["plain", 'qu"ote\\', "new\nline\ttab", "\x00\x1b\x7f\x85", "é 東京 😀", "# = [x]", ""]
+)
 def test_a_recipe_s_toml_is_the_recipe(text):
     values = {"data": text, "train": {"lr": 1e-5, "epochs": 3}, "columns": {"label": text}}
     recipe = Recipe.model_validate(make_recipe("spam-classifier").model_dump() | values)
@@ -56,33 +58,41 @@ def test_the_settings_that_a_run_reads_are_shown_those_that_differ_first():
     assert "shape: layers=3" in describe(scratch, load_pipeline("pretrain").stages)
 
 
-@pytest.mark.parametrize(("pipeline", "setting", "owner"), [
-    ("spam-classifier", "methods.seeds=9", "the comparison methods"),
-    ("spam-classifier", "architectures.seeds=1", "the comparison architectures"),
-    ("spam-classifier", "seq2seq.beams=4", r"the task seq2seq \(in evaluate, export\)"),
-    ("spam-classifier", "instruct.loss_on=all", r"the task instruct \(in prepare, train, evaluate\)"),
-    ("pretrain", "seq2seq.beams=4", "the task seq2seq"),
-    ("pretrain", "columns.text=body", r"the task classify \(in download, prepare\)"),
-    ("pretrain", "split.test_fraction=0.3", "classify.*instruct.*seq2seq"),
-    ("pretrain", "evaluate.metric=f1", r"the task classify \(in evaluate\)"),
-    ("instruct", "train.class_weights=balanced", r"the task classify \(in train\)"),
-    ("seq2seq", "pretrain.val_blocks=3", "the task pretrain"),
-    ("spam-methods", "train.method=lora", "every task that trains a single model"),
-    ("spam-methods", "evaluate.threshold=max-f1", r"the task classify \(in evaluate\)"),
-    ("spam-methods", "train.last_blocks=3", "every task that trains a single model"),
-    ("architectures", "train.patience=1", "every task that trains a single model, the comparison methods"),
-    ("architectures", "train.lora_rank=4", "every task that trains a single model, the comparison methods"),
-    ("architectures", "train.epochs=3", "every task that trains a single model, the comparison methods")])
+@pytest.mark.parametrize(
+    ("pipeline", "setting", "owner"),
+    [
+        ("spam-classifier", "methods.seeds=9", "the comparison methods"),
+        ("spam-classifier", "architectures.seeds=1", "the comparison architectures"),
+        ("spam-classifier", "seq2seq.beams=4", r"the task seq2seq \(in evaluate, export\)"),
+        ("spam-classifier", "instruct.loss_on=all", r"the task instruct \(in prepare, train, evaluate\)"),
+        ("pretrain", "seq2seq.beams=4", "the task seq2seq"),
+        ("pretrain", "columns.text=body", r"the task classify \(in download, prepare\)"),
+        ("pretrain", "split.test_fraction=0.3", "classify.*instruct.*seq2seq"),
+        ("pretrain", "evaluate.metric=f1", r"the task classify \(in evaluate\)"),
+        ("instruct", "train.class_weights=balanced", r"the task classify \(in train\)"),
+        ("seq2seq", "pretrain.val_blocks=3", "the task pretrain"),
+        ("spam-methods", "train.method=lora", "every task that trains a single model"),
+        ("spam-methods", "evaluate.threshold=max-f1", r"the task classify \(in evaluate\)"),
+        ("spam-methods", "train.last_blocks=3", "every task that trains a single model"),
+        ("architectures", "train.patience=1", "every task that trains a single model, the comparison methods"),
+        ("architectures", "train.lora_rank=4", "every task that trains a single model, the comparison methods"),
+        ("architectures", "train.epochs=3", "every task that trains a single model, the comparison methods"),
+    ],
+)
 def test_a_setting_that_nothing_reads_is_refused_with_its_owner(pipeline, setting, owner):
     with pytest.raises(RecipeError, match=f"{setting.partition('=')[0]} changes nothing in {pipeline}.*{owner}"):
         make_recipe(pipeline, [setting])
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
-    (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
-    (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
-    (["pipeline=pretrain"], "the pipeline is named by the command")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
+        (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
+        (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
+        (["pipeline=pretrain"], "the pipeline is named by the command"),
+    ],
+)
 def test_a_setting_that_another_one_makes_useless_is_refused(settings, words):
     with pytest.raises(RecipeError, match=words):
         make_recipe("spam-classifier", settings)
@@ -90,8 +100,9 @@ def test_a_setting_that_another_one_makes_useless_is_refused(settings, words):
 
 def test_every_setting_is_read_by_some_pipeline():
     """No field of the schema is without an owner."""
-    unread = set(field_names(Recipe)) - {key for name in describe_pipelines() for key in field_names(Recipe)
-                                         if accepts(name, key)}
+    unread = set(field_names(Recipe)) - {
+        key for name in describe_pipelines() for key in field_names(Recipe) if accepts(name, key)
+    }
     assert not unread
 
 
@@ -108,8 +119,10 @@ def test_the_shape_is_that_of_new_weights():
 
 
 def test_keys_of_the_version_before_are_told_their_new_names(tmp_path):
-    for text, words in (("[compare]\nseeds = 3", "compare is called methods since version 0.1.0"),
-                        ("[seq2seq]\nsilent_cross = false", "is called zero_init_cross_attention since")):
+    for text, words in (
+        ("[compare]\nseeds = 3", "compare is called methods since version 0.1.0"),
+        ("[seq2seq]\nsilent_cross = false", "is called zero_init_cross_attention since"),
+    ):
         (tmp_path / "old.toml").write_text(f'pipeline = "spam-methods"\n{text}\n')
         with pytest.raises(RecipeError, match=words):
             make_recipe(str(tmp_path / "old.toml"))

@@ -29,8 +29,10 @@ def test_a_record_comes_back_from_json():
 
 def test_defaults_are_left_out_and_nulls_stay():
     written = INNER.to_json()
-    assert written["metrics"] == {"f1": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 8},
-                                  "roc_auc": {"value": None, "low": None, "high": None, "n": 8, "reason": "one class"}}
+    assert written["metrics"] == {
+        "f1": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 8},
+        "roc_auc": {"value": None, "low": None, "high": None, "n": 8, "reason": "one class"},
+    }
     assert "note" not in written
 
 

@@ -20,8 +20,33 @@ def test_names_that_can_be_used(tmp_path, name):
     assert Run.named(tmp_path, name).directory == tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/tmp/x", ".hidden", "-x", "x.", "x" * 65,
-                                  "a b", "a\0b", "a\n", "é", "😀", "CON", "con", "Nul.txt", "COM1", "lpt9.x", "~"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/tmp/x",
+        ".hidden",
+        "-x",
+        "x.",
+        "x" * 65,
+        "a b",
+        "a\0b",
+        "a\n",
+        "é",
+        "😀",
+        "CON",
+        "con",
+        "Nul.txt",
+        "COM1",
+        "lpt9.x",
+        "~",
+    ],
+)
 def test_names_that_cannot(tmp_path, name):
     with pytest.raises(RunError, match="name is not usable"):
         Run.named(tmp_path, name)
@@ -60,8 +85,9 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
 
 def test_the_lock_of_a_process_that_died_is_taken_over(tmp_path):
     run = Run(tmp_path / "run")
-    program = ("import os, sys; from finetune.run import Run\nlock = Run(sys.argv[1]).locked(); lock.__enter__()\n"
-               "os._exit(9)")
+    program = (
+        "import os, sys; from finetune.run import Run\nlock = Run(sys.argv[1]).locked(); lock.__enter__()\nos._exit(9)"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", program, str(run.directory)], env=environment)
     assert run.path(".lock").read_text().isdigit()
@@ -97,7 +123,8 @@ def finished(tmp_path):
 def test_a_record_says_what_was_done(finished):
     record = json.loads(finished.path("stages", "03-prepare.json").read_text())
     assert record["outputs"] == {
-        "data/a.txt": [3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]}  # FIPS 180-2, B.1
+        "data/a.txt": [3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]
+    }  # FIPS 180-2, B.1
     assert record["seconds"] == 1.235 and record["stage"] == "prepare" and record["inputs"] == "inputs"
     assert finished.result("prepare", Rows) == Rows(2)
     with pytest.raises(RunError, match="stage 'train' has not finished"):
@@ -144,8 +171,16 @@ def test_forgetting_a_stage_drops_what_it_left_and_nothing_else(finished):
 
 def test_what_later_stages_depend_on_is_what_was_done_not_when(finished):
     record = finished.record("prepare")
-    again = replace(record, seconds=9.0, peak_memory_bytes=1, finished="later", hardware={}, git_commit=None,
-                    inputs="other", taken_from="elsewhere")
+    again = replace(
+        record,
+        seconds=9.0,
+        peak_memory_bytes=1,
+        finished="later",
+        hardware={},
+        git_commit=None,
+        inputs="other",
+        taken_from="elsewhere",
+    )
     assert content(again) == content(record)
     for key, other in (("result", {"rows": 3}), ("outputs", {}), ("external", {"the data's content": "x"})):
         assert content(replace(record, **{key: other})) != content(record)

@@ -11,22 +11,86 @@ from finetune.errors import WeightsError
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 
 # Of openai-community/gpt2's vocab.json and merges.txt.
-SHA256 = {"encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-          "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"}
+SHA256 = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
 STRINGS = 12_000
 PIECES = [
-    *"abcdefghijklmnopqrstuvwxyzABCXYZ0123456789", *".,;:!?'\"-_()[]{}<>|@#$%^&*+=/\\~`",
+    *"abcdefghijklmnopqrstuvwxyzABCXYZ0123456789",
+    *".,;:!?'\"-_()[]{}<>|@#$%^&*+=/\\~`",
     *" \t\n\r\v\f\u00a0\u2003\u200b\u3000\u0085\u2028",
-    "the", "ing", " and", " of", " 2024", "1234567", "0.5e-10", "'s", "'ll", "'VE", "don't", "I'm", "\u2019s",
-    "ſ", "İ", "ß",
-    "  ", "   ", "\n\n", "\r\n", "\t\t", " \n ", " " * 40, "\n" * 17,
-    "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f3f3\ufe0f\u200d\U0001f308",
-    "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea",
-    "漢字", "かな", "カナ", "한국어", "ไทย", "العربية", "עברית", "हिन्दी", "Ελληνικά", "русский",
-    "e\u0301", "n\u0303\u0323", "a" + "\u0300" * 9, "\u0301", "\u202e", "\ufeff", "\x00", "\x07",
-    "\x1b[31m", "\x7f", "\x9f",
-    "²", "½", "Ⅷ", "٣", "१", "𝟘", "\U0010ffff", "\ue000", "\ufffd", END_OF_TEXT, "<|pad|>", "<|endof", "text|>",
-    "http://x.y/?a=b&c=%20", "def f(x):\n    return x\n", "<b>&amp;</b>", "SELECT * FROM t;", "\\n", "Ġ", "Ċ", "âĢ",
+    "the",
+    "ing",
+    " and",
+    " of",
+    " 2024",
+    "1234567",
+    "0.5e-10",
+    "'s",
+    "'ll",
+    "'VE",
+    "don't",
+    "I'm",
+    "\u2019s",
+    "ſ",
+    "İ",
+    "ß",
+    "  ",
+    "   ",
+    "\n\n",
+    "\r\n",
+    "\t\t",
+    " \n ",
+    " " * 40,
+    "\n" * 17,
+    "\U0001f600",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f3f3\ufe0f\u200d\U0001f308",
+    "\U0001f44d\U0001f3fd",
+    "\U0001f1e9\U0001f1ea",
+    "漢字",
+    "かな",
+    "カナ",
+    "한국어",
+    "ไทย",
+    "العربية",
+    "עברית",
+    "हिन्दी",
+    "Ελληνικά",
+    "русский",
+    "e\u0301",
+    "n\u0303\u0323",
+    "a" + "\u0300" * 9,
+    "\u0301",
+    "\u202e",
+    "\ufeff",
+    "\x00",
+    "\x07",
+    "\x1b[31m",
+    "\x7f",
+    "\x9f",
+    "²",
+    "½",
+    "Ⅷ",
+    "٣",
+    "१",
+    "𝟘",
+    "\U0010ffff",
+    "\ue000",
+    "\ufffd",
+    END_OF_TEXT,
+    "<|pad|>",
+    "<|endof",
+    "text|>",
+    "http://x.y/?a=b&c=%20",
+    "def f(x):\n    return x\n",
+    "<b>&amp;</b>",
+    "SELECT * FROM t;",
+    "\\n",
+    "Ġ",
+    "Ċ",
+    "âĢ",
 ]
 
 
@@ -64,6 +128,7 @@ def ours(files) -> Tokenizer:
 def theirs(files, tmp_path_factory):
     """transformers' from the same two files; special tokens typed in a text are text."""
     from transformers import GPT2Tokenizer
+
     folder = tmp_path_factory.mktemp("gpt2")
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -131,6 +196,7 @@ def test_the_byte_alphabet_is_that_of_transformers():
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     from finetune.tokenizer import byte_alphabet
+
     assert byte_alphabet() == bytes_to_unicode()
 
 
@@ -167,25 +233,43 @@ def test_an_unknown_id_is_an_error(ids, wrong):
         Tokenizer.of_bytes().decode(ids)
 
 
-@pytest.mark.parametrize("change", [
-    lambda v, m: (v, m[:-1]), lambda v, m: (v, []),  # merges.txt cut short: ordinary tokens among the special ones
-    lambda v, m: (v | {"zz": len(v)}, m),
-    lambda v, m: (v, [m[1], m[0], *m[2:]]),  # merges in another order
-    lambda v, m: ({k: i for k, i in v.items() if k != "ab"}, m),  # a merge without its token
-    lambda v, m: (v | {"ab": 0}, m), lambda v, m: (v | {"a": 999}, m), lambda v, m: (v | {"a": -1}, m),
-    lambda v, m: (v | {END_OF_TEXT: 9999}, m), lambda v, m: (v | {END_OF_TEXT: 258.0}, m),
-    lambda v, m: ({k: float(i) for k, i in v.items()}, m), lambda v, m: (v | {'"': True}, m),
-    lambda v, m: ({("aa" if k == "q" else k): i for k, i in v.items()}, m),  # a byte without a token
-    lambda v, m: ({k: None for k in v}, m), lambda v, m: ({k: str(i) for k, i in v.items()}, m),
-    lambda v, m: ({k: i for k, i in v.items() if k != END_OF_TEXT}, m),
-    lambda v, m: ({k.replace("end", "start"): i for k, i in v.items()}, m),
-    lambda v, m: (list(v), m), lambda v, m: ({}, []), lambda v, m: (v, ["abc"]), lambda v, m: (v, ["a b c", "c d"]),
-    lambda v, m: (v, [" ab", "c d"]), lambda v, m: (v, ["\u4e00 b", "c d"]), lambda v, m: (v, [*m, *m]),
-    lambda v, m: (v | {"\ud800": len(v)}, m), lambda v, m: (v | {"<\ud800>": len(v)}, m),
-    lambda v, m: (v, ["ab a", "c d"]), lambda v, m: (v | {"b": v["ab"], "ab": v["b"]}, m),
-    lambda v, m: ("[" * 100_000, m), lambda v, m: ("{", m),
-    lambda v, m: ('{"a": ' + "9" * 5000 + "}", m), lambda v, m: ("NaN", m),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v, m: (v, m[:-1]),
+        lambda v, m: (v, []),  # merges.txt cut short: ordinary tokens among the special ones
+        lambda v, m: (v | {"zz": len(v)}, m),
+        lambda v, m: (v, [m[1], m[0], *m[2:]]),  # merges in another order
+        lambda v, m: ({k: i for k, i in v.items() if k != "ab"}, m),  # a merge without its token
+        lambda v, m: (v | {"ab": 0}, m),
+        lambda v, m: (v | {"a": 999}, m),
+        lambda v, m: (v | {"a": -1}, m),
+        lambda v, m: (v | {END_OF_TEXT: 9999}, m),
+        lambda v, m: (v | {END_OF_TEXT: 258.0}, m),
+        lambda v, m: ({k: float(i) for k, i in v.items()}, m),
+        lambda v, m: (v | {'"': True}, m),
+        lambda v, m: ({("aa" if k == "q" else k): i for k, i in v.items()}, m),  # a byte without a token
+        lambda v, m: ({k: None for k in v}, m),
+        lambda v, m: ({k: str(i) for k, i in v.items()}, m),
+        lambda v, m: ({k: i for k, i in v.items() if k != END_OF_TEXT}, m),
+        lambda v, m: ({k.replace("end", "start"): i for k, i in v.items()}, m),
+        lambda v, m: (list(v), m),
+        lambda v, m: ({}, []),
+        lambda v, m: (v, ["abc"]),
+        lambda v, m: (v, ["a b c", "c d"]),
+        lambda v, m: (v, [" ab", "c d"]),
+        lambda v, m: (v, ["\u4e00 b", "c d"]),
+        lambda v, m: (v, [*m, *m]),
+        lambda v, m: (v | {"\ud800": len(v)}, m),
+        lambda v, m: (v | {"<\ud800>": len(v)}, m),
+        lambda v, m: (v, ["ab a", "c d"]),
+        lambda v, m: (v | {"b": v["ab"], "ab": v["b"]}, m),
+        lambda v, m: ("[" * 100_000, m),
+        lambda v, m: ("{", m),
+        lambda v, m: ('{"a": ' + "9" * 5000 + "}", m),
+        lambda v, m: ("NaN", m),
+    ],
+)
 def test_a_vocabulary_that_does_not_fit_its_merges(change):
     text, merges = small(["a b", "c d"], [END_OF_TEXT])
     Tokenizer(text, merges)
@@ -205,9 +289,20 @@ def test_a_tokenizer_json_gives_the_same_tokenizer(ours, theirs, tmp_path):
     assert Tokenizer.from_directory(tmp_path).fingerprint() == ours.fingerprint()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"model": []}', '{"model": {"vocab": {}, "merges": [1]}}',
-                                  '{"model": {"vocab": [], "merges": []}}', "[" * 100_000,
-                                  '{"model": {"type": "WordPiece", "vocab": {"a": 0}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"model": []}',
+        '{"model": {"vocab": {}, "merges": [1]}}',
+        '{"model": {"vocab": [], "merges": []}}',
+        "[" * 100_000,
+        '{"model": {"type": "WordPiece", "vocab": {"a": 0}}}',
+    ],
+)
 def test_a_tokenizer_json_that_is_none(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(WeightsError):

@@ -25,13 +25,17 @@ def choose_masking(tokenizer: Tokenizer, seed: int) -> tuple[Masking, int, str]:
     new = int(MASK not in tokenizer.special_tokens)
     mask = tokenizer.special_tokens.get(MASK, tokenizer.vocab_size)
     special = frozenset({*tokenizer.special_tokens.values(), mask})
-    said = (f"this vocabulary has no {MASK}: the encoder's embedding gets one row for it" if new else
-            f"the vocabulary's own {MASK} hides tokens")
+    said = (
+        f"this vocabulary has no {MASK}: the encoder's embedding gets one row for it"
+        if new
+        else f"the vocabulary's own {MASK} hides tokens"
+    )
     return Masking(mask, special, tokenizer.vocab_size + new, seed), new, said
 
 
-def masked_batch(rows: Sequence[list[int]], numbers: list[int], epoch: int, masking: Masking
-                 ) -> tuple[Tensor, Tensor, Tensor]:
+def masked_batch(
+    rows: Sequence[list[int]], numbers: list[int], epoch: int, masking: Masking
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and where the inputs are no pads, (B, T) each. numbers: the rows' own."""
     drawn = [masking.apply(row, epoch, number, IGNORE) for row, number in zip(rows, numbers, strict=True)]
     inputs, attention_mask = padded([own.tolist() for own, _ in drawn], masking.mask)
@@ -39,22 +43,39 @@ def masked_batch(rows: Sequence[list[int]], numbers: list[int], epoch: int, mask
     return inputs, targets, attention_mask
 
 
-def build_job(encoder: Encoder, train: Sequence[list[int]], val: Sequence[list[int]], masking: Masking, budget: int,
-              device: torch.device) -> Job[LossModule]:
+def build_job(
+    encoder: Encoder,
+    train: Sequence[list[int]],
+    val: Sequence[list[int]],
+    masking: Masking,
+    budget: int,
+    device: torch.device,
+) -> Job[LossModule]:
     """Everything the loop needs. budget: tokens of a forward pass where it validates."""
+
     def batch(rows: list[int], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         return masked_batch([train[i] for i in rows], rows, epoch, masking)
 
     def validate(module: LossModule) -> dict[str, float]:
         nats, counts = measure(module, val, masking, budget, device)
         return {"log_loss": float(nats.sum() / counts.sum())}
-    return Job(LossModule(encoder), [len(row) for row in train], [float(masking.count(row)) for row in train], batch,
-               lambda module, tensors: module(*tensors), validate, name_row=lambda row: f"text {row}",
-               validation_tokens=sum(map(len, val)), epochs_differ=True)
+
+    return Job(
+        LossModule(encoder),
+        [len(row) for row in train],
+        [float(masking.count(row)) for row in train],
+        batch,
+        lambda module, tensors: module(*tensors),
+        validate,
+        name_row=lambda row: f"text {row}",
+        validation_tokens=sum(map(len, val)),
+        epochs_differ=True,
+    )
 
 
-def measure(model: LossModule, rows: Sequence[list[int]], masking: Masking, budget: int, device: torch.device
-            ) -> tuple[np.ndarray, np.ndarray]:
+def measure(
+    model: LossModule, rows: Sequence[list[int]], masking: Masking, budget: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """Cross entropy in nats, and the tokens predicted, summed over rows that ran together; always the same masks."""
     together = max(budget // max(map(len, rows)), 1)
     parts = [list(range(start, min(start + together, len(rows)))) for start in range(0, len(rows), together)]

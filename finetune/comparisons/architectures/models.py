@@ -53,12 +53,20 @@ class Training:
         return NAMES[self.architecture] + more.get(self.start, "")
 
 
-STARTS = {(CLASSIFY, ENCODER): (RANDOM, PRETRAINED, MASKED), (CLASSIFY, DECODER): (RANDOM, PRETRAINED),
-          (CLASSIFY, BOTH): (RANDOM, PRETRAINED, WHOLE)} | {
-    (task, architecture): (RANDOM, PRETRAINED) for task, architecture in (
-        (NUMBERS, DECODER), (NUMBERS, BOTH), (TEXT, ENCODER), (TEXT, DECODER), (TEXT, BOTH))}
-TRAININGS = {own.name: own for own in (Training(task, architecture, start)
-                                       for (task, architecture), starts in STARTS.items() for start in starts)}
+STARTS = {
+    (CLASSIFY, ENCODER): (RANDOM, PRETRAINED, MASKED),
+    (CLASSIFY, DECODER): (RANDOM, PRETRAINED),
+    (CLASSIFY, BOTH): (RANDOM, PRETRAINED, WHOLE),
+} | {
+    (task, architecture): (RANDOM, PRETRAINED)
+    for task, architecture in ((NUMBERS, DECODER), (NUMBERS, BOTH), (TEXT, ENCODER), (TEXT, DECODER), (TEXT, BOTH))
+}
+TRAININGS = {
+    own.name: own
+    for own in (
+        Training(task, architecture, start) for (task, architecture), starts in STARTS.items() for start in starts
+    )
+}
 READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # what an encoder that begins `masked` was before
 
 
@@ -80,6 +88,7 @@ def equal_layers(config: GPTConfig) -> tuple[int, int]:
 
     def apart(pair: tuple[int, int]) -> int:
         return abs(pair[0] * plain + pair[1] * cross + more - config.layers * plain)
+
     nearest = min(map(apart, pairs))
     level = [pair for pair in pairs if apart(pair) - nearest <= 0.005 * whole]
     return min(level, key=lambda pair: (abs(pair[0] - pair[1]), apart(pair)))
@@ -132,12 +141,23 @@ def class_job(model: Reader, train: Examples, val: Examples, budget: int, device
     def validate(module: Reader) -> dict[str, float]:
         logits = class_logits(module, val.ids, budget, device)
         guessed = logits.argmax(1)
-        return {"log_loss": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.targets)).item(),
-                "accuracy": float(accuracy_score(val.targets, guessed)),
-                "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=classes, zero_division=0))}
+        return {
+            "log_loss": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.targets)).item(),
+            "accuracy": float(accuracy_score(val.targets, guessed)),
+            "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=classes, zero_division=0)),
+        }
+
     lengths = train.ids.lengths()
-    return Job(model, lengths, [1.0] * len(lengths), batch, loss_sum, validate,
-               name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))
+    return Job(
+        model,
+        lengths,
+        [1.0] * len(lengths),
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda i: str(train.rows[i]),
+        validation_tokens=sum(val.ids.lengths()),
+    )
 
 
 @torch.no_grad()
@@ -171,13 +191,20 @@ def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: 
         return float(tokens + len(pair.source) - 1 if running and isinstance(model, GPT) else tokens)
 
     def validate(module: LossModule) -> dict[str, float]:
-        parts = [val[start:start + 16] for start in range(0, len(val), 16)]
+        parts = [val[start : start + 16] for start in range(0, len(val), 16)]
         nats = summed_nll(module, map(measured, parts), device)
         return {"log_loss": float(nats.sum()) / sum(len(pair.answer(end)) for pair in val)}
+
     lengths = [len(pair.source) + 1 + len(pair.answer(end)) for pair in train]
-    return Job(LossModule(model), lengths, [supervised(pair) for pair in train],
-               lambda rows: learn([train[i] for i in rows]), lambda module, tensors: module(*tensors), validate,
-               name_row=lambda row: f"pair {row}")
+    return Job(
+        LossModule(model),
+        lengths,
+        [supervised(pair) for pair in train],
+        lambda rows: learn([train[i] for i in rows]),
+        lambda module, tensors: module(*tensors),
+        validate,
+        name_row=lambda row: f"pair {row}",
+    )
 
 
 def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
@@ -186,13 +213,14 @@ def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.devic
     return summed_nll(model, (tensors([pair]) for pair in pairs), device)
 
 
-def write_targets(model: GPT | EncoderDecoder, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device,
-                  together: int = 64) -> list[str]:
+def write_targets(
+    model: GPT | EncoderDecoder, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device, together: int = 64
+) -> list[str]:
     """What a model writes for each source, taking the likeliest token each time; the target's own length is unknown."""
     end, family = tokenizer.end_of_text, family_of(model, tokenizer.end_of_text)
     room, found = 2 + max(len(pair.answer(end)) for pair in pairs), []
     for first in range(0, len(pairs), together):
-        sources = [pair.source for pair in pairs[first:first + together]]
+        sources = [pair.source for pair in pairs[first : first + together]]
         new = family.write(sources, room, device, temperature=0.0)
-        found += [tokenizer.decode(row[:row.index(end)] if end in row else row) for row in new.tolist()]
+        found += [tokenizer.decode(row[: row.index(end)] if end in row else row) for row in new.tolist()]
     return found

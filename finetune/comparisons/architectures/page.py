@@ -6,7 +6,7 @@ from finetune.report.blocks import NONE, Figure, Section, Table, Text, Tile, byt
 from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, make_page
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.page import data_section
+from finetune.tasks.classify.data_section import data_section
 
 _LOSSES = ("bits_per_byte", "log_loss")  # the lower the better
 _NAMES = {"encoder": "encoder-only", "decoder": "decoder-only", "both": "encoder-decoder"}
@@ -21,7 +21,8 @@ _USES = (
     "from a decoder's weights it needs some training before its new cross-attention is of use, and a prefix with its "
     "continuation teaches it no more than the continuation.",
     "The table of your own data outweighs these sentences. At this size and with so few rows the start, pretrained or "
-    "random, mostly matters more than the architecture; nothing here says how larger models compare.")
+    "random, mostly matters more than the architecture; nothing here says how larger models compare.",
+)
 
 
 def verdict(comparison: ArchitecturesComparison) -> str:
@@ -32,8 +33,11 @@ def verdict(comparison: ArchitecturesComparison) -> str:
             continue
         best, name = _best(group), group.metric
         level = all(entry.metric(name).value == best.metric(name).value for entry in group.entries)
-        text = (f"{_title(group)}: " + ("all are level at" if level else f"{best.label} is ahead with")
-                + f" {_value(group, best)}")
+        text = (
+            f"{_title(group)}: "
+            + ("all are level at" if level else f"{best.label} is ahead with")
+            + f" {_value(group, best)}"
+        )
         reference = next(entry for entry in group.entries if entry.name == group.reference)
         apart = [entry.label for entry in group.entries if entry.difference and entry.difference.p_value < 0.05]
         said.append(f"{text}; {_other_than(apart)} from {reference.label} by more than noise.")
@@ -44,31 +48,46 @@ def screen_table(comparison: ArchitecturesComparison) -> list[str]:
     """The comparison for the screen: a block of lines for each task and start."""
     labels = [entry.label for group in comparison.groups for entry in group.entries]
     but = ", but for all blocks on each side" if any("all blocks" in label for label in labels) else ""
-    lines = [f"means of {_seeds(comparison)}, 95 % intervals in brackets; sizes within "
-             f"{100 * comparison.apart:.1f} %{but}"]
+    lines = [
+        f"means of {_seeds(comparison)}, 95 % intervals in brackets; sizes within {100 * comparison.apart:.1f} %{but}"
+    ]
     for group in comparison.groups:
         name = group.metric
-        rows = [[_title(group), _metric_name(group), "difference", "p (Holm)", "parameters", "time",
-                 "weights + optimizer"]]
+        rows = [
+            [_title(group), _metric_name(group), "difference", "p (Holm)", "parameters", "time", "weights + optimizer"]
+        ]
         for entry in group.entries:
-            rows.append([entry.label, metric_cell(name, entry.metric(name)), *_difference(group, entry),
-                         f"{entry.parameters:,}", seconds_text(entry.seconds), bytes_text(entry.state_bytes)])
+            rows.append(
+                [
+                    entry.label,
+                    metric_cell(name, entry.metric(name)),
+                    *_difference(group, entry),
+                    f"{entry.parameters:,}",
+                    seconds_text(entry.seconds),
+                    bytes_text(entry.state_bytes),
+                ]
+            )
         if group.task == "numbers":
             rows.append(["encoder-only", "does not generate", *[""] * 5])
         rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                        for row in rows)]
+        lines += [
+            "",
+            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        ]
     return lines
 
 
 def page(files: Files[ArchitecturesComparison, ClassifierCard]) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
-    sections = [_sizes(comparison), *(_group(comparison, group, number) for number, group in
-                                      enumerate(comparison.groups, 1)),
-                Section("use", "When to use which", [Text(text) for text in _USES]), _how(comparison),
-                data_section(files.card)]
+    sections = [
+        _sizes(comparison),
+        *(_group(comparison, group, number) for number, group in enumerate(comparison.groups, 1)),
+        Section("use", "When to use which", [Text(text) for text in _USES]),
+        _how(comparison),
+        data_section(files.card),
+    ]
     said = verdict(comparison).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
     return make_page(files, "Comparison of architectures", said, _tiles(comparison), sections)
 
@@ -84,23 +103,44 @@ def _tiles(comparison: ArchitecturesComparison) -> list[Tile]:
     for group in shown:
         best, name = _best(group), group.metric
         found = best.metric(name)
-        tiles.append(Tile(f"{_title(group)}: {_metric_name(group).lower()}", metric_value(name, found.value),
-                          metric_interval(name, found), f"{best.label}, n = {found.n:,}"))
+        tiles.append(
+            Tile(
+                f"{_title(group)}: {_metric_name(group).lower()}",
+                metric_value(name, found.value),
+                metric_interval(name, found),
+                f"{best.label}, n = {found.n:,}",
+            )
+        )
     return tiles
 
 
 def _sizes(comparison: ArchitecturesComparison) -> Section:
     layers, sizes = comparison.layers, comparison.sizes
-    blocks = {"encoder": str(layers.others), "decoder": str(layers.others),
-              "both": f"{layers.encoder} in the encoder, {layers.decoder} in the decoder"}
-    table = Table("Without the classifier's head", ["Architecture", "Parameters", "Blocks"],
-                  [[_NAMES[name], f"{size:,}", blocks[name]] for name, size in sizes.items()], frozenset({1}))
-    return Section("sizes", "Equal sizes", [table, Text(
-        f"Largest and smallest are {100 * comparison.apart:.1f} % apart: as near as whole blocks allow, of which an "
-        "encoder-decoder's decoder has larger ones (cross-attention) and whose two sides have a table of positions "
-        "each. From pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
-        "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is named so and is about twice as large. "
-        f"Where words are masked, {comparison.masking}.")])
+    blocks = {
+        "encoder": str(layers.others),
+        "decoder": str(layers.others),
+        "both": f"{layers.encoder} in the encoder, {layers.decoder} in the decoder",
+    }
+    table = Table(
+        "Without the classifier's head",
+        ["Architecture", "Parameters", "Blocks"],
+        [[_NAMES[name], f"{size:,}", blocks[name]] for name, size in sizes.items()],
+        frozenset({1}),
+    )
+    return Section(
+        "sizes",
+        "Equal sizes",
+        [
+            table,
+            Text(
+                f"Largest and smallest are {100 * comparison.apart:.1f} % apart: as near as whole blocks allow, of which an "
+                "encoder-decoder's decoder has larger ones (cross-attention) and whose two sides have a table of positions "
+                "each. From pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
+                "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is named so and is about twice as large. "
+                f"Where words are masked, {comparison.masking}."
+            ),
+        ],
+    )
 
 
 def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Section:
@@ -110,26 +150,53 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
     if extra:
         columns.append(METRIC_NAMES[extra] + (f"\n({plots.cut(str(comparison.positive))})" if extra == "f1" else ""))
     columns += ["Minus\ndecoder's", "p (Holm)"]
-    rows = [[entry.label, *(metric_cell(key, entry.metric(key)) for key in (name, extra) if key),
-             *(cell or NONE for cell in _difference(group, entry))] for entry in entries]
+    rows = [
+        [
+            entry.label,
+            *(metric_cell(key, entry.metric(key)) for key in (name, extra) if key),
+            *(cell or NONE for cell in _difference(group, entry)),
+        ]
+        for entry in entries
+    ]
     if group.task == "numbers":
         rows.append(["encoder-only", "does not\ngenerate", *[NONE] * (len(columns) - 2)])
-    table = Table(f"Test rows: n = {entries[0].metric(name).n:,}, with 95 % intervals", columns, rows,
-                  frozenset(range(1, len(columns))),
-                  strong=frozenset(i for i, entry in enumerate(entries) if entry.name == group.reference
-                                   and len(entries) > 1))
-    costs = Table("What it takes", ["", "Parameters", "Time", "Weights and\noptimizer", "Process\npeak"],
-                  [[entry.label, f"{entry.parameters:,}", seconds_text(entry.seconds),
-                    bytes_text(entry.state_bytes), bytes_text(entry.peak_bytes)] for entry in entries],
-                  frozenset(range(1, 5)))
+    table = Table(
+        f"Test rows: n = {entries[0].metric(name).n:,}, with 95 % intervals",
+        columns,
+        rows,
+        frozenset(range(1, len(columns))),
+        strong=frozenset(i for i, entry in enumerate(entries) if entry.name == group.reference and len(entries) > 1),
+    )
+    costs = Table(
+        "What it takes",
+        ["", "Parameters", "Time", "Weights and\noptimizer", "Process\npeak"],
+        [
+            [
+                entry.label,
+                f"{entry.parameters:,}",
+                seconds_text(entry.seconds),
+                bytes_text(entry.state_bytes),
+                bytes_text(entry.peak_bytes),
+            ]
+            for entry in entries
+        ],
+        frozenset(range(1, 5)),
+    )
     blocks = [*_figures(group), table, costs, Text(_explain(comparison, group), small=True)]
     if comparison.seeds[1:]:
-        blocks.append(Table("Each seed", ["", *map(str, comparison.seeds)],
-                            [[entry.label, *(metric_value(name, fit[name]) for fit in entry.by_seed)]
-                             for entry in entries], frozenset(range(1, 1 + len(comparison.seeds)))))
+        blocks.append(
+            Table(
+                "Each seed",
+                ["", *map(str, comparison.seeds)],
+                [[entry.label, *(metric_value(name, fit[name]) for fit in entry.by_seed)] for entry in entries],
+                frozenset(range(1, 1 + len(comparison.seeds))),
+            )
+        )
     if entries[0].examples:
-        shown = [[number, answer, *(plots.cut(entry.examples[i][2], 60) for entry in entries)]
-                 for i, (number, answer, _) in enumerate(entries[0].examples)]
+        shown = [
+            [number, answer, *(plots.cut(entry.examples[i][2], 60) for entry in entries)]
+            for i, (number, answer, _) in enumerate(entries[0].examples)
+        ]
         columns = ["Number", "Right", *(entry.label for entry in entries)]
         blocks.append(Table("Some of the numbers, and what was written", columns, shown))
     return Section(f"group-{number}", _title(group), blocks)
@@ -137,58 +204,100 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
 
 def _figures(group: Group) -> list[Figure]:
     name, entries = group.metric, group.entries
-    scale, axis = (1.0, f"{_metric_name(group).lower()} on test (lower is better)") if name in _LOSSES else (
-        100.0, f"test {_metric_name(group).lower()}, %")
+    scale, axis = (
+        (1.0, f"{_metric_name(group).lower()} on test (lower is better)")
+        if name in _LOSSES
+        else (100.0, f"test {_metric_name(group).lower()}, %")
+    )
     best = _best(group)
-    forest = plots.forest_picture([entry.label for entry in entries], [entry.metric(name) for entry in entries],
-                                  [[scale * fit[name] for fit in entry.by_seed] for entry in entries], axis, scale)
+    forest = plots.forest_picture(
+        [entry.label for entry in entries],
+        [entry.metric(name) for entry in entries],
+        [[scale * fit[name] for fit in entry.by_seed] for entry in entries],
+        axis,
+        scale,
+    )
     curves = plots.curves_picture({entry.label: entry.curve for entry in entries}, "Validation loss (nats)")
     last = "; ".join(f"{entry.label} {entry.curve[-1][1]:.3f}" for entry in entries)
-    return [Figure(forest, _metric_name(group), f"{axis} with 95 % intervals; ahead is {best.label}.",
-                   "The dot is the mean over the seeds, the bar its interval over test rows, a mark is a seed.",
-                   wide=True),
-            Figure(curves, "Learning curves", f"Validation loss over the steps; at the last: {last}.",
-                   "Of the first seed. The checkpoint of the best validation is the one that is tested.", wide=True)]
+    return [
+        Figure(
+            forest,
+            _metric_name(group),
+            f"{axis} with 95 % intervals; ahead is {best.label}.",
+            "The dot is the mean over the seeds, the bar its interval over test rows, a mark is a seed.",
+            wide=True,
+        ),
+        Figure(
+            curves,
+            "Learning curves",
+            f"Validation loss over the steps; at the last: {last}.",
+            "Of the first seed. The checkpoint of the best validation is the one that is tested.",
+            wide=True,
+        ),
+    ]
 
 
 def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
     first = group.entries[0]
-    read = (f"Each training is {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
-            f"{group.rows:,}, the same rows in the same order")
+    read = (
+        f"Each training is {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
+        f"{group.rows:,}, the same rows in the same order"
+    )
     what = {
         "classify": "The encoder reads the mean of its tokens, the decoder its last token, the encoder-decoder its "
-                    "decoder's state at the start token.",
+        "decoder's state at the start token.",
         "numbers": f"Numbers below {comparison.number_limit:,}, none of the test's in train; right is what is "
-                   "the same but for white space, written by taking the likeliest token each time. Learnt are the "
-                   "words and their end, by both.",
+        "the same but for white space, written by taking the likeliest token each time. Learnt are the "
+        "words and their end, by both.",
         "text": f"{comparison.piece_tokens} tokens of a held-out document are given, as many that follow are to be "
-                "predicted; both predict the same tokens. While it trains a decoder learns from all tokens, an "
-                "encoder-decoder from those to be predicted."}[group.task]
+        "predicted; both predict the same tokens. While it trains a decoder learns from all tokens, an "
+        "encoder-decoder from those to be predicted.",
+    }[group.task]
     if group.measure == "masked":
-        what = ("Nats for each of the 15 % of the tokens that are hidden, which both sides help to guess. It is "
-                "another quantity than the next token's and cannot be compared with it.")
-    tested = (" Differences are paired on the same rows: paired bootstrap, Holm's correction for the number of rows of "
-              "this table. They say nothing about other seeds." if len(group.entries) > 1 else "")
+        what = (
+            "Nats for each of the 15 % of the tokens that are hidden, which both sides help to guess. It is "
+            "another quantity than the next token's and cannot be compared with it."
+        )
+    tested = (
+        " Differences are paired on the same rows: paired bootstrap, Holm's correction for the number of rows of "
+        "this table. They say nothing about other seeds."
+        if len(group.entries) > 1
+        else ""
+    )
     rates = ", ".join(sorted({f"{entry.lr:g}" for entry in group.entries}))
-    majority = ("" if group.majority is None else
-                f" The most frequent label alone is right on {metric_value('accuracy', group.majority)}.")
+    majority = (
+        ""
+        if group.majority is None
+        else f" The most frequent label alone is right on {metric_value('accuracy', group.majority)}."
+    )
     return f"{what}{majority} {read}; learning rate {rates}.{tested}"
 
 
 def _how(comparison: ArchitecturesComparison) -> Section:
     seeds = ", ".join(map(str, comparison.seeds))
-    return Section("how", "How it was measured", [Text(
-        f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in what is read, not in "
-        "seconds: for the same tokens an encoder-decoder does less work, since a token passes one of its two sides "
-        "only. Learning rate and schedule are the same for all of a start; none was tuned for an architecture."), Text(
-        "Time: of the training with its validations and checkpoints, one after another in one process; "
-        f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
-        "weight, gradient and two moments of each parameter in fp32, 16 bytes, the part of the memory that grows with "
-        "the model. The process's peak has the libraries and the activations in it, too, and what an earlier training "
-        "left, so small models hardly differ by it."), Text(
-        "Masked words: of 15 % of the tokens 80 % become the mask, 10 % another token, 10 % stay, drawn anew in each "
-        "epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder that begins after masked words has read the bundled "
-        "text before, a budget that the others of its table did not have.")])
+    return Section(
+        "how",
+        "How it was measured",
+        [
+            Text(
+                f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in what is read, not in "
+                "seconds: for the same tokens an encoder-decoder does less work, since a token passes one of its two sides "
+                "only. Learning rate and schedule are the same for all of a start; none was tuned for an architecture."
+            ),
+            Text(
+                "Time: of the training with its validations and checkpoints, one after another in one process; "
+                f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
+                "weight, gradient and two moments of each parameter in fp32, 16 bytes, the part of the memory that grows with "
+                "the model. The process's peak has the libraries and the activations in it, too, and what an earlier training "
+                "left, so small models hardly differ by it."
+            ),
+            Text(
+                "Masked words: of 15 % of the tokens 80 % become the mask, 10 % another token, 10 % stay, drawn anew in each "
+                "epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder that begins after masked words has read the bundled "
+                "text before, a budget that the others of its table did not have."
+            ),
+        ],
+    )
 
 
 def _title(group: Group) -> str:

@@ -9,13 +9,30 @@ class Architectures(Settings):
     """What a comparison of architectures trains, and for how long."""
 
     trainings: tuple[str, ...] = Field(
-        ("classify-encoder-random", "classify-decoder-random", "classify-both-random", "classify-encoder-pretrained",
-         "classify-encoder-masked", "classify-decoder-pretrained", "classify-both-pretrained", "classify-both-whole",
-         "numbers-decoder-random", "numbers-both-random", "numbers-decoder-pretrained", "numbers-both-pretrained",
-         "text-encoder-random", "text-decoder-random", "text-both-random", "text-encoder-pretrained",
-         "text-decoder-pretrained", "text-both-pretrained"), min_length=1,
+        (
+            "classify-encoder-random",
+            "classify-decoder-random",
+            "classify-both-random",
+            "classify-encoder-pretrained",
+            "classify-encoder-masked",
+            "classify-decoder-pretrained",
+            "classify-both-pretrained",
+            "classify-both-whole",
+            "numbers-decoder-random",
+            "numbers-both-random",
+            "numbers-decoder-pretrained",
+            "numbers-both-pretrained",
+            "text-encoder-random",
+            "text-decoder-random",
+            "text-both-random",
+            "text-encoder-pretrained",
+            "text-decoder-pretrained",
+            "text-both-pretrained",
+        ),
+        min_length=1,
         description="what is trained, as TASK-ARCHITECTURE-START, each under every seed; both is an encoder-decoder, "
-        "whole one with all pretrained blocks on each side, masked an encoder after text-encoder-pretrained")
+        "whole one with all pretrained blocks on each side, masked an encoder after text-encoder-pretrained",
+    )
     seeds: int = Field(2, ge=1, description="trainings of each, from train.seed upwards")
     classify_steps: int = Field(150, ge=1, description="optimizer steps of each classifier")
     numbers_steps: int = Field(600, ge=1, description="optimizer steps of each model that writes numbers in words")

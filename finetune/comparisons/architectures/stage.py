@@ -11,20 +11,29 @@ if TYPE_CHECKING:
 NAME = "architectures"
 # All weights are trained, for as many steps as the comparison's own settings say.
 FIXED = ("method", "last_blocks", "class_weights", "epochs", "max_steps", "evaluations_per_epoch", "patience")
-READS = ("architectures", "task", "weights", "split.seed", "evaluate.resamples", "evaluate.positive",
-         *(f"train.{name}" for name in Train.model_fields if name not in FIXED and not name.startswith("lora_")))
+READS = (
+    "architectures",
+    "task",
+    "weights",
+    "split.seed",
+    "evaluate.resamples",
+    "evaluate.positive",
+    *(f"train.{name}" for name in Train.model_fields if name not in FIXED and not name.startswith("lora_")),
+)
 OUTPUTS = ("comparison.json", "trainings.jsonl", "training/*")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before there is a run, for what this comparison cannot do."""
     from finetune.comparisons.architectures.trainings import check as check_trainings
+
     check_trainings(recipe, processes)
 
 
 def run(recipe: Recipe, run: Run) -> "ArchitecturesResult":
     """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
     from finetune.comparisons.architectures.trainings import train_all
+
     return train_all(recipe, run, READS)
 
 
@@ -32,5 +41,6 @@ def summary(run: Run) -> list[str]:
     """The comparison as a table for the screen."""
     from finetune.comparisons.architectures.page import PAGE, screen_table
     from finetune.files import read_json
+
     path = run.path("comparison.json")
     return screen_table(PAGE.evaluation.from_json(read_json(path), path))

@@ -74,12 +74,22 @@ TEXT_NAME = "text-sample"
 EVALUATIONS = 3  # validations of a training, at least
 EXAMPLES = 6  # written numbers that the report shows
 STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments in fp32
-QUICK = {"architectures": {"seeds": 1, "classify_steps": 40, "numbers_steps": 180, "text_steps": 12,
-                           "test_numbers": 100,
-                           "trainings": [name for name, own in TRAININGS.items()
-                                         if own.task == CLASSIFY and own.start != WHOLE
-                                         or own.task != CLASSIFY and own.start != RANDOM]},
-         "max_length": 64, "evaluate": {"resamples": 1000}}  # of --quick
+QUICK = {
+    "architectures": {
+        "seeds": 1,
+        "classify_steps": 40,
+        "numbers_steps": 180,
+        "text_steps": 12,
+        "test_numbers": 100,
+        "trainings": [
+            name
+            for name, own in TRAININGS.items()
+            if own.task == CLASSIFY and own.start != WHOLE or own.task != CLASSIFY and own.start != RANDOM
+        ],
+    },
+    "max_length": 64,
+    "evaluate": {"resamples": 1000},
+}  # of --quick
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,9 @@ class Datasets:
 
     def rows(self, task: str) -> int:
         """Rows to train on."""
-        return len({CLASSIFY: self.classify["train"].ids, NUMBERS: self.numbers["train"],
-                    TEXT: self.text["train"]}[task])
+        return len(
+            {CLASSIFY: self.classify["train"].ids, NUMBERS: self.numbers["train"], TEXT: self.text["train"]}[task]
+        )
 
 
 @dataclass(frozen=True)
@@ -115,13 +126,18 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     asked = recipe.architectures.trainings
     check_names("training", asked, TRAININGS, "architectures.seeds repeats it.")
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
-        raise RecipeError("an encoder that begins after masked words needs those", got=listed(list(asked)),
-                          do=f"Add {READ_FIRST.name} to architectures.trainings.")
+        raise RecipeError(
+            "an encoder that begins after masked words needs those",
+            got=listed(list(asked)),
+            do=f"Add {READ_FIRST.name} to architectures.trainings.",
+        )
     if all(TRAININGS[name].start == WHOLE for name in asked):
         raise RecipeError("nothing to compare with", got=listed(list(asked)), do="Add trainings of equal size.")
     if recipe.task != "classify" or processes != 1:
-        raise RecipeError("a comparison of architectures trains in one process, classifiers among others",
-                          got=f"task {recipe.task}, --processes {processes}")
+        raise RecipeError(
+            "a comparison of architectures trains in one process, classifiers among others",
+            got=f"task {recipe.task}, --processes {processes}",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,8 +172,14 @@ def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Architectures
             done[key] = rests_on | {"key": key} | found
             _append(run.path(RESULTS), done[key])
             say(f"  {found['said']}, trained in {found['seconds']:.0f} s")
-    comparison = compare(recipe, run, datasets, wanted, {key: done[key] for key in (
-        f"{training.name}-{seed}" for training in wanted for seed in seeds)}, shared)
+    comparison = compare(
+        recipe,
+        run,
+        datasets,
+        wanted,
+        {key: done[key] for key in (f"{training.name}-{seed}" for training in wanted for seed in seeds)},
+        shared,
+    )
     write_json(run.path("comparison.json"), comparison.to_json())
     shutil.rmtree(run.path(WORK), ignore_errors=True)
     say(verdict(comparison))
@@ -211,44 +233,67 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
     drawn = np.random.default_rng(seed).permutation(asked.number_limit).tolist()
     most = asked.numbers_steps * recipe.train.batch_size
     ends = (asked.test_numbers, asked.test_numbers + min(50, asked.test_numbers))
-    parts = {"test": drawn[:ends[0]], "val": drawn[ends[0]:ends[1]], "train": drawn[ends[1]:][:min(most, 5000)]}
+    parts = {"test": drawn[: ends[0]], "val": drawn[ends[0] : ends[1]], "train": drawn[ends[1] :][: min(most, 5000)]}
     if not parts["train"]:
-        raise RecipeError("no number is left to learn from", got=f"architectures.number_limit {asked.number_limit}",
-                          do="Raise it, or lower architectures.test_numbers.")
-    numbers = {name: [Pair(tokenizer.encode(f"{n:,}"), tokenizer.encode(in_words(n))) for n in part]
-               for name, part in parts.items()}
+        raise RecipeError(
+            "no number is left to learn from",
+            got=f"architectures.number_limit {asked.number_limit}",
+            do="Raise it, or lower architectures.test_numbers.",
+        )
+    numbers = {
+        name: [Pair(tokenizer.encode(f"{n:,}"), tokenizer.encode(in_words(n))) for n in part]
+        for name, part in parts.items()
+    }
     documents = [text.strip() for text, _ in iterate_pieces(locate_text(TEXT_NAME).path)]
     shuffled = [documents[i] for i in np.random.default_rng(seed).permutation(len(documents))]
     held, val = len(documents) // 4, len(documents) // 10
-    cut = {"test": shuffled[:held], "val": shuffled[held:held + val], "train": shuffled[held + val:]}
-    text = {name: pieces(tokenizer.encode_batch(part), asked.piece_tokens, tokenizer.end_of_text)
-            for name, part in cut.items()}
+    cut = {"test": shuffled[:held], "val": shuffled[held : held + val], "train": shuffled[held + val :]}
+    text = {
+        name: pieces(tokenizer.encode_batch(part), asked.piece_tokens, tokenizer.end_of_text)
+        for name, part in cut.items()
+    }
     if empty := [name for name, part in text.items() if not part]:
-        raise RecipeError(f"no piece of text is left for {empty[0]}",
-                          got=f"architectures.piece_tokens {asked.piece_tokens}", do="Lower it.")
+        raise RecipeError(
+            f"no piece of text is left for {empty[0]}",
+            got=f"architectures.piece_tokens {asked.piece_tokens}",
+            do="Lower it.",
+        )
     lengths = np.array(tokenizer.byte_lengths())
     return Datasets(examples, numbers, text, np.array([lengths[pair.target].sum() for pair in text["test"]]))
 
 
-def settings_for(asked: Train, training: Training, rows: int, parameters: int, width: int, seed: int,
-                 steps: int) -> Train:
+def settings_for(
+    asked: Train, training: Training, rows: int, parameters: int, width: int, seed: int, steps: int
+) -> Train:
     """The recipe's settings for one training: so many steps, never stopped early, so that all read as much."""
-    settings, _ = choose_settings(asked.model_copy(update={"method": "full", "epochs": 1, "seed": seed}), parameters,
-                                  training.start != RANDOM, rows, device_type())
+    settings, _ = choose_settings(
+        asked.model_copy(update={"method": "full", "epochs": 1, "seed": seed}),
+        parameters,
+        training.start != RANDOM,
+        rows,
+        device_type(),
+    )
     per_epoch, _ = count_steps(rows, settings)
     epochs = math.ceil(steps / per_epoch)
-    return settings.model_copy(update={
-        "epochs": epochs, "max_steps": steps, "patience": epochs + EVALUATIONS,
-        "evaluations_per_epoch": math.ceil(EVALUATIONS / epochs),
-        "metric": asked.metric if training.task == CLASSIFY else "log_loss",
-        "precision": choose_precision(settings.precision, width)[0]})
+    return settings.model_copy(
+        update={
+            "epochs": epochs,
+            "max_steps": steps,
+            "patience": epochs + EVALUATIONS,
+            "evaluations_per_epoch": math.ceil(EVALUATIONS / epochs),
+            "metric": asked.metric if training.task == CLASSIFY else "log_loss",
+            "precision": choose_precision(settings.precision, width)[0],
+        }
+    )
 
 
-def _fit(recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared, datasets: Datasets,
-         rests_on: dict) -> dict:
+def _fit(
+    recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared, datasets: Datasets, rests_on: dict
+) -> dict:
     """One training and what its best checkpoint does on the test rows."""
     import torch
     from safetensors.torch import load_file, save_file
+
     device, asked, own = torch.device(device_type()), recipe.architectures, getattr(datasets, training.task)
     directory = run.path(WORK, f"{training.name}-{seed}")
     directory.mkdir(parents=True, exist_ok=True)
@@ -274,17 +319,30 @@ def _fit(recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared
     curve = read_curve(directory / "train.jsonl")
     measured = _measure(training, job.model.eval(), core, datasets, shared, budget, device)
     if training == READ_FIRST:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in core.state_dict().items()},
-                  _masked_weights(run, seed))
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in core.state_dict().items()},
+            _masked_weights(run, seed),
+        )
     shutil.rmtree(directory)
-    return measured | {"parameters": parameters, "state_bytes": STATE_BYTES * count(job.model),
-                       "lr": settings.lr, "precision": settings.precision, "curve": curve,
-                       **{key: getattr(found, key)
-                          for key in ("seconds", "steps", "tokens", "best_step", "peak_bytes")}}
+    return measured | {
+        "parameters": parameters,
+        "state_bytes": STATE_BYTES * count(job.model),
+        "lr": settings.lr,
+        "precision": settings.precision,
+        "curve": curve,
+        **{key: getattr(found, key) for key in ("seconds", "steps", "tokens", "best_step", "peak_bytes")},
+    }
 
 
-def _measure(training: Training, model: Reader | LossModule, core: Core, datasets: Datasets, shared: Shared, budget: int,
-             device: "torch.device") -> dict:
+def _measure(
+    training: Training,
+    model: Reader | LossModule,
+    core: Core,
+    datasets: Datasets,
+    shared: Shared,
+    budget: int,
+    device: "torch.device",
+) -> dict:
     """A score of each test row: the class, whether a number is right, or nats; `said` sums them up."""
     test, tokenizer = getattr(datasets, training.task)["test"], shared.tokenizer
     if training.task == CLASSIFY:
@@ -296,14 +354,19 @@ def _measure(training: Training, model: Reader | LossModule, core: Core, dataset
         written = write_targets(core, test, tokenizer, device)
         answers = [tokenizer.decode(pair.target) for pair in test]
         right = exact_match(written, answers).astype(int).tolist()
-        examples = [[tokenizer.decode(pair.source), answer, one]
-                    for pair, answer, one in zip(test, answers, written, strict=True)][:EXAMPLES]
+        examples = [
+            [tokenizer.decode(pair.source), answer, one]
+            for pair, answer, one in zip(test, answers, written, strict=True)
+        ][:EXAMPLES]
         return {"scores": right, "examples": examples, "said": f"exact match {np.mean(right):.4f}"}
     assert isinstance(model, LossModule)
     if training.architecture == ENCODER:
         nats, counts = architectures_masked.measure(model, whole(test), shared.masking, 1, device)  # a row at a time
-        return {"scores": nats.tolist(), "parts": counts.tolist(),
-                "said": f"nats a masked token {nats.sum() / counts.sum():.4f}"}
+        return {
+            "scores": nats.tolist(),
+            "parts": counts.tolist(),
+            "said": f"nats a masked token {nats.sum() / counts.sum():.4f}",
+        }
     nats = pair_nll(model, test, tokenizer.end_of_text, device)
     bits = nats.sum() / datasets.text_bytes.sum() / math.log(2)
     return {"scores": nats.tolist(), "parts": datasets.text_bytes.tolist(), "said": f"bits a byte {bits:.4f}"}
@@ -320,35 +383,56 @@ def read_curve(path: Path) -> list[list[float]]:
     return [[line["step"], line["validation"]["log_loss"]] for line in lines if "validation" in line]
 
 
-def compare(recipe: Recipe, run: Run, datasets: Datasets, wanted: list[Training], results: dict[str, dict],
-            shared: Shared) -> ArchitecturesComparison:
+def compare(
+    recipe: Recipe, run: Run, datasets: Datasets, wanted: list[Training], results: dict[str, dict], shared: Shared
+) -> ArchitecturesComparison:
     """For each task and start the architectures beside each other, on the same rows."""
     asked, prepared = recipe.architectures, run.result("prepare", ClassifyPrepared)
     labels, seeds = prepared.labels, range(recipe.train.seed, recipe.train.seed + asked.seeds)
     positive = positive_label(recipe, labels)
     groups = []
     for task, random in ((task, random) for task in (CLASSIFY, NUMBERS, TEXT) for random in (True, False)):
-        own = [one for one in TRAININGS.values() if one in wanted and one.task == task
-               and (one.start == RANDOM) == random]
+        own = [
+            one for one in TRAININGS.values() if one in wanted and one.task == task and (one.start == RANDOM) == random
+        ]
         apart = [one for one in own if task == TEXT and one.architecture == ENCODER]
         for measure, members in (("", [one for one in own if one not in apart]), ("masked", apart)):
             if members:
                 fits = {one.name: [results[f"{one.name}-{seed}"] for seed in seeds] for one in members}
                 groups.append(_group(recipe, datasets, labels, positive, task, measure, members, fits))
-    sizes = {one.architecture: results[f"{one.name}-{seeds[0]}"]["parameters"] for one in wanted
-             if one.start != WHOLE}
+    sizes = {one.architecture: results[f"{one.name}-{seeds[0]}"]["parameters"] for one in wanted if one.start != WHOLE}
     first = next(iter(results.values()))
     return ArchitecturesComparison(
-        schema_version=1, task="architectures", labels=labels, positive=None if positive is None else labels[positive],
-        seeds=list(seeds), layers=Layers(*shared.layers, run.result("verify", Verified).layers), sizes=sizes,
-        apart=max(sizes.values()) / min(sizes.values()) - 1, masking=shared.masking_words,
-        piece_tokens=asked.piece_tokens, number_limit=asked.number_limit, batch_size=recipe.train.batch_size,
-        device=first["device"], threads=first["threads"], precision=first["precision"],
-        weights=start_weights(run.result("download", Downloaded).weights), groups=groups)
+        schema_version=1,
+        task="architectures",
+        labels=labels,
+        positive=None if positive is None else labels[positive],
+        seeds=list(seeds),
+        layers=Layers(*shared.layers, run.result("verify", Verified).layers),
+        sizes=sizes,
+        apart=max(sizes.values()) / min(sizes.values()) - 1,
+        masking=shared.masking_words,
+        piece_tokens=asked.piece_tokens,
+        number_limit=asked.number_limit,
+        batch_size=recipe.train.batch_size,
+        device=first["device"],
+        threads=first["threads"],
+        precision=first["precision"],
+        weights=start_weights(run.result("download", Downloaded).weights),
+        groups=groups,
+    )
 
 
-def _group(recipe: Recipe, datasets: Datasets, labels: list[str], positive: int | None, task: str, measure: str,
-           members: list[Training], fits: dict[str, list[dict]]) -> Group:
+def _group(
+    recipe: Recipe,
+    datasets: Datasets,
+    labels: list[str],
+    positive: int | None,
+    task: str,
+    measure: str,
+    members: list[Training],
+    fits: dict[str, list[dict]],
+) -> Group:
     """One table: the members' figures on the same rows, each beside the decoder where there is one."""
     resamples, seed = recipe.evaluate.resamples, recipe.split.seed
     reference = next((one.name for one in members if one.architecture == DECODER), members[0].name)
@@ -358,25 +442,43 @@ def _group(recipe: Recipe, datasets: Datasets, labels: list[str], positive: int 
         metric = "accuracy"
         commonest = np.bincount(datasets.classify["train"].targets).argmax()
         majority = float(np.mean(datasets.classify["test"].targets == commonest))
-        found = compare_candidates(datasets.classify["test"].targets, scores, len(labels), positive, reference,
-                                   resamples, seed)
+        found = compare_candidates(
+            datasets.classify["test"].targets, scores, len(labels), positive, reference, resamples, seed
+        )
     else:
         metric = "exact_match" if task == NUMBERS else "log_loss" if measure else "bits_per_byte"
         parts = fits[reference][0].get("parts")
         scale = math.log(2) if metric == "bits_per_byte" else 1.0
-        found = compare_rows({name: own / scale for name, own in scores.items()}, metric, reference, resamples, seed,
-                             parts)
+        found = compare_rows(
+            {name: own / scale for name, own in scores.items()}, metric, reference, resamples, seed, parts
+        )
     entries = []
     for one in members:
         own = fits[one.name]
         means: dict[str, Any] = {key: float(np.mean([fit[key] for fit in own])) for key in ("seconds", "peak_bytes")}
         first = {key: own[0][key] for key in ("parameters", "state_bytes", "lr", "steps", "tokens")}
-        entries.append(Entry(
-            name=one.name, label=one.label, architecture=one.architecture, **fields_of(found[one.name]), **means,
-            **first, curve=[tuple(point) for point in own[0]["curve"]],
-            examples=[tuple(example) for example in own[0].get("examples", [])]))
-    return Group(task=task, measure=measure, start=RANDOM if members[0].start == RANDOM else recipe_name(recipe),
-                 metric=metric, reference=reference, entries=entries, rows=datasets.rows(task), majority=majority)
+        entries.append(
+            Entry(
+                name=one.name,
+                label=one.label,
+                architecture=one.architecture,
+                **fields_of(found[one.name]),
+                **means,
+                **first,
+                curve=[tuple(point) for point in own[0]["curve"]],
+                examples=[tuple(example) for example in own[0].get("examples", [])],
+            )
+        )
+    return Group(
+        task=task,
+        measure=measure,
+        start=RANDOM if members[0].start == RANDOM else recipe_name(recipe),
+        metric=metric,
+        reference=reference,
+        entries=entries,
+        rows=datasets.rows(task),
+        majority=majority,
+    )
 
 
 def recipe_name(recipe: Recipe) -> str:

@@ -23,8 +23,10 @@ class Candidate:
     def settings(self, asked: Train, seed: int) -> Train:
         """The recipe's settings with this way's own in them; learning rate and epochs stay open where they were."""
         unread = [] if self.method == "lora" else [name for name in Train.model_fields if name.startswith("lora_")]
-        return asked.model_copy(update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed} | {
-            name: Train.model_fields[name].default for name in unread})
+        return asked.model_copy(
+            update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed}
+            | {name: Train.model_fields[name].default for name in unread}
+        )
 
 
 CANDIDATES = {
@@ -50,5 +52,5 @@ def read_out(ids: TokenRows, reads: str, length: int, pad: int) -> TokenRows:
     width = 1 if reads == FIRST else length
     filled = np.full((len(ids), width), pad, dtype=ids.ids.dtype)
     for row, own in zip(filled, ids, strict=True):
-        row[:len(own)] = own[:width]
+        row[: len(own)] = own[:width]
     return TokenRows(filled.ravel(), np.arange(1, len(ids) + 1) * width)

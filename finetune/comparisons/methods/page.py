@@ -19,19 +19,24 @@ from finetune.report.blocks import (
 from finetune.report.metric_text import metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.page import data_section
+from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.score import TFIDF
 
 
 def verdict(comparison: MethodsComparison) -> str:
     """Which candidates differ from the reference by more than noise, and the best beside TF-IDF."""
     reference = _reference(comparison)
-    said = [f"{reference.label[:1].upper()}{reference.label[1:]} ({comparison.why}): accuracy "
-            f"{metric_text(reference.metric('accuracy'), 'accuracy')}, the mean of {_seeds(comparison)}."]
+    said = [
+        f"{reference.label[:1].upper()}{reference.label[1:]} ({comparison.why}): accuracy "
+        f"{metric_text(reference.metric('accuracy'), 'accuracy')}, the mean of {_seeds(comparison)}."
+    ]
     others = [(entry.label, entry.difference) for entry in comparison.candidates if entry.difference]
     for word, sign in (("Better", 1), ("Worse", -1)):
-        found = [label for label, difference in others if difference.p_value < 0.05
-                 and sign * difference.metric("accuracy").known_value() > 0]
+        found = [
+            label
+            for label, difference in others
+            if difference.p_value < 0.05 and sign * difference.metric("accuracy").known_value() > 0
+        ]
         if found:
             said.append(f"{word} than that by more than noise: {'; '.join(found)}.")
     level = [label for label, difference in others if difference.p_value >= 0.05]
@@ -47,24 +52,45 @@ def screen_table(comparison: MethodsComparison) -> list[str]:
     for entry in comparison.candidates:
         moves = "" if entry.trainable is None else f"{entry.trainable:,}"
         difference = entry.difference
-        rows.append([entry.label, moves, seconds_text(entry.seconds), bytes_text(entry.peak_bytes),
-                     metric_cell("accuracy", entry.metric("accuracy")), metric_cell(metric, entry.metric(metric)),
-                     _points(difference.metric("accuracy")) if difference else "",
-                     p_text(difference.p_value) if difference else "reference"])
+        rows.append(
+            [
+                entry.label,
+                moves,
+                seconds_text(entry.seconds),
+                bytes_text(entry.peak_bytes),
+                metric_cell("accuracy", entry.metric("accuracy")),
+                metric_cell(metric, entry.metric(metric)),
+                _points(difference.metric("accuracy")) if difference else "",
+                p_text(difference.p_value) if difference else "reference",
+            ]
+        )
     rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     n = comparison.candidates[0].metric("accuracy").n
-    return [f"test rows: {n:,}; means of {_seeds(comparison)}, 95 % intervals in brackets",
-            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)]
+    return [
+        f"test rows: {n:,}; means of {_seeds(comparison)}, 95 % intervals in brackets",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
 
 
 def page(files: Files[MethodsComparison, ClassifierCard]) -> dict:
     """The comparison as a report."""
     comparison = files.evaluation
-    sections = [_accuracies(comparison), _costs(comparison), _seeds_table(comparison), _reading(comparison),
-                data_section(files.card)]
-    return make_page(files, "Comparison of methods", verdict(comparison).replace(" %", "\u00a0%").replace(
-        "n = ", "n\u00a0=\u00a0"), _tiles(comparison), sections, notice=fallback_notice(files))
+    sections = [
+        _accuracies(comparison),
+        _costs(comparison),
+        _seeds_table(comparison),
+        _reading(comparison),
+        data_section(files.card),
+    ]
+    return make_page(
+        files,
+        "Comparison of methods",
+        verdict(comparison).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0"),
+        _tiles(comparison),
+        sections,
+        notice=fallback_notice(files),
+    )
 
 
 PAGE = Page(MethodsComparison, ClassifierCard, page)
@@ -78,14 +104,23 @@ def _tiles(comparison: MethodsComparison) -> list[Tile]:
     """The reference, the best of the others and TF-IDF."""
     others = [entry for entry in comparison.candidates if entry.name not in (comparison.reference, TFIDF)]
     best = max(others, key=lambda entry: entry.metric("accuracy").known_value(), default=None)
-    shown = [(_reference(comparison), "reference"), *([(best, "the highest of the others on test")] if best else []),
-             (comparison.candidates[-1], "baseline")]
+    shown = [
+        (_reference(comparison), "reference"),
+        *([(best, "the highest of the others on test")] if best else []),
+        (comparison.candidates[-1], "baseline"),
+    ]
     tiles = []
     for entry, note in shown:
         accuracy = entry.metric("accuracy")
         value, low, high = accuracy.known()
-        tiles.append(Tile(f"{entry.label}: accuracy", metric_value("accuracy", value),
-                          f"{100 * low:.1f} to {100 * high:.1f}", f"{note}, n = {accuracy.n:,}"))
+        tiles.append(
+            Tile(
+                f"{entry.label}: accuracy",
+                metric_value("accuracy", value),
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{note}, n = {accuracy.n:,}",
+            )
+        )
     return tiles
 
 
@@ -95,26 +130,50 @@ def _accuracies(comparison: MethodsComparison) -> Section:
     candidates, rows = comparison.candidates, []
     for entry in candidates:
         difference = entry.difference
-        beside = [NONE, "reference", NONE] if difference is None else [
-            _points(difference.metric("accuracy")), p_text(difference.p_value), _points(difference.metric(metric))]
-        rows.append([entry.label, metric_cell("accuracy", entry.metric("accuracy")),
-                     metric_cell(metric, entry.metric(metric)), *beside])
-    table = Table("Test rows, with 95 % intervals",
-                  ["", "Accuracy", named, "Accuracy minus\nreference's", "p (Holm)", "F1 minus\nreference's"], rows,
-                  frozenset(range(1, 6)),
-                  strong=frozenset(i for i, entry in enumerate(candidates) if entry.name == comparison.reference))
+        beside = (
+            [NONE, "reference", NONE]
+            if difference is None
+            else [
+                _points(difference.metric("accuracy")),
+                p_text(difference.p_value),
+                _points(difference.metric(metric)),
+            ]
+        )
+        rows.append(
+            [
+                entry.label,
+                metric_cell("accuracy", entry.metric("accuracy")),
+                metric_cell(metric, entry.metric(metric)),
+                *beside,
+            ]
+        )
+    table = Table(
+        "Test rows, with 95 % intervals",
+        ["", "Accuracy", named, "Accuracy minus\nreference's", "p (Holm)", "F1 minus\nreference's"],
+        rows,
+        frozenset(range(1, 6)),
+        strong=frozenset(i for i, entry in enumerate(candidates) if entry.name == comparison.reference),
+    )
     best = max(candidates, key=lambda entry: entry.metric("accuracy").known_value())
     figure = Figure(
-        plots.forest_picture([entry.label for entry in candidates], [entry.metric("accuracy") for entry in candidates],
-                             [[100 * fit["accuracy"] for fit in entry.by_seed] for entry in candidates]),
-        "Accuracy", f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
+        plots.forest_picture(
+            [entry.label for entry in candidates],
+            [entry.metric("accuracy") for entry in candidates],
+            [[100 * fit["accuracy"] for fit in entry.by_seed] for entry in candidates],
+        ),
+        "Accuracy",
+        f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
         "The bar is the mean over the seeds with its interval over test rows, the small marks are the seeds. Where "
-        "bars overlap widely the order says little; the paired test in the table is the finer one.", wide=True)
-    note = (f"A value is the mean over {_seeds(comparison)}; its interval, by the bootstrap, says how much other test "
-            "rows would change it. Differences are paired: on the same test rows, a row counting as right by the share "
-            "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
-            "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
-            "seeds: for these see the table of the seeds.")
+        "bars overlap widely the order says little; the paired test in the table is the finer one.",
+        wide=True,
+    )
+    note = (
+        f"A value is the mean over {_seeds(comparison)}; its interval, by the bootstrap, says how much other test "
+        "rows would change it. Differences are paired: on the same test rows, a row counting as right by the share "
+        "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
+        "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
+        "seeds: for these see the table of the seeds."
+    )
     if any(entry.metric(metric).low == entry.metric(metric).high for entry in candidates):
         note += " An F1 whose interval has no width is that of a candidate that calls no row, or each one rightly."
     return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True), *_clean(comparison)])
@@ -126,54 +185,98 @@ def _clean(comparison: MethodsComparison) -> list:
     n, clean = first.metric("accuracy").n, first.clean.n
     if clean == n:
         return [Text("No test text stands in train or validation.", small=True)]
-    rows = [[entry.label, metric_value("accuracy", entry.metric("accuracy").value),
-             metric_value("accuracy", entry.clean.value)] for entry in comparison.candidates]
-    return [Table("With and without the test rows whose text stands in train or validation, too",
-                  ["", f"All {n:,}", f"Clean {clean:,}"], rows, frozenset({1, 2}))]
+    rows = [
+        [
+            entry.label,
+            metric_value("accuracy", entry.metric("accuracy").value),
+            metric_value("accuracy", entry.clean.value),
+        ]
+        for entry in comparison.candidates
+    ]
+    return [
+        Table(
+            "With and without the test rows whose text stands in train or validation, too",
+            ["", f"All {n:,}", f"Clean {clean:,}"],
+            rows,
+            frozenset({1, 2}),
+        )
+    ]
 
 
 def _costs(comparison: MethodsComparison) -> Section:
     rows = []
     for entry in comparison.candidates:
         if entry.trainable is not None and entry.total is not None:
-            rows.append([entry.label, f"{entry.trainable:,}", f"{100 * entry.trainable / entry.total:.2f}\u00a0%",
-                         f"{entry.epochs:.1f}", f"{entry.lr:g}", seconds_text(entry.seconds),
-                         bytes_text(entry.peak_bytes)])
+            rows.append(
+                [
+                    entry.label,
+                    f"{entry.trainable:,}",
+                    f"{100 * entry.trainable / entry.total:.2f}\u00a0%",
+                    f"{entry.epochs:.1f}",
+                    f"{entry.lr:g}",
+                    seconds_text(entry.seconds),
+                    bytes_text(entry.peak_bytes),
+                ]
+            )
         else:
             rows.append([entry.label, *[NONE] * 4, seconds_text(entry.seconds), NONE])
-    table = Table("Means over the seeds",
-                  ["", "Parameters\nthat move", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"], rows,
-                  frozenset(range(1, 7)))
-    return Section("costs", "What each way costs", [table, Text(
-        "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
-        "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
-        f"gains. Device: {comparison.device}, {comparison.threads} threads, precision "
-        f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
-        "Peak memory: of the whole process, one training after the other in the order of the rows; what the libraries "
-        "keep of an earlier one counts too.", small=True)])
+    table = Table(
+        "Means over the seeds",
+        ["", "Parameters\nthat move", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"],
+        rows,
+        frozenset(range(1, 7)),
+    )
+    return Section(
+        "costs",
+        "What each way costs",
+        [
+            table,
+            Text(
+                "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
+                "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
+                f"gains. Device: {comparison.device}, {comparison.threads} threads, precision "
+                f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
+                "Peak memory: of the whole process, one training after the other in the order of the rows; what the libraries "
+                "keep of an earlier one counts too.",
+                small=True,
+            ),
+        ],
+    )
 
 
 def _seeds_table(comparison: MethodsComparison) -> Section:
-    rows = [[entry.label, *(f"{100 * fit['accuracy']:.2f}" for fit in entry.by_seed)]
-            for entry in comparison.candidates if entry.name != TFIDF]
+    rows = [
+        [entry.label, *(f"{100 * fit['accuracy']:.2f}" for fit in entry.by_seed)]
+        for entry in comparison.candidates
+        if entry.name != TFIDF
+    ]
     columns = ["", *(f"Training {i}" for i in range(1, comparison.seeds + 1))]
-    return Section("seeds", "How much the seed matters", [Table(
-        "Test accuracy in percent of each training", columns, rows, frozenset(range(1, len(columns)))), Text(
-        "The seed draws the head, the order of the rows and, for the random start, all weights; the split is the same.",
-        small=True)])
+    return Section(
+        "seeds",
+        "How much the seed matters",
+        [
+            Table("Test accuracy in percent of each training", columns, rows, frozenset(range(1, len(columns)))),
+            Text(
+                "The seed draws the head, the order of the rows and, for the random start, all weights; the split is the same.",
+                small=True,
+            ),
+        ],
+    )
 
 
 def _reading(comparison: MethodsComparison) -> Section:
     names = {entry.name for entry in comparison.candidates}
-    said = {"first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
-                           "what is left is what a first word gives away.",
-            "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
-                      "text, longer ones are cut there, and the last pad is read. It is the usual recipe of books and "
-                      "costs the work on the pads; the last real token costs none.",
-            "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves "
-                           "it open under their own learning rate and number of epochs. Where the others start from "
-                           "pretrained weights, what lies between it and all weights is what pretraining is worth.",
-            "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685)."}
+    said = {
+        "first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
+        "what is left is what a first word gives away.",
+        "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
+        "text, longer ones are cut there, and the last pad is read. It is the usual recipe of books and "
+        "costs the work on the pads; the last real token costs none.",
+        "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves "
+        "it open under their own learning rate and number of epochs. Where the others start from "
+        "pretrained weights, what lies between it and all weights is what pretraining is worth.",
+        "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
+    }
     note = comparison.candidates[-1].note
     blocks = [Text(text) for name, text in said.items() if name in names]
     return Section("reading", "How to read it", [*blocks, *([Text(sentence(f"{TFIDF}: {note}"))] if note else [])])

@@ -9,8 +9,10 @@ class Methods(Settings):
     """What a comparison of methods trains."""
 
     candidates: tuple[str, ...] = Field(
-        ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"), min_length=1,
-        description="ways to adapt the weights, each trained under every seed on the same split")
+        ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"),
+        min_length=1,
+        description="ways to adapt the weights, each trained under every seed on the same split",
+    )
     seeds: int = Field(3, ge=1, description="trainings of each, from train.seed upwards")
 
 

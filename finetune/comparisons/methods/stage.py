@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 
 NAME = "methods"
 FIXED = ("method", "last_blocks")  # each candidate has its own
-READS = ("methods", "task", "weights", "evaluate.resamples", "split.seed", "evaluate.positive",
-         *(f"train.{name}" for name in Train.model_fields if name not in FIXED))
+READS = (
+    "methods",
+    "task",
+    "weights",
+    "evaluate.resamples",
+    "split.seed",
+    "evaluate.positive",
+    *(f"train.{name}" for name in Train.model_fields if name not in FIXED),
+)
 OUTPUTS = ("comparison.json", "comparison/*/result.json")
 
 
@@ -22,23 +29,30 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     from finetune.comparisons.methods.candidates import CANDIDATES
     from finetune.config import check_names
     from finetune.errors import RecipeError
+
     check_names("candidate", recipe.methods.candidates, CANDIDATES, "methods.seeds trains it again.")
     if recipe.task != "classify" or processes != 1:
-        raise RecipeError("a comparison of methods trains classifiers in one process",
-                          got=f"task {recipe.task}, --processes {processes}")
+        raise RecipeError(
+            "a comparison of methods trains classifiers in one process",
+            got=f"task {recipe.task}, --processes {processes}",
+        )
 
 
 def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
     """What a dry run tries, each with its name, and what it says at the end."""
     from finetune.comparisons.methods.trainings import plans as all_plans
-    note = (f"each of these {recipe.methods.seeds} times, by seed; the other candidates, which start at random or read "
-            "their texts otherwise, are not tried")
+
+    note = (
+        f"each of these {recipe.methods.seeds} times, by seed; the other candidates, which start at random or read "
+        "their texts otherwise, are not tried"
+    )
     return all_plans(recipe), [note]
 
 
 def run(recipe: Recipe, run: Run) -> "MethodsResult":
     """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
     from finetune.comparisons.methods.trainings import compare
+
     return compare(recipe, run, READS)
 
 
@@ -46,6 +60,7 @@ def summary(run: Run) -> list[str]:
     """The comparison as a table for the screen."""
     from finetune.comparisons.methods.page import PAGE, screen_table
     from finetune.files import read_json
+
     path = run.path("comparison.json")
     return screen_table(PAGE.evaluation.from_json(read_json(path), path))
 
@@ -54,6 +69,7 @@ def _main(directory: str, name: str, seed: str) -> None:
     """What the process of one training does."""
     from finetune.comparisons.methods.trainings import fit_here
     from finetune.training.launch import answer
+
     run = Run.at(Path(directory))
     answer(run, lambda: fit_here(run, name, int(seed), READS))
 

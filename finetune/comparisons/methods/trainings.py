@@ -43,8 +43,11 @@ class MethodsResult(Record):
 
 def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
     """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
-    return [(own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
-            for own in map(CANDIDATES.__getitem__, recipe.methods.candidates) if own.pretrained and own.reads == LAST]
+    return [
+        (own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
+        for own in map(CANDIDATES.__getitem__, recipe.methods.candidates)
+        if own.pretrained and own.reads == LAST
+    ]
 
 
 def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
@@ -53,8 +56,11 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     labels = prepared.labels
     records = {name: read_records(run, name) for name in ("train", "val", "test")}
     targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
-    wanted = [(name, seed) for name in recipe.methods.candidates
-              for seed in range(recipe.train.seed, recipe.train.seed + recipe.methods.seeds)]
+    wanted = [
+        (name, seed)
+        for name in recipe.methods.candidates
+        for seed in range(recipe.train.seed, recipe.train.seed + recipe.methods.seeds)
+    ]
     results: dict[str, list[dict]] = {}
     for number, (name, seed) in enumerate(wanted, 1):
         say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
@@ -64,14 +70,16 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
 
     texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
-    probabilities, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], targets["val"],
-                                                  texts["test"], len(labels))
+    probabilities, note, seconds = tfidf_logistic(
+        texts["train"], targets["train"], texts["val"], targets["val"], texts["test"], len(labels)
+    )
     decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
     decisions[TFIDF] = probabilities.argmax(1)[None]
     reference, why = _reference(recipe, run, results, prepared.splits["train"])
     positive = positive_label(recipe, labels)
-    found = compare_candidates(targets["test"], decisions, len(labels), positive, reference,
-                               recipe.evaluate.resamples, recipe.split.seed)
+    found = compare_candidates(
+        targets["test"], decisions, len(labels), positive, reference, recipe.evaluate.resamples, recipe.split.seed
+    )
     means: dict[str, dict[str, Any]] = {}
     for name, fits in results.items():
         means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
@@ -80,15 +88,28 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     candidates = []
     for name, rows in decisions.items():
         right = (rows == targets["test"])[:, clean]
-        candidates.append(MethodCandidate(
-            name=name, label=CANDIDATES[name].label if name in CANDIDATES else name, **means[name],
-            **fields_of(found[name]),
-            clean=CleanAccuracy(float(right.mean()) if clean.any() else None, int(clean.sum()))))
+        candidates.append(
+            MethodCandidate(
+                name=name,
+                label=CANDIDATES[name].label if name in CANDIDATES else name,
+                **means[name],
+                **fields_of(found[name]),
+                clean=CleanAccuracy(float(right.mean()) if clean.any() else None, int(clean.sum())),
+            )
+        )
     comparison = MethodsComparison(
-        schema_version=1, task="methods", labels=labels, positive=None if positive is None else labels[positive],
-        reference=reference, why=why, seeds=recipe.methods.seeds, device=device_type(),
+        schema_version=1,
+        task="methods",
+        labels=labels,
+        positive=None if positive is None else labels[positive],
+        reference=reference,
+        why=why,
+        seeds=recipe.methods.seeds,
+        device=device_type(),
         threads=next(iter(results.values()))[0]["threads"],
-        weights=start_weights(run.result("download", Downloaded).weights), candidates=candidates)
+        weights=start_weights(run.result("download", Downloaded).weights),
+        candidates=candidates,
+    )
     write_json(run.path("comparison.json"), comparison.to_json())
     say(verdict(comparison))
     return MethodsResult(reference)
@@ -97,8 +118,14 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
 def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
     """The candidate that `auto` would take here, and why; the first one where that is not compared."""
     method, why = choose_method(run.result("verify", Verified).parameters, is_pretrained(recipe), rows, device_type())
-    chosen = [name for name in results if (own := CANDIDATES[name]).method == method and own.reads == LAST
-              and own.pretrained and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)]
+    chosen = [
+        name
+        for name in results
+        if (own := CANDIDATES[name]).method == method
+        and own.reads == LAST
+        and own.pretrained
+        and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)
+    ]
     return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
 
 
@@ -123,6 +150,7 @@ def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, 
 def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
     """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
     import torch
+
     recipe = run.recipe()
     candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
     set_threads(recipe.train.threads)
@@ -132,19 +160,30 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
         gpt, tokenizer = loaded.gpt, loaded.tokenizer
         if not candidate.pretrained:
             gpt = GPT(gpt.config).initialise(seed)
-        asked = recipe.model_copy(update={"train": candidate.settings(recipe.train, seed),
-                                          "weights": recipe.weights if candidate.pretrained else SCRATCH})
+        asked = recipe.model_copy(
+            update={
+                "train": candidate.settings(recipe.train, seed),
+                "weights": recipe.weights if candidate.pretrained else SCRATCH,
+            }
+        )
         setup = assemble(task, asked, gpt, tokenizer, loaded.report.parameters, prepared)
         model, settings, trainable = setup.model, setup.settings, setup.trainable
         parts = run_examples(run)
         longest = max(parts["train"].ids.lengths()) if candidate.reads == PADDED else 0
-        parts = {part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
-                 for part, own in parts.items()}
+        parts = {
+            part: replace(own, ids=read_out(own.ids, candidate.reads, longest, tokenizer.end_of_text))
+            for part, own in parts.items()
+        }
         job = build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
         found = fit(job, settings, directory, identity(recipe, run, reads))
         spent = seconds()
     logits = predict_logits(model.eval(), parts["test"].ids)
-    return {"predicted": logits.argmax(1).tolist(), "seconds": round(max(spent, found.seconds), 3),
-            "trainable": trainable.parameters, "total": trainable.total, "lr": settings.lr,
-            "precision": settings.precision,
-            **{key: getattr(found, key) for key in ("epochs", "steps", "best_step", "peak_bytes")}}
+    return {
+        "predicted": logits.argmax(1).tolist(),
+        "seconds": round(max(spent, found.seconds), 3),
+        "trainable": trainable.parameters,
+        "total": trainable.total,
+        "lr": settings.lr,
+        "precision": settings.precision,
+        **{key: getattr(found, key) for key in ("epochs", "steps", "best_step", "peak_bytes")},
+    }

@@ -66,13 +66,21 @@ class Bundle:
         card = read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
-            raise WeightsError(f"{directory}: bundle.json does not fit the weights",
-                               got=f"{len(card.labels)} labels")
+            raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:
-            raise WeightsError(f"{directory}: the tokenizer is not the one this model was trained with",
-                               do="Export the run again.")
-        return cls(loaded.model.to(device_type()), loaded.tokenizer, card.labels, card.positive,
-                   card.max_length, card.threshold, card.temperature, card.columns)
+            raise WeightsError(
+                f"{directory}: the tokenizer is not the one this model was trained with", do="Export the run again."
+            )
+        return cls(
+            loaded.model.to(device_type()),
+            loaded.tokenizer,
+            card.labels,
+            card.positive,
+            card.max_length,
+            card.threshold,
+            card.temperature,
+            card.columns,
+        )
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -107,10 +115,11 @@ def bundle_directory(path: Path | str) -> Path:
     directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
-        raise WeightsError(f"{path}: no bundle here" + (", but weights that write" if writes else ""),
-                           known="a classifier's run, or its export/hf with bundle.json",
-                           do=f"Try: finetune generate {path} TEXT" if writes else
-                           "Finish the run: finetune run RECIPE --name NAME")
+        raise WeightsError(
+            f"{path}: no bundle here" + (", but weights that write" if writes else ""),
+            known="a classifier's run, or its export/hf with bundle.json",
+            do=f"Try: finetune generate {path} TEXT" if writes else "Finish the run: finetune run RECIPE --name NAME",
+        )
     return directory
 
 
@@ -121,8 +130,12 @@ def read_card(path: Path) -> BundleCard:
     except RunError as error:
         raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
     if card.positive not in (None, *card.labels):
-        raise WeightsError(f"{path}: not what an export writes", got=f"positive {card.positive!r}",
-                           known=listed(card.labels), do="Export the run again.")
+        raise WeightsError(
+            f"{path}: not what an export writes",
+            got=f"positive {card.positive!r}",
+            known=listed(card.labels),
+            do="Export the run again.",
+        )
     return card
 
 
@@ -135,8 +148,9 @@ def added_columns(bundle: Bundle, names: list[str], source: Path | str) -> list[
     return added
 
 
-def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, encoding: str | None = None,
-                  header: bool = True) -> dict:
+def predict_table(
+    bundle: Bundle, source: Path, target: Path, text: str | None, encoding: str | None = None, header: bool = True
+) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
     It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
@@ -153,8 +167,11 @@ def predict_table(bundle: Bundle, source: Path, target: Path, text: str | None, 
     table = iterate_table(source, layout)
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
-        raise DataError(f"{source}: a header and no rows", got="no row to predict", do="Add rows; or give --no-header, "
-                        "if the first line is one.")
+        raise DataError(
+            f"{source}: a header and no rows",
+            got="no row to predict",
+            do="Add rows; or give --no-header, if the first line is one.",
+        )
     names = sample[0][0]
     added = added_columns(bundle, names, source)
     text_at = find_unlabelled_text(names, [cells for _, cells in sample], bundle.column("text", text, names), source)

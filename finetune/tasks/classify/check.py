@@ -37,8 +37,14 @@ from finetune.training.token_rows import encode
 COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
 
-def check_file(name: str, text: str | None = None, label: str | None = None, weights: str = "mini",
-               encoding: str | None = None, ignore: Sequence[str] = ()) -> dict:
+def check_file(
+    name: str,
+    text: str | None = None,
+    label: str | None = None,
+    weights: str = "mini",
+    encoding: str | None = None,
+    ignore: Sequence[str] = (),
+) -> dict:
     """Check the table that `name` means, a file or a registry's row; findings with the codes in `ignore` are muted.
 
     Raises DataError where the table cannot be read, RecipeError for a code that cannot be muted.
@@ -60,9 +66,16 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
         odd = look_at_bytes(data.path)
         layout = replace(layout, encoding=odd.guess)
         detected = replace(detected, layout=layout)
-        findings.append(Finding("encoding", "stop", f"the file is not UTF-8: line {odd.line} is the first that is not; "
-                                f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
-                                odd.fix(), examples=[odd.sample]))
+        findings.append(
+            Finding(
+                "encoding",
+                "stop",
+                f"the file is not UTF-8: line {odd.line} is the first that is not; "
+                f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
+                odd.fix(),
+                examples=[odd.sample],
+            )
+        )
     source = read_labelled(data.path, text, label, layout)
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
@@ -75,17 +88,33 @@ def check_file(name: str, text: str | None = None, label: str | None = None, wei
     characters = np.array([len(own) for own in source.texts])
     letters, foreign = letter_counts([source.texts[at] for at in sample_of(source)])
     return {
-        "schema_version": 1, "file": str(data.path),
-        "format": {"kind": layout.kind, "delimiter": layout.delimiter, "encoding": layout.encoding,
-                   "header": layout.header, "quoting": layout.quoting, "notes": list(detected.notes),
-                   "lost_by_quoting": detected.lost_by_quoting},
+        "schema_version": 1,
+        "file": str(data.path),
+        "format": {
+            "kind": layout.kind,
+            "delimiter": layout.delimiter,
+            "encoding": layout.encoding,
+            "header": layout.header,
+            "quoting": layout.quoting,
+            "notes": list(detected.notes),
+            "lost_by_quoting": detected.lost_by_quoting,
+        },
         "columns": {"text": source.text_column, "label": source.label_column},
-        "rows": len(source.rows), "dropped": source.dropped, "labels": dict(Counter(source.labels).most_common()),
-        "lengths": {"tokenizer": found.name, "context": context, "characters": _spread(characters),
-                    "tokens": _spread(lengths), "cut_rows": int((lengths > context).sum())},
+        "rows": len(source.rows),
+        "dropped": source.dropped,
+        "labels": dict(Counter(source.labels).most_common()),
+        "lengths": {
+            "tokenizer": found.name,
+            "context": context,
+            "characters": _spread(characters),
+            "tokens": _spread(lengths),
+            "cut_rows": int((lengths > context).sum()),
+        },
         "duplicates": {"exact_rows": len(keys) - len(np.unique(keys)), "near_rows": len(near.rows())},
-        "letters": {"counted": letters, "other_alphabet": foreign}, "muted": muted,
-        "findings": [finding.as_dict() for finding in by_severity(without_muted(findings, muted))]}
+        "letters": {"counted": letters, "other_alphabet": foreign},
+        "muted": muted,
+        "findings": [finding.as_dict() for finding in by_severity(without_muted(findings, muted))],
+    }
 
 
 def _spread(numbers: np.ndarray) -> dict[str, int]:
@@ -106,21 +135,30 @@ def show(report: dict, as_json: bool = False) -> None:
 
 def _show_lines(report: dict) -> None:
     layout, lengths, labels = report["format"], report["lengths"], report["labels"]
-    how = layout["kind"] if layout["kind"] != "delimited" else (
-        f"fields parted by {layout['delimiter']!r}, {'a header' if layout['header'] else 'no header'}, "
-        f"{'quotes' if layout['quoting'] else 'no quoting'}, {layout['encoding'].removesuffix('-sig')}")
+    how = (
+        layout["kind"]
+        if layout["kind"] != "delimited"
+        else (
+            f"fields parted by {layout['delimiter']!r}, {'a header' if layout['header'] else 'no header'}, "
+            f"{'quotes' if layout['quoting'] else 'no quoting'}, {layout['encoding'].removesuffix('-sig')}"
+        )
+    )
     say(f"file     {report['file']}")
     say(f"format   {how}")
     say(f"columns  text {report['columns']['text']!r}, label {report['columns']['label']!r}")
-    say(f"rows     {report['rows']:,}, counted from 0" + "".join(f"; {count:,} left out: {reason}"
-                                                 for reason, count in report["dropped"].items()))
+    say(
+        f"rows     {report['rows']:,}, counted from 0"
+        + "".join(f"; {count:,} left out: {reason}" for reason, count in report["dropped"].items())
+    )
     shown = [f"{shorten(label)} {count:,} ({count / report['rows']:.0%})" for label, count in list(labels.items())[:8]]
     say(f"labels   {', '.join(shown)}" + (f" and {len(labels) - 8:,} more" if len(labels) > 8 else ""))
     for unit in ("characters", "tokens"):
         spread = lengths[unit]
-        say(f"{'lengths' if unit == 'characters' else '':8} median {spread['median']:,} {unit}, 95 % within "
+        say(
+            f"{'lengths' if unit == 'characters' else '':8} median {spread['median']:,} {unit}, 95 % within "
             f"{spread['p95']:,}, longest {spread['max']:,}"
-            + (f"; {lengths['tokenizer']} reads {lengths['context']:,}" if unit == "tokens" else ""))
+            + (f"; {lengths['tokenizer']} reads {lengths['context']:,}" if unit == "tokens" else "")
+        )
     if report["muted"]:
         say(f"muted    {', '.join(report['muted'])}")
 
@@ -131,6 +169,7 @@ def _show_findings(findings: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
     if not findings:
         say("nothing is wrong")
         return

@@ -97,8 +97,9 @@ class Records(Sequence):
         return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
 
 
-def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int,
-            findings: Sequence[Finding] = ()) -> tuple[dict[str, Records], dict[str, TokenRows], TableCard]:
+def prepare(
+    recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int, findings: Sequence[Finding] = ()
+) -> tuple[dict[str, Records], dict[str, TokenRows], TableCard]:
     """Split and tokenize the rows. Returns records and tokens by split, and the data card.
 
     findings: what is known already of the files, to stand in the card beside what is found in the rows.
@@ -121,31 +122,54 @@ def prepare(recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context
     all_lengths = np.array(ids.lengths())
     lengths = all_lengths[used]
     near = find_near_duplicates(source.texts, keys)
-    distinct = {blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
-                for text, label in zip(source.texts, source.labels, strict=True)}
-    near_train = (np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]])
-                  & ~np.isin(keys[parts["test"]], keys[parts["train"]]))
+    distinct = {
+        blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
+        for text, label in zip(source.texts, source.labels, strict=True)
+    }
+    near_train = np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]]) & ~np.isin(
+        keys[parts["test"]], keys[parts["train"]]
+    )
     muted = check_muted(recipe.ignore)
-    found = [*findings, *_shared_groups(source, parts), *_near_train(near_train),
-             *check_rows(source, keys, near, all_lengths, max_length)]
+    found = [
+        *findings,
+        *_shared_groups(source, parts),
+        *_near_train(near_train),
+        *check_rows(source, keys, near, all_lengths, max_length),
+    ]
     checks = without_muted(by_severity(found), muted)
     told = {finding.what for finding in checks}
     card = TableCard(
-        rows=len(source.texts), labels=dict(Counter(source.labels).most_common()),
-        columns={"text": source.text_column, "label": source.label_column}, dropped=source.dropped,
-        exact_duplicates=len(source.texts) - len(distinct), groups=len(counts),
-        protocol=split.protocol, seed=split.seed,
-        splits={name: SplitCounts(len(parts[name]), dict(Counter(source.labels[i] for i in parts[name]).most_common()))
-                for name in SPLITS},
+        rows=len(source.texts),
+        labels=dict(Counter(source.labels).most_common()),
+        columns={"text": source.text_column, "label": source.label_column},
+        dropped=source.dropped,
+        exact_duplicates=len(source.texts) - len(distinct),
+        groups=len(counts),
+        protocol=split.protocol,
+        seed=split.seed,
+        splits={
+            name: SplitCounts(len(parts[name]), dict(Counter(source.labels[i] for i in parts[name]).most_common()))
+            for name in SPLITS
+        },
         unused_rows=len(source.texts) - len(used),
-        tokens=TokenCounts(median=int(np.median(lengths)), p95=int(np.percentile(lengths, 95)),
-                           max=int(lengths.max()), total=int(lengths.sum()), max_length=max_length,
-                           cut_rows=int((lengths > max_length).sum())),
-        near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())), checks=checks,
+        tokens=TokenCounts(
+            median=int(np.median(lengths)),
+            p95=int(np.percentile(lengths, 95)),
+            max=int(lengths.max()),
+            total=int(lengths.sum()),
+            max_length=max_length,
+            cut_rows=int((lengths > max_length).sum()),
+        ),
+        near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())),
+        checks=checks,
         notes=[note for note in _notes(recipe, source, parts, int(counts.max()), keys) if note not in told],
-        muted=muted)
-    return ({name: Records(source, parts[name]) for name in SPLITS},
-            {name: ids.take(parts[name], max_length) for name in SPLITS}, card)
+        muted=muted,
+    )
+    return (
+        {name: Records(source, parts[name]) for name in SPLITS},
+        {name: ids.take(parts[name], max_length) for name in SPLITS},
+        card,
+    )
 
 
 def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
@@ -153,32 +177,46 @@ def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[st
     if split.protocol != "grouped":
         if source.groups or any(source.sides):
             what = f"split.protocol={split.protocol}"
-            raise DataError(f"{what} draws from one table without groups and splits of its own",
-                            do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.")
+            raise DataError(
+                f"{what} draws from one table without groups and splits of its own",
+                do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.",
+            )
         if split.protocol == "ordered":
             return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
         return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
 
     def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
         texts, labels = ([part[i] for i in rows] for part in (source.texts, source.labels))
-        return grouped_split(texts, labels, split.val_fraction * val, split.test_fraction * test, split.seed,
-                             [source.groups[i] for i in rows] if source.groups else None, keys[rows])
+        return grouped_split(
+            texts,
+            labels,
+            split.val_fraction * val,
+            split.test_fraction * test,
+            split.seed,
+            [source.groups[i] for i in rows] if source.groups else None,
+            keys[rows],
+        )
+
     if any(source.sides):
         return keep_sides(source.sides, divide)
-    return grouped_split(source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed,
-                         source.groups, keys)
+    return grouped_split(
+        source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed, source.groups, keys
+    )
 
 
-def _too_few_rows(split: str, missing: list[str], source: LabelledTexts, texts: int | None,
-                  group: str | None) -> DataError:
+def _too_few_rows(
+    split: str, missing: list[str], source: LabelledTexts, texts: int | None, group: str | None
+) -> DataError:
     """texts: how many different ones, where that may be the reason; group: the column of groups."""
     got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
         got += f"; {groups} groups in column {group!r} in {len(source.texts)} rows"
-        fix = ("Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
-                "every label: name a column of more groups, or leave --group out.")
+        fix = (
+            "Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
+            "every label: name a column of more groups, or leave --group out."
+        )
     elif texts is not None:
         got += f"; {texts} different texts in {len(source.texts)} rows"
         fix = "Texts that differ in case, digits or white space alone count as one: add others."
@@ -190,12 +228,15 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
     together = "rows with the same text after normalising (NFKC, casefold, digits to 0, white space folded) "
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))
-        notes.append(f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
-                     "the same text can stand in train and in test (see the overlap)")
+        notes.append(
+            f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
+            "the same text can stand in train and in test (see the overlap)"
+        )
     elif any(source.sides) or recipe.split.protocol == "ordered":
         if recipe.split.protocol == "ordered":
-            notes.append("rows stand on a side by their place in the file: those to train on, the test's, the "
-                         "validation's")
+            notes.append(
+                "rows stand on a side by their place in the file: those to train on, the test's, the validation's"
+            )
         notes += _given_sides(source, parts, keys)
     else:
         notes.append(together + "stand in the same split")
@@ -204,9 +245,11 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
         for name, share in shares.items():
             held, wanted = len(parts[name]), share * len(source.texts)
             if largest > 1 and abs(held - wanted) > max(0.2 * wanted, 2):  # two rows are rounding
-                notes.append(f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
-                             f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
-                             f"has {largest} rows")
+                notes.append(
+                    f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
+                    f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
+                    f"has {largest} rows"
+                )
     if any(source.groups):
         notes.append(f"rows with the same {recipe.columns.group!r} stand in the same split")
     return notes
@@ -219,8 +262,10 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
     for name, others in (("val", ["train"]), ("test", ["train", "val"])):
         seen = np.concatenate([parts[other] for other in others]).astype(int)
         if both := int(np.isin(keys[parts[name]], keys[seen]).sum()):
-            notes.append(f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
-                         "too, after normalising: figures without them stand beside the full ones")
+            notes.append(
+                f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
+                "too, after normalising: figures without them stand beside the full ones"
+            )
     return [note for note in notes if note]
 
 
@@ -231,8 +276,15 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
         own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
         if both := int((np.isin(own, seen) & (own != "")).sum()):
             what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
-            found.append(Finding("shared_groups", "warning", what, "The sides are kept as they came; put all rows "
-                                 "of a group on one of them, or the score flatters.", both))
+            found.append(
+                Finding(
+                    "shared_groups",
+                    "warning",
+                    what,
+                    "The sides are kept as they came; put all rows of a group on one of them, or the score flatters.",
+                    both,
+                )
+            )
     return found
 
 
@@ -241,8 +293,15 @@ def _near_train(near: np.ndarray) -> list[Finding]:
     if not near.any():
         return []
     what = f"{near.sum():,} of {len(near):,} test rows are almost the same as a training row"
-    return [Finding("test_rows_near_train", "warning", what, "They flatter the score: leave one of each out, or name "
-                    "what they share with --group COL.", int(near.sum()))]
+    return [
+        Finding(
+            "test_rows_near_train",
+            "warning",
+            what,
+            "They flatter the score: leave one of each out, or name what they share with --group COL.",
+            int(near.sum()),
+        )
+    ]
 
 
 PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
@@ -271,16 +330,22 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     for side, more in files.items():
         name = recipe.validation if side == "val" else recipe.test
         if found.sides and side in found.sides:
-            raise DataError(f"{name}: {data.path.name} says itself which rows are the {side} split",
-                            do="Leave the file out, or the split column.")
+            raise DataError(
+                f"{name}: {data.path.name} says itself which rows are the {side} split",
+                do="Leave the file out, or the split column.",
+            )
         _refuse_again(name, more, before)
         before.append((PURPOSES[side], more))
         _refuse_other_header(name, more, data, found)
         read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
         unknown = sorted(set(read.labels) - labels)
         if unknown:
-            raise DataError(f"{name}: labels that no row of {data.path.name} has", got=listed(unknown),
-                            known=listed(sorted(labels)), do="Rename them, or add rows of them to train on.")
+            raise DataError(
+                f"{name}: labels that no row of {data.path.name} has",
+                got=listed(unknown),
+                known=listed(sorted(labels)),
+                do="Rename them, or add rows of them to train on.",
+            )
         read.name = name if more.name in {found.name, *found.files} else more.name
         found.notes += [f"{read.name}: {note}" for note in _notes_of_reading(recipe, more, read)]
         found.extend(read, side)
@@ -298,9 +363,11 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
     for purpose, known in before:
         same = more.path.resolve() == known.path.resolve()
         if same or sha256_tree(more.path) == sha256_tree(known.path):
-            raise DataError(f"{name}: the table {purpose}, given again",
-                            got="" if same else f"a copy of {known.path.name}",
-                            do="Leave it out: a part is held out. Or give other rows.")
+            raise DataError(
+                f"{name}: the table {purpose}, given again",
+                got="" if same else f"a copy of {known.path.name}",
+                do="Leave it out: a part is held out. Or give other rows.",
+            )
 
 
 def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
@@ -309,17 +376,23 @@ def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: L
     wanted = {*found.text_column.split(","), found.text_column, found.label_column}
     if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
         return
-    raise DataError(f"{name}: no header was found that names the columns of {data.path.name}"
-                    if data.layout.header else f"{data.path.name}: no header was found, and {name} seems to have one",
-                    got=f"the first row of {more.path.name}: {listed(first[0])}" if more.layout.header else
-                    f"columns called {listed(first[0])}",
-                    known=f"columns {found.text_column!r} and {found.label_column!r}",
-                    do="Give both files the same header as their first line.")
+    raise DataError(
+        f"{name}: no header was found that names the columns of {data.path.name}"
+        if data.layout.header
+        else f"{data.path.name}: no header was found, and {name} seems to have one",
+        got=f"the first row of {more.path.name}: {listed(first[0])}"
+        if more.layout.header
+        else f"columns called {listed(first[0])}",
+        known=f"columns {found.text_column!r} and {found.label_column!r}",
+        do="Give both files the same header as their first line.",
+    )
 
 
 def table_findings(recipe: Recipe, source: LabelledTexts) -> list[Finding]:
     """What is wrong with the recipe's files as tables; where there are several, each finding names its file."""
     files = locate_files(recipe)
-    return [replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding
-            for side, data in files.items()
-            for finding in check_table(data.path, data.detected, source, bool(side or recipe.columns.split))]
+    return [
+        replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding
+        for side, data in files.items()
+        for finding in check_table(data.path, data.detected, source, bool(side or recipe.columns.split))
+    ]

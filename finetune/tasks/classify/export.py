@@ -14,54 +14,97 @@ from finetune.tasks.classify.score import ClassifierEvaluation
 from finetune.tokenizer import Tokenizer
 
 
-def exportable_run(run: Run, recipe: Recipe, model: Classifier, tokenizer: Tokenizer, labels: list[str],
-                   max_length: int, texts: list[str]) -> Exportable:
+def exportable_run(
+    run: Run,
+    recipe: Recipe,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    labels: list[str],
+    max_length: int,
+    texts: list[str],
+) -> Exportable:
     """A finished run's classifier. texts: on which it is compared."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
     data = ClassifierCard.from_json(read_json(described), described)
     card = BundleCard(
-        schema_version=1, task=recipe.task, labels=labels, positive=evaluation.positive, columns=data.columns,
-        max_length=max_length, threshold=evaluation.threshold, temperature=evaluation.temperature,
-        weights=evaluation.weights, tokenizer_sha256=tokenizer.fingerprint(),
-        data_sha256=run.result("download", Downloaded).data.sha256, recipe_sha256=sha256_json(recipe.model_dump()))
+        schema_version=1,
+        task=recipe.task,
+        labels=labels,
+        positive=evaluation.positive,
+        columns=data.columns,
+        max_length=max_length,
+        threshold=evaluation.threshold,
+        temperature=evaluation.temperature,
+        weights=evaluation.weights,
+        tokenizer_sha256=tokenizer.fingerprint(),
+        data_sha256=run.result("download", Downloaded).data.sha256,
+        recipe_sha256=sha256_json(recipe.model_dump()),
+    )
     return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data))
 
 
-def exportable(name: str, model: Classifier, tokenizer: Tokenizer, card: BundleCard, texts: list[str],
-               facts: list[str]) -> Exportable:
+def exportable(
+    name: str, model: Classifier, tokenizer: Tokenizer, card: BundleCard, texts: list[str], facts: list[str]
+) -> Exportable:
     """A classifier and its card. facts: lines of its README on how good it is and what it learnt from."""
     labels = card.labels
-    config = {"num_labels": len(labels), "id2label": {str(i): label for i, label in enumerate(labels)},
-              "label2id": {label: i for i, label in enumerate(labels)}, "problem_type": "single_label_classification"}
+    config = {
+        "num_labels": len(labels),
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
     files = {"bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False)}
-    return Exportable(name, model, tokenizer, lambda exported: readme(name, card, exported, facts), config, files,
-                      labels, texts, card.max_length)
+    return Exportable(
+        name,
+        model,
+        tokenizer,
+        lambda exported: readme(name, card, exported, facts),
+        config,
+        files,
+        labels,
+        texts,
+        card.max_length,
+    )
 
 
 def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     """How good a run's model is, and what it learnt from."""
     headline = evaluation.headline
-    return [f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
-            f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
-            f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
-            + (f"; cite: {data.citation}" if data.citation else "")]
+    return [
+        f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
+        f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
+        f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
+        + (f"; cite: {data.citation}" if data.citation else ""),
+    ]
 
 
 def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) -> str:
     """The README of a bundle."""
     weights = card.weights
     lines = [
-        f"# {name}", "",
+        f"# {name}",
+        "",
         f"A GPT-2 text classifier with the labels {', '.join(f'`{label}`' for label in card.labels)}, "
-        f"made by gpt2-finetune from {weights.name} ({weights.source}).", "",
+        f"made by gpt2-finetune from {weights.name} ({weights.source}).",
+        "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- texts are cut at {card.max_length} tokens; temperature {card.temperature:.3f}, "
-        f"threshold {card.threshold}",
-        f"- {exported.summary}", "",
-        "## Use", "", "    finetune predict DIRECTORY \"a text\"", "",
-        "or, without this project:", "", "    from transformers import pipeline",
-        "    classify = pipeline(\"text-classification\", \"DIRECTORY\")", "    classify(\"a text\")", "",
-        "transformers applies neither temperature nor threshold; both stand in bundle.json.", ""]
+        f"- texts are cut at {card.max_length} tokens; temperature {card.temperature:.3f}, threshold {card.threshold}",
+        f"- {exported.summary}",
+        "",
+        "## Use",
+        "",
+        '    finetune predict DIRECTORY "a text"',
+        "",
+        "or, without this project:",
+        "",
+        "    from transformers import pipeline",
+        '    classify = pipeline("text-classification", "DIRECTORY")',
+        '    classify("a text")',
+        "",
+        "transformers applies neither temperature nor threshold; both stand in bundle.json.",
+        "",
+    ]
     return "\n".join(lines)

@@ -38,9 +38,11 @@ class Examples:
 def examples(records: Sequence[dict[str, Any]], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
     """Tokenize one split's records."""
     number = {label: i for i, label in enumerate(labels)}
-    return Examples([record["row"] for record in records],
-                    encode(tokenizer, [record["text"] for record in records], max_length),
-                    np.array([number[record["label"]] for record in records]))
+    return Examples(
+        [record["row"] for record in records],
+        encode(tokenizer, [record["text"] for record in records], max_length),
+        np.array([number[record["label"]] for record in records]),
+    )
 
 
 def build_model(gpt: GPT, classes: int, seed: int) -> Classifier:
@@ -66,8 +68,15 @@ def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]
     return cache_bytes(ids, model.gpt.config.width, last_only=trainable.first_block == len(model.gpt.blocks))
 
 
-def build_job(model: Classifier, trainable: Trainable, settings: Train, train: Examples, val: Examples,
-              device: torch.device, cached: bool | None = None) -> Job[Classifier]:
+def build_job(
+    model: Classifier,
+    trainable: Trainable,
+    settings: Train,
+    train: Examples,
+    val: Examples,
+    device: torch.device,
+    cached: bool | None = None,
+) -> Job[Classifier]:
     """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
     classes = model.head.out_features
     weights = class_weights(train.targets, classes, settings.class_weights)
@@ -79,15 +88,22 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
     if cached:
         model.to(device).eval()
         with autocast(settings.precision, device):
-            states, val_states = (build_prefix_cache(lambda ids: model.lower(ids, first), part.ids,
-                                                     settings.micro_batch_tokens, device,
-                                                     last_only=first == len(model.gpt.blocks))
-                                  for part in (train, val))
+            states, val_states = (
+                build_prefix_cache(
+                    lambda ids: model.lower(ids, first),
+                    part.ids,
+                    settings.micro_batch_tokens,
+                    device,
+                    last_only=first == len(model.gpt.blocks),
+                )
+                for part in (train, val)
+            )
     start = first if cached else 0
 
     def batch(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        inputs, last = (pad_ids([train.ids[i] for i in rows]) if states is None else
-                        pad_states([states[i] for i in rows]))
+        inputs, last = (
+            pad_ids([train.ids[i] for i in rows]) if states is None else pad_states([states[i] for i in rows])
+        )
         return inputs, last, torch.from_numpy(train.targets[rows])
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -99,12 +115,28 @@ def build_job(model: Classifier, trainable: Trainable, settings: Train, train: E
         loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
         guessed = logits.argmax(1)
         names = list(range(classes))
-        return {"log_loss": loss.item(),
-                "accuracy": float(accuracy_score(val.targets, guessed)),
-                "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0))}
+        return {
+            "log_loss": loss.item(),
+            "accuracy": float(accuracy_score(val.targets, guessed)),
+            "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0)),
+        }
 
     if first > 0:
-        say(f"  {first} frozen blocks " + ("run once per text; training starts from their output" if cached else
-                                           "run in every step (dropout, or too large to keep)"))
-    return Job(model, train.ids.lengths(), [float(weights[t]) for t in train.targets], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.ids.lengths()))
+        say(
+            f"  {first} frozen blocks "
+            + (
+                "run once per text; training starts from their output"
+                if cached
+                else "run in every step (dropout, or too large to keep)"
+            )
+        )
+    return Job(
+        model,
+        train.ids.lengths(),
+        [float(weights[t]) for t in train.targets],
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda i: str(train.rows[i]),
+        validation_tokens=sum(val.ids.lengths()),
+    )

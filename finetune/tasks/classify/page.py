@@ -15,36 +15,48 @@ from finetune.report.blocks import (
     Table,
     Text,
     Tile,
-    facts,
     metric_cell,
     metric_name,
     percent,
     seconds_text,
     sentence,
-    value_text,
 )
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
-from finetune.tables.checks import located
-from finetune.tables.codes import GUIDE
 from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.score import ClassifierEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
 _WORST = 20
-_LISTED_LABELS = 20  # in the table of the splits
 
 
 def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> dict:
     """A classifier's report, in order."""
     evaluation = files.evaluation
-    sections = [comparison(evaluation, files.train), all_metrics(evaluation), confusion(evaluation),
-                *ranking(evaluation), calibration(evaluation), provenance.training(files.log, files.train),
-                per_label(evaluation), errors(files.wrong), leakage(evaluation), data_section(files.card)]
+    sections = [
+        comparison(evaluation, files.train),
+        all_metrics(evaluation),
+        confusion(evaluation),
+        *ranking(evaluation),
+        calibration(evaluation),
+        provenance.training(files.log, files.train),
+        per_label(evaluation),
+        errors(files.wrong),
+        leakage(evaluation),
+        data_section(files.card),
+    ]
     said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
-    return make_page(files, "Evaluation report", said, tiles(evaluation), sections,
-                     use=[use(files.name, evaluation)], notice=fallback_notice(files))
+    return make_page(
+        files,
+        "Evaluation report",
+        said,
+        tiles(evaluation),
+        sections,
+        use=[use(files.name, evaluation)],
+        notice=fallback_notice(files),
+    )
 
 
 PAGE = Page(ClassifierEvaluation, ClassifierCard, page)
@@ -54,10 +66,20 @@ def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
     """The numbers at the head, the headline first."""
     metrics = evaluation.metrics
     names = [evaluation.headline.metric]
-    names += [name for name in ("accuracy", "f1", "f1_macro", "roc_auc", "log_loss")
-              if name in metrics and name not in names and not (name == "f1_macro" and "f1" in metrics)]
-    return [Tile(_positive_name(name, evaluation), metric_value(name, metrics[name].value),
-                 metric_interval(name, metrics[name]), f"test, n = {metrics[name].n:,}") for name in names[:4]]
+    names += [
+        name
+        for name in ("accuracy", "f1", "f1_macro", "roc_auc", "log_loss")
+        if name in metrics and name not in names and not (name == "f1_macro" and "f1" in metrics)
+    ]
+    return [
+        Tile(
+            _positive_name(name, evaluation),
+            metric_value(name, metrics[name].value),
+            metric_interval(name, metrics[name]),
+            f"test, n = {metrics[name].n:,}",
+        )
+        for name in names[:4]
+    ]
 
 
 def _positive_name(name: str, evaluation: ClassifierEvaluation) -> str:
@@ -79,15 +101,26 @@ def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> S
         return [metric_cell(name, entries[name]) for name in names]
 
     rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(train.seconds if train else None)]]
-    rows += [[entry.name, *cells(entry.metrics), _points(entry.difference), p_text(entry.p_value),
-              seconds_text(entry.seconds)] for entry in evaluation.baselines]
-    table = Table("Test rows, with 95 % intervals", columns, rows, frozenset(range(1, len(columns))),
-                  strong=frozenset({0}))
+    rows += [
+        [
+            entry.name,
+            *cells(entry.metrics),
+            _points(entry.difference),
+            p_text(entry.p_value),
+            seconds_text(entry.seconds),
+        ]
+        for entry in evaluation.baselines
+    ]
+    table = Table(
+        "Test rows, with 95 % intervals", columns, rows, frozenset(range(1, len(columns))), strong=frozenset({0})
+    )
     notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
-    notes.append(f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
-                 "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
-                 "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
-                 "other metrics. Time: training for the model, fitting and scoring for a baseline.")
+    notes.append(
+        f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
+        "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
+        "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
+        "other metrics. Time: training for the model, fitting and scoring for a baseline."
+    )
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
 
 
@@ -105,20 +138,35 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     rows = []
     for name, entry in evaluation.metrics.items():
         arrow = "\u00a0\N{DOWNWARDS ARROW}" if name in LOWER_IS_BETTER else ""
-        rows.append([_positive_name(name, evaluation) + arrow, metric_cell(name, entry),
-                     metric_cell(name, validation[name]) if name in validation else NONE])
+        rows.append(
+            [
+                _positive_name(name, evaluation) + arrow,
+                metric_cell(name, entry),
+                metric_cell(name, validation[name]) if name in validation else NONE,
+            ]
+        )
     n_test = evaluation.headline.n
     n_val = next((entry.n for entry in validation.values()), 0)
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
-    note = ("\N{DOWNWARDS ARROW} lower is better. Accuracy has Wilson's interval, the others the bootstrap's. The "
-            "best checkpoint, the temperature and the threshold were chosen on validation, so its numbers flatter. "
-            "Resampling adds to the calibration error: its interval leans upward.")
+    note = (
+        "\N{DOWNWARDS ARROW} lower is better. Accuracy has Wilson's interval, the others the bootstrap's. The "
+        "best checkpoint, the temperature and the threshold were chosen on validation, so its numbers flatter. "
+        "Resampling adds to the calibration error: its interval leans upward."
+    )
     defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
     if any(entry.low == entry.high for entry in defined):
-        note += (" An interval without width means that no resample differed, not that the value is certain: "
-                 "with so few errors look at the interval of the accuracy.")
-    return Section("metrics", "All metrics", [Table("On test and validation, with 95 % intervals", columns, rows,
-                                                    frozenset({1, 2})), Text(note, small=True)])
+        note += (
+            " An interval without width means that no resample differed, not that the value is certain: "
+            "with so few errors look at the interval of the accuracy."
+        )
+    return Section(
+        "metrics",
+        "All metrics",
+        [
+            Table("On test and validation, with 95 % intervals", columns, rows, frozenset({1, 2})),
+            Text(note, small=True),
+        ],
+    )
 
 
 def confusion(evaluation: ClassifierEvaluation) -> Section:
@@ -127,23 +175,44 @@ def confusion(evaluation: ClassifierEvaluation) -> Section:
     total = sum(map(sum, matrix))
     blocks: list[Figure | Table | Text] = []
     if total and len(labels) <= _MATRIX_LABELS:
-        table = Table("Counts and share of the true label", ["True \\ predicted", *labels],
-                      [[label, *(f"{count:,} ({percent(count, sum(row))})" for count in row)]
-                       for label, row in zip(labels, matrix, strict=True)], frozenset(range(1, len(labels) + 1)))
+        table = Table(
+            "Counts and share of the true label",
+            ["True \\ predicted", *labels],
+            [
+                [label, *(f"{count:,} ({percent(count, sum(row))})" for count in row)]
+                for label, row in zip(labels, matrix, strict=True)
+            ],
+            frozenset(range(1, len(labels) + 1)),
+        )
         right = sum(matrix[i][i] for i in range(len(labels)))
-        blocks.append(Figure(
-            plots.confusion_picture(matrix, labels), "Confusion matrix",
-            f"Confusion matrix of {len(labels)} labels: {right:,} of {total:,} test rows are on the diagonal.",
-            "Each row is a true label, each column what the model said. A good model is dark on the diagonal; "
-            "a dark cell beside it is a confusion to look into.", table, wide=len(labels) > 6))
-    pairs = sorted(((count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row)
-                    if i != j and count), key=lambda pair: (-pair[0], pair[1:]))
+        blocks.append(
+            Figure(
+                plots.confusion_picture(matrix, labels),
+                "Confusion matrix",
+                f"Confusion matrix of {len(labels)} labels: {right:,} of {total:,} test rows are on the diagonal.",
+                "Each row is a true label, each column what the model said. A good model is dark on the diagonal; "
+                "a dark cell beside it is a confusion to look into.",
+                table,
+                wide=len(labels) > 6,
+            )
+        )
+    pairs = sorted(
+        ((count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count),
+        key=lambda pair: (-pair[0], pair[1:]),
+    )
     pairs = [pair for pair in pairs if pair[0] > 1] or pairs
     if len(labels) > 2 and pairs:
-        blocks.append(Table(
-            "Most frequent confusions", ["True", "Predicted", "Rows", "Share of the true label"],
-            [[labels[i], labels[j], f"{count:,}", percent(count, sum(matrix[i]))] for count, i, j in pairs[:_WORST]],
-            frozenset({2, 3})))
+        blocks.append(
+            Table(
+                "Most frequent confusions",
+                ["True", "Predicted", "Rows", "Share of the true label"],
+                [
+                    [labels[i], labels[j], f"{count:,}", percent(count, sum(matrix[i]))]
+                    for count, i, j in pairs[:_WORST]
+                ],
+                frozenset({2, 3}),
+            )
+        )
     if not pairs:
         blocks.append(Text("No test row is confused." if total else "There are no test rows."))
     return Section("confusion", "Confusion", blocks)
@@ -161,19 +230,29 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
     share = support.get(positive, 0) / total if positive and total else None
 
     def areas(metric: str) -> str:
-        texts = [f"{who} {metric_value(metric, entries[metric].value)}" for who, entries in
-                 (("this model", evaluation.metrics),
-                  *((entry.name, entry.metrics) for entry in evaluation.baselines if entry.name == name))
-                 if metric in entries]
+        texts = [
+            f"{who} {metric_value(metric, entries[metric].value)}"
+            for who, entries in (
+                ("this model", evaluation.metrics),
+                *((entry.name, entry.metrics) for entry in evaluation.baselines if entry.name == name),
+            )
+            if metric in entries
+        ]
         return f" {metric_name(metric)}: {', '.join(texts)}." if texts else ""
 
-    roc = Figure(plots.roc_picture(model.roc, baseline.roc if baseline else None, name), "ROC",
-                 f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
-                 f"The nearer to the upper left corner the better ({of}).{areas('roc_auc')}")
-    pr = Figure(plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share), "Precision and recall",
-                f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
-                f"The nearer to the upper right corner the better ({of}); it tells more than the ROC where a label is "
-                f"rare.{areas('average_precision')}")
+    roc = Figure(
+        plots.roc_picture(model.roc, baseline.roc if baseline else None, name),
+        "ROC",
+        f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
+        f"The nearer to the upper left corner the better ({of}).{areas('roc_auc')}",
+    )
+    pr = Figure(
+        plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share),
+        "Precision and recall",
+        f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
+        f"The nearer to the upper right corner the better ({of}); it tells more than the ROC where a label is "
+        f"rare.{areas('average_precision')}",
+    )
     return [Section("curves", "Curves", [roc, pr])]
 
 
@@ -181,26 +260,40 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     """Whether the probabilities can be taken at their word, and how they become decisions."""
     bins, blocks = evaluation.reliability, []
     if bins:
-        table = Table("Confidence and accuracy by bin", ["Probability", "Rows", "Mean probability", "Share right"],
-                      [[f"{row.low:.2f} to {row.high:.2f}", f"{row.n:,}", f"{row.confidence:.3f}",
-                        f"{row.accuracy:.3f}"] for row in bins], frozenset({1, 2, 3}))
-        blocks.append(Figure(
-            plots.reliability_picture(bins), "Reliability",
-            f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
-            "Points on the dotted line: a probability of 0.9 is right nine times in ten. Below it the model is too "
-            "sure, above it too modest. Bins with few rows have wide intervals.", table))
+        table = Table(
+            "Confidence and accuracy by bin",
+            ["Probability", "Rows", "Mean probability", "Share right"],
+            [
+                [f"{row.low:.2f} to {row.high:.2f}", f"{row.n:,}", f"{row.confidence:.3f}", f"{row.accuracy:.3f}"]
+                for row in bins
+            ],
+            frozenset({1, 2, 3}),
+        )
+        blocks.append(
+            Figure(
+                plots.reliability_picture(bins),
+                "Reliability",
+                f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
+                "Points on the dotted line: a probability of 0.9 is right nine times in ten. Below it the model is too "
+                "sure, above it too modest. Bins with few rows have wide intervals.",
+                table,
+            )
+        )
     temperature, threshold = evaluation.temperature, evaluation.threshold
     lines = []
     if threshold is not None:
-        how = ("chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1"
-               else "the default")
-        lines.append(f"Threshold: a row is called {plots.cut(str(evaluation.positive))} from a probability of "
-                     f"{threshold:.4g} ({how}).")
+        how = "chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "the default"
+        lines.append(
+            f"Threshold: a row is called {plots.cut(str(evaluation.positive))} from a probability of "
+            f"{threshold:.4g} ({how})."
+        )
     else:
         lines.append("Decision: the most probable label.")
     effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "changes no"
-    lines.append(f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
-                 "fitted on validation and never changes which label is the most probable.")
+    lines.append(
+        f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
+        "fitted on validation and never changes which label is the most probable."
+    )
     return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
 
 
@@ -211,10 +304,19 @@ def per_label(evaluation: ClassifierEvaluation) -> Section:
         present = [row for row in rows if row.support]
         rows = sorted(present, key=lambda row: (row.f1, row.label))[:_WORST]
         caption = f"The {len(rows)} labels with the lowest F1, of {len(evaluation.per_class)}"
-    cells = [[row.label, *(metric_value(name, getattr(row, name)) for name in ("precision", "recall", "f1")),
-              f"{row.support:,}"] for row in rows]
-    return Section("labels", "Labels", [Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells,
-                                              frozenset({1, 2, 3, 4}))])
+    cells = [
+        [
+            row.label,
+            *(metric_value(name, getattr(row, name)) for name in ("precision", "recall", "f1")),
+            f"{row.support:,}",
+        ]
+        for row in rows
+    ]
+    return Section(
+        "labels",
+        "Labels",
+        [Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells, frozenset({1, 2, 3, 4}))],
+    )
 
 
 def errors(found: Errors | None) -> Section:
@@ -225,12 +327,19 @@ def errors(found: Errors | None) -> Section:
         return Section("errors", "Errors", [Text(f"None of the {found.total:,} test rows is wrong.")])
     shown = len(found.rows)
     some = "all of them" if shown == found.wrong else f"the {shown} most confident"
-    intro = (f"{found.wrong:,} of {found.total:,} test rows are wrong; below {some}, most confident first. "
-             "A confident error is often a wrong label in the data: read them. Row is the number of the row in the "
-             "file; the first data row is 0.")
-    table = Table("Wrong predictions", ["Row", "Text", "True", "Predicted", "Probability"],
-                  [[row.row, row.text, row.label, row.predicted, f"{row.probability:.3f}"]
-                   for row in found.rows], frozenset({0, 4}), prose=1, headed=False)
+    intro = (
+        f"{found.wrong:,} of {found.total:,} test rows are wrong; below {some}, most confident first. "
+        "A confident error is often a wrong label in the data: read them. Row is the number of the row in the "
+        "file; the first data row is 0."
+    )
+    table = Table(
+        "Wrong predictions",
+        ["Row", "Text", "True", "Predicted", "Probability"],
+        [[row.row, row.text, row.label, row.predicted, f"{row.probability:.3f}"] for row in found.rows],
+        frozenset({0, 4}),
+        prose=1,
+        headed=False,
+    )
     return Section("errors", "Errors", [Text(intro), table])
 
 
@@ -244,82 +353,62 @@ def leakage(evaluation: ClassifierEvaluation) -> Section:
         def row(who: str, n: int, metric: Metric) -> list[str]:
             return [who, f"{n:,}", metric_value(name, metric.value), metric_interval(name, metric)]
 
-        both = [row("this model, all test rows", headline.n, headline),
-                row("this model, clean part", clean.n, clean.metrics[name])]
+        both = [
+            row("this model, all test rows", headline.n, headline),
+            row("this model, clean part", clean.n, clean.metrics[name]),
+        ]
         for entry in evaluation.baselines:
             if entry.clean:
                 both.append(row(f"{entry.name}, clean part", clean.n, entry.clean.metrics[name]))
-        blocks.append(Table("With and without the test rows seen elsewhere",
-                            ["", "Rows", _positive_name(name, evaluation), "95 % interval"], both,
-                            frozenset({1, 2, 3}), strong=frozenset({1})))
+        blocks.append(
+            Table(
+                "With and without the test rows seen elsewhere",
+                ["", "Rows", _positive_name(name, evaluation), "95 % interval"],
+                both,
+                frozenset({1, 2, 3}),
+                strong=frozenset({1}),
+            )
+        )
     else:
         blocks.append(Text("No test text stands in train or validation: every number above is on unseen texts."))
-    note = ("Normalised: upper and lower case, digits, white space and Unicode variants count as the same.")
+    note = "Normalised: upper and lower case, digits, white space and Unicode variants count as the same."
     return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
-
-
-def data_section(card: ClassifierCard | None) -> Section:
-    """Where the rows come from, how they were divided, what the checks found."""
-    if card is None:
-        return Section("data", "Data", [Text("The run has no data card.")])
-    tokens = card.tokens
-    pairs = [*provenance.origin(card), ("Rows", f"{card.rows:,}"), ("Protocol", card.protocol),
-             ("Split seed", card.seed), ("Exact duplicates", f"{card.exact_duplicates:,}"),
-             ("Groups of the same text", f"{card.groups:,}"),
-             ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
-             ("Tokens in a text", f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
-              f"longest {value_text(tokens.max)}"),
-             ("Cut at", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)")]
-    return Section("data", "Data", [*facts("Source and checks", pairs), *_split_table(card), *_findings(card),
-                                    *(Text(sentence(note)) for note in card.notes)])
-
-
-def _split_table(card: ClassifierCard) -> list:
-    """The rows of each label in each split, of the most frequent labels where there are many."""
-    splits, labels = card.splits, list(card.labels)
-    used = {label: sum(split.labels.get(label, 0) for split in splits.values()) for label in labels}
-    frequent = set(sorted(labels, key=lambda label: -used[label])[:_LISTED_LABELS])
-    shown = [label for label in labels if label in frequent]
-    rows = [[label, *(f"{split.labels.get(label, 0):,} ({percent(split.labels.get(label, 0), split.rows)})"
-                      for split in splits.values())] for label in shown]
-    rows.append(["all", *(f"{split.rows:,}" for split in splits.values())])
-    names = {"val": "validation"}
-    table = Table("Rows of each label in each split", ["Label", *(names.get(name, name) for name in splits)], rows,
-                  frozenset(range(1, len(splits) + 1)), strong=frozenset({len(rows) - 1}))
-    if len(shown) == len(labels):
-        return [table]
-    return [table, Text(f"The {len(shown)} most frequent of {len(labels)} labels are listed.", small=True)]
-
-
-def _findings(card: ClassifierCard) -> list[Table | Text]:
-    """What the checks found, by code, and which codes were muted."""
-    rows = [[finding.code, finding.level, sentence(located(finding)), finding.do] for finding in card.checks]
-    blocks: list[Table | Text] = []
-    if rows:
-        blocks.append(Table("What the checks found", ["Code", "Level", "What is there", "What to do"], rows, prose=2))
-    if card.muted:
-        blocks.append(Text(f"Muted, and not listed where found: {', '.join(card.muted)}."))
-    if blocks:
-        blocks.append(Text(f"The file {GUIDE} of this project explains each code.", small=True))
-    return blocks
 
 
 def use(name: str, evaluation: ClassifierEvaluation) -> Section:
     """How to predict with the result, in this project and elsewhere."""
     run = f"runs/{name}"
-    changed = [part for part, value, usual in (("temperature", evaluation.temperature, 1.0),
-                                               ("threshold", evaluation.threshold, 0.5)) if value not in (None, usual)]
-    note = (f"transformers does not apply the {' and the '.join(changed)} above, so its results may differ a little "
-            "from those of finetune predict." if changed else "")
-    blocks = [Text("On the command line, for single texts or a whole file:"),
-              Code(f'finetune predict {shlex.quote(run)} "some text"\n'
-                   f"finetune predict {shlex.quote(run)} --csv in.csv --text text --out out.csv"),
-              Text("In Python, with this project or with transformers alone:"),
-              Code("from finetune.tasks.classify.bundle import Bundle\n\n"
-                   f"labels, probabilities = Bundle.load({run!r}).predict([\"some text\"])"),
-              Code("from transformers import pipeline\n\n"
-                   f"classify = pipeline(\"text-classification\", model={run + '/export/hf'!r})\n"
-                   'classify("some text", truncation=True)')]
+    changed = [
+        part
+        for part, value, usual in (
+            ("temperature", evaluation.temperature, 1.0),
+            ("threshold", evaluation.threshold, 0.5),
+        )
+        if value not in (None, usual)
+    ]
+    note = (
+        f"transformers does not apply the {' and the '.join(changed)} above, so its results may differ a little "
+        "from those of finetune predict."
+        if changed
+        else ""
+    )
+    blocks = [
+        Text("On the command line, for single texts or a whole file:"),
+        Code(
+            f'finetune predict {shlex.quote(run)} "some text"\n'
+            f"finetune predict {shlex.quote(run)} --csv in.csv --text text --out out.csv"
+        ),
+        Text("In Python, with this project or with transformers alone:"),
+        Code(
+            "from finetune.tasks.classify.bundle import Bundle\n\n"
+            f'labels, probabilities = Bundle.load({run!r}).predict(["some text"])'
+        ),
+        Code(
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model={run + "/export/hf"!r})\n'
+            'classify("some text", truncation=True)'
+        ),
+    ]
     return Section("use", "How to use it", blocks + ([Text(note, small=True)] if note else []))
 
 

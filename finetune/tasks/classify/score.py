@@ -96,10 +96,20 @@ class ClassifierEvaluation(Evaluation):
     curves: Curves
 
 
-def score_classifier(*, labels: list[str], positive: int | None, threshold_rule: str, headline: str,
-                     resamples: int, seed: int, texts: dict[str, list[str]], targets: dict[str, np.ndarray],
-                     logits: dict[str, np.ndarray], normalise: Callable[[str], str],
-                     start: Start) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
+def score_classifier(
+    *,
+    labels: list[str],
+    positive: int | None,
+    threshold_rule: str,
+    headline: str,
+    resamples: int,
+    seed: int,
+    texts: dict[str, list[str]],
+    targets: dict[str, np.ndarray],
+    logits: dict[str, np.ndarray],
+    normalise: Callable[[str], str],
+    start: Start,
+) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
     """The evaluation, its seconds not yet known, and the test rows' probabilities (n, k) and predicted classes (n,).
 
     `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
@@ -120,9 +130,11 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
 
     metrics = measure(y_test, predicted, p_test)
     if headline not in metrics:
-        raise RecipeError(f"the headline metric {headline!r} is not defined for {k} labels",
-                          known=nearest(headline, metrics) or ", ".join(metrics),
-                          do="Set evaluate.metric to accuracy or f1_macro.")
+        raise RecipeError(
+            f"the headline metric {headline!r} is not defined for {k} labels",
+            known=nearest(headline, metrics) or ", ".join(metrics),
+            do="Set evaluate.metric to accuracy or f1_macro.",
+        )
     counts = overlap(texts, normalise)
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
 
@@ -131,31 +143,53 @@ def score_classifier(*, labels: list[str], positive: int | None, threshold_rule:
         own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
         decisions = decide(p_other, positive, own_threshold)
         return Baseline(
-            name=name, metrics=measure(y_test, decisions, p_other), test="exact McNemar",
+            name=name,
+            metrics=measure(y_test, decisions, p_other),
+            test="exact McNemar",
             p_value=mcnemar(predicted == y_test, decisions == y_test),
             difference=paired_difference(headline, y_test, predicted, decisions, k, positive, resamples, seed),
-            threshold=own_threshold, note=note, seconds=seconds,
-            clean=None if clean.all() else CleanMetrics(measure(y_test[clean], decisions[clean], p_other[clean])))
+            threshold=own_threshold,
+            note=note,
+            seconds=seconds,
+            clean=None if clean.all() else CleanMetrics(measure(y_test[clean], decisions[clean], p_other[clean])),
+        )
 
     prior = majority(targets["train"], k, len(y_val) + len(y_test))
-    p_tfidf, note, seconds = tfidf_logistic(texts["train"], targets["train"], texts["val"], y_val,
-                                            texts["val"] + texts["test"], k)
-    baselines = [against(name, p[:len(y_val)], p[len(y_val):], note, seconds) for name, p, note, seconds in (
-        (TFIDF, p_tfidf, note, seconds),
-        (MAJORITY, prior, "the shares of the labels in train as probabilities", 0.0))]
+    p_tfidf, note, seconds = tfidf_logistic(
+        texts["train"], targets["train"], texts["val"], y_val, texts["val"] + texts["test"], k
+    )
+    baselines = [
+        against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
+        for name, p, note, seconds in (
+            (TFIDF, p_tfidf, note, seconds),
+            (MAJORITY, prior, "the shares of the labels in train as probabilities", 0.0),
+        )
+    ]
     confusion = np.zeros((k, k), dtype=int)
     np.add.at(confusion, (y_test, predicted), 1)
     on_clean = metrics if clean.all() else measure(y_test[clean], predicted[clean], p_test[clean])
     evaluation = ClassifierEvaluation(
-        schema_version=1, task="classify", method=start.method, weights=start.weights, seconds=0.0,
-        headline=Headline(**vars(metrics[headline]), metric=headline, split="test"), metrics=metrics,
-        validation=measure(y_val, decide(p_val, positive, threshold), p_val), baselines=baselines,
-        labels=labels, positive=labels[positive] if k == 2 and positive is not None else None,
+        schema_version=1,
+        task="classify",
+        method=start.method,
+        weights=start.weights,
+        seconds=0.0,
+        headline=Headline(**vars(metrics[headline]), metric=headline, split="test"),
+        metrics=metrics,
+        validation=measure(y_val, decide(p_val, positive, threshold), p_val),
+        baselines=baselines,
+        labels=labels,
+        positive=labels[positive] if k == 2 and positive is not None else None,
         confusion_matrix=confusion.tolist(),
-        per_class=per_class(y_test, predicted, labels), clean=CleanRows(on_clean, int(clean.sum())), overlap=counts,
-        threshold=threshold, threshold_rule=threshold_rule if k == 2 else None, temperature=temperature,
+        per_class=per_class(y_test, predicted, labels),
+        clean=CleanRows(on_clean, int(clean.sum())),
+        overlap=counts,
+        threshold=threshold,
+        threshold_rule=threshold_rule if k == 2 else None,
+        temperature=temperature,
         reliability=reliability_bins(p_test, y_test) if len(y_test) else [],
-        curves=Curves(curves(y_test, p_test, positive), curves(y_test, p_tfidf[len(y_val):], positive), TFIDF))
+        curves=Curves(curves(y_test, p_test, positive), curves(y_test, p_tfidf[len(y_val) :], positive), TFIDF),
+    )
     return evaluation, p_test, predicted
 
 
@@ -191,8 +225,10 @@ def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Cu
         pr.append(np.maximum.accumulate(precision)[reached])
     start = np.vstack([[0.0, 0.0], np.column_stack([grid, np.mean(roc, axis=0)])])
     mean = np.column_stack([grid, np.mean(pr, axis=0)])
-    return Curve(f"mean of {len(classes)} classes, each against the rest",
-                 *([(x, y) for x, y in points.round(6).tolist()] for points in (start, mean)))
+    return Curve(
+        f"mean of {len(classes)} classes, each against the rest",
+        *([(x, y) for x, y in points.round(6).tolist()] for points in (start, mean)),
+    )
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
@@ -214,13 +250,18 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
     sentences = [f"{name} {metric_text(headline, metric)}."]
     if headline.value is None:
         return sentences[0]
-    sentences += [sentence for entry in evaluation.baselines
-                  if (sentence := _comparison(entry, metric, is_reference=entry.name == MAJORITY))]
+    sentences += [
+        sentence
+        for entry in evaluation.baselines
+        if (sentence := _comparison(entry, metric, is_reference=entry.name == MAJORITY))
+    ]
     overlapping = headline.n - clean.n
     if overlapping:
         verb = "stands" if overlapping == 1 else "stand"
-        sentences.append(f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
-                         f"validation; without them: {metric_text(clean.metrics[metric], metric)}.")
+        sentences.append(
+            f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
+            f"validation; without them: {metric_text(clean.metrics[metric], metric)}."
+        )
     if metric in SHARES:
         _, low, high = headline.known()
         if high - low > 0.1:
@@ -259,16 +300,26 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
     Raises RecipeError where `evaluate` asks for what these labels cannot give: known before anything is trained.
     """
     wanted = recipe.evaluate
-    asks = {"evaluate.metric=f1": wanted.metric == "f1", "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
-            "evaluate.positive": wanted.positive is not None}
+    asks = {
+        "evaluate.metric=f1": wanted.metric == "f1",
+        "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
+        "evaluate.positive": wanted.positive is not None,
+    }
     if len(labels) > 2:
         for setting in (name for name, asked in asks.items() if asked):
-            raise RecipeError(f"{setting} is for two labels", got=listed(labels),
-                              do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.")
+            raise RecipeError(
+                f"{setting} is for two labels",
+                got=listed(labels),
+                do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.",
+            )
         return None
     if wanted.positive is None:
         return 1
     if wanted.positive not in labels:
-        raise RecipeError("evaluate.positive is no label of this data", got=repr(wanted.positive),
-                          known=listed(labels), do="Give one of them, or leave it out.")
+        raise RecipeError(
+            "evaluate.positive is no label of this data",
+            got=repr(wanted.positive),
+            known=listed(labels),
+            do="Give one of them, or leave it out.",
+        )
     return labels.index(wanted.positive)

@@ -17,8 +17,9 @@ from finetune.tables.tables import iterate_table
 from finetune.tasks.classify.bundle import CHUNK, Bundle
 
 
-def score_file(bundle_path: Path, data: Path, text: str | None, label: str | None,
-               encoding: str | None = None) -> list[str]:
+def score_file(
+    bundle_path: Path, data: Path, text: str | None, label: str | None, encoding: str | None = None
+) -> list[str]:
     """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know.
 
     The file is read twice, for its labels and then for its texts; of a row only numbers stay in memory.
@@ -30,6 +31,7 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
 
     def chunks() -> Iterator[LabelledTexts]:
         return labelled_chunks(data, text, label, layout, size=CHUNK)
+
     number = {own: i for i, own in enumerate(bundle.labels)}
     targets = [np.zeros(0, dtype=np.int64)]
     unknown: set[str] = set()
@@ -39,22 +41,29 @@ def score_file(bundle_path: Path, data: Path, text: str | None, label: str | Non
         targets.append(np.array([number.get(own, -1) for own in part.labels], dtype=np.int64))
         dropped.update(part.dropped)
     if unknown:
-        raise DataError(f"{data}: column {part.label_column!r} has labels that the model never saw",
-                        got=listed(sorted(unknown)), known=listed(bundle.labels),
-                        do="Is it the column of labels? Name another with --label NAME, or leave these rows out.")
+        raise DataError(
+            f"{data}: column {part.label_column!r} has labels that the model never saw",
+            got=listed(sorted(unknown)),
+            known=listed(bundle.labels),
+            do="Is it the column of labels? Name another with --label NAME, or leave these rows out.",
+        )
     y = np.concatenate(targets)
     if not len(y):
         raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")
     logits, done = np.empty((len(y), len(number)), dtype=np.float32), 0
     with progress("scoring", len(y), unit="rows") as advance:
         for part in chunks():
-            logits[done:done + len(part.texts)] = bundle.logits(part.texts)
+            logits[done : done + len(part.texts)] = bundle.logits(part.texts)
             done += len(part.texts)
             advance(len(part.texts))
     probabilities = softmax(logits, bundle.temperature)
     positive = number[bundle.positive] if bundle.positive else None
-    metrics = classification_metrics(y, bundle.decide(probabilities), probabilities, bundle.labels, positive,
-                                     resamples=1000, seed=0)
+    metrics = classification_metrics(
+        y, bundle.decide(probabilities), probabilities, bundle.labels, positive, resamples=1000, seed=0
+    )
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
-    return [f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}", *lines,
-            *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items())]
+    return [
+        f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}",
+        *lines,
+        *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items()),
+    ]

@@ -101,8 +101,9 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, tokens_of, card = prepare(recipe, source, tokenizer, run.result("verify", Verified).context,
-                                           table_findings(recipe, source))
+        records, tokens_of, card = prepare(
+            recipe, source, tokenizer, run.result("verify", Verified).context, table_findings(recipe, source)
+        )
         write_records(run, records)
         for name, rows in tokens_of.items():
             rows.save(run.path("data", name))
@@ -110,16 +111,24 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         sizes = " / ".join(f"{name} {part.rows:,}" for name, part in card.splits.items())
         labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card.labels.items())[:6])
         tokens = card.tokens
-        kept = f"split by column {recipe.columns.split!r}" if recipe.columns.split else (
-            f"{card.protocol} split, seed {card.seed}")
+        kept = (
+            f"split by column {recipe.columns.split!r}"
+            if recipe.columns.split
+            else (f"{card.protocol} split, seed {card.seed}")
+        )
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
-        say(f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
-            f"{tokens.cut_rows} cut at {tokens.max_length}")
+        say(
+            f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
+            f"{tokens.cut_rows} cut at {tokens.max_length}"
+        )
         left_out = [part for part in source.left_out if part.code not in card.muted]
         for part in left_out:
             say(f"note: {part} [{part.code}]")
-        warnings = [finding for finding in card.checks
-                    if finding.level != "note" and finding.check not in {part.check for part in left_out}]
+        warnings = [
+            finding
+            for finding in card.checks
+            if finding.level != "note" and finding.check not in {part.check for part in left_out}
+        ]
         for finding in warnings:
             warn(f"{located(finding)}. {finding.do} [{finding.code}]")
         if left_out or any(finding.rows for finding in warnings):
@@ -128,29 +137,33 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             say(f"{GUIDE} explains each code")
         if card.muted:
             say(f"muted: {', '.join(card.muted)}")
-        return ClassifyPrepared({name: part.rows for name, part in card.splits.items()}, card.rows,
-                                sorted(card.labels), tokens.max_length)
+        return ClassifyPrepared(
+            {name: part.rows for name, part in card.splits.items()}, card.rows, sorted(card.labels), tokens.max_length
+        )
 
     def preview(self, recipe: Recipe, context: int) -> ClassifyPrepared:
         """Labels and the sizes of the splits."""
         records, _, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
-        return ClassifyPrepared({name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels),
-                                context)
+        return ClassifyPrepared(
+            {name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels), context
+        )
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: ClassifyPrepared) -> Classifier:
         """The GPT with a fresh head."""
         return build_model(gpt, len(prepared.labels), recipe.train.seed)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[Classifier],
-                  device: torch.device) -> Job[Classifier]:
+    def build_job(
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[Classifier], device: torch.device
+    ) -> Job[Classifier]:
         """Over the rows of the training split."""
         parts = run_examples(run, ("train", "val"))
         return build_job(setup.model, setup.trainable, setup.settings, parts["train"], parts["val"], device)
 
     @torch.inference_mode()
-    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
-                 start: Start) -> ClassifierEvaluation:
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
+    ) -> ClassifierEvaluation:
         """The test rows beside the baselines; predictions.csv holds each of them."""
         labels = run.result("prepare", ClassifyPrepared).labels
         headline = recipe.evaluate.metric
@@ -158,14 +171,20 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             headline = "f1" if len(labels) == 2 else "accuracy"
         records = {name: read_records(run, name) for name in SPLITS}
         parts = run_examples(run, SPLITS)
-        logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows")
-                  for name in ("val", "test")}
+        logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows") for name in ("val", "test")}
         found, probabilities, predicted = score_classifier(
-            labels=labels, positive=positive_label(recipe, labels), threshold_rule=recipe.evaluate.threshold,
-            headline=headline, resamples=recipe.evaluate.resamples, seed=recipe.train.seed,
+            labels=labels,
+            positive=positive_label(recipe, labels),
+            threshold_rule=recipe.evaluate.threshold,
+            headline=headline,
+            resamples=recipe.evaluate.resamples,
+            seed=recipe.train.seed,
             texts={name: [record["text"] for record in records[name]] for name in SPLITS},
-            targets={name: parts[name].targets for name in SPLITS}, logits=logits, normalise=normalise_text,
-            start=start)
+            targets={name: parts[name].targets for name in SPLITS},
+            logits=logits,
+            normalise=normalise_text,
+            start=start,
+        )
         _write_predictions(run, records["test"], labels, predicted, probabilities)
         return found
 
@@ -187,8 +206,10 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         budget = settings.micro_batch_tokens
         chosen = choose(lengths, settings)
         rows = [row for batch in chosen for row in batch]
-        largest = max(micro_batches(list(range(len(val_lengths))), val_lengths, budget),
-                      key=lambda part: len(part) * val_lengths[part[-1]])
+        largest = max(
+            micro_batches(list(range(len(val_lengths))), val_lengths, budget),
+            key=lambda part: len(part) * val_lengths[part[-1]],
+        )
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
         begun = time.monotonic()
         parts = _take(train, rows), _take(val, largest)
@@ -197,11 +218,14 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
         every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))
         numbers = np.split(np.arange(len(rows)), np.cumsum([len(batch) for batch in chosen])[:-1])
-        kept = [kept_bytes(model, trainable, ids)
-                for ids in (train.ids + val.ids, parts[0].ids + parts[1].ids)]
-        return Probe(job, [own.tolist() for own in numbers],
-                     replace(job, lengths=lengths, validation_tokens=sum(val_lengths)),
-                     spent / tried * every if cached else 0.0, max(kept[0] - kept[1], 0) if cached else 0)
+        kept = [kept_bytes(model, trainable, ids) for ids in (train.ids + val.ids, parts[0].ids + parts[1].ids)]
+        return Probe(
+            job,
+            [own.tolist() for own in numbers],
+            replace(job, lengths=lengths, validation_tokens=sum(val_lengths)),
+            spent / tried * every if cached else 0.0,
+            max(kept[0] - kept[1], 0) if cached else 0,
+        )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Over validation and test rows, from some rows spread over the lengths."""
@@ -212,6 +236,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
 
         def padded(rows: list[list[int]]) -> int:
             return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
+
         return second_time(lambda: predict_logits(model, some)) / padded(some) * padded(ids)
 
 
@@ -221,8 +246,11 @@ def run_examples(run: Run, splits: Iterable[str] = SPLITS) -> dict[str, Examples
     found = {}
     for name in splits:
         records = read_records(run, name)
-        found[name] = Examples([record["row"] for record in records], TokenRows.load(run.path("data", name)),
-                               np.array([number[record["label"]] for record in records]))
+        found[name] = Examples(
+            [record["row"] for record in records],
+            TokenRows.load(run.path("data", name)),
+            np.array([number[record["label"]] for record in records]),
+        )
     return found
 
 
@@ -230,14 +258,23 @@ def _take(part: Examples, rows: list[int]) -> Examples:
     return Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
-def _write_predictions(run: Run, records: list[dict], labels: list[str], predicted: np.ndarray,
-                       probabilities: np.ndarray) -> None:
+def _write_predictions(
+    run: Run, records: list[dict], labels: list[str], predicted: np.ndarray, probabilities: np.ndarray
+) -> None:
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
         for record, guess, p in zip(records, predicted, probabilities, strict=True):
-            writer.writerow([record["row"], escape_formula(record["text"]), escape_formula(record["label"]), escape_formula(labels[guess]),
-                             f"{p[guess]:.6f}", *(f"{value:.6f}" for value in p)])
+            writer.writerow(
+                [
+                    record["row"],
+                    escape_formula(record["text"]),
+                    escape_formula(record["label"]),
+                    escape_formula(labels[guess]),
+                    f"{p[guess]:.6f}",
+                    *(f"{value:.6f}" for value in p),
+                ]
+            )
 
 
 TASK = ClassifyTask()

@@ -36,6 +36,7 @@ class Conversation:
     def ask(self, text: str, write: Callable[[str], None]) -> None:
         """Write the answer to a question as it comes, and remember both."""
         import torch
+
         if not self.remembers():
             self.messages.clear()
         self.messages.append({"role": "user", "content": text})
@@ -49,10 +50,17 @@ class Conversation:
             if new:
                 said.append(new)
                 write(new)
+
         notes: list[str] = []
-        self.gpt.generate(ids, self.max_new_tokens, end=self.tokenizer.end_of_text, note=notes.append,
-                          stop=StopStrings(self.tokenizer, stop) if stop else None,
-                          on_tokens=lambda tokens: show(self._shown(stream, int(tokens))), **vars(self.decoding))
+        self.gpt.generate(
+            ids,
+            self.max_new_tokens,
+            end=self.tokenizer.end_of_text,
+            note=notes.append,
+            stop=StopStrings(self.tokenizer, stop) if stop else None,
+            on_tokens=lambda tokens: show(self._shown(stream, int(tokens))),
+            **vars(self.decoding),
+        )
         show(stream.close())
         write("\n" if said else "(no answer)\n")
         for note in notes:
@@ -77,8 +85,10 @@ class Conversation:
             del self.messages[:2]
             forgotten += 1
         if forgotten:
-            warn(f"the context of {self.gpt.config.context:,} tokens is full: the first "
-                 f"{'exchange is' if forgotten == 1 else f'{forgotten} exchanges are'} forgotten")
+            warn(
+                f"the context of {self.gpt.config.context:,} tokens is full: the first "
+                f"{'exchange is' if forgotten == 1 else f'{forgotten} exchanges are'} forgotten"
+            )
         elif len(ids) > room:
             warn(f"{len(ids):,} tokens are too many: the model reads the last {room:,}")
         return ids[-room:]
@@ -92,13 +102,18 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options: An
     run = Run.at(directory)
     recipe = run.recipe()
     if recipe.task != "instruct":
-        raise RunError(f"{directory}: no run that learnt to answer", got=f"task {recipe.task}", known="task instruct",
-                       do="See: finetune run instruct")
+        raise RunError(
+            f"{directory}: no run that learnt to answer",
+            got=f"task {recipe.task}",
+            known="task instruct",
+            do="See: finetune run instruct",
+        )
     decoding = Decoding(**options)
     gpt, tokenizer = load(str(run.directory))
     assert isinstance(gpt, GPT), "what an instruct run exports"
-    return Conversation(gpt.to(device_type()), tokenizer, recipe.instruct,
-                        max_new_tokens or recipe.instruct.max_new_tokens, decoding)
+    return Conversation(
+        gpt.to(device_type()), tokenizer, recipe.instruct, max_new_tokens or recipe.instruct.max_new_tokens, decoding
+    )
 
 
 def converse(conversation: Conversation, lines: Iterable[str], write: Callable[[str], None]) -> None:

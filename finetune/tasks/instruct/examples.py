@@ -51,15 +51,15 @@ class Examples(writing.Examples):
         ids = self.tokens.text[at]
         first = self._first(len(ids))
         if self.learns == "all":
-            return ids[first:-1], ids[first + 1:]
+            return ids[first:-1], ids[first + 1 :]
         targets = [IGNORE] * len(ids)
         for start, stop in self._answers(at):
             targets[start:stop] = ids[start:stop]
-        return ids[first:-1], targets[first + 1:]
+        return ids[first:-1], targets[first + 1 :]
 
     def prompts(self, room: int) -> list[list[int]]:
         """What a model reads before it gives each row's last answer: the last `room` tokens of it."""
-        return [self.tokens.text[at][:-self.tokens.pieces[at][-1]][-room:] for at in self.at]
+        return [self.tokens.text[at][: -self.tokens.pieces[at][-1]][-room:] for at in self.at]
 
     def _first(self, total: int) -> int:
         """Where a record of so many tokens begins to be read."""
@@ -70,8 +70,9 @@ class Examples(writing.Examples):
         sizes = self.tokens.pieces[at]
         ends = list(accumulate(sizes))
         first, left = self._first(ends[-1]), int(self.learns == "words")
-        return [(end - size, end - left) for size, end in zip(sizes[1::2], ends[1::2], strict=True)
-                if end - size > first]
+        return [
+            (end - size, end - left) for size, end in zip(sizes[1::2], ends[1::2], strict=True) if end - size > first
+        ]
 
 
 def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> Tokens:
@@ -80,9 +81,10 @@ def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> T
 
     def chunks() -> Iterator[list[list[int]]]:
         for start in range(0, len(records), TOGETHER):
-            parts = [_encode(pieces(record, settings), tokenizer) for record in records[start:start + TOGETHER]]
+            parts = [_encode(pieces(record, settings), tokenizer) for record in records[start : start + TOGETHER]]
             counts.extend(map(len, parts))
             yield [ids for part in parts for ids in part]
+
     each = TokenRows.of(chunks(), tokenizer.vocab_size)
     ends = np.cumsum(counts)
     return Tokens(TokenRows(each.ids, each.ends[ends - 1]), TokenRows(np.array(each.lengths(), np.uint32), ends))
@@ -91,8 +93,9 @@ def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> T
 def make_examples(records: list[dict], tokens: Tokens, max_length: int, learns: str) -> Examples:
     """Those of a split's records whose last answer leaves room for a token of its prompt in `max_length` inputs."""
     total, last = np.array(tokens.text.lengths()), last_answers(tokens)
-    return Examples.of(records, last <= max_length, total > max_length + 1, max_length=max_length, tokens=tokens,
-                       learns=learns)
+    return Examples.of(
+        records, last <= max_length, total > max_length + 1, max_length=max_length, tokens=tokens, learns=learns
+    )
 
 
 def last_answers(tokens: Tokens) -> np.ndarray:

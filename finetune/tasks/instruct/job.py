@@ -16,23 +16,18 @@ from finetune.recipe import Recipe, Train
 from finetune.tasks.instruct.examples import Examples, prompt_room
 from finetune.tasks.instruct.prompts import answer, markers, question
 from finetune.tasks.instruct.score import NEAREST, UNTUNED, AnswerRow, AnswersEvaluation, score_answers
-from finetune.tasks.writing import (
-    Answer,
-    gather_test_rows,
-    result_rows,
-    spread_rows,
-    write_answers,
-    written_texts,
-)
+from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 from finetune.training.loop import Job
 
 
-def build_job(model: NextToken, settings: Train, train: Examples, val: Examples,
-              device: torch.device) -> Job[NextToken]:
+def build_job(
+    model: NextToken, settings: Train, train: Examples, val: Examples, device: torch.device
+) -> Job[NextToken]:
     """Everything the loop needs; a row weighs as many tokens as it has to learn."""
+
     def batch(rows: list[int]) -> tuple[Tensor, Tensor]:
         return collate(train, rows)
 
@@ -42,8 +37,16 @@ def build_job(model: NextToken, settings: Train, train: Examples, val: Examples,
     def validate(module: nn.Module) -> dict[str, float]:
         return measure(module, val, settings.micro_batch_tokens, device)
 
-    return Job(model, train.lengths(), [float(count) for count in train.learnt()], batch, loss_sum,
-               validate, name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
+    return Job(
+        model,
+        train.lengths(),
+        [float(count) for count in train.learnt()],
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda i: str(train.rows[i]),
+        validation_tokens=sum(val.lengths()),
+    )
 
 
 def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -65,15 +68,19 @@ def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device
     return np.array([float(model(*(tensor.to(device) for tensor in collate(part, rows)))) for rows in groups])
 
 
-def generate_answers(gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int,
-                     device: torch.device) -> list[Answer]:
+def generate_answers(
+    gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device
+) -> list[Answer]:
     """Each prompt's likeliest continuation, token by token, up to its end token or the budget; in their order."""
+
     def write(rows: list[int]) -> Tensor:
         ids, last = pad_ids([prompts[i] for i in rows])
         mask = torch.arange(ids.shape[1]) <= last[:, None]  # (B, T)
-        found = gpt.generate(ids.to(device), max_new_tokens, mask=mask.to(device), temperature=0.0,
-                             end=tokenizer.end_of_text)
-        return found[:, ids.shape[1]:]
+        found = gpt.generate(
+            ids.to(device), max_new_tokens, mask=mask.to(device), temperature=0.0, end=tokenizer.end_of_text
+        )
+        return found[:, ids.shape[1] :]
+
     return write_answers([len(ids) for ids in prompts], tokenizer, max_new_tokens, write, "answering")
 
 
@@ -87,9 +94,16 @@ def row_nll(model: nn.Module, part: Examples, device: torch.device, show: str) -
     return np.concatenate(found)
 
 
-def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records: dict[str, list[dict]],
-             examples: dict[str, Examples], recipe: Recipe, start: Start,
-             device: torch.device) -> tuple[AnswersEvaluation, list[AnswerRow]]:
+def evaluate(
+    before: NextToken,
+    after: NextToken,
+    tokenizer: Tokenizer,
+    records: dict[str, list[dict]],
+    examples: dict[str, Examples],
+    recipe: Recipe,
+    start: Start,
+    device: torch.device,
+) -> tuple[AnswersEvaluation, list[AnswerRow]]:
     """Answers to the test's questions, and losses on the answers of test and validation, before and after training.
 
     records: of all splits; examples: of test and validation. Records that do not fit are left out, as in training.
@@ -97,20 +111,45 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, records:
     """
     settings, resamples, seed = recipe.instruct, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
-    parts = {(name, on): replace(examples[name], learns=on)
-             for on in dict.fromkeys(("answer", settings.loss_on, "words")) for name in ("test", "val")}
-    nats = {key: {state: row_nll(model, part, device, f"losses, {' '.join((*key, state))}")
-                  for state, model in models.items()} for key, part in parts.items()}
+    parts = {
+        (name, on): replace(examples[name], learns=on)
+        for on in dict.fromkeys(("answer", settings.loss_on, "words"))
+        for name in ("test", "val")
+    }
+    nats = {
+        key: {
+            state: row_nll(model, part, device, f"losses, {' '.join((*key, state))}") for state, model in models.items()
+        }
+        for key, part in parts.items()
+    }
     test = gather_test_rows(records, examples["test"].rows, question, answer)
     prompts = examples["test"].prompts(prompt_room(after.gpt.config.context, settings))
-    written = {state: written_texts(generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device),
-                                    nats["test", "answer"][state]) for state, model in models.items()}
+    written = {
+        state: written_texts(
+            generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device),
+            nats["test", "answer"][state],
+        )
+        for state, model in models.items()
+    }
     scores = score_answers(
-        written["after"], References(test.wanted, np.array(parts["test", "answer"].learnt())),
-        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)}, test.clean, markers(settings), resamples,
-        seed)
+        written["after"],
+        References(test.wanted, np.array(parts["test", "answer"].learnt())),
+        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)},
+        test.clean,
+        markers(settings),
+        resamples,
+        seed,
+    )
     rows = result_rows(AnswerRow, test, written)
-    losses = [loss_change(name, nats[name, on], part.learnt(), resamples, seed, on)
-              for (name, on), part in parts.items()]
-    return AnswersEvaluation(**vars(start), **vars(scores), task="instruct", losses=losses, samples=spread_rows(rows),
-                             schema_version=1, seconds=0.0), rows
+    losses = [
+        loss_change(name, nats[name, on], part.learnt(), resamples, seed, on) for (name, on), part in parts.items()
+    ]
+    return AnswersEvaluation(
+        **vars(start),
+        **vars(scores),
+        task="instruct",
+        losses=losses,
+        samples=spread_rows(rows),
+        schema_version=1,
+        seconds=0.0,
+    ), rows

@@ -15,10 +15,12 @@ FIELD = re.compile(r"\{([^{}\n]*)\}")
 _BELOW = "Below is an instruction that describes a task"
 _WRITE = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
 TEMPLATES = {  # with an input, and without
-    "alpaca": (f"{_BELOW}, paired with an input that provides further context. {_WRITE}"
-               "### Input:\n{input}\n\n### Response:",
-               f"{_BELOW}. {_WRITE}### Response:"),
-    "plain": ("{instruction}\n{input}\n", "{instruction}\n")}
+    "alpaca": (
+        f"{_BELOW}, paired with an input that provides further context. {_WRITE}### Input:\n{{input}}\n\n### Response:",
+        f"{_BELOW}. {_WRITE}### Response:",
+    ),
+    "plain": ("{instruction}\n{input}\n", "{instruction}\n"),
+}
 _TELLING = 4  # characters of a prompt's line that tell it from any other text
 
 
@@ -41,8 +43,10 @@ def pieces(record: dict, settings: Instruct) -> list[Piece]:
     values = _single(record, settings)
     template = with_input if values["input"] else without
     if values["input"] and "{input}" not in template:
-        raise DataError(f"record {record['row']} has an input, and instruct.template has no place for it",
-                        do="Add {input} to the template.")
+        raise DataError(
+            f"record {record['row']} has an input, and instruct.template has no place for it",
+            do="Add {input} to the template.",
+        )
     return [Piece(fill(template, values), answer=False), Piece(values["output"], answer=True)]
 
 
@@ -98,8 +102,10 @@ def _single(record: dict, settings: Instruct) -> dict[str, str]:
     if system or len(exchanges) > 1:
         held = "a system message" if system else f"{len(exchanges)} questions"
         style = "an own template" if settings.template else f"style {settings.style}"
-        raise DataError(f"record {record['row']} has {held}; {style} takes one question and one answer",
-                        do="Use --set instruct.style=chat without a template.")
+        raise DataError(
+            f"record {record['row']} has {held}; {style} takes one question and one answer",
+            do="Use --set instruct.style=chat without a template.",
+        )
     [(user, assistant)] = exchanges
     return {"instruction": user, "input": "", "output": assistant}
 

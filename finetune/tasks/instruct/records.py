@@ -13,11 +13,16 @@ from finetune.tables.sources import DataSource, sample_source, samples
 from finetune.tables.tables import TableFormat, iterate_table
 from finetune.tasks.instruct.settings import Instruct
 
-EXPECTED = ('{"instruction": "...", "input": "...", "output": "..."} or '
-            '{"messages": [{"role": "user", "content": "..."}, '
-            '{"role": "assistant", "content": "..."}]}')
-NAMES = {"instruction": ("instruction", "prompt", "question"), "input": ("input", "context"),
-         "output": ("output", "response", "answer", "completion")}
+EXPECTED = (
+    '{"instruction": "...", "input": "...", "output": "..."} or '
+    '{"messages": [{"role": "user", "content": "..."}, '
+    '{"role": "assistant", "content": "..."}]}'
+)
+NAMES = {
+    "instruction": ("instruction", "prompt", "question"),
+    "input": ("input", "context"),
+    "output": ("output", "response", "answer", "completion"),
+}
 ROLES = ("system", "user", "assistant")
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
 MOST_LISTED = 20
@@ -67,9 +72,12 @@ def read_instructions(path: Path, settings: Instruct) -> Instructions:
     if not rows:
         raise DataError(f"{path}: no records", known=EXPECTED)
     if len(found.malformed) > settings.malformed_fraction * rows:
-        raise DataError(f"{path}: {len(found.malformed)} of {rows} records are malformed",
-                        got=listed(found.malformed, MOST_LISTED, "; "), known=EXPECTED,
-                        do="Mend them, or let some be left out with --set instruct.malformed_fraction=0.01.")
+        raise DataError(
+            f"{path}: {len(found.malformed)} of {rows} records are malformed",
+            got=listed(found.malformed, MOST_LISTED, "; "),
+            known=EXPECTED,
+            do="Mend them, or let some be left out with --set instruct.malformed_fraction=0.01.",
+        )
     return found
 
 
@@ -90,8 +98,9 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}",
-                        do="Save the file as UTF-8.") from error
+        raise DataError(
+            f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}", do="Save the file as UTF-8."
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
 
@@ -119,8 +128,7 @@ def _lines(path: Path) -> Iterator[tuple[str, object]]:
 def _cells(path: Path) -> Iterator[tuple[str, object]]:
     """The rows of a table as objects."""
     for row, (names, cells) in enumerate(iterate_table(path)):
-        yield f"data row {row}", {name.strip().casefold(): cell
-                                  for name, cell in zip(names, cells, strict=True)}
+        yield f"data row {row}", {name.strip().casefold(): cell for name, cell in zip(names, cells, strict=True)}
 
 
 def _parse(text: str) -> Any:
@@ -202,6 +210,9 @@ def locate_instructions(name: str) -> DataSource:
         return sample_source(name)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise DataError(f"no records {name!r}: no such file", known=", ".join(bundled),
-                        do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl")
+        raise DataError(
+            f"no records {name!r}: no such file",
+            known=", ".join(bundled),
+            do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl",
+        )
     return DataSource(path.name, path, Detected(TableFormat()), "the user's file")

@@ -60,13 +60,18 @@ def answer_scores(written: WrittenTexts, references: References, markers: tuple[
     """
     texts, wanted = written.texts, references.texts
     short: dict[str, Any] = {"over": word_counts(wanted) <= SHORT, "reason": f"no reference has {SHORT} words or fewer"}
-    scores = {"exact_match": mean(exact_match(texts, wanted), **short, share=True),
-              "squad_exact_match": mean(squad_exact_match(texts, wanted), **short, share=True),
-              "token_f1": mean(token_f1(texts, wanted), **short),
-              "rouge_l": mean(rouge(texts, wanted, ("rouge_l",))["rouge_l"]), "repetition": mean(repetition(texts))}
+    scores = {
+        "exact_match": mean(exact_match(texts, wanted), **short, share=True),
+        "squad_exact_match": mean(squad_exact_match(texts, wanted), **short, share=True),
+        "token_f1": mean(token_f1(texts, wanted), **short),
+        "rouge_l": mean(rouge(texts, wanted, ("rouge_l",))["rouge_l"]),
+        "repetition": mean(repetition(texts)),
+    }
     if written.ended is not None:
-        kept = [done and bool(text.strip()) and not _goes_on(text, markers)
-                for text, done in zip(texts, written.ended, strict=True)]
+        kept = [
+            done and bool(text.strip()) and not _goes_on(text, markers)
+            for text, done in zip(texts, written.ended, strict=True)
+        ]
         scores |= {"ended": mean(written.ended, share=True), "well_formed": mean(kept, share=True)}
     return scores | {"length_ratio": length_ratio(texts, wanted)} | reference_scores(written, references)
 
@@ -75,9 +80,17 @@ def _goes_on(text: str, markers: tuple[str, ...]) -> bool:
     return bool(markers) and any(line.strip().startswith(markers) for line in text.splitlines())
 
 
-def score_answers(own: WrittenTexts, references: References, baselines: dict[str, WrittenTexts], clean: np.ndarray,
-                  markers: tuple[str, ...], resamples: int, seed: int) -> WrittenScores:
+def score_answers(
+    own: WrittenTexts,
+    references: References,
+    baselines: dict[str, WrittenTexts],
+    clean: np.ndarray,
+    markers: tuple[str, ...],
+    resamples: int,
+    seed: int,
+) -> WrittenScores:
     """What ``score_written`` makes of answers. The headline is exact_match, or rouge_l where no reference is short."""
     headline = "exact_match" if (word_counts(references.texts) <= SHORT).any() else "rouge_l"
-    return score_written(own, references, baselines, clean, partial(answer_scores, markers=markers), headline, COMPARED,
-                         resamples, seed)
+    return score_written(
+        own, references, baselines, clean, partial(answer_scores, markers=markers), headline, COMPARED, resamples, seed
+    )

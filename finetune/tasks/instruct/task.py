@@ -86,47 +86,70 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         tokens, learnt = card.tokens, card.splits["train"]
         sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
         say(f"records: {card.records:,}; {card.protocol} split: {sizes}; style {card.style}")
-        say(f"tokens an example: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
+        say(
+            f"tokens an example: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
             f"{learnt.learnt_tokens:,} of {learnt.tokens:,} are learnt; {tokens.cut} prompts cut at "
-            f"{tokens.max_length}")
+            f"{tokens.max_length}"
+        )
         for line in source.malformed[:MOST_LISTED]:
             warn(f"left out: {line}")
         if source.malformed:
-            warn(f"expected: {EXPECTED}" + (f"; data/card.json lists all {len(source.malformed):,}"
-                                            if len(source.malformed) > MOST_LISTED else ""))
+            warn(
+                f"expected: {EXPECTED}"
+                + (
+                    f"; data/card.json lists all {len(source.malformed):,}"
+                    if len(source.malformed) > MOST_LISTED
+                    else ""
+                )
+            )
         for note in card.notes:
             say(f"note: {note}")
-        return WrittenPrepared({name: part.used for name, part in card.splits.items()}, card.records,
-                               tokens.max_length, tokenizer.end_of_text)
+        return WrittenPrepared(
+            {name: part.used for name, part in card.splits.items()},
+            card.records,
+            tokens.max_length,
+            tokenizer.end_of_text,
+        )
 
     def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
         source = self._read(recipe)
         max_length = min(recipe.max_length or context, context)
         records, _ = divide_records(recipe, source, Tokenizer.of_bytes(), max_length)
-        say(f"records: {len(source.records):,}; " + " / ".join(f"{name} {len(part):,}"
-                                                               for name, part in records.items()))
+        say(
+            f"records: {len(source.records):,}; "
+            + " / ".join(f"{name} {len(part):,}" for name, part in records.items())
+        )
         return WrittenPrepared({name: len(part) for name, part in records.items()}, len(source.records), max_length, 0)
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: WrittenPrepared) -> NextToken:
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken],
-                  device: torch.device) -> Job[NextToken]:
+    def build_job(
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken], device: torch.device
+    ) -> Job[NextToken]:
         """Over the records of the training split."""
         train, val = _examples(recipe, run, "train", "val")
         return build_job(setup.model, setup.settings, train, val, device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
-                 start: Start) -> AnswersEvaluation:
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
+    ) -> AnswersEvaluation:
         """Answers before and after; answers.csv holds all of the test's."""
         device = torch.device(device_type())
         before = NextToken(load_base(recipe, run).gpt).to(device)
         test, val = _examples(recipe, run, "test", "val")
         evaluation, rows = evaluate(
-            before, model, tokenizer, {name: read_records(run, name) for name in SPLITS}, {"test": test, "val": val},
-            recipe, start, device)
+            before,
+            model,
+            tokenizer,
+            {name: read_records(run, name) for name in SPLITS},
+            {"test": test, "val": val},
+            recipe,
+            start,
+            device,
+        )
         write_rows(run.path("answers.csv"), rows)
         return evaluation
 
@@ -135,9 +158,16 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         measured, data = run.path("eval.json"), run.path("data", "card.json")
         evaluation = AnswersEvaluation.from_json(read_json(measured), measured)
         card = InstructionsCard.from_json(read_json(data), data)
-        readme = language_model_readme(run.name, evaluation.weights.name, [self.verdict(evaluation)], [
-            "The prompt, word for word as in training (here with a question of its own):", "",
-            *("    " + line for line in card.prompt.splitlines())])
+        readme = language_model_readme(
+            run.name,
+            evaluation.weights.name,
+            [self.verdict(evaluation)],
+            [
+                "The prompt, word for word as in training (here with a question of its own):",
+                "",
+                *("    " + line for line in card.prompt.splitlines()),
+            ],
+        )
         return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
@@ -147,23 +177,29 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         train, val = _examples(recipe, run, "train", "val")
-        return probe_training(train, val, setup.settings,
-                              lambda own, other: build_job(setup.model, setup.settings, own, other, device))
+        return probe_training(
+            train, val, setup.settings, lambda own, other: build_job(setup.model, setup.settings, own, other, device)
+        )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of answering the test's questions before and after training."""
         settings, gpt = recipe.instruct, setup.model.to(device).eval().gpt
         [test] = _examples(recipe, run, "test")
         prompts = test.prompts(prompt_room(gpt.config.context, settings))
-        return writing_seconds([len(ids) for ids in prompts], settings.max_new_tokens, lambda rows: generate_answers(
-            gpt, [prompts[row] for row in rows], setup.tokenizer, TRIED, device))
+        return writing_seconds(
+            [len(ids) for ids in prompts],
+            settings.max_new_tokens,
+            lambda rows: generate_answers(gpt, [prompts[row] for row in rows], setup.tokenizer, TRIED, device),
+        )
 
 
 def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
-    return [make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.instruct.loss_on)
-            for name in splits]
+    return [
+        make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.instruct.loss_on)
+        for name in splits
+    ]
 
 
 TASK = InstructTask()

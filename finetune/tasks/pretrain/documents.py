@@ -40,9 +40,11 @@ def text_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix.lower() in TABLES:
-        raise DataError(f"{path}: a table, whose labels and delimiters would be learnt as text",
-                        known=", ".join(ENDINGS),
-                        do='Write its texts to a .jsonl file, {"text": "..."} a line, without those you will test on.')
+        raise DataError(
+            f"{path}: a table, whose labels and delimiters would be learnt as text",
+            known=", ".join(ENDINGS),
+            do='Write its texts to a .jsonl file, {"text": "..."} a line, without those you will test on.',
+        )
     return [path]
 
 
@@ -78,8 +80,9 @@ def _text_lines(path: Path) -> Iterator[str | None]:
             for line in file:
                 yield None if line.strip() == END_OF_TEXT else line
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}",
-                            do="Save the file as UTF-8.") from error
+            raise DataError(
+                f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}", do="Save the file as UTF-8."
+            ) from error
         except (OSError, lzma.LZMAError, EOFError) as error:
             raise DataError(f"{path}: cannot be read", got=str(error)) from error
 
@@ -92,8 +95,9 @@ def _jsonl_lines(path: Path) -> Iterator[str | None]:
             try:
                 text = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: no JSON object with a text", got=line[:60].strip(),
-                                known='{"text": "..."}') from error
+                raise DataError(
+                    f"{path}, line {number}: no JSON object with a text", got=line[:60].strip(), known='{"text": "..."}'
+                ) from error
             if not isinstance(text, str):
                 raise DataError(f"{path}, line {number}: text is no string", got=type(text).__name__)
             yield text
@@ -102,6 +106,7 @@ def _jsonl_lines(path: Path) -> Iterator[str | None]:
 
 def _dataset_rows(path: Path) -> Iterator[str | None]:
     import datasets
+
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError) as error:
@@ -111,8 +116,11 @@ def _dataset_rows(path: Path) -> Iterator[str | None]:
             raise DataError(f"{path}: the data set has no split named train", got=", ".join(found))
         found = found["train"]
     if "text" not in found.column_names or found.features["text"].dtype not in ("string", "large_string"):
-        raise DataError(f"{path}: the data set has no column of strings named text",
-                        got=", ".join(found.column_names), do='Rename it: dataset.rename_column("...", "text")')
+        raise DataError(
+            f"{path}: the data set has no column of strings named text",
+            got=", ".join(found.column_names),
+            do='Rename it: dataset.rename_column("...", "text")',
+        )
     for batch in found.select_columns("text").iter(batch_size=1000):
         for text in batch["text"]:
             yield text or ""
@@ -137,8 +145,11 @@ def locate_text(name: str) -> DataSource:
         return DataSource(name, get_hub_dataset(name), Detected(TableFormat()), "a data set of the Hugging Face hub")
     path = Path(name).expanduser()
     if not path.exists():
-        raise DataError(f"no text {name!r}: no such file or folder", known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
-                        do="Give a text file or a folder, for example --set data=my.txt")
+        raise DataError(
+            f"no text {name!r}: no such file or folder",
+            known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
+            do="Give a text file or a folder, for example --set data=my.txt",
+        )
     return DataSource(path.name, path, Detected(TableFormat()), "the user's text")
 
 
@@ -152,8 +163,11 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     files = text_files(path)
     unknown = set(settings.shares) - {source_name(file) for file in files}
     if unknown:
-        raise DataError("pretrain.shares names files that are not there", got=", ".join(sorted(unknown)),
-                        known=", ".join(source_name(file) for file in files))
+        raise DataError(
+            "pretrain.shares names files that are not there",
+            got=", ".join(sorted(unknown)),
+            known=", ".join(source_name(file) for file in files),
+        )
     exclusion = Exclusion(row for file in evaluation_files(settings.exclude) for row in evaluation_rows(file))
     writer, sources = _write_splits(files, directory, tokenizer, settings, seed, exclusion)
     while writer.tokens["val"] < 2 and settings.val_fraction < 0.5:
@@ -161,15 +175,19 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
         writer, sources = _write_splits(files, directory, tokenizer, settings, seed, exclusion)
     for split in ("train", "val"):
         if writer.tokens[split] < 2:
-            raise DataError(f"{path}: too little text, nothing for the {split} part",
-                            do="Give more text, or another pretrain.val_fraction.")
+            raise DataError(
+                f"{path}: too little text, nothing for the {split} part",
+                do="Give more text, or another pretrain.val_fraction.",
+            )
     excluded = Excluded(len(exclusion), sum(source.excluded for source in sources.values())) if exclusion else None
-    return TextCounts(documents=writer.documents, tokens=writer.tokens, bytes=writer.bytes, sources=sources,
-                      excluded=excluded)
+    return TextCounts(
+        documents=writer.documents, tokens=writer.tokens, bytes=writer.bytes, sources=sources, excluded=excluded
+    )
 
 
-def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int,
-                  exclusion: Exclusion) -> tuple[TokenWriter, dict[str, SourceCounts]]:
+def _write_splits(
+    files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int, exclusion: Exclusion
+) -> tuple[TokenWriter, dict[str, SourceCounts]]:
     """One pass over the files: the closed writer with its counts, and the counts of each source.
 
     A document that is handed on in pieces is judged piece by piece: what follows one left out begins a document.
@@ -187,9 +205,16 @@ def _write_splits(files: list[Path], directory: Path, tokenizer: Tokenizer, sett
                 for _ in range(0 if held else times):
                     writer.add(split, text, begins)
                 advance(len(text))
-            sources[source_name(file)] = SourceCounts(share, excluded=excluded, **{
-                split: PartCounts(writer.documents[split] - before[split][0], writer.tokens[split] - before[split][1])
-                for split in writer.tokens})
+            sources[source_name(file)] = SourceCounts(
+                share,
+                excluded=excluded,
+                **{
+                    split: PartCounts(
+                        writer.documents[split] - before[split][0], writer.tokens[split] - before[split][1]
+                    )
+                    for split in writer.tokens
+                },
+            )
     return writer, sources
 
 

@@ -68,8 +68,16 @@ class Exclusion:
         return bool((counts >= LEAST_SHARE * self.sizes[rows]).any())
 
     def _has_line(self, text: str) -> bool:
-        return any(tuple(_words(form)) in self.lines for line in text.splitlines() if len(line) < 200
-                   for form in {line, _SPEAKER.sub("", line)}) if self.lines else False
+        return (
+            any(
+                tuple(_words(form)) in self.lines
+                for line in text.splitlines()
+                if len(line) < 200
+                for form in {line, _SPEAKER.sub("", line)}
+            )
+            if self.lines
+            else False
+        )
 
 
 def _words(text: str) -> list[str]:
@@ -82,7 +90,7 @@ def _grams(words: list[str] | tuple[str, ...]) -> np.ndarray:
     count = len(words) - GRAM + 1
     total = np.zeros(count, np.uint64)
     for offset in range(GRAM):
-        total = total * np.uint64(_FACTOR) + numbers[offset:offset + count]
+        total = total * np.uint64(_FACTOR) + numbers[offset : offset + count]
     return total
 
 
@@ -91,8 +99,10 @@ def evaluation_files(paths: Iterable[str]) -> list[Path]:
     files = []
     for path in (Path(path).expanduser() for path in paths):
         if not path.exists():
-            raise DataError(f"pretrain.exclude: no such file or folder: {path}",
-                            do="Give the path of a table, a text or a folder of them.")
+            raise DataError(
+                f"pretrain.exclude: no such file or folder: {path}",
+                do="Give the path of a table, a text or a folder of them.",
+            )
         files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return files
 
@@ -114,8 +124,11 @@ def evaluation_rows(file: Path) -> Iterator[str]:
                 for line in opened:
                     yield from line.split("\t")
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{file}: no evaluation set that can be read", got=str(error)[:100],
-                        known=".csv, .tsv, .json, .jsonl and plain text, in UTF-8") from error
+        raise DataError(
+            f"{file}: no evaluation set that can be read",
+            got=str(error)[:100],
+            known=".csv, .tsv, .json, .jsonl and plain text, in UTF-8",
+        ) from error
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -20,9 +20,17 @@ from finetune.training.loop import Job
 SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tokens=24, samples=6)
 
 
-def build_job(model: NextToken, settings: Train, train: PackedTokens, val: PackedTokens, val_bytes_per_token: float,
-              val_blocks: int, device: torch.device) -> Job[NextToken]:
+def build_job(
+    model: NextToken,
+    settings: Train,
+    train: PackedTokens,
+    val: PackedTokens,
+    val_bytes_per_token: float,
+    val_blocks: int,
+    device: torch.device,
+) -> Job[NextToken]:
     """Everything the loop needs; a row is a block of the packed tokens."""
+
     def batch(blocks: list[int]) -> tuple[Tensor, Tensor]:
         return train.batch(blocks, IGNORE)
 
@@ -34,34 +42,53 @@ def build_job(model: NextToken, settings: Train, train: PackedTokens, val: Packe
         return measure(module, val, val_bytes_per_token, val_blocks, settings.micro_batch_tokens, device)
 
     lengths = [train.length(block) for block in range(len(train))]
-    return Job(model, lengths, [float(length) for length in lengths], batch, loss_sum, validate,
-               name_row=lambda block: f"block {block}",
-               validation_tokens=min(val_blocks, len(val)) * val.context)
+    return Job(
+        model,
+        lengths,
+        [float(length) for length in lengths],
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda block: f"block {block}",
+        validation_tokens=min(val_blocks, len(val)) * val.context,
+    )
 
 
-def measure(model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most_blocks: int, budget: int,
-            device: torch.device) -> dict[str, float]:
+def measure(
+    model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most_blocks: int, budget: int, device: torch.device
+) -> dict[str, float]:
     """Loss per token in nats, perplexity and bits per byte, over blocks that are spread over all sources."""
     blocks = sorted({len(tokens) * i // most_blocks for i in range(most_blocks)})
     nats = block_nll(model, tokens, blocks, max(budget // tokens.context, 1), device)
     loss = float(nats.sum()) / sum(map(tokens.length, blocks))
-    return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)),
-            "bits_per_byte": loss / math.log(2) / bytes_per_token}
+    return {
+        "log_loss": loss,
+        "perplexity": math.exp(min(loss, 50.0)),
+        "bits_per_byte": loss / math.log(2) / bytes_per_token,
+    }
 
 
 @torch.no_grad()
-def block_nll(model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int,
-               device: torch.device) -> np.ndarray:
+def block_nll(
+    model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int, device: torch.device
+) -> np.ndarray:
     """The cross entropy of blocks in nats, summed over each `together` of them (one forward pass)."""
     sums = []
     for start in range(0, len(blocks), together):
-        inputs, targets = (tensor.to(device) for tensor in tokens.batch(blocks[start:start + together], IGNORE))
+        inputs, targets = (tensor.to(device) for tensor in tokens.batch(blocks[start : start + together], IGNORE))
         sums.append(float(model(inputs, targets, *tokens.layout(inputs))))
     return np.array(sums)
 
 
-def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: dict[str, dict[str, PackedTokens]],
-             resamples: int, device: torch.device, start: Start) -> LanguageEvaluation:
+def evaluate(
+    before: NextToken,
+    after: NextToken,
+    tokenizer: Tokenizer,
+    parts: dict[str, dict[str, PackedTokens]],
+    resamples: int,
+    device: torch.device,
+    start: Start,
+) -> LanguageEvaluation:
     """Measure two states of a model on texts, beside compressors, and let both continue their beginnings.
 
     parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are not yet known.
@@ -72,8 +99,9 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: d
     sources = []
     for part, members in parts.items():
         counts = [tokens.length(block) for tokens in members.values() for block in range(len(tokens))]
-        sizes = [int(lengths[tokens.targets(block)].sum()) for tokens in members.values()
-                 for block in range(len(tokens))]
+        sizes = [
+            int(lengths[tokens.targets(block)].sum()) for tokens in members.values() for block in range(len(tokens))
+        ]
         for state, model in models.items():
             with progress(f"{part}, {state}", len(counts), unit="blocks") as advance:
                 nats = [_nll(model, tokens, device, advance) for tokens in members.values()]
@@ -84,14 +112,28 @@ def evaluate(before: NextToken, after: NextToken, tokenizer: Tokenizer, parts: d
     texts = {name: tokenizer.decode_bytes(tokens.ids.tolist()) for name, tokens in val.items()}
     metrics = measured["after"]["val"]
     return LanguageEvaluation(
-        schema_version=1, task="pretrain", method=start.method, weights=start.weights, seconds=0.0,
-        headline=Headline(**vars(metrics["bits_per_byte"]), metric="bits_per_byte", split="val"), metrics=metrics,
-        before=measured["before"], after=measured["after"], compressors=compressors(b"".join(texts.values())),
-        sources=[SourceBits(name, len(text), _bits(own[0], text), _bits(own[1], text), compressors(text))
-                 for (name, text), own in zip(texts.items(), zip(*sources, strict=True), strict=True) if text],
-        samples=[_continue(models, tokenizer, tokens, device) for tokens in val.values()
-                 if len(tokens.ids) > 2 * SAMPLING.prompt_tokens][:SAMPLING.samples],
-        sampling=SAMPLING)
+        schema_version=1,
+        task="pretrain",
+        method=start.method,
+        weights=start.weights,
+        seconds=0.0,
+        headline=Headline(**vars(metrics["bits_per_byte"]), metric="bits_per_byte", split="val"),
+        metrics=metrics,
+        before=measured["before"],
+        after=measured["after"],
+        compressors=compressors(b"".join(texts.values())),
+        sources=[
+            SourceBits(name, len(text), _bits(own[0], text), _bits(own[1], text), compressors(text))
+            for (name, text), own in zip(texts.items(), zip(*sources, strict=True), strict=True)
+            if text
+        ],
+        samples=[
+            _continue(models, tokenizer, tokens, device)
+            for tokens in val.values()
+            if len(tokens.ids) > 2 * SAMPLING.prompt_tokens
+        ][: SAMPLING.samples],
+        sampling=SAMPLING,
+    )
 
 
 def _bits(nats: float, text: bytes) -> float:
@@ -109,10 +151,16 @@ def _nll(model: NextToken, tokens: PackedTokens, device: torch.device, advance: 
 
 def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, device: torch.device) -> Sample:
     """One beginning and what each state of the model makes of it."""
-    prompt = torch.from_numpy(tokens.ids[:SAMPLING.prompt_tokens].astype(np.int64))[None].to(device)
+    prompt = torch.from_numpy(tokens.ids[: SAMPLING.prompt_tokens].astype(np.int64))[None].to(device)
     shown = {}
     for state, model in models.items():
-        ids = model.gpt.generate(prompt, SAMPLING.new_tokens, temperature=SAMPLING.temperature, top_k=SAMPLING.top_k,
-                                 seed=SAMPLING.seed, end=tokenizer.end_of_text)
-        shown[state] = tokenizer.decode_bytes(ids[0, prompt.shape[1]:].tolist()).decode("utf-8", "replace")
+        ids = model.gpt.generate(
+            prompt,
+            SAMPLING.new_tokens,
+            temperature=SAMPLING.temperature,
+            top_k=SAMPLING.top_k,
+            seed=SAMPLING.seed,
+            end=tokenizer.end_of_text,
+        )
+        shown[state] = tokenizer.decode_bytes(ids[0, prompt.shape[1] :].tolist()).decode("utf-8", "replace")
     return Sample(tokenizer.decode_bytes(prompt[0].tolist()).decode("utf-8", "replace"), **shown)

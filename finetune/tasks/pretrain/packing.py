@@ -67,10 +67,18 @@ class PackedTokens:
     start, stop: the part of the file, in tokens, that is meant; its last target is the token at `stop`.
     """
 
-    def __init__(self, path: Path, context: int, vocab_size: int, end_of_text: int, across: bool = False,
-                 start: int = 0, stop: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        context: int,
+        vocab_size: int,
+        end_of_text: int,
+        across: bool = False,
+        start: int = 0,
+        stop: int | None = None,
+    ):
         ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
-        self.ids = ids[start:len(ids) if stop is None else stop + 1]
+        self.ids = ids[start : len(ids) if stop is None else stop + 1]
         self.context, self.end_of_text, self.across = context, end_of_text, across
         if len(self.ids) < 2:
             raise DataError(f"{path.name}: no tokens", do="Give more text.")
@@ -85,7 +93,7 @@ class PackedTokens:
     def targets(self, block: int) -> np.ndarray:
         """The ids that a block's inputs are followed by (T,)."""
         start = block * self.context + 1
-        return self.ids[start:start + self.length(block)]
+        return self.ids[start : start + self.length(block)]
 
     def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of blocks; a short one is padded with ignored targets."""
@@ -94,7 +102,7 @@ class PackedTokens:
         targets = torch.full((len(blocks), longest), ignore)
         for row, block in enumerate(blocks):
             start, size = block * self.context, self.length(block)
-            piece = torch.from_numpy(self.ids[start:start + size + 1].astype(np.int64))
+            piece = torch.from_numpy(self.ids[start : start + size + 1].astype(np.int64))
             inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
         return inputs, targets
 

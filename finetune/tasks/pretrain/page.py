@@ -15,8 +15,13 @@ PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation f
 def page(files: Files[LanguageEvaluation, TextCard]) -> dict:
     """A language model's report, in order."""
     evaluation = files.evaluation
-    sections = [before_and_after(evaluation), *sources(evaluation), samples(evaluation),
-                training(files.log, files.train), data_section(files.card)]
+    sections = [
+        before_and_after(evaluation),
+        *sources(evaluation),
+        samples(evaluation),
+        training(files.log, files.train),
+        data_section(files.card),
+    ]
     return make_page(files, "Pretraining report", verdict(evaluation), tiles(evaluation), sections)
 
 
@@ -26,21 +31,33 @@ PAGE = Page(LanguageEvaluation, TextCard, page)
 def verdict(evaluation: LanguageEvaluation) -> str:
     """What the numbers say, in one to three sentences."""
     headline, before = evaluation.headline, evaluation.before["val"]["bits_per_byte"].value
-    said = (f"{headline.value:.3f} bits per byte on held-out text ({headline.low:.3f} to {headline.high:.3f}; "
-            f"{headline.n:,} blocks), {before:.3f} before training.")
+    said = (
+        f"{headline.value:.3f} bits per byte on held-out text ({headline.low:.3f} to {headline.high:.3f}; "
+        f"{headline.n:,} blocks), {before:.3f} before training."
+    )
     best = min((entry.bits_per_byte for entry in evaluation.compressors), default=None)
     if best is not None:
         ratio = headline.known_value() / best
-        said += (f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
-                 if ratio < 1 else f" A general compressor needs only {best:.3f}: the model has learnt little yet.")
+        said += (
+            f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
+            if ratio < 1
+            else f" A general compressor needs only {best:.3f}: the model has learnt little yet."
+        )
     return said
 
 
 def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
     """The figures at the top."""
     metrics = evaluation.metrics
-    return [Tile(name, _number(key, metrics[key].known_value()), _interval(key, metrics[key]),
-                 f"held-out text, {metrics[key].n:,} blocks") for key, name in NAMES.items()]
+    return [
+        Tile(
+            name,
+            _number(key, metrics[key].known_value()),
+            _interval(key, metrics[key]),
+            f"held-out text, {metrics[key].n:,} blocks",
+        )
+        for key, name in NAMES.items()
+    ]
 
 
 def before_and_after(evaluation: LanguageEvaluation) -> Section:
@@ -48,12 +65,26 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
     rows = []
     for part, metrics in evaluation.after.items():
         for key, name in NAMES.items():
-            rows.append([f"{PARTS[part]}: {name[0].lower()}{name[1:]}", _cell(key, evaluation.before[part][key]),
-                         _cell(key, metrics[key])])
+            rows.append(
+                [
+                    f"{PARTS[part]}: {name[0].lower()}{name[1:]}",
+                    _cell(key, evaluation.before[part][key]),
+                    _cell(key, metrics[key]),
+                ]
+            )
     table = Table("With 95 % intervals over blocks", ["", "Before", "After"], rows, frozenset({1, 2}))
-    return Section("results", "Before and after", [table, Text(
-        "Bits per byte can be compared over tokenizers and models; perplexity and loss are per token, and so only "
-        "compare under the same vocabulary.", small=True)])
+    return Section(
+        "results",
+        "Before and after",
+        [
+            table,
+            Text(
+                "Bits per byte can be compared over tokenizers and models; perplexity and loss are per token, and so only "
+                "compare under the same vocabulary.",
+                small=True,
+            ),
+        ],
+    )
 
 
 def sources(evaluation: LanguageEvaluation) -> list[Section]:
@@ -61,13 +92,36 @@ def sources(evaluation: LanguageEvaluation) -> list[Section]:
     if not evaluation.sources:
         return []
     names = [entry.name for entry in evaluation.sources[0].compressors]
-    rows = [[entry.name, f"{entry.bytes:,}", f"{entry.before:.3f}", f"{entry.after:.3f}",
-             *(f"{packed.bits_per_byte:.3f}" for packed in entry.compressors)] for entry in evaluation.sources]
-    table = Table("Bits per byte of each source's held-out text", ["Source", "Bytes", "Before", "After", *names], rows,
-                  frozenset(range(1, 4 + len(names))))
-    return [Section("sources", "Sources", [table, Text(
-        "The compressors see each text alone and have learnt nothing before it; on a few kilobytes they are at their "
-        "worst.", small=True)])]
+    rows = [
+        [
+            entry.name,
+            f"{entry.bytes:,}",
+            f"{entry.before:.3f}",
+            f"{entry.after:.3f}",
+            *(f"{packed.bits_per_byte:.3f}" for packed in entry.compressors),
+        ]
+        for entry in evaluation.sources
+    ]
+    table = Table(
+        "Bits per byte of each source's held-out text",
+        ["Source", "Bytes", "Before", "After", *names],
+        rows,
+        frozenset(range(1, 4 + len(names))),
+    )
+    return [
+        Section(
+            "sources",
+            "Sources",
+            [
+                table,
+                Text(
+                    "The compressors see each text alone and have learnt nothing before it; on a few kilobytes they are at their "
+                    "worst.",
+                    small=True,
+                ),
+            ],
+        )
+    ]
 
 
 def samples(evaluation: LanguageEvaluation) -> Section:
@@ -75,12 +129,16 @@ def samples(evaluation: LanguageEvaluation) -> Section:
     if not evaluation.samples:
         return Section("samples", "Samples", [Text("No held-out text is long enough to continue.")])
     how = evaluation.sampling
-    blocks: list[Text | Table] = [Text(
-        f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
-        f"{how.seed}, before and after training.")]
+    blocks: list[Text | Table] = [
+        Text(
+            f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
+            f"{how.seed}, before and after training."
+        )
+    ]
     for number, entry in enumerate(evaluation.samples, start=1):
-        blocks += facts(f"Sample {number}", [("Beginning", entry.prompt), ("Before", entry.before),
-                                             ("After", entry.after)])
+        blocks += facts(
+            f"Sample {number}", [("Beginning", entry.prompt), ("Before", entry.before), ("After", entry.after)]
+        )
     return Section("samples", "Samples", blocks)
 
 
@@ -91,17 +149,45 @@ def data_section(card: TextCard | None) -> Section:
     sizes = [(part, value_text(card.documents[part]), card.tokens[part], card.bytes[part]) for part in ("train", "val")]
     if card.eval:
         sizes.append(("eval", NONE, card.eval.tokens, card.eval.bytes))
-    blocks: list[Text | Table] = [*facts("Source", origin(card)), Table(
-        "Size of each part", ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
-        [[PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
-         for part, documents, tokens, size in sizes], frozenset(range(1, 5)))]
+    blocks: list[Text | Table] = [
+        *facts("Source", origin(card)),
+        Table(
+            "Size of each part",
+            ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
+            [
+                [PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
+                for part, documents, tokens, size in sizes
+            ],
+            frozenset(range(1, 5)),
+        ),
+    ]
     if card.sources:
-        blocks.append(Table(
-            "Size of each source",
-            ["Source", "Share", "Training\ndocuments", "Training\ntokens", "Held-out\ndocuments", "Held-out\ntokens"],
-            [[name, f"{found.share:g}", *(value_text(count) for part in (found.train, found.val)
-                                          for count in (part.documents, part.tokens))]
-             for name, found in card.sources.items()], frozenset(range(1, 6))))
+        blocks.append(
+            Table(
+                "Size of each source",
+                [
+                    "Source",
+                    "Share",
+                    "Training\ndocuments",
+                    "Training\ntokens",
+                    "Held-out\ndocuments",
+                    "Held-out\ntokens",
+                ],
+                [
+                    [
+                        name,
+                        f"{found.share:g}",
+                        *(
+                            value_text(count)
+                            for part in (found.train, found.val)
+                            for count in (part.documents, part.tokens)
+                        ),
+                    ]
+                    for name, found in card.sources.items()
+                ],
+                frozenset(range(1, 6)),
+            )
+        )
         blocks.append(Text("Share: how often a source's documents are trained on, 1 being once an epoch.", small=True))
     return Section("data", "Data", blocks)
 
@@ -125,7 +211,8 @@ def language_table(evaluation: LanguageEvaluation) -> list[str]:
     rows = [["bits per byte", "before", "after"]]
     for part in evaluation.after:
         name = "held-out text" if part == "val" else "evaluation text"
-        rows.append([name, *(bracket_cell(state[part]["bits_per_byte"])
-                             for state in (evaluation.before, evaluation.after))])
+        rows.append(
+            [name, *(bracket_cell(state[part]["bits_per_byte"]) for state in (evaluation.before, evaluation.after))]
+        )
     rows += [[entry.name, "", f"{entry.bits_per_byte:.4f}"] for entry in evaluation.compressors]
     return aligned(rows)

@@ -54,8 +54,10 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """A file's or a folder's whole path, the evaluation text's and those of the evaluation sets."""
         found, own = super().resolve(recipe, fetch), recipe.pretrain
-        whole = {"exclude": tuple(map(resolve_path, own.exclude)),
-                 "eval_data": resolve_path(own.eval_data) if own.eval_data else ""}
+        whole = {
+            "exclude": tuple(map(resolve_path, own.exclude)),
+            "eval_data": resolve_path(own.eval_data) if own.eval_data else "",
+        }
         return found.model_copy(update={"pretrain": own.model_copy(update=whole)})
 
     def locate(self, recipe: Recipe) -> DataSource:
@@ -76,16 +78,21 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         found = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
         evaluated = None
         if recipe.pretrain.eval_data:
-            evaluated = write_evaluation_tokens(locate_text(recipe.pretrain.eval_data).path, run.path("data"),
-                                                tokenizer)
+            evaluated = write_evaluation_tokens(
+                locate_text(recipe.pretrain.eval_data).path, run.path("data"), tokenizer
+            )
         card = found.of(run.result("download", Downloaded).data, evaluated)
         write_json(run.path("data", "card.json"), card.to_json())
-        say(f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
+        say(
+            f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
             f"{card.documents['val']:,} of {card.tokens['val']:,} held out; "
-            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token")
+            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token"
+        )
         if card.excluded:
-            say(f"  {card.excluded.documents:,} documents are left out, which hold one of the {card.excluded.rows:,} "
-                "rows of evaluation sets")
+            say(
+                f"  {card.excluded.documents:,} documents are left out, which hold one of the {card.excluded.rows:,} "
+                "rows of evaluation sets"
+            )
         return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes)
 
     def preview(self, recipe: Recipe, context: int) -> None:
@@ -95,18 +102,27 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         """The GPT itself, which has no other head than its embedding."""
         return NextToken(gpt)
 
-    def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken],
-                  device: torch.device) -> Job[NextToken]:
+    def build_job(
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken], device: torch.device
+    ) -> Job[NextToken]:
         """Over the blocks of the packed tokens."""
         prepared = run.result("prepare", PackedPrepared)
-        train_tokens, val_tokens = (packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, name)
-                                    for name in ("train", "val"))
-        return build_job(setup.model, setup.settings, train_tokens, val_tokens,
-                                  prepared.bytes["val"] / prepared.tokens["val"], recipe.pretrain.val_blocks,
-                                  device)
+        train_tokens, val_tokens = (
+            packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, name) for name in ("train", "val")
+        )
+        return build_job(
+            setup.model,
+            setup.settings,
+            train_tokens,
+            val_tokens,
+            prepared.bytes["val"] / prepared.tokens["val"],
+            recipe.pretrain.val_blocks,
+            device,
+        )
 
-    def evaluate(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer,
-                 start: Start) -> LanguageEvaluation:
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
+    ) -> LanguageEvaluation:
         """Before and after, on what is held out and on the evaluation's own text."""
         path = run.path("data", "card.json")
         card = TextCard.from_json(read_json(path), path)
@@ -128,10 +144,14 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         evaluation = LanguageEvaluation.from_json(read_json(path), path)
         headline = evaluation.headline
         readme = language_model_readme(
-            run.name, evaluation.weights.name,
-            [f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
-             f"{headline.high:.4f})"],
-            ["    finetune generate DIRECTORY \"A beginning\"", "    finetune classify my.csv --weights DIRECTORY"])
+            run.name,
+            evaluation.weights.name,
+            [
+                f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
+                f"{headline.high:.4f})"
+            ],
+            ['    finetune generate DIRECTORY "A beginning"', "    finetune classify my.csv --weights DIRECTORY"],
+        )
         return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
@@ -154,12 +174,20 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         return 2 * took * len(tokens.ids) / tokens.length(0)
 
 
-def packed_tokens(recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0,
-                  stop: int | None = None) -> PackedTokens:
+def packed_tokens(
+    recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0, stop: int | None = None
+) -> PackedTokens:
     """A token file, or a part of it, in blocks of the model's context, or of the recipe's max_length."""
     context = min(recipe.max_length or gpt.config.context, gpt.config.context)
-    return PackedTokens(run.path("data", f"{split}.bin"), context, tokenizer.vocab_size, tokenizer.end_of_text,
-                        recipe.pretrain.across_documents, start, stop)
+    return PackedTokens(
+        run.path("data", f"{split}.bin"),
+        context,
+        tokenizer.vocab_size,
+        tokenizer.end_of_text,
+        recipe.pretrain.across_documents,
+        start,
+        stop,
+    )
 
 
 TASK = PretrainTask()

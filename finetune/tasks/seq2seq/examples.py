@@ -28,7 +28,7 @@ class Examples(writing.Examples):
     def pair(self, row: int) -> Pair:
         """A row as it is read."""
         target = self.tokens.target[self.at[row]]
-        return Pair(self.tokens.source[self.at[row]][:source_room(self.family, self.max_length, len(target))], target)
+        return Pair(self.tokens.source[self.at[row]][: source_room(self.family, self.max_length, len(target))], target)
 
     def sides(self) -> tuple[list[int], list[int]]:
         """Tokens of each row's source that are read, and of its target."""
@@ -60,8 +60,9 @@ def make_examples(records: list[dict], tokens: Tokens, max_length: int, family: 
     """
     source, target = (np.array(side.lengths()) for side in (tokens.source, tokens.target))
     room = source_room(family, max_length, target)
-    return Examples.of(records, (room >= 1) & (target < max_length), source > room, max_length=max_length,
-                       tokens=tokens, family=family)
+    return Examples.of(
+        records, (room >= 1) & (target < max_length), source > room, max_length=max_length, tokens=tokens, family=family
+    )
 
 
 def source_room(family: str, max_length: int, target: int | np.ndarray) -> int | np.ndarray:

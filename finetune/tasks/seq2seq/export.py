@@ -22,14 +22,33 @@ class SourceUse(Record):
 
 def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
     """The README of an encoder-decoder. said: how good it is."""
+
     def readme(exported: Exported) -> str:
-        return "\n".join([
-            f"# {name}", "", "An encoder-decoder by gpt2-finetune: GPT-2's blocks on both sides, the encoder's without "
-            "the causal mask, the decoder's with cross-attention.", "", f"- {said}", f"- {exported.summary}", "",
-            "## Use", "", "    finetune generate DIRECTORY \"a source\"", "", "or from Python:", "",
-            "    model, tokenizer = finetune.load(\"DIRECTORY\")", "    end = tokenizer.end_of_text",
-            "    source = torch.tensor([tokenizer.encode(\"a source\")])",
-            "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)", "",
-            "No class of another library has this shape; config.json has it key by key, and model.safetensors our "
-            "names.", ""])
+        return "\n".join(
+            [
+                f"# {name}",
+                "",
+                "An encoder-decoder by gpt2-finetune: GPT-2's blocks on both sides, the encoder's without "
+                "the causal mask, the decoder's with cross-attention.",
+                "",
+                f"- {said}",
+                f"- {exported.summary}",
+                "",
+                "## Use",
+                "",
+                '    finetune generate DIRECTORY "a source"',
+                "",
+                "or from Python:",
+                "",
+                '    model, tokenizer = finetune.load("DIRECTORY")',
+                "    end = tokenizer.end_of_text",
+                '    source = torch.tensor([tokenizer.encode("a source")])',
+                "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)",
+                "",
+                "No class of another library has this shape; config.json has it key by key, and model.safetensors our "
+                "names.",
+                "",
+            ]
+        )
+
     return readme

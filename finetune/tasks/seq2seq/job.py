@@ -20,23 +20,9 @@ from finetune.report.inputs import AttentionMap
 from finetune.tasks.seq2seq.examples import Examples, writing_room
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.model import AnyFamily, Family, SourceToTarget, family_of
-from finetune.tasks.seq2seq.score import (
-    NEAREST,
-    UNTUNED,
-    TargetRow,
-    TargetsEvaluation,
-    WarmStartRecord,
-    score_targets,
-)
+from finetune.tasks.seq2seq.score import NEAREST, UNTUNED, TargetRow, TargetsEvaluation, WarmStartRecord, score_targets
 from finetune.tasks.seq2seq.settings import Seq2Seq
-from finetune.tasks.writing import (
-    Answer,
-    gather_test_rows,
-    result_rows,
-    spread_rows,
-    write_answers,
-    written_texts,
-)
+from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
@@ -53,8 +39,11 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
     """
     settings = recipe.seq2seq
     if settings.family == "decoder" and not isinstance(start, GPT):
-        raise RecipeError("these weights are an encoder-decoder's", got="seq2seq.family=decoder",
-                          do="Give --set seq2seq.family=encoder-decoder, or other weights.")
+        raise RecipeError(
+            "these weights are an encoder-decoder's",
+            got="seq2seq.family=decoder",
+            do="Give --set seq2seq.family=encoder-decoder, or other weights.",
+        )
     if settings.family == "decoder" or isinstance(start, EncoderDecoder):
         return family_of(start, end, settings.label_smoothing), None
     model, report = warm_encoder_decoder(start, recipe.train.seed, settings.zero_init_cross_attention)
@@ -63,6 +52,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
 
 def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job[Family]:
     """Everything the loop needs; a row weighs as many tokens as it has to learn."""
+
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return model.batch([train.pair(row) for row in rows])
 
@@ -74,8 +64,16 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         loss, count = float(nats.sum()) / sum(val.learnt()), sum(val.learnt())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
 
-    return Job(model, train.lengths(), [float(count) for count in train.learnt()], batch, loss_sum, validate,
-               name_row=lambda i: str(train.rows[i]), validation_tokens=sum(val.lengths()))
+    return Job(
+        model,
+        train.lengths(),
+        [float(count) for count in train.learnt()],
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda i: str(train.rows[i]),
+        validation_tokens=sum(val.lengths()),
+    )
 
 
 def teacher_forced(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
@@ -87,13 +85,24 @@ def teacher_forced(model: Family, part: Examples, budget: int, device: torch.dev
     return nats, right
 
 
-def write(model: Family, sources: list[list[int]], tokenizer: Tokenizer, settings: Seq2Seq, max_new_tokens: int,
-          device: torch.device) -> list[Answer]:
+def write(
+    model: Family,
+    sources: list[list[int]],
+    tokenizer: Tokenizer,
+    settings: Seq2Seq,
+    max_new_tokens: int,
+    device: torch.device,
+) -> list[Answer]:
     """Targets for sources in their order, by the settings' beams, or greedy decoding."""
     options = decoding(settings.beams, settings.length_penalty)
-    return write_answers([len(source) + 1 for source in sources], tokenizer, max_new_tokens,
-                         lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device, **options),
-                         "writing", settings.beams)
+    return write_answers(
+        [len(source) + 1 for source in sources],
+        tokenizer,
+        max_new_tokens,
+        lambda rows: model.write([sources[row] for row in rows], max_new_tokens, device, **options),
+        "writing",
+        settings.beams,
+    )
 
 
 def decoding(beams: int, length_penalty: float) -> dict:
@@ -101,9 +110,18 @@ def decoding(beams: int, length_penalty: float) -> dict:
     return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
 
 
-def evaluate(before: Family, after: AnyFamily, tokenizer: Tokenizer, records: dict[str, list[dict]],
-             parts: dict[str, Examples], recipe: Recipe, context: int, warm_start: WarmStart | None, start: Start,
-             device: torch.device) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
+def evaluate(
+    before: Family,
+    after: AnyFamily,
+    tokenizer: Tokenizer,
+    records: dict[str, list[dict]],
+    parts: dict[str, Examples],
+    recipe: Recipe,
+    context: int,
+    warm_start: WarmStart | None,
+    start: Start,
+    device: torch.device,
+) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
     records: of all splits; parts: test and validation. Pairs that do not fit are left out, as in training. Returns the
@@ -118,20 +136,41 @@ def evaluate(before: Family, after: AnyFamily, tokenizer: Tokenizer, records: di
                 forced[name, state] = teacher_forced(model, part, FORCED_TOKENS, device)
                 advance(1)
     test = gather_test_rows(records, parts["test"].rows, itemgetter("source"), itemgetter("target"))
-    ids = parts["test"].sources(writing_room(settings.family, parts["test"].max_length, context,
-                                             settings.max_new_tokens))
-    written = {state: written_texts(write(model, ids, tokenizer, settings, settings.max_new_tokens, device),
-                                    *forced["test", state]) for state, model in models.items()}
+    ids = parts["test"].sources(
+        writing_room(settings.family, parts["test"].max_length, context, settings.max_new_tokens)
+    )
+    written = {
+        state: written_texts(
+            write(model, ids, tokenizer, settings, settings.max_new_tokens, device), *forced["test", state]
+        )
+        for state, model in models.items()
+    }
     scores, signatures = score_targets(
-        written["after"], test.asked, References(test.wanted, np.array(parts["test"].learnt())),
-        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)}, test.clean, resamples, seed)
+        written["after"],
+        test.asked,
+        References(test.wanted, np.array(parts["test"].learnt())),
+        {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)},
+        test.clean,
+        resamples,
+        seed,
+    )
     rows = result_rows(TargetRow, test, written)
-    losses = [loss_change(name, {state: forced[name, state][0] for state in models}, part.learnt(), resamples, seed)
-              for name, part in parts.items()]
+    losses = [
+        loss_change(name, {state: forced[name, state][0] for state in models}, part.learnt(), resamples, seed)
+        for name, part in parts.items()
+    ]
     evaluation = TargetsEvaluation(
-        **vars(start), **vars(scores), task="seq2seq", losses=losses, samples=spread_rows(rows), signatures=signatures,
-        family=settings.family, warm_start=WarmStartRecord(**vars(warm_start)) if warm_start else None,
-        schema_version=1, seconds=0.0)
+        **vars(start),
+        **vars(scores),
+        task="seq2seq",
+        losses=losses,
+        samples=spread_rows(rows),
+        signatures=signatures,
+        family=settings.family,
+        warm_start=WarmStartRecord(**vars(warm_start)) if warm_start else None,
+        schema_version=1,
+        seconds=0.0,
+    )
     short = [i for i, sizes in enumerate(zip(*parts["test"].sides(), strict=True)) if max(sizes) < DRAWN_TOKENS][:DRAWN]
     return evaluation, rows, [attention_of(after, parts["test"].pair(i), tokenizer, device) for i in short]
 
@@ -148,8 +187,11 @@ def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: tor
     if isinstance(model, SourceToTarget):
         maps = attention_maps(model.model, inputs[0], inputs[2], source_mask=inputs[1])["cross"]
     else:
-        maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, :len(source)]
+        maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, : len(source)]
     weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)
     shown = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in (*source, *target)]
-    return AttentionMap(shown[:len(source)], [*shown[len(source):], "(end)"],
-                        [[round(value, 4) for value in row] for row in weights.tolist()])
+    return AttentionMap(
+        shown[: len(source)],
+        [*shown[len(source) :], "(end)"],
+        [[round(value, 4) for value in row] for row in weights.tolist()],
+    )

@@ -36,7 +36,7 @@ def one_sequence(pairs: list[Pair], end: int, ignore: int, whole: bool = False) 
     targets = torch.full_like(inputs, ignore)
     for own, row, pair in zip(targets, rows, pairs, strict=True):
         first = 1 if whole else len(row) - len(pair.answer(end))
-        own[first - 1:len(row) - 1] = torch.tensor(row[first:])
+        own[first - 1 : len(row) - 1] = torch.tensor(row[first:])
     return inputs, targets
 
 
@@ -58,6 +58,6 @@ def pieces(documents: list[list[int]], half: int, end: int) -> list[Pair]:
     for ids in documents:
         ids = [end, *ids]
         for start in range(0, len(ids) - half, 2 * half):
-            piece = ids[start:start + 2 * half]
+            piece = ids[start : start + 2 * half]
             found.append(Pair(piece[:half], piece[half:], ends=False, separated=False))
     return found

@@ -42,8 +42,7 @@ class Family(nn.Module):
         """The output matrix (V, C)."""
         raise NotImplementedError
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
-              **options: Any) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
         """Targets for sources, as ids (B, T), by the options of ``finetune.models.generate.generate``."""
         raise NotImplementedError
 
@@ -88,12 +87,13 @@ class SourceThenTarget(Family):
         """(B, T) -> (B, T, C)."""
         return self.gpt.hidden_states(input_ids)
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
-              **options: Any) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
         """What the GPT writes after each source and the separator: (B, T)."""
-        ids, attention_mask = (tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end))
+        ids, attention_mask = (
+            tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end)
+        )
         found = self.gpt.generate(ids, max_new_tokens, mask=attention_mask, end=self.end, **options)
-        return found[:, ids.shape[1]:]
+        return found[:, ids.shape[1] :]
 
 
 class SourceToTarget(Family):
@@ -114,17 +114,18 @@ class SourceToTarget(Family):
         return source_ids, source_mask, target_ids, targets
 
     def hidden_states(  # type: ignore[override]  # its own batch's parts
-            self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor) -> Tensor:
+        self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor
+    ) -> Tensor:
         """(B, S), (B, S), (B, T) -> (B, T, C)."""
         return self.model.hidden_states(source_ids, target_ids, source_mask)
 
-    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device,
-              **options: Any) -> Tensor:
+    def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
         """What the decoder writes at each source: (B, T)."""
         source_ids, source_mask = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
-        return self.model.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end,
-                                   **options)[:, 1:]
+        return self.model.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end, **options)[
+            :, 1:
+        ]
 
 
 AnyFamily = SourceThenTarget | SourceToTarget

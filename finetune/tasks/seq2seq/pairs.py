@@ -13,10 +13,21 @@ from finetune.tables.readers import find_column, usual_column
 from finetune.tables.sources import DataSource, sample_source, samples, table_source
 from finetune.tables.tables import TableFormat, iterate_table
 
-USUAL = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"), ("sources", "targets"),
-         ("input", "output"), ("inputs", "targets"), ("input_text", "target_text"), ("document", "summary"),
-         ("article", "highlights"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"),
-         ("question", "answer"))
+USUAL = (
+    ("source", "target"),
+    ("src", "tgt"),
+    ("source_text", "target_text"),
+    ("sources", "targets"),
+    ("input", "output"),
+    ("inputs", "targets"),
+    ("input_text", "target_text"),
+    ("document", "summary"),
+    ("article", "highlights"),
+    ("article", "summary"),
+    ("dialogue", "summary"),
+    ("text", "summary"),
+    ("question", "answer"),
+)
 PAIR_NAMES = frozenset(chain.from_iterable(USUAL))  # words that only a header holds
 MOST_WORDS = 4  # of a column's name
 FEWEST = 3  # pairs: one each to train on, to validate with and to test
@@ -61,8 +72,13 @@ class PairsCard(ExamplesCard):
     tokens: PairTokens
 
 
-def read_pairs(path: Path, source_column: str | None = None, target_column: str | None = None,
-               layout: TableFormat | None = None, fewest: int = FEWEST) -> Pairs:
+def read_pairs(
+    path: Path,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    layout: TableFormat | None = None,
+    fewest: int = FEWEST,
+) -> Pairs:
     """Every row with a source and a target, both as they stand in the file; others are counted under `dropped`.
 
     Raises DataError for a file that is no table, for columns that cannot be told, and where fewer pairs are found.
@@ -77,8 +93,11 @@ def read_pairs(path: Path, source_column: str | None = None, target_column: str 
     table = iterate_table(path, layout)
     first = next(table, None)
     if first is None:
-        raise DataError(f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header and no rows",
-                        known="a row for each pair, with a source and a target", do="Add some.")
+        raise DataError(
+            f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header and no rows",
+            known="a row for each pair, with a source and a target",
+            do="Add some.",
+        )
     names = first[0]
     at, how = find_pair(names, source_column, target_column, path)
     found = Pairs((names[at[0]], names[at[1]]), notes + how)
@@ -91,11 +110,13 @@ def read_pairs(path: Path, source_column: str | None = None, target_column: str 
             found.dropped_rows.setdefault(reason, []).append(row)
     if len(found.records) < fewest:
         left_out = "; ".join(f"{count} rows left out: {reason}" for reason, count in found.dropped.items())
-        raise DataError(f"{path}: too few pairs",
-                        got=f"{len(found.records)} with a source in {found.columns[0]!r} and a target in "
-                            f"{found.columns[1]!r}" + (f" ({left_out})" if left_out else ""),
-                        known=f"at least {fewest}, one each to train on, to validate with and to test",
-                        do="Add some, or name other columns.")
+        raise DataError(
+            f"{path}: too few pairs",
+            got=f"{len(found.records)} with a source in {found.columns[0]!r} and a target in "
+            f"{found.columns[1]!r}" + (f" ({left_out})" if left_out else ""),
+            known=f"at least {fewest}, one each to train on, to validate with and to test",
+            do="Add some, or name other columns.",
+        )
     return found
 
 
@@ -103,39 +124,52 @@ def _without_names(path: Path, layout: TableFormat, wanted: tuple[str | None, st
     """The layout of a table whose first row is a pair, not names: a sentence, by its length or its end."""
     first = next(iterate_table(path, layout), None) if layout.kind == "delimited" and layout.header else None
     names = first[0] if first else []
-    if len(names) < 2 or set(wanted) & set(names) or _usual_pair(names, None, None) or not any(
+    if (
+        len(names) < 2
+        or set(wanted) & set(names)
+        or _usual_pair(names, None, None)
+        or not any(
             len(name.split()) > MOST_WORDS or name.rstrip().endswith((".", "!", "?", "\N{HORIZONTAL ELLIPSIS}"))
-            for name in names):
+            for name in names
+        )
+    ):
         return None
     more = (f"column {number}" for number in range(3, len(names) + 1))
     return replace(layout, header=False, columns=("source", "target", *more))
 
 
-def find_pair(names: list[str], source: str | None, target: str | None,
-              path: Path) -> tuple[tuple[int, int], list[str]]:
+def find_pair(
+    names: list[str], source: str | None, target: str | None, path: Path
+) -> tuple[tuple[int, int], list[str]]:
     """The indices of the two columns, and how those were found that nobody named.
 
     As they were named, else the first usual pair that is there, else the two columns that are left.
     Raises DataError with the names there are.
     """
-    named = {what: None if wanted is None else find_column(names, wanted, (), what, path, _mend(what))
-             for what, wanted in (("source", source), ("target", target))}
+    named = {
+        what: None if wanted is None else find_column(names, wanted, (), what, path, _mend(what))
+        for what, wanted in (("source", source), ("target", target))
+    }
     at, why = _usual_pair(names, named["source"], named["target"]), "by their names"
     if at is None:
         open_sides = [what for what, index in named.items() if index is None]
         rest = [index for index in range(len(names)) if index not in named.values()]
         if len(rest) != len(open_sides):
-            raise DataError(f"{path}: no {' and '.join(open_sides)} column that can be told by its name",
-                            got=listed(names), known=", ".join(map("/".join, USUAL)),
-                            do=" ".join(map(_mend, open_sides)))
+            raise DataError(
+                f"{path}: no {' and '.join(open_sides)} column that can be told by its name",
+                got=listed(names),
+                known=", ".join(map("/".join, USUAL)),
+                do=" ".join(map(_mend, open_sides)),
+            )
         first, second = (rest.pop(0) if index is None else index for index in named.values())
         at = first, second
         why = "the only ones; the first row is taken for their names"
     for what, index in zip(named, at, strict=True):
         find_column(names, names[index], (), what, path, _mend(what))  # the same name twice is refused
     if at[0] == at[1]:
-        raise DataError(f"{path}: one column for source and target", got=repr(names[at[0]]), known=listed(names),
-                        do=_mend("target"))
+        raise DataError(
+            f"{path}: one column for source and target", got=repr(names[at[0]]), known=listed(names), do=_mend("target")
+        )
     if None not in named.values():
         return at, []
     return at, [f"source column {names[at[0]]!r}, target column {names[at[1]]!r}: {why}"]
@@ -166,5 +200,8 @@ def locate_pairs(name: str, encoding: str | None = None) -> DataSource:
         return sample_source(name)
     if found := table_source(name, encoding, PAIR_NAMES):
         return found
-    raise DataError(f"no pairs {name!r}: no such file", known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
-                    do="Give a .csv, .tsv, .json, .jsonl or .parquet file, for example --set data=my.tsv")
+    raise DataError(
+        f"no pairs {name!r}: no such file",
+        known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
+        do="Give a .csv, .tsv, .json, .jsonl or .parquet file, for example --set data=my.tsv",
+    )

@@ -16,26 +16,34 @@ END = "<|endoftext|>"
 Records = dict[str, list[dict]]  # of each split
 
 
-def divide_pairs(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer,
-                 max_length: int) -> tuple[Records, dict[str, Examples]]:
+def divide_pairs(
+    recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, max_length: int
+) -> tuple[Records, dict[str, Examples]]:
     """Split and tokenize the pairs, those of one source together if not by their order alone.
 
     given: val or test as files of their own, which stay whole.
     """
     sources = [record["source"] for record in source.records]
-    shares = [0.0 if side in given else share for side, share in (("val", recipe.split.val_fraction),
-                                                                  ("test", recipe.split.test_fraction))]
+    shares = [
+        0.0 if side in given else share
+        for side, share in (("val", recipe.split.val_fraction), ("test", recipe.split.test_fraction))
+    ]
     parts = divide(sources, recipe.split, *shares)
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
     records |= {side: table.records for side, table in given.items()}
     family = recipe.seq2seq.family
     return records, tokenize_splits(
-        records, lambda part: make_examples(part, tokenize(part, tokenizer), max_length, family), max_length, "pair",
-        f"{count_different(sources)} different sources")
+        records,
+        lambda part: make_examples(part, tokenize(part, tokenizer), max_length, family),
+        max_length,
+        "pair",
+        f"{count_different(sources)} different sources",
+    )
 
 
-def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, context: int,
-            origin: DataOrigin) -> tuple[Records, dict[str, Examples], PairsCard]:
+def prepare(
+    recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, context: int, origin: DataOrigin
+) -> tuple[Records, dict[str, Examples], PairsCard]:
     """The pairs of each split, their tokens and the data card. context: tokens that the model reads at once."""
     family = recipe.seq2seq.family
     max_length = min(recipe.max_length or context, context)
@@ -44,8 +52,9 @@ def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: T
     for table in (source, *given.values()):
         for reason, rows in table.dropped_rows.items():
             dropped[reason] = dropped.get(reason, []) + rows
-    cut, left_out = (sorted(row for part in found.values() for row in getattr(part, name))
-                     for name in ("cut", "left_out"))
+    cut, left_out = (
+        sorted(row for part in found.values() for row in getattr(part, name)) for name in ("cut", "left_out")
+    )
     both = overlap({name: [record["source"] for record in part] for name, part in records.items()}, fold_text)
     notes = [f"{len(rows)} rows left out: {reason}" for reason, rows in dropped.items()]
     if cut:
@@ -58,14 +67,24 @@ def prepare(recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: T
     sides = zip(*(part.sides() for part in found.values()), strict=True)
     source_tokens, target_tokens = (token_spread([*chain.from_iterable(side)]) for side in sides)
     card = PairsCard(
-        **vars(origin), records=sum(map(len, records.values())), given=sorted(given),
-        dropped={reason: len(rows) for reason, rows in dropped.items()}, dropped_rows=dropped,
-        columns=list(source.columns), family=family, example=_as_read(records["train"][0], family),
-        protocol=recipe.split.protocol, seed=recipe.split.seed,
+        **vars(origin),
+        records=sum(map(len, records.values())),
+        given=sorted(given),
+        dropped={reason: len(rows) for reason, rows in dropped.items()},
+        dropped_rows=dropped,
+        columns=list(source.columns),
+        family=family,
+        example=_as_read(records["train"][0], family),
+        protocol=recipe.split.protocol,
+        seed=recipe.split.seed,
         different_sources=count_different([record["source"] for record in source.records]),
         splits=split_sizes(records, found),
         tokens=PairTokens(source_tokens, target_tokens, max_length, len(cut), len(left_out)),
-        cut_rows=cut, left_out_rows=left_out, overlap=both, notes=notes + overlap_notes(both, "source"))
+        cut_rows=cut,
+        left_out_rows=left_out,
+        overlap=both,
+        notes=notes + overlap_notes(both, "source"),
+    )
     return records, found, card
 
 

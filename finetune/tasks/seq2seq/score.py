@@ -70,19 +70,37 @@ def choose_headline(references: list[str]) -> str:
 def target_scores(written: WrittenTexts, references: References, corpus: dict[str, Any]) -> dict[str, Scores]:
     """Every metric of outputs. corpus: what ``corpus_metrics`` makes of the references."""
     texts, wanted = written.texts, references.texts
-    scores = {"exact_match": mean(exact_match(texts, wanted), share=True), **corpus_scores(corpus, texts),
-              **{name: mean(values) for name, values in rouge(texts, wanted).items()},
-              "length_ratio": length_ratio(texts, wanted)}
+    scores = {
+        "exact_match": mean(exact_match(texts, wanted), share=True),
+        **corpus_scores(corpus, texts),
+        **{name: mean(values) for name, values in rouge(texts, wanted).items()},
+        "length_ratio": length_ratio(texts, wanted),
+    }
     if written.ended is not None:
         scores["ended"] = mean(written.ended, share=True)
     return scores | reference_scores(written, references)
 
 
-def score_targets(own: WrittenTexts, sources: list[str], references: References, baselines: dict[str, WrittenTexts],
-                  clean: np.ndarray, resamples: int, seed: int) -> tuple[WrittenScores, dict[str, str]]:
+def score_targets(
+    own: WrittenTexts,
+    sources: list[str],
+    references: References,
+    baselines: dict[str, WrittenTexts],
+    clean: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> tuple[WrittenScores, dict[str, str]]:
     """What ``score_written`` makes of outputs, ``COPY`` among the baselines, and sacrebleu's signatures."""
     corpus = corpus_metrics(references.texts)
-    found = score_written(own, references, {COPY: WrittenTexts(sources)} | baselines, clean,
-                          partial(target_scores, corpus=corpus), choose_headline(references.texts), COMPARED, resamples,
-                          seed)
+    found = score_written(
+        own,
+        references,
+        {COPY: WrittenTexts(sources)} | baselines,
+        clean,
+        partial(target_scores, corpus=corpus),
+        choose_headline(references.texts),
+        COMPARED,
+        resamples,
+        seed,
+    )
     return found, {name: str(metric.get_signature()) for name, metric in corpus.items()}

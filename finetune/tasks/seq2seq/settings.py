@@ -11,18 +11,23 @@ class Seq2Seq(Settings):
     """How sources become targets."""
 
     family: Literal["decoder", "encoder-decoder"] = Field(
-        "encoder-decoder", description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
-        "the source is read both ways by an encoder, and both sides begin with a GPT's weights")
+        "encoder-decoder",
+        description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
+        "the source is read both ways by an encoder, and both sides begin with a GPT's weights",
+    )
     source: str | None = Field(None, description="name of the source column; none: found by its name")
     target: str | None = Field(None, description="name of the target column; none: found by its name")
     zero_init_cross_attention: bool = Field(
-        True, description="begin with the cross-attention's output at zero, so that the decoder is the GPT until it "
-        "learns to look at its source; else drawn as other fresh weights")
+        True,
+        description="begin with the cross-attention's output at zero, so that the decoder is the GPT until it "
+        "learns to look at its source; else drawn as other fresh weights",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the answer that is spread over all tokens")
     max_new_tokens: int = Field(64, ge=1, description="tokens of a target at most where targets are written")
     beams: int = Field(1, ge=1, description="beam search with so many beams in the evaluation; 1: greedy")
-    length_penalty: float = Field(1.0, description="of beams: their log probability is divided by their length to "
-                                  "this power")
+    length_penalty: float = Field(
+        1.0, description="of beams: their log probability is divided by their length to this power"
+    )
 
 
 SECTION = Seq2Seq

@@ -68,8 +68,11 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
         """The table, and those of validation and test."""
-        further = {f"the {key} file": locate_pairs(name, recipe.encoding).path
-                   for key in ("validation", "test") if (name := getattr(recipe, key))}
+        further = {
+            f"the {key} file": locate_pairs(name, recipe.encoding).path
+            for key in ("validation", "test")
+            if (name := getattr(recipe, key))
+        }
         return super().files(recipe) | further
 
     def check_settings(self, recipe: Recipe) -> None:
@@ -77,15 +80,24 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         super().check_settings(recipe)
         refuse_balanced(recipe)
         if recipe.train.method == "head":
-            raise RecipeError("method head trains nothing here", known="full, last-blocks, lora",
-                              do="A model that writes has no head of its own.")
+            raise RecipeError(
+                "method head trains nothing here",
+                known="full, last-blocks, lora",
+                do="A model that writes has no head of its own.",
+            )
         settings = recipe.seq2seq
         if settings.beams == 1 and settings.length_penalty != 1:
-            raise RecipeError("seq2seq.length_penalty is read by beam search alone", got="seq2seq.beams=1",
-                              do="Leave it out, or give --set seq2seq.beams=4.")
+            raise RecipeError(
+                "seq2seq.length_penalty is read by beam search alone",
+                got="seq2seq.beams=1",
+                do="Leave it out, or give --set seq2seq.beams=4.",
+            )
         if settings.family == "decoder" and not settings.zero_init_cross_attention:
-            raise RecipeError("a decoder has no cross-attention", got="seq2seq.zero_init_cross_attention=false",
-                              do="Leave it out, or give --set seq2seq.family=encoder-decoder.")
+            raise RecipeError(
+                "a decoder has no cross-attention",
+                got="seq2seq.zero_init_cross_attention=false",
+                do="Leave it out, or give --set seq2seq.family=encoder-decoder.",
+            )
 
     def check_data(self, recipe: Recipe) -> None:
         """Every pair."""
@@ -99,8 +111,9 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
                 given[side] = self._table(recipe, name, found.columns, fewest=1)
         return found, given
 
-    def _table(self, recipe: Recipe, name: str, columns: tuple[str | None, str | None] | None = None,
-               fewest: int = FEWEST) -> Pairs:
+    def _table(
+        self, recipe: Recipe, name: str, columns: tuple[str | None, str | None] | None = None, fewest: int = FEWEST
+    ) -> Pairs:
         data = locate_pairs(name, recipe.encoding)
         source, target = columns or (recipe.seq2seq.source, recipe.seq2seq.target)
         found = read_pairs(data.path, source, target, data.layout, fewest)
@@ -121,29 +134,43 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         write_json(run.path("data", "card.json"), card.to_json())
         sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
         say(f"pairs: {card.records:,}; {card.protocol} split: {sizes}; family {card.family}")
-        say("tokens: " + "; ".join(f"a {side} has {own.median} in the median, {own.max} at most"
-                                   for side, own in (("source", card.tokens.source), ("target", card.tokens.target))))
+        say(
+            "tokens: "
+            + "; ".join(
+                f"a {side} has {own.median} in the median, {own.max} at most"
+                for side, own in (("source", card.tokens.source), ("target", card.tokens.target))
+            )
+        )
         for note in card.notes:
             say(f"note: {note}")
-        return WrittenPrepared({name: part.used for name, part in card.splits.items()}, card.records,
-                               card.tokens.max_length, tokenizer.end_of_text)
+        return WrittenPrepared(
+            {name: part.used for name, part in card.splits.items()},
+            card.records,
+            card.tokens.max_length,
+            tokenizer.end_of_text,
+        )
 
     def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
         source, given = self._read(recipe)  # of any length: bytes are more than the weights' own tokens
         records, _ = divide_pairs(recipe, source, given, Tokenizer.of_bytes(), sys.maxsize)
-        say(f"pairs: {sum(map(len, records.values())):,}; " + " / ".join(f"{name} {len(part):,}"
-                                                                         for name, part in records.items()))
-        return WrittenPrepared({name: len(part) for name, part in records.items()}, sum(map(len, records.values())),
-                               context, 0)
+        say(
+            f"pairs: {sum(map(len, records.values())):,}; "
+            + " / ".join(f"{name} {len(part):,}" for name, part in records.items())
+        )
+        return WrittenPrepared(
+            {name: len(part) for name, part in records.items()}, sum(map(len, records.values())), context, 0
+        )
 
     def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> AnyFamily:
         """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
         model, started = build_model(gpt, recipe, prepared.end)
         if started:
             copied = sum(map(len, started.copied.values()))
-            say(f"  encoder-decoder: all {len(started.copied)} tensors of the GPT used, in {copied} places; "
-                f"{len(started.fresh)} fresh ones, all of the cross-attention")
+            say(
+                f"  encoder-decoder: all {len(started.copied)} tensors of the GPT used, in {copied} places; "
+                f"{len(started.fresh)} fresh ones, all of the cross-attention"
+            )
         return model
 
     def configure_trainable(self, model: AnyFamily, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
@@ -157,15 +184,25 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         train, val = _examples(recipe, run, "train", "val")
         return build_job(setup.model, setup.settings, train, val, device)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer,
-                 start: Start) -> TargetsEvaluation:
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer, start: Start
+    ) -> TargetsEvaluation:
         """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
         device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
         before, warm_start = build_model(load_base(recipe, run).body, recipe, prepared.end)
         test, val = _examples(recipe, run, "test", "val")
         evaluation, rows, maps = evaluate(
-            before.to(device), model, tokenizer, {name: read_records(run, name) for name in SPLITS},
-            {"test": test, "val": val}, recipe, run.result("verify", Verified).context, warm_start, start, device)
+            before.to(device),
+            model,
+            tokenizer,
+            {name: read_records(run, name) for name in SPLITS},
+            {"test": test, "val": val},
+            recipe,
+            run.result("verify", Verified).context,
+            warm_start,
+            start,
+            device,
+        )
         write_rows(run.path("targets.csv"), rows)
         write_json(run.path("attention.json"), [own.to_json() for own in maps])
         return evaluation
@@ -175,13 +212,25 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         measured, settings = run.path("eval.json"), recipe.seq2seq
         evaluation = TargetsEvaluation.from_json(read_json(measured), measured)
         said = self.verdict(evaluation)
-        use = SourceUse(settings.family, run.result("prepare", WrittenPrepared).max_length, settings.max_new_tokens,
-                        settings.beams, settings.length_penalty)
+        use = SourceUse(
+            settings.family,
+            run.result("prepare", WrittenPrepared).max_length,
+            settings.max_new_tokens,
+            settings.beams,
+            settings.length_penalty,
+        )
         files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
         if isinstance(model, SourceThenTarget):
-            readme = language_model_readme(run.name, evaluation.weights.name, [said], [
-                "    finetune generate DIRECTORY \"a source\"", "",
-                "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`."])
+            readme = language_model_readme(
+                run.name,
+                evaluation.weights.name,
+                [said],
+                [
+                    '    finetune generate DIRECTORY "a source"',
+                    "",
+                    "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`.",
+                ],
+            )
             return Exportable(run.name, model.gpt, tokenizer, readme, files=files)
         return Exportable(run.name, model.model, tokenizer, encoder_decoder_readme(run.name, said), files=files)
 
@@ -192,24 +241,34 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         train, val = _examples(recipe, run, "train", "val")
-        return probe_training(train, val, setup.settings,
-                              lambda own, other: build_job(setup.model, setup.settings, own, other, device))
+        return probe_training(
+            train, val, setup.settings, lambda own, other: build_job(setup.model, setup.settings, own, other, device)
+        )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Of writing the test's targets before and after training."""
         settings, model = recipe.seq2seq, setup.model.to(device).eval()
         [test] = _examples(recipe, run, "test")
-        sources = test.sources(writing_room(settings.family, test.max_length, run.result("verify", Verified).context,
-                                            settings.max_new_tokens))
-        return writing_seconds([len(ids) + 1 for ids in sources], settings.max_new_tokens, lambda rows: write(
-            model, [sources[row] for row in rows], setup.tokenizer, settings, TRIED, device), settings.beams)
+        sources = test.sources(
+            writing_room(
+                settings.family, test.max_length, run.result("verify", Verified).context, settings.max_new_tokens
+            )
+        )
+        return writing_seconds(
+            [len(ids) + 1 for ids in sources],
+            settings.max_new_tokens,
+            lambda rows: write(model, [sources[row] for row in rows], setup.tokenizer, settings, TRIED, device),
+            settings.beams,
+        )
 
 
 def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
-    return [make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.seq2seq.family)
-            for name in splits]
+    return [
+        make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.seq2seq.family)
+        for name in splits
+    ]
 
 
 TASK = Seq2SeqTask()

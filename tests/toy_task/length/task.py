@@ -75,7 +75,7 @@ class LengthTask(Task):
         random.Random(recipe.split.seed).shuffle(lines)
         rows = [{"row": i, "text": line, "label": int(len(line) >= recipe.length.long)} for i, line in enumerate(lines)]
         fifth = len(rows) // 5
-        splits = {"val": rows[:fifth], "test": rows[fifth:2 * fifth], "train": rows[2 * fifth:]}
+        splits = {"val": rows[:fifth], "test": rows[fifth : 2 * fifth], "train": rows[2 * fifth :]}
         write_records(run, splits)
         card = LengthCard(**vars(run.result("download", Downloaded).data), rows=len(rows))
         write_json(run.path("data", "card.json"), card.to_json())
@@ -104,19 +104,26 @@ class LengthTask(Task):
             wanted = torch.from_numpy(val_targets)
             right = float((logits.argmax(1) == wanted).float().mean())
             return {"log_loss": float(F.cross_entropy(logits, wanted)), "accuracy": right, "f1_macro": right}
+
         return Job(setup.model, ids.lengths(), [1.0] * len(ids), batch, loss_sum, validate, name_row=str)
 
-    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer,
-                 start: Start) -> LengthEvaluation:
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
+    ) -> LengthEvaluation:
         """Accuracy on the test's lines."""
         ids, targets = _examples(run, "test", tokenizer)
         right = predict_logits(model, ids).argmax(1) == targets
         low, high = wilson(int(right.sum()), len(right))
         accuracy = Metric(float(right.mean()), low, high, len(right))
         return LengthEvaluation(
-            **vars(start), schema_version=1, task="length", seconds=0.0, metrics={"accuracy": accuracy},
+            **vars(start),
+            schema_version=1,
+            task="length",
+            seconds=0.0,
+            metrics={"accuracy": accuracy},
             headline=Headline(**vars(accuracy), metric="accuracy", split="test"),
-            commonest=float(max(targets.mean(), 1 - targets.mean())))
+            commonest=float(max(targets.mean(), 1 - targets.mean())),
+        )
 
     def summary(self, evaluation: LengthEvaluation) -> list[str]:
         """The result for the screen."""
@@ -125,8 +132,15 @@ class LengthTask(Task):
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """A classifier, compared on the test's lines."""
         texts = [record["text"] for record in read_records(run, "test")]
-        return Exportable(run.name, model, tokenizer, lambda exported: f"# {run.name}\n\n{exported.summary}\n",
-                          labels=LABELS, texts=texts, max_length=CONTEXT)
+        return Exportable(
+            run.name,
+            model,
+            tokenizer,
+            lambda exported: f"# {run.name}\n\n{exported.summary}\n",
+            labels=LABELS,
+            texts=texts,
+            max_length=CONTEXT,
+        )
 
     def next_command(self, directory: Path) -> str:
         """What can be done with it."""
@@ -135,8 +149,10 @@ class LengthTask(Task):
 
 def _examples(run: Run, split: str, tokenizer: Tokenizer):
     records = read_records(run, split)
-    return (encode(tokenizer, [record["text"] for record in records], CONTEXT),
-            np.array([record["label"] for record in records]))
+    return (
+        encode(tokenizer, [record["text"] for record in records], CONTEXT),
+        np.array([record["label"] for record in records]),
+    )
 
 
 TASK = LengthTask()

@@ -26,22 +26,34 @@ def adapted(*targets: str, rank: int = 4, alpha: float = 6.0, dropout: float = 0
     return gpt
 
 
-@pytest.mark.parametrize("targets, places", [
-    (("attention.qkv",), [f"blocks.{i}.attention.qkv" for i in range(3)]),
-    (("up", "attention.out"), [f"blocks.{i}.{name}" for i in range(3) for name in ("attention.out", "mlp.up")]),
-    (("blocks.1.mlp.*",), ["blocks.1.mlp.up", "blocks.1.mlp.down"]),
-    (("blocks.2.attention.out", "out"), [f"blocks.{i}.attention.out" for i in range(3)]),
-    (("*",), [f"blocks.{i}.{name}" for i in range(3)
-              for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")]),
-])
+@pytest.mark.parametrize(
+    "targets, places",
+    [
+        (("attention.qkv",), [f"blocks.{i}.attention.qkv" for i in range(3)]),
+        (("up", "attention.out"), [f"blocks.{i}.{name}" for i in range(3) for name in ("attention.out", "mlp.up")]),
+        (("blocks.1.mlp.*",), ["blocks.1.mlp.up", "blocks.1.mlp.down"]),
+        (("blocks.2.attention.out", "out"), [f"blocks.{i}.attention.out" for i in range(3)]),
+        (
+            ("*",),
+            [
+                f"blocks.{i}.{name}"
+                for i in range(3)
+                for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+            ],
+        ),
+    ],
+)
 def test_the_layers_that_a_target_names_are_swapped_and_no_other(targets, places):
     gpt = small_gpt()
     before = dict(gpt.named_parameters())
     add_lora(gpt, 2, 2.0, 0.0, targets, seed=0)
     assert list(lora_layers(gpt)) == places
     after = dict(gpt.named_parameters())
-    assert {name for name in after if name not in before} == set(lora_tensors(gpt)) == {
-        f"{place}.{kind}" for place in places for kind in ("lora_A", "lora_B")}
+    assert (
+        {name for name in after if name not in before}
+        == set(lora_tensors(gpt))
+        == {f"{place}.{kind}" for place in places for kind in ("lora_A", "lora_B")}
+    )
     assert all(after[name] is parameter for name, parameter in before.items())  # the same names, the same tensors
 
 
@@ -49,8 +61,10 @@ def test_the_layers_that_a_target_names_are_swapped_and_no_other(targets, places
 def test_a_name_of_no_layer_is_refused_with_those_there_are(target):
     with pytest.raises(RecipeError) as caught:
         add_lora(small_gpt(), 2, 2.0, 0.0, ("mlp.up", target), seed=0)
-    assert f"no linear layer is called {target!r}; known: blocks.*.attention.qkv, blocks.*.attention.out, " \
-           "blocks.*.mlp.up, blocks.*.mlp.down." in str(caught.value)
+    assert (
+        f"no linear layer is called {target!r}; known: blocks.*.attention.qkv, blocks.*.attention.out, "
+        "blocks.*.mlp.up, blocks.*.mlp.down." in str(caught.value)
+    )
 
 
 def test_a_rank_that_saves_nothing_is_refused():

@@ -30,6 +30,7 @@ def tokenizer() -> Tokenizer:
 def theirs():
     """transformers', not written yet."""
     from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(vocab_size=257, n_positions=32, n_embd=48, n_layer=2, n_head=4)
     model = GPT2LMHeadModel(config).eval()
     generator = torch.Generator().manual_seed(2)

@@ -23,18 +23,22 @@ def same(a: GPT, b: GPT) -> bool:
 @pytest.mark.parametrize("layers", [1, 2, 12])
 def test_the_table_names_every_tensor_of_transformers_once(layers):
     from transformers import GPT2Config, GPT2Model
+
     config = GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=layers, n_head=2)
     shapes = {name: tuple(p.shape) for name, p in GPT2Model(config).named_parameters()}
-    ours = {name: tuple(p.shape) for name, p in
-            GPT(GPTConfig(vocab_size=11, context=8, width=4, layers=layers, heads=2)).named_parameters()}
+    ours = {
+        name: tuple(p.shape)
+        for name, p in GPT(GPTConfig(vocab_size=11, context=8, width=4, layers=layers, heads=2)).named_parameters()
+    }
     rows = expand(layers)
     assert len(rows) == len(shapes) == len(ours)
-    assert {theirs: ours[name][::-1 if transposed else 1] for theirs, name, transposed in rows} == shapes
+    assert {theirs: ours[name][:: -1 if transposed else 1] for theirs, name, transposed in rows} == shapes
     assert {name for _, name, _ in rows} == set(ours)
 
 
 def test_transposed_are_exactly_the_conv1d_weights(theirs):
     from transformers.pytorch_utils import Conv1D
+
     conv = {f"{name}.weight" for name, module in theirs.transformer.named_modules() if isinstance(module, Conv1D)}
     assert {name for name, _, transposed in expand(2) if transposed} == conv
 
@@ -63,8 +67,10 @@ def test_a_name_with_and_without_the_prefix_is_refused(model):
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_mask_buffers_are_skipped_and_listed(model, prefix):
     tensors = gpt_tensors(model)
-    masks = {f"{prefix}h.0.attn.bias": torch.ones(1, 1, 32, 32, dtype=torch.bool).tril(),
-             f"{prefix}h.1.attn.masked_bias": torch.tensor(float("-inf"))}
+    masks = {
+        f"{prefix}h.0.attn.bias": torch.ones(1, 1, 32, 32, dtype=torch.bool).tril(),
+        f"{prefix}h.1.attn.masked_bias": torch.tensor(float("-inf")),
+    }
     loaded, report = load(tensors | masks, model)
     assert same(loaded, model) and report.skipped == sorted(masks) and report.loaded == 28
 
@@ -93,8 +99,13 @@ def test_all_that_does_not_fit_stands_in_one_error(model):
     tensors["transformer.score.weight"] = torch.ones(2, 48)
     with pytest.raises(WeightsError, match="5 tensors do not fit a GPT-2 of 2 layers and width 48") as caught:
         load(tensors, model)
-    for part in ("missing h.1.mlp.c_fc.weight (48, 192)", "unexpected extra", "unexpected transformer.h.2.ln_1.weight",
-                 "unexpected transformer.score.weight", "h.0.attn.c_attn.weight is (144, 48), expected (48, 144)"):
+    for part in (
+        "missing h.1.mlp.c_fc.weight (48, 192)",
+        "unexpected extra",
+        "unexpected transformer.h.2.ln_1.weight",
+        "unexpected transformer.score.weight",
+        "h.0.attn.c_attn.weight is (144, 48), expected (48, 144)",
+    ):
         assert part in str(caught.value)
 
 
@@ -109,6 +120,7 @@ def test_nothing_is_read_or_allocated_before_the_names_and_shapes_fit(model):
 
     def read(name):
         raise AssertionError(f"{name} was read")
+
     with pytest.raises(WeightsError, match="tensors do not fit"):
         load_gpt(huge, shapes, read, "file")
 
@@ -131,8 +143,14 @@ def test_a_value_that_is_no_number_is_refused(model, value):
         load(tensors, model)
 
 
-@pytest.mark.parametrize("tensor", [torch.full((48,), 1e300, dtype=torch.float64), torch.ones(48, dtype=torch.int64),
-                                    torch.full((48,), float("nan")).to(torch.float8_e4m3fn)])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.full((48,), 1e300, dtype=torch.float64),
+        torch.ones(48, dtype=torch.int64),
+        torch.full((48,), float("nan")).to(torch.float8_e4m3fn),
+    ],
+)
 def test_values_that_fp32_cannot_hold_are_refused(model, tensor):
     with pytest.raises(WeightsError, match="ln_f.bias holds values that are not finite"):
         load(gpt_tensors(model) | {"transformer.ln_f.bias": tensor}, model)

@@ -25,8 +25,13 @@ def written(tmp_path):
 
 def test_what_is_written_is_read_back(written):
     directory, model = written
-    assert {path.name for path in directory.iterdir()} == {"config.json", "model.safetensors", "vocab.json",
-                                                           "merges.txt", "seq2seq.json"}
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "merges.txt",
+        "seq2seq.json",
+    }
     again, tokenizer = load(str(directory))
     assert again.config == model.config and not again.training and tokenizer.vocab_size == BYTES.vocab_size
     ids = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -35,10 +40,25 @@ def test_what_is_written_is_read_back(written):
     assert load_encoder_decoder(directory, dropout=0.25).model.config.dropout == 0.25
 
 
-@pytest.mark.parametrize("key, value", [
-    ("layers", 10**9), ("layers", -1), ("layers", 3), ("heads", 3), ("width", "16"), ("norm_eps", 2.0),
-    ("norm_eps", None), ("positions", "none"), ("tied", False), ("biases", 1), ("vocab_size", 300), ("context", True),
-    ("encoder_layers", 2), ("kv_heads", 1)])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("layers", 10**9),
+        ("layers", -1),
+        ("layers", 3),
+        ("heads", 3),
+        ("width", "16"),
+        ("norm_eps", 2.0),
+        ("norm_eps", None),
+        ("positions", "none"),
+        ("tied", False),
+        ("biases", 1),
+        ("vocab_size", 300),
+        ("context", True),
+        ("encoder_layers", 2),
+        ("kv_heads", 1),
+    ],
+)
 def test_a_config_that_is_another_models_is_refused(written, key, value):
     directory, _ = written
     config = json.loads((directory / "config.json").read_text())
@@ -51,8 +71,11 @@ def test_tensors_that_are_not_the_models_are_refused(written):
     directory, _ = written
     tensors = load_file(directory / "model.safetensors")
     name = "decoder.blocks.0.cross_attention.out.weight"
-    for change in ({name: torch.full_like(tensors[name], torch.nan)}, {name: tensors[name][:8].contiguous()},
-                   {"more": torch.zeros(2)}):
+    for change in (
+        {name: torch.full_like(tensors[name], torch.nan)},
+        {name: tensors[name][:8].contiguous()},
+        {"more": torch.zeros(2)},
+    ):
         save_file(tensors | change, directory / "model.safetensors")
         with pytest.raises(WeightsError):
             load(str(directory))

@@ -17,11 +17,14 @@ def mirror(model, tokenizer, tmp_path, monkeypatch):
     write_checkpoint(folder, model, tokenizer)
     (folder / "config.json").unlink()
     paths = [folder / name for name in ("model.safetensors", "vocab.json", "merges.txt")]
-    files = "\n".join(f'"{path.name}" = {{ bytes = {path.stat().st_size}, sha256 = "{sha256_file(path)}" }}'
-                      for path in paths)
+    files = "\n".join(
+        f'"{path.name}" = {{ bytes = {path.stat().st_size}, sha256 = "{sha256_file(path)}" }}' for path in paths
+    )
     registry = tmp_path / "registry.toml"
-    registry.write_text(f'[weights.small]\nrepo = "a/b"\nrevision = "{"0" * 40}"\nlayers = 2\nwidth = 48\nheads = 4\n'
-                        f'context = 32\nvocab_size = 257\nlicence = "MIT"\n[weights.small.files]\n{files}\n')
+    registry.write_text(
+        f'[weights.small]\nrepo = "a/b"\nrevision = "{"0" * 40}"\nlayers = 2\nwidth = 48\nheads = 4\n'
+        f'context = 32\nvocab_size = 257\nlicence = "MIT"\n[weights.small.files]\n{files}\n'
+    )
     monkeypatch.setenv("FINETUNE_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("FINETUNE_REGISTRY", str(registry))
     return folder
@@ -76,6 +79,7 @@ def test_an_unknown_name_names_the_known_ones():
 def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(tmp_path, monkeypatch):
     def refused(*arguments):
         raise FetchError("status 403")
+
     monkeypatch.setattr(sources, "find_weights", lambda row: None)
     for bundled, fallback in ((tmp_path, "mini"), (tmp_path / "missing", "random-bytes")):
         monkeypatch.setattr(sources, "_bundled", lambda bundled=bundled: bundled)

@@ -33,6 +33,7 @@ def written(theirs, tokenizer, tmp_path) -> Path:
 @torch.no_grad()
 def test_transformers_loads_what_we_write_and_we_load_it_back_bit_equal(model, tokenizer, tmp_path, input_ids):
     from transformers import GPT2LMHeadModel
+
     write_checkpoint(tmp_path / "ours", model, tokenizer)
     loaded, info = GPT2LMHeadModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
@@ -46,6 +47,7 @@ def test_transformers_loads_what_we_write_and_we_load_it_back_bit_equal(model, t
 @torch.no_grad()
 def test_a_classifier_is_a_GPT2ForSequenceClassification(model, tokenizer, tmp_path, input_ids):
     from transformers import GPT2ForSequenceClassification
+
     ours = Classifier(model, 5).initialise_head(0).eval()
     write_checkpoint(tmp_path / "ours", ours, tokenizer, {"num_labels": 5})
     loaded, info = GPT2ForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -59,6 +61,7 @@ def test_a_classifier_is_a_GPT2ForSequenceClassification(model, tokenizer, tmp_p
 
 def test_the_tokenizer_we_write_is_the_same_in_transformers(model, tokenizer, tmp_path):
     from transformers import AutoTokenizer
+
     write_checkpoint(tmp_path / "ours", model, tokenizer)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
     text = "A first text, é \U0001f600 <|endoftext|> typed in it.\n"
@@ -88,6 +91,7 @@ def test_shards_load(theirs, tokenizer, tmp_path, input_ids):
 
 def test_a_tokenizer_json_is_enough(written, tokenizer, tmp_path):
     from transformers import GPT2Tokenizer
+
     fast = GPT2Tokenizer.from_pretrained(written)
     for name in ("vocab.json", "merges.txt"):
         (written / name).unlink()
@@ -131,6 +135,7 @@ def test_the_norm_epsilon_of_the_config_is_used(theirs, tokenizer, tmp_path, inp
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
     from transformers import GPT2LMHeadModel
+
     with torch.no_grad():
         expected = GPT2LMHeadModel.from_pretrained(tmp_path).eval()(input_ids).logits
         torch.testing.assert_close(load_checkpoint(tmp_path).model(input_ids), expected, atol=2e-5, rtol=0)
@@ -144,8 +149,15 @@ def full_disk_in_rust(*_, **__):
     raise store.SafetensorError("I/O error: No space left on device (os error 28)")
 
 
-@pytest.mark.parametrize("where, fault", [("save_file", full_disk), ("save_file", full_disk_in_rust),
-                                          ("write_json", full_disk), ("sync_directory", full_disk)])
+@pytest.mark.parametrize(
+    "where, fault",
+    [
+        ("save_file", full_disk),
+        ("save_file", full_disk_in_rust),
+        ("write_json", full_disk),
+        ("sync_directory", full_disk),
+    ],
+)
 def test_a_disk_that_fails_leaves_a_whole_checkpoint(model, tokenizer, tmp_path, monkeypatch, where, fault):
     write_checkpoint(tmp_path / "best", model, tokenizer)
     before = {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()}
@@ -164,6 +176,7 @@ def test_a_rename_that_fails_leaves_the_old_checkpoint(model, tokenizer, tmp_pat
         if self.suffix == ".tmp":
             raise PermissionError(errno.EACCES, "Permission denied")
         return rename(self, target)
+
     monkeypatch.setattr(Path, "rename", fail_to_publish)
     with pytest.raises(WeightsError, match="cannot write"):
         write_checkpoint(tmp_path / "best", model, tokenizer)
@@ -182,6 +195,7 @@ def test_a_new_checkpoint_replaces_the_old_one_whole(model, tokenizer, tmp_path)
 
 def test_the_model_of_the_fallback_is_reproducible(tmp_path):
     from finetune.checkpoints.fallback import write_random_bytes
+
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_random_bytes(tmp_path / name, seed)
     a, b, c = (load_checkpoint(tmp_path / name) for name in "abc")
@@ -190,7 +204,9 @@ def test_the_model_of_the_fallback_is_reproducible(tmp_path):
 
 
 def test_loading_does_not_import_the_compiler(written):
-    code = ("import sys; from pathlib import Path; from finetune.checkpoints.store import load_checkpoint; "
-            f"load_checkpoint(Path({str(written)!r})); print({{'torch._dynamo', 'sympy'}} & set(sys.modules))")
+    code = (
+        "import sys; from pathlib import Path; from finetune.checkpoints.store import load_checkpoint; "
+        f"load_checkpoint(Path({str(written)!r})); print({{'torch._dynamo', 'sympy'}} & set(sys.modules))"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.stdout == "set()\n", ended

@@ -62,6 +62,7 @@ def test_a_full_disk_is_a_problem(monkeypatch):
 
 def test_logits_that_are_not_finite_are_a_problem(monkeypatch):
     from finetune.models.gpt import GPT
+
     forward = GPT.forward
     monkeypatch.setattr(GPT, "forward", lambda self, ids: forward(self, ids) * float("nan"))
     assert found()["forward pass"][1] is False

@@ -12,6 +12,7 @@ TEXTS = ["the cat sat on the mat, the cat's hat", "It'll rain at 10:30 today... 
 
 def test_ids_equal_those_of_tokenizers_and_round_trip():
     from tokenizers import Tokenizer, models, pre_tokenizers
+
     ours = train_vocabulary(TEXTS, 400)
     merges = [tuple(line.split(" ")) for line in ours.merges_txt.splitlines() if not line.startswith("#")]
     theirs = Tokenizer(models.BPE(json.loads(ours.vocab_json), merges))

@@ -34,9 +34,12 @@ def test_tfidf_equals_the_same_pipeline_built_by_hand():
     found, note, seconds = baseline.tfidf_logistic(train, y_train, val, y_val, test, 3)
     cost = float(note.split("C = ")[1].split()[0])
     pipeline = make_pipeline(
-        make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-                   TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)),
-        LogisticRegression(C=cost, max_iter=1000)).fit(train, y_train)
+        make_union(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        ),
+        LogisticRegression(C=cost, max_iter=1000),
+    ).fit(train, y_train)
     assert found == pytest.approx(pipeline.predict_proba(test), abs=1e-3)
     assert (found.argmax(axis=1) == np.arange(12) % 3).all() and seconds > 0
 
@@ -50,8 +53,10 @@ def test_tfidf_takes_the_cost_that_validation_prefers(noise, preferred):
     train, val = texts_of(y_train), texts_of(y_val, 1)
     scores = {}
     for cost in (1, 10, 100):
-        vectors = make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-                             TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True))
+        vectors = make_union(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        )
         model = make_pipeline(vectors, LogisticRegression(C=cost, max_iter=300)).fit(train, noisy)
         p = model.predict_proba(val)
         scores[cost] = ((p.argmax(axis=1) == y_val).mean(), np.log(p[np.arange(60), y_val]).mean())
@@ -97,6 +102,7 @@ def test_chunks_of_the_test_do_not_change_it(monkeypatch):
 def test_the_nearest_question_is_scikit_learns_nearest_neighbour():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.neighbors import NearestNeighbors
+
     draw = np.random.default_rng(0)
     pool = ["colour", "Farbe", "number", "日本語", "é", "the last", "word", "🦊"]
     known, asked = ([" ".join(draw.choice(pool, 5)) for _ in range(count)] for count in (300, 450))

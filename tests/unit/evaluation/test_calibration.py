@@ -46,7 +46,8 @@ def test_reliability_bins_equal_scikit_learns_calibration_curve():
     assert [row.confidence for row in rows] == pytest.approx(list(mean))
     assert sum(row.n for row in rows) == 3000
     assert calibration.expected_calibration_error(p, y) == pytest.approx(
-        sum(row.n * abs(a - b) for row, a, b in zip(rows, share, mean, strict=True)) / 3000)
+        sum(row.n * abs(a - b) for row, a, b in zip(rows, share, mean, strict=True)) / 3000
+    )
 
 
 def test_certain_rows_fall_into_the_last_bin():

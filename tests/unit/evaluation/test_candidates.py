@@ -50,8 +50,10 @@ def test_intervals_are_scipys_percentile_bootstrap_of_the_mean_over_the_seeds():
         rows = at.astype(int)
         of = {name: np.mean([f1_score(y[rows], row[rows]) for row in given]) for name, given in decisions.items()}
         return of["b"] - of["a"]
-    own = bootstrap((np.arange(len(y)),), f1_difference, n_resamples=300, method="percentile", vectorized=False,
-                    random_state=1)
+
+    own = bootstrap(
+        (np.arange(len(y)),), f1_difference, n_resamples=300, method="percentile", vectorized=False, random_state=1
+    )
     difference = found["b"].difference.metrics["f1"]
     assert difference.low == pytest.approx(own.confidence_interval.low, abs=0.03)
     assert difference.high == pytest.approx(own.confidence_interval.high, abs=0.03)
@@ -71,8 +73,15 @@ def test_holm_is_the_closed_test_with_bonferroni():
     random = np.random.default_rng(0)
     for _ in range(50):
         p = (random.random(5) ** 3).tolist()
-        expected = [max(min(1.0, size * min(p[j] for j in chosen)) for size in range(1, 6)
-                        for chosen in combinations(range(5), size) if i in chosen) for i in range(5)]
+        expected = [
+            max(
+                min(1.0, size * min(p[j] for j in chosen))
+                for size in range(1, 6)
+                for chosen in combinations(range(5), size)
+                if i in chosen
+            )
+            for i in range(5)
+        ]
         assert holm(p) == pytest.approx(expected)
     assert holm([]) == []
 
@@ -87,8 +96,14 @@ def test_rows_with_parts_are_compared_over_all_parts():
         assert found[name].metrics["loss"].value == pytest.approx(own.mean(axis=0).sum() / parts.sum())
         assert [seed["loss"] for seed in found[name].by_seed] == pytest.approx(own.sum(axis=1) / parts.sum())
     rows = (scores["b"].mean(axis=0), parts)
-    expected = bootstrap(rows, lambda x, n, axis=-1: x.sum(axis) / n.sum(axis), paired=True,
-                         method="percentile", n_resamples=4000, random_state=1).confidence_interval
+    expected = bootstrap(
+        rows,
+        lambda x, n, axis=-1: x.sum(axis) / n.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        random_state=1,
+    ).confidence_interval
     entry = found["b"].metrics["loss"]
     assert (entry.low, entry.high, entry.n) == (*(pytest.approx(end, rel=0.03) for end in expected), 60)
     difference = found["b"].difference

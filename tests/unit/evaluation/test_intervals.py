@@ -20,8 +20,9 @@ def test_wilson_of_no_rows_says_nothing():
 
 def test_bootstrap_of_a_mean_equals_scipys_percentile_interval():
     values = np.random.default_rng(0).gamma(2.0, size=400)
-    expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile",
-                               rng=np.random.default_rng(1)).confidence_interval
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     low, high = intervals.bootstrap(lambda counts: counts @ values / len(values), len(values), 20_000, seed=2)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.006)
 
@@ -77,8 +78,10 @@ def test_bootstrap_passes_over_undefined_resamples():
 def test_mcnemar_equals_the_binomial_test_of_the_discordant_rows(seed):
     generator = np.random.default_rng(seed)
     a, b = generator.random(300) < 0.95, generator.random(300) < 0.9
-    only_a, only_b = sum(x and not y for x, y in zip(a, b, strict=True)), sum(
-        y and not x for x, y in zip(a, b, strict=True))
+    only_a, only_b = (
+        sum(x and not y for x, y in zip(a, b, strict=True)),
+        sum(y and not x for x, y in zip(a, b, strict=True)),
+    )
     assert intervals.mcnemar(a, b) == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
@@ -115,5 +118,6 @@ def test_paired_bootstrap_of_sums_is_that_of_their_parts():
     twice = intervals.paired_bootstrap(*sums, 500, 0, np.full(40, 2))
     plain = intervals.paired_bootstrap(*sums, 500, 0)
     assert [2 * part for part in (twice.value, twice.low, twice.high)] == pytest.approx(
-        [plain.value, plain.low, plain.high])
+        [plain.value, plain.low, plain.high]
+    )
     assert twice.p_value == plain.p_value

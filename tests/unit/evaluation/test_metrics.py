@@ -22,21 +22,32 @@ def reference(y, predicted, p, k, positive):
     """The same metrics straight from scikit-learn; calibration error by its formula."""
     classes = list(range(k))
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == y
-    ece = sum(abs(correct[inside].mean() - confidence[inside].mean()) * inside.mean()
-              for low in np.arange(15) / 15
-              if (inside := (confidence > low) & (confidence <= low + 1 / 15)).any())
+    ece = sum(
+        abs(correct[inside].mean() - confidence[inside].mean()) * inside.mean()
+        for low in np.arange(15) / 15
+        if (inside := (confidence > low) & (confidence <= low + 1 / 15)).any()
+    )
     onehot = np.eye(k)[y]
-    values = {"accuracy": sk.accuracy_score(y, predicted), "ece": ece,
-              "f1_macro": sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0),
-              "log_loss": sk.log_loss(y, p, labels=classes), "brier": ((p - onehot) ** 2).sum(axis=1).mean()}
+    values = {
+        "accuracy": sk.accuracy_score(y, predicted),
+        "ece": ece,
+        "f1_macro": sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0),
+        "log_loss": sk.log_loss(y, p, labels=classes),
+        "brier": ((p - onehot) ** 2).sum(axis=1).mean(),
+    }
     if k == 2:
         truth, called = y == positive, predicted == positive
-        values |= {"f1": sk.f1_score(truth, called, zero_division=0), "brier": ((p[:, 1] - y) ** 2).mean(),
-                   "precision": sk.precision_score(truth, called, zero_division=0),
-                   "recall": sk.recall_score(truth, called, zero_division=0)}
+        values |= {
+            "f1": sk.f1_score(truth, called, zero_division=0),
+            "brier": ((p[:, 1] - y) ** 2).mean(),
+            "precision": sk.precision_score(truth, called, zero_division=0),
+            "recall": sk.recall_score(truth, called, zero_division=0),
+        }
         if 0 < truth.sum() < len(y):
-            values |= {"roc_auc": sk.roc_auc_score(truth, p[:, positive]),
-                       "average_precision": sk.average_precision_score(truth, p[:, positive])}
+            values |= {
+                "roc_auc": sk.roc_auc_score(truth, p[:, positive]),
+                "average_precision": sk.average_precision_score(truth, p[:, positive]),
+            }
     return values
 
 
@@ -66,6 +77,7 @@ def test_values_and_intervals_equal_scikit_learn_on_every_resample(k, positive):
 def test_accuracy_has_wilsons_interval():
     y, predicted, p = sample(90, 3)
     from scipy.stats import binomtest
+
     expected = binomtest(int((y == predicted).sum()), 90).proportion_ci(method="wilson")
     accuracy = classification_metrics(y, predicted, p, list("abc"), None, 100, 0)["accuracy"]
     assert (accuracy.low, accuracy.high) == pytest.approx((expected.low, expected.high))
@@ -123,9 +135,11 @@ def test_paired_difference_equals_a_bootstrap_by_hand(metric):
 
 def test_per_class_equals_scikit_learns_report():
     y, predicted, _ = sample(100, 3)
-    expected = sk.classification_report(y, predicted, labels=[0, 1, 2], target_names=list("abc"), output_dict=True,
-                                        zero_division=0)
+    expected = sk.classification_report(
+        y, predicted, labels=[0, 1, 2], target_names=list("abc"), output_dict=True, zero_division=0
+    )
     for row in per_class(y, predicted, list("abc")):
         own = expected[row.label]
         assert (row.precision, row.recall, row.f1, row.support) == pytest.approx(
-            (own["precision"], own["recall"], own["f1-score"], own["support"]))
+            (own["precision"], own["recall"], own["f1-score"], own["support"])
+        )

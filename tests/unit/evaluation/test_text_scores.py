@@ -20,9 +20,11 @@ def texts(count, seed):
 
 def squad(answer, reference):
     """Exact match and F1 as in SQuAD's evaluate-v2.0.py."""
+
     def normalize(s):
         s = "".join(ch for ch in s.lower() if ch not in set(string.punctuation))
         return " ".join(re.compile(r"\b(a|an|the)\b", re.UNICODE).sub(" ", s).split())
+
     gold, guess = normalize(reference).split(), normalize(answer).split()
     same = sum((Counter(gold) & Counter(guess)).values())
     if len(gold) == 0 or len(guess) == 0:
@@ -47,8 +49,9 @@ def test_exact_match_forgives_white_space_alone():
     assert squad_exact_match(own, wanted).tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("text, share", [
-    ("", 0), ("a b c", 0), ("a b c d e", 0), ("a a a a a", 0.5), ("a b c d a b c d a b c d", 5 / 9)])
+@pytest.mark.parametrize(
+    "text, share", [("", 0), ("a b c", 0), ("a b c d e", 0), ("a a a a a", 0.5), ("a b c d a b c d a b c d", 5 / 9)]
+)
 def test_repetition_is_the_share_of_4_grams_seen_before(text, share):
     assert repetition([text, "x"]).tolist() == pytest.approx([share, 0])
 

@@ -62,21 +62,38 @@ def test_the_directory_is_peft_s_own(directory, model, base):
     checked = peft.write(thing(model), directory, base)
     assert checked.compared and checked.max_logit_difference < 1e-4
     directory = directory
-    assert {path.name for path in directory.iterdir()} == {"adapter_model.safetensors", "adapter_config.json",
-                                                           "README.md"}
+    assert {path.name for path in directory.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+    }
     config = json.loads((directory / "adapter_config.json").read_text())
     layers = ["h.0.attn.c_attn", "h.1.attn.c_attn", "h.1.mlp.c_fc", "h.1.mlp.c_proj"]
     assert config == {
-        "peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "tiny", "revision": None, "r": 2,
-        "lora_alpha": 5.0, "lora_dropout": 0.1, "target_modules": layers, "modules_to_save": ["score"],
-        "fan_in_fan_out": True, "bias": "none", "use_rslora": False, "use_dora": False, "inference_mode": True}
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": "tiny",
+        "revision": None,
+        "r": 2,
+        "lora_alpha": 5.0,
+        "lora_dropout": 0.1,
+        "target_modules": layers,
+        "modules_to_save": ["score"],
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
     shapes = {name: tuple(tensor.shape) for name, tensor in load_file(directory / "adapter_model.safetensors").items()}
     sizes = {"attn.c_attn": (16, 48), "mlp.c_fc": (16, 64), "mlp.c_proj": (64, 16)}
     expected = {"base_model.model.score.weight": (3, 16)}
     for layer in layers:
         wide, out = sizes[layer.partition(".")[2].partition(".")[2]]
-        expected |= {f"base_model.model.transformer.{layer}.lora_A.weight": (2, wide),
-                     f"base_model.model.transformer.{layer}.lora_B.weight": (out, 2)}
+        expected |= {
+            f"base_model.model.transformer.{layer}.lora_A.weight": (2, wide),
+            f"base_model.model.transformer.{layer}.lora_B.weight": (out, 2),
+        }
     assert shapes == expected
     readme = (directory / "README.md").read_text(encoding="utf-8")
     for words in ("peft gives the same logits", "num_labels=3, pad_token_id=256", "{0: '[/x]', 1: 'a\"b', 2: 'spam'}"):
@@ -86,8 +103,7 @@ def test_the_directory_is_peft_s_own(directory, model, base):
 
 def test_what_its_readme_says_gives_the_models_logits(directory, model, base, monkeypatch):
     peft.write(thing(model), directory, base)
-    lines = [line[4:] for line in directory.joinpath("README.md").read_text().splitlines()
-             if line.startswith("    ")]
+    lines = [line[4:] for line in directory.joinpath("README.md").read_text().splitlines() if line.startswith("    ")]
     code = "\n".join(lines).replace('"tiny"', repr(str(base.directory)))
     names = {}
     with warnings.catch_warnings():
@@ -110,6 +126,7 @@ def test_a_language_models_adapter_has_no_head(directory, base):
 
 def test_weights_of_the_registry_are_named_with_their_revision(model, base):
     from finetune.hub.registry import weights_registry
+
     row = weights_registry()["gpt2"]
     named = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, "", pinned=True))
     assert (named["base_model_name_or_path"], named["revision"]) == (row.repo, row.revision)
@@ -153,6 +170,7 @@ def test_without_peft_it_says_that_nothing_was_compared(directory, model, base, 
         if name == "peft":
             raise ImportError(name)
         return real(name, *more, **named)
+
     monkeypatch.setattr(builtins, "__import__", without)
     checked = peft.write(thing(model), directory, base)
     assert checked == Exported(False, "written; not compared, peft is not installed")

@@ -18,6 +18,7 @@ def hub(monkeypatch, tmp_path):
         if name != "owner/poems":
             raise datasets.exceptions.DatasetNotFoundError(f"{name} does not exist on the Hub")
         return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a rose"]})})
+
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(hub_datasets, "network_available", lambda: True)

@@ -31,6 +31,7 @@ DATA = DataRow(name="messages", format="tsv", files={"Messages": pinned(b"ham\th
 def alone(monkeypatch, tmp_path):
     """No network and empty caches."""
     from huggingface_hub import constants
+
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -71,7 +72,10 @@ def test_mirror_with_all_files_serves(mirror):
     assert fetch.weights_status(row) == "mirror"
     assert fetch.find_weights(row) == fetch.get_weights(row) == mirror / "tiny"
     assert [(check.file, check.status, check.size_bytes) for check in fetch.verify_weights(row)] == [
-        ("model.safetensors", "ok", 700), ("vocab.json", "ok", 2), ("merges.txt", "ok", 9)]
+        ("model.safetensors", "ok", 700),
+        ("vocab.json", "ok", 2),
+        ("merges.txt", "ok", 9),
+    ]
     assert fetch.find_data(DATA) == fetch.get_data(DATA) == mirror / "messages" / "Messages"
 
 
@@ -94,13 +98,16 @@ def test_mirror_without_one_file_gives_way_to_the_cache(mirror, hub_cache):
     assert fetch.get_weights(weights_row()) == hub_cache
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"tensorz" * 100, "hash .*, not "),
-    (b"tensors" * 99, "693 bytes, not 700"),
-    (b"<!DOCTYPE html><p>Log in", "HTML page"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-    (b"PK\x03\x04 torch", "zip archive or a pickle"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"tensorz" * 100, "hash .*, not "),
+        (b"tensors" * 99, "693 bytes, not 700"),
+        (b"<!DOCTYPE html><p>Log in", "HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"PK\x03\x04 torch", "zip archive or a pickle"),
+    ],
+)
 def test_wrong_file_in_the_mirror_is_refused_though_the_cache_has_it(mirror, hub_cache, content, words):
     put(mirror / "tiny" / "model.safetensors", content)
     with pytest.raises(FetchError, match=words):
@@ -168,11 +175,15 @@ def test_git_blob_id_is_gits_own(tmp_path):
 
 def test_home_without_a_home_directory():
     code = "from finetune.hub.cache import home; print(home())"
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("HOME", "FINETUNE_HOME", "XDG_CACHE_HOME", "USERPROFILE")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HOME", "FINETUNE_HOME", "XDG_CACHE_HOME", "USERPROFILE")
+    }
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    where = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
-                           check=True).stdout.strip()
+    where = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert os.path.isabs(where) and where.endswith("gpt2-finetune")
 
 

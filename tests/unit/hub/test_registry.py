@@ -29,11 +29,13 @@ format = "csv"
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
     """Write a registry file and point FINETUNE_REGISTRY at it."""
+
     def write(text):
         path = tmp_path / "rows.toml"
         path.write_text(text)
         monkeypatch.setenv("FINETUNE_REGISTRY", str(path))
         return path
+
     return write
 
 
@@ -90,21 +92,24 @@ def test_shards_need_their_index(registry):
         weights_registry()
 
 
-@pytest.mark.parametrize("old, new, words", [
-    ("layers = 2", "", "layers"),
-    ("layers = 2", "layers = 2\nlicense = ''", "unknown key 'license'; did you mean 'licence'"),
-    ("layers = 2", "layers = 0", "layers"),
-    ("heads = 2", "heads = 3", "heads must divide width"),
-    ("0123456789012345678901234567890123456789", "main", "revision"),
-    ("someone/model", "../model", "repo"),
-    ("ab" * 32, "ABAB", "files.model.safetensors.sha256"),
-    ('"vocab.json"', '"../vocab.json"', "files"),
-    ('"merges.txt" = {}', "", "merges.txt"),
-    ('"merges.txt" = {}', '"merges.txt" = {}\n"pytorch_model.bin" = {}', "nothing else"),
-    ("[weights.mine]", '[weights."../mine"]', "name"),
-    ("[weights.mine]", "[weight.mine]", "unknown key 'weight'; did you mean 'weights'"),
-    ("[weights.mine]", "[weights.mine", "cannot be read as TOML"),
-])
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("layers = 2", "", "layers"),
+        ("layers = 2", "layers = 2\nlicense = ''", "unknown key 'license'; did you mean 'licence'"),
+        ("layers = 2", "layers = 0", "layers"),
+        ("heads = 2", "heads = 3", "heads must divide width"),
+        ("0123456789012345678901234567890123456789", "main", "revision"),
+        ("someone/model", "../model", "repo"),
+        ("ab" * 32, "ABAB", "files.model.safetensors.sha256"),
+        ('"vocab.json"', '"../vocab.json"', "files"),
+        ('"merges.txt" = {}', "", "merges.txt"),
+        ('"merges.txt" = {}', '"merges.txt" = {}\n"pytorch_model.bin" = {}', "nothing else"),
+        ("[weights.mine]", '[weights."../mine"]', "name"),
+        ("[weights.mine]", "[weight.mine]", "unknown key 'weight'; did you mean 'weights'"),
+        ("[weights.mine]", "[weights.mine", "cannot be read as TOML"),
+    ],
+)
 def test_malformed_file_is_named_with_its_key(registry, old, new, words):
     assert old in ROW
     path = registry(ROW.replace(old, new, 1))
@@ -113,14 +118,23 @@ def test_malformed_file_is_named_with_its_key(registry, old, new, words):
     assert str(path) in str(error.value) and words in str(error.value)
 
 
-@pytest.mark.parametrize("old, new, words", [
-    ("bytes = 10, ", "", "needs bytes and sha256"),
-    ('[data.mine.files]', '[data.mine.archive]\nurl = "http://example.org/a.zip"\nmember = "a"\n[data.mine.files]',
-     "archive.url"),
-    ('[data.mine.files]', '[data.mine.archive]\nurl = "file:///etc/passwd"\nmember = "a"\n[data.mine.files]',
-     "archive.url"),
-    ('"mine.csv"', '"a.csv" = {}\n"mine.csv"', "files"),
-])
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("bytes = 10, ", "", "needs bytes and sha256"),
+        (
+            "[data.mine.files]",
+            '[data.mine.archive]\nurl = "http://example.org/a.zip"\nmember = "a"\n[data.mine.files]',
+            "archive.url",
+        ),
+        (
+            "[data.mine.files]",
+            '[data.mine.archive]\nurl = "file:///etc/passwd"\nmember = "a"\n[data.mine.files]',
+            "archive.url",
+        ),
+        ('"mine.csv"', '"a.csv" = {}\n"mine.csv"', "files"),
+    ],
+)
 def test_malformed_data_row(registry, old, new, words):
     registry(DATA.replace(old, new, 1))
     with pytest.raises(FetchError, match=words):

@@ -12,8 +12,10 @@ from finetune.models.compiled import COMPILERS, CompiledGPT
 from finetune.models.gpt import GPT, GPTConfig
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
-SHAPES = {"in whole lines": GPTConfig(vocab_size=96, context=40, width=64, layers=2, heads=2),
-          "with a rest": GPTConfig(vocab_size=97, context=40, width=36, layers=3, heads=3)}
+SHAPES = {
+    "in whole lines": GPTConfig(vocab_size=96, context=40, width=64, layers=2, heads=2),
+    "with a rest": GPTConfig(vocab_size=97, context=40, width=36, layers=3, heads=3),
+}
 
 
 def build(config=SHAPES["in whole lines"]) -> GPT:
@@ -40,7 +42,7 @@ def stepwise(model, ids: torch.Tensor, prompt: int) -> torch.Tensor:
     cache = model.new_cache(ids.shape[1])
     with torch.inference_mode():
         found = [model.next_logits(ids[:, :prompt], cache)]
-        found += [model.next_logits(ids[:, at:at + 1], cache) for at in range(prompt, ids.shape[1])]
+        found += [model.next_logits(ids[:, at : at + 1], cache) for at in range(prompt, ids.shape[1])]
     return torch.cat(found).double()
 
 
@@ -76,18 +78,29 @@ def test_a_text_is_generated_by_the_compiled_step_beyond_the_context_too(monkeyp
     assert (logits.amax(dim=1) - chosen < 0.05 * logits.std()).all()  # greedy, to the rounding of bf16
 
 
-@pytest.mark.parametrize("change, asked, words", [
-    (lambda model: model, {"beams": 2}, "one sequence"), (lambda model: model, {"samples": 2}, "one sequence"),
-    (lambda model: model.float(), {}, "weights in bf16; got torch.float32"),
-    (lambda model: model.norm.float() and model, {}, "weights in bf16; got torch.bfloat16, torch.float32"),
-    (lambda model: add_lora(model, 2, 4.0, 0.0, ("mlp.up",), 0) and model or model, {}, "adapters merged; got GPT")])
+@pytest.mark.parametrize(
+    "change, asked, words",
+    [
+        (lambda model: model, {"beams": 2}, "one sequence"),
+        (lambda model: model, {"samples": 2}, "one sequence"),
+        (lambda model: model.float(), {}, "weights in bf16; got torch.float32"),
+        (lambda model: model.norm.float() and model, {}, "weights in bf16; got torch.bfloat16, torch.float32"),
+        (lambda model: add_lora(model, 2, 4.0, 0.0, ("mlp.up",), 0) and model or model, {}, "adapters merged; got GPT"),
+    ],
+)
 def test_what_cannot_be_compiled_is_refused_in_words(change, asked, words):
     with pytest.raises(RecipeError, match=words):
         change(build()).generate(torch.tensor([[5, 6, 7]]), 3, compiled=True, **asked)
 
 
-@pytest.mark.parametrize("compiler, said", [("", "none was found"), ("/nowhere/c++ -O2", "/nowhere/c\\+\\+"),
-                                            ("python3 -c raise(SystemExit(3))", "python3|exit status 3")])
+@pytest.mark.parametrize(
+    "compiler, said",
+    [
+        ("", "none was found"),
+        ("/nowhere/c++ -O2", "/nowhere/c\\+\\+"),
+        ("python3 -c raise(SystemExit(3))", "python3|exit status 3"),
+    ],
+)
 def test_without_a_compiler_that_works_the_reason_is_said(fresh, monkeypatch, compiler, said):
     monkeypatch.setenv("CXX", compiler)
     if not compiler:

@@ -12,8 +12,13 @@ from finetune.models.gpt import IGNORE
 from finetune.models.variants import VariantConfig
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
-OPTIONS = {"gpt-2": {}, "bert": {"norm": "post"}, "rotary": {"positions": "rotary", "norm": "rms", "kv_heads": 2},
-           "alibi": {"positions": "alibi"}, "sinusoidal": {"positions": "sinusoidal"}}
+OPTIONS = {
+    "gpt-2": {},
+    "bert": {"norm": "post"},
+    "rotary": {"positions": "rotary", "norm": "rms", "kv_heads": 2},
+    "alibi": {"positions": "alibi"},
+    "sinusoidal": {"positions": "sinusoidal"},
+}
 
 
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
@@ -32,7 +37,7 @@ def test_pads_on_either_side_change_nothing(encoder):
     ids = torch.tensor([3, 9, 41, 7, 22, 5])
     alone = encoder(ids[None])
     for before, after in ((0, 5), (5, 0), (18, 0), (4, 3)):
-        found = encoder(*padded(ids, before, after))[:, before:before + 6]
+        found = encoder(*padded(ids, before, after))[:, before : before + 6]
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
     assert (encoder(padded(ids, 4, 0)[0])[:, 4:] - alone).abs().max() > 0.01  # unless nobody is told which they are
 
@@ -52,8 +57,10 @@ def test_the_loss_is_that_of_the_hidden_tokens(encoder):
     targets = torch.full_like(ids, IGNORE)
     targets[0, 3], targets[1, 8:], targets[2, ::5] = 4, 11, 0
     attention_mask = torch.arange(12) < torch.tensor([12, 12, 6])[:, None]
-    expected = sum(-encoder(ids, attention_mask)[at].log_softmax(-1)[targets[at]]
-                   for at in map(tuple, (targets != IGNORE).nonzero().tolist()))
+    expected = sum(
+        -encoder(ids, attention_mask)[at].log_softmax(-1)[targets[at]]
+        for at in map(tuple, (targets != IGNORE).nonzero().tolist())
+    )
     torch.testing.assert_close(encoder.loss_sum(ids, targets, attention_mask, chunk=3), expected)
 
 

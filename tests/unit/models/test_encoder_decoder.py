@@ -18,9 +18,12 @@ from finetune.models.sampling import Decoding
 from finetune.models.variants import CrossAttention
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
-OPTIONS = {"gpt-2": {}, "vanilla": {"positions": "sinusoidal", "norm": "post", "activation": "relu", "last_norm": True},
-           "llama": {"positions": "rotary", "norm": "rms", "kv_heads": 2, "activation": "swiglu", "biases": False},
-           "alibi": {"positions": "alibi", "encoder_layers": 1}}
+OPTIONS = {
+    "gpt-2": {},
+    "vanilla": {"positions": "sinusoidal", "norm": "post", "activation": "relu", "last_norm": True},
+    "llama": {"positions": "rotary", "norm": "rms", "kv_heads": 2, "activation": "swiglu", "biases": False},
+    "alibi": {"positions": "alibi", "encoder_layers": 1},
+}
 SOURCES = [torch.tensor(ids) for ids in ([3, 9, 41, 7, 22], [5], [12, 60, 8])]
 TARGETS = [torch.tensor(ids) for ids in ([1, 2], [1, 33, 6, 7, 8, 9], [1, 50, 4])]
 
@@ -81,8 +84,9 @@ def test_reading_in_parts_gives_the_logits_of_reading_at_once(model, monkeypatch
 
 @torch.no_grad()
 @pytest.mark.parametrize("left", [True, False])
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.5, "samples": 3, "top_k": 20, "seed": 4}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"temperature": 1.5, "samples": 3, "top_k": 20, "seed": 4}], ids=str
+)
 def test_writing_with_the_cache_equals_writing_without(model, left, options):
     sources, attention_mask = together(SOURCES, left)
     found = model.generate(sources, torch.ones(3, 1).long(), 12, source_mask=attention_mask, **options)
@@ -102,10 +106,12 @@ def test_a_target_does_not_depend_on_what_is_beside_it(model, beams):
     sources, attention_mask = together(SOURCES, left=False)
     targets, target_mask = together([target[:2] for target in TARGETS], left=False)
     rules = {"beams": beams, "end": 17} | ({} if beams > 1 else {"temperature": 0})
-    found = model.generate(sources, targets, 10, source_mask=attention_mask, mask=target_mask, **rules)[:, -10:].tolist()
+    found = model.generate(sources, targets, 10, source_mask=attention_mask, mask=target_mask, **rules)[
+        :, -10:
+    ].tolist()
     for row, source, target in zip(found, SOURCES, TARGETS, strict=True):
         alone = model.generate(source[None], target[None, :2], 10, **rules)[0, 2:].tolist()
-        assert row[:len(alone)] == alone and set(row[len(alone):]) <= {17}
+        assert row[: len(alone)] == alone and set(row[len(alone) :]) <= {17}
 
 
 @torch.no_grad()
@@ -122,7 +128,7 @@ def test_beams_wide_enough_find_the_best_of_all_targets(options):
         source, mask = (z[number].expand(64, -1) for z in (sources, attention_mask))
         steps = toy(source, F.pad(texts, (1, 0)), mask).log_softmax(dim=-1)[:, :-1]
         order = steps.gather(2, texts[:, :, None]).sum(dim=(1, 2)).argsort(descending=True)
-        assert found[K * number:K * number + K, 1:].tolist() == texts[order[:K]].tolist()
+        assert found[K * number : K * number + K, 1:].tolist() == texts[order[:K]].tolist()
 
 
 def test_beams_of_one_source_do_not_copy_it():
@@ -170,8 +176,10 @@ def test_it_learns_to_turn_a_source_around():
 
 def test_what_it_cannot_do_is_refused():
     model, start = build(), torch.ones(2, 1).long()
-    for empty in ({"source_ids": torch.zeros(2, 0).long()},
-                  {"source_ids": torch.zeros(2, 3).long(), "source_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]).bool()}):
+    for empty in (
+        {"source_ids": torch.zeros(2, 0).long()},
+        {"source_ids": torch.zeros(2, 3).long(), "source_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]).bool()},
+    ):
         with pytest.raises(RecipeError, match="a source is empty"):
             model.generate(prompt=start, max_new_tokens=3, **empty)
     with pytest.raises(WeightsError, match="25 tokens are more than the model's context; known: 24"):

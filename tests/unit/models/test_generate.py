@@ -52,7 +52,7 @@ def read_anew(model: GPT, ids: torch.Tensor, new: int) -> torch.Tensor:
     window = ids
     for left in range(new, 0, -1):
         if window.shape[1] > CONTEXT:
-            window = window[:, -(CONTEXT - min(left - 1, CONTEXT // 2)):]
+            window = window[:, -(CONTEXT - min(left - 1, CONTEXT // 2)) :]
         token = model(window)[:, -1].argmax(dim=-1, keepdim=True)
         window, ids = torch.cat([window, token], dim=1), torch.cat([ids, token], dim=1)
     return ids
@@ -67,13 +67,21 @@ def test_a_text_does_not_depend_on_what_is_beside_it(model, left):
         assert found.shape == (7, 40 + new)
         for row, ids in zip(rows, found, strict=True):
             expected = read_anew(model, row, new)[0]
-            assert ids[-len(expected):].tolist() == expected.tolist()
-            assert (ids[:40 + new - len(expected)] == 9).all()
+            assert ids[-len(expected) :].tolist() == expected.tolist()
+            assert (ids[: 40 + new - len(expected)] == 9).all()
 
 
-@pytest.mark.parametrize("length, new, said", [
-    (24, 1, None), (5, 20, None), (25, 1, "25 tokens are more than the context of 24: .* the last 24"),
-    (40, 5, "40 tokens .* the last 20"), (5, 21, "25 tokens .* the last 24"), (5, 40, "25 tokens .* the last 12")])
+@pytest.mark.parametrize(
+    "length, new, said",
+    [
+        (24, 1, None),
+        (5, 20, None),
+        (25, 1, "25 tokens are more than the context of 24: .* the last 24"),
+        (40, 5, "40 tokens .* the last 20"),
+        (5, 21, "25 tokens .* the last 24"),
+        (5, 40, "25 tokens .* the last 12"),
+    ],
+)
 def test_what_is_longer_than_the_context_is_said_once(model, length, new, said):
     notes = []
     model.generate(prompts(length)[0], new, temperature=0, note=notes.append)
@@ -116,6 +124,7 @@ def test_only_the_last_position_gets_logits(model, monkeypatch):
         if len(weight) == 257:
             widths.append(x.shape)
         return right(x, weight, bias)
+
     monkeypatch.setattr(torch.nn.functional, "linear", spy)
     model.generate(torch.cat(prompts(9, 9)), 3, temperature=0)
     assert widths == [(2, 32)] * 3
@@ -127,7 +136,7 @@ def test_what_follows_the_end_is_the_end(model):
     end = int(free[0, 4])
     stopped = model.generate(prompt, 10, temperature=0, end=end)
     first = stopped[0].tolist().index(end, 2)
-    assert stopped[0, :first + 1].tolist() == free[0, :first + 1].tolist()
+    assert stopped[0, : first + 1].tolist() == free[0, : first + 1].tolist()
     assert set(stopped[0, first:].tolist()) == {end}
     assert model.generate(prompt[:1], 10, temperature=0, end=end).shape == (1, first + 1)
 
@@ -137,13 +146,13 @@ def test_a_stop_string_ends_a_text(model, options):
     tokenizer = Tokenizer.of_bytes()
     prompt = prompts(3)[0]
     free = model.generate(prompt, 15, **options)[0, 3:].tolist()
-    try_at = next(i for i in range(4, 12) if tokenizer.decode_bytes(free[i:i + 2]).isascii())
-    string = tokenizer.decode_bytes(free[try_at:try_at + 2]).decode()
+    try_at = next(i for i in range(4, 12) if tokenizer.decode_bytes(free[i : i + 2]).isascii())
+    string = tokenizer.decode_bytes(free[try_at : try_at + 2]).decode()
     stop = StopStrings(tokenizer, ["never this", string])
     stopped = model.generate(prompt, 15, stop=stop, **options)[0, 3:].tolist()
     assert string.encode() in tokenizer.decode_bytes(stopped) and not stop(stopped[:-1])
     if "temperature" in options:
-        assert stopped == free[:len(stopped)] and len(stopped) <= try_at + 2
+        assert stopped == free[: len(stopped)] and len(stopped) <= try_at + 2
 
 
 def test_samples_of_a_prompt_stand_together_and_differ(model):
@@ -188,8 +197,12 @@ def test_beams_wide_enough_find_the_best_of_all_texts(toy, length):
 def test_the_length_penalty_is_that_of_its_formula(toy):
     """All texts that end with token 0 or at 3 tokens, scored by hand; a penalty of 0 and below stops nothing early."""
     prompt = torch.tensor([[1, 3]])
-    texts = [text for n in (1, 2, 3) for text in product(range(4), repeat=n)
-             if 0 not in text[:-1] and (text[-1] == 0 or n == 3)]
+    texts = [
+        text
+        for n in (1, 2, 3)
+        for text in product(range(4), repeat=n)
+        if 0 not in text[:-1] and (text[-1] == 0 or n == 3)
+    ]
     best = set()
     for penalty in (0.0, -1.0, -4.0):
         scores = []
@@ -214,8 +227,11 @@ def test_each_step_is_told(model):
 def test_what_cannot_be_continued_is_refused(model):
     with pytest.raises(RecipeError, match="max_new_tokens is out of range; got 0"):
         model.generate(prompts(3)[0], 0)
-    for empty in ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, {"input_ids": torch.zeros(0, 3).long()},
-                  {"input_ids": torch.zeros(2, 3).long(), "mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}):
+    for empty in (
+        {"input_ids": torch.zeros(1, 0, dtype=torch.long)},
+        {"input_ids": torch.zeros(0, 3).long()},
+        {"input_ids": torch.zeros(2, 3).long(), "mask": torch.tensor([[1, 1, 1], [0, 0, 0]])},
+    ):
         with pytest.raises(RecipeError, match="a prompt is empty"):
             model.generate(**empty, max_new_tokens=3)
     with pytest.raises(TypeError, match="temprature"):

@@ -36,16 +36,22 @@ def input_ids() -> torch.Tensor:
 
 
 def test_the_shapes_have_the_published_numbers_of_parameters():
-    published = {(12, 768, 12): 124_439_808, (24, 1024, 16): 354_823_168, (36, 1280, 20): 774_030_080,
-                 (48, 1600, 25): 1_557_611_200}
+    published = {
+        (12, 768, 12): 124_439_808,
+        (24, 1024, 16): 354_823_168,
+        (36, 1280, 20): 774_030_080,
+        (48, 1600, 25): 1_557_611_200,
+    }
     for (layers, width, heads), parameters in published.items():
         config = GPTConfig(width=width, layers=layers, heads=heads)
         with torch.device("meta"):
             assert sum(parameter.numel() for parameter in GPT(config).parameters()) == parameters
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 5}, {"heads": 0}, {"layers": 0}, {"vocab_size": 0}, {"context": 0},
-                                   {"width": 0}, {"width": -32}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"heads": 5}, {"heads": 0}, {"layers": 0}, {"vocab_size": 0}, {"context": 0}, {"width": 0}, {"width": -32}],
+)
 def test_a_shape_that_is_none_is_an_error(wrong):
     with pytest.raises(WeightsError, match="no GPT-2 shape"):
         GPTConfig(**{**SHAPE.__dict__, **wrong})
@@ -85,7 +91,7 @@ def test_gelu_is_the_tanh_form():
     mlp = randomised(MLP(SHAPE)).double()
     x = torch.linspace(-4, 4, 64, dtype=torch.float64).view(2, 32)
     inner = x @ mlp.up.weight.T + mlp.up.bias
-    gelu = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner ** 3)))
+    gelu = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)))
     torch.testing.assert_close(mlp(x), gelu @ mlp.down.weight.T + mlp.down.bias)
 
 
@@ -94,10 +100,10 @@ def test_a_token_never_sees_what_follows_it(model, input_ids):
     logits = model(input_ids)
     for t in (0, 1, 11, 22):
         changed = input_ids.clone()
-        changed[:, t + 1:] = (changed[:, t + 1:] + 1) % 97
+        changed[:, t + 1 :] = (changed[:, t + 1 :] + 1) % 97
         other = model(changed)
-        torch.testing.assert_close(other[:, :t + 1], logits[:, :t + 1], atol=1e-5, rtol=0)
-        assert (other[:, t + 1:] - logits[:, t + 1:]).abs().max() > 0.1
+        torch.testing.assert_close(other[:, : t + 1], logits[:, : t + 1], atol=1e-5, rtol=0)
+        assert (other[:, t + 1 :] - logits[:, t + 1 :]).abs().max() > 0.1
 
 
 @torch.no_grad()
@@ -139,8 +145,9 @@ def test_the_loss_of_a_ragged_batch_is_the_sum_over_its_rows(model, input_ids):
     lengths = torch.tensor([24, 1, 7, 13, 20])
     targets[torch.arange(24) >= lengths[:, None]] = IGNORE
     together = model.loss_sum(input_ids, targets)
-    alone = sum(model.loss_sum(ids[None, :n], row[None, :n])
-                for ids, row, n in zip(input_ids, targets, lengths, strict=True))
+    alone = sum(
+        model.loss_sum(ids[None, :n], row[None, :n]) for ids, row, n in zip(input_ids, targets, lengths, strict=True)
+    )
     assert together.item() == pytest.approx(alone.item(), rel=1e-6)
 
 
@@ -151,8 +158,10 @@ def test_packed_documents_give_the_loss_and_gradients_of_documents_alone(model, 
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     targets = input_ids[:1].roll(-1, 1)
     packed = NextToken(model)(input_ids[:1], targets, mask[None, None], positions)
-    alone = sum(model.loss_sum(ids[None], row[None])
-                for ids, row in zip(input_ids[0].split(lengths), targets[0].split(lengths), strict=True))
+    alone = sum(
+        model.loss_sum(ids[None], row[None])
+        for ids, row in zip(input_ids[0].split(lengths), targets[0].split(lengths), strict=True)
+    )
     torch.testing.assert_close(packed, alone)
     expected = torch.autograd.grad(alone, list(model.parameters()))
     for x, y in zip(torch.autograd.grad(packed, list(model.parameters())), expected, strict=True):
@@ -165,6 +174,7 @@ def test_the_logits_never_exist_whole(model, input_ids, monkeypatch):
     def counted(logits, *arguments, **options):
         rows.append(len(logits))
         return right(logits, *arguments, **options)
+
     monkeypatch.setattr(F, "cross_entropy", counted)
     model.loss_sum(input_ids, input_ids, chunk=50)
     assert rows == [50, 50, 20]
@@ -173,8 +183,9 @@ def test_the_logits_never_exist_whole(model, input_ids, monkeypatch):
 def test_no_supervised_position_is_a_loss_of_zero(model, input_ids):
     loss = model.loss_sum(input_ids, torch.full_like(input_ids, IGNORE))
     loss.backward()
-    assert loss.item() == 0 and not any(parameter.grad.any() for parameter in model.parameters()
-                                        if parameter.grad is not None)
+    assert loss.item() == 0 and not any(
+        parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None
+    )
 
 
 def test_dropout_acts_in_training_only(input_ids):

@@ -23,8 +23,10 @@ def model():
     return GPT(GPTConfig(vocab_size=97, context=80, width=32, layers=3, heads=4)).initialise(1, std=0.2).eval()
 
 
-@pytest.mark.parametrize("kind, rows, layer", [(torch.float32, 3, PackedLinear), (torch.float32, 1, TransposedLinear),
-                                               (torch.bfloat16, 1, PackedLinear)])
+@pytest.mark.parametrize(
+    "kind, rows, layer",
+    [(torch.float32, 3, PackedLinear), (torch.float32, 1, TransposedLinear), (torch.bfloat16, 1, PackedLinear)],
+)
 def test_the_logits_are_those_of_the_plain_model(model, kind, rows, layer):
     model = model.to(kind)
     if not can_pack(model.token_embedding.weight):
@@ -37,8 +39,9 @@ def test_the_logits_are_those_of_the_plain_model(model, kind, rows, layer):
         for part in (ids, ids[:, :1], ids[:1, :3], ids[:1, :1]):
             expected = model.next_logits(part, model.new_cache(10)).float()
             found = twin.next_logits(part, twin.new_cache(10)).float()
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if kind == torch.float32 else
-                                       0.02 * expected.abs().max().item())
+            torch.testing.assert_close(
+                found, expected, rtol=0, atol=1e-5 if kind == torch.float32 else 0.02 * expected.abs().max().item()
+            )
 
 
 @pytest.mark.parametrize("rows, layer", [(2, PackedLinear), (1, TransposedLinear)])

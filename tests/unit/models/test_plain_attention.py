@@ -22,10 +22,16 @@ MODELS = {
     "alibi": (lambda: Variant(VariantConfig(**SHAPE, positions="alibi")), (IDS,), {}),
     "encoder": (lambda: Encoder(VariantConfig(**SHAPE)), (IDS,), {"attention_mask": REAL}),
     "encoder-alibi": (lambda: Encoder(VariantConfig(**SHAPE, positions="alibi")), (IDS, REAL), {}),
-    "encoder-decoder": (lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, encoder_layers=2)), (SOURCE, IDS),
-                        {"source_mask": SOURCE_REAL, "target_mask": REAL}),
-    "encoder-decoder-llama": (lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, **LLAMA)), (SOURCE, IDS),
-                              {"source_mask": SOURCE_REAL}),
+    "encoder-decoder": (
+        lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, encoder_layers=2)),
+        (SOURCE, IDS),
+        {"source_mask": SOURCE_REAL, "target_mask": REAL},
+    ),
+    "encoder-decoder-llama": (
+        lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, **LLAMA)),
+        (SOURCE, IDS),
+        {"source_mask": SOURCE_REAL},
+    ),
 }
 
 
@@ -40,8 +46,13 @@ def masks() -> dict[str, dict]:
     allowed = torch.rand(B, 1, T, T, generator=torch.Generator().manual_seed(3)) > 0.4
     allowed |= torch.eye(T, dtype=torch.bool)
     bias = torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(4))
-    return {"none": {}, "causal": {"is_causal": True}, "boolean": {"attn_mask": allowed}, "added": {"attn_mask": bias},
-            "added-minus-infinity": {"attn_mask": bias.masked_fill(~allowed, -torch.inf)}}
+    return {
+        "none": {},
+        "causal": {"is_causal": True},
+        "boolean": {"attn_mask": allowed},
+        "added": {"attn_mask": bias},
+        "added-minus-infinity": {"attn_mask": bias.masked_fill(~allowed, -torch.inf)},
+    }
 
 
 @pytest.mark.parametrize("mask", masks().values(), ids=masks())
@@ -90,13 +101,16 @@ def test_rows_sum_to_one_and_nothing_is_seen_that_is_hidden(given):
 def test_the_parts_of_an_encoder_decoder_are_told_apart():
     model = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
     maps = attention_maps(model, SOURCE, IDS, source_mask=SOURCE_REAL)
-    assert {name: part.shape[3:] for name, part in maps.items()} == {"encoder": (5, 5), "decoder": (7, 7),
-                                                                     "cross": (7, 5)}
+    assert {name: part.shape[3:] for name, part in maps.items()} == {
+        "encoder": (5, 5),
+        "decoder": (7, 7),
+        "cross": (7, 5),
+    }
     stack = model.encoder
     x = stack.add_positions(model.token_embedding(SOURCE), torch.arange(5)[None].expand(2, 5))
     block = stack.blocks[0]
     q, k, _ = (z.view(2, 5, 4, 8).transpose(1, 2) for z in block.attention.qkv(block.norm_1(x)).chunk(3, dim=-1))
-    first = (q[0] @ k[0].transpose(-2, -1) / 8 ** 0.5).softmax(dim=-1)  # the first text has no pads
+    first = (q[0] @ k[0].transpose(-2, -1) / 8**0.5).softmax(dim=-1)  # the first text has no pads
     torch.testing.assert_close(maps["encoder"][0, 0], first)
 
 
@@ -109,8 +123,17 @@ def test_an_encoder_classifier_shows_its_encoder():
 def test_the_weights_are_those_of_transformers():
     transformers = pytest.importorskip("transformers")
     from finetune.checkpoints.convert import load_gpt
-    config = transformers.GPT2Config(n_layer=3, n_embd=32, n_head=4, n_positions=24, vocab_size=61, bos_token_id=0,
-                                     eos_token_id=0, attn_implementation="eager")
+
+    config = transformers.GPT2Config(
+        n_layer=3,
+        n_embd=32,
+        n_head=4,
+        n_positions=24,
+        vocab_size=61,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",
+    )
     torch.manual_seed(5)
     reference = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():

@@ -34,9 +34,20 @@ def test_the_other_filters_keep_what_they_say():
     assert kept(filter_logits(FOUR, top_p=0.6)) == [[0, 1]]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"temperature": 3.0, "top_k": 3}, {"top_p": 0.9},
-                                     {"min_p": 0.2}, {"temperature": 2.0, "top_k": 3, "top_p": 0.7, "min_p": 0.1},
-                                     {"repetition_penalty": 2.0}, {"no_repeat_ngram": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 3.0, "top_k": 3},
+        {"top_p": 0.9},
+        {"min_p": 0.2},
+        {"temperature": 2.0, "top_k": 3, "top_p": 0.7, "min_p": 0.1},
+        {"repetition_penalty": 2.0},
+        {"no_repeat_ngram": 2},
+    ],
+    ids=str,
+)
 def test_draws_follow_the_exact_distribution(options):
     logits, ids = torch.tensor([[1.2, -0.3, 0.4, 2.0, -1.0]]), [3, 1, 2, 3]
     weights = logits[0].double()
@@ -45,7 +56,7 @@ def test_draws_follow_the_exact_distribution(options):
     if options.get("no_repeat_ngram") == 2:
         weights[1] = -torch.inf  # 3 1 was there
     p = (weights / options.get("temperature", 1.0)).softmax(dim=0).tolist()
-    ranked = sorted(range(5), key=lambda i: -p[i])[:options.get("top_k", 5)]
+    ranked = sorted(range(5), key=lambda i: -p[i])[: options.get("top_k", 5)]
     total = sum(p[i] for i in ranked)
     reached = [sum(p[i] for i in ranked[:n]) / total for n in range(len(ranked))]
     ranked = [i for i, before in zip(ranked, reached, strict=True) if before < options.get("top_p", 2.0)]
@@ -57,8 +68,10 @@ def test_draws_follow_the_exact_distribution(options):
     expected = [DRAWS * p[i] / sum(p[j] for j in ranked) for i in ranked]
     assert chisquare(counts, expected).pvalue > 1e-3
     if len(ranked) > 2:  # the test tells a neighbouring distribution apart
-        assert chisquare(counts, [sum(expected) * (e ** 0.9 / sum(x ** 0.9 for x in expected))
-                                  for e in expected]).pvalue < 1e-3
+        assert (
+            chisquare(counts, [sum(expected) * (e**0.9 / sum(x**0.9 for x in expected)) for e in expected]).pvalue
+            < 1e-3
+        )
 
 
 def test_temperature_zero_takes_the_likeliest():
@@ -67,16 +80,27 @@ def test_temperature_zero_takes_the_likeliest():
     assert found.tolist() == logits.argmax(dim=-1).tolist()
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"temperature": -0.1}, "temperature is out of range; got -0.1"), ({"top_k": 0}, "top_k"),
-    ({"temperature": 1e-50}, "temperature is out"), ({"temperature": float("inf")}, "temperature is out"),
-    ({"beams": 2, "length_penalty": 11.0}, "length_penalty is out of range; got 11.0; known: from -10 to 10"),
-    ({"top_p": 0.0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"min_p": -1.0}, "min_p"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty"),
-    ({"no_repeat_ngram": 0}, "no_repeat_ngram"), ({"beams": 0}, "beams"), ({"samples": 0}, "samples"),
-    ({"temperature": float("nan")}, "temperature"),
-    ({"beams": 2, "temperature": 0.7}, "beam search draws nothing; got temperature 0.7"),
-    ({"beams": 2, "samples": 3}, "known: 2 from beam search"), ({"temperature": 0, "samples": 2}, "temperature 0")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"temperature": -0.1}, "temperature is out of range; got -0.1"),
+        ({"top_k": 0}, "top_k"),
+        ({"temperature": 1e-50}, "temperature is out"),
+        ({"temperature": float("inf")}, "temperature is out"),
+        ({"beams": 2, "length_penalty": 11.0}, "length_penalty is out of range; got 11.0; known: from -10 to 10"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"min_p": -1.0}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"no_repeat_ngram": 0}, "no_repeat_ngram"),
+        ({"beams": 0}, "beams"),
+        ({"samples": 0}, "samples"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"beams": 2, "temperature": 0.7}, "beam search draws nothing; got temperature 0.7"),
+        ({"beams": 2, "samples": 3}, "known: 2 from beam search"),
+        ({"temperature": 0, "samples": 2}, "temperature 0"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(options, words):
     with pytest.raises(RecipeError, match=words):
         Decoding(**options)

@@ -15,9 +15,13 @@ WORDS = ["a", "ab", "b", "東", "\n", "é👩", "a東b", "ba"]
 def cases(count: int = 300) -> list[tuple[str, list[str]]]:
     """Seeded texts, and strings of which many are in them."""
     draw = random.Random(5)
-    return [("".join(draw.choices(WORDS, k=draw.randint(0, 9))),
-             ["".join(draw.choices(WORDS, k=draw.randint(1, 2))) for _ in range(draw.randint(0, 3))])
-            for _ in range(count)]
+    return [
+        (
+            "".join(draw.choices(WORDS, k=draw.randint(0, 9))),
+            ["".join(draw.choices(WORDS, k=draw.randint(1, 2))) for _ in range(draw.randint(0, 3))],
+        )
+        for _ in range(count)
+    ]
 
 
 def pieces(ids: list[int], stop=()) -> list[str]:
@@ -57,8 +61,9 @@ def test_stop_strings_are_found_when_they_are_complete():
     for text, strings in cases():
         stop, ids = StopStrings(BYTES, strings), BYTES.encode(text)
         found = [n for n in range(1, len(ids) + 1) if stop(ids[:n])]
-        complete = [n for n in range(1, len(ids) + 1)
-                    if any(string.encode() in text.encode()[:n] for string in strings)]
+        complete = [
+            n for n in range(1, len(ids) + 1) if any(string.encode() in text.encode()[:n] for string in strings)
+        ]
         assert found[:1] == complete[:1], (text, strings)
 
 

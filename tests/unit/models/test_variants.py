@@ -31,10 +31,21 @@ from finetune.training.loop import train
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
 LLAMA = {**LLAMA_SHAPE.__dict__, **SHAPE, "kv_heads": 2}
-OPTIONS = {"gpt-2": {}, "sinusoidal": {"positions": "sinusoidal"}, "rotary": {"positions": "rotary"},
-           "alibi": {"positions": "alibi"}, "grouped": {"kv_heads": 2}, "multi-query": {"kv_heads": 1},
-           "relu": {"activation": "relu"}, "swiglu": {"activation": "swiglu"}, "post": {"norm": "post"},
-           "rms": {"norm": "rms"}, "untied": {"tied": False}, "no biases": {"biases": False}, "llama": LLAMA}
+OPTIONS = {
+    "gpt-2": {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rotary": {"positions": "rotary"},
+    "alibi": {"positions": "alibi"},
+    "grouped": {"kv_heads": 2},
+    "multi-query": {"kv_heads": 1},
+    "relu": {"activation": "relu"},
+    "swiglu": {"activation": "swiglu"},
+    "post": {"norm": "post"},
+    "rms": {"norm": "rms"},
+    "untied": {"tied": False},
+    "no biases": {"biases": False},
+    "llama": LLAMA,
+}
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -58,15 +69,29 @@ def input_ids() -> torch.Tensor:
     return torch.randint(0, 61, (3, 24), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"kv_heads": 3}, "kv_heads that do not divide the 4 heads; got 3; known: 1, 2, 4"),
-    ({"kv_heads": 0}, "got 0; known: 1, 2, 4"), ({"kv_heads": 8}, "got 8; known: 1, 2, 4"),
-    ({"positions": "relative"}, "positions that no variant has; got 'relative'; known: learned, sinusoidal, rotary"),
-    ({"activation": "silu"}, "activation that no variant has; got 'silu'; known: gelu, relu, swiglu"),
-    ({"norm": "layer"}, "norm that no variant has; got 'layer'; known: pre, post, rms"),
-    ({"width": 12, "positions": "rotary"}, "rotary positions pair the channels of a head; got 3 of them; known: even"),
-    ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "sinusoidal positions pair the channels of the model; got 9"),
-    ({"heads": 5}, "heads divide")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"kv_heads": 3}, "kv_heads that do not divide the 4 heads; got 3; known: 1, 2, 4"),
+        ({"kv_heads": 0}, "got 0; known: 1, 2, 4"),
+        ({"kv_heads": 8}, "got 8; known: 1, 2, 4"),
+        (
+            {"positions": "relative"},
+            "positions that no variant has; got 'relative'; known: learned, sinusoidal, rotary",
+        ),
+        ({"activation": "silu"}, "activation that no variant has; got 'silu'; known: gelu, relu, swiglu"),
+        ({"norm": "layer"}, "norm that no variant has; got 'layer'; known: pre, post, rms"),
+        (
+            {"width": 12, "positions": "rotary"},
+            "rotary positions pair the channels of a head; got 3 of them; known: even",
+        ),
+        (
+            {"width": 9, "heads": 3, "positions": "sinusoidal"},
+            "sinusoidal positions pair the channels of the model; got 9",
+        ),
+        ({"heads": 5}, "heads divide"),
+    ],
+)
 def test_a_variant_that_cannot_be_is_an_error(wrong, message):
     with pytest.raises(WeightsError, match=message):
         VariantConfig(**(SHAPE | wrong))
@@ -80,8 +105,9 @@ def test_the_defaults_are_gpt_2(input_ids):
     packed = document_layout(input_ids, end_of_text=7)
     losses = [model.loss_sum(input_ids, targets, *packed, chunk=10) for model in (variant, gpt)]
     torch.testing.assert_close(*losses)
-    gradients = [torch.autograd.grad(loss, list(model.parameters()))
-                 for loss, model in zip(losses, (variant, gpt), strict=True)]
+    gradients = [
+        torch.autograd.grad(loss, list(model.parameters())) for loss, model in zip(losses, (variant, gpt), strict=True)
+    ]
     theirs = dict(zip(dict(gpt.named_parameters()), gradients[1], strict=True))
     for (name, _), gradient in zip(variant.named_parameters(), gradients[0], strict=True):
         torch.testing.assert_close(gradient, theirs[name], atol=1e-4, rtol=1e-4)
@@ -123,8 +149,10 @@ def test_packed_documents_give_the_loss_and_gradients_of_documents_alone(model, 
     row[[0, 5, 6, 17]] = 60
     targets = input_ids[1]
     packed = NextToken(model)(row[None], targets[None], *document_layout(row[None], end_of_text=60))
-    alone = sum(model.loss_sum(ids[None], answers[None])
-                for ids, answers in zip(row.split(lengths), targets.split(lengths), strict=True))
+    alone = sum(
+        model.loss_sum(ids[None], answers[None])
+        for ids, answers in zip(row.split(lengths), targets.split(lengths), strict=True)
+    )
     torch.testing.assert_close(packed, alone)
     expected = torch.autograd.grad(alone, list(model.parameters()))
     for x, y in zip(torch.autograd.grad(packed, list(model.parameters())), expected, strict=True):
@@ -151,12 +179,14 @@ def test_reading_in_parts_gives_the_logits_of_reading_at_once(model, input_ids):
 def test_a_variant_writes_what_it_would_write_alone_and_without_a_cache(model, input_ids):
     lengths = torch.tensor([9, 4, 1])
     attention_mask = torch.arange(9) < lengths[:, None]
-    found = model.generate(input_ids[:, :9], 22, mask=attention_mask, temperature=0)  # 66 tokens: enough that a CPU packs
+    found = model.generate(
+        input_ids[:, :9], 22, mask=attention_mask, temperature=0
+    )  # 66 tokens: enough that a CPU packs
     for row, ids, length in zip(found, input_ids, lengths.tolist(), strict=True):
         ids = ids[None, :length]
         while ids.shape[1] < min(length + 22, 24):  # before the context is full
             ids = torch.cat([ids, model(ids)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
-        assert row[9 - length:][:ids.shape[1]].tolist() == ids[0].tolist()
+        assert row[9 - length :][: ids.shape[1]].tolist() == ids[0].tolist()
 
 
 @torch.no_grad()
@@ -175,15 +205,17 @@ def test_dropout_acts_in_training_only(input_ids):
 
 
 def test_sinusoids_are_the_formula():
-    expected = [[math.sin(t / 10000 ** (i / 6)) if i % 2 == 0 else math.cos(t / 10000 ** ((i - 1) / 6))
-                 for i in range(6)] for t in (0, 1, 5, 200)]
+    expected = [
+        [math.sin(t / 10000 ** (i / 6)) if i % 2 == 0 else math.cos(t / 10000 ** ((i - 1) / 6)) for i in range(6)]
+        for t in (0, 1, 5, 200)
+    ]
     torch.testing.assert_close(sinusoids(torch.tensor([[0, 1, 5, 200]]), 6), torch.tensor([expected]))
 
 
 def test_sinusoidal_embeddings_are_scaled_tokens_plus_the_sinusoid(input_ids):
     model = randomised(Variant(VariantConfig(**SHAPE, positions="sinusoidal")))
     positions = torch.arange(24)[None]
-    expected = model.token_embedding(input_ids) * 32 ** 0.5 + sinusoids(positions, 32)
+    expected = model.token_embedding(input_ids) * 32**0.5 + sinusoids(positions, 32)
     torch.testing.assert_close(model.add_positions(model.token_embedding(input_ids), positions), expected)
 
 
@@ -203,6 +235,7 @@ def test_rotary_scores_depend_on_the_distance_only():
     def score(m, n):
         q_at, k_at = (rotate(z.expand(1, 1, 1, -1), angles(torch.tensor([[at]]), 16)) for z, at in ((q, m), (k, n)))
         return (q_at * k_at).sum().item()
+
     for distance in (0, 1, 9):
         for start in (0, 3, 100):
             assert score(start + distance, start) == pytest.approx(score(distance, 0), abs=1e-4)
@@ -244,7 +277,7 @@ def test_grouped_queries_are_plain_attention_with_its_key_heads_repeated(kv_head
     rows = {}
     for kind, tensor in grouped.qkv.named_parameters():
         q, k, v = tensor.split([32, 8 * kv_heads, 8 * kv_heads])
-        shared = [torch.cat([z[8 * (head * kv_heads // 4):][:8] for head in range(4)]) for z in (k, v)]
+        shared = [torch.cat([z[8 * (head * kv_heads // 4) :][:8] for head in range(4)]) for z in (k, v)]
         rows[kind] = torch.cat([q, *shared])
     plain.qkv.load_state_dict(rows)
     plain.out.load_state_dict(grouped.out.state_dict())
@@ -271,12 +304,15 @@ def test_the_loop_trains_a_variant(tmp_path):
         for split, times in (("train", 40), ("val", 4)):
             for number in range(times):
                 writer.add(split, f"the tide turns at {number % 10} past noon. ", begins=True)
-    packed = [PackedTokens(tmp_path / f"{split}.bin", 32, tokenizer.vocab_size, tokenizer.end_of_text)
-              for split in ("train", "val")]
+    packed = [
+        PackedTokens(tmp_path / f"{split}.bin", 32, tokenizer.vocab_size, tokenizer.end_of_text)
+        for split in ("train", "val")
+    ]
     shape = LLAMA | {"vocab_size": tokenizer.vocab_size, "context": 32}
     model = NextToken(Variant(VariantConfig(**shape)).initialise(1))
-    settings = Train(method="full", metric="log_loss", epochs=4, batch_size=4, lr=5e-3, precision="fp32", threads=1,
-                     optimizer="muon")
+    settings = Train(
+        method="full", metric="log_loss", epochs=4, batch_size=4, lr=5e-3, precision="fp32", threads=1, optimizer="muon"
+    )
     job = pretrain_job.build_job(model, settings, *packed, 1.0, 8, torch.device("cpu"))
     before = job.validate(model)["log_loss"]
     found = train(job, settings, tmp_path / "run", {})

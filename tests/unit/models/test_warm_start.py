@@ -9,8 +9,11 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
 
 SHAPE = GPTConfig(vocab_size=61, context=24, width=32, layers=3, heads=4, norm_eps=1e-3)
-FRESH = {"norm_cross.weight", "norm_cross.bias", *(f"cross_attention.{part}.{kind}" for part in ("q", "kv", "out")
-                                                   for kind in ("weight", "bias"))}
+FRESH = {
+    "norm_cross.weight",
+    "norm_cross.bias",
+    *(f"cross_attention.{part}.{kind}" for part in ("q", "kv", "out") for kind in ("weight", "bias")),
+}
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def assert_accounted_for(gpt, model, report, copies: int) -> None:
     for name, places in report.copied.items():
         assert len(places) == (1 if name == "token_embedding.weight" else copies)
         for place in places:
-            assert place.endswith(name) and torch.equal(ours[place][:len(theirs[name])], theirs[name])
+            assert place.endswith(name) and torch.equal(ours[place][: len(theirs[name])], theirs[name])
     filled = [place for places in report.copied.values() for place in places]
     assert sorted(filled + report.fresh) == sorted(ours)
 
@@ -106,8 +109,9 @@ def test_fewer_blocks_on_each_side_are_the_lowest(gpt):
     for layers in ((1, 2), (2, 1), (3, 1)):
         model, report = warm_encoder_decoder(gpt, seed=3, layers=layers)
         assert (len(model.encoder.blocks), len(model.decoder.blocks)) == layers
-        assert report.copied["blocks.0.mlp.up.weight"] == [f"{side}.blocks.0.mlp.up.weight" for side in
-                                                           ("encoder", "decoder")]
+        assert report.copied["blocks.0.mlp.up.weight"] == [
+            f"{side}.blocks.0.mlp.up.weight" for side in ("encoder", "decoder")
+        ]
         assert f"blocks.{max(layers)}.mlp.up.weight" not in report.copied
         ours, theirs = dict(model.named_parameters()), dict(gpt.named_parameters())
         assert all(torch.equal(ours[place], theirs[name]) for name, places in report.copied.items() for place in places)

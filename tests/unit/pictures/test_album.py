@@ -39,8 +39,12 @@ def test_every_picture_is_there_twice_and_on_the_page(album):
 def test_hostile_text_stays_text(album):
     page = (album / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page and "$x^$" in page
-    drawn = "".join(node.text or "" for path in album.glob("masks-*.svg")
-                    for node in ElementTree.parse(path).iter() if node.tag.endswith("}text"))
+    drawn = "".join(
+        node.text or ""
+        for path in album.glob("masks-*.svg")
+        for node in ElementTree.parse(path).iter()
+        if node.tag.endswith("}text")
+    )
     assert "$x^$" in drawn and "<script>ale" in drawn
     for path in album.glob("*.svg"):
         assert b"<script" not in path.read_bytes(), path.name
@@ -86,6 +90,7 @@ def test_the_same_pictures_are_the_same_bytes(tmp_path):
 def test_a_classifier_shows_attention_but_continues_nothing(tmp_path, gpt, tokenizer):
     from finetune.checkpoints.store import write_checkpoint
     from finetune.models.heads import Classifier
+
     write_checkpoint(tmp_path / "classifier", Classifier(gpt, classes=2).initialise_head(1), tokenizer)
     options = Options(weights=str(tmp_path / "classifier"), text="a text")
     assert draw("attention", tmp_path / "out", options, Train()).is_file()
@@ -93,11 +98,16 @@ def test_a_classifier_shows_attention_but_continues_nothing(tmp_path, gpt, token
         draw("sampling", tmp_path / "out", options, Train())
 
 
-@pytest.mark.parametrize("what, options, part", [
-    ("atention", Options(), "did you mean 'attention'?"), ("nothing-like-it", Options(), "masks, attention"),
-    ("masks", Options(layer=1), "masks reads no --layer; known: --text"),
-    ("positions", Options(top_k=1), "positions reads no --top-k; known: --weights"),
-    ("masks", Options(text=" "), "the text is empty")])
+@pytest.mark.parametrize(
+    "what, options, part",
+    [
+        ("atention", Options(), "did you mean 'attention'?"),
+        ("nothing-like-it", Options(), "masks, attention"),
+        ("masks", Options(layer=1), "masks reads no --layer; known: --text"),
+        ("positions", Options(top_k=1), "positions reads no --top-k; known: --weights"),
+        ("masks", Options(text=" "), "the text is empty"),
+    ],
+)
 def test_what_cannot_be_used_is_said_and_nothing_written(tmp_path, what, options, part):
     with pytest.raises(RecipeError) as error:
         draw(what, tmp_path / "out", options, Train())

@@ -61,9 +61,11 @@ def test_masks_are_what_the_models_look_through():
     ids, attention_mask = torch.arange(7)[None], torch.arange(7)[None] < 5
     encoder = Encoder(VariantConfig(**SHAPE)).initialise(1, std=0.2).eval()
     both = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
-    seen = {"padding": attention_maps(encoder, ids, attention_mask)["encoder"],
-            "causal": attention_maps(both, ids, ids[:, :5])["decoder"],
-            "both": attention_maps(both, ids, ids, target_mask=attention_mask)["decoder"]}
+    seen = {
+        "padding": attention_maps(encoder, ids, attention_mask)["encoder"],
+        "causal": attention_maps(both, ids, ids[:, :5])["decoder"],
+        "both": attention_maps(both, ids, ids, target_mask=attention_mask)["decoder"],
+    }
     assert seen.keys() == drawn.keys()
     for name, weights in seen.items():
         assert torch.equal(weights[0, 0, 0] > 0, drawn[name]), name
@@ -101,6 +103,7 @@ def test_shapes_at_the_arrows_are_those_of_a_real_pass():
 
     def watch(name, module):
         module.register_forward_hook(lambda module, inputs, output: seen.update({name: tuple(output.shape)}))
+
     watch("embedded", model.decoder.drop)
     watch("inner", model.decoder.blocks[0].mlp.up)
     watch("encoded", model.encoder.norm)
@@ -108,14 +111,22 @@ def test_shapes_at_the_arrows_are_those_of_a_real_pass():
     source, target = torch.ones(B, S, dtype=torch.long), torch.ones(B, T, dtype=torch.long)
     maps = attention_maps(model, source, target)
     sources = model.read(source)
-    seen |= {"ids": tuple(target.shape), "source_ids": tuple(source.shape), "weights": tuple(maps["decoder"][0].shape),
-             "cross_weights": tuple(maps["cross"][0].shape), "cross_keys": tuple(sources[0].keys.shape),
-             "source_mask": tuple(sources[0].mask.shape), "logits": tuple(model(source, target).shape)}
+    seen |= {
+        "ids": tuple(target.shape),
+        "source_ids": tuple(source.shape),
+        "weights": tuple(maps["decoder"][0].shape),
+        "cross_weights": tuple(maps["cross"][0].shape),
+        "cross_keys": tuple(sources[0].keys.shape),
+        "source_mask": tuple(sources[0].mask.shape),
+        "logits": tuple(model(source, target).shape),
+    }
     sizes = {"B": B, "S": S, "T": T}
     shapes = architectures.shapes(config)
     assert {name: tuple(sizes.get(part, part) for part in shapes[name]) for name in seen} == seen
-    drawn = {drawing.name: " ".join(text.get_text() for text in drawing.figure.axes[0].texts)
-             for drawing in architectures.draw(config, "tiny")}
+    drawn = {
+        drawing.name: " ".join(text.get_text() for text in drawing.figure.axes[0].texts)
+        for drawing in architectures.draw(config, "tiny")
+    }
     assert "(B, T, 61)" in drawn["architectures-decoder-only"] and "2 ×" in drawn["architectures-decoder-only"]
     assert "causal" not in drawn["architectures-encoder-only"] and "(B, 1, 1, T)" in drawn["architectures-encoder-only"]
     assert "cross-attention" in drawn["architectures-encoder-decoder"]
@@ -124,6 +135,7 @@ def test_shapes_at_the_arrows_are_those_of_a_real_pass():
 
 def test_rates_are_those_of_the_loop(tmp_path):
     from finetune.training.loop import train
+
     toy = runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))
     job, settings = toy["toy_job"]()
     train(job, settings, tmp_path, {})
@@ -138,13 +150,15 @@ def test_rates_are_those_of_the_loop(tmp_path):
 def test_tokens_cut_off_are_those_that_the_sampler_never_draws(gpt, tokenizer, rule):
     logits = sampling.next_logits(gpt, sampling.prompt_ids(gpt, tokenizer, PROMPT, room=1))
     may, probability = sampling.kept(logits, **rule)
-    drawn = Decoding(**rule).choose(logits.expand(20_000, -1), torch.zeros(20_000, 1, dtype=torch.long),
-                                    torch.Generator().manual_seed(1))
+    drawn = Decoding(**rule).choose(
+        logits.expand(20_000, -1), torch.zeros(20_000, 1, dtype=torch.long), torch.Generator().manual_seed(1)
+    )
     counts = drawn.bincount(minlength=257) / 20_000
     assert 1 < may.sum() < 257 and not counts[~may].any()
     torch.testing.assert_close(counts, probability, atol=0.02, rtol=0)
-    drawing = sampling._rule(logits, logits[0].argsort(descending=True)[:20], ["x"] * 20, "x", *rule, *rule.values(),
-                             "{}")
+    drawing = sampling._rule(
+        logits, logits[0].argsort(descending=True)[:20], ["x"] * 20, "x", *rule, *rule.values(), "{}"
+    )
     kept_bars = len(drawing.figure.axes[0].containers[0])
     assert kept_bars == min(int(may.sum()), 20)
 
@@ -153,7 +167,7 @@ def test_temperature_is_that_of_the_softmax(gpt, tokenizer):
     logits = sampling.next_logits(gpt, sampling.prompt_ids(gpt, tokenizer, PROMPT, room=1))
     drawing = sampling.draw(gpt, tokenizer, PROMPT, "tiny")[0]
     for line, temperature in zip(drawing.figure.axes[0].lines, sampling.TEMPERATURES, strict=True):
-        expected = 100 * (logits[0] / temperature).softmax(dim=-1).sort(descending=True).values[:sampling.SHOWN]
+        expected = 100 * (logits[0] / temperature).softmax(dim=-1).sort(descending=True).values[: sampling.SHOWN]
         np.testing.assert_allclose(line.get_xdata(), expected.numpy(), rtol=1e-5)
 
 
@@ -162,12 +176,12 @@ def test_temperature_is_that_of_the_softmax(gpt, tokenizer):
 def test_the_tree_ends_in_the_beams_of_generate(gpt, tokenizer, width):
     ids = sampling.prompt_ids(gpt, tokenizer, PROMPT, room=beams.STEPS)
     tree = beams.search(gpt, ids, width, beams.STEPS)
-    found = generate(gpt, ids, beams.STEPS, beams=width, samples=width)[:, ids.shape[1]:]
+    found = generate(gpt, ids, beams.STEPS, beams=width, samples=width)[:, ids.shape[1] :]
     last = [branch for branch in tree[-1] if branch.kept]
     assert [list(branch.tokens) for branch in last] == found.tolist()
     for branch in (*tree[1], *last):  # each score is the log probability of its text
         whole = torch.tensor([[*ids[0].tolist(), *branch.tokens]])
-        steps = gpt(whole).log_softmax(dim=-1)[0, ids.shape[1] - 1:-1]
+        steps = gpt(whole).log_softmax(dim=-1)[0, ids.shape[1] - 1 : -1]
         expected = steps.gather(1, torch.tensor(branch.tokens)[:, None]).sum()
         assert branch.score == pytest.approx(float(expected), abs=1e-4)
     assert all(sum(branch.kept for branch in step) == width == len(step) / 2 for step in tree)
@@ -183,16 +197,20 @@ def test_every_branch_is_on_the_picture(gpt, tokenizer):
     assert len(axes.lines) == 30 and len(dashed) == 15
 
 
-@pytest.mark.parametrize("draw, part", [
-    (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, " \n", None, "tiny"), "empty"),
-    (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x" * 49, None, "tiny"), "49 tokens; known: 48 at most"),
-    (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", 2, "tiny"), "got 2; known: 0 to 1"),
-    (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", -1, "tiny"), "got -1; known: 0 to 1"),
-    (lambda gpt, tokenizer: masks.draw(""), "empty"),
-    (lambda gpt, tokenizer: sampling.draw(gpt, tokenizer, "", "tiny"), "empty"),
-    (lambda gpt, tokenizer: sampling.draw(gpt, tokenizer, "x", "tiny", top_p=2.0), "top_p is out of range"),
-    (lambda gpt, tokenizer: beams.draw(gpt, tokenizer, "x" * 43, "tiny"), "44 tokens; known: 43 at most"),
-    (lambda gpt, tokenizer: beams.draw(gpt, tokenizer, "x", "tiny", 1), "got 1; known: 2 to 5")])
+@pytest.mark.parametrize(
+    "draw, part",
+    [
+        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, " \n", None, "tiny"), "empty"),
+        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x" * 49, None, "tiny"), "49 tokens; known: 48 at most"),
+        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", 2, "tiny"), "got 2; known: 0 to 1"),
+        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", -1, "tiny"), "got -1; known: 0 to 1"),
+        (lambda gpt, tokenizer: masks.draw(""), "empty"),
+        (lambda gpt, tokenizer: sampling.draw(gpt, tokenizer, "", "tiny"), "empty"),
+        (lambda gpt, tokenizer: sampling.draw(gpt, tokenizer, "x", "tiny", top_p=2.0), "top_p is out of range"),
+        (lambda gpt, tokenizer: beams.draw(gpt, tokenizer, "x" * 43, "tiny"), "44 tokens; known: 43 at most"),
+        (lambda gpt, tokenizer: beams.draw(gpt, tokenizer, "x", "tiny", 1), "got 1; known: 2 to 5"),
+    ],
+)
 def test_what_cannot_be_drawn_is_said(gpt, tokenizer, draw, part):
     with pytest.raises(RecipeError) as error:
         draw(gpt, tokenizer)

@@ -9,7 +9,7 @@ from finetune.report.attention import draw_attention
 
 @pytest.mark.parametrize("size", [1, 5, 40, 200])
 def test_rows_are_queries_and_columns_are_keys(size):
-    weights = np.tril(np.random.default_rng(1).random((size, size)))[:, :max(1, size - 1)]
+    weights = np.tril(np.random.default_rng(1).random((size, size)))[:, : max(1, size - 1)]
     queries, keys = [f"q{i}" for i in range(size)], [f"k{i}" for i in range(max(1, size - 1))]
     axes = Figure().subplots()
     image = draw_attention(axes, weights.tolist(), queries, keys)

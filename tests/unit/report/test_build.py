@@ -22,14 +22,39 @@ from finetune.tasks.pretrain import page as language
 
 PAGES = {"classify": results.PAGE, "pretrain": language.PAGE}
 PAYLOADS = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "' onmouseover='alert(1)",
-    "<a href=\"javascript:alert(1)\">x</a>", "javascript:alert(1)", "<iframe src=//evil.example>", "</td></table>",
-    "<style>*{display:none}</style>", "<link rel=stylesheet href=//evil.example/x.css>", "<body onload=alert(1)>",
-    "<meta http-equiv=refresh content='0;url=//evil.example'>", "<base href=//evil.example>", "<object data=x>",
-    "<form action=//evil.example><input autofocus onfocus=alert(1)>", "<details open ontoggle=alert(1)>", "<!--", "]]>",
-    "<math><mi xlink:href=javascript:alert(1)>", "<video><source onerror=alert(1)>", "{{7*7}}", "{% raw %}",
-    "{{''.__class__.__mro__}}", "${7*7}", "<ScRiPt >alert(1)</sCrIpT>", "<img/src=x/onerror=alert(1)>", "&lt;b&gt;",
-    "%3Cscript%3E", "\u2028<script>", "<svg><animate onbegin=alert(1)>", "=cmd|' /C calc'!A0", "| a | b |\n| --- |"]
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "' onmouseover='alert(1)",
+    '<a href="javascript:alert(1)">x</a>',
+    "javascript:alert(1)",
+    "<iframe src=//evil.example>",
+    "</td></table>",
+    "<style>*{display:none}</style>",
+    "<link rel=stylesheet href=//evil.example/x.css>",
+    "<body onload=alert(1)>",
+    "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "<base href=//evil.example>",
+    "<object data=x>",
+    "<form action=//evil.example><input autofocus onfocus=alert(1)>",
+    "<details open ontoggle=alert(1)>",
+    "<!--",
+    "]]>",
+    "<math><mi xlink:href=javascript:alert(1)>",
+    "<video><source onerror=alert(1)>",
+    "{{7*7}}",
+    "{% raw %}",
+    "{{''.__class__.__mro__}}",
+    "${7*7}",
+    "<ScRiPt >alert(1)</sCrIpT>",
+    "<img/src=x/onerror=alert(1)>",
+    "&lt;b&gt;",
+    "%3Cscript%3E",
+    "\u2028<script>",
+    "<svg><animate onbegin=alert(1)>",
+    "=cmd|' /C calc'!A0",
+    "| a | b |\n| --- |",
+]
 
 
 class Page(HTMLParser):
@@ -66,9 +91,42 @@ def read(run):
 
 def check_inert(page):
     """Nothing in the page runs, loads or leaves it."""
-    allowed = {"html", "head", "meta", "title", "style", "body", "main", "header", "nav", "section", "div", "p", "h1",
-               "h2", "ul", "li", "a", "span", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td",
-               "figure", "figcaption", "img", "details", "summary", "pre", "code", "wbr"}
+    allowed = {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "header",
+        "nav",
+        "section",
+        "div",
+        "p",
+        "h1",
+        "h2",
+        "ul",
+        "li",
+        "a",
+        "span",
+        "strong",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "img",
+        "details",
+        "summary",
+        "pre",
+        "code",
+        "wbr",
+    }
     assert {tag for tag, _ in page.tags} <= allowed
     for tag, attrs in page.tags:
         assert not [name for name in attrs if name.startswith("on") or name in ("style", "srcset", "action")], tag
@@ -82,9 +140,21 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
     run = make_run(rows=(300, 80, 150))
     page, text, markdown = read(run)
     titles = re.findall(r"<h2 [^>]*>([^<]+)</h2>", text)
-    assert titles == ["Model and baselines", "All metrics", "Confusion", "Curves", "Calibration and decision",
-                      "Training", "Labels", "Errors", "Overlap between splits", "Data", "What was run",
-                      "How to use it", "Licence and citation"]
+    assert titles == [
+        "Model and baselines",
+        "All metrics",
+        "Confusion",
+        "Curves",
+        "Calibration and decision",
+        "Training",
+        "Labels",
+        "Errors",
+        "Overlap between splits",
+        "Data",
+        "What was run",
+        "How to use it",
+        "Licence and citation",
+    ]
     assert re.findall(r"^## (.+)$", markdown, re.M) == titles
     evaluation = json.loads((run / "eval.json").read_text())
     value = f"{100 * evaluation['headline']['value']:.1f}"
@@ -114,11 +184,16 @@ def test_page_is_accessible_and_self_contained(make_run):
 
 
 def test_hostile_texts_labels_and_names_are_inert(make_run):
-    labels = ["<script>alert('label')</script>", "\" onmouseover=\"alert(1)"]
+    labels = ["<script>alert('label')</script>", '" onmouseover="alert(1)']
     run = make_run("<b onclick=x>'", labels=labels, rows=(200, 60, 120), texts=PAYLOADS, pipeline="<script>")
     card = json.loads((run / "data" / "card.json").read_text())
-    card |= {"name": PAYLOADS[1], "source": "javascript:alert(1)", "notes": PAYLOADS, "licence": PAYLOADS[0],
-             "checks": [{"check": "emoji", "level": "note", "what": what, "do": what} for what in PAYLOADS]}
+    card |= {
+        "name": PAYLOADS[1],
+        "source": "javascript:alert(1)",
+        "notes": PAYLOADS,
+        "licence": PAYLOADS[0],
+        "checks": [{"check": "emoji", "level": "note", "what": what, "do": what} for what in PAYLOADS],
+    }
     (run / "data" / "card.json").write_text(json.dumps(card))
     evaluation = json.loads((run / "eval.json").read_text())
     evaluation["weights"] |= {"name": PAYLOADS[2], "source": PAYLOADS[3], "fallback": True, "note": PAYLOADS[0]}
@@ -250,8 +325,15 @@ def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, t
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{}", "3", '{"task": "classify"}', "[" * 100_000])
-@pytest.mark.parametrize("file, stage", [("eval.json", "evaluate"), ("data/card.json", "prepare"),
-                                         ("stages/04-train.json", "train"), ("stages/01-download.json", "download")])
+@pytest.mark.parametrize(
+    "file, stage",
+    [
+        ("eval.json", "evaluate"),
+        ("data/card.json", "prepare"),
+        ("stages/04-train.json", "train"),
+        ("stages/01-download.json", "download"),
+    ],
+)
 def test_a_file_of_another_shape_is_named_with_the_stage_that_writes_it(make_run, file, stage, text):
     run = make_run("my-run", rows=(20, 6, 6), resamples=1)
     (run / file).write_text(text)
@@ -259,8 +341,10 @@ def test_a_file_of_another_shape_is_named_with_the_stage_that_writes_it(make_run
         build_report(run, PAGES)
 
 
-@pytest.mark.parametrize("file, text", [
-    ("recipe.json", "[]"), ("attention.json", "3"), ("attention.json", "[3]"), ("stages/04-train.json", None)])
+@pytest.mark.parametrize(
+    "file, text",
+    [("recipe.json", "[]"), ("attention.json", "3"), ("attention.json", "[3]"), ("stages/04-train.json", None)],
+)
 def test_every_other_file_of_another_shape_is_named(make_run, file, text):
     run = make_run("my-run", rows=(20, 6, 6), resamples=1)
     if text is None:  # a stage's record whose result is not the training's
@@ -280,6 +364,7 @@ def test_a_task_that_no_page_is_of_is_named(make_run):
 def test_a_fault_of_a_page_is_not_blamed_on_the_files(make_run, error):
     def broken(files):
         raise error("ours")
+
     run = make_run(rows=(20, 6, 6), resamples=1)
     with pytest.raises(error, match="ours"):
         build_report(run, {"classify": replace(results.PAGE, make=broken)})
@@ -287,9 +372,11 @@ def test_a_fault_of_a_page_is_not_blamed_on_the_files(make_run, error):
 
 def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text('{"step": 1, "loss": 9.0, "lr": 0.1}\n{"step": 2, "loss": NaN, "lr": 0.2}\n'
-                    '{"step": 1, "loss": 1.0, "lr": 0.1}\n{"step": 2, "validation": {"log_loss": 0.5}, "best": true}\n'
-                    '{"step": 3, "lo')
+    path.write_text(
+        '{"step": 1, "loss": 9.0, "lr": 0.1}\n{"step": 2, "loss": NaN, "lr": 0.2}\n'
+        '{"step": 1, "loss": 1.0, "lr": 0.1}\n{"step": 2, "validation": {"log_loss": 0.5}, "best": true}\n'
+        '{"step": 3, "lo'
+    )
     log = read_training_log(path)
     assert log.steps == [1] and log.losses == [1.0] and log.rates == [0.1, 0.2]
     assert log.validation == [ValidationPoint(2, None, True, {"log_loss": 0.5})]
@@ -309,11 +396,19 @@ def test_python_to_copy_names_what_exists(make_run):
     code = [block.text for block in results.use("it's a run", evaluation).blocks if block.kind == "code"]
     snippets = [ast.parse(text) for text in code if "import " in text]
     assert len(snippets) == 2
-    own = {alias.name: getattr(importlib.import_module(node.module), alias.name) for tree in snippets
-           for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("finetune")
-           for alias in node.names}
-    used = [(own[node.value.id], node.attr) for tree in snippets for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    own = {
+        alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for tree in snippets
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("finetune")
+        for alias in node.names
+    }
+    used = [
+        (own[node.value.id], node.attr)
+        for tree in snippets
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
     assert used and all(hasattr(*pair) for pair in used)
     assert not [node for tree in snippets for node in ast.walk(tree) if isinstance(node, ast.Import)]
 
@@ -335,9 +430,20 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
     run = make_run()
     path = run / "stages" / "04-train.json"
     record = json.loads(path.read_text())
-    record["result"] |= {"planned_steps": 400, "peak_bytes": 1_250_000_000, "estimate": {
-        "seconds": 300.0, "seconds_low": 240.0, "seconds_high": 360.0, "steps": 3, "peak_bytes": 1_100_000_000,
-        "peak_bytes_low": 900_000_000, "peak_bytes_high": 1_400_000_000, "cpu_share": 0.42}}
+    record["result"] |= {
+        "planned_steps": 400,
+        "peak_bytes": 1_250_000_000,
+        "estimate": {
+            "seconds": 300.0,
+            "seconds_low": 240.0,
+            "seconds_high": 360.0,
+            "steps": 3,
+            "peak_bytes": 1_100_000_000,
+            "peak_bytes_low": 900_000_000,
+            "peak_bytes_high": 1_400_000_000,
+            "cpu_share": 0.42,
+        },
+    }
     path.write_text(json.dumps(record))
     build_report(run, PAGES)
     text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
@@ -368,18 +474,26 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
     assert markdown.startswith("# tiny-gpt: pretraining report")
     assert '<p class="eyebrow">Pretraining report</p>' in text and "valuation report" not in text + markdown
     lines = [re.sub(r"\\(.)", r"\1", line) for line in markdown.splitlines()]
-    for line in ("| Training text | 53 | 76,425 | 170,911 | 2.24 |", "| Held-out text | 7 | 12,533 | 29,089 | 2.32 |",
-                 "| Evaluation file | \N{EN DASH} | 88,895 | 200,000 | 2.25 |",
-                 "| small | 1.5 | 53 | 76,424 | 7 | 12,532 |",
-                 "| Tokens per second | 9,597 |", "| Time | 5.2\u00a0s |", "| Before | qqq |",
-                 "| After | is the city |", "| 2 | 0.1 | 5.9600 | 3.7059 | best |"):
+    for line in (
+        "| Training text | 53 | 76,425 | 170,911 | 2.24 |",
+        "| Held-out text | 7 | 12,533 | 29,089 | 2.32 |",
+        "| Evaluation file | \N{EN DASH} | 88,895 | 200,000 | 2.25 |",
+        "| small | 1.5 | 53 | 76,424 | 7 | 12,532 |",
+        "| Tokens per second | 9,597 |",
+        "| Time | 5.2\u00a0s |",
+        "| Before | qqq |",
+        "| After | is the city |",
+        "| 2 | 0.1 | 5.9600 | 3.7059 | best |",
+    ):
         assert line in lines, line
     assert "Accuracy" not in page.text and "best by log loss" in " ".join(page.text.split())
 
 
 def test_building_a_report_imports_no_torch(make_run):
     run = make_run(rows=(100, 30, 40))
-    code = ("import sys; from pathlib import Path; from finetune.report import build; "
-            "from finetune.tasks.classify import page; "
-            f"build.build_report(Path({str(run)!r}), {{'classify': page.PAGE}}); sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys; from pathlib import Path; from finetune.report import build; "
+        "from finetune.tasks.classify import page; "
+        f"build.build_report(Path({str(run)!r}), {{'classify': page.PAGE}}); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,8 +12,20 @@ from finetune.evaluation.calibration import ReliabilityBin
 from finetune.report import plots
 from finetune.report.inputs import TrainingLog, ValidationPoint
 
-HOSTILE = ["$x^$", "$\\frac{", "<script>alert(1)</script>", "a\x00\x1b[31mb", "\ud800", "x" * 5000, "漢字", "🎉 ]]>",
-           "", "\n\n", "\u202eabc", "\uffff"]
+HOSTILE = [
+    "$x^$",
+    "$\\frac{",
+    "<script>alert(1)</script>",
+    "a\x00\x1b[31mb",
+    "\ud800",
+    "x" * 5000,
+    "漢字",
+    "🎉 ]]>",
+    "",
+    "\n\n",
+    "\u202eabc",
+    "\uffff",
+]
 
 
 def svg(picture):
@@ -23,8 +35,9 @@ def svg(picture):
 
 
 def texts(picture):
-    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg(picture)).iter()
-            if node.tag.endswith("}text")]
+    return [
+        "".join(node.itertext()) for node in ElementTree.fromstring(svg(picture)).iter() if node.tag.endswith("}text")
+    ]
 
 
 def test_hostile_labels_are_drawn_as_text():
@@ -65,12 +78,16 @@ def test_a_log_with_one_kind_of_line_is_drawn():
     assert "train, running mean" in texts(plots.loss_picture(only_steps, None))
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: plots.roc_picture([[0, 0], [0.01, 0.99], [1, 1]], [[0, 0], [1, 1]], "baseline"),
-    lambda: plots.pr_picture([[0, 1], [1, 0.13]], None, "", 0.13),
-    lambda: plots.reliability_picture([ReliabilityBin(0.8, 0.9, 10, 0.85, 0.7)]),
-    lambda: plots.loss_picture(TrainingLog([1, 2], [1, 2], [], [], []), 1),
-    lambda: plots.validation_picture([1, 2], {"Accuracy": [0.9, 0.95]}, 2)])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.roc_picture([[0, 0], [0.01, 0.99], [1, 1]], [[0, 0], [1, 1]], "baseline"),
+        lambda: plots.pr_picture([[0, 1], [1, 0.13]], None, "", 0.13),
+        lambda: plots.reliability_picture([ReliabilityBin(0.8, 0.9, 10, 0.85, 0.7)]),
+        lambda: plots.loss_picture(TrainingLog([1, 2], [1, 2], [], [], []), 1),
+        lambda: plots.validation_picture([1, 2], {"Accuracy": [0.9, 0.95]}, 2),
+    ],
+)
 def test_a_legend_stands_above_the_axes_and_covers_nothing(draw):
     figure = next(node for node in ElementTree.fromstring(svg(draw())) if node.get("id") == "figure_1")
     parts = {node.get("id"): node for node in figure}

@@ -11,9 +11,37 @@ from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, LeftOut
 from finetune.tables.splits import text_keys
 
-WORDS = ["apple", "river", "stone", "cloud", "grass", "tower", "candle", "window", "garden", "silver", "winter",
-         "morning", "paper", "forest", "hammer", "kettle", "ladder", "mirror", "needle", "orange", "pencil", "quarry",
-         "ribbon", "saddle", "teapot", "violet", "walnut", "yellow", "zipper"]
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "grass",
+    "tower",
+    "candle",
+    "window",
+    "garden",
+    "silver",
+    "winter",
+    "morning",
+    "paper",
+    "forest",
+    "hammer",
+    "kettle",
+    "ladder",
+    "mirror",
+    "needle",
+    "orange",
+    "pencil",
+    "quarry",
+    "ribbon",
+    "saddle",
+    "teapot",
+    "violet",
+    "walnut",
+    "yellow",
+    "zipper",
+]
 LONG = "a rather long text that is here twice, nearly"
 
 
@@ -43,27 +71,56 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
     return source
 
 
-@pytest.mark.parametrize("change, check, level, count, words", [
-    ({"labels": {0: "Yes", 2: "yes ", 4: "YES"}}, "label_spelling", "warning", 3, "several ways"),
-    ({"labels": {0: "NaN", 2: "n/a", 5: "None", 7: "NaN"}}, "missing_words", "warning", 4,
-     "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; they are learnt as a class"),
-    ({"labels": {0: "none", 2: "NONE"}}, "missing_words", "note", 2, "labelled 'none', 'NONE' look like"),
-    ({"labels": {0: "maybe", 2: "maybe"}}, "rare_labels", "warning", 1, "fewer than 10 rows"),
-    ({"labels": {i: "yes" for i in range(1, 220)}}, "imbalance", "warning", 230, "96% of the rows are 'yes'"),
-    ({"labels": {i: "yes" for i in range(1, 160)}}, "imbalance", "note", 200, "83% of the rows"),
-    ({"at": {2: "SAME text 1", 4: "same text 2", 6: "same  text 3"}}, "exact_duplicates", "note", 2, "2 rows repeat"),
-    ({"at": {2: "same text", 3: "Same Text"}}, "conflicting_labels", "warning", 1, "1 texts stand under two labels"),
-    ({"at": {2: LONG + " so", 4: LONG}},
-     "near_duplicates", "note", 2, "almost the same"),
-    ({"at": {2: LONG + " so", 5: LONG}},
-     "near_duplicates_with_other_label", "warning", 1, "two labels"),
-    ({"at": dict.fromkeys(range(200), "мама мыла раму")}, "other_alphabet", "warning", None, "another alphabet"),
-    ({"at": {0: "caf\u00c3\u00a9", 1: "lost \ufffd letter", 2: "it\u00e2\u20ac\u2122s"}},
-     "broken_characters", "warning", 3, "encoding"),
-    ({"at": {0: "nul\0", 1: "tab\tis fine"}}, "control_characters", "note", 1, "control"),
-    ({"at": {0: "win \U0001f600"}}, "emoji", "note", 1, "1 of 240 texts hold emoji"),
-    ({"at": {i: f"[yes] {WORDS[i % 29]} {WORDS[i % 23]} {i * 'k'}" for i in range(0, 100, 2)}}, "label_in_text",
-     "warning", 50, "'yes' stands in 42% of the texts of that label and in 0.0%")])
+@pytest.mark.parametrize(
+    "change, check, level, count, words",
+    [
+        ({"labels": {0: "Yes", 2: "yes ", 4: "YES"}}, "label_spelling", "warning", 3, "several ways"),
+        (
+            {"labels": {0: "NaN", 2: "n/a", 5: "None", 7: "NaN"}},
+            "missing_words",
+            "warning",
+            4,
+            "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; they are learnt as a class",
+        ),
+        ({"labels": {0: "none", 2: "NONE"}}, "missing_words", "note", 2, "labelled 'none', 'NONE' look like"),
+        ({"labels": {0: "maybe", 2: "maybe"}}, "rare_labels", "warning", 1, "fewer than 10 rows"),
+        ({"labels": {i: "yes" for i in range(1, 220)}}, "imbalance", "warning", 230, "96% of the rows are 'yes'"),
+        ({"labels": {i: "yes" for i in range(1, 160)}}, "imbalance", "note", 200, "83% of the rows"),
+        (
+            {"at": {2: "SAME text 1", 4: "same text 2", 6: "same  text 3"}},
+            "exact_duplicates",
+            "note",
+            2,
+            "2 rows repeat",
+        ),
+        (
+            {"at": {2: "same text", 3: "Same Text"}},
+            "conflicting_labels",
+            "warning",
+            1,
+            "1 texts stand under two labels",
+        ),
+        ({"at": {2: LONG + " so", 4: LONG}}, "near_duplicates", "note", 2, "almost the same"),
+        ({"at": {2: LONG + " so", 5: LONG}}, "near_duplicates_with_other_label", "warning", 1, "two labels"),
+        ({"at": dict.fromkeys(range(200), "мама мыла раму")}, "other_alphabet", "warning", None, "another alphabet"),
+        (
+            {"at": {0: "caf\u00c3\u00a9", 1: "lost \ufffd letter", 2: "it\u00e2\u20ac\u2122s"}},
+            "broken_characters",
+            "warning",
+            3,
+            "encoding",
+        ),
+        ({"at": {0: "nul\0", 1: "tab\tis fine"}}, "control_characters", "note", 1, "control"),
+        ({"at": {0: "win \U0001f600"}}, "emoji", "note", 1, "1 of 240 texts hold emoji"),
+        (
+            {"at": {i: f"[yes] {WORDS[i % 29]} {WORDS[i % 23]} {i * 'k'}" for i in range(0, 100, 2)}},
+            "label_in_text",
+            "warning",
+            50,
+            "'yes' stands in 42% of the texts of that label and in 0.0%",
+        ),
+    ],
+)
 def test_what_was_put_in_is_found(change, check, level, count, words):
     finding = found(put(clean(), **change))[check]
     assert finding.level == level and words in finding.what and finding.do
@@ -84,8 +141,10 @@ def test_rows_of_several_files_are_named_with_their_file():
     checks = found(source)
     assert places(checks["broken_characters"].as_dict()) == ["test.csv row 6"]
     assert places(checks["empty_text"].as_dict()) == ["my.csv row 1", "my.csv row 5", "test.csv row 7"]
-    assert list(map(str, source.left_out)) == ["my.csv: 2 rows left out: empty text (row 1, row 5)",
-                                               "test.csv: 1 row left out: empty text (row 7)"]
+    assert list(map(str, source.left_out)) == [
+        "my.csv: 2 rows left out: empty text (row 1, row 5)",
+        "test.csv: 1 row left out: empty text (row 7)",
+    ]
 
 
 def test_dropped_rows_and_cut_texts_are_counted():

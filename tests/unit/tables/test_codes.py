@@ -12,8 +12,9 @@ from finetune.tables.codes import BY_CODE, BY_NAME, CHECKS, check_muted
 def test_codes_are_in_order_and_every_check_has_its_own():
     assert [check.code for check in CHECKS] == [f"FT{number:03}" for number in range(1, len(CHECKS) + 1)]
     assert len(BY_NAME) == len(BY_CODE) == len(CHECKS)
-    assert all(re.fullmatch(r"[a-z_]+", check.name) and re.fullmatch(r"[A-Z][^\n.]+\.", check.meaning)
-               for check in CHECKS)
+    assert all(
+        re.fullmatch(r"[a-z_]+", check.name) and re.fullmatch(r"[A-Z][^\n.]+\.", check.meaning) for check in CHECKS
+    )
 
 
 def test_a_finding_has_its_code_and_none_is_made_without():

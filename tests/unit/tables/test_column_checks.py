@@ -11,14 +11,17 @@ from finetune.tables.tables import TableFormat
 @pytest.fixture
 def columns(tmp_path):
     """The findings for a table of 60 rows: text, label and the columns of `more` (name -> row number -> cell)."""
+
     def check(text: str | None = None, **more):
         names = [name.replace("__", " ") for name in more]
         rows = [["text", "label", *names]] + [
-            [f"word {'x' * i}", "ab"[i % 3 == 0], *(str(cell(i)) for cell in more.values())] for i in range(60)]
+            [f"word {'x' * i}", "ab"[i % 3 == 0], *(str(cell(i)) for cell in more.values())] for i in range(60)
+        ]
         path = tmp_path / "my.csv"
         path.write_text("".join(",".join(row) + "\n" for row in rows))
         layout = detect_format(path).layout
         return check_columns(path, layout, read_labelled(path, text, "label", layout))
+
     return check
 
 

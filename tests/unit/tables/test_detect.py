@@ -14,20 +14,29 @@ from finetune.tables.tables import iterate_table, look_at_bytes
 @pytest.fixture
 def detect(tmp_path):
     """What is detected in a file of this content, and the rows that are then read."""
+
     def detect(content: bytes | str, name: str = "my.csv", encoding: str | None = None):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         found = detect_format(path, encoding, HEADER_NAMES)
         return found, [cells for _, cells in iterate_table(path, found.layout)]
+
     return detect
 
 
 PLAIN = "text,label\nhi,ham\nho,spam\n"
 
 
-@pytest.mark.parametrize("encoding, said", [
-    ("utf-8-sig", "byte order mark"), ("utf-16", "byte order mark"), ("utf-32", "byte order mark"),
-    ("utf-16-le", "every second byte"), ("utf-16-be", "every second byte")])
+@pytest.mark.parametrize(
+    "encoding, said",
+    [
+        ("utf-8-sig", "byte order mark"),
+        ("utf-16", "byte order mark"),
+        ("utf-32", "byte order mark"),
+        ("utf-16-le", "every second byte"),
+        ("utf-16-be", "every second byte"),
+    ],
+)
 def test_the_encoding_is_proved_by_the_first_bytes(detect, encoding, said):
     found, rows = detect(PLAIN.replace("hi", "hí").encode(encoding))
     assert rows == [["hí", "ham"], ["ho", "spam"]] and said in found.notes[0]
@@ -85,14 +94,14 @@ def test_a_delimiter_that_parts_the_header_is_kept(detect):
     assert detect('text\n"only, one; column"\n')[0].layout.delimiter == ","
 
 
-SWALLOWED = '''ham\thello there
+SWALLOWED = """ham\thello there
 spam\t"win now
 ham\tI said "no"
 spam\tcall me" she said
 ham\tgood night
 ham\tbye now
 spam\tlast
-'''
+"""
 
 
 def test_rows_that_a_quote_would_swallow_are_found(detect):
@@ -116,8 +125,9 @@ def test_what_csv_writes_is_read_with_quotes(tmp_path):
     draw = random.Random(0)
     for trial in range(200):
         path = tmp_path / f"{trial}.csv"
-        rows = [["".join(draw.choices('ab,"\n é', k=draw.randint(1, 6))), draw.choice(["ham", "spam"])]
-                for _ in range(20)]
+        rows = [
+            ["".join(draw.choices('ab,"\n é', k=draw.randint(1, 6))), draw.choice(["ham", "spam"])] for _ in range(20)
+        ]
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["text", "label"], *rows])
         found = detect_format(path, header_names=HEADER_NAMES)
@@ -156,16 +166,26 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
     for content, line in (("My great table,,\ntext,label,id\na,x,1\n", 2), ("My table\n2024,\nText,Label\na,x\n", 3)):
         with pytest.raises(DataError, match=f"line {line} looks like the header, not the first line; got '.*Delete"):
             detect(content)
-    for content in ("a,b\ntext,x\nc,y\n", "text,label\nMessage,class\nc,y\n", "kind\ntext\nlabel\n",
-                    "title,topic\nClass,text\nc,y\n", ",utterance\n0,text\n1,b\n"):
+    for content in (
+        "a,b\ntext,x\nc,y\n",
+        "text,label\nMessage,class\nc,y\n",
+        "kind\ntext\nlabel\n",
+        "title,topic\nClass,text\nc,y\n",
+        ",utterance\n0,text\n1,b\n",
+    ):
         assert len(detect(content)[1]) == 2  # such a word may stand in a row of data
     assert len(detect("ham,hello\nclass,text\nham,ho\nham,hu\n")[1]) == 4  # no header at all
 
 
 @pytest.mark.parametrize("name", ["my.csv", "my.json", "my.txt"])
-@pytest.mark.parametrize("magic, what, mend", [
-    (b"PK\x03\x04", "Excel workbook", "save it as CSV"), (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
-    (b"\x1f\x8b", "gzip", "Unpack it")])
+@pytest.mark.parametrize(
+    "magic, what, mend",
+    [
+        (b"PK\x03\x04", "Excel workbook", "save it as CSV"),
+        (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
+        (b"\x1f\x8b", "gzip", "Unpack it"),
+    ],
+)
 def test_what_is_no_text_is_told_by_its_first_bytes(detect, name, magic, what, fix):
     with pytest.raises(DataError, match=f"{name}: no text file; got .*{what}.*known: .csv.*{fix}"):
         detect(magic + b"\x08\0\n,", name)

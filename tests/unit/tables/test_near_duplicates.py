@@ -9,8 +9,26 @@ from finetune.tables import near_duplicates
 from finetune.tables.near_duplicates import LEAST, SHINGLE, find_near_duplicates, hash_shingles, jaccard, shingles
 from finetune.tables.splits import normalise_text, text_keys
 
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo",
-         "lima", "mike", "november", "oscar", "papa", "québec", "ромео"]
+WORDS = [
+    "alpha",
+    "bravo",
+    "charlie",
+    "delta",
+    "echo",
+    "foxtrot",
+    "golf",
+    "hotel",
+    "india",
+    "juliet",
+    "kilo",
+    "lima",
+    "mike",
+    "november",
+    "oscar",
+    "papa",
+    "québec",
+    "ромео",
+]
 
 
 def noisy_texts(seed: int, rows: int = 160) -> list[str]:
@@ -34,8 +52,9 @@ def test_what_is_found_is_what_all_pairs_show(seed):
     found = find_near_duplicates(texts, text_keys(texts))
     assert all(jaccard(texts[a], texts[b]) == similarity >= LEAST for a, b, similarity in found.pairs)
     sets = [shingles(text) for text in texts]
-    alike = [(a, b) for b in range(len(texts)) for a in range(b)
-             if len(sets[a] & sets[b]) >= LEAST * len(sets[a] | sets[b])]
+    alike = [
+        (a, b) for b in range(len(texts)) for a in range(b) if len(sets[a] & sets[b]) >= LEAST * len(sets[a] | sets[b])
+    ]
     missed = [pair for pair in alike if found.cluster[pair[0]] != found.cluster[pair[1]]]
     assert len(alike) > 20 and len(missed) <= 0.02 * len(alike)
     joined = {row for a, b in alike for row in (a, b)}
@@ -62,7 +81,7 @@ def test_hashes_are_one_for_each_shingle():
         padded = normalise_text(text).ljust(SHINGLE)
         assert len(own) == len(padded) - SHINGLE + 1 and len(set(own.tolist())) == len(shingles(text))
         for start, value in enumerate(own.tolist()):
-            assert known.setdefault(padded[start:start + SHINGLE], value) == value
+            assert known.setdefault(padded[start : start + SHINGLE], value) == value
     assert len(set(known.values())) == len(known)
 
 

@@ -14,19 +14,32 @@ from finetune.tables.readers import (
 )
 
 
-@pytest.mark.parametrize("names, wanted, index", [
-    (["id", "text"], None, 1), (["id", " Message "], None, 1), (["content", "text"], None, 1), (["v1", "v2"], None, 1),
-    (["text", "body"], "body", 1), (["", "", "text"], None, 2)])
+@pytest.mark.parametrize(
+    "names, wanted, index",
+    [
+        (["id", "text"], None, 1),
+        (["id", " Message "], None, 1),
+        (["content", "text"], None, 1),
+        (["v1", "v2"], None, 1),
+        (["text", "body"], "body", 1),
+        (["", "", "text"], None, 2),
+    ],
+)
 def test_a_column_is_found(tmp_path, names, wanted, index):
     assert find_column(names, wanted, TEXT_NAMES, "text", tmp_path) == index
 
 
-@pytest.mark.parametrize("names, wanted, message", [
-    (["id", "texts"], "text", "no column 'text'; got id, texts; did you mean 'texts'"),
-    (["id", "x"], None, "no text column that can be told by its name; got id, x; known: text, message"),
-    (["text", "x", "text"], None, "2 columns are called 'text'"), (["x", "x"], "x", "2 columns are called 'x'"),
-    (["id", "Text"], "text", "no column 'text'.*did you mean 'Text'"),
-    (["text", "label"], "TEXT", "no column 'TEXT'.*did you mean 'text'")])
+@pytest.mark.parametrize(
+    "names, wanted, message",
+    [
+        (["id", "texts"], "text", "no column 'text'; got id, texts; did you mean 'texts'"),
+        (["id", "x"], None, "no text column that can be told by its name; got id, x; known: text, message"),
+        (["text", "x", "text"], None, "2 columns are called 'text'"),
+        (["x", "x"], "x", "2 columns are called 'x'"),
+        (["id", "Text"], "text", "no column 'text'.*did you mean 'Text'"),
+        (["text", "label"], "TEXT", "no column 'TEXT'.*did you mean 'text'"),
+    ],
+)
 def test_a_column_that_is_not_there_or_there_twice_is_refused(tmp_path, names, wanted, message):
     with pytest.raises(DataError, match=message):
         find_column(names, wanted, TEXT_NAMES, "text", tmp_path)
@@ -64,8 +77,12 @@ def test_one_label_is_too_few(tmp_path, rows):
         read_labelled(tmp_path / "my.csv", None, None)
 
 
-WORDY = [["7", "where is my parcel now", "late"], ["8", "it has not come yet", "late"], ["9", "thank you all", "fine"],
-         ["10", "", "fine"]]
+WORDY = [
+    ["7", "where is my parcel now", "late"],
+    ["8", "it has not come yet", "late"],
+    ["9", "thank you all", "fine"],
+    ["10", "", "fine"],
+]
 
 
 def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
@@ -74,8 +91,9 @@ def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
     assert "'remark', by its content: the longest texts" in found.notes[0]
     assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
     by_name = find_columns(["Text", "body", "target", "sms"], [], None, None, tmp_path).notes
-    assert by_name == ["text column 'Text', label column 'target': by their names; 'body', 'sms' could be the text, "
-                       "too (--text NAME)"]
+    assert by_name == [
+        "text column 'Text', label column 'target': by their names; 'body', 'sms' could be the text, too (--text NAME)"
+    ]
     assert find_columns(["id", "text", "mood"], [], None, "mood", tmp_path).notes == ["text column 'text': by its name"]
     assert find_columns(["id", "text", "mood"], [], "text", "mood", tmp_path).notes == []
     named = find_columns(["label", "remark", "mood"], WORDY, None, "mood", tmp_path)

@@ -18,7 +18,9 @@ def registry(tmp_path, monkeypatch):
     (tmp_path / "mirror" / "toy").mkdir(parents=True)
     (tmp_path / "mirror" / "toy" / "toy.txt").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    (tmp_path / "registry.toml").write_text("".join(f'''[data.{name}]
+    (tmp_path / "registry.toml").write_text(
+        "".join(
+            f'''[data.{name}]
 format = "tsv"
 header = false
 quoting = false
@@ -30,7 +32,10 @@ description = "Toy"
 {'fallback = "spam-sample"' if name == "toy" else ""}
 [data.{name}.files]
 "{name}.txt" = {{ bytes = {len(content)}, sha256 = "{digest}" }}
-''' for name in ("toy", "away")))
+'''
+            for name in ("toy", "away")
+        )
+    )
     monkeypatch.setenv("FINETUNE_REGISTRY", str(tmp_path / "registry.toml"))
     monkeypatch.setenv("FINETUNE_MIRROR", str(tmp_path / "mirror"))
     return tmp_path
@@ -72,9 +77,15 @@ def test_a_name_wins_over_a_file_of_that_name(registry):
     assert resolve_data("toy") == "toy" and locate_data("toy").path.name == "toy.txt"
 
 
-@pytest.mark.parametrize("name, message", [
-    ("nothing.csv", r"no data 'nothing\.csv': no such file and no such name; known: toy, away, .*spam-sample"),
-    ("toi", "did you mean 'toy'"), ("mirror", "mirror: a directory where a file should be"), ("", "directory|no data")])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nothing.csv", r"no data 'nothing\.csv': no such file and no such name; known: toy, away, .*spam-sample"),
+        ("toi", "did you mean 'toy'"),
+        ("mirror", "mirror: a directory where a file should be"),
+        ("", "directory|no data"),
+    ],
+)
 def test_what_is_neither_is_refused(registry, name, message):
     for ask in (resolve_data, locate_data):
         with pytest.raises(DataError, match=message):
@@ -119,13 +130,20 @@ def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
 
 def test_a_header_in_one_file_alone_is_said(tmp_path):
     headless = "".join(f"a {'x' * i},{'yz'[i % 2]}\n" for i in range(8))
-    for name, content in (("data", "text,label\n" + headless), ("bare", "b" + headless), ("short", "c,y\nd,z\n"),
-                          ("test", "text,label\n1,y\n")):
+    for name, content in (
+        ("data", "text,label\n" + headless),
+        ("bare", "b" + headless),
+        ("short", "c,y\nd,z\n"),
+        ("test", "text,label\n1,y\n"),
+    ):
         (tmp_path / f"{name}.csv").write_text(content)
     at = {name: str(tmp_path / f"{name}.csv") for name in ("data", "bare", "short", "test")}
     for name, got in (("bare", "columns called column_1"), ("short", "the first row of short.csv: c, y")):
-        with pytest.raises(DataError, match=f"{name}.csv: no header was found that names the columns of data.csv; "
-                                            f"got {got}.*known: columns 'text' and 'label'.*same header"):
+        with pytest.raises(
+            DataError,
+            match=f"{name}.csv: no header was found that names the columns of data.csv; "
+            f"got {got}.*known: columns 'text' and 'label'.*same header",
+        ):
             read_data(Recipe(data=at["data"], test=at[name]))
     with pytest.raises(DataError, match="bare.csv: no header was found, and .*test.csv seems to have one"):
         read_data(Recipe(data=at["bare"], columns={"text": "column_1", "label": "column_2"}, test=at["test"]))
@@ -141,6 +159,7 @@ def test_a_split_column_and_a_file_do_not_contradict(tmp_path):
 
 def test_a_folder_that_datasets_saved_is_data_and_another_is_not(tmp_path, monkeypatch):
     import datasets
+
     datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]}).save_to_disk(tmp_path / "saved")
     assert read_data(Recipe(data=str(tmp_path / "saved"))).texts == ["a", "b"]
     assert resolve_data("hf:owner/name") == "hf:owner/name"

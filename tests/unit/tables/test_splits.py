@@ -18,23 +18,27 @@ from finetune.tables.splits import (
 )
 
 
-@pytest.mark.parametrize("one, other", [
-    ("\uff26\uff32\uff25\uff25 \uff15\uff10", "free 50"),  # full width: NFKC
-    ("ﬁnd", "FIND"),  # a ligature
-    ("Straße", "STRASSE"),  # casefold, where lower() would keep the sharp s
-    ("Call 08001234567 now", "call 99999999999 NOW"),
-    ("win £100", "win £999"),
-    ("٣ items", "3 items"),  # any script's digits
-    ("  a\t\tb\n c\u00a0d ", "a b c d"),
-    ("a\u3000b", "A B"),
-    ("é", "e\u0301"),
-])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("\uff26\uff32\uff25\uff25 \uff15\uff10", "free 50"),  # full width: NFKC
+        ("ﬁnd", "FIND"),  # a ligature
+        ("Straße", "STRASSE"),  # casefold, where lower() would keep the sharp s
+        ("Call 08001234567 now", "call 99999999999 NOW"),
+        ("win £100", "win £999"),
+        ("٣ items", "3 items"),  # any script's digits
+        ("  a\t\tb\n c\u00a0d ", "a b c d"),
+        ("a\u3000b", "A B"),
+        ("é", "e\u0301"),
+    ],
+)
 def test_texts_that_count_as_the_same(one, other):
     assert normalise_text(one) == normalise_text(other)
 
 
-@pytest.mark.parametrize("one, other", [
-    ("call 10", "call 100"), ("a b", "ab"), ("see you!", "see you"), ("café", "cafe"), ("", "0")])
+@pytest.mark.parametrize(
+    "one, other", [("call 10", "call 100"), ("a b", "ab"), ("see you!", "see you"), ("café", "cafe"), ("", "0")]
+)
 def test_texts_that_stay_apart(one, other):
     assert normalise_text(one) != normalise_text(other)
 
@@ -51,7 +55,7 @@ def duplicated(seed, rows=400):
     while len(texts) < rows:
         base = f"{source.choice('abcdefghijkl')}{source.choice('mnopqrst')} {source.choice('uvwxyz')}"
         for _ in range(source.choice([1, 1, 1, 2, 5])):
-            texts.append(f"{base if source.random() < .5 else base.upper()} {source.randint(0, 9)}")
+            texts.append(f"{base if source.random() < 0.5 else base.upper()} {source.randint(0, 9)}")
             labels.append("rare" if base < "c" else "common" if base < "j" else "other")
     return texts, labels
 
@@ -81,7 +85,7 @@ def test_grouped_shares_are_exact_to_a_row_without_duplicates():
 
 def letters(number):
     """A word of letters alone, another for each number."""
-    return "".join(chr(97 + number // 26 ** power % 26) for power in range(3))
+    return "".join(chr(97 + number // 26**power % 26) for power in range(3))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -110,8 +114,12 @@ def test_grouped_shares_are_near_where_no_group_is_large(seed):
 def test_grouped_without_duplicates_is_drawn_at_random():
     """Each row's chance of a side is that side's share, wherever in the file it stands, and sides differ by seed."""
     texts, labels = [letters(i) for i in range(60)], [("a", "b")[i % 2] for i in range(60)]
-    where = Counter((name, row // 10) for seed in range(300)
-                    for name, rows in grouped_split(texts, labels, 0.1, 0.2, seed).items() for row in rows)
+    where = Counter(
+        (name, row // 10)
+        for seed in range(300)
+        for name, rows in grouped_split(texts, labels, 0.1, 0.2, seed).items()
+        for row in rows
+    )
     for tenth in range(6):  # 3000 draws: a standard deviation is below 0.01
         found = [where[name, tenth] / 3000 for name in SPLITS]
         assert found == pytest.approx([0.7, 0.1, 0.2], abs=0.04)
@@ -206,8 +214,11 @@ def test_groups_are_what_texts_and_names_tie_together(seed):
             row = todo.pop()
             if row not in expected:
                 expected[row] = found
-                todo += [other for other in range(len(texts)) if texts[other] == texts[row]
-                         or (names[row] and names[other] == names[row])]
+                todo += [
+                    other
+                    for other in range(len(texts))
+                    if texts[other] == texts[row] or (names[row] and names[other] == names[row])
+                ]
         found += 1
     assert number.tolist() == [expected[row] for row in range(len(texts))]
 
@@ -235,6 +246,7 @@ def test_rows_that_came_on_a_side_stay_there():
     def divide(rows, val, test):
         asked.append((rows, val, test))
         return {"train": [0], "val": [1] if val else [], "test": [2] if test else []}
+
     assert keep_sides(["", "test", "val", "train"], divide) == {"train": [0, 3], "val": [2], "test": [1]}
     assert not asked
     assert keep_sides(["", "test", "", "train"], divide) == {"train": [0], "val": [2], "test": [1]}

@@ -17,19 +17,31 @@ SMS = TableFormat("\t", header=False, quoting=False, columns=("label", "text"))
 @pytest.fixture
 def table(tmp_path):
     """Write a file's bytes and read it: the cells of each row."""
+
     def read(content: bytes | str, name: str = "my.csv", layout: TableFormat | None = None) -> list[list[str]]:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return [cells for _, cells in iterate_table(path, layout)]
+
     return read
 
 
-@pytest.mark.parametrize("content, rows", [
-    ("a,b\n1,2\n", [["1", "2"]]), ("a,b\r\n1,2\r\n", [["1", "2"]]), ("a,b\r1,2\r", [["1", "2"]]),
-    ("\ufeffa,b\n1,2", [["1", "2"]]), ("a,b\n\n1,2\n\n\n", [["1", "2"]]), ('a,b\n"1,\n""x""",2\n', [['1,\n"x"', "2"]]),
-    ("a,b\nNA,None\nnull,nan\n", [["NA", "None"], ["null", "nan"]]), ("a,b\n 1 ,\n", [[" 1 ", ""]]),
-    ("a,b\n1\x00,\x1b\n", [["1\x00", "\x1b"]]), ("a,b\n" + "x" * 500_000 + ",2\n", [["x" * 500_000, "2"]]),
-    ("a,b\nx\u2028y\x85z,2\n", [["x\u2028y\x85z", "2"]])])
+@pytest.mark.parametrize(
+    "content, rows",
+    [
+        ("a,b\n1,2\n", [["1", "2"]]),
+        ("a,b\r\n1,2\r\n", [["1", "2"]]),
+        ("a,b\r1,2\r", [["1", "2"]]),
+        ("\ufeffa,b\n1,2", [["1", "2"]]),
+        ("a,b\n\n1,2\n\n\n", [["1", "2"]]),
+        ('a,b\n"1,\n""x""",2\n', [['1,\n"x"', "2"]]),
+        ("a,b\nNA,None\nnull,nan\n", [["NA", "None"], ["null", "nan"]]),
+        ("a,b\n 1 ,\n", [[" 1 ", ""]]),
+        ("a,b\n1\x00,\x1b\n", [["1\x00", "\x1b"]]),
+        ("a,b\n" + "x" * 500_000 + ",2\n", [["x" * 500_000, "2"]]),
+        ("a,b\nx\u2028y\x85z,2\n", [["x\u2028y\x85z", "2"]]),
+    ],
+)
 def test_cells_are_what_the_file_holds(table, content, rows):
     assert table(content) == rows
 
@@ -38,16 +50,18 @@ def test_any_table_that_csv_writes_is_read_back(table):
     draw = random.Random(0)
     for _ in range(200):
         width = draw.randint(2, 4)
-        alphabet = 'ab,"\n\r\t ;\'é\u2028=\\'
+        alphabet = "ab,\"\n\r\t ;'é\u2028=\\"
         rows = [["".join(draw.choices(alphabet, k=draw.randint(0, 6))) for _ in range(width)] for _ in range(5)]
         stream = io.StringIO(newline="")
         csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator=draw.choice(["\n", "\r\n"])).writerows(
-            [[f"column {i}" for i in range(width)], *rows])
+            [[f"column {i}" for i in range(width)], *rows]
+        )
         assert table(stream.getvalue()) == rows
 
 
 def test_texts_are_what_pandas_reads_as_text(tmp_path):
     import pandas
+
     path = tmp_path / "my.csv"
     frame = pandas.DataFrame({"text": ["None", "1.0", " x ", 'say "hi"', "a\nb", "naïve"], "label": list("ababab")})
     frame.to_csv(path, index=False)
@@ -59,17 +73,28 @@ def test_texts_are_what_pandas_reads_as_text(tmp_path):
 def test_without_quoting_a_row_is_a_line(table):
     content = 'ham\t"open\nspam\tclosed" and "half\nham\tx\x85y\u2028z\r\n\nham\t\n'
     assert table(content, "SMSSpamCollection", SMS) == [
-        ["ham", '"open'], ["spam", 'closed" and "half'], ["ham", "x\x85y\u2028z"], ["ham", ""]]
+        ["ham", '"open'],
+        ["spam", 'closed" and "half'],
+        ["ham", "x\x85y\u2028z"],
+        ["ham", ""],
+    ]
 
 
-@pytest.mark.parametrize("content, message", [
-    ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
-    ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"), ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
-    ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*quote that is opened must be closed"),
-    ('a,b\n"x"y,2\n', "line 2: .*quote"), ("", "the file is empty"), ("\n\n", "the file is empty"),
-    (b"a,b\n1,2\ncaf\xe9,2\n", r"not UTF-8; got byte 0xe9 in line 3; 0 of the 1 lines .*Save the file as UTF-8"),
-    ("a,b\n1,2\n".encode("utf-16"), "not UTF-8; got byte 0xff in line 1"),
-    (b"a,b\n" + b"1,2\n" * 50_000 + b"\xff", "0xff in line 50002")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
+        ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"),
+        ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
+        ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*quote that is opened must be closed"),
+        ('a,b\n"x"y,2\n', "line 2: .*quote"),
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        (b"a,b\n1,2\ncaf\xe9,2\n", r"not UTF-8; got byte 0xe9 in line 3; 0 of the 1 lines .*Save the file as UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "not UTF-8; got byte 0xff in line 1"),
+        (b"a,b\n" + b"1,2\n" * 50_000 + b"\xff", "0xff in line 50002"),
+    ],
+)
 def test_a_table_with_a_fault_is_refused_with_the_line(table, content, message):
     with pytest.raises(DataError, match=message):
         table(content)
@@ -101,7 +126,7 @@ def test_a_table_is_read_as_it_comes(tmp_path):
         list(rows)
 
 
-ROWS = [{"text": "naïve \u2028 x", "label": "1", "n": 3}, {"text": "a, \"b\"\nc", "label": "0", "n": None}]
+ROWS = [{"text": "naïve \u2028 x", "label": "1", "n": 3}, {"text": 'a, "b"\nc', "label": "0", "n": None}]
 CELLS = [["naïve \u2028 x", "1", "3"], ['a, "b"\nc', "0", ""]]
 
 
@@ -117,23 +142,43 @@ def test_objects_may_have_other_keys(tmp_path):
     assert list(iterate_table(tmp_path / "my.jsonl")) == [(names, ["1", ""]), (names, ["3", "2"]), (names, ["", ""])]
 
 
-@pytest.mark.parametrize("value, cell", [
-    (None, ""), (float("nan"), ""), (True, "true"), (False, "false"), (1, "1"), (1.5, "1.5"), ("", ""),
-    ("NaN", "NaN"), (["a", "ü"], '["a", "ü"]'), ({"a": None}, '{"a": null}'), ("x\ud800y", "x?y"),
-    ('"', '"'), (b"caf\xc3\xa9", "café")])
+@pytest.mark.parametrize(
+    "value, cell",
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (True, "true"),
+        (False, "false"),
+        (1, "1"),
+        (1.5, "1.5"),
+        ("", ""),
+        ("NaN", "NaN"),
+        (["a", "ü"], '["a", "ü"]'),
+        ({"a": None}, '{"a": null}'),
+        ("x\ud800y", "x?y"),
+        ('"', '"'),
+        (b"caf\xc3\xa9", "café"),
+    ],
+)
 def test_values_become_text(value, cell):
     assert as_cell(value) == cell and isinstance(as_cell(value).encode(), bytes)
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("my.jsonl", '{"text": "a"}\n{"text": \n', r"my\.jsonl, line 2: cannot be read as JSON"),
-    ("my.jsonl", '{"text": "a"}\n["a"]\n', r"line 2: no JSON object"),
-    ("my.jsonl", '{"a": 1, "a": 2}', "key 'a' twice"),
-    ("my.json", '{"text": ["a"]}', "without a list of objects; got dict"),
-    ("my.json", "[1]", "object 1: no JSON object"),
-    ("my.json", "", "the file is empty"), ("my.json", "[" * 100_000, "cannot be read as JSON"),
-    ("my.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8; got byte 0xe9 in line 1.*cp1252.*café"),
-    ("my.parquet", "PAR1", "cannot be read as Parquet"), ("my.parquet", b"", "cannot be read as Parquet")])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("my.jsonl", '{"text": "a"}\n{"text": \n', r"my\.jsonl, line 2: cannot be read as JSON"),
+        ("my.jsonl", '{"text": "a"}\n["a"]\n', r"line 2: no JSON object"),
+        ("my.jsonl", '{"a": 1, "a": 2}', "key 'a' twice"),
+        ("my.json", '{"text": ["a"]}', "without a list of objects; got dict"),
+        ("my.json", "[1]", "object 1: no JSON object"),
+        ("my.json", "", "the file is empty"),
+        ("my.json", "[" * 100_000, "cannot be read as JSON"),
+        ("my.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8; got byte 0xe9 in line 1.*cp1252.*café"),
+        ("my.parquet", "PAR1", "cannot be read as Parquet"),
+        ("my.parquet", b"", "cannot be read as Parquet"),
+    ],
+)
 def test_other_kinds_with_a_fault_are_refused_with_the_place(table, name, content, message):
     with pytest.raises(DataError, match=message):
         table(content, name)
@@ -141,8 +186,15 @@ def test_other_kinds_with_a_fault_are_refused_with_the_place(table, name, conten
 
 def test_parquet_is_what_pandas_wrote(tmp_path):
     import pandas
-    frame = pandas.DataFrame({"text": ["a", None, "c\nd"] * 1000, "label": pandas.Categorical(["x", "y", "x"] * 1000),
-                              "yes": [True, False, None] * 1000, "score": [1.0, float("nan"), 2.5] * 1000})
+
+    frame = pandas.DataFrame(
+        {
+            "text": ["a", None, "c\nd"] * 1000,
+            "label": pandas.Categorical(["x", "y", "x"] * 1000),
+            "yes": [True, False, None] * 1000,
+            "score": [1.0, float("nan"), 2.5] * 1000,
+        }
+    )
     frame.to_parquet(tmp_path / "my.parquet")
     rows = list(iterate_table(tmp_path / "my.parquet"))
     assert len(rows) == 3000 and rows[0] == (["text", "label", "yes", "score"], ["a", "x", "true", "1.0"])
@@ -151,8 +203,10 @@ def test_parquet_is_what_pandas_wrote(tmp_path):
 
 def test_saved_data_sets_name_their_labels_and_splits(tmp_path):
     import datasets
-    features = datasets.Features({"text": datasets.Value("string"),
-                                  "label": datasets.ClassLabel(names=["ham", "spam"])})
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])}
+    )
     part = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     part.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": part, "test": part.select([0])}).save_to_disk(tmp_path / "two")
@@ -169,13 +223,17 @@ def test_saved_data_sets_name_their_labels_and_splits(tmp_path):
 
 def test_an_error_about_nothing_has_all_its_parts(tmp_path):
     import datasets
+
     datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk(tmp_path / "saved")
     (tmp_path / "empty.csv").write_text("\n\n")
     (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "none.json").write_text("[]")
-    for name, what in (("saved", "a saved data set with a split that has no rows; got a split without rows"),
-                       ("empty.csv", "the file is empty; got 2 bytes"), ("none.json", "no rows; got none"),
-                       ("header.csv", "a header and no rows; got nothing below the header")):
+    for name, what in (
+        ("saved", "a saved data set with a split that has no rows; got a split without rows"),
+        ("empty.csv", "the file is empty; got 2 bytes"),
+        ("none.json", "no rows; got none"),
+        ("header.csv", "a header and no rows; got nothing below the header"),
+    ):
         with pytest.raises(DataError, match=f"{name}: {what}; known: .*row for each text. Is it the right file"):
             read_labelled(tmp_path / name, None, None)
 

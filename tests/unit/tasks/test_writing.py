@@ -48,7 +48,10 @@ def test_equal_texts_stay_on_one_side_unless_the_order_alone_decides():
     assert len(side) == 78 and all(side[row] == side[row + 1] for row in range(0, 78, 3))
     assert any(side[row] != side[row + 2] for row in range(0, 78, 3))  # digits are content
     assert divide(texts[:10], Split(protocol="ordered"), 0.1, 0.2) == {
-        "train": list(range(7)), "test": [7, 8], "val": [9]}
+        "train": list(range(7)),
+        "test": [7, 8],
+        "val": [9],
+    }
 
 
 def test_a_split_without_rows_is_refused():
@@ -62,8 +65,11 @@ def test_overlap_is_said_where_there_is_some():
 
 
 def test_test_rows_that_fit_are_gathered_with_what_they_are_held_against():
-    records = {"train": [record(0, "one apple", "1"), record(1, "two pears", "2")], "val": [record(2, "Three", "3")],
-               "test": [record(3, "two  pears please", "4"), record(4, "too long", "5"), record(5, "three", "6")]}
+    records = {
+        "train": [record(0, "one apple", "1"), record(1, "two pears", "2")],
+        "val": [record(2, "Three", "3")],
+        "test": [record(3, "two  pears please", "4"), record(4, "too long", "5"), record(5, "three", "6")],
+    }
     test = gather_test_rows(records, [3, 5], itemgetter("asked"), itemgetter("wanted"))
     assert test.asked == ["two  pears please", "three"] and test.wanted == ["4", "6"]
     assert test.nearest[0] == "2" and test.clean.tolist() == [True, False]  # three stands in val, in another case

@@ -18,6 +18,7 @@ def toy_job():
 @pytest.fixture
 def run_training(tmp_path):
     """Train a job in an empty folder: returns (result, lines of steps, lines of validations, folder)."""
+
     def run(job, settings, name="run", checkpoint_seconds=1e9):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
@@ -25,4 +26,5 @@ def run_training(tmp_path):
         lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "loss" in line]
         return result, steps, [line for line in lines if "validation" in line], folder
+
     return run

@@ -22,5 +22,5 @@ def test_states_are_padded_and_come_back_whole():
     states, last = pad_states(rows)
     assert states.shape == (3, 6, 5) and last.tolist() == [3, 0, 5]
     for row, state, end in zip(rows, states, last, strict=True):
-        assert torch.equal(state[:end + 1], row) and not state[end + 1:].any()
+        assert torch.equal(state[: end + 1], row) and not state[end + 1 :].any()
     assert torch.equal(last, last_positions(rows))

@@ -73,8 +73,10 @@ def stirred(made):
 
 
 @pytest.mark.parametrize("weighting", ["none", "balanced"])
-@pytest.mark.parametrize("method, targets", [("full", None), ("last-blocks", None), ("head", None), ("lora", ("*",)),
-                                             ("lora", ("blocks.1.mlp.*",))])
+@pytest.mark.parametrize(
+    "method, targets",
+    [("full", None), ("last-blocks", None), ("head", None), ("lora", ("*",)), ("lora", ("blocks.1.mlp.*",))],
+)
 def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, monkeypatch, method, targets, weighting):
     lora = {"lora_targets": targets} if targets else {}
     with monkeypatch.context() as patch:
@@ -84,8 +86,9 @@ def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(toy_job, monkeypatch
     assert (len({plain.weights[row] for row in ROWS}) == 2) == (weighting == "balanced")
     expected_loss, expected = plain_step(plain, plain.weights)
     for budget, parts in ((10**6, 1), (90, 4), (1, 8)):
-        job, settings = stirred(toy_job(method, class_weights=weighting, micro_batch_tokens=budget, clip_norm=1e9,
-                                        **lora))
+        job, settings = stirred(
+            toy_job(method, class_weights=weighting, micro_batch_tokens=budget, clip_norm=1e9, **lora)
+        )
         assert len(micro_batches(ROWS, job.lengths, budget)) == parts
         moving = {name for name, p in job.model.named_parameters() if p.requires_grad}
         loss, norm, gradients = one_step(job, settings)
@@ -113,8 +116,9 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
     job, settings = toy_job("full", epochs=1, lr=1e-12, warmup_fraction=0.0, weight_decay=0.0)
     expected = []
     for rows in epoch_batches(job.lengths, settings.batch_size, settings.seed, 0):
-        losses = [F.cross_entropy(job.model(*inputs), target).item()
-                  for *inputs, target in (job.batch([row]) for row in rows)]
+        losses = [
+            F.cross_entropy(job.model(*inputs), target).item() for *inputs, target in (job.batch([row]) for row in rows)
+        ]
         expected.append((sum(losses) / len(rows), len(rows), sum(job.lengths[row] for row in rows)))
     result, steps, validations, _ = run_training(job, settings)
     assert [line["loss"] for line in steps] == pytest.approx([loss for loss, _, _ in expected], rel=1e-6)
@@ -134,6 +138,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(toy_job, run
         if len(steps_done) < 4:
             return value
         return value * math.nan if poison == "nan loss" else value + (model.head.weight.sum() * 0).abs().sqrt()
+
     with pytest.raises(TrainingError) as caught:
         run_training(replace(job, loss_sum=bad), settings, checkpoint_seconds=0)
     rows = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[3]
@@ -184,17 +189,26 @@ def scripted(job, values):
         assert not model.training
         value, loss = next(answers)
         return {"log_loss": loss, "accuracy": value, "f1_macro": value}
+
     return replace(job, validate=validate)
 
 
-@pytest.mark.parametrize("metric, values, best_epoch, last_epoch", [
-    ("f1_macro", [(.5, 1), (.7, 1), (.6, .1), (.6, .1), (.9, .1)], 2, 4),  # two worse ones in turn: stopped
-    ("f1_macro", [(.5, 1), (.4, 1), (.6, 1), (.5, 1), (.5, 1)], 3, 5),  # a gain starts the count anew
-    ("f1_macro", [(.5, 1), (.5, .9), (.5, .95), (.5, .9)], 2, 4),  # ties go to the lower log loss, then to the first
-    ("f1_macro", [(.5, 1), (.6, 9), (.5, .1), (.5, .1)], 2, 4),  # the log loss decides ties only
-    ("log_loss", [(.9, .5), (.1, .4), (.9, .45), (.9, .6)], 2, 4),  # minimised
-    ("accuracy", [(.1, 1), (.2, 1), (.3, 1), (.4, 1), (.5, 1)], 5, 5),
-])
+@pytest.mark.parametrize(
+    "metric, values, best_epoch, last_epoch",
+    [
+        ("f1_macro", [(0.5, 1), (0.7, 1), (0.6, 0.1), (0.6, 0.1), (0.9, 0.1)], 2, 4),  # two worse ones in turn: stopped
+        ("f1_macro", [(0.5, 1), (0.4, 1), (0.6, 1), (0.5, 1), (0.5, 1)], 3, 5),  # a gain starts the count anew
+        (
+            "f1_macro",
+            [(0.5, 1), (0.5, 0.9), (0.5, 0.95), (0.5, 0.9)],
+            2,
+            4,
+        ),  # ties go to the lower log loss, then to the first
+        ("f1_macro", [(0.5, 1), (0.6, 9), (0.5, 0.1), (0.5, 0.1)], 2, 4),  # the log loss decides ties only
+        ("log_loss", [(0.9, 0.5), (0.1, 0.4), (0.9, 0.45), (0.9, 0.6)], 2, 4),  # minimised
+        ("accuracy", [(0.1, 1), (0.2, 1), (0.3, 1), (0.4, 1), (0.5, 1)], 5, 5),
+    ],
+)
 def test_the_best_validation_wins_and_patience_ends(toy_job, run_training, metric, values, best_epoch, last_epoch):
     job, settings = toy_job("head", epochs=5, patience=2, metric=metric)
     result, steps, validations, folder = run_training(scripted(job, values), settings)
@@ -228,6 +242,7 @@ def test_a_signal_ends_the_step_and_saves(toy_job, run_training, number, step):
         if len(calls) == step:
             signal.raise_signal(number)
         return job.loss_sum(model, tensors)
+
     job, settings = toy_job("full", dropout=0.1, micro_batch_tokens=10**6)
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"step {step} of 12"):
@@ -245,6 +260,7 @@ def test_a_second_interrupt_ends_at_once(toy_job, run_training):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return job.loss_sum(model, tensors)
+
     with pytest.raises(KeyboardInterrupt):
         run_training(replace(job, loss_sum=impatient), settings)
 

@@ -21,8 +21,10 @@ def transformers_rates(steps, warmup, total, peak, minimum):
     return rates
 
 
-@pytest.mark.parametrize("steps, warmup_fraction, minimum", [
-    (100, 0.1, 0.1), (97, 0.13, 0.0), (10, 0.0, 0.1), (7, 1.0, 0.5), (33, 0.5, 1.0), (2, 0.1, 0.1), (3, 0.4, 0.0)])
+@pytest.mark.parametrize(
+    "steps, warmup_fraction, minimum",
+    [(100, 0.1, 0.1), (97, 0.13, 0.0), (10, 0.0, 0.1), (7, 1.0, 0.5), (33, 0.5, 1.0), (2, 0.1, 0.1), (3, 0.4, 0.0)],
+)
 def test_rate_is_transformers_without_the_step_at_rate_zero(steps, warmup_fraction, minimum):
     """transformers begins at 0 and ends a step before the minimum. We do neither, as no step is to be in vain: the
     warmup is one step ahead of theirs, and the cosine is theirs for one step less, so its end is the last step."""
@@ -45,8 +47,9 @@ def test_rate_depends_on_the_step_alone():
 
 
 def constant(steps, warmup_fraction, decay_fraction, minimum=0.0):
-    return [learning_rate(step, steps, 1.0, warmup_fraction, minimum, "constant", decay_fraction)
-            for step in range(steps)]
+    return [
+        learning_rate(step, steps, 1.0, warmup_fraction, minimum, "constant", decay_fraction) for step in range(steps)
+    ]
 
 
 def test_the_constant_rate_lasts_until_the_decay():
@@ -87,9 +90,15 @@ def test_a_step_is_torchs_plain_adamw():
     model, reference = (torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5)) for _ in range(2))
     reference.load_state_dict(model.state_dict())
     [ours] = build_optimizers(model, "adamw", 0.1, (0.9, 0.99))
-    plain = torch.optim.AdamW([{"params": [reference[0].weight], "weight_decay": 0.1},
-                               {"params": [reference[0].bias, *reference[1].parameters()], "weight_decay": 0.0}],
-                              betas=(0.9, 0.99), fused=False, foreach=False)
+    plain = torch.optim.AdamW(
+        [
+            {"params": [reference[0].weight], "weight_decay": 0.1},
+            {"params": [reference[0].bias, *reference[1].parameters()], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.99),
+        fused=False,
+        foreach=False,
+    )
     for rate in (0.1, 0.03, 0.2, 0.01):
         x = torch.randn(4, 7)
         for optimizer, network in ((ours, model), (plain, reference)):
@@ -113,10 +122,14 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(toy_job):
     job, _ = toy_job("full")
     names = {p: name for name, p in job.model.named_parameters()}
     muon, adamw = build_optimizers(job.model, "muon", 0.1, (0.9, 0.99))
-    matrices, rest = ({names[p] for group in optimizer.param_groups for p in group["params"]}
-                      for optimizer in (muon, adamw))
-    assert matrices == {name for name in names.values() if ".blocks." in name and
-                        name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))}
+    matrices, rest = (
+        {names[p] for group in optimizer.param_groups for p in group["params"]} for optimizer in (muon, adamw)
+    )
+    assert matrices == {
+        name
+        for name in names.values()
+        if ".blocks." in name and name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
+    }
     assert matrices | rest == set(names.values()) and not matrices & rest
 
 
@@ -140,8 +153,10 @@ def test_a_step_of_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradie
 def test_muon_in_full_precision_moves_as_torchs_does_in_bf16():
     torch.manual_seed(0)
     ours, theirs = (torch.nn.ParameterList([torch.zeros(48, 16), torch.zeros(16, 48)]) for _ in range(2))
-    pairs = [kind(list(one), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-             for kind, one in ((FullPrecisionMuon, ours), (torch.optim.Muon, theirs))]
+    pairs = [
+        kind(list(one), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for kind, one in ((FullPrecisionMuon, ours), (torch.optim.Muon, theirs))
+    ]
     for _ in range(4):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.randn(one.shape)

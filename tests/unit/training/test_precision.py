@@ -7,9 +7,16 @@ from finetune.training import precision
 from finetune.training.loop import autocast
 
 
-@pytest.mark.parametrize("bf16, asked, width, chosen", [
-    (True, "auto", 768, "bf16"), (True, "auto", 128, "fp32"), (False, "auto", 768, "fp32"),
-    (False, "bf16", 768, "bf16"), (True, "fp32", 768, "fp32")])
+@pytest.mark.parametrize(
+    "bf16, asked, width, chosen",
+    [
+        (True, "auto", 768, "bf16"),
+        (True, "auto", 128, "fp32"),
+        (False, "auto", 768, "fp32"),
+        (False, "bf16", 768, "bf16"),
+        (True, "fp32", 768, "fp32"),
+    ],
+)
 def test_auto_takes_bf16_where_it_is_fast(monkeypatch, bf16, asked, width, chosen):
     monkeypatch.setattr(precision, "has_bf16", lambda: bf16)
     found, why = precision.choose_precision(asked, width)

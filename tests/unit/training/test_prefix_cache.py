@@ -29,8 +29,10 @@ def test_states_are_those_of_each_text_alone():
     assert cache_bytes(rows, 16, last_only=True) == sum(state.untyped_storage().nbytes() for state in last)
 
 
-@pytest.mark.parametrize("method, more", [("last-blocks", {}), ("head", {}),
-                                          ("lora", {"lora_targets": ("blocks.1.*",), "lora_dropout": 0.2})])
+@pytest.mark.parametrize(
+    "method, more",
+    [("last-blocks", {}), ("head", {}), ("lora", {"lora_targets": ("blocks.1.*",), "lora_dropout": 0.2})],
+)
 def test_training_from_the_cache_is_training_without_it(toy_job, run_training, monkeypatch, method, more):
     more |= {"micro_batch_tokens": 10**6}  # each step in one part: dropout draws the same
     cached, settings = toy_job(method, epochs=3, **more)
@@ -42,7 +44,8 @@ def test_training_from_the_cache_is_training_without_it(toy_job, run_training, m
     _, plain_steps, plain_validations, _ = run_training(plain, settings, name="plain")
     assert [line["loss"] for line in cached_steps] == pytest.approx([line["loss"] for line in plain_steps], rel=1e-6)
     assert [line["validation"]["log_loss"] for line in cached_validations] == pytest.approx(
-        [line["validation"]["log_loss"] for line in plain_validations], rel=1e-6)
+        [line["validation"]["log_loss"] for line in plain_validations], rel=1e-6
+    )
     for (name, one), other in zip(cached.model.named_parameters(), plain.model.parameters(), strict=True):
         if name.endswith("qkv.bias"):  # a bias of the keys shifts all scores alike: its gradient is rounding alone
             (one, _, one_v), (other, _, other_v) = one.chunk(3), other.chunk(3)
@@ -53,6 +56,7 @@ def test_training_from_the_cache_is_training_without_it(toy_job, run_training, m
 def test_a_cache_takes_a_quarter_of_the_free_memory_at_most(toy_job, monkeypatch):
     """Two blocks of which one is frozen: a state of 32 numbers for each token of 60 texts."""
     import psutil
+
     job, _ = toy_job("last-blocks")
     size = 4 * 32 * (sum(job.lengths) + sum(len(text) for text in texts_of_validation()))
     for free, cached in ((4 * size + 8, True), (4 * size, False)):
@@ -65,9 +69,16 @@ def texts_of_validation():
     return runpy.run_path(str(Path(__file__).parents[2] / "toy.py"))["toy_texts"]()[0][44:]
 
 
-@pytest.mark.parametrize("method, settings", [
-    ("last-blocks", {"dropout": 0.1}), ("full", {}), ("lora", {}), ("lora", {"lora_targets": ("blocks.0.mlp.up",)}),
-    ("lora", {"lora_targets": ("blocks.1.*",), "dropout": 0.1})])
+@pytest.mark.parametrize(
+    "method, settings",
+    [
+        ("last-blocks", {"dropout": 0.1}),
+        ("full", {}),
+        ("lora", {}),
+        ("lora", {"lora_targets": ("blocks.0.mlp.up",)}),
+        ("lora", {"lora_targets": ("blocks.1.*",), "dropout": 0.1}),
+    ],
+)
 def test_nothing_that_moves_or_drops_is_cached(toy_job, method, settings):
     job, _ = toy_job(method, **settings)
     assert job.batch([0])[0].dtype == torch.long

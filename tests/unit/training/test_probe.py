@@ -15,23 +15,35 @@ CPU = torch.device("cpu")
 def first_steps(sizes, seconds, **more) -> FirstSteps:
     """What was measured, by hand; the processor was there all the time."""
     threads = torch.get_num_threads()
-    return FirstSteps([], 0, CPU, [Size(*size) for size in sizes], list(seconds),
-                      **{"cpu_seconds": sum(seconds) * threads} | more)
+    return FirstSteps(
+        [], 0, CPU, [Size(*size) for size in sizes], list(seconds), **{"cpu_seconds": sum(seconds) * threads} | more
+    )
 
 
-@pytest.mark.parametrize(("tokens", "seconds", "fixed", "per_token", "apart"), [
-    ([100, 200, 400], [0.3, 0.5, 0.9], 0.1, 0.002, 0),  # on a line
-    ([100, 200, 300], [0.1, 0.3, 0.5], 0, 0.9 / 600, 1 / 3),  # the line would begin below zero
-    ([100, 200, 300], [0.4, 0.3, 0.2], 0.3, 0, 1 / 3),  # more tokens never cost less
-    ([100, 100, 100], [0.2, 0.2, 0.5], 0, 0.003, 2 / 3)])  # all blocks are full
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "fixed", "per_token", "apart"),
+    [
+        ([100, 200, 400], [0.3, 0.5, 0.9], 0.1, 0.002, 0),  # on a line
+        ([100, 200, 300], [0.1, 0.3, 0.5], 0, 0.9 / 600, 1 / 3),  # the line would begin below zero
+        ([100, 200, 300], [0.4, 0.3, 0.2], 0.3, 0, 1 / 3),  # more tokens never cost less
+        ([100, 100, 100], [0.2, 0.2, 0.5], 0, 0.003, 2 / 3),
+    ],
+)  # all blocks are full
 def test_a_line_through_the_steps_with_no_negative_part(tokens, seconds, fixed, per_token, apart):
     assert probe.fit_steps(tokens, seconds) == pytest.approx((fixed, per_token, apart), abs=1e-12)
 
 
 def test_seconds_are_steps_and_validations_and_checkpoints_and_what_came_before():
     first = first_steps([(900, 900), (100, 100), (200, 200), (400, 400)], [9.0, 0.3, 0.5, 0.9], save_seconds=2.0)
-    plan = Plan([Size(100, 100), Size(300, 300)], steps=10, validations=2, validation_tokens=600, gradient_bytes=0,
-                save_every_seconds=3.0, set_up_seconds=7.0)
+    plan = Plan(
+        [Size(100, 100), Size(300, 300)],
+        steps=10,
+        validations=2,
+        validation_tokens=600,
+        gradient_bytes=0,
+        save_every_seconds=3.0,
+        set_up_seconds=7.0,
+    )
     steps = 10 * 0.1 + 0.002 * 200 * 10  # the first step, of 9 seconds, does not count
     training = steps + steps / 2000 / 3 * 600 * 2
     saves = 2 + 2  # two validations, and two times three seconds in 6
@@ -70,11 +82,15 @@ def test_one_step_is_better_than_none_and_none_gives_no_estimate():
     assert probe.estimate(first_steps([], []), plan) is None
 
 
-@pytest.mark.parametrize(("before", "largest", "kept", "expected"), [
-    (0, 400, 0, 1000),  # the largest batch was among the steps
-    (0, 800, 0, 600 + 100 + 2 * 300),  # weights, moments and gradients do not grow with the batch
-    (5000, 800, 0, 5000),  # loading took more
-    (0, 400, 70, 1070)])
+@pytest.mark.parametrize(
+    ("before", "largest", "kept", "expected"),
+    [
+        (0, 400, 0, 1000),  # the largest batch was among the steps
+        (0, 800, 0, 600 + 100 + 2 * 300),  # weights, moments and gradients do not grow with the batch
+        (5000, 800, 0, 5000),  # loading took more
+        (0, 400, 70, 1070),
+    ],
+)
 def test_peak_scales_what_the_tokens_need(before, largest, kept, expected):
     first = first_steps([(400, 400)], [1.0], peak_before=before, peak=1000, held=600)
     plan = Plan([Size(9, largest), Size(9, 9)], 2, 0, 0, gradient_bytes=100, save_every_seconds=60.0, kept_bytes=kept)

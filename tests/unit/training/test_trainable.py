@@ -18,14 +18,17 @@ def block(number):
     return [f"gpt.blocks.{number}.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
 
 
-@pytest.mark.parametrize("method, last_blocks, first_block, names", [
-    ("full", 2, 0, [*EMBEDDINGS, *block(0), *block(1), *block(2), *NORM, *HEAD]),
-    ("last-blocks", 1, 2, [*block(2), *NORM, *HEAD]),
-    ("last-blocks", 2, 1, [*block(1), *block(2), *NORM, *HEAD]),
-    ("last-blocks", 3, 0, [*block(0), *block(1), *block(2), *NORM, *HEAD]),
-    ("last-blocks", 9, 0, [*block(0), *block(1), *block(2), *NORM, *HEAD]),
-    ("head", 2, 3, HEAD),
-])
+@pytest.mark.parametrize(
+    "method, last_blocks, first_block, names",
+    [
+        ("full", 2, 0, [*EMBEDDINGS, *block(0), *block(1), *block(2), *NORM, *HEAD]),
+        ("last-blocks", 1, 2, [*block(2), *NORM, *HEAD]),
+        ("last-blocks", 2, 1, [*block(1), *block(2), *NORM, *HEAD]),
+        ("last-blocks", 3, 0, [*block(0), *block(1), *block(2), *NORM, *HEAD]),
+        ("last-blocks", 9, 0, [*block(0), *block(1), *block(2), *NORM, *HEAD]),
+        ("head", 2, 3, HEAD),
+    ],
+)
 def test_a_method_moves_exactly_these(method, last_blocks, first_block, names):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     for earlier in ("head", "full"):  # whatever was set before
@@ -38,10 +41,17 @@ def test_a_method_moves_exactly_these(method, last_blocks, first_block, names):
     assert (trainable.method, trainable.first_block) == (method, first_block)
 
 
-@pytest.mark.parametrize("targets, first_block, places", [
-    (("attention.qkv", "mlp.up"), 0, [f"{i}.{name}" for i in range(3) for name in ("attention.qkv", "mlp.up")]),
-    (("blocks.1.*", "blocks.2.attention.out"), 1,
-     ["1.attention.qkv", "1.attention.out", "1.mlp.up", "1.mlp.down", "2.attention.out"])])
+@pytest.mark.parametrize(
+    "targets, first_block, places",
+    [
+        (("attention.qkv", "mlp.up"), 0, [f"{i}.{name}" for i in range(3) for name in ("attention.qkv", "mlp.up")]),
+        (
+            ("blocks.1.*", "blocks.2.attention.out"),
+            1,
+            ["1.attention.qkv", "1.attention.out", "1.mlp.up", "1.mlp.down", "2.attention.out"],
+        ),
+    ],
+)
 def test_lora_moves_adapters_and_the_head_alone(targets, first_block, places):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     adapt(model.gpt, Train(method="lora", lora_rank=2, lora_targets=targets))
@@ -60,15 +70,29 @@ def test_a_language_model_has_no_head_to_move():
         freeze(model, model.gpt, "head", 1)
 
 
-@pytest.mark.parametrize("method, settings, said", [
-    ("full", {}, "full: 904 of 904 parameters move (100.0%), in 41 tensors: "
-                 "gpt.token_embedding, gpt.position_embedding, gpt.blocks.0-2, gpt.norm, head"),
-    ("last-blocks", {"last_blocks": 1}, "last-blocks: 264 of 904 parameters move (29.2%), in 15 tensors: "
-                                        "gpt.blocks.2, gpt.norm, head"),
-    ("head", {}, "head: 12 of 904 parameters move (1.3%), in 1 tensors: head"),
-    ("lora", {"lora_rank": 1, "lora_targets": ("attention.out", "blocks.0.mlp.up", "blocks.2.mlp.up")},
-     "lora: 76 of 968 parameters move (7.9%), in 11 tensors: gpt.blocks.0-2.attention.out.lora_*, "
-     "gpt.blocks.0,2.mlp.up.lora_*, head")])
+@pytest.mark.parametrize(
+    "method, settings, said",
+    [
+        (
+            "full",
+            {},
+            "full: 904 of 904 parameters move (100.0%), in 41 tensors: "
+            "gpt.token_embedding, gpt.position_embedding, gpt.blocks.0-2, gpt.norm, head",
+        ),
+        (
+            "last-blocks",
+            {"last_blocks": 1},
+            "last-blocks: 264 of 904 parameters move (29.2%), in 15 tensors: gpt.blocks.2, gpt.norm, head",
+        ),
+        ("head", {}, "head: 12 of 904 parameters move (1.3%), in 1 tensors: head"),
+        (
+            "lora",
+            {"lora_rank": 1, "lora_targets": ("attention.out", "blocks.0.mlp.up", "blocks.2.mlp.up")},
+            "lora: 76 of 968 parameters move (7.9%), in 11 tensors: gpt.blocks.0-2.attention.out.lora_*, "
+            "gpt.blocks.0,2.mlp.up.lora_*, head",
+        ),
+    ],
+)
 def test_what_moves_is_stated(method, settings, said):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     chosen = Train(method=method, **settings)
@@ -76,12 +100,21 @@ def test_what_moves_is_stated(method, settings, said):
     assert freeze(model, model.gpt, method, chosen.last_blocks).describe() == said
 
 
-@pytest.mark.parametrize("parameters, pretrained, rows, device, method, reason", [
-    (900_000, False, 10, "cpu", "full", "random weights"), (124_000_000, False, 10**6, "cuda", "full", "random"),
-    (6_900_000, True, 10**6, "cpu", "full", "small model"), (124_000_000, True, 10**6, "cpu", "last-blocks", "a CPU"),
-    (1_558_000_000, True, 10, "cpu", "last-blocks", "a CPU"), (124_000_000, True, 900, "cuda", "last-blocks", "900"),
-    (124_000_000, True, 2_000, "cuda", "full", "2,000 rows"), (355_000_000, True, 9_000, "mps", "full", "9,000 rows"),
-    (774_000_000, True, 9_000, "cuda", "lora", "12 GB"), (1_558_000_000, True, 9_000, "cuda", "lora", "25 GB")])
+@pytest.mark.parametrize(
+    "parameters, pretrained, rows, device, method, reason",
+    [
+        (900_000, False, 10, "cpu", "full", "random weights"),
+        (124_000_000, False, 10**6, "cuda", "full", "random"),
+        (6_900_000, True, 10**6, "cpu", "full", "small model"),
+        (124_000_000, True, 10**6, "cpu", "last-blocks", "a CPU"),
+        (1_558_000_000, True, 10, "cpu", "last-blocks", "a CPU"),
+        (124_000_000, True, 900, "cuda", "last-blocks", "900"),
+        (124_000_000, True, 2_000, "cuda", "full", "2,000 rows"),
+        (355_000_000, True, 9_000, "mps", "full", "9,000 rows"),
+        (774_000_000, True, 9_000, "cuda", "lora", "12 GB"),
+        (1_558_000_000, True, 9_000, "cuda", "lora", "25 GB"),
+    ],
+)
 def test_auto_follows_weights_rows_and_machine(parameters, pretrained, rows, device, method, reason):
     chosen, why = choose_method(parameters, pretrained, rows, device)
     assert chosen == method and reason in why
@@ -89,9 +122,17 @@ def test_auto_follows_weights_rows_and_machine(parameters, pretrained, rows, dev
     assert settings.method == method and said[0] == f"method {method}: {why}"
 
 
-@pytest.mark.parametrize("method, parameters, pretrained, lr, epochs", [
-    ("last-blocks", 124_000_000, True, 1e-4, 5), ("full", 8_000_000, True, 5e-4, 5), ("full", 900_000, False, 1e-3, 12),
-    ("head", 124_000_000, True, 1e-3, 5), ("lora", 124_000_000, True, 4e-4, 5), ("lora", 8_000_000, True, 2e-3, 5)])
+@pytest.mark.parametrize(
+    "method, parameters, pretrained, lr, epochs",
+    [
+        ("last-blocks", 124_000_000, True, 1e-4, 5),
+        ("full", 8_000_000, True, 5e-4, 5),
+        ("full", 900_000, False, 1e-3, 12),
+        ("head", 124_000_000, True, 1e-3, 5),
+        ("lora", 124_000_000, True, 4e-4, 5),
+        ("lora", 8_000_000, True, 2e-3, 5),
+    ],
+)
 def test_open_settings_follow_the_weights_and_say_why(method, parameters, pretrained, lr, epochs):
     settings, why = choose_settings(Train(method=method), parameters, pretrained, 1000, "cpu")
     assert (settings.lr, settings.epochs) == (lr, epochs)

@@ -17,8 +17,9 @@ from finetune.training import loop
 
 MASKING = Masking(30, frozenset({30, 31}), 32, seed=3)
 ROWS = [[31, *((start + step) % 30 for step in range(length))] for start in range(8) for length in (7, 12, 9)]
-SETTINGS = Train(method="full", epochs=4, lr=5e-3, batch_size=8, metric="log_loss", precision="fp32", threads=1,
-                 patience=99)
+SETTINGS = Train(
+    method="full", epochs=4, lr=5e-3, batch_size=8, metric="log_loss", precision="fp32", threads=1, patience=99
+)
 
 
 def fresh_job():
@@ -47,6 +48,7 @@ def test_it_learns_and_every_epoch_masks_anew(tmp_path, monkeypatch):
     def noted(self, ids, epoch, row, ignore):
         drawn.add((epoch, row))
         return apply(self, ids, epoch, row, ignore)
+
     before = job.validate(job.model.eval())["log_loss"]
     monkeypatch.setattr(Masking, "apply", noted)
     found = loop.train(job, SETTINGS, tmp_path, {})
@@ -64,9 +66,11 @@ def test_stopped_within_an_epoch_it_goes_on_bit_for_bit(tmp_path):
         if len(work) == 6:  # in the second epoch
             raise KeyboardInterrupt
         return module(*tensors)
+
     with pytest.raises(KeyboardInterrupt):
-        loop.train(loop.Job(**(first.__dict__ | {"loss_sum": stopping})), SETTINGS, tmp_path / "cut", {},
-                   checkpoint_seconds=0)
+        loop.train(
+            loop.Job(**(first.__dict__ | {"loss_sum": stopping})), SETTINGS, tmp_path / "cut", {}, checkpoint_seconds=0
+        )
     second = fresh_job()
     loop.train(second, SETTINGS, tmp_path / "cut", {})
     for name, tensor in whole.model.state_dict().items():
@@ -101,4 +105,5 @@ def test_a_batch_of_bundled_tokens_uses_their_own_mask(root_weights):
 def root_weights():
     """The bundled checkpoint's directory."""
     from finetune.hub.assets import asset
+
     return asset("weights", "mini")

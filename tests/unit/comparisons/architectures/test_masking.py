@@ -60,6 +60,7 @@ def test_a_draw_is_a_function_of_seed_epoch_and_row():
 
     def places(epoch: int, row: int, seed: int = 7):
         return np.flatnonzero(Masking(MASK, MASKING.special, VOCABULARY, seed).apply(ids, epoch, row, IGNORE)[1] + 100)
+
     np.testing.assert_array_equal(places(2, 5), places(2, 5))
     for other in (places(3, 5), places(2, 6), places(2, 5, seed=8), places(5, 2)):
         assert other.tolist() != places(2, 5).tolist()

@@ -38,8 +38,10 @@ from finetune.training.token_rows import TokenRows
 CPU, TOKENIZER = torch.device("cpu"), Tokenizer.of_bytes()
 SHAPE = GPTConfig(vocab_size=257, context=64, width=16, layers=3, heads=2)
 END = TOKENIZER.end_of_text
-PAIRS = [Pair(TOKENIZER.encode(source), TOKENIZER.encode(target)) for source, target in
-         (("1", "one"), ("23", "two three"), ("4,5", "four"), ("6", "six"))]
+PAIRS = [
+    Pair(TOKENIZER.encode(source), TOKENIZER.encode(target))
+    for source, target in (("1", "one"), ("23", "two three"), ("4,5", "four"), ("6", "six"))
+]
 
 
 @pytest.fixture
@@ -53,14 +55,20 @@ def built(gpt: GPT, architecture: str, start: str = PRETRAINED) -> torch.nn.Modu
     return build_model(gpt, Training(CLASSIFY, architecture, start), 5, 0, equal_layers(gpt.config)).eval()
 
 
-@pytest.mark.parametrize("config, within", [
-    (GPTConfig(vocab_size=8192, context=256, width=256, layers=6, heads=4), 0.01), (GPTConfig(), 0.0065)],
-    ids=["mini", "gpt2"])
+@pytest.mark.parametrize(
+    "config, within",
+    [(GPTConfig(vocab_size=8192, context=256, width=256, layers=6, heads=4), 0.01), (GPTConfig(), 0.0065)],
+    ids=["mini", "gpt2"],
+)
 def test_sizes_are_equal_within_what_is_stated(config, within):
     encoder, decoder = equal_layers(config)
     with torch.device("meta"):
-        sizes = [count(GPT(config)), count(EncoderDecoder(EncoderDecoderConfig(
-            **asdict(config) | {"layers": decoder, "encoder_layers": encoder})))]
+        sizes = [
+            count(GPT(config)),
+            count(
+                EncoderDecoder(EncoderDecoderConfig(**asdict(config) | {"layers": decoder, "encoder_layers": encoder}))
+            ),
+        ]
     assert abs(sizes[1] / sizes[0] - 1) <= within and abs(encoder - decoder) <= config.layers // 6
 
 
@@ -119,7 +127,7 @@ def test_both_predict_the_same_tokens(gpt):
     answer = torch.tensor(pair.answer(END))
     decoder, both = built(gpt, DECODER), built(gpt, BOTH)
     with torch.no_grad():
-        one = decoder(torch.tensor([[*pair.source, END, *pair.target]]))[0, len(pair.source):]
+        one = decoder(torch.tensor([[*pair.source, END, *pair.target]]))[0, len(pair.source) :]
         two = both(torch.tensor([pair.source]), torch.tensor([[END, *pair.target]]))[0]
     for model, logits in ((decoder, one), (both, two)):
         expected = -logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()

@@ -14,11 +14,22 @@ EVIL = '<script>alert("x")</script>'
 
 def entry(name: str, label: str, metric: str, value: float, p: float | None = None) -> dict:
     """One row of a table."""
-    found = {"name": name, "label": label, "architecture": name.split("-")[1], "seconds": 61.0, "peak_bytes": 9e8,
-             "state_bytes": 1.1e8, "parameters": 6_901_760, "lr": 5e-4, "steps": 20, "tokens": 900,
-             "curve": [[10, 0.7], [20, 0.6]], "examples": [],
-             "by_seed": [{metric: value - 0.01}, {metric: value + 0.01}],
-             metric: {"value": value, "low": value - 0.0321, "high": value + 0.0321, "n": 197}}
+    found = {
+        "name": name,
+        "label": label,
+        "architecture": name.split("-")[1],
+        "seconds": 61.0,
+        "peak_bytes": 9e8,
+        "state_bytes": 1.1e8,
+        "parameters": 6_901_760,
+        "lr": 5e-4,
+        "steps": 20,
+        "tokens": 900,
+        "curve": [[10, 0.7], [20, 0.6]],
+        "examples": [],
+        "by_seed": [{metric: value - 0.01}, {metric: value + 0.01}],
+        metric: {"value": value, "low": value - 0.0321, "high": value + 0.0321, "n": 197},
+    }
     if p is not None:
         found["difference"] = {metric: {"value": 0.05, "low": 0.01, "high": 0.09, "p_value": p, "n": 197}, "p_value": p}
     return found
@@ -27,30 +38,68 @@ def entry(name: str, label: str, metric: str, value: float, p: float | None = No
 @pytest.fixture
 def comparison() -> dict:
     """Two seeds of a classification, numbers, held-out text and masked words."""
+
     def group(task, measure, metric, start, *entries):
-        return {"task": task, "measure": measure, "metric": metric, "start": start, "rows": 700,
-                "reference": entries[0]["name"], "entries": list(entries)}
-    numbers = [entry("numbers-decoder-random", "decoder-only", "exact_match", 0.25),
-               entry("numbers-both-random", "encoder-decoder", "exact_match", 0.55, 0.0004)]
+        return {
+            "task": task,
+            "measure": measure,
+            "metric": metric,
+            "start": start,
+            "rows": 700,
+            "reference": entries[0]["name"],
+            "entries": list(entries),
+        }
+
+    numbers = [
+        entry("numbers-decoder-random", "decoder-only", "exact_match", 0.25),
+        entry("numbers-both-random", "encoder-decoder", "exact_match", 0.55, 0.0004),
+    ]
     for own in numbers:
         own["examples"] = [["4,071", "four thousand and seventy-one", EVIL]]
-    classify = [entry("classify-decoder-x", "decoder-only", "accuracy", 0.9),
-                entry("classify-encoder-x", "encoder-only", "accuracy", 0.8, 0.4)]
+    classify = [
+        entry("classify-decoder-x", "decoder-only", "accuracy", 0.9),
+        entry("classify-encoder-x", "encoder-only", "accuracy", 0.8, 0.4),
+    ]
     for own in classify:
         own["f1"] = own["accuracy"] | {"value": 0.5, "low": 0.4321, "high": 0.5678}
-    return {"schema_version": 1, "task": "architectures", "labels": ["ham", EVIL], "positive": EVIL,
-            "seeds": [123, 124], "layers": {"encoder": 2, "decoder": 3, "others": 6}, "apart": 0.0098,
-            "sizes": {"encoder": 6_901_760, "decoder": 6_901_760, "both": 6_969_088}, "masking": "a mask there is",
-            "piece_tokens": 32, "number_limit": 10_000, "batch_size": 16, "device": "cpu", "threads": "1",
-            "precision": "fp32", "weights": {"name": "mini", "source": "bundled", "licence": "MIT", "sha256": {},
-                                             "fallback": True, "note": "Not GPT-2. More."},
-            "groups": [
-                group("classify", "", "accuracy", EVIL, *classify) | {"majority": 0.807},
-                group("numbers", "", "exact_match", "random", *numbers),
-                group("text", "", "bits_per_byte", "mini",
-                      entry("text-decoder-x", "decoder-only", "bits_per_byte", 2.1),
-                      entry("text-both-x", "encoder-decoder", "bits_per_byte", 2.4, 0.001)),
-                group("text", "masked", "log_loss", "mini", entry("text-encoder-x", "encoder-only", "log_loss", 6.5))]}
+    return {
+        "schema_version": 1,
+        "task": "architectures",
+        "labels": ["ham", EVIL],
+        "positive": EVIL,
+        "seeds": [123, 124],
+        "layers": {"encoder": 2, "decoder": 3, "others": 6},
+        "apart": 0.0098,
+        "sizes": {"encoder": 6_901_760, "decoder": 6_901_760, "both": 6_969_088},
+        "masking": "a mask there is",
+        "piece_tokens": 32,
+        "number_limit": 10_000,
+        "batch_size": 16,
+        "device": "cpu",
+        "threads": "1",
+        "precision": "fp32",
+        "weights": {
+            "name": "mini",
+            "source": "bundled",
+            "licence": "MIT",
+            "sha256": {},
+            "fallback": True,
+            "note": "Not GPT-2. More.",
+        },
+        "groups": [
+            group("classify", "", "accuracy", EVIL, *classify) | {"majority": 0.807},
+            group("numbers", "", "exact_match", "random", *numbers),
+            group(
+                "text",
+                "",
+                "bits_per_byte",
+                "mini",
+                entry("text-decoder-x", "decoder-only", "bits_per_byte", 2.1),
+                entry("text-both-x", "encoder-decoder", "bits_per_byte", 2.4, 0.001),
+            ),
+            group("text", "masked", "log_loss", "mini", entry("text-encoder-x", "encoder-only", "log_loss", 6.5)),
+        ],
+    }
 
 
 def typed(comparison: dict) -> ArchitecturesComparison:
@@ -69,8 +118,9 @@ def test_what_is_read_is_written_again(comparison):
 
 def test_every_value_stands_with_its_interval_its_n_and_its_test(comparison):
     page = page_of(comparison)
-    tables = {section.title: [block for block in section.blocks if block.kind == "table"]
-              for section in page["sections"]}
+    tables = {
+        section.title: [block for block in section.blocks if block.kind == "table"] for section in page["sections"]
+    }
     first = tables[next(title for title in tables if title.startswith("Classification"))][0]
     assert "n = 197" in first.caption and first.rows[0][1:3] == ["90.0 %\n(86.8 to 93.2)", "50.0 %\n(43.2 to 56.8)"]
     assert first.rows[0][3:5] == ["\N{EN DASH}", "reference"]
@@ -106,6 +156,7 @@ def test_names_and_outputs_are_escaped(comparison, tmp_path):
     import json
 
     from finetune.report.build import build_report
+
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     html = build_report(tmp_path, {"architectures": architectures.PAGE}).read_text(encoding="utf-8")

@@ -19,18 +19,31 @@ from finetune.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.of_bytes()
 LABELS = ["ham", "spam"]
-ORIGIN = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
-    "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""}}
+ORIGIN = {
+    "schema_version": 1,
+    "task": "classify",
+    "data_sha256": "0" * 64,
+    "recipe_sha256": "0" * 64,
+    "weights": {"name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""},
+}
 
 
 def card(**changes):
-    return {**ORIGIN, "labels": LABELS, "positive": "spam", "max_length": 12, "threshold": 0.5, "temperature": 1.0,
-            "tokenizer_sha256": TOKENIZER.fingerprint()} | changes
+    return {
+        **ORIGIN,
+        "labels": LABELS,
+        "positive": "spam",
+        "max_length": 12,
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "tokenizer_sha256": TOKENIZER.fingerprint(),
+    } | changes
 
 
 @pytest.fixture
 def bundle_at(tmp_path):
     """Write a bundle of a small random model with this card; returns its directory."""
+
     def write(**changes):
         gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 1, 2)).initialise(0, std=0.2)
         model = build_model(gpt, len(LABELS), seed=0)
@@ -38,6 +51,7 @@ def bundle_at(tmp_path):
         files = {"bundle.json": json.dumps(card(**changes))}
         write_checkpoint(tmp_path / "bundle", model, TOKENIZER, extra_files=files)
         return tmp_path / "bundle"
+
     return write
 
 
@@ -104,9 +118,13 @@ def test_the_probability_is_that_of_the_predicted_label(bundle_at, tmp_path):
 def written(path, rows):
     """Write rows of text and id as the kind of table that the path ends in."""
     frame = pd.DataFrame(rows, columns=["id", "text"])
-    write = {".csv": lambda: frame.to_csv(path, index=False), ".tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
-             ".json": lambda: frame.to_json(path, orient="records"), ".parquet": lambda: frame.to_parquet(path),
-             ".jsonl": lambda: frame.to_json(path, orient="records", lines=True)}
+    write = {
+        ".csv": lambda: frame.to_csv(path, index=False),
+        ".tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+        ".json": lambda: frame.to_json(path, orient="records"),
+        ".parquet": lambda: frame.to_parquet(path),
+        ".jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+    }
     write[path.suffix]()
     return path
 
@@ -156,11 +174,18 @@ def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.parametrize("names, given, read", [
-    (["text", "title", "body"], None, "title,body"), (["text", "title"], None, "text"), (["text", "title"], "title",
-    "title"), (["id", "remark"], None, "remark")])
-def test_the_text_is_the_column_that_was_learnt_then_the_usual_name_then_the_wordy_one(bundle_at, tmp_path, names,
-                                                                                      given, read):
+@pytest.mark.parametrize(
+    "names, given, read",
+    [
+        (["text", "title", "body"], None, "title,body"),
+        (["text", "title"], None, "text"),
+        (["text", "title"], "title", "title"),
+        (["id", "remark"], None, "remark"),
+    ],
+)
+def test_the_text_is_the_column_that_was_learnt_then_the_usual_name_then_the_wordy_one(
+    bundle_at, tmp_path, names, given, read
+):
     bundle = predict.Bundle.load(bundle_at(columns={"text": "title,body", "label": "label"}))
     rows = {name: [f"{name} of row {row}" if name != "id" else str(row) for row in range(6)] for name in names}
     pd.DataFrame(rows).to_csv(tmp_path / "in.csv", index=False)
@@ -179,8 +204,10 @@ def test_a_table_without_a_header_keeps_its_first_row(bundle_at, tmp_path):
     assert counts["rows"] == 4 and names[:2] == ["column_1", "column_2"] and rows[0][:2] == ["1", "see you at six"]
 
 
-@pytest.mark.parametrize("text, width, rows", [("win cash now, call us\n", 2, 1), ("one\ntwo\nthree\n", 1, 3),
-                                               ("see you at six,a\ntext,label\n", 2, 2)])
+@pytest.mark.parametrize(
+    "text, width, rows",
+    [("win cash now, call us\n", 2, 1), ("one\ntwo\nthree\n", 1, 3), ("see you at six,a\ntext,label\n", 2, 2)],
+)
 def test_without_a_header_few_rows_and_odd_ones_are_read_too(bundle_at, tmp_path, text, width, rows):
     bundle = predict.Bundle.load(bundle_at())
     (tmp_path / "in.csv").write_text(text)

@@ -7,21 +7,37 @@ import pytest
 from finetune.errors import DataError
 from finetune.tasks.classify.check import check_file, show
 
-ROWS = [("call me at home [/b]", "win a prize, now")[i % 2] + " " + "abcdefghij"[i // 2 % 10] * (i // 2 + 1)
-        for i in range(40)]
+ROWS = [
+    ("call me at home [/b]", "win a prize, now")[i % 2] + " " + "abcdefghij"[i // 2 % 10] * (i // 2 + 1)
+    for i in range(40)
+]
 PLAIN = "text,label\n" + "".join(f'"{text}",{("ham", "spam")[i % 2]}\n' for i, text in enumerate(ROWS))
 
 
 def test_a_report_holds_what_the_file_does(tmp_path):
     (tmp_path / "my.csv").write_text(PLAIN + ",ham\n")
     found = check_file(str(tmp_path / "my.csv"))
-    assert list(found) == ["schema_version", "file", "format", "columns", "rows", "dropped", "labels", "lengths",
-                           "duplicates", "letters", "muted", "findings"]
+    assert list(found) == [
+        "schema_version",
+        "file",
+        "format",
+        "columns",
+        "rows",
+        "dropped",
+        "labels",
+        "lengths",
+        "duplicates",
+        "letters",
+        "muted",
+        "findings",
+    ]
     assert found["rows"] == 40 and found["dropped"] == {"empty text": 1} and found["labels"] == {"ham": 20, "spam": 20}
     assert found["lengths"]["characters"]["max"] == max(map(len, ROWS)) and found["lengths"]["context"] == 256
     assert found["format"]["delimiter"] == "," and found["columns"] == {"text": "text", "label": "label"}
-    assert all(set(finding) == {"code", "check", "level", "what", "do", "count", "rows", "examples", "files"}
-               for finding in found["findings"])
+    assert all(
+        set(finding) == {"code", "check", "level", "what", "do", "count", "rows", "examples", "files"}
+        for finding in found["findings"]
+    )
     assert {finding["check"] for finding in found["findings"]} >= {"empty_text", "near_duplicates"}
 
 
@@ -44,8 +60,7 @@ def test_text_of_the_file_is_no_markup(tmp_path, capsys):
 
 
 def test_rows_that_default_quoting_loses_are_counted(tmp_path):
-    rows = ["ham\thello there you", 'spam\t"win now or never', "ham\twell then bye", 'ham\tso it goes"',
-            "spam\tbuy me"]
+    rows = ["ham\thello there you", 'spam\t"win now or never', "ham\twell then bye", 'ham\tso it goes"', "spam\tbuy me"]
     (tmp_path / "sms").write_text("\n".join(rows * 4) + "\n")
     found = check_file(str(tmp_path / "sms"))
     assert found["rows"] == 20 and found["format"]["lost_by_quoting"] == 8 and not found["format"]["quoting"]
@@ -57,8 +72,11 @@ def test_another_encoding_is_read_for_the_check_and_stops_it(tmp_path):
     found = check_file(str(tmp_path / "my.csv"))
     assert found["format"]["encoding"] == "cp1252" and found["rows"] == 40
     assert (found["findings"][0]["check"], found["findings"][0]["level"]) == ("encoding", "stop")
-    with pytest.raises(DataError, match="not UTF-8: line 2 is the first.*0 of the 20 lines.*cp1252, a guess, "
-                                        "which reads 'café'.*--encoding cp1252"):
+    with pytest.raises(
+        DataError,
+        match="not UTF-8: line 2 is the first.*0 of the 20 lines.*cp1252, a guess, "
+        "which reads 'café'.*--encoding cp1252",
+    ):
         show(found, as_json=True)
 
 

@@ -34,10 +34,20 @@ def directory(tmp_path):
     return tmp_path / "run" / "export" / "hf"
 
 
-CARD = BundleCard(schema_version=1, task="classify", labels=LABELS, positive=None, max_length=20, threshold=None,
-                  columns={"text": "note", "label": "kind"}, temperature=1.5, weights=StartWeights(
-                      "tiny", "here", "", {}, fallback=False, note=""),
-                  tokenizer_sha256=TOKENIZER.fingerprint(), data_sha256="d" * 64, recipe_sha256="e" * 64)
+CARD = BundleCard(
+    schema_version=1,
+    task="classify",
+    labels=LABELS,
+    positive=None,
+    max_length=20,
+    threshold=None,
+    columns={"text": "note", "label": "kind"},
+    temperature=1.5,
+    weights=StartWeights("tiny", "here", "", {}, fallback=False, note=""),
+    tokenizer_sha256=TOKENIZER.fingerprint(),
+    data_sha256="d" * 64,
+    recipe_sha256="e" * 64,
+)
 FACTS = ["accuracy on 50 held-out texts: 0.9000"]
 
 
@@ -81,6 +91,7 @@ def sabotaged(kind: str, monkeypatch) -> None:
     def broken(directory, model, tokenizer, config, files):
         write(directory, model, tokenizer, config, files)
         from safetensors.torch import load_file, save_file
+
         tensors = load_file(directory / "model.safetensors")
         if kind == "a tensor is missing":
             del tensors["transformer.h.1.mlp.c_fc.weight"]
@@ -97,11 +108,13 @@ def sabotaged(kind: str, monkeypatch) -> None:
             vocab = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
             vocab = {("he" if token == "!" else token): number for token, number in vocab.items()}
             (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+
     monkeypatch.setattr(hf, "write_checkpoint", broken)
 
 
-@pytest.mark.parametrize("kind", ["a tensor is missing", "a weight is off", "one is too many", "another activation",
-                                  "other merges"])
+@pytest.mark.parametrize(
+    "kind", ["a tensor is missing", "a weight is off", "one is too many", "another activation", "other merges"]
+)
 def test_an_export_that_reads_differently_is_never_there(directory, model, monkeypatch, kind):
     write(model, directory)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
@@ -119,6 +132,7 @@ def test_without_transformers_it_says_that_nothing_was_compared(directory, model
         if name.partition(".")[0] == "transformers":
             raise ImportError(name)
         return real(name, *more, **named)
+
     monkeypatch.setattr(builtins, "__import__", without)
     checked = write(model, directory)
     assert checked == hf.NOT_COMPARED and not checked.compared

@@ -13,12 +13,34 @@ from finetune.report.blocks import Table, Text
 from finetune.tables.codes import BY_NAME
 from finetune.tasks.classify.check import check_file
 from finetune.tasks.classify.data import ClassifierCard, prepare, read_data, table_findings
-from finetune.tasks.classify.page import data_section
+from finetune.tasks.classify.data_section import data_section
 from finetune.tokenizer import Tokenizer
 
 ROWS = 240
-WORDS = ["apple", "river", "stone", "cloud", "grass", "tower", "candle", "window", "garden", "silver", "winter",
-         "morning", "paper", "forest", "hammer", "kettle", "ladder", "mirror", "needle", "orange", "pencil", "quarry"]
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "grass",
+    "tower",
+    "candle",
+    "window",
+    "garden",
+    "silver",
+    "winter",
+    "morning",
+    "paper",
+    "forest",
+    "hammer",
+    "kettle",
+    "ladder",
+    "mirror",
+    "needle",
+    "orange",
+    "pencil",
+    "quarry",
+]
 SMS = ["ham\thello there you", 'spam\t"win now or never', "ham\twell then bye", 'ham\tso it goes"', "spam\tbuy me"]
 LONG = "a rather long text that is here twice, nearly"
 
@@ -72,18 +94,22 @@ TABLES: dict[str, dict[str, list] | str | bytes] = {
     "label_spelling": table(None, labels(_5="Spam")),
     "rare_labels": table(None, labels(_5="maybe")),
     "imbalance": table(None, ["spam"] * 24 + ["ham"] * (ROWS - 24)),
-    "label_in_text": table([f"[{label}] {text}" if label == "spam" else text
-                            for text, label in zip(texts(), labels(), strict=True)]),
+    "label_in_text": table(
+        [f"[{label}] {text}" if label == "spam" else text for text, label in zip(texts(), labels(), strict=True)]
+    ),
     "exact_duplicates": table(texts(_4="same text", _6="Same  TEXT")),
     "conflicting_labels": table(texts(_4="same text", _5="Same  TEXT")),
     "near_duplicates": table(texts(_4=LONG, _6=LONG + " so")),
-    "near_duplicates_with_other_label": table(texts(_4=LONG, _5=LONG + " so"))}
+    "near_duplicates_with_other_label": table(texts(_4=LONG, _5=LONG + " so")),
+}
 
 PARTS = ["train"] * 160 + ["val"] * 40 + ["test"] * 40
 DIVIDED = {  # found by ``prepare`` alone, which knows the split
     "shared_groups": table(who=[f"person {row % 50}" for row in range(ROWS)], part=PARTS),
-    "test_rows_near_train": table(texts(_4=LONG, _220=LONG + " so"), who=[f"person {row}" for row in range(ROWS)],
-                                  part=PARTS)}
+    "test_rows_near_train": table(
+        texts(_4=LONG, _220=LONG + " so"), who=[f"person {row}" for row in range(ROWS)], part=PARTS
+    ),
+}
 
 
 def write(path: Path, content: dict[str, list] | str | bytes) -> str:
@@ -132,8 +158,10 @@ def test_a_split_reaches_its_code_and_the_code_mutes_it(name, tmp_path):
 def test_notes_of_reading_are_muted_with_their_finding(name, tmp_path):
     path, code = write(tmp_path / "my.csv", TABLES[name]), BY_NAME[name].code
     lines = [[*read_data(Recipe(data=path, ignore=ignore)).notes] for ignore in ((), (code,))]
-    cards = [prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), 400)[2]
-             for recipe in (Recipe(data=path), Recipe(data=path, ignore=(code,)))]
+    cards = [
+        prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), 400)[2]
+        for recipe in (Recipe(data=path), Recipe(data=path, ignore=(code,)))
+    ]
     assert len(cards[1].notes) < len(cards[0].notes) and cards[0].rows == cards[1].rows
     assert name == "empty_text" or len(lines[1]) < len(lines[0])
 

@@ -26,8 +26,14 @@ TOKENIZER = Tokenizer.of_bytes()
 def source(rows=90):
     """Texts of three labels, each on its own line, some twice; row numbers with gaps, as after dropped rows."""
     texts = [f"{'long ' * (i % 7)}{chr(97 + i % 26)} {chr(97 + i // 3 % 26)}" for i in range(rows)]
-    return LabelledTexts([i + i // 10 for i in range(rows)], texts, ["ham", "spam", "other"][:rows] * (rows // 3),
-                         [LeftOut("empty text", 9, [7, 8])], "message", "class")
+    return LabelledTexts(
+        [i + i // 10 for i in range(rows)],
+        texts,
+        ["ham", "spam", "other"][:rows] * (rows // 3),
+        [LeftOut("empty text", 9, [7, 8])],
+        "message",
+        "class",
+    )
 
 
 @pytest.mark.parametrize("protocol", ["grouped", "balanced"])
@@ -67,10 +73,13 @@ def labelled(texts, labels):
 
 
 def test_prepare_says_that_texts_are_too_few_where_rows_are_not():
-    with pytest.raises(DataError, match="split has none of x, y; got x 50, y 50; 2 different texts in 100 rows.*"
-                                        "case, digits or white space"):
-        data.prepare(Recipe(), labelled([f"{'ab'[i % 2]} {i % 10}" for i in range(100)], ["x", "y"] * 50),
-                         TOKENIZER, 20)
+    with pytest.raises(
+        DataError,
+        match="split has none of x, y; got x 50, y 50; 2 different texts in 100 rows.*case, digits or white space",
+    ):
+        data.prepare(
+            Recipe(), labelled([f"{'ab'[i % 2]} {i % 10}" for i in range(100)], ["x", "y"] * 50), TOKENIZER, 20
+        )
     with pytest.raises(DataError, match="too few rows") as caught:  # this protocol does not look at texts
         data.prepare(Recipe(split={"protocol": "balanced"}), labelled(["a"] * 3, ["x", "x", "y"]), TOKENIZER, 20)
     assert "different texts" not in str(caught.value)
@@ -109,8 +118,10 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
     both = sum(normalise_text(record["text"]) in train for record in records["test"])
     assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card.notes)
-    own = {name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
-           for name in ("train", "val", "test")}
+    own = {
+        name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
+        for name in ("train", "val", "test")
+    }
     assert not own["train"] & own["val"]
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
     shared = next(finding for finding in card.checks if finding.check == "shared_groups")
@@ -123,8 +134,9 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
 def test_texts_are_cut_and_nothing_is_added():
     cut, whole = encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
-    found = classify_job.examples([{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}],
-                              ["a", "b"], TOKENIZER, 2)
+    found = classify_job.examples(
+        [{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}], ["a", "b"], TOKENIZER, 2
+    )
     assert (found.rows, found.targets.tolist()) == ([5, 9], [1, 0])
     assert [TOKENIZER.decode(ids) for ids in found.ids] == ["he", "yo"]
 
@@ -164,10 +176,14 @@ def test_validation_figures_are_scikit_learns(method):
     probabilities = torch.softmax(torch.from_numpy(logits).double(), -1).numpy()
     guessed = probabilities.argmax(1)
     assert len(set(guessed.tolist())) == 2
-    assert job.validate(job.model) == pytest.approx({
-        "log_loss": sklearn.metrics.log_loss(targets[44:], probabilities),
-        "accuracy": sklearn.metrics.accuracy_score(targets[44:], guessed),
-        "f1_macro": sklearn.metrics.f1_score(targets[44:], guessed, average="macro")}, rel=1e-6)
+    assert job.validate(job.model) == pytest.approx(
+        {
+            "log_loss": sklearn.metrics.log_loss(targets[44:], probabilities),
+            "accuracy": sklearn.metrics.accuracy_score(targets[44:], guessed),
+            "f1_macro": sklearn.metrics.f1_score(targets[44:], guessed, average="macro"),
+        },
+        rel=1e-6,
+    )
     assert job.name_row(3) == "103"
 
 

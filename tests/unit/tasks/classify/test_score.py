@@ -33,21 +33,50 @@ def fold(text):
 def inputs(k=2, sizes=(120, 60, 90), seed=0, **changes):
     generator = np.random.default_rng(seed)
     targets = {split: np.arange(n) % k for split, n in zip(("train", "val", "test"), sizes, strict=True)}
-    texts = {split: [f"word{label} {split} {i} {generator.integers(1e9)}" for i, label in enumerate(y)]
-             for split, y in targets.items()}
-    logits = {split: generator.normal(size=(len(targets[split]), k)) * 2 + 3 * np.eye(k)[targets[split]]
-              for split in ("val", "test")}
-    return {"labels": [f"label {c}" for c in range(k)], "positive": 1 if k == 2 else None, "threshold_rule": "half",
-            "headline": "accuracy", "resamples": 100, "seed": 0, "texts": texts, "targets": targets, "logits": logits,
-            "normalise": fold, "start": START} | changes
+    texts = {
+        split: [f"word{label} {split} {i} {generator.integers(1e9)}" for i, label in enumerate(y)]
+        for split, y in targets.items()
+    }
+    logits = {
+        split: generator.normal(size=(len(targets[split]), k)) * 2 + 3 * np.eye(k)[targets[split]]
+        for split in ("val", "test")
+    }
+    return {
+        "labels": [f"label {c}" for c in range(k)],
+        "positive": 1 if k == 2 else None,
+        "threshold_rule": "half",
+        "headline": "accuracy",
+        "resamples": 100,
+        "seed": 0,
+        "texts": texts,
+        "targets": targets,
+        "logits": logits,
+        "normalise": fold,
+        "start": START,
+    } | changes
 
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_report_has_the_keys_of_eval_json_and_is_strict_json(k):
     report, probabilities, predicted = score_classifier(**inputs(k))
     written = report.to_json()
-    assert {"schema_version", "headline", "metrics", "validation", "baselines", "labels", "positive", "per_class",
-            "confusion_matrix", "clean", "overlap", "threshold", "temperature", "reliability", "curves"} <= set(written)
+    assert {
+        "schema_version",
+        "headline",
+        "metrics",
+        "validation",
+        "baselines",
+        "labels",
+        "positive",
+        "per_class",
+        "confusion_matrix",
+        "clean",
+        "overlap",
+        "threshold",
+        "temperature",
+        "reliability",
+        "curves",
+    } <= set(written)
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert ClassifierEvaluation.from_json(written, "eval.json") == report
     assert written["headline"] == {"metric": "accuracy", **written["metrics"]["accuracy"], "split": "test"}
@@ -142,32 +171,59 @@ def test_macro_curve_has_the_mean_area_of_the_classes():
 
 def entry(name, value, difference, p, low=None, high=None):
     own = Metric(value, 0.9, 0.99, 1115)
-    return Baseline(name=name, metrics={"accuracy": own, "f1": own}, p_value=p, test="exact McNemar",
-                    difference=Difference(difference, low, high, 1115, metric="accuracy"), threshold=0.5, note="",
-                    seconds=0.0)
+    return Baseline(
+        name=name,
+        metrics={"accuracy": own, "f1": own},
+        p_value=p,
+        test="exact McNemar",
+        difference=Difference(difference, low, high, 1115, metric="accuracy"),
+        threshold=0.5,
+        note="",
+        seconds=0.0,
+    )
 
 
 def evaluation(value=0.987, metric="accuracy", baselines=(), low=0.978, high=0.992, n=1115):
     own = Metric(value, low, high, n)
     return ClassifierEvaluation(
-        schema_version=1, task="classify", method="full", weights=START.weights, seconds=1.0,
-        headline=Headline(**vars(own), metric=metric, split="test"), metrics={metric: own}, validation={},
-        baselines=list(baselines), labels=["ham", "spam"], positive="spam", confusion_matrix=[[1, 0], [0, 1]],
-        per_class=[], clean=CleanRows({metric: own}, n), overlap={}, threshold=0.5, threshold_rule="half",
-        temperature=1.0, reliability=[], curves=Curves(None, None, TFIDF))
+        schema_version=1,
+        task="classify",
+        method="full",
+        weights=START.weights,
+        seconds=1.0,
+        headline=Headline(**vars(own), metric=metric, split="test"),
+        metrics={metric: own},
+        validation={},
+        baselines=list(baselines),
+        labels=["ham", "spam"],
+        positive="spam",
+        confusion_matrix=[[1, 0], [0, 1]],
+        per_class=[],
+        clean=CleanRows({metric: own}, n),
+        overlap={},
+        threshold=0.5,
+        threshold_rule="half",
+        temperature=1.0,
+        reliability=[],
+        curves=Curves(None, None, TFIDF),
+    )
 
 
 def test_verdict_calls_a_difference_within_noise_noise():
     said = verdict(evaluation(baselines=[entry(TFIDF, 0.989, -0.002, 0.75)]))
-    assert said == ("Accuracy 98.7 % (97.8 to 99.2; n = 1,115). TF-IDF + logistic regression on the same split: "
-                    "98.9 %; the difference of 0.2 points is within noise (McNemar p = 0.75).")
+    assert said == (
+        "Accuracy 98.7 % (97.8 to 99.2; n = 1,115). TF-IDF + logistic regression on the same split: "
+        "98.9 %; the difference of 0.2 points is within noise (McNemar p = 0.75)."
+    )
 
 
 def test_verdict_says_plainly_who_wins():
     assert "the baseline is better by 3.0 points (McNemar p = 0.001)" in verdict(
-        evaluation(0.95, baselines=[entry(TFIDF, 0.98, -0.03, 0.001)]))
+        evaluation(0.95, baselines=[entry(TFIDF, 0.98, -0.03, 0.001)])
+    )
     assert "the model is better by 3.0 points (McNemar p < 0.0001)" in verdict(
-        evaluation(0.98, baselines=[entry(TFIDF, 0.95, 0.03, 1e-9)]))
+        evaluation(0.98, baselines=[entry(TFIDF, 0.95, 0.03, 1e-9)])
+    )
     assert "the two are equal" in verdict(evaluation(baselines=[entry(TFIDF, 0.987, 0.0, 1.0)]))
 
 
@@ -192,9 +248,18 @@ def test_a_metric_in_words_has_its_unit_or_the_reason_why_not():
     assert metric_text(undefined, "roc_auc") == "not defined (only one class in the 3 rows)"
 
 
-@pytest.mark.parametrize("name, value, shown", [
-    ("accuracy", 1.0, "100.0 %"), ("accuracy", 0.9995, "99.95 %"), ("accuracy", 0.999999, "99.99 %"),
-    ("accuracy", 0.9994, "99.9 %"), ("accuracy", 0.0, "0.0 %"), ("chrf", 99.9986, "99.99"), ("chrf", 100.0, "100.0")])
+@pytest.mark.parametrize(
+    "name, value, shown",
+    [
+        ("accuracy", 1.0, "100.0 %"),
+        ("accuracy", 0.9995, "99.95 %"),
+        ("accuracy", 0.999999, "99.99 %"),
+        ("accuracy", 0.9994, "99.9 %"),
+        ("accuracy", 0.0, "0.0 %"),
+        ("chrf", 99.9986, "99.99"),
+        ("chrf", 100.0, "100.0"),
+    ],
+)
 def test_what_is_not_all_is_not_called_all(name, value, shown):
     assert metric_value(name, value) == shown
 

@@ -16,8 +16,13 @@ from finetune.tasks.classify.bundle import Bundle
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
-ORIGIN = {"schema_version": 1, "task": "classify", "data_sha256": "0" * 64, "recipe_sha256": "0" * 64, "weights": {
-    "name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""}}
+ORIGIN = {
+    "schema_version": 1,
+    "task": "classify",
+    "data_sha256": "0" * 64,
+    "recipe_sha256": "0" * 64,
+    "weights": {"name": "mini", "source": "", "licence": "", "sha256": {}, "fallback": True, "note": ""},
+}
 LABELS = ["a", "b", "c"]
 TEXTS = [f"{'xyz'[i % 3]} number {i}" for i in range(25)]
 TARGETS = [LABELS[i * i % 3] for i in range(25)]
@@ -30,8 +35,15 @@ def bundle(tmp_path):
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2)).initialise(0, std=0.2)
     model = build_model(gpt, len(LABELS), seed=0)
     model.head.weight.data *= 30
-    card = {**ORIGIN, "labels": LABELS, "positive": None, "max_length": 32, "threshold": None, "temperature": 2.0,
-            "tokenizer_sha256": tokenizer.fingerprint()}
+    card = {
+        **ORIGIN,
+        "labels": LABELS,
+        "positive": None,
+        "max_length": 32,
+        "threshold": None,
+        "temperature": 2.0,
+        "tokenizer_sha256": tokenizer.fingerprint(),
+    }
     write_checkpoint(tmp_path / "bundle", model, tokenizer, extra_files={"bundle.json": json.dumps(card)})
     return tmp_path / "bundle"
 
@@ -50,9 +62,13 @@ def test_chunks_give_scikit_learns_figures(bundle, tmp_path, monkeypatch, ending
     monkeypatch.setattr(score_file, "CHUNK", 4)
     frame, path = pd.DataFrame({"text": TEXTS, "label": TARGETS}), tmp_path / f"my.{ending}"
     frame.loc[6, "text"] = None
-    {"csv": lambda: frame.to_csv(path, index=False), "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
-     "json": lambda: frame.to_json(path, orient="records"), "parquet": lambda: frame.to_parquet(path),
-     "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[ending]()
+    {
+        "csv": lambda: frame.to_csv(path, index=False),
+        "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+        "json": lambda: frame.to_json(path, orient="records"),
+        "parquet": lambda: frame.to_parquet(path),
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+    }[ending]()
     kept = frame.dropna()
     guessed, probabilities = Bundle.load(bundle).predict(kept["text"].tolist())
     seen, real = [], Bundle.logits

@@ -62,10 +62,14 @@ def test_commands_are_not_questions(capsys):
     assert "no command '/what'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("lines, said, kept", [
-    (["aaaa", "bbbb", "cccc"], "the first exchange is forgotten", ["bbbb", "cccc"]),
-    (["a" * 10, "b" * 40], "the first exchange is forgotten", ["b" * 40]),
-    (["a" * 90], "too many: the model reads the last 56", ["a" * 44])])
+@pytest.mark.parametrize(
+    "lines, said, kept",
+    [
+        (["aaaa", "bbbb", "cccc"], "the first exchange is forgotten", ["bbbb", "cccc"]),
+        (["a" * 10, "b" * 40], "the first exchange is forgotten", ["b" * 40]),
+        (["a" * 90], "too many: the model reads the last 56", ["a" * 44]),
+    ],
+)
 def test_what_does_not_fit_is_forgotten_and_said(lines, said, kept, capsys):
     model = Scripted([" ok"] * 3)
     talk(model, lines, style="chat")

@@ -15,8 +15,20 @@ from finetune.tokenizer import Tokenizer
 
 BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "mini"))
 STYLES = [{"style": "alpaca"}, {"style": "plain"}, {"style": "chat"}, {"template": "é {instruction} ({input}):"}]
-AWKWARD = ["🦊", "é", "\u0301 accent that joins", " leading", ")", "\n", "ends in a space ", "日本語",
-           "\u200d🦊👩\u200d👩\u200d👧", "'s", "<|endoftext|>", "naïve café 🦊"]
+AWKWARD = [
+    "🦊",
+    "é",
+    "\u0301 accent that joins",
+    " leading",
+    ")",
+    "\n",
+    "ends in a space ",
+    "日本語",
+    "\u200d🦊👩\u200d👩\u200d👧",
+    "'s",
+    "<|endoftext|>",
+    "naïve café 🦊",
+]
 
 
 def pair(row, instruction, given, output):
@@ -24,8 +36,10 @@ def pair(row, instruction, given, output):
 
 
 def talk(*turns, row=0):
-    return {"row": row, "messages": [{"role": ("user", "assistant")[i % 2], "content": turn}
-                                     for i, turn in enumerate(turns)]}
+    return {
+        "row": row,
+        "messages": [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)],
+    }
 
 
 def read(records, tokenizer, settings, max_length):
@@ -35,8 +49,11 @@ def read(records, tokenizer, settings, max_length):
 
 
 def awkward_pairs():
-    return [pair(i, before, given, after) for i, (before, after) in enumerate(
-        (before, after) for before in AWKWARD for after in AWKWARD) for given in ("", before)][::3]
+    return [
+        pair(i, before, given, after)
+        for i, (before, after) in enumerate((before, after) for before in AWKWARD for after in AWKWARD)
+        for given in ("", before)
+    ][::3]
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, MINI], ids=["bytes", "bpe"])
@@ -53,10 +70,11 @@ def test_learnt_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
         answer = lead + record["output"]
         assert learnt[-1] == tokenizer.end_of_text and tokenizer.end_of_text not in learnt[:-1]
         assert tokenizer.decode_bytes(learnt[:-1]) == answer.encode()
-        assert inputs[:-len(learnt) + 1] == tokenizer.encode(asked)  # what is not learnt is the prompt, whole
-        assert inputs[1:] == [token if target == IGNORE else target
-                              for token, target in zip(inputs[1:], targets[:-1], strict=True)]
-        crossing += tokenizer.encode(asked + answer) != inputs[:-len(learnt) + 1] + learnt[:-1]
+        assert inputs[: -len(learnt) + 1] == tokenizer.encode(asked)  # what is not learnt is the prompt, whole
+        assert inputs[1:] == [
+            token if target == IGNORE else target for token, target in zip(inputs[1:], targets[:-1], strict=True)
+        ]
+        crossing += tokenizer.encode(asked + answer) != inputs[: -len(learnt) + 1] + learnt[:-1]
     colon = "style" not in settings or settings["style"] == "alpaca"
     assert (crossing > 0) == (tokenizer is MINI and colon), "as one text, ':' and ')' are a token"
 
@@ -75,7 +93,8 @@ def test_every_turn_of_the_assistant_is_learnt():
 def test_the_whole_text_is_learnt_where_it_is_asked_for():
     record = pair(0, "Say é", "", "🦊")
     (answer_only, [(read_too, _)]), (whole, [(inputs, targets)]) = (
-        read([record], BYTES, Instruct(style="plain", loss_on=on), 99) for on in ("answer", "all"))
+        read([record], BYTES, Instruct(style="plain", loss_on=on), 99) for on in ("answer", "all")
+    )
     text = [*"Say é\n🦊".encode(), BYTES.end_of_text]
     assert [BYTES.decode_bytes([token]) for token in inputs] == [bytes([b]) for b in text[:-1]]
     assert targets == inputs[1:] + [BYTES.end_of_text] and IGNORE not in targets
@@ -108,8 +127,9 @@ def test_an_earlier_answer_that_is_cut_is_read_and_not_learnt():
 
 @pytest.mark.parametrize("learns", ["answer", "all", "words"])
 def test_counts_are_those_of_the_examples_and_survive_a_file(tmp_path, learns):
-    records = [talk(*("word " * (1 + (row + turn) % 6) for turn in range(2 + 2 * (row % 3))), row=row + 7)
-               for row in range(30)]
+    records = [
+        talk(*("word " * (1 + (row + turn) % 6) for turn in range(2 + 2 * (row % 3))), row=row + 7) for row in range(30)
+    ]
     made = make_examples(records, tokenize(records, BYTES, Instruct(style="chat")), 24, learns)
     run = Run(tmp_path)
     run.path("data").mkdir()
@@ -120,8 +140,10 @@ def test_counts_are_those_of_the_examples_and_survive_a_file(tmp_path, learns):
     assert found.lengths() == [len(inputs) for inputs, _ in examples] and max(found.lengths()) == 24
     assert found.learnt() == [sum(target != IGNORE for target in targets) for _, targets in examples]
     some = found.take([5, 0])
-    assert some.rows == [found.rows[5], found.rows[0]] and [some.example(0), some.example(1)] == [examples[5],
-                                                                                                   examples[0]]
+    assert some.rows == [found.rows[5], found.rows[0]] and [some.example(0), some.example(1)] == [
+        examples[5],
+        examples[0],
+    ]
 
 
 def test_prompts_are_what_stands_before_the_last_answer_and_keep_their_end():

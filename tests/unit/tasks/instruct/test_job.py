@@ -30,8 +30,15 @@ def model(seed=0, context=64, vocab=BYTES.vocab_size):
 def some_examples(count=23, seed=0, loss_on="answer"):
     draw = np.random.default_rng(seed)
     words = ["a", "bé", "🦊", "wxyz", "longer words"]
-    records = [pair(100 + i, " ".join(draw.choice(words, draw.integers(1, 4))), "",
-                    " ".join(draw.choice(words, draw.integers(1, 4)))) for i in range(count)]
+    records = [
+        pair(
+            100 + i,
+            " ".join(draw.choice(words, draw.integers(1, 4))),
+            "",
+            " ".join(draw.choice(words, draw.integers(1, 4))),
+        )
+        for i in range(count)
+    ]
     return make_examples(records, tokenize(records, BYTES, Instruct(style="plain")), 64, loss_on)
 
 
@@ -46,6 +53,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
         with torch.no_grad():
             logits = net.gpt(torch.tensor([inputs]))[0].double()
         return F.cross_entropy(logits, torch.tensor(targets), ignore_index=IGNORE, reduction="sum").item()
+
     with torch.no_grad():
         for rows in ([0], [3, 1, 7], list(range(23))):
             expected = sum(plain(train, i) for i in rows)
@@ -75,7 +83,7 @@ def test_answers_are_each_prompts_own_likeliest_tokens():
                 own.append(int(net.gpt(torch.tensor([own]))[0, -1].argmax()))
             if own[-1] == BYTES.end_of_text:
                 break
-        new = own[len(ids):]
+        new = own[len(ids) :]
         ended = new[-1] == BYTES.end_of_text
         text = BYTES.decode_bytes(new).decode("utf-8", "replace").strip()
         expected.append(Answer(text, len(new) - ended, ended))

@@ -8,10 +8,16 @@ from finetune.tasks.instruct.settings import Instruct
 
 PAIR = {"row": 4, "instruction": "Name the colour.", "input": "a red car", "output": "red"}
 BARE = PAIR | {"input": ""}
-DIALOGUE = {"row": 7, "messages": [
-    {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi!"},
-    {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "2 + 2?"},
-    {"role": "assistant", "content": "4"}]}
+DIALOGUE = {
+    "row": 7,
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi!"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4"},
+    ],
+}
 SINGLE = {"row": 8, "messages": DIALOGUE["messages"][1:3]}
 
 
@@ -24,11 +30,13 @@ def test_alpaca_is_word_for_word_stanfords():
     assert text(PAIR) == (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
         "Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nName the colour.\n\n### Input:\na red car\n\n### Response:<red>")
+        "### Instruction:\nName the colour.\n\n### Input:\na red car\n\n### Response:<red>"
+    )
     assert text(BARE) == (
         "Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nName the colour.\n\n### Response:<red>")
+        "### Instruction:\nName the colour.\n\n### Response:<red>"
+    )
 
 
 def test_plain_and_chat():
@@ -36,15 +44,18 @@ def test_plain_and_chat():
     assert text(BARE, style="plain") == "Name the colour.\n<red>"
     assert text(PAIR, style="chat") == "User: Name the colour.\na red car\nAssistant:< red>"
     assert text(DIALOGUE, style="chat") == (
-        "System: Be brief.\nUser: Hi!\nAssistant:< Hello.>\nUser: 2 + 2?\nAssistant:< 4>")
+        "System: Be brief.\nUser: Hi!\nAssistant:< Hello.>\nUser: 2 + 2?\nAssistant:< 4>"
+    )
 
 
 def test_a_single_exchange_fits_every_style():
     assert text(SINGLE, style="plain") == "Hi!\n<Hello.>" and text(SINGLE).endswith("Hi!\n\n### Response:<Hello.>")
 
 
-@pytest.mark.parametrize("settings, said", [
-    ({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "an own template")])
+@pytest.mark.parametrize(
+    "settings, said",
+    [({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "an own template")],
+)
 def test_styles_of_one_question_refuse_more(settings, said):
     with pytest.raises(DataError, match=f"record 7 has a system message; {said} takes one.*style=chat"):
         pieces(DIALOGUE, Instruct(**settings))
@@ -70,16 +81,25 @@ def test_question_and_answer_know_no_style():
 def test_a_template_is_filled_as_plain_text():
     sly = PAIR | {"instruction": "{input} {output} \\1 %s {0.__class__}", "input": "{instruction}"}
     assert text(sly, template="Q {instruction} / {input} A:") == (
-        "Q {input} {output} \\1 %s {0.__class__} / {instruction} A:<red>")
+        "Q {input} {output} \\1 %s {0.__class__} / {instruction} A:<red>"
+    )
     assert text(BARE, template="{instruction}{instruction}[{input}]:", style="chat") == (
-        "Name the colour.Name the colour.[]:<red>")
+        "Name the colour.Name the colour.[]:<red>"
+    )
     assert fill("a { b\n} {x}}", {"x": "1"}) == "a { b\n} 1}"
 
 
-@pytest.mark.parametrize("template, got", [
-    ("{instruction} {answer}", r"\{answer\}"), ("{instruction.__class__}", r"\{instruction.__class__\}"),
-    ("{instruction!r}", r"\{instruction!r\}"), ("{instruction} {0} {}", r"\{0\}, \{\}"),
-    ("{Instruction}", r"\{Instruction\}"), ("{instruction} {output}", r"\{output\}")])
+@pytest.mark.parametrize(
+    "template, got",
+    [
+        ("{instruction} {answer}", r"\{answer\}"),
+        ("{instruction.__class__}", r"\{instruction.__class__\}"),
+        ("{instruction!r}", r"\{instruction!r\}"),
+        ("{instruction} {0} {}", r"\{0\}, \{\}"),
+        ("{Instruction}", r"\{Instruction\}"),
+        ("{instruction} {output}", r"\{output\}"),
+    ],
+)
 def test_an_unknown_field_is_an_error_with_the_known_ones(template, got):
     with pytest.raises(RecipeError, match=rf"got {got}; known: \{{instruction\}} and \{{input\}}"):
         pieces(PAIR, Instruct(template=template))
@@ -93,8 +113,15 @@ def test_a_template_loses_nothing():
     assert text(BARE, template="{instruction}") == "Name the colour.<red>"
 
 
-@pytest.mark.parametrize("settings", [{"style": "alpaca"}, {"style": "chat"}, {"style": "plain"},
-                                      {"template": "Q é ({input}) {instruction}\n### Answer now:\n"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"style": "alpaca"},
+        {"style": "chat"},
+        {"style": "plain"},
+        {"template": "Q é ({input}) {instruction}\n### Answer now:\n"},
+    ],
+)
 def test_markers_are_in_every_prompt_and_in_no_plain_answer(settings):
     found = markers(Instruct(**settings))
     asked = "".join(piece.text for piece in prompt(PAIR, Instruct(**settings)))

@@ -17,9 +17,18 @@ def metrics(own, wanted, ended=None, markers=()):
 def test_metrics_are_means_and_shares_with_their_intervals():
     own, wanted = ["red", "a red car", "", "x x x x x"], ["red", "blue car", "no", "y"]
     found = metrics(own, wanted, [True, True, False, False])
-    assert {name: metric.value for name, metric in found.items()} == pytest.approx({
-        "exact_match": 1 / 4, "squad_exact_match": 1 / 4, "token_f1": (1 + 1 / 2) / 4, "rouge_l": (1 + 2 / 5) / 4,
-        "repetition": 0.5 / 4, "ended": 2 / 4, "well_formed": 2 / 4, "length_ratio": 9 / 5})
+    assert {name: metric.value for name, metric in found.items()} == pytest.approx(
+        {
+            "exact_match": 1 / 4,
+            "squad_exact_match": 1 / 4,
+            "token_f1": (1 + 1 / 2) / 4,
+            "rouge_l": (1 + 2 / 5) / 4,
+            "repetition": 0.5 / 4,
+            "ended": 2 / 4,
+            "well_formed": 2 / 4,
+            "length_ratio": 9 / 5,
+        }
+    )
     assert (found["ended"].low, found["ended"].high) == wilson(2, 4)
     assert all(metric.low <= metric.value <= metric.high and metric.n == 4 for metric in found.values())
     assert found["token_f1"].low == 0 and found["token_f1"].high < 1
@@ -51,8 +60,14 @@ def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
     nats, tokens = draw.uniform(1, 9, (2, 45)), draw.integers(1, 9, 45)
     clean = np.arange(45) >= 10
     found = score_answers(
-        WrittenTexts(own, [True] * 45, nats[0]), References(wanted, tokens),
-        {"before": WrittenTexts(other, [False] * 45, nats[1]), "nearest": WrittenTexts(other)}, clean, (), 500, 0)
+        WrittenTexts(own, [True] * 45, nats[0]),
+        References(wanted, tokens),
+        {"before": WrittenTexts(other, [False] * 45, nats[1]), "nearest": WrittenTexts(other)},
+        clean,
+        (),
+        500,
+        0,
+    )
     before, nearest = found.baselines
     assert found.headline == Headline(**vars(found.metrics["exact_match"]), metric="exact_match", split="test")
     assert found.metrics["exact_match"].value == 0.5 and before.metrics["exact_match"].value == 0.25
@@ -60,8 +75,12 @@ def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
     assert found.metrics["perplexity"].value == pytest.approx(np.exp(nats[0].sum() / tokens.sum()))
     assert "ended" in before.metrics and not {"ended", "log_loss"} & nearest.metrics.keys()
     texts = {"rouge_l": (own, other, wanted)} | dict.fromkeys(OF_SHORT, (own[:40], other[:40], wanted[:40]))
-    scorers = {"exact_match": exact_match, "squad_exact_match": squad_exact_match, "token_f1": token_f1,
-               "rouge_l": lambda *both: rouge(*both)["rouge_l"]}
+    scorers = {
+        "exact_match": exact_match,
+        "squad_exact_match": squad_exact_match,
+        "token_f1": token_f1,
+        "rouge_l": lambda *both: rouge(*both)["rouge_l"],
+    }
     assert nearest.differences.keys() == scorers.keys() and nearest.test == "paired bootstrap"
     for name, scorer in scorers.items():  # the long references are in no resample where they do not count
         mine, theirs, right = texts[name]
@@ -77,7 +96,14 @@ def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
 
 def test_where_no_reference_is_short_the_headline_is_rouge_l():
     long = ["word " * 12, "other " * 12]
-    found = score_answers(WrittenTexts(long), References(long, np.ones(2)), {"none": WrittenTexts(["", ""])},
-                          np.array([False, False]), (), 100, seed=0)
+    found = score_answers(
+        WrittenTexts(long),
+        References(long, np.ones(2)),
+        {"none": WrittenTexts(["", ""])},
+        np.array([False, False]),
+        (),
+        100,
+        seed=0,
+    )
     assert found.headline.metric == "rouge_l" and found.headline.value == 1
     assert found.baselines[0].differences.keys() == {"rouge_l"} and found.clean == CleanPart(0, {})

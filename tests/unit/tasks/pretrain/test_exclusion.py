@@ -11,12 +11,18 @@ ROW = "the quick brown fox jumps over the lazy dog while nine wise owls look on"
 WORDS = ROW.split()
 
 
-@pytest.mark.parametrize("text, held", [
-    (ROW, True), (f"He wrote: {ROW}, and left.", True),
-    ("THE QUICK, brown fox -- jumps\nover the lazy dog!", False),  # 2 grams of 8
-    (" ".join(WORDS[:11]), True),  # 4 of 8
-    (" ".join(WORDS[:10]), False),  # 3 of 8
-    (" ".join(reversed(WORDS)), False), ("", False)])
+@pytest.mark.parametrize(
+    "text, held",
+    [
+        (ROW, True),
+        (f"He wrote: {ROW}, and left.", True),
+        ("THE QUICK, brown fox -- jumps\nover the lazy dog!", False),  # 2 grams of 8
+        (" ".join(WORDS[:11]), True),  # 4 of 8
+        (" ".join(WORDS[:10]), False),  # 3 of 8
+        (" ".join(reversed(WORDS)), False),
+        ("", False),
+    ],
+)
 def test_half_of_a_rows_grams_is_enough_and_less_is_not(text, held):
     assert Exclusion([ROW]).holds(text) == held
 
@@ -33,9 +39,16 @@ def test_a_row_that_repeats_itself_counts_each_gram_once():
     assert not Exclusion(["spam " * 20]).holds("spam " * 7)
 
 
-@pytest.mark.parametrize("text, held", [
-    ("Hi!\nCall me later, please.\nBye", True), ("A: call me LATER please", True), ("call me later please", True),
-    ("Do call me later, please.", False), ("call me later\nplease", False)])
+@pytest.mark.parametrize(
+    "text, held",
+    [
+        ("Hi!\nCall me later, please.\nBye", True),
+        ("A: call me LATER please", True),
+        ("call me later please", True),
+        ("Do call me later, please.", False),
+        ("call me later\nplease", False),
+    ],
+)
 def test_a_short_row_is_held_as_a_line_of_its_own(text, held):
     assert Exclusion(["Call me later please"]).holds(text) == held
 

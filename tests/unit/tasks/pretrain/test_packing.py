@@ -64,6 +64,7 @@ def test_loss_does_not_depend_on_the_batch(tmp_path, tokenizer):
     def loss(blocks):
         inputs, targets = tokens.batch(blocks, IGNORE)
         return float(model.loss_sum(inputs, targets, *tokens.layout(inputs)))
+
     blocks = list(range(len(tokens)))
     assert loss(blocks) == pytest.approx(sum(loss([block]) for block in blocks), rel=1e-5)
 

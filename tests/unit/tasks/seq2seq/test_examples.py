@@ -27,8 +27,10 @@ def read(records, tokenizer, family, max_length):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pair_that_fits_is_whole(family, tokenizer):
     awkward = ["🦊", "é", " leading", "ends ", "日本語", "<|endoftext|>", "\u200d🦊", "a\nb"]
-    records = [record(i, source, target) for i, (source, target) in enumerate(
-        (source, target) for source in awkward for target in awkward)]
+    records = [
+        record(i, source, target)
+        for i, (source, target) in enumerate((source, target) for source in awkward for target in awkward)
+    ]
     found, pairs = read(records, tokenizer, family, 200)
     assert not found.cut and not found.left_out and found.rows == list(range(64))
     for own, pair in zip(records, pairs, strict=True):

@@ -45,11 +45,21 @@ def test_a_family_that_the_weights_are_not_is_refused():
         job.build_model(model.model, recipe, 29)
 
 
-@pytest.mark.parametrize("method, moves", [
-    ("full", lambda name: True),
-    ("last-blocks", lambda name: "cross" in name or ".blocks.2." in name or name.startswith(
-        ("model.encoder.norm.", "model.decoder.norm."))),
-    ("lora", lambda name: "cross" in name or name.endswith(("attention.qkv.lora_A", "attention.qkv.lora_B")))])
+@pytest.mark.parametrize(
+    "method, moves",
+    [
+        ("full", lambda name: True),
+        (
+            "last-blocks",
+            lambda name: (
+                "cross" in name
+                or ".blocks.2." in name
+                or name.startswith(("model.encoder.norm.", "model.decoder.norm."))
+            ),
+        ),
+        ("lora", lambda name: "cross" in name or name.endswith(("attention.qkv.lora_A", "attention.qkv.lora_B"))),
+    ],
+)
 def test_on_both_sides_the_same_moves_and_the_cross_attention_always(method, moves):
     gpt = GPT(GPTConfig(30, 8, 8, 3, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
@@ -94,7 +104,7 @@ def test_the_start_of_a_greedy_target_is_the_models_own():
     gpt, tokenizer = load("mini")
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     model, _ = job.build_model(gpt, recipe, tokenizer.end_of_text)
-    source = tokenizer.encode("The weather today")[:writing_room("decoder", 256, 256, 8)]
+    source = tokenizer.encode("The weather today")[: writing_room("decoder", 256, 256, 8)]
     [answer] = job.write(model.eval(), [source], tokenizer, recipe.seq2seq, 8, CPU)
     ids = torch.tensor([[*tokenizer.encode("The weather today"), tokenizer.end_of_text]])
     with torch.inference_mode():

@@ -17,7 +17,10 @@ def test_a_decoder_learns_the_target_and_its_end():
 
 def test_an_encoder_decoder_learns_the_same_tokens():
     source, inputs, targets, attention_mask = two_sequences(PAIRS, END, IGNORE)
-    assert source[attention_mask].tolist() == [1, 2, 3, 6] and attention_mask.tolist() == [[True] * 3, [True, False, False]]
+    assert source[attention_mask].tolist() == [1, 2, 3, 6] and attention_mask.tolist() == [
+        [True] * 3,
+        [True, False, False],
+    ]
     assert inputs.tolist() == [[END, 4, 5], [END, 7, END]]
     assert targets.tolist() == [[4, 5, END], [7, END, IGNORE]]
     _, other = one_sequence(PAIRS, END, IGNORE)

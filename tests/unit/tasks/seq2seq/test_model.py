@@ -26,32 +26,41 @@ def family(request):
 def logits_of(family, source, target):
     """What the plain model says before each token of the target and its end: (T, V)."""
     if isinstance(family, SourceThenTarget):
-        return family.gpt(torch.tensor([[*source, END, *target]]))[0, len(source):]
+        return family.gpt(torch.tensor([[*source, END, *target]]))[0, len(source) :]
     return family.model(torch.tensor([source]), torch.tensor([[END, *target]]))[0]
 
 
 def test_what_is_supervised_is_the_target_and_its_end(family):
     *_, targets = family.batch(PAIRS)
     assert [[token for token in row if token != IGNORE] for row in targets.tolist()] == [
-        [*pair.target, END] for pair in PAIRS]
+        [*pair.target, END] for pair in PAIRS
+    ]
 
 
 def test_the_loss_is_the_cross_entropy_of_the_targets_alone(family):
-    expected = [F.cross_entropy(logits_of(family, source, target), torch.tensor([*target, END]), reduction="sum")
-                for source, target in TEXTS]
+    expected = [
+        F.cross_entropy(logits_of(family, source, target), torch.tensor([*target, END]), reduction="sum")
+        for source, target in TEXTS
+    ]
     torch.testing.assert_close(family(*family.batch(PAIRS)), sum(expected), rtol=1e-5, atol=1e-5)
     nats, right = family.teacher_forced(*family.batch(PAIRS))
     torch.testing.assert_close(nats, torch.stack(expected), rtol=1e-5, atol=1e-5)
     best = [logits_of(family, source, target).argmax(dim=-1) for source, target in TEXTS]
-    assert right.tolist() == [sum(a == b for a, b in zip(own.tolist(), [*target, END], strict=True))
-                              for own, (_, target) in zip(best, TEXTS, strict=True)]
+    assert right.tolist() == [
+        sum(a == b for a, b in zip(own.tolist(), [*target, END], strict=True))
+        for own, (_, target) in zip(best, TEXTS, strict=True)
+    ]
 
 
 def test_training_smooths_and_measuring_does_not(family):
     batch = family.batch(PAIRS)
     plain = family(*batch)
-    wanted = sum(F.cross_entropy(logits_of(family, source, target), torch.tensor([*target, END]), reduction="sum",
-                                 label_smoothing=0.1) for source, target in TEXTS)
+    wanted = sum(
+        F.cross_entropy(
+            logits_of(family, source, target), torch.tensor([*target, END]), reduction="sum", label_smoothing=0.1
+        )
+        for source, target in TEXTS
+    )
     torch.testing.assert_close(family.train()(*batch), wanted, rtol=1e-5, atol=1e-5)
     assert abs(float(wanted.detach()) - float(plain.detach())) > 0.01
 
@@ -62,6 +71,7 @@ def test_gradients_of_a_batch_are_those_of_its_rows(family):
         for pairs in batches:
             family(*family.batch(pairs)).backward()
         return [parameter.grad.clone() for parameter in family.parameters() if parameter.grad is not None]
+
     for together, apart in zip(gradients([PAIRS]), gradients([[pair] for pair in PAIRS]), strict=True):
         assert float((together - apart).norm()) <= 1e-5 * float(apart.norm()) + 1e-6
 
@@ -76,4 +86,4 @@ def test_writing_is_the_likeliest_token_one_by_one_whatever_is_beside_it(family)
             target.append(token)
             if token == END:
                 break
-        assert row[:len(target)] == target and set(row[len(target):]) <= {END}
+        assert row[: len(target)] == target and set(row[len(target) :]) <= {END}

@@ -18,14 +18,31 @@ from finetune.tasks.seq2seq import score as scores
 from finetune.tasks.seq2seq.page import targets_table
 from finetune.tasks.seq2seq.pairs import PairsCard, PairTokens
 
-PAYLOAD = "<script>alert(1)</script> [x](javascript:y) $\\frac$ & \"quoted\""
+PAYLOAD = '<script>alert(1)</script> [x](javascript:y) $\\frac$ & "quoted"'
 CARD = PairsCard(
-    name="x", file="x.tsv", source="mine", licence="", citation="", sha256="", records=40, example=PAYLOAD,
-    protocol="grouped", seed=7, splits={"train": SplitSize(9, 9, 90, 70), "test": SplitSize(2, 2, 20, 12)},
-    cut_rows=[3, 4], left_out_rows=[], overlap={"test_in_train": OverlapCounts(1, 2, 30)}, notes=["one note"], given=[],
-    dropped={"empty source": 30, "empty target": 0}, dropped_rows={"empty source": list(range(30))},
-    columns=["source", "target"], family="decoder", different_sources=39,
-    tokens=PairTokens(TokenSpread(3, 4, 9), TokenSpread(13, 14, 19), 64, 2, 0))
+    name="x",
+    file="x.tsv",
+    source="mine",
+    licence="",
+    citation="",
+    sha256="",
+    records=40,
+    example=PAYLOAD,
+    protocol="grouped",
+    seed=7,
+    splits={"train": SplitSize(9, 9, 90, 70), "test": SplitSize(2, 2, 20, 12)},
+    cut_rows=[3, 4],
+    left_out_rows=[],
+    overlap={"test_in_train": OverlapCounts(1, 2, 30)},
+    notes=["one note"],
+    given=[],
+    dropped={"empty source": 30, "empty target": 0},
+    dropped_rows={"empty source": list(range(30))},
+    columns=["source", "target"],
+    family="decoder",
+    different_sources=39,
+    tokens=PairTokens(TokenSpread(3, 4, 9), TokenSpread(13, 14, 19), 64, 2, 0),
+)
 
 
 def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder"):
@@ -36,17 +53,32 @@ def evaluation(own, before, nearest, wanted, clean_from=2, family="decoder"):
     right = draw.integers(0, 5, n)
     sources = [f"{i} {PAYLOAD}" for i in range(n)]
     found, signatures = scores.score_targets(
-        WrittenTexts(own, [True] * n, nats["after"], right), sources, References(wanted, tokens),
-        {scores.NEAREST: WrittenTexts(nearest),
-         scores.UNTUNED: WrittenTexts(before, [False] * n, nats["before"], right // 2)},
-        np.arange(n) >= clean_from, 200, seed=0)
+        WrittenTexts(own, [True] * n, nats["after"], right),
+        sources,
+        References(wanted, tokens),
+        {
+            scores.NEAREST: WrittenTexts(nearest),
+            scores.UNTUNED: WrittenTexts(before, [False] * n, nats["before"], right // 2),
+        },
+        np.arange(n) >= clean_from,
+        200,
+        seed=0,
+    )
     rows = [scores.TargetRow(i, sources[i], wanted[i], own[i], before[i], nearest[i]) for i in range(min(3, n))]
     weights = StartWeights("mini", "bundled", "", {}, fallback=False, note="")
     return scores.TargetsEvaluation(
-        schema_version=1, task="seq2seq", method="full", weights=weights, **vars(found), family=family,
-        losses=[loss_change(split, nats, tokens, 200, 0) for split in ("test", "val")], samples=rows,
-        signatures=signatures, seconds=1.0,
-        warm_start=scores.WarmStartRecord({}, [], 0) if family == "encoder-decoder" else None)
+        schema_version=1,
+        task="seq2seq",
+        method="full",
+        weights=weights,
+        **vars(found),
+        family=family,
+        losses=[loss_change(split, nats, tokens, 200, 0) for split in ("test", "val")],
+        samples=rows,
+        signatures=signatures,
+        seconds=1.0,
+        warm_start=scores.WarmStartRecord({}, [], 0) if family == "encoder-decoder" else None,
+    )
 
 
 def numbers(n, right):
@@ -56,15 +88,21 @@ def numbers(n, right):
 @pytest.fixture
 def run(tmp_path):
     """``run(evaluation, card, attention)``: the two pages of a run directory with these files."""
+
     def build(found, card=None, attention=None):
         (tmp_path / "data").mkdir(exist_ok=True)
-        files = {"eval.json": found.to_json(), "recipe.json": {"task": "seq2seq", "train": {"seed": 5}},
-                 "data/card.json": card and card.to_json(), "attention.json": attention}
+        files = {
+            "eval.json": found.to_json(),
+            "recipe.json": {"task": "seq2seq", "train": {"seed": 5}},
+            "data/card.json": card and card.to_json(),
+            "attention.json": attention,
+        }
         for name, value in files.items():
             if value is not None:
                 (tmp_path / name).write_text(json.dumps(value))
         build_report(tmp_path, {"seq2seq": page.PAGE})
         return [(tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
+
     return build
 
 
@@ -73,8 +111,22 @@ def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
         found = evaluation(numbers(30, 20), numbers(30, 3), numbers(30, 9), numbers(30, 30), family=family)
         value = json.loads(json.dumps(found.to_json()))
         assert scores.TargetsEvaluation.from_json(value, "eval.json") == found
-        assert value.keys() == {"schema_version", "task", "method", "weights", "headline", "metrics", "baselines",
-                                "clean", "losses", "samples", "family", "signatures", "warm_start", "seconds"}
+        assert value.keys() == {
+            "schema_version",
+            "task",
+            "method",
+            "weights",
+            "headline",
+            "metrics",
+            "baselines",
+            "clean",
+            "losses",
+            "samples",
+            "family",
+            "signatures",
+            "warm_start",
+            "seconds",
+        }
         assert value["losses"][0].keys() == {"split", "before", "after"}
         assert value["baselines"][0].keys() == {"name", "metrics", "test", "p_value", "differences"}
 
@@ -105,18 +157,34 @@ def test_a_baseline_that_wins_makes_the_model_worse():
 
 def test_texts_from_data_stay_texts_and_counts_are_shown(run):
     wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 200]
-    maps = [{"source_tokens": [PAYLOAD, " two"], "target_tokens": ["$a$", "\n", ""],
-             "weights": [[1, 0], [0, 1], [0, 1]]}]
-    html, markdown = run(evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted,
-                                    family="encoder-decoder"), CARD, maps)
+    maps = [
+        {"source_tokens": [PAYLOAD, " two"], "target_tokens": ["$a$", "\n", ""], "weights": [[1, 0], [0, 1], [0, 1]]}
+    ]
+    html, markdown = run(
+        evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted, family="encoder-decoder"), CARD, maps
+    )
     assert "<script" not in html and "&lt;script&gt;alert" in html
     assert all(line.startswith("    ") for line in markdown.splitlines() if "<script" in line)  # code, which is inert
-    for part in ("30 (rows 0, 1, 2", "and more", "empty source", "2 (rows 3, 4; the first of the file is 0)",
-                 "(nothing)", "What it cannot do", "With 30 test pairs", "one training (seed 5)", "One note.",
-                 "nrefs:1|case:mixed", "Test, targets", "are new, so the decoder hardly sees",
-                 "test rows that stand in train",
-                 "Learnt tokens", "median 13, 95 % have at most 14, longest 19", "Where it looks in the source",
-                 "of before", "Rows whose source stands in another split"):
+    for part in (
+        "30 (rows 0, 1, 2",
+        "and more",
+        "empty source",
+        "2 (rows 3, 4; the first of the file is 0)",
+        "(nothing)",
+        "What it cannot do",
+        "With 30 test pairs",
+        "one training (seed 5)",
+        "One note.",
+        "nrefs:1|case:mixed",
+        "Test, targets",
+        "are new, so the decoder hardly sees",
+        "test rows that stand in train",
+        "Learnt tokens",
+        "median 13, 95 % have at most 14, longest 19",
+        "Where it looks in the source",
+        "of before",
+        "Rows whose source stands in another split",
+    ):
         assert part in html, part
     assert "A model of" not in html  # how large it is stands nowhere in this run
     assert html.count("data:image/svg+xml;base64,") == 1
@@ -144,6 +212,7 @@ def test_degenerate_outputs_make_a_page(run):
 def test_many_and_long_maps_are_cut_and_that_is_said(run):
     def example(t, s):
         return {"source_tokens": ["s"] * s, "target_tokens": ["t"] * t, "weights": np.full((t, s), 1 / s).tolist()}
+
     wanted = numbers(30, 20)
     maps = [example(5, 6), example(60, 50), *[example(2, 2)] * 3]
     html, _ = run(evaluation(wanted, wanted, wanted, wanted), None, maps)

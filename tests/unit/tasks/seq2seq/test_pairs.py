@@ -14,20 +14,24 @@ PAIRS = [("I am cold.", "J'ai froid."), ('a "word", with commas\nand lines', "ðŸ
 @pytest.fixture
 def write(tmp_path):
     """Write a file's text; returns its path."""
+
     def to(text, name="my.tsv", encoding="utf-8"):
         (tmp_path / name).write_text(text, encoding=encoding, newline="")
         return tmp_path / name
+
     return to
 
 
 def test_every_kind_of_file_gives_the_same_pairs(write, tmp_path):
     import pandas
+
     paths = []
     for name, mark in (("my.csv", ","), ("my.tsv", "\t")):
         paths.append(tmp_path / name)
         with open(paths[-1], "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, delimiter=mark).writerows([("Target", "id", "source"),
-                                                        *((target, "7", source) for source, target in PAIRS)])
+            csv.writer(file, delimiter=mark).writerows(
+                [("Target", "id", "source"), *((target, "7", source) for source, target in PAIRS)]
+            )
     objects = [{"Target": target, "id": 7, "source": source} for source, target in PAIRS]
     paths += [write(json.dumps(objects), "my.json"), write("\n".join(map(json.dumps, objects)), "my.jsonl")]
     pandas.DataFrame(objects).to_parquet(tmp_path / "my.parquet")
@@ -47,13 +51,21 @@ def test_what_misses_a_side_is_counted_with_its_rows(write):
     assert read_pairs(write(json.dumps(objects), "my.json")).dropped_rows == {"empty target": [0, 1]}
 
 
-@pytest.mark.parametrize("names, source, target, at", [
-    (["tgt", "src"], None, None, (1, 0)), (["id", "Document", "date", "SUMMARY "], None, None, (1, 3)),
-    (["english", "french"], None, None, (0, 1)), (["english", "french"], "french", None, (1, 0)),
-    (["english", "french"], None, "english", (1, 0)), (["a", "b", "c"], "c", "a", (2, 0)),
-    (["source", "target", "document", "summary"], "document", None, (2, 3)),
-    (["source", "target", "summary"], None, "summary", None), (["id", "source", "input", "output"], None, None, (2, 3)),
-    (["a", "target", "source", "x"], None, "target", (2, 1))])
+@pytest.mark.parametrize(
+    "names, source, target, at",
+    [
+        (["tgt", "src"], None, None, (1, 0)),
+        (["id", "Document", "date", "SUMMARY "], None, None, (1, 3)),
+        (["english", "french"], None, None, (0, 1)),
+        (["english", "french"], "french", None, (1, 0)),
+        (["english", "french"], None, "english", (1, 0)),
+        (["a", "b", "c"], "c", "a", (2, 0)),
+        (["source", "target", "document", "summary"], "document", None, (2, 3)),
+        (["source", "target", "summary"], None, "summary", None),
+        (["id", "source", "input", "output"], None, None, (2, 3)),
+        (["a", "target", "source", "x"], None, "target", (2, 1)),
+    ],
+)
 def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, source, target, at):
     if at is None:
         with pytest.raises(DataError, match="no source column that can be told by its name"):
@@ -63,28 +75,46 @@ def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, 
         assert found == at and len(notes) == (None in (source, target))
 
 
-@pytest.mark.parametrize("names, source, target, message", [
-    (["id", "a", "b"], None, None, "no source and target column that can be told by its name; got id, a, b; known: "
-     "source/target, src/tgt.*seq2seq.source=NAME.*seq2seq.target=NAME"),
-    (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
-    (["source", "target", "source"], None, None, "2 columns are called 'source'"),
-    (["a", "a"], None, None, "2 columns are called 'a'"), (["a", "b"], "a", "a", "one column for source and target"),
-    (["text"], None, None, "no source and target column")])
+@pytest.mark.parametrize(
+    "names, source, target, message",
+    [
+        (
+            ["id", "a", "b"],
+            None,
+            None,
+            "no source and target column that can be told by its name; got id, a, b; known: "
+            "source/target, src/tgt.*seq2seq.source=NAME.*seq2seq.target=NAME",
+        ),
+        (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
+        (["source", "target", "source"], None, None, "2 columns are called 'source'"),
+        (["a", "a"], None, None, "2 columns are called 'a'"),
+        (["a", "b"], "a", "a", "one column for source and target"),
+        (["text"], None, None, "no source and target column"),
+    ],
+)
 def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, source, target, message):
     with pytest.raises(DataError, match=message):
         find_pair(names, source, target, tmp_path)
 
 
-@pytest.mark.parametrize("text, name, message", [
-    ("", "my.tsv", "the file is empty"), ("source\ttarget\n", "my.tsv", "a header and no rows"),
-    ("[]", "my.json", "no rows; known: a row for each pair"),
-    ("source\ttarget\na\tb\n", "my.tsv", "too few pairs; got 1 with a source in 'source' and a target in 'target'; "
-     "known: at least 3, one each"),
-    ("source\ttarget\na\tb\nc\t\n", "my.tsv", r"got 1 .*\(1 rows left out: empty target\)"),
-    ("source\ttarget\na\tb\tc\n", "my.tsv", "line 2: 3 fields"),
-    ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got the key 'source' twice"),
-    ("a", "my.xlsx", "a file of unknown kind; got '.xlsx'; known: .csv"),
-    ("{}", "my.json", "without a list of objects")])
+@pytest.mark.parametrize(
+    "text, name, message",
+    [
+        ("", "my.tsv", "the file is empty"),
+        ("source\ttarget\n", "my.tsv", "a header and no rows"),
+        ("[]", "my.json", "no rows; known: a row for each pair"),
+        (
+            "source\ttarget\na\tb\n",
+            "my.tsv",
+            "too few pairs; got 1 with a source in 'source' and a target in 'target'; known: at least 3, one each",
+        ),
+        ("source\ttarget\na\tb\nc\t\n", "my.tsv", r"got 1 .*\(1 rows left out: empty target\)"),
+        ("source\ttarget\na\tb\tc\n", "my.tsv", "line 2: 3 fields"),
+        ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got the key 'source' twice"),
+        ("a", "my.xlsx", "a file of unknown kind; got '.xlsx'; known: .csv"),
+        ("{}", "my.json", "without a list of objects"),
+    ],
+)
 def test_files_without_pairs_are_refused(write, text, name, message):
     with pytest.raises(DataError, match=message):
         read_pairs(write(text, name))
@@ -101,8 +131,10 @@ def test_another_encoding_is_named_or_refused(write):
 def test_a_file_without_a_header_keeps_its_first_row_where_that_shows(write):
     found = read_pairs(write("go\tva\nrun\tcours\ngo\tvas\ngo\tallez\n"))
     assert len(found.records) == 4 and "no header: the first row is data" in found.notes[0]
-    assert "the only ones; the first row is taken for their names" in read_pairs(
-        write("english\tfrench\n" + "a\tb\n" * 3)).notes[-1]
+    assert (
+        "the only ones; the first row is taken for their names"
+        in read_pairs(write("english\tfrench\n" + "a\tb\n" * 3)).notes[-1]
+    )
 
 
 def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_path, monkeypatch):
@@ -110,8 +142,11 @@ def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_pat
     found = read_pairs(sample.path, layout=sample.layout)
     assert len(found.records) == 20_000 and found.dropped == {} and sample.licence == "CC0 1.0"
     assert locate_pairs(str(write("a\tb\n"))).source == "the user's file"
-    for name, message in (("none.tsv", "no pairs 'none.tsv': no such file; known: seq2seq-sample, hf:"),
-                          ("spam-sample", "no pairs 'spam-sample'"), (str(tmp_path), "a directory where a file")):
+    for name, message in (
+        ("none.tsv", "no pairs 'none.tsv': no such file; known: seq2seq-sample, hf:"),
+        ("spam-sample", "no pairs 'spam-sample'"),
+        (str(tmp_path), "a directory where a file"),
+    ):
         with pytest.raises(DataError, match=message):
             locate_pairs(name)
     monkeypatch.setattr("finetune.tables.sources.get_hub_dataset", {"hf:o/n": tmp_path}.get)

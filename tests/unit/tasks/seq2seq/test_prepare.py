@@ -24,8 +24,16 @@ def test_sources_that_differ_by_digits_are_others_and_by_case_are_not():
     records, _, card = prepare(recipe, numbers, {}, BYTES, 64, ORIGIN)
     assert {name: len(part) for name, part in records.items()} == {"train": 70, "val": 10, "test": 20}
     assert card.different_sources == 100 and not card.overlap["test_in_train"].normalised
-    cases = Pairs(("a", "b"), [], [record(i, text, "t") for i, text in enumerate(
-        own for word in map(chr, range(97, 123)) for own in (f"{word} x", f"{word.upper()}  X"))])
+    cases = Pairs(
+        ("a", "b"),
+        [],
+        [
+            record(i, text, "t")
+            for i, text in enumerate(
+                own for word in map(chr, range(97, 123)) for own in (f"{word} x", f"{word.upper()}  X")
+            )
+        ],
+    )
     records, *_ = prepare(recipe, cases, {}, BYTES, 64, ORIGIN)
     sides = {own["row"]: name for name, part in records.items() for own in part}
     assert all(sides[row] == sides[row + 1] for row in range(0, 52, 2)) and set(sides.values()) == {*records}

@@ -30,16 +30,18 @@ def score(own, wanted, baselines=None, clean=None, resamples=300, tokens=None, s
 def near_texts(count=60):
     """References, and outputs of which some are the same, some nearly, some not at all."""
     wanted, other = texts(count, 1, least=1), texts(count, 2)
-    return [a if i % 3 == 0 else f"{a} {b}" if i % 3 == 1 else b
-            for i, (a, b) in enumerate(zip(wanted, other, strict=True))], wanted
+    return [
+        a if i % 3 == 0 else f"{a} {b}" if i % 3 == 1 else b for i, (a, b) in enumerate(zip(wanted, other, strict=True))
+    ], wanted
 
 
 @pytest.mark.parametrize("least, most", [(0, 12), (0, 2)])
 def test_corpus_scores_and_their_signatures_are_sacrebleus(least, most):
     own, wanted = near_texts()
     own[:20] = texts(20, 5, least, most)
-    found, signatures = score_targets(WrittenTexts(own), wanted, References(wanted, np.ones(60)), {},
-                                      np.ones(60, dtype=bool), 300, 0)
+    found, signatures = score_targets(
+        WrittenTexts(own), wanted, References(wanted, np.ones(60)), {}, np.ones(60, dtype=bool), 300, 0
+    )
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         assert found.metrics[name].value == pytest.approx(metric.corpus_score(own, [wanted]).score, abs=1e-9)
         assert signatures[name] == str(metric.get_signature()) and "version:" in signatures[name]
@@ -52,8 +54,7 @@ def test_a_corpus_interval_is_that_of_sacrebleus_scores_of_resamples():
     draw = np.random.default_rng(0)  # as ``bootstrap`` draws
     rows = [np.sort(draw.integers(40, size=40)) for _ in range(200)]
     for name in metric:
-        values = [metric[name].corpus_score([own[i] for i in some], [[wanted[i] for i in some]]).score
-                  for some in rows]
+        values = [metric[name].corpus_score([own[i] for i in some], [[wanted[i] for i in some]]).score for some in rows]
         assert [found[name].low, found[name].high] == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-9)
         assert found[name].low < found[name].value < found[name].high and found[name].n == 40
 
@@ -77,8 +78,14 @@ def test_means_and_shares_are_those_of_the_rows():
 
 def test_a_toys_interval_can_be_counted():
     """Of two rows, one with a loss of 1 and one of 3 a token, a resample has a mean of 1, 2 or 3, as 1 : 2 : 1."""
-    found = score(["a", "c"], ["a", "b"], {"other": WrittenTexts(["d", "e"])}, tokens=np.array([2, 2]),
-                  nats=np.array([2.0, 6.0]), resamples=2000)
+    found = score(
+        ["a", "c"],
+        ["a", "b"],
+        {"other": WrittenTexts(["d", "e"])},
+        tokens=np.array([2, 2]),
+        nats=np.array([2.0, 6.0]),
+        resamples=2000,
+    )
     loss = found.metrics["log_loss"]
     assert (loss.low, loss.value, loss.high) == pytest.approx((1, 2, 3))
     difference = found.baselines[1].differences["exact_match"]  # 0, 1/2 or 1, and half of them as far as 1/2
@@ -98,8 +105,15 @@ def test_baselines_are_compared_on_the_same_rows():
     other = [text if i % 2 else "?" for i, text in enumerate(own)]
     draw = np.random.default_rng(0)
     nats, right, tokens = draw.uniform(1, 9, (2, 60)), draw.integers(0, 3, (2, 60)), draw.integers(3, 9, 60)
-    found = score(own, wanted, {"before": WrittenTexts(other, None, nats[1], right[1]), "worse": WrittenTexts(wanted)},
-                  tokens=tokens, sources=["cat"] * 60, nats=nats[0], right=right[0])
+    found = score(
+        own,
+        wanted,
+        {"before": WrittenTexts(other, None, nats[1], right[1]), "worse": WrittenTexts(wanted)},
+        tokens=tokens,
+        sources=["cat"] * 60,
+        nats=nats[0],
+        right=right[0],
+    )
     copy, before, best = found.baselines
     assert copy.name == COPY and copy.metrics["exact_match"].value == 0
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
@@ -108,9 +122,11 @@ def test_baselines_are_compared_on_the_same_rows():
         assert 0 < before.differences[name].low < before.differences[name].high
         assert best.differences[name].value < 0 and best.differences[name].p_value < 0.01
     scores = [rouge(some, wanted)["rouge_l"] for some in (own, other)]
-    for name, expected in (("rouge_l", paired_bootstrap(*scores, 300, 0)),
-                           ("log_loss", paired_bootstrap(*nats, 300, 0, tokens)),
-                           ("token_accuracy", paired_bootstrap(*right, 300, 0, tokens))):
+    for name, expected in (
+        ("rouge_l", paired_bootstrap(*scores, 300, 0)),
+        ("log_loss", paired_bootstrap(*nats, 300, 0, tokens)),
+        ("token_accuracy", paired_bootstrap(*right, 300, 0, tokens)),
+    ):
         assert vars(before.differences[name]) == pytest.approx(vars(expected)), name
     assert before.differences.keys() == set(COMPARED)
     assert not {"log_loss", "token_accuracy"} & (best.differences.keys() | best.metrics.keys())
@@ -121,7 +137,8 @@ def test_the_clean_part_is_scored_alone():
     own, wanted = near_texts()
     part = score(own, wanted, clean=np.arange(60) >= 20).clean
     assert part.n == 40 and part.metrics["bleu"].value == pytest.approx(
-        BLEU().corpus_score(own[20:], [wanted[20:]]).score, abs=1e-9)
+        BLEU().corpus_score(own[20:], [wanted[20:]]).score, abs=1e-9
+    )
     assert score(own, wanted, clean=np.zeros(60, dtype=bool)).clean == CleanPart(0, {})
     whole = score(own, wanted)
     assert whole.clean == CleanPart(60, whole.metrics)
@@ -137,14 +154,17 @@ def test_the_references_alone_choose_the_headline():
         assert found.baselines[0].p_value == found.baselines[0].differences[name].p_value == 1.0
 
 
-@pytest.mark.parametrize("own, wanted", [
-    ([""] * 5, ["a b c d"] * 5), (["a b"] * 5, [""] * 5), ([""], [""]), (["a"], ["a"]), (["!!"] * 3, ["??"] * 3)])
+@pytest.mark.parametrize(
+    "own, wanted",
+    [([""] * 5, ["a b c d"] * 5), (["a b"] * 5, [""] * 5), ([""], [""]), (["a"], ["a"]), (["!!"] * 3, ["??"] * 3)],
+)
 def test_degenerate_texts_have_values_or_a_reason(own, wanted):
     found = score(own, wanted, ended=[False] * len(own), nats=np.full(len(own), 900.0), right=np.zeros(len(own)))
     assert found.metrics["chrf"].value == pytest.approx(CHRF().corpus_score(own, [wanted]).score, abs=1e-9)
     undefined = {name: metric.reason for name, metric in found.metrics.items() if metric.value is None}
     assert undefined == ({} if wanted[0] == "a b c d" else {"bleu": "no reference has 4 words"}) | (
-        {} if any(wanted) else {"length_ratio": "the references have no words"})
+        {} if any(wanted) else {"length_ratio": "the references have no words"}
+    )
     for name, metric in found.metrics.items():
         assert name in undefined or np.isfinite([metric.low, metric.value, metric.high]).all(), name
     assert all(entry.p_value <= 1 and not undefined.keys() & entry.differences.keys() for entry in found.baselines)

@@ -1,0 +1,84 @@
+"""The report's section on a classifier's rows: where they come from, how they are divided, what the checks found."""
+
+from finetune.report import provenance
+from finetune.report.blocks import Section, Table, Text, facts, percent, sentence, value_text
+from finetune.tables.checks import located
+from finetune.tables.codes import GUIDE
+from finetune.tasks.classify.data import ClassifierCard
+
+_LISTED_LABELS = 20  # in the table of the splits
+
+
+def data_section(card: ClassifierCard | None) -> Section:
+    """Where the rows come from, how they were divided, what the checks found."""
+    if card is None:
+        return Section("data", "Data", [Text("The run has no data card.")])
+    tokens = card.tokens
+    pairs = [
+        *provenance.origin(card),
+        ("Rows", f"{card.rows:,}"),
+        ("Protocol", card.protocol),
+        ("Split seed", card.seed),
+        ("Exact duplicates", f"{card.exact_duplicates:,}"),
+        ("Groups of the same text", f"{card.groups:,}"),
+        ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
+        (
+            "Tokens in a text",
+            f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
+            f"longest {value_text(tokens.max)}",
+        ),
+        ("Cut at", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)"),
+    ]
+    return Section(
+        "data",
+        "Data",
+        [
+            *facts("Source and checks", pairs),
+            *_split_table(card),
+            *_findings(card),
+            *(Text(sentence(note)) for note in card.notes),
+        ],
+    )
+
+
+def _split_table(card: ClassifierCard) -> list:
+    """The rows of each label in each split, of the most frequent labels where there are many."""
+    splits, labels = card.splits, list(card.labels)
+    used = {label: sum(split.labels.get(label, 0) for split in splits.values()) for label in labels}
+    frequent = set(sorted(labels, key=lambda label: -used[label])[:_LISTED_LABELS])
+    shown = [label for label in labels if label in frequent]
+    rows = [
+        [
+            label,
+            *(
+                f"{split.labels.get(label, 0):,} ({percent(split.labels.get(label, 0), split.rows)})"
+                for split in splits.values()
+            ),
+        ]
+        for label in shown
+    ]
+    rows.append(["all", *(f"{split.rows:,}" for split in splits.values())])
+    names = {"val": "validation"}
+    table = Table(
+        "Rows of each label in each split",
+        ["Label", *(names.get(name, name) for name in splits)],
+        rows,
+        frozenset(range(1, len(splits) + 1)),
+        strong=frozenset({len(rows) - 1}),
+    )
+    if len(shown) == len(labels):
+        return [table]
+    return [table, Text(f"The {len(shown)} most frequent of {len(labels)} labels are listed.", small=True)]
+
+
+def _findings(card: ClassifierCard) -> list[Table | Text]:
+    """What the checks found, by code, and which codes were muted."""
+    rows = [[finding.code, finding.level, sentence(located(finding)), finding.do] for finding in card.checks]
+    blocks: list[Table | Text] = []
+    if rows:
+        blocks.append(Table("What the checks found", ["Code", "Level", "What is there", "What to do"], rows, prose=2))
+    if card.muted:
+        blocks.append(Text(f"Muted, and not listed where found: {', '.join(card.muted)}."))
+    if blocks:
+        blocks.append(Text(f"The file {GUIDE} of this project explains each code.", small=True))
+    return blocks
