@@ -64,21 +64,22 @@ class Run:
         """The run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
         path = self.path(file)
         values = read_json(path)
-        if not isinstance(values, dict) or "pipeline" not in values:
+        again = "Begin a new run under another --name, or use the version that wrote it."
+        if not isinstance(values, dict):
             raise RunError(
-                f"{path}: not a recipe",
-                got=f"JSON of the type {type(values).__name__}",
-                known="an object of settings, pipeline among them",
-                do="Begin a new run under another --name.",
+                f"{path}: not a recipe", got=f"a {type(values).__name__}", known="an object of settings", do=again
             )
         try:
-            return validate(Recipe, values, str(path))
+            recipe = validate(Recipe, values, str(path))
         except RecipeError as error:
             raise RunError(
                 f"{path}: not a recipe of this version ({__version__})",
                 got=error.what.removeprefix(f"{path}: "),
-                do="Begin a new run under another --name, or use the version that wrote it.",
+                do=again,
             ) from error
+        if not recipe.pipeline:
+            raise RunError(f"{path}: not a run's recipe", got="no pipeline", do=again)
+        return recipe
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -215,6 +216,8 @@ class Run:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+                if path.parent != self.directory and not any(path.parent.iterdir()):
+                    path.parent.rmdir()
 
 
 def read_record(path: Path) -> StageRecord:

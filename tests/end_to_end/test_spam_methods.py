@@ -126,8 +126,6 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
         "--set",
         "train.lora_rank=2",
         "--set",
-        "train.last_blocks=3",
-        "--set",
         'methods.candidates=["head","lora","full"]',
         "--set",
         "methods.seeds=1",
