@@ -89,7 +89,7 @@ class Section:
 
 def metric_name(name: str) -> str:
     """How a metric is called in the report."""
-    return METRIC_NAMES.get(name, name)
+    return METRIC_NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def metric_cell(name: str, metric: Metric) -> str:
