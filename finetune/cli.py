@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Adapt GPT-2 to your own text, on the machine that you have.",
+    help="Adapt GPT-2 to your own text, on your own machine.",
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
 app.add_typer(weights_app, name="weights")
@@ -74,7 +74,7 @@ def classify(
     validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
     test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
     group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Says train, val or test.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
     method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
     encoding: EncodingOption = None,
@@ -240,7 +240,7 @@ def generate(
 @app.command()
 def chat(
     run_directory: RunArgument,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; else the run's.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens per answer; else the run's.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
@@ -483,7 +483,7 @@ def main() -> None:
         say(str(stop), error=True)
         status = INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("interrupted; what was saved is intact. The same command goes on from the last checkpoint.", error=True)
+        say("interrupted; what was saved is intact. The same command resumes from the last checkpoint.", error=True)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()

@@ -138,7 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         texts, columns = read_texts(X)
         known = getattr(self, "feature_names_in_", np.array(columns or [])).tolist()
         if columns and columns != known:
-            raise InputError("other columns than in fit", got=", ".join(columns), known=", ".join(known))
+            raise InputError("the columns differ from those in fit", got=", ".join(columns), known=", ".join(known))
         return softmax(bundle.logits(texts), bundle.temperature)
 
     def save(self, path: str | Path) -> Path:

@@ -54,7 +54,7 @@ class Train(Settings):
     last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
     lora_rank: int = Field(8, ge=1, description="rank of an adapter's update")
     lora_alpha: float = Field(16.0, gt=0, description="scale of the update: alpha / rank")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the way into an adapter")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on an adapter's input")
     lora_targets: tuple[str, ...] = Field(
         ("attention.qkv", "attention.out", "mlp.up", "mlp.down"),
         min_length=1,

@@ -78,7 +78,7 @@ class Run:
                 do=again,
             ) from error
         if not recipe.pipeline:
-            raise RunError(f"{path}: not a run's recipe", got="no pipeline", do=again)
+            raise RunError(f"{path}: not a run's recipe", got="a recipe without a pipeline", do=again)
         return recipe
 
     @contextmanager

@@ -119,10 +119,10 @@ def tensor_files(directory: Path) -> list[Path]:
     pickles = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
     if pickles:
         raise WeightsError(
-            f"{directory}: weights only as pickles, which can run code when they are opened",
+            f"{directory}: only pickled weights, and loading a pickle can run code",
             got=", ".join(pickles[:3]),
             known="model.safetensors",
-            do="Convert in a place you trust: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
+            do="Convert them in a sandbox: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
             ".save_pretrained(NEW) writes safetensors.",
         )
     raise WeightsError(f"{directory}: no model.safetensors here", do="See: finetune weights ls")
@@ -183,7 +183,7 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
     for path in tensor_files(directory):
         for name, size in read_header(path).items():
             if name in location:
-                raise WeightsError(f"{path}: {name} stands in {location[name].name}, too")
+                raise WeightsError(f"{path}: tensor {name} is also in {location[name].name}")
             location[name], shapes[name] = path, size
 
     try:

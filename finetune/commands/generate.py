@@ -128,7 +128,7 @@ def _with_defaults(options: dict) -> dict:
         chosen["top_k"] = 50
     elif given.get("temperature") == 0:
         raise RecipeError(
-            "temperature 0 takes the likeliest token and draws nothing",
+            "temperature 0 takes the likeliest token and does not sample",
             do="Leave out --top-k, --top-p and --min-p, or give a temperature.",
         )
     return chosen

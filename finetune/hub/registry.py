@@ -65,7 +65,9 @@ class DataRow(Settings):
     """A data set of one file, and how that file is read."""
 
     name: Name = Field(description="what a recipe calls it")
-    files: dict[Name, FileSpec] = Field(min_length=1, max_length=1, description="the one data file")
+    files: dict[Name, FileSpec] = Field(
+        min_length=1, max_length=1, description="name of the data file, with its size and sha256"
+    )
     archive: Archive | None = Field(None, description="where the network has it; none: mirror only")
     format: Literal["tsv", "csv"] = Field(description="how a row is written")
     header: bool = Field(True, description="whether the first line names the columns")

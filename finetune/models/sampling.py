@@ -49,7 +49,9 @@ class Decoding:
             if not fine:
                 raise RecipeError(f"{name} is out of range", got=str(getattr(self, name)), known=known)
         if self.beams > 1 and chosen:
-            raise RecipeError("beam search draws nothing", got=", ".join(chosen), do="Leave them out, or the beams.")
+            raise RecipeError(
+                "beam search does not sample", got=", ".join(chosen), do="Leave these options out, or set beams to 1."
+            )
         most = self.beams if self.beams > 1 else 1 if self.temperature == 0 else None
         if most and self.samples > most:
             raise RecipeError(

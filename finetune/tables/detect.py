@@ -97,7 +97,9 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
             _refuse_title(path, layout, header_names)
     except UnicodeError as error:
         raise DataError(
-            f"{path}: cannot be read as {layout.encoding}", got=str(error), do="Name another encoding."
+            f"{path}: cannot be read as {layout.encoding}",
+            got=str(error),
+            do="Save the file as UTF-8, or give its encoding with --encoding NAME (in a recipe: encoding=NAME).",
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error

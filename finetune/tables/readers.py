@@ -139,10 +139,7 @@ def find_column(
     found = usual_column(names, usual)
     if found is None:
         raise DataError(
-            f"{path}: no {what} column that can be told by its name",
-            got=", ".join(names),
-            known=", ".join(usual),
-            do=fix,
+            f"{path}: no {what} column recognised by its name", got=", ".join(names), known=", ".join(usual), do=fix
         )
     return find_column(names, names[found], usual, what, path)  # the same name twice is refused
 
@@ -237,7 +234,7 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
 def _untold(path: Path | str, what: str, names: list[str], why: str) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
     return DataError(
-        f"{path}: no {what} column that can be told by its name or content",
+        f"{path}: no {what} column recognised by its name or content",
         got=", ".join(names) + (f" ({why})" if why else ""),
         known=", ".join(usual),
         do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.",

@@ -52,7 +52,7 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
         raise TrainingError(
             "training in another process failed",
             got=f"status {process.returncode}",
-            do="The same command goes on from the last checkpoint.",
+            do="The same command resumes from the last checkpoint.",
         )
     return found["result"]
 

@@ -49,7 +49,7 @@ def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.op
         raise RunError(
             f"cannot save a checkpoint in {root}",
             got=str(error),
-            do="Free some space, then run the same command: it goes on from the last checkpoint.",
+            do="Free some space, then run the same command: it resumes from the last checkpoint.",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -175,7 +175,7 @@ CASES = {
     ),
     "weights as pickles": (
         ["classify", "{}/good.csv", "--weights", "{}/pickles"],
-        ["pickles, which can run code", "pytorch_model.bin", "save_pretrained"],
+        ["loading a pickle can run code", "pytorch_model.bin", "save_pretrained"],
     ),
     "weights in no directory": (["classify", "{}/good.csv", "--weights", "{}/folder"], ["no config.json"]),
     "unknown pipeline": (
@@ -225,15 +225,15 @@ CASES = {
     ),
     "f1 of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.metric=f1"],
-        ["evaluate.metric=f1 is for two labels", "a, b, c", "evaluate.metric=f1_macro"],
+        ["evaluate.metric=f1 needs exactly two labels", "a, b, c", "evaluate.metric=f1_macro"],
     ),
     "threshold of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.threshold=max-f1"],
-        ["evaluate.threshold=max-f1 is for two labels"],
+        ["evaluate.threshold=max-f1 needs exactly two labels"],
     ),
     "positive of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.positive=a"],
-        ["evaluate.positive is for two labels"],
+        ["evaluate.positive needs exactly two labels"],
     ),
     "unknown positive": (
         ["classify", "{}/good.csv", *TRAIN, "--set", "evaluate.positive=Spam"],

@@ -33,7 +33,7 @@ class Architectures(Settings):
         description="what is trained, as TASK-ARCHITECTURE-START, each under every seed; both is an encoder-decoder, "
         "whole one with all pretrained blocks on each side, masked an encoder after text-encoder-pretrained",
     )
-    seeds: int = Field(2, ge=1, description="trainings of each, from train.seed upwards")
+    seeds: int = Field(2, ge=1, description="number of seeds for each training: train.seed, train.seed + 1, ...")
     classify_steps: int = Field(150, ge=1, description="optimizer steps of each classifier")
     numbers_steps: int = Field(600, ge=1, description="optimizer steps of each model that writes numbers in words")
     text_steps: int = Field(100, ge=1, description="optimizer steps of each model that reads the bundled text")

@@ -236,7 +236,7 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
     parts = {"test": drawn[: ends[0]], "val": drawn[ends[0] : ends[1]], "train": drawn[ends[1] :][: min(most, 5000)]}
     if not parts["train"]:
         raise RecipeError(
-            "no number is left to learn from",
+            "no numbers are left to train on",
             got=f"architectures.number_limit {asked.number_limit}",
             do="Raise it, or lower architectures.test_numbers.",
         )

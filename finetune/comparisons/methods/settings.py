@@ -13,7 +13,7 @@ class Methods(Settings):
         min_length=1,
         description="ways to adapt the weights, each trained under every seed on the same split",
     )
-    seeds: int = Field(3, ge=1, description="trainings of each, from train.seed upwards")
+    seeds: int = Field(3, ge=1, description="number of seeds for each candidate: train.seed, train.seed + 1, ...")
 
 
 SECTION = Methods

@@ -377,9 +377,9 @@ def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: L
     if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
         return
     raise DataError(
-        f"{name}: no header was found that names the columns of {data.path.name}"
+        f"{name}: no header with the columns of {data.path.name} was found"
         if data.layout.header
-        else f"{data.path.name}: no header was found, and {name} seems to have one",
+        else f"{data.path.name}: no header was found, but {name} seems to have one",
         got=f"the first row of {more.path.name}: {listed(first[0])}"
         if more.layout.header
         else f"columns called {listed(first[0])}",

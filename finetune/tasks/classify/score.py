@@ -308,7 +308,7 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
     if len(labels) > 2:
         for setting in (name for name, asked in asks.items() if asked):
             raise RecipeError(
-                f"{setting} is for two labels",
+                f"{setting} needs exactly two labels",
                 got=listed(labels),
                 do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.",
             )

@@ -10,7 +10,7 @@ class Pretrain(Settings):
 
     val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
     val_blocks: int = Field(256, ge=1, description="blocks of held-out text that a validation during training reads")
-    eval_data: str = Field("", description="a further text, never trained on, to be measured before and after")
+    eval_data: str = Field("", description="another held-out text, evaluated before and after training")
     exclude: tuple[str, ...] = Field(
         (),
         description="files, or folders of them, with the rows of evaluation sets: a "

@@ -156,7 +156,7 @@ def find_pair(
         rest = [index for index in range(len(names)) if index not in named.values()]
         if len(rest) != len(open_sides):
             raise DataError(
-                f"{path}: no {' and '.join(open_sides)} column that can be told by its name",
+                f"{path}: no {' and '.join(open_sides)} column recognised by its name",
                 got=listed(names),
                 known=", ".join(map("/".join, USUAL)),
                 do=" ".join(map(_mend, open_sides)),

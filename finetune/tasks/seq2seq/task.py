@@ -88,7 +88,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         settings = recipe.seq2seq
         if settings.beams == 1 and settings.length_penalty != 1:
             raise RecipeError(
-                "seq2seq.length_penalty is read by beam search alone",
+                "only beam search uses seq2seq.length_penalty",
                 got="seq2seq.beams=1",
                 do="Leave it out, or give --set seq2seq.beams=4.",
             )

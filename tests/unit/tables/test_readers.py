@@ -33,7 +33,7 @@ def test_a_column_is_found(tmp_path, names, wanted, index):
     "names, wanted, message",
     [
         (["id", "texts"], "text", "no column 'text'; got id, texts; did you mean 'texts'"),
-        (["id", "x"], None, "no text column that can be told by its name; got id, x; known: text, message"),
+        (["id", "x"], None, "no text column recognised by its name; got id, x; known: text, message"),
         (["text", "x", "text"], None, "2 columns are called 'text'"),
         (["x", "x"], "x", "2 columns are called 'x'"),
         (["id", "Text"], "text", "no column 'text'.*did you mean 'Text'"),
@@ -108,7 +108,7 @@ def test_a_doubt_about_columns_is_said(tmp_path):
     with pytest.raises(DataError, match="no label column.*'mood' has 2 values; 'tone' has 2 values.*--label NAME"):
         find_columns(names, twice, "title", None, tmp_path)
     for rows in (WORDY[:1], []):
-        with pytest.raises(DataError, match="no text column that can be told by its name or content"):
+        with pytest.raises(DataError, match="no text column recognised by its name or content"):
             find_columns(["id", "remark", "mood"], rows, None, None, tmp_path)
     with pytest.raises(DataError, match="one column for text and label; got 'mood'"):
         find_columns(names, twice, "mood", "mood", tmp_path)

@@ -141,11 +141,11 @@ def test_a_header_in_one_file_alone_is_said(tmp_path):
     for name, got in (("bare", "columns called column_1"), ("short", "the first row of short.csv: c, y")):
         with pytest.raises(
             DataError,
-            match=f"{name}.csv: no header was found that names the columns of data.csv; "
+            match=f"{name}.csv: no header with the columns of data.csv was found; "
             f"got {got}.*known: columns 'text' and 'label'.*same header",
         ):
             read_data(Recipe(data=at["data"], test=at[name]))
-    with pytest.raises(DataError, match="bare.csv: no header was found, and .*test.csv seems to have one"):
+    with pytest.raises(DataError, match="bare.csv: no header was found, but .*test.csv seems to have one"):
         read_data(Recipe(data=at["bare"], columns={"text": "column_1", "label": "column_2"}, test=at["test"]))
 
 

@@ -68,7 +68,7 @@ def test_what_misses_a_side_is_counted_with_its_rows(write):
 )
 def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, source, target, at):
     if at is None:
-        with pytest.raises(DataError, match="no source column that can be told by its name"):
+        with pytest.raises(DataError, match="no source column recognised by its name"):
             find_pair(names, source, target, tmp_path)
     else:
         found, notes = find_pair(names, source, target, tmp_path)
@@ -82,7 +82,7 @@ def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, 
             ["id", "a", "b"],
             None,
             None,
-            "no source and target column that can be told by its name; got id, a, b; known: "
+            "no source and target column recognised by its name; got id, a, b; known: "
             "source/target, src/tgt.*seq2seq.source=NAME.*seq2seq.target=NAME",
         ),
         (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
