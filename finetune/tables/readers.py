@@ -127,7 +127,7 @@ def find_column(
 ) -> int:
     """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
 
-    mend: how another is named, where no command has an option for it.
+    fix: how another is named, where no command has an option for it.
     """
     fix = fix or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:

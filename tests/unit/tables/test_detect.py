@@ -179,7 +179,7 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
 
 @pytest.mark.parametrize("name", ["my.csv", "my.json", "my.txt"])
 @pytest.mark.parametrize(
-    "magic, what, mend",
+    "magic, what, fix",
     [
         (b"PK\x03\x04", "Excel workbook", "save it as CSV"),
         (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
