@@ -96,7 +96,7 @@ def test_temperature_zero_takes_the_likeliest():
         ({"beams": 0}, "beams"),
         ({"samples": 0}, "samples"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"beams": 2, "temperature": 0.7}, "beam search draws nothing; got temperature 0.7"),
+        ({"beams": 2, "temperature": 0.7}, "beam search does not sample; got temperature 0.7"),
         ({"beams": 2, "samples": 3}, "known: 2 from beam search"),
         ({"temperature": 0, "samples": 2}, "temperature 0"),
     ],
