@@ -135,7 +135,7 @@ def test_a_fit_repeats_itself_and_leaves_nothing_behind(make, fitted, capsys, tm
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     assert capsys.readouterr() == ("", "")
     clone(clf).set_params(verbose=True).fit(TEXTS, KINDS)
-    assert "parameters move" in capsys.readouterr().out
+    assert "parameters are trained" in capsys.readouterr().out
     drawn = [clone(clf).set_params(random_state=np.random.RandomState(5)).fit(TEXTS, KINDS) for _ in range(2)]
     assert np.array_equal(drawn[0].predict_proba(TEXTS), drawn[1].predict_proba(TEXTS))
 
