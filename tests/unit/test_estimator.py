@@ -223,7 +223,7 @@ def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
         ({"method": "lara"}, "train.method"),
         ({"validation_fraction": 1}, "split.val_fraction"),
         ({"settings": {"ephocs": 2}}, "unknown key 'train.ephocs'"),
-        ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is read by method lora alone"),
+        ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is used only by method lora"),
         ({"random_state": "x"}, "cannot be used to seed"),
     ],
 )

@@ -146,5 +146,5 @@ def test_what_was_asked_for_stays():
 
 def test_a_setting_of_lora_that_the_chosen_method_does_not_read_is_refused():
     for method in ("auto", "full"):
-        with pytest.raises(RecipeError, match="train.lora_rank is read by method lora alone; got method full"):
+        with pytest.raises(RecipeError, match="train.lora_rank is used only by method lora; got method full"):
             choose_settings(Train(method=method, lora_rank=3), 8_000_000, True, 1000, "cpu")
