@@ -1,4 +1,4 @@
-"""Settings: the base of every schema, TOML files and KEY=VALUE overrides, and errors in the user's words."""
+"""Settings: the base of every schema, TOML files, KEY=VALUE overrides, and validation errors."""
 
 import contextlib
 import difflib
@@ -34,13 +34,13 @@ def field_names(schema: type[Settings], prefix: str = "") -> list[str]:
 
 
 def chosen_values(settings: Settings, keys: Iterable[str]) -> dict[str, Any]:
-    """Dotted key -> value, for every field that `keys` name: fields, or whole sections."""
+    """Dotted key -> value, for every field in `keys`, which may name fields or whole sections."""
     wanted = tuple(keys)
     return {name: value_of(settings, name) for name in field_names(type(settings)) if under(name, wanted)}
 
 
 def value_of(settings: Settings, key: str) -> Any:
-    """The value of a dotted key, tuples as lists."""
+    """The value of a dotted key, with tuples as lists."""
     value: Any = settings
     for part in key.split("."):
         value = getattr(value, part)
@@ -48,15 +48,15 @@ def value_of(settings: Settings, key: str) -> Any:
 
 
 def under(key: str, sections: Iterable[str]) -> bool:
-    """Whether a dotted key is one of these, or in a section that is."""
+    """Whether a dotted key, or its section, is one of these."""
     return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """'did you mean ...?' for the known word nearest to `word`, or nothing.
+    """'did you mean ...?' for the known word nearest to `word`, or an empty string.
 
-    The same but for case comes first. Of dotted keys the last part counts, so that ``lr`` and ``learning_rate`` find
-    ``train.lr``.
+    A match that differs only in case comes first. For dotted keys the last part is compared, so that ``lr`` and
+    ``learning_rate`` find ``train.lr``.
     """
     known = list(known)
     if same := [name for name in known if name.casefold() == word.casefold() and name != word]:
@@ -80,9 +80,9 @@ def read_toml(path: Path) -> dict:
 
 
 def parse_overrides(pairs: list[str]) -> dict:
-    """``["train.lr=1e-4"]`` as nested dictionaries of text, or of what TOML makes of a quoted or bracketed value.
+    """``["train.lr=1e-4"]`` as nested dictionaries of strings; quoted or bracketed values are parsed as TOML.
 
-    Numbers stay text: the schema reads them, and a field of text keeps a label like ``01`` as it was typed.
+    Numbers stay strings: the schema converts them, and a string field keeps a label like ``01`` as typed.
     """
     settings: dict = {}
     for pair in pairs:
@@ -100,7 +100,7 @@ def parse_overrides(pairs: list[str]) -> dict:
 
 
 def merge(base: dict, changes: dict) -> dict:
-    """`base` with the keys of `changes` in their place, table by table; neither is altered."""
+    """`base` updated recursively with `changes`; neither is modified."""
     merged = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -124,7 +124,7 @@ def validate(schema: type[S], values: dict, source: str, see: str = "finetune sh
 
 
 def check_names(kind: str, asked: tuple[str, ...], known: Iterable[str], again: str) -> None:
-    """Raise RecipeError where a name is unknown, or stands twice. again: what to do instead of naming it twice."""
+    """Raise RecipeError if a name is unknown or given twice. again: advice for a name given twice."""
     if unknown := [name for name in asked if name not in known]:
         raise RecipeError(f"no such {kind} to compare", got=listed(unknown), known=", ".join(known))
     if len(set(asked)) < len(asked):

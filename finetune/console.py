@@ -1,4 +1,4 @@
-"""What the screen shows: lines, warnings and progress bars, with a copy in the run's log.txt."""
+"""Console output: lines, warnings and progress bars, with a copy in the run's log.txt."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def clean(text: str) -> str:
 
 
 def program() -> str:
-    """What a person types for this command here: its short name where that is on the path."""
+    """How to call this command here: by its short name if that is on the path."""
     if shutil.which("finetune"):
         return "finetune"
     interpreter = Path(sys.executable)
@@ -33,18 +33,18 @@ def program() -> str:
 
 
 class Advance(Protocol):
-    """What ``progress`` yields: so much more is done."""
+    """The callback that ``progress`` yields; advances the bar by an amount."""
 
     def __call__(self, amount: float = 1, note: str = "") -> None: ...
 
 
 def unseen(amount: float = 1, note: str = "") -> None:
-    """The ``Advance`` of no bar."""
+    """An ``Advance`` without a bar."""
 
 
 @contextmanager
 def log_to(path: Path | str) -> Iterator[None]:
-    """Copy every line said inside the block to a file, too."""
+    """Also copy every line printed inside the block to a file."""
     global _log
     with open(path, "a", encoding="utf-8", errors="replace") as file:
         previous, _log = _log, file
@@ -59,7 +59,7 @@ def log_to(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Say nothing and show no bar inside the block: for a library's caller, who asked for no words."""
+    """Suppress all output and bars inside the block, for callers of the library."""
     token = _silent.set(True)
     try:
         yield
@@ -82,7 +82,7 @@ def say(text: str = "", *, end: str = "\n", error: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """Say something the user should know although the work goes on."""
+    """Print a warning; the work continues."""
     say(f"note: {text}", error=True)
 
 
@@ -92,8 +92,8 @@ def progress(
 ) -> Iterator[Advance]:
     """A live bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
-    total: none where it is not known. Yields ``advance(amount, note="")``; the note (a loss, say) stands at the
-    end of the line.
+    total: None if unknown. Yields ``advance(amount, note="")``; the note (a loss, for example) is shown at the end of
+    the line.
     """
     if _silent.get():
         yield unseen
@@ -146,6 +146,6 @@ def progress(
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines of a table whose columns are as wide as their longest cell."""
+    """Rows of cells as table lines, each column as wide as its longest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -2,9 +2,9 @@
 
 
 class FinetuneError(Exception):
-    """One error in four parts: what went wrong, what we got, what is known, what to do.
+    """One error in four parts: what went wrong, what we got, the known values, and what to do.
 
-    Only ``what`` is required; the others are left out where they would say nothing.
+    Only ``what`` is required; empty parts are left out.
     """
 
     def __init__(self, what: str, *, got: str = "", known: str = "", do: str = ""):
@@ -28,15 +28,15 @@ class DataError(FinetuneError):
 
 
 class InputError(DataError, ValueError):
-    """Texts, labels or parameters given from Python that cannot be used; scikit-learn asks for a ValueError."""
+    """Unusable texts, labels or parameters passed from Python; a ValueError, as scikit-learn requires."""
 
 
 class WeightsError(FinetuneError):
-    """A checkpoint that is missing, damaged or of another shape."""
+    """A checkpoint that is missing, damaged or has the wrong shape."""
 
 
 class FetchError(FinetuneError):
-    """Something that could not be downloaded, or that came with the wrong content."""
+    """A download that failed or returned the wrong content."""
 
 
 class RunError(FinetuneError):
@@ -44,7 +44,7 @@ class RunError(FinetuneError):
 
 
 class TrainingError(FinetuneError):
-    """Training that cannot go on: a loss that is not finite, memory that ran out."""
+    """Training that cannot continue: a non-finite loss, or out of memory."""
 
 
 class Interrupted(Exception):
@@ -52,13 +52,13 @@ class Interrupted(Exception):
 
 
 def shorten(text: str, most: int = 60) -> str:
-    """The beginning of a text on one line, for a message."""
+    """The start of a text on one line, for a message."""
     text = text.strip()
     start = " ".join(text[: 2 * most].split())
     return start if len(text) <= 2 * most and len(start) <= most else start[: most - 3] + "..."
 
 
 def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:
-    """Names for a message, the first few of many, each no longer than a line."""
+    """The first few names for a message, each shortened to fit a line."""
     shown = separator.join(shorten(name, 90) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Atomic file writes, and hashes."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def sync_directory(directory: Path) -> None:
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; flush and rename it when the block ends without error."""
     path = Path(path)
-    if path.is_dir():  # known before anything is computed for it, and "." has no name to put a temporary one beside
+    if path.is_dir():  # fail before any work; "." has no name for a temporary file
         raise RunError(f"cannot write {path}", got="a directory", do="Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
@@ -69,7 +69,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def replace_directory(directory: Path, new: Path) -> None:
-    """Rename `new` to `directory`; what stood there is deleted only when that has worked."""
+    """Rename `new` to `directory`; the old directory is deleted only after that succeeds."""
     old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
     if directory.exists():
         directory.rename(old)
@@ -90,7 +90,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a damaged one is an error that names it."""
+    """Read a JSON file. Raises RunError with the path if it is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -26,11 +26,11 @@ PACKAGES = (
     "datasets",
     "transformers",
 )
-_kept_bytes = 0  # a peak from before the last reset that still counts
+_kept_bytes = 0  # peak before the last reset, if it still counts
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a result."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, without anything that names it or its user."""
+    """The hardware, without anything that identifies the machine or its user."""
     found: dict[str, Any] = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 1}
     if Path("/proc/cpuinfo").exists():
         models = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
@@ -53,7 +53,7 @@ def hardware() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit; none for an installed package, whatever repository it happens to stand in."""
+    """The checkout's commit; None for an installed package, even inside another repository."""
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
         return None
@@ -65,9 +65,9 @@ def git_commit() -> str | None:
 
 
 def reset_peak_memory(keep_bytes: int = 0) -> None:
-    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's.
+    """Reset the peak memory counter if the system can (Linux); elsewhere the peak is that of the process.
 
-    keep_bytes: an earlier peak that still counts in what ``peak_memory_bytes`` says of the stage.
+    keep_bytes: an earlier peak to include in ``peak_memory_bytes`` for the stage.
     """
     global _kept_bytes
     _kept_bytes = keep_bytes
@@ -81,19 +81,19 @@ def reset_peak_memory(keep_bytes: int = 0) -> None:
 
 
 def release_memory() -> None:
-    """Hand memory that nothing uses back to the system, so that what comes next has a peak of its own."""
+    """Return free memory to the system, so that the next peak is measured separately."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # another C library than Linux's usual one keeps what it keeps
+    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process held since the last reset, or what that was told to keep."""
+    """Peak memory of this process since the last reset, or the kept peak if that is larger."""
     return max(_kept_bytes, latest_peak_bytes())
 
 
 def latest_peak_bytes() -> int:
-    """The most memory this process held since the last reset, and nothing else."""
+    """Peak memory of this process since the last reset only."""
     status = Path("/proc/self/status")
     if status.exists():
         peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
@@ -111,6 +111,6 @@ def latest_peak_bytes() -> int:
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Measure a block: yields a function that gives the seconds so far."""
+    """Time a block: yields a function that returns the seconds so far."""
     start = time.monotonic()
     yield lambda: time.monotonic() - start

@@ -1,7 +1,7 @@
-"""The one schema of a run's settings: TOML files, ``--set`` and the saved recipe.json.
+"""The schema of a run's settings, for TOML files, ``--set`` and the saved recipe.json.
 
-The sections of every run stand here. Each task and comparison brings one of its own in its ``settings.py``, and says
-there which fields of the others it reads.
+This module defines the sections that every run has. Each task and comparison defines its own section in its
+``settings.py``, and declares there which shared fields it reads.
 """
 
 from importlib import import_module
@@ -17,16 +17,16 @@ from finetune.tasks import TASKS
 
 
 class Columns(Settings):
-    """Which columns of a table hold what."""
+    """The columns of a table."""
 
     text: str | None = Field(
         None,
         description="name of the text column, or several with commas between them, to be "
         "joined; none: found by its name or its content",
     )
-    label: str | None = Field(None, description="name of the label column; none: found by its name or its content")
-    group: str | None = Field(None, description="name of a column whose equal values stay on one side of the split")
-    split: str | None = Field(None, description="name of a column that says train, val or test for each row")
+    label: str | None = Field(None, description="name of the label column; by default inferred from names or content")
+    group: str | None = Field(None, description="name of a column whose rows with equal values stay in one split")
+    split: str | None = Field(None, description="name of a column with train, val or test for each row")
 
 
 class Split(Settings):
@@ -34,24 +34,24 @@ class Split(Settings):
 
     protocol: Literal["grouped", "balanced", "ordered"] = Field(
         "grouped",
-        description="grouped: all rows, stratified, the same normalised text never on two sides; "
+        description="grouped: all rows, stratified, the same normalised text never in two splits; "
         "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol); "
         "ordered: as the file goes, rows to train on first, then the test's, then the validation's",
     )
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of rows for validation")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of rows for the test")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of rows for validation")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of rows for the test")
     seed: int = Field(123, ge=0, description="seed of the split")
 
 
 class Train(Settings):
-    """What moves, for how long, and how."""
+    """Which weights are trained, for how long, and how."""
 
     method: Literal["auto", "full", "last-blocks", "head", "lora"] = Field(
         "auto",
         description="which weights move: all, the last blocks and the head, the head alone, or adapters of low "
         "rank (LoRA) and the head; auto follows weights, rows and machine",
     )
-    last_blocks: int = Field(2, ge=1, description="blocks that move under last-blocks, counted from the top")
+    last_blocks: int = Field(2, ge=1, description="blocks trained under last-blocks, counted from the top")
     lora_rank: int = Field(8, ge=1, description="rank of an adapter's update")
     lora_alpha: float = Field(16.0, gt=0, description="scale of the update: alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on an adapter's input")
@@ -60,17 +60,19 @@ class Train(Settings):
         min_length=1,
         description="layers that get an adapter, by name or the end of one; * stands for any characters",
     )
-    epochs: int | None = Field(None, ge=1, description="passes over the training rows; none: follows the weights")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps at most; none: the epochs decide")
-    batch_size: int = Field(16, ge=1, description="rows of one optimizer step, over all processes")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training rows; by default depends on the weights"
+    )
+    max_steps: int | None = Field(None, ge=1, description="maximum number of optimizer steps; by default the epochs decide")
+    batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
     micro_batch_tokens: int = Field(
         4096,
         ge=1,
-        description="tokens, pads included, of one forward pass; a step of more tokens accumulates gradients",
+        description="tokens per forward pass, including padding; a step with more tokens accumulates gradients",
     )
-    lr: float | None = Field(None, gt=0, description="peak learning rate; none: follows weights and method")
-    min_lr_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; by default depends on weights and method")
+    min_lr_fraction: float = Field(0.1, ge=0, le=1, description="final learning rate, as a fraction of the peak")
+    warmup_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the steps used for warmup")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine",
         description="the learning rate after the warmup: half a cosine down to the last one; constant: the "
@@ -88,7 +90,7 @@ class Train(Settings):
     clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: each class weighs the same in the loss"
+        "none", description="balanced: each class has the same weight in the loss"
     )
     metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
         "f1_macro", description="validation metric of the best checkpoint; ties go to the lower log loss"
@@ -103,19 +105,19 @@ class Train(Settings):
 
     @property
     def chosen_lr(self) -> float:
-        """The learning rate, which is chosen before anything is trained."""
-        assert self.lr is not None, "the learning rate is still open"
+        """The learning rate; it must have been chosen already."""
+        assert self.lr is not None, "the learning rate is not chosen yet"
         return self.lr
 
     @property
     def chosen_epochs(self) -> int:
-        """The epochs, which are chosen before anything is trained."""
-        assert self.epochs is not None, "the epochs are still open"
+        """The epochs; they must have been chosen already."""
+        assert self.epochs is not None, "the epochs are not chosen yet"
         return self.epochs
 
 
 class Evaluate(Settings):
-    """What is measured, and how a probability becomes a decision."""
+    """Evaluation metrics and decision rule."""
 
     metric: Literal["auto", "accuracy", "f1", "f1_macro"] = Field(
         "accuracy",
@@ -126,7 +128,7 @@ class Evaluate(Settings):
     threshold: Literal["half", "max-f1"] = Field(
         "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows"
     )
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind an interval")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
 
 
 class Shape(Settings):
@@ -135,15 +137,15 @@ class Shape(Settings):
     layers: int = Field(6, ge=1, description="blocks")
     width: int = Field(256, ge=1, description="channels of the residual stream")
     heads: int = Field(4, ge=1, description="attention heads of a block")
-    context: int = Field(256, ge=2, description="longest input in tokens")
-    tokenizer: str = Field("", description="directory with vocab.json and merges.txt; none: the 256 bytes")
+    context: int = Field(256, ge=2, description="maximum input length in tokens")
+    tokenizer: str = Field("", description="directory with vocab.json and merges.txt; by default the 256 bytes")
 
 
 class RunSettings(Settings):
-    """What every run has."""
+    """Settings of every run."""
 
     pipeline: str = Field("", description="the pipeline whose stages run")
-    task: str = Field("classify", description="what is learnt: " + ", ".join(TASKS))
+    task: str = Field("classify", description="the task: " + ", ".join(TASKS))
     weights: str = Field(
         "auto",
         description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
@@ -154,17 +156,17 @@ class RunSettings(Settings):
         description="a registry name or a file: a labelled table, a text or a folder of texts, a "
         "file of instruction records, or a table of pairs, as the task reads it",
     )
-    validation: str = Field("", description="a further table whose rows are the validation; none: taken from data")
-    test: str = Field("", description="a further table whose rows are the test; none: taken from data")
+    validation: str = Field("", description="a separate table for validation; by default split off from data")
+    test: str = Field("", description="a separate table for the test; by default split off from data")
     encoding: str | None = Field(
         None,
         description="encoding of tables that are neither UTF-8 nor marked with a BOM; "
         "by default such a table is an error",
     )
-    ignore: tuple[str, ...] = Field(
-        (), description="codes of findings in labelled tables (FT012, say) that are neither shown nor warned of"
+    ignore: tuple[str, ...] = Field((), description="codes of findings in labelled tables to ignore, for example FT012")
+    max_length: int | None = Field(
+        None, ge=1, description="maximum tokens per text, truncated beyond; by default the model's context"
     )
-    max_length: int | None = Field(None, ge=1, description="tokens a text is cut to; none: the model's context")
     columns: Columns = Columns()
     split: Split = Split()
     train: Train = Train()
@@ -182,12 +184,12 @@ class RunSettings(Settings):
 
 
 def task_settings(name: str) -> ModuleType:
-    """A task's ``settings.py``: SECTION, its section's class or none, and READS, the fields that it reads by stage."""
+    """A task's ``settings.py``: SECTION, the class of its section or None, and READS, the fields it reads per stage."""
     return import_module(f"finetune.tasks.{name}.settings")
 
 
 def comparison_settings(name: str) -> ModuleType:
-    """A comparison's ``settings.py``: SECTION, its section's class; what it reads stands in its ``stage.py``."""
+    """A comparison's ``settings.py``: SECTION, the class of its section; its ``stage.py`` declares what it reads."""
     return import_module(f"finetune.comparisons.{name}.settings")
 
 
@@ -200,38 +202,34 @@ def _sections() -> dict[str, Any]:
 if TYPE_CHECKING:
 
     class Recipe(RunSettings):
-        """Everything that decides what a run does."""
+        """All settings of a run."""
 
         def __getattr__(self, section: str) -> Any: ...
 else:
     Recipe = create_model(
-        "Recipe",
-        __base__=RunSettings,
-        __module__=__name__,
-        __doc__="Everything that decides what a run does.",
-        **_sections(),
+        "Recipe", __base__=RunSettings, __module__=__name__, __doc__="All settings of a run.", **_sections()
     )
 
 
 def check_shape(recipe: "Recipe") -> None:
-    """Raise RecipeError where the shape of new weights was changed and the weights are not new ones."""
+    """Raise RecipeError if the shape was changed but the weights are not new."""
     changed = [name for name in Shape.model_fields if getattr(recipe.shape, name) != getattr(Shape(), name)]
     if changed and recipe.weights != "scratch":
         raise RecipeError(
-            f"shape.{changed[0]} is read with weights=scratch alone",
+            f"shape.{changed[0]} is used only with weights=scratch",
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
         )
 
 
 def check_method(train: Train) -> None:
-    """Raise RecipeError where a setting was changed that the method or the schedule does not read."""
+    """Raise RecipeError if a changed setting is not used by the method or the schedule."""
     needs = {"decay_fraction": ("schedule", ("constant",)), "last_blocks": ("method", ("auto", "last-blocks"))}
     needs |= {name: ("method", ("auto", "lora")) for name in Train.model_fields if name.startswith("lora_")}
     for name, (key, values) in needs.items():
         if getattr(train, name) != Train.model_fields[name].default and getattr(train, key) not in values:
             raise RecipeError(
-                f"train.{name} is read by {key} {values[-1]} alone",
+                f"train.{name} is used only by {key} {values[-1]}",
                 got=f"{key} {getattr(train, key)}",
                 do=f"Leave it out, or give --set train.{key}={values[-1]}.",
             )

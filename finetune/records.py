@@ -1,7 +1,7 @@
-"""What a run's files hold, as types: frozen dataclasses that are written as JSON and read back.
+"""The schemas of a run's files: frozen dataclasses that are written as JSON and read back.
 
-A file that does not parse as its type is a damaged run or one of another version, an error of the user's files; any
-other exception is a bug of ours.
+A file that does not match its schema comes from a damaged run or another version, and is reported as a user error; any
+other exception is a bug.
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from finetune.errors import RunError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-SMALL_MODEL = 40_000_000  # parameters below which a model moves whole and knows next to nothing
+SMALL_MODEL = 40_000_000  # parameters below which a model is trained in full and has little pretrained knowledge
 
 
 class Record:
-    """The base of every dataclass that crosses a file or a stage. Fields at their default are left out of the JSON."""
+    """Base of every dataclass stored in a file or passed between stages. Default values are left out of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``, keys in the order of the fields."""
@@ -28,7 +28,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value: Any, source: str | Path) -> Self:
-        """The record that `value` is. Raises RunError, which names `source`, for JSON of another shape."""
+        """Parse `value` as this record. Raises RunError, naming `source`, if it does not match."""
         from pydantic import ValidationError
 
         try:
@@ -54,7 +54,7 @@ def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
 
 @dataclass(frozen=True)
 class StageRecord(Record):
-    """What ``stages/NN-NAME.json`` holds: a stage that finished, what it read, left and returned."""
+    """The content of ``stages/NN-NAME.json``: a finished stage's inputs, outputs and result."""
 
     stage: str
     inputs: str  # fingerprint of the settings and files that the stage read, and of this package's version
@@ -66,14 +66,14 @@ class StageRecord(Record):
     hardware: dict[str, Any]
     git_commit: str | None
     finished: str
-    external: dict[str, str] = field(default_factory=dict)  # files outside of the run, in words -> sha256
-    machine: dict[str, str] = field(default_factory=dict)  # what the bits depend on besides, of a training
-    taken_from: str = ""  # the run that did the work, where it was taken over
+    external: dict[str, str] = field(default_factory=dict)  # description of a file outside the run -> sha256
+    machine: dict[str, str] = field(default_factory=dict)  # for training, what else affects the bits
+    taken_from: str = ""  # the run whose result was reused, if any
 
 
 @dataclass(frozen=True)
 class WeightsOrigin(Record):
-    """The weights that a run starts from."""
+    """The initial weights of a run."""
 
     name: str
     source: str
@@ -83,7 +83,7 @@ class WeightsOrigin(Record):
 
 @dataclass(frozen=True)
 class DataOrigin(Record):
-    """The data that a run learns from."""
+    """The data that a run trains on."""
 
     name: str
     file: str
@@ -103,7 +103,7 @@ class Downloaded(Record):
 
 @dataclass(frozen=True)
 class Verified(Record):
-    """The result of the stage ``verify``: the checkpoint's shape, and what became of its tensors."""
+    """The result of the stage ``verify``: the checkpoint's shape and the report on its tensors."""
 
     parameters: int
     tensors: int
@@ -120,7 +120,7 @@ class Verified(Record):
 
 @dataclass(frozen=True)
 class Estimate(Record):
-    """What a training was expected to take after its first steps, with a range."""
+    """Estimated cost of training, from its first steps, with a range."""
 
     seconds: float
     seconds_low: float
@@ -128,13 +128,13 @@ class Estimate(Record):
     peak_bytes: int
     peak_bytes_low: int
     peak_bytes_high: int
-    steps: int  # that were measured
-    cpu_share: float  # of their threads' time that the processor gave to them
+    steps: int  # measured steps
+    cpu_share: float  # CPU time as a fraction of their threads' wall time
 
 
 @dataclass(frozen=True)
 class Trained(Record):
-    """What the loop did, and where its best checkpoint is."""
+    """The outcome of the training loop, and the path of its best checkpoint."""
 
     steps: int
     planned_steps: int
@@ -156,7 +156,7 @@ class Trained(Record):
 
 @dataclass(frozen=True)
 class BestStep(Record):
-    """The best checkpoint by the validation metric: what ``checkpoints/best.json`` holds."""
+    """The best checkpoint by the validation metric: the content of ``checkpoints/best.json``."""
 
     step: int
     metric: str
@@ -169,17 +169,17 @@ class TrainedTensors(Record):
     """Which tensors were trained."""
 
     names: list[str]
-    places: list[str]  # the same in few words: ``blocks.4-5``
+    places: list[str]  # short form: ``blocks.4-5``
     parameters: int
     share: float  # of the model's parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult(Trained):
-    """The result of the stage ``train``: what the loop did, and what was chosen for it."""
+    """The result of the stage ``train``: the outcome and the chosen settings."""
 
     method: str
-    why: list[str]  # of each choice
+    why: list[str]  # reason for each choice
     lr: float
     precision: str
     parameters: int  # of the model

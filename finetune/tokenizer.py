@@ -13,7 +13,7 @@ import tiktoken
 from finetune.errors import WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
-SPECIAL = re.compile(r"<.+>|\[.+\]")  # anything else behind the merges is a token whose merge is missing
+SPECIAL = re.compile(r"<.+>|\[.+\]")  # any other token after the merges lacks its merge
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -27,7 +27,7 @@ def byte_alphabet() -> dict[int, str]:
 class Tokenizer:
     """Text to token ids and back.
 
-    Special tokens typed in a text stay text; only a task puts their ids into a sequence.
+    Special tokens typed in a text are encoded as text; only tasks insert special ids.
     """
 
     def __init__(self, vocab_json: str, merges_txt: str, source: str = "vocabulary"):
@@ -53,7 +53,7 @@ class Tokenizer:
             raise WeightsError(
                 f"{source}: not a byte-level BPE vocabulary",
                 got=repr(error),
-                known="vocab.json and merges.txt as GPT-2 has them",
+                known="vocab.json and merges.txt in GPT-2's format",
             ) from error
         if not (whole and in_order and named):
             raise WeightsError(
@@ -70,7 +70,7 @@ class Tokenizer:
 
     @classmethod
     def from_directory(cls, directory: Path) -> "Tokenizer":
-        """Read ``vocab.json`` and ``merges.txt``, or the same two out of ``tokenizer.json``."""
+        """Read ``vocab.json`` and ``merges.txt``, or the same content from ``tokenizer.json``."""
         directory = Path(directory)
         try:
             if (directory / "vocab.json").exists():
@@ -81,7 +81,7 @@ class Tokenizer:
                 files = [json.dumps(model["vocab"], ensure_ascii=False), "\n".join(pairs) + "\n"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise WeightsError(
-                f"{directory}: no tokenizer that can be read",
+                f"{directory}: no readable tokenizer",
                 got=str(error),
                 known="vocab.json with merges.txt, or tokenizer.json",
             ) from error
@@ -89,22 +89,22 @@ class Tokenizer:
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
-        """The smallest vocabulary there is: the 256 bytes and ``<|endoftext|>``, no merges."""
+        """The smallest possible vocabulary: the 256 bytes and ``<|endoftext|>``, without merges."""
         vocab = {character: rank for rank, character in enumerate(byte_alphabet().values())} | {END_OF_TEXT: 256}
         return cls(json.dumps(vocab, ensure_ascii=False), "#version: 0.2\n", source="bytes")
 
     @property
     def vocab_size(self) -> int:
-        """Tokens in all, special ones included."""
+        """Number of tokens, including special ones."""
         return self._encoding.n_vocab
 
     def fingerprint(self) -> str:
-        """A sha256 over what decides every id: the order of the vocabulary."""
+        """A sha256 over the ordered vocabulary, which determines every id."""
         ordered = sorted(json.loads(self.vocab_json).items(), key=lambda item: item[1])
         return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; ``<|endoftext|>`` typed in it stays text."""
+        """The ids of a text; ``<|endoftext|>`` typed in it is encoded as text."""
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: list[str], threads: int = 2) -> list[list[int]]:
@@ -112,19 +112,19 @@ class Tokenizer:
         return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids to text; invalid UTF-8 becomes U+FFFD."""
         unknown = [token for token in ids if not 0 <= token < self.vocab_size]
         if unknown:
             raise WeightsError("no such token id", got=str(unknown[0]), known=f"0 to {self.vocab_size - 1}")
         return self._encoding.decode(ids)
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        """The bytes that ids stand for; special tokens stand for none."""
+        """Decode ids to bytes; special tokens give no bytes."""
         special = set(self.special_tokens.values())
         return self._encoding.decode_bytes([token for token in ids if token not in special])
 
     def byte_lengths(self) -> list[int]:
-        """Bytes of text that each id stands for; special tokens stand for none."""
+        """Number of bytes that each id decodes to; 0 for special tokens."""
         special = set(self.special_tokens.values())
         return [
             0 if token in special else len(self._encoding.decode_single_token_bytes(token))

@@ -1,1 +1,1 @@
-"""Small trainable layers beside frozen ones."""
+"""Small trainable layers added to frozen ones."""

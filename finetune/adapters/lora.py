@@ -1,7 +1,7 @@
-"""LoRA: a trainable update of low rank beside a frozen linear layer (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: a trainable low-rank update to a frozen linear layer (Hu et al. 2021, arXiv:2106.09685).
 
-Layers are found by name and swapped after the weights are loaded, so that a model never hears of it and every name of
-the base stays as it is. Shape letters: I inputs, O outputs, R rank.
+Layers are found by name and replaced after the weights are loaded. Model code does not depend on LoRA, and the names of
+the base parameters do not change. Shape letters: I inputs, O outputs, R rank.
 """
 
 import math
@@ -20,18 +20,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class LoRALinear(nn.Linear):
-    """W x + b + (alpha / R) B A x (eq. 3), where W and b are the parameters of the layer that it takes the place of.
+    """W x + b + (alpha / R) B A x (eq. 3), where W and b are the parameters of the layer it replaces.
 
-    B begins at zero: the first output is the base's, bit for bit. Dropout is on the way into A alone.
+    B starts at zero, so the initial output equals the base layer's bit for bit. Dropout applies to A's input only.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, generator: torch.Generator):
-        nn.Module.__init__(self)  # not nn.Linear's, which would draw weights
+        nn.Module.__init__(self)  # not nn.Linear's, which would initialise weights
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias  # (O, I), (O,)
         self.rank, self.alpha = rank, alpha
         self.drop = nn.Dropout(dropout)
-        bound = 1 / math.sqrt(self.in_features)  # as nn.Linear draws its own weights
+        bound = 1 / math.sqrt(self.in_features)  # as in nn.Linear's initialisation
         drawn = torch.empty(rank, self.in_features).uniform_(-bound, bound, generator=generator)
         self.lora_A = nn.Parameter(drawn.to(self.weight))  # (R, I)
         self.lora_B = nn.Parameter(self.weight.new_zeros(self.out_features, rank))  # (O, R)
@@ -42,7 +42,7 @@ class LoRALinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + update * (self.alpha / self.rank)
 
     def merged(self) -> nn.Linear:
-        """A plain layer that computes the same: its weight is W + (alpha / R) B A."""
+        """The merged nn.Linear, with weight W + (alpha / R) B A."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, self.weight.device)
         plain.weight = nn.Parameter(
             self.weight.detach() + self.lora_B.detach() @ self.lora_A.detach() * (self.alpha / self.rank)
@@ -52,10 +52,10 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], seed: int) -> None:
-    """Swap every linear layer that `targets` name, in place.
+    """Replace every linear layer that matches `targets`, in place.
 
-    A target is a layer's name or the end of one, from a dot on (``attention.qkv``); * stands for any characters.
-    Raises RecipeError where one names no layer, or where the rank is no less than a layer's own.
+    A target is a layer's name or a suffix of it after a dot (``attention.qkv``); * matches any characters.
+    Raises RecipeError if a target matches no layer, or if the rank is not below the rank of a layer.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     for target in targets:
@@ -63,7 +63,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets:
             raise RecipeError(
                 f"no linear layer is called {target!r}",
                 known=", ".join(_kinds(layers)),
-                do="A layer's whole name goes, too, and * for any part of it.",
+                do="Give a layer's full name, or use * for any part of it.",
             )
     generator = torch.Generator().manual_seed(seed)
     for name, layer in layers.items():
@@ -71,7 +71,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets:
             least = min(layer.in_features, layer.out_features)
             if rank >= least:
                 raise RecipeError(
-                    f"a LoRA rank of {rank} is no less than that of {name} itself",
+                    f"a LoRA rank of {rank} is not below the full rank of {name}",
                     known=f"1 to {least - 1}",
                     do="Lower train.lora_rank.",
                 )
@@ -79,12 +79,12 @@ def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float, targets:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """The swapped layers by name."""
+    """The LoRA layers by name."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
 
 def lora_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The tensors that LoRA added, by name: the A and the B of each swapped layer."""
+    """The tensors that LoRA added, by name: A and B of each layer."""
     return {
         f"{name}.{kind}": getattr(layer, kind)
         for name, layer in lora_layers(model).items()
@@ -93,7 +93,7 @@ def lora_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def merge(model: M) -> M:
-    """Put plain layers that compute the same in the swapped ones' places. Returns the model itself."""
+    """Merge all LoRA layers into plain linear layers, in place. Returns the model."""
     for name, layer in lora_layers(model).items():
         _put(model, name, layer.merged())
     return model
@@ -104,7 +104,7 @@ def _names(target: str, name: str) -> bool:
 
 
 def _kinds(layers: Iterable[str]) -> list[str]:
-    """Names with their numbers as *, each once: ``blocks.*.mlp.up``."""
+    """Unique names with numbers replaced by *: ``blocks.*.mlp.up``."""
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in layers))
 
 

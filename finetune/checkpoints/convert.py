@@ -1,4 +1,4 @@
-"""Hugging Face's tensors into our GPT and back, every tensor accounted for."""
+"""Convert Hugging Face tensors to our GPT and back, accounting for every tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from finetune.models.gpt import GPT, GPTConfig
 
 @dataclass
 class LoadReport:
-    """What became of every tensor of a file."""
+    """Which tensors of a file were loaded, and which were skipped."""
 
     loaded: int = 0
     parameters: int = 0
@@ -27,13 +27,13 @@ class LoadReport:
 def load_gpt(
     config: GPTConfig, shapes: dict[str, tuple], read: Callable[[str], Tensor], source: str
 ) -> tuple[GPT, LoadReport]:
-    """A GPT with a file's tensors.
+    """Build a GPT from a file's tensors.
 
-    shapes: the file's names and shapes. read: gives one tensor by its name, so that memory holds the model and
-    one tensor. Raises WeightsError listing every missing, unexpected or wrongly shaped tensor before anything is read.
+    shapes: names and shapes in the file. read: returns one tensor by name, so that memory holds the model and one
+    tensor. Before reading, raises WeightsError listing every missing, unexpected or wrongly shaped tensor.
     """
     rows = expand(config.layers)
-    with torch.device("meta"), _Undrawn():  # no memory yet: a config's sizes are only words until the tensors have them
+    with torch.device("meta"), _Undrawn():  # allocate no memory until the config's sizes match the tensors
         sizes = {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
     by_bare_name = {name.removeprefix(PREFIX): name for name in shapes}
     report = LoadReport(skipped=sorted(n for n in shapes if SKIPPED.fullmatch(n.removeprefix(PREFIX))))
@@ -41,7 +41,7 @@ def load_gpt(
 
     problems = []
     if len(by_bare_name) < len(shapes):
-        problems.append("names that stand twice, with and without the prefix")
+        problems.append("duplicate names, with and without the prefix")
     problems += [f"missing {name} {shape}" for name, shape in expected.items() if name not in by_bare_name]
     problems += [
         f"unexpected {name}"
@@ -74,21 +74,21 @@ def load_gpt(
         if not torch.equal(read(by_bare_name[TIED_HEAD]), read(by_bare_name["wte.weight"])):
             raise WeightsError(
                 f"{source}: {TIED_HEAD} differs from wte.weight",
-                known="GPT-2 ties the two; a model with an output matrix of its own is another model",
+                known="GPT-2 ties the two; untied output matrices are not supported",
             )
         report.skipped.append(by_bare_name[TIED_HEAD])
     return model, report
 
 
 def gpt_tensors(model: GPT) -> dict[str, Tensor]:
-    """The model's tensors under Hugging Face's names, with the prefix, contiguous and on the CPU."""
+    """The model's tensors with Hugging Face names including the prefix, contiguous and on the CPU."""
     parameters, rows = dict(model.named_parameters()), expand(model.config.layers)
     assert parameters.keys() == {ours for _, ours, _ in rows}, "adapters are merged before a checkpoint is written"
     return {PREFIX + theirs: _stored(parameters[ours], transposed) for theirs, ours, transposed in rows}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Modules built inside do not draw weights: a file has them, and on meta a draw imports torch's compiler."""
+    """Skips random initialisation: the weights come from a file, and on meta it would import torch's compiler."""
 
     def __torch_function__(
         self,
@@ -108,7 +108,7 @@ def _stored(parameter: Tensor, transposed: bool) -> Tensor:
 
 
 def finite(tensor: Tensor, name: str, source: str) -> Tensor:
-    """The tensor itself, if all its values are finite numbers in fp32. Raises WeightsError."""
+    """Return the tensor if all its values are finite in fp32. Raises WeightsError."""
     if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
-        raise WeightsError(f"{source}: {name} holds values that are not finite numbers", got=str(tensor.dtype))
+        raise WeightsError(f"{source}: {name} contains values that are not finite", got=str(tensor.dtype))
     return tensor

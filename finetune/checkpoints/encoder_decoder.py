@@ -1,7 +1,7 @@
-"""An encoder-decoder's checkpoint: a layout of our own, since no public one has a GPT-2's blocks on both sides.
+"""Encoder-decoder checkpoints in a custom layout, since no public layout has GPT-2 blocks on both sides.
 
 ``config.json`` (model_type ``finetune-encoder-decoder`` and the shape), ``model.safetensors`` under our own names, and
-the tokenizer's files. Nothing in a file is trusted, as in store.py.
+the tokenizer's files. Files are untrusted, as in store.py.
 """
 
 import json
@@ -31,7 +31,7 @@ SIZES = {
 
 
 def is_encoder_decoder(directory: Path) -> bool:
-    """Whether a directory says that it holds one."""
+    """Whether a directory's config.json declares an encoder-decoder."""
     path = Path(directory) / "config.json"
     return path.is_file() and read_object(path).get("model_type") == MODEL_TYPE
 
@@ -39,20 +39,20 @@ def is_encoder_decoder(directory: Path) -> bool:
 def write_encoder_decoder(
     directory: Path, model: EncoderDecoder, tokenizer: Tokenizer, extra_files: dict[str, str] | None = None
 ) -> None:
-    """Write the checkpoint, whole or not at all; an older directory of that name is replaced at the end."""
+    """Write the checkpoint atomically; an existing directory of that name is replaced at the end."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
     write_directory(directory, tensors, config, tokenizer, extra_files)
 
 
 def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
-    """Load the checkpoint: the model (eval mode, fp32), its tokenizer and an account of the tensors."""
+    """Load the checkpoint: the model (eval mode, fp32), its tokenizer and a report on the tensors."""
     directory = Path(directory)
     config, path = _read_shape(directory / "config.json", dropout), directory / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"{directory}: no model.safetensors here", do="Export the run again.")
     shapes = read_header(path)
-    with torch.device("meta"):  # no memory yet: a config's sizes are only words until the tensors have them
+    with torch.device("meta"):  # allocate no memory until the config's sizes match the tensors
         expected = {name: tuple(parameter.shape) for name, parameter in EncoderDecoder(config).named_parameters()}
     if shapes != expected:
         odd = sorted({*shapes.items()} ^ {*expected.items()})
@@ -80,7 +80,7 @@ def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpo
 
 
 def _read_shape(path: Path, dropout: float) -> EncoderDecoderConfig:
-    """Only known keys are read, each by its type and range."""
+    """Read known keys only, checking the type and range of each."""
     config, values = read_object(path), {}
     for field in fields(EncoderDecoderConfig):
         if field.name not in config or field.name == "dropout":

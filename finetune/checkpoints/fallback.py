@@ -1,4 +1,4 @@
-"""Weights for a machine that can reach no others: the bundled checkpoint, and random ones."""
+"""Fallback weights for a machine without a network: the bundled checkpoint, and random weights."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from finetune.recipe import Shape
 from finetune.tokenizer import Tokenizer
 
 MINI = "mini"  # the bundled checkpoint: pretrained, but small
-RANDOM_BYTES = "random-bytes"  # where not even that is there
-SCRATCH = "scratch"  # of the shape that the recipe says
+RANDOM_BYTES = "random-bytes"  # if the bundled one is missing
+SCRATCH = "scratch"  # random weights of the recipe's shape
 
 
 def write_random_bytes(directory: Path, seed: int) -> None:

@@ -1,11 +1,11 @@
-"""The one table of tensor names: Hugging Face's GPT-2 and ours, both ways.
+"""The table that maps tensor names between Hugging Face's GPT-2 and ours.
 
 Hugging Face stores GPT-2's linear layers as Conv1D, input by output, the transpose of ``nn.Linear``.
 """
 
 import re
 
-# Hugging Face's name, our name, and whether the matrix is transposed; {} stands for the block's number.
+# Hugging Face's name, our name, and whether the matrix is transposed; {} is the block number.
 TABLE = [
     ("wte.weight", "token_embedding.weight", False),
     ("wpe.weight", "position_embedding.weight", False),
@@ -25,14 +25,14 @@ TABLE = [
     ("ln_f.bias", "norm.bias", False),
 ]
 
-PREFIX = "transformer."  # before every name but the head's, in some files
-TIED_HEAD = "lm_head.weight"  # a copy of wte.weight where a file has it
+PREFIX = "transformer."  # in some files, before every name except the head's
+TIED_HEAD = "lm_head.weight"  # if present, a copy of wte.weight
 CLASSIFIER_HEAD = "score.weight"
-SKIPPED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal mask buffers, no weights
+SKIPPED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal mask buffers, not weights
 
 
 def expand(layers: int) -> list[tuple[str, str, bool]]:
-    """The table with a row for every tensor of a model of so many blocks."""
+    """The table with one row per tensor of a model with this many blocks."""
     rows = []
     for theirs, ours, transposed in TABLE:
         numbers = range(layers) if "{}" in theirs else [0]

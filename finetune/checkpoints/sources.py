@@ -1,4 +1,4 @@
-"""From the name of weights to a checkpoint directory on this machine."""
+"""Resolve the name of weights to a local checkpoint directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,22 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
 
-AUTO = "gpt2"  # what `auto` stands for where it can be had
+AUTO = "gpt2"  # what `auto` resolves to if available
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A checkpoint directory, and where it is from in words."""
+    """A checkpoint directory and a description of its origin."""
 
     name: str
     directory: Path
-    config: GPTConfig | None  # none: the directory's own config.json
+    config: GPTConfig | None  # None: use the directory's config.json
     source: str
     licence: str = ""
-    pinned: bool = False  # by the registry's hashes: these bytes cannot change under a run
+    pinned: bool = False  # by the registry's hashes, so the files cannot change
 
     def content(self) -> dict[str, str]:
-        """The sha256 of every file that decides the model: weights, shape and tokenizer."""
+        """The sha256 of every file that defines the model: weights, shape and tokenizer."""
         names = ("config.json", "vocab.json", "merges.txt", "tokenizer.json")
         return {
             path.name: sha256_file(path)
@@ -49,12 +49,12 @@ class WeightsSource:
 
 
 def is_made_in_run(name: str) -> bool:
-    """Whether weights of this name are new ones, which a run makes for itself."""
+    """Whether this name means new weights that a run initialises itself."""
     return name in (RANDOM_BYTES, SCRATCH)
 
 
 def resolve_auto(name: str) -> str:
-    """`auto` as a name: GPT-2 124M if it is at hand or reachable, else the bundled checkpoint. Other names stay."""
+    """`auto` as a name: GPT-2 124M if available, else the bundled checkpoint. Other names are unchanged."""
     if name != "auto":
         return name
     row = weights_registry()[AUTO]
@@ -64,7 +64,7 @@ def resolve_auto(name: str) -> str:
         try:
             hub_value(row.name, row.repo, row.revision, "model.safetensors")
             return AUTO
-        except FetchError as error:  # the hub answers but does not give it
+        except FetchError as error:  # the hub answers but refuses the download
             warn(str(error))
     return MINI if _bundled().is_dir() else RANDOM_BYTES
 
@@ -72,8 +72,8 @@ def resolve_auto(name: str) -> str:
 def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> WeightsSource:
     """The checkpoint that `name` means: a directory (a run too), a registry row or a hub id, in this order.
 
-    base: the run's directory for the fallback weights. fetch: download what is missing, and check every hash.
-    Raises WeightsError or FetchError, with the names there are.
+    base: the run's directory for the fallback weights. fetch: download missing files and check every hash.
+    Raises WeightsError or FetchError, listing the known names.
     """
     if is_made_in_run(name):
         if base is None:
@@ -121,8 +121,8 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
 def load(name: str = "auto") -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
     """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
 
-    A GPT gives logits (B, T) -> (B, T, V); a classifier's directory gives a Classifier, a seq2seq run's that of an
-    encoder-decoder an EncoderDecoder.
+    A GPT maps (B, T) -> logits (B, T, V). A classifier's directory loads as a Classifier, and an encoder-decoder from a
+    seq2seq run as an EncoderDecoder.
     """
     loaded = locate_weights(resolve_auto(name), fetch=True).load()
     return loaded.model, loaded.tokenizer

@@ -1,7 +1,7 @@
 """Read and write checkpoint directories: Hugging Face's GPT-2 layout, safetensors only.
 
-Nothing in a file is trusted: the header is checked before the tensors are touched, only numbers are taken from
-config.json, and no pickle is ever opened.
+Files are untrusted: the header is checked before any tensor is read, only numbers are taken from config.json, and
+pickles are never opened.
 """
 
 import json
@@ -37,7 +37,7 @@ CONFIG_KEYS = {
     "n_head": "heads",
     "layer_norm_epsilon": "norm_eps",
 }
-# What our GPT computes; a config that asks for anything else is another model.
+# The settings that our GPT implements; any other value in a config is an error.
 FIXED = {
     "activation_function": "gelu_new",
     "scale_attn_weights": True,
@@ -51,7 +51,7 @@ SIZE_LIMITS = {"vocab_size": 1 << 20, "n_positions": 1 << 17, "n_embd": 1 << 14,
 
 @dataclass
 class LoadedCheckpoint:
-    """A checkpoint in memory: the model (eval mode, fp32), its tokenizer and what became of the tensors."""
+    """A checkpoint in memory: the model (eval mode, fp32), its tokenizer and the report on its tensors."""
 
     model: GPT | Classifier | EncoderDecoder
     tokenizer: Tokenizer
@@ -64,13 +64,13 @@ class LoadedCheckpoint:
 
     @property
     def gpt(self) -> GPT:
-        """The GPT, where the checkpoint is known to be no other model."""
+        """The GPT; only for checkpoints already known to hold one."""
         assert isinstance(self.body, GPT), "check_body refuses other models first"
         return self.body
 
 
 def read_config(directory: Path) -> GPTConfig:
-    """The shape in ``config.json``; only the numbers that our model has are read."""
+    """The shape in ``config.json``; only the numbers that our model uses are read."""
     path = Path(directory) / "config.json"
     if not path.exists():
         raise WeightsError(f"{directory}: no config.json", do="A checkpoint is a directory in Hugging Face's layout.")
@@ -100,7 +100,7 @@ def read_config(directory: Path) -> GPTConfig:
 
 
 def tensor_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; pickles are refused, an index is followed within the directory."""
+    """The safetensors files of a checkpoint; pickles are refused, and an index may only name files in the directory."""
     directory = Path(directory)
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.exists():
@@ -129,7 +129,7 @@ def tensor_files(directory: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, tuple]:
-    """Names and shapes in a safetensors file, with the header and the file's size checked against each other."""
+    """Names and shapes in a safetensors file, after checking that the header matches the file's size."""
 
     def refuse(why: str) -> NoReturn:
         raise WeightsError(
@@ -167,9 +167,9 @@ def read_header(path: Path) -> dict[str, tuple]:
 
 
 def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: float = 0.0) -> LoadedCheckpoint:
-    """Load a checkpoint directory: a GPT, or a Classifier where it holds a classification head.
+    """Load a checkpoint directory: a GPT, or a Classifier if it contains a classification head.
 
-    config: the shape where the directory has no config.json (registry rows carry it). Raises WeightsError.
+    config: the shape if the directory has no config.json (registry rows include it). Raises WeightsError.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -219,7 +219,7 @@ def write_checkpoint(
     extra_files: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write Hugging Face's layout, whole or not at all; an older directory of that name is replaced at the end."""
+    """Write Hugging Face's layout atomically; an existing directory of that name is replaced at the end."""
     gpt = model.gpt if isinstance(model, Classifier) else model
     tensors: dict[str, Tensor] = gpt_tensors(gpt)
     if isinstance(model, Classifier):
@@ -242,7 +242,7 @@ def write_directory(
     tokenizer: Tokenizer,
     extra_files: dict[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint's files, whole or not at all; an older directory of that name is replaced at the end."""
+    """Write a checkpoint's files atomically; an existing directory of that name is replaced at the end."""
     directory = Path(directory)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -267,7 +267,7 @@ def write_directory(
 
 
 def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
-    """What transformers needs in ``config.json``."""
+    """The ``config.json`` that transformers needs."""
     kind = "GPT2ForSequenceClassification" if isinstance(model, Classifier) else "GPT2LMHeadModel"
     config = model.gpt.config if isinstance(model, Classifier) else model.config
     ours = {theirs: getattr(config, name) for theirs, name in CONFIG_KEYS.items()}
@@ -288,7 +288,7 @@ def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
 
 
 def tokenizer_config(config: GPTConfig) -> dict:
-    """What AutoTokenizer needs to read texts as ours does: specials typed in a text stay text."""
+    """The config with which AutoTokenizer matches ours: special tokens typed in a text stay text."""
     end = "<|endoftext|>"
     return {
         "tokenizer_class": "GPT2Tokenizer",
@@ -315,7 +315,7 @@ def read_object(path: Path) -> dict:
 
 
 class _Readers:
-    """Open safetensors files, each mapped into memory once and read tensor by tensor."""
+    """Open safetensors files, each memory-mapped once and read tensor by tensor."""
 
     def __init__(self) -> None:
         self.open: dict[Path, safe_open] = {}

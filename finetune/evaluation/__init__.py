@@ -1,1 +1,1 @@
-"""How good a model is: metrics with intervals, calibration, baselines, leakage."""
+"""Model evaluation: metrics with confidence intervals, calibration, baselines, leakage."""

@@ -1,4 +1,4 @@
-"""What a result is held against: the majority class, and TF-IDF with logistic regression."""
+"""Baselines: the majority class, and TF-IDF with logistic regression."""
 
 import time
 import warnings
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _COSTS = (1.0, 10.0, 100.0)  # C: inverse strength of the L2 penalty
-_CHARACTER_NGRAM_LIMIT = 10_000_000  # characters of training text; above it words alone, to bound the memory
-_WORK_LIMIT = 100_000_000  # characters x classes; above it a sample of the rows, to bound the time
-_CHUNK = 20_000  # rows turned into features at once
+_CHARACTER_NGRAM_LIMIT = 10_000_000  # characters of training text; above it, only word n-grams, to bound memory
+_WORK_LIMIT = 100_000_000  # characters x classes; above it, a sample of the rows, to bound time
+_CHUNK = 20_000  # rows vectorised at once
 _SEED = 0
 
 
 def majority(y_train: ArrayLike, k: int, n: int) -> np.ndarray:
-    """Probabilities (n, k): the shares of the classes in train, the same for every row."""
+    """Probabilities (n, k): the class frequencies in train, the same for every row."""
     shares = np.bincount(np.asarray(y_train, dtype=int), minlength=k).astype(float)
     shares = shares / shares.sum() if shares.sum() else np.full(k, 1 / k)
     return np.tile(shares, (n, 1))
@@ -33,8 +33,8 @@ def tfidf_logistic(
     """Probabilities (n, k) of `test_texts`, a note on what was fitted, and the seconds it took.
 
     TF-IDF of words (1-2) and of characters inside words (2-5) with sublinear term frequency, then logistic
-    regression with the C of the highest accuracy on validation (ties: the lowest log loss). Classes that
-    train does not have get probability 0.
+    regression with the C that has the highest validation accuracy (ties: lowest log loss). Classes missing
+    from train get probability 0.
     """
     start = time.perf_counter()
     probabilities, note = _fit_predict(
@@ -81,7 +81,7 @@ def _fit_predict(
 
 
 def _within_work_limit(texts: list[str], y: np.ndarray, k: int) -> tuple[list[str], np.ndarray, str]:
-    """All rows, or a seeded sample of them with every class still in it, and a note about it."""
+    """All rows, or a seeded sample of them that keeps every class, and a note about it."""
     work = sum(map(len, texts)) * (k if k > 2 else 1)
     if work <= _WORK_LIMIT:
         return texts, y, ""
@@ -109,7 +109,7 @@ def _features(texts: list[str]) -> tuple[Any, str]:
 
 
 def _has_vocabulary(texts: Iterable[str], vectorizer: Any) -> bool:
-    """Whether some feature stands in enough texts to be counted."""
+    """Whether any feature occurs in enough texts to be counted."""
     analyse = vectorizer.build_analyzer()
     seen: set[str] = set()
     for text in texts:
@@ -125,19 +125,19 @@ def _fit(features: Any, y: np.ndarray, cost: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at the last iteration it is near enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after the last iteration
         return LogisticRegression(C=cost, max_iter=300).fit(features, y)
 
 
 def _class_probabilities(model: Any, features: Any, k: int) -> np.ndarray:
-    """(n, k), with zeros for the classes the model has not seen."""
+    """(n, k), with zeros for classes missing from training."""
     probabilities = np.zeros((features.shape[0], k))
     probabilities[:, model.classes_] = model.predict_proba(features)
     return probabilities
 
 
 def _rank(probabilities: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """The higher the better: accuracy, then the log loss with its sign turned."""
+    """Sort key, higher is better: accuracy, then negative log loss."""
     own = np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, None)
     return float((probabilities.argmax(axis=1) == y).mean()), float(np.log(own).mean())
 
@@ -146,7 +146,7 @@ _CHUNK = 200  # questions compared with all training questions at once
 
 
 def nearest_answers(train_questions: list[str], train_answers: list[str], questions: list[str]) -> list[str]:
-    """To each question the answer of the training question most like it: cosine of TF-IDF, character 2-5-grams."""
+    """For each question, the answer of its nearest training question: TF-IDF cosine, character 2-5-grams."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)

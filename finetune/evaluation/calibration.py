@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and how a probability becomes a decision."""
+"""Calibration of probabilities, and decision thresholds."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _COLDEST, _HOTTEST = 0.02, 20.0
 
 @dataclass(frozen=True)
 class ReliabilityBin(Record):
-    """The rows whose highest probability lies between `low` and `high`: mean of that, and the share that is right."""
+    """Rows whose highest probability is between `low` and `high`: mean confidence and accuracy."""
 
     low: float
     high: float
@@ -32,8 +32,8 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     """The temperature with the lowest log loss: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
-    `logits` (n, k) and true classes `y` (n,) of the validation rows, never of the test. 1.0 where it is
-    undefined: no rows, fewer than two classes, or all rows right, where ever colder would look ever better.
+    `logits` (n, k) and true classes `y` (n,) of the validation rows, never of the test. Returns 1.0 if
+    undefined: no rows, fewer than two classes, or all rows right, where the optimum is at temperature 0.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
@@ -63,7 +63,7 @@ def confidence_bins(probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reliability_bins(probabilities: ArrayLike, y: ArrayLike) -> list[ReliabilityBin]:
-    """Confidence against accuracy of the most probable class, a row per bin that is not empty."""
+    """The reliability diagram: confidence and accuracy of the most probable class, one row per non-empty bin."""
     confidence, bins = confidence_bins(probabilities)
     correct = np.asarray(probabilities).argmax(axis=1) == np.asarray(y)
     rows = []
@@ -82,7 +82,7 @@ def reliability_bins(probabilities: ArrayLike, y: ArrayLike) -> list[Reliability
 
 
 def expected_calibration_error(probabilities: ArrayLike, y: ArrayLike) -> float:
-    """Mean distance of confidence and accuracy over bins, weighted by rows: Guo et al. 2017, eq. 3."""
+    """Expected calibration error: |confidence - accuracy| over bins, weighted by rows (Guo et al. 2017, eq. 3)."""
     rows = reliability_bins(probabilities, y)
     total = sum(row.n for row in rows)
     return float(sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / total)
@@ -91,8 +91,8 @@ def expected_calibration_error(probabilities: ArrayLike, y: ArrayLike) -> float:
 def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
     """The threshold on `p` (n,) with the highest F1 for the positive rows of `y_binary` (n,).
 
-    It lies midway between two neighbouring probabilities; of equally good ones the nearest to 0.5 is taken.
-    0.5 where it is undefined: no rows, or rows of one class only.
+    It is midway between two adjacent probabilities; ties go to the threshold nearest to 0.5.
+    Returns 0.5 if undefined: no rows, or rows of one class only.
     """
     y_binary, p = np.asarray(y_binary).astype(bool), np.asarray(p, dtype=np.float64)
     if y_binary.all() or not y_binary.any() or not np.isfinite(p).all():
@@ -104,7 +104,7 @@ def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
     f1 = 2 * true_positives / (last + 1 + y_binary.sum())
     above, below = ranked[last], np.append(ranked[last][1:], 0.0)
     middle = (above + below) / 2
-    thresholds = np.where(middle > below, middle, above)  # neighbours one rounding apart have no middle
+    thresholds = np.where(middle > below, middle, above)  # adjacent floats have no midpoint
     best = thresholds[f1 >= f1.max() - 1e-12]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
@@ -112,11 +112,11 @@ def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
 def decide(probabilities: ArrayLike, positive: int | None, threshold: float | None) -> np.ndarray:
     """The predicted class (n,) of each row of `probabilities` (n, k).
 
-    Two classes and a threshold: `positive` where its probability is at least the threshold; else the most
+    With two classes and a threshold: `positive` if its probability is at least the threshold. Otherwise the most
     probable class.
     """
     probabilities = np.asarray(probabilities)
     if threshold is None or probabilities.shape[1] != 2:
         return probabilities.argmax(axis=1)
-    assert positive is not None, "a threshold is for the positive one of two classes"
+    assert positive is not None, "a threshold needs a positive class"
     return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)

@@ -1,4 +1,4 @@
-"""Several classifiers, each trained under several seeds, on the same test rows: means, intervals, paired tests."""
+"""Compare several classifiers, each trained with several seeds, on the same test rows, with paired tests."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from finetune.evaluation.results import Difference, Metric
 
 @dataclass(frozen=True)
 class AgainstReference:
-    """Each metric minus the reference's on the same rows, and the p value after Holm's correction."""
+    """Each metric minus the reference's on the same rows, with the Holm-corrected p value."""
 
     metrics: dict[str, Difference]
     p_value: float
@@ -21,11 +21,11 @@ class AgainstReference:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The metrics of one candidate: means over its seeds, those of each seed, and how far it is from the reference."""
+    """The metrics of one candidate: mean over seeds, per seed, and difference from the reference."""
 
     metrics: dict[str, Metric]
     by_seed: list[dict[str, float]]
-    difference: AgainstReference | None  # none: the reference itself
+    difference: AgainstReference | None  # None for the reference itself
 
 
 def compare_candidates(
@@ -37,13 +37,13 @@ def compare_candidates(
     resamples: int,
     seed: int,
 ) -> dict[str, Candidate]:
-    """Accuracy and F1 of each candidate, and its difference to the reference on the same rows.
+    """Accuracy and F1 of each candidate, and its difference from the reference on the same rows.
 
-    y: classes (n,). decisions: name -> predicted classes (S, n), a row for each of S seeds; S may differ.
-    A value is the mean over the seeds. Its interval, by the bootstrap (Wilson's for an accuracy where no resample
-    differs), says how much other test rows would change that mean; `by_seed` says how much the seed does. The p value
-    is ``paired_bootstrap``'s for the accuracy, with Holm's correction over the candidates. F1 is that of the positive
-    class, or the macro mean where there is none.
+    y: classes (n,). decisions: name -> predicted classes (S, n), one row per seed; S may differ between candidates.
+    Values are means over seeds. The bootstrap interval (Wilson's for an accuracy that no resample changes) reflects
+    variation over test rows; `by_seed` shows variation over seeds. The p value is from ``paired_bootstrap`` on
+    accuracy, with Holm's correction over the candidates. F1 is that of the positive class, or macro F1 if there is
+    none.
     """
     y, n = np.asarray(y, dtype=int), len(y)
     metric = "f1_macro" if positive is None else "f1"
@@ -75,7 +75,7 @@ def compare_candidates(
     adjusted = dict(zip(others, holm([tests[name].p() for name in others]), strict=True))
 
     def own_metric(column: int) -> Metric:
-        if low[column] == high[column] and column < len(parts):  # no resample differs: Wilson's interval has a width
+        if low[column] == high[column] and column < len(parts):  # all resamples agree: Wilson's interval has a width
             return Metric(float(values[column]), *wilson(round(values[column] * n), n), n)
         return Metric(float(values[column]), float(low[column]), float(high[column]), n)
 
@@ -94,7 +94,7 @@ def compare_candidates(
 
 
 def _weighted(own: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The mean of rows taken so many times each: counts (R, n) -> (R,)."""
+    """The mean over rows weighted by counts (R, n) -> (R,)."""
     return counts @ own / (counts @ parts)
 
 
@@ -106,10 +106,10 @@ def compare_rows(
     seed: int,
     weights: ArrayLike | None = None,
 ) -> dict[str, Candidate]:
-    """The mean score of each candidate under the name `metric`, and its difference to the reference on the same rows.
+    """The mean score of each candidate under the name `metric`, and its difference from the reference on the same rows.
 
-    scores: name -> (S, n), a row for each of S seeds. weights: (n,), as ``paired_bootstrap`` says. Intervals, tests and
-    Holm's correction are those of ``compare_candidates``.
+    scores: name -> (S, n), one row per seed. weights: (n,), as in ``paired_bootstrap``. Intervals, tests and Holm's
+    correction are as in ``compare_candidates``.
     """
     means = {name: np.asarray(own, dtype=float).mean(axis=0) for name, own in scores.items()}
     n = len(means[reference])
@@ -121,7 +121,7 @@ def compare_rows(
     for name, own in means.items():
         value = float(own.sum() / parts.sum())
         low, high = bootstrap(partial(_weighted, own, parts), n, resamples, seed)
-        if low == high and weights is None:  # a share that no resample changes
+        if low == high and weights is None:  # a proportion that no resample changes
             low, high = wilson(round(value * n), n)
         found[name] = Candidate(
             {metric: Metric(value, low, high, n)},

@@ -1,4 +1,4 @@
-"""Intervals of 95 % and the paired tests of two classifiers and of two scores."""
+"""95 % confidence intervals, and paired tests of two classifiers or two scores."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike
 from finetune.evaluation.results import Difference
 
 _Z = 1.959963984540054  # the normal quantile of 97.5 %
-_DRAWS = 100_000_000  # rows x resamples in all: about ten seconds of work
-_FEWEST = 100  # resamples, however many rows there are
+_DRAWS = 100_000_000  # rows x resamples in total, about ten seconds
+_FEWEST = 100  # minimum number of resamples
 _CHUNK = 4_000_000  # rows x resamples held in memory at once
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # of counts (R, n): (R,), or (R, M)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) where n is 0."""
+    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) if n is 0."""
     if n == 0:
         return 0.0, 1.0
     share, square = successes / n, _Z * _Z
@@ -32,10 +32,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def bootstrap(statistic: Statistic, n: int, resamples: int, seed: int) -> tuple[Any, Any]:
     """The percentile interval of a statistic of n rows (Efron 1979, Ann. Stat. 7).
 
-    `statistic` takes how often each row stands in each resample, (R, n) float64, and returns (R,) values,
-    or (R, M) for M statistics of the same resamples (paired); NaN where a resample leaves one undefined.
-    Returns (low, high): floats, or arrays (M,). Above 100 million draws fewer resamples are taken, never
-    less than 100: with that many rows the interval is narrow anyway. The same seed gives the same resamples.
+    `statistic` takes the count of each row in each resample, (R, n) float64, and returns (R,) values,
+    or (R, M) for M statistics of the same resamples (paired); NaN where undefined.
+    Returns (low, high): floats, or arrays (M,). Above 100 million draws, fewer resamples are drawn, but at
+    least 100; with that many rows the interval is narrow anyway. The same seed gives the same resamples.
     """
     values = _resampled(statistic, n, resamples, seed)
     columns = values.reshape(len(values), -1)
@@ -66,9 +66,9 @@ def _resampled(statistic: Statistic, n: int, resamples: int, seed: int) -> np.nd
 def paired_bootstrap(
     scores_a: ArrayLike, scores_b: ArrayLike, resamples: int, seed: int, weights: ArrayLike | None = None
 ) -> Difference:
-    """The mean of a minus that of b on the same rows, with its p value.
+    """The difference of the means of a and b on the same rows, with its p value.
 
-    weights: (n,), where the scores are sums over so many parts of a row and the mean is meant over all parts.
+    weights: (n,), if each score is a sum over this many parts and the mean is taken over all parts.
     """
     difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
     weights = np.ones(len(difference)) if weights is None else np.asarray(weights, dtype=float)
@@ -80,8 +80,8 @@ def paired_bootstrap(
 def paired_differences(statistic: Statistic, n: int, resamples: int, seed: int) -> list[Difference]:
     """M differences on the same n rows, each with its p value.
 
-    `statistic` takes counts (R, n) as in ``bootstrap`` and returns (R, M) differences, all of them defined.
-    The two-sided p is how often a resampled difference lies as far from the observed one as that lies from 0
+    `statistic` takes counts (R, n) as in ``bootstrap`` and returns (R, M) differences, none of them NaN.
+    The two-sided p is how often a resampled difference is as far from the observed one as that is from 0
     (Berg-Kirkpatrick et al. 2012, EMNLP, section 3), with one added above and below so that it is never 0.
     """
     observed, values = statistic(np.ones((1, n)))[0], _resampled(statistic, n, resamples, seed)
@@ -94,10 +94,10 @@ def paired_differences(statistic: Statistic, n: int, resamples: int, seed: int) 
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """The exact two-sided p that two classifiers err equally often on the same rows.
+    """McNemar's exact test: the two-sided p value that two classifiers have equal error rates on the same rows.
 
-    McNemar 1947, Psychometrika 12, with the binomial distribution of the rows where one alone is right.
-    `correct_a`, `correct_b`: bool (n,). 1.0 where the two are right on the same rows.
+    McNemar 1947, Psychometrika 12, with the binomial distribution over rows where only one is right.
+    `correct_a`, `correct_b`: bool (n,). Returns 1.0 if both are right on the same rows.
     """
     from scipy.stats import binomtest
 
@@ -109,10 +109,10 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """The p values of a family of tests, so corrected that 5 % bounds the chance of any false find.
+    """Holm-corrected p values of a family of tests, which control the family-wise error rate.
 
-    Holm 1979, Scand. J. Stat. 6: the smallest of m is multiplied by m, the next by m - 1, and none falls below the
-    one before it or rises above 1.
+    Holm 1979, Scand. J. Stat. 6: the smallest of m is multiplied by m, the next by m - 1, and so on; the results are
+    made monotone and capped at 1.
     """
     m, corrected, largest = len(p_values), [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(m), key=p_values.__getitem__)):

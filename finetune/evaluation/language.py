@@ -1,4 +1,4 @@
-"""How well a language model predicts text: loss, perplexity, bits per byte, beside general compressors."""
+"""Language-model evaluation: loss, perplexity and bits per byte, with general compressors for comparison."""
 
 import bz2
 import lzma
@@ -17,7 +17,7 @@ NAMES = ("bits_per_byte", "perplexity", "log_loss")
 
 @dataclass(frozen=True)
 class CompressedSize(Record):
-    """What a general compressor makes of a text."""
+    """The result of a general compressor on a text."""
 
     name: str
     bits_per_byte: float
@@ -26,10 +26,10 @@ class CompressedSize(Record):
 def language_metrics(
     nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Metric]:
-    """bits_per_byte, perplexity (a token) and log_loss (nats a token) with 95 % intervals over blocks.
+    """bits_per_byte, perplexity (per token) and log_loss (nats per token) with 95 % intervals over blocks.
 
-    nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and the bytes of text they stand for.
-    Bits per byte compare over tokenizers: all the nats, those of the end-of-text ids too, over the text's bytes.
+    nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and their bytes of text.
+    Bits per byte are comparable across tokenizers: total nats, including end-of-text ids, over the text's bytes.
     """
     nats, tokens, sizes = (np.asarray(values, dtype=np.float64) for values in (nats, tokens, sizes))
 
@@ -43,7 +43,7 @@ def language_metrics(
 
 
 def compressors(text: bytes) -> list[CompressedSize]:
-    """Bits per byte of general compressors on the same text, as a line of sanity."""
+    """Bits per byte of general compressors on the same text, as a sanity check."""
     if not text:
         return []
     found = {"bz2 -9": bz2.compress(text, 9), "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)}

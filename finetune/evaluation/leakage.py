@@ -1,4 +1,4 @@
-"""Texts that stand on more than one side of a split."""
+"""Leakage: texts that occur in more than one split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 @dataclass(frozen=True)
 class OverlapCounts(Record):
-    """How many of the `n` rows of a split stand in another, as they are and after normalising."""
+    """How many of the `n` rows of a split also occur in another, exactly and after normalisation."""
 
     exact: int
     normalised: int
@@ -20,10 +20,10 @@ class OverlapCounts(Record):
 
 
 def overlap(texts_by_split: dict[str, list[str]], normalise: Callable[[str], str]) -> dict[str, OverlapCounts]:
-    """How many rows of one split stand in another, under names such as ``test_in_train``.
+    """Count rows of one split that occur in another, with keys such as ``test_in_train``.
 
     `texts_by_split`: the texts of train, val and test; `normalise`: str -> str. The normalised count includes the
-    exact one; n is the rows of the first split.
+    exact matches; n is the number of rows in the first split.
     """
     exact = {split: set(texts) for split, texts in texts_by_split.items()}
     folded = {split: [normalise(text) for text in texts] for split, texts in texts_by_split.items()}
@@ -40,6 +40,6 @@ def overlap(texts_by_split: dict[str, list[str]], normalise: Callable[[str], str
 
 
 def clean_rows(train_and_val_texts: list[str], test_texts: list[str], normalise: Callable[[str], str]) -> np.ndarray:
-    """bool (n,): the test rows whose normalised text stands in no other split."""
+    """bool (n,): the test rows whose normalised text is in no other split."""
     seen = {normalise(text) for text in train_and_val_texts}
     return np.array([normalise(text) not in seen for text in test_texts], dtype=bool)

@@ -1,7 +1,7 @@
-"""Classification metrics by scikit-learn, each with its 95 % interval and its n.
+"""Classification metrics as in scikit-learn, each with its 95 % interval and n.
 
-The intervals come from one set of bootstrap resamples. A resample is held as how often each row stands in
-it, so that every metric of all resamples is a product of matrices or a running sum.
+All intervals use one set of bootstrap resamples. A resample is stored as row counts, so that every metric
+over all resamples is a matrix product or a cumulative sum.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True)
 class ClassScores(Record):
-    """How well one label is found, and in how many rows it stands."""
+    """Precision, recall and F1 of one label, and its number of rows."""
 
     label: str
     precision: float
@@ -35,13 +35,13 @@ def classification_metrics(
     resamples: int,
     seed: int,
 ) -> dict[str, Metric]:
-    """The metrics by their names in scikit-learn.
+    """The metrics, named as in scikit-learn.
 
     `y`, `predicted`: class indices (n,); `probabilities`: (n, k) in the order of `labels`; `positive`: index
     of the positive one of two classes. accuracy, f1_macro, log_loss, ece and brier always; f1, precision,
-    recall, roc_auc and average_precision for two classes. f1_macro runs over all `labels`: one that is neither
-    in the rows nor predicted counts as 0. An undefined metric has no value and a reason.
-    Accuracy has Wilson's interval, the others the bootstrap's.
+    recall, roc_auc and average_precision for two classes. f1_macro averages over all `labels`; one that is neither
+    present nor predicted counts as 0. An undefined metric has a reason instead of a value.
+    Accuracy has Wilson's interval, the others a bootstrap interval.
     """
     y, predicted = np.asarray(y, dtype=int), np.asarray(predicted, dtype=int)
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -62,7 +62,7 @@ def classification_metrics(
             continue
         value = values[name]
         low, high = intervals[name]
-        if name == "ece":  # resampling adds to its upward bias: its interval need not hold the value itself
+        if name == "ece":  # resampling adds to its upward bias: the interval may exclude the value
             low, high = min(low, value), max(high, value)
         metrics[name] = Metric(value, low, high, n)
     return metrics
@@ -71,7 +71,7 @@ def classification_metrics(
 def _values(
     y: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, k: int, positive: int | None
 ) -> dict[str, float]:
-    """The metrics that are defined on these rows."""
+    """The metrics defined on these rows."""
     from sklearn import metrics as sk
 
     classes = np.arange(k)
@@ -140,8 +140,8 @@ def _intervals(
 
 
 class DecisionCounts:
-    """Precision, recall, F1 and accuracy of resamples, from the rows that are of, called, and rightly called
-    each class."""
+    """Precision, recall, F1 and accuracy of resamples, from actual, predicted and true positive rows of each
+    class."""
 
     def __init__(self, y: np.ndarray, predicted: np.ndarray, k: int):
         from scipy.sparse import csr_array
@@ -172,7 +172,7 @@ class _Ranking:
         self.last = np.append(np.nonzero(np.diff(score[self.order]))[0], len(score) - 1)
 
     def areas(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ROC AUC and average precision, each (R,); NaN where a resample has one class only."""
+        """ROC AUC and average precision, each (R,); NaN if a resample has only one class."""
         ranked = counts[:, self.order]
         hits = np.cumsum(ranked * self.truth, axis=1)[:, self.last]  # true positives at each threshold
         called = np.cumsum(ranked, axis=1)[:, self.last]
@@ -201,9 +201,9 @@ def paired_difference(
     resamples: int,
     seed: int,
 ) -> Difference:
-    """`metric` of decisions a minus that of b on the same rows, with the paired bootstrap's interval.
+    """`metric` of decisions a minus that of b on the same rows, with a paired bootstrap interval.
 
-    `metric` is one that decisions alone determine: accuracy, f1_macro, f1, precision, recall.
+    `metric` depends on decisions only: accuracy, f1_macro, f1, precision, recall.
     """
     y = np.asarray(y, dtype=int)
     n = len(y)
@@ -224,7 +224,7 @@ def per_class(y: np.ndarray, predicted: np.ndarray, labels: list[str]) -> list[C
     """Precision, recall, F1 and rows of each label; undefined ratios are 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    if len(y) == 0:  # scikit-learn refuses no rows
+    if len(y) == 0:  # scikit-learn raises for zero rows
         return [ClassScores(label, 0.0, 0.0, 0.0, 0) for label in labels]
     columns = precision_recall_fscore_support(y, predicted, labels=np.arange(len(labels)), zero_division=0)
     return [

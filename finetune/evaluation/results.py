@@ -1,4 +1,4 @@
-"""The typed results of an evaluation: metrics, differences, and what every task's eval.json begins with."""
+"""Typed evaluation results: metrics, differences, and the shared part of every task's eval.json."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from finetune.records import Record, WeightsOrigin
 
 @dataclass(frozen=True)
 class Quantity(Record):
-    """A figure with its 95 % interval over `n` rows; an undefined one has neither."""
+    """A value with its 95 % interval over `n` rows; both are missing if undefined."""
 
     value: float | None
     low: float | None
@@ -15,19 +15,19 @@ class Quantity(Record):
     n: int
 
     def known_value(self) -> float:
-        """The value, of a figure that is defined."""
+        """The value; it must be defined."""
         assert self.value is not None, "not defined"
         return self.value
 
     def known(self) -> tuple[float, float, float]:
-        """The value and its interval, of a figure that is defined."""
+        """The value and its interval; it must be defined."""
         assert self.value is not None and self.low is not None and self.high is not None, "not defined"
         return self.value, self.low, self.high
 
 
 @dataclass(frozen=True)
 class Metric(Quantity):
-    """A figure of one model; an undefined one says why."""
+    """A metric of one model, or the reason why it is undefined."""
 
     reason: str = ""
 
@@ -41,14 +41,14 @@ class Difference(Quantity):
     reason: str = ""
 
     def p(self) -> float:
-        """The p value, of a difference that was tested."""
+        """The p value; the difference must have been tested."""
         assert self.p_value is not None, "not tested"
         return self.p_value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Headline(Metric):
-    """The one metric that a run is known by."""
+    """The headline metric of a run."""
 
     metric: str  # its name
     split: str
@@ -56,7 +56,7 @@ class Headline(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class StartWeights(WeightsOrigin):
-    """The weights that were started from, with a sentence where they are not GPT-2's."""
+    """The initial weights, with a note if they are not GPT-2's."""
 
     fallback: bool
     note: str
@@ -64,7 +64,7 @@ class StartWeights(WeightsOrigin):
 
 @dataclass(frozen=True)
 class Start(Record):
-    """What an evaluation is of: the method that was trained, and the weights that it began with."""
+    """The evaluated model: training method and initial weights."""
 
     method: str
     weights: StartWeights
@@ -72,7 +72,7 @@ class Start(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Record):
-    """What every eval.json and every comparison.json holds."""
+    """Fields of every eval.json and comparison.json."""
 
     schema_version: int
     task: str
@@ -81,7 +81,7 @@ class Measured(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Measured):
-    """What every eval.json holds; each task adds its own."""
+    """Fields of every eval.json; each task adds its own."""
 
     method: str
     headline: Headline
@@ -90,5 +90,5 @@ class Evaluation(Measured):
 
 
 def undefined(n: int, reason: str) -> Metric:
-    """A metric that has no value, and why."""
+    """An undefined metric and the reason."""
     return Metric(None, None, None, n, reason)

@@ -1,4 +1,4 @@
-"""How near single texts come to their references: exact matches, shared words, ROUGE, and repetition.
+"""Scores of single texts against references: exact match, token F1, ROUGE, and repetition.
 
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (SQuAD's exact match and token F1, after its normalisation); Lin 2004,
 ROUGE, by the library rouge-score; Welleck et al. 2019, arXiv:1908.04319, section 6 (repetition: seq-rep-4).
@@ -11,24 +11,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-SHORT = 10  # words of a reference at most, where an answer can be expected to be the same
+SHORT = 10  # max words in a reference for which an exact match is plausible
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # ours -> the library's
 
 
 def exact_match(texts: list[str], references: list[str]) -> np.ndarray:
-    """Whether each text is the same as its reference but for white space: bool (n,)."""
+    """Whether each text equals its reference up to white space: bool (n,)."""
     return _each(texts, references, lambda own, wanted: own.split() == wanted.split()).astype(bool)
 
 
 def squad_exact_match(texts: list[str], references: list[str]) -> np.ndarray:
-    """Whether each text is the same as its reference after SQuAD's normalisation: bool (n,)."""
+    """Whether each text equals its reference after SQuAD's normalisation: bool (n,)."""
     return _each(texts, references, lambda own, wanted: squad_form(own) == squad_form(wanted)).astype(bool)
 
 
 def token_f1(texts: list[str], references: list[str]) -> np.ndarray:
-    """F1 (n,) of the words that each text shares with its reference after SQuAD's normalisation.
+    """Token F1 (n,) of each text against its reference after SQuAD's normalisation.
 
-    Where one of the two has no words: whether both have none.
+    If either has no words: 1 if both are empty, else 0.
     """
     return _each(texts, references, _token_f1)
 
@@ -52,7 +52,7 @@ def _token_f1(text: str, reference: str) -> float:
 
 
 def repetition(texts: list[str], n: int = 4) -> np.ndarray:
-    """The share of each text's n-grams of words that occurred in it before."""
+    """The fraction of each text's word n-grams that repeat an earlier one."""
     found = []
     for words in map(str.split, texts):
         grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
@@ -61,7 +61,7 @@ def repetition(texts: list[str], n: int = 4) -> np.ndarray:
 
 
 def word_counts(texts: list[str]) -> np.ndarray:
-    """Words of each text (n,)."""
+    """Number of words in each text (n,)."""
     return np.array([len(text.split()) for text in texts])
 
 
@@ -77,7 +77,7 @@ def rouge(texts: list[str], references: list[str], names: tuple[str, ...] = tupl
 
 
 class _Words:
-    """In the place of rouge-score's own tokenizer, which drops every letter outside a to z."""
+    """Replaces rouge-score's tokenizer, which drops every letter outside a to z."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"[^\W_]+", text.lower())

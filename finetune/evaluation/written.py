@@ -1,6 +1,6 @@
-"""How near written texts come to their references, and what they are held against: intervals and paired tests.
+"""Scores of generated texts against references and baselines, with intervals and paired tests.
 
-A metric is made of statistics that add up over rows, so that its value on any resample is a product of matrices.
+A metric is built from statistics that sum over rows, so that its value on any resample is a matrix product.
 Sources: Papineni et al. 2002, ACL (BLEU) and Popović 2015, WMT (chrF), by the library sacrebleu (Post 2018,
 arXiv:1804.08771), whose signatures say how; Koehn 2004, EMNLP (bootstrap of a corpus score).
 """
@@ -17,23 +17,23 @@ from finetune.evaluation.results import Difference, Evaluation, Headline, Metric
 from finetune.evaluation.text_scores import word_counts
 from finetune.records import Record
 
-BLEU_WORDS = 4  # in a row that BLEU looks at; punctuation counts
+BLEU_WORDS = 4  # BLEU's maximum n-gram order; punctuation counts as words
 
 
 @dataclass(frozen=True)
 class WrittenBaseline(Record):
-    """Another way to answer, on the same rows; differences: metric -> the model's value minus its own."""
+    """A baseline on the same rows; differences: metric -> the model's value minus the baseline's."""
 
     name: str
     metrics: dict[str, Metric]
     test: str
-    p_value: float  # of the headline's difference
+    p_value: float  # of the difference in the headline metric
     differences: dict[str, Difference]
 
 
 @dataclass(frozen=True)
 class CleanPart(Record):
-    """The test rows that stand in no other split, and the metrics on them alone."""
+    """The test rows found in no other split, and the metrics on them."""
 
     n: int
     metrics: dict[str, Metric]
@@ -46,12 +46,12 @@ class LossChange(Record):
     split: str
     before: Metric
     after: Metric
-    on: str = ""  # which tokens, where there is a choice
+    on: str = ""  # which tokens, if there is a choice
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenEvaluation(Evaluation):
-    """What eval.json holds of a model that writes; each task adds samples of its own shape."""
+    """The eval.json of a generative model; each task adds its own samples."""
 
     baselines: list[WrittenBaseline]
     clean: CleanPart
@@ -60,35 +60,35 @@ class WrittenEvaluation(Evaluation):
 
 @dataclass(frozen=True)
 class WrittenTexts:
-    """What one way to answer writes for the test rows, and how well it predicts the references, teacher-forced."""
+    """One system's outputs for the test rows, and its teacher-forced predictions of the references."""
 
     texts: list[str]
-    ended: list[bool] | None = None  # with the end token, within the budget
+    ended: list[bool] | None = None  # whether the end token came within the budget
     nats: np.ndarray | None = None  # (n,) cross-entropy of each reference, summed over its tokens
-    right: np.ndarray | None = None  # (n,) tokens of each reference that were the likeliest
+    right: np.ndarray | None = None  # (n,) tokens of each reference with the highest probability
 
 
 @dataclass(frozen=True)
 class References:
-    """The right answers."""
+    """The reference answers."""
 
     texts: list[str]
-    tokens: np.ndarray  # (n,) of each, as the model learns them
+    tokens: np.ndarray  # (n,) token counts, as the model is trained on them
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric is made of: statistics of each row, which add up over rows."""
+    """The statistics of a metric per row, which sum over rows."""
 
-    sums: np.ndarray  # (n, K); of a ratio K is 2: what is divided, and by what
-    over: np.ndarray  # bool (n,): the rows that it is measured on
-    least: float = 1.0  # of sums[:, 1] in some row, without which there is no value
-    reason: str = ""  # why there is none
-    share: bool = False  # of rows that count 0 or 1 each
-    corpus: Any = None  # sacrebleu's metric, of a score of all rows together
+    sums: np.ndarray  # (n, K); for a ratio K is 2: numerator and denominator
+    over: np.ndarray  # bool (n,): the rows it is measured on
+    least: float = 1.0  # minimum of sums[:, 1] in some row for the metric to be defined
+    reason: str = ""  # why it is undefined
+    share: bool = False  # a proportion: each row counts 0 or 1
+    corpus: Any = None  # sacrebleu's metric, for a corpus-level score
 
     def value(self, counts: np.ndarray) -> np.ndarray:
-        """The metric of rows taken so many times each: (R, n) -> (R,); NaN where it is not defined."""
+        """The metric for row counts (R, n) -> (R,); NaN where undefined."""
         sums = counts @ self.sums  # (R, K)
         if self.corpus is not None:
             return np.array([self.corpus._compute_score_from_stats(list(own)).score for own in sums])
@@ -99,7 +99,7 @@ class Scores:
         return bool((self.sums[:, 1] >= self.least).any())
 
     def take(self, rows: np.ndarray) -> "Scores":
-        """Those of some rows, (m,) positions or bool (n,)."""
+        """The statistics of some rows, (m,) positions or bool (n,)."""
         return replace(self, sums=self.sums[rows], over=self.over[rows])
 
 
@@ -107,7 +107,7 @@ ScoreRows = Callable[[WrittenTexts, References], dict[str, Scores]]
 
 
 def ratio(above: ArrayLike, below: ArrayLike, reason: str = "") -> Scores:
-    """A sum over rows, divided by another: (n,) each."""
+    """A ratio of two sums over rows, (n,) each."""
     sums = np.stack([above, below], axis=1).astype(np.float64)
     return Scores(sums, np.ones(len(sums), dtype=bool), reason=reason)
 
@@ -115,14 +115,14 @@ def ratio(above: ArrayLike, below: ArrayLike, reason: str = "") -> Scores:
 def mean(
     values: Sequence[float] | np.ndarray, over: np.ndarray | None = None, share: bool = False, reason: str = ""
 ) -> Scores:
-    """The mean of a value of each row (n,). over: bool (n,), the rows that count, where not all do."""
+    """The mean of per-row values (n,). over: bool (n,), the rows to include; default all."""
     over = np.ones(len(values), dtype=bool) if over is None else over
     sums = np.stack([np.where(over, values, 0), over], axis=1).astype(np.float64)
     return Scores(sums, over, reason=reason, share=share)
 
 
 def corpus_scores(metrics: dict[str, Any], texts: list[str]) -> dict[str, Scores]:
-    """sacrebleu's metrics, which know their references, by name: ``corpus_metrics`` makes them."""
+    """sacrebleu's metrics by name, with references cached by ``corpus_metrics``."""
     found = {}
     for name, metric in metrics.items():
         sums = np.array(metric._extract_corpus_statistics(texts, None), dtype=np.float64)
@@ -141,7 +141,7 @@ def corpus_metrics(references: list[str]) -> dict[str, Any]:
     from sacrebleu.metrics import BLEU, CHRF
 
     return {
-        "bleu": BLEU(force=True, references=[references]),  # force: no word on spaces before stops
+        "bleu": BLEU(force=True, references=[references]),  # force: no warning about tokenised input
         "chrf": CHRF(references=[references]),
     }
 
@@ -152,7 +152,7 @@ def length_ratio(texts: list[str], references: list[str]) -> Scores:
 
 
 def reference_scores(written: WrittenTexts, references: References) -> dict[str, Scores]:
-    """What was measured teacher-forced, of token_accuracy and log_loss (nats a token)."""
+    """The teacher-forced metrics that were measured: token_accuracy and log_loss (nats per token)."""
     return {
         name: ratio(sums, references.tokens)
         for name, sums in (("token_accuracy", written.right), ("log_loss", written.nats))
@@ -161,9 +161,9 @@ def reference_scores(written: WrittenTexts, references: References) -> dict[str,
 
 
 def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, Metric]:
-    """Every metric with its interval, and the perplexity where there is a log_loss.
+    """Every metric with its interval, and perplexity if there is a log_loss.
 
-    Shares have Wilson's interval, the others the bootstrap's, all of the same resamples.
+    Proportions have Wilson's interval, the others a bootstrap interval from the same resamples.
     """
     n = len(next(iter(scores.values())).sums)
 
@@ -191,7 +191,7 @@ def measure(scores: dict[str, Scores], resamples: int, seed: int) -> dict[str, M
 def paired(
     own: dict[str, Scores], other: dict[str, Scores], names: list[str], resamples: int, seed: int
 ) -> dict[str, Difference]:
-    """The differences of some metrics, own minus other, with the paired bootstrap over the rows that each is over."""
+    """Differences of metrics, own minus other, with a paired bootstrap over the rows of each metric."""
     groups: dict[bytes, list[str]] = {}
     for name in names:
         groups.setdefault(own[name].over.tobytes(), []).append(name)
@@ -210,7 +210,7 @@ def paired(
 
 @dataclass(frozen=True)
 class WrittenScores:
-    """What an evaluation holds of the texts that were written."""
+    """The evaluation of generated texts."""
 
     headline: Headline
     metrics: dict[str, Metric]
@@ -229,10 +229,10 @@ def score_written(
     resamples: int,
     seed: int,
 ) -> WrittenScores:
-    """Metrics of a model's texts, those of other ways to answer on the same rows, and the paired tests.
+    """Metrics of a model's texts and of baselines on the same rows, with paired tests.
 
-    clean: bool (n,), the rows that stand in no other split. headline: a metric that has a value. compared: the metrics
-    that are tested, where they have a value and the baseline knows them.
+    clean: bool (n,), the rows found in no other split. headline: a metric that is defined. compared: the metrics to
+    test, if defined for both the model and the baseline.
     """
     scores = score_rows(own, references)
     metrics = measure(scores, resamples, seed)
@@ -259,7 +259,7 @@ def score_written(
 def loss_change(
     split: str, nats: dict[str, np.ndarray], tokens: list[int], resamples: int, seed: int, on: str = ""
 ) -> LossChange:
-    """The loss in nats a token before and after training. nats: "before" and "after" -> sums (n,) of each row."""
+    """The loss in nats per token before and after training. nats: "before" and "after" -> sum per row (n,)."""
     before, after = (
         measure({"log_loss": ratio(nats[state], tokens)}, resamples, seed)["log_loss"] for state in ("before", "after")
     )

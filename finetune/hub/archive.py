@@ -1,4 +1,4 @@
-"""Taking one expected member out of a downloaded zip file, whatever else the file holds or claims."""
+"""Extract one expected member from an untrusted zip file."""
 
 import hashlib
 import stat
@@ -13,7 +13,7 @@ from finetune.hub.registry import DataRow
 
 
 class WrongContent(FetchError):
-    """An archive that came but is not what it should be: worth a second try."""
+    """A downloaded archive with the wrong content; worth a retry."""
 
 
 def cap_bytes(row: DataRow) -> int:

@@ -1,4 +1,4 @@
-"""Our own directory, the mirror, and what is known of the files in them and in the Hugging Face cache.
+"""Our cache directory, the mirror, and the expected hashes of files there and in the Hugging Face cache.
 
 Nothing here touches the network. safetensors has no checksum of its own and the hub's client compares sizes
 only, so every file is hashed before it is used, wherever it comes from.
@@ -104,7 +104,7 @@ def looks_like(start: bytes) -> str:
 
 
 def problem(path: Path, expect: Expected) -> str:
-    """What is wrong with a file, or nothing; `expect.digest` must be known."""
+    """What is wrong with a file, or an empty string; `expect.digest` must be known."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

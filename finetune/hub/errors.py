@@ -1,4 +1,4 @@
-"""What the download clients raise, in a user's words."""
+"""Translate errors of the download clients for users."""
 
 import errno
 import re

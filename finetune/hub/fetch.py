@@ -1,4 +1,4 @@
-"""Getting weights and data: the mirror first, then what is on this machine, then the network.
+"""Get weights and data from the mirror, the local caches or the network, in this order.
 
 The only module that touches the network. A file that is not what the registry or the hub says is never used.
 """
@@ -27,7 +27,7 @@ from finetune.hub.registry import Archive, DataRow, FileSpec, WeightsRow
 
 PROBE_SECONDS = 3.0
 T = TypeVar("T")
-RETRY_SECONDS = (1, 3)  # waits before a busy or faulty hub is asked again
+RETRY_SECONDS = (1, 3)  # waits before retrying a busy or failing hub
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ def _served(url: str) -> str:
 
 @contextmanager
 def _explained(label: str, url: str = "") -> Iterator[None]:
-    """Turn whatever the clients raise into one FetchError that says what to do."""
+    """Turn any error of the clients into a FetchError with advice."""
     from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
 
     try:

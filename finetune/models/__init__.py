@@ -1,1 +1,1 @@
-"""The models: GPT-2 from scratch, and the heads that stand on it."""
+"""The models: GPT-2 from scratch, and its task heads."""

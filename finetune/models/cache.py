@@ -1,4 +1,4 @@
-"""Keys and values of what a model has read, kept for the tokens to come. Shape letters as in gpt.py, and L layers."""
+"""The KV cache for incremental decoding. Shape letters as in gpt.py, and L layers."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer, (L, B, H, T_max, D) each, of which the first `length` positions are filled.
+    """Keys and values of every layer, (L, B, H, T_max, D) each; the first `length` positions are filled.
 
-    The memory is taken once, at the first write, which also says the heads, the type and the device. Sequences of
-    unequal length stand with their ends together: sequence b begins at position start[b], and what is before it is
-    hidden from it.
+    Memory is allocated once, at the first write, which also sets the number of heads, the dtype and the device.
+    Sequences of unequal length are left-padded: sequence b begins at position start[b], and earlier positions are
+    masked.
     """
 
     def __init__(self, layers: int, room: int):
         self.layers = [LayerCache(self, layer) for layer in range(layers)]
         self.room, self.length = room, 0  # T_max, and how much of it is filled
-        self.start: Tensor | None = None  # (B,); none: every sequence begins at 0
+        self.start: Tensor | None = None  # (B,); None: every sequence begins at 0
         self.keys = self.values = torch.empty(0)
 
     def clear(self, start: Tensor | None = None) -> None:
-        """Forget what was read; the next sequences begin at `start`."""
+        """Clear the cache; the next sequences begin at `start`."""
         self.length, self.start = 0, start
 
     def select(self, rows: Tensor) -> None:
-        """Keep these sequences in this order, (B_new,); one may come more than once."""
+        """Select these sequences in this order, (B_new,); indices may repeat."""
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old if len(rows) == old.shape[1] else old.new_empty(old.shape[0], len(rows), *old.shape[2:])
@@ -35,17 +35,17 @@ class KVCache:
             self.start = self.start[rows]
 
     def positions(self, T: int, device: torch.device, first: int | None = None) -> Tensor:
-        """Where the next T tokens stand in their sequences: (T,), or (B, T) if these begin apart; pads stand at 0.
+        """Position ids of the next T tokens: (T,), or (B, T) for left-padded sequences; padding has position 0.
 
-        first: tell it of those in the cache, too, from this column on.
+        first: also include cached positions, starting at this column.
         """
         columns = torch.arange(self.length if first is None else first, self.length + T, device=device)
         return columns if self.start is None else (columns - self.start[:, None]).clamp(min=0)
 
     def mask(self, T: int, device: torch.device) -> Tensor | None:
-        """What the next T tokens may look at, (T, S) or (B, 1, T, S); none where plain causal attention says the same.
+        """Attention mask of the next T tokens, (T, S) or (B, 1, T, S); None where plain causal attention is equivalent.
 
-        A pad sees itself, since a row that sees nothing has no softmax.
+        A padding token attends to itself, because softmax over a fully masked row is NaN.
         """
         if self.start is None and (T == 1 or self.length == 0):
             return None
@@ -59,13 +59,13 @@ class KVCache:
 
 
 class LayerCache:
-    """One layer of a cache, as its attention sees it."""
+    """The view of a cache that one attention layer uses."""
 
     def __init__(self, cache: KVCache, layer: int):
         self.cache, self.layer = cache, layer
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values of new tokens, (B, H, T, D); returns all there are, (B, H, S, D)."""
+        """Append keys and values of new tokens, (B, H, T, D); returns all cached ones, (B, H, S, D)."""
         cache, (B, H, T, D) = self.cache, k.shape
         if not cache.keys.numel():
             cache.keys, cache.values = (k.new_empty(len(cache.layers), B, H, cache.room, D) for _ in range(2))
@@ -76,25 +76,25 @@ class LayerCache:
 
 
 class Source(NamedTuple):
-    """What one cross-attention reads of the sources, a source for each sequence; S tokens of source."""
+    """Cross-attention keys and values of the encoded sources, one source per sequence; S source tokens."""
 
     keys: Tensor  # (B, H, S, D)
     values: Tensor
-    mask: Tensor  # (B, 1, 1, S), true where no pad is
+    mask: Tensor  # (B, 1, 1, S), false at padding
 
 
 class SourceCache(KVCache):
-    """A decoder's cache beside its sources, which were read once and stay when the target is forgotten."""
+    """A decoder's self-attention cache plus its encoded sources, which are kept when the target is cleared."""
 
     def __init__(self, layers: int, room: int, sources: list[Source]):
         super().__init__(layers, room)
         self.sources = sources  # (L)
-        self.owner = torch.arange(len(sources[0].mask), device=sources[0].mask.device)  # whose source stands in a row
+        self.owner = torch.arange(len(sources[0].mask), device=sources[0].mask.device)  # index of each row's source
 
     def select(self, rows: Tensor) -> None:
-        """Keep these sequences in this order, each with its source."""
+        """Select these sequences in this order, each with its source."""
         super().select(rows)
         owner = self.owner[rows]
-        if not torch.equal(owner, self.owner):  # else only beams of one source changed places
+        if not torch.equal(owner, self.owner):  # otherwise beams were only reordered within their source
             self.sources = [Source(*(part[rows] for part in source)) for source in self.sources]
             self.owner = owner

@@ -1,8 +1,8 @@
-"""Generation of one sequence on a CPU by a step that is compiled on this machine, by its own C++ compiler.
+"""Single-sequence generation on a CPU with a decoding step compiled by this machine's C++ compiler.
 
-One sequence at a time, a decoder waits for memory: it reads all weights for every token. gpt.cpp asks for them before
-they are due, reads them as they are, without a packed copy, and has nothing between two matrices to wait for.
-benchmarks/README.md has the figures. In bf16 alone: in fp32 there is little to gain.
+Decoding one sequence is memory-bound: every token reads all the weights. gpt.cpp prefetches them, reads them without a
+packed copy, and has no framework overhead between two matrix products. Only bf16 is supported, because fp32 gains
+little. benchmarks/README.md has the figures.
 """
 
 import ctypes
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("gpt.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # a second one beside PyTorch's would end a Mac's process
-FLAGS = (("-march=native", *OPENMP), ("-march=native",), ("-mcpu=native",))  # the first that the compiler takes
+OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # on a Mac, a second OpenMP runtime beside PyTorch's aborts
+FLAGS = (("-march=native", *OPENMP), ("-march=native",), ("-mcpu=native",))  # the first that compiles is used
 
 
 class CompiledGPT:
@@ -41,11 +41,11 @@ class CompiledGPT:
         self.pointers = (ctypes.c_void_p * len(self.tensors))(*(tensor.data_ptr() for tensor in self.tensors))
 
     def new_cache(self, room: int) -> KVCache:
-        """As the model's."""
+        """As in the model."""
         return self.model.new_cache(room)
 
     def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """As ``GPT.next_logits``, which reads the prompt: (1, T) -> (1, V), for a single token in fp32."""
+        """As ``GPT.next_logits``, which processes the prompt: (1, T) -> (1, V); in fp32 for a single token."""
         if input_ids.shape[1] > 1 or not cache.length:
             return self.model.next_logits(input_ids, cache)
         config = self.model.config
@@ -70,7 +70,7 @@ class CompiledGPT:
 
 
 def in_order(model: "GPT") -> list[Tensor]:
-    """A GPT's tensors as gpt.cpp takes them."""
+    """A GPT's tensors in the layout that gpt.cpp expects."""
     tensors = [model.token_embedding.weight, model.position_embedding.weight]
     for block in cast("Iterable[Block]", model.blocks):  # all its blocks' type
         for part in (
@@ -87,24 +87,24 @@ def in_order(model: "GPT") -> list[Tensor]:
 
 @functools.cache
 def compile_step() -> Callable[..., None]:
-    """Compile gpt.cpp, once a process, and give its function. Raises RecipeError where no compiler does it.
+    """Compile gpt.cpp once per process and return its function. Raises RecipeError if no compiler succeeds.
 
-    The compiler is the environment's CXX, which may have arguments, else the first of COMPILERS.
+    Uses the compiler in the environment variable CXX, which may include arguments, or else the first of COMPILERS.
     """
     said = []
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(None, map(shutil.which, COMPILERS)))[:1]
-    except ValueError as error:  # a quote that is not closed
+    except ValueError as error:  # unclosed quote
         compiler, said = [], [f"CXX: {error}"]
     for flags in FLAGS if compiler else ():
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what is loaded
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows locks a loaded library
             library = Path(folder) / "gpt.so"
             command = [*compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
                 step = ctypes.CDLL(str(library)).next_logits
             except (OSError, subprocess.SubprocessError) as error:
-                output = getattr(error, "stderr", None)  # bytes where it took too long
+                output = getattr(error, "stderr", None)  # bytes after a timeout
                 said += _first_error(output if isinstance(output, str) and output else str(error))
                 continue
         step.restype, step.argtypes = (
@@ -125,24 +125,24 @@ def compile_step() -> Callable[..., None]:
     raise RecipeError(
         "compiled generation needs a C++ compiler",
         got=got,
-        known=", ".join(COMPILERS) + ", or what CXX names",
+        known=", ".join(COMPILERS) + ", or the one in CXX",
         do="Install one (for example the package g++), or leave out the compilation.",
     )
 
 
 def _first_error(output: str) -> list[str]:
-    """The line of a compiler's output that tells most, if there is one."""
+    """The most informative line of a compiler's output, if any."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return [line for line in lines if "error" in line][:1] or lines[:1]
 
 
 def check_compiled(model: nn.Module, rows: int) -> None:
-    """Raise RecipeError where so many sequences of this model cannot be generated by a compiled step."""
+    """Raise RecipeError if the compiled step does not support this model or number of sequences."""
     weights, names = list(model.parameters()), [type(part).__name__ for part in model.modules()]
     adapted = [name for name in names if "Linear" in name and name != "Linear"]
     for said, got, known in (
         ("writes one sequence at a time", rows, 1),
-        ("is for GPT-2, with adapters merged", _joined([names[0], *adapted]), "GPT"),
+        ("supports GPT-2 only, with adapters merged", _joined([names[0], *adapted]), "GPT"),
         ("runs on a CPU", _joined(tensor.device.type for tensor in weights), "cpu"),
         ("takes weights in bf16", _joined(str(tensor.dtype) for tensor in weights), "torch.bfloat16"),
     ):

@@ -1,9 +1,9 @@
-"""Text from any decoder: greedy, sampled or by beam search, a token at a time.
+"""Autoregressive decoding for any decoder: greedy, sampling or beam search.
 
-The loop knows two functions of a model only (``Decoder``), so that one loop serves a GPT and the decoder of an
-encoder-decoder. Beam search and its length penalty are those of transformers: a finished sequence scores
-log probability / length ** length_penalty (not Wu et al. 2016, arXiv:1609.08144, eq. 14), and a prompt is done once no
-open beam, as long as it is, scores better than the worst of `beams` finished ones.
+The loop calls only two methods of a model (``Decoder``), so it serves both a GPT and the decoder of an
+encoder-decoder. Beam search and its length penalty follow transformers: a finished sequence scores
+log probability / length ** length_penalty (not Wu et al. 2016, arXiv:1609.08144, eq. 14). A prompt is done once no
+open beam, at its current length, scores better than the worst of `beams` finished sequences.
 Shape letters as in gpt.py; K beams.
 """
 
@@ -18,20 +18,20 @@ from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
 from finetune.models.sampling import PAD, Decoding
 
-NEVER = -1e9  # the score of what is no sequence
-MOST_NEW = 1_000_000  # tokens of a continuation; memory for all is taken at the start
+NEVER = -1e9  # the score of an unused beam
+MOST_NEW = 1_000_000  # tokens per continuation; memory for all of them is allocated at the start
 
 C = TypeVar("C", bound=KVCache)
 
 
 class Decoder(Protocol[C]):
-    """What a model has to be able to do: a GPT, a Variant, or encoder_decoder.DecoderWithSource, a decoder at its sources."""
+    """What generation needs of a model: a GPT, a Variant or an encoder_decoder.DecoderWithSource."""
 
     def new_cache(self, room: int) -> C:
-        """An empty cache for so many positions, or for its context if that is shorter."""
+        """An empty cache for this many positions, limited to the context length."""
 
     def next_logits(self, input_ids: Tensor, cache: C) -> Tensor:
-        """Read tokens that follow those in the cache: (B, T) -> logits of what comes next, (B, V)."""
+        """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
 
 
 @torch.inference_mode()
@@ -47,16 +47,16 @@ def generate(
     note: Callable[[str], None] = warn,
     **options: Any,
 ) -> Tensor:
-    """Continue sequences: (B, T) -> (B * samples, T + new), the samples of one prompt together, the best beam first.
+    """Continue sequences: (B, T) -> (B * samples, T + new), samples of a prompt adjacent, best beam first.
 
-    mask: (B, T), true where there is a token, for prompts of unequal length; they may be padded on either side, and
-    come back padded on the left. options: the fields of ``Decoding``.
-    end: the token that ends a sequence. stop: told the new tokens of a sequence, whether it ends with them
-    (``StopStrings``). What follows an end is `end`, or 0 without one; if all have ended, generation stops early.
-    on_tokens: told each step's tokens (B * samples,), not under beam search.
-    note: told, once, in words, if a text is longer than the context. The model then reads its last tokens only: as
-    many as leave room for those to come, and half of the context at least, until it is full again.
-    Raises RecipeError where an option is out of range.
+    mask: (B, T), true at tokens, for prompts of unequal length; they may be padded on either side, and are returned
+    left-padded. options: the fields of ``Decoding``.
+    end: the end-of-sequence token. stop: called with the new tokens of a sequence; returns True to end it
+    (``StopStrings``). Positions after an end hold `end`, or 0 without one; generation stops once all have ended.
+    on_tokens: called with the tokens of each step (B * samples,), except under beam search.
+    note: called once, with a message, if a text exceeds the context. The model then continues from the last tokens
+    only: as many as leave room for the new ones, but at least half of the context, until it is full again.
+    Raises RecipeError if an option is out of range.
     """
     decoding = Decoding(**options)
     if not 1 <= max_new_tokens <= MOST_NEW:
@@ -64,7 +64,7 @@ def generate(
     mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     if not (input_ids.numel() and mask.any(dim=1).all()):
         raise RecipeError("a prompt is empty", do="Begin it with the end-of-text token, for example.")
-    order = mask.int().argsort(dim=1, stable=True)  # pads first
+    order = mask.int().argsort(dim=1, stable=True)  # padding first
     prompt, attention_mask = input_ids.gather(1, order), mask.gather(1, order)
     text = Text(model, prompt.masked_fill(~attention_mask, PAD), max_new_tokens, note)
     if decoding.beams > 1:
@@ -75,33 +75,33 @@ def generate(
 
 
 class Text(Generic[C]):
-    """Sequences that grow a token at a time, and how far the model has read them."""
+    """Growing sequences, and how much of them the model has processed."""
 
     def __init__(self, model: Decoder[C], prompt: Tensor, max_new_tokens: int, note: Callable[[str], None]):
         B, T = prompt.shape
         self.model, self.note = model, note
-        self.cache = model.new_cache(T + max_new_tokens - 1)  # the last token is never read
+        self.cache = model.new_cache(T + max_new_tokens - 1)  # the last token is never fed back
         self.ids = torch.cat([prompt, prompt.new_full((B, max_new_tokens), PAD)], dim=1)
         self.prompt_length = self.length = T
-        self.in_view = (prompt != PAD).sum(dim=1)  # (B,), how many of its last tokens a sequence is read by
+        self.in_view = (prompt != PAD).sum(dim=1)  # (B,), last tokens of each sequence in the context
         self.most_in_view = int(self.in_view.max())
 
     def so_far(self) -> Tensor:
-        """The sequences, PAD where there is none: (B, T)."""
+        """The sequences, padded with PAD: (B, T)."""
         return self.ids[:, : self.length]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these sequences in this order, (B_new,); one may come more than once."""
+        """Select these sequences in this order, (B_new,); indices may repeat."""
         self.ids, self.in_view = self.ids[rows], self.in_view[rows]
         self.cache.select(rows)
 
     def append(self, tokens: Tensor) -> None:
-        """One more token for each sequence, (B,)."""
+        """Append one token to each sequence, (B,)."""
         self.ids[:, self.length] = tokens
         self.length, self.in_view, self.most_in_view = self.length + 1, self.in_view + 1, self.most_in_view + 1
 
     def next_logits(self) -> Tensor:
-        """Let the model read what is new: the logits of what comes next, (B, V) in fp32."""
+        """Feed the new tokens to the model: logits of the next token, (B, V) in fp32."""
         unread = 1
         if self.length == self.prompt_length or self.most_in_view > self.cache.room:
             unread = self._slide()
@@ -109,9 +109,9 @@ class Text(Generic[C]):
         return self.model.next_logits(ids, self.cache).float()
 
     def _slide(self) -> int:
-        """Begin to read anew, fewer tokens of the sequences that do not fit; how many columns that takes.
+        """Reset the cache and truncate sequences that do not fit; returns the number of columns to feed.
 
-        Each sequence goes by its own length, so a batch reads what each would read alone.
+        Each sequence is truncated by its own length, so a batch gives the same result as one sequence at a time.
         """
         room = self.cache.room
         if self.most_in_view > room:
@@ -136,7 +136,7 @@ def _sample(
     stop: Callable[[list[int]], bool] | None,
     on_tokens: Callable[[Tensor], None] | None,
 ) -> Tensor:
-    """Draw tokens, or take the likeliest: (B * samples, new)."""
+    """Sample tokens, or take the most likely: (B * samples, new)."""
     generator = torch.Generator(device=text.ids.device).manual_seed(decoding.seed)
     logits = text.next_logits()
     if decoding.samples > 1:
@@ -157,14 +157,14 @@ def _sample(
 
 
 def _beam_search(text: Text, decoding: Decoding, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
-    """The best of what was followed K sequences at a time: (B * samples, new)."""
+    """Beam search with K beams; the best finished sequences: (B * samples, new)."""
     logits = text.next_logits()
     (B, V), K, device = logits.shape, decoding.beams, logits.device
     rows = torch.arange(B, device=device).repeat_interleave(K)
     text.select(rows)
     logits, offset = logits[rows], torch.arange(0, B * K, K, device=device)[:, None]
     scores = torch.full((B, K), NEVER, device=device)  # log probability of the open beams
-    scores[:, 0] = 0  # they begin as one
+    scores[:, 0] = 0  # all beams start from one
     done_scores = torch.full((B, K), NEVER, device=device)
     room = text.ids.shape[1] - text.prompt_length
     done = torch.full((B, K, room), PAD, dtype=torch.long, device=device)
@@ -195,7 +195,7 @@ def _beam_search(text: Text, decoding: Decoding, end: int | None, stop: Callable
 
 
 def _ends(new: Tensor, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
-    """Which sequences end with the newest of their new tokens, (B, T) -> (B,)."""
+    """Which sequences the latest token ends, (B, T) -> (B,)."""
     ended = torch.zeros(len(new), dtype=torch.bool, device=new.device)
     if end is not None:
         ended |= new[:, -1] == end

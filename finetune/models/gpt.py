@@ -23,8 +23,8 @@ from finetune.models.compiled import CompiledGPT, check_compiled
 from finetune.models.generate import generate
 from finetune.models.packed import for_generation
 
-IGNORE = -100  # a target that is not supervised
-KEPT_LOGITS = 1 << 25  # 128 MiB in fp32; more are computed anew in the backward pass
+IGNORE = -100  # target value of unsupervised positions
+KEPT_LOGITS = 1 << 25  # 128 MiB in fp32; above this, logits are recomputed in the backward pass
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GPTConfig:
 
 
 class Shaped(Protocol):
-    """A module of that shape, as far as ``GPT.initialise`` looks at it."""
+    """The attributes of a model that ``GPT.initialise`` uses."""
 
     @property
     def config(self) -> GPTConfig: ...
@@ -71,10 +71,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """Attend within x, and to what the cache holds of the tokens before.
+        """Attend within x and to the cached keys of earlier tokens.
 
-        x: (B, T, C). mask: boolean, broadcast to (B, H, T, S), true where a query may look, S tokens there are with
-        those of the cache; none means causal. at: (B,), ask for these positions only; the mask is then (B, 1, 1, T).
+        x: (B, T, C). mask: boolean, broadcast to (B, H, T, S), true where a query may attend; S counts cached tokens
+        too; None means causal. at: (B,), query these positions only; the mask is then (B, 1, 1, T).
         Returns (B, T or 1, C).
         """
         B, T, C = x.shape
@@ -91,7 +91,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between, four times as wide inside."""
+    """Two linear layers with a GELU in between; the hidden layer is four times as wide."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -117,7 +117,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C); with `at` (B,), only those positions come out: (B, 1, C)."""
+        """(B, T, C) -> (B, T, C); with `at` (B,), only those positions are returned: (B, 1, C)."""
         attended = self.attention(self.norm_1(x), mask, at, cache)
         x = (x if at is None else gather_positions(x, at)) + self.drop(attended)
         return x + self.drop(self.mlp(self.norm_2(x)))
@@ -136,11 +136,11 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.packed_output: nn.Module | None = None  # set in the copies that generate
+        self.packed_output: nn.Module | None = None  # set in copies made for generation
 
     @torch.no_grad()
     def initialise(self: M, seed: int, std: float = 0.02) -> M:
-        """Fresh weights as GPT-2 was given: normal, with the residual layers scaled by 1 / sqrt(2 * layers)."""
+        """GPT-2's random initialisation: normal, with the residual projections scaled by 1 / sqrt(2 * layers)."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if "norm" in name or name.endswith("bias"):
@@ -154,7 +154,7 @@ class GPT(nn.Module):
     def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Token plus position embeddings: (B, T) -> (B, T, C). T is at most the context.
 
-        positions: (B, T), where they are not 0 to T - 1 (packed documents).
+        positions: (B, T), for position ids other than 0 to T - 1 (packed documents).
         """
         T = input_ids.shape[1]
         if self.config.context < T:
@@ -168,9 +168,9 @@ class GPT(nn.Module):
         return self.drop(self.token_embedding(input_ids) + self.position_embedding(positions))
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """The normed output of the last block: (B, T) -> (B, T, C).
+        """The output of the last block after the final norm: (B, T) -> (B, T, C).
 
-        A right-padded batch needs no mask: causal attention never lets a token see what follows it.
+        A right-padded batch needs no mask: under causal attention no token attends to later ones.
         """
         x = self.embed(input_ids, positions)
         for block in self.blocks:
@@ -182,11 +182,11 @@ class GPT(nn.Module):
         return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
 
     def new_cache(self, room: int) -> KVCache:
-        """An empty cache for so many positions, or for the context if that is shorter."""
+        """An empty cache for this many positions, limited to the context length."""
         return KVCache(self.config.layers, min(room, self.config.context))
 
     def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Read tokens that follow those in the cache: (B, T) -> logits of what comes next, (B, V)."""
+        """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
         T, device = input_ids.shape[1], input_ids.device
         mask = cache.mask(T, device)
         x = self.embed(input_ids, cache.positions(T, device))
@@ -197,11 +197,11 @@ class GPT(nn.Module):
         return F.linear(x, self.token_embedding.weight) if self.packed_output is None else self.packed_output(x)
 
     def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
-        """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 takes the likeliest token.
+        """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 is greedy decoding.
 
-        options: as ``finetune.models.generate.generate`` and ``Decoding`` say; for example temperature=0.8, top_p=0.9.
-        compiled: faster, for a single sequence of a model in bf16 on a CPU; takes a C++ compiler, and a second of it
-        once a process. Raises RecipeError where that cannot be.
+        options: as for ``finetune.models.generate.generate`` and ``Decoding``, for example temperature=0.8, top_p=0.9.
+        compiled: faster, for a single sequence of a bf16 model on a CPU; needs a C++ compiler, and about a second to
+        compile once per process. Raises RecipeError if that is not possible.
         """
         rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
         if compiled:
@@ -226,10 +226,10 @@ class GPT(nn.Module):
 
 
 def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of hidden (B, T, C) under the matrix output (V, C), summed; logits exist for `chunk` positions.
+    """Summed cross entropy of hidden (B, T, C) with output matrix (V, C), computed `chunk` positions at a time.
 
-    Where the logits of all positions are few (`KEPT_LOGITS`), they are kept for the backward pass instead.
-    smoothing: the share of the answer that is spread over all tokens (Vaswani et al. 2017, section 5.4).
+    If all logits together are few (up to `KEPT_LOGITS`), they are kept for the backward pass instead.
+    smoothing: label smoothing, the probability mass spread over all tokens (Vaswani et al. 2017, section 5.4).
     """
 
     def loss(part: Tensor, answers: Tensor) -> Tensor:
@@ -250,5 +250,5 @@ def gather_positions(x: Tensor, at: Tensor) -> Tensor:
 
 
 def causal_mask_at(at: Tensor, length: int) -> Tensor:
-    """The causal mask of one query a sequence: at (B,) -> (B, 1, 1, T), true up to and with `at`."""
+    """The causal mask for one query per sequence: at (B,) -> (B, 1, 1, T), true up to and including `at`."""
     return (torch.arange(length, device=at.device) <= at[:, None])[:, None, None, :]

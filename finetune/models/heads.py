@@ -1,4 +1,4 @@
-"""What stands on a GPT instead of its next-token output. Shape letters as in gpt.py; K classes."""
+"""Heads that replace a GPT's next-token output, and loss wrappers. Shape letters as in gpt.py; K classes."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -10,7 +10,7 @@ from finetune.models.gpt import GPT, causal_mask_at, gather_positions
 
 
 class Headed(Protocol):
-    """A module with a head, as far as ``Classifier.initialise_head`` looks at it."""
+    """The attributes of a model that ``Classifier.initialise_head`` uses."""
 
     head: nn.Linear
 
@@ -19,17 +19,17 @@ H = TypeVar("H", bound=Headed)
 
 
 class SumsLoss(Protocol):
-    """What ``LossModule`` calls of a model."""
+    """The method of a model that ``LossModule`` calls."""
 
     @property
     def loss_sum(self) -> Callable[..., Tensor]: ...
 
 
 class Classifier(nn.Module):
-    """A linear head, without bias, on the hidden state of the last real token.
+    """A linear head, without bias, on the hidden state of the last token before padding.
 
-    The same function as transformers' GPT2ForSequenceClassification on right-padded batches. Causal attention keeps
-    pads out of that token's sight, so a prediction does not depend on what else is in the batch.
+    Equivalent to transformers' GPT2ForSequenceClassification on right-padded batches. Under causal attention that
+    token never attends to padding, so a prediction does not depend on the rest of the batch.
     """
 
     def __init__(self, gpt: GPT, classes: int):
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def initialise_head(self: H, seed: int) -> H:
-        """A fresh head: normal with standard deviation 0.02, as GPT-2's other matrices."""
+        """Initialise the head: normal with standard deviation 0.02, as GPT-2's other matrices."""
         self.head.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
         return self
 
@@ -53,9 +53,9 @@ class Classifier(nn.Module):
     def forward(self, inputs: Tensor, last: Tensor, first_block: int = 0) -> Tensor:
         """Class logits (B, K).
 
-        inputs: token ids (B, T), or, with first_block > 0, what ``lower(ids, first_block)`` gave (B, T, C).
-        last: (B,), the index of each text's last real token.
-        The top block is asked for that position only: the same numbers for a fraction of the work.
+        inputs: token ids (B, T), or, with first_block > 0, the output of ``lower(ids, first_block)`` (B, T, C).
+        last: (B,), the index of each text's last token before padding.
+        The top block computes that position only, which gives the same logits for a fraction of the work.
         """
         x = inputs if first_block else self.gpt.embed(inputs)
         for block in self.gpt.blocks[first_block:-1]:
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
 
 
 class NextToken(nn.Module):
-    """A GPT whose forward pass is its loss, so that every wrapper around a model works for language modelling too."""
+    """A GPT whose forward pass is its loss, so that model wrappers also work for language modelling."""
 
     def __init__(self, gpt: GPT):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Linear layers for generation on an x86 CPU: each matrix in the order of memory that is multiplied fastest.
+"""Linear layers for generation on an x86 CPU, with each matrix in its fastest memory layout.
 
-A decoder reads all of its weights for every token. In bf16, or for several sequences at a time, the product as
-`nn.Linear` computes it is slower than memory, and oneDNN's own order is not. One sequence in fp32 waits for memory
-in any order, but reads the transpose faster: each row is added to the answer, and none has to be summed up by itself.
+A decoder reads all its weights for every token. In bf16, or for several sequences at a time, `nn.Linear` is slower
+than memory bandwidth, and oneDNN's packed layout is not. One sequence in fp32 is memory-bound in any layout, but the
+transpose is faster: each row is accumulated into the result, with no reduction per row.
 benchmarks/README.md has the figures.
 """
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WORTH_IT = 64  # tokens, of all sequences together; packing costs as much time as so many save at most
+WORTH_IT = 64  # tokens over all sequences at which the time saved pays for the packing
 
 
 class PackedLinear(nn.Module):
-    """What ``nn.Linear`` computes, without gradients. Changing the layer that it was made from does not change it."""
+    """``nn.Linear`` without gradients. Later changes to the original layer have no effect on it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
 
 
 class TransposedLinear(nn.Module):
-    """The same, at its best for a single position: a matrix times a vector."""
+    """The same, optimised for a single position: a matrix-vector product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -48,7 +48,7 @@ class TransposedLinear(nn.Module):
 
 
 def can_pack(weight: Tensor) -> bool:
-    """True where a matrix like this can be packed, and the packed one be used."""
+    """True if a matrix like this can be packed and used in packed form."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
     types = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -56,7 +56,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 class Packable(Protocol):
-    """A module whose output may be packed, as far as ``for_generation`` looks at it."""
+    """The attributes of a model that ``for_generation`` uses."""
 
     token_embedding: nn.Embedding
     packed_output: nn.Module | None
@@ -72,9 +72,9 @@ P = TypeVar("P", bound=Packable)
 
 
 def for_generation(model: P, rows: int, max_new_tokens: int) -> P:
-    """The model to generate `rows` sequences with: a copy with faster layers where that saves time, else itself.
+    """The model for generating `rows` sequences: a copy with packed layers if that saves time, else the model.
 
-    The copy shares all but the linear layers and the output, which stand in memory twice as long as it lives.
+    The copy shares everything but the linear layers and the output, which are in memory twice while it exists.
     """
     output = model.token_embedding.weight
     if rows * max_new_tokens < WORTH_IT or not can_pack(output):
@@ -84,7 +84,7 @@ def for_generation(model: P, rows: int, max_new_tokens: int) -> P:
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(twin.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear:  # no subclass: an adapter computes something else
+            if type(child) is nn.Linear:  # not subclasses: an adapter computes something else
                 setattr(module, name, layer(child.weight, child.bias))
     twin.packed_output = layer(output)
     return twin

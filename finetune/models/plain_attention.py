@@ -1,7 +1,7 @@
-"""Attention as its formula reads, and the weights of a real forward pass to look at: for pictures and lessons.
+"""Attention written out as its formula, and the attention weights of a forward pass, for plots and teaching.
 
-The models ask PyTorch's fused kernel, which is faster and keeps no weights. ``Recording`` answers in its place while a
-model runs, so that no model has a second path. Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+The models call PyTorch's fused kernel, which is faster but does not return the weights. ``Recording`` replaces it
+during a forward pass, so models need no second code path. Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
 Shape letters as in gpt.py; L layers, S keys (source tokens in cross-attention).
 """
 
@@ -26,10 +26,10 @@ def plain_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(Q K^T / sqrt(D)) V and the softmax itself, the weights: (B, H, T, D), (B, H, T, S).
+    """softmax(Q K^T / sqrt(D)) V and the attention weights: (B, H, T, D), (B, H, T, S).
 
-    query: (B, H, T, D). key, value: (B, H, S, D). attn_mask: true where a query may look, or what is added to the
-    scores; it broadcasts to (B, H, T, S). The parameters are called as in ``F.scaled_dot_product_attention``.
+    query: (B, H, T, D). key, value: (B, H, S, D). attn_mask: boolean, true where a query may attend, or a bias added
+    to the scores; broadcasts to (B, H, T, S). Parameters are named as in ``F.scaled_dot_product_attention``.
     """
     assert not dropout_p, "dropout hides some of the weights: call model.eval() first"
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
@@ -43,7 +43,7 @@ def plain_attention(
 
 
 class Recording(TorchFunctionMode):
-    """Within this context every fused attention is answered plainly, and `weights` keeps each call's, in order."""
+    """A context that replaces fused attention with ``attention`` and collects each call's weights, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Recording(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """What PyTorch calls in place of each of its functions."""
+        """Called by PyTorch in place of each of its functions."""
         if function is not F.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
         output, weights = plain_attention(*args, **(kwargs or {}))
@@ -69,12 +69,12 @@ def attention_maps(model: nn.Module, *inputs: Tensor, **more: Tensor) -> dict[st
     """The attention weights of ``model(*inputs, **more)``, the model in eval mode.
 
     "decoder": (L, B, H, T, T) of a GPT, a Variant or a decoder; "encoder": (L, B, H, S, S); "cross": (L, B, H, T, S).
-    Of a classifier on a GPT give ``model.gpt``: its top block is asked for one position only.
+    For a classifier on a GPT pass ``model.gpt``, since its top block computes one position only.
     """
     with Recording() as recording:
         model(*inputs, **more)
     calls = recording.weights
-    if isinstance(model, EncoderDecoder):  # the encoder's blocks; then self-attention and cross-attention by turns
+    if isinstance(model, EncoderDecoder):  # the encoder's blocks; then self-attention and cross-attention alternate
         encoder, decoder = calls[: len(model.encoder.blocks)], calls[len(model.encoder.blocks) :]
         parts = {"encoder": encoder, "decoder": decoder[0::2], "cross": decoder[1::2]}
     else:

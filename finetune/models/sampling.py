@@ -1,4 +1,4 @@
-"""From logits to the next token: what may be drawn, and how likely.
+"""Choosing the next token from logits: decoding options and logit filters.
 
 Sources: Keskar et al. 2019, arXiv:1909.05858, section 4.1 (repetition penalty); Paulus et al. 2017, arXiv:1705.04304,
 section 2.5 (no repeated n-gram); Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from finetune.errors import RecipeError
 
-PAD = -1  # where a sequence has no token
+PAD = -1  # padding value in token sequences
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the next tokens are chosen: drawn, the likeliest (temperature 0), or by beam search."""
+    """How the next tokens are chosen: sampling, greedy (temperature 0), or beam search."""
 
-    temperature: float | None = None  # none: 1, or nothing to say under beam search
-    top_k: int | None = None  # draw from the k most probable tokens
-    top_p: float | None = None  # from the smallest set of them whose probability reaches p
-    min_p: float | None = None  # from those at least so probable as this share of the most probable one
-    repetition_penalty: float = 1.0  # above 1: tokens that were there become less likely
-    no_repeat_ngram: int | None = None  # no sequence of so many tokens comes twice
-    beams: int = 1  # sequences that beam search follows at a time
-    length_penalty: float = 1.0  # of beam search: a score is log probability / length ** length_penalty
+    temperature: float | None = None  # None: 1; unused under beam search
+    top_k: int | None = None  # sample from the k most likely tokens
+    top_p: float | None = None  # from the smallest set of tokens whose probability reaches p
+    min_p: float | None = None  # from tokens with at least this fraction of the top token's probability
+    repetition_penalty: float = 1.0  # above 1: tokens already present become less likely
+    no_repeat_ngram: int | None = None  # never repeat an n-gram of this length
+    beams: int = 1  # number of beams in beam search
+    length_penalty: float = 1.0  # for beam search: a score is log probability / length ** length_penalty
     samples: int = 1  # continuations of each prompt
     seed: int = 0
 
@@ -55,13 +55,13 @@ class Decoding:
         most = self.beams if self.beams > 1 else 1 if self.temperature == 0 else None
         if most and self.samples > most:
             raise RecipeError(
-                "so many different samples cannot be had",
+                "cannot return this many different samples",
                 got=str(self.samples),
                 known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}",
             )
 
     def process(self, scores: Tensor, ids: Tensor) -> Tensor:
-        """The rules against repetition, on logits or log probabilities: (B, V), ids (B, T) -> (B, V)."""
+        """Apply the repetition rules to logits or log probabilities: (B, V), ids (B, T) -> (B, V)."""
         if self.repetition_penalty != 1:
             scores = penalise_repetition(scores, ids, self.repetition_penalty)
         if self.no_repeat_ngram is not None:
@@ -74,7 +74,7 @@ class Decoding:
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         temperature = 1.0 if self.temperature is None else self.temperature
-        logits = logits - logits.amax(dim=-1, keepdim=True)  # the likeliest stays finite
+        logits = logits - logits.amax(dim=-1, keepdim=True)  # the most likely token stays finite
         probabilities = filter_logits(logits, temperature, self.top_k, self.top_p, self.min_p).softmax(dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
@@ -86,9 +86,10 @@ def filter_logits(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Tensor:
-    """Divide by the temperature, then put what is not to be drawn at minus infinity: (B, V) -> (B, V).
+    """Divide by the temperature, then set the logits of excluded tokens to minus infinity: (B, V) -> (B, V).
 
-    In this order: top-k, then top-p among what top-k kept. min-p compares two probabilities, so its place is free.
+    top-k comes first, then top-p over the tokens that top-k kept. min-p compares two probabilities, so its order does
+    not matter.
     """
     logits = logits / temperature
     if top_k is not None:
@@ -97,7 +98,7 @@ def filter_logits(
     if top_p is not None:
         ranked, order = logits.sort(descending=True)
         probability = ranked.softmax(dim=-1)
-        outside = probability.cumsum(dim=-1) - probability >= top_p  # what stands before already reaches p
+        outside = probability.cumsum(dim=-1) - probability >= top_p  # more likely tokens already reach p
         logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
     if min_p is not None:
         probability = logits.softmax(dim=-1)
@@ -106,26 +107,26 @@ def filter_logits(
 
 
 def penalise_repetition(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Divide what is positive and multiply what is negative, for each token in ids (B, T): (B, V) -> (B, V)."""
+    """Divide positive and multiply negative logits of each token in ids (B, T): (B, V) -> (B, V)."""
     return scores.where(~_mark(scores, ids), torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
 def ban_repeated_ngrams(scores: Tensor, ids: Tensor, n: int) -> Tensor:
-    """Minus infinity for each token that would complete n tokens which ids (B, T) hold already: (B, V) -> (B, V).
+    """Set tokens that would repeat an n-gram already in ids (B, T) to minus infinity: (B, V) -> (B, V).
 
-    Where that is every token there is, none is banned.
+    If that would ban every token, no token is banned.
     """
     T = ids.shape[1]
     if n > T:
         return scores
     grams = ids.unfold(1, n, 1)  # (B, T - n + 1, n)
-    begun = (grams[:, :, :-1] == ids[:, None, T - n + 1 :]).all(dim=-1)  # those that begin as the sequence ends
+    begun = (grams[:, :, :-1] == ids[:, None, T - n + 1 :]).all(dim=-1)  # prefix = end of the sequence
     banned = _mark(scores, grams[:, :, -1].masked_fill(~begun, PAD))
     return scores.masked_fill(banned & ~banned.all(dim=-1, keepdim=True), -torch.inf)
 
 
 def _mark(scores: Tensor, ids: Tensor) -> Tensor:
-    """Which tokens occur in ids, (B, T) -> (B, V); a PAD marks none."""
+    """Which tokens occur in ids, (B, T) -> (B, V); PAD is ignored."""
     V = scores.shape[1]
     marks = torch.zeros(len(scores), V + 1, dtype=torch.bool, device=scores.device)
     return marks.scatter_(1, ids.masked_fill(ids == PAD, V), True)[:, :V]

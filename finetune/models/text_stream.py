@@ -1,4 +1,4 @@
-"""Between tokens and text: whole characters as they come, and strings that end a text."""
+"""Streaming detokenisation in whole characters, and stop strings."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from finetune.tokenizer import Tokenizer
 
 
 class StopStrings:
-    """Whether tokens end with one of these strings just completed; the `stop` of ``generate``."""
+    """Detects whether the tokens have just completed one of these strings; the `stop` of ``generate``."""
 
     def __init__(self, tokenizer: Tokenizer, strings: Sequence[str]):
         if not all(strings):
@@ -18,13 +18,13 @@ class StopStrings:
         self.longest = max(map(len, self.strings), default=0)  # in bytes, so in tokens at most
 
     def __call__(self, ids: list[int]) -> bool:
-        """True if the newest of these tokens completes one of the strings."""
+        """True if the latest token completes one of the strings."""
         text = self.tokenizer.decode_bytes(ids[-self.longest :])
         return any(string in text for string in self.strings)
 
 
 class TextStream:
-    """The text of tokens as they come: whole characters only, and nothing of a stop string or of what follows it."""
+    """Streamed text of tokens: whole characters only, cut before the first stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         self.tokenizer, self.stop = tokenizer, stop
@@ -33,11 +33,11 @@ class TextStream:
         self._held = ""  # may be the beginning of a stop string
 
     def push(self, token: int) -> str:
-        """The text that is certain now; often nothing, sometimes of several tokens."""
+        """The text that is final so far; often empty, sometimes from several tokens."""
         return self._release(self._characters.decode(self.tokenizer.decode_bytes([token])))
 
     def close(self) -> str:
-        """What was held back, now that nothing follows."""
+        """The text held back, once generation has ended."""
         return self._release(self._characters.decode(b"", final=True), last=True)
 
     def _release(self, new: str, last: bool = False) -> str:
@@ -51,7 +51,7 @@ class TextStream:
         return text[:keep]
 
     def _begun(self, text: str) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
+        """Number of trailing characters that could start a stop string."""
         return max(
             (size for string in self.stop for size in range(1, len(string)) if text.endswith(string[:size])), default=0
         )

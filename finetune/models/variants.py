@@ -1,6 +1,6 @@
-"""What other transformers have that GPT-2 has not, one option each, and what all three architectures are made of.
+"""Transformer options beyond GPT-2, and the building blocks shared by all three architectures.
 
-``Variant`` is the decoder-only one; encoder.py and encoder_decoder.py hold the others. The defaults are GPT-2 itself.
+``Variant`` is decoder-only; encoder.py and encoder_decoder.py hold the other two. The defaults give GPT-2.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762 (sinusoidal positions, post-norm, ReLU); Su et al. 2021,
 arXiv:2104.09864 (rotary); Press et al. 2021, arXiv:2108.12409 (ALiBi); Shazeer 2019, arXiv:1911.02150 (multi-query);
@@ -23,31 +23,31 @@ from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache, Source
 from finetune.models.gpt import GPT, GPTConfig, summed_loss
 
-BASE = 10_000.0  # of the wavelengths, for sinusoidal and rotary positions
+BASE = 10_000.0  # base of the wavelengths of sinusoidal and rotary positions
 
 
 @dataclass(frozen=True)
 class VariantConfig(GPTConfig):
-    """A shape and what differs from GPT-2; the defaults are GPT-2 itself."""
+    """A model shape with its differences from GPT-2; the defaults give GPT-2."""
 
     positions: Literal["learned", "sinusoidal", "rotary", "alibi"] = "learned"
-    kv_heads: int | None = None  # 1 is multi-query attention; none: as many as heads
+    kv_heads: int | None = None  # 1 is multi-query attention; None: as many as heads
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
-    norm: Literal["pre", "post", "rms"] = "pre"  # rms is a pre-norm too
+    norm: Literal["pre", "post", "rms"] = "pre"  # rms is pre-norm with RMS norm
     tied: bool = True  # the output matrix is the token embedding
     biases: bool = True  # in the linear layers
-    last_norm: bool | None = None  # after the last block; none: if pre-norm, since a post-norm block ends in one
+    last_norm: bool | None = None  # after the last block; None: only if pre-norm, since a post-norm block ends in one
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in fields(self):
             known, got = get_args(field.type), getattr(self, field.name)
             if get_origin(field.type) is Literal and got not in known:
-                raise WeightsError(f"{field.name} that no variant has", got=repr(got), known=", ".join(known))
+                raise WeightsError(f"unknown {field.name}", got=repr(got), known=", ".join(known))
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             divisors = [str(n) for n in range(1, self.heads + 1) if self.heads % n == 0]
             raise WeightsError(
-                f"kv_heads that do not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
+                f"kv_heads does not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
             )
         turned = {"rotary": ("a head", self.head_width), "sinusoidal": ("the model", self.width)}
         what, size = turned.get(self.positions, ("", 0))
@@ -61,7 +61,7 @@ class VariantConfig(GPTConfig):
 
     @property
     def head_width(self) -> int:
-        """Channels of a head."""
+        """Channels per head."""
         return self.width // self.heads
 
     @property
@@ -74,22 +74,22 @@ LLAMA_SHAPE = VariantConfig(positions="rotary", kv_heads=4, activation="swiglu",
 
 
 def angles(positions: Tensor, channels: int) -> Tensor:
-    """Position times frequency, a frequency for each pair of channels: (B, T) -> (B, T, channels / 2)."""
+    """Position times frequency, one frequency per pair of channels: (B, T) -> (B, T, channels / 2)."""
     frequencies = BASE ** -(torch.arange(0, channels, 2, device=positions.device) / channels)
     return positions[..., None] * frequencies
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Vaswani et al. 2017, section 3.5, sine and cosine by turns: (B, T) -> (B, T, C)."""
+    """Vaswani et al. 2017, section 3.5, sine and cosine alternating: (B, T) -> (B, T, C)."""
     angle = angles(positions, width)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Turn each pair of a head's channels by its angle (Su et al. 2021, eq. 34): x (B, H, T, D), angle (B, T, D / 2).
+    """Rotate each pair of a head's channels by its angle (Su et al. 2021, eq. 34): x (B, H, T, D), angle (B, T, D / 2).
 
-    Pairs are channel i of the first half with channel i of the second, as LLaMA's public weights have them; the
-    paper's are neighbours, which is the same up to the order of the channels.
+    Channel i of the first half is paired with channel i of the second, as in LLaMA's published weights. The paper pairs
+    adjacent channels, which is equivalent up to channel order.
     """
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # (B, 1, T, D / 2)
     a, b = x.float().chunk(2, dim=-1)
@@ -99,7 +99,7 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 def alibi_slopes(heads: int) -> Tensor:
     """The slope of each head (H,): 2^(-8/H), 2^(-16/H), … 2^-8 (Press et al. 2021, section 3).
 
-    Between powers of two the heads left over take every other slope of twice as many heads, as the authors' code does.
+    If H is not a power of two, the remaining heads take every other slope of the next power, as in the authors' code.
     """
     power = 2 ** int(math.log2(heads))
     exponents = [8 * h / power for h in range(1, power + 1)] + [4 * h / power for h in range(1, 2 * power, 2)]
@@ -107,9 +107,9 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi_bias(positions: Tensor, heads: int, mask: Tensor | None, keys: Tensor | None = None) -> Tensor:
-    """What is added to the scores: minus slope times distance, minus infinity where the mask forbids (B, H, T, S).
+    """ALiBi's bias on the scores: minus slope times distance, and minus infinity where masked (B, H, T, S).
 
-    positions: (B, T) of the queries. keys: (B, S), positions of the keys where these are others. No mask means causal.
+    positions: (B, T) of the queries. keys: (B, S), positions of the keys if they differ. No mask means causal.
     """
     keys = positions if keys is None else keys
     distance = positions[:, None, :, None] - keys[:, None, None, :]  # (B, 1, T, S)
@@ -130,7 +130,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, d
 
 
 class Attention(nn.Module):
-    """Self-attention in which a key/value head serves heads / kv_heads query heads."""
+    """Grouped-query self-attention: each key/value head serves heads / kv_heads query heads."""
 
     def __init__(self, config: VariantConfig):
         super().__init__()
@@ -142,10 +142,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=config.biases)
 
     def forward(self, x: Tensor, mask: Tensor | None, angle: Tensor | None, cache: LayerCache | None = None) -> Tensor:
-        """Attend within x, and to what the cache holds of the tokens before: (B, T, C) -> (B, T, C).
+        """Attend within x and to the cached keys of earlier tokens: (B, T, C) -> (B, T, C).
 
-        mask: boolean or added to the scores, broadcast to (B, H, T, S); none means causal. angle: (B, T, D / 2) by
-        which queries and keys are turned, or none.
+        mask: boolean, or a bias on the scores, broadcast to (B, H, T, S); None means causal. angle: (B, T, D / 2),
+        rotation of queries and keys, or None.
         """
         q, k, v = (split_heads(z, self.head_width) for z in self.qkv(x).split(self.widths, dim=-1))  # v (B, G, T, D)
         if angle is not None:
@@ -157,7 +157,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of a decoder to what its encoder made of the source (Vaswani et al. 2017, section 3.2.3)."""
+    """Cross-attention of a decoder to the encoder output (Vaswani et al. 2017, section 3.2.3)."""
 
     def __init__(self, config: VariantConfig):
         super().__init__()
@@ -167,7 +167,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=config.biases)
 
     def read(self, encoded: Tensor, attention_mask: Tensor) -> Source:
-        """Keys and values, which no target token changes: encoded (B, S, C); real (B, S), true where no pad is."""
+        """Keys and values, computed once per source: encoded (B, S, C); attention_mask (B, S), false at padding."""
         k, v = (split_heads(z, self.head_width) for z in self.kv(encoded).chunk(2, dim=-1))  # (B, G, S, D)
         return Source(k, v, attention_mask[:, None, None, :])
 
@@ -197,15 +197,15 @@ class MLP(nn.Module):
 
 
 def build_norm(config: VariantConfig) -> nn.Module:
-    """A norm over the width."""
+    """A norm layer over the channels."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.width, eps=config.norm_eps)
 
 
 class Block(nn.Module):
-    """One transformer block: x + part(norm(x)), or norm(x + part(x)) if post-norm, for each of its parts in turn.
+    """One transformer block: x + part(norm(x)), or norm(x + part(x)) if post-norm, for each part in turn.
 
-    These are attention, cross-attention where it is a decoder's that has an encoder, and the MLP.
+    The parts are self-attention, cross-attention in a decoder that has an encoder, and the MLP.
     """
 
     def __init__(self, config: VariantConfig, cross: bool = False):
@@ -232,14 +232,14 @@ class Block(nn.Module):
         return self.add(x, self.norm_2, self.mlp)
 
     def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        """One part beside the residual stream, (B, T, C) -> (B, T, C)."""
+        """Apply one part with its residual connection and norm, (B, T, C) -> (B, T, C)."""
         return norm(x + self.drop(part(x))) if self.post else x + self.drop(part(norm(x)))
 
 
 class Stack(nn.Module):
-    """Positions, blocks and the last norm; one of these is each side of an encoder-decoder.
+    """Positions, blocks and the final norm; each side of an encoder-decoder is one stack.
 
-    tokens: with a token embedding of its own. cross: with cross-attention. Parameters are called as in GPT.
+    tokens: has a token embedding. cross: has cross-attention. Parameters are named as in GPT.
     """
 
     def __init__(self, config: VariantConfig, tokens: bool = True, cross: bool = False):
@@ -255,7 +255,7 @@ class Stack(nn.Module):
         self.norm = build_norm(config) if last_norm else nn.Identity()
 
     def add_positions(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Token embeddings, with positions where they are added here: (B, T, C), (B, T) -> (B, T, C)."""
+        """Token embeddings, plus position embeddings if they are added to the input: (B, T, C), (B, T) -> (B, T, C)."""
         T = x.shape[1]
         if self.config.context < T:
             raise WeightsError(
@@ -265,7 +265,7 @@ class Stack(nn.Module):
             )
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)
-        elif self.config.positions == "sinusoidal":  # tokens scaled as in Vaswani et al. 2017, section 3.4
+        elif self.config.positions == "sinusoidal":  # scaled as in Vaswani et al. 2017, section 3.4
             x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width)
         return self.drop(x)
 
@@ -277,10 +277,10 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         sources: Sequence[Source] | None = None,
     ) -> Tensor:
-        """Positions added, every block, the last norm: token embeddings (B, T, C) -> (B, T, C).
+        """Run every block and the final norm: embeddings (B, T, C) -> (B, T, C).
 
-        mask: boolean, broadcast to (B, H, T, S); none means causal. positions: (B, T), or (1, T) if all begin at 0.
-        sources: what the cross-attention of each block reads.
+        mask: boolean, broadcast to (B, H, T, S); None means causal. positions: (B, T), or (1, T) if all begin at 0.
+        sources: keys and values for the cross-attention of each block.
         """
         x, T = self.add_positions(x, positions), x.shape[1]
         angle = angles(positions, self.config.head_width) if self.config.positions == "rotary" else None
@@ -292,7 +292,7 @@ class Stack(nn.Module):
         return self.norm(x)
 
     def run_on(self, x: Tensor, cache: KVCache, sources: Sequence[Source] | None = None) -> Tensor:
-        """Tokens that follow those in the cache: (B, T, C) -> the last one's hidden state, (B, C)."""
+        """Append embeddings to the cache: (B, T, C) -> hidden state of the last token, (B, C)."""
         T = x.shape[1]
         x = self.run(x, cache.mask(T, x.device), cache.positions(T, x.device).view(-1, T), cache, sources)
         cache.length += T
@@ -300,13 +300,13 @@ class Stack(nn.Module):
 
 
 class Variant(Stack):
-    """A decoder-only language model of any of these shapes; parameters are called as in GPT where both have them."""
+    """A decoder-only language model with any of these options; shared parameters are named as in GPT."""
 
     def __init__(self, config: VariantConfig):
         super().__init__(config)
         if not config.tied:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.packed_output: nn.Module | None = None  # set in the copies that generate
+        self.packed_output: nn.Module | None = None  # set in copies made for generation
 
     initialise = GPT.initialise  # the same rule, by the same names
     new_cache, generate = GPT.new_cache, GPT.generate
@@ -317,7 +317,7 @@ class Variant(Stack):
         return self.token_embedding.weight if self.config.tied else self.head.weight
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """The normed output of the last block, as ``GPT.hidden_states``: (B, T) -> (B, T, C)."""
+        """The output of the last block after the final norm, as ``GPT.hidden_states``: (B, T) -> (B, T, C)."""
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (1, T)
         return self.run(self.token_embedding(input_ids), mask, positions)
@@ -327,7 +327,7 @@ class Variant(Stack):
         return F.linear(self.hidden_states(input_ids), self.output)
 
     def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Read tokens that follow those in the cache, as ``GPT.next_logits``: (B, T) -> (B, V)."""
+        """Append tokens to the cache, as ``GPT.next_logits``: (B, T) -> (B, V)."""
         x = self.run_on(self.token_embedding(input_ids), cache)
         if not self.config.tied:
             return self.head(x)

@@ -1,6 +1,6 @@
-"""Encoders and encoder-decoders that begin with a GPT's weights (Rothe et al. 2020, arXiv:1907.12461).
+"""Encoders and encoder-decoders initialised from a GPT (Rothe et al. 2020, arXiv:1907.12461).
 
-Both sides take every tensor that a GPT has; what it has not, the cross-attention and its norms, begins fresh.
+Both sides copy every tensor of the GPT; cross-attention and its norms, which a GPT lacks, are randomly initialised.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from finetune.models.variants import Block, VariantConfig
 
 @dataclass
 class WarmStart:
-    """What became of every tensor of the GPT, and what it had no tensor for."""
+    """Where every tensor of the GPT was copied, and which tensors are new."""
 
-    copied: dict[str, list[str]] = field(default_factory=dict)  # the GPT's name, and ours where its values stand
-    fresh: list[str] = field(default_factory=list)  # ours that no tensor of the GPT filled
-    new_tokens: int = 0  # rows of the token embedding that the GPT has not
+    copied: dict[str, list[str]] = field(default_factory=dict)  # name in the GPT -> our names that got its values
+    fresh: list[str] = field(default_factory=list)  # our tensors without a counterpart in the GPT
+    new_tokens: int = 0  # rows added to the token embedding
 
 
 def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, WarmStart]:
-    """An encoder of the GPT's shape with its weights, and so many fresh rows below those of its tokens."""
+    """An encoder with the GPT's shape and weights, and this many new rows after its token embeddings."""
     shape = asdict(gpt.config) | {"vocab_size": gpt.config.vocab_size + new_tokens}
     encoder = Encoder(VariantConfig(**shape)).initialise(seed)
     return encoder, _copy(gpt, encoder, sides=("",))
@@ -35,25 +35,25 @@ def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, War
 def warm_encoder_decoder(
     gpt: GPT, seed: int, zero_init_cross: bool = False, layers: tuple[int, int] | None = None
 ) -> tuple[EncoderDecoder, WarmStart]:
-    """An encoder-decoder of the GPT's shape, its weights on both sides.
+    """An encoder-decoder with the GPT's shape and its weights on both sides.
 
-    layers: so many of the GPT's lowest blocks in the encoder and in the decoder; none: all of them in both.
-    zero_init_cross: begin with the cross-attention's output at zero, so that the decoder is the GPT until it learns to
-    look at its source. Rothe et al. draw it like the other fresh weights.
+    layers: number of the GPT's lowest blocks to use in the encoder and in the decoder; None: all blocks in both.
+    zero_init_cross: initialise the cross-attention's output to zero, so that the decoder equals the GPT until it learns
+    to use the source. Rothe et al. initialise it randomly like the other new weights.
     """
     encoder, decoder = layers or (gpt.config.layers, gpt.config.layers)
     shape = asdict(gpt.config) | {"layers": decoder, "encoder_layers": encoder}
     model = EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
     report = _copy(lowest_blocks(gpt, max(encoder, decoder)), model, sides=("", "encoder.", "decoder."))
     if zero_init_cross:
-        for block in cast(Iterable[Block], model.decoder.blocks):  # all its blocks' type
+        for block in cast(Iterable[Block], model.decoder.blocks):  # the type of all blocks
             for parameter in block.cross_attention.out.parameters():
                 nn.init.zeros_(parameter)
     return model, report
 
 
 def lowest_blocks(gpt: GPT, layers: int) -> GPT:
-    """A copy of the GPT without the blocks above so many; the GPT itself where it has no more."""
+    """A copy of the GPT with only its lowest blocks; the GPT itself if it has no more."""
     if layers == gpt.config.layers:
         return gpt
     cut = GPT(replace(gpt.config, layers=layers))

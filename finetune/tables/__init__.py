@@ -1,1 +1,1 @@
-"""Data: read, checked, split and batched."""
+"""Reading, checking and splitting of tables."""

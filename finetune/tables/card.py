@@ -1,4 +1,4 @@
-"""What a data card says of rows that were divided and turned into examples of tokens."""
+"""The data card of rows after splitting and tokenisation."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from finetune.records import DataOrigin, Record
 
 @dataclass(frozen=True)
 class TokenSpread(Record):
-    """How long texts are, in tokens."""
+    """Text lengths in tokens."""
 
     median: int
     p95: int
@@ -19,7 +19,7 @@ class TokenSpread(Record):
 
 @dataclass(frozen=True)
 class SplitSize(Record):
-    """How many rows a split has, how many of them fit, and their tokens."""
+    """Rows of a split, how many fit the context, and their tokens."""
 
     records: int
     used: int
@@ -29,10 +29,10 @@ class SplitSize(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplesCard(DataOrigin):
-    """The part of data/card.json that every task with written answers has."""
+    """The part of data/card.json shared by all generative tasks."""
 
     records: int
-    example: str  # as the model reads it
+    example: str  # as the model sees it
     protocol: str
     seed: int
     splits: dict[str, SplitSize]
@@ -43,5 +43,5 @@ class ExamplesCard(DataOrigin):
 
 
 def token_spread(counts: list[int]) -> TokenSpread:
-    """The spread of token counts."""
+    """The distribution of token counts."""
     return TokenSpread(int(np.median(counts)), int(np.percentile(counts, 95)), max(counts))

@@ -1,4 +1,4 @@
-"""Cells of tables that we write, safe to open in a spreadsheet, and what they were before."""
+"""Escape cells for safe use in spreadsheets, and undo it."""
 
 import csv
 from typing import IO, TYPE_CHECKING

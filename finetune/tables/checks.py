@@ -1,4 +1,4 @@
-"""What is wrong with labelled rows, found before anything is trained on them: texts, labels, duplicates, lengths."""
+"""Checks of labelled rows before training: texts, labels, duplicates, lengths."""
 
 import re
 import unicodedata
@@ -16,27 +16,27 @@ from finetune.tables.near_duplicates import LEAST, SHINGLE, NearDuplicates
 from finetune.tables.readers import LabelledTexts, place
 
 LEVELS = ("stop", "warning", "note")
-RARE = 10  # rows of a label below which neither training nor a metric says much
-MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})  # words that programs write
-SAMPLED = 100_000  # rows whose characters and words are looked at
+RARE = 10  # rows below which a label can be neither learned nor measured well
+MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})  # missing values
+SAMPLED = 100_000  # rows whose characters and words are checked
 EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
-# What UTF-8 looks like after it was read as Windows-1252, and what an undecodable byte became.
+# UTF-8 decoded as Windows-1252, and the replacement character.
 MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac|\ufffd")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know of a table. level: stop (a result would mean nothing), warning or note."""
+    """One finding about a table. level: stop (results would be meaningless), warning or note."""
 
-    check: str  # its name in the list of checks, which says its code
+    check: str  # name in the list of checks, which gives the code
     level: str
     what: str
     do: str = ""
     count: int = 0
-    rows: list[int] = field(default_factory=list)  # the worst, as numbers in the file
+    rows: list[int] = field(default_factory=list)  # the worst rows, as row numbers in the file
     examples: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)  # of each of these rows, where there are several files
+    files: list[str] = field(default_factory=list)  # file of each of these rows, if there are several
 
     def __post_init__(self) -> None:
         assert self.check in BY_NAME, f"{self.check!r} has no code: list it in codes.py"
@@ -44,21 +44,21 @@ class Finding:
 
     @property
     def code(self) -> str:
-        """``FT012``: what a person mutes it by, and looks it up under."""
+        """The code for muting and look-up, such as ``FT012``."""
         return BY_NAME[self.check].code
 
     def as_dict(self) -> dict:
-        """Plain values for JSON, the code first."""
+        """A dict for JSON, with the code first."""
         return {"code": self.code} | asdict(self)
 
 
 def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[Finding]:
-    """The findings of other codes than these."""
+    """The findings without these codes."""
     return [finding for finding in findings if finding.code not in codes]
 
 
 def places(finding: dict) -> list[str]:
-    """The rows of a finding's plain values as a person looks them up: ``test.csv row 6``."""
+    """The rows of a finding's dict as a user finds them: ``test.csv row 6``."""
     return [
         place(row, file)  # type: ignore[arg-type]  # a finding has no more files than rows
         for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")
@@ -66,7 +66,7 @@ def places(finding: dict) -> list[str]:
 
 
 def located(finding: Finding) -> str:
-    """What a finding says, with the worst rows."""
+    """A finding's message, with the worst rows."""
     return finding.what + (f" ({', '.join(places(finding.as_dict()))})" if finding.rows else "")
 
 
@@ -76,7 +76,7 @@ def _rows(source: LabelledTexts, at: Sequence[int] | np.ndarray) -> dict:
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
-    """Raise DataError where no result could mean anything: labels that are texts, or one text for all rows."""
+    """Raise DataError if results would be meaningless: labels that are texts, or the same text in all rows."""
     for finding in _meaningless(source):
         if finding.level == "stop":
             raise DataError(f"{finding.what} [{finding.code}]", got=listed(finding.examples), do=finding.do)
@@ -89,7 +89,7 @@ def check_rows(
     lengths: np.ndarray | None = None,
     context: int = 0,
 ) -> list[Finding]:
-    """Every check of the rows themselves, the gravest first.
+    """Run every check of the rows, most severe first.
 
     keys: (n,) equal where two normalised texts are; lengths: (n,) in tokens, of which `context` are read.
     """
@@ -111,7 +111,7 @@ def check_rows(
 
 
 def by_severity(findings: list[Finding]) -> list[Finding]:
-    """What stops first, then warnings, then notes."""
+    """Sort by severity: stops, then warnings, then notes."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -188,7 +188,7 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
 
 
 def _missing_words(labels: list[str]) -> Finding | None:
-    """Labels that are what programs write for a missing value."""
+    """Labels that look like a missing value."""
     counts = {label: count for label, count in Counter(labels).items() if label.strip().casefold() in MISSING}
     if not counts:
         return None
@@ -206,7 +206,7 @@ def _missing_words(labels: list[str]) -> Finding | None:
 
 
 def _spellings(labels: list[str]) -> Finding | None:
-    """Labels that are one but for case, white space or the way a number is written."""
+    """Labels that differ only in case, white space or number format."""
     counts = Counter(labels)
     same: dict[str, list[str]] = {}
     for label in counts:
@@ -226,7 +226,7 @@ def _spellings(labels: list[str]) -> Finding | None:
 
 
 def _plain(label: str) -> str:
-    """A label without what people do not mean: case, white space, dashes, the zeros of a number."""
+    """A label normalised for case, white space, dashes and zeros in numbers."""
     text = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", label).casefold()).strip()
     try:
         return str(float(text))
@@ -375,11 +375,11 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
 
 
 def letter_counts(texts: list[str]) -> tuple[int, int]:
-    """(letters, those of another alphabet than the Latin one)."""
+    """(number of letters, number of non-Latin letters)."""
     letters = foreign = 0
     for text in texts:
         if text.isascii():
-            letters += len(text) - text.count(" ")  # near enough, and a hundred times faster
+            letters += len(text) - text.count(" ")  # close enough, and a hundred times faster
             continue
         own = [character for character in text if character.isalpha()]
         letters += len(own)
@@ -393,12 +393,12 @@ def _foreign(letter: str) -> bool:
 
 
 def sample_of(source: LabelledTexts) -> list[int]:
-    """Positions at equal distances, all of them in a file that is not too large."""
+    """Evenly spaced positions; all positions if the file is small."""
     return list(range(0, len(source.texts), max(1, len(source.texts) // SAMPLED)))
 
 
 def _characters(source: LabelledTexts) -> list[Finding]:
-    """Other alphabets, emoji, and characters that a wrong encoding or a broken export left."""
+    """Other alphabets, emoji, and characters left by a wrong encoding or a broken export."""
     at = sample_of(source)
     texts = [source.texts[i] for i in at]
     letters, foreign = letter_counts(texts)
@@ -452,7 +452,7 @@ def _characters(source: LabelledTexts) -> list[Finding]:
 
 
 def _names_in_texts(source: LabelledTexts) -> list[Finding]:
-    """Labels whose own name stands in their texts far more often than in those of others."""
+    """Labels whose name occurs far more often in their own texts than in others."""
     named = {label.casefold(): label for label in set(source.labels) if len(label) > 2 and label.isalpha()}
     if not named or len(named) > 200:
         return []

@@ -1,6 +1,6 @@
 """Every check of a labelled table with its code: the one list. docs/findings.md has a paragraph on each.
 
-A code is stable: a check keeps it for good, and the code of a check that goes is not given to another.
+Codes are stable: a check keeps its code, and the code of a removed check is not reused.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ GUIDE = "docs/findings.md"
 
 @dataclass(frozen=True)
 class Check:
-    """One check. stops: what it finds makes training impossible, so it cannot be muted."""
+    """One check. stops: its finding makes training impossible, so it cannot be muted."""
 
     code: str
     name: str
@@ -57,7 +57,7 @@ BY_CODE = {check.code: check for check in CHECKS}
 
 
 def check_muted(codes: Iterable[str]) -> list[str]:
-    """The codes in order, each once. Raises RecipeError for one that is unknown, or of a check that stops training."""
+    """The unique codes in order. Raises RecipeError for an unknown code, or for a check that stops training."""
     codes = sorted(set(codes))
     if unknown := [code for code in codes if code not in BY_CODE]:
         raise RecipeError(

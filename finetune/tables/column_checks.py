@@ -1,4 +1,4 @@
-"""What is wrong with a table beyond its texts and labels: how it is written, and columns that give the label away."""
+"""Checks of a table beyond texts and labels: file format, and columns that leak the label."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ from finetune.tables.detect import Detected
 from finetune.tables.readers import SIDES, LabelledTexts
 from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table
 
-MOST_VALUES = 10_000  # different values of a column; of more, each says too little to tell a label
+MOST_VALUES = 10_000  # distinct values in a column; with more, each is too rare to predict a label
 ADDED = ("predicted", "probability")  # columns that predictions add to a table
 
 
@@ -23,7 +23,7 @@ def check_table(path: Path, detected: Detected, source: LabelledTexts, sides_kno
 
 
 def check_layout(detected: Detected) -> list[Finding]:
-    """What is unusual in how the file is written."""
+    """Anything unusual in the file format."""
     found = [
         Finding("layout", "note", note)
         for note in detected.notes
@@ -62,7 +62,7 @@ def check_layout(detected: Detected) -> list[Finding]:
 
 
 def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> list[Finding]:
-    """Columns other than text and label: those that tell the label or a split, and names that predictions add."""
+    """Other columns: those that predict the label or name a split, and names reserved for predictions."""
     names, values, totals = _tally(path, layout, source.label_column)
     found = []
     read = {source.text_column, *source.text_column.split(",")}
@@ -113,7 +113,7 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
 
 
 def _tally(path: Path, layout: TableFormat, label: str) -> tuple[list[str], dict[str, Counter], Counter]:
-    """(names, how often each value of a column stands beside each label, how often each label)."""
+    """(names, counts of each column value with each label, counts of each label)."""
     names: list[str] = []
     values: dict[str, Counter] = {}
     seen: dict[str, set] = {}

@@ -1,6 +1,6 @@
-"""How an unknown file is laid out: encoding, delimiter, quoting and header, each found in the file itself.
+"""Detect the layout of an unknown file from its content: encoding, delimiter, quoting and header.
 
-What differs from the usual (UTF-8, the delimiter of the ending, quotes, a header) is said in words.
+Deviations from the default (UTF-8, the delimiter of the extension, quotes, a header) are reported as notes.
 """
 
 import codecs
@@ -17,8 +17,8 @@ from finetune.errors import DataError
 from finetune.tables import tables
 from finetune.tables.tables import DELIMITERS, TableFormat, format_of
 
-SAMPLE = 1000  # rows that are looked at for the delimiter and the header
-MANY_VALUES = 1000  # a column of more different values is none of labels
+SAMPLE = 1000  # rows sampled to detect the delimiter and the header
+MANY_VALUES = 1000  # a column with more distinct values cannot be labels
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
 SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
 MARKS = [
@@ -32,7 +32,7 @@ MARKS = [
 
 @dataclass(frozen=True)
 class Detected:
-    """A layout, what is unusual in it, and how many rows reading with default quoting would have lost."""
+    """A layout, notes on it, and the number of rows that default quoting would lose."""
 
     layout: TableFormat
     notes: tuple[str, ...] = ()
@@ -42,10 +42,10 @@ class Detected:
 
 
 def detect_format(path: Path, encoding: str | None = None, header_names: frozenset[str] = frozenset()) -> Detected:
-    """The layout of a file or a saved data set. `header_names`: words that only a header holds.
+    """The layout of a file or a saved data set. `header_names`: words that occur only in headers.
 
-    encoding: of a file that is not UTF-8 and has no byte order mark; such a file is no table without it.
-    Raises DataError for what is no table by its ending, or cannot be opened.
+    encoding: of a file that is not UTF-8 and has no byte order mark; required for such a file.
+    Raises DataError if the extension is not that of a table, or if the file cannot be opened.
     """
     path = Path(path)
     try:
@@ -130,7 +130,7 @@ def _encoding(path: Path, asked: str | None) -> tuple[str, str]:
 
 
 def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
-    """JSONL where a .json file's first line is a whole object and more lines follow."""
+    """JSONL if the first line of a .json file is a complete object and more lines follow."""
     with open(path, encoding=layout.encoding, errors="replace") as file:
         lines = [line.strip() for line in itertools.islice(file, 2)]
     one_each = len(lines) == 2 and all(line.startswith("{") and line.endswith("}") for line in lines)
@@ -138,7 +138,7 @@ def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
 
 
 def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
-    """The lines that hold something, numbered, without their ends; what cannot be decoded is replaced."""
+    """Numbered non-blank lines without line ends; undecodable bytes are replaced."""
     with open(path, encoding=layout.encoding, errors="replace", newline="\n") as file:
         for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
             if line.strip("\r\n"):
@@ -258,7 +258,7 @@ def _first_rows(path: Path, layout: TableFormat, most: int) -> list[tuple[int, l
 
 
 def _usual(cells: list[str], header_names: frozenset[str]) -> set[str]:
-    """The cells of a row that are usual words of a header."""
+    """The cells of a row that are common header words."""
     return {cell.strip().casefold() for cell in cells} & header_names
 
 

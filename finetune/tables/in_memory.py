@@ -1,4 +1,4 @@
-"""Texts and labels that a Python caller holds: lists, arrays, pandas' columns and frames, data sets of `datasets`."""
+"""Texts and labels passed from Python: lists, arrays, pandas Series and DataFrames, Hugging Face datasets."""
 
 import sys
 from typing import Any
@@ -41,7 +41,7 @@ def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | N
 
 
 def cells_of(column: pd.Series) -> list:
-    """A column's values, each missing one as None."""
+    """A column's values, with None for missing ones."""
     return column.astype(object).where(column.notna(), None).tolist()
 
 
@@ -119,5 +119,5 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label_names(classes: np.ndarray) -> list[str]:
-    """Each class as the readers write it: text as it is, numbers and booleans as in JSON."""
+    """Each class as the readers format it: strings unchanged, numbers and booleans as in JSON."""
     return [as_cell(label) for label in classes.tolist()]

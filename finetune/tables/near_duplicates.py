@@ -1,7 +1,7 @@
 """Texts that are almost the same: MinHash over character shingles, banded, each candidate pair verified.
 
 Sources: Broder 1997, On the resemblance and containment of documents; Leskovec, Rajaraman and Ullman, Mining of Massive
-Datasets, chapter 3 (bands). A pair at the least similarity is found with a chance above 99 %.
+Datasets, chapter 3 (bands). A pair at the minimum similarity is found with probability above 99 %.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from finetune.tables.readers import text_chunks
 from finetune.tables.splits import normalise_text
 
 SHINGLE = 5  # characters
-BANDS, BAND_ROWS = 14, 5  # a pair of similarity s is a candidate with the chance 1 - (1 - s ** 5) ** 14
+BANDS, BAND_ROWS = 14, 5  # P(a pair of similarity s is a candidate) = 1 - (1 - s ** 5) ** 14
 LEAST = 0.8  # Jaccard similarity from which two texts are near duplicates
-LONGEST = 50_000  # characters of a text that are looked at
-CHUNK = 1 << 20  # characters that are hashed at a time
+LONGEST = 50_000  # characters used per text
+CHUNK = 1 << 20  # characters hashed at a time
 MOST_COMPARED = 2_000_000  # candidate pairs that are verified; a file of templates could have billions
 
 
@@ -78,7 +78,7 @@ def _padded(text: str) -> str:
 
 
 def jaccard(one: str, other: str) -> float:
-    """The share of shingles that two texts have in common."""
+    """Jaccard similarity of two texts' shingles."""
     left, right = shingles(one), shingles(other)
     common = len(left & right)
     return common / (len(left) + len(right) - common)

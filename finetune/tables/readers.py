@@ -1,4 +1,4 @@
-"""Labelled text from a table, row by row, nothing guessed in silence and nothing dropped in silence."""
+"""Read labelled texts from a table; every guess and every dropped row is reported."""
 
 import itertools
 from collections import Counter
@@ -25,9 +25,9 @@ SIDES = {
     "test": "test",
     "testing": "test",
 }
-SAMPLE = 1000  # rows by whose content a column is told
-SHOWN = 3  # rows that are named of those left out
-MOST_LABELS = 100  # different values of a column that is told to be the label by its content
+SAMPLE = 1000  # rows sampled to infer the columns
+SHOWN = 3  # number of dropped rows named in a message
+MOST_LABELS = 100  # max distinct values of an inferred label column
 
 
 def place(row: int, file: str = "") -> str:
@@ -37,7 +37,7 @@ def place(row: int, file: str = "") -> str:
 
 @dataclass
 class LeftOut:
-    """Rows of a file that lack a text or a label: how many, and the first few."""
+    """Count and first few of a file's rows without a text or a label."""
 
     reason: str
     count: int = 0
@@ -82,7 +82,7 @@ class LabelledTexts:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Reason -> how many rows were left out for it, over all files."""
+        """Reason -> number of dropped rows, over all files."""
         return dict(sum((Counter({part.reason: part.count}) for part in self.left_out), Counter()))
 
     def drop(self, reason: str, row: int) -> None:
@@ -179,7 +179,7 @@ def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str 
 
 
 def join_cells(cells: list[str], columns: list[int]) -> str:
-    """The text of a row: its text columns, a line each; empty ones are left out."""
+    """The text of a row: its non-empty text columns joined with newlines."""
     if len(columns) == 1:
         return cells[columns[0]]
     return "\n".join(cells[index] for index in columns if cells[index].strip())
@@ -214,7 +214,7 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
 
 
 def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
-    """Which columns are taken for their names, and which others could have been."""
+    """Which columns were chosen by name, and the alternatives."""
     found = [
         (what, names[at], usual)
         for what, at, usual in (("text", text, TEXT_NAMES), ("label", label, LABEL_NAMES))
@@ -242,7 +242,7 @@ def _untold(path: Path | str, what: str, names: list[str], why: str) -> DataErro
 
 
 def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
-    """The column whose cells hold most text by far, and why."""
+    """The column with by far the longest texts, and why."""
     lengths = {}
     for index in set(range(len(names))) - taken:
         cells = [row[index] for row in sample]
@@ -259,7 +259,7 @@ def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tupl
 
 
 def _label_column(names: list[str], sample: list[list[str]], taken: set) -> tuple[int | None, str]:
-    """The one column of few short values that come again, and why."""
+    """The only column with few, short, repeated values, and why."""
     different = {}
     for index in set(range(len(names))) - taken:
         values = Counter(row[index].strip() for row in sample)

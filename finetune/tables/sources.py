@@ -1,4 +1,4 @@
-"""From the name of a data set to a file on this machine and how it is read."""
+"""Resolve the name of a data set to a local file and its layout."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from finetune.tables.tables import TableFormat, format_of, is_saved_dataset
 
 @dataclass(frozen=True)
 class DataSource:
-    """A labelled file and what a data card says of it."""
+    """A labelled file and its description for the data card."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class DataSource:
 def resolve_data(name: str, fetch: bool = True) -> str:
     """A name that means the same in any directory: a registry's or a sample's, or a file's whole path.
 
-    Where the real set is neither at hand nor to be had, its sample's name. A download is tried here, since the set's
+    Returns the bundled sample's name if the full set is not available. A download is tried here, since the set's
     server can be down where the hub is not; its error is said. Raises DataError for what is neither name nor file.
     fetch: without it nothing is downloaded, and a set that may be had is taken for one that can.
     """

@@ -1,4 +1,4 @@
-"""Train, validation and test: which row goes where."""
+"""Split rows into train, validation and test."""
 
 import re
 import unicodedata

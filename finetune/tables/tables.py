@@ -26,7 +26,7 @@ PACKED = {
     b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
     b"\x1f\x8b": ("a gzip archive", UNPACK),
-}  # first bytes of what is no text
+}  # magic bytes of files that are not text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
 
@@ -43,11 +43,11 @@ class TableFormat:
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8-sig"
     kind: str = "delimited"  # or json, jsonl, parquet, dataset
-    skip: int = 0  # lines above the first row that are none of the table
+    skip: int = 0  # lines to skip above the table
 
 
 def format_of(path: Path) -> TableFormat:
-    """The layout that a file's ending stands for."""
+    """The default layout for a file extension."""
     ending = path.suffix.lower()
     if is_saved_dataset(path):
         return TableFormat(kind="dataset")
@@ -209,7 +209,7 @@ def _quoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, lis
 
 
 def _unquoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
-    """A row is a line, whatever quotes it holds."""
+    """One row per line, ignoring quotes."""
     for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
         if line.strip("\r\n"):
             yield number, line.rstrip("\r\n").split(layout.delimiter)

@@ -1,1 +1,1 @@
-"""Training: one loop for every task, and all it needs to stop anywhere and go on with the same bits."""
+"""Training: one loop for every task, with bit-exact resume from any step."""

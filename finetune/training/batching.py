@@ -1,13 +1,13 @@
-"""Which rows make an optimizer step, as pure functions: nothing has to be restored on resume."""
+"""The rows of each optimizer step, as pure functions, so there is no state to restore on resume."""
 
 import numpy as np
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, pool: int = 32) -> list[list[int]]:
-    """The batches of one epoch, a function of (seed, epoch) alone; every row stands in exactly one.
+    """The batches of one epoch, a function of (seed, epoch) only; every row is in exactly one batch.
 
-    Rows are shuffled, sorted by length within pools of `pool` batches (so that a batch needs few pads) and the
-    batches shuffled again.
+    Rows are shuffled, then sorted by length within pools of `pool` batches to reduce padding, and the batches are
+    shuffled again.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
@@ -20,9 +20,9 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, po
 
 
 def micro_batches(rows: list[int], lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Cut rows, sorted by length, into forward passes of at most `token_budget` tokens, pads included.
+    """Cut rows, sorted by length, into forward passes of at most `token_budget` tokens, including padding.
 
-    A single row longer than the budget stands alone.
+    A row longer than the budget gets its own forward pass.
     """
     parts: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (lengths[row], row)):

@@ -1,4 +1,4 @@
-"""Ragged rows into tensors, padded on the right to the longest row of the batch."""
+"""Collate ragged rows into tensors, padded on the right to the longest row of the batch."""
 
 from collections.abc import Sequence, Sized
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pad_ids(rows: Sequence[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) and the index of each row's last real token (B,)."""
+    """Token ids (B, T) and the index of each row's last token before padding (B,)."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
     for i, row in enumerate(rows):
@@ -16,7 +16,7 @@ def pad_ids(rows: Sequence[list[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def pad_states(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Hidden states, each (T_i, C), as (B, T, C), and the index of each row's last real position (B,)."""
+    """Hidden states, each (T_i, C), as (B, T, C), and the index of each row's last position before padding (B,)."""
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), last_positions(rows)
 
 
@@ -26,6 +26,6 @@ def last_positions(rows: Sequence[Sized]) -> Tensor:
 
 
 def padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids (B, T), padded on the right, and where they are real (B, T)."""
+    """Ids (B, T), padded on the right, and their attention mask (B, T)."""
     ids, last = pad_ids(rows, pad)
     return ids, torch.arange(ids.shape[1]) <= last[:, None]

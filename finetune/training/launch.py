@@ -1,4 +1,4 @@
-"""Work of a stage in processes of its own: how it is started and stopped, and how its result comes back."""
+"""Run a stage's work in separate processes: start and stop them, and return the result."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ from finetune.files import read_json, write_json
 from finetune.run import Run
 from finetune.training.loop import StopSignal
 
-RESULT = ".launch-result.json"  # how the result is handed over
+RESULT = ".launch-result.json"  # file that passes the result back
 
 
 def launch(command: list[str], run: Run, environment: dict[str, str] | None = None) -> dict:
-    """Start Python on these arguments, where ``answer`` is called, and take over what it hands back.
+    """Start Python with these arguments, which call ``answer``, and return its result.
 
-    The process and those it starts hang on a pipe from this one: when it ends, they finish their step, save and stop.
-    This one closes it when it is asked to stop, and the system does if it is killed. A session of their own keeps
-    Ctrl-C from them: torchrun would pass it on, complain, and kill whoever takes longer than 30 seconds.
-    Raises what ended the work there: Interrupted or TrainingError.
+    The child processes watch a pipe from this process: when it closes, they finish their step, save and stop. This
+    process closes it when asked to stop, and the system closes it if this process is killed. The children run in a
+    separate session so that Ctrl-C does not reach torchrun, which would kill workers that take more than 30 seconds.
+    Re-raises the error that ended the work: Interrupted or TrainingError.
     """
     run.path(RESULT).unlink(missing_ok=True)
     with (
@@ -39,7 +39,7 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
     ):
         while process.poll() is None:
             if stop.asked:
-                assert process.stdin is not None, "it was given a pipe"
+                assert process.stdin is not None, "stdin is a pipe"
                 process.stdin.close()
             time.sleep(0.1)
     found = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
@@ -58,7 +58,7 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
 
 
 def answer(run: Run, work: Callable[[], dict]) -> None:
-    """Do the work in a process that was launched, and hand its result back; of several the first speaks for all."""
+    """Do the work in a launched process and pass its result back; with several processes only rank 0 does."""
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     first = os.environ.get("RANK", "0") == "0"
     with (
@@ -77,7 +77,7 @@ def answer(run: Run, work: Callable[[], dict]) -> None:
 
 
 def _stop_at_end_of_input() -> None:
-    """Ask this process to stop as soon as the one that launched it has closed the pipe, or is gone."""
+    """Ask this process to stop as soon as its parent closes the pipe or exits."""
     while os.read(0, 1):
         pass
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # outside the loop, there is nothing to save

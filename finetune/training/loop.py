@@ -1,4 +1,4 @@
-"""The only training loop. It knows rows, batches and losses, and no task."""
+"""The only training loop. It handles rows, batches and losses, and is independent of the task."""
 
 import contextlib
 import hashlib
@@ -30,31 +30,31 @@ from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.precision import device_type
 from finetune.training.probe import FirstSteps, Plan, batch_size, estimate, peak_bytes
 
-MACHINE = ("processes", "threads", "device", "precision")  # what may change within a run, at the cost of the last bits
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+MACHINE = ("processes", "threads", "device", "precision")  # may change within a run, at the cost of bit-exactness
+CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch
 
 M = TypeVar("M", bound=nn.Module)
-Handler = Callable[[int, FrameType | None], Any] | int | None  # of a signal
+Handler = Callable[[int, FrameType | None], Any] | int | None  # a signal handler
 
 
 @dataclass(frozen=True)
 class Job(Generic[M]):
-    """What a task gives to the loop. Row numbers count the training rows from 0."""
+    """What a task provides to the loop. Row numbers index the training rows from 0."""
 
     model: M
     lengths: list[int]  # tokens of each row
-    weights: list[float]  # what each row adds to the denominator of the step's mean loss
+    weights: list[float]  # each row's share of the denominator of the mean loss
     batch: Callable[..., tuple[Tensor, ...]]  # rows -> tensors on the CPU
     loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
-    validate: Callable[[M], dict[str, float]]  # must hold log_loss and the metric
-    name_row: Callable[[int], str]  # how a message names a row
-    validation_tokens: int = 0  # that a validation reads, for the estimate of its time
-    epochs_differ: bool = False  # batch takes the epoch, too: batch(rows, epoch)
+    validate: Callable[[M], dict[str, float]]  # must contain log_loss and the metric
+    name_row: Callable[[int], str]  # a row's name in messages
+    validation_tokens: int = 0  # per validation, to estimate its time
+    epochs_differ: bool = False  # batch also takes the epoch: batch(rows, epoch)
 
 
 @dataclass
 class State:
-    """What a step checkpoint remembers besides tensors."""
+    """The non-tensor state in a step checkpoint."""
 
     step: int = 0
     best: dict[str, Any] | None = None
@@ -73,12 +73,12 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     set_up_seconds: float = 0.0,
 ) -> Trained:
-    """Train `job` as `settings` say (method, lr and epochs resolved), resuming from the newest checkpoint.
+    """Train `job` with `settings` (method, lr and epochs resolved), resuming from the newest checkpoint.
 
-    directory: holds ``checkpoints/`` and ``train.jsonl``. identity: hashes of whatever a resumed run must share.
-    set_up_seconds: what was spent before, for the estimate.
-    Raises TrainingError for a loss that is not finite, RunError for
-    checkpoints of another run, Interrupted after SIGINT or SIGTERM once the state is saved.
+    directory: contains ``checkpoints/`` and ``train.jsonl``. identity: hashes that a resumed run must match.
+    set_up_seconds: time already spent on setup, for the estimate.
+    Raises TrainingError for a non-finite loss, RunError for checkpoints of another run, and Interrupted after SIGINT
+    or SIGTERM once the state is saved.
     """
     threads = set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
@@ -128,7 +128,7 @@ def train(
             if not math.isfinite(loss) or not math.isfinite(norm):
                 named = ", ".join(map(job.name_row, rows[:8]))
                 raise _not_finite(
-                    f"the loss is not a finite number at step {state.step + 1}",
+                    f"the loss is not finite at step {state.step + 1}",
                     root,
                     f"loss {loss}, gradient norm {norm}, learning rate {rate:g}, rows {named}",
                 )
@@ -150,7 +150,7 @@ def train(
                 found = _validate(accelerator, job, settings)
                 if not all(map(math.isfinite, found.values())):
                     raise _not_finite(
-                        f"validation gives no finite numbers after step {state.step}",
+                        f"validation metrics are not finite after step {state.step}",
                         root,
                         f"{found}, learning rate {rate:g}",
                     )
@@ -199,11 +199,11 @@ def train(
 
 
 def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Path) -> FirstSteps:
-    """A validation, real optimizer steps on these batches and a checkpoint, for what they cost; the model is spoilt."""
+    """Measure a validation, optimizer steps on these batches and a checkpoint; this changes the model's weights."""
     set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
     _set_rate(optimizers, settings.chosen_lr)
-    _validate(accelerator, job, settings)  # for its memory
+    _validate(accelerator, job, settings)  # to measure its memory
     model, *prepared = accelerator.prepare(job.model, *optimizers)
     for step, rows in enumerate(batches):
         with first.step(rows):
@@ -214,7 +214,7 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
 
 
 def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_seconds: float) -> Plan:
-    """How much training the job as `settings` say has to do."""
+    """The amount of training for the job under `settings`."""
     _, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
     return Plan(
@@ -229,7 +229,7 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
 
 
 def count_steps(rows: int, settings: Train) -> tuple[int, int]:
-    """Optimizer steps of an epoch and of the whole training."""
+    """Optimizer steps per epoch and in total."""
     per_epoch = math.ceil(rows / settings.batch_size)
     all_epochs = per_epoch * settings.chosen_epochs
     return per_epoch, min(all_epochs, settings.max_steps or all_epochs)
@@ -242,7 +242,7 @@ def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
 
 def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Optimizer], FirstSteps]:
     """The model on its device, with fresh optimizers."""
-    # cpu=True lets processes on a CPU find each other; autocast is ours, so that it covers the frozen blocks too.
+    # cpu=True allows several CPU processes; autocast is ours, so that it covers the frozen blocks too.
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     job.model.to(accelerator.device)
     optimizers = build_optimizers(
@@ -252,8 +252,8 @@ def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Opt
 
 
 def set_threads(asked: int) -> int:
-    """Use this many CPU threads; 0 means all cores, or what torchrun gave each process. Returns the number."""
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows a list, one a nesting level
+    """Use this many CPU threads; 0 means all cores, or torchrun's setting per process. Returns the number."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows a list
     count = asked or (int(given) if given.isdecimal() else 0) or len(_usable_cores())
     torch.set_num_threads(count)
     return count
@@ -274,14 +274,14 @@ def _step(
     step: int,
     epoch: int = 0,
 ) -> tuple[float, float]:
-    """One optimizer step; the loss is the mean over all rows of the step, whatever process they ran on.
+    """One optimizer step; the loss is the mean over all rows of the step across processes.
 
-    Nothing is applied where the gradient is not finite. Returns (loss, gradient norm before clipping).
+    The update is skipped if the gradient is not finite. Returns (loss, gradient norm before clipping).
     """
     world, rank = accelerator.num_processes, accelerator.process_index
     total = sum(job.weights[row] for row in rows)
     mine = sorted(rows, key=lambda row: (job.lengths[row], row))[rank::world]
-    idle = not mine  # fewer rows than processes: run one row at no weight, so that the gradients still meet
+    idle = not mine  # fewer rows than processes: run one row with weight 0, so that the all-reduce still happens
     parts = micro_batches(mine or rows[:1], job.lengths, settings.micro_batch_tokens)
     model.train()
     loss = torch.zeros((), device=accelerator.device)
@@ -306,7 +306,7 @@ def _step(
 
 
 def _validate(accelerator: Accelerator, job: Job, settings: Train) -> dict[str, float]:
-    """Every process validates all rows: the same figures everywhere, with nothing to gather."""
+    """Every process validates all rows, so all get the same metrics and nothing is gathered."""
     job.model.eval()
     with torch.no_grad(), autocast(settings.precision, accelerator.device):
         return job.validate(job.model)
@@ -338,13 +338,13 @@ def _resume(root: Path, model: nn.Module, optimizers: list, identity: dict) -> S
     others = [key for key in changed if key not in MACHINE]
     if others:
         raise RunError(
-            f"{root}: these checkpoints are another run's",
+            f"{root}: these checkpoints belong to another run",
             got="changed: " + ", ".join(others),
             do="Give another --name, or train again with --from train.",
         )
     if changed:
         said = ", ".join(f"{key} {identity[key]} instead of {state.identity.get(key)}" for key in changed)
-        warn(f"going on with {said}; the last bits may differ from an unbroken run's")
+        warn(f"resuming with {said}; the last bits may differ from an uninterrupted run")
         state.identity = identity
     resume.load_weights(directory, model)
     resume.load_optimizers(directory, model, optimizers)
@@ -358,12 +358,12 @@ def _not_finite(what: str, root: Path, got: str) -> TrainingError:
         what,
         got=got,
         known=f"last good checkpoint: {good[-1] if good else 'none yet'}",
-        do="Lower train.lr, or look at the rows; a step without finite numbers changes no weights.",
+        do="Lower train.lr, or inspect the rows; a step with a non-finite gradient does not change the weights.",
     )
 
 
 def _agree(accelerator: Accelerator, asked: bool) -> bool:
-    """True on every process as soon as one was asked to stop."""
+    """True on every process once any of them was asked to stop."""
     if accelerator.num_processes == 1:
         return asked
     flag = torch.tensor(float(asked), device=accelerator.device)
@@ -386,7 +386,7 @@ def _usable_cores() -> Collection[int]:
 
 
 class _Log:
-    """``train.jsonl``: a line an optimizer step or validation; lines after the resumed step are dropped first."""
+    """``train.jsonl``: one line per step or validation; on resume, lines after the resumed step are dropped."""
 
     def __init__(self, path: Path, step: int, writes: bool):
         self.path, self.writes = path, writes
@@ -409,7 +409,7 @@ def _step_of(line: str) -> float:
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM, so that the step ends and is saved; a second one ends the process at once."""
+    """Catches SIGINT and SIGTERM so that the step finishes and is saved; a second signal kills the process."""
 
     def __init__(self) -> None:
         self.asked = False

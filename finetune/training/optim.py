@@ -19,10 +19,10 @@ def learning_rate(
     schedule: str = "cosine",
     decay_fraction: float = 0.0,
 ) -> float:
-    """The rate of optimizer step `step` (from 0) of `steps`: linear warmup, then by `schedule` down to the minimum.
+    """The learning rate at step `step` (from 0) of `steps`: linear warmup, then decay to the minimum by `schedule`.
 
     cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
-    constant: the peak, and at the end a decay (Hu et al. 2024, arXiv:2404.06395, section 4) that falls as
+    constant: the peak, then a final decay (Hu et al. 2024, arXiv:2404.06395, section 4) with shape
     1 - sqrt(progress) (Hägele et al. 2024, arXiv:2405.18392, section 3).
     """
     warmup = math.ceil(warmup_fraction * steps)
@@ -38,7 +38,7 @@ def learning_rate(
 
 
 def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and norms and biases (one dimension), which do not."""
+    """Two groups: matrices with weight decay, and norms and biases (one-dimensional) without."""
     parameters = list(named_parameters)
     return [
         {"params": [p for _, p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -49,7 +49,7 @@ def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_de
 def build_optimizers(
     model: nn.Module, name: str, weight_decay: float, betas: tuple[float, float]
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers over what may move; all take the same learning rate.
+    """Optimizers for the trainable parameters, all with the same learning rate.
 
     adamw: AdamW in its fused form (Loshchilov and Hutter 2019, arXiv:1711.05101).
     muon: Muon (Jordan et al. 2024) for the matrices of the blocks, each step scaled to the size of AdamW's (Liu et al.
@@ -70,14 +70,14 @@ def build_optimizers(
 
 
 class FullPrecisionMuon(torch.optim.Muon):
-    """torch's Muon with the step scaled to AdamW's, for a machine on which bf16 products are emulated.
+    """torch's Muon, with steps scaled to AdamW's, for machines that emulate bf16 matrix products.
 
-    torch orthogonalises in bf16, which takes such a CPU longer than the gradient of ten thousand tokens.
+    torch orthogonalises in bf16, which on such a CPU takes longer than the gradient of ten thousand tokens.
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no loss is computed anew here
-        """Move each matrix along the orthogonal factor of its mean gradient."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # the closure is unused
+        """Update each matrix along the orthogonal factor of its averaged gradient."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             for parameter in (p for p in group["params"] if p.grad is not None):
@@ -92,7 +92,7 @@ class FullPrecisionMuon(torch.optim.Muon):
 
 
 def orthogonalise(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """About the orthogonal factor of a matrix (M, N), by Newton-Schulz iteration (Jordan et al. 2024)."""
+    """Approximate the orthogonal factor of a matrix (M, N) by Newton-Schulz iteration (Jordan et al. 2024)."""
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -1,4 +1,4 @@
-"""fp32 or bf16 autocast: what this machine does well."""
+"""Choose between fp32 and bf16 autocast for this machine."""
 
 import torch
 
@@ -11,7 +11,7 @@ def device_type() -> str:
 
 
 def has_bf16() -> bool:
-    """True where the device multiplies bf16 matrices in hardware."""
+    """True if the device multiplies bf16 matrices in hardware."""
     if device_type() == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type() == "cpu":
@@ -21,7 +21,7 @@ def has_bf16() -> bool:
 
 
 def choose_precision(asked: str, width: int) -> tuple[str, str]:
-    """The precision and why. Narrow models stay in fp32: casting costs them more than the product saves."""
+    """The precision and why. Narrow models stay in fp32: casting costs them more than faster matrix products save."""
     if asked != "auto":
         return asked, "as asked"
     if not has_bf16():

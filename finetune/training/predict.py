@@ -12,7 +12,7 @@ from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids, pad_states
 
-PREDICT_TOKENS = 8192  # of one forward pass without gradients
+PREDICT_TOKENS = 8192  # per forward pass without gradients
 
 
 def predict_logits(
@@ -23,7 +23,7 @@ def predict_logits(
     budget: int = PREDICT_TOKENS,
     show: str = "",
 ) -> np.ndarray:
-    """Logits (n, K) in the order of the rows, whatever batches they ran in; fp32 unless under autocast."""
+    """Logits (n, K) in row order, independent of batching; fp32 unless under autocast."""
     device = model.head.weight.device
     logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)
     bar = progress(show, len(ids), unit="texts") if show else nullcontext(unseen)

@@ -1,7 +1,7 @@
-"""Frozen lower blocks are run once per text; training starts from what they gave.
+"""Run frozen lower blocks once per text and train on their cached output.
 
-Causal attention makes a token's hidden state independent of what follows it, so the states of a text computed in any
-batch are those of the text alone, and no pad has to be stored.
+Under causal attention a token's hidden state does not depend on later tokens. The states of a text are therefore the
+same in any batch, and padding is not stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ def build_prefix_cache(
 ) -> list[Tensor]:
     """The states below the first trainable block: for each row of T_i ids a tensor (T_i, C) on the CPU.
 
-    lower: (B, T) ids -> (B, T, C); call inside the autocast that training uses.
-    last_only: keep the last position alone, (1, C), where no block is left to look at the others.
+    lower: (B, T) ids -> (B, T, C); call it inside training's autocast.
+    last_only: keep only the last position, (1, C), if no remaining block attends to the others.
     """
     lengths = [len(row) for row in rows]
     states: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -38,5 +38,5 @@ def build_prefix_cache(
 
 
 def cache_bytes(rows: Sequence[list[int]], width: int, last_only: bool = False) -> int:
-    """Memory of the cache, in bytes (fp32)."""
+    """Memory used by the cache, in bytes (fp32)."""
     return 4 * width * (len(rows) if last_only else sum(map(len, rows)))

@@ -1,7 +1,7 @@
-"""What a training will take, from its first steps: seconds and peak memory, each with a range.
+"""Estimate training time and peak memory, each with a range, from the first steps.
 
-A dry run chooses a few steps that stand for the run; a real run takes its own first steps as they come. The arithmetic
-is the same, so that the one can be held against the other, and both against what the run then took.
+A dry run times a few representative steps; a real run times its own first steps. Both use the same formulas, so the
+estimates can be compared with each other and with the measured cost of the run.
 """
 
 import math
@@ -18,16 +18,16 @@ from finetune.machine import latest_peak_bytes, peak_memory_bytes, reset_peak_me
 from finetune.records import Estimate
 from finetune.training.batching import micro_batches
 
-COUNTED = 3  # steps that are measured after the first, which warms up
-SPREAD = 0.2  # least half of the range of seconds, as a share: a shared machine varies as much on its own
-MEMORY_SPREAD = 0.25  # what allocators add to the peak in the course of a run, as a share
-CROWDED = 0.5  # share of the processor below which other programs decide the time
-FORWARD = 1 / 3  # of a step is its forward pass: the backward pass takes about twice as long
+COUNTED = 3  # measured steps after the first, which is a warmup
+SPREAD = 0.2  # minimum relative half-width of the time range: a shared machine varies this much
+MEMORY_SPREAD = 0.25  # relative growth of the peak during a run, due to allocators
+CROWDED = 0.5  # CPU share below which other programs dominate the time
+FORWARD = 1 / 3  # fraction of a step spent in the forward pass; the backward pass takes about twice as long
 
 
 @dataclass(frozen=True)
 class Size:
-    """What of a batch decides its cost: tokens, pads included, in all and of its largest forward pass."""
+    """The cost of a batch: tokens including padding, in total and in its largest forward pass."""
 
     tokens: int
     largest: int
@@ -35,32 +35,32 @@ class Size:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much a training has to do."""
+    """The amount of work in a training run."""
 
-    batches: list[Size]  # of one epoch, or of what is trained of it
+    batches: list[Size]  # of one epoch, or of the part that is trained
     steps: int
     validations: int
     validation_tokens: int  # of one validation
     gradient_bytes: int
     save_every_seconds: float
     set_up_seconds: float = 0.0  # spent before the first step
-    kept_bytes: int = 0  # that the run will hold beyond what was held while its first steps were measured
+    kept_bytes: int = 0  # held by the run but not during the measured steps
 
 
 @dataclass
 class FirstSteps:
-    """What the first steps were and took; what comes after them is not looked at."""
+    """Sizes, time and memory of the first steps; later steps are ignored."""
 
     lengths: list[int]
-    budget: int  # tokens of a forward pass
+    budget: int  # tokens per forward pass
     device: torch.device
     sizes: list[Size] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    cpu_seconds: float = 0.0  # of all threads, in the same steps
+    cpu_seconds: float = 0.0  # over all threads, in the same steps
     save_seconds: float = 0.0
     peak_before: int = 0
-    peak: int = 0  # of the steps alone
-    held: int = 0  # between two steps: weights, moments, data
+    peak: int = 0  # during the steps only
+    held: int = 0  # between steps: weights, moments, data
 
     @contextmanager
     def step(self, rows: list[int]) -> Iterator[None]:
@@ -80,25 +80,24 @@ class FirstSteps:
 
     @contextmanager
     def save(self) -> Iterator[None]:
-        """Measure the first checkpoint that is written inside the block."""
+        """Measure the first checkpoint written inside the block."""
         start = time.monotonic()
         yield
         self.save_seconds = self.save_seconds or time.monotonic() - start
 
     def cpu_share(self) -> float:
-        """How much of its threads' time the processor was there for them; 1 on a GPU."""
+        """CPU time as a fraction of the threads' wall time; 1 on a GPU."""
         given = sum(self.seconds) * torch.get_num_threads()
         return min(self.cpu_seconds / given, 1.0) if self.device.type == "cpu" else 1.0
 
 
 def estimate(first: FirstSteps, plan: Plan) -> Estimate | None:
-    """What the training will take; none where no step was measured.
+    """The estimated cost of training; None if no step was measured.
 
-    Seconds: a step costs a fixed part and a part in proportion to its tokens, fitted to the measured steps; validation
-    costs as a forward pass of so many tokens, a checkpoint what the first one did. The range is what the measured
-    steps differ from the fit, or `SPREAD`; where other programs held the processor it reaches down to what the training
-    takes without them.
-    Bytes: the peak of the measured steps, what they needed for their tokens scaled to the largest forward pass.
+    Seconds: a step costs a fixed part plus a part proportional to its tokens, fitted to the measured steps. Validation
+    costs as much as a forward pass over its tokens, and each checkpoint as much as the first. The range is the largest
+    residual of the fit, but at least `SPREAD`; if other programs used the CPU, its lower end is the time without them.
+    Bytes: the peak of the measured steps, with the token-dependent part scaled to the largest forward pass.
     """
     if not first.seconds:
         return None
@@ -127,7 +126,7 @@ def estimate(first: FirstSteps, plan: Plan) -> Estimate | None:
 
 
 def crowded(found: Estimate) -> str:
-    """A sentence where other programs decided the time of the measured steps."""
+    """A warning if other programs dominated the time of the measured steps, else an empty string."""
     share = found.cpu_share
     return (
         f"Other programs were busy: these steps had {share:.0%} of the processor time of their threads, and the "
@@ -138,7 +137,7 @@ def crowded(found: Estimate) -> str:
 
 
 def fit_steps(tokens: list[int], seconds: list[float]) -> tuple[float, float, float]:
-    """(fixed seconds, seconds a token, largest relative distance from this line); neither of the two is negative."""
+    """(fixed seconds, seconds per token, largest relative residual); the first two are not negative."""
     x, y = np.asarray(tokens, float), np.asarray(seconds, float)
     varied = x.std() > 0
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()) if varied else 0.0
@@ -152,7 +151,7 @@ def fit_steps(tokens: list[int], seconds: list[float]) -> tuple[float, float, fl
 
 
 def peak_estimate(first: FirstSteps, plan: Plan) -> int:
-    """The most memory the training will hold, in bytes."""
+    """The estimated peak memory of training, in bytes."""
     fixed = min(first.held + plan.gradient_bytes, first.peak)
     scale = max(size.largest for size in plan.batches) / max(size.largest for size in first.sizes)
     return max(first.peak_before, int(fixed + (first.peak - fixed) * max(scale, 1.0))) + plan.kept_bytes
@@ -165,7 +164,7 @@ def batch_size(rows: list[int], lengths: list[int], budget: int) -> Size:
 
 
 def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
-    """The batches of a probe: the one that needs the most memory, to warm up, then the middle one of each third."""
+    """The batches of a probe: the one with the largest memory need as warmup, then the median batch of each third."""
 
     def size(rows: list[int]) -> tuple[int, int]:
         found = batch_size(rows, lengths, budget)
@@ -177,7 +176,7 @@ def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) ->
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far: the GPU's on one, else the process's."""
+    """Peak memory so far: the GPU's if there is one, else the process's."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
 
 

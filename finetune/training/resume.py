@@ -1,7 +1,7 @@
-"""Step checkpoints that are whole or absent, so that a run killed at any moment goes on from the newest.
+"""Atomic step checkpoints, so that a run killed at any moment resumes from the newest one.
 
-A folder is written under a temporary name, each file flushed, a manifest of sizes and hashes last, then renamed.
-Data order and randomness are pure functions of (seed, epoch, step, rank), so no generator has to be stored.
+A directory is written under a temporary name, with each file flushed and a manifest of sizes and hashes last, and then
+renamed. Data order and randomness are pure functions of (seed, epoch, step, rank), so no RNG state is stored.
 """
 
 import os
@@ -26,7 +26,7 @@ def step_directory(root: Path, step: int) -> Path:
 
 
 def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict) -> None:
-    """Write one step checkpoint: what moves, the optimizers' moments and `state` (JSON)."""
+    """Write one step checkpoint: trainable tensors, optimizer moments and `state` (JSON)."""
     final = step_directory(root, step)
     temporary = root / f".tmp-step-{step:08d}-{os.getpid()}"
     try:
@@ -56,17 +56,17 @@ def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.op
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that move, by name, on the CPU; frozen ones are in the base checkpoint already."""
+    """The trainable tensors by name, on the CPU; frozen ones are in the base checkpoint."""
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_weights(directory: Path, model: nn.Module) -> None:
-    """Put a step checkpoint's weights into the model. Raises RunError if the names do not match."""
+    """Load a step checkpoint's weights into the model. Raises RunError if the names do not match."""
     tensors = load_file(directory / "weights.safetensors")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if tensors.keys() != parameters.keys():
         raise RunError(
-            f"{directory}: holds other tensors than this method trains",
+            f"{directory}: its tensors are not the ones that this method trains",
             got=", ".join(sorted(tensors.keys() ^ parameters.keys())[:4]),
         )
     with torch.no_grad():
@@ -75,7 +75,7 @@ def load_weights(directory: Path, model: nn.Module) -> None:
 
 
 def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Put a step checkpoint's moments back."""
+    """Restore the optimizer moments of a step checkpoint."""
     moments = load_file(directory / "optimizer.safetensors")
     names = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
@@ -86,7 +86,7 @@ def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.op
 
 
 def newest(root: Path) -> Path | None:
-    """The newest step checkpoint that verifies; damaged ones are named and passed over, leftovers removed."""
+    """The newest intact step checkpoint; warns about damaged ones, skips them and removes leftovers."""
     for leftover in [*root.glob(".tmp-*"), *root.glob(".trash-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
     damaged = []
@@ -106,7 +106,7 @@ def newest(root: Path) -> Path | None:
 
 
 def damage(directory: Path) -> str:
-    """What is wrong with a step checkpoint, or nothing."""
+    """What is wrong with a step checkpoint, or an empty string."""
     try:
         manifest = read_json(directory / MANIFEST)
         for name, (size, digest) in manifest.items():
@@ -141,5 +141,5 @@ def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[
 
 def _remove(directory: Path) -> None:
     trash = directory.with_name(f".trash-{directory.name}-{os.getpid()}")
-    directory.rename(trash)  # gone at once for every reader, however long the deleting takes
+    directory.rename(trash)  # readers stop seeing it at once, however long deletion takes
     shutil.rmtree(trash, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Token ids of many texts in one array: two or four bytes a token, where a list of lists takes forty."""
+"""Token ids of many texts in one array: two or four bytes per token, instead of forty in a list of lists."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,18 +14,18 @@ from finetune.files import atomic_write
 from finetune.tables.readers import text_chunks
 from finetune.tokenizer import Tokenizer
 
-PART = 50_000  # rows that are gathered at a time
+PART = 50_000  # rows gathered at a time
 
 
 class TokenRows(Sequence[list[int]]):
-    """Rows of ids, read as lists; a slice and a sum are rows again."""
+    """Rows of token ids, returned as lists; slicing and adding return TokenRows."""
 
     def __init__(self, ids: np.ndarray, ends: np.ndarray):
         self.ids, self.ends = ids, ends  # (tokens,) and, for n rows, (n,)
 
     @classmethod
     def of(cls, chunks: Iterable[list[list[int]]], vocab_size: int) -> "TokenRows":
-        """Pack rows that come in chunks; only one chunk is ever held as lists."""
+        """Pack rows from an iterable of chunks; only one chunk at a time is held as lists."""
         kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
         parts, lengths = [np.zeros(0, kind)], [np.zeros(0, np.int64)]
         for rows in chunks:
@@ -34,32 +34,32 @@ class TokenRows(Sequence[list[int]]):
         return cls(np.concatenate(parts), np.cumsum(np.concatenate(lengths)))
 
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Number of tokens in each row."""
         return np.diff(self.ends, prepend=0).tolist()
 
     def take(self, rows: Sequence[int], most: int | None = None) -> "TokenRows":
-        """These rows, in this order, each cut to `most` tokens; one may come more than once."""
+        """These rows, in this order, each truncated to `most` tokens; indices may repeat."""
         at = np.asarray(rows, dtype=np.int64)
         lengths = np.diff(self.ends, prepend=0)[at]
         starts = self.ends[at] - lengths
         kept = lengths if most is None else np.minimum(lengths, most)
         ends = np.cumsum(kept)
         parts = [np.zeros(0, self.ids.dtype)]
-        for some in np.array_split(np.arange(len(at)), len(at) // PART + 1):  # the places take memory
+        for some in np.array_split(np.arange(len(at)), len(at) // PART + 1):  # index arrays take memory
             count = kept[some]
             inside = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)  # its row
             parts.append(self.ids[np.repeat(starts[some], count) + inside])
         return TokenRows(np.concatenate(parts), ends)
 
     def save(self, path: Path) -> None:
-        """Write PATH.ids and PATH.ends, to be mapped into memory by ``load``."""
+        """Write PATH.ids and PATH.ends, which ``load`` memory-maps."""
         for ending, values in (("ids", self.ids), ("ends", self.ends.astype(np.int64))):
             with atomic_write(path.with_name(f"{path.name}.{ending}"), "wb") as file:
                 file.write(np.ascontiguousarray(values).data)
 
     @classmethod
     def load(cls, path: Path) -> "TokenRows":
-        """Map what ``save`` wrote; pages are read from disk as they are needed. Raises RunError."""
+        """Memory-map the files of ``save``; pages are read from disk on demand. Raises RunError."""
         ids, ends = (path.with_name(f"{path.name}.{ending}") for ending in ("ids", "ends"))
         try:
             rows = np.fromfile(ends, dtype=np.int64)
@@ -93,7 +93,7 @@ class TokenRows(Sequence[list[int]]):
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int | None = None, show: str = "") -> TokenRows:
-    """Ids of each text, cut to `max_length`; no special token is added. show: the name of a progress bar."""
+    """Ids of each text, truncated to `max_length`, without special tokens. show: label of a progress bar."""
     with progress(show, len(texts), unit="texts") if show else nullcontext(unseen) as advance:
 
         def chunks() -> Iterator[list[list[int]]]:

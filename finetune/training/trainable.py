@@ -1,6 +1,6 @@
-"""What every task shares: which weights move, and the settings that follow from the weights.
+"""Shared by all tasks: which weights are trained, and the settings that depend on the weights.
 
-What a task itself brings is in its folder, ``finetune/tasks/NAME/``; see ``tasks/base.py``.
+Task-specific code is in ``finetune/tasks/NAME/``; see ``tasks/base.py``.
 """
 
 import re
@@ -17,31 +17,31 @@ from finetune.models.variants import Stack
 from finetune.recipe import Train, check_method
 from finetune.records import SMALL_MODEL
 
-LARGE = 500_000_000  # parameters from which adapters move in all weights' place
-MANY = 2_000  # training rows from which a GPU moves all weights
-LORA_RATE = 4  # an adapter's learning rate, as a multiple of that of the weights themselves
+LARGE = 500_000_000  # parameters from which adapters are trained instead of all weights
+MANY = 2_000  # training rows from which all weights are trained on a GPU
+LORA_RATE = 4  # an adapter's learning rate, as a multiple of the rate for full fine-tuning
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """The part of a model that moves."""
+    """The trainable part of a model."""
 
     method: str
     names: list[str]
     parameters: int
     total: int
-    first_block: int  # blocks below this one are frozen, and the embeddings with them
+    first_block: int  # blocks below this one are frozen, as are the embeddings
 
     def describe(self) -> str:
         """One line for the screen."""
         share = self.parameters / self.total
         return (
-            f"{self.method}: {self.parameters:,} of {self.total:,} parameters move ({share:.1%}), "
+            f"{self.method}: {self.parameters:,} of {self.total:,} parameters are trained ({share:.1%}), "
             f"in {len(self.names)} tensors: {', '.join(self.places())}"
         )
 
     def places(self) -> list[str]:
-        """Where the tensors stand, in few words: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
+        """Short names of the tensors' locations: blocks as ``blocks.4-5``, adapters as ``blocks.0-5.mlp.up.lora_*``."""
         found: dict[tuple[str, str], set[int]] = {}
         for name in self.names:
             module, _, kind = name.rpartition(".")
@@ -63,24 +63,24 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> tuple[str, str]:
-    """What `auto` stands for, and why. rows: to train on. device: its type (cpu, cuda, mps)."""
+    """The method that `auto` resolves to, and why. rows: training rows. device: its type (cpu, cuda, mps)."""
     if not pretrained:
         return "full", "random weights have nothing to keep"
     if parameters < SMALL_MODEL:
-        return "full", "a small model moves whole"
+        return "full", "a small model is trained in full"
     if device == "cpu":
-        return "last-blocks", "on a CPU the top of a large model is trained in a fraction of the time"
+        return "last-blocks", "on a CPU, training the top of a large model takes a fraction of the time"
     if rows < MANY:
-        return "last-blocks", f"{rows:,} rows are few for all weights of a large model"
+        return "last-blocks", f"{rows:,} rows are too few to train all weights of a large model"
     if parameters < LARGE:
-        return "full", f"a GPU and {rows:,} rows are enough for all weights"
+        return "full", f"a GPU and {rows:,} rows are enough to train all weights"
     return "lora", f"all weights and their moments would take {16 * parameters / 1e9:.0f} GB"
 
 
 def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, device: str) -> tuple[Train, list[str]]:
-    """Fill in method, learning rate and epochs where they were left open; each choice comes with its reason.
+    """Choose method, learning rate and epochs where they are not set, each with a reason.
 
-    Raises RecipeError for settings that the chosen method does not read.
+    Raises RecipeError for settings that the chosen method does not use.
     """
     chosen: dict[str, Any] = {}
     why = []
@@ -99,7 +99,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
         chosen["epochs"] = 5 if pretrained else 12
         why.append(
             f"epochs {chosen['epochs']}: {'a pretrained model' if pretrained else 'random weights'} "
-            f"with a stop after {asked.patience} validations without a gain"
+            f"with early stopping after {asked.patience} validations without improvement"
         )
     settings = asked.model_copy(update=chosen)
     check_method(settings)
@@ -107,7 +107,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
 
 
 def adapt(body: nn.Module, settings: Train) -> None:
-    """Add the adapters that the method asks for, after the weights are loaded and before ``freeze``."""
+    """Add the adapters that the method needs, after loading the weights and before ``freeze``."""
     if settings.method == "lora":
         add_lora(
             body, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets, settings.seed
@@ -115,11 +115,11 @@ def adapt(body: nn.Module, settings: Train) -> None:
 
 
 def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_blocks: int) -> Trainable:
-    """Let move what the method moves, and nothing else.
+    """Set requires_grad on the parameters that the method trains, and freeze the rest.
 
-    full: everything. last-blocks: the top `last_blocks` blocks, the last norm and the head. head: the head alone.
-    lora: the adapters and the head. Whatever of `model` is not in `body` (a GPT or an encoder-decoder) is the head,
-    which always moves; so does cross-attention, which no GPT has. Of an encoder-decoder the top blocks of both sides.
+    full: everything. last-blocks: the top `last_blocks` blocks (of both sides of an encoder-decoder), the last norm and
+    the head. head: the head only. lora: the adapters and the head. Parts of `model` outside `body` (a GPT or an
+    encoder-decoder) are the head, which is always trained; so is cross-attention, which a GPT does not have.
     """
     stacks: list[GPT | Stack] = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
     adapted = [number for stack in stacks for number, block in enumerate(stack.blocks) if lora_tensors(block)]

@@ -1,4 +1,4 @@
-"""What a dry run tries of a task: a few steps that stand for the training, and a pass that is timed."""
+"""A dry run of a task: a few representative training steps and a timed pass."""
 
 import time
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from finetune.training.probe import choose_batches
 
 @dataclass(frozen=True)
 class Probe:
-    """A training cut down to the batches that are tried."""
+    """A training job reduced to a few trial batches."""
 
-    job: Job[Any]  # of these batches' rows
-    batches: list[list[int]]  # in the job's own numbers
-    whole: Job[Any]  # the same with all rows of the run, for the plan
+    job: Job[Any]  # with the rows of these batches
+    batches: list[list[int]]  # row numbers within the job
+    whole: Job[Any]  # the job with all rows of the run, for the plan
     set_up_seconds: float = 0.0  # before the first step, over all rows
-    kept_bytes: int = 0  # that the whole job holds and the cut one does not
+    kept_bytes: int = 0  # held by the whole job but not by the reduced one
 
 
 def choose(lengths: list[int], settings: Train) -> list[list[int]]:
-    """The batches of the run that are tried."""
+    """The batches of the run that a dry run tries."""
     batches = epoch_batches(lengths, settings.batch_size, settings.seed, 0)[: count_steps(len(lengths), settings)[1]]
     return choose_batches(batches, lengths, settings.micro_batch_tokens)
 
 
 def second_time(work: Callable[[], object]) -> float:
-    """Seconds of doing this again: the first time warms up."""
+    """Seconds of a second call; the first one is a warmup."""
     work()
     begun = time.monotonic()
     work()

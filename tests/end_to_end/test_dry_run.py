@@ -43,7 +43,7 @@ def test_a_classifiers_plan_and_estimates(method, dry, tools):
     lines = dry("classify", "my.csv", "--weights", "random-bytes", "--method", method, "--set", "train.epochs=3")
     assert any(line.startswith("stages: download") for line in lines)
     assert f"  chosen: method={method}  lr=0.001  epochs=3  precision=fp32" in lines
-    assert any("parameters move" in line and line.startswith(f"  {method}: ") for line in lines)
+    assert any("parameters are trained" in line and line.startswith(f"  {method}: ") for line in lines)
     assert "  which: " + ("head.weight" if method == "head" else "") in "\n".join(lines)
     steps = next(line for line in lines if line.startswith("steps: "))
     assert re.match(r"steps: 18 of 16 rows; 8\d rows of [\d,]+ tokens in an epoch; 3 validations", steps)
@@ -92,7 +92,7 @@ def test_weights_that_are_not_here_are_named_with_their_size_and_not_fetched(dry
         monkeypatch.setattr(fetch, name, refuse)
     lines = dry("run", "spam-classifier", "--set", "weights=gpt2", "--set", "train.epochs=1")
     assert any(re.match(r"weights: gpt2 are not on this machine; the run downloads 5\d\d.MB", line) for line in lines)
-    assert any("last-blocks: 14,178,816 of 124,441,344 parameters move (11.4%)" in line for line in lines)
+    assert any("last-blocks: 14,178,816 of 124,441,344 parameters are trained (11.4%)" in line for line in lines)
     assert any(line.startswith("rows: 120; train ") for line in lines)
     assert any(re.fullmatch(r"steps: \d of 16 rows", line) for line in lines)
     assert not any("measured" in line for line in lines)

@@ -66,7 +66,7 @@ def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkey
         (("--top-p", "0"), "top_p is out of range"),
         (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"),
         (("--stop", ""), "stop string"),
-        (("--samples", "2", "--temperature", "0"), "so many different samples"),
+        (("--samples", "2", "--temperature", "0"), "cannot return this many different samples"),
         (("--max-new-tokens", "0"), "max-new"),
         (("--max-new-tokens", "9" * 15), "max-new"),
         (("--seed", "9" * 25), "seed is out of range"),

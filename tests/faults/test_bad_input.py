@@ -148,7 +148,7 @@ CASES = {
     ),
     "lora without lora": (
         ["run", "spam-classifier", "--set", "train.lora_rank=4", "--set", "train.method=full"],
-        ["train.lora_rank is read by method lora alone", "full", "train.method=lora"],
+        ["train.lora_rank is used only by method lora", "full", "train.method=lora"],
     ),
     "no targets": (["run", "spam-classifier", "--set", "train.lora_targets=[]"], ["train.lora_targets", "at least 1"]),
     "no pair": (["run", "spam-classifier", "--set", "nonsense"], ["--set takes KEY=VALUE", "'nonsense'"]),

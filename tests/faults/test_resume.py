@@ -328,9 +328,9 @@ def test_checkpoints_of_another_run_are_refused_by_what_changed(half_way, finish
     shutil.copytree(half_way, directory)
     assert finish(directory, "full", DROPOUT, identity="other rows") == 2
     screen = (directory / "screen.txt").read_text()
-    assert "RunError" in screen and "these checkpoints are another run's; got changed: data. " in screen
+    assert "RunError" in screen and "these checkpoints belong to another run; got changed: data. " in screen
     assert finish(directory, "head", DROPOUT) == 2
-    assert "holds other tensors than this method trains" in (directory / "screen.txt").read_text()
+    assert "its tensors are not the ones that this method trains" in (directory / "screen.txt").read_text()
 
 
 def test_another_number_of_threads_is_said(half_way, finish, tmp_path):
@@ -338,7 +338,7 @@ def test_another_number_of_threads_is_said(half_way, finish, tmp_path):
     shutil.copytree(half_way, directory)
     assert finish(directory, "full", DROPOUT | {"threads": 2}, crash=("save_file", 1)) == 9
     screen = (directory / "screen.txt").read_text()
-    assert "going on with threads 2 instead of 1" in screen and "last bits may differ" in screen
+    assert "resuming with threads 2 instead of 1" in screen and "last bits may differ" in screen
 
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])

@@ -137,7 +137,7 @@ def test_a_fit_repeats_itself_and_leaves_nothing_behind(make, fitted, capsys, tm
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     assert capsys.readouterr() == ("", "")
     clone(clf).set_params(verbose=True).fit(TEXTS, KINDS)
-    assert "parameters move" in capsys.readouterr().out
+    assert "parameters are trained" in capsys.readouterr().out
     drawn = [clone(clf).set_params(random_state=np.random.RandomState(5)).fit(TEXTS, KINDS) for _ in range(2)]
     assert np.array_equal(drawn[0].predict_proba(TEXTS), drawn[1].predict_proba(TEXTS))
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
         ({"method": "lara"}, "train.method"),
         ({"validation_fraction": 1}, "split.val_fraction"),
         ({"settings": {"ephocs": 2}}, "unknown key 'train.ephocs'"),
-        ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is read by method lora alone"),
+        ({"settings": {"lora_rank": 2}, "method": "full"}, "lora_rank is used only by method lora"),
         ({"random_state": "x"}, "cannot be used to seed"),
     ],
 )

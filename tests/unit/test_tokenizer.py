@@ -320,8 +320,8 @@ def test_saved_files_are_those_that_were_read(files, ours, tmp_path):
 def test_a_file_that_is_missing_or_no_text(ours, tmp_path, missing):
     ours.save(tmp_path)
     (tmp_path / missing).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WeightsError, match="no tokenizer that can be read"):
+    with pytest.raises(WeightsError, match="no readable tokenizer"):
         Tokenizer.from_directory(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(WeightsError, match="no tokenizer that can be read"):
+    with pytest.raises(WeightsError, match="no readable tokenizer"):
         Tokenizer.from_directory(tmp_path)

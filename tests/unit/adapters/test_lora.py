@@ -69,7 +69,7 @@ def test_a_name_of_no_layer_is_refused_with_those_there_are(target):
 
 def test_a_rank_that_saves_nothing_is_refused():
     add_lora(small_gpt(), 11, 1.0, 0.0, ("attention.qkv",), seed=0)
-    with pytest.raises(RecipeError, match=r"rank of 12 is no less than that of blocks.0.attention.qkv.*1 to 11"):
+    with pytest.raises(RecipeError, match=r"rank of 12 is not below the full rank of blocks.0.attention.qkv.*1 to 11"):
         add_lora(small_gpt(), 12, 1.0, 0.0, ("attention.qkv",), seed=0)
 
 

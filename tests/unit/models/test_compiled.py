@@ -105,5 +105,5 @@ def test_without_a_compiler_that_works_the_reason_is_said(fresh, monkeypatch, co
     monkeypatch.setenv("CXX", compiler)
     if not compiler:
         monkeypatch.setenv("PATH", "")
-    with pytest.raises(RecipeError, match=f"needs a C\\+\\+ compiler; got .*({said}).*what CXX names"):
+    with pytest.raises(RecipeError, match=f"needs a C\\+\\+ compiler; got .*({said}).*the one in CXX"):
         build().generate(torch.tensor([[5, 6, 7]]), 3, compiled=True)

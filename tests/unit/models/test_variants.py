@@ -72,15 +72,12 @@ def input_ids() -> torch.Tensor:
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"kv_heads": 3}, "kv_heads that do not divide the 4 heads; got 3; known: 1, 2, 4"),
+        ({"kv_heads": 3}, "kv_heads does not divide the 4 heads; got 3; known: 1, 2, 4"),
         ({"kv_heads": 0}, "got 0; known: 1, 2, 4"),
         ({"kv_heads": 8}, "got 8; known: 1, 2, 4"),
-        (
-            {"positions": "relative"},
-            "positions that no variant has; got 'relative'; known: learned, sinusoidal, rotary",
-        ),
-        ({"activation": "silu"}, "activation that no variant has; got 'silu'; known: gelu, relu, swiglu"),
-        ({"norm": "layer"}, "norm that no variant has; got 'layer'; known: pre, post, rms"),
+        ({"positions": "relative"}, "unknown positions; got 'relative'; known: learned, sinusoidal, rotary"),
+        ({"activation": "silu"}, "unknown activation; got 'silu'; known: gelu, relu, swiglu"),
+        ({"norm": "layer"}, "unknown norm; got 'layer'; known: pre, post, rms"),
         (
             {"width": 12, "positions": "rotary"},
             "rotary positions pair the channels of a head; got 3 of them; known: even",

@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(toy_job, run
 
 def test_a_validation_without_numbers_stops_the_run(toy_job, run_training):
     job, settings = toy_job("full", lr=1e30, batch_size=64, epochs=1)
-    with pytest.raises(TrainingError, match="validation gives no finite numbers after step 1.*none yet"):
+    with pytest.raises(TrainingError, match="validation metrics are not finite after step 1.*none yet"):
         run_training(job, settings)
 
 

@@ -76,19 +76,19 @@ def test_a_language_model_has_no_head_to_move():
         (
             "full",
             {},
-            "full: 904 of 904 parameters move (100.0%), in 41 tensors: "
+            "full: 904 of 904 parameters are trained (100.0%), in 41 tensors: "
             "gpt.token_embedding, gpt.position_embedding, gpt.blocks.0-2, gpt.norm, head",
         ),
         (
             "last-blocks",
             {"last_blocks": 1},
-            "last-blocks: 264 of 904 parameters move (29.2%), in 15 tensors: gpt.blocks.2, gpt.norm, head",
+            "last-blocks: 264 of 904 parameters are trained (29.2%), in 15 tensors: gpt.blocks.2, gpt.norm, head",
         ),
-        ("head", {}, "head: 12 of 904 parameters move (1.3%), in 1 tensors: head"),
+        ("head", {}, "head: 12 of 904 parameters are trained (1.3%), in 1 tensors: head"),
         (
             "lora",
             {"lora_rank": 1, "lora_targets": ("attention.out", "blocks.0.mlp.up", "blocks.2.mlp.up")},
-            "lora: 76 of 968 parameters move (7.9%), in 11 tensors: gpt.blocks.0-2.attention.out.lora_*, "
+            "lora: 76 of 968 parameters are trained (7.9%), in 11 tensors: gpt.blocks.0-2.attention.out.lora_*, "
             "gpt.blocks.0,2.mlp.up.lora_*, head",
         ),
     ],
@@ -146,5 +146,5 @@ def test_what_was_asked_for_stays():
 
 def test_a_setting_of_lora_that_the_chosen_method_does_not_read_is_refused():
     for method in ("auto", "full"):
-        with pytest.raises(RecipeError, match="train.lora_rank is read by method lora alone; got method full"):
+        with pytest.raises(RecipeError, match="train.lora_rank is used only by method lora; got method full"):
             choose_settings(Train(method=method, lora_rank=3), 8_000_000, True, 1000, "cpu")
