@@ -155,7 +155,7 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
         ("train.metric=accuracy", "not a validation metric of the task instruct"),
         ("split.protocol=balanced", "needs labels"),
         ("columns.text=x", "read by the task classify"),
-        ("validation=pairs.jsonl", "validation changes nothing in instruct"),
+        ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),
         ("train.method=head", "method head trains nothing here"),
         ("data=nowhere.json", "no such file"),

@@ -118,7 +118,7 @@ CASES = {
     "directory.csv": (["classify", "{}/folder.csv", *TRAIN], ["folder.csv", "a directory where a file should be"]),
     "unknown kind": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv", "save it as CSV"]),
     "a name that is no text": (["classify", "{}/caf\udce9.csv", *TRAIN], ["not UTF-8", r"caf\udce9.csv", "Rename"]),
-    "no data": (["run", "classify"], ["names no data", "finetune classify my.csv"]),
+    "no data": (["run", "classify"], ["does not name any data", "finetune classify my.csv"]),
     "text column": (["classify", "{}/columns.csv", *TRAIN, "--label", "lable"], ["message_text", "--text NAME"]),
     "wanted column": (
         ["classify", "{}/good.csv", *TRAIN, "--text", "texts"],
@@ -266,15 +266,15 @@ CASES = {
     "csv without out": (["predict", "{}/bundle", "--csv", "{}/good.csv"], ["--csv IN with --out OUT"]),
     "out is a directory": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "."],
-        [".: no name of a table", ".csv", "--out predictions.csv"],
+        [".: not the name of a table", ".csv", "--out predictions.csv"],
     ),
     "out is a directory that ends so": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/folder.csv"],
-        ["folder.csv: no name of a table"],
+        ["folder.csv: not the name of a table"],
     ),
     "out is a directory to be": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "new/"],
-        ["new: no name of a table"],
+        ["new: not the name of a table"],
     ),
     "text column of no table": (["predict", "{}/bundle", "hi", "--text", "message"], ["--text", "--csv", "'message'"]),
     "empty text": (["predict", "{}/bundle", "hi", ""], ["text 1 is empty"]),
