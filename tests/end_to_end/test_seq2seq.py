@@ -186,7 +186,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["train.method=head"], "method head trains nothing here"),
+        (["train.method=head"], "method head has nothing to train here"),
         (["split.protocol=balanced"], "needs labels"),
         (["seq2seq.source=nothing"], "nothing"),
         (["columns.text=digits"], "columns.text has no effect in seq2seq"),

@@ -190,7 +190,7 @@ CASES = {
     ),
     "run name up": (["classify", "{}/good.csv", "--name", "../x"], ["'../x'", "letters, digits"]),
     "run name absolute": (["classify", "{}/good.csv", "--name", "/tmp/x"], ["'/tmp/x'", "letters, digits"]),
-    "run name reserved": (["classify", "{}/good.csv", "--name", "CON"], ["'CON'", "not usable"]),
+    "run name reserved": (["classify", "{}/good.csv", "--name", "CON"], ["'CON'", "invalid run name"]),
     "run name long": (["classify", "{}/good.csv", "--name", "x" * 300], ["at most 64"]),
     "run name dots": (["classify", "{}/good.csv", "--name", ".."], ["'..'"]),
     "run name empty": (["classify", "{}/good.csv", "--name", ""], ["''", "letters, digits"]),
@@ -225,15 +225,15 @@ CASES = {
     ),
     "f1 of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.metric=f1"],
-        ["evaluate.metric=f1 is for two labels", "a, b, c", "evaluate.metric=f1_macro"],
+        ["evaluate.metric=f1 needs exactly two labels", "a, b, c", "evaluate.metric=f1_macro"],
     ),
     "threshold of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.threshold=max-f1"],
-        ["evaluate.threshold=max-f1 is for two labels"],
+        ["evaluate.threshold=max-f1 needs exactly two labels"],
     ),
     "positive of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.positive=a"],
-        ["evaluate.positive is for two labels"],
+        ["evaluate.positive needs exactly two labels"],
     ),
     "unknown positive": (
         ["classify", "{}/good.csv", *TRAIN, "--set", "evaluate.positive=Spam"],
@@ -251,8 +251,8 @@ CASES = {
     "unknown labels": (["evaluate", "{}/bundle", "{}/unknown_labels.csv"], ["never saw", "eggs", "ham, spam"]),
     "evaluate without text": (["evaluate", "{}/bundle", "{}/columns.csv"], ["message_text", "--text NAME"]),
     "evaluate nothing": (["evaluate", "{}/bundle", "{}/nothing.csv"], ["nothing.csv: no such file"]),
-    "no bundle": (["predict", "{}/no_bundle", "hi"], ["no bundle here", "export/hf"]),
-    "a file as bundle": (["predict", "{}/file", "hi"], ["no bundle here"]),
+    "no bundle": (["predict", "{}/no_bundle", "hi"], ["not a bundle", "export/hf"]),
+    "a file as bundle": (["predict", "{}/file", "hi"], ["not a bundle"]),
     "bundle without keys": (["predict", "{}/keys", "hi"], ["bundle.json", "schema_version", "Export the run again"]),
     "bundle of a list": (["predict", "{}/list", "hi"], ["list/bundle.json", "Export the run again"]),
     "bundle of other labels": (["predict", "{}/labels", "hi"], ["labels"]),

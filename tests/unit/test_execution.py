@@ -178,7 +178,9 @@ def test_a_stage_that_failed_is_not_done(stages, run):
 
 def test_an_interrupted_stage_says_how_to_go_on(stages, run):
     stages.outside["fail"] = {"b": Interrupted("stopped at step 3")}
-    with pytest.raises(Interrupted, match=r"stopped at step 3\. Resume with: .*finetune run .*recipe\.json --name run$"):
+    with pytest.raises(
+        Interrupted, match=r"stopped at step 3\. Resume with: .*finetune run .*recipe\.json --name run$"
+    ):
         called(stages, run)
 
 

@@ -90,7 +90,7 @@ def test_a_setting_that_nothing_reads_is_refused_with_its_owner(pipeline, settin
         (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
         (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
         (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
-        (["pipeline=pretrain"], "the pipeline is named by the command"),
+        (["pipeline=pretrain"], "the pipeline is not a setting"),
     ],
 )
 def test_a_setting_that_another_one_makes_useless_is_refused(settings, words):
