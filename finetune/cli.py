@@ -149,13 +149,9 @@ def predict(
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
     for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
         if value and not table:
-            raise RecipeError(
-                f"{option} only applies with --csv", got=repr(value), do="Leave it out, or give --csv IN."
-            )
+            raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
-        raise RecipeError(
-            f"{out}: not the name of a table", known=".csv, .tsv", do="For example: --out predictions.csv"
-        )
+        raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.tasks.classify.bundle import Bundle, predict_table
 
     ready = Bundle.load(bundle)
@@ -191,36 +187,25 @@ def generate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="New tokens; default: 60, or the setting of a seq2seq run.")
+        int | None, typer.Option(min=1, max=1_000_000, help="New tokens; default: 60, or a seq2seq run's own.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0: greedy. Default: 0.8.")] = None,
     top_k: Annotated[
-        int | None,
-        typer.Option(help="Sample from the k most likely tokens; default: 50, unless --top-p or --min-p is given."),
+        int | None, typer.Option(help="Sample from the k most likely tokens; 50 without --top-p or --min-p.")
     ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Nucleus sampling: the smallest set of tokens with this total probability.")
-    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus (top-p) sampling.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Minimum probability, relative to the most likely token.")] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Repetition penalty; above 1: fewer repeated tokens.")
-    ] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeated tokens.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(help="Never repeat an n-gram of this length.")] = None,
-    beams: Annotated[
-        int | None, typer.Option(help="Number of beams; default: 1, or the setting of a seq2seq run.")
-    ] = None,
+    beams: Annotated[int | None, typer.Option(help="Beams; default: 1, or a seq2seq run's own.")] = None,
     length_penalty: Annotated[
-        float | None,
-        typer.Option(help="Beam search: above 0 favours long texts; default: 1, or the setting of a seq2seq run."),
+        float | None, typer.Option(help="Above 0 favours long beams; default: 1, or a seq2seq run's.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Faster on a CPU: bf16 weights and a compiled decoding step (needs a C++ compiler)."
-        ),
+        bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step compiled with a C++ compiler.")
     ] = False,
 ) -> None:
     """Continue a text, streamed as it is generated; a seq2seq run writes the target of a source."""
@@ -249,25 +234,16 @@ def generate(
 @app.command()
 def chat(
     run_directory: RunArgument,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="New tokens per answer; default: the run's setting.")
-    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens; default: the run's.")] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: greedy.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Nucleus sampling: the smallest set of tokens with this total probability.")
-    ] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus (top-p) sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
 ) -> None:
     """Chat with an instruct run, in its prompt style."""
     from finetune.tasks.instruct.chat import HELP, converse, open_conversation
 
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    say(
-        HELP
-        if conversation.remembers()
-        else f"this run's style has no history: each question is answered on its own; {HELP}",
-        error=True,
-    )
+    say(HELP if conversation.remembers() else f"this run's style has no history; {HELP}", error=True)
     try:
         converse(conversation, _typed_lines(), lambda text: say(text, end=""))
     except KeyboardInterrupt as stop:
