@@ -179,7 +179,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "One note.",
         "nrefs:1|case:mixed",
         "Test, targets",
-        "are new, so the decoder hardly sees",
+        "is untrained, so the decoder hardly sees",
         "test rows also in train",
         "Learnt tokens",
         "median 13, 95 % have at most 14, longest 19",
