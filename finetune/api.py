@@ -1,4 +1,4 @@
-"""The whole pipeline from Python: ``classify`` takes a table in any form, ``predict`` gives it back with answers."""
+"""The pipeline from Python: ``classify`` trains on a table in any form, ``predict`` returns it with predictions."""
 
 import shutil
 from functools import cached_property
@@ -142,18 +142,18 @@ def _column_names(data: Any) -> list[str]:
 
 
 def _as_path(data: Any, folder: Path, name: str) -> str | None:
-    """Where the data stand as a file; what is in memory is written under a name that its content decides."""
+    """The data's path; data in memory are written to a file named by a hash of their content."""
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)
     if not (isinstance(data, pd.DataFrame) or is_dataset(data) or is_dataset(data, "DatasetDict")):
-        raise InputError("these are no data to learn from", got=type(data).__name__, known=FORMS)
+        raise InputError("unsupported type of training data", got=type(data).__name__, known=FORMS)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{name}.draft"
     if isinstance(data, pd.DataFrame):
         ending = ".parquet"
         columns = _column_names(data)
         if len(set(columns)) < len(columns):
-            raise InputError("two columns of one name", got=", ".join(columns), do="Rename one of them.")
+            raise InputError("two columns have the same name", got=", ".join(columns), do="Rename one of them.")
         cells = [[as_cell(value) for value in cells_of(data.iloc[:, place])] for place in range(len(columns))]
         parquet.write_table(pyarrow.table(dict(zip(columns, cells, strict=True))), draft)
         digest = sha256_file(draft)

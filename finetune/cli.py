@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stand inside the commands, so that ``finetune --help`` answers at once."""
+"""The command line. Heavy imports are inside the commands, so that ``finetune --help`` answers at once."""
 
 import errno
 import signal
@@ -19,13 +19,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Adapt GPT-2 to your own text, on your own machine.",
+    help="Fine-tune GPT-2 on your own text, on a CPU or a GPU.",
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
 app.add_typer(weights_app, name="weights")
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Tokenizers of one's own.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer.")
 app.add_typer(tokenizer_app, name="tokenizer")
-data_app = typer.Typer(no_args_is_help=True, help="Data: what is in a table, and what will go wrong.")
+data_app = typer.Typer(no_args_is_help=True, help="Check a labelled table before training.")
 app.add_typer(data_app, name="data")
 
 RUNS = Path("runs")
@@ -36,15 +36,18 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errn
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
 NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and later ones again.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rerun this stage and all later ones.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
-ProcessesOption = Annotated[int, typer.Option(min=1, help="Processes that train together (torchrun).")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every stage anew, and take none over from another run.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, time and memory; keep nothing.")]
-EncodingOption = Annotated[str | None, typer.Option(metavar="NAME", help="How tables are written that are not UTF-8.")]
+ProcessesOption = Annotated[int, typer.Option(min=1, help="Number of training processes (torchrun).")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Rerun every stage; reuse nothing from other runs.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan with estimated time and memory; keep nothing.")
+]
+EncodingOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Encoding of input tables that are not UTF-8.")
+]
 IgnoreOption = Annotated[
-    list[str] | None,
-    typer.Option("--ignore", metavar="CODE", help="Mute a finding (FT012, say); may be given more than once."),
+    list[str] | None, typer.Option("--ignore", metavar="CODE", help="Mute a finding, for example FT012; repeatable.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
@@ -60,7 +63,7 @@ def run(
     dry_run: DryRunOption = False,
     fresh: FreshOption = False,
 ) -> None:
-    """Run a pipeline; the same command again goes on where it stopped."""
+    """Run a pipeline; the same command resumes a stopped run."""
     from finetune.pipeline import make_recipe
 
     _run(make_recipe(target, settings or []), name, first, until, processes, dry_run, fresh)
@@ -71,11 +74,13 @@ def classify(
     data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON, JSONL or Parquet; hf:NAME.")],
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Rows to validate on.")] = None,
-    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Rows to test on.")] = None,
-    group: Annotated[str | None, typer.Option(metavar="COL", help="Equal values stay on one side.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Test table.")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
+    ] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
-    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Where to start from.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Pretrained weights to start from.")] = None,
     method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,
@@ -87,7 +92,7 @@ def classify(
     dry_run: DryRunOption = False,
     fresh: FreshOption = False,
 ) -> None:
-    """Fine-tune a classifier on a table of your own."""
+    """Fine-tune a classifier on your own table."""
     from finetune.pipeline import classify_request, file_run_name
 
     request = classify_request(
@@ -109,8 +114,8 @@ def classify(
 
 @app.command("compare-architectures")
 def compare_architectures(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings: minutes.")] = False,
-    data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; else a bundled one.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings; takes minutes.")] = False,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; default: a bundled one.")] = None,
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
     settings: SetOption = None,
@@ -134,26 +139,24 @@ def predict(
         Path | None,
         typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; else as learnt.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Where the answers go.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; default: as in training.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
-    no_header: Annotated[bool, typer.Option("--no-header", help="Its first row is data, too.")] = False,
+    no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
 ) -> None:
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
     for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
         if value and not table:
-            raise RecipeError(
-                f"{option} is about the table of --csv", got=repr(value), do="Leave it out, or give --csv IN."
-            )
+            raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
-        raise RecipeError(f"{out}: no name of a table", known=".csv, .tsv", do="For example: --out predictions.csv")
+        raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.tasks.classify.bundle import Bundle, predict_table
 
     ready = Bundle.load(bundle)
     if table:
-        assert out is not None, "--csv comes with --out"
+        assert out is not None, "--csv needs --out"
         counts = predict_table(ready, table, out, text, encoding, not no_header)
         say(
             f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
@@ -168,8 +171,8 @@ def predict(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
-    text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; else as learnt.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; else as learnt.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; default: as in training.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; default: as in training.")] = None,
     encoding: EncodingOption = None,
 ) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
@@ -184,37 +187,28 @@ def generate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Tokens to add; else 60, or a seq2seq run's own.")
+        int | None, typer.Option(min=1, max=1_000_000, help="New tokens; default: 60, or a seq2seq run's own.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token; else 0.8.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0: greedy. Default: 0.8.")] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw from so many tokens; 50 where neither --top-p nor --min-p is given.")
+        int | None, typer.Option(help="Sample from the k most likely tokens; 50 without --top-p or --min-p.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens with this share.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Draw from tokens at least so likely, as a share of the likeliest one.")
-    ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there.")] = 1.0,
-    no_repeat_ngram: Annotated[int | None, typer.Option(help="No sequence of so many tokens twice.")] = None,
-    beams: Annotated[
-        int | None, typer.Option(help="Beam search with so many beams; else 1, or a seq2seq run's own.")
-    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus (top-p) sampling.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Minimum probability, relative to the most likely token.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeated tokens.")] = 1.0,
+    no_repeat_ngram: Annotated[int | None, typer.Option(help="Never repeat an n-gram of this length.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Beams; default: 1, or a seq2seq run's own.")] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(help="Of beams: above 0 favours long texts; else 1, or a seq2seq run's own.")
+        float | None, typer.Option(help="Above 0 favours long beams; default: 1, or a seq2seq run's.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given more than once.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Faster on a CPU: bf16 weights, and a step that a C++ compiler builds here in a second."
-        ),
+        bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step compiled with a C++ compiler.")
     ] = False,
 ) -> None:
-    """Continue a text, shown as it comes; a seq2seq run writes the target of a source."""
+    """Continue a text, streamed as it is generated; a seq2seq run writes the target of a source."""
     from finetune.commands.generate import continue_text
 
     continue_text(
@@ -240,16 +234,16 @@ def generate(
 @app.command()
 def chat(
     run_directory: RunArgument,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens per answer; else the run's.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens with this share.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens; default: the run's.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus (top-p) sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
 ) -> None:
-    """Talk to an instruct run, in its own prompt style."""
+    """Chat with an instruct run, in its prompt style."""
     from finetune.tasks.instruct.chat import HELP, converse, open_conversation
 
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    say(HELP if conversation.remembers() else f"each question stands alone in this run's style; {HELP}", error=True)
+    say(HELP if conversation.remembers() else f"this run's style has no history; {HELP}", error=True)
     try:
         converse(conversation, _typed_lines(), lambda text: say(text, end=""))
     except KeyboardInterrupt as stop:
@@ -258,7 +252,7 @@ def chat(
 
 @app.command()
 def report(run_directory: RunArgument) -> None:
-    """Build a run's report again from its files."""
+    """Rebuild a run's report from its files."""
     from finetune.run import Run
     from finetune.stages.report import rebuild
 
@@ -268,10 +262,10 @@ def report(run_directory: RunArgument) -> None:
 @app.command()
 def export(
     run_directory: RunArgument,
-    format: Annotated[str, typer.Option(help="hf: Hugging Face's layout; peft: LoRA's adapters.")] = "hf",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Another place than the run.")] = None,
+    format: Annotated[str, typer.Option(help="hf: Hugging Face format; peft: LoRA adapters.")] = "hf",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
 ) -> None:
-    """Write a run's weights for other programs, compared with what they read."""
+    """Export a run's weights for other libraries, and check that these give the same logits."""
     from finetune.commands.export import export_again
 
     say(str(export_again(run_directory, out, format)))
@@ -288,7 +282,7 @@ def ls() -> None:
 
 @app.command()
 def show(target: Annotated[str, typer.Argument(metavar="PIPELINE|RECIPE.toml")], settings: SetOption = None) -> None:
-    """Print a recipe whole, as TOML, with what each key means."""
+    """Print a full recipe as TOML, with a description of each key."""
     from finetune.pipeline import as_toml, make_recipe
 
     say(as_toml(make_recipe(target, settings or [])))
@@ -299,14 +293,14 @@ def cp(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
     file: Annotated[Path, typer.Argument(metavar="FILE.toml")],
 ) -> None:
-    """Write a pipeline's recipe to a TOML file to edit."""
+    """Copy a pipeline's recipe to a TOML file for editing."""
     from finetune.files import atomic_write
     from finetune.pipeline import as_toml, make_recipe
 
     if file.suffix != ".toml":
-        raise RecipeError("a recipe's file ends in .toml", got=str(file))
+        raise RecipeError("a recipe file must end in .toml", got=str(file))
     if file.exists():
-        raise RecipeError(f"{file}: exists already", do="Give another name.")
+        raise RecipeError(f"{file}: already exists", do="Choose another name.")
     recipe = make_recipe(pipeline)
     with atomic_write(file) as stream:
         stream.write(as_toml(recipe))
@@ -321,18 +315,20 @@ def draw(
             metavar="WHAT", help="architectures, positions, masks, attention, schedule, sampling, beams, or all."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("pictures"),
-    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Whose; else mini.")] = None,
-    text: Annotated[str | None, typer.Option(help="What the model reads.")] = None,
-    layer: Annotated[int | None, typer.Option(help="The one to draw large, from 0; else the middle one.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("pictures"),
+    weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Weights to use; default: mini.")] = None,
+    text: Annotated[str | None, typer.Option(help="Input text.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to draw large, from 0; default: the middle one.")] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="PIPELINE|RECIPE.toml|recipe.json", help="Whose schedule; else spam-classifier."),
+        typer.Option(
+            metavar="PIPELINE|RECIPE.toml|recipe.json", help="Recipe whose schedule is drawn; default: spam-classifier."
+        ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Tokens that sampling keeps.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Share that sampling keeps.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Share of the likeliest token that others need.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Beams of the tree.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Top-k of the sampling picture.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Top-p of the sampling picture.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Min-p of the sampling picture.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Number of beams in the tree.")] = None,
 ) -> None:
     """Draw how it works, as PNG, SVG and one page: architectures, attention, masks, decoding."""
     from finetune.pictures.draw import Options
@@ -345,7 +341,7 @@ def draw(
 
 @app.command()
 def doctor() -> None:
-    """Show what this machine has, for yourself or for a bug report."""
+    """Check this machine; prints a summary to paste into a bug report."""
     from finetune.commands.doctor import show as show_doctor
 
     raise typer.Exit(show_doctor())
@@ -354,10 +350,10 @@ def doctor() -> None:
 @tokenizer_app.command("train")
 def tokenizer_train(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Text files or folders.")],
-    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens, special ones included.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they go.")] = Path("tokenizer"),
+    vocab_size: Annotated[int, typer.Option(min=1, help="Vocabulary size, special tokens included.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("tokenizer"),
 ) -> None:
-    """Learn a byte-level BPE vocabulary from texts: vocab.json and merges.txt."""
+    """Train a byte-level BPE tokenizer on texts; writes vocab.json and merges.txt."""
     from finetune.commands.train_tokenizer import train_from_files
 
     say(train_from_files(files, vocab_size, out))
@@ -365,15 +361,17 @@ def tokenizer_train(
 
 @data_app.command("check")
 def data_check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A table, or a name of one.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A table or a data set's name.")],
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-    weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Whose tokens and context.")] = "mini",
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer and context length apply.")
+    ] = "mini",
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Read a labelled table as training would, and show what is wrong with it."""
+    """Read a labelled table as training would, and list its problems."""
     from finetune.tasks.classify.check import check_file, show
 
     show(check_file(data, text, label, weights, encoding, ignore or []), as_json)
@@ -381,19 +379,19 @@ def data_check(
 
 @weights_app.command("ls")
 def weights_ls() -> None:
-    """List the weights with a name, and which are on this machine."""
+    """List the known weights, and which are on this machine."""
     from finetune.hub.fetch import weights_status
     from finetune.hub.registry import weights_registry
 
     for name, row in weights_registry().items():
         millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
         say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
-    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} a small GPT-2 of our own, needs no network")
+    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} our own small GPT-2, works offline")
 
 
 @weights_app.command("get")
 def weights_get(name: str) -> None:
-    """Download weights into the Hugging Face cache, every file's sha256 checked."""
+    """Download weights into the Hugging Face cache and check the sha256 of every file."""
     from finetune.checkpoints.sources import locate_weights, resolve_auto
 
     say(str(locate_weights(resolve_auto(name), fetch=True).directory))
@@ -401,7 +399,7 @@ def weights_get(name: str) -> None:
 
 @weights_app.command("verify")
 def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Hash the weights on this machine against the registry."""
+    """Check the sha256 of the weights on this machine."""
     from finetune.errors import FetchError
     from finetune.hub.fetch import verify_weights, weights_status
     from finetune.hub.registry import weights_registry
@@ -417,7 +415,7 @@ def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None
             wrong += [f"{row.name}/{check.file}"] if check.status in ("wrong", "missing") else []
     if wrong:
         raise FetchError("weights are damaged or missing", got=", ".join(wrong), do="Run: finetune weights get NAME")
-    say("checked: nothing is wrong" if here else "no weights are on this machine: nothing was checked")
+    say("checked: all files are intact" if here else "no weights on this machine: nothing to check")
 
 
 def _run(
@@ -441,7 +439,7 @@ def _run(
             if request.pipeline == "classify"
             else (f"finetune run {request.pipeline} --set data=my.tsv")
         )
-        raise RecipeError("the recipe names no data", do=f"Give a file: {command}")
+        raise RecipeError("the recipe does not name any data", do=f"Give a file: {command}")
     if dry_run:
         show_plan(request, stages, processes)
         return
@@ -450,7 +448,7 @@ def _run(
 
 
 def _typed_lines() -> Iterator[str]:
-    """What a person types line by line, or what comes through a pipe, until it ends."""
+    """Lines from the terminal or a pipe, until end of file."""
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")
@@ -459,15 +457,17 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:
-    """Bytes of a file's name that are no UTF-8 could not be written down in the run's files."""
+    """File names must be UTF-8: the run's files could not record other bytes."""
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            raise RecipeError("the command holds bytes that are not UTF-8", got=repr(argument), do="Rename the file.")
+            raise RecipeError(
+                "the command contains bytes that are not UTF-8", got=repr(argument), do="Rename the file."
+            )
 
 
 def main() -> None:
     """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end is the same as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
     try:
         _refuse_undecodable(sys.argv)
         status = app(standalone_mode=False)
@@ -483,16 +483,16 @@ def main() -> None:
         say(str(stop), error=True)
         status = INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("interrupted; what was saved is intact. The same command resumes from the last checkpoint.", error=True)
+        say("interrupted; saved files are intact. The same command resumes from the last checkpoint.", error=True)
         status = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stderr.close()
         status = 0
     except OSError as error:
         if error.errno not in DISK:
             raise
         say(
-            f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another place.",
+            f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another directory.",
             error=True,
         )
         status = 2

@@ -42,28 +42,28 @@ DTYPES = re.compile(r"[<>|]([biufU]\d+|O)")  # of the classes
 
 
 class UnfittedError(FinetuneError, NotFittedError):
-    """A prediction asked of an estimator that has not been fitted."""
+    """``predict`` was called on an estimator that is not fitted."""
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
-    """A GPT-2 that is fine-tuned to tell texts apart.
+    """A text classifier that fine-tunes GPT-2.
 
-    X: texts, as a list, an array, a column or frame of pandas or of datasets; several columns are joined, a line each.
+    X: texts, as a list, an array, a column or frame of pandas or of datasets; several columns are joined with newlines.
     y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type.
 
     Parameters
     ----------
-    weights : where to start: a name, a directory, a run or a hub id; "auto": GPT-2 where it can be had, else mini
-    method : which weights move: auto, full, last-blocks, head or lora
+    weights : pretrained weights: a name, a directory, a run or a hub id; "auto": GPT-2 if available, else mini
+    method : which weights are trained: auto, full, last-blocks, head or lora
     epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
-    batch_size : rows of one optimizer step
-    max_length : tokens that a text is cut to; None: the model's context
+    batch_size : rows per optimizer step
+    max_length : tokens to which a text is truncated; None: the model's context
     validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; where the
         rows are too few for one, those that are trained on choose the epoch
     class_weight : None, or "balanced" for classes that weigh the same in the loss
     settings : any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
-    random_state : seed of the split, the head and the order of the rows; a fit repeats itself with the same number
-    verbose : whether ``fit`` says what it chooses and does
+    random_state : seed of the split, the head and the order of the rows; the same number gives the same fit
+    verbose : whether ``fit`` prints its choices and progress
 
     After ``fit``: classes_, settings_ (of the training, as resolved), origin_ (hashes and the weights' names for a
     bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
@@ -99,11 +99,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fine-tune on texts and their labels. Raises InputError, a ValueError, for what cannot be learnt from."""
+        """Fine-tune on texts and their labels. Raises InputError, a ValueError, for unusable input."""
         texts, columns = read_texts(X)
         classes, targets = read_labels(y)
         if len(texts) != len(targets):
-            raise InputError("X and y are of different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
+            raise InputError("X and y have different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
         names = label_names(classes)
         source = LabelledTexts(list(range(len(texts))), texts, [names[target] for target in targets])
         recipe = self._recipe()
@@ -138,7 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         texts, columns = read_texts(X)
         known = getattr(self, "feature_names_in_", np.array(columns or [])).tolist()
         if columns and columns != known:
-            raise InputError("the columns differ from those in fit", got=", ".join(columns), known=", ".join(known))
+            raise InputError("columns differ from those in fit", got=", ".join(columns), known=", ".join(known))
         return softmax(bundle.logits(texts), bundle.temperature)
 
     def save(self, path: str | Path) -> Path:
@@ -148,7 +148,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         bundle, path = self._fitted(), Path(path)
         if path.exists() and not (path / "bundle.json").exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: exists and is no bundle", do="Give another path.")
+            raise InputError(f"{path}: exists and is not a bundle", do="Give another path.")
         own = {
             "parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
             "classes": self.classes_.tolist(),
@@ -209,7 +209,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return self.bundle_
 
     def _keep_columns(self, columns: list[str] | None) -> None:
-        """Remember a frame's columns, which later ones must have."""
+        """Remember a frame's columns; later frames must have the same."""
         for name in ("feature_names_in_", "n_features_in_"):
             self.__dict__.pop(name, None)
         if columns:

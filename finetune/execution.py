@@ -1,4 +1,4 @@
-"""Runs: opened for a request, and their stages done in order, from where they stopped."""
+"""Open the run for a request and execute its stages in order, resuming where it stopped."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from finetune.run import Run, content, read_record
 
 
 def resolve(request: Recipe) -> Recipe:
-    """The request with `auto` weights replaced by what is here or can be had, and whole paths; nothing is fetched."""
+    """The request with `auto` weights resolved to what is available, and absolute paths; nothing is downloaded."""
     from finetune.checkpoints.sources import resolve_auto
     from finetune.tasks.base import task_named
 
@@ -27,45 +27,49 @@ def resolve(request: Recipe) -> Recipe:
 
 
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
-    """What a run had to do without, a sentence each."""
+    """One sentence for each data set or model that was not available."""
     from finetune.checkpoints.fallback import MINI, RANDOM_BYTES
     from finetune.tables.sources import samples
 
     said = []
     if request.weights == "auto" and recipe.weights in (MINI, RANDOM_BYTES):
         instead = "mini, the small bundled checkpoint," if recipe.weights == MINI else "small random weights over bytes"
-        said.append(f"GPT-2 is neither on this machine nor reachable: starting from {instead} instead.")
+        said.append(f"GPT-2 is not on this machine and cannot be downloaded: starting from {instead} instead.")
     for asked, used in ((getattr(request, key), getattr(recipe, key)) for key in ("data", "validation", "test")):
         if used != asked and used in samples():
-            said.append(f"{asked} is neither on this machine nor reachable: using the bundled sample, {used}, instead.")
+            said.append(
+                f"{asked} is not on this machine and cannot be downloaded: using the bundled sample, {used}, instead."
+            )
     return said
 
 
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
-    """The run for a request: the one that it began, or a new one; other settings under a used name get ``-2``."""
+    """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``."""
     from finetune.tasks.base import task_named
 
     task_named(request.task).check_settings(request)
     name = request.pipeline if name is None else name
-    others: list[str] = []  # runs of this name, and in what they differ
+    others: list[str] = []  # runs of this name, and how they differ
     for number in range(1, 1000):
         run = Run.named(root, name if number == 1 else f"{name}-{number}")
         if not run.path("recipe.json").exists():
             there = run.directory.iterdir() if run.directory.exists() else []
             if any(path.name != "request.json" and not path.name.startswith(".") for path in there):
-                raise RunError(f"{run.directory}: exists and is not a run", do="Move it away, or give another --name.")
+                raise RunError(
+                    f"{run.directory}: exists and is not a run", do="Move it away, or choose another --name."
+                )
             if others:
-                say(f"other settings than {listed(others)}: beginning {run.directory.name}")
+                say(f"settings differ from {listed(others)}: starting {run.directory.name}")
             return run, _begin(run, request)
         recipe = run.recipe()
         differ = _differences(request, recipe, run)
         if not differ:
-            say(f"run {run.directory}: going on")
+            say(f"run {run.directory}: resuming")
             return run, recipe
-        if not run.finished("prepare"):  # stopped by a typo, say: nothing in it to keep
+        if not run.finished("prepare"):  # stopped by a typo, for example: nothing to keep
             return run, _begin(run, request)
         others.append(f"{run.directory.name} ({', '.join(differ)})")
-    raise RunError(f"{root}: a thousand runs of this name", do="Give another --name.")
+    raise RunError(f"{root}: already a thousand runs of this name", do="Give another --name.")
 
 
 def _begin(run: Run, request: Recipe) -> Recipe:
@@ -90,10 +94,10 @@ def execute(
     processes: int = 1,
     fresh: bool = False,
 ) -> None:
-    """Run the stages in order, passing over those that are done; `first` is run again with all that follow it.
+    """Run the stages in order and skip finished ones; `first` and everything after it is rerun.
 
-    A stage that another run beside this one has done with the same settings, inputs and version of this package is
-    taken over from there. fresh: do every stage, also what is done, and take nothing over.
+    If a sibling run has finished a stage with the same settings, inputs and package version, its outputs are
+    reused. fresh: run every stage, finished or not, and reuse nothing.
     """
     names = stage_names(stages, first, until)
     for stage in stages:
@@ -102,7 +106,7 @@ def execute(
     from finetune.training.loop import set_threads
 
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():
-        set_threads(recipe.train.threads)  # for every stage: another number gives other last bits
+        set_threads(recipe.train.threads)  # for every stage: the thread count changes the last bits
         for line in substitutions(run.recipe("request.json"), recipe):
             say(line)
         for line in describe(recipe, stages):
@@ -136,7 +140,9 @@ def execute(
                     begun = begun or _announce(number, name)
                     more = {"processes": processes} if name == "train" else {}
                     _run_stage(run, recipe, stage, (number, name, outputs), inputs, external, machine, more)
-                if not leaf and earlier and content(run.record(name)) != earlier:  # what follows has read others
+                if (
+                    not leaf and earlier and content(run.record(name)) != earlier
+                ):  # later stages have read the old outputs
                     run.forget([later for later in numbered[number:] if later[1] != "train"])
             if hasattr(stage, "confirm"):
                 stage.confirm(recipe, run)
@@ -150,7 +156,7 @@ def execute(
 
 
 def fingerprint(stage: ModuleType, recipe: Recipe, before: str, external: dict[str, str]) -> str:
-    """What a stage's result depends on: its settings, what the stages before it left, files outside, this version."""
+    """What a stage's result depends on: its settings, earlier stages' outputs, external files, this version."""
     reads = stage_reads(stage, recipe.task)
     values = recipe.model_dump(mode="json") if stage.READS is None else chosen_values(recipe, reads or ())
     return sha256_json([stage_name(stage), __version__, values, before, external])
@@ -162,19 +168,19 @@ def _announce(number: int, name: str) -> bool:
 
 
 def _say_taken(taken: dict[str, list[str]]) -> dict:
-    """Say which stages were taken over from which run; nothing is left to be said."""
+    """Print which stages were reused from which run, and clear the list."""
     for donor, names in taken.items():
-        say(f"{', '.join(names)}: taken over from {donor}, where they read the same (--fresh does them again)")
+        say(f"{', '.join(names)}: reused from {donor}, which had the same inputs (--fresh reruns them)")
     return {}
 
 
 def _outputs(stage: ModuleType, recipe: Recipe) -> tuple[str, ...]:
-    """Patterns of what a stage leaves."""
+    """Patterns of a stage's output files."""
     return stage.outputs(recipe) if hasattr(stage, "outputs") else tuple(stage.OUTPUTS)
 
 
 def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
-    """The recipe with what only fetching could tell, saved."""
+    """Resolve what is only known after downloading, and save the recipe."""
     found = stage.resolve(recipe)
     if found != recipe:
         write_json(run.path("recipe.json"), found.model_dump())
@@ -184,7 +190,7 @@ def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
 
 
 def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -> None:
-    """Say what a run would do and take: settings, what is trained, rows and steps, time, memory. Leaves nothing."""
+    """Print the plan of a run: settings, what is trained, rows and steps, time, memory. Saves nothing."""
     from finetune.commands import dry_run as measured
     from finetune.tasks.base import task_named
     from finetune.training.loop import set_threads
@@ -209,7 +215,7 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
 
 
 def _differences(request: Recipe, recipe: Recipe, run: Run) -> list[str]:
-    """The keys by which a request is not this run's; neither as it was asked for nor as it was resolved."""
+    """The keys in which a request differs from this run's, both as requested and as resolved."""
 
     def keys(other: Recipe) -> list[str]:
         return [key for key in field_names(Recipe) if value_of(other, key) != value_of(request, key)]
@@ -241,7 +247,7 @@ def _run_stage(
             result = stage.run(recipe, run, **more)
         except Interrupted as stop:
             command = f"{program()} run {run.path('recipe.json')} --name {run.name}"
-            raise Interrupted(f"{stop}. Go on with: {command}") from stop
+            raise Interrupted(f"{stop}. Resume with: {command}") from stop
         left = (
             stage.recorded(run)
             if hasattr(stage, "recorded")
@@ -251,7 +257,7 @@ def _run_stage(
 
 
 def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
-    """The result of a finished run as a table, and where its report and weights are."""
+    """Print a finished run's result as a table, and the paths of its report and weights."""
     from finetune.tasks.base import task_named
 
     task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
@@ -272,16 +278,16 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Memory that ran out, as an error that says what to change."""
+    """Turn an out-of-memory error into one that says which settings to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
         if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
             raise
-        warn("what was saved is intact")
+        warn("saved files are intact")
         raise TrainingError(
-            "memory ran out",
+            "out of memory",
             got=str(error).split("\n")[0][:120],
             do="Lower train.micro_batch_tokens or max_length, then run the same command.",
         ) from error

@@ -1,4 +1,4 @@
-"""Pipelines: found by name, turned into a recipe, and run stage by stage in a run directory."""
+"""Find pipelines by name and turn them into recipes and lists of stages."""
 
 import ast
 import importlib.util
@@ -36,7 +36,7 @@ RENAMED = {"compare": "methods", "silent_cross": "zero_init_cross_attention"}  #
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a file in ``pipelines/`` says: the defaults of its recipe, and its stages in order."""
+    """What a file in ``pipelines/`` defines: its default recipe and its stages in order."""
 
     recipe: Recipe
     stages: tuple[ModuleType, ...]
@@ -47,12 +47,12 @@ class Pipeline:
 
 
 def stage_name(stage: ModuleType) -> str:
-    """The name of a stage: its NAME, or its module's."""
+    """A stage's NAME, or its module's name."""
     return getattr(stage, "NAME", stage.__name__.rpartition(".")[2])
 
 
 def stage_reads(stage: ModuleType, task: str) -> tuple[str, ...] | None:
-    """The settings that decide what a stage leaves, the task's own among them; none: all."""
+    """The settings that determine a stage's outputs, including the task's; None: all."""
     own = task_settings(task).READS.get(stage_name(stage), ())
     return (*stage.READS, *own) if stage.READS is not None else own or None
 
@@ -89,9 +89,9 @@ def load_pipeline(name: str) -> Pipeline:
 
 
 def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | None = None) -> Recipe:
-    """The recipe of a pipeline's name, a TOML file that overrides one, or a run's recipe.json.
+    """The recipe for a pipeline's name, a TOML file that overrides one, or a run's recipe.json.
 
-    settings and then overrides (KEY=VALUE) come on top. Raises RecipeError for settings that nothing here reads.
+    settings and then overrides (KEY=VALUE) are applied on top. Raises RecipeError for settings that are never read.
     """
     path = Path(target)
     if path.suffix in (".toml", ".json"):
@@ -100,9 +100,9 @@ def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | Non
         values = read_toml(path) if path.suffix == ".toml" else read_json(path)
         if not isinstance(values, dict) or not isinstance(values.get("pipeline"), str):
             raise RecipeError(
-                f"{target}: says no pipeline",
+                f"{target}: does not name a pipeline",
                 known=", ".join(pipeline_files()),
-                do='Begin it with: pipeline = "spam-classifier"',
+                do='Add this first line: pipeline = "spam-classifier"',
             )
         pipeline = load_pipeline(values["pipeline"])
     else:
@@ -116,7 +116,7 @@ def make_recipe(target: str, overrides: Sequence[str] = (), settings: dict | Non
         recipe = _validate(merge(recipe.model_dump(), parse_overrides([pair])), "--set", see)
     if recipe.pipeline != base.pipeline:
         raise RecipeError(
-            "the pipeline is named by the command, not by a setting",
+            "the pipeline is not a setting: the command names it",
             got=f"pipeline={recipe.pipeline}",
             do=f"Give it: finetune run {recipe.pipeline}",
         )
@@ -139,21 +139,21 @@ def _validate(values: dict, source: str, see: str) -> Recipe:
 
 
 def refuse_unread(recipe: Recipe, pipeline: Pipeline) -> None:
-    """Raise RecipeError for a setting that was changed and that no stage of this run reads; it names the owner."""
+    """Raise RecipeError for a changed setting that no stage of this run reads; the error names what reads it."""
     reads, usual, base = pipeline.reads(recipe.task), Recipe(), pipeline.recipe
     for key in field_names(Recipe):
         value = value_of(recipe, key)
         if value not in (value_of(usual, key), value_of(base, key)) and not under(key, reads):
             raise RecipeError(
-                f"{key} changes nothing in {recipe.pipeline} (task {recipe.task})",
+                f"{key} has no effect in {recipe.pipeline} (task {recipe.task})",
                 got=repr(value),
                 known=_owners(key),
-                do="Leave it out.",
+                do="Remove it.",
             )
 
 
 def _owners(key: str) -> str:
-    """Who reads a setting, in words."""
+    """What reads a setting, in words."""
     from finetune.stages import train
 
     tasks = ["every task that trains a single model"] if under(key, train.READS) else []
@@ -201,24 +201,24 @@ def classify_request(
 
 
 def file_run_name(data: str) -> str:
-    """A run's name after a data file: classify-NAME, with what a name cannot hold replaced."""
+    """A run's name from a data file's: classify-NAME, with invalid characters replaced."""
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem).strip("-")
     return f"classify-{stem or 'data'}"[:60]
 
 
 def stage_names(stages: Sequence[ModuleType], first: str | None = None, until: str | None = None) -> list[str]:
-    """The stages' names in order. Raises RecipeError where `first` or `until` is none of them, or out of order."""
+    """The stages' names in order. Raises RecipeError if `first` or `until` is unknown or out of order."""
     names = [stage_name(stage) for stage in stages]
     for asked in (first, until):
         if asked is not None and asked not in names:
-            raise RecipeError(f"no stage {asked!r}", known=", ".join(names) + _hint(asked, names))
+            raise RecipeError(f"unknown stage {asked!r}", known=", ".join(names) + _hint(asked, names))
     if first and until and names.index(until) < names.index(first):
         raise RecipeError(f"--until {until} comes before --from {first}", known=", ".join(names))
     return names
 
 
 def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
-    """The settings that a run reads, a line for each section: first those that differ from the defaults."""
+    """The settings that a run reads, one line per section: first those that differ from the defaults."""
     reads, usual = Pipeline(recipe, tuple(stages)).reads(recipe.task), Recipe()
     if recipe.weights != "scratch":
         reads = tuple(key for key in reads if key != "shape")
@@ -230,14 +230,14 @@ def describe(recipe: Recipe, stages: Sequence[ModuleType]) -> list[str]:
         shown = "not set" if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
         lines.setdefault(section or "recipe", []).append(f"{name}={shown}")
     return [f"{section}: {'  '.join(values)}" for section, values in changed.items()] + [
-        f"{section}, as usual: {'  '.join(values)}" for section, values in as_usual.items()
+        f"{section}, defaults: {'  '.join(values)}" for section, values in as_usual.items()
     ]
 
 
 def as_toml(recipe: Recipe) -> str:
     """A recipe as a TOML file to edit, each key with its description; open values are commented out.
 
-    It holds what the pipeline's stages read.
+    It contains the settings that the pipeline's stages read.
     """
     pipeline = load_pipeline(recipe.pipeline)
     reads, lines = pipeline.reads(recipe.task), []
@@ -266,7 +266,7 @@ def as_toml(recipe: Recipe) -> str:
 
 
 def _toml_value(value: object) -> str:
-    """JSON but for what TOML writes otherwise: characters above U+FFFF, and DEL; and tables on one line."""
+    """JSON, except where TOML differs: characters above U+FFFF, DEL, and tables on one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

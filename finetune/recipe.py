@@ -63,7 +63,9 @@ class Train(Settings):
     epochs: int | None = Field(
         None, ge=1, description="passes over the training rows; by default depends on the weights"
     )
-    max_steps: int | None = Field(None, ge=1, description="maximum number of optimizer steps; by default the epochs decide")
+    max_steps: int | None = Field(
+        None, ge=1, description="maximum number of optimizer steps; by default the epochs decide"
+    )
     batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
     micro_batch_tokens: int = Field(
         4096,

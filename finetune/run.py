@@ -25,9 +25,9 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{i}" for device in ("com", "
 
 
 class Run:
-    """One output directory and what stands in it.
+    """One output directory and its contents.
 
-    memory: what a stage hands to later ones of the same process, so that it is not read from disk again.
+    memory: objects that a stage keeps for later ones in the same process, so that they are not reloaded from disk.
     """
 
     def __init__(self, directory: Path):
@@ -37,23 +37,23 @@ class Run:
 
     @classmethod
     def named(cls, root: Path, name: str) -> "Run":
-        """The run of that name under `root`. Raises RunError for a name that is no plain file name."""
+        """The run of that name under `root`. Raises RunError if the name is not a plain file name."""
         if not NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in RESERVED:
             raise RunError(
-                "a run's name is not usable",
+                "invalid run name",
                 got=repr(name),
                 known="letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit",
             )
         directory = Path(root) / name
         if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-            raise RunError(f"{directory}: not a run directory", do="Move it away, or give another --name.")
+            raise RunError(f"{directory}: not a run directory", do="Move it away, or choose another --name.")
         return cls(directory)
 
     @classmethod
     def at(cls, path: Path) -> "Run":
-        """An existing run. Raises RunError where there is none."""
+        """An existing run. Raises RunError if there is none."""
         if not (Path(path) / "recipe.json").exists():
-            raise RunError(f"{path}: not a run (no recipe.json)", do="Runs stand in runs/; each has a recipe.json.")
+            raise RunError(f"{path}: not a run (no recipe.json)", do="Runs are in runs/; each has a recipe.json.")
         return cls(Path(path))
 
     def path(self, *parts: str) -> Path:
@@ -61,10 +61,10 @@ class Run:
         return self.directory.joinpath(*parts)
 
     def recipe(self, file: str = "recipe.json") -> Recipe:
-        """The run's recipe, or its request, as it was saved. Raises RunError for one that this version cannot read."""
+        """The run's saved recipe, or its saved request. Raises RunError if this version cannot read it."""
         path = self.path(file)
         values = read_json(path)
-        again = "Begin a new run under another --name, or use the version that wrote it."
+        again = "Start a new run under another --name, or use the version that wrote it."
         if not isinstance(values, dict):
             raise RunError(
                 f"{path}: not a recipe", got=f"a {type(values).__name__}", known="an object of settings", do=again
@@ -83,7 +83,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError while another process does."""
+        """Lock the run for this process. Raises RunError if another process holds the lock."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = open(self.path(".lock"), "a+", encoding="utf-8")  # noqa: SIM115
@@ -95,7 +95,7 @@ class Run:
                 raise RunError(
                     f"{self.directory}: another process is using this run",
                     got=f"process {file.read().strip() or 'unknown'}",
-                    do="Wait for it, or give another --name.",
+                    do="Wait for it, or choose another --name.",
                 )
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -106,7 +106,7 @@ class Run:
                 file.truncate(0)
 
     def record_path(self, number: int, stage: str) -> Path:
-        """Where a stage's record stands: ``stages/04-train.json``."""
+        """The path of a stage's record: ``stages/04-train.json``."""
         return self.path("stages", f"{number:02d}-{stage}.json")
 
     def finished(self, stage: str) -> bool:
@@ -114,7 +114,7 @@ class Run:
         return any(self.path("stages").glob(f"[0-9]*-{stage}.json"))
 
     def record(self, stage: str) -> StageRecord:
-        """The record of a finished stage. Raises RunError where it has not finished."""
+        """The record of a finished stage. Raises RunError if it has not finished."""
         found = sorted(self.path("stages").glob(f"[0-9]*-{stage}.json"))
         if not found:
             raise RunError(f"{self.directory}: stage {stage!r} has not finished here", do="Run the pipeline first.")
@@ -125,7 +125,7 @@ class Run:
         return kind.from_json(self.record(stage).result, f"{self.directory}: the record of {stage}")
 
     def is_current(self, number: int, stage: str, inputs: str, contents: bool = True) -> bool:
-        """True where the stage has finished with these inputs and its outputs are there, as they were if asked."""
+        """Whether the stage has finished with these inputs and its outputs exist; on request, that they are unchanged."""
         path = self.record_path(number, stage)
         if not path.exists():
             return False
@@ -135,14 +135,14 @@ class Run:
         )
 
     def holds(self, record: StageRecord) -> bool:
-        """Whether every output of a record is there, byte for byte, as a file of this run's own."""
+        """Whether every output of a record exists inside this run, byte for byte as recorded."""
         return all(
             self._own_file(name) and self.path(name).stat().st_size == size and sha256_file(self.path(name)) == digest
             for name, (size, digest) in record.outputs.items()
         )
 
     def _own_file(self, name: str) -> bool:
-        """Whether a relative path is a file inside the run that no symbolic link leads out of."""
+        """Whether a relative path is a file inside the run, with no symbolic link leading outside."""
         path = self.path(name)
         return path.is_file() and path.resolve().is_relative_to(self.directory.resolve())
 
@@ -157,7 +157,7 @@ class Run:
         external: dict[str, str] | None = None,
         machine: dict[str, str] | None = None,
     ) -> StageRecord:
-        """Write a stage's record; it comes last, so a half-done stage is never taken for a finished one."""
+        """Write a stage's record, last of all: an unfinished stage is never mistaken for a finished one."""
         record = StageRecord(
             stage=stage,
             inputs=inputs,
@@ -179,10 +179,10 @@ class Run:
         return record
 
     def take_over(self, number: int, stage: str, inputs: str, machine: dict[str, str]) -> str:
-        """Take a finished stage from another run beside this one whose record has the same inputs and machine.
+        """Reuse a finished stage of a sibling run whose record has the same inputs and machine.
 
         Its files are copied, and checked against the hashes that were recorded when they were written. Returns the
-        other run's name, or nothing where there is none.
+        other run's name, or nothing if there is none.
         """
         for path in sorted(self.directory.parent.glob(f"*/stages/{number:02d}-{stage}.json"), reverse=True):
             other = Run(path.parents[1])
@@ -190,7 +190,7 @@ class Run:
                 continue
             try:
                 record = read_record(path)
-            except RunError:  # of another version, or damaged: no use to us
+            except RunError:  # from another version, or damaged
                 continue
             if (record.inputs, record.machine) == (inputs, machine) and other.holds(record):
                 for name in record.outputs:
@@ -204,9 +204,9 @@ class Run:
         return ""
 
     def forget(self, stages: Iterable[tuple[int, str, Iterable[str]]]) -> None:
-        """Drop the records of stages and what they left, so that nothing out of date is taken for a result.
+        """Delete the records and outputs of stages, so that nothing stale is mistaken for a result.
 
-        stages: number, name and the patterns of the outputs; the folder that holds one is removed whole.
+        stages: number, name and output patterns; a folder that contains an output is removed as a whole.
         """
         for number, stage, patterns in stages:
             self.record_path(number, stage).unlink(missing_ok=True)
@@ -221,12 +221,12 @@ class Run:
 
 
 def read_record(path: Path) -> StageRecord:
-    """A stage's record. Raises RunError for a file that is none."""
+    """Read a stage's record. Raises RunError if the file is not one."""
     return StageRecord.from_json(read_json(path), path)
 
 
 def content(record: StageRecord) -> str:
-    """What later stages depend on: files that a stage left and read from outside, what it returned; not how or when."""
+    """What later stages depend on: a stage's outputs, external inputs and result, but not how or when it ran."""
     return sha256_json([record.outputs, record.external, record.result])
 
 

@@ -1,4 +1,4 @@
-"""Every way to adapt the weights, on one split of the SMS Spam Collection, in one table.
+"""Compare all fine-tuning methods on one split of the SMS Spam Collection, in one table.
 
 Head alone, last block, last two, all weights, LoRA, all from a random start, and two usual faults: reading the first
 token, and reading a pad. Each is trained under three seeds; the report shows accuracy and F1 with intervals, paired

@@ -1,1 +1,1 @@
-"""What a command does that is no stage of a run."""
+"""Commands that are not stages of a run."""

@@ -1,4 +1,4 @@
-"""What this machine has and whether a run would work here: plain text to paste into a bug report."""
+"""Check whether a run would work on this machine; prints plain text to paste into a bug report."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ OTHERS = (
 
 
 def examine() -> list[tuple[str, str, bool | None]]:
-    """(name, value, ok) for each thing looked at; ok is None where either answer is fine."""
+    """(name, value, ok) of each check; ok is None if either answer is fine."""
     rows = []
     for check in CHECKS:
         name = check.__name__.strip("_").replace("_", " ")
@@ -37,7 +37,7 @@ def examine() -> list[tuple[str, str, bool | None]]:
 
 
 def show() -> int:
-    """Print what `examine` found; 0 if all is usable, else 2."""
+    """Print the checks of `examine`. Returns 0 if everything works, else 2."""
     rows = examine()
     width = max(len(name) for name, _, _ in rows)
     for name, value, ok in rows:
@@ -51,7 +51,7 @@ def show() -> int:
     return 2 if problems else 0
 
 
-Line = tuple[str, bool | None]  # what is there, and whether that will do; none: no matter
+Line = tuple[str, bool | None]  # the value, and whether it is sufficient; None: either is fine
 
 
 def _finetune() -> Line:
@@ -121,7 +121,7 @@ def _disk() -> Line:
     free, writable = shutil.disk_usage(here).free, os.access(here, os.W_OK)
     value = f"{free / GIGABYTE:.1f} GB free in {here}" + ("" if writable else ", which cannot be written")
     if free < NEEDED_BYTES:
-        value += f"; a run of GPT-2 124M wants {NEEDED_BYTES / GIGABYTE:.0f} GB"
+        value += f"; a run of GPT-2 124M needs {NEEDED_BYTES / GIGABYTE:.0f} GB"
     return value, writable and free >= NEEDED_BYTES
 
 
@@ -145,7 +145,7 @@ def _network() -> Line:
     from finetune.hub.fetch import network_available
 
     answers = network_available()
-    return "the Hugging Face hub answers" if answers else "none: what is on this machine is used", None
+    return "the Hugging Face hub answers" if answers else "none: only local files are used", None
 
 
 def _weights() -> Line:
@@ -156,7 +156,7 @@ def _weights() -> Line:
 
 
 def _forward_pass() -> Line:
-    """A tiny model of random weights: (2, 32) ids -> (2, 32, 257) logits, all finite."""
+    """Forward pass of a tiny random model: (2, 32) ids -> (2, 32, 257) logits, all finite."""
     import time
 
     import torch
@@ -177,7 +177,7 @@ def _forward_pass() -> Line:
 
 
 def _without_home(text: str) -> str:
-    """The person's home folder as ~, so that what they paste does not name them."""
+    """Replace the home folder by ~, so that pasted output does not contain the user's name."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 

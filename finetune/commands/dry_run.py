@@ -1,7 +1,7 @@
-"""The command's ``--dry-run``: what a run would do, and what it would take, measured on a few real steps.
+"""``--dry-run``: a run's plan, and its time and memory as measured on a few real steps.
 
-Everything happens in a temporary folder and nothing is downloaded. The steps are those of the run: its rows, weights,
-precision and threads; the batch that needs the most memory warms up, then one batch of each third by length counts.
+Everything happens in a temporary folder; nothing is downloaded. The steps are the run's own: same rows, weights,
+precision and threads. The batch that needs the most memory is the warm-up; then one batch per third, by length, is timed.
 """
 
 import os
@@ -34,13 +34,13 @@ from finetune.training.loop import CHECKPOINT_SECONDS, count_steps, make_plan, t
 from finetune.training.precision import device_type
 from finetune.training.probe import crowded, estimate
 
-NAMES = 8  # of the tensors that move, on the screen
+NAMES = 8  # trained tensors listed on the screen
 
 
 def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> None:
-    """Say what the run would do and take; without the weights or the data, what is known without them.
+    """Print the plan and the estimates; if weights or data are missing, only what is known without them.
 
-    plans: the trainings of the run, each with its name; they differ in their settings, not in weights or data.
+    plans: the run's trainings by name; they differ in settings, not in weights or data.
     """
     with _offline(), tempfile.TemporaryDirectory(prefix="finetune-dry-run-") as folder:
         missing = _missing_data(recipe), _missing_weights(recipe)
@@ -63,7 +63,7 @@ def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Nothing is downloaded inside the block: what is damaged here, say, is not replaced."""
+    """Disable downloads inside the block; a damaged file, for example, is not replaced."""
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     fetch.network_available.cache_clear()
@@ -83,7 +83,7 @@ def _missing_data(recipe: Recipe) -> str:
 
 
 def _missing_weights(recipe: Recipe) -> str:
-    """A line where the weights are not here; names that mean nothing are errors, as in the run."""
+    """A line if the weights are not on this machine. Unknown names are errors, as in the run."""
     if is_made_in_run(recipe.weights):
         return ""
     row = None if Path(recipe.weights).is_dir() else weights_registry().get(recipe.weights)
@@ -107,7 +107,7 @@ def _missing_weights(recipe: Recipe) -> str:
 
 
 def _plan_only(recipe: Recipe, with_data: bool) -> None:
-    """What follows from the shape of weights that are not here, and from data that are."""
+    """What is known from the model's shape and the data when the weights are missing."""
     row, task = weights_registry().get(recipe.weights), task_named(recipe.task)
     prepared = task.preview(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
@@ -122,11 +122,11 @@ def _plan_only(recipe: Recipe, with_data: bool) -> None:
         _say_plan(setup)
         rows = prepared.training_rows(row.context)
         say(f"steps: {count_steps(rows, setup.settings)[1]:,} of {setup.settings.batch_size} rows")
-    say("tokens, time and memory are known once weights and data are here: finetune weights get NAME fetches weights")
+    say("tokens, time and memory need weights and data on this machine: finetune weights get NAME downloads weights")
 
 
 def _probe(recipe: Recipe, run: Run, processes: int) -> None:
-    """Try the steps, and say the plan and the estimates."""
+    """Measure the steps and print the plan and the estimates."""
     reset_peak_memory()
     begun = time.monotonic()
     setup, task = build(recipe, run), task_named(recipe.task)
@@ -151,14 +151,14 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
         f"{size.tokens:,} tokens {took:.3g} s" for size, took in zip(first.sizes[1:], first.seconds[1:], strict=True)
     )
     say(
-        f"measured: {len(first.seconds) - 1} optimizer steps, pads included: {said}; after a first one, not counted, "
+        f"measured: {len(first.seconds) - 1} optimizer steps, padding included: {said}; after a warm-up step "
         f"on the batch that needs the most memory ({first.sizes[0].tokens:,} tokens {first.seconds[0]:.3g} s)"
     )
     if busy := crowded(found):
         say(f"note: {busy}")
     if processes > 1:
-        say(f"measured in one process; {processes} share each step, and each holds a model of its own")
-    say("not counted: baselines, intervals, report and export. Nothing was kept; no weights were changed.")
+        say(f"measured in one process; {processes} share each step, and each holds its own copy of the model")
+    say("not counted: baselines, intervals, report and export. Nothing was saved; no weights were changed.")
 
 
 def _say_plan(setup: TrainingSetup[Any]) -> None:

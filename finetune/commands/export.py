@@ -1,4 +1,4 @@
-"""The command ``export``: a finished run's weights in a format, in the run or elsewhere."""
+"""The command ``export``: write a finished run's weights in a given format, in the run or elsewhere."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ from finetune.stages import export
 
 
 def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
-    """Export a finished run anew, and copy it to `out` where that is given. Returns where it is."""
+    """Export a finished run again, and copy it to `out` if given. Returns the export's directory."""
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
     found = Run.at(directory)
     recipe = found.recipe()
     if out is not None and out.exists():
-        raise RunError(f"{out}: exists already", do="Give another --out.")
+        raise RunError(f"{out}: already exists", do="Choose another --out.")
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle holds what was measured on these weights
         export.write(recipe, found, format)

@@ -1,4 +1,4 @@
-"""The command ``generate``: a text continued by any language model, or the target of a source, shown as it comes."""
+"""The command ``generate``: continue a text with a language model, or write the target of a source, streamed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,13 +31,13 @@ def continue_text(
     compiled: bool = False,
     **options: Any,
 ) -> None:
-    """Write the prompt and its continuation: one sample a token at a time, several of them one after the other.
+    """Write the prompt and its continuation: a single sample is streamed, several are written one after the other.
 
-    Of a seq2seq run the prompt is a source, and its target alone is written, by the run's own way of decoding where no
-    option says another. stop: strings that end a text and are not shown. compiled: in bf16, as ``GPT.generate`` says.
-    options: the fields of ``Decoding``; what is none is left to the command: a temperature of 0.8, and the 50 likeliest
-    tokens where nothing else says which to draw from. Raises WeightsError where `name` is a classifier,
-    RecipeError where an option is out of range.
+    For a seq2seq run the prompt is the source and only the target is written, decoded by the run's settings unless an
+    option overrides them. stop: strings that end a text and are not shown. compiled: in bf16, see ``GPT.generate``.
+    options: the fields of ``Decoding``; None means the command's default: temperature 0.8, and top-k 50 unless another
+    filter is given. Raises WeightsError if `name` is a classifier,
+    RecipeError if an option is out of range.
     """
     import torch
 
@@ -50,13 +50,13 @@ def continue_text(
     if isinstance(model, EncoderDecoder) and not use:
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, GPT | EncoderDecoder):
-        raise WeightsError(f"{name}: a classifier continues no text", known="language models, for example gpt2")
-    if compiled:  # what keeps it from being so is said before any text
+        raise WeightsError(f"{name}: a classifier cannot generate text", known="language models, for example gpt2")
+    if compiled:  # report why it cannot be compiled before any text is written
         model = model.to(torch.bfloat16)
         check_compiled(model, decoding.beams * decoding.samples)
         compile_step()
     new = max_new_tokens or (use.max_new_tokens if use else NEW_TOKENS)
-    notes: list[str] = []  # said at the end, so that they do not stand amid the text
+    notes: list[str] = []  # printed at the end, so that they do not interrupt the text
     if use:
         ids, generate = _target_of(model.to(device), tokenizer, prompt, use, new, notes.append)
         shown = ""
@@ -94,13 +94,13 @@ def _target_of(
     new: int,
     note: Callable[[str], None],
 ) -> tuple:
-    """What the target begins with, (1, T), and the function that goes on from there. note: told of a cut source."""
+    """The first ids of the target, (1, T), and the function that continues them. note: called if the source is cut."""
     import torch
 
     device = model.token_embedding.weight.device
     ids, room = tokenizer.encode(source), writing_room(use.family, use.max_length, model.config.context, new)
     if len(ids) > room:
-        note(f"the source has {len(ids):,} tokens: its first {room:,} were read")
+        note(f"the source has {len(ids):,} tokens: only the first {room:,} are read")
         ids = ids[:room]
     if not ids:
         raise RecipeError("the source is empty", do="Give a text.")
@@ -111,7 +111,7 @@ def _target_of(
 
 
 def _of_targets(options: dict, use: SourceUse) -> dict:
-    """The run's beams, or greedy, where no option asks for another way."""
+    """The run's beam search, or greedy decoding, unless an option asks for another method."""
     given = {name: value for name, value in options.items() if value is not None}
     if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
         return given
@@ -128,7 +128,7 @@ def _with_defaults(options: dict) -> dict:
         chosen["top_k"] = 50
     elif given.get("temperature") == 0:
         raise RecipeError(
-            "temperature 0 takes the likeliest token and does not sample",
+            "temperature 0 is greedy decoding: there is no sampling",
             do="Leave out --top-k, --top-p and --min-p, or give a temperature.",
         )
     return chosen

@@ -1,4 +1,4 @@
-"""A byte-level BPE vocabulary of one's own, trained by the `tokenizers` library, in GPT-2's two files."""
+"""Train a byte-level BPE vocabulary with the `tokenizers` library, saved as GPT-2's two files."""
 
 import json
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ SPECIAL_TOKENS = ("<|pad|>", "<|mask|>", "<|sep|>", END_OF_TEXT)  # last, in thi
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn merges from texts; the vocabulary is the 256 bytes, the merges in order, then the special tokens.
+    """Learn merges from texts. The vocabulary is the 256 bytes, the merges in order, then the special tokens.
 
-    Raises RecipeError where `vocab_size` leaves no merge, or `tokenizers` is not installed.
+    Raises RecipeError if `vocab_size` leaves no room for a merge, or `tokenizers` is not installed.
     """
     merges_wanted = vocab_size - 256 - len(SPECIAL_TOKENS)
     if merges_wanted < 1:
@@ -47,9 +47,9 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def train_from_files(paths: list[Path], vocab_size: int, directory: Path) -> str:
-    """Train on text files or folders and write the two files. Returns a line that says what was made."""
+    """Train on text files or folders and write the two files. Returns a summary line."""
     if (directory / "vocab.json").exists():
-        raise RecipeError(f"{directory}: has a vocabulary already", do="Give another --out.")
+        raise RecipeError(f"{directory}: already contains a vocabulary", do="Choose another --out.")
     files = [file for path in paths for file in text_files(path)]
     tokenizer = train_vocabulary((text for file in files for text, _ in iterate_pieces(file)), vocab_size)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Exports: formats that other programs read, one module each, each compared with our own model.
+"""Export formats for other libraries, one module each; every export is compared with our own model.
 
 A format's module has ``MERGED``, whether it takes a model whose adapters are merged, and
 ``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all.

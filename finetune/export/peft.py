@@ -41,7 +41,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         )
     if isinstance(thing.model, EncoderDecoder):
         raise RunError(
-            f"{thing.name}: an encoder-decoder, which is no model that PEFT knows",
+            f"{thing.name}: an encoder-decoder, which PEFT does not support",
             known="GPT-2",
             do="Export it with --format hf, which holds its adapters merged.",
         )

@@ -55,7 +55,7 @@ def _entry(kind: str, drawing: Drawing) -> dict:
 def _read_list(out: Path) -> dict:
     """What was drawn into a folder before; nothing where it is new."""
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: no folder", got="a file", do="Name another: --out DIR")
+        raise RunError(f"{out}: not a folder", got="a file", do="Name another: --out DIR")
     if not (out / LIST).exists():
         return {}
     known = read_json(out / LIST)

@@ -64,7 +64,7 @@ class Request:
     def language_model(self) -> GPT:
         """The GPT, if it says what comes next."""
         if isinstance(self.loaded[0], Classifier):
-            raise WeightsError(f"{self.name}: a classifier continues no text", known="language models, such as mini")
+            raise WeightsError(f"{self.name}: a classifier cannot generate text", known="language models, such as mini")
         return self.gpt
 
     def text(self, default: str) -> str:
@@ -92,7 +92,7 @@ KINDS = {
     ),
     "positions": Kind(
         "Positions",
-        "Attention alone sees a set of tokens without order, so a model is told where each one stands.",
+        "Attention alone ignores the order of tokens, so a model needs an encoding of each position.",
         ("weights",),
         lambda ask: positions.draw(ask.gpt, ask.name),
     ),

@@ -1,4 +1,4 @@
-"""How a model is told where a token stands: sinusoids, learned vectors, rotation.
+"""How a model encodes token positions: sinusoids, learned vectors, rotation.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Radford et al. 2019; Su et al. 2021, arXiv:2104.09864.
 Shape letters as in models/gpt.py.
@@ -101,8 +101,8 @@ def _learned(vectors: Tensor, weights: str) -> list[Drawing]:
             "positions-similarity",
             f"How alike the positions of {weights} are",
             "The cosine between the vectors of every two positions: purple where they are alike, orange where "
-            "they are opposite. Nobody told the model that positions lie on a line; where the picture is "
-            "purple near its diagonal and changes away from it, the training has found out.",
+            "they are opposite. The model was never given the order of positions; where the picture is "
+            "purple near its diagonal and changes away from it, training has discovered it.",
             alike,
         ),
     ]

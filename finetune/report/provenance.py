@@ -27,7 +27,7 @@ _HASHES = 40
 
 
 def training(log: TrainingLog, train: TrainResult | None) -> Section:
-    """What was trained and how the loss went."""
+    """What was trained, and the loss curves."""
     metric = metric_name(train.metric) if train else "metric"
     metric = metric[:1].lower() + metric[1:]
     blocks: list = _training_figures(log, train.best_step if train else None, metric)
@@ -45,7 +45,7 @@ def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
         [
             ("Method", train.method),
             ("Why", "; ".join(train.why)),
-            ("Parameters that moved", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
+            ("Trained parameters", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
             ("Which", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
             ("Optimizer steps", f"{train.steps:,}"),
             ("Epochs", train.epochs),
@@ -62,7 +62,7 @@ def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
 
 
 def _estimates(train: TrainResult) -> list:
-    """What the first steps promised beside what the training took; nothing where no step was measured."""
+    """The estimate from the first steps beside the actual values; nothing if no step was measured."""
     found = train.estimate
     if found is None:
         return []
@@ -80,11 +80,11 @@ def _estimates(train: TrainResult) -> list:
             bytes_text(train.peak_bytes),
         ],
     ]
-    note = f"The estimate is made from the first steps, {found.steps} of them without the very first."
+    note = f"The estimate is based on {found.steps} of the first steps, not counting the very first."
     if train.steps != train.planned_steps:
         note += f" It is for {train.planned_steps:,} steps; training stopped after {train.steps:,}."
     if found.cpu_share < 1:
-        note += f" They had {found.cpu_share:.0%} of the processor time of their threads."
+        note += f" Those steps got {found.cpu_share:.0%} of their threads' CPU time."
     return [
         Table("Estimate and actual", ["", "Estimate", "Range", "Actual"], rows, frozenset({1, 2, 3})),
         Text(note, small=True),
@@ -121,7 +121,7 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
                 plots.loss_picture(log, best),
                 "Loss and learning rate",
                 f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
-                "Both losses should fall and level off. Validation that rises while train falls is overfitting. "
+                "Both losses should fall and level off. If validation rises while train falls, the model overfits. "
                 f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
                 "warmup, then as train.schedule says.",
                 table,
@@ -150,16 +150,16 @@ def origin(card: DataOrigin) -> list[tuple[str, str]]:
 
 
 def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
-    """How many rows of a split stand in another, as ``evaluation.leakage.overlap`` counts them; nothing from nothing.
+    """How many rows of a split also occur in another, as counted by ``evaluation.leakage.overlap``; nothing if empty.
 
-    what: the part of a row that is looked at.
+    what: the part of a row that is compared.
     """
     names, rows = {"val": "validation"}, []
     for key, counts in overlap.items():
         split, _, other = key.partition("_in_")
         rows.append(
             [
-                f"{names.get(split, split)} rows that stand in {names.get(other, other)}",
+                f"{names.get(split, split)} rows also in {names.get(other, other)}",
                 f"{counts.exact:,}",
                 f"{counts.normalised:,}",
                 f"{counts.n:,}",
@@ -168,7 +168,7 @@ def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
     return (
         [
             Table(
-                f"Rows whose {what} stands in another split, too",
+                f"Rows whose {what} also occurs in another split",
                 ["", "Exactly", "Normalised", "of rows"],
                 rows,
                 frozenset({1, 2, 3}),
@@ -185,7 +185,7 @@ def what_was_run(
     """How to repeat the run, every setting, versions, machine, time and hashes. recipe: dotted key -> value."""
     run = shlex.quote(f"runs/{name}")
     blocks: list = [
-        Text("The same settings again, as a run of another name:"),
+        Text("To repeat the run under another name:"),
         Code(f"finetune run {run}/recipe.json --name {shlex.quote(name + '-again')}"),
         *facts("Weights", [("Name", weights.name), ("Source", weights.source), ("sha256", weights.sha256 or None)]),
     ]
@@ -233,11 +233,11 @@ def what_was_run(
     ]
     blocks += facts("Hashes (sha256)", hashes[:_HASHES])
     if len(hashes) > _HASHES:
-        blocks.append(Text(f"{len(hashes) - _HASHES} more stand in the stage records of the run.", small=True))
+        blocks.append(Text(f"{len(hashes) - _HASHES} more are in the run's stage records.", small=True))
     return Section("run", "What was run", blocks)
 
 
 def licence(card: DataOrigin | None) -> list[Section]:
-    """Licence and citation of the data, where they are known."""
+    """Licence and citation of the data, if known."""
     found = facts("The data", [("Licence", card.licence), ("Citation", card.citation)]) if card else []
     return [Section("licence", "Licence and citation", found)] if found else []

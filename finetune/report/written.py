@@ -1,4 +1,4 @@
-"""What the pages of models that write have in common: their texts beside other ways to write them."""
+"""What the pages of text-generating tasks share: outputs beside baselines, losses, samples, limits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -40,7 +40,7 @@ Fact = tuple[str, object]  # a name and a value, for a table of two columns
 
 @dataclass(frozen=True)
 class Words:
-    """What a task calls its rows and the other ways to answer."""
+    """A task's words for its rows and baselines."""
 
     row: str  # record, pair
     asked: str  # question, source
@@ -55,10 +55,10 @@ def verdict_text(
     words: Words,
     passed_over: Callable[[WrittenBaseline, str], bool] = lambda baseline, metric: False,
 ) -> str:
-    """What the numbers say, no more than they carry.
+    """The verdict: a few sentences that claim no more than the numbers support.
 
-    shown: each metric that is named, and on which rows it is where that has to be said. passed_over: which baselines
-    a metric need not be held against here.
+    shown: the metrics to name, with their rows if these have to be mentioned. passed_over: baselines that
+    a metric need not be compared with here.
     """
     said = []
     for name, where in shown.items():
@@ -70,14 +70,14 @@ def verdict_text(
         said.append(f"{metric_label(name)} {metric_text(evaluation.metrics[name], name)}{where}; {'; '.join(others)}.")
     loss = next(change for change in evaluation.losses if change.split == "test")
     said.append(
-        f"Loss on the {words.wanted}s: {loss.before.value:.3f} nats a token before training, "
+        f"Loss on the {words.wanted}s: {loss.before.value:.3f} nats per token before training, "
         f"{loss.after.value:.3f} after."
     )
     return " ".join(said + _without_overlap(evaluation, words))
 
 
 def is_ahead(baseline: WrittenBaseline, metric: str) -> bool:
-    """Whether the model is better than a baseline by more than noise, where higher is better."""
+    """Whether the model is significantly better than a baseline, for metrics where higher is better."""
     difference = baseline.differences[metric]
     return difference.known_value() > 0 and difference.p() < 0.05
 
@@ -88,19 +88,19 @@ def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
     size, p = points(metric, difference.known_value()), p_text(difference.p())
     assert size is not None, f"{metric} is not in points"
     if size == 0 or difference.p() >= 0.05:
-        return f"{name} {value} (no more than noise apart, {p})"
+        return f"{name} {value} (difference within noise, {p})"
     return f"{name} {value} (the model is {'better' if size > 0 else 'worse'} by {abs(size):.1f} points, {p})"
 
 
 def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
-    """A sentence on test rows that stand in another split, where there are any."""
+    """A sentence on test rows that also occur in another split, if there are any."""
     headline, clean = evaluation.headline.metric, evaluation.clean
     overlapping = max(metric.n for metric in evaluation.metrics.values()) - clean.n
     if not overlapping:
         return []
     alone = clean.metrics.get(headline)
     return [
-        f"{overlapping:,} test {words.asked}s stand in train or validation too"
+        f"{overlapping:,} test {words.asked}s also occur in train or validation"
         + (f"; without them: {metric_text(alone, headline)}." if alone else ".")
     ]
 
@@ -166,12 +166,12 @@ def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Sect
         ]
         for own in changes
     ]
-    table = Table("Nats a token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
+    table = Table("Nats per token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
     return Section("losses", "Loss before and after", [table, Text(note, small=True)])
 
 
 def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Section:
-    """Some test rows, one under the other, which a narrow screen can show.
+    """Some test rows, one below the other to fit a narrow screen.
 
     rows: their fields are a number, what was asked and wanted, and the texts after and before training and the nearest.
     """
@@ -202,7 +202,7 @@ def limits(
     small: str,
     truth: str,
 ) -> Section:
-    """What the figures do not say, and what a model of this size cannot do.
+    """What the metrics do not measure, and what a model of this size cannot do.
 
     learnt: what the held-out rows say. small: what goes for a small model, after its size. truth: what no metric sees.
     """
@@ -212,12 +212,12 @@ def limits(
     blocks += [
         Text(truth),
         Text(
-            f"All figures are of one training{'' if seed is None else f' (seed {seed})'}. The intervals say how far "
-            f"they would move on other test {words.row}s, not with another seed or another split."
+            f"All results come from one training{'' if seed is None else f' (seed {seed})'}. The intervals show how much "
+            f"they would vary with other test {words.row}s, not with another seed or split."
         ),
     ]
     if n < FEW:
-        blocks.append(Text(f"With {n:,} test {words.row}s the headline's interval is wide."))
+        blocks.append(Text(f"With only {n:,} test {words.row}s, the headline's interval is wide."))
     return Section("limits", "What it cannot do", blocks)
 
 
@@ -229,7 +229,7 @@ def data_card(
     words: Words,
     more: Sequence[Table] = (),
 ) -> Section:
-    """Where the rows come from, how they are divided, and what was cut or left out.
+    """The source of the rows, their splits, and what was truncated or left out.
 
     counts, lengths: facts of the task's own. example: what is said of the card's. more: tables of the task's own.
     """
@@ -256,7 +256,7 @@ def data_card(
 
 
 def no_data_card() -> Section:
-    """In the place of a data card that the run does not have."""
+    """A note for runs without a data card."""
     return Section("data", "Data", [Text("The run has no data card.")])
 
 
@@ -280,7 +280,7 @@ def row_list(rows: list[int], what: str, count: int | None = None) -> str:
     if not rows:
         return f"{count:,}"
     listed = ", ".join(map(str, rows[:LISTED]))
-    return f"{count:,} ({what} {listed}{' and more' if count > LISTED else ''}; the first of the file is 0)"
+    return f"{count:,} ({what} {listed}{' and more' if count > LISTED else ''}; counted from 0)"
 
 
 def excerpt(text: str) -> str:
@@ -291,7 +291,7 @@ def excerpt(text: str) -> str:
 
 def metric_label(name: str) -> str:
     """A metric's name on these pages."""
-    return "Loss (nats a token)" if name == "log_loss" else metric_name(name)
+    return "Loss (nats per token)" if name == "log_loss" else metric_name(name)
 
 
 def _labelled(name: str) -> str:
@@ -308,7 +308,7 @@ def _cell(name: str, metric: Metric) -> str:
 
 
 def _difference(name: str, difference: Difference | None) -> str:
-    """The difference with its interval, and p; in points but for the loss."""
+    """The difference with its interval and p; in points, except for the loss."""
     if difference is None:
         return NONE
     value, low, high = (
@@ -322,7 +322,7 @@ def _loss_cell(loss: Metric) -> str:
 
 
 def beside_baselines(evaluation: WrittenEvaluation, names: dict[str, str]) -> list[str]:
-    """The model and its baselines, a line each. names: metric -> what its column is called."""
+    """The model and its baselines, one line each. names: metric -> column heading."""
     own = (f"{evaluation.weights.name}, {evaluation.method}", evaluation.metrics, "")
     rows = [["", *names.values(), "p"]]
     for name, metrics, p in (

@@ -1,21 +1,21 @@
-"""One module a stage, in the order of a run. Importing one costs nothing: what is heavy is imported when it runs.
+"""One module per stage, in the order of a run. Importing one is cheap: heavy imports happen when it runs.
 
-NAME            where it is not the module's own name
-READS           the settings that decide what it leaves, as keys or whole sections; a task adds its own by stage
+NAME            if it differs from the module's name
+READS           the settings that determine its outputs, as keys or whole sections; a task adds its own per stage
                 (``READS`` in its settings.py). None: all of them
-OUTPUTS         patterns of the files that it leaves; ``outputs(recipe)`` where they depend on the task
+OUTPUTS         patterns of its output files; ``outputs(recipe)`` if they depend on the task
 run(recipe, run) -> Record     does the work
 
-and where a stage has it:
+and optionally:
 
 LEAF            no later stage depends on it
-NAMES_RUN       what it leaves names the run, so that no other run takes it over
-check(recipe, processes)       raises RecipeError before there is a run
-resolve(recipe) -> Recipe      fetches, and says what the recipe's names came to stand for
-external(recipe)               what it reads from outside of the run, by sha256
-machine(recipe)                what its bits depend on besides: versions, threads, device, precision
-recorded(run)                  the files to record, where they are not all that OUTPUTS match
-confirm(recipe, run)           raises where the settings ask for what its files do not have; called on each run
-plans(recipe)                  what a dry run tries, and what it says besides
+NAMES_RUN       its outputs contain the run's name, so no other run may reuse them
+check(recipe, processes)       raises RecipeError before the run is created
+resolve(recipe) -> Recipe      downloads, and replaces names by what was actually found
+external(recipe)               sha256 of its inputs from outside the run
+machine(recipe)                what else its exact bits depend on: versions, threads, device, precision
+recorded(run)                  the files to record, if not everything that OUTPUTS matches
+confirm(recipe, run)           raises if the settings need something its files lack; called on every run
+plans(recipe)                  the trainings that a dry run measures, and notes to print
 summary(run) -> list[str]      its result as a table for the screen
 """

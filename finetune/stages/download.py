@@ -1,4 +1,4 @@
-"""Stage ``download``: data and weights are on this machine and are what they should be."""
+"""Stage ``download``: fetch data and weights and verify their hashes."""
 
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin, Downloaded, WeightsOrigin
@@ -9,14 +9,14 @@ OUTPUTS: tuple[str, ...] = ()
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Fetch the data; where they cannot be had, the recipe names the bundled sample in their place."""
+    """Fetch the data. If they are not available, the returned recipe names the bundled sample instead."""
     from finetune.tasks.base import task_named
 
     return task_named(recipe.task).resolve(recipe, fetch=True)
 
 
 def external(recipe: Recipe) -> dict[str, str]:
-    """What could change under a run: the data, and weights that no registry pins, by their hashes."""
+    """Hashes of inputs that may change under a run: the data, and weights that the registry does not pin."""
     from finetune.checkpoints.sources import is_made_in_run, locate_weights
     from finetune.files import sha256_tree
     from finetune.tasks.base import task_named
@@ -31,7 +31,7 @@ def external(recipe: Recipe) -> dict[str, str]:
 
 
 def run(recipe: Recipe, run: Run) -> Downloaded:
-    """Fetch what the recipe names, every hash checked; data that cannot be used are found before any weights."""
+    """Fetch data, then weights, and check every hash; unusable data fail before weights are downloaded."""
     from finetune.checkpoints.sources import is_made_in_run, locate_weights
     from finetune.console import say
     from finetune.files import sha256_tree
@@ -42,7 +42,7 @@ def run(recipe: Recipe, run: Run) -> Downloaded:
     task.check_data(recipe)
     say(f"data: {data.name} ({data.source})")
     if is_made_in_run(recipe.weights):
-        weights = WeightsOrigin(recipe.weights, "random, seeded; nothing pretrained", "", {})
+        weights = WeightsOrigin(recipe.weights, "randomly initialised from the seed", "", {})
     else:
         found = locate_weights(recipe.weights, fetch=True)
         weights = WeightsOrigin(found.name, found.source, found.licence, found.content())

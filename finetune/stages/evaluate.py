@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: the best checkpoint on rows it never saw, beside the baselines, in fp32."""
+"""Stage ``evaluate``: measure the best checkpoint and the baselines on held-out rows, in fp32."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,14 @@ class Evaluated(Record):
 
 
 def outputs(recipe: Recipe) -> tuple[str, ...]:
-    """eval.json, and what the task writes beside it."""
+    """eval.json, and the task's other evaluation files."""
     from finetune.tasks.base import task_named
 
     return (*OUTPUTS, *task_named(recipe.task).evaluation_files)
 
 
 def run(recipe: Recipe, run: Run) -> Evaluated:
-    """Write eval.json, and beside it what the task holds of single rows."""
+    """Write eval.json and the task's per-row results."""
     from dataclasses import replace
 
     from finetune.console import say

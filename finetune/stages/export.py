@@ -1,4 +1,4 @@
-"""Stage ``export``: the best model in Hugging Face's layout, compared with what other programs read."""
+"""Stage ``export``: write the best model in Hugging Face format and compare logits with other libraries."""
 
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ OUTPUTS = ("export/hf/*",)
 
 
 def run(recipe: Recipe, run: Run) -> "Exported":
-    """Write export/hf/. Raises WeightsError where another program gives other logits than we do."""
+    """Write export/hf/. Raises WeightsError if another library's logits differ from ours."""
     return write(recipe, run, "hf")
 
 
 def write(recipe: Recipe, run: Run, format: str) -> "Exported":
-    """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns what came of it, an ``Exported``."""
+    """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result."""
     from importlib import import_module
 
     from finetune.console import say

@@ -1,4 +1,4 @@
-"""Stage ``prepare``: rows read, checked, split and tokenized."""
+"""Stage ``prepare``: read, check, split and tokenize the rows."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ def run(recipe: Recipe, run: Run) -> "Prepared":
 
 
 def confirm(recipe: Recipe, run: Run) -> None:
-    """Raise RecipeError for settings that the prepared data cannot serve, before anything is trained."""
+    """Raise RecipeError if the settings need something the prepared data lack, before training starts."""
     from finetune.tasks.base import task_named
 
     task = task_named(recipe.task)

@@ -1,4 +1,4 @@
-"""Stage ``report``: one HTML file and one Markdown file, from the files that the other stages left."""
+"""Stage ``report``: one HTML and one Markdown file, made from the outputs of the other stages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from finetune.run import Run
 
 READS = None  # it shows every setting
 NAMES_RUN = True
-LEAF = True  # no later stage reads it, and `finetune report` writes it anew
+LEAF = True  # no later stage reads it, and `finetune report` rebuilds it
 OUTPUTS = ("report/index.html", "report/report.md")
 
 
@@ -26,7 +26,7 @@ def run(recipe: Recipe, run: Run) -> Reported:
 
 
 def rebuild(run: Run) -> Path:
-    """The same from a run that may be finished long ago. Returns where index.html stands."""
+    """Rebuild the report of an existing run. Returns the path of index.html."""
     from importlib import import_module
 
     from finetune.comparisons import COMPARISONS

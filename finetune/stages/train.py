@@ -1,4 +1,4 @@
-"""Stage ``train``: the loop over the task's job, in this process or in several under torchrun."""
+"""Stage ``train``: run the training loop on the task's job, in this process or under torchrun."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 
 
 def machine(recipe: Recipe, processes: int) -> dict[str, str]:
-    """What the last bits of a training depend on besides its settings."""
+    """What the exact bits of a training depend on, besides its settings."""
     from importlib.metadata import version
 
     from finetune.training.loop import set_threads
@@ -30,7 +30,7 @@ def machine(recipe: Recipe, processes: int) -> dict[str, str]:
 
 
 def recorded(run: Run) -> list[Path]:
-    """The log, and the best checkpoint with all its files."""
+    """The log and all files of the best checkpoint."""
     from finetune.files import read_json
     from finetune.training.resume import step_directory
 
@@ -40,12 +40,12 @@ def recorded(run: Run) -> list[Path]:
 
 
 def run(recipe: Recipe, run: Run, processes: int = 1) -> TrainResult:
-    """Train from the newest checkpoint, or from the start. Returns what was chosen, trained and measured."""
+    """Train, resuming from the newest checkpoint if there is one. Returns the resolved settings and the results."""
     return _launch(run, processes) if processes > 1 else train_here(recipe, run)
 
 
 def train_here(recipe: Recipe, run: Run) -> TrainResult:
-    """Train in this process (one of several under torchrun); the best model is kept for the stages that follow."""
+    """Train in this process (one of several under torchrun); keeps the best model in memory for later stages."""
     import os
     import time
 
@@ -84,14 +84,14 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
-    """The settings that decide what is trained: this stage's own, and the task's."""
+    """The settings that determine the training: this stage's and the task's."""
     from finetune.recipe import task_settings
 
     return (*READS, *task_settings(recipe.task).READS.get("train", ()))
 
 
 def _launch(run: Run, processes: int) -> TrainResult:
-    """Start torchrun on this module and take over the first process's result."""
+    """Start torchrun on this module and return the result of rank 0."""
     import os
 
     import torch
@@ -104,10 +104,10 @@ def _launch(run: Run, processes: int) -> TrainResult:
     devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device_type(), processes)
     if processes > devices:
         raise TrainingError(
-            "each process needs a GPU of its own",
+            "each process needs its own GPU",
             got=f"{processes} processes",
             known=f"{devices} GPU",
-            do="Give --processes no more than there are.",
+            do="Set --processes to at most the number of GPUs.",
         )
     cores = max((os.cpu_count() or 1) // processes, 1)
     say(f"  starting {processes} processes")
@@ -128,13 +128,15 @@ def _launch(run: Run, processes: int) -> TrainResult:
     found = TrainResult.from_json(answered, "the result of torchrun")
     if found.processes != processes:
         raise TrainingError(
-            "torchrun started another number of processes than asked", got=str(found.processes), known=str(processes)
+            "torchrun started a different number of processes than requested",
+            got=str(found.processes),
+            known=str(processes),
         )
     return found
 
 
 def _main(directory: str) -> None:
-    """What each process under torchrun does."""
+    """Entry point of each process under torchrun."""
     from finetune.training.launch import answer
 
     run = Run.at(Path(directory))

@@ -1,4 +1,4 @@
-"""Stage ``verify``: the checkpoint fits the from-scratch GPT, every tensor accounted for."""
+"""Stage ``verify``: check that the checkpoint fits our GPT and that every tensor is accounted for."""
 
 from finetune.recipe import Recipe
 from finetune.records import Verified
@@ -9,7 +9,7 @@ OUTPUTS = ("base/*",)
 
 
 def run(recipe: Recipe, run: Run) -> Verified:
-    """Load the checkpoint and account for its tensors; the stage that follows takes it from memory."""
+    """Load the checkpoint and account for its tensors; later stages reuse it from memory."""
     from finetune.console import say
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import BASE, load_base, write_new_weights
@@ -17,7 +17,7 @@ def run(recipe: Recipe, run: Run) -> Verified:
     write_new_weights(recipe, run.path("base"))
     loaded = run.memory[BASE] = load_base(recipe, run)
     if loaded.body is not loaded.model:
-        say("these weights are a classifier's: its head is left out, its blocks are used")
+        say("these are a classifier's weights: its blocks are used, its head is discarded")
     task_named(recipe.task).check_body(loaded.body, recipe.weights)
     shape, report = loaded.body.config, loaded.report
     say(

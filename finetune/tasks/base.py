@@ -52,7 +52,7 @@ E = TypeVar("E", bound=Evaluation)
 
 @dataclass(frozen=True)
 class TrainingSetup(Generic[M]):
-    """A task's model, with what the method trains set to be trained."""
+    """A task's model, with the method's weights set to trainable."""
 
     model: M
     tokenizer: Tokenizer
@@ -95,7 +95,7 @@ class Task(ABC, Generic[P, B, M, E]):
         return {"the data": self.locate(recipe).path}
 
     def check_settings(self, recipe: Recipe) -> None:
-        """Raise RecipeError for settings that do not go together, before there is a run."""
+        """Raise RecipeError for incompatible settings, before the run is created."""
         if recipe.train.metric not in self.metrics:
             raise RecipeError(
                 f"{recipe.train.metric!r} is not a validation metric of the task {recipe.task}",
@@ -145,7 +145,7 @@ class Task(ABC, Generic[P, B, M, E]):
 
     @abstractmethod
     def verdict(self, evaluation: E) -> str:
-        """What the numbers say, in a few sentences."""
+        """The verdict in a few sentences."""
 
     @abstractmethod
     def summary(self, evaluation: E) -> list[str]:
@@ -157,7 +157,7 @@ class Task(ABC, Generic[P, B, M, E]):
 
     @abstractmethod
     def next_command(self, directory: Path) -> str:
-        """What to type after ``finetune`` to use a finished run."""
+        """The ``finetune`` arguments that use a finished run."""
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device) -> Probe:
         """The steps that a dry run tries. As it stands for jobs that cost nothing before their first step."""

@@ -42,7 +42,7 @@ def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
             raise RunError(
                 f"{found.directory}: the weights that this run began with have changed",
                 got=", ".join(changed),
-                do="Put them back, or begin another run with another --name.",
+                do="Restore them, or start a new run with another --name.",
             )
     return found
 
@@ -62,7 +62,7 @@ def write_new_weights(recipe: Recipe, directory: Path) -> None:
 
 
 def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the starting weights have learnt anything."""
+    """Whether the starting weights are pretrained."""
     return recipe.weights not in (RANDOM_BYTES, SCRATCH)
 
 
@@ -90,7 +90,7 @@ def assemble(
 def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
     """Hashes of what a training rests on: the settings of these keys, the data, the weights.
 
-    A checkpoint of another identity is not gone on with.
+    Training does not resume from a checkpoint with a different identity.
     """
     return {
         "recipe": sha256_json(chosen_values(recipe, keys)),

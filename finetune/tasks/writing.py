@@ -155,7 +155,7 @@ def split_sizes(records: dict[str, list[dict]], found: dict[str, AnyExamples]) -
 def overlap_notes(overlap: dict[str, OverlapCounts], asked: str) -> list[str]:
     """A sentence for each pair of splits that share rows. asked: the part of a row that was looked at."""
     return [
-        f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s stand in ')} too, after normalising"
+        f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s also occur in ')} too, after normalising"
         for name, counts in overlap.items()
         if counts.normalised
     ]

@@ -61,7 +61,7 @@ def test_export_goes_elsewhere_too(toy, toy_copy, finetune, tools):
     assert mine["bundle.json"] == theirs["bundle.json"]
     assert finetune("predict", "mine", "win cash").status == 0
     again = finetune("export", toy_copy, "--out", "mine")
-    assert again.status == 2 and "mine: exists already" in again.err
+    assert again.status == 2 and "mine: already exists" in again.err
     odd = finetune("export", toy_copy, "--format", "onnx9")
     assert odd.status == 2 and "'onnx9'" in odd.err and "hf" in odd.err
 
@@ -210,7 +210,7 @@ def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
     refused = finetune("export", "runs/a")
     assert refused.status == 2 and "have changed; got model.safetensors" in refused.err
     again = finetune(*command, "--name", "a", "--until", "prepare")
-    assert "other settings than a (the weights' model.safetensors): beginning a-2" in again.out
+    assert "settings differ from a (the weights' model.safetensors): starting a-2" in again.out
 
 
 def test_what_is_out_of_date_is_neither_exported_nor_reported(toy, toy_copy, finetune):

@@ -64,7 +64,7 @@ def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkey
     [
         (("--beams", "2", "--top-p", "0.9"), "beam search does not sample"),
         (("--top-p", "0"), "top_p is out of range"),
-        (("--temperature", "0", "--top-k", "5"), "temperature 0 takes the likeliest"),
+        (("--temperature", "0", "--top-k", "5"), "temperature 0 is greedy decoding"),
         (("--stop", ""), "stop string"),
         (("--samples", "2", "--temperature", "0"), "cannot return this many different samples"),
         (("--max-new-tokens", "0"), "max-new"),

@@ -123,7 +123,7 @@ def test_records_stand_on_their_sides_in_the_files_order_and_repeats_are_counted
         for name in ("train", "test", "val")
     }
     assert rows == {"train": list(range(51)), "test": list(range(51, 57)), "val": list(range(57, 60))}
-    assert "6 of 6 test questions stand in train too" in done.out and "3 of 3 val questions" in done.out
+    assert "6 of 6 test questions also occur in train too" in done.out and "3 of 3 val questions" in done.out
 
 
 def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finetune, tmp_path):
@@ -155,9 +155,9 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
         ("train.metric=accuracy", "not a validation metric of the task instruct"),
         ("split.protocol=balanced", "needs labels"),
         ("columns.text=x", "read by the task classify"),
-        ("validation=pairs.jsonl", "validation changes nothing in instruct"),
+        ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),
-        ("train.method=head", "method head trains nothing here"),
+        ("train.method=head", "method head has nothing to train here"),
         ("data=nowhere.json", "no such file"),
     ],
 )
@@ -203,4 +203,4 @@ def test_a_dry_run_says_what_it_would_take(finetune, tmp_path):
 
 def test_chat_is_for_instruct_runs(toy_copy, finetune):
     wrong = finetune("chat", toy_copy)
-    assert wrong.status == 2 and "no run that learnt to answer" in wrong.err
+    assert wrong.status == 2 and "not an instruct run" in wrong.err

@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_pat
     whole = pretrained.rename(tmp_path / "whole")  # out of reach, so that nothing is taken over from it
     monkeypatch.setattr(loop, "_step", stop_after_seven)
     stopped = finetune(*COMMAND, "--name", "stopped")
-    assert stopped.status == 130 and "Go on with" in stopped.err
+    assert stopped.status == 130 and "Resume with" in stopped.err
     again = finetune(*COMMAND, "--name", "stopped")
     assert again.status == 0 and len(steps) > 7
     weights = [

@@ -82,7 +82,7 @@ def test_two_processes_stop_go_on_and_equal_one(tmp_path):
     os.killpg(command.pid, signal.SIGINT)
     out, errors = command.communicate(timeout=60)
     assert command.returncode == 130, out + errors
-    assert "of 28; the state is saved. Go on with: " in errors and "Traceback" not in errors
+    assert "of 28; the state is saved. Resume with: " in errors and "Traceback" not in errors
     done = len(steps_in(run / "train.jsonl"))
     assert 3 <= done < STEPS and (run / "checkpoints" / f"step-{done:08d}" / "MANIFEST.json").exists()
     assert not list(run.glob("stages/*-train.json"))

@@ -89,7 +89,7 @@ def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp
         CHRF().corpus_score(outputs, references).score, abs=1e-6
     )
     long = finetune("generate", directory, "1 " * 200)
-    assert long.status == 0 and "the source has " in long.err and "were read" in long.err
+    assert long.status == 0 and "the source has " in long.err and "are read" in long.err
     html = (directory / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in html and "sacrebleu" in html.lower()
 
@@ -186,10 +186,10 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["train.method=head"], "method head trains nothing here"),
+        (["train.method=head"], "method head has nothing to train here"),
         (["split.protocol=balanced"], "needs labels"),
         (["seq2seq.source=nothing"], "nothing"),
-        (["columns.text=digits"], "columns.text changes nothing in seq2seq"),
+        (["columns.text=digits"], "columns.text has no effect in seq2seq"),
         (["seq2seq.length_penalty=2"], "beam search alone"),
         (["train.metric=accuracy"], "train.metric"),
         (["seq2seq.family=both"], "family"),

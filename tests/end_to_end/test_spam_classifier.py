@@ -188,12 +188,12 @@ def test_other_settings_get_a_run_of_their_own(toy, toy_copy, finetune):
     other = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
     assert other.status == 0
     lines = other.out.splitlines()
-    assert lines[0] == "other settings than spam-classifier (train.lr): beginning spam-classifier-2"
+    assert lines[0] == "settings differ from spam-classifier (train.lr): starting spam-classifier-2"
     assert lines[1] == "run runs/spam-classifier-2: new"
     third = finetune(*toy.command, "--set", "train.lr=0.002", "--set", "max_length=9", "--until", "prepare")
-    assert third.out.splitlines()[0].endswith("(max_length): beginning spam-classifier-3")
+    assert third.out.splitlines()[0].endswith("(max_length): starting spam-classifier-3")
     again = finetune(*toy.command, "--set", "train.lr=0.002", "--until", "prepare")
-    assert again.out.splitlines()[0] == "run runs/spam-classifier-2: going on"
+    assert again.out.splitlines()[0] == "run runs/spam-classifier-2: resuming"
 
 
 def test_a_recipe_goes_on_under_its_name_and_reproduces_under_another(toy, toy_copy, tools, finetune):
@@ -260,10 +260,10 @@ def test_changed_data_is_another_run(finetune, tools):
     write(tools.toy_rows())
     command = ["classify", "my.csv", "--weights", "random-bytes", "--until", "prepare"]
     assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: new"
-    assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: going on"
+    assert finetune(*command).out.splitlines()[0] == "run runs/classify-my: resuming"
     write(tools.toy_rows(121))
     assert finetune(*command).out.splitlines()[0] == (
-        "other settings than classify-my (the data's content): beginning classify-my-2"
+        "settings differ from classify-my (the data's content): starting classify-my-2"
     )
 
 
@@ -273,7 +273,7 @@ def test_random_weights_are_said_to_be_so(finetune):
     recipe = read(Path("runs/spam-classifier"), "recipe.json")
     assert found.status == 0 and recipe["weights"] != "auto"
     assert read(Path("runs/spam-classifier"), "request.json")["weights"] == "auto"
-    assert "GPT-2 is neither on this machine nor reachable" in found.out.splitlines()[1]
+    assert "GPT-2 is not on this machine and cannot be downloaded" in found.out.splitlines()[1]
 
 
 SLOW = [
@@ -322,7 +322,7 @@ def test_a_run_stopped_in_training_ends_like_one_that_was_not(how, unbroken, fin
         *notes, last = err.splitlines()
         assert all(note.startswith("note: ") for note in notes)
         assert last.startswith("stopped at step ") and "the state is saved" in last
-        going_on = [*shlex.split(err.partition("Go on with: ")[2].partition("finetune ")[2]), "--until", "evaluate"]
+        going_on = [*shlex.split(err.partition("Resume with: ")[2].partition("finetune ")[2]), "--until", "evaluate"]
     rest = finetune(*going_on)
     assert rest.status == 0 and "resuming from step-" in rest.out
     assert (run / "predictions.csv").read_bytes() == unbroken

@@ -28,7 +28,7 @@ def again(finetune, *settings: str) -> tuple[set[str], str]:
     done = finetune(*SAMPLE, *(part for setting in settings for part in ("--set", setting)))
     assert done.status == 0, done.err
     begun = {line.partition("] ")[2] for line in done.out.splitlines() if line.startswith("[")}
-    taken = [line.partition(": taken over from ")[0] for line in done.out.splitlines() if "taken over from" in line]
+    taken = [line.partition(": reused from ")[0] for line in done.out.splitlines() if "reused from" in line]
     return begun - {name for names in taken for name in names.split(", ")}, done.out
 
 
@@ -43,7 +43,7 @@ def again(finetune, *settings: str) -> tuple[set[str], str]:
 def test_only_what_a_setting_touches_is_done_again(finetune, setting, stages):
     assert again(finetune)[0] == {"download", "verify", "prepare", "train", "evaluate"}
     done, said = again(finetune, setting)
-    assert done == stages and "taken over from spam-classifier" in said
+    assert done == stages and "reused from spam-classifier" in said
     first, second = (Path("runs", name) for name in ("spam-classifier", "spam-classifier-2"))
     records = [json.loads((run / "stages" / "01-download.json").read_text()) for run in (first, second)]
     assert records[0]["result"] == records[1]["result"]

@@ -82,5 +82,5 @@ def test_its_settings_have_an_owner_like_those_of_any_task(house):
     refused = run(
         house, "run", "classify", "--set", "task=length", "--set", "evaluate.metric=f1", "--set", "data=x.txt"
     )
-    assert refused.returncode == 2 and "evaluate.metric changes nothing in classify (task length)" in refused.stderr
+    assert refused.returncode == 2 and "evaluate.metric has no effect in classify (task length)" in refused.stderr
     assert not (house / "runs").exists()

@@ -115,9 +115,9 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
 @pytest.mark.parametrize(
     "data, words",
     [
-        ([["a", "b"]], "no data to learn from; got list"),
+        ([["a", "b"]], "unsupported type of training data; got list"),
         ("nowhere.csv", "no such file and no such name"),
-        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns of one name"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns have the same name"),
         (pd.DataFrame({"text": ["a"]}), "no label column"),
     ],
 )

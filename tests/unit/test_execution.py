@@ -114,7 +114,7 @@ def test_another_run_takes_over_what_reads_the_same(stages, run, tmp_path, capsy
     capsys.readouterr()
     execute(second, other, stages.list)
     assert stages.calls == ["b", "c"]  # a leaf is made anew
-    assert "a: taken over from run, where they read the same (--fresh" in capsys.readouterr().out
+    assert "a: reused from run, which had the same inputs (--fresh" in capsys.readouterr().out
     assert second.path("a.txt").read_text() == "a 0" and second.record("a").taken_from == "run"
     run.path("a.txt").write_text("scribbled over")  # the copy is the second run's own
     assert second.path("a.txt").read_text() == "a 0"
@@ -178,7 +178,9 @@ def test_a_stage_that_failed_is_not_done(stages, run):
 
 def test_an_interrupted_stage_says_how_to_go_on(stages, run):
     stages.outside["fail"] = {"b": Interrupted("stopped at step 3")}
-    with pytest.raises(Interrupted, match=r"stopped at step 3\. Go on with: .*finetune run .*recipe\.json --name run$"):
+    with pytest.raises(
+        Interrupted, match=r"stopped at step 3\. Resume with: .*finetune run .*recipe\.json --name run$"
+    ):
         called(stages, run)
 
 
@@ -192,7 +194,7 @@ def test_an_interrupted_stage_says_how_to_go_on(stages, run):
 )
 def test_memory_that_ran_out_says_what_to_lower(stages, run, error):
     stages.outside["fail"] = {"c": error}
-    with pytest.raises(TrainingError, match="memory ran out.*train.micro_batch_tokens") as caught:
+    with pytest.raises(TrainingError, match="out of memory.*train.micro_batch_tokens") as caught:
         called(stages, run)
     assert "\n" not in str(caught.value) and called(SimpleNamespace(list=stages.list[:2], calls=[]), run) == []
 
@@ -214,7 +216,7 @@ def test_a_run_is_found_again_by_what_was_asked_and_by_what_was_resolved(tmp_pat
     run.finish(3, "prepare", "inputs", [], Counted("prepare"), 0.0)
     other, _ = open_run(changed, tmp_path, "x")
     assert other.directory == tmp_path / "x-2"
-    assert "other settings than x (max_length, train.lr): beginning x-2" in capsys.readouterr().out
+    assert "settings differ from x (max_length, train.lr): starting x-2" in capsys.readouterr().out
     assert open_run(REQUEST, tmp_path, None)[0].directory == tmp_path / "classify"
 
 

@@ -49,7 +49,7 @@ def test_the_settings_that_a_run_reads_are_shown_those_that_differ_first():
     pipeline, recipe = load_pipeline("spam-classifier"), make_recipe("spam-classifier", ["train.lr=0.25"])
     lines = describe(recipe, pipeline.stages)
     assert lines[0].startswith("recipe: pipeline=spam-classifier") and "train: lr=0.25" in lines
-    usual = next(line for line in lines if line.startswith("train, as usual: "))
+    usual = next(line for line in lines if line.startswith("train, defaults: "))
     assert "batch_size=16" in usual and "class_weights=none" in usual and "lr=" not in usual
     shown = " ".join(lines)
     assert not any(section in shown for section in ("pretrain", "instruct", "seq2seq", "methods", "architectures"))
@@ -80,17 +80,17 @@ def test_the_settings_that_a_run_reads_are_shown_those_that_differ_first():
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused_with_its_owner(pipeline, setting, owner):
-    with pytest.raises(RecipeError, match=f"{setting.partition('=')[0]} changes nothing in {pipeline}.*{owner}"):
+    with pytest.raises(RecipeError, match=f"{setting.partition('=')[0]} has no effect in {pipeline}.*{owner}"):
         make_recipe(pipeline, [setting])
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["train.method=full", "train.last_blocks=3"], "train.last_blocks is used only by method last-blocks"),
-        (["train.method=head", "train.lora_rank=3"], "train.lora_rank is used only by method lora"),
-        (["train.decay_fraction=0.5"], "train.decay_fraction is used only by schedule constant"),
-        (["pipeline=pretrain"], "the pipeline is named by the command"),
+        (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
+        (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
+        (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
+        (["pipeline=pretrain"], "the pipeline is not a setting"),
     ],
 )
 def test_a_setting_that_another_one_makes_useless_is_refused(settings, words):

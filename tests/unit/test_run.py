@@ -48,7 +48,7 @@ def test_names_that_can_be_used(tmp_path, name):
     ],
 )
 def test_names_that_cannot(tmp_path, name):
-    with pytest.raises(RunError, match="name is not usable"):
+    with pytest.raises(RunError, match="invalid run name"):
         Run.named(tmp_path, name)
 
 

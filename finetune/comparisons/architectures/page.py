@@ -1,4 +1,4 @@
-"""The report of a comparison of architectures: a table and two pictures for each task and start."""
+"""The report of a comparison of architectures: a table and two pictures per task and initialisation."""
 
 from finetune.comparisons.architectures.results import ArchitecturesComparison, Entry, Group
 from finetune.report import plots
@@ -11,22 +11,22 @@ from finetune.tasks.classify.data_section import data_section
 _LOSSES = ("bits_per_byte", "log_loss")  # the lower the better
 _NAMES = {"encoder": "encoder-only", "decoder": "decoder-only", "both": "encoder-decoder"}
 _USES = (
-    "Encoder-only: for a label, a score or an embedding of a text. Every token sees the whole text, so a decision does "
-    "not hang on the last token alone, and a text is read in one pass. It does not generate.",
-    "Decoder-only: for anything that is written, and where one pretrained model is to serve many tasks. Every token of "
-    "running text is a lesson, and source and target are one sequence without new parts. It classifies, too, from its "
+    "Encoder-only: for a label, a score or an embedding of a text. Every token sees the whole text, so a prediction does "
+    "not depend on the last token alone, and a text is read in one pass. It does not generate.",
+    "Decoder-only: for text generation, and when one pretrained model has to serve many tasks. Every token of "
+    "running text is a training target, and source and target form one sequence without new layers. It also classifies, from its "
     "last token, which has seen all others.",
-    "Encoder-decoder: for a source that is at hand whole and a target that depends on all of it: translation, "
-    "rewriting, spelling out. The source is read both ways once and stays fixed while the target is written. Begun "
-    "from a decoder's weights it needs some training before its new cross-attention is of use, and a prefix with its "
+    "Encoder-decoder: for a source that is fully known and a target that depends on all of it: translation, "
+    "rewriting, spelling out. The source is encoded once, bidirectionally, and stays fixed while the target is written. Started "
+    "from a decoder's weights it needs some training before its new cross-attention is useful, and a prefix with its "
     "continuation teaches it no more than the continuation.",
-    "The table of your own data outweighs these sentences. At this size and with so few rows the start, pretrained or "
-    "random, mostly matters more than the architecture; nothing here says how larger models compare.",
+    "Results on your own data outweigh these sentences. At this size and with so few rows the initialisation, pretrained or "
+    "random, usually matters more than the architecture; nothing here shows how larger models compare.",
 )
 
 
 def verdict(comparison: ArchitecturesComparison) -> str:
-    """The best of each task and whether it differs from the decoder by more than noise."""
+    """The best architecture for each task, and whether it differs from the decoder by more than noise."""
     said = []
     for group in comparison.groups:
         if group.measure == "masked" or len(group.entries) < 2:
@@ -41,11 +41,11 @@ def verdict(comparison: ArchitecturesComparison) -> str:
         reference = next(entry for entry in group.entries if entry.name == group.reference)
         apart = [entry.label for entry in group.entries if entry.difference and entry.difference.p_value < 0.05]
         said.append(f"{text}; {_other_than(apart)} from {reference.label} by more than noise.")
-    return " ".join(said) or "Only single trainings were compared with nothing beside them."
+    return " ".join(said) or "There was only one training per task, so nothing to compare."
 
 
 def screen_table(comparison: ArchitecturesComparison) -> list[str]:
-    """The comparison for the screen: a block of lines for each task and start."""
+    """The comparison for the screen: a block of lines per task and initialisation."""
     labels = [entry.label for group in comparison.groups for entry in group.entries]
     but = ", but for all blocks on each side" if any("all blocks" in label for label in labels) else ""
     lines = [
@@ -96,7 +96,7 @@ PAGE = Page(ArchitecturesComparison, ClassifierCard, page)
 
 
 def _tiles(comparison: ArchitecturesComparison) -> list[Tile]:
-    """The best of each task that begins with pretrained weights, or of all groups where none does."""
+    """The best of each task that starts from pretrained weights, or of all groups if none does."""
     groups = [group for group in comparison.groups if group.measure != "masked"]
     shown = [group for group in groups if group.start != "random"] or groups
     tiles = []
@@ -133,11 +133,11 @@ def _sizes(comparison: ArchitecturesComparison) -> Section:
         [
             table,
             Text(
-                f"Largest and smallest are {100 * comparison.apart:.1f} % apart: as near as whole blocks allow, of which an "
-                "encoder-decoder's decoder has larger ones (cross-attention) and whose two sides have a table of positions "
-                "each. From pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
-                "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is named so and is about twice as large. "
-                f"Where words are masked, {comparison.masking}."
+                f"Largest and smallest differ by {100 * comparison.apart:.1f} %, the closest match with whole blocks: an "
+                "encoder-decoder's decoder has larger blocks (cross-attention), and each of its sides has its own position "
+                "embedding. With pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
+                "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is labelled as such and is about twice as large. "
+                f"For masked words, {comparison.masking}."
             ),
         ],
     )
@@ -198,7 +198,7 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
             for i, (number, answer, _) in enumerate(entries[0].examples)
         ]
         columns = ["Number", "Right", *(entry.label for entry in entries)]
-        blocks.append(Table("Some of the numbers, and what was written", columns, shown))
+        blocks.append(Table("Sample numbers and model outputs", columns, shown))
     return Section(f"group-{number}", _title(group), blocks)
 
 
@@ -224,14 +224,14 @@ def _figures(group: Group) -> list[Figure]:
             forest,
             _metric_name(group),
             f"{axis} with 95 % intervals; ahead is {best.label}.",
-            "The dot is the mean over the seeds, the bar its interval over test rows, a mark is a seed.",
+            "The dot is the mean over seeds, the bar its interval over test rows; each mark is one seed.",
             wide=True,
         ),
         Figure(
             curves,
             "Learning curves",
             f"Validation loss over the steps; at the last: {last}.",
-            "Of the first seed. The checkpoint of the best validation is the one that is tested.",
+            "First seed only. The checkpoint with the best validation loss is tested.",
             wide=True,
         ),
     ]
@@ -244,19 +244,19 @@ def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
         f"{group.rows:,}, the same rows in the same order"
     )
     what = {
-        "classify": "The encoder reads the mean of its tokens, the decoder its last token, the encoder-decoder its "
-        "decoder's state at the start token.",
-        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test's in train; right is what is "
-        "the same but for white space, written by taking the likeliest token each time. Learnt are the "
-        "words and their end, by both.",
-        "text": f"{comparison.piece_tokens} tokens of a held-out document are given, as many that follow are to be "
-        "predicted; both predict the same tokens. While it trains a decoder learns from all tokens, an "
-        "encoder-decoder from those to be predicted.",
+        "classify": "The head reads the mean of the encoder's tokens, the decoder's last token, or the encoder-decoder's "
+        "decoder state at the start token.",
+        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test numbers in train; an answer is right if it is "
+        "the same except for white space, decoded greedily. Both learn the "
+        "words and the end token.",
+        "text": f"{comparison.piece_tokens} tokens of a held-out document are given, and the same number that follow is "
+        "predicted; both predict the same tokens. In training a decoder learns from all tokens, an "
+        "encoder-decoder only from the predicted ones.",
     }[group.task]
     if group.measure == "masked":
         what = (
-            "Nats for each of the 15 % of the tokens that are hidden, which both sides help to guess. It is "
-            "another quantity than the next token's and cannot be compared with it."
+            "Nats per masked token (15 % of all tokens), predicted from both sides. It is "
+            "a different quantity from the next-token loss and cannot be compared with it."
         )
     tested = (
         " Differences are paired on the same rows: paired bootstrap, Holm's correction for the number of rows of "
@@ -280,21 +280,21 @@ def _how(comparison: ArchitecturesComparison) -> Section:
         "How it was measured",
         [
             Text(
-                f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in what is read, not in "
+                f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in tokens read, not in "
                 "seconds: for the same tokens an encoder-decoder does less work, since a token passes one of its two sides "
-                "only. Learning rate and schedule are the same for all of a start; none was tuned for an architecture."
+                "only. Learning rate and schedule are the same for one initialisation; neither was tuned for an architecture."
             ),
             Text(
-                "Time: of the training with its validations and checkpoints, one after another in one process; "
+                "Time: training with its validations and checkpoints, one after another in one process; "
                 f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
                 "weight, gradient and two moments of each parameter in fp32, 16 bytes, the part of the memory that grows with "
-                "the model. The process's peak has the libraries and the activations in it, too, and what an earlier training "
-                "left, so small models hardly differ by it."
+                "the model. The process's peak also includes the libraries, the activations and memory that an earlier training "
+                "left, so small models hardly differ in it."
             ),
             Text(
                 "Masked words: of 15 % of the tokens 80 % become the mask, 10 % another token, 10 % stay, drawn anew in each "
-                "epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder that begins after masked words has read the bundled "
-                "text before, a budget that the others of its table did not have."
+                "epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder that starts after masked words has read the bundled "
+                "text first, a budget that the others in its table did not have."
             ),
         ],
     )
@@ -307,7 +307,7 @@ def _title(group: Group) -> str:
 
 
 def _metric_name(group: Group) -> str:
-    return "Nats a masked token" if group.measure == "masked" else METRIC_NAMES[group.metric]
+    return "Nats per masked token" if group.measure == "masked" else METRIC_NAMES[group.metric]
 
 
 def _best(group: Group) -> Entry:

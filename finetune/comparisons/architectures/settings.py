@@ -33,13 +33,15 @@ class Architectures(Settings):
         description="what is trained, as TASK-ARCHITECTURE-START, each under every seed; both is an encoder-decoder, "
         "whole one with all pretrained blocks on each side, masked an encoder after text-encoder-pretrained",
     )
-    seeds: int = Field(2, ge=1, description="number of seeds for each training: train.seed, train.seed + 1, ...")
+    seeds: int = Field(2, ge=1, description="number of seeds per training, starting at train.seed")
     classify_steps: int = Field(150, ge=1, description="optimizer steps of each classifier")
     numbers_steps: int = Field(600, ge=1, description="optimizer steps of each model that writes numbers in words")
     text_steps: int = Field(100, ge=1, description="optimizer steps of each model that reads the bundled text")
     number_limit: int = Field(10_000, ge=100, le=1_000_000, description="numbers are drawn from 0 up to this one")
-    test_numbers: int = Field(300, ge=10, description="numbers that no model learns from, for exact match")
-    piece_tokens: int = Field(32, ge=2, description="tokens of running text that are given, and as many to predict")
+    test_numbers: int = Field(300, ge=10, description="held-out numbers, for exact match")
+    piece_tokens: int = Field(
+        32, ge=2, description="tokens of running text given as source; the same number is predicted"
+    )
 
 
 SECTION = Architectures

@@ -24,14 +24,14 @@ OUTPUTS = ("comparison.json", "trainings.jsonl", "training/*")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before there is a run, for what this comparison cannot do."""
+    """Raise RecipeError, before the run is created, for settings that this comparison does not support."""
     from finetune.comparisons.architectures.trainings import check as check_trainings
 
     check_trainings(recipe, processes)
 
 
 def run(recipe: Recipe, run: Run) -> "ArchitecturesResult":
-    """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
+    """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     from finetune.comparisons.architectures.trainings import train_all
 
     return train_all(recipe, run, READS)

@@ -94,7 +94,7 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Datasets:
-    """What is learnt from and measured on, tokenized: for each task the three splits."""
+    """The tokenized data: three splits for each task."""
 
     classify: dict[str, Examples]
     numbers: dict[str, list[Pair]]
@@ -122,12 +122,12 @@ class Shared:
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before anything is fetched or trained, for what this comparison cannot do or does not read."""
+    """Raise RecipeError, before any download or training, for settings that this comparison does not support or read."""
     asked = recipe.architectures.trainings
     check_names("training", asked, TRAININGS, "architectures.seeds repeats it.")
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
         raise RecipeError(
-            "an encoder that begins after masked words needs those",
+            "an encoder that starts after masked words needs that training first",
             got=listed(list(asked)),
             do=f"Add {READ_FIRST.name} to architectures.trainings.",
         )
@@ -148,7 +148,7 @@ class ArchitecturesResult(Record):
 
 
 def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> ArchitecturesResult:
-    """Write comparison.json. A training that is done, of a run that was stopped, is not done again."""
+    """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     base = load_base(recipe, run)
     gpt, tokenizer = base.gpt, base.tokenizer
     datasets = gather(recipe, run, tokenizer)
@@ -187,12 +187,12 @@ def train_all(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Architectures
 
 
 def order(wanted: list[Training]) -> list[Training]:
-    """The trainings with the masked one before what begins with its weights."""
+    """The trainings, with the masked one before those that start from its weights."""
     return sorted(wanted, key=lambda own: own != READ_FIRST)
 
 
 def read_results(path: Path, rests_on: dict) -> dict[str, dict]:
-    """The trainings that are done, by key: whole lines that rest on the same recipe, data, weights and machine."""
+    """Finished trainings by key: complete lines from the same recipe, data, weights and machine."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -205,7 +205,7 @@ def read_results(path: Path, rests_on: dict) -> dict[str, dict]:
 
 
 def _append(path: Path, entry: dict) -> None:
-    """Add a line; one that a crash cut short is ended first."""
+    """Append a line, after ending one that a crash left incomplete."""
     with open(path, "ab+") as file:
         file.seek(max(file.tell() - 1, 0))
         ended = file.read(1) in (b"", b"\n")
@@ -213,7 +213,7 @@ def _append(path: Path, entry: dict) -> None:
 
 
 def _reads_first_is_over(run: Run, wanted: list[Training], done: dict, seed: int) -> bool:
-    """Whether the masked encoder's weights are there, or nothing begins with them any more."""
+    """Whether the masked encoder's weights exist, or no remaining training starts from them."""
     later = [own for own in wanted if own.start == MASKED and f"{own.name}-{seed}" not in done]
     return not later or _masked_weights(run, seed).exists()
 
@@ -227,7 +227,7 @@ def _start_words(recipe: Recipe, training: Training) -> str:
 
 
 def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
-    """Everything that is learnt from, tokenized."""
+    """All training data, tokenized."""
     asked, seed = recipe.architectures, recipe.split.seed
     examples = run_examples(run)
     drawn = np.random.default_rng(seed).permutation(asked.number_limit).tolist()
@@ -236,7 +236,7 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
     parts = {"test": drawn[: ends[0]], "val": drawn[ends[0] : ends[1]], "train": drawn[ends[1] :][: min(most, 5000)]}
     if not parts["train"]:
         raise RecipeError(
-            "no numbers are left to train on",
+            "no numbers are left for training",
             got=f"architectures.number_limit {asked.number_limit}",
             do="Raise it, or lower architectures.test_numbers.",
         )
@@ -265,7 +265,7 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
 def settings_for(
     asked: Train, training: Training, rows: int, parameters: int, width: int, seed: int, steps: int
 ) -> Train:
-    """The recipe's settings for one training: so many steps, never stopped early, so that all read as much."""
+    """The recipe's settings for one training: a fixed number of steps without early stopping, so all read the same amount."""
     settings, _ = choose_settings(
         asked.model_copy(update={"method": "full", "epochs": 1, "seed": seed}),
         parameters,
@@ -290,7 +290,7 @@ def settings_for(
 def _fit(
     recipe: Recipe, run: Run, training: Training, seed: int, shared: Shared, datasets: Datasets, rests_on: dict
 ) -> dict:
-    """One training and what its best checkpoint does on the test rows."""
+    """Run one training and test its best checkpoint."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -365,11 +365,11 @@ def _measure(
         return {
             "scores": nats.tolist(),
             "parts": counts.tolist(),
-            "said": f"nats a masked token {nats.sum() / counts.sum():.4f}",
+            "said": f"nats per masked token {nats.sum() / counts.sum():.4f}",
         }
     nats = pair_nll(model, test, tokenizer.end_of_text, device)
     bits = nats.sum() / datasets.text_bytes.sum() / math.log(2)
-    return {"scores": nats.tolist(), "parts": datasets.text_bytes.tolist(), "said": f"bits a byte {bits:.4f}"}
+    return {"scores": nats.tolist(), "parts": datasets.text_bytes.tolist(), "said": f"bits per byte {bits:.4f}"}
 
 
 def whole(pairs: list[Pair]) -> list[list[int]]:

@@ -1,1 +1,1 @@
-"""Every way to adapt the weights, under several seeds, on one split."""
+"""Compare all fine-tuning methods on one split, with several seeds."""

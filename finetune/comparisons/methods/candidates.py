@@ -1,4 +1,4 @@
-"""The ways to adapt a checkpoint that one comparison holds against each other: what moves, and where a text is read."""
+"""The adaptation methods that a comparison covers: which weights are trained, and which token the head reads."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ LAST, FIRST, PADDED = "last", "first", "padded"  # the token whose hidden state 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way. reads: the last real token, the first one, or the last of a text that pads fill to a common length."""
+    """One method. reads: the last real token, the first one, or the last pad of a text padded to a common length."""
 
     label: str
     method: str
@@ -21,7 +21,7 @@ class Candidate:
     reads: str = LAST
 
     def settings(self, asked: Train, seed: int) -> Train:
-        """The recipe's settings with this way's own in them; learning rate and epochs stay open where they were."""
+        """The recipe's settings with this method applied; learning rate and epochs stay open if they were."""
         unread = [] if self.method == "lora" else [name for name in Train.model_fields if name.startswith("lora_")]
         return asked.model_copy(
             update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed}
@@ -42,7 +42,7 @@ CANDIDATES = {
 
 
 def read_out(ids: TokenRows, reads: str, length: int, pad: int) -> TokenRows:
-    """The rows of which the head, at the last token, reads what `reads` says.
+    """The rows changed so that the head, at the last token, reads what `reads` says.
 
     Attention is causal: the first token's state depends on that token alone, so a text cut to it is the same and
     costs less. Padded rows are filled with `pad`, which attention sees, to `length`, and cut there.

@@ -46,7 +46,7 @@ def verdict(comparison: MethodsComparison) -> str:
 
 
 def screen_table(comparison: MethodsComparison) -> list[str]:
-    """The comparison for the screen, a line a candidate."""
+    """The comparison for the screen, one line per candidate."""
     metric = _metric(comparison)
     rows = [["", "moves", "time", "peak", "accuracy", metric, "difference", "p (Holm)"]]
     for entry in comparison.candidates:
@@ -164,27 +164,27 @@ def _accuracies(comparison: MethodsComparison) -> Section:
         "Accuracy",
         f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
         "The bar is the mean over the seeds with its interval over test rows, the small marks are the seeds. Where "
-        "bars overlap widely the order says little; the paired test in the table is the finer one.",
+        "bars overlap widely the order says little; the paired test in the table is more sensitive.",
         wide=True,
     )
     note = (
         f"A value is the mean over {_seeds(comparison)}; its interval, by the bootstrap, says how much other test "
         "rows would change it. Differences are paired: on the same test rows, a row counting as right by the share "
         "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
-        "candidates; below 0.05 the difference is more than noise of the test rows. It says nothing about other "
-        "seeds: for these see the table of the seeds."
+        "candidates; below 0.05 the difference is more than noise in the test rows. It says nothing about other "
+        "seeds; see the table of the seeds."
     )
     if any(entry.metric(metric).low == entry.metric(metric).high for entry in candidates):
-        note += " An F1 whose interval has no width is that of a candidate that calls no row, or each one rightly."
+        note += " A zero-width F1 interval means that the candidate predicts no positive, or every row correctly."
     return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True), *_clean(comparison)])
 
 
 def _clean(comparison: MethodsComparison) -> list:
-    """Accuracy without the test rows whose text stands in train or validation; nothing where there are none."""
+    """Accuracy without the test rows whose text occurs in train or validation; nothing if there are none."""
     first = comparison.candidates[0]
     n, clean = first.metric("accuracy").n, first.clean.n
     if clean == n:
-        return [Text("No test text stands in train or validation.", small=True)]
+        return [Text("No test text occurs in train or validation.", small=True)]
     rows = [
         [
             entry.label,
@@ -195,7 +195,7 @@ def _clean(comparison: MethodsComparison) -> list:
     ]
     return [
         Table(
-            "With and without the test rows whose text stands in train or validation, too",
+            "With and without the test rows whose text also occurs in train or validation",
             ["", f"All {n:,}", f"Clean {clean:,}"],
             rows,
             frozenset({1, 2}),
@@ -233,11 +233,11 @@ def _costs(comparison: MethodsComparison) -> Section:
             table,
             Text(
                 "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
-                "epochs follow the method where the recipe leaves them open; training stops early where validation no longer "
-                f"gains. Device: {comparison.device}, {comparison.threads} threads, precision "
+                "epochs follow the method unless the recipe sets them; training stops early when validation no longer "
+                f"improves. Device: {comparison.device}, {comparison.threads} threads, precision "
                 f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
-                "Peak memory: of the whole process, one training after the other in the order of the rows; what the libraries "
-                "keep of an earlier one counts too.",
+                "Peak memory: of the whole process, one training after another in the order of the rows; what the libraries "
+                "keep from an earlier one is included.",
                 small=True,
             ),
         ],
@@ -255,7 +255,7 @@ def _seeds_table(comparison: MethodsComparison) -> Section:
         "seeds",
         "How much the seed matters",
         [
-            Table("Test accuracy in percent of each training", columns, rows, frozenset(range(1, len(columns)))),
+            Table("Test accuracy of each training, in percent", columns, rows, frozenset(range(1, len(columns)))),
             Text(
                 "The seed draws the head, the order of the rows and, for the random start, all weights; the split is the same.",
                 small=True,
@@ -268,14 +268,14 @@ def _reading(comparison: MethodsComparison) -> Section:
     names = {entry.name for entry in comparison.candidates}
     said = {
         "first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
-        "what is left is what a first word gives away.",
+        "what is left is what the first word reveals.",
         "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
-        "text, longer ones are cut there, and the last pad is read. It is the usual recipe of books and "
-        "costs the work on the pads; the last real token costs none.",
+        "text, longer ones are truncated, and the last pad is read. Textbooks often do this; it "
+        "wastes computation on the pads, unlike reading the last real token.",
         "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves "
-        "it open under their own learning rate and number of epochs. Where the others start from "
-        "pretrained weights, what lies between it and all weights is what pretraining is worth.",
-        "lora": "LoRA moves matrices of low rank beside the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
+        "it open with their own learning rate and number of epochs. If the others start from "
+        "pretrained weights, the gap between it and all weights is the value of pretraining.",
+        "lora": "LoRA trains low-rank matrices beside the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
     }
     note = comparison.candidates[-1].note
     blocks = [Text(text) for name, text in said.items() if name in names]

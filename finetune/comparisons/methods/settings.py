@@ -11,9 +11,9 @@ class Methods(Settings):
     candidates: tuple[str, ...] = Field(
         ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"),
         min_length=1,
-        description="ways to adapt the weights, each trained under every seed on the same split",
+        description="fine-tuning methods to compare, each trained with every seed on the same split",
     )
-    seeds: int = Field(3, ge=1, description="number of seeds for each candidate: train.seed, train.seed + 1, ...")
+    seeds: int = Field(3, ge=1, description="number of seeds per method, starting at train.seed")
 
 
 SECTION = Methods

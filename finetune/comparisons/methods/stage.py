@@ -1,4 +1,4 @@
-"""Stage ``methods``: every way to adapt the weights, under several seeds, on one split, beside TF-IDF."""
+"""Stage ``methods``: compare all fine-tuning methods and TF-IDF on one split, with several seeds."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ OUTPUTS = ("comparison.json", "comparison/*/result.json")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before there is a run, for what this comparison cannot do."""
+    """Raise RecipeError, before the run is created, for settings that this comparison does not support."""
     from finetune.comparisons.methods.candidates import CANDIDATES
     from finetune.config import check_names
     from finetune.errors import RecipeError
@@ -39,18 +39,18 @@ def check(recipe: Recipe, processes: int = 1) -> None:
 
 
 def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
-    """What a dry run tries, each with its name, and what it says at the end."""
+    """The trainings that a dry run measures, by name, and its closing notes."""
     from finetune.comparisons.methods.trainings import plans as all_plans
 
     note = (
-        f"each of these {recipe.methods.seeds} times, by seed; the other candidates, which start at random or read "
-        "their texts otherwise, are not tried"
+        f"each of these runs {recipe.methods.seeds} times, once per seed; the other candidates, which start at random or read "
+        "their texts differently, are not measured"
     )
     return all_plans(recipe), [note]
 
 
 def run(recipe: Recipe, run: Run) -> "MethodsResult":
-    """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
+    """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     from finetune.comparisons.methods.trainings import compare
 
     return compare(recipe, run, READS)
@@ -66,7 +66,7 @@ def summary(run: Run) -> list[str]:
 
 
 def _main(directory: str, name: str, seed: str) -> None:
-    """What the process of one training does."""
+    """Entry point of the process for one training."""
     from finetune.comparisons.methods.trainings import fit_here
     from finetune.training.launch import answer
 

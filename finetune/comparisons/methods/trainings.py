@@ -1,4 +1,4 @@
-"""The trainings of the stage ``methods``, each in a process of its own, and their comparison."""
+"""The trainings of the stage ``methods``, each in its own process, and their comparison."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ class MethodsResult(Record):
 
 
 def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
-    """What a dry run tries: the candidates that train on the rows and weights as they are, each as a recipe."""
+    """The recipes that a dry run measures: candidates that use rows and weights unchanged."""
     return [
         (own.label, recipe.model_copy(update={"train": own.settings(recipe.train, recipe.train.seed)}))
         for own in map(CANDIDATES.__getitem__, recipe.methods.candidates)
@@ -51,7 +51,7 @@ def plans(recipe: Recipe) -> list[tuple[str, Recipe]]:
 
 
 def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
-    """Write comparison.json. What is trained already, of a run that was stopped, is not trained again."""
+    """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     prepared = run.result("prepare", ClassifyPrepared)
     labels = prepared.labels
     records = {name: read_records(run, name) for name in ("train", "val", "test")}
@@ -116,7 +116,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
 
 
 def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
-    """The candidate that `auto` would take here, and why; the first one where that is not compared."""
+    """The candidate that `auto` would choose here, and why; the first one if that is not compared."""
     method, why = choose_method(run.result("verify", Verified).parameters, is_pretrained(recipe), rows, device_type())
     chosen = [
         name
@@ -126,13 +126,13 @@ def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str,
         and own.pretrained
         and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)
     ]
-    return (chosen[0], f"what auto takes here: {why}") if chosen else (next(iter(results)), "the first one")
+    return (chosen[0], f"what auto chooses here: {why}") if chosen else (next(iter(results)), "the first one")
 
 
 def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
-    """The result of one training, read where it stands already; the weights are not kept.
+    """The result of one training, read from disk if it exists; the weights are not kept.
 
-    Each trains in a process of its own, so that the peak of its memory is its own.
+    Each training runs in its own process, so that its peak memory can be measured.
     """
     directory = run.path("comparison", f"{name}-{seed}")
     rests_on = identity(recipe, run, reads)

@@ -1,4 +1,4 @@
-"""A bundle at work: a directory with weights, tokenizer, label names and everything a prediction needs."""
+"""Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ CHUNK = 1024  # rows in memory at a time
 
 @dataclass(frozen=True, kw_only=True)
 class BundleCard(Record):
-    """What ``bundle.json`` holds: all that a prediction needs besides weights and tokenizer."""
+    """The contents of ``bundle.json``: what a prediction needs besides weights and tokenizer."""
 
     schema_version: int
     task: str
@@ -116,7 +116,7 @@ def bundle_directory(path: Path | str) -> Path:
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
         raise WeightsError(
-            f"{path}: no bundle here" + (", but weights that write" if writes else ""),
+            f"{path}: not a bundle" + (", but weights that write" if writes else ""),
             known="a classifier's run, or its export/hf with bundle.json",
             do=f"Try: finetune generate {path} TEXT" if writes else "Finish the run: finetune run RECIPE --name NAME",
         )
@@ -159,7 +159,7 @@ def predict_table(
     columns are then called column_1 and so on. Returns counts, and the columns that were read as the text.
     """
     if Path(target).resolve() == Path(source).resolve():
-        raise DataError(f"{target}: is the table that is read", do="Give another --out.")
+        raise DataError(f"{target}: the output would overwrite the input table", do="Give another --out.")
     layout = detect_format(source, encoding, HEADER_NAMES if header else frozenset()).layout
     if not header:
         layout = without_header(source, layout)

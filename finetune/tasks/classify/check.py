@@ -171,7 +171,7 @@ def _show_findings(findings: list[dict]) -> None:
     from rich.text import Text
 
     if not findings:
-        say("nothing is wrong")
+        say("no problems found")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("code", no_wrap=True)

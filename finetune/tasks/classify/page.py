@@ -90,7 +90,7 @@ def _positive_name(name: str, evaluation: ClassifierEvaluation) -> str:
 
 
 def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> Section:
-    """The model beside the baselines on the same test rows."""
+    """The model and the baselines on the same test rows."""
     headline = evaluation.headline.metric
     metrics = evaluation.metrics
     shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "log_loss")
@@ -117,8 +117,8 @@ def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> S
     notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
     notes.append(
         f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
-        "exact test asks whether the two are right equally often on the same rows: below 0.05 the "
-        "difference is more than noise. The verdict above goes by this p for accuracy, by the interval for "
+        "exact test asks whether both are right equally often on the same rows: below 0.05 the "
+        "difference is more than noise. The verdict above uses this p for accuracy and the interval for "
         "other metrics. Time: training for the model, fitting and scoring for a baseline."
     )
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
@@ -150,14 +150,14 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
     note = (
         "\N{DOWNWARDS ARROW} lower is better. Accuracy has Wilson's interval, the others the bootstrap's. The "
-        "best checkpoint, the temperature and the threshold were chosen on validation, so its numbers flatter. "
-        "Resampling adds to the calibration error: its interval leans upward."
+        "best checkpoint, temperature and threshold were chosen on validation, so its numbers are optimistic. "
+        "Resampling adds to the calibration error, so its interval is biased upward."
     )
     defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
     if any(entry.low == entry.high for entry in defined):
         note += (
-            " An interval without width means that no resample differed, not that the value is certain: "
-            "with so few errors look at the interval of the accuracy."
+            " A zero-width interval means that no resample differed, not that the value is certain: "
+            "with so few errors, use the interval of the accuracy."
         )
     return Section(
         "metrics",
@@ -190,8 +190,8 @@ def confusion(evaluation: ClassifierEvaluation) -> Section:
                 plots.confusion_picture(matrix, labels),
                 "Confusion matrix",
                 f"Confusion matrix of {len(labels)} labels: {right:,} of {total:,} test rows are on the diagonal.",
-                "Each row is a true label, each column what the model said. A good model is dark on the diagonal; "
-                "a dark cell beside it is a confusion to look into.",
+                "Rows are true labels, columns predicted labels. A good model is dark on the diagonal; "
+                "a dark cell off the diagonal is a confusion worth a look.",
                 table,
                 wide=len(labels) > 6,
             )
@@ -214,7 +214,7 @@ def confusion(evaluation: ClassifierEvaluation) -> Section:
             )
         )
     if not pairs:
-        blocks.append(Text("No test row is confused." if total else "There are no test rows."))
+        blocks.append(Text("Every test row is predicted correctly." if total else "There are no test rows."))
     return Section("confusion", "Confusion", blocks)
 
 
@@ -244,20 +244,20 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
         plots.roc_picture(model.roc, baseline.roc if baseline else None, name),
         "ROC",
         f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
-        f"The nearer to the upper left corner the better ({of}).{areas('roc_auc')}",
+        f"Closer to the upper left corner is better ({of}).{areas('roc_auc')}",
     )
     pr = Figure(
         plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share),
         "Precision and recall",
         f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
-        f"The nearer to the upper right corner the better ({of}); it tells more than the ROC where a label is "
+        f"Closer to the upper right corner is better ({of}); more informative than the ROC when a label is "
         f"rare.{areas('average_precision')}",
     )
     return [Section("curves", "Curves", [roc, pr])]
 
 
 def calibration(evaluation: ClassifierEvaluation) -> Section:
-    """Whether the probabilities can be taken at their word, and how they become decisions."""
+    """Calibration of the probabilities, and the decision rule."""
     bins, blocks = evaluation.reliability, []
     if bins:
         table = Table(
@@ -274,8 +274,8 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
                 plots.reliability_picture(bins),
                 "Reliability",
                 f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
-                "Points on the dotted line: a probability of 0.9 is right nine times in ten. Below it the model is too "
-                "sure, above it too modest. Bins with few rows have wide intervals.",
+                "On the dotted line, a probability of 0.9 is right nine times in ten. Below it the model is over"
+                "confident, above it underconfident. Bins with few rows have wide intervals.",
                 table,
             )
         )
@@ -284,7 +284,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     if threshold is not None:
         how = "chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "the default"
         lines.append(
-            f"Threshold: a row is called {plots.cut(str(evaluation.positive))} from a probability of "
+            f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} from a probability of "
             f"{threshold:.4g} ({how})."
         )
     else:
@@ -292,7 +292,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "changes no"
     lines.append(
         f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
-        "fitted on validation and never changes which label is the most probable."
+        "fitted on validation and does not change which label is the most probable."
     )
     return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
 
@@ -320,16 +320,16 @@ def per_label(evaluation: ClassifierEvaluation) -> Section:
 
 
 def errors(found: Errors | None) -> Section:
-    """The wrong predictions the model was surest of."""
+    """The most confident wrong predictions."""
     if found is None:
         return Section("errors", "Errors", [Text("The run has no predictions.csv.")])
     if not found.wrong:
-        return Section("errors", "Errors", [Text(f"None of the {found.total:,} test rows is wrong.")])
+        return Section("errors", "Errors", [Text(f"All {found.total:,} test rows are predicted correctly.")])
     shown = len(found.rows)
     some = "all of them" if shown == found.wrong else f"the {shown} most confident"
     intro = (
         f"{found.wrong:,} of {found.total:,} test rows are wrong; below {some}, most confident first. "
-        "A confident error is often a wrong label in the data: read them. Row is the number of the row in the "
+        "A confident error often points to a wrong label in the data, so read them. Row is the row number in the "
         "file; the first data row is 0."
     )
     table = Table(
@@ -344,7 +344,7 @@ def errors(found: Errors | None) -> Section:
 
 
 def leakage(evaluation: ClassifierEvaluation) -> Section:
-    """Texts on both sides of a split, and the headline without them."""
+    """Texts that occur in several splits, and the headline without them."""
     blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean
     if clean.n < headline.n:
@@ -362,7 +362,7 @@ def leakage(evaluation: ClassifierEvaluation) -> Section:
                 both.append(row(f"{entry.name}, clean part", clean.n, entry.clean.metrics[name]))
         blocks.append(
             Table(
-                "With and without the test rows seen elsewhere",
+                "With and without the test rows that occur in other splits",
                 ["", "Rows", _positive_name(name, evaluation), "95 % interval"],
                 both,
                 frozenset({1, 2, 3}),
@@ -370,8 +370,8 @@ def leakage(evaluation: ClassifierEvaluation) -> Section:
             )
         )
     else:
-        blocks.append(Text("No test text stands in train or validation: every number above is on unseen texts."))
-    note = "Normalised: upper and lower case, digits, white space and Unicode variants count as the same."
+        blocks.append(Text("No test text occurs in train or validation: every number above is on unseen texts."))
+    note = "Texts are compared after normalising case, digits, white space and Unicode variants."
     return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
 
 
@@ -413,7 +413,7 @@ def use(name: str, evaluation: ClassifierEvaluation) -> Section:
 
 
 def classifier_table(evaluation: ClassifierEvaluation) -> list[str]:
-    """The model and its baselines, a line each, with 95 % intervals."""
+    """The model and its baselines, one line each, with 95 % intervals."""
     names = [name for name in ("accuracy", "f1", "f1_macro", "roc_auc") if name in evaluation.metrics]
     if "f1" in names:
         names.remove("f1_macro")

@@ -1,4 +1,4 @@
-"""The evaluation of a classifier: what stands in eval.json, and the sentences that sum it up."""
+"""The evaluation of a classifier: the contents of eval.json, and the sentences that sum it up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
 
 @dataclass(frozen=True)
 class CleanMetrics(Record):
-    """The metrics on the test rows whose text stands in no other split."""
+    """The metrics on the test rows whose text occurs in no other split."""
 
     metrics: dict[str, Metric]
 
@@ -46,7 +46,7 @@ class CleanRows(CleanMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Record):
-    """What the model is held against, decided by the same rule on the same rows."""
+    """A baseline, scored on the same rows with the same decision rule."""
 
     name: str
     metrics: dict[str, Metric]
@@ -115,7 +115,7 @@ def score_classifier(
     `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
     `headline`: accuracy, f1 or f1_macro. `texts` and `targets` (class indices) have the keys train, val and
     test, `logits` (n, k) val and test. The temperature and the threshold are chosen on val alone.
-    RecipeError where the headline is not defined for so many labels.
+    Raises RecipeError if the headline is not defined for this number of labels.
     """
     k = len(labels)
     targets = {split: np.asarray(y, dtype=int) for split, y in targets.items()}
@@ -194,7 +194,7 @@ def score_classifier(
 
 
 def _threshold(rule: str, y_val: np.ndarray, p_val: np.ndarray, positive: int | None) -> float | None:
-    """The threshold of two classes under a rule; None for more."""
+    """The decision threshold for two classes under a rule; None for more classes."""
     if p_val.shape[1] != 2:
         return None
     return choose_threshold(y_val == positive, p_val[:, positive]) if rule == "max-f1" else 0.5
@@ -243,7 +243,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
 
 
 def verdict(evaluation: ClassifierEvaluation) -> str:
-    """One to four sentences that claim no more than the numbers of eval.json carry."""
+    """One to four sentences that claim no more than the numbers in eval.json support."""
     headline, clean = evaluation.headline, evaluation.clean
     metric = headline.metric
     name = METRIC_NAMES[metric] + (f" of {evaluation.positive}" if metric == "f1" else "")
@@ -257,7 +257,7 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
     ]
     overlapping = headline.n - clean.n
     if overlapping:
-        verb = "stands" if overlapping == 1 else "stand"
+        verb = "occurs" if overlapping == 1 else "occur"
         sentences.append(
             f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
             f"validation; without them: {metric_text(clean.metrics[metric], metric)}."
@@ -266,12 +266,14 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
         _, low, high = headline.known()
         if high - low > 0.1:
             width = 100 * (high - low)
-            sentences.append(f"The interval is {width:.0f} points wide: the test is too small for a finer statement.")
+            sentences.append(
+                f"The interval is {width:.0f} points wide: the test set is too small for a more precise statement."
+            )
     return " ".join(sentences)
 
 
 def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
-    """How the model stands against one baseline; the majority class is named only where it is not beaten."""
+    """The comparison with one baseline; the majority class is only mentioned if the model does not beat it."""
     other, difference = entry.metrics[metric], entry.difference
     points = 100 * difference.known_value()
     if metric == "accuracy":
@@ -286,7 +288,7 @@ def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     shown = f"{name} on the same split: {metric_value(metric, other.value)}"
     size = f"{abs(points):.1f} points" if abs(points) >= 0.05 or points == 0 else "under 0.1 points"
     if points == 0:
-        return f"{shown}; the two are equal ({test})."
+        return f"{shown}; no difference ({test})."
     if not real:
         return f"{shown}; the difference of {size} is within noise ({test})."
     if points > 0:
@@ -310,16 +312,16 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
             raise RecipeError(
                 f"{setting} needs exactly two labels",
                 got=listed(labels),
-                do="Leave it out; with more labels use --set evaluate.metric=f1_macro or accuracy.",
+                do="Remove it; with more labels use --set evaluate.metric=f1_macro or accuracy.",
             )
         return None
     if wanted.positive is None:
         return 1
     if wanted.positive not in labels:
         raise RecipeError(
-            "evaluate.positive is no label of this data",
+            "evaluate.positive is not a label in this data",
             got=repr(wanted.positive),
             known=listed(labels),
-            do="Give one of them, or leave it out.",
+            do="Set it to one of them, or remove it.",
         )
     return labels.index(wanted.positive)

@@ -103,7 +103,7 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options: An
     recipe = run.recipe()
     if recipe.task != "instruct":
         raise RunError(
-            f"{directory}: no run that learnt to answer",
+            f"{directory}: not an instruct run",
             got=f"task {recipe.task}",
             known="task instruct",
             do="See: finetune run instruct",

@@ -1,4 +1,4 @@
-"""The page of a model that answers instructions: its answers beside two other ways to answer, and its limits."""
+"""The page of an instruction model: its answers beside two baselines, and its limits."""
 
 import shlex
 
@@ -37,8 +37,8 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> dict:
     """The report, in order."""
     evaluation, card = files.evaluation, files.card
     note = (
-        "Test records at even distances in the file, not chosen by how they came out. All answers are the "
-        "likeliest tokens one by one (greedy). answers.csv in the run has every test record."
+        "Test records evenly spaced in the file, not selected by quality. All answers are "
+        "decoded greedily. answers.csv in the run has every test record."
     )
     sections = [
         comparison(evaluation),
@@ -61,7 +61,7 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> dict:
 
 
 def verdict(evaluation: AnswersEvaluation) -> str:
-    """What the numbers say, no more than they carry."""
+    """The verdict: a few sentences that claim no more than the numbers support."""
     where = {"exact_match": f" on held-out questions whose answer has {SHORT} words or fewer"}
     shown = {name: where.get(name, "") for name in (evaluation.headline.metric, "rouge_l")}
     return verdict_text(evaluation, shown, WORDS)
@@ -73,11 +73,11 @@ def comparison(evaluation: AnswersEvaluation) -> Section:
     notes = (
         f"Before: {UNTUNED}. Nearest: {NEAREST}. Exact match and token F1 are over the "
         f"{metrics['exact_match'].n:,} of {metrics['rouge_l'].n:,} test records whose reference has {SHORT} words "
-        "or fewer: a longer answer can be right in other words. Exact match forgives white space alone, SQuAD's "
-        "rules case, punctuation and articles too. ROUGE-L: the longest run of words in common, in order, "
-        "whatever stands between them. Repetition: the share of an answer's four-word sequences that it had "
-        "already. Came to an end: with the end token, within the budget of tokens. Format kept: that, not empty, "
-        "and without a line that goes on as a prompt. Length ratio: words of all answers over words of all "
+        "or fewer, because a longer answer can be right in other words. Exact match ignores only white space; SQuAD's "
+        "rules also ignore case, punctuation and articles. ROUGE-L: the longest common subsequence of words, "
+        "not necessarily adjacent. Repetition: the share of an answer's four-word sequences that occurred "
+        "before. Came to an end: with the end token, within the token limit. Format kept: ended, not empty, "
+        "and no line that starts another prompt. Length ratio: words in all answers over words in all "
         "references. \N{DOWNWARDS ARROW} lower is better."
     )
     return Section(
@@ -86,41 +86,41 @@ def comparison(evaluation: AnswersEvaluation) -> Section:
 
 
 def losses_section(evaluation: AnswersEvaluation) -> Section:
-    """What is learnt, before and after."""
+    """The loss before and after training."""
     on = {"answer": "answers", "words": "answers without their ends", "all": "prompts and answers"}
     note = (
-        "An answer's end is learnt like its words. Before training a model hardly expects it after a few words, so "
-        "where answers are short some of the fall is that it has learnt to stop."
+        "The end token is learnt like the words. Before training the model hardly expects it after a few words, so "
+        "for short answers part of the drop comes from learning to stop."
     )
     if any(change.on == "all" for change in evaluation.losses):
         note += (
-            " With the prompts, most of the fall is their fixed words, which every record repeats; the loss on "
-            "the answers is the one that tells."
+            " With prompts included, most of the drop comes from their fixed words, which every record repeats; the loss on "
+            "the answers is the one to look at."
         )
     return losses(evaluation.losses, on, note)
 
 
 def limits_section(files: Files[AnswersEvaluation, InstructionsCard]) -> Section:
-    """What the figures do not say, and what a model of this size cannot do."""
+    """What the metrics do not measure, and what a model of this size cannot do."""
     return limits(
         files.evaluation,
         files.train,
         files.recipe.get("train.seed"),
         WORDS,
-        learnt="The held-out questions are of the kinds that it was trained on. The figures say how well it learnt "
+        learnt="The held-out questions are of the same kinds as the training questions. The metrics show how well it learnt "
         "those, not how well it follows instructions.",
-        small="learns the form of an answer, its length and where it ends, long before the content. It knows next to "
-        "nothing: no facts beyond common words, no arithmetic, no advice; and it copies badly from a question. To an "
-        "instruction of another kind it gives something of the right shape and the wrong content. Use it to see that "
+        small="learns the form of an answer, its length and its end, long before the content. It knows almost "
+        "nothing: no facts, no arithmetic, no advice; and it copies poorly from the question. For an "
+        "instruction of another kind it writes an answer of the right form with the wrong content. Use it to check that "
         "the training works, and for nothing else.",
-        truth="No figure here measures truth. An answer that shares most of its words with the reference can be wrong "
-        "by the one that it does not share, and ROUGE-L hardly sees it. Nothing was done to make answers polite or "
+        truth="No metric here measures truth. An answer that shares most of its words with the reference can be wrong "
+        "because of the one that differs, and ROUGE-L hardly notices. Nothing was done to make answers polite or "
         "safe.",
     )
 
 
 def card_section(card: InstructionsCard) -> Section:
-    """Where the records come from, how they are divided and worded, and what was cut or left out."""
+    """The source of the records, their splits and prompt style, and what was truncated or left out."""
     tokens, malformed = card.tokens, card.malformed_records
     counts = [
         ("Records", card.records),
@@ -131,11 +131,11 @@ def card_section(card: InstructionsCard) -> Section:
     lengths = [
         ("Tokens of an example", spread_text(tokens)),
         ("Cut at", f"{value_text(tokens.max_length)} tokens"),
-        ("Prompts cut at their beginning", row_list(card.cut_rows, "records")),
+        ("Prompts truncated at the start", row_list(card.cut_rows, "records")),
         ("Left out, the answer alone is too long", row_list(card.left_out_rows, "records")),
     ]
     example = (
-        "A training example as the model reads it. What it learns is "
+        "A training example as the model reads it. The loss covers "
         f"{'all of it' if card.loss_on == 'all' else 'the answer'} and the end token that follows."
     )
     more = (
@@ -154,7 +154,7 @@ def card_section(card: InstructionsCard) -> Section:
 
 
 def use(name: str, prompt: str) -> Section:
-    """How to ask it, here and elsewhere. prompt: with a question of its own."""
+    """How to use the model, here and in transformers. prompt: includes an example question."""
     run = f"runs/{name}"
     return Section(
         "use",
@@ -162,7 +162,7 @@ def use(name: str, prompt: str) -> Section:
         [
             Text("On the command line, in the prompt style that it was trained on:"),
             Code(f"finetune chat {shlex.quote(run)}"),
-            Text("With transformers alone, the prompt is yours to write, word for word as in training:"),
+            Text("With transformers, write the prompt yourself, word for word as in training:"),
             Code(
                 "from transformers import pipeline\n\n"
                 f'write = pipeline("text-generation", model={run + "/export/hf"!r})\n'

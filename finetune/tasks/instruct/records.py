@@ -76,14 +76,14 @@ def read_instructions(path: Path, settings: Instruct) -> Instructions:
             f"{path}: {len(found.malformed)} of {rows} records are malformed",
             got=listed(found.malformed, MOST_LISTED, "; "),
             known=EXPECTED,
-            do="Mend them, or let some be left out with --set instruct.malformed_fraction=0.01.",
+            do="Fix them, or allow some to be skipped with --set instruct.malformed_fraction=0.01.",
         )
     return found
 
 
 @dataclass(frozen=True)
 class _Unreadable:
-    """A line that is no JSON."""
+    """A line that is not JSON."""
 
     problem: str
 
@@ -135,7 +135,7 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        return _Unreadable(f"no JSON ({error})")
+        return _Unreadable(f"not JSON ({error})")
 
 
 def _problem(value: object) -> str:

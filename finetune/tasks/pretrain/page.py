@@ -8,7 +8,7 @@ from finetune.report.page import Files, Page, make_page
 from finetune.report.provenance import origin, training
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 
-NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats a token)"}
+NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats per token)"}
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
@@ -41,7 +41,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
         said += (
             f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
             if ratio < 1
-            else f" A general compressor needs only {best:.3f}: the model has learnt little yet."
+            else f" A general compressor needs only {best:.3f}: the model has learnt little so far."
         )
     return said
 
@@ -79,8 +79,8 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
         [
             table,
             Text(
-                "Bits per byte can be compared over tokenizers and models; perplexity and loss are per token, and so only "
-                "compare under the same vocabulary.",
+                "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so they are only "
+                "comparable for the same vocabulary.",
                 small=True,
             ),
         ],
@@ -115,8 +115,7 @@ def sources(evaluation: LanguageEvaluation) -> list[Section]:
             [
                 table,
                 Text(
-                    "The compressors see each text alone and have learnt nothing before it; on a few kilobytes they are at their "
-                    "worst.",
+                    "The compressors start each text from nothing; on a few kilobytes they are at their worst.",
                     small=True,
                 ),
             ],
@@ -125,9 +124,9 @@ def sources(evaluation: LanguageEvaluation) -> list[Section]:
 
 
 def samples(evaluation: LanguageEvaluation) -> Section:
-    """Continuations before and after, one under the other, which a narrow screen can show."""
+    """Continuations before and after training, one below the other to fit a narrow screen."""
     if not evaluation.samples:
-        return Section("samples", "Samples", [Text("No held-out text is long enough to continue.")])
+        return Section("samples", "Samples", [Text("No held-out text is long enough for a sample.")])
     how = evaluation.sampling
     blocks: list[Text | Table] = [
         Text(
@@ -143,7 +142,7 @@ def samples(evaluation: LanguageEvaluation) -> Section:
 
 
 def data_section(card: TextCard | None) -> Section:
-    """Where the text comes from, and how much of it is trained on and held out, in all and of each source."""
+    """The sources of the text, and how much of each is trained on and held out."""
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     sizes = [(part, value_text(card.documents[part]), card.tokens[part], card.bytes[part]) for part in ("train", "val")]
@@ -153,7 +152,7 @@ def data_section(card: TextCard | None) -> Section:
         *facts("Source", origin(card)),
         Table(
             "Size of each part",
-            ["", "Documents", "Tokens", "Bytes", "Bytes a token"],
+            ["", "Documents", "Tokens", "Bytes", "Bytes per token"],
             [
                 [PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
                 for part, documents, tokens, size in sizes
@@ -188,7 +187,7 @@ def data_section(card: TextCard | None) -> Section:
                 frozenset(range(1, 6)),
             )
         )
-        blocks.append(Text("Share: how often a source's documents are trained on, 1 being once an epoch.", small=True))
+        blocks.append(Text("Share: how often a source's documents are trained on; 1 is once per epoch.", small=True))
     return Section("data", "Data", blocks)
 
 

@@ -1,4 +1,4 @@
-"""The page of a model that writes targets for sources: its outputs beside other ways to write them, and its limits."""
+"""The page of a seq2seq model: its outputs beside the baselines, and its limits."""
 
 import shlex
 
@@ -49,7 +49,7 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> dict:
     sections = [
         comparison(evaluation),
         losses_section(evaluation),
-        samples(evaluation.samples, WORDS, "Test pairs, not chosen by how they came out."),
+        samples(evaluation.samples, WORDS, "Test pairs, not selected by quality."),
         *attention(files.attention, evaluation.family),
         limits_section(files),
         training(files.log, files.train),
@@ -68,7 +68,7 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> dict:
 
 
 def verdict(evaluation: TargetsEvaluation) -> str:
-    """What the numbers say, no more than they carry."""
+    """The verdict: a few sentences that claim no more than the numbers support."""
     headline = evaluation.headline.metric
     shown = {name: " on held-out sources" if name == headline else "" for name in (headline, "chrf")}
     return verdict_text(
@@ -79,13 +79,13 @@ def verdict(evaluation: TargetsEvaluation) -> str:
 def comparison(evaluation: TargetsEvaluation) -> Section:
     """Every metric of the model and of its baselines on the same rows, and the paired tests."""
     notes = (
-        f"Copy: {COPY}. Nearest: {NEAREST}. Before: {UNTUNED}. Exact match: the same but for white space. BLEU "
-        "(words) and chrF (letters) are of all outputs together, 0 to 100, by sacrebleu: those runs that stand in "
-        "the reference too. BLEU looks at four words in a row, so it says little where targets are short. ROUGE: "
-        "words (1), pairs of words (2), and the longest run of words in order (L) in common with the reference. "
-        "Token accuracy: tokens of the references that are predicted right where those before them are given "
-        "(teacher-forced), which is easier than to write. Came to an end: with the end token, within the budget "
-        "of tokens. Length ratio: words of all outputs over words of all references. \N{DOWNWARDS ARROW} lower is "
+        f"Copy: {COPY}. Nearest: {NEAREST}. Before: {UNTUNED}. Exact match ignores white space. BLEU "
+        "(words) and chrF (characters) are corpus scores from 0 to 100 by sacrebleu: n-grams shared with "
+        "the reference. BLEU uses n-grams of up to four words, so it says little for short targets. ROUGE: "
+        "words (1), pairs of words (2) and the longest subsequence of words (L) in common with the reference. "
+        "Token accuracy: reference tokens predicted correctly when the preceding ones are given "
+        "(teacher-forced), which is easier than generating. Came to an end: with the end token, within the limit "
+        "of tokens. Length ratio: words in all outputs over words in all references. \N{DOWNWARDS ARROW} lower is "
         "better."
     )
     return Section(
@@ -103,12 +103,11 @@ def comparison(evaluation: TargetsEvaluation) -> Section:
 
 
 def losses_section(evaluation: TargetsEvaluation) -> Section:
-    """What is learnt, before and after."""
-    note = "A target's end is learnt like its words. Of each reference token the ones before it are given."
+    """The loss before and after training."""
+    note = "The end token is learnt like the words. Each reference token is predicted from the true preceding ones."
     if evaluation.warm_start:
         note += (
-            " Before training the layers between encoder and decoder are new, so the decoder hardly sees the "
-            "source, or not at all."
+            " Before training the cross-attention is untrained, so the decoder hardly sees the source, or not at all."
         )
     return losses(evaluation.losses, {"": "targets"}, note)
 
@@ -119,7 +118,7 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
     rest = (
         "A row sums to one."
         if family == "encoder-decoder"
-        else "What a row has left goes to the separator and to the target so far."
+        else "The rest of each row's attention goes to the separator and to the target so far."
     )
     for number, found in enumerate(maps[:MAPS], start=1):
         keys, queries = found.source_tokens[:MOST_TOKENS], found.target_tokens[:MOST_TOKENS]
@@ -130,13 +129,13 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
                 plots.attention_picture(weights, queries, keys),
                 f"Example {number}",
                 f"A map of {len(queries)} target tokens over {len(keys)} source tokens; darker is more attention.",
-                "Each row is a target token, and the darker a cell, the more of the source token below it is read there. "
+                "Each row is a target token; the darker a cell, the more attention it pays to the source token below. "
                 f"{rest}" + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
                 wide=len(keys) > 24,
             )
         )
     note = (
-        "What is read is not yet what decides: a map hints at how source and target are aligned, and proves "
+        "Attention is not explanation: a map hints at how source and target are aligned, and proves "
         "nothing. \N{OPEN BOX} is a space."
     )
     blocks = [*figures, Text(note, small=True)]
@@ -144,24 +143,24 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
 
 
 def limits_section(files: Files[TargetsEvaluation, PairsCard]) -> Section:
-    """What the figures do not say, and what a model of this size cannot do."""
+    """What the metrics do not measure, and what a model of this size cannot do."""
     return limits(
         files.evaluation,
         files.train,
         files.recipe.get("train.seed"),
         WORDS,
-        learnt="The held-out sources are of the kind that it was trained on. The figures say how well it learnt those, "
-        "not how it does on other text.",
-        small="learns rules that its pairs show over and over, such as how numbers are said. It is no translator and "
-        "no summariser: it knows few words and no facts. Where it does not know, it writes what is likely, in the same "
-        "tone as what is right.",
-        truth="Each output is held against one reference. A right one in other words scores low; one that is wrong in "
-        "a single digit or name scores high in all but exact match. No figure here measures truth.",
+        learnt="The held-out sources are of the same kind as the training data. The metrics show how well it learnt those, "
+        "not how well it works on other text.",
+        small="learns rules that its pairs repeat, such as how to spell out numbers. It is not a translator or "
+        "a summariser: it knows few words and no facts. When it does not know, it writes what is likely, in the same "
+        "tone as a correct answer.",
+        truth="Each output is compared with a single reference. A correct paraphrase scores low; an output that is wrong in "
+        "a single digit or name scores high in everything but exact match. No metric here measures truth.",
     )
 
 
 def card_section(card: PairsCard) -> Section:
-    """Where the pairs come from, how they are divided, and what was cut or left out."""
+    """The source of the pairs, their splits, and what was truncated or left out."""
     tokens = card.tokens
     counts = [
         ("Columns", " \N{RIGHTWARDS ARROW} ".join(card.columns)),
@@ -183,7 +182,7 @@ def card_section(card: PairsCard) -> Section:
 
 
 def use(name: str, evaluation: TargetsEvaluation) -> Section:
-    """How to have a target written, here and elsewhere."""
+    """How to generate a target, here and in Python."""
     run, source = f"runs/{name}", shorten(evaluation.samples[0].source, 200)
     command = f"finetune generate {shlex.quote(run)} {shlex.quote(source)}"
     blocks = [

@@ -89,7 +89,7 @@ def prepare(
 
 
 def _as_read(record: dict, family: str) -> str:
-    """A pair with the token that parts and ends, in words."""
+    """The pair as the model sees it, with separator and end token."""
     if family == "decoder":
         return f"{record['source']}{END}{record['target']}{END}"
     return f"encoder: {record['source']}\ndecoder: {END}{record['target']}{END}"

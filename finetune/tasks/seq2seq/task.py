@@ -76,14 +76,14 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         return super().files(recipe) | further
 
     def check_settings(self, recipe: Recipe) -> None:
-        """Pairs have no labels, and a model that writes has no head."""
+        """Pairs have no labels, and a seq2seq model has no classification head."""
         super().check_settings(recipe)
         refuse_balanced(recipe)
         if recipe.train.method == "head":
             raise RecipeError(
-                "method head trains nothing here",
+                "method head has nothing to train here",
                 known="full, last-blocks, lora",
-                do="A model that writes has no head of its own.",
+                do="A seq2seq model has no classification head.",
             )
         settings = recipe.seq2seq
         if settings.beams == 1 and settings.length_penalty != 1:
@@ -174,7 +174,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         return model
 
     def configure_trainable(self, model: AnyFamily, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
-        """What the method trains, on both sides of an encoder-decoder; the cross-attention always learns."""
+        """Select the trained weights, on both sides of an encoder-decoder; the cross-attention is always trained."""
         body: GPT | EncoderDecoder = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
         return freeze(model, body, settings.method, settings.last_blocks)

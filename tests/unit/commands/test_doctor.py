@@ -23,7 +23,7 @@ def test_a_working_machine_is_said_to_work(capsys, tmp_path, monkeypatch):
     status = doctor.show()
     text = capsys.readouterr().out
     assert status == 0 and text.rstrip().endswith("everything works")
-    assert "torch " in text and "none: what is on this machine is used" in text
+    assert "torch " in text and "none: only local files are used" in text
     assert "gpt2: not here" in text and "PROBLEM" not in text
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.errors import WeightsError
-from finetune.models.gpt import GPT, IGNORE, MLP, Attention, GPTConfig, causal_mask_at, take
+from finetune.models.gpt import GPT, IGNORE, MLP, Attention, GPTConfig, causal_mask_at, gather_positions
 from finetune.models.heads import NextToken
 
 SHAPE = GPTConfig(vocab_size=97, context=24, width=32, layers=3, heads=4)
@@ -205,10 +205,10 @@ def test_asking_a_block_for_one_position_equals_asking_for_all(model, input_ids,
     block = model.blocks[0]
     one = block(x, mask=causal_mask_at(at, 24), at=at)
     assert one.shape == (batch, 1, 32)
-    torch.testing.assert_close(one, take(block(x), at), atol=1e-5, rtol=0)
+    torch.testing.assert_close(one, gather_positions(block(x), at), atol=1e-5, rtol=0)
 
 
 def test_take_and_up_to_are_what_they_say():
     x, at = torch.arange(12).view(2, 3, 2), torch.tensor([2, 0])
-    assert take(x, at).tolist() == [[[4, 5]], [[6, 7]]]
+    assert gather_positions(x, at).tolist() == [[[4, 5]], [[6, 7]]]
     assert causal_mask_at(at, 3).tolist() == [[[[True, True, True]]], [[[True, False, False]]]]

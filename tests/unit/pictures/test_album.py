@@ -94,7 +94,7 @@ def test_a_classifier_shows_attention_but_continues_nothing(tmp_path, gpt, token
     write_checkpoint(tmp_path / "classifier", Classifier(gpt, classes=2).initialise_head(1), tokenizer)
     options = Options(weights=str(tmp_path / "classifier"), text="a text")
     assert draw("attention", tmp_path / "out", options, Train()).is_file()
-    with pytest.raises(WeightsError, match="classifier continues no text"):
+    with pytest.raises(WeightsError, match="classifier cannot generate text"):
         draw("sampling", tmp_path / "out", options, Train())
 
 
@@ -116,5 +116,5 @@ def test_what_cannot_be_used_is_said_and_nothing_written(tmp_path, what, options
 
 def test_a_file_in_the_folders_place_is_said(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(RunError, match="no folder"):
+    with pytest.raises(RunError, match="not a folder"):
         draw("masks", tmp_path / "out", Options(), Train())

@@ -311,7 +311,7 @@ def language_run(tmp_path):
             "method": "full",
             "weights": {
                 "name": "scratch",
-                "source": "random, seeded; nothing pretrained",
+                "source": "randomly initialised from the seed",
                 "licence": "",
                 "sha256": {},
                 "fallback": False,

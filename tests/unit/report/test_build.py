@@ -267,8 +267,8 @@ def test_many_errors_keep_the_thirty_most_confident(tmp_path):
 def test_a_perfect_run_without_a_log_says_so(make_run):
     page, text, _ = read(make_run(rows=(200, 60, 90), perfect=True, train_log=False))
     check_inert(page)
-    assert "None of the 90 test rows is wrong." in page.text and "no log of its training steps" in page.text
-    assert "No test row is confused." in page.text and "An interval without width" in page.text
+    assert "All 90 test rows are predicted correctly." in page.text and "no log of its training steps" in page.text
+    assert "Every test row is predicted correctly." in page.text and "A zero-width interval" in page.text
 
 
 def test_a_fallback_is_named_with_the_commands_that_mend_it(make_run):

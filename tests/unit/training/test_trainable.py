@@ -65,7 +65,7 @@ def test_a_language_model_has_no_head_to_move():
     model = NextToken(GPT(GPTConfig(30, 8, 4, 3, 2)))
     adapt(model.gpt, Train(method="lora", lora_rank=2, lora_targets=("attention.out",)))
     assert len(freeze(model, model.gpt, "lora", 1).names) == 6
-    with pytest.raises(RecipeError, match="method head trains nothing here; known: full, last-blocks, lora"):
+    with pytest.raises(RecipeError, match="method head has nothing to train here; known: full, last-blocks, lora"):
         model = NextToken(GPT(GPTConfig(30, 8, 4, 3, 2)))
         freeze(model, model.gpt, "head", 1)
 

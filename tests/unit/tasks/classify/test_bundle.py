@@ -78,7 +78,7 @@ def test_parts_that_do_not_belong_together_are_refused(bundle_at, tmp_path):
         predict.Bundle.load(bundle_at(labels=["a", "b", "c"], positive=None))
     with pytest.raises(WeightsError, match="tokenizer is not the one"):
         predict.Bundle.load(bundle_at(tokenizer_sha256="0" * 64))
-    with pytest.raises(WeightsError, match="no bundle here"):
+    with pytest.raises(WeightsError, match="not a bundle"):
         predict.Bundle.load(tmp_path)
     with pytest.raises(DataError, match="text 1 is empty"):
         predict.Bundle.load(bundle_at()).predict(["a", ""])

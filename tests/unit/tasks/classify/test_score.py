@@ -132,7 +132,7 @@ def test_the_clean_part_leaves_out_texts_seen_elsewhere():
     assert report.clean.n == 80 and report.overlap["test_in_train"] == OverlapCounts(0, 10, 90)
     y = np.arange(90) % 2
     assert report.clean.metrics["accuracy"].value == sk.accuracy_score(y[10:], predicted[10:])
-    assert "10 of the 90 test texts also stand in train" in verdict(report)
+    assert "10 of the 90 test texts also occur in train" in verdict(report)
 
 
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():
@@ -224,7 +224,7 @@ def test_verdict_says_plainly_who_wins():
     assert "the model is better by 3.0 points (McNemar p < 0.0001)" in verdict(
         evaluation(0.98, baselines=[entry(TFIDF, 0.95, 0.03, 1e-9)])
     )
-    assert "the two are equal" in verdict(evaluation(baselines=[entry(TFIDF, 0.987, 0.0, 1.0)]))
+    assert "no difference" in verdict(evaluation(baselines=[entry(TFIDF, 0.987, 0.0, 1.0)]))
 
 
 def test_verdict_names_the_majority_class_only_where_it_is_not_beaten():

@@ -93,8 +93,8 @@ def test_the_verdict_claims_no_more_than_the_tests_carry():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert "Exact match 50.0 %" in said and "before training 3.0 % (the model is better by 47.0 points, p = " in said
-    assert "nearest training question 48.0 % (no more than noise apart" in said
-    assert "2 test questions stand in train or validation too; without them: 49.5 %" in said
+    assert "nearest training question 48.0 % (difference within noise" in said
+    assert "2 test questions also occur in train or validation; without them: 49.5 %" in said
     worse = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted))
     assert "90.0 % (the model is worse by 40.0 points" in worse and "4.0" in worse
 
@@ -140,7 +140,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "With 29 test records",
         "all of it and the end token",
         "One note.",
-        "Rows whose question stands in another split",
+        "Rows whose question also occurs in another split",
         "median 3, 95 % have at most 4, longest 9",
     ):
         assert part in html, part

@@ -110,7 +110,7 @@ def test_a_table_names_its_rows(write):
 
 def test_lines_that_are_no_json_are_malformed_records(write):
     deep = "[" * 100_000
-    with pytest.raises(DataError, match=r"3 of 4 records.*line 2: no JSON.*line 4: no JSON.*line 5: no JSON"):
+    with pytest.raises(DataError, match=r"3 of 4 records.*line 2: not JSON.*line 4: not JSON.*line 5: not JSON"):
         read_instructions(write(f'{json.dumps(PAIRS[0])}\n{{"instruction": \n\n{deep}\nnot json\n'), STRICT)
 
 
@@ -139,8 +139,8 @@ def test_a_share_may_be_left_out_and_is_counted(write):
         ("", "my.jsonl", "no records"),
         ("[]", "my.json", "no records"),
         ("{}", "my.json", "no list of records; got an object"),
-        ("[1", "my.json", "no JSON"),
-        ("", "my.json", "no JSON"),
+        ("[1", "my.json", "not JSON"),
+        ("", "my.json", "not JSON"),
         ("x", "my.txt", "a file of unknown kind; got '.txt'"),
     ],
 )

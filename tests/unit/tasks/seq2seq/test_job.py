@@ -72,7 +72,7 @@ def test_on_both_sides_the_same_moves_and_the_cross_attention_always(method, mov
 
 def test_head_alone_is_refused():
     model, _ = job.build_model(GPT(GPTConfig(30, 8, 4, 2, 2)), Recipe(task="seq2seq"), 29)
-    with pytest.raises(RecipeError, match="method head trains nothing here"):
+    with pytest.raises(RecipeError, match="method head has nothing to train here"):
         freeze(model, model.model, "head", 1)
 
 

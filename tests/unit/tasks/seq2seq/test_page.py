@@ -137,10 +137,12 @@ def test_the_verdict_claims_no_more_than_the_tests_carry():
     assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
     assert "the source copied" not in said  # clearly beaten
     assert "before training 3.0 % (the model is better by 47.0 points, p = 0.005)" in said
-    assert "nearest training source 48.0 % (no more than noise apart" in said
-    assert "2 test sources stand in train or validation too; without them: 49.5 %" in said
+    assert "nearest training source 48.0 % (difference within noise" in said
+    assert "2 test sources also occur in train or validation; without them: 49.5 %" in said
     assert re.search(r"chrF \d\d\.\d \(\d\d\.\d to \d\d\.\d; n = 200\)", said)
-    assert re.search(r"Loss on the targets: (4\.0|3\.9)\d+ nats a token before training, (1\.0|0\.9)\d+ after\.", said)
+    assert re.search(
+        r"Loss on the targets: (4\.0|3\.9)\d+ nats per token before training, (1\.0|0\.9)\d+ after\.", said
+    )
 
 
 def test_a_baseline_that_wins_makes_the_model_worse():
@@ -148,7 +150,7 @@ def test_a_baseline_that_wins_makes_the_model_worse():
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, clean_from=0))
     assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
     plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
-    assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (no more than noise apart" in plain
+    assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (difference within noise" in plain
     texts = [[text + " and so on to the eleventh word" for text in numbers(200, right)] for right in (50, 3, 90, 100)]
     by_chrf = page.verdict(evaluation(*texts))
     assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
@@ -169,7 +171,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "30 (rows 0, 1, 2",
         "and more",
         "empty source",
-        "2 (rows 3, 4; the first of the file is 0)",
+        "2 (rows 3, 4; counted from 0)",
         "(nothing)",
         "What it cannot do",
         "With 30 test pairs",
@@ -177,13 +179,13 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "One note.",
         "nrefs:1|case:mixed",
         "Test, targets",
-        "are new, so the decoder hardly sees",
-        "test rows that stand in train",
+        "is untrained, so the decoder hardly sees",
+        "test rows also in train",
         "Learnt tokens",
         "median 13, 95 % have at most 14, longest 19",
         "Where it looks in the source",
         "of before",
-        "Rows whose source stands in another split",
+        "Rows whose source also occurs in another split",
     ):
         assert part in html, part
     assert "A model of" not in html  # how large it is stands nowhere in this run
@@ -205,7 +207,7 @@ def test_every_metric_has_its_interval(run):
 def test_degenerate_outputs_make_a_page(run):
     for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
         html, _ = run(evaluation(own, own, own, wanted, clean_from=0), None, [])
-        assert "no more than noise apart" in html and "Where it looks" not in html
+        assert "difference within noise" in html and "Where it looks" not in html
         assert "not defined\n(no reference has 4 words)" in html
 
 
