@@ -11,6 +11,7 @@ import typer
 
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
+from finetune.export import FORMATS
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -262,7 +263,7 @@ def report(run_directory: RunArgument) -> None:
 @app.command()
 def export(
     run_directory: RunArgument,
-    format: Annotated[str, typer.Option(help="hf: Hugging Face format; peft: LoRA adapters.")] = "hf",
+    format: Annotated[str, typer.Option(help=f"What to write: {', '.join(FORMATS)}.")] = "hf",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
