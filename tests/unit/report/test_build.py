@@ -449,7 +449,7 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
     text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "| Time | 5 min 0 s | 4 min 0 s to 6 min 0 s | 6 min 43 s |" in text
     assert "| Peak memory | 1.10 GB | 900 MB to 1.40 GB | 1.25 GB |" in text
-    assert "It is for 400 steps; training stopped after 220. They had 42% of the processor time" in text
+    assert "It is for 400 steps; training stopped after 220. Those steps got 42% of their threads' CPU time" in text
 
 
 def test_notes_are_sentences_and_the_loss_says_which_checkpoint_is_kept(make_run):

@@ -137,7 +137,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "Test, prompts and answers",
         "(nothing)",
         "What it cannot do",
-        "With 29 test records",
+        "With only 29 test records",
         "all of it and the end token",
         "One note.",
         "Rows whose question also occurs in another split",

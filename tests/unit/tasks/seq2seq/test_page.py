@@ -174,7 +174,7 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "2 (rows 3, 4; counted from 0)",
         "(nothing)",
         "What it cannot do",
-        "With 30 test pairs",
+        "With only 30 test pairs",
         "one training (seed 5)",
         "One note.",
         "nrefs:1|case:mixed",
