@@ -144,7 +144,7 @@ def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_block
         tensor.requires_grad_(True)
     if method == "head" and isinstance(body, EncoderDecoder) or not any(p.requires_grad for p in model.parameters()):
         raise RecipeError(
-            f"method {method} trains nothing here",
+            f"method {method} has nothing to train here",
             known="full, last-blocks, lora",
             do="A language model's output is its token embedding; it has no head of its own.",
         )

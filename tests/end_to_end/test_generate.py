@@ -97,7 +97,7 @@ def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     said = finetune("generate", "mini", PROMPT, "--compile")
     compiled.compile_step.cache_clear()
-    assert said.status == 2 and not said.out and "no-such-compiler" in said.err and "what CXX names" in said.err
+    assert said.status == 2 and not said.out and "no-such-compiler" in said.err and "the one in CXX" in said.err
 
 
 def test_a_long_prompt_is_cut_and_said(finetune):

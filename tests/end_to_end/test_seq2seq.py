@@ -190,7 +190,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
         (["split.protocol=balanced"], "needs labels"),
         (["seq2seq.source=nothing"], "nothing"),
         (["columns.text=digits"], "columns.text has no effect in seq2seq"),
-        (["seq2seq.length_penalty=2"], "beam search alone"),
+        (["seq2seq.length_penalty=2"], "only beam search"),
         (["train.metric=accuracy"], "train.metric"),
         (["seq2seq.family=both"], "family"),
     ],

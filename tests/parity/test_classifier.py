@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.store import load_checkpoint
-from finetune.models.gpt import take
+from finetune.models.gpt import gather_positions
 from finetune.models.heads import Classifier
 
 TOLERANCE = 2e-5
@@ -45,7 +45,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(classifier, model, 
 
 @torch.no_grad()
 def test_asking_the_top_block_for_one_position_equals_the_full_pass(classifier, model, last):
-    full = model.head(take(model.gpt.hidden_states(classifier.inputs), last)[:, 0])
+    full = model.head(gather_positions(model.gpt.hidden_states(classifier.inputs), last)[:, 0])
     torch.testing.assert_close(model(classifier.inputs, last), full, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(full, classifier.logits, atol=TOLERANCE, rtol=0)
 

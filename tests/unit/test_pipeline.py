@@ -87,9 +87,9 @@ def test_a_setting_that_nothing_reads_is_refused_with_its_owner(pipeline, settin
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["train.method=full", "train.last_blocks=3"], "train.last_blocks is read by method last-blocks alone"),
-        (["train.method=head", "train.lora_rank=3"], "train.lora_rank is read by method lora alone"),
-        (["train.decay_fraction=0.5"], "train.decay_fraction is read by schedule constant alone"),
+        (["train.method=full", "train.last_blocks=3"], "train.last_blocks is used only by method last-blocks"),
+        (["train.method=head", "train.lora_rank=3"], "train.lora_rank is used only by method lora"),
+        (["train.decay_fraction=0.5"], "train.decay_fraction is used only by schedule constant"),
         (["pipeline=pretrain"], "the pipeline is not a setting"),
     ],
 )

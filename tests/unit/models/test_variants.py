@@ -222,7 +222,7 @@ def test_rotary_is_a_turn_in_the_complex_plane():
     for t, position in enumerate(positions):
         for i in range(4):
             z = complex(x[0, 0, t, i], x[0, 0, t, i + 4]) * cmath.exp(1j * position * 10000 ** (-2 * i / 8))
-            turned[0, 0, t, i], turned[0, 0, t, i + 4] = z.attention_mask, z.imag
+            turned[0, 0, t, i], turned[0, 0, t, i + 4] = z.real, z.imag
     torch.testing.assert_close(rotate(x, angles(torch.tensor([positions]), 8)), turned)
 
 
