@@ -136,7 +136,7 @@ def execute(
                 if donor:
                     taken.setdefault(donor, []).append(name)
                 else:
-                    taken = _say_taken(taken)
+                    _say_taken(taken)
                     begun = begun or _announce(number, name)
                     more = {"processes": processes} if name == "train" else {}
                     _run_stage(run, recipe, stage, (number, name, outputs), inputs, external, machine, more)
@@ -167,11 +167,11 @@ def _announce(number: int, name: str) -> bool:
     return True
 
 
-def _say_taken(taken: dict[str, list[str]]) -> dict:
+def _say_taken(taken: dict[str, list[str]]) -> None:
     """Print which stages were reused from which run, and clear the list."""
     for donor, names in taken.items():
         say(f"{', '.join(names)}: reused from {donor}, which had the same inputs (--fresh reruns them)")
-    return {}
+    taken.clear()
 
 
 def _outputs(stage: ModuleType, recipe: Recipe) -> tuple[str, ...]:

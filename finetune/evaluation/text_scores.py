@@ -1,5 +1,7 @@
 """Scores of single texts against references: exact match, token F1, ROUGE, and repetition.
 
+BLEU and chrF, which are of a whole corpus, are in ``written.py``.
+
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (SQuAD's exact match and token F1, after its normalisation); Lin 2004,
 ROUGE, by the library rouge-score; Welleck et al. 2019, arXiv:1908.04319, section 6 (repetition: seq-rep-4).
 """
