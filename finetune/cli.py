@@ -145,7 +145,7 @@ def predict(
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
 ) -> None:
-    """Print a label and its probability for each text, or fill a table."""
+    """Print a label and its probability for each text, or the names in it; or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
     for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
@@ -153,19 +153,16 @@ def predict(
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
-    from finetune.tasks.classify.bundle import Bundle, predict_table
+    from finetune.commands.predict import predictor
 
-    ready = Bundle.load(bundle)
+    ready, directory = predictor(bundle)
     if table:
         assert out is not None, "--csv needs --out"
-        counts = predict_table(ready, table, out, text, encoding, not no_header)
-        say(
-            f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
-            + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
-        )
-        return
-    for label, p in zip(*ready.predict(texts or []), strict=True):
-        say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
+        lines = ready.predict_table(directory, table, out, text, encoding, not no_header)
+    else:
+        lines = ready.predict_texts(directory, texts or [])
+    for line in lines:
+        say(line)
 
 
 @app.command()

@@ -44,6 +44,7 @@ class Exportable:
     labels: list[str] = field(default_factory=list)  # of a classifier
     texts: list[str] = field(default_factory=list)  # on which a classifier is compared
     max_length: int = 0  # tokens that a text is cut to
+    layout: Callable[[Path], Exported] | None = None  # of a GPT under a task's own head: writes and compares both
 
 
 @contextmanager

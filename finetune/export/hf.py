@@ -1,7 +1,8 @@
 """Hugging Face's layout: a directory that transformers loads, compared with our own model before it is there.
 
-A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel. An encoder-decoder has no
-public class of its shape: it is written in a layout of our own, and compared with what is read back.
+A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel, and a GPT under a task's own
+head what the task says. An encoder-decoder has no public class of its shape: it is written in a layout of our own, and
+compared with what is read back.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,9 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
     An older export then stays in its place. base: not needed, the weights are all there.
     """
     with draft_of(directory) as draft:
-        if isinstance(thing.model, EncoderDecoder):
+        if thing.layout is not None:
+            exported = thing.layout(draft)
+        elif isinstance(thing.model, EncoderDecoder):
             write_encoder_decoder(draft, thing.model, thing.tokenizer, thing.files)
             exported = compare_encoder_decoder(draft, thing.model)
         else:

@@ -39,6 +39,12 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         raise RunError(
             f"{thing.name}: has no adapters", known="a run of the method lora", do="Export it with --format hf."
         )
+    if thing.layout is not None:
+        raise RunError(
+            f"{thing.name}: has a head of its own, which is not written in PEFT's layout",
+            known="a classifier, a language model",
+            do="Export it with --format hf, which holds its adapters merged.",
+        )
     if isinstance(thing.model, EncoderDecoder):
         raise RunError(
             f"{thing.name}: an encoder-decoder, which PEFT does not support",

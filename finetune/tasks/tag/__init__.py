@@ -1,0 +1,1 @@
+"""The task ``tag``: find the names in a sentence, and say of which kind each is (token classification)."""

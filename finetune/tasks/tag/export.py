@@ -1,0 +1,156 @@
+"""A tagger as it is handed over to be written: transformers' GPT2ForTokenClassification, compared before it is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.checkpoints.convert import gpt_tensors
+from finetune.checkpoints.store import hugging_face_config, tokenizer_config, write_directory
+from finetune.export.exportable import TOLERANCE, Exportable, Exported, refuse
+from finetune.export.hf import NOT_COMPARED
+from finetune.files import read_json, sha256_json
+from finetune.recipe import Recipe
+from finetune.records import Downloaded
+from finetune.report.metric_text import metric_text
+from finetune.run import Run
+from finetune.tasks.tag.bundle import HEAD, TagBundleCard
+from finetune.tasks.tag.card import TagCard
+from finetune.tasks.tag.data import Tokens
+from finetune.tasks.tag.job import predict_tags
+from finetune.tasks.tag.model import Tagger
+from finetune.tasks.tag.score import TagEvaluation
+from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import padded
+from finetune.training.predict import PREDICT_TOKENS
+
+ARCHITECTURE = "GPT2ForTokenClassification"
+
+
+def exportable_run(
+    run: Run, recipe: Recipe, model: Tagger, tokenizer: Tokenizer, tags: list[str], max_length: int, tokens: Tokens
+) -> Exportable:
+    """A finished run's tagger. tokens: of sentences on which it is compared."""
+    measured, described = run.path("eval.json"), run.path("data", "card.json")
+    evaluation = TagEvaluation.from_json(read_json(measured), measured)
+    data = TagCard.from_json(read_json(described), described)
+    card = TagBundleCard(
+        schema_version=1,
+        task=recipe.task,
+        tags=tags,
+        max_length=max_length,
+        weights=evaluation.weights,
+        tokenizer_sha256=tokenizer.fingerprint(),
+        data_sha256=run.result("download", Downloaded).data.sha256,
+        recipe_sha256=sha256_json(recipe.model_dump()),
+    )
+
+    def layout(directory: Path) -> Exported:
+        write_tagger(directory, model, tokenizer, card)
+        return compare(directory, model, tokens, tokenizer.end_of_text)
+
+    return Exportable(
+        run.name,
+        model.gpt,
+        tokenizer,
+        lambda exported: readme(run.name, card, exported, _facts(evaluation, data)),
+        layout=layout,
+    )
+
+
+def write_tagger(directory: Path, model: Tagger, tokenizer: Tokenizer, card: TagBundleCard) -> None:
+    """Write the layout of transformers, and bundle.json beside it."""
+    head = {theirs: getattr(model.head, ours).detach().cpu().contiguous() for theirs, ours in HEAD.items()}
+    config = hugging_face_config(model.gpt, tokenizer) | {
+        "architectures": [ARCHITECTURE],
+        "dtype": "float32",
+        "num_labels": len(card.tags),
+        "id2label": {str(at): tag for at, tag in enumerate(card.tags)},
+        "label2id": {tag: at for at, tag in enumerate(card.tags)},
+    }
+    files = {
+        "tokenizer_config.json": json.dumps(tokenizer_config(model.gpt.config), indent=2) + "\n",
+        "bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False),
+    }
+    write_directory(directory, gpt_tensors(model.gpt) | head, config, tokenizer, files)
+
+
+def compare(directory: Path, model: Tagger, tokens: Tokens, end: int) -> Exported:
+    """Load the directory in transformers and compare logits and tags of each word. Raises WeightsError."""
+    try:
+        from transformers import GPT2ForTokenClassification
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        return NOT_COMPARED
+    transformers_logging.disable_progress_bar()
+    kind: Any = GPT2ForTokenClassification  # its stubs know no output_loading_info, with which it returns two
+    theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
+    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
+    lengths, difference, same, words = tokens.pieces.lengths(), 0.0, 0, 0
+    ours = predict_tags(model, tokens)
+    with torch.inference_mode():
+        for rows in micro_batches(list(range(len(lengths))), lengths, PREDICT_TOKENS):
+            ids, mask = padded([tokens.pieces[row] for row in rows], end)
+            logits = theirs(ids, attention_mask=mask.long()).logits.numpy()
+            for row, own in zip(rows, logits, strict=True):
+                at_words = own[tokens.lasts[row]]
+                difference = max(difference, float(np.abs(at_words - ours[row]).max(initial=0.0)))
+                same += int((at_words.argmax(1) == ours[row].argmax(1)).sum())
+                words += len(at_words)
+    if odd or not difference <= TOLERANCE or same < words:
+        raise refuse(
+            "transformers",
+            f"largest logit difference {difference:.2e}, {same} of {words} words' tags equal, loading {odd or 'clean'}",
+        )
+    return Exported(
+        True,
+        f"transformers gives the same tags on {same:,} of {words:,} words in {len(lengths):,} sentences, largest logit "
+        f"difference {difference:.1e}",
+        difference,
+        len(lengths),
+        same,
+    )
+
+
+def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
+    """How good a run's model is, and what it learnt from."""
+    return [
+        f"F1 of names: {metric_text(evaluation.metrics['f1'], 'f1')} held-out sentences, 95 % interval",
+        f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
+        + (f"; cite: {data.citation}" if data.citation else ""),
+    ]
+
+
+def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str]) -> str:
+    """The README of a bundle."""
+    kinds = sorted({tag[2:] for tag in card.tags if tag[1:2] == "-"})
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"A GPT-2 that finds names ({', '.join(f'`{kind}`' for kind in kinds)}), made by gpt2-finetune from "
+            f"{card.weights.name} ({card.weights.source}).",
+            "",
+            *([card.weights.note, ""] if card.weights.note else []),
+            *(f"- {fact}" for fact in facts),
+            f"- a sentence is read up to {card.max_length} tokens",
+            f"- {exported.summary}",
+            "",
+            "## Use",
+            "",
+            '    finetune predict DIRECTORY "a sentence"',
+            "",
+            "or, without this project. Words and punctuation marks are separated by a space, and a word's tag is that of its",
+            "last token:",
+            "",
+            "    from transformers import AutoModelForTokenClassification, AutoTokenizer",
+            '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+            '    model = AutoModelForTokenClassification.from_pretrained("DIRECTORY")',
+            '    logits = model(**tokenizer("Anna lives in Oslo .", return_tensors="pt")).logits[0]',
+            "    tags = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]",
+            "",
+        ]
+    )

@@ -1,0 +1,25 @@
+"""The section ``tag`` of a recipe, and what the task reads of the run's sections, by stage."""
+
+from pydantic import Field
+
+from finetune.config import Settings
+
+
+class Tag(Settings):
+    """Where words and tags stand in a table; a CoNLL file has its words first and its tags last."""
+
+    words: str | None = Field(None, description="name of the column of words; none: found by its name")
+    tags: str | None = Field(None, description="name of the column of tags; none: found by its name")
+    sentence: str | None = Field(
+        None,
+        description="of a table with a word a row: the column that says which sentence it is of; none: by its name",
+    )
+
+
+SECTION = Tag
+TABLES = ("validation", "test", "encoding", "tag")
+READS = {
+    "download": TABLES,
+    "prepare": (*TABLES, "split", "max_length"),
+    "evaluate": ("evaluate.metric", "evaluate.resamples"),
+}

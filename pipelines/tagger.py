@@ -1,0 +1,21 @@
+"""Names in sentences: which words are a person, a place or an organisation, learnt in two minutes on two cores.
+
+Takes sentences in which each word has a tag (a CoNLL file, JSONL with lists of tokens and tags, or a table with a word a
+row) to a model that finds such names, a report and a bundle that `finetune predict` and transformers load. The sample that
+ships here was written for this project. It is small: the report shows how many of the names that training never showed
+are found, and how a logistic regression over features of words compares. Your own: `finetune run tagger --set
+data=my.conll`. Afterwards: `finetune predict runs/tagger "Anna Berg flew to Lisbon."`
+"""
+
+from finetune.recipe import Evaluate, Recipe, Split, Train
+from finetune.stages import download, evaluate, export, prepare, report, train, verify
+
+recipe = Recipe(
+    task="tag",
+    weights="mini",
+    data="tag-sample",
+    split=Split(val_fraction=0.15, test_fraction=0.25),
+    train=Train(method="auto", epochs=20, batch_size=8, patience=6),
+    evaluate=Evaluate(metric="f1"),
+)
+stages = [download, verify, prepare, train, evaluate, report, export]

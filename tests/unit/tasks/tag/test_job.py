@@ -1,0 +1,132 @@
+"""A word's tag is read at its last token, sees nothing that follows, and does not depend on its batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.models.gpt import IGNORE
+from finetune.recipe import Train
+from finetune.tasks.tag.data import Tokens, encode_words
+from finetune.tasks.tag.job import Examples, build_job, predict_tags, word_loss
+from finetune.tasks.tag.model import Tagger
+from finetune.tasks.tag.sentences import Sentence
+from finetune.tokenizer import Tokenizer
+
+TAGS = ["O", "B-place", "I-place"]
+SENTENCES = [
+    Sentence(0, ["Rain", "in", "Oslo"], ["O", "O", "B-place"]),
+    Sentence(1, ["No"], ["O"]),
+    Sentence(2, ["New", "York", "is", "wet"], ["B-place", "I-place", "O", "O"]),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(root_weights):
+    return Tokenizer.from_directory(root_weights)
+
+
+@pytest.fixture(scope="module")
+def root_weights():
+    from finetune.checkpoints.sources import locate_weights
+
+    return locate_weights("mini").directory
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    from finetune.checkpoints.store import load_checkpoint
+
+    return Tagger(load_checkpoint(tiny).gpt, len(TAGS)).initialise_head(0).eval()
+
+
+def tokens_of(sentences, max_length=32):
+    return encode_words(Tokenizer.of_bytes(), [own.words for own in sentences], max_length)
+
+
+def test_words_are_encoded_as_the_text_they_make(tokenizer):
+    sentences = [["Anna", "Berg", "'s", "co-op", ",", "in", "1984", "."], ["\u00c5lesund", "\u201d", "..."], ["x"]]
+    tokens = encode_words(tokenizer, sentences, 256)
+    for words, pieces, lasts in zip(sentences, tokens.pieces, tokens.lasts, strict=True):
+        assert pieces == tokenizer.encode(" ".join(words))
+        for at, last in enumerate(lasts):
+            assert tokenizer.decode(pieces[: last + 1]) == " ".join(words[: at + 1])
+
+
+def test_a_word_that_does_not_fit_has_no_place():
+    tokens = encode_words(Tokenizer.of_bytes(), [["ab", "cd", "ef"]], 6)
+    assert tokens.lasts[0] == [1, 4] and len(tokens.pieces[0]) == 6
+
+
+def test_a_tag_does_not_depend_on_the_batch_or_on_what_follows(model):
+    alone = [predict_tags(model, tokens_of([own]))[0] for own in SENTENCES]
+    together = predict_tags(model, tokens_of(SENTENCES))
+    for one, other, own in zip(alone, together, SENTENCES, strict=True):
+        assert one.shape == (len(own.words), len(TAGS)) and np.allclose(one, other, atol=1e-5)
+    longer = Sentence(0, [*SENTENCES[0].words, "again"], [*SENTENCES[0].tags, "O"])
+    assert np.allclose(predict_tags(model, tokens_of([longer]))[0][:3], alone[0], atol=1e-5)
+
+
+def test_the_loss_is_the_mean_over_words(model):
+    tokens = tokens_of(SENTENCES)
+    part = Examples.of(SENTENCES, tokens, TAGS)
+    job = build_job(model, Train(), TAGS, part, part, torch.device("cpu"))
+    ids, lasts, targets = job.batch([0, 1, 2])
+    assert targets.tolist() == [[0, 0, 1, IGNORE], [0, IGNORE, IGNORE, IGNORE], [1, 2, 0, 0]]
+    nats = word_loss(predict_tags(model, tokens), part.targets)
+    with torch.no_grad():
+        assert job.loss_sum(model, (ids, lasts, targets)).item() == pytest.approx(nats.sum(), rel=1e-5)
+    assert job.weights == [3.0, 1.0, 4.0]
+    found = job.validate(model)
+    assert found["log_loss"] == pytest.approx(nats.sum() / 8, rel=1e-5) and set(found) >= {"accuracy", "f1_macro"}
+
+
+def test_logits_are_those_of_transformers(model, tmp_path):
+    from finetune.evaluation.results import StartWeights
+    from finetune.tasks.tag.bundle import TagBundle, TagBundleCard
+    from finetune.tasks.tag.export import compare, write_tagger
+
+    own = Tokenizer.of_bytes()
+    weights = StartWeights(name="tiny", source="", licence="", sha256={}, fallback=False, note="")
+    card = TagBundleCard(
+        schema_version=1,
+        task="tag",
+        tags=TAGS,
+        max_length=12,
+        weights=weights,
+        tokenizer_sha256=own.fingerprint(),
+        data_sha256="",
+        recipe_sha256="",
+    )
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
+    write_tagger(tmp_path / "hf", model, own, card)
+    exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES), own.end_of_text)
+    assert exported.compared and exported.same_labels == 8 and exported.max_logit_difference < 1e-5
+
+    again = TagBundle.load(tmp_path / "hf")
+    short = tokens_of(SENTENCES)
+    for ours, theirs in zip(predict_tags(again.model, short), predict_tags(model, short), strict=True):
+        assert np.array_equal(ours, theirs)
+
+    with torch.no_grad():
+        model.head.bias.add_(torch.tensor([0.0, 0.01, 0.0]))  # no longer what was written
+    from finetune.errors import WeightsError
+
+    with pytest.raises(WeightsError, match="transformers reads the export differently"):
+        compare(tmp_path / "hf", model, tokens_of(SENTENCES), own.end_of_text)
+
+
+def test_long_texts_are_read_in_parts_and_names_keep_their_place(model):
+    from finetune.tasks.tag.bundle import TagBundle
+
+    bundle = TagBundle(model, Tokenizer.of_bytes(), TAGS, 12)
+    text = "New York, Anna's hat.\nOslo"
+    for name in bundle.names([text])[0]:
+        assert text[name.start : name.end] == name.text and 0 < name.probability <= 1
+    [(tags, p)] = bundle.tag([["Rain", "in", "Oslo", "wet", "a-word-longer-than-all", "x"]])
+    assert len(tags) == len(p) == 6 and tags[4] == "O"
+
+
+def test_examples_hold_a_target_for_each_word_that_fits():
+    part = Examples.of(SENTENCES[:1], tokens_of(SENTENCES[:1], max_length=8), TAGS)
+    assert isinstance(part.tokens, Tokens) and part.targets == [[0, 0]]
