@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct seq2seq pretrain architectures test test-all check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -43,6 +43,9 @@ instruct: setup ## a model that answers in the form of your pairs: make instruct
 
 seq2seq: setup ## from source to target, here numbers to words: make seq2seq DATA=my.tsv
 	@$(PY) -m finetune run seq2seq $${DATA:+--set "data=$$DATA"} $(SETTINGS)
+
+tagger: setup ## names in sentences, here people, places, organisations: make tagger DATA=my.conll
+	@$(PY) -m finetune run tagger $${DATA:+--set "data=$$DATA"} $(SETTINGS)
 
 pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 	@$(PY) -m finetune run pretrain $${TEXT:+--set "data=$$TEXT"} $(SETTINGS)

@@ -9,7 +9,7 @@ import pytest
 from finetune.comparisons.architectures.numbers import in_words
 
 
-@pytest.mark.parametrize("name", ["spam", "instruct", "seq2seq"])
+@pytest.mark.parametrize("name", ["spam", "instruct", "seq2seq", "tag"])
 def test_a_card_holds_what_its_script_measures(root, monkeypatch, capsys, name):
     script = root / "data" / name / "check_sample.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--check"])
