@@ -58,7 +58,7 @@ def locate_sentences(name: str, encoding: str | None = None) -> DataSource:
     if name in bundled:
         return sample_source(name)
     path = Path(name).expanduser()
-    if path.is_file() and is_conll(path):
+    if path.exists() and is_conll(path):
         return DataSource(path.name, path, Detected(TableFormat()), "the user's file")
     if found := table_source(name, encoding, HEADER_NAMES):
         return found
@@ -71,6 +71,8 @@ def locate_sentences(name: str, encoding: str | None = None) -> DataSource:
 
 def is_conll(path: Path) -> bool:
     """Whether a file is a CoNLL file: by its ending, or a .tsv whose sentences end in empty lines."""
+    if path.is_dir():
+        return False
     if path.suffix.lower() in CONLL:
         return True
     if path.suffix.lower() not in (".tsv", ".tab"):
