@@ -32,9 +32,9 @@ def predict(
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
-    from finetune.commands.predict import predictor
+    from finetune.commands.bundle import task_module
 
-    task, directory = predictor(bundle)
+    task, directory = task_module(bundle, "predict")
     if table:
         assert out is not None, "--csv needs --out"
         lines = task.predict_table(directory, table, out, text, encoding, not no_header)
@@ -52,9 +52,10 @@ def evaluate(
     encoding: EncodingOption = None,
 ) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
-    from finetune.tasks.classify.score_file import score_file
+    from finetune.commands.bundle import task_module
 
-    for line in score_file(bundle, data, text, label, encoding):
+    task, directory = task_module(bundle, "score_file")
+    for line in task.score_file(directory, data, text, label, encoding):
         say(line)
 
 

@@ -72,6 +72,12 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
     assert [row["id"] for row in filled] == ["1", "2"] and json.loads(filled[1]["names"]) == []
     assert all(filled[0]["text"][own["start"] : own["end"]] == own["text"] for own in names) and names
 
+    scored = tagged("evaluate", "runs/names", "my.conll")
+    assert scored.status == 0 and "90 sentences" in scored.out and "place: F1" in scored.out, scored.err
+    (tmp_path / "other.conll").write_text("ann B-animal\nslept O\n")
+    refused = tagged("evaluate", "runs/names", "other.conll")
+    assert refused.status == 2 and "never saw" in refused.err
+
     refused = tagged("export", "runs/names", "--format", "peft")
     assert refused.status == 2 and "no adapters" in refused.err
     card = run / "export" / "hf" / "bundle.json"
