@@ -65,6 +65,12 @@ def test_nothing_predicted_scores_as_in_seqeval():
     assert scores_of(entity_counts(sentences, predicted, TAGS))["f1"] == theirs == 0
 
 
+def test_a_kind_that_is_neither_there_nor_predicted_does_not_count():
+    sentences, predicted = random_sentences(20, 3)
+    found = scores_of(entity_counts(sentences, predicted, [*TAGS, "B-event", "I-event"]))
+    assert found["f1_macro"] == pytest.approx(f1_score([own.tags for own in sentences], predicted, average="macro"))
+
+
 def test_an_interval_is_of_resampled_sentences():
     sentences, predicted = random_sentences(60, 1)
     found = measure(entity_counts(sentences, predicted, TAGS), 400, 0)["f1"]
