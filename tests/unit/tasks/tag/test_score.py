@@ -8,6 +8,8 @@ import pytest
 from seqeval.metrics import accuracy_score, classification_report, f1_score, precision_score, recall_score
 
 from finetune.evaluation.results import Start, StartWeights
+from finetune.report.blocks import Table
+from finetune.tasks.tag import page
 from finetune.tasks.tag.baselines import logistic, most_frequent, word_features
 from finetune.tasks.tag.score import (
     System,
@@ -21,6 +23,7 @@ from finetune.tasks.tag.score import (
     verdict,
 )
 from finetune.tasks.tag.sentences import Sentence
+from finetune.tasks.tag.spans import spans_of
 
 KINDS = ["organisation", "person", "place"]
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BI")]
@@ -157,3 +160,26 @@ def test_test_sentences_that_overlap_are_counted_and_left_out():
     assert found.clean.value == pytest.approx(f1_score([own.tags for own in sentences[30:]], predicted[30:]))
     assert "30 of the 80 test sentences also occur" in verdict(found)
     assert type(found).from_json(found.to_json(), "eval.json") == found
+
+
+def test_every_table_of_the_page_is_whole():
+    found = evaluation(0.3, 0.5)
+    sections = [
+        page.comparison(found, 60.0),
+        page.kinds(found),
+        page.errors(found),
+        page.acquaintance(found),
+        page.sentences(found),
+        page.limits(found),
+        page.use("mine"),
+    ]
+    tables = [block for section in sections for block in section.blocks if isinstance(block, Table)]
+    assert len(tables) == 7
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    assert len(found.wrong) <= 12 and found.wrong_sentences == round(80 * (1 - found.metrics["exact_match"].value))
+    assert all(name in line for name, line in zip(("mini", "logistic"), page.summary(found)[2:], strict=True))
+
+
+def test_names_stand_in_brackets():
+    spans = spans_of(["B-person", "I-person", "O", "B-place"])
+    assert page.marked(["Anna", "Berg", "in", "Oslo"], spans) == "[Anna Berg | person] in [Oslo | place]"
