@@ -86,13 +86,18 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
     assert refused.status == 2 and "known: classify, tag" in refused.err
 
 
-def test_adapters_and_frozen_weights_are_trained_and_exported(tagged, tmp_path):
+def test_adapters_are_trained_and_exported_merged(tagged, tmp_path):
     one = [f"--set={part}" for part in ("train.epochs=1", "evaluate.metric=f1_macro")]
     done = tagged(*COMMAND, *one, "--set=train.method=lora")
     assert done.status == 0 and "transformers gives the same tags" in done.out, done.out + done.err
     refused = tagged("export", "runs/names", "--format", "peft")
     assert refused.status == 2 and "a head of its own" in refused.err
     assert json.loads((tmp_path / "runs" / "names" / "eval.json").read_text())["headline"]["metric"] == "f1_macro"
+
+
+def test_the_head_alone_is_trained(tagged):
+    done = tagged(*COMMAND, "--set=train.epochs=1", "--set=train.method=head", "--until=train")
+    assert done.status == 0 and "in 2 tensors: head" in done.out, done.out + done.err
 
 
 def test_files_for_validation_and_test_stay_whole(tagged, tmp_path):

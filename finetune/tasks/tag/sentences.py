@@ -13,7 +13,7 @@ from finetune.records import Record
 from finetune.tables.detect import Detected, byte_order
 from finetune.tables.readers import find_column
 from finetune.tables.sources import DataSource, sample_source, samples, table_source
-from finetune.tables.tables import TableFormat, is_utf8, iterate_table, look_at_bytes, refuse_packed
+from finetune.tables.tables import SPLIT_COLUMN, TableFormat, is_utf8, iterate_table, look_at_bytes, refuse_packed
 from finetune.tasks.tag.settings import Tag
 from finetune.tasks.tag.spans import OUTSIDE, as_iob2, is_prefixed
 
@@ -180,6 +180,8 @@ def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> 
     words_at = find_column(names, settings.words, WORD_NAMES, "words", path, _mend("words"))
     tags_at = find_column(names, settings.tags, TAG_NAMES, "tags", path, _mend("tags"))
     notes.append(f"words column {names[words_at]!r}, tags column {names[tags_at]!r}")
+    if layout.kind == "dataset" and SPLIT_COLUMN in names:
+        notes.append("the data set's own splits are put together and divided anew")
     rows = (row for _, row in itertools.chain([first], table))
     if cells[words_at].startswith("["):
         tag_names = _class_names(path, names[tags_at]) if layout.kind == "dataset" else None

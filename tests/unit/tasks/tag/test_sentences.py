@@ -71,8 +71,12 @@ def test_a_saved_data_set_names_its_numbers(tmp_path):
         }
     )
     rows = {"tokens": [w for w, _ in SENTENCES], "ner_tags": [[names.index(tag) for tag in t] for _, t in SENTENCES]}
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    whole.save_to_disk(tmp_path / "saved")
     assert [(own.words, own.tags) for own in read(tmp_path / "saved").sentences] == SENTENCES
+    datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk(tmp_path / "both")
+    found = read(tmp_path / "both")
+    assert len(found.sentences) == 6 and "divided anew" in found.notes[-1]
 
 
 def test_columns_can_be_named(tmp_path):
