@@ -157,7 +157,7 @@ def errors(evaluation: TagEvaluation) -> Section:
         ),
         Text(
             "Other kind: the right words, called something else. Other bounds: the right kind, with a word too many or too "
-            "few. Invented: predicted where no word is part of a name.",
+            "few, or taken for several names. Invented: predicted where no word is part of a name.",
             small=True,
         ),
     ]
