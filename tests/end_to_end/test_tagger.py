@@ -16,13 +16,14 @@ COMMAND = ["run", "tagger", "--set=data=my.conll", "--name=names", *NEW, *SHORT]
 
 
 def sentences(count=90):
-    """``bo berg went to oslo .`` and the like: a name's place tells its kind."""
+    """``bo berg went to oslo .`` and the like: a name's place tells its kind, but for one sentence in ten."""
     draw = random.Random(0)
     for number in range(count):
+        first, second = ("place", "person") if draw.random() < 0.1 else ("person", "place")
         parts = [
-            (draw.choice(PEOPLE), "person"),
+            (draw.choice(PEOPLE), first),
             ("went to", ""),
-            (draw.choice(PLACES), "place"),
+            (draw.choice(PLACES), second),
             (f"{number} times .", ""),
         ]
         yield [
@@ -51,7 +52,7 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
     true, predicted = ([[row[key] for row in part] for part in groups] for key in ("tag", "predicted"))
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
         assert evaluation["metrics"][name]["value"] == pytest.approx(score(true, predicted))
-    assert evaluation["metrics"]["f1"]["value"] > 0.7, "such names can be learnt"
+    assert 0.6 < evaluation["metrics"]["f1"]["value"] < 1, "such names can be learnt, but not all"
     assert [own["name"] for own in evaluation["baselines"]] == ["logistic regression", "most frequent tag"]
     assert "transformers gives the same tags" in done.out and "F1 of names" in done.out
 
