@@ -117,7 +117,7 @@ def _of_targets(given: dict[str, Any], use: SourceUse) -> Decoding:
     if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
         return Decoding(**given)
     usual = decoding(given.get("beams", use.beams), use.length_penalty)
-    warm = {"temperature": 1.0} if given.get("samples", 1) > usual.beams else {}
+    warm: dict[str, Any] = {"temperature": 1.0} if given.get("samples", 1) > usual.beams else {}
     return replace(usual, **warm, **given)
 
 
