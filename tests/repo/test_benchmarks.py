@@ -128,7 +128,7 @@ def test_draws_hold_every_label_in_its_share_and_nest(scripts):
         for budget, seed in ((50, 1), (200, 1), (50, 2))
     )
     assert set(smaller) < set(larger) and set(smaller) != set(other) and len(set(larger)) == 200
-    labels = [pool[row]["label"] for row in larger]
+    labels = [pool[row].label for row in larger]
     assert {label: labels.count(label) for label in "abc"} == pytest.approx(dict.fromkeys("abc", 65.3), abs=1)
     train, val = shared.draw(data, 200, 1)
     assert labels.count("rare") == 4 and len(val) == 40 and len(train) == 160
