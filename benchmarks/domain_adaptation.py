@@ -51,7 +51,7 @@ def read_texts(data: LabelledSet, runs: Path) -> tuple[str, dict]:
     runs.mkdir(parents=True, exist_ok=True)
     texts = runs / f"{name}.jsonl"
     with atomic_write(texts) as file:
-        file.writelines(json.dumps({"text": record["text"]}) + "\n" for record in data.pool)
+        file.writelines(json.dumps({"text": record.text}) + "\n" for record in data.pool)
     request = make_recipe("pretrain", ["weights=mini", *READING], {"data": str(texts)})
     run, recipe = open_run(request, runs, name)
     execute(run, recipe, load_pipeline("pretrain").stages, fresh=True)

@@ -23,6 +23,7 @@ from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
 from finetune.tables.splits import normalise_text
 from finetune.tasks.base import read_records, task_named
+from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import build_job
 from finetune.tasks.classify.score import TFIDF, positive_label
 from finetune.tasks.classify.task import ClassifyPrepared, run_examples
@@ -54,8 +55,8 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     prepared = run.result("prepare", ClassifyPrepared)
     labels = prepared.labels
-    records = {name: read_records(run, name) for name in ("train", "val", "test")}
-    targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
+    records = {name: read_records(run, name, LabelledRow) for name in ("train", "val", "test")}
+    targets = {name: np.array([labels.index(record.label) for record in rows]) for name, rows in records.items()}
     wanted = [
         (name, seed)
         for name in recipe.methods.candidates
@@ -68,7 +69,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
         accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
         say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
 
-    texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
+    texts = {name: [record.text for record in rows] for name, rows in records.items()}
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
     probabilities, note, seconds = tfidf_logistic(
         texts["train"], targets["train"], texts["val"], targets["val"], texts["test"], len(labels)

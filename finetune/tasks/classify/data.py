@@ -12,7 +12,7 @@ from pydantic import PlainSerializer
 from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe, Split
-from finetune.records import DataOrigin, Record
+from finetune.records import DataOrigin, PreparedRow, Record
 from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
@@ -83,8 +83,16 @@ class ClassifierCard(TableCard, DataOrigin):
     """What data/card.json holds."""
 
 
-class Records(Sequence):
-    """Rows of a split as {"row", "text", "label"}, each made when it is asked for."""
+@dataclass(frozen=True)
+class LabelledRow(PreparedRow):
+    """A text and its label."""
+
+    text: str
+    label: str
+
+
+class Records(Sequence[LabelledRow]):
+    """The rows of a split, each made when it is asked for."""
 
     def __init__(self, source: LabelledTexts, positions: list[int]):
         self.source, self.positions = source, positions
@@ -92,9 +100,9 @@ class Records(Sequence):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # nobody takes a slice
+    def __getitem__(self, index: int) -> LabelledRow:  # type: ignore[override]  # nobody takes a slice
         i = self.positions[index]
-        return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
+        return LabelledRow(self.source.rows[i], self.source.texts[i], self.source.labels[i])
 
 
 def prepare(
