@@ -27,8 +27,8 @@ class Record:
         return plain
 
     @classmethod
-    def from_json(cls, value: Any, source: str | Path) -> Self:
-        """Parse `value` as this record. Raises RunError, naming `source`, if it does not match."""
+    def from_json(cls, value: Any, source: str | Path, do: str = "Run the stage that wrote it again.") -> Self:
+        """Parse `value` as this record. Raises RunError, naming `source` and what to `do`, if it does not match."""
         from pydantic import ValidationError
 
         try:
@@ -39,9 +39,7 @@ class Record:
             problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
             where = ".".join(map(str, problem["loc"]))
             raise RunError(
-                f"{source}: not what this version writes",
-                got=f"{where}: {problem['msg']}".lstrip(": "),
-                do="Run the stage that wrote it again.",
+                f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "), do=do
             ) from error
 
 
