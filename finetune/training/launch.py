@@ -57,8 +57,9 @@ def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, s
                 process.stdin.close()
             time.sleep(0.1)
     path = run.path(RESULT)
-    found = Answer.from_json(read_json(path), path) if path.exists() else Answer()
+    answered = read_json(path) if path.exists() else {}
     path.unlink(missing_ok=True)
+    found = Answer.from_json(answered, path)
     if stop.asked or found.stopped:
         raise Interrupted(found.stopped or "stopped; what was saved is intact")
     if found.error:
