@@ -15,6 +15,7 @@ from finetune.errors import RunError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
+AGAIN = "Run the stage that wrote it again."
 SMALL_MODEL = 40_000_000  # parameters below which a model is trained in full and has little pretrained knowledge
 
 
@@ -28,8 +29,8 @@ class Record:
         return plain
 
     @classmethod
-    def from_json(cls, value: Any, source: str | Path) -> Self:
-        """Parse `value` as this record. Raises RunError, naming `source`, if it does not match."""
+    def from_json(cls, value: Any, source: str | Path, do: str = AGAIN) -> Self:
+        """Parse `value` as this record. Raises RunError, naming `source` and what to `do`, if it does not match."""
         from pydantic import ValidationError
 
         try:
@@ -37,7 +38,7 @@ class Record:
             found: Self = _adapter(kind).validate_python(value)
             return found
         except (ValidationError, RecursionError) as error:
-            raise _mismatch(source, error) from error
+            raise _mismatch(source, error, do) from error
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,10 @@ def parse_rows(lines: Iterable[bytes], kinds: tuple[type[R], ...], source: Path)
     return found
 
 
-def _mismatch(source: str | Path, error: "ValidationError | RecursionError") -> RunError:
+def _mismatch(source: str | Path, error: "ValidationError | RecursionError", do: str = AGAIN) -> RunError:
     problem: Any = {"loc": (), "msg": "nested too deep"} if isinstance(error, RecursionError) else error.errors()[0]
     where = ".".join(map(str, problem["loc"]))
-    return RunError(
-        f"{source}: not what this version writes",
-        got=f"{where}: {problem['msg']}".lstrip(": "),
-        do="Run the stage that wrote it again.",
-    )
+    return RunError(f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "), do=do)
 
 
 @cache

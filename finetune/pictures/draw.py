@@ -12,7 +12,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
-from finetune.pictures.album import add_to_album
+from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
 from finetune.recipe import Train
 from finetune.report.plots import cut, house_style
@@ -76,49 +76,53 @@ class Request:
 class Kind:
     """One value of WHAT."""
 
-    title: str
-    introduction: str
+    chapter: Chapter
     reads: tuple[str, ...]  # the options that change it
     draw: Callable[[Request], list[Drawing]]
 
 
 KINDS = {
     "architectures": Kind(
-        "Architectures",
-        "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
-        "upwards; the frame is repeated as often as its corner says.",
+        Chapter(
+            "Architectures",
+            "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
+            "upwards; the frame is repeated as often as its corner says.",
+        ),
         ("weights",),
         lambda ask: architectures.draw(ask.gpt.config, ask.name),
     ),
     "positions": Kind(
-        "Positions",
-        "Attention alone ignores the order of tokens, so a model needs an encoding of each position.",
+        Chapter(
+            "Positions", "Attention alone ignores the order of tokens, so a model needs an encoding of each position."
+        ),
         ("weights",),
         lambda ask: positions.draw(ask.gpt, ask.name),
     ),
     "masks": Kind(
-        "Masks",
-        "Which tokens may look at which; all other weights of attention are zero.",
+        Chapter("Masks", "Which tokens may look at which; all other weights of attention are zero."),
         ("text",),
         lambda ask: masks.draw(ask.text(masks.TEXT)),
     ),
     "attention": Kind(
-        "Attention",
-        "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
-        "of each token's value the looking token takes.",
+        Chapter(
+            "Attention",
+            "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
+            "of each token's value the looking token takes.",
+        ),
         ("weights", "text", "layer"),
         lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name),
     ),
     "schedule": Kind(
-        "Learning rate",
-        "How far one optimizer step goes, over a training.",
+        Chapter("Learning rate", "How far one optimizer step goes, over a training."),
         ("recipe",),
         lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE),
     ),
     "sampling": Kind(
-        "Sampling",
-        "A model gives every token of its vocabulary a probability; these rules decide from which of them "
-        "the next one is drawn.",
+        Chapter(
+            "Sampling",
+            "A model gives every token of its vocabulary a probability; these rules decide from which of them "
+            "the next one is drawn.",
+        ),
         ("weights", "text", "top_k", "top_p", "min_p"),
         lambda ask: sampling.draw(
             ask.language_model,
@@ -131,8 +135,7 @@ KINDS = {
         ),
     ),
     "beams": Kind(
-        "Beam search",
-        "Instead of one token at a time several beginnings are followed side by side.",
+        Chapter("Beam search", "Instead of one token at a time several beginnings are followed side by side."),
         ("weights", "text", "beams"),
         lambda ask: beams.draw(
             ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name, ask.options.beams
@@ -165,8 +168,7 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
         )
     ask = Request(options, train)
     with house_style():
-        chapters = {kind: (KINDS[kind].title, KINDS[kind].introduction, KINDS[kind].draw(ask)) for kind in chosen}
-        return add_to_album(out, chapters)
+        return add_to_album(out, {kind: (KINDS[kind].chapter, KINDS[kind].draw(ask)) for kind in chosen})
 
 
 def _with_rate(ask: Request) -> Train:

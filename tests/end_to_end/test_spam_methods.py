@@ -36,7 +36,7 @@ def fitted(monkeypatch):
 
     started = []
 
-    def launch(command, run):
+    def launch(command, run, kind):
         assert command[:2] == ["-m", "finetune.comparisons.methods.stage"]
         _, name, seed = command[2:]
         started.append(f"{name}-{seed}")
@@ -59,6 +59,13 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     monkeypatch.setattr(trainings, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
+    kept = Path("runs/spam-methods/comparison/head-123/result.json")
+    text = kept.read_text()
+    kept.write_text(text.replace('"predicted"', '"guessed"'))
+    refused = finetune(*SETTINGS)
+    assert refused.status == 2 and "head-123/result.json: not what this version writes" in refused.err, refused.err
+    assert "predicted" in refused.err and "Delete it" in refused.err
+    kept.write_text(text)
     done = finetune(*SETTINGS)
     assert done.status == 0, done.err
     assert len(fitted) == 17 and fitted[5] == fitted[6] and len(set(fitted)) == 16

@@ -16,7 +16,7 @@ from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin, Downloaded, PreparedRow
-from finetune.report.blocks import Section, Text
+from finetune.report.blocks import PageContent, Section, Text
 from finetune.report.page import Files, Page, make_page
 from finetune.run import Run
 from finetune.tables.detect import Detected
@@ -60,7 +60,7 @@ def verdict(evaluation: LengthEvaluation) -> str:
     return f"Accuracy {evaluation.headline.value:.3f}; always the commoner label: {evaluation.commonest:.3f}."
 
 
-def page(files: Files) -> dict:
+def page(files: Files) -> PageContent:
     """The report."""
     said = verdict(files.evaluation)
     return make_page(files, "Length report", said, [], [Section("data", "Data", [Text(f"{files.card.rows} lines")])])

@@ -80,6 +80,15 @@ def test_files_of_others_are_not_written_over(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == '"mine"'
 
 
+def test_a_list_of_another_shape_is_said_and_kept(tmp_path):
+    draw("masks", tmp_path, Options(), Train())
+    text = (tmp_path / "pictures.json").read_text().replace('"width"', '"breadth"')
+    (tmp_path / "pictures.json").write_text(text)
+    with pytest.raises(RunError, match=r"pictures\.json: not what this version writes.*width.*--out DIR"):
+        draw("schedule", tmp_path, Options(), Train(lr=1e-3))
+    assert (tmp_path / "pictures.json").read_text() == text and not list(tmp_path.glob("schedule*"))
+
+
 def test_the_same_pictures_are_the_same_bytes(tmp_path):
     for out in ("a", "b"):
         draw("masks", tmp_path / out, Options(), Train())
