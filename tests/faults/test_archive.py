@@ -77,11 +77,11 @@ def test_archive_gives_its_one_member(hub, tmp_path, capsys):
         (zipped(("other", b"x")), "0 of it"),
         (zipped((link_member(), b"/etc/passwd")), "not a plain file"),
         (encrypted(), "encrypted"),
-        (zipped(("Messages", bytes(100 * len(MEMBER)))), "unpacks to far more"),
+        (zipped(("Messages", bytes(100 * len(MEMBER)))), "is far larger than expected"),
         (zipped(("Messages", MEMBER[:-1] + b"?")), "is not the pinned file"),
-        (broken_stream(), "not a zip file that can be read|is not the pinned file"),
+        (broken_stream(), "not a readable zip file|is not the pinned file"),
         (b"<html>Log in</html>", "HTML page"),
-        (b"", "not a zip file"),
+        (b"", "not a readable zip file"),
     ],
 )
 def test_wrong_archive(hub, tmp_path, content, words):
@@ -106,7 +106,7 @@ def test_archive_with_the_member_twice_is_refused(hub, tmp_path):
         (404, "not found"),
         (429, "too many requests"),
         (500, "at fault"),
-        ("truncated", "no usable answer"),
+        ("truncated", "no usable response"),
     ],
 )
 def test_faulty_archive_server(hub, tmp_path, mode, words):
@@ -119,7 +119,7 @@ def test_faulty_archive_server(hub, tmp_path, mode, words):
 
 def test_archive_without_an_end_is_cut_off(hub, tmp_path):
     hub.plain["messages.zip"], hub.modes["messages.zip"] = b"", "endless"
-    with pytest.raises(FetchError, match="far more than the file"):
+    with pytest.raises(FetchError, match="far more data than the file has"):
         fetch.get_data(data_row(hub))
     assert files_below(tmp_path) == {}
 

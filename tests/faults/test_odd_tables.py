@@ -140,8 +140,8 @@ def test_another_encoding_is_that_of_the_files_which_need_it(finetune):
     write("test.csv", {"text": [*TEXTS[:3], "thé"], "label": LABELS[:4]}, encoding="latin-1")
     further = ["--test", "test.csv", "--encoding", "cp1252", "--name", "one"]
     status, shown = finetune("classify", "my.csv", *further, *TRAIN)
-    assert status == 0 and "my.csv: read as utf-8-sig, since it is valid UTF-8" in shown
-    assert "test.csv: read as cp1252, as it was asked for" in shown
+    assert status == 0 and "my.csv: read as utf-8-sig, because it is valid UTF-8" in shown
+    assert "test.csv: read as cp1252, as requested" in shown
     texts = [json.loads(line)["text"] for path in Path("runs/one/data").glob("*.jsonl") for line in path.open()]
     assert len(texts) == 44 and {"café", "thé"} <= set(texts)
 
@@ -199,14 +199,14 @@ REFUSED = {
         [],
         ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"],
     ),
-    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["one text in all 40 rows", "--text NAME"]),
-    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs two labels; got none"]),
+    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["the same text in all 40 rows", "--text NAME"]),
+    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs at least two labels; got none"]),
     "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
     "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
     "no split column": (
         {"text": TEXTS, "label": LABELS},
         ["--split", "label"],
-        ["column 'label' names no split; got 'ham'", "train, training"],
+        ["unknown split in column 'label'; got 'ham'", "train, training"],
     ),
     "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
     "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
@@ -251,11 +251,11 @@ def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetun
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
     status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
     said = (
-        "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: "
+        "column 'Split' gives the split of each row (test, train, val) but is not used. To use that split, add "
         "--split Split [FT006]\n"
     )
     assert status == 0 and shown.count(said) == 1
-    assert "To keep that split: --split Split" in finetune("data", "check", "my.csv", "--json")[1]
+    assert "To use that split, add --split Split" in finetune("data", "check", "my.csv", "--json")[1]
     write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
     sides = [own.replace("test", "train") for own in sides]
     write("more.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
@@ -289,7 +289,7 @@ def test_a_group_on_two_sides_is_said_before_training(finetune):
         "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8,
     }
     status, shown = finetune("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
-    assert status == 0 and shown.count("note: 2 of 6 val rows are of a group that is in train too. ") == 1
+    assert status == 0 and shown.count("note: 2 of 6 val rows have a group that is also in train. ") == 1
 
 
 def test_rows_are_named_with_their_file_where_there_are_several(finetune):
@@ -297,7 +297,7 @@ def test_rows_are_named_with_their_file_where_there_are_several(finetune):
     write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
     assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0) [FT011]\n" in shown
-    assert "1 of 44 texts hold characters of a wrong encoding (test.csv row 1)" in shown
+    assert "1 of 44 texts contain wrongly decoded characters (test.csv row 1)" in shown
     assert shown.count("row numbers start at 0") == 1
     shown = finetune("data", "check", "test.csv")[1]
     assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
@@ -353,7 +353,7 @@ def swallowing(name: str) -> str:
 
 def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
     said = (
-        "1 row looks like several, swallowed by a quote that is not closed where it should be, from line 12; it "
+        "1 row looks like several rows joined by an unclosed quote, from line 12; it "
         "holds 4 further lines, each a lost row"
     )
     assert said in finetune("data", "check", swallowing("my.csv"), "--json")[1]
@@ -367,4 +367,4 @@ def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
 def test_a_column_read_as_text_that_tells_the_label_is_said_before_training(finetune):
     columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
-    assert status == 0 and shown.count("note: column 'kind' tells the label in 100.0% of the rows") == 1
+    assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1

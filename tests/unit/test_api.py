@@ -116,7 +116,7 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
     "data, words",
     [
         ([["a", "b"]], "unsupported type of training data; got list"),
-        ("nowhere.csv", "no such file and no such name"),
+        ("nowhere.csv", "neither a file nor the name of a data set"),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns have the same name"),
         (pd.DataFrame({"text": ["a"]}), "no label column"),
     ],

@@ -41,7 +41,7 @@ def test_a_mirror_with_another_content_is_refused(mirror):
     content = bytearray((mirror / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (mirror / "model.safetensors").write_bytes(content)
-    with pytest.raises(FetchError, match="model.safetensors is not the file that is pinned"):
+    with pytest.raises(FetchError, match="model.safetensors does not match the pinned hash"):
         locate_weights("small", fetch=True)
 
 

@@ -73,7 +73,7 @@ def test_labels_stay_text(tmp_path):
 @pytest.mark.parametrize("rows", ["ham,a\n", "ham,a\nham,b\n", ",a\n,b\n"])
 def test_one_label_is_too_few(tmp_path, rows):
     (tmp_path / "my.csv").write_text("label,text\n" + rows)
-    with pytest.raises(DataError, match="needs two labels; got (ham|none).*--label NAME"):
+    with pytest.raises(DataError, match="needs at least two labels; got (ham|none).*--label NAME"):
         read_labelled(tmp_path / "my.csv", None, None)
 
 
@@ -92,7 +92,7 @@ def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
     assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
     by_name = find_columns(["Text", "body", "target", "sms"], [], None, None, tmp_path).notes
     assert by_name == [
-        "text column 'Text', label column 'target': by their names; 'body', 'sms' could be the text, too (--text NAME)"
+        "text column 'Text', label column 'target': by their names; 'body', 'sms' could also be the text (--text NAME)"
     ]
     assert find_columns(["id", "text", "mood"], [], None, "mood", tmp_path).notes == ["text column 'text': by its name"]
     assert find_columns(["id", "text", "mood"], [], "text", "mood", tmp_path).notes == []
@@ -130,7 +130,7 @@ def test_groups_and_splits_are_read(tmp_path):
     (tmp_path / "my.csv").write_text("label,text,who,part\nx,a,ann,Train\ny,b, ann ,validation\nx,c,,TEST\n")
     found = read_labelled(tmp_path / "my.csv", None, None, group="who", split="part")
     assert found.groups == ["ann", "ann", ""] and found.sides == ["train", "val", "test"]
-    with pytest.raises(DataError, match="data row 0: column 'who' names no split; got 'ann'; known: train"):
+    with pytest.raises(DataError, match="row 0: unknown split in column 'who'; got 'ann'; known: train"):
         read_labelled(tmp_path / "my.csv", None, None, split="who")
 
 

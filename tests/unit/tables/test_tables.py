@@ -86,7 +86,7 @@ def test_without_quoting_a_row_is_a_line(table):
         ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
         ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"),
         ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
-        ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*quote that is opened must be closed"),
+        ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*Close every quote that is opened"),
         ('a,b\n"x"y,2\n', "line 2: .*quote"),
         ("", "the file is empty"),
         ("\n\n", "the file is empty"),
@@ -108,7 +108,11 @@ def test_a_cell_without_an_end_is_refused(table, monkeypatch):
 
 def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "d.csv").mkdir()
-    for name, message in (("none.csv", "no such file"), ("d.csv", "a directory where"), ("x.xlsx", "unknown kind")):
+    for name, message in (
+        ("none.csv", "no such file"),
+        ("d.csv", "a directory instead"),
+        ("x.xlsx", "unknown file extension"),
+    ):
         with pytest.raises(DataError, match=message):
             next(iterate_table(tmp_path / name))
 
@@ -170,7 +174,7 @@ def test_values_become_text(value, cell):
         ("my.jsonl", '{"text": "a"}\n{"text": \n', r"my\.jsonl, line 2: cannot be read as JSON"),
         ("my.jsonl", '{"text": "a"}\n["a"]\n', r"line 2: no JSON object"),
         ("my.jsonl", '{"a": 1, "a": 2}', "key 'a' twice"),
-        ("my.json", '{"text": ["a"]}', "without a list of objects; got dict"),
+        ("my.json", '{"text": ["a"]}', "must contain a list of objects; got dict"),
         ("my.json", "[1]", "object 1: no JSON object"),
         ("my.json", "", "the file is empty"),
         ("my.json", "[" * 100_000, "cannot be read as JSON"),
@@ -214,7 +218,7 @@ def test_saved_data_sets_name_their_labels_and_splits(tmp_path):
     found = read_labelled(tmp_path / "two", None, None)
     assert found.sides == ["train", "train", "test"] and found.labels == ["spam", "ham", "spam"]
     datasets.DatasetDict({"train": part, "test": part.rename_column("text", "t")}).save_to_disk(tmp_path / "odd")
-    with pytest.raises(DataError, match="splits with different columns"):
+    with pytest.raises(DataError, match="the splits have different columns"):
         list(iterate_table(tmp_path / "odd"))
     (tmp_path / "two" / "train" / "state.json").write_text("{")
     with pytest.raises(DataError, match="no data set that can be read"):
@@ -229,7 +233,7 @@ def test_an_error_about_nothing_has_all_its_parts(tmp_path):
     (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "none.json").write_text("[]")
     for name, what in (
-        ("saved", "a saved data set with a split that has no rows; got a split without rows"),
+        ("saved", "a split of the saved data set is empty; got a split without rows"),
         ("empty.csv", "the file is empty; got 2 bytes"),
         ("none.json", "no rows; got none"),
         ("header.csv", "a header and no rows; got nothing below the header"),
@@ -245,4 +249,4 @@ def test_a_cell_that_is_too_long_is_not_called_a_quote(tmp_path, monkeypatch):
         path.write_text(f"text,label\na,b\n{quote}{'x' * 101}{quote},b\n")
         with pytest.raises(DataError, match="too long; got line 3: .*at most 100 characters.*Split") as caught:
             list(iterate_table(path))
-        assert ("is a quote opened" in str(caught.value)) == asked
+        assert ("quote that is never closed" in str(caught.value)) == asked
