@@ -1,4 +1,4 @@
-"""The folder that pictures go to: each as PNG and SVG, and one page that shows all that were drawn there."""
+"""Write pictures to a folder, each as PNG and SVG, and one page with all pictures in that folder."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from finetune.report.plots import embed, svg_of
 
 LIST, PAGE = "pictures.json", "index.html"
 MADE_BY = "finetune draw"
-DOTS = 160  # of a PNG, an inch
+DOTS = 160  # dots per inch of a PNG
 
 
 def add_to_album(out: Path, chapters: dict[str, tuple[str, str, list[Drawing]]]) -> Path:
-    """Write pictures and the page, and return the page's path. Pictures that were drawn there before stay on it.
+    """Write pictures and the page, and return the page's path. The page keeps the pictures drawn there before.
 
-    chapters: of each kind its title, an introduction and the drawings. Raises RunError where a file of another origin
-    has the name of one that would be written.
+    chapters: kind -> (title, introduction, drawings). Raises RunError rather than overwrite a file that this command
+    did not write.
     """
     known = _read_list(out)
     new = {drawing.name: (kind, drawing) for kind, (_, _, drawings) in chapters.items() for drawing in drawings}
@@ -27,10 +27,10 @@ def add_to_album(out: Path, chapters: dict[str, tuple[str, str, list[Drawing]]])
     for kind, (title, introduction, drawings) in chapters.items():
         listed["chapters"][kind] = {"title": title, "introduction": introduction}
         listed["pictures"] |= {drawing.name: _entry(kind, drawing) for drawing in drawings}
-    write_json(out / LIST, listed)  # first: what it names is ours, should the rest be interrupted
+    write_json(out / LIST, listed)  # first, so that after an interruption the files are known to be ours
     for name, (_, drawing) in new.items():
         drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")  # laid out once for both files
+        drawing.figure.set_layout_engine("none")  # use the same layout for both files
         with atomic_write(out / f"{name}.svg") as file:
             file.write(svg_of(drawing.figure))
         with atomic_write(out / f"{name}.png", "wb") as file:
@@ -53,7 +53,7 @@ def _entry(kind: str, drawing: Drawing) -> dict:
 
 
 def _read_list(out: Path) -> dict:
-    """What was drawn into a folder before; nothing where it is new."""
+    """The list of pictures in a folder; empty for a new folder."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: not a folder", got="a file", do="Name another: --out DIR")
     if not (out / LIST).exists():
@@ -65,18 +65,20 @@ def _read_list(out: Path) -> dict:
 
 
 def _refuse_others(out: Path, known: dict, new: dict) -> None:
-    """Nothing that this command has not written is written over."""
+    """Raise RunError if a file that this command did not write would be overwritten."""
     ours = {f"{name}.{ending}" for name in known.get("pictures", {}) for ending in ("png", "svg")}
     wanted = [PAGE] * (not known) + [f"{name}.{ending}" for name in new for ending in ("png", "svg")]
     others = [name for name in wanted if name not in ours and (out / name).exists()]
     if others:
         raise RunError(
-            f"{out} holds other files of these names", got=", ".join(others[:3]), do="Name another folder: --out DIR"
+            f"{out} already contains other files with these names",
+            got=", ".join(others[:3]),
+            do="Name another folder: --out DIR",
         )
 
 
 def _page(out: Path, listed: dict) -> dict:
-    """What the report's template shows, of the pictures whose files are there."""
+    """The values for the report's template: all listed pictures whose files exist."""
     sections = []
     for kind, chapter in listed["chapters"].items():
         figures = []

@@ -102,4 +102,4 @@ def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
 
 def test_a_long_prompt_is_cut_and_said(finetune):
     said = finetune("generate", "mini", "one two three " * 200, "--max-new-tokens", "3")
-    assert said.status == 0 and "more than the context of 256: the model goes on from the last 254" in said.err
+    assert said.status == 0 and "more than the context of 256: the model continues from the last 254" in said.err

@@ -160,7 +160,7 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
         refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
     for command, words in (
-        (("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
+        (("draw", "attention", "--weights", first, "--text", "abc"), "cannot draw an encoder-decoder"),
         (("predict", first, "42"), "finetune generate"),
         (("chat", first), "task instruct"),
         (("export", first, "--format", "peft"), "Export it with --format hf"),

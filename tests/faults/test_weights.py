@@ -104,7 +104,7 @@ def test_pickles_are_refused_and_never_opened(checkpoint, tensors, sentinel, kin
     assert_refused(checkpoint, f"only pickled weights.*{name}.*save_pretrained")
     with pytest.raises(WeightsError, match="refused|not opened"):
         locate_weights(str(checkpoint / name))
-    assert_refused(checkpoint / name, "pickles are not opened")
+    assert_refused(checkpoint / name, "pickles can run code")
     assert not sentinel.exists()
 
 
@@ -147,7 +147,7 @@ def test_a_file_cut_short(checkpoint, tensors, keep):
 
 def test_a_file_with_more_than_it_says(checkpoint, tensors):
     tensors.write_bytes(tensors.read_bytes() + b"\0")
-    assert_refused(checkpoint, "bytes where .* belong")
+    assert_refused(checkpoint, "bytes instead of")
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 500, 10**6, HEADER_LIMIT + 1, 2**31, 2**62, 2**63, 2**64 - 1])
@@ -367,7 +367,7 @@ def test_a_shard_outside_the_directory(shards, name):
     index = json.loads(shards.read_text())
     index["weight_map"]["transformer.wte.weight"] = name
     shards.write_text(json.dumps(index))
-    assert_refused(shards.parent, "no plain file name")
+    assert_refused(shards.parent, "a shard must be a .safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ def test_a_run_means_its_export(model, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
 def test_a_file_is_refused_with_the_way_to_go(tmp_path, name):
-    with pytest.raises(WeightsError, match="weights are given as a directory.*save_pretrained"):
+    with pytest.raises(WeightsError, match="weights must be a directory.*save_pretrained"):
         locate_weights(str(tmp_path / name))
     (tmp_path / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(WeightsError, match="weights are given as a directory.*save_pretrained"):
+    with pytest.raises(WeightsError, match="weights must be a directory.*save_pretrained"):
         locate_weights(str(tmp_path / name))
 
 

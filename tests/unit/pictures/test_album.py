@@ -103,8 +103,8 @@ def test_a_classifier_shows_attention_but_continues_nothing(tmp_path, gpt, token
     [
         ("atention", Options(), "did you mean 'attention'?"),
         ("nothing-like-it", Options(), "masks, attention"),
-        ("masks", Options(layer=1), "masks reads no --layer; known: --text"),
-        ("positions", Options(top_k=1), "positions reads no --top-k; known: --weights"),
+        ("masks", Options(layer=1), "masks does not use --layer; known: --text"),
+        ("positions", Options(top_k=1), "positions does not use --top-k; known: --weights"),
         ("masks", Options(text=" "), "the text is empty"),
     ],
 )
