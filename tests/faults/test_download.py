@@ -125,7 +125,7 @@ def test_hub_that_serves_another_file_is_refused_before_the_download(hub):
     assert hub.gets("model.safetensors") <= 1  # the look at its first bytes for the message
 
 
-def test_damaged_cache_is_said_and_replaced(hub, capsys):
+def test_damaged_cache_is_reported_and_replaced(hub, capsys):
     row = weights_row(hub)
     path = fetch.get_weights(row) / "model.safetensors"
     path.resolve().write_bytes(bytes(len(hub.files["model.safetensors"])))
@@ -199,7 +199,7 @@ def test_cache_of_another_tool_is_vouched_for_by_its_blob_names(hub, monkeypatch
     assert fetch.get_weights(row) == path.parent and store.exists()
 
 
-def test_full_disk_is_said_before_the_download(hub, monkeypatch):
+def test_full_disk_is_reported_before_the_download(hub, monkeypatch):
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(FetchError, match="disk is too full.*the download is 2 MB"):
         fetch.get_weights(weights_row(hub))
@@ -207,7 +207,7 @@ def test_full_disk_is_said_before_the_download(hub, monkeypatch):
 
 
 @pytest.mark.parametrize("number, words", [(28, "the disk is full"), (13, "the cache is not writable")])
-def test_disk_errors_are_said(hub, tmp_path, monkeypatch, number, words):
+def test_disk_errors_are_reported(hub, tmp_path, monkeypatch, number, words):
     import huggingface_hub.file_download as client
 
     def fail(url, temp_file, **_):

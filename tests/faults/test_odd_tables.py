@@ -109,14 +109,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_layouts_are_read_and_said(kind, finetune):
+def test_layouts_are_detected_and_reported(kind, finetune):
     columns = {"text": [*TEXTS[:-1], "naïve"], "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
     assert status == 0, shown
     assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
     said = {
-        "semicolons": "parted by semicolons",
-        "tabs": "parted by tabs",
+        "semicolons": "separated by semicolons",
+        "tabs": "separated by tabs",
         "utf-16": "read as utf-16",
         "byte order mark": "byte order mark",
     }
@@ -171,7 +171,7 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetun
     assert {label for _, label in records().values()} == {"true", "false"} and len(records()) == 40
 
 
-def test_a_label_that_is_no_number_is_a_missing_one(finetune):
+def test_a_nan_label_is_a_missing_label(finetune):
     Path("my.jsonl").write_text(
         "".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n' for i, text in enumerate(TEXTS))
     )
@@ -201,14 +201,18 @@ REFUSED = {
     ),
     "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["the same text in all 40 rows", "--text NAME"]),
     "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs at least two labels; got none"]),
-    "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
+    "one column for both": (
+        {"text": TEXTS, "label": LABELS},
+        ["--text", "label"],
+        ["the same column for text and label"],
+    ),
     "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
     "no split column": (
         {"text": TEXTS, "label": LABELS},
         ["--split", "label"],
         ["unknown split in column 'label'; got 'ham'", "train, training"],
     ),
-    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
+    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["unknown encoding 'utf9'"]),
     "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
     "no such file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "t.csv"], ["no data 't.csv'"]),
     "a set that is not there": (
@@ -246,7 +250,7 @@ def test_files_of_the_person_keep_their_side(finetune):
     assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
 
 
-def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetune):
+def test_a_split_column_is_used_if_named_and_reported_if_not(finetune):
     sides = (["Train"] * 6 + ["dev", "dev", "test", "test"]) * 4
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
     status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
@@ -281,7 +285,7 @@ def test_a_label_of_megabytes_is_shown_by_its_beginning(finetune):
         assert "xxxx..." in shown and len(shown) < 8000, len(shown)
 
 
-def test_a_group_on_two_sides_is_said_before_training(finetune):
+def test_a_divided_group_is_reported_before_training(finetune):
     columns = {
         "text": TEXTS,
         "label": LABELS,
@@ -351,7 +355,7 @@ def swallowing(name: str) -> str:
     return name
 
 
-def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
+def test_rows_swallowed_by_a_quote_are_reported_before_training(finetune):
     said = (
         "1 row looks like several rows joined by an unclosed quote, from line 12; it "
         "holds 4 further lines, each a lost row"
@@ -364,7 +368,7 @@ def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
     assert status == 0 and shown.count(f"note: my.csv: {said}. Look at") == 1
 
 
-def test_a_column_read_as_text_that_tells_the_label_is_said_before_training(finetune):
+def test_a_leaking_text_column_is_reported_before_training(finetune):
     columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
     assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1

@@ -198,7 +198,7 @@ def test_a_header_that_is_none(checkpoint, tensors, text):
     assert_refused(checkpoint, "not a usable safetensors file|do not fit")
 
 
-def test_a_name_that_stands_twice(checkpoint, tensors):
+def test_a_duplicate_tensor_name(checkpoint, tensors):
     content = tensors.read_bytes()
     header = header_of(content)
     text = json.dumps(header)
@@ -246,7 +246,7 @@ def test_other_damage_to_the_header_never_loads_something_else(checkpoint, tenso
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["gpt.token_embedding.weight", "gpt.blocks.0.mlp.down.weight", "head.weight"])
-def test_a_value_that_is_no_number(checkpoint, model, part, value):
+def test_a_non_finite_value(checkpoint, model, part, value):
     classifier = Classifier(model, 3).initialise_head(0)
     with torch.no_grad():
         classifier.get_parameter(part)[0, 1] = value

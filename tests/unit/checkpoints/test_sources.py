@@ -90,7 +90,7 @@ def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(tmp_path, monkey
     assert resolve_auto("distilgpt2") == "distilgpt2"
 
 
-def test_a_mistyped_run_is_no_name_of_the_hub(tmp_path, monkeypatch):
+def test_a_mistyped_run_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "first").mkdir(parents=True)
     (tmp_path / "runs" / "first" / "recipe.json").write_text("{}")

@@ -85,7 +85,7 @@ def test_mirror_comes_before_the_cache_and_an_empty_variable_is_unset(mirror, hu
     assert fetch.get_weights(weights_row()) == hub_cache and fetch.weights_status(weights_row()) == "in cache"
 
 
-def test_mirror_without_one_file_is_not_at_hand(mirror):
+def test_mirror_with_a_missing_file_is_not_used(mirror):
     (mirror / "tiny" / "merges.txt").unlink()
     row = weights_row()
     assert fetch.find_weights(row) is None and fetch.weights_status(row) == "not here"

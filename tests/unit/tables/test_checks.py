@@ -121,7 +121,7 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
         ),
     ],
 )
-def test_what_was_put_in_is_found(change, check, level, count, words):
+def test_each_planted_problem_is_found(change, check, level, count, words):
     finding = found(put(clean(), **change))[check]
     assert finding.level == level and words in finding.what and finding.do
     assert count is None or finding.count == count

@@ -38,12 +38,12 @@ def test_a_column_of_many_values_takes_no_memory(columns, monkeypatch):
     assert columns(kind=lambda i: "xyz"[i % 3]) == []
 
 
-def test_names_that_predictions_add_are_said(columns):
+def test_reserved_column_names_are_reported(columns):
     found = columns(predicted=lambda i: 1, p_a=lambda i: 1, row=lambda i: 1)
     assert [finding.check for finding in found] == ["reserved_columns"] and "predicted, p_a" in found[0].what
 
 
-def test_layouts_are_said():
+def test_unusual_layouts_are_reported():
     layout = TableFormat()
     assert check_layout(Detected(layout)) == []
     found = check_layout(Detected(layout, ("the fields are separated by tabs", "no quoting"), 2, (4, 9), 5))

@@ -85,7 +85,7 @@ WORDY = [
 ]
 
 
-def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
+def test_columns_are_inferred_from_content_with_the_reason(tmp_path):
     found = find_columns(["id", "remark", "mood"], WORDY, None, None, tmp_path)
     assert (found.texts, found.label, found.text_column) == ([1], 2, "remark")
     assert "'remark', by its content: the longest texts" in found.notes[0]
@@ -100,10 +100,10 @@ def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
     assert (named.texts, named.label) == ([1], 2) and len(named.notes) == 1
 
 
-def test_a_doubt_about_columns_is_said(tmp_path):
+def test_ambiguous_columns_are_an_error(tmp_path):
     twice = [[*row, row[1] + "!", row[2]] for row in WORDY]
     names = ["id", "title", "mood", "summary", "tone"]
-    with pytest.raises(DataError, match=r"no text column.*summary, title are alike.*--text summary,title"):
+    with pytest.raises(DataError, match=r"no text column.*summary, title all look like text.*--text summary,title"):
         find_columns(names, twice, None, "mood", tmp_path)
     with pytest.raises(DataError, match="no label column.*'mood' has 2 values; 'tone' has 2 values.*--label NAME"):
         find_columns(names, twice, "title", None, tmp_path)
@@ -142,7 +142,7 @@ def test_rows_of_further_files_keep_their_side(tmp_path):
     assert found.files == ["my.csv"] * 4 and found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2
 
 
-def test_chunks_hold_all_texts_in_order_and_few_characters():
+def test_chunks_keep_the_order_and_limit_the_characters():
     texts = ["a" * (i * 7 % 40) for i in range(100)]
     chunks = list(text_chunks(texts, 60))
     assert [text for _, part in chunks for text in part] == texts and len(chunks) > 10

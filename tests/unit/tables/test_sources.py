@@ -131,7 +131,7 @@ def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
         read_data(Recipe(**names))
 
 
-def test_a_header_in_one_file_alone_is_said(tmp_path):
+def test_a_header_in_only_one_file_is_reported(tmp_path):
     headless = "".join(f"a {'x' * i},{'yz'[i % 2]}\n" for i in range(8))
     for name, content in (
         ("data", "text,label\n" + headless),
