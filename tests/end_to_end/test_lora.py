@@ -102,7 +102,7 @@ def test_a_language_model_is_trained_and_merged(finetune, tmp_path):
     assert read("runs/pretrain/export/peft/adapter_config.json")["task_type"] == "CAUSAL_LM"
 
 
-def test_a_target_that_is_no_layer_is_refused(finetune):
+def test_a_target_that_is_not_a_layer_is_refused(finetune):
     refused = finetune(
         "run", "spam-classifier", "--set", "weights=random-bytes", *LORA, "--set", 'train.lora_targets=["c_attn"]'
     )

@@ -121,7 +121,7 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
         (pd.DataFrame({"text": ["a"]}), "no label column"),
     ],
 )
-def test_what_is_no_data_is_said(data, words, tmp_path, tiny):
+def test_what_is_not_data_is_reported(data, words, tmp_path, tiny):
     with pytest.raises(DataError, match=words):
         finetune.classify(data, weights=tiny, folder=tmp_path)
 

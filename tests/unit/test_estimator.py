@@ -211,7 +211,7 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         (["a", "b"], np.array(["2020", "2021"], "M8"), "unsupported label type"),
     ],
 )
-def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
+def test_what_cannot_be_learned_is_a_value_error_with_an_explanation(make, X, y, words):
     with pytest.raises(ValueError, match=words):
         make().fit(X, y)
 
