@@ -9,7 +9,7 @@ import numpy as np
 from finetune.recipe import Train
 
 HERE = Path(__file__).parent / "mini"
-# What each source is, and under which licence its text stands; weights/mini learnt from nothing else.
+# Each source with its licence; weights/mini was trained on nothing else.
 SOURCES = {
     "c4_sample": ("web pages, C4 sample", "ODC-BY"),
     "devils_dictionary_jargon": ("The Devil's Dictionary and the Jargon File", "public domain"),
