@@ -56,7 +56,7 @@ def test_another_encoding_is_taken_only_when_asked_for(detect):
         detect(latin + b"\x81,ham\n")
     assert detect("text,label\na,b\n", encoding="")[0].layout.encoding == "utf-8-sig"  # a variable that is not set
     for odd in ("hex", "rot13", "undefined"):
-        with pytest.raises(DataError, match=f"no encoding '{odd}'"):
+        with pytest.raises(DataError, match=f"unknown encoding '{odd}'"):
             detect(latin, encoding=odd)
     with pytest.raises(DataError, match="unknown encoding 'utf9'"):
         detect(latin, encoding="utf9")

@@ -110,7 +110,7 @@ def test_ambiguous_columns_are_an_error(tmp_path):
     for rows in (WORDY[:1], []):
         with pytest.raises(DataError, match="no text column recognised by its name or content"):
             find_columns(["id", "remark", "mood"], rows, None, None, tmp_path)
-    with pytest.raises(DataError, match="one column for text and label; got 'mood'"):
+    with pytest.raises(DataError, match="the same column for text and label; got 'mood'"):
         find_columns(names, twice, "mood", "mood", tmp_path)
 
 
