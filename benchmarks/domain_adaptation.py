@@ -103,17 +103,17 @@ def section(rows: list[dict], curves: list[dict]) -> str:
     ]
     return "\n".join(
         [
-            "## Does it help to read the texts first?",
+            "## Does pretraining on the texts help?",
             "",
-            f'{BUDGET} labels, {len(SEEDS)} draws of them, the test part whole, as above. Before the fine-tuning, "texts '
-            "read first\" went on with mini's pretraining on the set's training texts, once a set, without labels and "
-            "without any test text. Means in percent with 95 % intervals over the draws; the difference is paired.",
+            f'{BUDGET} labels, {len(SEEDS)} samples of them, and the whole test set, as above. For "texts read first", mini '
+            "was pretrained further on the training texts of the set before fine-tuning, once per set, without labels and "
+            "without test texts. Means in percent with 95 % intervals over the samples; the difference is paired.",
             "",
             table(rows, curves),
             "",
             *read,
             *([""] if read else []),
-            "The settings stand at the top of [domain_adaptation.py](domain_adaptation.py).",
+            "The settings are at the top of [domain_adaptation.py](domain_adaptation.py).",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The folder that pictures go to: each as PNG and SVG, and one page that shows all that were drawn there."""
+"""Write pictures to a folder, each as PNG and SVG, and one page with all pictures in that folder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from finetune.report.plots import embed, svg_of
 
 LIST, PAGE = "pictures.json", "index.html"
 MADE_BY = "finetune draw"
-DOTS = 160  # of a PNG, an inch
+DOTS = 160  # dots per inch of a PNG
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Album(Record):
 
 
 def add_to_album(out: Path, chapters: dict[str, tuple[Chapter, list[Drawing]]]) -> Path:
-    """Write pictures and the page, and return the page's path. Pictures that were drawn there before stay on it.
+    """Write pictures and the page, and return the page's path. The page keeps the pictures drawn there before.
 
-    chapters: of each kind its heading and the drawings. Raises RunError where a file of another origin has the name of
-    one that would be written.
+    chapters: kind -> (its chapter, its drawings). Raises RunError rather than overwrite a file that this command did
+    not write.
     """
     known = _read_list(out)
     new = {drawing.name: drawing for _, drawings in chapters.values() for drawing in drawings}
@@ -61,10 +61,10 @@ def add_to_album(out: Path, chapters: dict[str, tuple[Chapter, list[Drawing]]]) 
         (known.pictures if known else {})
         | {drawing.name: _entry(kind, drawing) for kind, (_, drawings) in chapters.items() for drawing in drawings},
     )
-    write_json(out / LIST, album.to_json())  # first: what it names is ours, should the rest be interrupted
+    write_json(out / LIST, album.to_json())  # first, so that after an interruption the files are known to be ours
     for name, drawing in new.items():
         drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")  # laid out once for both files
+        drawing.figure.set_layout_engine("none")  # use the same layout for both files
         with atomic_write(out / f"{name}.svg") as file:
             file.write(svg_of(drawing.figure))
         with atomic_write(out / f"{name}.png", "wb") as file:
@@ -80,7 +80,7 @@ def _entry(kind: str, drawing: Drawing) -> Listed:
 
 
 def _read_list(out: Path) -> Album | None:
-    """What was drawn into a folder before; none where it is new."""
+    """The list of pictures in a folder; None for a new folder."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: not a folder", got="a file", do="Name another: --out DIR")
     if not (out / LIST).exists():
@@ -92,18 +92,20 @@ def _read_list(out: Path) -> Album | None:
 
 
 def _refuse_others(out: Path, known: Album | None, new: Iterable[str]) -> None:
-    """Nothing that this command has not written is written over. new: names of pictures to be written."""
+    """Raise RunError if a file that this command did not write would be overwritten. new: names of the pictures."""
     ours = {f"{name}.{ending}" for name in (known.pictures if known else ()) for ending in ("png", "svg")}
     wanted = [PAGE] * (known is None) + [f"{name}.{ending}" for name in new for ending in ("png", "svg")]
     others = [name for name in wanted if name not in ours and (out / name).exists()]
     if others:
         raise RunError(
-            f"{out} holds other files of these names", got=", ".join(others[:3]), do="Name another folder: --out DIR"
+            f"{out} already contains other files with these names",
+            got=", ".join(others[:3]),
+            do="Name another folder: --out DIR",
         )
 
 
 def _page(out: Path, album: Album) -> PageContent:
-    """The content of the page, of the pictures whose files are there."""
+    """The page: all listed pictures whose files exist."""
     sections = []
     for kind, chapter in album.chapters.items():
         figures = []

@@ -109,7 +109,7 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
         (["evaluate.threshold=max-f1"], "threshold"),
     ],
 )
-def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(finetune, settings, said):
+def test_settings_unsupported_by_a_comparison_are_refused_before_training(finetune, settings, said):
     done = finetune(*SETTINGS, *(word for pair in settings for word in ("--set", pair)))
     assert done.status == 2 and said in done.err, done.err
     assert not list(Path("runs").glob("*/comparison"))
@@ -155,7 +155,7 @@ def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
 ONE = [*SETTINGS, "--set", 'methods.candidates=["full"]', "--set", "methods.seeds=1"]
 
 
-def test_what_goes_wrong_in_a_training_s_own_process_is_said(finetune):
+def test_an_error_in_a_training_process_is_reported(finetune):
     done = finetune(*ONE, "--set", "train.lr=1e30")
     assert done.status == 2 and "the loss is not finite" in done.err, done.err
 

@@ -69,7 +69,7 @@ def test_intervals_are_scipys(scripts):
         assert found == pytest.approx((values.mean(), expected.low, expected.high), rel=1e-12)
 
 
-def test_a_missing_run_is_said_and_others_stay(scripts):
+def test_a_missing_run_is_reported_and_others_stay(scripts):
     rows = [a_row(0.7 + 0.01 * seed, seed) for seed in (1, 2, 3, 4, 5)]
     rows += [a_row(0.5 + 0.01 * seed, seed, model="random") for seed in (1, 2, 4)]
     line = line_of(scripts["learning_curves"].section(rows), "TREC", "100")

@@ -69,7 +69,7 @@ class TableCard(Record):
     unused_rows: int
     tokens: TokenCounts
     near_duplicates: NearDuplicateCounts
-    checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.as_dict() for finding in found])]
+    checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.to_json() for finding in found])]
     notes: list[str]
     muted: list[str] = field(default_factory=list)  # codes of findings that the recipe ignores
 
@@ -278,18 +278,18 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
 
 
 def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
-    """Groups that a split that came with the data leaves on two sides."""
+    """Groups that a split that came with the data divides."""
     found, group = [], np.array(source.groups)
     for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
         own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
         if both := int((np.isin(own, seen) & (own != "")).sum()):
-            what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
+            what = f"{both} of {len(own)} {name} rows have a group that is also in {' or '.join(others)}"
             found.append(
                 Finding(
                     "shared_groups",
                     "warning",
                     what,
-                    "The sides are kept as they came; put all rows of a group on one of them, or the score flatters.",
+                    "Your split is kept; put all rows of a group into one part, or the score is too optimistic.",
                     both,
                 )
             )
@@ -297,16 +297,16 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
 
 
 def _near_train(near: np.ndarray) -> list[Finding]:
-    """near: (test rows,) whether each has almost the text of a training row."""
+    """near: (test rows,) whether each has nearly the text of a training row."""
     if not near.any():
         return []
-    what = f"{near.sum():,} of {len(near):,} test rows are almost the same as a training row"
+    what = f"{near.sum():,} of {len(near):,} test rows are near duplicates of a training row"
     return [
         Finding(
             "test_rows_near_train",
             "warning",
             what,
-            "They flatter the score: leave one of each out, or name what they share with --group COL.",
+            "They inflate the score: keep one of each, or group them with --group COL.",
             int(near.sum()),
         )
     ]

@@ -167,7 +167,7 @@ def test_grouped_is_a_function_of_its_seed():
 
 @pytest.mark.parametrize("val, test", [(0.5, 0.5), (0.9, 0.2)])
 def test_grouped_leaves_something_to_train_on(val, test):
-    with pytest.raises(DataError, match="nothing is left to train on"):
+    with pytest.raises(DataError, match="no rows are left to train on"):
         grouped_split(["a", "b"], ["x", "y"], val, test, 0)
 
 

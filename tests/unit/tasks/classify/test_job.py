@@ -126,7 +126,7 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
     shared = next(finding for finding in card.checks if finding.check == "shared_groups")
     assert tied > 3 and shared.level == "warning" and shared.count == tied
-    assert shared.what.startswith(f"{tied} of 30 test rows are of a group")
+    assert shared.what.startswith(f"{tied} of 30 test rows have a group")
     with pytest.raises(DataError, match="balanced draws from one table"):
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 

@@ -111,8 +111,8 @@ def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, 
         ("source\ttarget\na\tb\nc\t\n", "my.tsv", r"got 1 .*\(1 rows left out: empty target\)"),
         ("source\ttarget\na\tb\tc\n", "my.tsv", "line 2: 3 fields"),
         ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got the key 'source' twice"),
-        ("a", "my.xlsx", "a file of unknown kind; got '.xlsx'; known: .csv"),
-        ("{}", "my.json", "without a list of objects"),
+        ("a", "my.xlsx", "unknown file extension; got '.xlsx'; known: .csv"),
+        ("{}", "my.json", "must contain a list of objects"),
     ],
 )
 def test_files_without_pairs_are_refused(write, text, name, message):
@@ -145,7 +145,7 @@ def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_pat
     for name, message in (
         ("none.tsv", "no pairs 'none.tsv': no such file; known: seq2seq-sample, hf:"),
         ("spam-sample", "no pairs 'spam-sample'"),
-        (str(tmp_path), "a directory where a file"),
+        (str(tmp_path), "a directory instead of a file"),
     ):
         with pytest.raises(DataError, match=message):
             locate_pairs(name)
