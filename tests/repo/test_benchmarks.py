@@ -86,7 +86,7 @@ def test_differences_are_paired_and_judged_by_their_interval(scripts):
     text = scripts["learning_curves"].section(rows)
     assert line_of(text, "TREC", "100").count("+1.0 [+1.0, +1.0]") == 1
     ahead, even = (line for line in text.splitlines() if line.startswith("- Against"))
-    assert "ahead in 1 (TREC 100), behind in 0" in ahead and "not to be told apart in 1." in even
+    assert "ahead in 1 (TREC 100), behind in 0" in ahead and "no significant difference in 1." in even
 
 
 def test_whole_sets_count_the_runs_on_all_labels_alone(scripts):
