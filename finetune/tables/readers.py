@@ -63,7 +63,7 @@ class LeftOut:
 class LabelledTexts:
     """Rows in file order.
 
-    The lists `groups`, `sides` and `files` are empty if no row has a value; else an empty string means none.
+    The lists `groups`, `times`, `sides` and `files` are empty if no row has a value; else an empty string means none.
     """
 
     rows: list[int] = field(default_factory=list)  # row numbers in the file; the first data row is 0
@@ -73,6 +73,7 @@ class LabelledTexts:
     text_column: str = ""
     label_column: str = ""
     groups: list[str] = field(default_factory=list)  # rows of one group stay in the same split
+    times: list[str] = field(default_factory=list)  # when each row was written, as in the table
     sides: list[str] = field(default_factory=list)  # the given split of each row; empty: we choose
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
@@ -280,12 +281,13 @@ def read_labelled(
     least_labels: int = 2,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
 ) -> LabelledTexts:
     """Every row with a text and a label (see ``labelled_chunks``).
 
     Raises DataError if there are fewer than `least_labels` different labels.
     """
-    result = next(labelled_chunks(path, text, label, layout, group, split))
+    result = next(labelled_chunks(path, text, label, layout, group, split, time))
     if len(set(result.labels)) < least_labels:
         what = "a classifier needs at least two labels" if least_labels > 1 else "no row has a text and a label"
         raise DataError(
@@ -303,11 +305,12 @@ def labelled_chunks(
     layout: TableFormat | None = None,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
     size: int | None = None,
 ) -> Iterator[LabelledTexts]:
     """The rows with a text and a label, in chunks of `size` or all at once; other rows are counted in `left_out`.
 
-    group, split: the columns with each row's group and split.
+    group, split, time: the columns with each row's group, split and time.
     """
     path = Path(path)
     notes = []
@@ -322,9 +325,9 @@ def labelled_chunks(
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
     if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
         split = SPLIT_COLUMN
-    group_at, split_at = (
+    group_at, split_at, time_at = (
         None if wanted is None else find_column(names, wanted, (), what, path)
-        for wanted, what in ((group, "group"), (split, "split"))
+        for wanted, what in ((group, "group"), (split, "split"), (time, "time"))
     )
 
     def empty() -> LabelledTexts:
@@ -351,6 +354,8 @@ def labelled_chunks(
         result.labels.append(known.setdefault(label_cell, label_cell))
         if group_at is not None:
             result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
+        if time_at is not None:
+            result.times.append(cells[time_at].strip())
         if split_at is not None:
             result.sides.append(_side(cells[split_at], names[split_at], row, path))
     yield result
