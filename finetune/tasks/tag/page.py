@@ -9,6 +9,7 @@ from finetune.report.blocks import (
     NONE,
     Code,
     Figure,
+    PageContent,
     Section,
     Table,
     Text,
@@ -39,7 +40,7 @@ COLUMNS = {
 }
 
 
-def page(files: Files[TagEvaluation, TagCard]) -> dict:
+def page(files: Files[TagEvaluation, TagCard]) -> PageContent:
     """The report, in order."""
     evaluation = files.evaluation
     sections = [

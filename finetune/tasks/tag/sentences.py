@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.errors import DataError, listed, shorten
 from finetune.hub.datasets import PREFIX
-from finetune.records import Record
+from finetune.records import PreparedRow
 from finetune.tables.detect import Detected, byte_order
 from finetune.tables.readers import find_column
 from finetune.tables.sources import DataSource, sample_source, samples, table_source
@@ -30,10 +30,9 @@ Tagged = tuple[str, list[str], list[str]]  # where it stands, words, tags
 
 
 @dataclass(frozen=True)
-class Sentence(Record):
-    """A sentence with an IOB2 tag for each word. row: its number in the file, from 0."""
+class Sentence(PreparedRow):
+    """A sentence with an IOB2 tag for each word."""
 
-    row: int
     words: list[str]
     tags: list[str]
 

@@ -100,7 +100,7 @@ class TagTask(Task[TagPrepared, GPT, Tagger, TagEvaluation]):
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         origin, context = run.result("download", Downloaded).data, run.result("verify", Verified).context
         splits, tokens, card = prepare(recipe, source, given, tokenizer, context, origin)
-        write_records(run, {name: [own.to_json() for own in part] for name, part in splits.items()})
+        write_records(run, splits)
         for name, part in tokens.items():
             for field in fields(part):
                 getattr(part, field.name).save(run.path("data", f"{name}.{field.name}"))
@@ -197,8 +197,7 @@ def _examples(run: Run, tags: list[str], *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     found = []
     for name in splits:
-        file = run.path("data", f"{name}.jsonl")
-        sentences = [Sentence.from_json(record, file) for record in read_records(run, name)]
+        sentences = read_records(run, name, Sentence)
         found.append(Examples.of(sentences, load_tokens(run, name, Tokens), tags))
     return found
 
