@@ -15,7 +15,7 @@ recipe = Recipe(
     weights="mini",
     data="tag-sample",
     split=Split(val_fraction=0.15, test_fraction=0.25),
-    train=Train(method="auto", epochs=10, batch_size=8, dropout=0.2),
+    train=Train(method="auto", epochs=10, batch_size=8, lr=3e-4, dropout=0.2),
     evaluate=Evaluate(metric="f1"),
 )
 stages = [download, verify, prepare, train, evaluate, report, export]
