@@ -54,7 +54,8 @@ def logistic(
         ends = np.cumsum([len(own.words) for own in sentences])[:-1]
         return [own.tolist() for own in np.split(flat, ends)]
 
-    best, best_score, cost = None, -1.0, 0.0
+    best: Any = None
+    best_score, cost = -1.0, 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after the last iteration
         for c in COSTS:

@@ -169,7 +169,8 @@ def per_kind(counts: EntityCounts, resamples: int, seed: int) -> list[KindScores
         scores = _metrics(
             METRICS[:3], lambda drawn, own=own: _precision_recall_f1(drawn @ own), len(own), resamples, seed
         )
-        found.append(KindScores(kind, *scores.values(), names=int(total[at, 2]), predicted=int(total[at, 1])))
+        precision, recall, f1 = (scores[name] for name in METRICS[:3])
+        found.append(KindScores(kind, precision, recall, f1, int(total[at, 2]), int(total[at, 1])))
     return found
 
 
