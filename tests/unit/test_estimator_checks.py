@@ -32,8 +32,6 @@ LEFT_OUT = {
     "check_fit1d": NUMERIC,
     "check_fit2d_predict1d": NUMERIC,
     "check_fit2d_1sample": "one row has one class, which check_classifiers_one_label covers",
-    "check_class_weight_classifiers": "gives a weight for each class; ours is None or balanced",
-    "check_classifiers_one_label_sample_weights": "there are no weights of rows",
     "check_estimators_partial_fit_n_features": "there is no partial_fit",
     "check_non_transformer_estimators_n_iter": "there is no max_iter",
     "check_estimators_pickle": "pickles hold code and are not offered: save and load stand in their place",
@@ -44,16 +42,16 @@ LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 class Spelled(TextClassifier):
     """TextClassifier on rows of numbers, each number a letter of the alphabet."""
 
-    def fit(self, X, y):
-        super().fit(self.spell(X), y)
+    def fit(self, X, y, sample_weight=None):
+        super().fit(self.spell(X), y, sample_weight)
         self.width_ = np.asarray(X).shape[1]
         return self
 
-    def predict_proba(self, X):
+    def _logits(self, X):
         self._fitted()
         if np.asarray(X).shape[1] != self.width_:
             raise ValueError("another number of columns")
-        return super().predict_proba(self.spell(X))
+        return super()._logits(self.spell(X))
 
     def spell(self, X):
         return ["".join(LETTERS[np.clip(4 * row + 13, 0, 25).astype(int)]) for row in np.asarray(X, dtype=float)]
