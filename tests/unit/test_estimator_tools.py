@@ -1,6 +1,7 @@
 """TextClassifier in the hands of other tools: ensembles, calibration, thresholds, searches in processes, reports."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -75,8 +76,8 @@ def test_it_is_searched_and_cross_validated_with_every_new_parameter(clf):
     grid = {"threshold": [0.3, 0.5], "class_weight": [None, {"ham": 2}]}
     search = GridSearchCV(clf, grid, cv=2).fit(TEXTS, KINDS)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all() and len(search.cv_results_["params"]) == 4
-    figures = cross_validate(clf, TEXTS, KINDS, cv=2, scoring=["roc_auc", "neg_log_loss", "neg_brier_score"])
-    assert all(np.isfinite(figures[f"test_{name}"]).all() for name in ("roc_auc", "neg_log_loss", "neg_brier_score"))
+    figures = cross_validate(clf, TEXTS, KINDS, cv=2, scoring=["roc_auc", "neg_log_loss"])
+    assert all(np.isfinite(figures[f"test_{name}"]).all() for name in ("roc_auc", "neg_log_loss"))
     arrays = cross_val_score(clf, TEXTS, KINDS, cv=2)
     assert np.array_equal(cross_val_score(clf, pa.array(TEXTS), pa.array(KINDS), cv=2), arrays)
     assert np.array_equal(cross_val_score(clf, pa.table({"text": TEXTS}), KINDS, cv=2), arrays)
@@ -111,20 +112,23 @@ torch.ones(1000, 1000).exp().sum()  # starts OpenMP's threads, which a fork leav
 with joblib.parallel_config(backend=backend):
     clf.set_params(settings=None)
     found = GridSearchCV(clf, {"lr": [1e-3, 1e-2]}, cv=2, n_jobs=2, error_score="raise").fit(texts, kinds)
-print(found.best_estimator_.predict(["win cash now"]), joblib.Parallel(2)(joblib.delayed(torch.get_num_threads)() for _ in "ab"))
+print(found.best_estimator_.predict(["win cash now"]))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_a_search_in_processes_ends_after_a_training_of_several_threads(backend, request):
     free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     mini = request.config.rootpath / "weights" / "mini"
-    done = subprocess.run(
-        [sys.executable, "-c", SEARCH, str(mini), backend], env=free, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("[1]")
+    command = [sys.executable, "-c", SEARCH, str(mini), backend]
+    with subprocess.Popen(command, env=free, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=300)[0].startswith("[1]") and process.returncode == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too, which hold the pipe open
+            raise
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
