@@ -39,6 +39,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: ArrayLike | None =
     from scipy.special import logsumexp
 
     logits, y = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    weight = None if weights is None else np.asarray(weights, dtype=np.float64)
     if len(y) == 0 or logits.shape[1] < 2 or not np.isfinite(logits).all():
         return 1.0
     own = logits[np.arange(len(y)), y]
@@ -47,7 +48,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: ArrayLike | None =
 
     def loss(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        return float(np.average(logsumexp(logits * inverse, axis=1) - own * inverse, weights=weights))
+        return float(np.average(logsumexp(logits * inverse, axis=1) - own * inverse, weights=weight))
 
     found = minimize_scalar(
         loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-6}
