@@ -63,7 +63,8 @@ class LeftOut:
 class LabelledTexts:
     """Rows in file order; `rows` holds each one's number in the file, the first data row being 0.
 
-    `groups`: rows of one group stay together in a split, an empty one is none. `sides`: the split that a row came
+    `groups`: rows of one group stay together in a split, an empty one is none. `times`: when a row was written, as
+    the table has it. `sides`: the split that a row came
     in, empty where it is ours to choose. `files`: the name of the file that a row is of, where there are several.
     Each is an empty list where no row has any.
     """
@@ -75,6 +76,7 @@ class LabelledTexts:
     text_column: str = ""
     label_column: str = ""
     groups: list[str] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
@@ -282,12 +284,13 @@ def read_labelled(
     least_labels: int = 2,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
 ) -> LabelledTexts:
     """Every row with a text and a label, as ``labelled_chunks`` gives them.
 
     Raises DataError where fewer than `least_labels` are found.
     """
-    result = next(labelled_chunks(path, text, label, layout, group, split))
+    result = next(labelled_chunks(path, text, label, layout, group, split, time))
     if len(set(result.labels)) < least_labels:
         what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
         raise DataError(
@@ -305,11 +308,12 @@ def labelled_chunks(
     layout: TableFormat | None = None,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
     size: int | None = None,
 ) -> Iterator[LabelledTexts]:
     """The rows with a text and a label, so many at a time, or all at once; others are counted under `left_out`.
 
-    group, split: columns of rows that belong together, and of the split that each row is of.
+    group, split, time: columns of rows that belong together, of the split that each row is of, and of its time.
     """
     path = Path(path)
     notes = []
@@ -324,9 +328,9 @@ def labelled_chunks(
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
     if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
         split = SPLIT_COLUMN
-    group_at, split_at = (
+    group_at, split_at, time_at = (
         None if wanted is None else find_column(names, wanted, (), what, path)
-        for wanted, what in ((group, "group"), (split, "split"))
+        for wanted, what in ((group, "group"), (split, "split"), (time, "time"))
     )
 
     def empty() -> LabelledTexts:
@@ -353,6 +357,8 @@ def labelled_chunks(
         result.labels.append(known.setdefault(label_cell, label_cell))
         if group_at is not None:
             result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
+        if time_at is not None:
+            result.times.append(cells[time_at].strip())
         if split_at is not None:
             result.sides.append(_side(cells[split_at], names[split_at], row, path))
     yield result

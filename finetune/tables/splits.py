@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from finetune.errors import DataError
 
 SPLITS = ("train", "val", "test")
+FEW_GROUPS = 8  # up to so many every way to divide them is tried
 
 
 def fold_text(text: str) -> str:
@@ -67,6 +69,7 @@ def grouped_split(
     A group goes to a side that still has room for it, drawn in proportion to that room: without duplicates this is a
     stratified random split, and with them a repeated text is as likely on each side as any other. The largest groups
     come first, while there is room; one that fits nowhere goes where most is wanting. A share of 0 gets nothing.
+    With few groups every way to divide them is tried.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError(
@@ -80,6 +83,8 @@ def grouped_split(
 
     random = Random(seed)
     shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
+    if len(sizes) <= FEW_GROUPS and (found := _best_sides(number, labels, list(shares.values()), random)) is not None:
+        return {name: np.flatnonzero(found[number] == at).tolist() for at, name in enumerate(SPLITS)}
     side_of = np.zeros(len(sizes), dtype=np.int8)
     need = dict.fromkeys(SPLITS, 0.0)
     for label in sorted(by_label):
@@ -102,6 +107,28 @@ def grouped_split(
     return {name: np.flatnonzero(side_of[number] == at).tolist() for at, name in enumerate(SPLITS)}
 
 
+def _best_sides(number: np.ndarray, labels: list[str], shares: list[float], random: Random) -> np.ndarray | None:
+    """The side (G,) of each of few groups, out of all 3^G ways that which is nearest to the shares of every label.
+
+    Each side with a share gets a group, and the training side every label. None: no way does that.
+    """
+    label = np.unique(labels, return_inverse=True)[1]
+    groups = number.max() + 1
+    rows = np.zeros((groups, label.max() + 1))  # of each label in each group
+    np.add.at(rows, (number, label), 1)
+    order = random.sample(range(groups), groups)  # so that the seed decides between ways that are equally near
+    ways = np.array(list(product(range(len(SPLITS)), repeat=groups)))
+    held = np.stack([(ways == side) @ rows[order] for side in range(len(SPLITS))], axis=1)  # (ways, sides, labels)
+    wanted = np.outer(shares, rows.sum(axis=0))
+    distance = ((held - wanted) ** 2 / rows.sum(axis=0)).sum(axis=(1, 2))
+    possible = (held[:, 0] > 0).all(axis=1) & ((held.sum(axis=2) > 0) == (np.array(shares) > 0)).all(axis=1)
+    if not possible.any():
+        return None
+    sides = np.empty(groups, dtype=np.int8)
+    sides[order] = ways[np.where(possible, distance, np.inf).argmin()]
+    return sides
+
+
 def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
     """By position alone: the first rows to train on, then those of the test, then the validation.
 
@@ -115,6 +142,19 @@ def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[
         "val": list(range(train + test, rows)),
         "test": list(range(train, train + test)),
     }
+
+
+def time_split(times: np.ndarray, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
+    """By time (n,): the oldest rows to train on, the newest to test on, those between to validate on.
+
+    Rows of one time stay together, so the shares are met as nearly as the times allow.
+    """
+    order = np.argsort(times, kind="stable")
+    starts = np.flatnonzero(np.diff(times[order], prepend=-np.inf))  # where a new time begins
+    starts = np.append(starts, len(order))
+    cuts = [share * len(order) for share in (1 - val_fraction - test_fraction, 1 - test_fraction)]
+    train, val = (int(starts[np.abs(starts - cut).argmin()]) for cut in cuts)
+    return {name: np.sort(part).tolist() for name, part in zip(SPLITS, np.split(order, [train, val]), strict=True)}
 
 
 def keep_sides(

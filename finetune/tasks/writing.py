@@ -46,8 +46,8 @@ class WrittenPrepared(Prepared):
 
 def refuse_balanced(recipe: Recipe) -> None:
     """Raise RecipeError where rows are to be drawn by their labels, which these have not."""
-    if recipe.split.protocol == "balanced":
-        raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
+    if recipe.split.protocol in ("balanced", "time"):
+        raise RecipeError(f"split.protocol={recipe.split.protocol} is for labelled tables", known="grouped, ordered")
 
 
 @dataclass(frozen=True)

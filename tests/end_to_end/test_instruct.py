@@ -153,7 +153,7 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
     "setting, words",
     [
         ("train.metric=accuracy", "not a validation metric of the task instruct"),
-        ("split.protocol=balanced", "needs labels"),
+        ("split.protocol=balanced", "is for labelled tables"),
         ("columns.text=x", "read by the task classify"),
         ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),

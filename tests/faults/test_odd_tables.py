@@ -221,6 +221,16 @@ REFUSED = {
         ["--group", "label", "--set", "split.protocol=balanced"],
         ["balanced draws from one table", "protocol=grouped"],
     ),
+    "a time column that is not read": (
+        {"text": TEXTS, "label": LABELS, "day": LABELS},
+        ["--set", "columns.time=day"],
+        ["columns.time is read only by split.protocol=time"],
+    ),
+    "times that are none": (
+        {"text": TEXTS, "label": LABELS, "day": LABELS},
+        ["--time", "day"],
+        ["column 'day': 40 cells are not a time", "'ham'"],
+    ),
 }
 
 
@@ -229,6 +239,21 @@ def test_what_contradicts_is_refused(kind, finetune):
     columns, arguments, fragments = REFUSED[kind]
     status, shown = finetune("classify", write("my.csv", columns), *TRAIN, *arguments)
     assert status == 2 and [part for part in fragments if part not in shown] == [], shown
+
+
+def test_a_split_by_time_tests_on_the_newest_rows(finetune):
+    days = [f"2025-{1 + i % 12:02}-{1 + i // 12:02}" for i in range(40)]
+    write("my.csv", {"text": TEXTS, "label": LABELS, "sent": days})
+    status, shown = finetune("classify", "my.csv", "--time", "sent", *TRAIN)
+    assert status == 0 and "time split: train 28 / val 4 / test 8" in shown, shown
+    run = next(Path("runs").iterdir())
+    rows = {
+        name: [days[json.loads(line)["row"]] for line in (run / "data" / f"{name}.jsonl").open()]
+        for name in ("train", "val", "test")
+    }
+    assert max(rows["train"]) < min(rows["val"]) and max(rows["val"]) < min(rows["test"])
+    notes = json.loads((run / "data" / "card.json").read_text())["notes"]
+    assert f"test {min(rows['test'])} to {max(rows['test'])}" in " ".join(notes)
 
 
 def test_files_of_the_person_keep_their_side(finetune):

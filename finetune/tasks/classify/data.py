@@ -11,7 +11,7 @@ from pydantic import PlainSerializer
 
 from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
-from finetune.recipe import Recipe, Split
+from finetune.recipe import Columns, Recipe, Split
 from finetune.records import DataOrigin, Record
 from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
 from finetune.tables.codes import BY_NAME, check_muted
@@ -19,8 +19,17 @@ from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
-from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
+from finetune.tables.splits import (
+    SPLITS,
+    balanced_split,
+    grouped_split,
+    keep_sides,
+    ordered_split,
+    text_keys,
+    time_split,
+)
 from finetune.tables.tables import iterate_table
+from finetune.tables.times import parse_times
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows, encode
 
@@ -107,7 +116,7 @@ def prepare(
     """
     split = recipe.split
     keys = text_keys(source.texts)
-    parts = split_rows(split, source, keys)
+    parts = split_rows(split, recipe.columns, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
     labels = set(source.labels)
     for name in SPLITS:
@@ -172,7 +181,7 @@ def prepare(
     )
 
 
-def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
+def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
     """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
     if split.protocol != "grouped":
         if source.groups or any(source.sides):
@@ -183,6 +192,8 @@ def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[st
             )
         if split.protocol == "ordered":
             return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
+        if split.protocol == "time":
+            return time_split(parse_times(source, columns.time or ""), split.val_fraction, split.test_fraction)
         return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
 
     def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
@@ -232,7 +243,9 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
             f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
             "the same text can stand in train and in test (see the overlap)"
         )
-    elif any(source.sides) or recipe.split.protocol == "ordered":
+    elif any(source.sides) or recipe.split.protocol in ("ordered", "time"):
+        if recipe.split.protocol == "time":
+            notes.append(_periods(source, parts))
         if recipe.split.protocol == "ordered":
             notes.append(
                 "rows stand on a side by their place in the file: those to train on, the test's, the validation's"
@@ -253,6 +266,16 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
     if any(source.groups):
         notes.append(f"rows with the same {recipe.columns.group!r} stand in the same split")
     return notes
+
+
+def _periods(source: LabelledTexts, parts: dict) -> str:
+    """The first and last time of each split, as the table writes them."""
+    times = parse_times(source, "")
+    said = []
+    for name, rows in parts.items():
+        order = sorted(rows, key=times.__getitem__)
+        said.append(f"{name} {source.times[order[0]]} to {source.times[order[-1]]}")
+    return f"split by time: {'; '.join(said)}"
 
 
 def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
@@ -321,7 +344,9 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     columns, files = recipe.columns, locate_files(recipe)
     data = files.pop("")
     before = [(PURPOSES[""], data)]
-    found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
+    found = read_labelled(
+        data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split, time=columns.time
+    )
     found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
     if files:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from finetune.console import say, warn
-from finetune.errors import shorten
+from finetune.errors import RecipeError, shorten
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, write_json
@@ -84,6 +84,14 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         """The codes of findings to ignore."""
         super().check_settings(recipe)
         check_muted(recipe.ignore)
+        by_time = recipe.split.protocol == "time"
+        if by_time != (recipe.columns.time is not None):
+            raise RecipeError(
+                "split.protocol=time needs the column of times"
+                if by_time
+                else "columns.time is read only by split.protocol=time",
+                do="Give both: --time COL, or --set split.protocol=time --set columns.time=COL.",
+            )
 
     def check_data(self, recipe: Recipe) -> None:
         """The whole table."""
@@ -114,7 +122,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         kept = (
             f"split by column {recipe.columns.split!r}"
             if recipe.columns.split
-            else (f"{card.protocol} split, seed {card.seed}")
+            else f"{card.protocol} split" + (f", seed {card.seed}" if card.protocol in ("grouped", "balanced") else "")
         )
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
         say(
