@@ -57,7 +57,7 @@ def test_a_row_of_weight_0_is_as_good_as_not_there(make):
     assert np.array_equal(zeros.predict_proba(TEXTS), without.predict_proba(TEXTS))
     assert not np.array_equal(zeros.predict_proba(TEXTS), unweighted.predict_proba(TEXTS))
     assert zeros.origin_["data_sha256"] != unweighted.origin_["data_sha256"]
-    with pytest.raises(ValueError, match="fit needs two classes; got one class, 'ham'"):
+    with pytest.raises(ValueError, match="fit needs at least two classes; got one class, 'ham'"):
         make().fit(TEXTS, KINDS, KINDS == "ham")
 
 
