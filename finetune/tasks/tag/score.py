@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.evaluation.intervals import bootstrap, paired_differences
+from finetune.evaluation.intervals import Statistic, bootstrap, paired_differences
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, Start, undefined
 from finetune.records import Record
 from finetune.report.metric_text import METRIC_NAMES, metric_text, metric_value, p_text, points
@@ -166,9 +166,7 @@ def per_kind(counts: EntityCounts, resamples: int, seed: int) -> list[KindScores
     found, total = [], counts.names.sum(0).astype(int)
     for at, kind in enumerate(counts.kinds):
         own = counts.names[:, at]
-        scores = _metrics(
-            METRICS[:3], lambda drawn, own=own: _precision_recall_f1(drawn @ own), len(own), resamples, seed
-        )
+        scores = _metrics(METRICS[:3], _of_kind(own), len(own), resamples, seed)
         precision, recall, f1 = (scores[name] for name in METRICS[:3])
         found.append(KindScores(kind, precision, recall, f1, int(total[at, 2]), int(total[at, 1])))
     return found
@@ -266,10 +264,7 @@ def score_tagger(
     compared = []
     for own in baselines:
         other = entity_counts(test, own.tags, tags)
-        both = statistics(counts), statistics(other)
-        differences = paired_differences(
-            lambda drawn, both=both: both[0](drawn) - both[1](drawn), len(test), resamples, seed
-        )
+        differences = paired_differences(_difference(counts, other), len(test), resamples, seed)
         compared.append(
             TagBaseline(
                 own.name,
@@ -362,6 +357,17 @@ def _precision_recall_f1(names: np.ndarray) -> np.ndarray:
     """(..., 3) of right, predicted and true names (..., 3)."""
     right, found, true = (names[..., at] for at in range(3))
     return np.stack([_ratio(right, found), _ratio(right, true), _ratio(2 * right, found + true)], axis=-1)
+
+
+def _of_kind(names: np.ndarray) -> Statistic:
+    """Precision, recall and F1 of a kind's counts (n, 3)."""
+    return lambda drawn: _precision_recall_f1(drawn @ names)
+
+
+def _difference(counts: EntityCounts, other: EntityCounts) -> Statistic:
+    """Each of METRICS, the one minus the other."""
+    own, theirs = statistics(counts), statistics(other)
+    return lambda drawn: own(drawn) - theirs(drawn)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
