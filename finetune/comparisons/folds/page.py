@@ -66,7 +66,7 @@ def page(files: Files[FoldsComparison, ClassifierCard]) -> PageContent:
             confusion(comparison),
             per_label(comparison),
             errors(files.wrong),
-            data_section(files.card),
+            data_section(files.card, divided=False),
         ],
         notice=fallback_notice(files),
     )
@@ -143,7 +143,7 @@ def _each_fold(comparison: FoldsComparison) -> Section:
                 "Every row is in one fold", [*columns, "Time", "Epochs"], rows, frozenset(range(1, len(columns) + 2))
             ),
             Text(
-                f"Method {comparison.method}, {comparison.device}, {comparison.threads} threads. Rows with the same "
+                f"Method {comparison.method}, {comparison.device}, threads: {comparison.threads}. Rows with the same "
                 "normalised text, and rows of one group, are in the same fold.",
                 small=True,
             ),
