@@ -43,11 +43,17 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
     return said
 
 
-def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
-    """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``."""
+def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) -> tuple[Run, Recipe]:
+    """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``.
+
+    Raises RecipeError, before anything is written, for settings that the task or a stage does not support.
+    """
     from finetune.tasks.base import task_named
 
     task_named(request.task).check_settings(request)
+    for stage in load_pipeline(request.pipeline).stages:
+        if hasattr(stage, "check"):
+            stage.check(request, processes)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs of this name, and how they differ
     for number in range(1, 1000):
@@ -100,9 +106,6 @@ def execute(
     reused. fresh: run every stage, finished or not, and reuse nothing.
     """
     names = stage_names(stages, first, until)
-    for stage in stages:
-        if hasattr(stage, "check"):
-            stage.check(recipe, processes)
     from finetune.training.loop import set_threads
 
     with run.locked(), log_to(run.path("log.txt")), _memory_errors():

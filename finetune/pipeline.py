@@ -178,6 +178,7 @@ def classify_request(
     group: str | None = None,
     split: str | None = None,
     time: str | None = None,
+    folds: int | None = None,
     validation: str | None = None,
     test: str | None = None,
     weights: str | None = None,
@@ -196,16 +197,17 @@ def classify_request(
         "encoding": encoding,
     }
     chosen |= {"split": {"protocol": "time"}} if time else {}
+    chosen |= {"folds": {"count": folds}} if folds else {}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
-    return make_recipe("classify", overrides, merge(chosen, settings or {}))
+    return make_recipe("folds" if folds else "classify", overrides, merge(chosen, settings or {}))
 
 
-def file_run_name(data: str) -> str:
-    """A run's name from a data file's: classify-NAME, with invalid characters replaced."""
+def file_run_name(data: str, pipeline: str = "classify") -> str:
+    """A run's name from a data file's: PIPELINE-NAME, with invalid characters replaced."""
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem).strip("-")
-    return f"classify-{stem or 'data'}"[:60]
+    return f"{pipeline}-{stem or 'data'}"[:60]
 
 
 def stage_names(stages: Sequence[ModuleType], first: str | None = None, until: str | None = None) -> list[str]:

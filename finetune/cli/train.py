@@ -53,6 +53,9 @@ def classify(
     time: Annotated[
         str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="K", min=2, help="Cross-validate: predict every row once, in K trainings.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Pretrained weights to start from.")] = None,
     method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
     encoding: EncodingOption = None,
@@ -75,6 +78,7 @@ def classify(
         group=group,
         split=split,
         time=time,
+        folds=folds,
         validation=validation,
         test=test,
         weights=weights,
@@ -83,7 +87,15 @@ def classify(
         ignore=ignore or [],
         overrides=settings or [],
     )
-    _run(request, file_run_name(data) if name is None else name, first, until, processes, dry_run, fresh)
+    _run(
+        request,
+        file_run_name(data, request.pipeline) if name is None else name,
+        first,
+        until,
+        processes,
+        dry_run,
+        fresh,
+    )
 
 
 def compare_architectures(
@@ -129,5 +141,5 @@ def _run(
     if dry_run:
         show_plan(request, stages, processes)
         return
-    opened, recipe = open_run(request, RUNS, name)
+    opened, recipe = open_run(request, RUNS, name, processes)
     execute(opened, recipe, stages, first=first, until=until, processes=processes, fresh=fresh)

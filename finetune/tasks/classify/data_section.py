@@ -9,8 +9,8 @@ from finetune.tasks.classify.data import ClassifierCard
 _LISTED_LABELS = 20  # in the table of the splits
 
 
-def data_section(card: ClassifierCard | None) -> Section:
-    """Where the rows come from, how they were divided, what the checks found."""
+def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
+    """Where the rows come from, how they were divided (unless into folds), what the checks found."""
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     tokens = card.tokens
@@ -34,7 +34,7 @@ def data_section(card: ClassifierCard | None) -> Section:
         "Data",
         [
             *facts("Source and checks", pairs),
-            *_split_table(card),
+            *(_split_table(card) if divided else []),
             *_findings(card),
             *(Text(sentence(note)) for note in card.notes),
         ],

@@ -1,8 +1,10 @@
 """A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap, data, use."""
 
 import shlex
+from typing import Protocol
 
 from finetune.console import aligned
+from finetune.evaluation.metrics import ClassScores
 from finetune.evaluation.results import Difference, Metric
 from finetune.records import TrainResult
 from finetune.report import plots, provenance
@@ -28,6 +30,18 @@ from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.score import ClassifierEvaluation, verdict
+
+
+class Decisions(Protocol):
+    """What is known of decisions on rows with labels."""
+
+    @property
+    def labels(self) -> list[str]: ...
+    @property
+    def confusion_matrix(self) -> list[list[int]]: ...
+    @property
+    def per_class(self) -> list[ClassScores]: ...
+
 
 _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
 _WORST = 20
@@ -170,7 +184,7 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     )
 
 
-def confusion(evaluation: ClassifierEvaluation) -> Section:
+def confusion(evaluation: Decisions) -> Section:
     """The confusion matrix, or for many labels its largest entries off the diagonal."""
     labels, matrix = evaluation.labels, evaluation.confusion_matrix
     total = sum(map(sum, matrix))
@@ -298,7 +312,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
 
 
-def per_label(evaluation: ClassifierEvaluation) -> Section:
+def per_label(evaluation: Decisions) -> Section:
     """Precision, recall and F1 of each label, of the worst where there are many."""
     rows, caption = evaluation.per_class, "Test rows of each label"
     if len(rows) > _MATRIX_LABELS:

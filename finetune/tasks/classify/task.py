@@ -193,7 +193,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             normalise=normalise_text,
             start=start,
         )
-        _write_predictions(run, records["test"], labels, predicted, probabilities)
+        write_predictions(run, records["test"], labels, predicted, probabilities)
         return found
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
@@ -266,9 +266,10 @@ def _take(part: Examples, rows: list[int]) -> Examples:
     return Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
-def _write_predictions(
+def write_predictions(
     run: Run, records: list[LabelledRow], labels: list[str], predicted: np.ndarray, probabilities: np.ndarray
 ) -> None:
+    """predictions.csv: each row with the predicted label and the probability (n, K) of each."""
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
         writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])

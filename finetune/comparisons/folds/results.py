@@ -1,0 +1,53 @@
+"""What a cross-validation writes: a result.json of each fold, and comparison.json."""
+
+from dataclasses import dataclass
+
+from finetune.comparisons.results import Basis, Comparison
+from finetune.evaluation.metrics import ClassScores
+from finetune.evaluation.results import Difference, Metric
+from finetune.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldTraining(Basis):
+    """What a result.json holds: the predictions of one fold's rows, in their order, and what they took."""
+
+    threads: int
+    rows: list[int]  # row numbers in the data file
+    probabilities: list[list[float]]  # (n, K) of the model
+    predicted: list[int]  # classes
+    baseline: list[list[float]]  # (n, K) of TF-IDF
+    baseline_predicted: list[int]
+    baseline_note: str
+    train_rows: int
+    seconds: float
+    baseline_seconds: float
+    epochs: float
+    method: str
+
+
+@dataclass(frozen=True)
+class OverFolds(Record):
+    """A metric of each fold, and its mean with an interval."""
+
+    mean: Metric
+    by_fold: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsComparison(Comparison):
+    """What comparison.json holds."""
+
+    rows: int
+    fold_rows: list[int]
+    threads: int
+    method: str
+    metrics: dict[str, OverFolds]
+    baseline: dict[str, OverFolds]  # TF-IDF's
+    difference: dict[str, Difference]  # the model's minus TF-IDF's, over folds
+    baseline_note: str
+    confusion_matrix: list[list[int]]  # of all rows: each true label, by the predicted one
+    per_class: list[ClassScores]
+    seconds: list[float]  # of each training
+    epochs: list[float]
+    baseline_seconds: float
