@@ -19,7 +19,7 @@ def check(
     ] = "mini",
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read a labelled table as training would, and list its problems."""
     from finetune.tasks.classify.check import check_file, show

@@ -103,7 +103,7 @@ def read_pairs(
     first = next(table, None)
     if first is None:
         raise DataError(
-            f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header but no rows",
+            f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header and no rows",
             known="one row per pair, with a source and a target",
             do="Add some.",
         )

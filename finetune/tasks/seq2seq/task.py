@@ -81,9 +81,9 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         refuse_balanced(recipe)
         if recipe.train.method == "head":
             raise RecipeError(
-                "method head has nothing to train in a seq2seq model",
+                "method head has nothing to train here",
                 known="full, last-blocks, lora",
-                do="Give another method; only a classifier has a head.",
+                do="A seq2seq model has no classification head.",
             )
         settings = recipe.seq2seq
         if settings.beams == 1 and settings.length_penalty != 1:

@@ -165,7 +165,7 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
         assert 'finetune predict runs/spam-classifier "some text"' in plain and "CC BY 4.0" in plain
         assert "doi 10.24432/C5CC84" in plain and "0123abc" in plain and "last-blocks" in plain
     assert len(page.named("img")) == 6
-    assert "train.weight_decay" in page.text and "decoupled decay of matrices" in page.text
+    assert "train.weight_decay" in page.text and "decoupled weight decay of matrices" in page.text
 
 
 def test_page_is_accessible_and_self_contained(make_run):

@@ -60,14 +60,14 @@ def test_commands_are_not_questions(capsys):
     model = Scripted([" x", " y"])
     said, conversation = talk(model, ["one", "/reset", "", "/what now", "two", "/quit", "three"], style="chat")
     assert said == "x\ny\n" and model.asked[1] == "User: two\nAssistant:" and len(conversation.messages) == 2
-    assert "no command '/what'" in capsys.readouterr().err
+    assert "unknown command '/what'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "lines, said, kept",
     [
-        (["aaaa", "bbbb", "cccc"], "the first exchange is forgotten", ["bbbb", "cccc"]),
-        (["a" * 10, "b" * 40], "the first exchange is forgotten", ["b" * 40]),
+        (["aaaa", "bbbb", "cccc"], "dropped the first exchange", ["bbbb", "cccc"]),
+        (["a" * 10, "b" * 40], "dropped the first exchange", ["b" * 40]),
         (["a" * 90], "too many: the model reads the last 56", ["a" * 44]),
     ],
 )

@@ -65,9 +65,9 @@ def test_what_is_cut_where_answers_are_written_is_said():
     tests = [Instruction(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
     records, _, card = prepare(recipe, Instructions(tests, []), BYTES, 140, ORIGIN)
     n, long = len(records["test"]), sum(record.output == "b" * 40 for record in records["test"])
-    assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card.notes)
+    assert n > 3 and long > 0 and not any("truncated at the start for generation" in note for note in card.notes)
     assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card.notes)
     longer = recipe.model_copy(update={"max_length": 140})
     records, _, card = prepare(longer, Instructions(tests, []), BYTES, 100, ORIGIN)
-    shortened = [note for note in card.notes if "test prompts are read without their beginning" in note]
+    shortened = [note for note in card.notes if "test prompts truncated at the start for generation" in note]
     assert shortened and shortened[0].startswith(f"{len(records['test'])} test prompts")

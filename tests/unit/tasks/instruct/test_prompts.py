@@ -57,7 +57,7 @@ def test_a_single_exchange_fits_every_style():
 
 @pytest.mark.parametrize(
     "settings, said",
-    [({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "an own template")],
+    [({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "a template")],
 )
 def test_styles_of_one_question_refuse_more(settings, said):
     with pytest.raises(DataError, match=f"record 7 has a system message; {said} takes one.*style=chat"):
@@ -110,7 +110,7 @@ def test_an_unknown_field_is_an_error_with_the_known_ones(template, got):
 def test_a_template_loses_nothing():
     with pytest.raises(RecipeError, match="has no {instruction}"):
         pieces(PAIR, Instruct(template="{input}"))
-    with pytest.raises(DataError, match="record 4 has an input, and instruct.template has no place for it"):
+    with pytest.raises(DataError, match="record 4 has an input, and instruct.template has no field for it"):
         pieces(PAIR, Instruct(template="{instruction}"))
     assert text(BARE, template="{instruction}") == "Name the colour.<red>"
 

@@ -139,10 +139,10 @@ def test_a_share_may_be_left_out_and_is_counted(write):
     [
         ("", "my.jsonl", "no records"),
         ("[]", "my.json", "no records"),
-        ("{}", "my.json", "no list of records; got an object"),
+        ("{}", "my.json", "not a list of records; got an object"),
         ("[1", "my.json", "not JSON"),
         ("", "my.json", "not JSON"),
-        ("x", "my.txt", "a file of unknown kind; got '.txt'"),
+        ("x", "my.txt", "unknown file type; got '.txt'"),
     ],
 )
 def test_files_that_hold_no_records(write, content, name, problem):

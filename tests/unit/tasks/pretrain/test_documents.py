@@ -97,5 +97,5 @@ def test_a_saved_data_set_without_text_is_refused(tmp_path, columns, named):
 
 def test_a_damaged_data_set_is_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(DataError, match="no data set that can be read"):
+    with pytest.raises(DataError, match="not a readable data set"):
         joined(tmp_path)

@@ -71,5 +71,5 @@ def test_what_is_not_there_or_cannot_be_read_is_said(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         evaluation_files([str(tmp_path / "none")])
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(DataError, match="no evaluation set that can be read"):
+    with pytest.raises(DataError, match="not a readable evaluation set"):
         list(evaluation_rows(tmp_path / "broken.json"))

@@ -42,7 +42,10 @@ def test_a_family_that_the_weights_are_not_is_refused():
     gpt = GPT(GPTConfig(30, 8, 4, 2, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
     assert isinstance(job.build_model(model.model, Recipe(task="seq2seq"), 29)[0].model, EncoderDecoder)
-    with pytest.raises(RecipeError, match="these weights are an encoder-decoder's; got seq2seq.family=decoder"):
+    with pytest.raises(
+        RecipeError,
+        match="the family decoder cannot start from an encoder-decoder's weights; got seq2seq.family=decoder",
+    ):
         job.build_model(model.model, recipe, 29)
 
 

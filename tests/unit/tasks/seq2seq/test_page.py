@@ -135,7 +135,7 @@ def test_the_verdict_claims_no_more_than_the_tests_carry():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
-    assert "the source copied" not in said  # clearly beaten
+    assert "copying the source" not in said  # clearly beaten
     assert "before training 3.0 % (the model is better by 47.0 points, p = 0.005)" in said
     assert "nearest training source 48.0 % (difference within noise" in said
     assert "2 test sources also occur in train or validation; without them: 49.5 %" in said
@@ -150,7 +150,7 @@ def test_a_baseline_that_wins_makes_the_model_worse():
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, clean_from=0))
     assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
     plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
-    assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (difference within noise" in plain
+    assert "Exact match 0.0 %" in plain and "copying the source 0.0 % (difference within noise" in plain
     texts = [[text + " and so on to the eleventh word" for text in numbers(200, right)] for right in (50, 3, 90, 100)]
     by_chrf = page.verdict(evaluation(*texts))
     assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
@@ -179,11 +179,11 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "One note.",
         "nrefs:1|case:mixed",
         "Test, targets",
-        "is untrained, so the decoder hardly sees",
+        "is untrained, so the decoder uses the source hardly",
         "test rows also in train",
         "Tokens in the loss",
         "median 13, 95 % have at most 14, longest 19",
-        "Where it looks in the source",
+        "Attention to the source",
         "of before",
         "Rows whose source also occurs in another split",
     ):
@@ -201,13 +201,13 @@ def test_every_metric_has_its_interval(run):
     rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
     for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
         assert re.fullmatch(r"[\d.]+( %)? \([\d.]+ to [\d.]+\)", rows[name]), name
-    assert "The run has no data card." in html and "Where it looks" not in html
+    assert "The run has no data card." in html and "Attention to the source" not in html
 
 
 def test_degenerate_outputs_make_a_page(run):
     for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
         html, _ = run(evaluation(own, own, own, wanted, clean_from=0), None, [])
-        assert "difference within noise" in html and "Where it looks" not in html
+        assert "difference within noise" in html and "Attention to the source" not in html
         assert "not defined\n(no reference has 4 words)" in html
 
 
@@ -219,7 +219,7 @@ def test_many_and_long_maps_are_cut_and_that_is_said(run):
     maps = [example(5, 6), example(60, 50), *[example(2, 2)] * 3]
     html, _ = run(evaluation(wanted, wanted, wanted, wanted), None, maps)
     assert html.count("data:image/svg+xml;base64,") == 3 and html.count("The first 40 tokens of each side") == 1
-    assert "A map of 40 target tokens over 40 source tokens" in html
+    assert "Attention of 40 target tokens (rows) to 40 source tokens (columns)" in html
 
 
 def test_a_map_shows_its_weights_and_its_tokens_as_they_are():

@@ -88,7 +88,7 @@ def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, 
         (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
         (["source", "target", "source"], None, None, "2 columns are called 'source'"),
         (["a", "a"], None, None, "2 columns are called 'a'"),
-        (["a", "b"], "a", "a", "one column for source and target"),
+        (["a", "b"], "a", "a", "source and target are the same column"),
         (["text"], None, None, "no source and target column"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_file_without_a_header_keeps_its_first_row_where_that_shows(write):
     found = read_pairs(write("go\tva\nrun\tcours\ngo\tvas\ngo\tallez\n"))
     assert len(found.records) == 4 and "no header: the first row is data" in found.notes[0]
     assert (
-        "the only ones; the first row is taken for their names"
+        "the only columns; the first row is read as the header"
         in read_pairs(write("english\tfrench\n" + "a\tb\n" * 3)).notes[-1]
     )
 

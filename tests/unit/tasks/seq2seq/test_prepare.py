@@ -49,7 +49,7 @@ def test_a_source_that_leaves_no_room_to_write_is_counted():
     for new, said in ((8, 0), (40, 1)):
         recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder", max_new_tokens=new))
         *_, card = prepare(recipe, pairs, {}, BYTES, 64, ORIGIN)
-        assert sum("read without their end where targets are written" in note for note in card.notes) == said
+        assert sum("test sources truncated at the end for generation" in note for note in card.notes) == said
 
 
 def test_files_of_their_own_stay_whole_and_their_dropped_rows_are_counted_too():
