@@ -25,9 +25,9 @@ def draw(
             metavar="PIPELINE|RECIPE.toml|recipe.json", help="Recipe whose schedule is drawn; default: spam-classifier."
         ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Top-k of the sampling picture.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Top-p of the sampling picture.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Min-p of the sampling picture.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The k of top-k in the sampling picture.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="The p of top-p in the sampling picture.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="The p of min-p in the sampling picture.")] = None,
     beams: Annotated[int | None, typer.Option(help="Number of beams of the beam search picture.")] = None,
 ) -> None:
     """Draw architectures, attention, masks, decoding and more as PNG and SVG files and one page."""

@@ -19,7 +19,7 @@ def predict(
         Path | None,
         typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; default: as in training.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="The table's text column; default: as in training.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
@@ -83,7 +83,7 @@ def generate(
         float | None,
         typer.Option(help="Above 0 favours longer texts in beam search; default: 1, or the seq2seq run's setting."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Number of texts.")] = 1,
+    samples: Annotated[int, typer.Option(help="Number of texts to generate.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     compiled: Annotated[

@@ -261,7 +261,7 @@ def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
         "numbers": f"Numbers below {comparison.number_limit:,}; no test number occurs in train. Answers are decoded "
         "greedily and are correct if they are identical except for white space. For both architectures "
         "the loss covers the words and the end token.",
-        "text": f"Given {comparison.piece_tokens} tokens of a held-out document, a model predicts the next {comparison.piece_tokens}; "
+        "text": f"Given {comparison.piece_tokens} tokens of a held-out document, a model predicts as many that follow; "
         "these are the same for both architectures. In training a decoder learns from all tokens, an "
         "encoder-decoder only from the predicted ones.",
     }[group.task]

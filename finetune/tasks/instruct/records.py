@@ -259,7 +259,7 @@ def locate_instructions(name: str) -> DataSource:
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(
-            f"no records {name!r}: no such file",
+            f"no instruction records {name!r}: no such file",
             known=", ".join(bundled),
             do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl",
         )

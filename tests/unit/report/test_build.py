@@ -457,8 +457,8 @@ def test_notes_are_sentences_and_the_loss_says_which_checkpoint_is_kept(make_run
     card = json.loads((run / "data" / "card.json").read_text())
     (run / "data" / "card.json").write_text(json.dumps(card | {"notes": ["rows are grouped"]}))
     page, _, _ = read(run)
-    assert "Rows are grouped." in page.text and "Majority class: the shares" in page.text
-    assert "kept is the best by macro F1, at the dashed line" in " ".join(page.text.split())
+    assert "Rows are grouped." in page.text and "Majority class: its probabilities are the shares" in page.text
+    assert "The dashed line marks the best checkpoint by macro F1, which is kept." in " ".join(page.text.split())
 
 
 def test_names_break_after_dots_and_stay_whole_when_copied(make_run):
@@ -486,7 +486,7 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
         "| 2 | 0.1 | 5.9600 | 3.7059 | best |",
     ):
         assert line in lines, line
-    assert "Accuracy" not in page.text and "best by log loss" in " ".join(page.text.split())
+    assert "Accuracy" not in page.text and "best checkpoint by log loss" in " ".join(page.text.split())
 
 
 def test_building_a_report_imports_no_torch(make_run):

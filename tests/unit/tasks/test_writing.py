@@ -63,7 +63,7 @@ def test_a_split_without_rows_is_refused():
 
 def test_overlap_is_said_where_there_is_some():
     counts = {"val_in_train": OverlapCounts(0, 0, 9), "test_in_val": OverlapCounts(1, 2, 30)}
-    assert overlap_notes(counts, "source") == ["2 of 30 test sources also occur in val too, after normalising"]
+    assert overlap_notes(counts, "source") == ["2 of 30 test sources also occur in val after normalising"]
 
 
 def test_test_rows_that_fit_are_gathered_with_what_they_are_held_against():

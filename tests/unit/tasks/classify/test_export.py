@@ -71,7 +71,7 @@ def test_the_bundle_holds_all_that_a_prediction_needs(directory, model):
     assert config["label2id"] == {"[/x]": 0, "a`b": 1, "spam": 2}
     assert [path.name for path in directory.parent.iterdir()] == ["hf"]  # no draft is left
     readme = (directory / "README.md").read_text(encoding="utf-8")
-    for words in ("0.9000", "50 held-out", "cut at 20 tokens"):
+    for words in ("0.9000", "50 held-out", "truncated to 20 tokens"):
         assert words in readme
 
 

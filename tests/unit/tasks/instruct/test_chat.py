@@ -68,7 +68,7 @@ def test_commands_are_not_questions(capsys):
     [
         (["aaaa", "bbbb", "cccc"], "dropped the first exchange", ["bbbb", "cccc"]),
         (["a" * 10, "b" * 40], "dropped the first exchange", ["b" * 40]),
-        (["a" * 90], "too many: the model reads the last 56", ["a" * 44]),
+        (["a" * 90], "the model reads only the last 56", ["a" * 44]),
     ],
 )
 def test_what_does_not_fit_is_forgotten_and_said(lines, said, kept, capsys):

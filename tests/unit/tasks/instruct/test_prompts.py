@@ -110,7 +110,7 @@ def test_an_unknown_field_is_an_error_with_the_known_ones(template, got):
 def test_a_template_loses_nothing():
     with pytest.raises(RecipeError, match="has no {instruction}"):
         pieces(PAIR, Instruct(template="{input}"))
-    with pytest.raises(DataError, match="record 4 has an input, and instruct.template has no field for it"):
+    with pytest.raises(DataError, match="record 4 has an input, but instruct.template has no field for it"):
         pieces(PAIR, Instruct(template="{instruction}"))
     assert text(BARE, template="{instruction}") == "Name the colour.<red>"
 

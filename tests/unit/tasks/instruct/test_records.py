@@ -78,7 +78,7 @@ def test_other_usual_names_and_further_keys(write):
         (None, "null, not an object"),
         ({"instruction": True, "output": "b"}, "'instruction' is true or false"),
         ("text", "text, not an object"),
-        ({"instruction": "a", "output": "half \ud83d"}, r"'output' holds half a character"),
+        ({"instruction": "a", "output": "half \ud83d"}, r"'output' contains half a character"),
         ({"messages": []}, "'messages' is empty"),
         ({"messages": "Hi"}, "'messages' is text, not a list"),
         ({"messages": ["Hi"]}, "message 0 has no 'role' of system, user, assistant"),
@@ -86,7 +86,7 @@ def test_other_usual_names_and_further_keys(write):
         ({"messages": [{"role": ["user"], "content": "x"}]}, "message 0 has no 'role'"),
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": " "}]}, "the 'content' of message 1 is empty"),
         ({"messages": [MESSAGES[0], {"role": "assistant"}]}, "the 'content' of message 1 is null, not text"),
-        ({"messages": MESSAGES[:1]}, "the roles are user, not user and assistant in turn"),
+        ({"messages": MESSAGES[:1]}, "the roles are user, not alternately user and assistant"),
         ({"messages": MESSAGES[::-1]}, "the roles are assistant, user, not"),
         (
             {"messages": [*MESSAGES, {"role": "system", "content": "late"}]},

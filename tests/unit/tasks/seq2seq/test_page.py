@@ -237,6 +237,6 @@ def test_a_map_shows_its_weights_and_its_tokens_as_they_are():
 
 def test_the_table_for_the_screen_names_every_baseline():
     lines = targets_table(evaluation(numbers(60, 30), numbers(60, 3), numbers(60, 20), numbers(60, 60)))
-    assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is that of exact match")
+    assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is for exact match")
     assert [line.split("  ")[0] for line in lines[2:]] == ["mini, full", scores.COPY, scores.NEAREST, scores.UNTUNED]
     assert "0.5000 [0.3774, 0.6226]" in lines[2] and "0.3333 [" in lines[4]

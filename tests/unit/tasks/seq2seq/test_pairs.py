@@ -102,7 +102,7 @@ def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, 
     [
         ("", "my.tsv", "the file is empty"),
         ("source\ttarget\n", "my.tsv", "a header and no rows"),
-        ("[]", "my.json", "no rows; known: a row for each pair"),
+        ("[]", "my.json", "no rows; known: one row per pair"),
         (
             "source\ttarget\na\tb\n",
             "my.tsv",

@@ -62,5 +62,5 @@ def test_files_of_their_own_stay_whole_and_their_dropped_rows_are_counted_too():
     assert card.dropped_rows == {"empty target": [20, 3], "empty source": [4]}
     assert pairs.dropped_rows == {"empty target": [20]}
     assert sum(card.overlap[name].exact for name in ("test_in_train", "test_in_val")) == 3
-    assert any("test sources also occur in train too" in note for note in card.notes)
+    assert any("test sources also occur in train" in note for note in card.notes)
     assert PairsCard.from_json(card.to_json(), "card.json") == card
