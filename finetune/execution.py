@@ -59,7 +59,7 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
                     f"{run.directory}: exists and is not a run", do="Move it away, or choose another --name."
                 )
             if others:
-                say(f"the settings differ from those of {listed(others)}: starting a new run, {run.directory.name}")
+                say(f"settings differ from {listed(others)}: starting {run.directory.name}")
             return run, _begin(run, request)
         recipe = run.recipe()
         differ = _differences(request, recipe, run)

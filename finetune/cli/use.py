@@ -19,7 +19,9 @@ def predict(
         Path | None,
         typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COL", help="The table's text column; default: as in training.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COL", help="The table's text column; default: as in training.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,

@@ -115,7 +115,7 @@ def sabotaged(kind: str, monkeypatch) -> None:
 @pytest.mark.parametrize(
     "kind", ["a tensor is missing", "a weight is off", "one is too many", "another activation", "other merges"]
 )
-def test_an_export_that_reads_differently_is_never_there(directory, model, monkeypatch, kind):
+def test_an_export_with_different_logits_is_not_published(directory, model, monkeypatch, kind):
     write(model, directory)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     sabotaged(kind, monkeypatch)

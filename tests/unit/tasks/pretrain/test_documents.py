@@ -62,7 +62,7 @@ def test_a_malformed_line_is_named(tmp_path, content):
         list(iterate_pieces(tmp_path / "a.jsonl"))
 
 
-def test_what_is_no_text_is_an_error(tmp_path):
+def test_files_that_are_not_text_raise(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="UTF-8"):
         list(iterate_pieces(tmp_path / "a.txt"))

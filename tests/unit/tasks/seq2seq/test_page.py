@@ -131,7 +131,7 @@ def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
         assert value["baselines"][0].keys() == {"name", "metrics", "test", "p_value", "differences"}
 
 
-def test_the_verdict_claims_no_more_than_the_tests_carry():
+def test_the_verdict_claims_no_more_than_the_tests_support():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
@@ -157,7 +157,7 @@ def test_a_baseline_that_wins_makes_the_model_worse():
     assert re.search(r"nearest training source \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
 
 
-def test_texts_from_data_stay_texts_and_counts_are_shown(run):
+def test_texts_from_data_are_escaped_and_counts_are_shown(run):
     wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 200]
     maps = [
         {"source_tokens": [PAYLOAD, " two"], "target_tokens": ["$a$", "\n", ""], "weights": [[1, 0], [0, 1], [0, 1]]}
@@ -211,7 +211,7 @@ def test_degenerate_outputs_make_a_page(run):
         assert "not defined\n(no reference has 4 words)" in html
 
 
-def test_many_and_long_maps_are_cut_and_that_is_said(run):
+def test_many_and_long_maps_are_truncated_with_a_note(run):
     def example(t, s):
         return {"source_tokens": ["s"] * s, "target_tokens": ["t"] * t, "weights": np.full((t, s), 1 / s).tolist()}
 
