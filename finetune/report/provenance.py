@@ -209,7 +209,7 @@ def what_was_run(
                         stage.stage,
                         seconds_text(stage.seconds),
                         bytes_text(stage.peak_memory_bytes),
-                        stage.finished + (f", in the run {stage.taken_from}" if stage.taken_from else ""),
+                        stage.finished + (f", reused from {stage.taken_from}" if stage.taken_from else ""),
                     ]
                     for stage in stages
                 ],

@@ -252,8 +252,8 @@ def _figures(group: Group) -> list[Figure]:
 def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
     first = group.entries[0]
     read = (
-        f"Each training is {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
-        f"{group.rows:,}, the same rows in the same order"
+        f"Each training takes {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
+        f"{group.rows:,}, with the same rows in the same order"
     )
     what = {
         "classify": "The classification head reads the mean over the encoder's tokens, the decoder's last token, or "

@@ -39,7 +39,7 @@ def verdict(comparison: MethodsComparison) -> str:
             if difference.p_value < 0.05 and sign * difference.metric("accuracy").known_value() > 0
         ]
         if found:
-            said.append(f"{word} by more than noise: {'; '.join(found)}.")
+            said.append(f"{word} than this by more than noise: {'; '.join(found)}.")
     level = [label for label, difference in others if difference.p_value >= 0.05]
     if level:
         said.append(f"Difference within noise: {'; '.join(level)}.")
@@ -170,7 +170,7 @@ def _accuracies(comparison: MethodsComparison) -> Section:
     )
     note = (
         f"Values are means over {_seeds(comparison)}; the bootstrap intervals show how much they would vary with other "
-        "test rows. Differences are paired: they are measured on the same test rows, where each row counts with the "
+        "test rows. Differences are measured on the same test rows, where each row counts with the "
         "share of seeds that predict it correctly. p: paired bootstrap of the accuracy with Holm's correction for the "
         "number of candidates; below 0.05 the difference is unlikely to come from the choice of test rows. It says "
         "nothing about other seeds; for those see the table of seeds."

@@ -116,7 +116,7 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
     """The decoder's attention to the source, for the examples that the run saved."""
     figures = []
     rest = (
-        "A row sums to one."
+        "Each row sums to one."
         if family == "encoder-decoder"
         else "The rest of each row's attention goes to the separator and to the target so far."
     )

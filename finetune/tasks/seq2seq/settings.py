@@ -28,7 +28,7 @@ class Seq2Seq(Settings):
     max_new_tokens: int = Field(64, ge=1, description="maximum tokens of a generated target")
     beams: int = Field(1, ge=1, description="number of beams in the evaluation; 1: greedy decoding")
     length_penalty: float = Field(
-        1.0, description="for beam search: log probabilities are divided by length to this power"
+        1.0, description="for beam search: log probabilities are divided by the length raised to this power"
     )
 
 
