@@ -20,7 +20,7 @@ from finetune.tables.readers import SAMPLE, find_unlabelled_text
 from finetune.tables.tables import as_cell
 from finetune.tasks.classify.bundle import Bundle, added_columns
 
-FORMS = "a path, a frame of pandas, a Dataset or a DatasetDict of datasets"
+FORMS = "a path, a pandas DataFrame, a Dataset or a DatasetDict"
 
 
 class ClassifierRun:
@@ -33,7 +33,7 @@ class ClassifierRun:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """What eval.json says: the headline, every metric with its interval, the baselines."""
+        """The content of eval.json: the headline, every metric with its interval, the baselines."""
         found: dict[str, Any] = read_json(self.directory / "eval.json")
         return found
 
@@ -62,15 +62,15 @@ def classify(
     name: str | None = None,
     folder: str | Path = "runs",
 ) -> ClassifierRun:
-    """Run the pipeline ``classify``, as the command does, from data to report and bundle.
+    """Run the pipeline ``classify``, like the command, from data to report and bundle.
 
-    data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose own splits are
-    kept. text, label, group, split, encoding: as the command's options. settings: any of a recipe, as
-    ``{"train": {"epochs": 3}}``. The run stands in `folder` under `name`, and what came as a table beside it in
-    `folder`/tables; the same call goes on, or finds that nothing is left to do.
+    data, validation, test: a path or a name, a DataFrame, a Dataset, or for `data` a DatasetDict whose splits are
+    kept. text, label, group, split, encoding: as the command's options. settings: any settings of a recipe, such as
+    ``{"train": {"epochs": 3}}``. The run is `folder`/`name`; tables in memory are saved in `folder`/tables. The same
+    call again resumes a stopped run and returns a finished one.
     """
     named = name or (file_run_name(str(data)) if isinstance(data, str | Path) else "classify")
-    Run.named(Path(folder), named)  # refuses what is no name, before anything is written
+    Run.named(Path(folder), named)  # refuses an invalid name before anything is written
     places = [_as_path(part, Path(folder) / "tables", named) for part in (data, validation, test)]
     request = classify_request(
         places[0],
@@ -91,11 +91,11 @@ def classify(
 
 
 def predict(bundle: str | Path, data: Any, text: str | None = None) -> Any:
-    """The data with predicted, probability and a p_ column for each label added; rows without text get none.
+    """The data with the columns predicted, probability and one p_ column per label; empty for rows without text.
 
-    bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, given back as such with every column and
-    row in its place; or texts, given back as the column "text" of a frame. text: the column, several as "a,b"; none:
-    the one that was learnt, else found by its name or content. Raises DataError, WeightsError.
+    bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, returned as the same type with all
+    columns and rows; or texts, returned as the column "text" of a DataFrame. text: the text column, several as "a,b";
+    by default as in training, else inferred from names or content. Raises DataError, WeightsError.
     """
     return _predict(Bundle.load(Path(bundle)), data, text)
 
@@ -112,7 +112,9 @@ def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
     else:
         texts, _ = read_texts(data.select_columns(chosen), empty=True)
     filled = np.array([bool(own.strip()) for own in texts])
-    numbers = np.full((len(texts), len(bundle.labels) + 1), np.nan)  # of the predicted label, then of each
+    numbers = np.full(
+        (len(texts), len(bundle.labels) + 1), np.nan
+    )  # probability of the predicted label, then of each label
     predicted = np.full(len(texts), None, dtype=object)
     if filled.any():
         labels, probabilities = bundle.predict([own for own in texts if own.strip()])
@@ -128,7 +130,7 @@ def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
 
 
 def _sample(data: Any, names: list[str]) -> list[list[str]]:
-    """The first rows as cells, for what they hold."""
+    """The first rows as cells, to infer the columns."""
     if isinstance(data, pd.DataFrame):
         columns = [cells_of(data.iloc[:SAMPLE, place]) for place in range(len(names))]
     else:

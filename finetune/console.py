@@ -23,7 +23,7 @@ def clean(text: str) -> str:
 
 
 def program() -> str:
-    """How to call this command here: by its short name if that is on the path."""
+    """The command that starts this program: ``finetune`` if it is on the PATH."""
     if shutil.which("finetune"):
         return "finetune"
     interpreter = Path(sys.executable)
@@ -50,7 +50,7 @@ def log_to(path: Path | str) -> Iterator[None]:
         previous, _log = _log, file
         try:
             yield
-        except FinetuneError as error:  # the screen shows it where it is caught
+        except FinetuneError as error:  # printed on the screen where it is caught
             print(f"error: {clean(str(error))}", file=file)
             raise
         finally:
@@ -68,7 +68,7 @@ def silence() -> Iterator[None]:
 
 
 def say(text: str = "", *, end: str = "\n", error: bool = False) -> None:
-    """Print one plain line (with another `end`, a part of one), to standard error if `error`, and to the log."""
+    """Print one line, or with another `end` a part of a line, to stdout (stderr if `error`) and to the log."""
     if _silent.get():
         return
     text = clean(text)

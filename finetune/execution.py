@@ -44,7 +44,7 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
 
 
 def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) -> tuple[Run, Recipe]:
-    """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``.
+    """The run with these settings: an earlier one to resume, or a new one. If the name is taken, ``-2`` is appended.
 
     Raises RecipeError, before anything is written, for settings that the task or a stage does not support.
     """
@@ -55,7 +55,7 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
         if hasattr(stage, "check"):
             stage.check(request, processes)
     name = request.pipeline if name is None else name
-    others: list[str] = []  # runs of this name, and how they differ
+    others: list[str] = []  # runs with this name, and the settings that differ
     for number in range(1, 1000):
         run = Run.named(root, name if number == 1 else f"{name}-{number}")
         if not run.path("recipe.json").exists():
@@ -75,7 +75,7 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
         if not run.finished("prepare"):  # stopped by a typo, for example: nothing to keep
             return run, _begin(run, request)
         others.append(f"{run.directory.name} ({', '.join(differ)})")
-    raise RunError(f"{root}: already a thousand runs of this name", do="Give another --name.")
+    raise RunError(f"{root}: already a thousand runs with this name", do="Give another --name.")
 
 
 def _begin(run: Run, request: Recipe) -> Recipe:

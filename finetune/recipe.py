@@ -21,8 +21,8 @@ class Columns(Settings):
 
     text: str | None = Field(
         None,
-        description="name of the text column, or several with commas between them, to be "
-        "joined; none: found by its name or its content",
+        description="name of the text column, or several separated by commas, which are joined; by default inferred from "
+        "names or content",
     )
     label: str | None = Field(None, description="name of the label column; by default inferred from names or content")
     group: str | None = Field(None, description="name of a column whose rows with equal values stay in one split")
@@ -36,9 +36,9 @@ class Split(Settings):
     protocol: Literal["grouped", "balanced", "ordered", "time"] = Field(
         "grouped",
         description="grouped: all rows, stratified, the same normalised text never in two splits; "
-        "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol); "
-        "ordered: as the file goes, rows to train on first, then the test's, then the validation's; "
-        "time: by columns.time, the oldest rows to train on, the newest to test on",
+        "balanced: equally many rows of each class, drawn at random (the prior work's protocol); "
+        "ordered: in file order, first the training rows, then the test rows, then the validation rows; "
+        "time: by columns.time, the oldest rows for training, the newest for the test",
     )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of rows for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of rows for the test")
@@ -50,17 +50,17 @@ class Train(Settings):
 
     method: Literal["auto", "full", "last-blocks", "head", "lora"] = Field(
         "auto",
-        description="which weights move: all, the last blocks and the head, the head alone, or adapters of low "
-        "rank (LoRA) and the head; auto follows weights, rows and machine",
+        description="which weights are trained: full: all; last-blocks: the last blocks and the head; head: only the head; "
+        "lora: low-rank adapters and the head; auto: chosen by weights, rows and machine",
     )
-    last_blocks: int = Field(2, ge=1, description="blocks trained under last-blocks, counted from the top")
+    last_blocks: int = Field(2, ge=1, description="number of last blocks that method last-blocks trains")
     lora_rank: int = Field(8, ge=1, description="rank of an adapter's update")
     lora_alpha: float = Field(16.0, gt=0, description="scale of the update: alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on an adapter's input")
     lora_targets: tuple[str, ...] = Field(
         ("attention.qkv", "attention.out", "mlp.up", "mlp.down"),
         min_length=1,
-        description="layers that get an adapter, by name or the end of one; * stands for any characters",
+        description="layers that get an adapter, by their name or its end; * matches any characters",
     )
     epochs: int | None = Field(
         None, ge=1, description="passes over the training rows; by default depends on the weights"
@@ -79,33 +79,37 @@ class Train(Settings):
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the steps used for warmup")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine",
-        description="the learning rate after the warmup: half a cosine down to the last one; constant: the "
-        "peak for as long as decay_fraction leaves, so that training can end or go on at any time",
+        description="the learning rate after the warmup: cosine: falls along half a cosine to its final value; constant: "
+        "stays at the peak until decay_fraction begins, so that training can stop or continue at any step",
     )
     decay_fraction: float = Field(
-        0.0, ge=0, le=1, description="under schedule constant, share of the steps, the last ones, with a falling rate"
+        0.0, ge=0, le=1, description="under schedule constant, the final fraction of the steps, in which the rate falls"
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: for the matrices of the blocks, with AdamW for the rest; for new weights"
+        "adamw", description="muon: Muon for the matrices of the blocks and AdamW for the rest; meant for new weights"
     )
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; never of norms and biases")
+    weight_decay: float = Field(
+        0.1, ge=0, description="decoupled weight decay of matrices; norms and biases are not decayed"
+    )
     beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
     beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")
-    clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm")
+    clip_norm: float = Field(1.0, gt=0, description="maximum global gradient norm")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: each class has the same weight in the loss"
     )
     metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
-        "f1_macro", description="validation metric of the best checkpoint; ties go to the lower log loss"
+        "f1_macro", description="validation metric that selects the best checkpoint; ties go to the lower log loss"
     )
-    evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints in each epoch")
-    patience: int = Field(4, ge=1, description="validations without a better metric before training stops")
+    evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints per epoch")
+    patience: int = Field(4, ge=1, description="validations without improvement before training stops")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster"
     )
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
-    threads: int = Field(0, ge=0, description="CPU threads; 0: all cores. Bits repeat at one thread count only")
+    threads: int = Field(
+        0, ge=0, description="CPU threads; 0: all cores. Results are bit-identical only for the same number"
+    )
 
     @property
     def chosen_lr(self) -> float:
@@ -125,10 +129,10 @@ class Evaluate(Settings):
 
     metric: Literal["auto", "accuracy", "f1", "f1_macro"] = Field(
         "accuracy",
-        description="the headline; f1 is that of the positive class and needs two classes; auto: f1 with "
-        "two classes, else accuracy",
+        description="the headline metric; f1 is that of the positive class and needs two classes; auto: f1 for two "
+        "classes, else accuracy",
     )
-    positive: str | None = Field(None, description="positive label of two; none: the last in sorted order")
+    positive: str | None = Field(None, description="the positive of two labels; by default the last in sorted order")
     threshold: Literal["half", "max-f1"] = Field(
         "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows"
     )
@@ -136,10 +140,10 @@ class Evaluate(Settings):
 
 
 class Shape(Settings):
-    """The model that weights = "scratch" means."""
+    """The shape of new weights (weights = "scratch")."""
 
     layers: int = Field(6, ge=1, description="blocks")
-    width: int = Field(256, ge=1, description="channels of the residual stream")
+    width: int = Field(256, ge=1, description="size of the residual stream")
     heads: int = Field(4, ge=1, description="attention heads of a block")
     context: int = Field(256, ge=2, description="maximum input length in tokens")
     tokenizer: str = Field("", description="directory with vocab.json and merges.txt; by default the 256 bytes")
@@ -152,13 +156,13 @@ class RunSettings(Settings):
     task: str = Field("classify", description="the task: " + ", ".join(TASKS))
     weights: str = Field(
         "auto",
-        description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is "
-        "at hand or reachable, else the bundled fallback; scratch: new weights of this recipe's shape",
+        description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is cached or can be downloaded, else "
+        "the bundled fallback; scratch: new weights of this recipe's shape",
     )
     data: str = Field(
         "",
-        description="a registry name or a file: a labelled table, a text or a folder of texts, a "
-        "file of instruction records, or a table of pairs, as the task reads it",
+        description="a registry name or a path; depending on the task, a labelled table, a text or a folder of texts, a file "
+        "of instruction records, or a table of pairs",
     )
     validation: str = Field("", description="a separate table for validation; by default split off from data")
     test: str = Field("", description="a separate table for the test; by default split off from data")
@@ -169,7 +173,7 @@ class RunSettings(Settings):
     )
     ignore: tuple[str, ...] = Field((), description="codes of findings in labelled tables to ignore, for example FT012")
     max_length: int | None = Field(
-        None, ge=1, description="maximum tokens per text, truncated beyond; by default the model's context"
+        None, ge=1, description="maximum tokens per text; longer texts are truncated; by default the model's context"
     )
     columns: Columns = Columns()
     split: Split = Split()

@@ -12,7 +12,7 @@ from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
 
 INTERRUPTED = 130
-# click's, or that of the copy of click in newer releases of typer; it shows itself as what is below it does
+# click's class, or its copy inside newer releases of typer
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="Check a labelled table before trai
 
 @app.command("check")
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A table or a data set's name.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A table file or the name of a data set.")],
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
     weights: Annotated[
@@ -19,7 +19,7 @@ def check(
     ] = "mini",
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read a labelled table as training would, and list its problems."""
     from finetune.tasks.classify.check import check_file, show

@@ -18,19 +18,19 @@ def draw(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("pictures"),
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Weights to use; default: mini.")] = None,
     text: Annotated[str | None, typer.Option(help="Input text.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to draw large, from 0; default: the middle one.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to draw large, from 0; default: the middle layer.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             metavar="PIPELINE|RECIPE.toml|recipe.json", help="Recipe whose schedule is drawn; default: spam-classifier."
         ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Top-k of the sampling picture.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Top-p of the sampling picture.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Min-p of the sampling picture.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Number of beams in the tree.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The k of top-k in the sampling picture.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="The p of top-p in the sampling picture.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="The p of min-p in the sampling picture.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Number of beams of the beam search picture.")] = None,
 ) -> None:
-    """Draw how it works, as PNG, SVG and one page: architectures, attention, masks, decoding."""
+    """Draw architectures, attention, masks, decoding and more as PNG and SVG files and one page."""
     from finetune.pictures.draw import Options
     from finetune.pictures.draw import draw as draw_pictures
     from finetune.pipeline import make_recipe

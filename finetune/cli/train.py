@@ -106,7 +106,7 @@ def compare_architectures(
     settings: SetOption = None,
     name: NameOption = None,
 ) -> None:
-    """Compare encoder-only, decoder-only and encoder-decoder of equal size."""
+    """Compare encoder-only, decoder-only and encoder-decoder models of equal size."""
     from finetune.comparisons.architectures.trainings import QUICK
     from finetune.config import merge
     from finetune.pipeline import make_recipe

@@ -19,14 +19,16 @@ def predict(
         Path | None,
         typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; default: as in training.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COL", help="The table's text column; default: as in training.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
 ) -> None:
-    """Print the label of each text, or the names in it, with probabilities; or fill a table."""
+    """Print the label of each text, or the names in it, with probabilities; or add them to a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
-        raise RecipeError("predict takes texts, or --csv IN with --out OUT")
+        raise RecipeError("predict needs either texts, or --csv IN with --out OUT")
     for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
@@ -63,7 +65,8 @@ def generate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="New tokens; default: 60, or a seq2seq run's own.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Maximum new tokens; default: 60, or the seq2seq run's setting."),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0: greedy. Default: 0.8.")] = None,
     top_k: Annotated[
@@ -73,11 +76,14 @@ def generate(
     min_p: Annotated[float | None, typer.Option(help="Minimum probability, relative to the most likely token.")] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeated tokens.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(help="Never repeat an n-gram of this length.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Beams; default: 1, or a seq2seq run's own.")] = None,
-    length_penalty: Annotated[
-        float | None, typer.Option(help="Above 0 favours long beams; default: 1, or a seq2seq run's.")
+    beams: Annotated[
+        int | None, typer.Option(help="Number of beams; default: 1, or the seq2seq run's setting.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Continuations.")] = 1,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 0 favours longer texts in beam search; default: 1, or the seq2seq run's setting."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Number of texts to generate.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     compiled: Annotated[
@@ -109,7 +115,9 @@ def generate(
 
 def chat(
     run_directory: RunArgument,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens; default: the run's.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum new tokens; default: the run's setting.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus (top-p) sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,

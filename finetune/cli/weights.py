@@ -19,7 +19,7 @@ def ls() -> None:
     for name, row in weights_registry().items():
         millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
         say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
-    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} our own small GPT-2, works offline")
+    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} this project's small GPT-2, works offline")
 
 
 @app.command("get")

@@ -131,12 +131,12 @@ def _caches() -> Line:
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"
     )
-    lines = [f"{folder}{'' if Path(folder).is_dir() else ' (not there yet)'}" for folder in (hub, home())]
+    lines = [f"{folder}{'' if Path(folder).is_dir() else ' (does not exist yet)'}" for folder in (hub, home())]
     return "\n".join(lines), None
 
 
 def _variables() -> Line:
-    # Values are not shown: an address may hold a password.
+    # Values are not shown, since an address may contain a password.
     shown = [f"{name} {'set' if os.environ.get(name) else 'not set'}" for name in OURS]
     return ", ".join(shown + [f"{name} set" for name in OTHERS if os.environ.get(name)]), None
 

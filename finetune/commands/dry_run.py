@@ -122,7 +122,10 @@ def _plan_only(recipe: Recipe, with_data: bool) -> None:
         _say_plan(setup)
         rows = prepared.training_rows(row.context)
         say(f"steps: {count_steps(rows, setup.settings)[1]:,} of {setup.settings.batch_size} rows")
-    say("tokens, time and memory need weights and data on this machine: finetune weights get NAME downloads weights")
+    say(
+        "to estimate tokens, time and memory, weights and data must be on this machine; download weights with: "
+        "finetune weights get NAME"
+    )
 
 
 def _probe(recipe: Recipe, run: Run, processes: int) -> None:
@@ -157,7 +160,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     if busy := crowded(found):
         say(f"note: {busy}")
     if processes > 1:
-        say(f"measured in one process; {processes} share each step, and each holds its own copy of the model")
+        say(f"measured in one process; {processes} processes share each step, and each has its own copy of the model")
     say("not counted: baselines, intervals, report and export. Nothing was saved; no weights were changed.")
 
 
@@ -166,7 +169,7 @@ def _say_plan(setup: TrainingSetup[Any]) -> None:
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     more = len(trainable.names) - NAMES
-    say("  which: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
+    say("  trained tensors: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
     say(
         f"  chosen: method={settings.method}  lr={settings.lr:g}  epochs={settings.epochs}  "
         f"precision={settings.precision}"

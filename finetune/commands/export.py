@@ -18,7 +18,7 @@ def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
     if out is not None and out.exists():
         raise RunError(f"{out}: already exists", do="Choose another --out.")
     with found.locked():
-        found.record("evaluate")  # or RunError: a bundle holds what was measured on these weights
+        found.record("evaluate")  # or RunError: a bundle contains the evaluation
         export.write(recipe, found, format)
     where = found.path("export", format)
     return where if out is None else Path(shutil.copytree(where, out))

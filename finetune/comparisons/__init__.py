@@ -1,3 +1,3 @@
-"""Several trainings on one split, on one page, each comparison in a folder of its own. The list imports nothing."""
+"""Comparisons: several trainings on one split in one report, each in its own folder. This module imports nothing."""
 
 COMPARISONS = ("methods", "architectures", "folds")

@@ -1,4 +1,4 @@
-"""What every comparison.json holds: candidates on the same test rows, each beside the reference."""
+"""The content that every comparison.json shares: candidates and a reference on the same test rows."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,22 +10,22 @@ from finetune.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Basis(Record):
-    """What the result of a training depends on. The first fields of the file that keeps the result."""
+    """Everything that the result of a training depends on; the first fields of its result file."""
 
-    recipe: str  # hashes, as ``tasks.setup.identity`` makes them
+    recipe: str  # this and the next two: hashes from ``tasks.setup.identity``
     data: str
     weights: str
     device: str
     threads: int | str  # text in trainings.jsonl
 
     def same(self, other: "Basis") -> bool:
-        """Whether both depend on the same, so that a result of one is that of the other."""
+        """Whether both are equal, so that a result can be reused."""
         return all(getattr(self, field.name) == getattr(other, field.name) for field in fields(Basis))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Differences(Record):
-    """A candidate's metrics minus the reference's, those that it has, and the p value after Holm's correction."""
+    """A candidate's metrics minus the reference's, as far as measured, and the p value after Holm's correction."""
 
     p_value: float
     accuracy: Difference | None = None
@@ -36,14 +36,14 @@ class Differences(Record):
     bits_per_byte: Difference | None = None
 
     def metric(self, name: str) -> Difference:
-        """The difference in that metric, which it has."""
+        """The difference in a metric that was measured."""
         found: Difference = getattr(self, name)
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCandidate(Record):
-    """A candidate and those metrics that it has, which are means over the seeds."""
+    """A candidate and its metrics, as far as measured, as means over the seeds."""
 
     name: str
     label: str
@@ -55,25 +55,25 @@ class MeasuredCandidate(Record):
     exact_match: Metric | None = None
     log_loss: Metric | None = None
     bits_per_byte: Metric | None = None
-    difference: Differences | None = None  # none: the reference
+    difference: Differences | None = None  # None for the reference
 
     def metric(self, name: str) -> Metric:
-        """The metric of that name, which it has."""
+        """A metric that was measured, by name."""
         found: Metric = getattr(self, name)
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Measured):
-    """What a comparison.json holds; each comparison adds its own."""
+    """The content of a comparison.json; each comparison adds fields."""
 
     labels: list[str]
-    positive: str | None  # none: there are more labels than two
+    positive: str | None  # None for more than two labels
     device: str
 
 
 def fields_of(candidate: Candidate) -> dict[str, Any]:
-    """What was measured of a candidate, as fields of ``MeasuredCandidate``."""
+    """The measurements of a candidate, as fields of ``MeasuredCandidate``."""
     difference = candidate.difference
     return {
         **candidate.metrics,

@@ -7,14 +7,14 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike
 
-HIDDEN = "#d9dce1"  # what a query may not look at
-_TOKEN_LIMIT = 14  # characters of a token that is written beside the map
-_MOST_LABELS = 72  # on one side; of longer texts every second token has its label, or every third
+HIDDEN = "#d9dce1"  # colour of masked keys
+_TOKEN_LIMIT = 14  # characters of a token's label
+_MOST_LABELS = 72  # labels on one side; of a longer text only every second or third token is labelled
 _SHOWN = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW}"}
 
 
 def visible(token: str) -> str:
-    """A token's text, of bounded length, with its spaces and line breaks to be seen."""
+    """A token's text, shortened, with its spaces and line breaks made visible."""
     shown = (
         "".join(
             _SHOWN.get(character, character if character.isprintable() else "\N{REPLACEMENT CHARACTER}")
@@ -26,16 +26,16 @@ def visible(token: str) -> str:
 
 
 def map_size(queries: list[str], keys: list[str]) -> tuple[float, float]:
-    """Inches that a map with these tokens needs to be read."""
+    """Width and height in inches at which the labels of these tokens are readable."""
     beside, below = (0.09 * max(map(len, map(visible, tokens)), default=0) for tokens in (queries, keys))
     return 1.0 + beside + 0.24 * max(len(keys), 8), 0.8 + below + 0.2 * max(len(queries), 5)
 
 
 def draw_attention(axes: "Axes", weights: "ArrayLike", queries: list[str], keys: list[str]) -> "AxesImage":
-    """Weights (T, S) as shades, with a row for each query and a column for each key; returns the image.
+    """Draw weights (T, S) as shades, one row per query and one column per key, and return the image.
 
-    Grey: exactly zero, so what the query may not look at. Shades go by the square root, or one weight near 1 would
-    leave the others white. The token texts are labels, never mathematics.
+    Grey cells are exactly zero: the query may not attend to that key. Shades follow the square root of the weight, since
+    on a linear scale one weight near 1 would leave the others white. Token texts are never parsed as mathematics.
     """
     import matplotlib
     import numpy as np

@@ -1,4 +1,4 @@
-"""The parts a report is made of, and how numbers look in it. Both templates show the same parts."""
+"""The building blocks of a report and the format of its numbers. Both templates show the same blocks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ LOWER_IS_BETTER = {"log_loss", "ece", "brier"}
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `small`: a note under what it explains."""
+    """A paragraph. small: a note below the block that it explains."""
 
     text: str
     small: bool = False
@@ -22,7 +22,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy."""
+    """Commands or text to copy."""
 
     text: str
     kind: str = "code"
@@ -30,10 +30,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of strings; a line break in a number is shown.
+    """Rows of strings; line breaks in a cell of numbers are kept.
 
-    `numbers`: columns to set flush right; `strong`: rows to stress; `prose`: a column of long text; `headed`:
-    whether the first cell of a row names it.
+    numbers: right-aligned columns. strong: highlighted rows. prose: the column of long text. headed: whether the first
+    cell of a row is its heading.
     """
 
     caption: str
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption; `table` says the same where no picture can be shown."""
+    """A picture with its caption. table: the same content, where no picture can be shown."""
 
     picture: Picture
     title: str
@@ -61,7 +61,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the numbers at the head of a page."""
+    """One of the main results at the top of a page."""
 
     name: str
     value: str
@@ -71,7 +71,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Notice:
-    """What a reader has to know before all else, and the commands that fix it."""
+    """A warning at the top of the page, and the commands that fix its cause."""
 
     text: str
     commands: str
@@ -79,7 +79,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; `introduction` comes before the figures, which come before all else."""
+    """A heading with its blocks. The page shows the introduction first, then the figures, then all other blocks."""
 
     id: str
     title: str
@@ -89,34 +89,34 @@ class Section:
 
 @dataclass(frozen=True)
 class PageContent:
-    """All that the templates read: what stands at the head of a page, and its sections in order."""
+    """Everything that the templates read: the top of the page and its sections in order."""
 
-    kind: str  # of page, above its name
+    kind: str  # what the page is, shown above its name
     name: str
     verdict: str
     sections: list[Section]
-    about: list[str] = field(default_factory=list)  # what was trained on and how, a few words each
+    about: list[str] = field(default_factory=list)  # data, weights and method, a few words each
     tiles: list[Tile] = field(default_factory=list)
     notice: Notice | None = None
 
 
 def metric_name(name: str) -> str:
-    """How a metric is called in the report."""
+    """A metric's name in the report."""
     return METRIC_NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def metric_cell(name: str, metric: Metric) -> str:
-    """The value, and under it the interval."""
+    """The value with its interval below."""
     return f"{metric_value(name, metric.value)}\n({metric_interval(name, metric)})"
 
 
 def sentence(text: str) -> str:
-    """A note as a sentence: a capital at its start, a full stop at its end."""
+    """A note as a sentence, with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in percent, or a dash where the whole is empty."""
+    """A share in percent, or a dash if the whole is zero."""
     return f"{100 * part / whole:.1f}\u00a0%" if whole else NONE
 
 
@@ -170,7 +170,7 @@ def flatten(values: dict, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def facts(caption: str, pairs: Iterable[tuple[str, object]], headings: tuple[str, str] = ("", "")) -> list[Table]:
-    """A two-column table of the pairs that have a value; nothing where none has."""
+    """A two-column table of the pairs that have a value; an empty list if none has."""
     rows = [
         [name, value if isinstance(value, str) else value_text(value)]
         for name, value in pairs

@@ -26,9 +26,9 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     """Write report/index.html and report/report.md and return the path of the former.
 
-    pages: for each task that eval.json or comparison.json may name, how its files are parsed and what its page is.
-    Reads recipe.json and eval.json, or comparison.json; predictions.csv, attention.json, data/card.json, train.jsonl
-    and stages/*.json where they are. RunError if one of them is missing, damaged or not what a run writes.
+    pages: for each task that eval.json or comparison.json may name, how to parse its files and build its page.
+    Reads recipe.json and eval.json or comparison.json, and if they exist predictions.csv, attention.json,
+    data/card.json, train.jsonl and stages/*.json. Raises RunError if a file is missing or damaged.
     """
     run_dir = Path(run_dir)
     measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
@@ -50,7 +50,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
 
 
 def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[E, C]:
-    """Every file of a run as its type. stage: the one that wrote what was measured."""
+    """Every file of a run, parsed. stage: the stage that wrote the results."""
 
     def again(stage: str) -> str:
         return f"Write it again: {_command(run_dir)} --from {stage}"
@@ -83,7 +83,7 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
 
 
 def _parse(kind: type[AnyRecord], path: Path, again: str, value: Any = ...) -> AnyRecord:
-    """The record that a file, or a part of it that was read already, holds; `again` says how to have it rewritten."""
+    """Parse a file, or a part of it that was read already. again: the command that writes the file again."""
     try:
         return kind.from_json(read_json(path) if value is ... else value, path)
     except RunError as error:
@@ -91,12 +91,12 @@ def _parse(kind: type[AnyRecord], path: Path, again: str, value: Any = ...) -> A
 
 
 def _command(run_dir: Path) -> str:
-    """What to type to go on with this run; without its name another run would begin."""
+    """The command that continues this run; without --name it would start another run."""
     return shlex.join(["finetune", "run", str(run_dir / "recipe.json"), "--name", run_dir.resolve().name])
 
 
 def render(template: str, page: PageContent) -> str:
-    """A template filled in; all text from data is escaped for its format."""
+    """Fill in a template; all text from data is escaped for the template's format."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -113,21 +113,21 @@ def render(template: str, page: PageContent) -> str:
 
 
 def _plain(value: object) -> object:
-    """Text without control characters and without halves of surrogate pairs; escaping follows."""
+    """Text without control characters and lone surrogates; it is escaped later."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return clean(value.replace("\r\n", "\n").encode("utf-8", "replace").decode())
 
 
 def _breakable(text: str) -> "Markup":
-    """Escaped text that a narrow cell breaks after the dots, slashes and underscores of a name, not within a word."""
+    """Escaped text that a narrow cell may break after dots, slashes and underscores, but not within a word."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<=\w)([._/])(?=[^\W\d])", r"\1<wbr>", str(escape(_plain(text)))))
 
 
 def _markdown(value: object) -> object:
-    """Text that Markdown shows as it is: no HTML, no emphasis, no links, no end of a table cell."""
+    """Text that Markdown shows literally: no HTML, emphasis, links or table cells."""
     from markupsafe import Markup
 
     value = _plain(value)
@@ -140,7 +140,7 @@ def _markdown(value: object) -> object:
 
 
 def _code_lines(text: str) -> "Markup":
-    """Text as an indented code block, which nothing inside it can end."""
+    """Text as an indented code block, which its content cannot close."""
     from markupsafe import Markup
 
     return Markup("\n".join("    " + line for line in str(_plain(text)).splitlines()))

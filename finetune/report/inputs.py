@@ -1,4 +1,4 @@
-"""What a page is made from besides the evaluation: the training's log, the worst errors, attention maps."""
+"""What a page shows besides the evaluation: the training log, the most confident errors, attention maps."""
 
 import csv
 import heapq
@@ -12,7 +12,7 @@ from finetune.errors import RunError, shorten
 from finetune.records import Record
 from finetune.tables.cells import unescape_formula
 
-VALIDATION = ("log_loss", "accuracy", "f1_macro", "bits_per_byte")  # of a line of train.jsonl
+VALIDATION = ("log_loss", "accuracy", "f1_macro", "bits_per_byte")  # metrics in a line of train.jsonl
 _ERRORS = 30
 _TEXT_LIMIT = 300  # characters of a text in the list of errors
 _LOG_POINTS = 600  # points of a training curve; longer logs are averaged
@@ -20,7 +20,7 @@ _LOG_POINTS = 600  # points of a training curve; longer logs are averaged
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """One validation during training, with those of its metrics that are finite."""
+    """One validation during training, with its finite metrics."""
 
     step: int
     epoch: float | None
@@ -52,7 +52,7 @@ class ErrorRow:
 
 @dataclass(frozen=True)
 class Errors:
-    """How many test rows there are and are wrong, and the wrong ones that the model was surest of."""
+    """The number of test rows and of wrong predictions, and the most confident wrong predictions."""
 
     total: int
     wrong: int
@@ -61,7 +61,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class AttentionMap(Record):
-    """How much each target token (rows of `weights`) reads of each source token (columns)."""
+    """Attention of each target token (rows of `weights`) to each source token (columns)."""
 
     source_tokens: list[str]
     target_tokens: list[str]
@@ -69,9 +69,9 @@ class AttentionMap(Record):
 
 
 def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
-    """The errors of predictions.csv, at most `limit` of them, those with the highest probability.
+    """The errors in predictions.csv: the `limit` ones with the highest probability.
 
-    Memory does not grow with the file. None where there is no file.
+    Memory use does not depend on the size of the file. Returns None if there is no file.
     """
     if not path.is_file():
         return None
@@ -101,9 +101,9 @@ def read_errors(path: Path, limit: int = _ERRORS) -> Errors | None:
 
 
 def read_training_log(path: Path) -> TrainingLog:
-    """The curves of train.jsonl; empty where there is no such file.
+    """The curves of train.jsonl; empty if there is no such file.
 
-    A line that a killed run left half-written is passed over; of a step done twice the later line counts.
+    Incomplete lines of a killed run are skipped. If a step was logged twice, its later line counts.
     """
     steps, rates, points = {}, {}, {}
     if path.is_file():
@@ -143,7 +143,7 @@ def _number(value: object) -> float | None:
 
 
 def _thin(pairs: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Steps and values, averaged over equal stretches where there are too many to draw."""
+    """Steps and values; if there are too many to draw, averages over equal numbers of steps."""
     width = -(-len(pairs) // _LOG_POINTS) or 1
     stretches = [pairs[start : start + width] for start in range(0, len(pairs), width)]
     return (

@@ -1,4 +1,4 @@
-"""How metrics are named and written: in reports, on the screen and in sentences."""
+"""The names and the format of metrics in reports, on the screen and in sentences."""
 
 from finetune.evaluation.results import Metric
 
@@ -16,12 +16,12 @@ METRIC_NAMES = {
     "bits_per_byte": "Bits per byte",
     "perplexity": "Perplexity",
     "exact_match": "Exact match",
-    "squad_exact_match": "Exact match, SQuAD's rules",
+    "squad_exact_match": "Exact match (SQuAD rules)",
     "token_f1": "Token F1",
     "rouge_l": "ROUGE-L",
     "repetition": "Repetition",
-    "ended": "Came to an end",
-    "well_formed": "Format kept",
+    "ended": "Ended by itself",
+    "well_formed": "Correct format",
     "length_ratio": "Length ratio",
     "bleu": "BLEU",
     "chrf": "chrF",
@@ -46,16 +46,16 @@ SHARES = {
     "ended",
     "well_formed",
 }  # shown in percent
-_POINTS = {"bleu", "chrf"}  # 0 to 100 as they are
+_POINTS = {"bleu", "chrf"}  # these already range from 0 to 100
 
 
 def points(name: str, difference: float) -> float | None:
-    """The difference of two values of a metric in points, of which it has 100; None for one that has no such scale."""
+    """The difference of two values on a scale of 100 points; None for a metric without such a scale."""
     return 100 * difference if name in SHARES else difference if name in _POINTS else None
 
 
 def metric_value(name: str, value: float | None) -> str:
-    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is only what is 100."""
+    """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is shown only for exactly 100."""
     if value is None:
         return "not defined"
     if name not in _POINTS and name not in SHARES:
@@ -66,20 +66,20 @@ def metric_value(name: str, value: float | None) -> str:
 
 
 def metric_interval(name: str, metric: Metric) -> str:
-    """97.8 to 99.2, in the unit of the value; the reason where there is none."""
+    """97.8 to 99.2, in the unit of the value; if the metric is not defined, the reason."""
     if metric.value is None:
         return metric.reason
     return " to ".join(metric_value(name, end).removesuffix(" %") for end in (metric.low, metric.high))
 
 
 def metric_text(metric: Metric, name: str) -> str:
-    """98.7 % (97.8 to 99.2; n = 1,115), or the reason why there is no value."""
+    """98.7 % (97.8 to 99.2; n = 1,115); if the metric is not defined, the reason."""
     rows = "" if metric.value is None else f"; n = {metric.n:,}"
     return f"{metric_value(name, metric.value)} ({metric_interval(name, metric)}{rows})"
 
 
 def p_text(p: float) -> str:
-    """A p value in two digits: p = 0.75, p = 0.0032, p < 0.0001."""
+    """A p value with two digits: p = 0.75, p = 0.0032, p < 0.0001."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 

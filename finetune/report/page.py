@@ -1,4 +1,4 @@
-"""What a page is made from, and the parts that every task's page has."""
+"""The inputs of a page, and the sections that every task's page has."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ C = TypeVar("C", bound=DataOrigin)
 
 @dataclass(frozen=True)
 class Files(Generic[E, C]):
-    """What a run left, as it was read."""
+    """The files of a run, parsed."""
 
     name: str  # of the run
     recipe: dict[str, Any]  # dotted key -> value of each setting
-    evaluation: E  # the task's own
-    card: C | None  # of the data, the task's own; none where there is no data/card.json
+    evaluation: E  # the task's type
+    card: C | None  # the data card, of the task's type; None if there is no data/card.json
     stages: list[StageRecord]
-    train: TrainResult | None  # its seconds are the whole stage's
+    train: TrainResult | None  # its seconds are those of the whole stage
     log: TrainingLog
     wrong: Errors | None
     attention: list[AttentionMap]
@@ -32,7 +32,7 @@ class Files(Generic[E, C]):
 
 @dataclass(frozen=True)
 class Page(Generic[E, C]):
-    """How the files of a task are parsed, and the page that is made of them."""
+    """How to parse a task's files and build its page."""
 
     evaluation: type[E]  # what eval.json holds, or comparison.json
     card: type[C]  # what data/card.json holds
@@ -48,7 +48,7 @@ def make_page(
     use: list[Section] | None = None,
     notice: Notice | None = None,
 ) -> PageContent:
-    """The content of a page: the task's own sections, then how the run was made and may be used."""
+    """The content of a page: the task's sections, then the settings of the run, its use and the licence."""
     evaluation, card = files.evaluation, files.card
     method = evaluation.method if isinstance(evaluation, Evaluation) else ""
     about = [card.name if card else "", evaluation.weights.name, method]
@@ -69,11 +69,11 @@ def make_page(
 
 
 def fallback_notice(files: Files[E, C]) -> Notice | None:
-    """What to say, and what to type, where the run had to do without GPT-2."""
+    """A notice with commands if the run started from the fallback instead of GPT-2."""
     weights, name = files.evaluation.weights, files.name
     if not weights.fallback:
         return None
-    what, _, _ = weights.note.partition(". ")  # the rest says in words what the commands do
+    what, _, _ = weights.note.partition(". ")  # the rest of the note repeats the commands in words
     recipe = shlex.quote(f"runs/{name}/recipe.json")
     return Notice(
         f"{what.rstrip('.')}. To use GPT-2, connect and run:",
@@ -82,7 +82,7 @@ def fallback_notice(files: Files[E, C]) -> Notice | None:
 
 
 def _descriptions() -> dict[str, str]:
-    """Dotted key -> what the setting means, from the schema of recipes."""
+    """Dotted key -> description of the setting, from the recipe schema."""
     from finetune.config import Settings
     from finetune.recipe import Recipe
 

@@ -1,7 +1,7 @@
 """The figures of a report as SVG images inside `data:` addresses.
 
-SVG stays sharp at any size, in print too, and its text is drawn with the reader's fonts, so labels of any
-script show. No text is parsed as mathematics: labels come from data.
+SVG stays sharp at any size and in print, and its text uses the reader's fonts, so labels in any script are shown. No
+text is parsed as mathematics, since labels come from data.
 """
 
 import base64
@@ -74,18 +74,18 @@ def cut(text: str, limit: int = _LABEL_LIMIT) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Within this context every picture looks like the report's; a person's matplotlibrc changes none."""
+    """Draw in the report's style within this context, whatever the user's matplotlibrc says."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts contain it
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield
 
 
 def svg_of(figure: "Figure") -> str:
-    """A figure as the text of an SVG file, the same whenever it is made."""
+    """A figure as the text of an SVG file, identical each time."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -93,14 +93,14 @@ def svg_of(figure: "Figure") -> str:
 
 
 def embed(svg: str, width: float, height: float) -> Picture:
-    """An SVG of so many inches as an image inside a page."""
+    """An SVG as an image inside a page. width, height: in inches."""
     encoded = base64.b64encode(svg.encode()).decode()
     return Picture(f"data:image/svg+xml;base64,{encoded}", round(width * 96), round(height * 96))
 
 
 @contextmanager
 def _figure(width: float, height: float) -> "Iterator[tuple[Figure, list[Picture]]]":
-    """Yield a figure of so many inches and a list that afterwards holds its Picture."""
+    """Yield a figure of this size in inches and a list that holds its Picture after the block."""
     from matplotlib.figure import Figure
 
     holder: list[Picture] = []
@@ -111,7 +111,7 @@ def _figure(width: float, height: float) -> "Iterator[tuple[Figure, list[Picture
 
 
 def confusion_picture(matrix: Sequence[Sequence[int]], labels: list[str]) -> Picture:
-    """Counts and shares of each true label (rows) over the predicted ones (columns)."""
+    """A confusion matrix: counts and shares of the predicted labels (columns) for each true label (rows)."""
     k = len(labels)
     names = [cut(label, _LABEL_LIMIT if k <= 6 else 24) for label in labels]
     longest = max(map(len, names))
@@ -158,7 +158,7 @@ def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> P
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
         if _hugs(model):
-            corner = axes.inset_axes((0.6, 0.1, 0.36, 0.36))  # below the line of guessing
+            corner = axes.inset_axes((0.6, 0.1, 0.36, 0.36))  # below the diagonal
             _pair(corner, model, baseline, baseline_name)
             corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
             corner.set_title("upper left corner", fontsize=8)
@@ -168,7 +168,7 @@ def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> P
 
 
 def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share: float | None) -> Picture:
-    """Precision over recall from [[recall, precision], ...]; `share`: the positive rows', what guessing gives."""
+    """Precision over recall from [[recall, precision], ...]; share: of positive rows, the precision of guessing."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         if share is not None:
@@ -198,12 +198,12 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 
 def _hugs(roc: Points) -> bool:
-    """Whether the curve lives in the upper left corner, where nothing can be told apart."""
+    """Whether the curve is so close to the upper left corner that it needs an enlarged view."""
     return max((true_rate for false_rate, true_rate in roc if false_rate <= 0.05), default=0) > 0.93
 
 
 def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
-    """Accuracy over confidence with Wilson intervals, and how many rows each bin has."""
+    """Accuracy over confidence with Wilson intervals, and the number of rows in each bin."""
     with _figure(4.6, 4.2) as (figure, holder):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         start = min(row.low for row in bins)
@@ -217,9 +217,9 @@ def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
             "o",
             color=MODEL,
             markersize=5,
-            label="test rows of a bin, with 95 % interval",
+            label="test rows in a bin, with 95 % interval",
         )
-        upper.set(ylabel="Share that is right", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
+        upper.set(ylabel="Accuracy", ylim=(-0.03, 1.03), xlim=(start - 0.02, 1.02))
         _legend(figure, upper)
         widths = [row.high - row.low for row in bins]
         lower.bar(
@@ -298,9 +298,10 @@ def forest_picture(
     axis: str = "test accuracy, %",
     scale: float = 100.0,
 ) -> Picture:
-    """A share of each label in percent with its interval, the first on top; `marks`: the single values behind it.
+    """One metric per label with its interval, the first label on top.
 
-    axis, scale: of another quantity than a share; the marks are scaled already.
+    marks: the individual values behind each metric, already scaled. axis: the x axis's label. scale: factor for the
+    metric, 100 for shares in percent.
     """
     with _figure(7.4, 0.6 + 0.36 * len(labels)) as (figure, holder):
         axes = figure.subplots()
@@ -321,7 +322,7 @@ def forest_picture(
 
 
 def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
-    """A line of (step, value) points for each name."""
+    """One line of (step, value) points per name."""
     styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
     with _figure(7.4, 3.6) as (figure, holder):
         axes = figure.subplots()
@@ -337,7 +338,7 @@ def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
 
 
 def attention_picture(weights: "ArrayLike", queries: list[str], keys: list[str]) -> Picture:
-    """Which source token (columns) is read at each target token (rows), from weights (T, S)."""
+    """Attention weights (T, S) of target tokens (rows) to source tokens (columns)."""
     with _figure(*map_size(queries, keys)) as (figure, holder):
         axes = figure.subplots()
         draw_attention(axes, weights, queries, keys)
@@ -351,7 +352,7 @@ def _mark_best(axes: "Axes", step: int | None) -> None:
 
 
 def _running_mean(values: list[float]) -> list[float]:
-    """An exponential mean over about a twentieth of the values, without a bias at its start."""
+    """A bias-corrected exponential moving average over about a twentieth of the values."""
     keep = 1 - 2 / (max(len(values) / 20, 1) + 1)
     total = weight = 0.0
     means = []

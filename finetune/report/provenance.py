@@ -1,4 +1,4 @@
-"""The sections on how the model came about: training, settings, machine, licence."""
+"""The sections on the model's origin: training, settings, machine, licence."""
 
 import shlex
 from typing import Any
@@ -44,9 +44,9 @@ def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
         "What was trained",
         [
             ("Method", train.method),
-            ("Why", "; ".join(train.why)),
+            ("Reasons for the choices", "; ".join(train.why)),
             ("Trained parameters", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
-            ("Which", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
+            ("Trained layers", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
             ("Optimizer steps", f"{train.steps:,}"),
             ("Epochs", train.epochs),
             ("Best checkpoint", f"step {train.best_step}: {metric} {value_text(train.best_value)} on validation"),
@@ -80,7 +80,7 @@ def _estimates(train: TrainResult) -> list:
             bytes_text(train.peak_bytes),
         ],
     ]
-    note = f"The estimate is based on {found.steps} of the first steps, not counting the very first."
+    note = f"The estimate is based on {found.steps} of the first steps, excluding the very first."
     if train.steps != train.planned_steps:
         note += f" It is for {train.planned_steps:,} steps; training stopped after {train.steps:,}."
     if found.cpu_share < 1:
@@ -121,9 +121,10 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
                 plots.loss_picture(log, best),
                 "Loss and learning rate",
                 f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
-                "Both losses should fall and level off. If validation rises while train falls, the model overfits. "
-                f"The checkpoint that is kept is the best by {metric}, at the dashed line. Below, the learning rate: a "
-                "warmup, then as train.schedule says.",
+                "Both losses should fall and level off. If the validation loss rises while the training loss falls, the "
+                "model overfits. "
+                f"The dashed line marks the best checkpoint by {metric}, which is kept. The lower panel shows the learning "
+                "rate: a warmup, then the schedule of train.schedule.",
                 table,
             )
         )
@@ -138,19 +139,19 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
                 plots.validation_picture([point.step for point in points], columns, best),
                 "Validation",
                 f"Validation metrics at {len(points)} evaluations.",
-                "Metrics on validation at each evaluation; the dashed line marks the checkpoint that was kept.",
+                "Metrics on the validation rows at each evaluation; the dashed line marks the best checkpoint, which is kept.",
             )
         )
     return figures
 
 
 def origin(card: DataOrigin) -> list[tuple[str, str]]:
-    """Where the data come from, as pairs for a table."""
+    """The origin of the data, as pairs for a table."""
     return [("Name", card.name), ("Source", card.source), ("File", card.file), ("sha256", card.sha256)]
 
 
 def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
-    """How many rows of a split also occur in another, as counted by ``evaluation.leakage.overlap``; nothing if empty.
+    """A table of the rows of a split that also occur in another (``evaluation.leakage.overlap``); an empty list if none.
 
     what: the part of a row that is compared.
     """
@@ -169,7 +170,7 @@ def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
         [
             Table(
                 f"Rows whose {what} also occurs in another split",
-                ["", "Exactly", "Normalised", "of rows"],
+                ["", "Exact matches", "After normalising", "Rows"],
                 rows,
                 frozenset({1, 2, 3}),
             )
@@ -208,7 +209,7 @@ def what_was_run(
                         stage.stage,
                         seconds_text(stage.seconds),
                         bytes_text(stage.peak_memory_bytes),
-                        stage.finished + (f", in the run {stage.taken_from}" if stage.taken_from else ""),
+                        stage.finished + (f", reused from {stage.taken_from}" if stage.taken_from else ""),
                     ]
                     for stage in stages
                 ],
@@ -233,7 +234,9 @@ def what_was_run(
     ]
     blocks += facts("Hashes (sha256)", hashes[:_HASHES])
     if len(hashes) > _HASHES:
-        blocks.append(Text(f"{len(hashes) - _HASHES} more are in the run's stage records.", small=True))
+        blocks.append(
+            Text(f"{len(hashes) - _HASHES} more hashes are in the run's stage records (stages/*.json).", small=True)
+        )
     return Section("run", "What was run", blocks)
 
 

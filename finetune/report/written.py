@@ -1,4 +1,4 @@
-"""What the pages of text-generating tasks share: outputs beside baselines, losses, samples, limits."""
+"""Sections shared by the pages of text-generating tasks: baselines, losses, samples, limits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -29,7 +29,7 @@ from finetune.tables.card import ExamplesCard, SplitSize, TokenSpread
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-LISTED = 20  # rows or problems that are named one by one
+LISTED = 20  # rows or problems that are listed individually
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 FEW = 200  # test rows below which the headline's interval is wide
 _SHOWN = 600  # characters of a text among the samples
@@ -45,7 +45,7 @@ class Words:
     row: str  # record, pair
     asked: str  # question, source
     wanted: str  # answer, target
-    baselines: dict[str, tuple[str, str]]  # a baseline's name -> the same in a sentence, and above a column
+    baselines: dict[str, tuple[str, str]]  # a baseline's name -> its name in a sentence and as a column heading
     untuned: str  # the baseline that is the model before training
 
 
@@ -57,8 +57,8 @@ def verdict_text(
 ) -> str:
     """The verdict: a few sentences that claim no more than the numbers support.
 
-    shown: the metrics to name, with their rows if these have to be mentioned. passed_over: baselines that
-    a metric need not be compared with here.
+    shown: metric -> a phrase on the rows it is measured on, or "". passed_over: whether to leave a baseline out of the
+    sentence on a metric.
     """
     said = []
     for name, where in shown.items():
@@ -93,7 +93,7 @@ def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
 
 
 def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
-    """A sentence on test rows that also occur in another split, if there are any."""
+    """A sentence on test rows that also occur in another split; an empty list if there are none."""
     headline, clean = evaluation.headline.metric, evaluation.clean
     overlapping = max(metric.n for metric in evaluation.metrics.values()) - clean.n
     if not overlapping:
@@ -106,12 +106,12 @@ def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
 
 
 def unbroken(text: str) -> str:
-    """The same with no line break within a figure."""
+    """The text with no-break spaces inside numbers, so that no line breaks there."""
     return text.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
 
 
 def tiles(evaluation: WrittenEvaluation, names: list[str], words: Words) -> list[Tile]:
-    """The figures at the top; each defined metric once."""
+    """The main results at the top of the page; each defined metric once."""
     metrics = evaluation.metrics
     before = next((own.metrics for own in evaluation.baselines if own.name == words.untuned), {})
     return [
@@ -128,7 +128,7 @@ def tiles(evaluation: WrittenEvaluation, names: list[str], words: Words) -> list
 
 
 def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], words: Words) -> list:
-    """Every metric of the model and of its baselines on the same rows, and the paired tests."""
+    """All metrics of the model and its baselines on the same rows, and the paired tests."""
     metrics, baselines = evaluation.metrics, evaluation.baselines
     rows = [
         [
@@ -149,15 +149,15 @@ def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], wo
         Table(f"Test {words.row}s, with 95 % intervals", ["Metric", *heads], rows, frozenset(range(1, 1 + len(heads)))),
         Table(f"Differences on the same {words.row}s", ["Metric", *minus], tested, frozenset(range(1, 1 + len(minus)))),
         Text(
-            "Differences are in points, those of the loss in nats, with intervals and p of the paired bootstrap: "
-            "below 0.05 a difference is more than noise.",
+            "Differences are in points, or in nats for the loss, with 95 % intervals and p values of a paired bootstrap. "
+            "A difference with p below 0.05 is unlikely to be noise.",
             small=True,
         ),
     ]
 
 
 def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Section:
-    """The losses before and after training. tokens: what the tokens are that a loss is on, by ``LossChange.on``."""
+    """The losses before and after training. tokens: ``LossChange.on`` -> a name for the tokens that the loss is over."""
     cells = [
         [
             f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}",
@@ -173,7 +173,8 @@ def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Sect
 def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Section:
     """Some test rows, one below the other to fit a narrow screen.
 
-    rows: their fields are a number, what was asked and wanted, and the texts after and before training and the nearest.
+    rows: dataclasses with the fields row number, question, reference, output after training, output before training
+    and the nearest training answer.
     """
     blocks: list = [Text(note)]
     for number, (_, asked, wanted, after, before, nearest) in enumerate(map(astuple, rows), start=1):
@@ -186,7 +187,7 @@ def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Sec
                     ("Reference", wanted),
                     ("Before", before),
                     ("After", after),
-                    ("Nearest", nearest),
+                    ("Nearest in training", nearest),
                 )
             ],
         )
@@ -204,7 +205,8 @@ def limits(
 ) -> Section:
     """What the metrics do not measure, and what a model of this size cannot do.
 
-    learnt: what the held-out rows say. small: what goes for a small model, after its size. truth: what no metric sees.
+    learnt: a sentence on what was learned. small: the end of a sentence that begins with a small model's size. truth: a
+    sentence on what no metric measures.
     """
     blocks, n = [Text(learnt)], evaluation.headline.n
     if train and train.parameters < SMALL_MODEL:
@@ -213,12 +215,12 @@ def limits(
         Text(truth),
         Text(
             f"All results come from one training{'' if seed is None else f' (seed {seed})'}. The intervals show how much "
-            f"they would vary with other test {words.row}s, not with another seed or split."
+            f"they would vary with other test {words.row}s, but not with another seed or split."
         ),
     ]
     if n < FEW:
         blocks.append(Text(f"With only {n:,} test {words.row}s, the headline's interval is wide."))
-    return Section("limits", "What it cannot do", blocks)
+    return Section("limits", "Limits", blocks)
 
 
 def data_card(
@@ -231,7 +233,7 @@ def data_card(
 ) -> Section:
     """The source of the rows, their splits, and what was truncated or left out.
 
-    counts, lengths: facts of the task's own. example: what is said of the card's. more: tables of the task's own.
+    counts, lengths, more: facts and tables of the task. example: a sentence that introduces the card's example.
     """
     pairs = [
         *origin(card),
@@ -263,19 +265,19 @@ def no_data_card() -> Section:
 def _split_table(splits: dict[str, SplitSize]) -> Table:
     return Table(
         "Size of each split",
-        ["", "Records", "Used", "Tokens", "Learnt tokens"],
+        ["", "Records", "Used", "Tokens", "Tokens in the loss"],
         [[SPLITS[name], *map(value_text, astuple(size))] for name, size in splits.items()],
         frozenset(range(1, 5)),
     )
 
 
 def spread_text(tokens: TokenSpread) -> str:
-    """How long texts are, in words."""
+    """The lengths of texts, as a phrase."""
     return f"median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}"
 
 
 def row_list(rows: list[int], what: str, count: int | None = None) -> str:
-    """How many rows, and which. count: where not all of them are in `rows`."""
+    """The number of rows and which they are. count: their number, if `rows` lists only some of them."""
     count = len(rows) if count is None else count
     if not rows:
         return f"{count:,}"
@@ -284,8 +286,8 @@ def row_list(rows: list[int], what: str, count: int | None = None) -> str:
 
 
 def excerpt(text: str) -> str:
-    """A text of bounded length, its line breaks kept."""
-    text = text or "(nothing)"
+    """A shortened text with its line breaks."""
+    text = text or "(empty)"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -300,7 +302,7 @@ def _labelled(name: str) -> str:
 
 
 def _cell(name: str, metric: Metric) -> str:
-    """The value, and under it the interval; a perplexity in the digits that it deserves."""
+    """The value with its interval below; a perplexity of 100 or more without decimals."""
     if name != "perplexity":
         return metric_cell(name, metric)
     value, low, high = (f"{part:,.{0 if part >= 100 else 1}f}" for part in metric.known())

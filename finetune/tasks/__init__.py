@@ -1,3 +1,3 @@
-"""The tasks: what can be learnt, each in a folder of its own. The one list of them; it imports nothing."""
+"""The list of tasks, each in its own folder. This module imports nothing."""
 
 TASKS = ("classify", "instruct", "seq2seq", "tag", "pretrain")

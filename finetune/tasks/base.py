@@ -1,7 +1,7 @@
-"""What a task is to a run: what each stage asks of it, and the values that it hands on.
+"""The interface of a task: the methods that the stages call, and the values that pass between them.
 
-A task is a folder beside this file. Its ``task.py`` answers what the stages ask, with what stands beside it; its
-``settings.py`` says which settings it reads.
+Each task is a folder beside this file. Its ``task.py`` implements the interface, its ``settings.py`` declares which
+settings it reads.
 """
 
 import json
@@ -37,10 +37,10 @@ from finetune.training.trial import Probe, choose
 class Prepared(Record):
     """The result of the stage ``prepare``; each task adds its own."""
 
-    splits: dict[str, int]  # rows of train, val and test
+    splits: dict[str, int]  # rows in train, val and test
 
     def training_rows(self, context: int) -> int:
-        """Rows to train on. context: of the model, for a task whose rows are blocks of that many tokens."""
+        """Number of training rows. context: the model's, for a task whose rows are blocks of that many tokens."""
         return self.splits["train"]
 
 
@@ -52,33 +52,33 @@ E = TypeVar("E", bound=Evaluation)
 
 @dataclass(frozen=True)
 class TrainingSetup(Generic[M]):
-    """A task's model, with the method's weights set to trainable."""
+    """A task's model, with the weights that the method trains set to trainable."""
 
     model: M
     tokenizer: Tokenizer
-    settings: Train  # method, learning rate, epochs and precision chosen
+    settings: Train  # with method, learning rate, epochs and precision chosen
     trainable: Trainable
-    why: list[str]  # of each choice
+    why: list[str]  # a reason for each choice
 
 
 class Task(ABC, Generic[P, B, M, E]):
-    """What the stages ask, in their order; the methods that are not abstract suit most tasks.
+    """The methods that the stages call, in this order; those with a body suit most tasks.
 
-    P, B, M, E: what it prepares, the bodies that it starts from, its model and its evaluation.
-    Its model is a module whose ``gpt`` is the GPT and whatever else it has a new head.
+    P, B, M, E: the types of the prepared data, the starting weights, the model and the evaluation.
+    The model is a module whose ``gpt`` is the GPT; everything else in it is a new head.
     """
 
     prepared: type[P] = Prepared  # type: ignore[assignment]  # a task that adds nothing has this P
-    exported = "weights"  # what export/hf holds, in a word
-    page: Page[E, Any]  # how its eval.json and data/card.json are parsed, and the report
-    metrics: tuple[str, ...] = ("log_loss",)  # of a validation, by which train.metric may choose
-    evaluation_files: tuple[str, ...] = ()  # that ``evaluate`` writes beside eval.json
+    exported = "weights"  # one word for the content of export/hf
+    page: Page[E, Any]  # parses eval.json and data/card.json, and builds the report
+    metrics: tuple[str, ...] = ("log_loss",)  # validation metrics that train.metric may name
+    evaluation_files: tuple[str, ...] = ()  # files that ``evaluate`` writes beside eval.json
     bodies: tuple[type[GPT] | type[EncoderDecoder], ...] = (GPT,)  # models that it can start from
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """The recipe with data named so that they mean the same in any directory.
+        """The recipe with absolute paths, so that it means the same in any directory.
 
-        fetch: download what the names stand for; without it nothing is.
+        fetch: whether to download data that are named but missing.
         """
         return recipe.model_copy(update={"data": resolve_path(recipe.data)})
 
@@ -87,11 +87,11 @@ class Task(ABC, Generic[P, B, M, E]):
         """The data on this machine. Raises DataError."""
 
     def registry_row(self, recipe: Recipe) -> DataRow | None:
-        """The registry's row that the data are, where the task reads those."""
+        """The registry's row for the data; None for a file or a task that reads no registry data."""
         return None
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """Every file or folder that the data come from, by what it is in words."""
+        """Every file or folder of data, by a description such as "the data"."""
         return {"the data": self.locate(recipe).path}
 
     def check_settings(self, recipe: Recipe) -> None:
@@ -107,41 +107,41 @@ class Task(ABC, Generic[P, B, M, E]):
         """Raise DataError for data that cannot be trained on, before any weights are downloaded."""
 
     def check_prepared(self, recipe: Recipe, prepared: P) -> None:  # noqa: B027
-        """Raise RecipeError for settings that the prepared data cannot serve, before anything is trained."""
+        """Raise RecipeError for settings that do not suit the prepared data, before training."""
 
     def check_body(self, body: GPT | EncoderDecoder, name: str) -> None:
-        """Raise WeightsError where this task cannot start from these weights."""
+        """Raise WeightsError if this task cannot start from these weights."""
         if not isinstance(body, self.bodies):
             raise WeightsError(
-                f"{name}: {body.kind}'s weights",
+                f"{name}: this task cannot start from {body.kind}'s weights",
                 known=" or ".join(f"{kind.kind}'s" for kind in self.bodies),
-                do="Give other weights, or run a task that starts from these.",
+                do="Give other weights, or run another task.",
             )
 
     @abstractmethod
     def prepare(self, recipe: Recipe, run: Run) -> P:
-        """Write data/*, card.json among it, and say what is there."""
+        """Write data/*, including card.json, and print a summary."""
 
     @abstractmethod
     def preview(self, recipe: Recipe, context: int) -> P | None:
-        """What of ``prepare``'s result is known without the weights, for a dry run; it is said. None: nothing."""
+        """The part of ``prepare``'s result that is known without the weights, for a dry run. Also prints it. None: nothing."""
 
     @abstractmethod
     def build_model(self, recipe: Recipe, gpt: B, prepared: P) -> M:
         """The model on top of a GPT. prepared: what ``prepare`` or ``preview`` returned."""
 
     def configure_trainable(self, model: M, gpt: B, settings: Train) -> Trainable:
-        """Add the method's adapters and set what it trains. As it stands for a GPT and a head on top of it."""
+        """Add the method's adapters and select the trained weights. This default is for a GPT with a head."""
         adapt(gpt, settings)
         return freeze(model, gpt, settings.method, settings.last_blocks)
 
     @abstractmethod
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device) -> Job[M]:
-        """The job for the loop, over all rows."""
+        """The job for the training loop, over all rows."""
 
     @abstractmethod
     def evaluate(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer, start: Start) -> E:
-        """Measure the best checkpoint's model, and write what ``evaluation_files`` names."""
+        """Evaluate the best checkpoint's model and write the files in ``evaluation_files``."""
 
     @abstractmethod
     def verdict(self, evaluation: E) -> str:
@@ -149,48 +149,48 @@ class Task(ABC, Generic[P, B, M, E]):
 
     @abstractmethod
     def summary(self, evaluation: E) -> list[str]:
-        """The result as a plain table for the screen."""
+        """The result as a plain-text table."""
 
     @abstractmethod
     def exportable(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer) -> Exportable:
-        """A finished run's model as a format writes it, with all that stands beside its weights."""
+        """A finished run's model with everything that an export format writes."""
 
     @abstractmethod
     def next_command(self, directory: Path) -> str:
-        """The ``finetune`` arguments that use a finished run."""
+        """The ``finetune`` arguments to use a finished run."""
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device) -> Probe:
-        """The steps that a dry run tries. As it stands for jobs that cost nothing before their first step."""
+        """The steps that a dry run measures. This default is for jobs without costs before their first step."""
         whole = self.build_job(recipe, run, setup, device)
         return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
     def evaluation_seconds(
         self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device
     ) -> float | None:
-        """Seconds of the evaluation's forward passes, from some of them; none: unknown."""
+        """Estimated seconds of the evaluation's forward passes, from a few of them. None: unknown."""
         return None
 
 
-AnyTask = Task[Any, Any, Any, Any]  # one that a recipe names
+AnyTask = Task[Any, Any, Any, Any]  # a task found by its name
 
 
 def task_named(name: str) -> AnyTask:
-    """The task of that name: ``TASK`` in its folder's task.py."""
+    """The task with this name: ``TASK`` in its folder's task.py."""
     task: AnyTask = import_module(f"finetune.tasks.{name}.task").TASK
     return task
 
 
 def write_records(run: Run, records: Mapping[str, Iterable[PreparedRow]]) -> None:
-    """data/NAME.jsonl for each split."""
+    """Write data/SPLIT.jsonl for each split."""
     for name, rows in records.items():
         with atomic_write(run.path("data", f"{name}.jsonl")) as file:
             file.writelines(json.dumps(row, ensure_ascii=False, default=vars) + "\n" for row in rows)
 
 
 def read_records(run: Run, split: str, *kinds: type[R]) -> list[R]:
-    """The records that ``prepare`` left for a split, each of one of these kinds.
+    """The records that ``prepare`` wrote for a split. kinds: the expected types.
 
-    Raises RunError for a file that cannot be read or a line of another shape.
+    Raises RunError if the file cannot be read or a line fits none of the types.
     """
     path = run.path("data", f"{split}.jsonl")
     try:

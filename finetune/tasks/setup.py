@@ -1,6 +1,6 @@
-"""From a recipe to a training and back to its best model: what stages, estimator, comparisons and benchmarks share.
+"""From a recipe to a training and its best model; shared by stages, estimator, comparisons and benchmarks.
 
-base weights → the task's model → what is trained → the job → ``fit``.
+base weights → the task's model → its trainable weights → the job → ``fit``.
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,22 @@ from finetune.training.loop import Job
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
 
-STARTS = {MINI: "mini, the small pretrained model that is bundled with this project", RANDOM_BYTES: "random weights"}
-HOW_TO_GET_GPT2 = "To use GPT-2: connect, run `finetune weights get gpt2`, then run again under another --name."
-BASE, BEST = "base checkpoint", "best model"  # in a run's memory
+STARTS = {MINI: "mini, the small pretrained model bundled with this project", RANDOM_BYTES: "random weights"}
+HOW_TO_GET_GPT2 = (
+    "To use GPT-2, run `finetune weights get gpt2` with a network connection, then run again with another --name."
+)
+BASE, BEST = "base checkpoint", "best model"  # keys of a run's memory
 
 
 def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
-    """Where this run's starting weights are. Raises RunError where their files are no longer those it began with."""
+    """Where this run's starting weights are. Raises RunError if their files have changed since the run began."""
     found = locate_weights(recipe.weights, base=run.path("base"))
     if not found.pinned:
         began, now = run.result("download", Downloaded).weights.sha256, found.content()
         changed = [name for name in sorted({*began, *now}) if began.get(name) != now.get(name)]
         if changed:
             raise RunError(
-                f"{found.directory}: the weights that this run began with have changed",
+                f"{found.directory}: the weights have changed since this run began",
                 got=", ".join(changed),
                 do="Restore them, or start a new run with another --name.",
             )
@@ -48,13 +50,13 @@ def base_weights(recipe: Recipe, run: Run) -> WeightsSource:
 
 
 def load_base(recipe: Recipe, run: Run) -> LoadedCheckpoint:
-    """The starting weights: those that ``verify`` read in this process, once, or read from disk."""
+    """The starting weights: on the first call those that ``verify`` loaded in this process, else from disk."""
     kept = run.memory.pop(BASE, None)
     return kept or base_weights(recipe, run).load(recipe.train.dropout)
 
 
 def write_new_weights(recipe: Recipe, directory: Path) -> None:
-    """Write the recipe's starting weights where they are new ones; others are somewhere already."""
+    """Write the starting weights if the recipe asks for new ones."""
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(directory, recipe.train.seed)
     elif recipe.weights == SCRATCH:
@@ -67,7 +69,7 @@ def is_pretrained(recipe: Recipe) -> bool:
 
 
 def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
-    """The task's model on the run's starting weights, ready to be trained."""
+    """The task's model on the run's starting weights, ready to train."""
     loaded, task = load_base(recipe, run), task_named(recipe.task)
     return assemble(
         task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, run.result("prepare", task.prepared)
@@ -77,7 +79,7 @@ def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
 def assemble(
     task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int, prepared: P
 ) -> TrainingSetup[M]:
-    """The task's model on top of a GPT, ready to be trained. parameters: of the weights that were loaded."""
+    """The task's model on top of a GPT, ready to train. parameters: the number that were loaded."""
     rows = prepared.training_rows(gpt.config.context)
     settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
@@ -88,7 +90,7 @@ def assemble(
 
 
 def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
-    """Hashes of what a training rests on: the settings of these keys, the data, the weights.
+    """Hashes of everything that a training depends on: the settings with these keys, the data, the weights.
 
     Training does not resume from a checkpoint with a different identity.
     """
@@ -100,15 +102,15 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
 
 
 def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str], **options: float) -> Trained:
-    """Train `job` and leave the best checkpoint's weights in its model. options: those of ``loop.train``."""
+    """Train `job` and load the best checkpoint's weights into its model. options: those of ``loop.train``."""
     found = loop.train(job, settings, directory, identity, **options)
     resume.load_weights(resume.step_directory(directory / "checkpoints", found.best_step), job.model)
     return found
 
 
 def trained_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
-    """The model of the best checkpoint, in eval mode, with its adapters. Raises RunError where it is damaged."""
-    method = run.result("train", TrainResult).method  # not anew: on another machine `auto` may mean something else
+    """The best checkpoint's model in eval mode, with its adapters. Raises RunError if the checkpoint is damaged."""
+    method = run.result("train", TrainResult).method  # as recorded: on this machine `auto` may mean another method
     decided = recipe.train.model_copy(update={"method": method})
     setup = build(recipe.model_copy(update={"train": decided}), run)
     file = run.path("checkpoints", "best.json")
@@ -120,9 +122,9 @@ def trained_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
 
 
 def best_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
-    """The model of the best checkpoint with the adapters merged: what is measured is what is exported.
+    """The best checkpoint's model with its adapters merged, so that the evaluated model is the exported one.
 
-    It is the one that was trained in this process, where that is so.
+    After a training in this process it is still in memory, else it is loaded from disk.
     """
     if BEST not in run.memory:
         run.memory[BEST] = trained_model(recipe, run)
@@ -131,13 +133,13 @@ def best_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
 
 
 def started_from(recipe: Recipe, run: Run) -> Start:
-    """What a run's evaluation is of: its method, and the weights that it began with."""
+    """The method of a run and its starting weights, for its evaluation."""
     weights = run.result("download", Downloaded).weights
     return Start(run.result("train", TrainResult).method, start_weights(weights))
 
 
 def start_weights(weights: WeightsOrigin) -> StartWeights:
-    """The weights that were started from, with a sentence where they are not GPT-2's."""
+    """The starting weights, with a note if they are the fallback and not GPT-2's."""
     fallback = weights.name in STARTS
     note = f"This run started from {STARTS[weights.name]}, not from GPT-2. {HOW_TO_GET_GPT2}" if fallback else ""
     return StartWeights(**vars(weights), fallback=fallback, note=note)

@@ -1,4 +1,4 @@
-"""What the tasks with written answers share: rows divided and tokenized, answers written in batches, dry runs."""
+"""Shared by the tasks that generate text: splitting and tokenizing rows, generating in batches, dry runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,9 @@ from finetune.training.trial import Probe, choose, second_time
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-TOKENS = 8192  # of prompts and answers that are written together
+TOKENS = 8192  # prompt and answer tokens in one generated batch
 SAMPLES = 10  # test rows that the report shows
-TRIED = 8  # tokens that a dry run lets a batch of answers have
+TRIED = 8  # new tokens generated per batch in a dry run
 
 
 @dataclass(frozen=True)
@@ -41,33 +41,33 @@ class WrittenPrepared(Prepared):
     """The result of ``prepare``; ``splits`` counts the records that fit."""
 
     records: int
-    max_length: int  # tokens that a model reads
+    max_length: int  # maximum input tokens
     end: int  # the id of the end-of-text token
 
 
 def refuse_balanced(recipe: Recipe) -> None:
-    """Raise RecipeError where rows are to be drawn by their labels, which these have not."""
+    """Raise RecipeError for a split protocol that needs labels or a column of times."""
     if recipe.split.protocol in ("balanced", "time"):
-        raise RecipeError(f"split.protocol={recipe.split.protocol} is for labelled tables", known="grouped, ordered")
+        raise RecipeError(f"split.protocol={recipe.split.protocol} needs a labelled table", known="grouped, ordered")
 
 
 @dataclass(frozen=True)
 class Examples(ABC):
-    """The rows of a split that fit into a model: a view of the tokens that ``prepare`` left, as each task reads them.
+    """The rows of a split that fit into a model, as a view of the tokens that ``prepare`` wrote.
 
-    tokens: of every row of the split, whole, in a dataclass of ``TokenRows``.
+    tokens: a dataclass of ``TokenRows`` with the untruncated tokens of every row of the split.
     """
 
-    at: list[int]  # places among the split's rows of those that fit
-    rows: list[int]  # their numbers in the file
-    cut: list[int]  # of those that lose a part
-    left_out: list[int]  # of those that do not fit
-    max_length: int  # tokens that a model reads
+    at: list[int]  # positions, within the split, of the rows that fit
+    rows: list[int]  # their row numbers in the file
+    cut: list[int]  # row numbers of those that are truncated
+    left_out: list[int]  # row numbers of those that do not fit
+    max_length: int  # maximum input tokens
     tokens: Any
 
     @classmethod
     def of(cls, records: Sequence[PreparedRow], fits: np.ndarray, long: np.ndarray, **own: Any) -> Self:
-        """Those of a split's records that fit; the long ones among them are cut. own: the other fields."""
+        """The records of a split that fit, of which the long ones are truncated. own: the other fields."""
         rows = np.array([record.row for record in records])
         at, used, cut, left_out = (
             numbers.tolist() for numbers in (np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits])
@@ -83,7 +83,7 @@ class Examples(ABC):
         """Supervised tokens of each row."""
 
     def take(self, positions: list[int]) -> Self:
-        """Some of the rows."""
+        """The rows at these positions."""
         return replace(
             self, at=[self.at[i] for i in positions], rows=[self.rows[i] for i in positions], cut=[], left_out=[]
         )
@@ -95,9 +95,9 @@ Row = TypeVar("Row")
 
 
 def divide(texts: list[str], split: Split, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
-    """The positions of each split's rows: by the file's order, or at random with equal texts on one side.
+    """The positions of each split's rows: in file order, or at random with equal texts in the same split.
 
-    Texts count as equal if they are after folding case and white space: digits are content here.
+    Texts are compared after folding case and white space, but not digits.
     """
     if split.protocol == "ordered":
         return ordered_split(len(texts), val_fraction, test_fraction)
@@ -107,16 +107,16 @@ def divide(texts: list[str], split: Split, val_fraction: float, test_fraction: f
 
 
 def count_different(texts: list[str]) -> int:
-    """How many of the texts are different ones, as ``divide`` sees them."""
+    """The number of different texts, compared as in ``divide``."""
     return len(set(map(fold_text, texts)))
 
 
 def tokenize_splits(
     records: dict[str, list[R]], tokenize: Callable[[list[R]], AnyExamples], max_length: int, row: str, different: str
 ) -> dict[str, AnyExamples]:
-    """The examples of each split. Raises DataError where one has none.
+    """The examples of each split. Raises DataError if a split has none.
 
-    row: what a row is called. different: how many different ones there are, in words.
+    row, different: for the error, the name of a row and a phrase with the number of different ones.
     """
     if empty := [name for name in SPLITS if not records[name]]:
         raise DataError(f"too few {row}s: none for the {empty[0]} split", got=different, do="Add some.")
@@ -130,14 +130,14 @@ def tokenize_splits(
 
 
 def save_tokens(run: Run, found: dict[str, AnyExamples]) -> None:
-    """data/SPLIT.FIELD for each field of the tokens of each split."""
+    """Write data/SPLIT.FIELD for each field of the tokens of each split."""
     for name, part in found.items():
         for field in fields(part.tokens):
             getattr(part.tokens, field.name).save(run.path("data", f"{name}.{field.name}"))
 
 
 def load_tokens(run: Run, split: str, kind: type[AnyTokens]) -> AnyTokens:
-    """The tokens that ``prepare`` left for a split, mapped into memory. kind: a dataclass of ``TokenRows``."""
+    """The tokens that ``prepare`` wrote for a split, memory-mapped. kind: a dataclass of ``TokenRows``."""
     return kind(*(TokenRows.load(run.path("data", f"{split}.{field.name}")) for field in fields(kind)))
 
 
@@ -150,9 +150,9 @@ def split_sizes(records: Mapping[str, Sequence[PreparedRow]], found: dict[str, A
 
 
 def overlap_notes(overlap: dict[str, OverlapCounts], asked: str) -> list[str]:
-    """A sentence for each pair of splits that share rows. asked: the part of a row that was looked at."""
+    """A sentence for each pair of splits that share rows. asked: the part of a row that was compared."""
     return [
-        f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s also occur in ')} too, after normalising"
+        f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s also occur in ')} after normalising"
         for name, counts in overlap.items()
         if counts.normalised
     ]
@@ -160,7 +160,7 @@ def overlap_notes(overlap: dict[str, OverlapCounts], asked: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and whether it came to an end by itself."""
+    """A generated text, and whether the model ended it with the end token."""
 
     text: str
     tokens: int
@@ -168,7 +168,7 @@ class Answer:
 
 
 def answer_groups(lengths: list[int], max_new_tokens: int, beams: int = 1) -> list[list[int]]:
-    """Which prompts, of so many tokens each, are answered together."""
+    """The prompts, by their number, that are answered in one batch. lengths: tokens of each prompt."""
     return micro_batches(list(range(len(lengths))), [length + max_new_tokens for length in lengths], TOKENS // beams)
 
 
@@ -180,9 +180,9 @@ def write_answers(
     show: str,
     beams: int = 1,
 ) -> list[Answer]:
-    """An answer to each prompt, in their order.
+    """An answer to each prompt, in the order of the prompts.
 
-    lengths: tokens of each prompt. write: numbers of prompts -> the new tokens (B, T) of each.
+    lengths: tokens of each prompt. write: numbers of B prompts -> their new tokens (B, T).
     """
     answers: dict[int, Answer] = {}
     with progress(show, len(lengths), unit="prompts") as advance:
@@ -201,19 +201,19 @@ def _answer(new: list[int], tokenizer: Tokenizer) -> Answer:
 
 @dataclass(frozen=True)
 class TestRows(Generic[R]):
-    """The test's rows that fit into the model, and what else is known of them."""
+    """The test rows that fit into the model, with the nearest training answers."""
 
     records: list[R]
     asked: list[str]  # questions or sources
-    wanted: list[str]  # the right answers
-    nearest: list[str]  # the answer to the training row that is asked most alike
-    clean: np.ndarray  # bool (n,), whether a row is asked in no other split
+    wanted: list[str]  # reference answers or targets
+    nearest: list[str]  # the answer of the most similar training row
+    clean: np.ndarray  # bool (n,), whether a row's question occurs in no other split
 
 
 def gather_test_rows(
     records: dict[str, list[R]], used: list[int], asked: Callable[[R], str], wanted: Callable[[R], str]
 ) -> TestRows[R]:
-    """The test's rows of these numbers. asked, wanted: the parts of a record."""
+    """The test rows with these row numbers. asked, wanted: get the question and the reference of a record."""
     keep = set(used)
     test = [record for record in records["test"] if record.row in keep]
     questions = {name: [asked(record) for record in part] for name, part in (records | {"test": test}).items()}
@@ -223,9 +223,10 @@ def gather_test_rows(
 
 
 def result_rows(kind: type[Row], test: TestRows[Any], written: dict[str, WrittenTexts]) -> list[Row]:
-    """A row of the results for each test row: its number, what is asked and wanted, and what was written.
+    """One row of the results for each test row.
 
-    kind: a dataclass with six fields in that order, the answers being those after and before training and the nearest.
+    kind: a dataclass with the fields row number, question, reference, output after training, output before training and
+    the nearest training answer, in this order.
     """
     return [
         kind(*values)
@@ -242,18 +243,18 @@ def result_rows(kind: type[Row], test: TestRows[Any], written: dict[str, Written
 
 
 def written_texts(answers: list[Answer], nats: np.ndarray, right: np.ndarray | None = None) -> WrittenTexts:
-    """Answers as they are scored; nats, right: as ``WrittenTexts`` has them."""
+    """Answers in the form that is scored. nats, right: fields of ``WrittenTexts``."""
     return WrittenTexts([own.text for own in answers], [own.ended for own in answers], nats, right)
 
 
 def spread_rows(rows: Sequence[Row], most: int = SAMPLES) -> list[Row]:
-    """Some rows at even distances, not chosen by how they came out."""
+    """Evenly spaced rows, not selected by quality."""
     shown = min(most, len(rows))
     return [rows[len(rows) * (2 * i + 1) // (2 * shown)] for i in range(shown)]
 
 
 def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
-    """A table of records, a column for each field, that a spreadsheet takes for text."""
+    """Write records as a CSV table with a column per field; formulas are escaped for spreadsheets."""
     with atomic_write(path) as file:
         writer = table_writer(file)
         writer.writerow(field.name for field in fields(rows[0]))
@@ -263,7 +264,7 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
 def probe_training(
     train: AnyExamples, val: AnyExamples, settings: Train, build: Callable[[AnyExamples, AnyExamples], Job]
 ) -> Probe:
-    """The steps that a dry run tries, with a validation of one forward pass: the largest."""
+    """The steps that a dry run measures, with a validation of a single forward pass, the largest one."""
     whole, lengths = build(train, val), val.lengths()
     largest = max(
         micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),
@@ -275,9 +276,9 @@ def probe_training(
 def writing_seconds(
     lengths: list[int], max_new_tokens: int, write: Callable[[list[int]], object], beams: int = 1
 ) -> float:
-    """Seconds of answering all prompts before and after training, were every answer as long as allowed.
+    """Upper estimate of the seconds to answer all prompts before and after training: each answer has maximum length.
 
-    lengths: tokens of each prompt. write: answers the prompts of these numbers with ``TRIED`` tokens each.
+    lengths: tokens of each prompt. write: answers the prompts with these numbers with ``TRIED`` tokens each.
     """
     groups = answer_groups(lengths, max_new_tokens, beams)
     some = groups[len(groups) // 2]

@@ -86,13 +86,13 @@ def test_answers_are_learned_measured_reported_exported_and_given(trained, finet
     same = sum(row["answer"].split() == row["reference"].split() for row in rows) / len(rows)
     assert evaluation["metrics"]["exact_match"]["value"] == pytest.approx(same)
     html = (trained / "report" / "index.html").read_text(encoding="utf-8")
-    assert all(part in html for part in ("What it cannot do", "Samples before and after", "of before", "finetune chat"))
+    assert all(part in html for part in ("Limits", "Samples before and after", "of before", "finetune chat"))
     assert "<script" not in html
 
     monkeypatch.setattr("sys.stdin", io.StringIO("Say two.\n\n/nothing\n/reset\nSay two.\n/quit\nSay six.\n"))
     said = finetune("chat", trained, "--max-new-tokens", "6")
     assert said.status == 0 and len(set(said.out.splitlines())) == 1 and len(said.out.splitlines()) == 2
-    assert "no command '/nothing'" in said.err and "forgotten" in said.err
+    assert "unknown command '/nothing'" in said.err and "conversation cleared" in said.err
     again = finetune("run", "instruct", "--set", "data=pairs.jsonl", *TINY, "--set", "train.epochs=8")
     assert "nothing left to do" in again.out and f"chat {Path('runs', 'instruct')}" in again.out
     assert "exact match" in again.out and "the model before training" in again.out
@@ -153,7 +153,7 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
     "setting, words",
     [
         ("train.metric=accuracy", "not a validation metric of the task instruct"),
-        ("split.protocol=balanced", "is for labelled tables"),
+        ("split.protocol=balanced", "needs a labelled table"),
         ("columns.text=x", "read by the task classify"),
         ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),

@@ -187,7 +187,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
     "settings, words",
     [
         (["train.method=head"], "method head has nothing to train here"),
-        (["split.protocol=balanced"], "is for labelled tables"),
+        (["split.protocol=balanced"], "needs a labelled table"),
         (["seq2seq.source=nothing"], "nothing"),
         (["columns.text=digits"], "columns.text has no effect in seq2seq"),
         (["seq2seq.length_penalty=2"], "only beam search"),

@@ -148,7 +148,7 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
 def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
     done = finetune(*SETTINGS, "--dry-run", "--set", 'methods.candidates=["head","full","padded"]')
     assert done.status == 0, done.err
-    assert done.out.count("estimate") >= 2 and "head alone" in done.out and "all weights" in done.out
+    assert done.out.count("estimate") >= 2 and "head only" in done.out and "all weights" in done.out
     assert not Path("runs").exists()
 
 

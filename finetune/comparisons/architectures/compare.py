@@ -1,4 +1,4 @@
-"""The comparison of the finished trainings: for each task and start the architectures on the same test rows."""
+"""The comparison of the finished trainings: for each task and initialisation, the architectures on the same test rows."""
 
 import math
 
@@ -37,10 +37,10 @@ def compare(
     layers: tuple[int, int],
     masking: str,
 ) -> ArchitecturesComparison:
-    """For each task and start the architectures beside each other, on the same rows.
+    """Compare the architectures for each task and initialisation on the same rows.
 
-    results: by training and seed, as ``Training.key`` names them. layers: of the encoder-decoder, as ``equal_layers``
-    gives. masking: how words are masked, in words.
+    results: by ``Training.key``. layers: of the encoder-decoder, from ``equal_layers``. masking: a phrase on how words
+    are masked.
     """
     asked, prepared = recipe.architectures, run.result("prepare", ClassifyPrepared)
     labels, seeds = prepared.labels, range(recipe.train.seed, recipe.train.seed + asked.seeds)
@@ -88,7 +88,7 @@ def _group(
     members: list[Training],
     fits: dict[str, list[FinishedTraining]],
 ) -> Group:
-    """One table: the members' figures on the same rows, each beside the decoder where there is one."""
+    """One table: the members' metrics on the same rows, compared with the decoder if there is one."""
     resamples, seed = recipe.evaluate.resamples, recipe.split.seed
     reference = next((one.name for one in members if one.architecture == DECODER), members[0].name)
     scores = {name: np.array([fit.scores for fit in own]) for name, own in fits.items()}
@@ -140,5 +140,5 @@ def _group(
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The weights' name without the folders before it."""
+    """The weights' name without its folders."""
     return recipe.weights.rpartition("/")[2]

@@ -25,10 +25,10 @@ class Datasets:
     classify: dict[str, Examples]
     numbers: dict[str, list[Pair]]
     text: dict[str, list[Pair]]
-    text_bytes: np.ndarray  # of each test piece's target (n,)
+    text_bytes: np.ndarray  # bytes of each test piece's target (n,)
 
     def rows(self, task: str) -> int:
-        """Rows to train on."""
+        """Number of training rows."""
         return len(
             {CLASSIFY: self.classify["train"].ids, NUMBERS: self.numbers["train"], TEXT: self.text["train"]}[task]
         )
@@ -62,7 +62,7 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
     }
     if empty := [name for name, part in text.items() if not part]:
         raise RecipeError(
-            f"no piece of text is left for {empty[0]}",
+            f"no piece of text is long enough for {empty[0]}",
             got=f"architectures.piece_tokens {asked.piece_tokens}",
             do="Lower it.",
         )
@@ -71,5 +71,5 @@ def gather(recipe: Recipe, run: Run, tokenizer: Tokenizer) -> Datasets:
 
 
 def whole(pairs: list[Pair]) -> list[list[int]]:
-    """Source and target of running text as one row."""
+    """Source and target of running text joined to one row."""
     return [pair.source + pair.target for pair in pairs]

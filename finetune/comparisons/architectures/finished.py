@@ -10,7 +10,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class NamedBasis(Basis):
-    """What a line begins with."""
+    """The first fields of a line."""
 
     threads: str
     key: str  # the training's name and its seed
@@ -18,17 +18,17 @@ class NamedBasis(Basis):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Record):
-    """How a model does on the test rows."""
+    """A model's scores on the test rows."""
 
-    scores: list[int] | list[float]  # of each row: the predicted class, whether a number is right, or nats
-    examples: list[tuple[str, str, str]] = field(default_factory=list)  # source, reference and what was written
-    parts: list[int] = field(default_factory=list)  # of each row that is scored in nats: its masked tokens, or bytes
+    scores: list[int] | list[float]  # of each row: predicted class, correct (0 or 1), or nats
+    examples: list[tuple[str, str, str]] = field(default_factory=list)  # source, reference and output
+    parts: list[int] = field(default_factory=list)  # for scores in nats: masked tokens or bytes of each row
     said: str  # the score in words
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedTraining(Scored, NamedBasis):
-    """A line of trainings.jsonl: what the training depends on, what it gives and what it took."""
+    """A line of trainings.jsonl: what the training depends on, its results and its costs."""
 
     parameters: int
     state_bytes: int  # weights and optimizer
@@ -45,7 +45,7 @@ class FinishedTraining(Scored, NamedBasis):
 def read_finished(path: Path, basis: Basis) -> dict[str, FinishedTraining]:
     """Finished trainings by key: complete lines from the same recipe, data, weights and machine.
 
-    A line that is no JSON, as a crash leaves it, is passed over. RunError for one of another shape.
+    Skips a line that is not JSON, which a crash may leave. Raises RunError for a line with other fields.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     found = {}
@@ -55,7 +55,7 @@ def read_finished(path: Path, basis: Basis) -> dict[str, FinishedTraining]:
         except (ValueError, RecursionError):
             continue
         entry = FinishedTraining.from_json(
-            value, f"{path}, line {number}", do="Delete this line, and its training is done again."
+            value, f"{path}, line {number}", do="Delete this line to repeat its training."
         )
         if entry.same(basis):
             found[entry.key] = entry
@@ -63,7 +63,7 @@ def read_finished(path: Path, basis: Basis) -> dict[str, FinishedTraining]:
 
 
 def append_finished(path: Path, entry: FinishedTraining) -> None:
-    """Append a line, after ending one that a crash left incomplete."""
+    """Append a line; if a crash left an incomplete line, begin a new one first."""
     with open(path, "ab+") as file:
         file.seek(max(file.tell() - 1, 0))
         ended = file.read(1) in (b"", b"\n")

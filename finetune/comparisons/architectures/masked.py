@@ -1,4 +1,4 @@
-"""Masked-language-model pretraining: an encoder learns the words that are hidden from it (Devlin et al. 2019)."""
+"""Masked-language-model pretraining: an encoder learns to predict masked tokens (Devlin et al. 2019)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,17 +18,17 @@ MASK = "<|mask|>"
 
 
 def choose_masking(tokenizer: Tokenizer, seed: int) -> tuple[Masking, int, str]:
-    """How texts of this vocabulary are masked, how many rows the embedding needs for it, and that in words.
+    """The masking for this vocabulary, the number of new embedding rows that it needs, and a phrase about it.
 
-    A vocabulary without the mask, as GPT-2's, gets one token more, behind all others.
+    A vocabulary without a mask token, such as GPT-2's, gets one as its last token.
     """
     new = int(MASK not in tokenizer.special_tokens)
     mask = tokenizer.special_tokens.get(MASK, tokenizer.vocab_size)
     special = frozenset({*tokenizer.special_tokens.values(), mask})
     said = (
-        f"this vocabulary has no {MASK}: the encoder's embedding gets one row for it"
+        f"the vocabulary has no {MASK}, so the encoder's embedding gets one row for it"
         if new
-        else f"the vocabulary's own {MASK} hides tokens"
+        else f"the vocabulary's {MASK} is used"
     )
     return Masking(mask, special, tokenizer.vocab_size + new, seed), new, said
 
@@ -36,7 +36,7 @@ def choose_masking(tokenizer: Tokenizer, seed: int) -> tuple[Masking, int, str]:
 def masked_batch(
     rows: Sequence[list[int]], numbers: list[int], epoch: int, masking: Masking
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and where the inputs are no pads, (B, T) each. numbers: the rows' own."""
+    """Inputs, targets and attention mask, (B, T) each. numbers: the rows' numbers."""
     drawn = [masking.apply(row, epoch, number, IGNORE) for row, number in zip(rows, numbers, strict=True)]
     inputs, attention_mask = padded([own.tolist() for own, _ in drawn], masking.mask)
     targets, _ = padded([own.tolist() for _, own in drawn], IGNORE)
@@ -51,7 +51,7 @@ def build_job(
     budget: int,
     device: torch.device,
 ) -> Job[LossModule]:
-    """Everything the loop needs. budget: tokens of a forward pass where it validates."""
+    """The job for the training loop. budget: tokens per forward pass in validation."""
 
     def batch(rows: list[int], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         return masked_batch([train[i] for i in rows], rows, epoch, masking)
@@ -76,7 +76,7 @@ def build_job(
 def measure(
     model: LossModule, rows: Sequence[list[int]], masking: Masking, budget: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cross entropy in nats, and the tokens predicted, summed over rows that ran together; always the same masks."""
+    """Cross-entropy in nats and number of predicted tokens of each batch of rows; the masks are always the same."""
     together = max(budget // max(map(len, rows)), 1)
     parts = [list(range(start, min(start + together, len(rows)))) for start in range(0, len(rows), together)]
     nats = summed_nll(model, (masked_batch([rows[i] for i in part], part, 0, masking) for part in parts), device)
@@ -85,5 +85,5 @@ def measure(
 
 @torch.no_grad()
 def summed_nll(model: LossModule, batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> np.ndarray:
-    """The summed cross entropy of each batch."""
+    """The summed cross-entropy of each batch."""
     return np.array([float(model(*(tensor.to(device) for tensor in batch))) for batch in batches])

@@ -1,7 +1,7 @@
-"""BERT's masking: which tokens are hidden, and what stands in their place.
+"""BERT's masking: which tokens are masked, and what replaces them.
 
-Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.1; drawn anew in each epoch (RoBERTa, Liu et al. 2019,
-arXiv:1907.11692, section 4.1).
+Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.1; with new masks in each epoch (RoBERTa, Liu et al.
+2019, arXiv:1907.11692, section 4.1).
 """
 
 from collections.abc import Collection
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHARE = 0.15  # of the tokens are to be predicted
-AS_MASK, AS_RANDOM = 0.8, 0.1  # of these become the mask or any token; the others stay
+SHARE = 0.15  # share of tokens to predict
+AS_MASK, AS_RANDOM = 0.8, 0.1  # shares of these that become the mask or a random token; the others stay
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How rows of one vocabulary are masked: a pure function of (seed, epoch, row), so nothing has to be stored.
+    """Masks rows as a pure function of (seed, epoch, row), so nothing has to be stored.
 
-    special: ids that are never hidden and never put in, the mask and a pad among them.
+    special: ids that are never masked and never a random replacement, including the mask and padding.
     """
 
     mask: int
@@ -26,12 +26,12 @@ class Masking:
     seed: int
 
     def count(self, ids: list[int]) -> int:
-        """How many tokens of a row are to be predicted, at least one where there is any; the same in each epoch."""
+        """Number of tokens of a row to predict, at least one if the row has any; the same in each epoch."""
         ordinary = sum(token not in self.special for token in ids)
         return max(round(SHARE * ordinary), 1) if ordinary else 0
 
     def apply(self, ids: list[int], epoch: int, row: int, ignore: int) -> tuple[np.ndarray, np.ndarray]:
-        """A row's inputs and targets, (T,) each; a target is the token that was there, or `ignore`."""
+        """A row's inputs and targets, (T,) each; a target is the original token at a chosen position, else `ignore`."""
         random = np.random.default_rng([self.seed, epoch, row])
         inputs = np.array(ids, dtype=np.int64)
         special = np.array(sorted(self.special))

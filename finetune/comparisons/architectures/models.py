@@ -1,4 +1,4 @@
-"""Encoder-only, decoder-only and encoder-decoder of equal size, each made to do the same tasks."""
+"""Encoder-only, decoder-only and encoder-decoder models of equal size for the same tasks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,12 +30,12 @@ RANDOM, PRETRAINED, MASKED, WHOLE = "random", "pretrained", "masked", "whole"
 NAMES = {ENCODER: "encoder-only", DECODER: "decoder-only", BOTH: "encoder-decoder"}
 
 Core = GPT | Encoder | EncoderDecoder
-Reader = Classifier | EncoderClassifier | EncoderDecoderClassifier  # of a class, on top of one of them
+Reader = Classifier | EncoderClassifier | EncoderDecoderClassifier  # one of them with a classification head
 
 
 @dataclass(frozen=True)
 class Training:
-    """One of the comparison's trainings: what is learnt, by which architecture, and what it begins with."""
+    """One of the comparison's trainings: its task, architecture and initialisation."""
 
     task: str
     architecture: str
@@ -43,17 +43,17 @@ class Training:
 
     @property
     def name(self) -> str:
-        """As recipes name it."""
+        """Its name in recipes."""
         return f"{self.task}-{self.architecture}-{self.start}"
 
     def key(self, seed: int) -> str:
-        """As its result is named."""
+        """The key of its result."""
         return f"{self.name}-{seed}"
 
     @property
     def label(self) -> str:
-        """As the report names it."""
-        more = {MASKED: ", after masked words", WHOLE: ", all blocks on each side"}
+        """Its name in the report."""
+        more = {MASKED: ", after masked-word training", WHOLE: ", all blocks on each side"}
         return NAMES[self.architecture] + more.get(self.start, "")
 
 
@@ -71,22 +71,22 @@ TRAININGS = {
         Training(task, architecture, start) for (task, architecture), starts in STARTS.items() for start in starts
     )
 }
-READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # what an encoder that begins `masked` was before
+READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # the training whose weights the start `masked` uses
 
 
 def count(model: nn.Module) -> int:
-    """Parameters."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def equal_layers(config: GPTConfig) -> tuple[int, int]:
-    """Encoder and decoder blocks of the encoder-decoder whose size comes nearest to the GPT's; at least one each.
+    """Encoder and decoder blocks of the encoder-decoder whose size is closest to the GPT's; at least one each.
 
-    Of pairs that are level (within half a percent of the GPT) the one with the most even sides.
+    Among pairs that are equally close (within half a percent of the GPT) the one with the most similar sides.
     """
     shape = VariantConfig(**asdict(config))
     plain, cross = count(Block(shape)), count(Block(shape, cross=True))
-    more = config.context * config.width + 2 * config.width  # a second table of positions, a second last norm
+    more = config.context * config.width + 2 * config.width  # a second position embedding, a second final norm
     whole = (config.vocab_size + config.context + 2) * config.width + config.layers * plain
     pairs = [(encoder, decoder) for encoder in range(1, config.layers + 1) for decoder in range(1, config.layers + 1)]
 
@@ -99,9 +99,9 @@ def equal_layers(config: GPTConfig) -> tuple[int, int]:
 
 
 def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers: tuple[int, int]) -> Core:
-    """The training's model of the GPT's shape, on its weights or on random ones. layers: as ``equal_layers`` gives.
+    """The training's model in the GPT's shape, with its weights or random ones. layers: from ``equal_layers``.
 
-    new_tokens: rows that an encoder's embedding gets for the mask.
+    new_tokens: new rows of an encoder's embedding for the mask.
     """
     fresh = training.start == RANDOM
     if training.architecture == DECODER:
@@ -112,12 +112,14 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
     if fresh:
         shape = asdict(gpt.config) | {"encoder_layers": layers[0], "layers": layers[1]}
         return EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
-    silent = training.task != CLASSIFY  # a decoder that writes knows how to; one that reads a class has to look first
+    silent = (
+        training.task != CLASSIFY
+    )  # zero-initialised cross-attention keeps what a decoder can generate; a classifier must attend at once
     return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
 
 
 def with_head(model: Core, classes: int, start: int, seed: int) -> Reader:
-    """A model with a fresh linear head. start: the token at which an encoder-decoder's decoder is asked."""
+    """A model with a new linear head. start: the decoder input token of an encoder-decoder."""
     if isinstance(model, EncoderDecoder):
         return EncoderDecoderClassifier(model, classes, start).initialise_head(seed)
     if isinstance(model, GPT):
@@ -126,13 +128,13 @@ def with_head(model: Core, classes: int, start: int, seed: int) -> Reader:
 
 
 def read_class(module: nn.Module, ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Class logits of any of the three: (B, T), (B, T) -> (B, K)."""
-    plain = getattr(module, "module", module)  # several processes wrap it
+    """Class logits of any of the three architectures: (B, T), (B, T) -> (B, K)."""
+    plain = getattr(module, "module", module)  # multi-process training wraps it
     return module(ids, attention_mask.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, attention_mask)
 
 
 def class_job(model: Reader, train: Examples, val: Examples, budget: int, device: torch.device) -> Job[Reader]:
-    """A classifier's training; budget: tokens of a forward pass where it validates."""
+    """A classifier's job. budget: tokens per forward pass in validation."""
     classes = list(range(model.head.out_features))
 
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
@@ -175,17 +177,17 @@ def class_logits(model: Reader, ids: Sequence[list[int]], budget: int, device: t
 
 
 def pair_tensors(model: SumsLoss, end: int, whole: bool = False) -> Callable[[list[Pair]], tuple[Tensor, ...]]:
-    """How a decoder or an encoder-decoder is given pairs; whole: as ``one_sequence`` says, for a decoder."""
+    """The function that collates pairs for a decoder or an encoder-decoder. whole: as in ``one_sequence``."""
     if isinstance(model, EncoderDecoder):
         return lambda pairs: two_sequences(pairs, end, IGNORE)
     return lambda pairs: one_sequence(pairs, end, IGNORE, whole)
 
 
 def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job[LossModule]:
-    """The training of a decoder or an encoder-decoder on pairs.
+    """The job of a decoder or an encoder-decoder on pairs.
 
-    A row is as long for both, so that both meet the same rows in the same batches. Running text teaches a decoder all
-    of its tokens, an encoder-decoder those of the target; both are measured on those.
+    Rows have the same length for both, so that both get the same batches. On running text a decoder's training loss
+    covers all tokens, an encoder-decoder's only the target; both are evaluated on the target.
     """
     running = not train[0].ends
     learn, measured = pair_tensors(model, end, whole=running), pair_tensors(model, end)
@@ -212,7 +214,7 @@ def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: 
 
 
 def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
-    """The cross entropy of each pair's target, in nats (n,)."""
+    """The cross-entropy of each pair's target in nats (n,)."""
     tensors = pair_tensors(model.model, end)
     return summed_nll(model, (tensors([pair]) for pair in pairs), device)
 
@@ -220,7 +222,7 @@ def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.devic
 def write_targets(
     model: GPT | EncoderDecoder, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device, together: int = 64
 ) -> list[str]:
-    """What a model writes for each source, taking the likeliest token each time; the target's own length is unknown."""
+    """Greedily decoded outputs for each source; the model does not know the target's length."""
     end, family = tokenizer.end_of_text, family_of(model, tokenizer.end_of_text)
     room, found = 2 + max(len(pair.answer(end)) for pair in pairs), []
     for first in range(0, len(pairs), together):

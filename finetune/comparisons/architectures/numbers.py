@@ -1,4 +1,4 @@
-"""Whole numbers in British English words: a task whose answers are right or wrong."""
+"""Whole numbers in British English words: a task with one right answer."""
 
 SMALL = (
     "zero",

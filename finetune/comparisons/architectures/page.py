@@ -19,20 +19,21 @@ from finetune.report.page import Files, Page, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
 
-_LOSSES = ("bits_per_byte", "log_loss")  # the lower the better
+_LOSSES = ("bits_per_byte", "log_loss")  # lower is better
 _NAMES = {"encoder": "encoder-only", "decoder": "decoder-only", "both": "encoder-decoder"}
 _USES = (
     "Encoder-only: for a label, a score or an embedding of a text. Every token sees the whole text, so a prediction does "
-    "not depend on the last token alone, and a text is read in one pass. It does not generate.",
+    "not depend on the last token alone. It cannot generate text.",
     "Decoder-only: for text generation, and when one pretrained model has to serve many tasks. Every token of "
-    "running text is a training target, and source and target form one sequence without new layers. It also classifies, from its "
-    "last token, which has seen all others.",
+    "running text is a training target, and source and target form one sequence without new layers. It can also classify "
+    "from its last token, which has seen all others.",
     "Encoder-decoder: for a source that is fully known and a target that depends on all of it: translation, "
     "rewriting, spelling out. The source is encoded once, bidirectionally, and stays fixed while the target is written. Started "
-    "from a decoder's weights it needs some training before its new cross-attention is useful, and a prefix with its "
-    "continuation teaches it no more than the continuation.",
-    "Results on your own data outweigh these sentences. At this size and with so few rows the initialisation, pretrained or "
-    "random, usually matters more than the architecture; nothing here shows how larger models compare.",
+    "from a decoder's weights, it must first train its new cross-attention. On running text it learns only from the "
+    "continuation, not from the prefix.",
+    "Trust results on your own data more than these general rules. With models this small and so few rows, the "
+    "initialisation (pretrained or random) usually matters more than the architecture. How larger models compare is not "
+    "measured here.",
 )
 
 
@@ -52,13 +53,13 @@ def verdict(comparison: ArchitecturesComparison) -> str:
         reference = next(entry for entry in group.entries if entry.name == group.reference)
         apart = [entry.label for entry in group.entries if entry.difference and entry.difference.p_value < 0.05]
         said.append(f"{text}; {_other_than(apart)} from {reference.label} by more than noise.")
-    return " ".join(said) or "There was only one training per task, so nothing to compare."
+    return " ".join(said) or "There was only one training per task, so there is nothing to compare."
 
 
 def screen_table(comparison: ArchitecturesComparison) -> list[str]:
     """The comparison for the screen: a block of lines per task and initialisation."""
     labels = [entry.label for group in comparison.groups for entry in group.entries]
-    but = ", but for all blocks on each side" if any("all blocks" in label for label in labels) else ""
+    but = ", except with all blocks on each side" if any("all blocks" in label for label in labels) else ""
     lines = [
         f"means of {_seeds(comparison)}, 95 % intervals in brackets; sizes within {100 * comparison.apart:.1f} %{but}"
     ]
@@ -133,7 +134,7 @@ def _sizes(comparison: ArchitecturesComparison) -> Section:
         "both": f"{layers.encoder} in the encoder, {layers.decoder} in the decoder",
     }
     table = Table(
-        "Without the classifier's head",
+        "Sizes without the classification head",
         ["Architecture", "Parameters", "Blocks"],
         [[_NAMES[name], f"{size:,}", blocks[name]] for name, size in sizes.items()],
         frozenset({1}),
@@ -144,10 +145,10 @@ def _sizes(comparison: ArchitecturesComparison) -> Section:
         [
             table,
             Text(
-                f"Largest and smallest differ by {100 * comparison.apart:.1f} %, the closest match with whole blocks: an "
-                "encoder-decoder's decoder has larger blocks (cross-attention), and each of its sides has its own position "
-                "embedding. With pretrained weights the encoder-decoder takes the lowest blocks on each side; the one with all "
-                "blocks on each side (Rothe et al. 2020, arXiv:1907.12461) is labelled as such and is about twice as large. "
+                f"Largest and smallest differ by {100 * comparison.apart:.1f} %, the closest match with whole blocks: the "
+                "decoder blocks of an encoder-decoder are larger (cross-attention), and each side has its own position "
+                "embedding. With pretrained weights the encoder-decoder uses the lowest blocks on each side; the one labelled "
+                "'all blocks on each side' (Rothe et al. 2020, arXiv:1907.12461) is about twice as large. "
                 f"For masked words, {comparison.masking}."
             ),
         ],
@@ -179,7 +180,7 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
         strong=frozenset(i for i, entry in enumerate(entries) if entry.name == group.reference and len(entries) > 1),
     )
     costs = Table(
-        "What it takes",
+        "Costs",
         ["", "Parameters", "Time", "Weights and\noptimizer", "Process\npeak"],
         [
             [
@@ -208,7 +209,7 @@ def _group(comparison: ArchitecturesComparison, group: Group, number: int) -> Se
             [number, answer, *(plots.cut(entry.examples[i][2], 60) for entry in entries)]
             for i, (number, answer, _) in enumerate(entries[0].examples)
         ]
-        columns = ["Number", "Right", *(entry.label for entry in entries)]
+        columns = ["Number", "Correct", *(entry.label for entry in entries)]
         blocks.append(Table("Sample numbers and model outputs", columns, shown))
     return Section(f"group-{number}", _title(group), blocks)
 
@@ -234,15 +235,15 @@ def _figures(group: Group) -> list[Figure]:
         Figure(
             forest,
             _metric_name(group),
-            f"{axis} with 95 % intervals; ahead is {best.label}.",
+            f"{axis} with 95 % intervals; the best is {best.label}.",
             "The dot is the mean over seeds, the bar its interval over test rows; each mark is one seed.",
             wide=True,
         ),
         Figure(
             curves,
             "Learning curves",
-            f"Validation loss over the steps; at the last: {last}.",
-            "First seed only. The checkpoint with the best validation loss is tested.",
+            f"Validation loss over the steps; at the last step: {last}.",
+            "First seed only. The best checkpoint on validation is tested.",
             wide=True,
         ),
     ]
@@ -251,17 +252,17 @@ def _figures(group: Group) -> list[Figure]:
 def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
     first = group.entries[0]
     read = (
-        f"Each training is {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
-        f"{group.rows:,}, the same rows in the same order"
+        f"Each training takes {first.steps:,} optimizer steps of {comparison.batch_size} rows out of "
+        f"{group.rows:,}, with the same rows in the same order"
     )
     what = {
-        "classify": "The head reads the mean of the encoder's tokens, the decoder's last token, or the encoder-decoder's "
-        "decoder state at the start token.",
-        "numbers": f"Numbers below {comparison.number_limit:,}, none of the test numbers in train; an answer is right if it is "
-        "the same except for white space, decoded greedily. Both learn the "
-        "words and the end token.",
-        "text": f"{comparison.piece_tokens} tokens of a held-out document are given, and the same number that follow is "
-        "predicted; both predict the same tokens. In training a decoder learns from all tokens, an "
+        "classify": "The classification head reads the mean over the encoder's tokens, the decoder's last token, or "
+        "the encoder-decoder's decoder state at the start token.",
+        "numbers": f"Numbers below {comparison.number_limit:,}; no test number occurs in train. Answers are decoded "
+        "greedily and are correct if they are identical except for white space. For both architectures "
+        "the loss covers the words and the end token.",
+        "text": f"Given {comparison.piece_tokens} tokens of a held-out document, a model predicts as many that follow; "
+        "these are the same for both architectures. In training a decoder learns from all tokens, an "
         "encoder-decoder only from the predicted ones.",
     }[group.task]
     if group.measure == "masked":
@@ -270,7 +271,7 @@ def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
             "a different quantity from the next-token loss and cannot be compared with it."
         )
     tested = (
-        " Differences are paired on the same rows: paired bootstrap, Holm's correction for the number of rows of "
+        " Differences are tested on the same rows by a paired bootstrap with Holm's correction for the number of entries in "
         "this table. They say nothing about other seeds."
         if len(group.entries) > 1
         else ""
@@ -279,7 +280,7 @@ def _explain(comparison: ArchitecturesComparison, group: Group) -> str:
     majority = (
         ""
         if group.majority is None
-        else f" The most frequent label alone is right on {metric_value('accuracy', group.majority)}."
+        else f" Always predicting the most frequent label has an accuracy of {metric_value('accuracy', group.majority)}."
     )
     return f"{what}{majority} {read}; learning rate {rates}.{tested}"
 
@@ -291,21 +292,21 @@ def _how(comparison: ArchitecturesComparison) -> Section:
         "How it was measured",
         [
             Text(
-                f"Means of {_seeds(comparison)} ({seeds}); the split is the same. The budget is equal in tokens read, not in "
-                "seconds: for the same tokens an encoder-decoder does less work, since a token passes one of its two sides "
-                "only. Learning rate and schedule are the same for one initialisation; neither was tuned for an architecture."
+                f"Means of {_seeds(comparison)} ({seeds}); the split is the same. All architectures read the same number of "
+                "tokens, which does not mean the same time: in an encoder-decoder a token passes through only one of the two "
+                "sides. Learning rate and schedule depend only on the initialisation and were not tuned per architecture."
             ),
             Text(
-                "Time: training with its validations and checkpoints, one after another in one process; "
+                "Time: training, validations and checkpoints; all trainings run one after another in one process; "
                 f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
-                "weight, gradient and two moments of each parameter in fp32, 16 bytes, the part of the memory that grows with "
-                "the model. The process's peak also includes the libraries, the activations and memory that an earlier training "
-                "left, so small models hardly differ in it."
+                "for each parameter the weight, gradient and two moments in fp32 (16 bytes); this part of the memory grows with "
+                "the model. The process peak also includes libraries, activations and memory kept from earlier "
+                "trainings, so it is similar for all small models."
             ),
             Text(
-                "Masked words: of 15 % of the tokens 80 % become the mask, 10 % another token, 10 % stay, drawn anew in each "
-                "epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder that starts after masked words has read the bundled "
-                "text first, a budget that the others in its table did not have."
+                "Masked words: 15 % of the tokens are predicted; of these, 80 % are replaced by the mask, 10 % by a random "
+                "token, and 10 % stay, with a new draw in each epoch (Devlin et al. 2019, arXiv:1810.04805). An encoder labelled "
+                "'after masked-word training' was first trained on the bundled text, so it had more training than the others."
             ),
         ],
     )
@@ -336,7 +337,7 @@ def _other_than(labels: list[str]) -> str:
 
 
 def _difference(group: Group, entry: Entry) -> tuple[str, str]:
-    """The difference with its interval, and its p value; empty and `reference` for the reference."""
+    """The difference with its interval, and its p value; for the reference "" and "reference"."""
     if not entry.difference:
         return "", "reference" if len(group.entries) > 1 else ""
     found = entry.difference.metric(group.metric)

@@ -1,4 +1,4 @@
-"""What a comparison of architectures writes to comparison.json."""
+"""The content of comparison.json for a comparison of architectures."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True)
 class Layers(Record):
-    """Blocks of the encoder-decoder's two sides, and of the others."""
+    """Number of blocks on each side of the encoder-decoder, and in the other architectures."""
 
     encoder: int
     decoder: int
@@ -17,7 +17,7 @@ class Layers(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry(MeasuredCandidate):
-    """One architecture's trainings: what they give and what they take."""
+    """The results and costs of one architecture's trainings."""
 
     architecture: str
     peak_bytes: float
@@ -27,26 +27,26 @@ class Entry(MeasuredCandidate):
     steps: int
     tokens: int
     curve: list[tuple[int, float]]  # step and validation loss, of the first seed
-    examples: list[tuple[str, str, str]]  # source, reference and what was written, of the first seed
+    examples: list[tuple[str, str, str]]  # source, reference and output, of the first seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Record):
-    """The architectures on one task from one start, on the same rows."""
+    """The architectures on one task with one initialisation, on the same rows."""
 
     task: str
-    measure: str  # masked: of masked words; else empty
+    measure: str  # masked: predicts masked words; else empty
     start: str  # random, or the weights' name
     metric: str
     reference: str  # an entry's name
     entries: list[Entry]
-    rows: int  # to train on
-    majority: float | None = None  # accuracy of the most frequent label, where labels are learnt
+    rows: int  # training rows
+    majority: float | None = None  # accuracy of the most frequent label, for classifiers
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitecturesComparison(Comparison):
-    """What comparison.json holds."""
+    """The content of comparison.json."""
 
     seeds: list[int]
     layers: Layers

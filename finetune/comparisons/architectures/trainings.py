@@ -1,4 +1,4 @@
-"""The trainings of the stage ``architectures``, one after the other, and their comparison."""
+"""The trainings of the stage ``architectures``, which run one after another, and their comparison."""
 
 import json
 import math
@@ -64,11 +64,11 @@ from finetune.training.trainable import choose_settings
 if TYPE_CHECKING:
     import torch
 
-RESULTS = "trainings.jsonl"  # a line for each training that is done
-WORK = "training"  # checkpoints of those that are not
-EVALUATIONS = 3  # validations of a training, at least
-EXAMPLES = 6  # written numbers that the report shows
-STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments in fp32
+RESULTS = "trainings.jsonl"  # one line per finished training
+WORK = "training"  # checkpoints of unfinished trainings
+EVALUATIONS = 3  # minimum validations per training
+EXAMPLES = 6  # generated numbers in the report
+STATE_BYTES = 16  # per parameter: weight, gradient and AdamW's two moments in fp32
 QUICK = {
     "architectures": {
         "seeds": 1,
@@ -84,37 +84,41 @@ QUICK = {
     },
     "max_length": 64,
     "evaluate": {"resamples": 1000},
-}  # of --quick
+}  # settings of --quick
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trainings share."""
+    """The values that all trainings share."""
 
     gpt: GPT  # the base weights; each training copies them
     tokenizer: Tokenizer
     width: int
-    layers: tuple[int, int]  # of the encoder-decoder whose size is the others'
+    layers: tuple[int, int]  # of the encoder-decoder of equal size
     masking: Masking
-    new_tokens: int  # that the encoder's embedding gets
+    new_tokens: int  # new rows of the encoder's embedding
     masking_words: str
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before any download or training, for settings that this comparison does not support or read."""
+    """Raise RecipeError, before any download or training, for settings that this comparison does not support."""
     asked = recipe.architectures.trainings
     check_names("training", asked, TRAININGS, "architectures.seeds repeats it.")
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
         raise RecipeError(
-            "an encoder that starts after masked words needs that training first",
+            "a training with start masked needs the masked-word training",
             got=listed(list(asked)),
             do=f"Add {READ_FIRST.name} to architectures.trainings.",
         )
     if all(TRAININGS[name].start == WHOLE for name in asked):
-        raise RecipeError("nothing to compare with", got=listed(list(asked)), do="Add trainings of equal size.")
+        raise RecipeError(
+            "trainings with start whole need others to compare with",
+            got=listed(list(asked)),
+            do="Add trainings of equal size.",
+        )
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
-            "a comparison of architectures trains in one process, classifiers among others",
+            "a comparison of architectures needs task classify and one process",
             got=f"task {recipe.task}, --processes {processes}",
         )
 
@@ -186,7 +190,7 @@ def _start_words(recipe: Recipe, training: Training) -> str:
 def settings_for(
     asked: Train, training: Training, rows: int, parameters: int, width: int, seed: int, steps: int
 ) -> Train:
-    """The recipe's settings for one training: a fixed number of steps without early stopping, so all read the same amount."""
+    """The recipe's settings for one training: a fixed number of steps without early stopping, so that all read as many rows."""
     settings, _ = choose_settings(
         asked.model_copy(update={"method": "full", "epochs": 1, "seed": seed}),
         parameters,
@@ -271,7 +275,7 @@ def _measure(
     budget: int,
     device: "torch.device",
 ) -> Scored:
-    """A score of each test row: the class, whether a number is right, or nats; `said` sums them up."""
+    """A score for each test row (predicted class, correct or not, or nats), and a summary in `said`."""
     test, tokenizer = getattr(datasets, training.task)["test"], shared.tokenizer
     if training.task == CLASSIFY:
         assert not isinstance(model, LossModule)

@@ -12,7 +12,7 @@ LAST, FIRST, PADDED = "last", "first", "padded"  # the token whose hidden state 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method. reads: the last real token, the first one, or the last pad of a text padded to a common length."""
+    """One method. reads: the last token of the text, the first one, or the last padding token at a common length."""
 
     label: str
     method: str
@@ -21,7 +21,7 @@ class Candidate:
     reads: str = LAST
 
     def settings(self, asked: Train, seed: int) -> Train:
-        """The recipe's settings with this method applied; learning rate and epochs stay open if they were."""
+        """The recipe's settings with this method; learning rate and epochs are chosen later unless set."""
         unread = [] if self.method == "lora" else [name for name in Train.model_fields if name.startswith("lora_")]
         return asked.model_copy(
             update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed}
@@ -30,22 +30,22 @@ class Candidate:
 
 
 CANDIDATES = {
-    "head": Candidate("head alone", "head"),
+    "head": Candidate("head only", "head"),
     "last-block": Candidate("last block", "last-blocks", 1),
     "last-two-blocks": Candidate("last two blocks", "last-blocks", 2),
     "full": Candidate("all weights", "full"),
     "lora": Candidate("LoRA", "lora"),
     "full-random": Candidate("all weights, random start", "full", pretrained=False),
     "first-token": Candidate("last block, read at the first token", "last-blocks", 1, reads=FIRST),
-    "padded": Candidate("last block, padded, read at the last pad", "last-blocks", 1, reads=PADDED),
+    "padded": Candidate("last block, padded, read at the last padding token", "last-blocks", 1, reads=PADDED),
 }
 
 
 def read_out(ids: TokenRows, reads: str, length: int, pad: int) -> TokenRows:
-    """The rows changed so that the head, at the last token, reads what `reads` says.
+    """Change the rows so that the head, which reads the last token, reads the token of `reads`.
 
-    Attention is causal: the first token's state depends on that token alone, so a text cut to it is the same and
-    costs less. Padded rows are filled with `pad`, which attention sees, to `length`, and cut there.
+    With causal attention the first token's state depends only on that token, so truncating the text to it gives the
+    same at less cost. Padded rows are filled with `pad` to `length`, without masking it, and truncated there.
     """
     if reads == LAST:
         return ids

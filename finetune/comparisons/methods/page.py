@@ -1,4 +1,4 @@
-"""The report of a comparison: every way to adapt the weights in one table and one picture."""
+"""The report of a comparison: all fine-tuning methods in one table and one picture."""
 
 from finetune.comparisons.methods.results import MethodCandidate, MethodsComparison
 from finetune.evaluation.results import Difference
@@ -25,7 +25,7 @@ from finetune.tasks.classify.score import TFIDF
 
 
 def verdict(comparison: MethodsComparison) -> str:
-    """Which candidates differ from the reference by more than noise, and the best beside TF-IDF."""
+    """The reference's accuracy, and which candidates differ from it by more than noise."""
     reference = _reference(comparison)
     said = [
         f"{reference.label[:1].upper()}{reference.label[1:]} ({comparison.why}): accuracy "
@@ -39,17 +39,17 @@ def verdict(comparison: MethodsComparison) -> str:
             if difference.p_value < 0.05 and sign * difference.metric("accuracy").known_value() > 0
         ]
         if found:
-            said.append(f"{word} than that by more than noise: {'; '.join(found)}.")
+            said.append(f"{word} than this by more than noise: {'; '.join(found)}.")
     level = [label for label, difference in others if difference.p_value >= 0.05]
     if level:
-        said.append(f"Within noise of it: {'; '.join(level)}.")
+        said.append(f"Difference within noise: {'; '.join(level)}.")
     return " ".join(said)
 
 
 def screen_table(comparison: MethodsComparison) -> list[str]:
     """The comparison for the screen, one line per candidate."""
     metric = _metric(comparison)
-    rows = [["", "moves", "time", "peak", "accuracy", metric, "difference", "p (Holm)"]]
+    rows = [["", "trained", "time", "peak", "accuracy", metric, "difference", "p (Holm)"]]
     for entry in comparison.candidates:
         moves = "" if entry.trainable is None else f"{entry.trainable:,}"
         difference = entry.difference
@@ -107,7 +107,7 @@ def _tiles(comparison: MethodsComparison) -> list[Tile]:
     best = max(others, key=lambda entry: entry.metric("accuracy").known_value(), default=None)
     shown = [
         (_reference(comparison), "reference"),
-        *([(best, "the highest of the others on test")] if best else []),
+        *([(best, "highest test accuracy of the others")] if best else []),
         (comparison.candidates[-1], "baseline"),
     ]
     tiles = []
@@ -164,24 +164,24 @@ def _accuracies(comparison: MethodsComparison) -> Section:
         ),
         "Accuracy",
         f"Test accuracy of {len(rows)} candidates with 95 % intervals; the highest is {best.label}.",
-        "The bar is the mean over the seeds with its interval over test rows, the small marks are the seeds. Where "
-        "bars overlap widely the order says little; the paired test in the table is more sensitive.",
+        "The dot is the mean over the seeds, the bar its interval over test rows; each small mark is one seed. If "
+        "bars overlap widely, their order says little; the paired test in the table is more sensitive.",
         wide=True,
     )
     note = (
-        f"A value is the mean over {_seeds(comparison)}; its interval, by the bootstrap, says how much other test "
-        "rows would change it. Differences are paired: on the same test rows, a row counting as right by the share "
-        "of seeds that got it right. p: paired bootstrap of the accuracy, corrected by Holm for the number of "
-        "candidates; below 0.05 the difference is more than noise in the test rows. It says nothing about other "
-        "seeds; see the table of the seeds."
+        f"Values are means over {_seeds(comparison)}; the bootstrap intervals show how much they would vary with other "
+        "test rows. Differences are measured on the same test rows, where each row counts with the "
+        "share of seeds that predict it correctly. p: paired bootstrap of the accuracy with Holm's correction for the "
+        "number of candidates; below 0.05 the difference is unlikely to come from the choice of test rows. It says "
+        "nothing about other seeds; for those see the table of seeds."
     )
     if any(entry.metric(metric).low == entry.metric(metric).high for entry in candidates):
         note += " A zero-width F1 interval means that the candidate predicts no positive, or every row correctly."
-    return Section("accuracy", "What each way gives", [figure, table, Text(note, small=True), *_clean(comparison)])
+    return Section("accuracy", "Accuracy of each method", [figure, table, Text(note, small=True), *_clean(comparison)])
 
 
 def _clean(comparison: MethodsComparison) -> list:
-    """Accuracy without the test rows whose text occurs in train or validation; nothing if there are none."""
+    """Accuracy without the test rows whose text occurs in train or validation."""
     first = comparison.candidates[0]
     n, clean = first.metric("accuracy").n, first.clean.n
     if clean == n:
@@ -197,7 +197,7 @@ def _clean(comparison: MethodsComparison) -> list:
     return [
         Table(
             "With and without the test rows whose text also occurs in train or validation",
-            ["", f"All {n:,}", f"Clean {clean:,}"],
+            ["", f"All {n:,} rows", f"{clean:,} rows in\nno other split"],
             rows,
             frozenset({1, 2}),
         )
@@ -223,22 +223,21 @@ def _costs(comparison: MethodsComparison) -> Section:
             rows.append([entry.label, *[NONE] * 4, seconds_text(entry.seconds), NONE])
     table = Table(
         "Means over the seeds",
-        ["", "Parameters\nthat move", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"],
+        ["", "Trained\nparameters", "Share", "Epochs", "Learning\nrate", "Time", "Peak memory"],
         rows,
         frozenset(range(1, 7)),
     )
     return Section(
         "costs",
-        "What each way costs",
+        "Cost of each method",
         [
             table,
             Text(
-                "Time: from the weights on disk to the last step; frozen blocks run once per text and count. Learning rate and "
-                "epochs follow the method unless the recipe sets them; training stops early when validation no longer "
-                f"improves. Device: {comparison.device}, {comparison.threads} threads, precision "
+                "Time: from loading the weights to the last step, including one pass of each text through frozen blocks. "
+                "Learning rate and epochs depend on the method unless the recipe sets them; training stops early when "
+                f"validation no longer improves. Device: {comparison.device}, {comparison.threads} threads, precision "
                 f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
-                "Peak memory: of the whole process, one training after another in the order of the rows; what the libraries "
-                "keep from an earlier one is included.",
+                "Peak memory: of the training's process, which also includes the libraries.",
                 small=True,
             ),
         ],
@@ -254,11 +253,12 @@ def _seeds_table(comparison: MethodsComparison) -> Section:
     columns = ["", *(f"Training {i}" for i in range(1, comparison.seeds + 1))]
     return Section(
         "seeds",
-        "How much the seed matters",
+        "Variation between seeds",
         [
             Table("Test accuracy of each training, in percent", columns, rows, frozenset(range(1, len(columns)))),
             Text(
-                "The seed draws the head, the order of the rows and, for the random start, all weights; the split is the same.",
+                "The seed determines the head, the order of the rows and, for the random start, all weights. "
+                "The split is the same.",
                 small=True,
             ),
         ],
@@ -268,15 +268,15 @@ def _seeds_table(comparison: MethodsComparison) -> Section:
 def _reading(comparison: MethodsComparison) -> Section:
     names = {entry.name for entry in comparison.candidates}
     said = {
-        "first-token": "Read at the first token: attention is causal, so that token has seen nothing but itself; "
-        "what is left is what the first word reveals.",
-        "padded": "Padded: every text is filled with end-of-text tokens to the length of the longest training "
-        "text, longer ones are truncated, and the last pad is read. Textbooks often do this; it "
-        "wastes computation on the pads, unlike reading the last real token.",
-        "full-random": "Random start: the same shape and tokens from new random weights, where the recipe leaves "
-        "it open with their own learning rate and number of epochs. If the others start from "
-        "pretrained weights, the gap between it and all weights is the value of pretraining.",
-        "lora": "LoRA trains low-rank matrices beside the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
+        "first-token": "Read at the first token: with causal attention this token sees only itself, so the classifier knows "
+        "only the first token of a text.",
+        "padded": "Padded: every text is padded with end-of-text tokens to the length of the longest training "
+        "text, longer texts are truncated, and the head reads the last padding token. Textbooks often do this; "
+        "compared with reading the last token of the text, it wastes computation on padding.",
+        "full-random": "Random start: a model of the same shape with random weights, with its own learning rate and number of "
+        "epochs unless the recipe sets them. If the others start from pretrained weights, its gap to 'all weights' is "
+        "the value of pretraining.",
+        "lora": "LoRA trains low-rank matrices that are added to the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
     }
     note = comparison.candidates[-1].note
     blocks = [Text(text) for name, text in said.items() if name in names]

@@ -1,4 +1,4 @@
-"""What a comparison of methods writes: a result.json of each training, and comparison.json."""
+"""The files of a comparison of methods: a result.json per training, and comparison.json."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class MethodTraining(Basis):
-    """What a result.json holds: the classes that one training's model predicts for the test rows, and what it took."""
+    """The content of a result.json: a training's predicted classes for the test rows, and its costs."""
 
     threads: int
     predicted: list[int]
@@ -25,7 +25,7 @@ class MethodTraining(Basis):
 
 @dataclass(frozen=True)
 class CleanAccuracy(Record):
-    """The accuracy on the test rows whose text stands in no other split; it has no value where there are none."""
+    """The accuracy on the test rows whose text occurs in no other split; None if there are no such rows."""
 
     value: float | None
     n: int
@@ -33,7 +33,7 @@ class CleanAccuracy(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCandidate(MeasuredCandidate):
-    """One way to adapt the weights, or TF-IDF, which trains none and has a note in their place."""
+    """A fine-tuning method, or TF-IDF, which trains no weights and has a note instead."""
 
     clean: CleanAccuracy
     peak_bytes: float | None = None
@@ -47,7 +47,7 @@ class MethodCandidate(MeasuredCandidate):
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsComparison(Comparison):
-    """What comparison.json holds. The last candidate is TF-IDF."""
+    """The content of comparison.json. The last candidate is TF-IDF."""
 
     reference: str  # a candidate's name
     why: str

@@ -6,7 +6,7 @@ from finetune.config import Settings
 
 
 class Methods(Settings):
-    """What a comparison of methods trains."""
+    """The methods and seeds to compare."""
 
     candidates: tuple[str, ...] = Field(
         ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"),

@@ -33,7 +33,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     check_names("candidate", recipe.methods.candidates, CANDIDATES, "methods.seeds trains it again.")
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
-            "a comparison of methods trains classifiers in one process",
+            "a comparison of methods needs task classify and one process",
             got=f"task {recipe.task}, --processes {processes}",
         )
 
@@ -43,8 +43,8 @@ def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:
     from finetune.comparisons.methods.trainings import plans as all_plans
 
     note = (
-        f"each of these runs {recipe.methods.seeds} times, once per seed; the other candidates, which start at random or read "
-        "their texts differently, are not measured"
+        f"each of these runs {recipe.methods.seeds} times, once per seed; the other candidates, with random weights or "
+        "another token for the head, are not measured"
     )
     return all_plans(recipe), [note]
 

@@ -111,7 +111,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
 
 
 def _candidate(name: str, fits: list[MethodTraining], found: Candidate, clean: CleanAccuracy) -> MethodCandidate:
-    """One way to adapt the weights, from its trainings under each seed."""
+    """A method with the results of its trainings, one per seed."""
     first = fits[0]
     return MethodCandidate(
         name=name,
@@ -129,7 +129,7 @@ def _candidate(name: str, fits: list[MethodTraining], found: Candidate, clean: C
 
 
 def _reference(recipe: Recipe, run: Run, rows: int) -> tuple[str, str]:
-    """The candidate that `auto` would choose here, and why; the first one if that is not compared."""
+    """The candidate that `auto` would choose here, and why; the first one if that candidate is not compared."""
     method, why = choose_method(run.result("verify", Verified).parameters, is_pretrained(recipe), rows, device_type())
     chosen = [
         name
@@ -139,20 +139,24 @@ def _reference(recipe: Recipe, run: Run, rows: int) -> tuple[str, str]:
         and own.pretrained
         and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)
     ]
-    return (chosen[0], f"what auto chooses here: {why}") if chosen else (recipe.methods.candidates[0], "the first one")
+    return (
+        (chosen[0], f"the choice of method auto here: {why}")
+        if chosen
+        else (recipe.methods.candidates[0], "the first candidate")
+    )
 
 
 def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTraining:
     """The result of one training, read from disk if it exists; the weights are not kept.
 
-    Each training runs in its own process, so that its peak memory can be measured. RunError where the file on disk is
-    not one that this version writes.
+    Each training runs in its own process to measure its peak memory. Raises RunError if the file on disk is damaged or
+    from another version.
     """
     directory = run.path("comparison", f"{name}-{seed}")
     written = directory / "result.json"
     found = None
     if written.exists():
-        found = MethodTraining.from_json(read_json(written), written, do="Delete it, and this training is done again.")
+        found = MethodTraining.from_json(read_json(written), written, do="Delete it to repeat this training.")
     if found is None or not found.same(_basis(recipe, run, reads)):
         directory.mkdir(parents=True, exist_ok=True)
         command = ["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)]
@@ -167,7 +171,7 @@ def _basis(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Basis:
 
 
 def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTraining:
-    """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
+    """Train one candidate in this process. Returns its predictions for the test rows and its costs."""
     import torch
 
     recipe = run.recipe()

@@ -1,4 +1,4 @@
-"""The report's section on a classifier's rows: where they come from, how they are divided, what the checks found."""
+"""The report's section on a classifier's data: source, splits and findings of the checks."""
 
 from finetune.report import provenance
 from finetune.report.blocks import Section, Table, Text, facts, percent, sentence, value_text
@@ -6,11 +6,11 @@ from finetune.tables.checks import located
 from finetune.tables.codes import GUIDE
 from finetune.tasks.classify.data import ClassifierCard
 
-_LISTED_LABELS = 20  # in the table of the splits
+_LISTED_LABELS = 20  # labels in the table of the splits
 
 
 def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
-    """Where the rows come from, how they were divided (unless into folds), what the checks found."""
+    """The source of the rows, their splits (if they are divided) and the findings of the checks."""
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     tokens = card.tokens
@@ -23,11 +23,11 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
         ("Groups of the same text", f"{card.groups:,}"),
         ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
         (
-            "Tokens in a text",
+            "Tokens per text",
             f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
             f"longest {value_text(tokens.max)}",
         ),
-        ("Cut at", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)"),
+        ("Truncated to", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)"),
     ]
     return Section(
         "data",
@@ -42,7 +42,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
 
 
 def _split_table(card: ClassifierCard) -> list:
-    """The rows of each label in each split, of the most frequent labels where there are many."""
+    """The rows of each label in each split; if there are many labels, of the most frequent."""
     splits, labels = card.splits, list(card.labels)
     used = {label: sum(split.labels.get(label, 0) for split in splits.values()) for label in labels}
     frequent = set(sorted(labels, key=lambda label: -used[label])[:_LISTED_LABELS])
@@ -72,13 +72,13 @@ def _split_table(card: ClassifierCard) -> list:
 
 
 def _findings(card: ClassifierCard) -> list[Table | Text]:
-    """What the checks found, by code, and which codes were muted."""
+    """The findings of the checks by code, and the muted codes."""
     rows = [[finding.code, finding.level, sentence(located(finding)), finding.do] for finding in card.checks]
     blocks: list[Table | Text] = []
     if rows:
-        blocks.append(Table("What the checks found", ["Code", "Level", "What is there", "What to do"], rows, prose=2))
+        blocks.append(Table("Findings of the checks", ["Code", "Level", "Finding", "What to do"], rows, prose=2))
     if card.muted:
-        blocks.append(Text(f"Muted, and not listed where found: {', '.join(card.muted)}."))
+        blocks.append(Text(f"Muted codes, whose findings are not listed: {', '.join(card.muted)}."))
     if blocks:
         blocks.append(Text(f"The file {GUIDE} of this project explains each code.", small=True))
     return blocks

@@ -1,4 +1,4 @@
-"""A classifier as it is handed over to be written: its label names, and the card of its bundle."""
+"""The exportable form of a classifier: its label names, its bundle card and its README."""
 
 import json
 
@@ -23,7 +23,7 @@ def exportable_run(
     max_length: int,
     texts: list[str],
 ) -> Exportable:
-    """A finished run's classifier. texts: on which it is compared."""
+    """A finished run's classifier. texts: for comparing the export's logits."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
     data = ClassifierCard.from_json(read_json(described), described)
@@ -47,7 +47,7 @@ def exportable_run(
 def exportable(
     name: str, model: Classifier, tokenizer: Tokenizer, card: BundleCard, texts: list[str], facts: list[str]
 ) -> Exportable:
-    """A classifier and its card. facts: lines of its README on how good it is and what it learnt from."""
+    """A classifier and its card. facts: lines of the README on its results and data."""
     labels = card.labels
     config = {
         "num_labels": len(labels),
@@ -70,7 +70,7 @@ def exportable(
 
 
 def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
-    """How good a run's model is, and what it learnt from."""
+    """The results and the data of a run's model, as lines of the README."""
     headline = evaluation.headline
     return [
         f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
@@ -91,7 +91,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- texts are cut at {card.max_length} tokens; temperature {card.temperature:.3f}, threshold {card.threshold}",
+        f"- texts are truncated to {card.max_length} tokens; temperature {card.temperature:.3f}, threshold {card.threshold}",
         f"- {exported.summary}",
         "",
         "## Use",
@@ -104,7 +104,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         '    classify = pipeline("text-classification", "DIRECTORY")',
         '    classify("a text")',
         "",
-        "transformers applies neither temperature nor threshold; both stand in bundle.json.",
+        "transformers applies neither temperature nor threshold; both are in bundle.json.",
         "",
     ]
     return "\n".join(lines)

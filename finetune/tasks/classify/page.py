@@ -31,6 +31,9 @@ from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.score import ClassifierEvaluation, verdict
 
+_MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
+_WORST = 20
+
 
 class Decisions(Protocol):
     """What is known of decisions on rows with labels."""
@@ -41,10 +44,6 @@ class Decisions(Protocol):
     def confusion_matrix(self) -> list[list[int]]: ...
     @property
     def per_class(self) -> list[ClassScores]: ...
-
-
-_MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
-_WORST = 20
 
 
 def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
@@ -78,7 +77,7 @@ PAGE = Page(ClassifierEvaluation, ClassifierCard, page)
 
 
 def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
-    """The numbers at the head, the headline first."""
+    """The main results at the top of the page, the headline first."""
     metrics = evaluation.metrics
     names = [evaluation.headline.metric]
     names += [
@@ -98,7 +97,7 @@ def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
 
 
 def _positive_name(name: str, evaluation: ClassifierEvaluation) -> str:
-    """The metric, with the label it is about."""
+    """The metric with the positive label if it is about that label."""
     of_positive = name in ("f1", "precision", "recall", "roc_auc", "average_precision")
     positive = evaluation.positive
     return f"{metric_name(name)} ({plots.cut(positive)})" if of_positive and positive else metric_name(name)
@@ -131,9 +130,9 @@ def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> S
     )
     notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
     notes.append(
-        f"The difference is in {metric_name(headline)}, its interval from the paired bootstrap. McNemar's "
-        "exact test asks whether both are right equally often on the same rows: below 0.05 the "
-        "difference is more than noise. The verdict above uses this p for accuracy and the interval for "
+        f"The difference is in {metric_name(headline)}, with its interval from a paired bootstrap. McNemar's "
+        "exact test checks whether model and baseline are correct equally often on the same rows; with p below 0.05 "
+        "the difference is unlikely to be noise. The verdict at the top uses this p for accuracy and the interval for "
         "other metrics. Time: training for the model, fitting and scoring for a baseline."
     )
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
@@ -164,15 +163,15 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     n_val = next((entry.n for entry in validation.values()), 0)
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
     note = (
-        "\N{DOWNWARDS ARROW} lower is better. Accuracy has Wilson's interval, the others the bootstrap's. The "
-        "best checkpoint, temperature and threshold were chosen on validation, so its numbers are optimistic. "
-        "Resampling adds to the calibration error, so its interval is biased upward."
+        "\N{DOWNWARDS ARROW}: lower is better. The interval of accuracy is Wilson's, the others are bootstrap intervals. "
+        "The best checkpoint, temperature and threshold were chosen on validation, so the validation metrics are "
+        "optimistic. Resampling increases the calibration error, so its interval is biased upward."
     )
     defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
     if any(entry.low == entry.high for entry in defined):
         note += (
             " A zero-width interval means that no resample differed, not that the value is certain: "
-            "with so few errors, use the interval of the accuracy."
+            "with so few errors, rely on the interval of the accuracy."
         )
     return Section(
         "metrics",
@@ -185,7 +184,7 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
 
 
 def confusion(evaluation: Decisions) -> Section:
-    """The confusion matrix, or for many labels its largest entries off the diagonal."""
+    """The confusion matrix, or for many labels the most frequent confusions."""
     labels, matrix = evaluation.labels, evaluation.confusion_matrix
     total = sum(map(sum, matrix))
     blocks: list[Figure | Table | Text] = []
@@ -206,7 +205,7 @@ def confusion(evaluation: Decisions) -> Section:
                 "Confusion matrix",
                 f"Confusion matrix of {len(labels)} labels: {right:,} of {total:,} test rows are on the diagonal.",
                 "Rows are true labels, columns predicted labels. A good model is dark on the diagonal; "
-                "a dark cell off the diagonal is a confusion worth a look.",
+                "a dark cell off the diagonal is a frequent confusion.",
                 table,
                 wide=len(labels) > 6,
             )
@@ -234,7 +233,7 @@ def confusion(evaluation: Decisions) -> Section:
 
 
 def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
-    """ROC and precision-recall curves, where there are any."""
+    """ROC and precision-recall curves; an empty list if there are none."""
     model, baseline, name = evaluation.curves.model, evaluation.curves.baseline, evaluation.curves.baseline_name
     if not model:
         return []
@@ -277,7 +276,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     if bins:
         table = Table(
             "Confidence and accuracy by bin",
-            ["Probability", "Rows", "Mean probability", "Share right"],
+            ["Probability", "Rows", "Mean probability", "Accuracy"],
             [
                 [f"{row.low:.2f} to {row.high:.2f}", f"{row.n:,}", f"{row.confidence:.3f}", f"{row.accuracy:.3f}"]
                 for row in bins
@@ -289,8 +288,8 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
                 plots.reliability_picture(bins),
                 "Reliability",
                 f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
-                "On the dotted line, a probability of 0.9 is right nine times in ten. Below it the model is over"
-                "confident, above it underconfident. Bins with few rows have wide intervals.",
+                "On the dotted line, predictions with probability 0.9 are correct nine times in ten. Below it the model is "
+                "overconfident, above it underconfident. Bins with few rows have wide intervals.",
                 table,
             )
         )
@@ -299,12 +298,12 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     if threshold is not None:
         how = "chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "the default"
         lines.append(
-            f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} from a probability of "
-            f"{threshold:.4g} ({how})."
+            f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} if that label's probability is at "
+            f"least {threshold:.4g} ({how})."
         )
     else:
-        lines.append("Decision: the most probable label.")
-    effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "changes no"
+        lines.append("Decision: the most probable label is predicted.")
+    effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "does not change the"
     lines.append(
         f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
         "fitted on validation and does not change which label is the most probable."
@@ -313,7 +312,7 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
 
 
 def per_label(evaluation: Decisions) -> Section:
-    """Precision, recall and F1 of each label, of the worst where there are many."""
+    """Precision, recall and F1 of each label; if there are many, of the worst."""
     rows, caption = evaluation.per_class, "Test rows of each label"
     if len(rows) > _MATRIX_LABELS:
         present = [row for row in rows if row.support]
@@ -341,11 +340,11 @@ def errors(found: Errors | None) -> Section:
     if not found.wrong:
         return Section("errors", "Errors", [Text(f"All {found.total:,} test rows are predicted correctly.")])
     shown = len(found.rows)
-    some = "all of them" if shown == found.wrong else f"the {shown} most confident"
+    some = "all of them" if shown == found.wrong else f"the {shown} most confident of them"
     intro = (
-        f"{found.wrong:,} of {found.total:,} test rows are wrong; below {some}, most confident first. "
-        "A confident error often points to a wrong label in the data, so read them. Row is the row number in the "
-        "file; the first data row is 0."
+        f"{found.wrong:,} of {found.total:,} test rows are predicted wrongly. The table lists {some}, most confident "
+        "first. A confident error often points to a wrong label in the data, so read them. Row is the row number in "
+        "the file; the first data row is 0."
     )
     table = Table(
         "Wrong predictions",
@@ -370,11 +369,11 @@ def leakage(evaluation: ClassifierEvaluation) -> Section:
 
         both = [
             row("this model, all test rows", headline.n, headline),
-            row("this model, clean part", clean.n, clean.metrics[name]),
+            row("this model, rows in no other split", clean.n, clean.metrics[name]),
         ]
         for entry in evaluation.baselines:
             if entry.clean:
-                both.append(row(f"{entry.name}, clean part", clean.n, entry.clean.metrics[name]))
+                both.append(row(f"{entry.name}, rows in no other split", clean.n, entry.clean.metrics[name]))
         blocks.append(
             Table(
                 "With and without the test rows that occur in other splits",
@@ -385,13 +384,13 @@ def leakage(evaluation: ClassifierEvaluation) -> Section:
             )
         )
     else:
-        blocks.append(Text("No test text occurs in train or validation: every number above is on unseen texts."))
+        blocks.append(Text("No test text occurs in train or validation, so all test metrics are on unseen texts."))
     note = "Texts are compared after normalising case, digits, white space and Unicode variants."
     return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
 
 
 def use(name: str, evaluation: ClassifierEvaluation) -> Section:
-    """How to predict with the result, in this project and elsewhere."""
+    """How to predict with the model, in this project and elsewhere."""
     run = f"runs/{name}"
     changed = [
         part

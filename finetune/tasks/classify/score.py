@@ -1,4 +1,4 @@
-"""The evaluation of a classifier: the contents of eval.json, and the sentences that sum it up."""
+"""The evaluation of a classifier: the content of eval.json and the verdict in words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metri
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
 _CURVE_POINTS = 200
-_MACRO_CLASSES = 10  # with more classes a mean curve hides more than it shows
+_MACRO_CLASSES = 10  # with more classes a mean curve is misleading
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CleanMetrics(Record):
 
 @dataclass(frozen=True)
 class CleanRows(CleanMetrics):
-    """The same with the number of those rows."""
+    """These metrics with the number of rows."""
 
     n: int
 
@@ -50,27 +50,27 @@ class Baseline(Record):
 
     name: str
     metrics: dict[str, Metric]
-    p_value: float  # of `test`: whether the two err equally often
+    p_value: float  # of `test`: whether model and baseline are correct equally often
     test: str
-    difference: Difference  # of the headline, the model's minus the baseline's
+    difference: Difference  # in the headline metric, model minus baseline
     threshold: float | None
     note: str
     seconds: float
-    clean: CleanMetrics | None = None  # none: all test rows are clean
+    clean: CleanMetrics | None = None  # None if all test rows are clean
 
 
 @dataclass(frozen=True)
 class Curve(Record):
     """Points of the ROC (false, true positive rate) and precision-recall (recall, precision) curves."""
 
-    of: str  # the classes that they are about
+    of: str  # the classes of the curves
     roc: list[tuple[float, float]]
     pr: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Curves(Record):
-    """The model's curves and a baseline's; none where there is nothing to draw."""
+    """The model's curves and a baseline's; None if there is nothing to draw."""
 
     model: Curve | None
     baseline: Curve | None
@@ -79,13 +79,13 @@ class Curves(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierEvaluation(Evaluation):
-    """What a classifier's eval.json holds. `metrics` are those of the test rows."""
+    """The content of a classifier's eval.json. metrics: on the test rows."""
 
     validation: dict[str, Metric]
     baselines: list[Baseline]
     labels: list[str]
-    positive: str | None  # none: there are more labels than two
-    confusion_matrix: list[list[int]]  # rows of each true label, by the predicted one
+    positive: str | None  # None for more than two labels
+    confusion_matrix: list[list[int]]  # rows: true labels, columns: predicted labels
     per_class: list[ClassScores]
     clean: CleanRows
     overlap: dict[str, OverlapCounts]
@@ -110,11 +110,11 @@ def score_classifier(
     normalise: Callable[[str], str],
     start: Start,
 ) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
-    """The evaluation, its seconds not yet known, and the test rows' probabilities (n, k) and predicted classes (n,).
+    """The evaluation (its seconds are filled in later), and the test rows' probabilities (n, k) and predicted classes (n,).
 
-    `positive`: index of the positive one of two labels, None for more; `threshold_rule`: half or max-f1;
-    `headline`: accuracy, f1 or f1_macro. `texts` and `targets` (class indices) have the keys train, val and
-    test, `logits` (n, k) val and test. The temperature and the threshold are chosen on val alone.
+    positive: index of the positive one of two labels, None for more. threshold_rule: half or max-f1. headline:
+    accuracy, f1 or f1_macro. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
+    keys val and test. Temperature and threshold are chosen on val alone.
     Raises RecipeError if the headline is not defined for this number of labels.
     """
     k = len(labels)
@@ -139,7 +139,9 @@ def score_classifier(
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
 
     def against(name: str, p_val_other: np.ndarray, p_other: np.ndarray, note: str, seconds: float) -> Baseline:
-        own_rule = "half" if name == MAJORITY else threshold_rule  # a threshold would turn it into the minority
+        own_rule = (
+            "half" if name == MAJORITY else threshold_rule
+        )  # another threshold would turn it into the minority class
         own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
         decisions = decide(p_other, positive, own_threshold)
         return Baseline(
@@ -162,7 +164,7 @@ def score_classifier(
         against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
         for name, p, note, seconds in (
             (TFIDF, p_tfidf, note, seconds),
-            (MAJORITY, prior, "the shares of the labels in train as probabilities", 0.0),
+            (MAJORITY, prior, "its probabilities are the shares of the labels in train", 0.0),
         )
     ]
     confusion = np.zeros((k, k), dtype=int)
@@ -201,9 +203,9 @@ def _threshold(rule: str, y_val: np.ndarray, p_val: np.ndarray, positive: int | 
 
 
 def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Curve | None:
-    """The curves of the positive one of two classes, or of up to ten the mean of each against the rest.
+    """The curves of the positive one of two classes, or the mean of each class against the rest.
 
-    None where more classes, or no class with rows on both sides, leave nothing to draw.
+    None for more than ten classes, or if no class has both positive and negative rows.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -220,7 +222,7 @@ def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Cu
         if k == 2:
             return Curve("positive class", _thin(false_rate, true_rate), _thin(recall[::-1], precision[::-1]))
         roc.append(np.interp(grid, false_rate, true_rate))
-        # recall falls from 1: the highest precision at the grid's recall or a higher one
+        # recall falls from 1; take the highest precision at the grid's recall or above
         reached = np.searchsorted(-recall, 1e-12 - grid, side="right") - 1
         pr.append(np.maximum.accumulate(precision)[reached])
     start = np.vstack([[0.0, 0.0], np.column_stack([grid, np.mean(roc, axis=0)])])
@@ -232,7 +234,7 @@ def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Cu
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
-    """At most 200 points of a curve, evenly spaced along its length, both ends kept."""
+    """At most 200 points of a curve, evenly spaced along its length, including both ends."""
     keep = np.arange(len(x))
     if len(x) > _CURVE_POINTS:
         length = np.append(0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
@@ -273,7 +275,7 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
 
 
 def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
-    """The comparison with one baseline; the majority class is only mentioned if the model does not beat it."""
+    """The comparison with one baseline; "" for a reference that the model clearly beats."""
     other, difference = entry.metrics[metric], entry.difference
     points = 100 * difference.known_value()
     if metric == "accuracy":
@@ -297,9 +299,9 @@ def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
 
 
 def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
-    """The index of the positive one of two labels, the last in sorted order by default; none for more labels.
+    """The index of the positive one of two labels, by default the last in sorted order; None for more labels.
 
-    Raises RecipeError where `evaluate` asks for what these labels cannot give: known before anything is trained.
+    Raises RecipeError if the section `evaluate` does not suit these labels, so that it is known before training.
     """
     wanted = recipe.evaluate
     asks = {

@@ -1,4 +1,4 @@
-"""What the task ``classify`` reads, by stage. It has no section of its own: labelled tables are the run's sections."""
+"""The settings that the task ``classify`` reads in each stage. It has no section of its own."""
 
 SECTION = None
 TABLES = ("validation", "test", "encoding", "columns")

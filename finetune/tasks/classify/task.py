@@ -39,7 +39,7 @@ from finetune.training.probe import batch_size
 from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 
-EVALUATED = 32  # rows of a forward pass that stands for the evaluation
+EVALUATED = 32  # rows per forward pass when a dry run times the evaluation
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ClassifyPrepared(Prepared):
     """The result of ``prepare``."""
 
     rows: int
-    labels: list[str]  # in sorted order: the number of a label is its place
-    max_length: int  # tokens that a text is cut to
+    labels: list[str]  # sorted; a label's number is its position
+    max_length: int  # in tokens; longer texts are truncated
 
 
 class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]):
@@ -63,7 +63,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """Registry rows, their samples where the rows cannot be had, and whole paths."""
+        """With registry names, bundled samples for unavailable data, and absolute paths."""
         further = {key: resolve_data(name, fetch) for key in ("validation", "test") if (name := getattr(recipe, key))}
         return recipe.model_copy(update={"data": resolve_data(recipe.data, fetch)} | further)
 
@@ -72,16 +72,16 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         return locate_data(recipe.data, recipe.encoding)
 
     def registry_row(self, recipe: Recipe) -> DataRow | None:
-        """The row of that name."""
+        """The registry row with the name of the data."""
         return data_registry().get(recipe.data)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The table, and those of validation and test."""
+        """The table, and separate tables for validation and test."""
         words = {"": "the data", "val": "the validation file", "test": "the test file"}
         return {words[side]: data.path for side, data in locate_files(recipe).items()}
 
     def check_settings(self, recipe: Recipe) -> None:
-        """The codes of findings to ignore."""
+        """Also check the codes of findings to ignore."""
         super().check_settings(recipe)
         check_muted(recipe.ignore)
         by_time = recipe.split.protocol == "time"
@@ -94,17 +94,17 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             )
 
     def check_data(self, recipe: Recipe) -> None:
-        """The whole table."""
+        """Check the whole table."""
         table = read_data(recipe)
         refuse_meaningless(table)
         positive_label(recipe, sorted(set(table.labels)))
 
     def check_prepared(self, recipe: Recipe, prepared: ClassifyPrepared) -> None:
-        """The labels that the evaluation asks for."""
+        """Check that the labels suit the section `evaluate`."""
         positive_label(recipe, prepared.labels)
 
     def prepare(self, recipe: Recipe, run: Run) -> ClassifyPrepared:
-        """data/{train,val,test}.jsonl."""
+        """Write data/{train,val,test}.jsonl and their tokens."""
         source = read_data(recipe)
         for note in source.notes:
             say(note)
@@ -126,8 +126,8 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         )
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
         say(
-            f"tokens a text: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
-            f"{tokens.cut_rows} cut at {tokens.max_length}"
+            f"tokens per text: median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}; "
+            f"{tokens.cut_rows} truncated to {tokens.max_length}"
         )
         left_out = [part for part in source.left_out if part.code not in card.muted]
         for part in left_out:
@@ -164,7 +164,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     def build_job(
         self, recipe: Recipe, run: Run, setup: TrainingSetup[Classifier], device: torch.device
     ) -> Job[Classifier]:
-        """Over the rows of the training split."""
+        """The job over the training split's rows."""
         parts = run_examples(run, ("train", "val"))
         return build_job(setup.model, setup.trainable, setup.settings, parts["train"], parts["val"], device)
 
@@ -172,7 +172,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     def evaluate(
         self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
     ) -> ClassifierEvaluation:
-        """The test rows beside the baselines; predictions.csv holds each of them."""
+        """Evaluate on the test rows, with baselines; predictions.csv contains a line per test row."""
         labels = run.result("prepare", ClassifyPrepared).labels
         headline = recipe.evaluate.metric
         if headline == "auto":
@@ -197,17 +197,17 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         return found
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
-        """The classifier with its card, compared on the test texts."""
+        """The classifier with its card; its logits are compared on test texts."""
         prepared = run.result("prepare", ClassifyPrepared)
         texts = [record.text for record in read_records(run, "test", LabelledRow)]
         return exportable_run(run, recipe, model, tokenizer, prepared.labels, prepared.max_length, texts)
 
     def next_command(self, directory: Path) -> str:
-        """A prediction."""
+        """Predict a label."""
         return f'predict {directory} "your text"'
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
-        """The rows of the chosen batches alone, so that the frozen blocks run over few texts; they are timed."""
+        """Only the rows of the chosen batches, so that the frozen blocks, which are timed, run on few texts."""
         model, settings, trainable = setup.model, setup.settings, setup.trainable
         train, val = run_examples(run, ("train", "val")).values()
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
@@ -236,7 +236,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """Over validation and test rows, from some rows spread over the lengths."""
+        """Estimated seconds for validation and test rows, from rows of evenly spaced lengths."""
         ids = [own for part in run_examples(run, ("val", "test")).values() for own in part.ids]
         ordered = sorted(ids, key=len)
         some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
@@ -249,7 +249,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
 
 
 def run_examples(run: Run, splits: Iterable[str] = SPLITS) -> dict[str, Examples]:
-    """The rows of a run's splits, with the tokens that ``prepare`` left."""
+    """The rows of a run's splits, with the tokens that ``prepare`` wrote."""
     number = {label: i for i, label in enumerate(run.result("prepare", ClassifyPrepared).labels)}
     found = {}
     for name in splits:

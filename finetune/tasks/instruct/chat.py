@@ -20,12 +20,12 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
 QUIT, RESET = "/quit", "/reset"
-HELP = f"{RESET} forgets what was said, {QUIT} or Ctrl-D ends"
+HELP = f"{RESET} clears the conversation, {QUIT} or Ctrl-D ends it"
 
 
 @dataclass
 class Conversation:
-    """What was said, and the model that answers."""
+    """The messages so far, and the model that answers."""
 
     gpt: GPT
     tokenizer: Tokenizer
@@ -35,7 +35,7 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     def ask(self, text: str, write: Callable[[str], None]) -> None:
-        """Write the answer to a question as it comes, and remember both."""
+        """Write the answer to a question token by token, and keep both in the conversation."""
         import torch
 
         if not self.remembers():
@@ -69,14 +69,14 @@ class Conversation:
         self.messages.append(Message("assistant", "".join(said).strip()))
 
     def remembers(self) -> bool:
-        """Whether the style has words for more than one question."""
+        """Whether the prompt style supports several turns."""
         return self.settings.style == "chat" and not self.settings.template
 
     def _shown(self, stream: TextStream, token: int) -> str:
         return "" if token == self.tokenizer.end_of_text else stream.push(token)
 
     def _prompt(self) -> list[int]:
-        """The whole conversation, or as many of its last exchanges as leave room for an answer."""
+        """The conversation, without its first exchanges if they leave no room for an answer."""
         room = max(self.gpt.config.context - self.max_new_tokens, self.gpt.config.context // 2)
         forgotten = 0
         while True:
@@ -87,18 +87,18 @@ class Conversation:
             forgotten += 1
         if forgotten:
             warn(
-                f"the context of {self.gpt.config.context:,} tokens is full: the first "
-                f"{'exchange is' if forgotten == 1 else f'{forgotten} exchanges are'} forgotten"
+                f"the context of {self.gpt.config.context:,} tokens is full: dropped the first "
+                f"{'exchange' if forgotten == 1 else f'{forgotten} exchanges'}"
             )
         elif len(ids) > room:
-            warn(f"{len(ids):,} tokens are too many: the model reads the last {room:,}")
+            warn(f"the prompt has {len(ids):,} tokens; the model reads only the last {room:,}")
         return ids[-room:]
 
 
 def open_conversation(directory: Path, max_new_tokens: int | None, **options: Any) -> Conversation:
-    """A finished instruct run's model, and nothing said yet. options: the fields of ``Decoding``.
+    """A new conversation with a finished instruct run's model. options: the fields of ``Decoding``.
 
-    Raises RunError where it is another task's run, WeightsError where it is not finished.
+    Raises RunError for a run of another task, WeightsError for an unfinished run.
     """
     run = Run.at(directory)
     recipe = run.recipe()
@@ -111,22 +111,22 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options: An
         )
     decoding = Decoding(**options)
     gpt, tokenizer = load(str(run.directory))
-    assert isinstance(gpt, GPT), "what an instruct run exports"
+    assert isinstance(gpt, GPT), "an instruct run exports a GPT"
     return Conversation(
         gpt.to(device_type()), tokenizer, recipe.instruct, max_new_tokens or recipe.instruct.max_new_tokens, decoding
     )
 
 
 def converse(conversation: Conversation, lines: Iterable[str], write: Callable[[str], None]) -> None:
-    """Answer line after line until there are no more, or until one says so."""
+    """Answer each line until there are no more or one is /quit."""
     for line in lines:
         text = line.encode("utf-8", "replace").decode().strip()
         if text == QUIT:
             return
         if text == RESET:
             conversation.messages.clear()
-            warn("forgotten")
+            warn("conversation cleared")
         elif text.startswith("/"):
-            warn(f"no command {text.split()[0]!r}: {HELP}")
+            warn(f"unknown command {text.split()[0]!r}: {HELP}")
         elif text:
             conversation.ask(text, write)

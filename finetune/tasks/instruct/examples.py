@@ -1,6 +1,6 @@
-"""Instruction records as tokens: tokenized once, whole; what a model reads and learns of them is a view of that.
+"""Tokenize instruction records once; the training examples are a view of these tokens.
 
-Every piece is tokenized by itself, so no token stands with one byte in the prompt and one in the answer.
+Prompts and answers are tokenized separately, so that no token spans both.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,26 +17,26 @@ from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows
 
-TOGETHER = 1000  # records whose ids are lists at a time
+TOGETHER = 1000  # records whose ids are held as lists at a time
 
 
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of one split's records."""
 
-    text: TokenRows  # a record's whole text, every answer closed by the end-of-text token
-    pieces: TokenRows  # how many tokens its prompts and answers have, in turn
+    text: TokenRows  # a record's whole text, with the end-of-text token after every answer
+    pieces: TokenRows  # number of tokens of each of its prompts and answers, alternating
 
 
 @dataclass(frozen=True)
 class Examples(writing.Examples):
-    """The records of a split that fit. A prompt loses its beginning where it is too long, the last answer nothing."""
+    """The records of a split that fit. Long prompts are truncated at the start, the last answer never."""
 
     tokens: Tokens
-    learns: str  # answer: the answers and their ends; all: the prompts too; words: the answers without their ends
+    learns: str  # tokens in the loss: answer: answers with their end tokens; all: prompts too; words: answers alone
 
     def lengths(self) -> list[int]:
-        """Tokens of each row that are read: all but the last."""
+        """Input tokens of each row: all but the last."""
         total = np.array(self.tokens.text.lengths())[self.at]
         return (np.minimum(total, self.max_length + 1) - 1).tolist()
 
@@ -47,7 +47,7 @@ class Examples(writing.Examples):
         return [sum(stop - start for start, stop in self._answers(at)) for at in self.at]
 
     def example(self, row: int) -> tuple[list[int], list[int]]:
-        """A row's inputs, and the token that should follow at every position: IGNORE where nothing is learnt."""
+        """A row's inputs, and the target at every position: IGNORE outside of the loss."""
         at = self.at[row]
         ids = self.tokens.text[at]
         first = self._first(len(ids))
@@ -59,15 +59,15 @@ class Examples(writing.Examples):
         return ids[first:-1], targets[first + 1 :]
 
     def prompts(self, room: int) -> list[list[int]]:
-        """What a model reads before it gives each row's last answer: the last `room` tokens of it."""
+        """Each row's prompt before its last answer, truncated to its last `room` tokens."""
         return [self.tokens.text[at][: -self.tokens.pieces[at][-1]][-room:] for at in self.at]
 
     def _first(self, total: int) -> int:
-        """Where a record of so many tokens begins to be read."""
+        """Index of the first token that is read. total: tokens of the record."""
         return max(total - self.max_length - 1, 0)
 
     def _answers(self, at: int) -> list[tuple[int, int]]:
-        """Where the learnt tokens of a record's answers are; an earlier answer that is cut is only read."""
+        """(start, stop) of each answer's tokens in the loss; an earlier answer that is truncated is left out of the loss."""
         sizes = self.tokens.pieces[at]
         ends = list(accumulate(sizes))
         first, left = self._first(ends[-1]), int(self.learns == "words")
@@ -92,7 +92,7 @@ def tokenize(records: list[InstructRecord], tokenizer: Tokenizer, settings: Inst
 
 
 def make_examples(records: list[InstructRecord], tokens: Tokens, max_length: int, learns: str) -> Examples:
-    """Those of a split's records whose last answer leaves room for a token of its prompt in `max_length` inputs."""
+    """The records of a split whose last answer leaves room for at least one prompt token in `max_length` inputs."""
     total, last = np.array(tokens.text.lengths()), last_answers(tokens)
     return Examples.of(
         records, last <= max_length, total > max_length + 1, max_length=max_length, tokens=tokens, learns=learns
@@ -100,20 +100,20 @@ def make_examples(records: list[InstructRecord], tokens: Tokens, max_length: int
 
 
 def last_answers(tokens: Tokens) -> np.ndarray:
-    """How many tokens each record's last answer has, its end included."""
+    """Number of tokens of each record's last answer, including the end token."""
     return np.array([sizes[-1] for sizes in tokens.pieces])
 
 
 def prompt_room(context: int, settings: Instruct) -> int:
-    """Tokens of a prompt that leave room for an answer: half of the context at least; a longer answer then slides."""
+    """Maximum tokens of a prompt that leave room for an answer, but at least half of the context."""
     return max(context - settings.max_new_tokens, context // 2)
 
 
 def conversation_ids(record: InstructRecord, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
-    """Everything before a record's last answer, the answers before it with their ends."""
+    """Token ids of everything before a record's last answer, with end tokens after earlier answers."""
     return [token for ids in _encode(prompt(record, settings), tokenizer) for token in ids]
 
 
 def _encode(parts: Iterable[Piece], tokenizer: Tokenizer) -> list[list[int]]:
-    """The ids of each piece; an answer is closed by the end-of-text token."""
+    """The ids of each piece; the end-of-text token follows an answer."""
     return [tokenizer.encode(piece.text) + [tokenizer.end_of_text] * piece.answer for piece in parts]

@@ -1,4 +1,4 @@
-"""The task ``instruct``: answer an instruction. Prompts are read, answers and their ends are learnt."""
+"""The task ``instruct``: answer an instruction. The loss covers answers and their end tokens, by default not prompts."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ from finetune.training.loop import Job
 def build_job(
     model: NextToken, settings: Train, train: Examples, val: Examples, device: torch.device
 ) -> Job[NextToken]:
-    """Everything the loop needs; a row weighs as many tokens as it has to learn."""
+    """The job for the training loop; a row's weight is its number of supervised tokens."""
 
     def batch(rows: list[int]) -> tuple[Tensor, Tensor]:
         return collate(train, rows)
@@ -51,7 +51,7 @@ def build_job(
 
 
 def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T), padded on the right; a pad is never a target and, to the right, never seen."""
+    """Inputs and targets (B, T), padded on the right. Padding is never a target, and causal attention never reads it."""
     inputs, targets = zip(*map(part.example, rows), strict=True)
     return pad_ids(inputs)[0], pad_ids(targets, IGNORE)[0]
 
@@ -65,14 +65,14 @@ def measure(model: nn.Module, part: Examples, budget: int, device: torch.device)
 
 @torch.no_grad()
 def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device) -> np.ndarray:
-    """The cross entropy of groups of rows in nats, each summed over its supervised tokens (one forward pass)."""
+    """The cross-entropy in nats of each group of rows, summed over its supervised tokens (one forward pass)."""
     return np.array([float(model(*(tensor.to(device) for tensor in collate(part, rows)))) for rows in groups])
 
 
 def generate_answers(
     gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device
 ) -> list[Answer]:
-    """Each prompt's likeliest continuation, token by token, up to its end token or the budget; in their order."""
+    """The greedy continuation of each prompt, in order, up to an end token or `max_new_tokens`."""
 
     def write(rows: list[int]) -> Tensor:
         ids, last = pad_ids([prompts[i] for i in rows])
@@ -86,7 +86,7 @@ def generate_answers(
 
 
 def row_nll(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:
-    """The cross entropy of each row in nats (n,), summed over its supervised tokens."""
+    """The cross-entropy of each row in nats (n,), summed over its supervised tokens."""
     found = []
     with progress(show, len(part.rows), unit="records") as advance:
         for row in range(len(part.rows)):

@@ -1,4 +1,4 @@
-"""The page of an instruction model: its answers beside two baselines, and its limits."""
+"""The report page of an instruction model: its answers, two baselines, and its limits."""
 
 import shlex
 
@@ -38,7 +38,7 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
     evaluation, card = files.evaluation, files.card
     note = (
         "Test records evenly spaced in the file, not selected by quality. All answers are "
-        "decoded greedily. answers.csv in the run has every test record."
+        "decoded greedily. The run's answers.csv contains all test records."
     )
     sections = [
         comparison(evaluation),
@@ -68,17 +68,17 @@ def verdict(evaluation: AnswersEvaluation) -> str:
 
 
 def comparison(evaluation: AnswersEvaluation) -> Section:
-    """Every metric of the model and of its baselines on the same rows, and the paired tests."""
+    """All metrics of the model and its baselines on the same rows, and the paired tests."""
     metrics = evaluation.metrics
     notes = (
-        f"Before: {UNTUNED}. Nearest: {NEAREST}. Exact match and token F1 are over the "
+        f"Before: {UNTUNED}. Nearest: {NEAREST}. Exact match and token F1 are measured on the "
         f"{metrics['exact_match'].n:,} of {metrics['rouge_l'].n:,} test records whose reference has {SHORT} words "
-        "or fewer, because a longer answer can be right in other words. Exact match ignores only white space; SQuAD's "
+        "or fewer, because a longer answer can be right in other words. Exact match ignores only white space; the SQuAD "
         "rules also ignore case, punctuation and articles. ROUGE-L: the longest common subsequence of words, "
-        "not necessarily adjacent. Repetition: the share of an answer's four-word sequences that occurred "
-        "before. Came to an end: with the end token, within the token limit. Format kept: ended, not empty, "
-        "and no line that starts another prompt. Length ratio: words in all answers over words in all "
-        "references. \N{DOWNWARDS ARROW} lower is better."
+        "not necessarily adjacent. Repetition: the share of four-word sequences that occur earlier in the same answer. "
+        "Ended by itself: wrote the end token within the token limit. Correct format: ended by itself, not empty, "
+        "and without a line that starts another prompt. Length ratio: words in all answers divided by words in all "
+        "references. \N{DOWNWARDS ARROW}: lower is better."
     )
     return Section(
         "results", "Answers and baselines", [*comparison_tables(evaluation, COMPARED, WORDS), Text(notes, small=True)]
@@ -87,15 +87,15 @@ def comparison(evaluation: AnswersEvaluation) -> Section:
 
 def losses_section(evaluation: AnswersEvaluation) -> Section:
     """The loss before and after training."""
-    on = {"answer": "answers", "words": "answers without their ends", "all": "prompts and answers"}
+    on = {"answer": "answers", "words": "answers without end tokens", "all": "prompts and answers"}
     note = (
-        "The end token is learnt like the words. Before training the model hardly expects it after a few words, so "
+        "The end token counts like any other token. Before training the model hardly expects it after a few words, so "
         "for short answers part of the drop comes from learning to stop."
     )
     if any(change.on == "all" for change in evaluation.losses):
         note += (
-            " With prompts included, most of the drop comes from their fixed words, which every record repeats; the loss on "
-            "the answers is the one to look at."
+            " With prompts included, most of the drop comes from the fixed words that all prompts share, so look at the "
+            "loss on the answers."
         )
     return losses(evaluation.losses, on, note)
 
@@ -107,14 +107,13 @@ def limits_section(files: Files[AnswersEvaluation, InstructionsCard]) -> Section
         files.train,
         files.recipe.get("train.seed"),
         WORDS,
-        learnt="The held-out questions are of the same kinds as the training questions. The metrics show how well it learnt "
-        "those, not how well it follows instructions.",
-        small="learns the form of an answer, its length and its end, long before the content. It knows almost "
-        "nothing: no facts, no arithmetic, no advice; and it copies poorly from the question. For an "
-        "instruction of another kind it writes an answer of the right form with the wrong content. Use it to check that "
-        "the training works, and for nothing else.",
+        learnt="The held-out questions are of the same kinds as the training questions. The metrics show how well the model "
+        "learned those, not how well it follows instructions in general.",
+        small="learns the form of an answer, such as its length, long before the content. It knows no facts and no "
+        "arithmetic, gives no useful advice, and copies poorly from the question. To an instruction of another kind it "
+        "gives an answer of the right form with the wrong content. Use it only to check that the training works.",
         truth="No metric here measures truth. An answer that shares most of its words with the reference can be wrong "
-        "because of the one that differs, and ROUGE-L hardly notices. Nothing was done to make answers polite or "
+        "because of the one that differs, which hardly changes ROUGE-L. Nothing was done to make answers polite or "
         "safe.",
     )
 
@@ -129,10 +128,10 @@ def card_section(card: InstructionsCard) -> Section:
         ("Prompt style", card.style),
     ]
     lengths = [
-        ("Tokens of an example", spread_text(tokens)),
-        ("Cut at", f"{value_text(tokens.max_length)} tokens"),
+        ("Tokens per example", spread_text(tokens)),
+        ("Truncated to", f"{value_text(tokens.max_length)} tokens"),
         ("Prompts truncated at the start", row_list(card.cut_rows, "records")),
-        ("Left out, the answer alone is too long", row_list(card.left_out_rows, "records")),
+        ("Left out because the answer alone is too long", row_list(card.left_out_rows, "records")),
     ]
     example = (
         "A training example as the model reads it. The loss covers "
@@ -142,7 +141,7 @@ def card_section(card: InstructionsCard) -> Section:
         [
             Table(
                 f"Malformed records{f', the first {LISTED}' if len(malformed) > LISTED else ''}",
-                ["Where", "What is wrong"],
+                ["Where", "Problem"],
                 [list(line.partition(": ")[::2]) for line in malformed[:LISTED]],
                 prose=1,
             )
@@ -160,7 +159,7 @@ def use(name: str, prompt: str) -> Section:
         "use",
         "How to use it",
         [
-            Text("On the command line, in the prompt style that it was trained on:"),
+            Text("On the command line, with the prompt style used in training:"),
             Code(f"finetune chat {shlex.quote(run)}"),
             Text("With transformers, write the prompt yourself, word for word as in training:"),
             Code(
@@ -173,7 +172,7 @@ def use(name: str, prompt: str) -> Section:
 
 
 def answers_table(evaluation: AnswersEvaluation) -> list[str]:
-    """A model's answers and those of its baselines."""
+    """The metrics of the model's answers and its baselines, as a plain-text table."""
     names = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "log_loss": "loss"}
     metrics = evaluation.metrics
     return [

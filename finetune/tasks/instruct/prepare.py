@@ -1,4 +1,4 @@
-"""Instruction records divided into splits, tokenized and counted."""
+"""Split, tokenize and count instruction records."""
 
 from finetune.evaluation.leakage import overlap
 from finetune.recipe import Recipe
@@ -17,7 +17,7 @@ Records = dict[str, list[InstructRecord]]  # of each split
 def divide_records(
     recipe: Recipe, source: Instructions, tokenizer: Tokenizer, max_length: int
 ) -> tuple[Records, dict[str, Examples]]:
-    """Split and tokenize the records, those with the same question together if not by their order alone."""
+    """Split and tokenize the records. Except in file order, records with the same question stay in one split."""
     questions = [question(record) for record in source.records]
     parts = divide(questions, recipe.split, recipe.split.val_fraction, recipe.split.test_fraction)
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
@@ -34,7 +34,7 @@ def divide_records(
 def prepare(
     recipe: Recipe, source: Instructions, tokenizer: Tokenizer, context: int, origin: DataOrigin
 ) -> tuple[Records, dict[str, Examples], InstructionsCard]:
-    """The records of each split, their tokens and the data card. context: tokens that the model reads at once."""
+    """The records of each split, their tokens and the data card. context: maximum input tokens of the model."""
     settings = recipe.instruct
     max_length = min(recipe.max_length or context, context)
     records, found = divide_records(recipe, source, tokenizer, max_length)
@@ -47,24 +47,24 @@ def prepare(
     if source.malformed:
         notes.append(f"{len(source.malformed)} malformed records left out")
     if cut:
-        notes.append(f"{len(cut)} prompts lost their beginning, to fit into {max_length} tokens")
+        notes.append(f"{len(cut)} prompts truncated at the start to fit into {max_length} tokens")
     if left_out:
         notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
     room, longest, test = prompt_room(context, settings), settings.max_new_tokens, found["test"].tokens
     answers = last_answers(test)
     if shortened := int((test.text.lengths() - answers > room).sum()):
         notes.append(
-            f"{shortened} test prompts are read without their beginning where answers are written, so that "
-            f"{longest} tokens of an answer fit into {context}"
+            f"{shortened} test prompts truncated at the start for generation, to leave room for "
+            f"{longest} answer tokens in a context of {context}"
         )
     if long := int((answers - 1 > longest).sum()):
         notes.append(
-            f"{long} test answers are longer than the {longest} tokens that are written; "
-            "instruct.max_new_tokens sets those"
+            f"{long} test answers are longer than the {longest} tokens that are generated; "
+            "to change that, set instruct.max_new_tokens"
         )
     if recipe.split.protocol == "ordered":
         notes.append(
-            "records stand on a side by their place in the file: those to train on, the test's, the validation's"
+            "records are split in file order: first the training records, then the test records, then validation"
         )
     card = InstructionsCard(
         **vars(origin),

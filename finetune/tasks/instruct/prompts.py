@@ -1,4 +1,4 @@
-"""Instruction records as prompts and answers, in the words of a style or of an own template.
+"""Format instruction records as prompts and answers, in a built-in style or with the user's template.
 
 Source of the style alpaca: Taori et al. 2023, Stanford Alpaca, github.com/tatsu-lab/stanford_alpaca, train.py.
 """
@@ -14,28 +14,28 @@ FIELDS = ("instruction", "input")
 FIELD = re.compile(r"\{([^{}\n]*)\}")
 _BELOW = "Below is an instruction that describes a task"
 _WRITE = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
-TEMPLATES = {  # with an input, and without
+TEMPLATES = {  # with and without an input
     "alpaca": (
         f"{_BELOW}, paired with an input that provides further context. {_WRITE}### Input:\n{{input}}\n\n### Response:",
         f"{_BELOW}. {_WRITE}### Response:",
     ),
     "plain": ("{instruction}\n{input}\n", "{instruction}\n"),
 }
-_TELLING = 4  # characters of a prompt's line that tell it from any other text
+_TELLING = 4  # minimum characters of a prompt's line that identify it
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an example's text: of its prompt, or a whole answer, which an end token follows."""
+    """A part of an example's text: a part of the prompt, or a whole answer, which an end token follows."""
 
     text: str
     answer: bool
 
 
 def pieces(record: InstructRecord, settings: Instruct) -> list[Piece]:
-    """An example's text: prompts and answers in turn, the last an answer (empty in a record that has none).
+    """An example's text: alternating prompts and answers, the last an answer (empty if the record has none).
 
-    Raises RecipeError for a template that cannot be filled, DataError for a record that the style has no words for.
+    Raises RecipeError for an invalid template, DataError for a record that the style cannot express.
     """
     if settings.style == "chat" and not settings.template:
         return _chat(*record.conversation())
@@ -44,19 +44,19 @@ def pieces(record: InstructRecord, settings: Instruct) -> list[Piece]:
     template = with_input if values["input"] else without
     if values["input"] and "{input}" not in template:
         raise DataError(
-            f"record {record.row} has an input, and instruct.template has no place for it",
+            f"record {record.row} has an input, but instruct.template has no field for it",
             do="Add {input} to the template.",
         )
     return [Piece(fill(template, values), answer=False), Piece(values["output"], answer=True)]
 
 
 def prompt(record: InstructRecord, settings: Instruct) -> list[Piece]:
-    """What a model is given to answer: everything before the last answer."""
+    """The prompt: everything before the last answer."""
     return pieces(record, settings)[:-1]
 
 
 def markers(settings: Instruct) -> tuple[str, ...]:
-    """What a line of a prompt begins with: an answer that holds such a line goes on by itself."""
+    """The beginnings of a prompt's lines. An answer with such a line does not stop, but continues with another prompt."""
     if settings.style == "chat" and not settings.template:
         return "System:", "User:", "Assistant:"
     literal = "\n".join(FIELD.sub("\n", template) for template in _templates(settings))
@@ -65,43 +65,43 @@ def markers(settings: Instruct) -> tuple[str, ...]:
 
 
 def question(record: InstructRecord) -> str:
-    """What is asked, without a style: two records with the same question belong on one side of a split."""
+    """The question without a style. Records with the same question belong in the same split."""
     system, exchanges = record.conversation()
     turns = [system, *(turn for exchange in exchanges for turn in exchange)]
     return "\n".join(turn for turn in turns[:-1] if turn)
 
 
 def answer(record: InstructRecord) -> str:
-    """The last answer, which a model's own is compared with."""
+    """The last answer, the reference for a model's answer."""
     return record.conversation()[1][-1][1]
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put values in the places of their names, as plain text: what a value holds is never filled in itself."""
+    """Replace the fields of a template by their values. Fields inside a value are not replaced."""
     return FIELD.sub(lambda found: values[found[1]], template)
 
 
 def _templates(settings: Instruct) -> tuple[str, str]:
-    """The prompt with an input, and without."""
+    """The templates with and without an input."""
     if not settings.template:
         return TEMPLATES[settings.style]
     named, known = FIELD.findall(settings.template), " and ".join(f"{{{name}}}" for name in FIELDS)
     unknown = [f"{{{name}}}" for name in named if name not in FIELDS]
     if unknown:
-        raise RecipeError("instruct.template has a field that records do not have", got=", ".join(unknown), known=known)
+        raise RecipeError("instruct.template has an unknown field", got=", ".join(unknown), known=known)
     if "instruction" not in named:
         raise RecipeError("instruct.template has no {instruction}", got=repr(settings.template[:60]), known=known)
     return settings.template, settings.template
 
 
 def _single(record: InstructRecord, settings: Instruct) -> dict[str, str]:
-    """Instruction, input and output of a record; of messages, if they are one question and its answer."""
+    """Instruction, input and output of a record, or of messages with a single question and answer."""
     if isinstance(record, Instruction):
         return {"instruction": record.instruction, "input": record.input, "output": record.output}
     system, exchanges = record.conversation()
     if system or len(exchanges) > 1:
         held = "a system message" if system else f"{len(exchanges)} questions"
-        style = "an own template" if settings.template else f"style {settings.style}"
+        style = "a template" if settings.template else f"style {settings.style}"
         raise DataError(
             f"record {record.row} has {held}; {style} takes one question and one answer",
             do="Use --set instruct.style=chat without a template.",
@@ -111,7 +111,7 @@ def _single(record: InstructRecord, settings: Instruct) -> dict[str, str]:
 
 
 def _chat(system: str, exchanges: list[tuple[str, str]]) -> list[Piece]:
-    """A line a turn. An answer begins with the space before it, so that its words are the tokens of running text."""
+    """One line per turn. An answer begins with a space, so that its first word is tokenized as in running text."""
     found, before = [], f"System: {system}\n" if system else ""
     for user, assistant in exchanges:
         found += [Piece(f"{before}User: {user}\nAssistant:", answer=False), Piece(f" {assistant}", answer=True)]

@@ -1,4 +1,4 @@
-"""Instruction records from JSON, JSONL or CSV, each checked; none is left out without being counted."""
+"""Read and check instruction records from JSON, JSONL or CSV; records left out are counted."""
 
 import json
 from abc import ABC, abstractmethod
@@ -32,16 +32,16 @@ MOST_LISTED = 20
 
 @dataclass(frozen=True)
 class InstructRecord(PreparedRow, ABC):
-    """A record of either shape."""
+    """An instruction or a dialogue."""
 
     @abstractmethod
     def conversation(self) -> tuple[str, list[tuple[str, str]]]:
-        """(system message or nothing, exchanges of user and assistant); an answer that is not there yet is empty."""
+        """(system message or "", exchanges of user and assistant); a missing last answer is ""."""
 
 
 @dataclass(frozen=True)
 class Instruction(InstructRecord):
-    """An instruction, the input that it is about (empty where there is none) and the answer."""
+    """An instruction, its input (may be empty) and the answer."""
 
     instruction: str
     input: str
@@ -54,7 +54,7 @@ class Instruction(InstructRecord):
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says."""
+    """A message of a dialogue."""
 
     role: str  # one of ROLES
     content: str
@@ -62,7 +62,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialogue(InstructRecord):
-    """User and assistant in turn, after one system message at most."""
+    """Alternating messages of user and assistant, after at most one system message."""
 
     messages: list[Message]
 
@@ -79,12 +79,12 @@ class Instructions:
     """Records in file order."""
 
     records: list[InstructRecord] = field(default_factory=list)
-    malformed: list[str] = field(default_factory=list)  # where, and what is wrong
+    malformed: list[str] = field(default_factory=list)  # location and problem of each
 
 
 @dataclass(frozen=True)
 class ExampleTokens(TokenSpread):
-    """How long examples are, prompt and answer together, and how many of them did not fit."""
+    """Lengths of the examples, prompt and answer together, and how many did not fit."""
 
     total: int
     max_length: int
@@ -94,20 +94,20 @@ class ExampleTokens(TokenSpread):
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionsCard(ExamplesCard):
-    """What data/card.json holds of this task."""
+    """The content of this task's data/card.json."""
 
     malformed: int
     malformed_records: list[str]
     style: str
     template: str
     loss_on: str
-    prompt: str  # with a question of its own
+    prompt: str  # of a sample question
     different_questions: int
     tokens: ExampleTokens
 
 
 def read_instructions(path: Path, settings: Instruct) -> Instructions:
-    """Every record of a file. Raises DataError that lists some if more are malformed than the settings allow."""
+    """Every record of a file. Raises DataError if more are malformed than the settings allow."""
     path, found, rows = Path(path), Instructions(), 0
     for rows, (where, value) in enumerate(_values(path), 1):
         problem = value.problem if isinstance(value, _Unreadable) else _problem(value)
@@ -135,10 +135,10 @@ class _Unreadable:
 
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, the value) of each record."""
+    """Yield (location, value) of each record."""
     read = {".json": _items, ".jsonl": _lines, ".csv": _cells, ".tsv": _cells}.get(path.suffix.lower())
     if read is None:
-        raise DataError(f"{path}: a file of unknown kind", got=repr(path.suffix), known=", ".join(ENDINGS))
+        raise DataError(f"{path}: unknown file type", got=repr(path.suffix), known=", ".join(ENDINGS))
     try:
         yield from read(path)
     except FileNotFoundError as error:
@@ -152,19 +152,19 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _items(path: Path) -> Iterator[tuple[str, object]]:
-    """The members of a JSON list, which is read whole."""
+    """The members of a JSON list, which is read into memory."""
     with open(path, encoding="utf-8-sig") as file:
         value = _parse(file.read())
     if isinstance(value, _Unreadable):
         raise DataError(f"{path}: {value.problem}", known=f"a list: [{EXPECTED}, ...]")
     if not isinstance(value, list):
-        raise DataError(f"{path}: no list of records", got=_kind(value), known=f"[{EXPECTED}, ...]")
+        raise DataError(f"{path}: not a list of records", got=_kind(value), known=f"[{EXPECTED}, ...]")
     for number, member in enumerate(value):
         yield f"item {number}", member
 
 
 def _lines(path: Path) -> Iterator[tuple[str, object]]:
-    """The value of each line that is not empty."""
+    """The value of each non-empty line."""
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -185,7 +185,7 @@ def _parse(text: str) -> Any:
 
 
 def _problem(value: object) -> str:
-    """What keeps a value from being a record, in words; nothing if it is one."""
+    """Why a value is not a valid record, in words; "" if it is one."""
     if not isinstance(value, dict):
         return f"{_kind(value)}, not an object"
     if "messages" in value:
@@ -214,7 +214,9 @@ def _problem_of_messages(messages: object) -> str:
         roles.append(role)
     turns = roles[1:] if roles[0] == "system" else roles
     if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-        return f"the roles are {', '.join(roles)}, not user and assistant in turn (after one system message at most)"
+        return (
+            f"the roles are {', '.join(roles)}, not alternately user and assistant (after at most one system message)"
+        )
     return ""
 
 
@@ -226,12 +228,12 @@ def _problem_of_text(text: object, may_be_empty: bool) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "holds half a character (a lone surrogate)"
+        return "contains half a character (a lone surrogate)"
     return ""
 
 
 def _record(row: int, value: dict) -> InstructRecord:
-    """The parts of a value that count."""
+    """The record in a valid value."""
     if "messages" in value:
         return Dialogue(row, [Message(message["role"], message["content"]) for message in value["messages"]])
     instruction, given, output = (value.get(_key(value, name)) or "" for name in NAMES)
@@ -239,7 +241,7 @@ def _record(row: int, value: dict) -> InstructRecord:
 
 
 def _key(value: dict, name: str) -> str | None:
-    """A field's name in an object: its own, or another usual one."""
+    """The key of a field in an object: its name or a common synonym."""
     return next((key for key in NAMES[name] if key in value), None)
 
 
@@ -250,14 +252,14 @@ def _kind(value: object) -> str:
 
 
 def locate_instructions(name: str) -> DataSource:
-    """The file of instruction records that `name` means, or the bundled ``instruct-sample``. Raises DataError."""
+    """Find the file of instruction records called `name`, or the bundled ``instruct-sample``. Raises DataError."""
     bundled = samples("jsonl")
     if name in bundled:
         return sample_source(name)
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(
-            f"no records {name!r}: no such file",
+            f"no instruction records {name!r}: no such file",
             known=", ".join(bundled),
             do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl",
         )

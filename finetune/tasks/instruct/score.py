@@ -1,4 +1,4 @@
-"""What answers are measured by, and what they are held against."""
+"""The metrics of answers, and the baselines."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +30,13 @@ from finetune.records import Record
 
 NEAREST = "the answer to the nearest training question (TF-IDF)"
 UNTUNED = "the model before training, same prompt"
-OF_SHORT = ("exact_match", "squad_exact_match", "token_f1")  # measured where the reference is short
+OF_SHORT = ("exact_match", "squad_exact_match", "token_f1")  # measured only on short references
 COMPARED = (*OF_SHORT, "rouge_l", "log_loss")
 
 
 @dataclass(frozen=True)
 class AnswerRow(Record):
-    """A test record and the answers to it: a line of answers.csv."""
+    """A test record and its answers: a line of answers.csv."""
 
     row: int  # in the data file
     question: str
@@ -48,15 +48,15 @@ class AnswerRow(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersEvaluation(WrittenEvaluation):
-    """What eval.json holds of this task."""
+    """The content of this task's eval.json."""
 
     samples: list[AnswerRow]
 
 
 def answer_scores(written: WrittenTexts, references: References, markers: tuple[str, ...] = ()) -> dict[str, Scores]:
-    """Every metric of answers; for ``OF_SHORT`` over the short references alone.
+    """All metrics of answers; those in ``OF_SHORT`` only for short references.
 
-    well_formed: ended, not empty, and no line begins with a marker, as a further prompt would.
+    well_formed: ended by itself, not empty, and no line begins with a marker, as another prompt would.
     """
     texts, wanted = written.texts, references.texts
     short: dict[str, Any] = {"over": word_counts(wanted) <= SHORT, "reason": f"no reference has {SHORT} words or fewer"}
@@ -89,7 +89,7 @@ def score_answers(
     resamples: int,
     seed: int,
 ) -> WrittenScores:
-    """What ``score_written`` makes of answers. The headline is exact_match, or rouge_l where no reference is short."""
+    """Score answers with ``score_written``. The headline is exact_match, or rouge_l if no reference is short."""
     headline = "exact_match" if (word_counts(references.texts) <= SHORT).any() else "rouge_l"
     return score_written(
         own, references, baselines, clean, partial(answer_scores, markers=markers), headline, COMPARED, resamples, seed

@@ -1,4 +1,4 @@
-"""The section ``instruct`` of a recipe, and what the task reads of the run's sections, by stage."""
+"""The section ``instruct`` of a recipe, and the shared settings that the task reads in each stage."""
 
 from typing import Literal
 
@@ -12,24 +12,23 @@ class Instruct(Settings):
 
     style: Literal["alpaca", "chat", "plain"] = Field(
         "alpaca",
-        description="the words around an instruction: those of Stanford Alpaca; chat: User: and Assistant:, "
-        "also for several turns and a system message; plain: the instruction and its input, a line each",
+        description="the prompt format: alpaca: that of Stanford Alpaca; chat: turns marked User: and Assistant:, also for "
+        "several turns and a system message; plain: the instruction and its input on separate lines",
     )
     template: str = Field(
         "",
-        description="an own prompt in the style's place: text with {instruction} and {input}, which the answer follows",
+        description="a custom prompt that replaces the style: a text with {instruction} and {input}; the answer follows it",
     )
     loss_on: Literal["answer", "all"] = Field(
-        "answer", description="tokens that are learnt: the answers and their ends, or those of the prompts too"
+        "answer", description="tokens in the loss: answer: the answers and their end tokens; all: the prompts too"
     )
     malformed_fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the records that may be malformed; they "
-        "are left out and counted, and more of them are an error that lists some",
+        description="share of the records that may be malformed; these are left out and counted; a larger share is an error",
     )
-    max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most where answers are scored")
+    max_new_tokens: int = Field(64, ge=1, description="maximum tokens of an answer in the evaluation")
 
 
 SECTION = Instruct

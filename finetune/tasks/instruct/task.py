@@ -1,4 +1,4 @@
-"""The task ``instruct`` in a run: records of instructions in, a language model that answers them out."""
+"""The task ``instruct`` in a run: instruction records in, a language model that answers them out."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         refuse_balanced(recipe)
 
     def check_data(self, recipe: Recipe) -> None:
-        """Every record, and that the prompt style has words for it."""
+        """Check every record, and that the prompt style can express it."""
         for record in self._read(recipe).records:
             pieces(record, recipe.instruct)
 
@@ -77,7 +77,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         return read_instructions(self.locate(recipe).path, recipe.instruct)
 
     def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
-        """data/{train,val,test}.jsonl, and their tokens beside them."""
+        """Write data/{train,val,test}.jsonl and their tokens."""
         source = self._read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         origin = run.result("download", Downloaded).data
@@ -89,9 +89,9 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         sizes = " / ".join(f"{name} {part.records:,}" for name, part in card.splits.items())
         say(f"records: {card.records:,}; {card.protocol} split: {sizes}; style {card.style}")
         say(
-            f"tokens an example: median {tokens.median}, 95 % within {tokens.p95}, longest {tokens.max}; "
-            f"{learnt.learnt_tokens:,} of {learnt.tokens:,} are learnt; {tokens.cut} prompts cut at "
-            f"{tokens.max_length}"
+            f"tokens per example: median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}; "
+            f"{learnt.learnt_tokens:,} of {learnt.tokens:,} training tokens in the loss; {tokens.cut} prompts "
+            f"truncated to fit into {tokens.max_length}"
         )
         for line in source.malformed[:MOST_LISTED]:
             warn(f"left out: {line}")
@@ -125,20 +125,20 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         return WrittenPrepared({name: len(part) for name, part in records.items()}, len(source.records), max_length, 0)
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: WrittenPrepared) -> NextToken:
-        """The GPT itself, which has no other head than its embedding."""
+        """The GPT itself, whose only head is its tied embedding."""
         return NextToken(gpt)
 
     def build_job(
         self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken], device: torch.device
     ) -> Job[NextToken]:
-        """Over the records of the training split."""
+        """The job over the training split's records."""
         train, val = _examples(recipe, run, "train", "val")
         return build_job(setup.model, setup.settings, train, val, device)
 
     def evaluate(
         self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
     ) -> AnswersEvaluation:
-        """Answers before and after; answers.csv holds all of the test's."""
+        """Evaluate answers before and after training; answers.csv contains those to all test records."""
         device = torch.device(device_type())
         before = NextToken(load_base(recipe, run).gpt).to(device)
         test, val = _examples(recipe, run, "test", "val")
@@ -156,7 +156,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         return evaluation
 
     def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:
-        """A language model, with the prompt that it was trained on."""
+        """A language model, with the prompt format used in training."""
         measured, data = run.path("eval.json"), run.path("data", "card.json")
         evaluation = AnswersEvaluation.from_json(read_json(measured), measured)
         card = InstructionsCard.from_json(read_json(data), data)
@@ -165,7 +165,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
             evaluation.weights.name,
             [self.verdict(evaluation)],
             [
-                "The prompt, word for word as in training (here with a question of its own):",
+                "The prompt, word for word as in training (here with a sample question):",
                 "",
                 *("    " + line for line in card.prompt.splitlines()),
             ],
@@ -173,7 +173,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
-        """A conversation."""
+        """Chat with the model."""
         return f"chat {directory}"
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
@@ -184,7 +184,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """Of answering the test's questions before and after training."""
+        """Estimated seconds to answer the test questions before and after training."""
         settings, gpt = recipe.instruct, setup.model.to(device).eval().gpt
         [test] = _examples(recipe, run, "test")
         prompts = test.prompts(prompt_room(gpt.config.context, settings))
@@ -196,7 +196,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
 
 
 def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
-    """Those of a run's splits, with the tokens that ``prepare`` left."""
+    """The examples of a run's splits, with the tokens that ``prepare`` wrote."""
     max_length = run.result("prepare", WrittenPrepared).max_length
     return [
         make_examples(

@@ -1,6 +1,6 @@
 """Plain text as a stream of documents, in bounded memory.
 
-A text file, a folder of them, JSONL, compressed or not, or a folder that `datasets` saved.
+Reads a text or JSONL file, compressed or not, a folder of such files, or a folder saved by `datasets`.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from finetune.tokenizer import END_OF_TEXT, Tokenizer
 
 ENDINGS = (".txt", ".md", ".jsonl", ".txt.xz", ".jsonl.xz")
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
-PIECE = 1 << 20  # characters; a longer document is handed on in pieces
+PIECE = 1 << 20  # characters; longer documents are passed on in pieces
 
 
 def text_files(path: Path) -> list[Path]:
-    """The files that a path stands for: itself, or all text files below a folder, in the order of their names."""
+    """The path itself, or all text files below a folder, sorted by name."""
     path = Path(path)
     if is_saved_dataset(path):
         return [path]
@@ -41,9 +41,9 @@ def text_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file or folder")
     if path.suffix.lower() in TABLES:
         raise DataError(
-            f"{path}: a table, whose labels and delimiters would be learnt as text",
+            f"{path}: a table, whose labels and delimiters would be learned as text",
             known=", ".join(ENDINGS),
-            do='Write its texts to a .jsonl file, {"text": "..."} a line, without those you will test on.',
+            do='Write its texts to a .jsonl file, one {"text": "..."} per line, without those you will test on.',
         )
     return [path]
 
@@ -51,8 +51,8 @@ def text_files(path: Path) -> list[Path]:
 def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
     """Yield (text, ends) for each piece of each document of a file; `ends` marks a document's last piece.
 
-    In a text file a line ``<|endoftext|>`` separates documents; in JSONL each line's "text" is one, and in a saved
-    data set each row's (of the split "train", where there are splits).
+    In a text file a line ``<|endoftext|>`` separates documents. In JSONL each line's "text" is a document, in a saved
+    data set each row's "text" (of the split "train" if there are splits).
     """
     read = _dataset_rows if is_saved_dataset(path) else _jsonl_lines if ".jsonl" in path.name else _text_lines
     lines = read(path)
@@ -74,7 +74,7 @@ def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _text_lines(path: Path) -> Iterator[str | None]:
-    """Lines with their ends; none where a document ends."""
+    """Lines with their line ends, and None at the end of a document."""
     with _open(path) as file:
         try:
             for line in file:
@@ -96,10 +96,12 @@ def _jsonl_lines(path: Path) -> Iterator[str | None]:
                 text = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{path}, line {number}: no JSON object with a text", got=line[:60].strip(), known='{"text": "..."}'
+                    f"{path}, line {number}: not a JSON object with a text",
+                    got=line[:60].strip(),
+                    known='{"text": "..."}',
                 ) from error
             if not isinstance(text, str):
-                raise DataError(f"{path}, line {number}: text is no string", got=type(text).__name__)
+                raise DataError(f"{path}, line {number}: text is not a string", got=type(text).__name__)
             yield text
             yield None
 
@@ -110,7 +112,7 @@ def _dataset_rows(path: Path) -> Iterator[str | None]:
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError) as error:
-        raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
+        raise DataError(f"{path}: not a readable data set", got=str(error).split("\n")[0][:200]) from error
     if isinstance(found, datasets.DatasetDict):
         if "train" not in found:
             raise DataError(f"{path}: the data set has no split named train", got=", ".join(found))
@@ -134,9 +136,9 @@ def _open(path: Path) -> TextIO:
 
 
 def locate_text(name: str) -> DataSource:
-    """The plain text that `name` means. Raises DataError.
+    """Find the plain text called `name`. Raises DataError.
 
-    A file, a folder of text files or one that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
+    name: a file, a folder of text files or saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
     """
     bundled = samples("txt")
     if name in bundled:
@@ -156,15 +158,15 @@ def locate_text(name: str) -> DataSource:
 def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int) -> TextCounts:
     """Tokenize a file or a folder into ``train.bin`` and ``val.bin`` in bounded memory.
 
-    Held-out documents are drawn by a hash of their beginning; a text of a single document is cut at its paragraphs.
-    Where the share of few documents is none, it is doubled until it is one. Documents that hold a row of the evaluation
-    sets of ``pretrain.exclude`` are left out of both, and counted by source.
+    A hash of a document's beginning decides whether it is held out; a single document is split at its paragraphs. If no
+    document is held out, val_fraction is doubled until one is. Documents that contain a row of the evaluation sets of
+    ``pretrain.exclude`` are left out of both files and counted by source.
     """
     files = text_files(path)
     unknown = set(settings.shares) - {source_name(file) for file in files}
     if unknown:
         raise DataError(
-            "pretrain.shares names files that are not there",
+            "pretrain.shares names missing files",
             got=", ".join(sorted(unknown)),
             known=", ".join(source_name(file) for file in files),
         )
@@ -176,7 +178,7 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     for split in ("train", "val"):
         if writer.tokens[split] < 2:
             raise DataError(
-                f"{path}: too little text, nothing for the {split} part",
+                f"{path}: too little text, the {split} part is empty",
                 do="Give more text, or another pretrain.val_fraction.",
             )
     excluded = Excluded(len(exclusion), sum(source.excluded for source in sources.values())) if exclusion else None
@@ -190,7 +192,7 @@ def _write_splits(
 ) -> tuple[TokenWriter, dict[str, SourceCounts]]:
     """One pass over the files: the closed writer with its counts, and the counts of each source.
 
-    A document that is handed on in pieces is judged piece by piece: what follows one left out begins a document.
+    A long document is checked piece by piece; the piece after one that was left out begins a new document.
     """
     sources = {}
     with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
@@ -219,7 +221,7 @@ def _write_splits(
 
 
 def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -> EvaluationText:
-    """Tokenize a text that is only measured into ``eval.bin``. Returns its counts."""
+    """Tokenize a text that is only evaluated into ``eval.bin``. Returns its counts."""
     with TokenWriter(directory, tokenizer, splits=("eval",)) as writer:
         for file in text_files(path):
             begins = True
@@ -230,12 +232,12 @@ def write_evaluation_tokens(path: Path, directory: Path, tokenizer: Tokenizer) -
 
 
 def source_name(file: Path) -> str:
-    """A file's name without its endings: what ``pretrain.shares`` calls it."""
+    """A file's name without its endings, as in ``pretrain.shares``."""
     return file.name.split(".")[0]
 
 
 def _placed(file: Path, settings: Pretrain, share: float, seed: int) -> Iterator[tuple[str, bool, str, int]]:
-    """(text, begins a document, split, times it is written) for each piece of a file."""
+    """Yield (text, begins a document, split, number of times it is written) for each piece of a file."""
     begins, split, times = True, "train", 1
     for text, ends in _paragraphs(file) if _is_one_document(file) else iterate_pieces(file):
         if begins:
@@ -247,7 +249,7 @@ def _placed(file: Path, settings: Pretrain, share: float, seed: int) -> Iterator
 
 
 def _times(text: str, share: float, seed: int) -> int:
-    """How often a document is written for its source's share: 2.3 is twice, and a third time for 30 % of them."""
+    """How often a document is written. share: 2.3 is twice, and a third time for 30 % of the documents."""
     digest = hashlib.sha256(f"share/{seed}/{text[:4096]}".encode("utf-8", "replace")).digest()
     return int(share) + (int.from_bytes(digest[:8], "big") < (share % 1) * 2**64)
 
@@ -259,9 +261,9 @@ def _is_one_document(file: Path) -> bool:
 
 
 def _paragraphs(file: Path) -> Iterator[tuple[str, bool]]:
-    """A single document in parts of 2,000 characters or some more, so that some of it can be held out.
+    """A single document in parts of just over 2,000 characters, so that some can be held out.
 
-    A part ends at an empty line; where none comes for as long again, at a line's end.
+    A part ends at an empty line, or without one at the first line end after 4,000 characters.
     """
     held = ""
     for text, _ in iterate_pieces(file):

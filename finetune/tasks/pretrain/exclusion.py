@@ -1,8 +1,8 @@
-"""Documents that hold a row of an evaluation set, to be left out of what a model learns from.
+"""Find documents that contain a row of an evaluation set, to leave them out of the training text.
 
-Words are casefolded runs of letters and digits, so that punctuation and spacing do not matter. A row of n-grams is held
-where half or more of its different 8-grams of words stand in the document; a shorter row where it is one of the
-document's lines, a leading speaker's name aside. Rows below 3 words stand in any text and are passed over.
+Words are casefolded runs of letters and digits, so that punctuation and spacing do not matter. A document contains a
+row of 8 or more words if it has at least half of the row's different 8-grams of words, and a shorter row if one of its
+lines, without a leading speaker's name, is the row. Rows of fewer than 3 words occur in any text and are ignored.
 """
 
 import csv
@@ -16,7 +16,7 @@ import numpy as np
 from finetune.errors import DataError
 
 GRAM = 8  # words
-LEAST_WORDS = 3  # of a row that is looked for
+LEAST_WORDS = 3  # shorter rows are ignored
 LEAST_SHARE = 0.5  # of a row's grams
 LONGEST_CELL = 1 << 24  # characters
 _WORD = re.compile(r"[^\W_]+")
@@ -25,7 +25,7 @@ _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no power of it vanishes modulo 2 **
 
 
 class Exclusion:
-    """Looks for the rows of evaluation sets in documents; memory is 12 bytes a gram and the short rows' words."""
+    """Searches documents for the rows of evaluation sets. Memory: 12 bytes per 8-gram, and the words of short rows."""
 
     def __init__(self, rows: Iterable[str]):
         self.lines: set[tuple[str, ...]] = set()
@@ -50,7 +50,7 @@ class Exclusion:
         return len(self.sizes) + len(self.lines)
 
     def holds(self, text: str) -> bool:
-        """Whether a document holds a row."""
+        """Whether a document contains a row."""
         return self._has_grams(text) or self._has_line(text)
 
     def _has_grams(self, text: str) -> bool:
@@ -95,7 +95,7 @@ def _grams(words: list[str] | tuple[str, ...]) -> np.ndarray:
 
 
 def evaluation_files(paths: Iterable[str]) -> list[Path]:
-    """The files, and those of the folders, that ``pretrain.exclude`` names. Raises DataError for what is not there."""
+    """The files named by ``pretrain.exclude`` and those in its folders. Raises DataError for a missing path."""
     files = []
     for path in (Path(path).expanduser() for path in paths):
         if not path.exists():
@@ -125,14 +125,14 @@ def evaluation_rows(file: Path) -> Iterator[str]:
                     yield from line.split("\t")
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{file}: no evaluation set that can be read",
+            f"{file}: not a readable evaluation set",
             got=str(error)[:100],
             known=".csv, .tsv, .json, .jsonl and plain text, in UTF-8",
         ) from error
 
 
 def _strings(value: object) -> Iterator[str]:
-    """All strings within a JSON value, but for the keys."""
+    """All strings in a JSON value except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The task ``pretrain``: predict the next token of plain text, from scratch or on from any checkpoint."""
+"""The task ``pretrain``: predict the next token of plain text, from new weights or from any checkpoint."""
 
 import math
 
@@ -29,7 +29,7 @@ def build_job(
     val_blocks: int,
     device: torch.device,
 ) -> Job[NextToken]:
-    """Everything the loop needs; a row is a block of the packed tokens."""
+    """The job for the training loop; a row is a block of packed tokens."""
 
     def batch(blocks: list[int]) -> tuple[Tensor, Tensor]:
         return train.batch(blocks, IGNORE)
@@ -57,7 +57,7 @@ def build_job(
 def measure(
     model: nn.Module, tokens: PackedTokens, bytes_per_token: float, most_blocks: int, budget: int, device: torch.device
 ) -> dict[str, float]:
-    """Loss per token in nats, perplexity and bits per byte, over blocks that are spread over all sources."""
+    """Loss per token in nats, perplexity and bits per byte, over evenly spaced blocks of all sources."""
     blocks = sorted({len(tokens) * i // most_blocks for i in range(most_blocks)})
     nats = block_nll(model, tokens, blocks, max(budget // tokens.context, 1), device)
     loss = float(nats.sum()) / sum(map(tokens.length, blocks))
@@ -72,7 +72,7 @@ def measure(
 def block_nll(
     model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int, device: torch.device
 ) -> np.ndarray:
-    """The cross entropy of blocks in nats, summed over each `together` of them (one forward pass)."""
+    """The cross-entropy in nats of each group of `together` blocks (one forward pass)."""
     sums = []
     for start in range(0, len(blocks), together):
         inputs, targets = (tensor.to(device) for tensor in tokens.batch(blocks[start : start + together], IGNORE))
@@ -89,9 +89,9 @@ def evaluate(
     device: torch.device,
     start: Start,
 ) -> LanguageEvaluation:
-    """Measure two states of a model on texts, beside compressors, and let both continue their beginnings.
+    """Measure a model before and after training, and compressors, on texts, and let both models continue samples.
 
-    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are not yet known.
+    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are filled in later.
     """
     lengths = np.array(tokenizer.byte_lengths())
     models = {"before": before.eval(), "after": after.eval()}
@@ -150,7 +150,7 @@ def _nll(model: NextToken, tokens: PackedTokens, device: torch.device, advance: 
 
 
 def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, device: torch.device) -> Sample:
-    """One beginning and what each state of the model makes of it."""
+    """The beginning of a text and its continuation by each model."""
     prompt = torch.from_numpy(tokens.ids[: SAMPLING.prompt_tokens].astype(np.int64))[None].to(device)
     shown = {}
     for state, model in models.items():

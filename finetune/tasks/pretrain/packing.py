@@ -1,4 +1,4 @@
-"""Documents packed into full sequences, from a file of token ids that is written once and mapped into memory."""
+"""Documents packed into full sequences, read from a memory-mapped file of token ids."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,20 +15,20 @@ SPLITS = ("train", "val")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
+    """The smallest unsigned integer type for all ids."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def goes_to_val(first_piece: str, val_fraction: float, seed: int) -> bool:
-    """Whether a document is held out: a function of its beginning, so that its place in the file does not matter."""
+    """Whether a document is held out. Depends on its beginning, not on its position in the file."""
     digest = hashlib.sha256(f"{seed}/{first_piece[:4096]}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
 
 
 class TokenWriter:
-    """Streams documents into a file of ids a split; every document begins with the end-of-text id.
+    """Writes documents into one file of ids per split; every document begins with the end-of-text id.
 
-    That id is the only context of a document's first token, and the target after a document's last.
+    That id is the only context of a document's first token, and the target after the last token of the one before.
     """
 
     def __init__(self, directory: Path, tokenizer: Tokenizer, splits: tuple[str, ...] = SPLITS):
@@ -48,7 +48,7 @@ class TokenWriter:
             file.close()
 
     def add(self, split: str, piece: str, begins: bool) -> None:
-        """Append a piece of a document; `begins` where it is the first."""
+        """Append a piece of a document; begins: whether it is the first."""
         if begins:
             self._put(split, [self.tokenizer.end_of_text])
             self.documents[split] += 1
@@ -64,7 +64,7 @@ class TokenWriter:
 class PackedTokens:
     """A file of token ids as blocks of `context` inputs, each with the token that follows as its target.
 
-    start, stop: the part of the file, in tokens, that is meant; its last target is the token at `stop`.
+    start, stop: the part of the file to read, in tokens; its last target is the token at `stop`.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class PackedTokens:
         return -(-(len(self.ids) - 1) // self.context)
 
     def length(self, block: int) -> int:
-        """The inputs of a block: the context, but for the last one."""
+        """Number of inputs in a block: the context, or fewer in the last block."""
         return min(self.context, len(self.ids) - 1 - block * self.context)
 
     def targets(self, block: int) -> np.ndarray:
-        """The ids that a block's inputs are followed by (T,)."""
+        """The target ids of a block (T,)."""
         start = block * self.context + 1
         return self.ids[start : start + self.length(block)]
 
     def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T) of blocks; a short one is padded with ignored targets."""
+        """Inputs and targets (B, T) of blocks; a short block is padded with ignored targets."""
         longest = max(map(self.length, blocks))
         inputs = torch.full((len(blocks), longest), self.end_of_text)
         targets = torch.full((len(blocks), longest), ignore)
@@ -107,14 +107,14 @@ class PackedTokens:
         return inputs, targets
 
     def layout(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """(mask, positions) that keep documents apart, or (none, none) where attention may cross them."""
+        """(mask, positions) that keep documents apart, or (None, None) if attention may cross between them."""
         return (None, None) if self.across else document_layout(inputs, self.end_of_text)
 
 
 def document_layout(inputs: Tensor, end_of_text: int) -> tuple[Tensor, Tensor]:
     """The attention mask (B, 1, T, T) and the positions (B, T) of packed documents.
 
-    A token sees its own document up to itself; positions begin at 0 with each end-of-text id.
+    A token attends to its own document up to itself; positions restart at 0 with each end-of-text id.
     """
     T = inputs.shape[1]
     begins = inputs == end_of_text

@@ -39,15 +39,15 @@ def verdict(evaluation: LanguageEvaluation) -> str:
     if best is not None:
         ratio = headline.known_value() / best
         said += (
-            f" General compressors need {best:.3f} on the same text: the model takes {ratio:.0%} of that."
+            f" General-purpose compressors need {best:.3f} on the same text; the model needs {ratio:.0%} of that."
             if ratio < 1
-            else f" A general compressor needs only {best:.3f}: the model has learnt little so far."
+            else f" A general-purpose compressor needs only {best:.3f}, so the model has learned little so far."
         )
     return said
 
 
 def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
-    """The figures at the top."""
+    """The main results at the top of the page."""
     metrics = evaluation.metrics
     return [
         Tile(
@@ -61,7 +61,7 @@ def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
 
 
 def before_and_after(evaluation: LanguageEvaluation) -> Section:
-    """Every measured text before and after training."""
+    """The results on each text before and after training."""
     rows = []
     for part, metrics in evaluation.after.items():
         for key, name in NAMES.items():
@@ -79,8 +79,8 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
         [
             table,
             Text(
-                "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so they are only "
-                "comparable for the same vocabulary.",
+                "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so "
+                "they are only comparable for the same tokenizer.",
                 small=True,
             ),
         ],
@@ -88,7 +88,7 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
 
 
 def sources(evaluation: LanguageEvaluation) -> list[Section]:
-    """Each source's held-out text, beside compressors."""
+    """The results on each source's held-out text, and those of compressors."""
     if not evaluation.sources:
         return []
     names = [entry.name for entry in evaluation.sources[0].compressors]
@@ -115,7 +115,7 @@ def sources(evaluation: LanguageEvaluation) -> list[Section]:
             [
                 table,
                 Text(
-                    "The compressors start each text from nothing; on a few kilobytes they are at their worst.",
+                    "The compressors see each text for the first time, so they do poorly on a text of a few kilobytes.",
                     small=True,
                 ),
             ],
@@ -130,8 +130,8 @@ def samples(evaluation: LanguageEvaluation) -> Section:
     how = evaluation.sampling
     blocks: list[Text | Table] = [
         Text(
-            f"Held-out beginnings, continued at temperature {how.temperature:g}, top-k {how.top_k}, seed "
-            f"{how.seed}, before and after training."
+            f"Beginnings of held-out texts, continued before and after training (temperature {how.temperature:g}, "
+            f"top-k {how.top_k}, seed {how.seed})."
         )
     ]
     for number, entry in enumerate(evaluation.samples, start=1):
@@ -142,7 +142,7 @@ def samples(evaluation: LanguageEvaluation) -> Section:
 
 
 def data_section(card: TextCard | None) -> Section:
-    """The sources of the text, and how much of each is trained on and held out."""
+    """The sources of the text, with the sizes of their training and held-out parts."""
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     sizes = [(part, value_text(card.documents[part]), card.tokens[part], card.bytes[part]) for part in ("train", "val")]

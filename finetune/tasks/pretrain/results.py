@@ -1,4 +1,4 @@
-"""What data/card.json and eval.json hold after pretraining."""
+"""The content of data/card.json and eval.json after pretraining."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from finetune.records import DataOrigin, Record
 
 @dataclass(frozen=True)
 class PartCounts(Record):
-    """How much of a source is trained on, or held out."""
+    """Size of the training part or the held-out part of a source."""
 
     documents: int
     tokens: int
@@ -17,9 +17,9 @@ class PartCounts(Record):
 
 @dataclass(frozen=True)
 class SourceCounts(Record):
-    """How much text a source has. share: how often a document of it is trained on, 1 being once an epoch.
+    """Size of a source. share: how often each of its documents is trained on per epoch.
 
-    excluded: documents left out because they hold a row of an evaluation set.
+    excluded: documents left out because they contain a row of an evaluation set.
     """
 
     share: float
@@ -30,7 +30,7 @@ class SourceCounts(Record):
 
 @dataclass(frozen=True)
 class Excluded(Record):
-    """Documents left out of pretraining, and the rows of evaluation sets that were looked for in all of them."""
+    """The number of rows of evaluation sets searched for, and of documents left out because they contain one."""
 
     rows: int
     documents: int
@@ -38,7 +38,7 @@ class Excluded(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TextCounts(Record):
-    """How much text is trained on and held out, under ``train`` and ``val``, and how much each source has."""
+    """Sizes of the training text (``train``), the held-out text (``val``) and each source."""
 
     documents: dict[str, int]
     tokens: dict[str, int]
@@ -47,13 +47,13 @@ class TextCounts(Record):
     excluded: Excluded | None = None  # None: no evaluation sets were named
 
     def of(self, origin: DataOrigin, evaluated: "EvaluationText | None" = None) -> "TextCard":
-        """The same with where the text comes from."""
+        """These counts with the origin of the text."""
         return TextCard(**vars(origin), **vars(self), eval=evaluated)
 
 
 @dataclass(frozen=True)
 class EvaluationText(Record):
-    """A text that is only measured."""
+    """A text that is only evaluated."""
 
     name: str
     tokens: int
@@ -62,14 +62,14 @@ class EvaluationText(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TextCard(TextCounts, DataOrigin):
-    """What data/card.json holds."""
+    """The content of data/card.json."""
 
     eval: EvaluationText | None = None
 
 
 @dataclass(frozen=True)
 class SourceBits(Record):
-    """Bits per byte of a source's held-out text before and after training, and what compressors make of it."""
+    """Bits per byte of a source's held-out text before and after training, and of compressors."""
 
     name: str
     bytes: int
@@ -89,7 +89,7 @@ class Sample(Record):
 
 @dataclass(frozen=True)
 class Sampling(Record):
-    """How the report's continuations are drawn."""
+    """How the report's continuations are sampled."""
 
     temperature: float
     top_k: int
@@ -101,7 +101,7 @@ class Sampling(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation(Evaluation):
-    """What a language model's eval.json holds. `metrics` are those of the held-out text after training."""
+    """The content of a language model's eval.json. metrics: of the held-out text after training."""
 
     before: dict[str, dict[str, Metric]]  # of each text, ``val`` and ``eval``
     after: dict[str, dict[str, Metric]]

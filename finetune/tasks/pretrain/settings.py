@@ -1,4 +1,4 @@
-"""The section ``pretrain`` of a recipe, and what the task reads of the run's sections, by stage."""
+"""The section ``pretrain`` of a recipe, and the shared settings that the task reads in each stage."""
 
 from pydantic import Field
 
@@ -6,22 +6,23 @@ from finetune.config import Settings
 
 
 class Pretrain(Settings):
-    """How plain text becomes sequences."""
+    """How plain text becomes training sequences."""
 
     val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
-    val_blocks: int = Field(256, ge=1, description="blocks of held-out text that a validation during training reads")
+    val_blocks: int = Field(256, ge=1, description="blocks of held-out text per validation during training")
     eval_data: str = Field("", description="another held-out text, evaluated before and after training")
     exclude: tuple[str, ...] = Field(
         (),
-        description="files, or folders of them, with the rows of evaluation sets: a "
-        "document that holds half or more of a row's 8-grams of words is left out, or a "
-        "shorter row as a line",
+        description="files or folders of evaluation sets; a training document is left out if it contains half or "
+        "more of the 8-word sequences of one of their rows, or a shorter row as a line",
     )
-    across_documents: bool = Field(False, description="let attention cross from one packed document into the next")
+    across_documents: bool = Field(
+        False, description="let tokens attend to earlier documents packed into the same sequence"
+    )
     shares: dict[str, float] = Field(
         {},
-        description="how often the documents of a file (its name without ending) "
-        "are used: 0.2 for a fifth of them, 2 for twice; 1 where not named",
+        description="how often the documents of a file are used, by its name without ending: 0.2 for a fifth of them, "
+        "2 for twice; 1 for files that are not named",
     )
 
 

@@ -52,7 +52,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
     page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """A file's or a folder's whole path, the evaluation text's and those of the evaluation sets."""
+        """With the absolute paths of the text, the evaluation text and the evaluation sets."""
         found, own = super().resolve(recipe, fetch), recipe.pretrain
         whole = {
             "exclude": tuple(map(resolve_path, own.exclude)),
@@ -65,13 +65,13 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         return locate_text(recipe.data)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The text, the one that is only measured, and the evaluation sets whose rows are not to be learnt."""
+        """The text, the evaluation text, and the evaluation sets to exclude."""
         further = recipe.pretrain.eval_data
         found = super().files(recipe) | ({"the evaluation text": locate_text(further).path} if further else {})
         return found | {str(file): file for file in evaluation_files(recipe.pretrain.exclude)}
 
     def prepare(self, recipe: Recipe, run: Run) -> PackedPrepared:
-        """data/train.bin and data/val.bin: token ids, mapped into memory by the training."""
+        """Write data/train.bin and data/val.bin, token ids that training memory-maps."""
         data = locate_text(recipe.data)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         run.path("data").mkdir(exist_ok=True)
@@ -84,22 +84,22 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         card = found.of(run.result("download", Downloaded).data, evaluated)
         write_json(run.path("data", "card.json"), card.to_json())
         say(
-            f"text: {card.documents['train']:,} documents of {card.tokens['train']:,} tokens to train on, "
-            f"{card.documents['val']:,} of {card.tokens['val']:,} held out; "
-            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes a token"
+            f"text: {card.documents['train']:,} training documents ({card.tokens['train']:,} tokens), "
+            f"{card.documents['val']:,} held out ({card.tokens['val']:,} tokens); "
+            f"{card.bytes['train'] / card.tokens['train']:.2f} bytes per token"
         )
         if card.excluded:
             say(
-                f"  {card.excluded.documents:,} documents are left out, which hold one of the {card.excluded.rows:,} "
-                "rows of evaluation sets"
+                f"  {card.excluded.documents:,} documents left out that contain one of the {card.excluded.rows:,} rows of "
+                "evaluation sets"
             )
         return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes)
 
     def preview(self, recipe: Recipe, context: int) -> None:
-        """Nothing: how many tokens a text has depends on the tokenizer."""
+        """None: the number of tokens depends on the tokenizer."""
 
     def build_model(self, recipe: Recipe, gpt: GPT, prepared: PackedPrepared) -> NextToken:
-        """The GPT itself, which has no other head than its embedding."""
+        """The GPT itself, whose only head is its tied embedding."""
         return NextToken(gpt)
 
     def build_job(
@@ -123,7 +123,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
     def evaluate(
         self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
     ) -> LanguageEvaluation:
-        """Before and after, on what is held out and on the evaluation's own text."""
+        """Evaluate before and after training on the held-out text and the evaluation text."""
         path = run.path("data", "card.json")
         card = TextCard.from_json(read_json(path), path)
         parts: dict[str, dict[str, PackedTokens]] = {"val": {}}
@@ -155,7 +155,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         return Exportable(run.name, model.gpt, tokenizer, readme)
 
     def next_command(self, directory: Path) -> str:
-        """What the weights are for."""
+        """Classify with the pretrained weights."""
         return f"classify my.csv --weights {directory}"
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
@@ -167,7 +167,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         return Probe(job, choose(whole.lengths, setup.settings), whole)
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """Over the held-out blocks, one at a time and by both states of the model."""
+        """For the held-out blocks, one at a time, before and after training."""
         tokens = packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, "val")
         model = setup.model.to(device).eval()
         took = second_time(lambda: block_nll(model, tokens, [0], 1, device))
@@ -177,7 +177,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
 def packed_tokens(
     recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0, stop: int | None = None
 ) -> PackedTokens:
-    """A token file, or a part of it, in blocks of the model's context, or of the recipe's max_length."""
+    """A token file, or a part of it, in blocks of the recipe's max_length, at most the model's context."""
     context = min(recipe.max_length or gpt.config.context, gpt.config.context)
     return PackedTokens(
         run.path("data", f"{split}.bin"),

@@ -1,4 +1,4 @@
-"""Pairs as tokens: tokenized once, whole; what a model reads of them is a view of that."""
+"""Tokenize pairs once; the training examples are a view of these tokens."""
 
 from dataclasses import dataclass
 
@@ -21,31 +21,31 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Examples(writing.Examples):
-    """The pairs of a split that fit. A source loses its end where it is too long, a target nothing."""
+    """The pairs of a split that fit. Long sources are truncated at the end, targets never."""
 
     tokens: Tokens
     family: str
 
     def pair(self, row: int) -> Pair:
-        """A row as it is read."""
+        """A row as the model reads it."""
         target = self.tokens.target[self.at[row]]
         return Pair(self.tokens.source[self.at[row]][: source_room(self.family, self.max_length, len(target))], target)
 
     def sides(self) -> tuple[list[int], list[int]]:
-        """Tokens of each row's source that are read, and of its target."""
+        """Tokens of each row's truncated source, and of its target."""
         source, target = (np.array(side.lengths())[self.at] for side in (self.tokens.source, self.tokens.target))
         return np.minimum(source, source_room(self.family, self.max_length, target)).tolist(), target.tolist()
 
     def lengths(self) -> list[int]:
-        """Tokens of each row, source and target and what stands between them."""
+        """Tokens of each row: source, separator and target."""
         return [source + 1 + target for source, target in zip(*self.sides(), strict=True)]
 
     def learnt(self) -> list[int]:
-        """Supervised tokens of each row: the target and its end."""
+        """Supervised tokens of each row: the target and its end token."""
         return [target + 1 for target in self.sides()[1]]
 
     def sources(self, room: int) -> list[list[int]]:
-        """The first `room` tokens of each row's source: what is read where its target is not known."""
+        """The first `room` tokens of each row's source, for generation."""
         return [self.tokens.source[at][:room] for at in self.at]
 
 
@@ -56,9 +56,9 @@ def tokenize(records: list[TextPair], tokenizer: Tokenizer) -> Tokens:
 
 
 def make_examples(records: list[TextPair], tokens: Tokens, max_length: int, family: str) -> Examples:
-    """Those of a split's pairs whose target leaves room for a token of its source.
+    """The pairs of a split whose target leaves room for at least one source token.
 
-    max_length: tokens that a stack reads: of source, separator and target in the family `decoder`, of either otherwise.
+    max_length: maximum tokens of source, separator and target together in the family `decoder`, of each side otherwise.
     """
     source, target = (np.array(side.lengths()) for side in (tokens.source, tokens.target))
     room = source_room(family, max_length, target)
@@ -68,15 +68,15 @@ def make_examples(records: list[TextPair], tokens: Tokens, max_length: int, fami
 
 
 def source_room(family: str, max_length: int, target: int | np.ndarray) -> int | np.ndarray:
-    """Tokens of a source that are read beside a target of so many."""
+    """Maximum tokens of a source. target: tokens of its target."""
     return max_length - target - 1 if family == "decoder" else max_length
 
 
 def writing_room(family: str, max_length: int, context: int, max_new_tokens: int) -> int:
-    """Tokens of a source that are read where its target is not known; what is over is cut at its end.
+    """Maximum tokens of a source for generation; a longer source is truncated at the end.
 
-    max_length: tokens as in training. In the family `decoder` `max_new_tokens` have to have their room in the model's
-    context beside it; half of the context it keeps at least.
+    max_length: as in training. In the family `decoder` the source leaves room for `max_new_tokens` in the model's
+    context, but keeps at least half of the context.
     """
     if family == "encoder-decoder":
         return max_length

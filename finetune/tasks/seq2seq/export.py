@@ -1,4 +1,4 @@
-"""What is written beside a seq2seq model's weights: how a source is read, and the README of an encoder-decoder."""
+"""Files exported with a seq2seq model: ``seq2seq.json`` and the README of an encoder-decoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from finetune.export.exportable import Exported
 from finetune.records import Record
 
-SEQ2SEQ = "seq2seq.json"  # beside weights that write targets
+SEQ2SEQ = "seq2seq.json"  # stored with the weights of a seq2seq model
 
 
 @dataclass(frozen=True)
 class SourceUse(Record):
-    """What ``seq2seq.json`` holds: how a source is read and its target written."""
+    """The content of ``seq2seq.json``: how to truncate a source and generate its target."""
 
     family: str
     max_length: int
@@ -21,14 +21,14 @@ class SourceUse(Record):
 
 
 def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
-    """The README of an encoder-decoder. said: how good it is."""
+    """The README of an encoder-decoder. said: a sentence with its results."""
 
     def readme(exported: Exported) -> str:
         return "\n".join(
             [
                 f"# {name}",
                 "",
-                "An encoder-decoder by gpt2-finetune: GPT-2's blocks on both sides, the encoder's without "
+                "An encoder-decoder by gpt2-finetune: both sides are GPT-2 blocks, the encoder's without "
                 "the causal mask, the decoder's with cross-attention.",
                 "",
                 f"- {said}",
@@ -45,8 +45,8 @@ def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
                 '    source = torch.tensor([tokenizer.encode("a source")])',
                 "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)",
                 "",
-                "No class of another library has this shape; config.json has it key by key, and model.safetensors our "
-                "names.",
+                "No class of another library has this shape. config.json describes it, and model.safetensors uses this "
+                "project's tensor names.",
                 "",
             ]
         )

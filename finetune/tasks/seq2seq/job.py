@@ -1,4 +1,4 @@
-"""The task ``seq2seq``: write the target of a source. Sources are read, targets and their ends are learnt."""
+"""The task ``seq2seq``: write the target of a source. The loss covers the targets and their end tokens."""
 
 import math
 
@@ -28,20 +28,20 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 
-FORCED_TOKENS = 2048  # of pairs in one teacher-forced pass
-DRAWN = 3  # test pairs whose attention is kept
-DRAWN_TOKENS = 40  # of a source and of a target at most, so that the picture can be read
+FORCED_TOKENS = 2048  # tokens per teacher-forced evaluation batch
+DRAWN = 3  # test pairs whose attention is saved
+DRAWN_TOKENS = 40  # maximum length of their sources and targets, so that the picture is readable
 
 
 def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[AnyFamily, WarmStart | None]:
-    """The family's model on its starting weights, and what became of a GPT's tensors in an encoder-decoder.
+    """The family's model on its starting weights; for an encoder-decoder made from a GPT also the report of its tensors.
 
-    Raises RecipeError where the weights are an encoder-decoder's and the family is not.
+    Raises RecipeError for an encoder-decoder's weights with the family `decoder`.
     """
     settings = recipe.seq2seq
     if settings.family == "decoder" and not isinstance(start, GPT):
         raise RecipeError(
-            "these weights are an encoder-decoder's",
+            "the family decoder cannot start from an encoder-decoder's weights",
             got="seq2seq.family=decoder",
             do="Give --set seq2seq.family=encoder-decoder, or other weights.",
         )
@@ -52,7 +52,7 @@ def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[
 
 
 def build_job(model: Family, settings: Train, train: Examples, val: Examples, device: torch.device) -> Job[Family]:
-    """Everything the loop needs; a row weighs as many tokens as it has to learn."""
+    """The job for the training loop; a row's weight is its number of supervised tokens."""
 
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         return model.batch([train.pair(row) for row in rows])
@@ -78,7 +78,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
 
 
 def teacher_forced(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair with its target given: cross-entropy in nats, and tokens that were the likeliest; (n,) each."""
+    """Teacher-forced evaluation of each pair: cross-entropy in nats, and correctly predicted tokens; (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
     for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
         batch = (tensor.to(device) for tensor in model.batch([part.pair(row) for row in rows]))
@@ -94,7 +94,7 @@ def write(
     max_new_tokens: int,
     device: torch.device,
 ) -> list[Answer]:
-    """Targets for sources in their order, by the settings' beams, or greedy decoding."""
+    """Targets for sources, in their order, by beam search or greedy decoding."""
     options = vars(decoding(settings.beams, settings.length_penalty))
     return write_answers(
         [len(source) + 1 for source in sources],
@@ -107,7 +107,7 @@ def write(
 
 
 def decoding(beams: int, length_penalty: float) -> Decoding:
-    """How targets are written: by beam search, or greedily."""
+    """The decoding options: beam search, or greedy for one beam."""
     return Decoding(beams=beams, length_penalty=length_penalty) if beams > 1 else Decoding(temperature=0.0)
 
 
@@ -125,8 +125,8 @@ def evaluate(
 ) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
-    records: of all splits; parts: test and validation. Pairs that do not fit are left out, as in training. Returns the
-    evaluation, its time still open, all rows, and the attention of a few (``attention_of``).
+    records: of all splits. parts: the examples of test and validation. Pairs that do not fit are left out, as in
+    training. Returns the evaluation (its seconds are filled in later), all rows, and a few attention maps.
     """
     settings, resamples, seed = recipe.seq2seq, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
@@ -178,10 +178,10 @@ def evaluate(
 
 @torch.no_grad()
 def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: torch.device) -> AttentionMap:
-    """Where the tokens of a target look in their source: weights (T, S), the mean over layers and heads.
+    """Attention of a target's tokens to its source: weights (T, S), the mean over layers and heads.
 
-    Of an encoder-decoder the cross-attention; of a decoder the rows of its attention in which the target is predicted,
-    and the columns of the source: what else they look at, the target so far and the separator, is left out.
+    For an encoder-decoder the cross-attention. For a decoder the part of its self-attention from the positions that
+    predict the target to the source, without the attention to the separator and the target so far.
     """
     source, target = pair.source, pair.target
     *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))

@@ -1,8 +1,8 @@
-"""From source to target in two ways: one GPT that reads both in a row, or an encoder-decoder.
+"""Two model families: one GPT that reads source and target as one sequence, or an encoder-decoder.
 
-Both modules give the loss as their forward pass, so that every wrapper around a model works, and share the few things
-that a task asks of them. Between source and target, at the target's end, and as an encoder-decoder's first target token
-stands the end-of-text token. Shape letters as in encoder_decoder.py.
+Both modules return the loss from their forward pass, so that model wrappers work, and share one interface for the task.
+The end-of-text token separates source and target, ends the target, and is an encoder-decoder's first decoder input.
+Shape letters as in encoder_decoder.py.
 """
 
 from typing import Any
@@ -20,21 +20,21 @@ CHUNK = 256  # supervised positions whose logits exist at a time
 
 
 class Family(nn.Module):
-    """What both families share; a subclass says how a batch is laid out and what its hidden states are.
+    """The base of both families; a subclass defines the layout of a batch and its hidden states.
 
-    end: the id of the end-of-text token. smoothing: the share of the answer that is spread over the whole vocabulary in
-    training (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    end: the id of the end-of-text token. smoothing: label smoothing in training (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7).
     """
 
     end: int
     smoothing: float
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, ...]:
-        """What ``forward`` takes, the targets (B, T) last: IGNORE where nothing is supervised."""
+        """The arguments of ``forward``, the targets (B, T) last, which are IGNORE at unsupervised positions."""
         raise NotImplementedError
 
     def hidden_states(self, *batch: Tensor) -> Tensor:
-        """The states from which each target token is predicted: a batch without its targets -> (B, T, C)."""
+        """Hidden states that predict each target token: a batch without its targets -> (B, T, C)."""
         raise NotImplementedError
 
     @property
@@ -43,21 +43,21 @@ class Family(nn.Module):
         raise NotImplementedError
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
-        """Targets for sources, as ids (B, T), by the options of ``finetune.models.generate.generate``."""
+        """Generate targets for sources, as ids (B, T). options: those of ``finetune.models.generate.generate``."""
         raise NotImplementedError
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Cross entropy summed over the supervised positions; smoothed in training only."""
+        """Cross-entropy summed over the supervised positions, with label smoothing only in training."""
         *inputs, targets = batch
         smoothing = self.smoothing if self.training else 0.0
         return summed_loss(self.hidden_states(*inputs), self.output, targets, CHUNK, smoothing)
 
     @torch.no_grad()
     def teacher_forced(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each pair with its target given: cross-entropy in nats, and tokens that were the likeliest; (B,) each."""
+        """Teacher-forced evaluation of each pair: cross-entropy in nats, and correctly predicted tokens; (B,) each."""
         *inputs, targets = batch
         hidden, supervised = self.hidden_states(*inputs), targets != IGNORE
-        owner = supervised.nonzero()[:, 0]  # (N,), whose token it is
+        owner = supervised.nonzero()[:, 0]  # (N,), the row of each token
         nats, right = hidden.new_zeros(len(targets)), hidden.new_zeros(len(targets))
         parts = (hidden[supervised], targets[supervised], owner)
         for states, wanted, own in zip(*(part.split(CHUNK) for part in parts), strict=True):
@@ -68,7 +68,7 @@ class Family(nn.Module):
 
 
 class SourceThenTarget(Family):
-    """The family ``decoder``: source, end-of-text, target, end-of-text in one GPT; the source is only read."""
+    """The family ``decoder``: one GPT reads source, end-of-text, target, end-of-text; the source is not in the loss."""
 
     def __init__(self, gpt: GPT, end: int, smoothing: float = 0.0):
         super().__init__()
@@ -80,7 +80,7 @@ class SourceThenTarget(Family):
         return self.gpt.token_embedding.weight
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T), padded on the right; a pad is never a target and, to the right, never seen."""
+        """Inputs and targets (B, T), padded on the right. Padding is never a target, and causal attention never reads it."""
         return one_sequence(pairs, self.end, IGNORE)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]  # its own batch's parts
@@ -88,7 +88,7 @@ class SourceThenTarget(Family):
         return self.gpt.hidden_states(input_ids)
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
-        """What the GPT writes after each source and the separator: (B, T)."""
+        """The GPT's continuation of each source and separator: (B, T)."""
         ids, attention_mask = (
             tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end)
         )
@@ -97,7 +97,7 @@ class SourceThenTarget(Family):
 
 
 class SourceToTarget(Family):
-    """The family ``encoder-decoder``: the source read both ways, the target written from the end-of-text token on."""
+    """The family ``encoder-decoder``: a bidirectional encoder, and a decoder that starts with the end-of-text token."""
 
     def __init__(self, model: EncoderDecoder, end: int, smoothing: float = 0.0):
         super().__init__()
@@ -109,7 +109,7 @@ class SourceToTarget(Family):
         return self.model.token_embedding.weight
 
     def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sources (B, S), where they are real (B, S), the target as it is read and as it is predicted (B, T)."""
+        """Source ids (B, S), source attention mask (B, S), decoder input ids (B, T) and targets (B, T)."""
         source_ids, target_ids, targets, source_mask = two_sequences(pairs, self.end, IGNORE)
         return source_ids, source_mask, target_ids, targets
 
@@ -120,7 +120,7 @@ class SourceToTarget(Family):
         return self.model.hidden_states(source_ids, target_ids, source_mask)
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
-        """What the decoder writes at each source: (B, T)."""
+        """The decoder's output for each source: (B, T)."""
         source_ids, source_mask = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
         return self.model.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end, **options)[
@@ -132,7 +132,7 @@ AnyFamily = SourceThenTarget | SourceToTarget
 
 
 def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> AnyFamily:
-    """The family that a model is of."""
+    """The family module for a model."""
     if isinstance(model, EncoderDecoder):
         return SourceToTarget(model, end, smoothing)
     return SourceThenTarget(model, end, smoothing)

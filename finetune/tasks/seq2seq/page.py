@@ -1,4 +1,4 @@
-"""The page of a seq2seq model: its outputs beside the baselines, and its limits."""
+"""The report page of a seq2seq model: its outputs, the baselines, and its limits."""
 
 import shlex
 
@@ -29,7 +29,7 @@ from finetune.tasks.seq2seq.pairs import PairsCard
 from finetune.tasks.seq2seq.score import COMPARED, COPY, NEAREST, UNTUNED, TargetsEvaluation
 
 MAPS = 3
-MOST_TOKENS = 40  # of a side of an attention map
+MOST_TOKENS = 40  # on one side of an attention map
 WORDS = Words(
     "pair",
     "source",
@@ -37,7 +37,7 @@ WORDS = Words(
     {
         UNTUNED: ("before training", "Before"),
         NEAREST: ("the target of the nearest training source", "Nearest"),
-        COPY: ("the source copied", "Copy"),
+        COPY: ("copying the source", "Copy"),
     },
     UNTUNED,
 )
@@ -77,16 +77,16 @@ def verdict(evaluation: TargetsEvaluation) -> str:
 
 
 def comparison(evaluation: TargetsEvaluation) -> Section:
-    """Every metric of the model and of its baselines on the same rows, and the paired tests."""
+    """All metrics of the model and its baselines on the same rows, and the paired tests."""
     notes = (
         f"Copy: {COPY}. Nearest: {NEAREST}. Before: {UNTUNED}. Exact match ignores white space. BLEU "
         "(words) and chrF (characters) are corpus scores from 0 to 100 by sacrebleu: n-grams shared with "
         "the reference. BLEU uses n-grams of up to four words, so it says little for short targets. ROUGE: "
         "words (1), pairs of words (2) and the longest subsequence of words (L) in common with the reference. "
         "Token accuracy: reference tokens predicted correctly when the preceding ones are given "
-        "(teacher-forced), which is easier than generating. Came to an end: with the end token, within the limit "
-        "of tokens. Length ratio: words in all outputs over words in all references. \N{DOWNWARDS ARROW} lower is "
-        "better."
+        "(teacher-forced), which is easier than generating. Ended by itself: wrote the end token within the "
+        "token limit. Length ratio: words in all outputs divided by words in all references. \N{DOWNWARDS ARROW}: lower "
+        "is better."
     )
     return Section(
         "results",
@@ -104,19 +104,19 @@ def comparison(evaluation: TargetsEvaluation) -> Section:
 
 def losses_section(evaluation: TargetsEvaluation) -> Section:
     """The loss before and after training."""
-    note = "The end token is learnt like the words. Each reference token is predicted from the true preceding ones."
+    note = "The end token counts like any other token. Each reference token is predicted from the true preceding ones."
     if evaluation.warm_start:
         note += (
-            " Before training the cross-attention is untrained, so the decoder hardly sees the source, or not at all."
+            " Before training the cross-attention is untrained, so the decoder uses the source hardly or not at all."
         )
     return losses(evaluation.losses, {"": "targets"}, note)
 
 
 def attention(maps: list[AttentionMap], family: str) -> list[Section]:
-    """Where the decoder looks in the source, for the examples that the run kept."""
+    """The decoder's attention to the source, for the examples that the run saved."""
     figures = []
     rest = (
-        "A row sums to one."
+        "Each row sums to one."
         if family == "encoder-decoder"
         else "The rest of each row's attention goes to the separator and to the target so far."
     )
@@ -128,18 +128,19 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
             Figure(
                 plots.attention_picture(weights, queries, keys),
                 f"Example {number}",
-                f"A map of {len(queries)} target tokens over {len(keys)} source tokens; darker is more attention.",
-                "Each row is a target token; the darker a cell, the more attention it pays to the source token below. "
+                f"Attention of {len(queries)} target tokens (rows) to {len(keys)} source tokens (columns); darker means more.",
+                "Each row is a target token, each column a source token. The darker a cell, the more attention the target token "
+                "pays to the source token. "
                 f"{rest}" + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
                 wide=len(keys) > 24,
             )
         )
     note = (
-        "Attention is not explanation: a map hints at how source and target are aligned, and proves "
-        "nothing. \N{OPEN BOX} is a space."
+        "Attention is not an explanation: a map hints at how source and target are aligned but proves nothing. "
+        "\N{OPEN BOX} is a space."
     )
     blocks = [*figures, Text(note, small=True)]
-    return [Section("attention", "Where it looks in the source", blocks)] if figures else []
+    return [Section("attention", "Attention to the source", blocks)] if figures else []
 
 
 def limits_section(files: Files[TargetsEvaluation, PairsCard]) -> Section:
@@ -149,13 +150,12 @@ def limits_section(files: Files[TargetsEvaluation, PairsCard]) -> Section:
         files.train,
         files.recipe.get("train.seed"),
         WORDS,
-        learnt="The held-out sources are of the same kind as the training data. The metrics show how well it learnt those, "
-        "not how well it works on other text.",
-        small="learns rules that its pairs repeat, such as how to spell out numbers. It is not a translator or "
-        "a summariser: it knows few words and no facts. When it does not know, it writes what is likely, in the same "
-        "tone as a correct answer.",
+        learnt="The held-out sources are of the same kind as the training data. The metrics show how well the model "
+        "learned those, not how well it works on other text.",
+        small="learns rules that its pairs repeat, such as how to spell out numbers. It cannot translate or summarise: "
+        "it knows few words and no facts. Its wrong outputs look as plausible as its correct ones.",
         truth="Each output is compared with a single reference. A correct paraphrase scores low; an output that is wrong in "
-        "a single digit or name scores high in everything but exact match. No metric here measures truth.",
+        "a single digit or name scores high in every metric except exact match. No metric here measures truth.",
     )
 
 
@@ -166,17 +166,17 @@ def card_section(card: PairsCard) -> Section:
         ("Columns", " \N{RIGHTWARDS ARROW} ".join(card.columns)),
         ("Pairs", card.records),
         *(
-            (f"Left out, {reason}", row_list(card.dropped_rows.get(reason, []), "rows", count))
+            (f"Left out: {reason}", row_list(card.dropped_rows.get(reason, []), "rows", count))
             for reason, count in card.dropped.items()
         ),
         ("Different sources", card.different_sources),
     ]
     lengths = [
-        ("Tokens of a source", spread_text(tokens.source)),
-        ("Tokens of a target", spread_text(tokens.target)),
-        ("Cut at", f"{value_text(tokens.max_length)} tokens"),
-        ("Sources cut", row_list(card.cut_rows, "rows")),
-        ("Left out, too long", row_list(card.left_out_rows, "rows")),
+        ("Tokens per source", spread_text(tokens.source)),
+        ("Tokens per target", spread_text(tokens.target)),
+        ("Truncated to", f"{value_text(tokens.max_length)} tokens"),
+        ("Sources truncated", row_list(card.cut_rows, "rows")),
+        ("Left out because the target is too long", row_list(card.left_out_rows, "rows")),
     ]
     return data_card(card, counts, lengths, "A training pair as the model reads it.", WORDS)
 
@@ -205,11 +205,11 @@ def use(name: str, evaluation: TargetsEvaluation) -> Section:
 
 
 def targets_table(evaluation: TargetsEvaluation) -> list[str]:
-    """A model's outputs and those of its baselines."""
+    """The metrics of the model's outputs and its baselines, as a plain-text table."""
     names = {"exact_match": "exact match", "bleu": "BLEU", "chrf": "chrF", "log_loss": "loss"}
     headline = evaluation.headline
     return [
-        f"test pairs: {headline.n:,}; 95 % intervals in brackets; p is that of "
+        f"test pairs: {headline.n:,}; 95 % intervals in brackets; p is for "
         f"{names.get(headline.metric, headline.metric)}",
         *beside_baselines(evaluation, names),
     ]

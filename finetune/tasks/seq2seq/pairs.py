@@ -1,4 +1,4 @@
-"""Pairs of a source text and a target text from a table of any kind; none is left out without being counted."""
+"""Read pairs of a source and a target text from a table of any kind; rows left out are counted."""
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -28,9 +28,9 @@ USUAL = (
     ("text", "summary"),
     ("question", "answer"),
 )
-PAIR_NAMES = frozenset(chain.from_iterable(USUAL))  # words that only a header holds
-MOST_WORDS = 4  # of a column's name
-FEWEST = 3  # pairs: one each to train on, to validate with and to test
+PAIR_NAMES = frozenset(chain.from_iterable(USUAL))  # names that only a header contains
+MOST_WORDS = 4  # maximum words of a column's name
+FEWEST = 3  # pairs: one each for training, validation and test
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class TextPair(PreparedRow):
 class Pairs:
     """Records in file order."""
 
-    columns: tuple[str, str]  # names of the source's and the target's
-    notes: list[str]  # how the file was read and its columns were found
+    columns: tuple[str, str]  # names of the source and target columns
+    notes: list[str]  # how the file was read and its columns found
     records: list[TextPair] = field(default_factory=list)
     dropped_rows: dict[str, list[int]] = field(default_factory=dict)  # reason -> rows
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Reason -> how many rows were left out for it."""
+        """Reason -> number of rows left out for it."""
         return {reason: len(rows) for reason, rows in self.dropped_rows.items()}
 
 
 @dataclass(frozen=True)
 class PairTokens(Record):
-    """How long the sides of a pair are, and how many pairs did not fit."""
+    """Lengths of sources and targets, and how many pairs did not fit."""
 
     source: TokenSpread
     target: TokenSpread
@@ -69,11 +69,11 @@ class PairTokens(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class PairsCard(ExamplesCard):
-    """What data/card.json holds of this task."""
+    """The content of this task's data/card.json."""
 
-    given: list[str]  # splits that are files of their own
+    given: list[str]  # splits that come from separate files
     dropped: dict[str, int]  # reason -> rows left out
-    dropped_rows: dict[str, list[int]]  # which
+    dropped_rows: dict[str, list[int]]  # reason -> row numbers
     columns: list[str]
     family: str
     different_sources: int
@@ -87,9 +87,10 @@ def read_pairs(
     layout: TableFormat | None = None,
     fewest: int = FEWEST,
 ) -> Pairs:
-    """Every row with a source and a target, both as they stand in the file; others are counted under `dropped`.
+    """Every row with a source and a target, both unchanged; other rows are counted in `dropped`.
 
-    Raises DataError for a file that is no table, for columns that cannot be told, and where fewer pairs are found.
+    Raises DataError for a file that is not a table, for columns that are not recognised, and for fewer pairs than
+    `fewest`.
     """
     path, notes = Path(path), []
     if layout is None:
@@ -103,7 +104,7 @@ def read_pairs(
     if first is None:
         raise DataError(
             f"{path}: no rows" if layout.kind != "delimited" else f"{path}: a header and no rows",
-            known="a row for each pair, with a source and a target",
+            known="one row per pair, with a source and a target",
             do="Add some.",
         )
     names = first[0]
@@ -122,14 +123,14 @@ def read_pairs(
             f"{path}: too few pairs",
             got=f"{len(found.records)} with a source in {found.columns[0]!r} and a target in "
             f"{found.columns[1]!r}" + (f" ({left_out})" if left_out else ""),
-            known=f"at least {fewest}, one each to train on, to validate with and to test",
+            known=f"at least {fewest}, one each for training, validation and test",
             do="Add some, or name other columns.",
         )
     return found
 
 
 def _without_names(path: Path, layout: TableFormat, wanted: tuple[str | None, str | None]) -> TableFormat | None:
-    """The layout of a table whose first row is a pair, not names: a sentence, by its length or its end."""
+    """The layout without a header if the first row is a pair: one of its cells is a sentence, by its length or its end."""
     first = next(iterate_table(path, layout), None) if layout.kind == "delimited" and layout.header else None
     names = first[0] if first else []
     if (
@@ -149,10 +150,9 @@ def _without_names(path: Path, layout: TableFormat, wanted: tuple[str | None, st
 def find_pair(
     names: list[str], source: str | None, target: str | None, path: Path
 ) -> tuple[tuple[int, int], list[str]]:
-    """The indices of the two columns, and how those were found that nobody named.
+    """The indices of the two columns, and a note on how they were found if they were not named.
 
-    As they were named, else the first usual pair that is there, else the two columns that are left.
-    Raises DataError with the names there are.
+    In this order: as named, the first usual pair of names, the only two columns. Raises DataError if none applies.
     """
     named = {
         what: None if wanted is None else find_column(names, wanted, (), what, path, _mend(what))
@@ -171,12 +171,15 @@ def find_pair(
             )
         first, second = (rest.pop(0) if index is None else index for index in named.values())
         at = first, second
-        why = "the only ones; the first row is taken for their names"
+        why = "the only columns; the first row is read as the header"
     for what, index in zip(named, at, strict=True):
-        find_column(names, names[index], (), what, path, _mend(what))  # the same name twice is refused
+        find_column(names, names[index], (), what, path, _mend(what))  # refuses a duplicate name
     if at[0] == at[1]:
         raise DataError(
-            f"{path}: one column for source and target", got=repr(names[at[0]]), known=listed(names), do=_mend("target")
+            f"{path}: source and target are the same column",
+            got=repr(names[at[0]]),
+            known=listed(names),
+            do=_mend("target"),
         )
     if None not in named.values():
         return at, []
@@ -184,7 +187,7 @@ def find_pair(
 
 
 def _usual_pair(names: list[str], source: int | None, target: int | None) -> tuple[int, int] | None:
-    """The first usual pair of columns; a side that is given stays, and the other is one that usually goes with it."""
+    """The first usual pair of columns that contains the sides already given."""
     if source is not None and target is not None:
         return source, target
     for usual in USUAL:
@@ -199,9 +202,9 @@ def _mend(what: str) -> str:
 
 
 def locate_pairs(name: str, encoding: str | None = None) -> DataSource:
-    """The table of source and target that `name` means. Raises DataError.
+    """Find the table of pairs called `name`. Raises DataError.
 
-    A file, a folder that `datasets` saved, ``hf:OWNER/NAME``, or the bundled ``seq2seq-sample``.
+    name: a file, a folder saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``seq2seq-sample``.
     """
     bundled = samples(folder="seq2seq")
     if name in bundled:

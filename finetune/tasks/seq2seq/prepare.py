@@ -1,4 +1,4 @@
-"""Pairs divided into splits, tokenized and counted."""
+"""Split, tokenize and count pairs."""
 
 from itertools import chain
 
@@ -19,9 +19,9 @@ Records = dict[str, list[TextPair]]  # of each split
 def divide_pairs(
     recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, max_length: int
 ) -> tuple[Records, dict[str, Examples]]:
-    """Split and tokenize the pairs, those of one source together if not by their order alone.
+    """Split and tokenize the pairs. Except in file order, pairs with the same source stay in one split.
 
-    given: val or test as files of their own, which stay whole.
+    given: val or test from separate files, which are used as they are.
     """
     sources = [record.source for record in source.records]
     shares = [
@@ -44,7 +44,7 @@ def divide_pairs(
 def prepare(
     recipe: Recipe, source: Pairs, given: dict[str, Pairs], tokenizer: Tokenizer, context: int, origin: DataOrigin
 ) -> tuple[Records, dict[str, Examples], PairsCard]:
-    """The pairs of each split, their tokens and the data card. context: tokens that the model reads at once."""
+    """The pairs of each split, their tokens and the data card. context: maximum input tokens of the model."""
     family = recipe.seq2seq.family
     max_length = min(recipe.max_length or context, context)
     records, found = divide_pairs(recipe, source, given, tokenizer, max_length)
@@ -58,10 +58,10 @@ def prepare(
     both = overlap({name: [record.source for record in part] for name, part in records.items()}, fold_text)
     notes = [f"{len(rows)} rows left out: {reason}" for reason, rows in dropped.items()]
     if cut:
-        notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
+        notes.append(f"{len(cut)} sources truncated at the end to fit into {max_length} tokens")
     room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
     if shortened := sum(length > room for length in found["test"].tokens.source.lengths()):
-        notes.append(f"{shortened} test sources are read without their end where targets are written")
+        notes.append(f"{shortened} test sources truncated at the end for generation, to leave room for the target")
     if left_out:
         notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
     sides = zip(*(part.sides() for part in found.values()), strict=True)

@@ -1,4 +1,4 @@
-"""What targets are measured by, and what they are held against."""
+"""The metrics of targets, and the baselines."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ COMPARED = ("exact_match", "bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "tok
 
 @dataclass(frozen=True)
 class TargetRow(Record):
-    """A test pair and what was written for its source: a line of targets.csv."""
+    """A test pair and its generated targets: a line of targets.csv."""
 
     row: int  # in the data file
     source: str
@@ -42,33 +42,33 @@ class TargetRow(Record):
 
 @dataclass(frozen=True)
 class WarmStartRecord(Record):
-    """What became of the tensors of the GPT that both sides of an encoder-decoder began with."""
+    """Where an encoder-decoder's tensors come from when both sides start from a GPT."""
 
-    copied: dict[str, list[str]]  # the GPT's name, and those where its values stand
-    fresh: list[str]  # that no tensor of the GPT filled
+    copied: dict[str, list[str]]  # name in the GPT -> names of the tensors it was copied to
+    fresh: list[str]  # tensors not copied from the GPT
     new_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsEvaluation(WrittenEvaluation):
-    """What eval.json holds of this task."""
+    """The content of this task's eval.json."""
 
     family: str
-    signatures: dict[str, str]  # sacrebleu's, of each corpus score
+    signatures: dict[str, str]  # sacrebleu's signature of each corpus score
     samples: list[TargetRow]
-    warm_start: WarmStartRecord | None  # none: of a decoder, or of weights that were an encoder-decoder's
+    warm_start: WarmStartRecord | None  # None for a decoder, or if the weights were an encoder-decoder's
 
 
 def choose_headline(references: list[str]) -> str:
-    """exact_match where the median reference is short, else chrf.
+    """exact_match if the median reference is short, else chrf.
 
-    The references alone decide, so that two models on the same data have the same headline.
+    Depends only on the references, so that two models on the same data have the same headline.
     """
     return "exact_match" if np.median(word_counts(references)) <= SHORT else "chrf"
 
 
 def target_scores(written: WrittenTexts, references: References, corpus: dict[str, Any]) -> dict[str, Scores]:
-    """Every metric of outputs. corpus: what ``corpus_metrics`` makes of the references."""
+    """All metrics of outputs. corpus: the result of ``corpus_metrics`` for the references."""
     texts, wanted = written.texts, references.texts
     scores = {
         "exact_match": mean(exact_match(texts, wanted), share=True),
@@ -90,7 +90,7 @@ def score_targets(
     resamples: int,
     seed: int,
 ) -> tuple[WrittenScores, dict[str, str]]:
-    """What ``score_written`` makes of outputs, ``COPY`` among the baselines, and sacrebleu's signatures."""
+    """Score outputs with ``score_written``, with ``COPY`` as an additional baseline. Also returns sacrebleu's signatures."""
     corpus = corpus_metrics(references.texts)
     found = score_written(
         own,

@@ -1,4 +1,4 @@
-"""The section ``seq2seq`` of a recipe, and what the task reads of the run's sections, by stage."""
+"""The section ``seq2seq`` of a recipe, and the shared settings that the task reads in each stage."""
 
 from typing import Literal
 
@@ -12,21 +12,23 @@ class Seq2Seq(Settings):
 
     family: Literal["decoder", "encoder-decoder"] = Field(
         "encoder-decoder",
-        description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
-        "the source is read both ways by an encoder, and both sides begin with a GPT's weights",
+        description="decoder: one GPT reads source, separator and target as one sequence; encoder-decoder: a bidirectional "
+        "encoder reads the source, and encoder and decoder both start from a GPT's weights",
     )
-    source: str | None = Field(None, description="name of the source column; none: found by its name")
-    target: str | None = Field(None, description="name of the target column; none: found by its name")
+    source: str | None = Field(None, description="name of the source column; by default recognised by its name")
+    target: str | None = Field(None, description="name of the target column; by default recognised by its name")
     zero_init_cross_attention: bool = Field(
         True,
-        description="begin with the cross-attention's output at zero, so that the decoder is the GPT until it "
-        "learns to look at its source; else drawn as other fresh weights",
+        description="initialise the cross-attention's output to zero, so that the decoder starts out identical to the GPT; "
+        "false: random, like other new weights",
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the answer that is spread over all tokens")
-    max_new_tokens: int = Field(64, ge=1, description="tokens of a target at most where targets are written")
-    beams: int = Field(1, ge=1, description="beam search with so many beams in the evaluation; 1: greedy")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all tokens"
+    )
+    max_new_tokens: int = Field(64, ge=1, description="maximum tokens of a generated target")
+    beams: int = Field(1, ge=1, description="number of beams in the evaluation; 1: greedy decoding")
     length_penalty: float = Field(
-        1.0, description="of beams: their log probability is divided by their length to this power"
+        1.0, description="for beam search: log probabilities are divided by the length raised to this power"
     )
 
 

@@ -58,7 +58,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
     summary = staticmethod(targets_table)
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """Whole paths."""
+        """With absolute paths."""
         names = {key: resolve_path(name) for key in ("data", "validation", "test") if (name := getattr(recipe, key))}
         return recipe.model_copy(update=names)
 
@@ -67,7 +67,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         return locate_pairs(recipe.data, recipe.encoding)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The table, and those of validation and test."""
+        """The table, and separate tables for validation and test."""
         further = {
             f"the {key} file": locate_pairs(name, recipe.encoding).path
             for key in ("validation", "test")
@@ -100,11 +100,11 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
             )
 
     def check_data(self, recipe: Recipe) -> None:
-        """Every pair."""
+        """Check every pair."""
         self._read(recipe)
 
     def _read(self, recipe: Recipe) -> tuple[Pairs, dict[str, Pairs]]:
-        """The pairs, and those of the files for validation and test."""
+        """The pairs, and those of separate files for validation and test."""
         found, given = self._table(recipe, recipe.data), {}
         for side, name in (("val", recipe.validation), ("test", recipe.test)):
             if name:
@@ -121,7 +121,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         return found
 
     def prepare(self, recipe: Recipe, run: Run) -> WrittenPrepared:
-        """data/{train,val,test}.jsonl, and their tokens beside them."""
+        """Write data/{train,val,test}.jsonl and their tokens."""
         source, given = self._read(recipe)
         for note in source.notes:
             say(note)
@@ -137,7 +137,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         say(
             "tokens: "
             + "; ".join(
-                f"a {side} has {own.median} in the median, {own.max} at most"
+                f"{side}s have a median of {own.median} and a maximum of {own.max}"
                 for side, own in (("source", card.tokens.source), ("target", card.tokens.target))
             )
         )
@@ -152,7 +152,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
 
     def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
-        source, given = self._read(recipe)  # of any length: bytes are more than the weights' own tokens
+        source, given = self._read(recipe)  # no maximum length, since there are more bytes than tokens
         records, _ = divide_pairs(recipe, source, given, Tokenizer.of_bytes(), sys.maxsize)
         say(
             f"pairs: {sum(map(len, records.values())):,}; "
@@ -163,31 +163,31 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         )
 
     def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> AnyFamily:
-        """The family's model; an encoder-decoder begins with the GPT's weights on both sides."""
+        """The family's model; both sides of an encoder-decoder start from the GPT's weights."""
         model, started = build_model(gpt, recipe, prepared.end)
         if started:
             copied = sum(map(len, started.copied.values()))
             say(
-                f"  encoder-decoder: all {len(started.copied)} tensors of the GPT used, in {copied} places; "
-                f"{len(started.fresh)} fresh ones, all of the cross-attention"
+                f"  encoder-decoder: {copied} tensors copied from the {len(started.copied)} of the GPT; "
+                f"{len(started.fresh)} new ones, all in the cross-attention"
             )
         return model
 
     def configure_trainable(self, model: AnyFamily, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
-        """Select the trained weights, on both sides of an encoder-decoder; the cross-attention is always trained."""
+        """Select the trained weights, in an encoder-decoder on both sides; its cross-attention is always trained."""
         body: GPT | EncoderDecoder = model.gpt if isinstance(model, SourceThenTarget) else model.model
         adapt(body, settings)
         return freeze(model, body, settings.method, settings.last_blocks)
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[AnyFamily], device: torch.device) -> Job[Any]:
-        """Over the pairs of the training split."""
+        """The job over the training split's pairs."""
         train, val = _examples(recipe, run, "train", "val")
         return build_job(setup.model, setup.settings, train, val, device)
 
     def evaluate(
         self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer, start: Start
     ) -> TargetsEvaluation:
-        """Targets before and after; targets.csv holds all of the test's, attention.json where a few look."""
+        """Evaluate targets before and after training. Write targets.csv for all test pairs, attention.json for a few."""
         device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
         before, warm_start = build_model(load_base(recipe, run).body, recipe, prepared.end)
         test, val = _examples(recipe, run, "test", "val")
@@ -208,7 +208,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         return evaluation
 
     def exportable(self, recipe: Recipe, run: Run, model: AnyFamily, tokenizer: Tokenizer) -> Exportable:
-        """A language model or an encoder-decoder; seq2seq.json says how a source is read."""
+        """A language model or an encoder-decoder; seq2seq.json describes how to generate targets."""
         measured, settings = run.path("eval.json"), recipe.seq2seq
         evaluation = TargetsEvaluation.from_json(read_json(measured), measured)
         said = self.verdict(evaluation)
@@ -228,14 +228,14 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
                 [
                     '    finetune generate DIRECTORY "a source"',
                     "",
-                    "In other programs: the source's tokens, `<|endoftext|>`, then let it write up to `<|endoftext|>`.",
+                    "In other programs: feed the source's tokens and `<|endoftext|>`, then generate up to `<|endoftext|>`.",
                 ],
             )
             return Exportable(run.name, model.gpt, tokenizer, readme, files=files)
         return Exportable(run.name, model.model, tokenizer, encoder_decoder_readme(run.name, said), files=files)
 
     def next_command(self, directory: Path) -> str:
-        """A target."""
+        """Generate a target."""
         return f'generate {directory} "your source"'
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
@@ -246,7 +246,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
         )
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """Of writing the test's targets before and after training."""
+        """Estimated seconds to generate the test targets before and after training."""
         settings, model = recipe.seq2seq, setup.model.to(device).eval()
         [test] = _examples(recipe, run, "test")
         sources = test.sources(
@@ -263,7 +263,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
 
 
 def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
-    """Those of a run's splits, with the tokens that ``prepare`` left."""
+    """The examples of a run's splits, with the tokens that ``prepare`` wrote."""
     max_length = run.result("prepare", WrittenPrepared).max_length
     return [
         make_examples(

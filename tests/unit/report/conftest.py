@@ -41,8 +41,8 @@ _FILLER = [
     "night",
 ]
 _NOTE = (
-    "This run started from random weights, not from GPT-2. To use GPT-2: connect, run "
-    "`finetune weights get gpt2`, then run again under another --name."
+    "This run started from random weights, not from GPT-2. To use GPT-2, run "
+    "`finetune weights get gpt2` with a network connection, then run again with another --name."
 )
 _SHA = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 _TRAINED = {

@@ -165,7 +165,7 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
         assert 'finetune predict runs/spam-classifier "some text"' in plain and "CC BY 4.0" in plain
         assert "doi 10.24432/C5CC84" in plain and "0123abc" in plain and "last-blocks" in plain
     assert len(page.named("img")) == 6
-    assert "train.weight_decay" in page.text and "decoupled decay of matrices" in page.text
+    assert "train.weight_decay" in page.text and "decoupled weight decay of matrices" in page.text
 
 
 def test_page_is_accessible_and_self_contained(make_run):
@@ -207,7 +207,7 @@ def test_hostile_texts_labels_and_names_are_inert(make_run):
     assert [line for line in prose if line.startswith("|") and "alert(1)" in line]
 
 
-def test_a_cell_of_markdown_cannot_end_its_row(make_run):
+def test_a_markdown_cell_cannot_break_its_table(make_run):
     _, _, markdown = read(make_run(rows=(200, 60, 90), texts=["| x | y |\n| --- |", "a`b`c *d* _e_ [f](g)"]))
     row = next(line for line in markdown.splitlines() if "x \\| y" in line)
     assert row.startswith("| 0 |") and len(re.findall(r"(?<!\\)\|", row)) == 6
@@ -221,7 +221,7 @@ def test_control_characters_do_not_reach_the_page(make_run):
         assert "ring" in place and not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", place)
 
 
-def test_many_labels_list_the_worst_instead_of_a_picture(make_run):
+def test_with_many_labels_the_worst_are_listed_instead_of_a_matrix(make_run):
     labels = [f"intent_{i}" for i in range(77)]
     page, text, markdown = read(make_run(labels=labels, rows=(231, 100, 200), strength=3.0, headline="f1_macro"))
     check_inert(page)
@@ -238,7 +238,7 @@ def test_a_few_labels_have_a_matrix_and_mean_curves(make_run):
     assert "b\\|c" in markdown and "$x^$" in markdown
 
 
-def test_errors_are_the_most_confident_first_cut_and_unquoted(make_run):
+def test_errors_are_listed_most_confident_first_and_shortened(make_run):
     run = make_run(rows=(200, 60, 90), texts=["=1+1 formula", "long " * 200, "'=2+2 quoted"])
     page, text, _ = read(run)
     with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
@@ -279,7 +279,7 @@ def test_a_fallback_is_reported_with_the_commands_that_avoid_it(make_run):
     assert "random weights" not in read(make_run("full", rows=(200, 60, 90)))[0].text
 
 
-def test_undefined_metrics_are_words_not_numbers(make_run):
+def test_an_undefined_metric_is_shown_as_its_reason(make_run):
     run = make_run(rows=(200, 60, 90))
     evaluation = json.loads((run / "eval.json").read_text())
     for metrics in (evaluation["metrics"], evaluation["validation"], evaluation["baselines"][0]["metrics"]):
@@ -309,7 +309,7 @@ def test_building_twice_gives_the_same_bytes(make_run):
     assert read(run)[1:] == first
 
 
-def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, tmp_path):
+def test_a_missing_or_damaged_evaluation_raises(make_run, tmp_path):
     with pytest.raises(RunError, match=f"no eval.json.*finetune run .*recipe.json --name {tmp_path.name}"):
         build_report(tmp_path, PAGES)
     run = make_run("my-run", rows=(100, 30, 40))
@@ -334,7 +334,7 @@ def test_a_run_without_evaluation_or_with_a_damaged_one_is_a_message(make_run, t
         ("stages/01-download.json", "download"),
     ],
 )
-def test_a_file_of_another_shape_is_named_with_the_stage_that_writes_it(make_run, file, stage, text):
+def test_an_invalid_evaluation_raises_with_the_stage_that_writes_it(make_run, file, stage, text):
     run = make_run("my-run", rows=(20, 6, 6), resamples=1)
     (run / file).write_text(text)
     with pytest.raises(RunError, match=f"{file}.*--name my-run --from {stage}"):
@@ -345,7 +345,7 @@ def test_a_file_of_another_shape_is_named_with_the_stage_that_writes_it(make_run
     "file, text",
     [("recipe.json", "[]"), ("attention.json", "3"), ("attention.json", "[3]"), ("stages/04-train.json", None)],
 )
-def test_every_other_file_of_another_shape_is_named(make_run, file, text):
+def test_every_other_invalid_file_raises_with_its_name(make_run, file, text):
     run = make_run("my-run", rows=(20, 6, 6), resamples=1)
     if text is None:  # a stage's record whose result is not the training's
         text = json.dumps(json.loads((run / file).read_text()) | {"result": {}})
@@ -354,14 +354,14 @@ def test_every_other_file_of_another_shape_is_named(make_run, file, text):
         build_report(run, PAGES)
 
 
-def test_a_task_that_no_page_is_of_is_named(make_run):
+def test_an_unknown_task_raises_with_its_name(make_run):
     run = make_run(rows=(20, 6, 6), resamples=1)
     with pytest.raises(RunError, match="eval.json.*got task 'classify'; known: pretrain"):
         build_report(run, {"pretrain": language.PAGE})
 
 
 @pytest.mark.parametrize("error", [KeyError, TypeError, AttributeError, IndexError])
-def test_a_fault_of_a_page_is_not_blamed_on_the_files(make_run, error):
+def test_a_bug_in_a_page_is_not_reported_as_a_damaged_file(make_run, error):
     def broken(files):
         raise error("ours")
 
@@ -370,7 +370,7 @@ def test_a_fault_of_a_page_is_not_blamed_on_the_files(make_run, error):
         build_report(run, {"classify": replace(results.PAGE, make=broken)})
 
 
-def test_training_log_takes_the_later_line_and_skips_a_torn_one(tmp_path):
+def test_training_log_uses_the_later_line_and_skips_an_incomplete_one(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(
         '{"step": 1, "loss": 9.0, "lr": 0.1}\n{"step": 2, "loss": NaN, "lr": 0.2}\n'
@@ -390,7 +390,7 @@ def test_a_long_log_is_averaged_not_dropped(tmp_path):
     assert sum(log.losses) / 600 == pytest.approx(3000.5)
 
 
-def test_python_to_copy_names_what_exists(make_run):
+def test_python_code_in_the_report_uses_existing_names(make_run):
     path = make_run(rows=(100, 30, 40)) / "eval.json"
     evaluation = ClassifierEvaluation.from_json(json.loads(path.read_text()), path)
     code = [block.text for block in results.use("it's a run", evaluation).blocks if block.kind == "code"]
@@ -414,7 +414,7 @@ def test_python_to_copy_names_what_exists(make_run):
 
 
 @pytest.mark.parametrize("stage, loop, shown", [(500.0, 402.7, "8 min 20 s"), (10.0, 402.7, "6 min 43 s")])
-def test_time_is_the_whole_stages_and_all_sittings(make_run, stage, loop, shown):
+def test_training_time_covers_the_whole_stage_and_all_resumed_parts(make_run, stage, loop, shown):
     run = make_run(rows=(100, 30, 40))
     path = run / "stages" / "04-train.json"
     record = json.loads(path.read_text())
@@ -452,13 +452,13 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
     assert "It is for 400 steps; training stopped after 220. Those steps got 42% of their threads' CPU time" in text
 
 
-def test_notes_are_sentences_and_the_loss_says_which_checkpoint_is_kept(make_run):
+def test_notes_are_sentences_and_the_loss_figure_names_the_kept_checkpoint(make_run):
     run = make_run(rows=(100, 30, 40))
     card = json.loads((run / "data" / "card.json").read_text())
     (run / "data" / "card.json").write_text(json.dumps(card | {"notes": ["rows are grouped"]}))
     page, _, _ = read(run)
-    assert "Rows are grouped." in page.text and "Majority class: the shares" in page.text
-    assert "kept is the best by macro F1, at the dashed line" in " ".join(page.text.split())
+    assert "Rows are grouped." in page.text and "Majority class: its probabilities are the shares" in page.text
+    assert "The dashed line marks the best checkpoint by macro F1, which is kept." in " ".join(page.text.split())
 
 
 def test_names_break_after_dots_and_stay_whole_when_copied(make_run):
@@ -486,7 +486,7 @@ def test_a_language_models_report_counts_its_text_and_shows_samples(language_run
         "| 2 | 0.1 | 5.9600 | 3.7059 | best |",
     ):
         assert line in lines, line
-    assert "Accuracy" not in page.text and "best by log loss" in " ".join(page.text.split())
+    assert "Accuracy" not in page.text and "best checkpoint by log loss" in " ".join(page.text.split())
 
 
 def test_building_a_report_imports_no_torch(make_run):

@@ -70,7 +70,7 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_users_matplotlib_says(
         assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_a_log_with_one_kind_of_line_is_drawn():
+def test_a_log_without_validations_or_without_steps_is_drawn():
     point = ValidationPoint(1, 1.0, True, {"log_loss": 0.5, "accuracy": 1.0, "f1_macro": 1.0})
     only_validation = TrainingLog([], [], [], [], [point])
     only_steps = TrainingLog([1, 2], [1.0, 0.5], [1, 2], [1e-4, 1e-4], [])
@@ -104,6 +104,6 @@ def test_running_mean_of_a_constant_is_the_constant():
     assert plots._running_mean([3.0] * 50) == pytest.approx([3.0] * 50)
 
 
-def test_cut_keeps_short_labels_and_ends_long_ones():
+def test_cut_keeps_short_labels_and_shortens_long_ones():
     assert plots.cut("ham") == "ham" and plots.cut("a  b\n c") == "a b c"
     assert plots.cut("y" * 41) == "y" * 39 + "…"

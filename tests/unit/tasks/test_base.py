@@ -34,7 +34,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_row_is_a_json_object_and_comes_back(run, kind):
+def test_rows_survive_writing_and_reading(run, kind):
     write_records(run, {"val": [ROWS[kind]] * 2, "test": []})
     line = json.dumps(LINES[kind], ensure_ascii=False).encode() + b"\n"
     assert run.path("data", "val.jsonl").read_bytes() == 2 * line
@@ -60,7 +60,7 @@ def test_rows_of_two_kinds_are_told_apart(run):
         ('{"row": "x", "text": "a", "label": "b"}', "row: .* valid integer"),
     ],
 )
-def test_a_line_of_another_shape_is_named(run, line, problem):
+def test_an_invalid_line_raises_with_its_number(run, line, problem):
     write_records(run, {"train": [ROWS[LabelledRow]]})
     path = run.path("data", "train.jsonl")
     path.write_bytes(path.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
@@ -69,6 +69,6 @@ def test_a_line_of_another_shape_is_named(run, line, problem):
         read_records(run, "train", LabelledRow)
 
 
-def test_a_file_that_is_gone_is_named(run):
+def test_a_missing_file_raises_with_its_name(run):
     with pytest.raises(RunError, match="cannot read .*val.jsonl; got No such file.*--from prepare"):
         read_records(run, "val", LabelledRow)

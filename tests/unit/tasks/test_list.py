@@ -14,6 +14,6 @@ def test_every_task_of_the_list_has_its_folder(name):
     assert isinstance(task_named(name), Task)
 
 
-def test_another_name_is_refused():
+def test_an_unknown_task_is_refused():
     with pytest.raises(ValidationError, match=f"no task 'sequel'; known: {', '.join(TASKS)}"):
         Recipe(task="sequel")

@@ -43,7 +43,7 @@ def test_rows_are_chosen_at_even_distances():
     assert spread_rows([5, 6, 7]) == [5, 6, 7] and len(set(spread_rows(range(1000)))) == 10
 
 
-def test_equal_texts_stay_on_one_side_unless_the_order_alone_decides():
+def test_equal_texts_stay_in_one_split_except_in_file_order():
     texts = [own for word in map(chr, range(97, 123)) for own in (f"{word} 1", f"{word.upper()}  1", f"{word} 2")]
     parts = divide(texts, Split(), 0.2, 0.2)
     side = {row: name for name, rows in parts.items() for row in rows}
@@ -61,12 +61,12 @@ def test_a_split_without_rows_is_refused():
         tokenize_splits({"train": [1], "val": [], "test": [1]}, list, 9, "pair", "2 different sources")
 
 
-def test_overlap_is_said_where_there_is_some():
+def test_overlap_notes_list_only_splits_that_overlap():
     counts = {"val_in_train": OverlapCounts(0, 0, 9), "test_in_val": OverlapCounts(1, 2, 30)}
-    assert overlap_notes(counts, "source") == ["2 of 30 test sources also occur in val too, after normalising"]
+    assert overlap_notes(counts, "source") == ["2 of 30 test sources also occur in val after normalising"]
 
 
-def test_test_rows_that_fit_are_gathered_with_what_they_are_held_against():
+def test_rows_that_fit_are_gathered_with_nearest_training_answers():
     records = {
         "train": [Asked(0, "one apple", "1"), Asked(1, "two pears", "2")],
         "val": [Asked(2, "Three", "3")],

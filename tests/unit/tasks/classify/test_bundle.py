@@ -73,7 +73,7 @@ def test_the_threshold_decides(bundle_at):
     assert predict.Bundle.load(bundle_at(threshold=1.1)).predict(["a", "b"])[0] == ["ham", "ham"]
 
 
-def test_parts_that_do_not_belong_together_are_refused(bundle_at, tmp_path):
+def test_mismatched_files_of_a_bundle_are_refused(bundle_at, tmp_path):
     with pytest.raises(WeightsError, match="does not fit the weights"):
         predict.Bundle.load(bundle_at(labels=["a", "b", "c"], positive=None))
     with pytest.raises(WeightsError, match="tokenizer is not the one"):
@@ -142,7 +142,7 @@ def test_every_kind_of_table_gets_the_same_answers(bundle_at, tmp_path, monkeypa
     np.testing.assert_allclose(found[["p_ham", "p_spam"]], probabilities, atol=1e-6)
 
 
-def test_texts_reach_the_model_by_the_chunk_and_the_bar_knows_the_end(bundle_at, tmp_path, monkeypatch, capsys):
+def test_texts_are_predicted_in_chunks_and_the_bar_knows_the_total(bundle_at, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "CHUNK", 4)
     monkeypatch.setattr(predict, "progress", functools.partial(progress, every_seconds=0))
     bundle, seen = predict.Bundle.load(bundle_at()), []
@@ -153,7 +153,7 @@ def test_texts_reach_the_model_by_the_chunk_and_the_bar_knows_the_end(bundle_at,
     assert seen == [4, 4, 2] and "predicting: 8/10 rows" in capsys.readouterr().out
 
 
-def test_an_encoding_is_told_and_a_bad_row_is_known_before_the_work(bundle_at, tmp_path, monkeypatch):
+def test_the_encoding_option_applies_and_a_bad_row_raises_before_predicting(bundle_at, tmp_path, monkeypatch):
     bundle, source = predict.Bundle.load(bundle_at()), tmp_path / "in.csv"
     source.write_bytes("text,id\ncafé,1\n".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8.*--encoding cp1252"):
@@ -183,7 +183,7 @@ def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
         (["id", "remark"], None, "remark"),
     ],
 )
-def test_the_text_is_the_column_that_was_learnt_then_the_usual_name_then_the_wordy_one(
+def test_the_text_column_is_the_trained_one_then_a_usual_name_then_the_wordiest(
     bundle_at, tmp_path, names, given, read
 ):
     bundle = predict.Bundle.load(bundle_at(columns={"text": "title,body", "label": "label"}))

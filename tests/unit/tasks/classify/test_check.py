@@ -84,7 +84,7 @@ def test_a_file_that_is_not_utf8_is_checked_with_a_guess_and_stops(tmp_path):
         show(found, as_json=True)
 
 
-def test_an_encoding_that_is_given_is_no_guess(tmp_path):
+def test_a_given_encoding_is_not_guessed(tmp_path):
     (tmp_path / "my.csv").write_bytes(PLAIN.replace("home", "\x9caf\xe9").encode("latin-1"))
     found = check_file(str(tmp_path / "my.csv"), encoding="cp1252")
     assert found.format.encoding == "cp1252" and not [own for own in found.findings if own.level == "stop"]

@@ -71,7 +71,7 @@ def test_the_bundle_holds_all_that_a_prediction_needs(directory, model):
     assert config["label2id"] == {"[/x]": 0, "a`b": 1, "spam": 2}
     assert [path.name for path in directory.parent.iterdir()] == ["hf"]  # no draft is left
     readme = (directory / "README.md").read_text(encoding="utf-8")
-    for words in ("0.9000", "50 held-out", "cut at 20 tokens"):
+    for words in ("0.9000", "50 held-out", "truncated to 20 tokens"):
         assert words in readme
 
 
@@ -115,7 +115,7 @@ def sabotaged(kind: str, monkeypatch) -> None:
 @pytest.mark.parametrize(
     "kind", ["a tensor is missing", "a weight is off", "one is too many", "another activation", "other merges"]
 )
-def test_an_export_that_reads_differently_is_never_there(directory, model, monkeypatch, kind):
+def test_an_export_with_different_logits_is_not_published(directory, model, monkeypatch, kind):
     write(model, directory)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     sabotaged(kind, monkeypatch)

@@ -187,5 +187,5 @@ def test_the_report_lists_findings_by_code_and_says_what_is_muted(card):
     listed = next(own for own in blocks if isinstance(own, Table) and own.columns[0] == "Code")
     assert [row[:2] for row in listed.rows] == [[finding.code, finding.level] for finding in card.checks]
     said = " ".join(own.text for own in blocks if isinstance(own, Text))
-    assert "Muted, and not listed where found: FT007, FT016." in said and "docs/findings.md" in said
+    assert "Muted codes, whose findings are not listed: FT007, FT016." in said and "docs/findings.md" in said
     assert not any(finding.what in said for finding in card.checks)

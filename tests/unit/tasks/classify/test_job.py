@@ -108,7 +108,7 @@ def test_prepare_notes_a_split_that_is_off_its_share():
         assert not any("instead of" in note for note in card.notes)
 
 
-def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
+def test_prepare_keeps_given_splits_and_counts_their_overlap():
     given = source()
     given.sides = ["train"] * 60 + ["test"] * 30
     given.groups = [f"person {i % 50}" if i % 2 else "" for i in range(90)]
@@ -132,7 +132,7 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
 
-def test_texts_are_cut_and_nothing_is_added():
+def test_texts_are_truncated_without_extra_tokens():
     cut, whole = encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
     found = classify_job.examples(
@@ -190,7 +190,7 @@ def test_logits_come_in_the_order_of_the_rows_whatever_the_batches():
 
 
 @pytest.mark.parametrize("method", ["full", "last-blocks"])
-def test_validation_figures_are_scikit_learns(method):
+def test_validation_metrics_equal_scikit_learns(method):
     toy = runpy.run_path(str(Path(__file__).parents[3] / "toy.py"))
     job, _ = toy["toy_job"](method)
     job.model.head.weight.data *= 30  # away from even odds
@@ -210,7 +210,7 @@ def test_validation_figures_are_scikit_learns(method):
     assert job.name_row(3) == "103"
 
 
-def test_validation_of_broken_weights_is_no_number_and_no_crash():
+def test_validation_of_broken_weights_gives_nan_without_a_crash():
     job, _ = runpy.run_path(str(Path(__file__).parents[3] / "toy.py"))["toy_job"]("full")
     job.model.head.weight.data.fill_(float("nan"))
     assert np.isnan(job.validate(job.model)["log_loss"])

@@ -95,7 +95,7 @@ def test_probabilities_are_scaled_by_the_temperature_of_validation_alone():
     assert score_classifier(**given)[0].temperature == report.temperature
 
 
-def test_max_f1_moves_the_threshold_and_the_decisions():
+def test_max_f1_changes_the_threshold_and_the_predictions():
     given = inputs()
     given["logits"]["val"][:, 0] += 3
     given["logits"]["test"][:, 0] += 3
@@ -120,7 +120,7 @@ def test_more_than_two_labels_have_no_threshold_and_no_positive_one():
     assert "f1" not in report.metrics
 
 
-def test_f1_as_headline_of_many_labels_is_an_error_in_words():
+def test_f1_as_headline_of_many_labels_raises():
     with pytest.raises(RecipeError, match="3 labels"):
         score_classifier(**inputs(3, headline="f1"))
 
@@ -260,7 +260,7 @@ def test_a_metric_in_words_has_its_unit_or_the_reason_why_not():
         ("chrf", 100.0, "100.0"),
     ],
 )
-def test_what_is_not_all_is_not_called_all(name, value, shown):
+def test_only_exactly_all_is_shown_as_100_percent(name, value, shown):
     assert metric_value(name, value) == shown
 
 

@@ -82,7 +82,7 @@ def test_chunks_give_scikit_learns_figures(bundle, tmp_path, monkeypatch, ending
     assert found["log_loss"] == pytest.approx(log_loss(kept["label"], probabilities, labels=LABELS), abs=6e-4)
 
 
-def test_an_unknown_label_anywhere_is_known_before_the_work(bundle, tmp_path, monkeypatch):
+def test_an_unknown_label_anywhere_raises_before_scoring(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(score_file, "CHUNK", 4)
     monkeypatch.setattr(Bundle, "logits", None)
     path = tmp_path / "my.csv"
@@ -94,7 +94,7 @@ def test_an_unknown_label_anywhere_is_known_before_the_work(bundle, tmp_path, mo
         score_file.score_file(bundle, path, None, None)
 
 
-def test_an_encoding_is_told(bundle, tmp_path):
+def test_the_encoding_option_applies(bundle, tmp_path):
     path = tmp_path / "my.csv"
     pd.DataFrame({"text": ["café", "thé"], "label": ["a", "b"]}).to_csv(path, index=False, encoding="latin-1")
     with pytest.raises(DataError, match="--encoding cp1252"):
@@ -103,7 +103,7 @@ def test_an_encoding_is_told(bundle, tmp_path):
     assert np.isfinite(list(values(score_file.score_file(bundle, path, None, None, "cp1252")).values())).all()
 
 
-def test_text_and_label_are_the_columns_that_were_learnt(bundle, tmp_path):
+def test_text_and_label_columns_are_those_of_training(bundle, tmp_path):
     card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     (bundle / "bundle.json").write_text(json.dumps(card | {"columns": {"text": "title", "label": "topic"}}))
     frame = pd.DataFrame({"text": ["other"] * 25, "label": ["x"] * 25, "title": TEXTS, "topic": TARGETS})

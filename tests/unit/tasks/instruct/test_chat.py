@@ -45,13 +45,13 @@ def test_the_model_reads_the_whole_conversation_in_the_style_of_its_training():
     assert model.ends == 1  # each answer that was given is closed as in training
 
 
-def test_a_style_of_single_questions_forgets_each():
+def test_a_single_question_style_has_no_history():
     model = Scripted(["one", "two"])
     talk(model, ["first", "second"], style="plain")
     assert model.asked == ["first\n", "second\n"]
 
 
-def test_an_answer_never_speaks_for_the_person():
+def test_an_answer_never_contains_the_users_next_turn():
     said, conversation = talk(Scripted([" yes\nUser: thanks\nAssistant: bye"]), ["ok?"], style="chat")
     assert said == "yes\n" and conversation.messages[-1] == Message("assistant", "yes")
 
@@ -60,18 +60,18 @@ def test_commands_are_not_questions(capsys):
     model = Scripted([" x", " y"])
     said, conversation = talk(model, ["one", "/reset", "", "/what now", "two", "/quit", "three"], style="chat")
     assert said == "x\ny\n" and model.asked[1] == "User: two\nAssistant:" and len(conversation.messages) == 2
-    assert "no command '/what'" in capsys.readouterr().err
+    assert "unknown command '/what'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "lines, said, kept",
     [
-        (["aaaa", "bbbb", "cccc"], "the first exchange is forgotten", ["bbbb", "cccc"]),
-        (["a" * 10, "b" * 40], "the first exchange is forgotten", ["b" * 40]),
-        (["a" * 90], "too many: the model reads the last 56", ["a" * 44]),
+        (["aaaa", "bbbb", "cccc"], "dropped the first exchange", ["bbbb", "cccc"]),
+        (["a" * 10, "b" * 40], "dropped the first exchange", ["b" * 40]),
+        (["a" * 90], "the model reads only the last 56", ["a" * 44]),
     ],
 )
-def test_what_does_not_fit_is_forgotten_and_said(lines, said, kept, capsys):
+def test_exchanges_that_do_not_fit_are_dropped_with_a_note(lines, said, kept, capsys):
     model = Scripted([" ok"] * 3)
     talk(model, lines, style="chat")
     assert said in capsys.readouterr().err
@@ -80,6 +80,6 @@ def test_what_does_not_fit_is_forgotten_and_said(lines, said, kept, capsys):
     assert lines[0] not in asked
 
 
-def test_nothing_but_an_end_is_said_to_be_nothing():
+def test_an_empty_answer_is_shown_as_no_answer():
     said, _ = talk(Scripted([""]), ["?"], style="chat")
     assert said == "(no answer)\n"

@@ -52,7 +52,7 @@ def awkward_pairs():
 
 @pytest.mark.parametrize("tokenizer", [BYTES, MINI], ids=["bytes", "bpe"])
 @pytest.mark.parametrize("settings", STYLES, ids=lambda settings: next(iter(settings.values()))[:8])
-def test_learnt_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
+def test_supervised_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
     chosen, records = Instruct(**settings), awkward_pairs()
     found, examples = read(records, tokenizer, chosen, max_length=500)
     assert found.rows == [record.row for record in records] and not found.cut and not found.left_out
@@ -73,7 +73,7 @@ def test_learnt_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
     assert (crossing > 0) == (tokenizer is MINI and colon), "as one text, ':' and ')' are a token"
 
 
-def test_every_turn_of_the_assistant_is_learnt():
+def test_every_turn_of_the_assistant_is_supervised():
     record = talk("Hi 🦊", "Hello é", "Where?", "Here.", "Bye", "日本")
     record.messages.insert(0, Message("system", "Be kind."))
     found, [(_, targets)] = read([record], MINI, Instruct(style="chat"), 256)
@@ -84,7 +84,7 @@ def test_every_turn_of_the_assistant_is_learnt():
     assert [target for target in targets if target != IGNORE] == sum(answers, [])
 
 
-def test_the_whole_text_is_learnt_where_it_is_asked_for():
+def test_loss_on_all_supervises_the_whole_text():
     record = Instruction(0, "Say é", "", "🦊")
     (answer_only, [(read_too, _)]), (whole, [(inputs, targets)]) = (
         read([record], BYTES, Instruct(style="plain", loss_on=on), 99) for on in ("answer", "all")
@@ -95,7 +95,7 @@ def test_the_whole_text_is_learnt_where_it_is_asked_for():
     assert read_too == inputs and answer_only.learnt() == [5] and whole.learnt() == [len(text) - 1]
 
 
-def test_a_long_prompt_loses_its_beginning_and_the_answer_nothing():
+def test_a_long_prompt_is_truncated_at_the_start_and_the_answer_never():
     record, settings = Instruction(3, "abcdefgh", "", "xyz"), Instruct(style="plain")  # 9 + 3 tokens and the end
     for max_length in range(1, 16):
         found, examples = read([record], BYTES, settings, max_length)
@@ -109,7 +109,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_nothing():
         assert found.cut == ([3] if max_length < 12 else []) and not found.left_out
 
 
-def test_an_earlier_answer_that_is_cut_is_read_and_not_learnt():
+def test_a_truncated_earlier_answer_is_input_but_not_supervised():
     record, settings = talk("a", "bcdef", "g", "h"), Instruct(style="chat")
     size = read([record], BYTES, settings, 99)[0].lengths()[0]
     for max_length in range(4, size + 1):
@@ -140,7 +140,7 @@ def test_counts_are_those_of_the_examples_and_survive_a_file(tmp_path, learns):
     ]
 
 
-def test_prompts_are_what_stands_before_the_last_answer_and_keep_their_end():
+def test_prompts_are_everything_before_the_last_answer_truncated_at_the_start():
     records = [talk("a", "b", "longer words", "c", row=4), talk("x" * 100, "y", row=5), talk("q", "z" * 99, row=6)]
     settings = Instruct(style="chat", max_new_tokens=9)
     found = make_examples(records, tokenize(records, BYTES, settings), 64, "answer")

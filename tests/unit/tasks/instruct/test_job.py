@@ -64,7 +64,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
     assert nats == pytest.approx([plain(val, i) for i in range(11)], rel=1e-5)
 
 
-def test_answers_are_each_prompts_own_likeliest_tokens():
+def test_batched_answers_equal_greedy_decoding_of_each_prompt():
     net, settings = model(), Instruct(style="plain", max_new_tokens=9)
     records = [Instruction(0, text, "", "") for text in ("a", "longer words", "🦊", "é b", "x" * 100)]
     found = make_examples(records, tokenize(records, BYTES, settings), 64, "answer")

@@ -89,7 +89,7 @@ def test_an_evaluation_is_read_back():
     assert value["losses"][0].keys() == {"split", "on", "before", "after"}
 
 
-def test_the_verdict_claims_no_more_than_the_tests_carry():
+def test_the_verdict_claims_no_more_than_the_tests_support():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert "Exact match 50.0 %" in said and "before training 3.0 % (the model is better by 47.0 points, p = " in said
@@ -99,7 +99,7 @@ def test_the_verdict_claims_no_more_than_the_tests_carry():
     assert "90.0 % (the model is worse by 40.0 points" in worse and "4.0" in worse
 
 
-def test_texts_from_data_stay_texts_and_counts_are_shown(run):
+def test_texts_from_data_are_escaped_and_counts_are_shown(run):
     wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 20]
     found = evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted, loss_on="all")
     card = InstructionsCard(
@@ -135,8 +135,8 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "30 (records 0, 1, 2",
         "and more",
         "Test, prompts and answers",
-        "(nothing)",
-        "What it cannot do",
+        "(empty)",
+        "Limits",
         "With only 29 test records",
         "all of it and the end token",
         "One note.",

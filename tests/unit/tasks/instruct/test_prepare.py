@@ -50,7 +50,7 @@ def test_prepare_refuses_too_few_records():
         prepare(Recipe(max_length=40), apart, BYTES, 256, ORIGIN)
 
 
-def test_digits_tell_questions_apart():
+def test_questions_with_other_digits_are_different():
     sums = [
         Instruction(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)
     ]
@@ -59,15 +59,15 @@ def test_digits_tell_questions_apart():
     assert not any(counts.normalised for counts in card.overlap.values())
 
 
-def test_what_is_cut_where_answers_are_written_is_said():
+def test_prompts_truncated_for_generation_are_noted():
     """Prompts that leave no room for the answer's budget, and answers that are longer than it."""
     recipe = Recipe(instruct={"style": "plain", "max_new_tokens": 20})
     tests = [Instruction(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
     records, _, card = prepare(recipe, Instructions(tests, []), BYTES, 140, ORIGIN)
     n, long = len(records["test"]), sum(record.output == "b" * 40 for record in records["test"])
-    assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card.notes)
+    assert n > 3 and long > 0 and not any("truncated at the start for generation" in note for note in card.notes)
     assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card.notes)
     longer = recipe.model_copy(update={"max_length": 140})
     records, _, card = prepare(longer, Instructions(tests, []), BYTES, 100, ORIGIN)
-    shortened = [note for note in card.notes if "test prompts are read without their beginning" in note]
+    shortened = [note for note in card.notes if "test prompts truncated at the start for generation" in note]
     assert shortened and shortened[0].startswith(f"{len(records['test'])} test prompts")

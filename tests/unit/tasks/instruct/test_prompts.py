@@ -29,7 +29,7 @@ def text(record, **settings):
     return "".join(f"<{piece.text}>" if piece.answer else piece.text for piece in pieces(record, Instruct(**settings)))
 
 
-def test_alpaca_is_word_for_word_stanfords():
+def test_alpaca_prompts_equal_stanfords():
     assert text(PAIR) == (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
         "Write a response that appropriately completes the request.\n\n"
@@ -57,16 +57,16 @@ def test_a_single_exchange_fits_every_style():
 
 @pytest.mark.parametrize(
     "settings, said",
-    [({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "an own template")],
+    [({}, "style alpaca"), ({"style": "plain"}, "style plain"), ({"template": "{instruction}"}, "a template")],
 )
-def test_styles_of_one_question_refuse_more(settings, said):
+def test_single_question_styles_refuse_dialogues(settings, said):
     with pytest.raises(DataError, match=f"record 7 has a system message; {said} takes one.*style=chat"):
         pieces(DIALOGUE, Instruct(**settings))
     with pytest.raises(DataError, match="record 7 has 2 questions"):
         pieces(Dialogue(7, DIALOGUE.messages[1:]), Instruct(**settings))
 
 
-def test_a_prompt_is_what_stands_before_the_last_answer():
+def test_a_prompt_is_everything_before_the_last_answer():
     for record in (PAIR, BARE, DIALOGUE, SINGLE):
         settings = Instruct(style="chat")
         assert prompt(record, settings) == pieces(record, settings)[:-1]
@@ -75,7 +75,7 @@ def test_a_prompt_is_what_stands_before_the_last_answer():
     assert prompt(replace(BARE, output=""), Instruct()) == prompt(BARE, Instruct())
 
 
-def test_question_and_answer_know_no_style():
+def test_question_and_answer_do_not_depend_on_the_style():
     assert question(PAIR) == "Name the colour.\na red car" and answer(PAIR) == "red"
     assert question(DIALOGUE) == "Be brief.\nHi!\nHello.\n2 + 2?" and answer(DIALOGUE) == "4"
 
@@ -107,10 +107,10 @@ def test_an_unknown_field_is_an_error_with_the_known_ones(template, got):
         pieces(PAIR, Instruct(template=template))
 
 
-def test_a_template_loses_nothing():
+def test_a_template_without_a_needed_field_raises():
     with pytest.raises(RecipeError, match="has no {instruction}"):
         pieces(PAIR, Instruct(template="{input}"))
-    with pytest.raises(DataError, match="record 4 has an input, and instruct.template has no place for it"):
+    with pytest.raises(DataError, match="record 4 has an input, but instruct.template has no field for it"):
         pieces(PAIR, Instruct(template="{instruction}"))
     assert text(BARE, template="{instruction}") == "Name the colour.<red>"
 
@@ -124,7 +124,7 @@ def test_a_template_loses_nothing():
         {"template": "Q é ({input}) {instruction}\n### Answer now:\n"},
     ],
 )
-def test_markers_are_in_every_prompt_and_in_no_plain_answer(settings):
+def test_markers_begin_lines_of_prompts_but_not_of_answers(settings):
     found = markers(Instruct(**settings))
     asked = "".join(piece.text for piece in prompt(PAIR, Instruct(**settings)))
     said = [line.strip() for line in asked.splitlines()]

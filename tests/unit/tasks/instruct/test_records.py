@@ -78,7 +78,7 @@ def test_other_usual_names_and_further_keys(write):
         (None, "null, not an object"),
         ({"instruction": True, "output": "b"}, "'instruction' is true or false"),
         ("text", "text, not an object"),
-        ({"instruction": "a", "output": "half \ud83d"}, r"'output' holds half a character"),
+        ({"instruction": "a", "output": "half \ud83d"}, r"'output' contains half a character"),
         ({"messages": []}, "'messages' is empty"),
         ({"messages": "Hi"}, "'messages' is text, not a list"),
         ({"messages": ["Hi"]}, "message 0 has no 'role' of system, user, assistant"),
@@ -86,7 +86,7 @@ def test_other_usual_names_and_further_keys(write):
         ({"messages": [{"role": ["user"], "content": "x"}]}, "message 0 has no 'role'"),
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": " "}]}, "the 'content' of message 1 is empty"),
         ({"messages": [MESSAGES[0], {"role": "assistant"}]}, "the 'content' of message 1 is null, not text"),
-        ({"messages": MESSAGES[:1]}, "the roles are user, not user and assistant in turn"),
+        ({"messages": MESSAGES[:1]}, "the roles are user, not alternately user and assistant"),
         ({"messages": MESSAGES[::-1]}, "the roles are assistant, user, not"),
         (
             {"messages": [*MESSAGES, {"role": "system", "content": "late"}]},
@@ -109,7 +109,7 @@ def test_a_table_names_its_rows(write):
         read_instructions(write("instruction\ttext\na\tb\n", "my.tsv"), STRICT)
 
 
-def test_lines_that_are_no_json_are_malformed_records(write):
+def test_lines_that_are_not_json_are_malformed_records(write):
     deep = "[" * 100_000
     with pytest.raises(DataError, match=r"3 of 4 records.*line 2: not JSON.*line 4: not JSON.*line 5: not JSON"):
         read_instructions(write(f'{json.dumps(PAIRS[0])}\n{{"instruction": \n\n{deep}\nnot json\n'), STRICT)
@@ -139,18 +139,18 @@ def test_a_share_may_be_left_out_and_is_counted(write):
     [
         ("", "my.jsonl", "no records"),
         ("[]", "my.json", "no records"),
-        ("{}", "my.json", "no list of records; got an object"),
+        ("{}", "my.json", "not a list of records; got an object"),
         ("[1", "my.json", "not JSON"),
         ("", "my.json", "not JSON"),
-        ("x", "my.txt", "a file of unknown kind; got '.txt'"),
+        ("x", "my.txt", "unknown file type; got '.txt'"),
     ],
 )
-def test_files_that_hold_no_records(write, content, name, problem):
+def test_files_without_records_are_refused(write, content, name, problem):
     with pytest.raises(DataError, match=problem):
         read_instructions(write(content, name), STRICT)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"instruction": "\xe9"}\n')
     (tmp_path / "folder.json").mkdir()
     for name, problem in (
@@ -162,7 +162,7 @@ def test_files_that_cannot_be_read(tmp_path):
             read_instructions(tmp_path / name, STRICT)
 
 
-def test_the_bundled_sample_is_read_whole():
+def test_every_record_of_the_bundled_sample_is_read():
     path = asset("data", "instruct", "sample.jsonl")
     found = read_instructions(path, STRICT)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

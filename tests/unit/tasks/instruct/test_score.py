@@ -34,7 +34,7 @@ def test_metrics_are_means_and_shares_with_their_intervals():
     assert found["token_f1"].low == 0 and found["token_f1"].high < 1
 
 
-def test_the_same_words_are_asked_of_short_references_alone():
+def test_exact_match_is_measured_only_on_short_references():
     own, wanted = ["red", "x", "many words", "no"], ["red", "y", "word " * 11, "word " * 12]
     found = metrics(own, wanted)
     assert {name: found[name].n for name in OF_SHORT} == dict.fromkeys(OF_SHORT, 2)
@@ -44,7 +44,7 @@ def test_the_same_words_are_asked_of_short_references_alone():
     assert none["exact_match"].value is None and "10 words" in none["exact_match"].reason
 
 
-def test_an_answer_keeps_the_format_if_it_ends_and_goes_on_with_no_prompt():
+def test_an_answer_is_well_formed_if_it_ends_without_another_prompt():
     texts = ["red", "", "red\n  User: and blue?", "the User: is here", "endless"]
     written = WrittenTexts(texts, [True] * 4 + [False])
     scores = answer_scores(written, References(["red"] * 5, np.ones(5)), markers=("User:",))
@@ -94,7 +94,7 @@ def test_a_model_is_compared_with_the_baselines_on_the_same_rows():
     assert found.clean.metrics["log_loss"].value == pytest.approx(nats[0, 10:].sum() / tokens[10:].sum())
 
 
-def test_where_no_reference_is_short_the_headline_is_rouge_l():
+def test_without_short_references_the_headline_is_rouge_l():
     long = ["word " * 12, "other " * 12]
     found = score_answers(
         WrittenTexts(long),

@@ -62,7 +62,7 @@ def test_a_malformed_line_is_named(tmp_path, content):
         list(iterate_pieces(tmp_path / "a.jsonl"))
 
 
-def test_what_is_no_text_is_an_error(tmp_path):
+def test_files_that_are_not_text_raise(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="UTF-8"):
         list(iterate_pieces(tmp_path / "a.txt"))
@@ -97,5 +97,5 @@ def test_a_saved_data_set_without_text_is_refused(tmp_path, columns, named):
 
 def test_a_damaged_data_set_is_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(DataError, match="no data set that can be read"):
+    with pytest.raises(DataError, match="not a readable data set"):
         joined(tmp_path)

@@ -49,11 +49,11 @@ def test_a_row_that_repeats_itself_counts_each_gram_once():
         ("call me later\nplease", False),
     ],
 )
-def test_a_short_row_is_held_as_a_line_of_its_own(text, held):
+def test_a_short_row_matches_a_whole_line(text, held):
     assert Exclusion(["Call me later please"]).holds(text) == held
 
 
-def test_rows_of_one_or_two_words_are_passed_over():
+def test_rows_of_one_or_two_words_are_ignored():
     found = Exclusion(["ok", "Good morning!", "", "..."])
     assert not len(found) and not found.holds("ok\nGood morning!\n")
 
@@ -67,9 +67,9 @@ def test_rows_are_read_from_tables_json_and_text(tmp_path):
     assert {"one, two\nthree", "add them", "one and two", "first", "second", "win a prize", "see you"} <= set(rows)
 
 
-def test_what_is_not_there_or_cannot_be_read_is_said(tmp_path):
+def test_missing_and_unreadable_files_raise(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         evaluation_files([str(tmp_path / "none")])
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(DataError, match="no evaluation set that can be read"):
+    with pytest.raises(DataError, match="not a readable evaluation set"):
         list(evaluation_rows(tmp_path / "broken.json"))

@@ -39,7 +39,7 @@ def test_a_text_without_empty_lines_is_cut_at_lines_so_that_some_is_held_out(tmp
 
 
 @pytest.mark.parametrize("documents", [10, 30])
-def test_of_few_documents_one_at_least_is_held_out(tmp_path, documents):
+def test_at_least_one_of_few_documents_is_held_out(tmp_path, documents):
     tokenizer = Tokenizer.of_bytes()
     for seed in range(5):
         (tmp_path / "few.txt").write_text("<|endoftext|>\n".join(f"text {i}\n" for i in range(documents)))
@@ -72,7 +72,7 @@ def test_documents_with_a_row_of_an_evaluation_set_are_left_out_and_counted(tmp_
     assert sorted(written) == sorted(plain)
 
 
-def test_what_follows_a_piece_that_is_left_out_begins_a_document(tmp_path, monkeypatch):
+def test_the_piece_after_an_excluded_one_begins_a_document(tmp_path, monkeypatch):
     monkeypatch.setattr("finetune.tasks.pretrain.documents.PIECE", 10)
     text = "first line of it\nsee you there\nlast line of it\n<|endoftext|>\nanother\n<|endoftext|>\n"
     (tmp_path / "long.txt").write_text(text * 9)

@@ -22,7 +22,7 @@ def read(records, tokenizer, family, max_length):
 
 @pytest.mark.parametrize("tokenizer", [BYTES, MINI], ids=["bytes", "bpe"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pair_that_fits_is_whole(family, tokenizer):
+def test_a_pair_that_fits_is_not_truncated(family, tokenizer):
     awkward = ["🦊", "é", " leading", "ends ", "日本語", "<|endoftext|>", "\u200d🦊", "a\nb"]
     records = [
         TextPair(i, source, target)
@@ -37,7 +37,7 @@ def test_a_pair_that_fits_is_whole(family, tokenizer):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_long_source_loses_its_end_and_a_target_nothing(family):
+def test_a_long_source_is_truncated_at_the_end_and_a_target_never(family):
     for max_length in range(1, 14):
         found, pairs = read([TextPair(7, "abcdefgh", "xyz")], BYTES, family, max_length)
         room = max_length - 4 if family == "decoder" else max_length  # the target's three tokens and the separator
@@ -68,7 +68,7 @@ def test_counts_are_those_of_the_pairs_and_survive_a_file(tmp_path, family):
     assert found.sources(12) == [BYTES.encode(source)[:12] for source in fitting]  # not as its target leaves room
 
 
-def test_a_source_leaves_room_to_write():
+def test_a_source_leaves_room_for_generation():
     """Where the target is not known the whole budget of new tokens has its room; half of the context stays."""
     assert [writing_room("decoder", 64, 64, new) for new in (3, 20, 60)] == [60, 43, 32]
     assert writing_room("decoder", 40, 64, 3) == 39

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 FAMILIES = ["decoder", "encoder-decoder"]
 
 
-def test_an_encoder_decoder_begins_as_the_gpt_and_accounts_for_its_tensors():
+def test_an_encoder_decoder_starts_as_the_gpt_and_reports_its_tensors():
     gpt, _ = load("mini")
     model, report = job.build_model(gpt, Recipe(task="seq2seq"), MINI.end_of_text)
     assert report.copied.keys() == dict(gpt.named_parameters()).keys() and all(report.copied.values())
@@ -37,12 +37,15 @@ def test_an_encoder_decoder_begins_as_the_gpt_and_accounts_for_its_tensors():
         torch.testing.assert_close(model.model(source, target), gpt(target), rtol=0, atol=1e-5)
 
 
-def test_a_family_that_the_weights_are_not_is_refused():
+def test_weights_of_the_other_family_are_refused():
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     gpt = GPT(GPTConfig(30, 8, 4, 2, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
     assert isinstance(job.build_model(model.model, Recipe(task="seq2seq"), 29)[0].model, EncoderDecoder)
-    with pytest.raises(RecipeError, match="these weights are an encoder-decoder's; got seq2seq.family=decoder"):
+    with pytest.raises(
+        RecipeError,
+        match="the family decoder cannot start from an encoder-decoder's weights; got seq2seq.family=decoder",
+    ):
         job.build_model(model.model, recipe, 29)
 
 
@@ -61,7 +64,7 @@ def test_a_family_that_the_weights_are_not_is_refused():
         ("lora", lambda name: "cross" in name or name.endswith(("attention.qkv.lora_A", "attention.qkv.lora_B"))),
     ],
 )
-def test_on_both_sides_the_same_moves_and_the_cross_attention_always(method, moves):
+def test_both_sides_train_the_same_layers_and_always_the_cross_attention(method, moves):
     gpt = GPT(GPTConfig(30, 8, 8, 3, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
     adapt(model.model, Train(method=method, lora_rank=2, lora_targets=("attention.qkv",)))
@@ -78,7 +81,7 @@ def test_head_alone_is_refused():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_figures_do_not_depend_on_the_batch(family):
+def test_losses_do_not_depend_on_the_batch(family):
     gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family)), BYTES.end_of_text)
     records = [TextPair(i, "s" * (1 + i % 7), "t" * (1 + i % 5)) for i in range(20)]
@@ -101,7 +104,7 @@ def test_attention_is_that_of_the_target_to_its_source(family):
     assert torch.allclose(sums, torch.ones(3), atol=1e-3) if family == "encoder-decoder" else (sums < 1).all()
 
 
-def test_the_start_of_a_greedy_target_is_the_models_own():
+def test_a_greedy_target_begins_with_the_most_likely_token():
     gpt, tokenizer = load("mini")
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     model, _ = job.build_model(gpt, recipe, tokenizer.end_of_text)

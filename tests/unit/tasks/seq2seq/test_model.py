@@ -52,7 +52,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets_alone(family):
     ]
 
 
-def test_training_smooths_and_measuring_does_not(family):
+def test_label_smoothing_applies_only_in_training(family):
     batch = family.batch(PAIRS)
     plain = family(*batch)
     wanted = sum(
@@ -76,7 +76,7 @@ def test_gradients_of_a_batch_are_those_of_its_rows(family):
         assert float((together - apart).norm()) <= 1e-5 * float(apart.norm()) + 1e-6
 
 
-def test_writing_is_the_likeliest_token_one_by_one_whatever_is_beside_it(family):
+def test_batched_generation_equals_greedy_decoding_of_each_source(family):
     sources = [source for source, _ in TEXTS]
     together = family.write(sources, 8, CPU, temperature=0.0)
     for source, row in zip(sources, together.tolist(), strict=True):

@@ -131,11 +131,11 @@ def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
         assert value["baselines"][0].keys() == {"name", "metrics", "test", "p_value", "differences"}
 
 
-def test_the_verdict_claims_no_more_than_the_tests_carry():
+def test_the_verdict_claims_no_more_than_the_tests_support():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
-    assert "the source copied" not in said  # clearly beaten
+    assert "copying the source" not in said  # clearly beaten
     assert "before training 3.0 % (the model is better by 47.0 points, p = 0.005)" in said
     assert "nearest training source 48.0 % (difference within noise" in said
     assert "2 test sources also occur in train or validation; without them: 49.5 %" in said
@@ -150,14 +150,14 @@ def test_a_baseline_that_wins_makes_the_model_worse():
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, clean_from=0))
     assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
     plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
-    assert "Exact match 0.0 %" in plain and "the source copied 0.0 % (difference within noise" in plain
+    assert "Exact match 0.0 %" in plain and "copying the source 0.0 % (difference within noise" in plain
     texts = [[text + " and so on to the eleventh word" for text in numbers(200, right)] for right in (50, 3, 90, 100)]
     by_chrf = page.verdict(evaluation(*texts))
     assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
     assert re.search(r"nearest training source \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
 
 
-def test_texts_from_data_stay_texts_and_counts_are_shown(run):
+def test_texts_from_data_are_escaped_and_counts_are_shown(run):
     wanted = [PAYLOAD, *numbers(29, 100)[1:], "long " * 200]
     maps = [
         {"source_tokens": [PAYLOAD, " two"], "target_tokens": ["$a$", "\n", ""], "weights": [[1, 0], [0, 1], [0, 1]]}
@@ -172,18 +172,18 @@ def test_texts_from_data_stay_texts_and_counts_are_shown(run):
         "and more",
         "empty source",
         "2 (rows 3, 4; counted from 0)",
-        "(nothing)",
-        "What it cannot do",
+        "(empty)",
+        "Limits",
         "With only 30 test pairs",
         "one training (seed 5)",
         "One note.",
         "nrefs:1|case:mixed",
         "Test, targets",
-        "is untrained, so the decoder hardly sees",
+        "is untrained, so the decoder uses the source hardly",
         "test rows also in train",
-        "Learnt tokens",
+        "Tokens in the loss",
         "median 13, 95 % have at most 14, longest 19",
-        "Where it looks in the source",
+        "Attention to the source",
         "of before",
         "Rows whose source also occurs in another split",
     ):
@@ -201,17 +201,17 @@ def test_every_metric_has_its_interval(run):
     rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
     for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
         assert re.fullmatch(r"[\d.]+( %)? \([\d.]+ to [\d.]+\)", rows[name]), name
-    assert "The run has no data card." in html and "Where it looks" not in html
+    assert "The run has no data card." in html and "Attention to the source" not in html
 
 
 def test_degenerate_outputs_make_a_page(run):
     for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
         html, _ = run(evaluation(own, own, own, wanted, clean_from=0), None, [])
-        assert "difference within noise" in html and "Where it looks" not in html
+        assert "difference within noise" in html and "Attention to the source" not in html
         assert "not defined\n(no reference has 4 words)" in html
 
 
-def test_many_and_long_maps_are_cut_and_that_is_said(run):
+def test_many_and_long_maps_are_truncated_with_a_note(run):
     def example(t, s):
         return {"source_tokens": ["s"] * s, "target_tokens": ["t"] * t, "weights": np.full((t, s), 1 / s).tolist()}
 
@@ -219,7 +219,7 @@ def test_many_and_long_maps_are_cut_and_that_is_said(run):
     maps = [example(5, 6), example(60, 50), *[example(2, 2)] * 3]
     html, _ = run(evaluation(wanted, wanted, wanted, wanted), None, maps)
     assert html.count("data:image/svg+xml;base64,") == 3 and html.count("The first 40 tokens of each side") == 1
-    assert "A map of 40 target tokens over 40 source tokens" in html
+    assert "Attention of 40 target tokens (rows) to 40 source tokens (columns)" in html
 
 
 def test_a_map_shows_its_weights_and_its_tokens_as_they_are():
@@ -237,6 +237,6 @@ def test_a_map_shows_its_weights_and_its_tokens_as_they_are():
 
 def test_the_table_for_the_screen_names_every_baseline():
     lines = targets_table(evaluation(numbers(60, 30), numbers(60, 3), numbers(60, 20), numbers(60, 60)))
-    assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is that of exact match")
+    assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is for exact match")
     assert [line.split("  ")[0] for line in lines[2:]] == ["mini, full", scores.COPY, scores.NEAREST, scores.UNTUNED]
     assert "0.5000 [0.3774, 0.6226]" in lines[2] and "0.3333 [" in lines[4]

@@ -42,7 +42,7 @@ def test_every_kind_of_file_gives_the_same_pairs(write, tmp_path):
         assert "source column 'source', target column 'Target': by their names" in found.notes
 
 
-def test_what_misses_a_side_is_counted_with_its_rows(write):
+def test_pairs_without_source_or_target_are_counted_with_their_rows(write):
     found = read_pairs(write("source\ttarget\na\tA\n\tB\nc\t  \n \t\nd\tD\ne\tE\n"))
     assert [record.row for record in found.records] == [0, 4, 5]
     assert found.dropped == {"empty source": 2, "empty target": 1}
@@ -88,11 +88,11 @@ def test_columns_are_found_as_named_by_name_or_as_the_only_two(tmp_path, names, 
         (["sorce", "x"], "source", None, "no column 'source'; got sorce, x; did you mean 'sorce'.*seq2seq.source"),
         (["source", "target", "source"], None, None, "2 columns are called 'source'"),
         (["a", "a"], None, None, "2 columns are called 'a'"),
-        (["a", "b"], "a", "a", "one column for source and target"),
+        (["a", "b"], "a", "a", "source and target are the same column"),
         (["text"], None, None, "no source and target column"),
     ],
 )
-def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, source, target, message):
+def test_ambiguous_columns_are_refused_with_the_existing_names(tmp_path, names, source, target, message):
     with pytest.raises(DataError, match=message):
         find_pair(names, source, target, tmp_path)
 
@@ -102,7 +102,7 @@ def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, 
     [
         ("", "my.tsv", "the file is empty"),
         ("source\ttarget\n", "my.tsv", "a header and no rows"),
-        ("[]", "my.json", "no rows; known: a row for each pair"),
+        ("[]", "my.json", "no rows; known: one row per pair"),
         (
             "source\ttarget\na\tb\n",
             "my.tsv",
@@ -128,11 +128,11 @@ def test_another_encoding_is_named_or_refused(write):
     assert read_pairs(path, layout=located.layout).records[0].source == "né" and located.detected.notes
 
 
-def test_a_file_without_a_header_keeps_its_first_row_where_that_shows(write):
+def test_a_recognised_missing_header_keeps_the_first_row(write):
     found = read_pairs(write("go\tva\nrun\tcours\ngo\tvas\ngo\tallez\n"))
     assert len(found.records) == 4 and "no header: the first row is data" in found.notes[0]
     assert (
-        "the only ones; the first row is taken for their names"
+        "the only columns; the first row is read as the header"
         in read_pairs(write("english\tfrench\n" + "a\tb\n" * 3)).notes[-1]
     )
 

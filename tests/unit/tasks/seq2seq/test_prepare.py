@@ -14,7 +14,7 @@ BYTES = Tokenizer.of_bytes()
 ORIGIN = DataOrigin("pairs.tsv", "pairs.tsv", "mine", "", "", "")
 
 
-def test_sources_that_differ_by_digits_are_others_and_by_case_are_not():
+def test_sources_that_differ_in_digits_are_different_but_not_in_case():
     numbers = Pairs(("a", "b"), [], [TextPair(i, f"{i:,}", f"number {i}") for i in range(1000, 1100)])
     recipe = Recipe(task="seq2seq", split=Split(val_fraction=0.1, test_fraction=0.2))
     records, _, card = prepare(recipe, numbers, {}, BYTES, 64, ORIGIN)
@@ -35,7 +35,7 @@ def test_sources_that_differ_by_digits_are_others_and_by_case_are_not():
     assert all(sides[row] == sides[row + 1] for row in range(0, 52, 2)) and set(sides.values()) == {*records}
 
 
-def test_what_cannot_be_split_or_does_not_fit_is_refused():
+def test_data_that_cannot_be_split_or_do_not_fit_are_refused():
     recipe = Recipe(task="seq2seq")
     with pytest.raises(DataError, match="too few pairs: none for the"):
         prepare(recipe, Pairs(("a", "b"), [], [TextPair(i, "same", "t") for i in range(9)]), {}, BYTES, 64, ORIGIN)
@@ -44,15 +44,15 @@ def test_what_cannot_be_split_or_does_not_fit_is_refused():
         prepare(recipe, Pairs(("a", "b"), [], many), {}, BYTES, 3, ORIGIN)
 
 
-def test_a_source_that_leaves_no_room_to_write_is_counted():
+def test_sources_truncated_for_generation_are_counted():
     pairs = Pairs(("a", "b"), [], [TextPair(i, f"{i:02}" + "x" * 40, "t") for i in range(40)])
     for new, said in ((8, 0), (40, 1)):
         recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder", max_new_tokens=new))
         *_, card = prepare(recipe, pairs, {}, BYTES, 64, ORIGIN)
-        assert sum("read without their end where targets are written" in note for note in card.notes) == said
+        assert sum("test sources truncated at the end for generation" in note for note in card.notes) == said
 
 
-def test_files_of_their_own_stay_whole_and_their_dropped_rows_are_counted_too():
+def test_separate_files_stay_whole_and_their_dropped_rows_are_counted():
     pairs = Pairs(("a", "b"), [], [TextPair(i, f"s{i}", "t") for i in range(20)], {"empty target": [20]})
     dropped = {"empty target": [3], "empty source": [4]}
     given = Pairs(("a", "b"), [], [TextPair(i, f"s{i}", "t") for i in range(3)], dropped)
@@ -62,5 +62,5 @@ def test_files_of_their_own_stay_whole_and_their_dropped_rows_are_counted_too():
     assert card.dropped_rows == {"empty target": [20, 3], "empty source": [4]}
     assert pairs.dropped_rows == {"empty target": [20]}
     assert sum(card.overlap[name].exact for name in ("test_in_train", "test_in_val")) == 3
-    assert any("test sources also occur in train too" in note for note in card.notes)
+    assert any("test sources also occur in train" in note for note in card.notes)
     assert PairsCard.from_json(card.to_json(), "card.json") == card

@@ -76,7 +76,7 @@ def test_means_and_shares_are_those_of_the_rows():
     assert all(metric.low <= metric.value <= metric.high and metric.n == 60 for metric in found.values())
 
 
-def test_a_toys_interval_can_be_counted():
+def test_the_interval_of_a_toy_equals_its_exact_value():
     """Of two rows, one with a loss of 1 and one of 3 a token, a resample has a mean of 1, 2 or 3, as 1 : 2 : 1."""
     found = score(
         ["a", "c"],
@@ -93,7 +93,7 @@ def test_a_toys_interval_can_be_counted():
     assert difference.p_value == pytest.approx(0.5, abs=0.05)
 
 
-def test_exact_match_is_one_metric_and_forgives_white_space_alone():
+def test_exact_match_ignores_only_white_space():
     own, wanted = ["A  b\n", "a b", "STOP", "c"], ["A b", "A b", "stop", "c."]
     found = score(own, wanted).metrics["exact_match"]
     assert found.value == 1 / 4
@@ -145,7 +145,7 @@ def test_the_clean_part_is_scored_alone():
     assert part.metrics == score(own[20:], wanted[20:]).metrics
 
 
-def test_the_references_alone_choose_the_headline():
+def test_the_headline_depends_only_on_the_references():
     assert choose_headline(["a", "b c", "word " * 50]) == "exact_match"
     assert choose_headline(["a", "word " * 11, "word " * 12]) == "chrf"
     for wanted, name in ((["e f g h"] * 4, "exact_match"), (["e f g h " * 3] * 4, "chrf")):
