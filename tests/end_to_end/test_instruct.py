@@ -123,7 +123,7 @@ def test_records_stand_on_their_sides_in_the_files_order_and_repeats_are_counted
         for name in ("train", "test", "val")
     }
     assert rows == {"train": list(range(51)), "test": list(range(51, 57)), "val": list(range(57, 60))}
-    assert "6 of 6 test questions also occur in train too" in done.out and "3 of 3 val questions" in done.out
+    assert "6 of 6 test questions also occur in train" in done.out and "3 of 3 val questions" in done.out
 
 
 def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finetune, tmp_path):

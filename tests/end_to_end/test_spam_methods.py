@@ -142,7 +142,7 @@ def test_a_comparison_of_many_labels_with_copies_on_two_sides_and_adapters_of_on
     assert found["reference"] == "full" and found["positive"] is None
     assert [entry["clean"]["n"] for entry in found["candidates"]] == [3] * 4
     page = Path("runs/spam-methods/report/report.md").read_text(encoding="utf-8")
-    assert "Clean 3" in page and "Macro F1" in page
+    assert "3 rows in no other split" in page and "Macro F1" in page
 
 
 def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
