@@ -1,15 +1,16 @@
 """The command line. Heavy imports are inside the commands, so that ``finetune --help`` answers at once."""
 
 import errno
+import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from finetune.console import say
+from finetune.console import say, typed_lines
 from finetune.errors import FinetuneError, Interrupted, RecipeError
 from finetune.export import FORMATS
 
@@ -246,7 +247,7 @@ def chat(
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     say(HELP if conversation.remembers() else f"this run's style has no history; {HELP}", error=True)
     try:
-        converse(conversation, _typed_lines(), lambda text: say(text, end=""))
+        converse(conversation, typed_lines(), lambda text: say(text, end=""))
     except KeyboardInterrupt as stop:
         raise Interrupted("the conversation is over") from stop
 
@@ -341,11 +342,15 @@ def draw(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine; prints a summary to paste into a bug report."""
-    from finetune.commands.doctor import show as show_doctor
+def doctor(
+    run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Check this run's files.")] = None,
+) -> None:
+    """Check this machine, as a summary to paste into a bug report; or check the files of a run."""
+    from finetune.commands.check_run import examine_run
+    from finetune.commands.doctor import examine
+    from finetune.commands.doctor import show as show_checks
 
-    raise typer.Exit(show_doctor())
+    raise typer.Exit(show_checks(examine_run(run_directory) if run_directory else examine()))
 
 
 @tokenizer_app.command("train")
@@ -381,13 +386,10 @@ def data_check(
 @weights_app.command("ls")
 def weights_ls() -> None:
     """List the known weights, and which are on this machine."""
-    from finetune.hub.fetch import weights_status
-    from finetune.hub.registry import weights_registry
+    from finetune.commands.weights import list_weights
 
-    for name, row in weights_registry().items():
-        millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
-        say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
-    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} our own small GPT-2, works offline")
+    for line in list_weights():
+        say(line)
 
 
 @weights_app.command("get")
@@ -400,23 +402,11 @@ def weights_get(name: str) -> None:
 
 @weights_app.command("verify")
 def weights_verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Check the sha256 of the weights on this machine."""
-    from finetune.errors import FetchError
-    from finetune.hub.fetch import verify_weights, weights_status
-    from finetune.hub.registry import weights_registry
+    """Check the sha256 of the weights on this machine, the bundled ones included."""
+    from finetune.commands.weights import verify
 
-    rows = weights_registry()
-    if name is not None and name not in rows:
-        raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))
-    wrong = []
-    here = [rows[name]] if name else [row for row in rows.values() if weights_status(row) != "not here"]
-    for row in here:
-        for check in verify_weights(row):
-            say(f"{row.name:14} {check.file:30} {check.status:10} {check.size_bytes:>13,} {check.sha256[:16]}")
-            wrong += [f"{row.name}/{check.file}"] if check.status in ("wrong", "missing") else []
-    if wrong:
-        raise FetchError("weights are damaged or missing", got=", ".join(wrong), do="Run: finetune weights get NAME")
-    say("checked: all files are intact" if here else "no weights on this machine: nothing to check")
+    for line in verify(name):
+        say(line)
 
 
 def _run(
@@ -448,15 +438,6 @@ def _run(
     execute(opened, recipe, stages, first=first, until=until, processes=processes, fresh=fresh)
 
 
-def _typed_lines() -> Iterator[str]:
-    """Lines from the terminal or a pipe, until end of file."""
-    while True:
-        try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-
-
 def _refuse_undecodable(arguments: list[str]) -> None:
     """File names must be UTF-8: the run's files could not record other bytes."""
     for argument in arguments:
@@ -466,9 +447,21 @@ def _refuse_undecodable(arguments: list[str]) -> None:
             )
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """On a first signal raise KeyboardInterrupt, which cleans up; on a second end the process at once.
+
+    No file is then half-written under its own name, and the system lets go of the run's lock.
+    """
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+            signal.signal(number, _interrupt)
     try:
         _refuse_undecodable(sys.argv)
         status = app(standalone_mode=False)
@@ -484,7 +477,7 @@ def main() -> None:
         say(str(stop), error=True)
         status = INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("interrupted; saved files are intact. The same command resumes from the last checkpoint.", error=True)
+        say("interrupted; saved files are intact. Run the same command again.", error=True)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stderr.close()

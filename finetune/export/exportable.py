@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.errors import WeightsError
-from finetune.files import replace_directory
+from finetune.files import replace_directory, temporary_path, write_manifest
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
@@ -48,10 +48,11 @@ class Exportable:
 
 @contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the directory's place if the block ends without an error."""
-    draft = directory.with_name(f".{directory.name}-draft")
+    """A folder to write into, which gets a manifest and the directory's place if the block ends without an error."""
+    draft = temporary_path(directory)
     try:
         yield draft
+        write_manifest(draft)
         replace_directory(directory, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -156,28 +156,37 @@ def _refuse_wrong_mirror(path: Path, expect: Expected) -> None:
 
 
 def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> Path:
-    """Files of one commit from the Hugging Face cache; what it lacks or holds damaged is downloaded."""
-    missing = []
+    """Files of one commit from the Hugging Face cache; what it lacks or holds damaged is downloaded, by one process."""
+    if _lacking(label, repo, revision, expects):
+        with cache.one_at_a_time(label):
+            lacking = _lacking(label, repo, revision, expects)
+            for file, wrong in lacking.items():
+                path = _cached(repo, file, revision) if wrong else None
+                if path and not network_available():
+                    raise _no_network(label, f"{path} is damaged: {wrong}")
+                if path:
+                    warn(f"{path} is damaged ({wrong}): it is downloaded again")
+                    _delete_cached(path)
+            if lacking:
+                _download(label, repo, revision, {file: expects[file] for file in lacking})
+    return next(path.parent for file in expects if (path := _cached(repo, file, revision)))
+
+
+def _lacking(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> dict[str, str]:
+    """The files that the Hugging Face cache lacks, or holds damaged: what is wrong with each, empty if it is absent."""
+    lacking = {}
     for file, expect in expects.items():
         path = _cached(repo, file, revision)
         if path is None:
-            missing.append(file)
+            lacking[file] = ""
             continue
         if expect.digest is None:
             expect = cache.vouched(path) or hub_value(label, repo, revision, file)
-        wrong = problem(path, expect)
-        if not wrong:
-            if expect.source == "hub":
-                cache.record(repo, revision, file, path)
-            continue
-        if not network_available():
-            raise _no_network(label, f"{path} is damaged: {wrong}")
-        warn(f"{path} is damaged ({wrong}): it is downloaded again")
-        _delete_cached(path)
-        missing.append(file)
-    if missing:
-        _download(label, repo, revision, {file: expects[file] for file in missing})
-    return next(path.parent for file in expects if (path := _cached(repo, file, revision)))
+        if wrong := problem(path, expect):
+            lacking[file] = wrong
+        elif expect.source == "hub":
+            cache.record(repo, revision, file, path)
+    return lacking
 
 
 def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> None:
@@ -264,9 +273,18 @@ def get_data(row: DataRow) -> Path:
         _refuse_wrong_mirror(folder / row.file, expect)
         return folder / row.file
     path = cache.home() / "data" / row.name / row.file
+    if not problem(path, expect):
+        return path
+    with cache.one_at_a_time(row.name):
+        _fetch_data(row, path, expect)
+    return path
+
+
+def _fetch_data(row: DataRow, path: Path, expect: Expected) -> None:
+    """Download the data file of a row to `path`, unless another process has done so meanwhile."""
     wrong = problem(path, expect)
     if not wrong:
-        return path
+        return
     if path.exists():
         warn(f"{path} is damaged ({wrong}): it is replaced")
     if row.archive is None or not network_available():
@@ -280,7 +298,6 @@ def get_data(row: DataRow) -> Path:
             if attempt == 2:
                 raise
             warn(f"{error}: once more")
-    return path
 
 
 def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
@@ -315,8 +332,9 @@ def _offline() -> str:
 def network_available() -> bool:
     """Whether the hub answers; asked once per process, in at most `PROBE_SECONDS`.
 
-    It asks through the client that will download, so proxies and certificates are the same. The thread bounds
-    what the client's own timeout does not: the look-up of the name, and several addresses tried in turn.
+    It asks through the client that will download, so proxies and certificates are the same. The client is made before
+    the clock starts, which takes seconds on a busy machine. The thread bounds what the client's own timeout does not:
+    the look-up of the name, and several addresses tried in turn.
     """
     if _offline():
         return False
@@ -324,10 +342,11 @@ def network_available() -> bool:
     from huggingface_hub.utils import get_session
 
     answers = []
+    session = get_session()
 
     def ask() -> None:
         try:
-            status = get_session().head(_endpoint(), timeout=PROBE_SECONDS).status_code
+            status = session.head(_endpoint(), timeout=PROBE_SECONDS).status_code
             answers.append(status < 500 and status != 407)  # 407: a proxy that wants a password
         except (OSError, HTTPError, ValueError, RuntimeError):
             answers.append(False)

@@ -1,5 +1,6 @@
 """Run a stage's work in separate processes: start and stop them, and return the result."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
+
+import psutil
 
 from finetune.console import log_to
 from finetune.errors import FinetuneError, Interrupted, TrainingError
@@ -37,11 +40,15 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
             start_new_session=True,
         ) as process,
     ):
-        while process.poll() is None:
-            if stop.asked:
-                assert process.stdin is not None, "stdin is a pipe"
-                process.stdin.close()
-            time.sleep(0.1)
+        try:
+            while process.poll() is None:
+                if stop.asked:
+                    assert process.stdin is not None, "stdin is a pipe"
+                    process.stdin.close()
+                time.sleep(0.1)
+        except KeyboardInterrupt:  # asked a second time: nothing may write after this process has let go of the run
+            _kill(process.pid)
+            raise
     found = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
     run.path(RESULT).unlink(missing_ok=True)
     if stop.asked or "stopped" in found:
@@ -55,6 +62,17 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
             do="The same command resumes from the last checkpoint.",
         )
     return found["result"]
+
+
+def _kill(parent: int) -> None:
+    """End a process and all that it started, at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(parent)
+        family = [root, *root.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=5)
 
 
 def answer(run: Run, work: Callable[[], dict]) -> None:

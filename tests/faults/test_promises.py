@@ -15,7 +15,7 @@ def test_an_interrupt_promises_no_more_than_is_kept(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["finetune", "ls"])
     with pytest.raises(SystemExit) as done:
         main()
-    said = "interrupted; saved files are intact. The same command resumes from the last checkpoint.\n"
+    said = "interrupted; saved files are intact. Run the same command again.\n"
     assert done.value.code == 130 and capsys.readouterr().err == said
 
 
