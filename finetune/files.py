@@ -72,10 +72,12 @@ def temporary_path(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether this is the draft of a process that no longer exists on this machine."""
+    named = _LEFTOVER.fullmatch(path.name)
+    if not named:
+        return False
     import psutil
 
-    named = _LEFTOVER.fullmatch(path.name)
-    return bool(named) and not psutil.pid_exists(int(named[1][:9]))
+    return not psutil.pid_exists(int(named[1][:9]))
 
 
 def remove(path: Path) -> None:

@@ -428,4 +428,5 @@ class StopSignal:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)

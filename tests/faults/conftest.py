@@ -223,12 +223,9 @@ def toy(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def finetune(tmp_path, monkeypatch, capsys):
     """``finetune(*arguments)`` in this process and the directory of the test: its status, output and errors."""
-    import signal
-
     from finetune.cli import main
 
     monkeypatch.chdir(tmp_path)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
@@ -238,9 +235,7 @@ def finetune(tmp_path, monkeypatch, capsys):
         out, err = capsys.readouterr()
         return SimpleNamespace(status=stopped.value.code, out=out, err=err)
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture

@@ -61,6 +61,22 @@ def test_an_interrupted_training_finishes_its_step_and_saves(toy, finished, fine
     assert "resuming from step-00000003" in done.out and results(toy) == results(finished)
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl", "test.jsonl", "train.ids"])
+def test_data_that_change_while_a_training_is_stopped_are_prepared_again(toy, finished, finetune, monkeypatch, name):
+    from finetune.training import loop
+
+    step = loop._step
+    monkeypatch.setattr(loop, "_step", lambda *a: (a[6] == 2 and signal.raise_signal(signal.SIGINT)) or step(*a))
+    stopped = finetune("run", toy / "recipe.json", "--name", "toy", "--from", "train")
+    monkeypatch.setattr(loop, "_step", step)
+    content = bytearray((toy / "data" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (toy / "data" / name).write_bytes(content)
+    done = finetune(*command_named(stopped.err))
+    assert "[3] prepare" in done.out and "resuming from step-00000003" in done.out, done
+    assert results(toy) == results(finished)
+
+
 def test_a_second_signal_in_training_stops_within_the_step_without_harm(toy, finished, finetune, monkeypatch):
     from finetune.training import loop
 
