@@ -158,12 +158,3 @@ def aligned(rows: list[list[str]]) -> list[str]:
     """Rows of cells as table lines, each column as wide as its longest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def typed_lines() -> Iterator[str]:
-    """Lines from the terminal or a pipe, until end of file."""
-    while True:
-        try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return

@@ -19,7 +19,7 @@ def list_weights() -> Iterator[str]:
     yield f"{MINI:14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} our own small GPT-2, works offline"
 
 
-def verify(name: str | None = None) -> Iterator[str]:
+def verify_files(name: str | None = None) -> Iterator[str]:
     """A line for each file of these weights, or of all that are here. Raises FetchError at the end if one is damaged."""
     rows = weights_registry()
     if name not in (None, MINI, *rows):
