@@ -6,7 +6,6 @@ from pathlib import Path
 from finetune.commands.doctor import Check
 from finetune.errors import FinetuneError, listed
 from finetune.files import damage, is_leftover, read_json
-from finetune.pipeline import load_pipeline, stage_names
 from finetune.records import BestStep
 from finetune.run import Run, read_record
 
@@ -70,10 +69,5 @@ def _leftovers(run: Run) -> Check:
 
 
 def _next(run: Run) -> Check:
-    """Which stages have not finished, and the command that continues."""
-    try:
-        left = [name for name in stage_names(load_pipeline(run.recipe().pipeline).stages) if not run.finished(name)]
-    except FinetuneError as error:
-        return "to do", str(error), False
-    command = f"finetune run {run.path('recipe.json')} --name {run.name}"
-    return "to do", f"{', '.join(left)}: {command}" if left else f"nothing; {command} repairs what is damaged", None
+    """The command that finishes a run and repairs what is damaged in it."""
+    return "to finish or repair it", f"finetune run {run.path('recipe.json')} --name {run.name}", None

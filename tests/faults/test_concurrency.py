@@ -149,4 +149,4 @@ def test_a_cache_that_cannot_be_written_locks_nothing(tmp_path, monkeypatch):
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     with cache.one_at_a_time("anything"):
-        pass
+        assert (tmp_path / "home").read_text() == "a file"

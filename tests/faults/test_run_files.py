@@ -243,4 +243,4 @@ def test_damaged_bundled_weights_are_found(tmp_path, monkeypatch, finetune):
 def test_a_run_is_listed_without_links_while_another_process_writes(toy, monkeypatch):
     gone = toy / ".eval.json.1.tmp"
     monkeypatch.setattr(Run, "entries", lambda self: [gone])
-    Run.at(toy)
+    assert Run.at(toy).name == "toy"
