@@ -53,6 +53,7 @@ def test_the_curve_goes_on_at_the_constant_rate_and_in_a_decay(finetune, tmp_pat
         "model.safetensors",
         "config.json",
         "tokenizer_config.json",
+        "MANIFEST.json",
         "vocab.json",
         "merges.txt",
     }
