@@ -200,7 +200,17 @@ def tiny_request(table):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_request, tmp_path_factory):
+def uncompared():
+    """Exports are not compared with transformers: its import takes longer than all the rest of a tiny run."""
+    from finetune.export import hf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "compare_classifier", lambda *_: hf.NOT_COMPARED)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_request, tmp_path_factory, uncompared):
     """A finished run's directory, made in this process; read it, or copy it."""
     from finetune.console import silence
     from finetune.execution import execute, open_run

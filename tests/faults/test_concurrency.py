@@ -36,13 +36,6 @@ def interleave(monkeypatch, while_resolving) -> None:
     monkeypatch.setattr(execution, "resolve", slow)
 
 
-def test_a_new_run_never_overwrites_one_that_another_process_begins(tmp_path, monkeypatch, tiny_request, other_request):
-    interleave(monkeypatch, lambda: open_run(other_request, tmp_path, "x"))
-    run, recipe = open_run(tiny_request, tmp_path, "x")
-    assert execution.Run.at(tmp_path / "x").recipe().train.batch_size in (recipe.train.batch_size, 4)
-    assert run.recipe().train.batch_size == recipe.train.batch_size == tiny_request.train.batch_size
-
-
 def test_a_finished_run_of_another_process_keeps_its_name(tmp_path, monkeypatch, tiny_request, other_request):
     def other() -> None:
         run, recipe = open_run(other_request, tmp_path, "x")
