@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM in every stage: what is finished stays, and the command that is named continues to the same bits."""
 
+import itertools
 import shlex
 import signal
 import threading
@@ -27,8 +28,9 @@ def command_named(text: str) -> list[str]:
     return words[words.index("run") :]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stage, number", zip(STAGES, itertools.cycle((signal.SIGINT, signal.SIGTERM)), strict=False), ids=STAGES
+)
 def test_an_interrupted_stage_is_done_again_by_the_command_that_is_named(
     toy, finished, finetune, monkeypatch, stage, number
 ):
@@ -123,7 +125,7 @@ def wait_for(path: Path, process) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "report"])
+@pytest.mark.parametrize("stage", ["prepare", pytest.param("report", marks=pytest.mark.slow)])
 def test_a_second_signal_ends_a_stage_that_does_not_end(toy, finished, finetune, start, tmp_path, stage):
     arguments = ("run", toy / "recipe.json", "--name", "toy", "--from", stage)
     process = start(*arguments, program=("-c", STUBBORN.format(stage=stage)))

@@ -104,15 +104,15 @@ SHAPED = [
 
 @pytest.mark.parametrize("name", SHAPED)
 def test_json_of_another_shape_is_a_clear_error_or_is_written_again(toy, finetune, name):
-    whole = (toy / name).read_bytes()
-    commands = (("export", toy, "--out", "out"), ("predict", toy, "free cash"), ("report", toy), ("doctor", toy))
-    for value, command in itertools.product(("null", "[]", "{}", '{"a": [1]}', "0"), commands):
+    if name.startswith("export"):
+        commands = [("predict", toy, "free cash")]
+    else:
+        commands = [("export", toy, "--out", "out"), ("report", toy)] if name != "request.json" else []
+    for value, command in itertools.product(("null", "[]", "{}", '{"a": [1]}', "0"), [*commands, ("doctor", toy)]):
         (toy / name).write_text(value)
         done = finetune(*command)
-        assert done.status in (0, 2), (command, value, done)
-        assert done.status == 0 or done.err.startswith("error: ") or "PROBLEM" in done.out
-        shutil.rmtree("out", ignore_errors=True)
-        (toy / name).write_bytes(whole)
+        assert done.status == 2, (command, value, done)
+        assert done.err.startswith("error: ") or "PROBLEM" in done.out
 
 
 @pytest.mark.parametrize("name", SHAPED)
