@@ -1,7 +1,7 @@
 """Export formats for other libraries, one module each; every export is compared with our own model.
 
-A format's module has ``MERGED``, whether it takes a model whose adapters are merged, and
-``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all.
+A format's module has ``MERGED``, true if the format needs the adapters merged into the weights, and
+``write(thing, directory, base) -> Exported``, which writes a directory completely or not at all.
 """
 
 FORMATS = {"hf": "finetune.export.hf", "peft": "finetune.export.peft"}

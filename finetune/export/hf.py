@@ -1,7 +1,7 @@
-"""Hugging Face's layout: a directory that transformers loads, compared with our own model before it is there.
+"""Hugging Face's layout: a directory that transformers loads, compared with our model before it is published.
 
-A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel. An encoder-decoder has no
-public class of its shape: it is written in a layout of our own, and compared with what is read back.
+A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel. No public class has the shape
+of our encoder-decoder, so it is written in our own layout, read back and compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ NOT_COMPARED = Exported(False, "written; not compared, transformers is not insta
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
-    """Write the directory whole or not at all. Raises WeightsError if a logit differs by more than the tolerance.
+    """Write the directory completely or not at all. Raises WeightsError if a logit differs by more than the tolerance.
 
-    An older export then stays in its place. base: not needed, the weights are all there.
+    After an error an earlier export is still in place. base: unused, since the export contains all weights.
     """
     with draft_of(directory) as draft:
         if isinstance(thing.model, EncoderDecoder):
@@ -56,8 +56,8 @@ def compare_language_model(directory: Path, model: GPT) -> Exported:
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return NOT_COMPARED
-    transformers_logging.disable_progress_bar()  # a bar for a file that is read in no time
-    kind: Any = GPT2LMHeadModel  # its stubs know no output_loading_info, with which it returns two
+    transformers_logging.disable_progress_bar()  # loading takes no time
+    kind: Any = GPT2LMHeadModel  # its type hints lack output_loading_info, which makes it return a pair
     theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     ids = random_ids(model.config)
@@ -111,15 +111,15 @@ def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
         difference = float((model.cpu()(ids, ids) - again(ids, ids)).abs().max())
     if difference:
         raise WeightsError(
-            "the export gives other logits when it is read back",
-            got=f"{difference:.2e} apart",
-            do="This is a fault of ours: please report it.",
+            "the export gives different logits when it is read back",
+            got=f"a difference of {difference:.2e}",
+            do="This is a bug of ours; please report it.",
         )
     return Exported(True, "read back, the same logits bit for bit; an encoder-decoder's layout is our own", difference)
 
 
 def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
-    """What transformers' classifier says of texts (n, K), padded with `end`."""
+    """The logits (n, K) of transformers' classifier on token ids, padded with `end`."""
     logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
         for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
@@ -132,7 +132,7 @@ def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
 
 
 def language_model_readme(name: str, weights: str, about: list[str], use: list[str]) -> Callable[[Exported], str]:
-    """The README of a language model. about, use: its lines on what it is good for, in figures, and on its use."""
+    """The README of a language model. about: lines with its results. use: lines that show how to use it."""
 
     def readme(exported: Exported) -> str:
         return "\n".join(

@@ -12,21 +12,19 @@ from finetune.errors import InputError, listed
 from finetune.tables.readers import join_cells
 from finetune.tables.tables import as_cell
 
-FORMS = "a list or an array of texts, a column or a frame of pandas or datasets"
+FORMS = "a list or array of texts, a pandas Series or DataFrame, a datasets column or Dataset"
 
 
 def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | None]:
-    """The texts (n,), several columns joined as the readers do, and the columns' names where they have any.
+    """The texts (n,) and the column names, if any. Several columns are joined with newlines, as for a file.
 
-    empty: whether a row may have no text. Raises InputError for what holds no texts.
+    empty: whether a row may have no text. Raises InputError if `data` does not contain texts.
     """
     names, columns = _columns(data)
     cells = [cells_of(column) for column in columns]
     known = [value for column in cells for value in column if value is not None]
     if known and not any(isinstance(value, str | bytes) for value in known):
-        raise InputError(
-            "there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80], known=FORMS
-        )
+        raise InputError("these values are not texts", got=f"{type(known[0]).__name__} {known[0]!r}"[:80], known=FORMS)
     texts = [join_cells(list(map(as_cell, row)), list(range(len(row)))) for row in zip(*cells, strict=True)]
     if not texts:
         raise InputError("there are no texts", got=f"{type(data).__name__} of length 0", known=FORMS)
@@ -35,7 +33,7 @@ def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | N
         raise InputError(
             f"text {blank[0]} is empty",
             got=f"{len(blank)} of {len(texts)} without text",
-            do="Leave rows without text out.",
+            do="Leave out rows without text.",
         )
     return texts, names
 
@@ -46,7 +44,7 @@ def cells_of(column: pd.Series) -> list:
 
 
 def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
-    """Every column of the data, and their names where they have any."""
+    """Every column of the data, and the column names, if any."""
     if isinstance(data, pd.DataFrame):
         return list(map(str, data.columns)), [data.iloc[:, place] for place in range(data.shape[1])]
     if is_dataset(data):
@@ -54,13 +52,13 @@ def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
     if isinstance(data, pd.Series):
         return None, [data]
     if hasattr(data, "toarray"):
-        raise InputError("a sparse matrix holds no texts", got=type(data).__name__, known=FORMS)
+        raise InputError("a sparse matrix cannot hold texts", got=type(data).__name__, known=FORMS)
     if isinstance(data, str | bytes | dict) or not hasattr(data, "__len__") or getattr(data, "shape", None) == ():
         raise InputError(
-            "one value where many texts should be",
+            "a single value instead of many texts",
             got=type(data).__name__,
             known=FORMS,
-            do="A single text is given as a list of one.",
+            do="Pass a single text as a list of one text.",
         )
     rows = list(data)
     if not any(isinstance(row, list | tuple | np.ndarray) for row in rows):
@@ -75,22 +73,22 @@ def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
 
 
 def is_dataset(data: object, kind: str = "Dataset") -> bool:
-    """Whether this is of that class of `datasets`, which is imported only where somebody has done so."""
+    """Whether `data` is an instance of this class of `datasets`; never imports that library itself."""
     module = sys.modules.get("datasets")
     return module is not None and isinstance(data, getattr(module, kind))
 
 
 def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (K,), sorted and in the labels' own type, and each row's class number (n,).
+    """The classes (K,), sorted and of the labels' type, and each row's class number (n,).
 
-    Raises InputError for missing and mixed labels and for fewer than two; ValueError, scikit-learn's, for what
-    is no column of classes.
+    Raises InputError if labels are missing, of mixed types or all the same, and scikit-learn's ValueError if `y` is
+    not a column of classes.
     """
     if y is None:
         raise InputError("fit requires y to be passed, but the target y is None")
     if isinstance(y, pd.Series):
         y = y.to_numpy()
-    if not hasattr(y, "dtype"):  # a list of words and numbers would become one of words
+    if not hasattr(y, "dtype"):  # numpy would turn a list of strings and numbers into strings
         y = list(np.asarray(y) if hasattr(y, "__array__") else y)
         y = np.asarray(y, dtype=object) if any(isinstance(value, str) for value in y) else np.asarray(y)
     labels = column_or_1d(y, warn=True)
@@ -99,25 +97,29 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             "Input y contains NaN",
             got=f"{len(missing)} missing labels, the first in row {missing[0]}",
-            do="Leave rows without a label out.",
+            do="Leave out rows without a label.",
         )
     if labels.dtype == object:
         kinds = sorted({type(value).__name__ for value in labels})
         if kinds != ["str"]:
             labels = np.array(labels.tolist())
         if len(kinds) > 1:
-            raise InputError("labels of several types", got=", ".join(kinds), do="Make them all text, say.")
+            raise InputError(
+                "labels of several types", got=", ".join(kinds), do="Convert them all to text, for example."
+            )
     if labels.dtype.kind not in "biufUO":
-        raise InputError("labels of this type are not known", got=str(labels.dtype), known="text, numbers, booleans")
+        raise InputError("unsupported label type", got=str(labels.dtype), known="text, numbers, booleans")
     if labels.dtype.kind == "f":
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     classes, targets = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise InputError("fit needs two classes", got=f"one class, {classes[0]!r}" if len(classes) else "no labels")
+        raise InputError(
+            "fit needs at least two classes", got=f"one class, {classes[0]!r}" if len(classes) else "no labels"
+        )
     return classes, targets
 
 
 def label_names(classes: np.ndarray) -> list[str]:
-    """Each class as the readers format it: strings unchanged, numbers and booleans as in JSON."""
+    """Each class as text: strings unchanged, numbers and booleans as in JSON."""
     return [as_cell(label) for label in classes.tolist()]

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from finetune.files import sha256_file
+from finetune.records import Trained
 from finetune.run import Run
 
 STAGES = ["download", "verify", "prepare", "train", "evaluate", "report", "export"]
@@ -158,7 +159,7 @@ def test_a_second_signal_ends_the_processes_that_were_started(tmp_path):
     threading.Thread(target=twice, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            launch(["-c", WRITES, str(ticks)], Run(tmp_path))
+            launch(["-c", WRITES, str(ticks)], Run(tmp_path), Trained)
     finally:
         signal.signal(signal.SIGINT, before)
     size = ticks.stat().st_size

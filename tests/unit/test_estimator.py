@@ -190,17 +190,17 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
 @pytest.mark.parametrize(
     "X, y, words",
     [
-        ("one text", ["a"], "one value where many texts should be"),
-        (None, [1, 2], "one value where many"),
+        ("one text", ["a"], "a single value instead of many texts"),
+        (None, [1, 2], "a single value instead of many"),
         ([], [], "there are no texts"),
-        ([1, 2], [0, 1], "there is no text in these values; got int 1"),
-        (np.ones((2, 3)), [0, 1], "no text in these values"),
+        ([1, 2], [0, 1], "these values are not texts; got int 1"),
+        (np.ones((2, 3)), [0, 1], "these values are not texts"),
         (["a", " "], [0, 1], "text 1 is empty; got 1 of 2"),
         (["a", None], [0, 1], "text 1 is empty"),
         ([["a", "b"], ["c"]], [0, 1], "rows of different shapes"),
-        ({"a": 1}, [0], "one value where many"),
+        ({"a": 1}, [0], "a single value instead of many"),
         (np.full((2, 1, 1), "a"), [0, 1], "rows of different shapes"),
-        (["a", "b"], [0], "fit needs two classes"),
+        (["a", "b"], [0], "fit needs at least two classes"),
         (["a", "b"], [0, 1, 1], "different lengths; got 2 texts, 3 labels"),
         (["a", "b"], None, "requires y to be passed"),
         (["a", "b"], ["x", None], "1 missing labels, the first in row 1"),
@@ -208,10 +208,10 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         (["a", "b"], ["x", 1], "several types; got int, str"),
         (["a", "b"], [0.5, 0.7], "Unknown label type"),
         (["a", "b"], [[0, 1], [1, 0]], "1d array"),
-        (["a", "b"], np.array(["2020", "2021"], "M8"), "type are not known"),
+        (["a", "b"], np.array(["2020", "2021"], "M8"), "unsupported label type"),
     ],
 )
-def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
+def test_what_cannot_be_learned_is_a_value_error_with_an_explanation(make, X, y, words):
     with pytest.raises(ValueError, match=words):
         make().fit(X, y)
 

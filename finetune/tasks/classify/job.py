@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -15,6 +14,7 @@ from finetune.console import say
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Train
+from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
 from finetune.training.loop import Job, autocast
@@ -35,13 +35,13 @@ class Examples:
     targets: np.ndarray  # label numbers (n,)
 
 
-def examples(records: Sequence[dict[str, Any]], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+def examples(records: Sequence[LabelledRow], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
     """Tokenize one split's records."""
     number = {label: i for i, label in enumerate(labels)}
     return Examples(
-        [record["row"] for record in records],
-        encode(tokenizer, [record["text"] for record in records], max_length),
-        np.array([number[record["label"]] for record in records]),
+        [record.row for record in records],
+        encode(tokenizer, [record.text for record in records], max_length),
+        np.array([number[record.label] for record in records]),
     )
 
 

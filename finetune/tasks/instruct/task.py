@@ -25,6 +25,8 @@ from finetune.tasks.instruct.prompts import pieces
 from finetune.tasks.instruct.records import (
     EXPECTED,
     MOST_LISTED,
+    Dialogue,
+    Instruction,
     Instructions,
     InstructionsCard,
     locate_instructions,
@@ -144,7 +146,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
             before,
             model,
             tokenizer,
-            {name: read_records(run, name) for name in SPLITS},
+            {name: read_records(run, name, Instruction, Dialogue) for name in SPLITS},
             {"test": test, "val": val},
             recipe,
             start,
@@ -197,7 +199,12 @@ def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
     return [
-        make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.instruct.loss_on)
+        make_examples(
+            read_records(run, name, Instruction, Dialogue),
+            load_tokens(run, name, Tokens),
+            max_length,
+            recipe.instruct.loss_on,
+        )
         for name in splits
     ]
 

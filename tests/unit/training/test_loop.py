@@ -128,7 +128,7 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
 
 
 @pytest.mark.parametrize("poison", ["nan loss", "nan gradient"])
-def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(toy_job, run_training, tmp_path, poison):
+def test_a_non_finite_loss_stops_the_run_and_changes_nothing(toy_job, run_training, tmp_path, poison):
     job, settings = toy_job("full", micro_batch_tokens=10**6)
     steps_done = []
 

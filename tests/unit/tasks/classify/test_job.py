@@ -42,7 +42,7 @@ def test_prepare_keeps_rows_texts_and_labels_together(protocol):
     records, _, card = data.prepare(Recipe(split={"protocol": protocol}), given, TOKENIZER, context=20)
     flat = [record for name in ("train", "val", "test") for record in records[name]]
     expected = {row: (text, label) for row, text, label in zip(given.rows, given.texts, given.labels, strict=True)}
-    assert {record["row"]: (record["text"], record["label"]) for record in flat} == expected
+    assert {record.row: (record.text, record.label) for record in flat} == expected
     assert {name: part.rows for name, part in card.splits.items()} == {n: len(r) for n, r in records.items()}
     lengths = [len(text.encode()) for text in given.texts]
     assert card.tokens.total == sum(lengths) and card.tokens.max == max(lengths)
@@ -113,20 +113,20 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     given.groups = [f"person {i % 50}" if i % 2 else "" for i in range(90)]
     given.texts[80:84] = [given.texts[i].upper() for i in (0, 1, 2, 80)]
     records, _, card = data.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 200)
-    assert [record["row"] for record in records["test"]] == given.rows[60:]
+    assert [record.row for record in records["test"]] == given.rows[60:]
     assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
-    train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
-    both = sum(normalise_text(record["text"]) in train for record in records["test"])
+    train = [normalise_text(record.text) for name in ("train", "val") for record in records[name]]
+    both = sum(normalise_text(record.text) in train for record in records["test"])
     assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card.notes)
     own = {
-        name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
+        name: {given.groups[given.rows.index(record.row)] for record in records[name]} - {""}
         for name in ("train", "val", "test")
     }
     assert not own["train"] & own["val"]
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
     shared = next(finding for finding in card.checks if finding.check == "shared_groups")
     assert tied > 3 and shared.level == "warning" and shared.count == tied
-    assert shared.what.startswith(f"{tied} of 30 test rows are of a group")
+    assert shared.what.startswith(f"{tied} of 30 test rows have a group")
     with pytest.raises(DataError, match="balanced draws from one table"):
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
@@ -135,7 +135,7 @@ def test_texts_are_cut_and_nothing_is_added():
     cut, whole = encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
     found = classify_job.examples(
-        [{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}], ["a", "b"], TOKENIZER, 2
+        [data.LabelledRow(5, "hey", "b"), data.LabelledRow(9, "yo", "a")], ["a", "b"], TOKENIZER, 2
     )
     assert (found.rows, found.targets.tolist()) == ([5, 9], [1, 0])
     assert [TOKENIZER.decode(ids) for ids in found.ids] == ["he", "yo"]
