@@ -28,6 +28,7 @@ def run(recipe: Recipe, run: Run) -> Reported:
 def rebuild(run: Run) -> Path:
     """Rebuild the report of an existing run. Returns the path of index.html. Raises RunError for changed files."""
     with run.locked():
+        run.recipe()  # or RunError: a report shows the settings
         run.refuse_changes(besides=("report", "export"))
         return _build(run)
 

@@ -30,7 +30,7 @@ def command_named(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "stage, number", zip(STAGES, itertools.cycle((signal.SIGINT, signal.SIGTERM)), strict=False), ids=STAGES
+    "stage, number", list(zip(STAGES, itertools.cycle((signal.SIGINT, signal.SIGTERM)), strict=False)), ids=STAGES
 )
 def test_an_interrupted_stage_is_done_again_by_the_command_that_is_named(
     toy, finished, finetune, monkeypatch, stage, number
