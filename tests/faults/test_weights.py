@@ -401,4 +401,4 @@ def test_a_directory_or_nothing_where_a_file_belongs(checkpoint, name):
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/model.bin"])
 def test_a_directory_that_is_not_there(tmp_path, path):
-    assert_refused(tmp_path / path, "no such directory|not opened")
+    assert_refused(tmp_path / path, "no such directory|never opened")
