@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from finetune.errors import InputError
 from finetune.execution import execute, open_run
-from finetune.files import read_json, sha256_file, sha256_json
+from finetune.files import read_json, sha256_file, sha256_json, temporary_path
 from finetune.pipeline import classify_request, file_run_name, load_pipeline
 from finetune.run import Run
 from finetune.tables.in_memory import cells_of, is_dataset, read_texts
@@ -150,7 +150,7 @@ def _as_path(data: Any, folder: Path, name: str) -> str | None:
     if not (isinstance(data, pd.DataFrame) or is_dataset(data) or is_dataset(data, "DatasetDict")):
         raise InputError("unsupported type of training data", got=type(data).__name__, known=FORMS)
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{name}.draft"
+    draft = temporary_path(folder / name)
     if isinstance(data, pd.DataFrame):
         ending = ".parquet"
         columns = _column_names(data)

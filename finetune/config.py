@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from finetune.errors import RecipeError, listed
 
 S = TypeVar("S", bound="Settings")
+TOML_LIMIT, DOTS_LIMIT = 1_000_000, 100  # characters of a file, and dots on one of its lines
 
 
 class Settings(BaseModel):
@@ -72,7 +73,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_toml(path: Path) -> dict:
     """The tables of a TOML file; a syntax error names the file and the line."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(TOML_LIMIT + 1)
+        dots = max((line.count(".") for line in text.splitlines()), default=0)
+        if len(text) > TOML_LIMIT or dots > DOTS_LIMIT:  # the parser's time grows with the square of a key's dots
+            raise RecipeError(
+                f"{path}: not a recipe or a registry",
+                got=f"over {TOML_LIMIT:,} characters" if len(text) > TOML_LIMIT else f"a line with {dots:,} dots",
+                known=f"at most {TOML_LIMIT:,} characters, and {DOTS_LIMIT} dots on a line",
+            )
+        return tomllib.loads(text)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -90,7 +100,7 @@ def parse_overrides(pairs: list[str]) -> dict:
         if not equals or not key.strip():
             raise RecipeError("--set takes KEY=VALUE", got=repr(pair), do="For example: --set train.epochs=3")
         value: Any = text
-        if text.startswith(('"', "'", "[", "{")):
+        if text.startswith(('"', "'", "[", "{")) and text.count(".") <= DOTS_LIMIT * 10:
             with contextlib.suppress(ValueError):
                 value = tomllib.loads(f"value = {text}")["value"]
         for part in reversed(key.strip().split(".")):

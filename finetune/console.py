@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune.errors import FinetuneError
+from finetune.files import open_append
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _log = None
@@ -20,6 +21,14 @@ _silent = ContextVar("silent", default=False)
 def clean(text: str) -> str:
     """Text from data without the control characters that could drive a terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def escape_markdown(text: str) -> str:
+    """Text from data as one line of Markdown that shows it as it is: no HTML, no emphasis, no links, no table cell."""
+    for character in "\\`*_[]#|~!":
+        text = text.replace(character, "\\" + character)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(clean(text).split("\n"))
 
 
 def program() -> str:
@@ -46,7 +55,7 @@ def unseen(amount: float = 1, note: str = "") -> None:
 def log_to(path: Path | str) -> Iterator[None]:
     """Also copy every line printed inside the block to a file."""
     global _log
-    with open(path, "a", encoding="utf-8", errors="replace") as file:
+    with open_append(Path(path)) as file:
         previous, _log = _log, file
         try:
             yield

@@ -1,5 +1,6 @@
 """Open the run for a request and execute its stages in order, resuming where it stopped."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
             stage.check(request, processes)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs with this name, and the settings that differ
-    for number in range(1, 1000):
+    number = 1
+    while number < 1000:
         run = Run.named(root, name if number == 1 else f"{name}-{number}")
         if not run.path("recipe.json").exists():
             there = run.directory.iterdir() if run.directory.exists() else []
@@ -66,21 +68,32 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
                 )
             if others:
                 say(f"settings differ from {listed(others)}: starting {run.directory.name}")
-            return run, _begin(run, request)
+            if begun := _begin(run, request, None):
+                return run, begun
+            continue  # another process has begun it meanwhile: compare with what it wrote
         recipe = run.recipe()
         differ = _differences(request, recipe, run)
         if not differ:
             say(f"run {run.directory}: resuming")
             return run, recipe
         if not run.finished("prepare"):  # stopped by a typo, for example: nothing to keep
-            return run, _begin(run, request)
+            if begun := _begin(run, request, recipe):
+                return run, begun
+            continue
         others.append(f"{run.directory.name} ({', '.join(differ)})")
+        number += 1
     raise RunError(f"{root}: already a thousand runs with this name", do="Give another --name.")
 
 
-def _begin(run: Run, request: Recipe) -> Recipe:
+def _begin(run: Run, request: Recipe, seen: Recipe | None) -> Recipe | None:
+    """Write a run's recipe and return it; None if the one there is no longer the one `seen`.
+
+    Another process may have begun the run between the look at it and the lock.
+    """
     recipe = resolve(request)
     with run.locked():
+        if (run.recipe() if run.path("recipe.json").exists() else None) != seen or run.finished("prepare"):
+            return None
         run.forget(
             (number, stage_name(stage), ()) for number, stage in enumerate(load_pipeline(request.pipeline).stages, 1)
         )
@@ -108,7 +121,12 @@ def execute(
     names = stage_names(stages, first, until)
     from finetune.training.loop import set_threads
 
-    with run.locked(), log_to(run.path("log.txt")), _memory_errors():
+    with run.locked(), log_to(run.path("log.txt")), _memory_errors(), _interrupts(run):
+        if run.recipe().model_dump(mode="json") != recipe.model_dump(mode="json"):
+            raise RunError(
+                f"{run.directory}: another process has begun this run with other settings",
+                do="Run the same command again, or choose another --name.",
+            )
         set_threads(recipe.train.threads)  # for every stage: the thread count changes the last bits
         for line in substitutions(run.recipe("request.json"), recipe):
             say(line)
@@ -246,11 +264,7 @@ def _run_stage(
     number, name, outputs = numbered
     reset_peak_memory()
     with timed() as seconds:
-        try:
-            result = stage.run(recipe, run, **more)
-        except Interrupted as stop:
-            command = f"{program()} run {run.path('recipe.json')} --name {run.name}"
-            raise Interrupted(f"{stop}. Resume with: {command}") from stop
+        result = stage.run(recipe, run, **more)
         left = (
             stage.recorded(run)
             if hasattr(stage, "recorded")
@@ -277,6 +291,17 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
         say(f"report: {run.path('report', 'index.html')}")
     if run.path("export", "hf", "config.json").exists():
         say(f"{task.exported}: {run.path('export', 'hf')}   (try: {program()} {task.next_command(run.directory)})")
+
+
+@contextmanager
+def _interrupts(run: Run) -> Iterator[None]:
+    """Turn an interrupt into one that names the command which continues this run."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        command = f"{program()} {shlex.join(['run', str(run.path('recipe.json')), '--name', run.name])}"
+        said = str(stop) or "interrupted; finished stages and saved files are intact"
+        raise Interrupted(f"{said}. Resume with: {command}") from stop
 
 
 @contextmanager

@@ -1,15 +1,21 @@
-"""Atomic file writes, and hashes."""
+"""Atomic file writes, hashes, and the manifest that finds a damaged file in a directory."""
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import IO, Any
 
-from finetune.errors import RunError
+from finetune.errors import FinetuneError, RunError
+
+MANIFEST = "MANIFEST.json"  # name -> [bytes, sha256] of the other files of a directory
+_LEFTOVER = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what ``temporary_path`` and ``replace_directory`` name
 
 
 def sha256_file(path: Path) -> str:
@@ -43,29 +49,88 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; flush and rename it when the block ends without error."""
-    path = Path(path)
-    if path.is_dir():  # fail before any work; "." has no name for a temporary file
-        raise RunError(f"cannot write {path}", got="a directory", do="Give the name of a file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block, which often names no file, into a RunError that names `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        yield
     except OSError as error:
         raise RunError(
             f"cannot write {path}",
             got=error.strerror or str(error),
             do="Free some space or choose a directory that can be written.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` for a draft of it by this process; drafts that killed processes left there are deleted."""
+    path = Path(path)
+    for other in path.parent.glob(f".{glob_escape(path.name)}.*"):
+        if is_leftover(other):
+            remove(other)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is the draft of a process that no longer exists on this machine."""
+    named = _LEFTOVER.fullmatch(path.name)
+    if not named:
+        return False
+    import psutil
+
+    return not psutil.pid_exists(int(named[1][:9]))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole directory, if it is there; a link is never followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; flush and rename it when the block ends without error."""
+    path = Path(path)
+    if path.is_dir():  # fail before any work; "." has no name for a temporary file
+        raise RunError(f"cannot write {path}", got="a directory", do="Give the name of a file.")
+    temporary = temporary_path(path)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            with open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as file:  # follows no link
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def open_append(path: Path) -> IO[str]:
+    """Open a text file to append to, without following a symbolic link in its place."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    return open(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="replace")
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process, until it is closed; False if another process holds the lock."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def replace_directory(directory: Path, new: Path) -> None:
@@ -80,6 +145,32 @@ def replace_directory(directory: Path, new: Path) -> None:
             old.rename(directory)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(directory: Path) -> None:
+    """Flush every file of a directory, and record their sizes and hashes; a README may be edited later."""
+    entries = {}
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
+        if path.suffix != ".md" and path.name != MANIFEST:
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+            entries[path.name] = [path.stat().st_size, sha256_file(path)]
+    write_json(directory / MANIFEST, entries)
+
+
+def damage(directory: Path) -> str:
+    """What in a directory differs from its manifest, or an empty string."""
+    try:
+        manifest = read_json(directory / MANIFEST)
+        for name, (size, digest) in manifest.items():
+            path = directory / Path(name).name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size or sha256_file(path) != digest:
+                return f"{name} has other bytes than were written"
+    except (FinetuneError, ValueError, TypeError, AttributeError, OSError):
+        return f"no readable {MANIFEST}"
+    return ""
 
 
 def write_json(path: Path, value: object) -> None:

@@ -142,10 +142,10 @@ class Evaluate(Settings):
 class Shape(Settings):
     """The shape of new weights (weights = "scratch")."""
 
-    layers: int = Field(6, ge=1, description="blocks")
-    width: int = Field(256, ge=1, description="size of the residual stream")
-    heads: int = Field(4, ge=1, description="attention heads of a block")
-    context: int = Field(256, ge=2, description="maximum input length in tokens")
+    layers: int = Field(6, ge=1, le=256, description="blocks")
+    width: int = Field(256, ge=1, le=1 << 14, description="size of the residual stream")
+    heads: int = Field(4, ge=1, le=256, description="attention heads of a block")
+    context: int = Field(256, ge=2, le=1 << 17, description="maximum input length in tokens")
     tokenizer: str = Field("", description="directory with vocab.json and merges.txt; by default the 256 bytes")
 
 

@@ -3,18 +3,18 @@
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from finetune import __version__
 from finetune.config import validate
-from finetune.errors import RecipeError, RunError
-from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+from finetune.errors import RecipeError, RunError, listed
+from finetune.files import atomic_write, is_leftover, read_json, remove, sha256_file, sha256_json, try_lock, write_json
 from finetune.machine import git_commit, hardware, peak_memory_bytes, versions
 from finetune.recipe import Recipe
 from finetune.records import Record, StageRecord
@@ -54,7 +54,9 @@ class Run:
         """An existing run. Raises RunError if there is none."""
         if not (Path(path) / "recipe.json").exists():
             raise RunError(f"{path}: not a run (no recipe.json)", do="Runs are in runs/; each has a recipe.json.")
-        return cls(Path(path))
+        run = cls(Path(path))
+        run.refuse_links()
+        return run
 
     def path(self, *parts: str) -> Path:
         """A path inside the run."""
@@ -81,16 +83,38 @@ class Run:
             raise RunError(f"{path}: not a run's recipe", got="a recipe without a pipeline", do=again)
         return recipe
 
+    def refuse_links(self) -> None:
+        """Raise RunError for a symbolic link or a special file in the run: it may come from somebody else.
+
+        Through a link, writing into the run would change a file outside it, and reading would show one.
+        """
+        for path in self.entries():
+            try:
+                kind = path.lstat().st_mode
+            except FileNotFoundError:  # another process has just renamed or deleted it
+                continue
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                what = f"a symbolic link to {os.readlink(path)}" if path.is_symlink() else "neither a file nor a folder"
+                raise RunError(
+                    f"{path}: a run holds files and folders only", got=what, do="Delete it, or copy the file itself."
+                )
+
+    def entries(self) -> list[Path]:
+        """Everything below the run's directory; links are listed, not followed."""
+        walked = os.walk(self.directory, followlinks=False)
+        return [Path(folder, name) for folder, folders, files in walked for name in (*folders, *files)]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run for this process. Raises RunError if another process holds the lock."""
+        """Lock the run for this process, and delete what killed processes left. Raises RunError if it is in use."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            self.refuse_links()
             file = open(self.path(".lock"), "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise RunError(f"{self.directory}: cannot be written", got=error.strerror or str(error)) from error
         with file:
-            if not _try_lock(file):
+            if not try_lock(file):
                 file.seek(0)
                 raise RunError(
                     f"{self.directory}: another process is using this run",
@@ -100,6 +124,8 @@ class Run:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            for leftover in filter(is_leftover, self.entries()):
+                remove(leftover)
             try:
                 yield
             finally:
@@ -136,10 +162,32 @@ class Run:
 
     def holds(self, record: StageRecord) -> bool:
         """Whether every output of a record exists inside this run, byte for byte as recorded."""
-        return all(
-            self._own_file(name) and self.path(name).stat().st_size == size and sha256_file(self.path(name)) == digest
+        return all(self._unchanged(name, size, digest) for name, (size, digest) in record.outputs.items())
+
+    def _unchanged(self, name: str, size: int, digest: str) -> bool:
+        path = self.path(name)
+        return self._own_file(name) and path.stat().st_size == size and sha256_file(path) == digest
+
+    def changed(self, record: StageRecord) -> list[str]:
+        """Each output of a finished stage that is not as recorded, and why: ``data/test.jsonl (missing)``."""
+        return [
+            f"{name} ({'other bytes than were written' if self._own_file(name) else 'missing'})"
             for name, (size, digest) in record.outputs.items()
-        )
+            if not self._unchanged(name, size, digest)
+        ]
+
+    def refuse_changes(self, besides: Collection[str] = ()) -> None:
+        """Raise RunError if a finished stage's output was changed, cut short or lost since it was recorded.
+
+        besides: stages whose outputs are not looked at.
+        """
+        records = [read_record(path) for path in sorted(self.path("stages").glob("[0-9]*-*.json"))]
+        if changed := [said for record in records if record.stage not in besides for said in self.changed(record)]:
+            raise RunError(
+                f"{self.directory}: files of this run have changed since they were written",
+                got=listed(changed),
+                do=f"Have them written again: finetune run {self.path('recipe.json')} --name {self.name}",
+            )
 
     def _own_file(self, name: str) -> bool:
         """Whether a relative path is a file inside the run, with no symbolic link leading outside."""
@@ -228,19 +276,3 @@ def read_record(path: Path) -> StageRecord:
 def content(record: StageRecord) -> str:
     """What later stages depend on: a stage's outputs, external inputs and result, but not how or when it ran."""
     return sha256_json([record.outputs, record.external, record.result])
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

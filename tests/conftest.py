@@ -27,6 +27,15 @@ os.environ.pop("HF_HUB_CACHE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Those from before the test: the command installs its own, and after a signal others."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def pytest_collection_modifyitems(items):
     """Skip the tests marked gpu where there is none; torch is asked only if there are such tests."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -17,7 +17,7 @@ import torch
 from finetune.checkpoints.store import load_checkpoint, write_checkpoint
 from finetune.evaluation.language import compressors
 from finetune.evaluation.results import Start
-from finetune.files import read_json
+from finetune.files import read_json, write_manifest
 from finetune.models.heads import NextToken
 from finetune.tasks.pretrain.documents import text_files, write_evaluation_tokens
 from finetune.tasks.pretrain.job import evaluate
@@ -70,6 +70,7 @@ def measure(run: Path, texts: Path) -> dict:
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")
     write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
+    write_manifest(HERE)
     return {
         "recipe": kept,
         "best_step": best["step"],

@@ -13,7 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from finetune.checkpoints.convert import LoadReport, finite
-from finetune.checkpoints.store import SIZE_LIMITS, LoadedCheckpoint, read_header, read_object, write_directory
+from finetune.checkpoints.store import (
+    SIZE_LIMITS,
+    LoadedCheckpoint,
+    read_header,
+    read_object,
+    refuse_damaged,
+    write_directory,
+)
 from finetune.errors import WeightsError
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.tokenizer import Tokenizer
@@ -48,6 +55,7 @@ def write_encoder_decoder(
 def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
     """Load the checkpoint: the model (eval mode, fp32), its tokenizer and a report on the tensors."""
     directory = Path(directory)
+    refuse_damaged(directory)
     config, path = _read_shape(directory / "config.json", dropout), directory / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"{directory}: no model.safetensors here", do="Export the run again.")

@@ -21,7 +21,7 @@ from torch import Tensor
 from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
 from finetune.errors import RunError, WeightsError
-from finetune.files import read_json, replace_directory, sync_directory, write_json
+from finetune.files import MANIFEST, damage, read_json, replace_directory, sync_directory, temporary_path, write_json
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
@@ -178,6 +178,7 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
         if directory.suffix in PICKLES:
             raise WeightsError(f"{directory}: pickles can run code and are never opened", known="safetensors")
         raise WeightsError(f"{directory}: no such directory")
+    refuse_damaged(directory)
     shape = config or read_config(directory)
     shape = GPTConfig(**{**shape.__dict__, "dropout": dropout})
     location: dict[str, Path] = {}
@@ -213,6 +214,14 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
     return LoadedCheckpoint(model.eval(), tokenizer, report)
 
 
+def refuse_damaged(directory: Path) -> None:
+    """Raise WeightsError if a file differs from the directory's manifest; foreign checkpoints have none."""
+    if (directory / MANIFEST).exists() and (why := damage(directory)):
+        raise WeightsError(
+            f"{directory}: this checkpoint is damaged or was edited", got=why, do="Export or fetch it again."
+        )
+
+
 def write_checkpoint(
     directory: Path,
     model: GPT | Classifier,
@@ -246,7 +255,7 @@ def write_directory(
 ) -> None:
     """Write a checkpoint's files atomically; an existing directory of that name is replaced at the end."""
     directory = Path(directory)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)

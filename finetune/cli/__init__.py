@@ -1,8 +1,10 @@
 """The command line: its commands, and the exit status. Heavy imports stay inside the commands, so that help is instant."""
 
 import errno
+import os
 import signal
 import sys
+from types import FrameType
 from typing import cast
 
 import typer
@@ -44,9 +46,21 @@ def _refuse_undecodable(arguments: list[str]) -> None:
             )
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """On a first signal raise KeyboardInterrupt, which cleans up; on a second end the process at once.
+
+    No file is then half-written under its own name, and the system lets go of the run's lock.
+    """
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+            signal.signal(number, _interrupt)
     try:
         _refuse_undecodable(sys.argv)
         status = app(standalone_mode=False)
@@ -62,7 +76,7 @@ def main() -> None:
         say(str(stop), error=True)
         status = INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("interrupted; saved files are intact. The same command resumes from the last checkpoint.", error=True)
+        say("interrupted; saved files are intact. Run the same command again.", error=True)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stderr.close()

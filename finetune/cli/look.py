@@ -39,8 +39,12 @@ def draw(
     say(str(draw_pictures(what, out, options, make_recipe(recipe or "spam-classifier").train)))
 
 
-def doctor() -> None:
-    """Check this machine; prints a summary to paste into a bug report."""
-    from finetune.commands.doctor import show as show_doctor
+def doctor(
+    run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Check this run's files.")] = None,
+) -> None:
+    """Check this machine, as a summary to paste into a bug report; or check the files of a run."""
+    from finetune.commands.check_run import examine_run
+    from finetune.commands.doctor import examine
+    from finetune.commands.doctor import show as show_checks
 
-    raise typer.Exit(show_doctor())
+    raise typer.Exit(show_checks(examine_run(run_directory) if run_directory else examine()))

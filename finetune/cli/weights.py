@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from finetune.console import say
-from finetune.errors import RecipeError
 
 app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download, check.")
 
@@ -13,13 +12,10 @@ app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, download
 @app.command("ls")
 def ls() -> None:
     """List the known weights, and which are on this machine."""
-    from finetune.hub.fetch import weights_status
-    from finetune.hub.registry import weights_registry
+    from finetune.commands.weights import list_weights
 
-    for name, row in weights_registry().items():
-        millions = f"{row.parameters / 1e6:,.0f} M" if row.parameters else ""
-        say(f"{name:14} {millions:>8}  {weights_status(row):10} {row.licence:12} {row.description}")
-    say(f"{'mini':14} {'7 M':>8}  {'bundled':10} {'CC BY-SA 4.0':12} this project's small GPT-2, works offline")
+    for line in list_weights():
+        say(line)
 
 
 @app.command("get")
@@ -32,20 +28,8 @@ def get(name: str) -> None:
 
 @app.command("verify")
 def verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Check the sha256 of the weights on this machine."""
-    from finetune.errors import FetchError
-    from finetune.hub.fetch import verify_weights, weights_status
-    from finetune.hub.registry import weights_registry
+    """Check the sha256 of the weights on this machine, the bundled ones included."""
+    from finetune.commands.weights import verify_files
 
-    rows = weights_registry()
-    if name is not None and name not in rows:
-        raise RecipeError(f"unknown weights {name!r}", known=", ".join(rows))
-    wrong = []
-    here = [rows[name]] if name else [row for row in rows.values() if weights_status(row) != "not here"]
-    for row in here:
-        for check in verify_weights(row):
-            say(f"{row.name:14} {check.file:30} {check.status:10} {check.size_bytes:>13,} {check.sha256[:16]}")
-            wrong += [f"{row.name}/{check.file}"] if check.status in ("wrong", "missing") else []
-    if wrong:
-        raise FetchError("weights are damaged or missing", got=", ".join(wrong), do="Run: finetune weights get NAME")
-    say("checked: all files are intact" if here else "no weights on this machine: nothing to check")
+    for line in verify_files(name):
+        say(line)

@@ -23,8 +23,11 @@ OTHERS = (
 )
 
 
-def examine() -> list[tuple[str, str, bool | None]]:
-    """(name, value, ok) of each check; ok is None if either answer is fine."""
+Check = tuple[str, str, bool | None]  # name, value and whether it is well; None: either answer is fine
+
+
+def examine() -> list[Check]:
+    """The checks of this machine."""
     rows = []
     for check in CHECKS:
         name = check.__name__.strip("_").replace("_", " ")
@@ -36,9 +39,8 @@ def examine() -> list[tuple[str, str, bool | None]]:
     return rows
 
 
-def show() -> int:
-    """Print the checks of `examine`. Returns 0 if everything works, else 2."""
-    rows = examine()
+def show(rows: list[Check]) -> int:
+    """Print checks, of this machine or of a run. Returns 0 if everything works, else 2."""
     width = max(len(name) for name, _, _ in rows)
     for name, value, ok in rows:
         first, *more = value.splitlines() or [""]
@@ -149,10 +151,15 @@ def _network() -> Line:
 
 
 def _weights() -> Line:
+    from finetune.checkpoints.fallback import MINI
+    from finetune.files import damage
+    from finetune.hub.assets import asset
     from finetune.hub.fetch import weights_status
     from finetune.hub.registry import weights_registry
 
-    return "\n".join(f"{row.name}: {weights_status(row)}" for row in weights_registry().values()), None
+    lines = [f"{row.name}: {weights_status(row)}" for row in weights_registry().values()]
+    wrong = damage(asset("weights", MINI))
+    return "\n".join([*lines, f"{MINI}: {wrong or 'bundled'}"]), False if wrong else None
 
 
 def _forward_pass() -> Line:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from finetune.errors import RecipeError, RunError
 from finetune.export import FORMATS
+from finetune.files import damage, remove, sync_directory, temporary_path, writing
 from finetune.run import Run
 from finetune.stages import export
 
@@ -19,6 +20,30 @@ def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
         raise RunError(f"{out}: already exists", do="Choose another --out.")
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle contains the evaluation
+        found.refuse_changes(besides=("report", "export"))
         export.write(recipe, found, format)
-    where = found.path("export", format)
-    return where if out is None else Path(shutil.copytree(where, out))
+        where = found.path("export", format)
+        return where if out is None else _copy(where, Path(out))
+
+
+def _copy(source: Path, out: Path) -> Path:
+    """Copy a directory to `out`, which appears whole or not at all. Raises RunError if another process was faster."""
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = temporary_path(out)
+        try:
+            shutil.copytree(source, draft)
+            if why := damage(draft):
+                raise RunError(
+                    f"{out}: the copy differs from {source}", got=why, do="Check the disk, then export again."
+                )
+            try:
+                draft.rename(out)
+            except OSError:
+                if out.exists():
+                    raise RunError(f"{out}: already exists", do="Choose another --out.") from None
+                raise
+            sync_directory(out.parent)
+        finally:
+            remove(draft)
+    return out

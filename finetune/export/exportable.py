@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.errors import WeightsError
-from finetune.files import replace_directory
+from finetune.files import replace_directory, temporary_path, write_manifest
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
@@ -49,10 +49,11 @@ class Exportable:
 
 @contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
-    """A temporary folder that replaces the directory if the block ends without an error."""
-    draft = directory.with_name(f".{directory.name}-draft")
+    """A temporary folder that gets a manifest and replaces the directory if the block ends without an error."""
+    draft = temporary_path(directory)
     try:
         yield draft
+        write_manifest(draft)
         replace_directory(directory, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -15,7 +15,7 @@ import torch
 from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
 from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import write_checkpoint
-from finetune.console import progress
+from finetune.console import clean, escape_markdown, progress
 from finetune.errors import WeightsError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
 from finetune.models.encoder_decoder import EncoderDecoder
@@ -48,7 +48,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
                 if isinstance(thing.model, Classifier)
                 else compare_language_model(draft, thing.model)
             )
-        (draft / "README.md").write_text(thing.readme(exported), encoding="utf-8", newline="\n")
+        (draft / "README.md").write_text(clean(thing.readme(exported)), encoding="utf-8", newline="\n")
     return exported
 
 
@@ -140,9 +140,9 @@ def language_model_readme(name: str, weights: str, about: list[str], use: list[s
     def readme(exported: Exported) -> str:
         return "\n".join(
             [
-                f"# {name}",
+                f"# {escape_markdown(name)}",
                 "",
-                f"A GPT-2 language model made by gpt2-finetune from {weights}.",
+                f"A GPT-2 language model made by gpt2-finetune from {escape_markdown(weights)}.",
                 "",
                 *(f"- {line}" for line in (*about, exported.summary)),
                 "",

@@ -14,6 +14,7 @@ from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config
+from finetune.console import clean, escape_markdown
 from finetune.errors import RunError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
 from finetune.export.hf import their_logits
@@ -59,7 +60,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         loaded = base.load()
         exported = compare_with_peft(draft, thing, loaded)
         readme = _readme(thing.name, config, thing.labels, loaded.tokenizer.end_of_text, exported)
-        (draft / "README.md").write_text(readme, encoding="utf-8", newline="\n")
+        (draft / "README.md").write_text(clean(readme), encoding="utf-8", newline="\n")
     return exported
 
 
@@ -151,9 +152,9 @@ def _readme(name: str, config: dict, labels: list[str], end: int, exported: Expo
     kind = "GPT2ForSequenceClassification" if labels else "GPT2LMHeadModel"
     return "\n".join(
         [
-            f"# {name}",
+            f"# {escape_markdown(name)}",
             "",
-            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {where}.",
+            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {escape_markdown(where)}.",
             "",
             f"- {exported.summary}",
             "",

@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.console import say
-from finetune.files import read_json, sha256_file, write_json
+from finetune.files import read_json, sha256_file, try_lock, write_json
 from finetune.hub.registry import FileSpec
 
 # The hub names a file's content by its sha256 (large files) or by its git blob id (small ones, a sha1).
@@ -82,8 +84,30 @@ def record(repo: str, revision: str, file: str, path: Path) -> None:
     """Store the sha256 of a file without a pinned hash, once its content has matched the hub's hash."""
     sha256 = sha256_file(path)
     where = home() / "recorded-hashes.json"
-    write_json(where, _records() | {f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
+    with one_at_a_time("recorded-hashes"):
+        write_json(where, _records() | {f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
     say(f"{repo} {file}: not pinned, but it matches the hub's hash; sha256 {sha256} is recorded in {where}")
+
+
+@contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Let one process at a time do this; the others wait for it, and then find what it left.
+
+    Where our own cache cannot be written, nothing is locked.
+    """
+    path = home() / "locks" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', what)}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115
+    except OSError:
+        yield
+        return
+    with file:
+        if not try_lock(file):
+            say(f"another process is fetching {what}: waiting for it")
+            while not try_lock(file):
+                time.sleep(0.1)
+        yield
 
 
 def _records() -> dict:

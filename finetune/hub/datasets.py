@@ -1,11 +1,11 @@
 """Download data sets from the Hugging Face hub and save them as folders with ``datasets``."""
 
-import shutil
 from pathlib import Path
 
 from finetune.console import say
 from finetune.errors import FetchError
-from finetune.hub.cache import home
+from finetune.files import remove, temporary_path
+from finetune.hub.cache import home, one_at_a_time
 from finetune.hub.fetch import network_available
 
 PREFIX = "hf:"
@@ -27,6 +27,14 @@ def get_hub_dataset(name: str) -> Path:
             known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
             do="Connect to the network, or save it on another machine with datasets' save_to_disk and give that folder.",
         )
+    with one_at_a_time(name):
+        if not folder.exists():
+            _download(name, repo, config, folder)
+    return folder
+
+
+def _download(name: str, repo: str, config: str, folder: Path) -> None:
+    """Save a data set of the hub as `folder`, which appears whole or not at all."""
     import datasets
 
     say(f"downloading the data set {repo} {config}".rstrip())
@@ -38,8 +46,7 @@ def get_hub_dataset(name: str) -> Path:
             got=str(error).split("\n")[0][:200],
             known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
         ) from error
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_path(folder)
+    remove(temporary)
     found.save_to_disk(temporary)
     temporary.rename(folder)
-    return folder

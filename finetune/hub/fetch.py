@@ -156,28 +156,40 @@ def _refuse_wrong_mirror(path: Path, expect: Expected) -> None:
 
 
 def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> Path:
-    """The directory with the files of one commit in the Hugging Face cache; missing or damaged ones are downloaded."""
-    missing = []
+    """The directory with the files of one commit in the Hugging Face cache.
+
+    Missing or damaged files are downloaded, by one process at a time.
+    """
+    if _lacking(label, repo, revision, expects):
+        with cache.one_at_a_time(label):
+            lacking = _lacking(label, repo, revision, expects)
+            for file, wrong in lacking.items():
+                path = _cached(repo, file, revision) if wrong else None
+                if path and not network_available():
+                    raise _no_network(label, f"{path} is damaged: {wrong}")
+                if path:
+                    warn(f"{path} is damaged ({wrong}); downloading it again")
+                    _delete_cached(path)
+            if lacking:
+                _download(label, repo, revision, {file: expects[file] for file in lacking})
+    return next(path.parent for file in expects if (path := _cached(repo, file, revision)))
+
+
+def _lacking(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> dict[str, str]:
+    """The missing and damaged files of the Hugging Face cache: what is wrong with each, empty if it is missing."""
+    lacking = {}
     for file, expect in expects.items():
         path = _cached(repo, file, revision)
         if path is None:
-            missing.append(file)
+            lacking[file] = ""
             continue
         if expect.digest is None:
             expect = cache.vouched(path) or hub_value(label, repo, revision, file)
-        wrong = problem(path, expect)
-        if not wrong:
-            if expect.source == "hub":
-                cache.record(repo, revision, file, path)
-            continue
-        if not network_available():
-            raise _no_network(label, f"{path} is damaged: {wrong}")
-        warn(f"{path} is damaged ({wrong}); downloading it again")
-        _delete_cached(path)
-        missing.append(file)
-    if missing:
-        _download(label, repo, revision, {file: expects[file] for file in missing})
-    return next(path.parent for file in expects if (path := _cached(repo, file, revision)))
+        if wrong := problem(path, expect):
+            lacking[file] = wrong
+        elif expect.source == "hub":
+            cache.record(repo, revision, file, path)
+    return lacking
 
 
 def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> None:
@@ -266,9 +278,18 @@ def get_data(row: DataRow) -> Path:
         _refuse_wrong_mirror(folder / row.file, expect)
         return folder / row.file
     path = cache.home() / "data" / row.name / row.file
+    if not problem(path, expect):
+        return path
+    with cache.one_at_a_time(row.name):
+        _fetch_data(row, path, expect)
+    return path
+
+
+def _fetch_data(row: DataRow, path: Path, expect: Expected) -> None:
+    """Download the data file of a row to `path`, unless another process has done so meanwhile."""
     wrong = problem(path, expect)
     if not wrong:
-        return path
+        return
     if path.exists():
         warn(f"{path} is damaged ({wrong}); replacing it")
     if row.archive is None or not network_available():
@@ -282,7 +303,6 @@ def get_data(row: DataRow) -> Path:
             if attempt == 2:
                 raise
             warn(f"{error}; trying again")
-    return path
 
 
 def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
@@ -317,8 +337,9 @@ def _offline() -> str:
 def network_available() -> bool:
     """Whether the hub answers; asked once per process, for at most `PROBE_SECONDS`.
 
-    The request goes through the client that will download, with the same proxies and certificates. The thread limits
-    what the client's timeout does not: the DNS lookup, and several addresses tried in turn.
+    The request goes through the client that will download, with the same proxies and certificates. The client is
+    created before the clock starts, because that takes seconds on a busy machine. The thread limits what the client's
+    timeout does not: the DNS lookup, and several addresses tried in turn.
     """
     if _offline():
         return False
@@ -326,10 +347,11 @@ def network_available() -> bool:
     from huggingface_hub.utils import get_session
 
     answers = []
+    session = get_session()
 
     def ask() -> None:
         try:
-            status = get_session().head(_endpoint(), timeout=PROBE_SECONDS).status_code
+            status = session.head(_endpoint(), timeout=PROBE_SECONDS).status_code
             answers.append(status < 500 and status != 407)  # 407: a proxy asks for a password
         except (OSError, HTTPError, ValueError, RuntimeError):
             answers.append(False)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.console import clean
+from finetune.console import clean, escape_markdown
 from finetune.errors import RunError
 from finetune.evaluation.results import Measured
 from finetune.files import atomic_write, read_json
@@ -127,16 +127,11 @@ def _breakable(text: str) -> "Markup":
 
 
 def _markdown(value: object) -> object:
-    """Text that Markdown shows literally: no HTML, emphasis, links or table cells."""
+    """Text that Markdown shows as it is."""
     from markupsafe import Markup
 
     value = _plain(value)
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    for character in "\\`*_[]#|~!":
-        value = value.replace(character, "\\" + character)
-    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return Markup(" ".join(value.split("\n")))
+    return Markup(escape_markdown(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _code_lines(text: str) -> "Markup":

@@ -22,11 +22,18 @@ class Reported(Record):
 
 def run(recipe: Recipe, run: Run) -> Reported:
     """Write report/index.html and report/report.md."""
-    return Reported(rebuild(run).relative_to(run.directory).as_posix())
+    return Reported(_build(run).relative_to(run.directory).as_posix())
 
 
 def rebuild(run: Run) -> Path:
-    """Rebuild the report of an existing run. Returns the path of index.html."""
+    """Rebuild the report of an existing run. Returns the path of index.html. Raises RunError for changed files."""
+    with run.locked():
+        run.recipe()  # or RunError: a report shows the settings
+        run.refuse_changes(besides=("report", "export"))
+        return _build(run)
+
+
+def _build(run: Run) -> Path:
     from importlib import import_module
 
     from finetune.comparisons import COMPARISONS

@@ -16,7 +16,7 @@ from finetune.checkpoints.store import LoadedCheckpoint
 from finetune.config import chosen_values
 from finetune.errors import RunError
 from finetune.evaluation.results import Start, StartWeights
-from finetune.files import read_json, sha256_json
+from finetune.files import damage, read_json, sha256_json
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
@@ -115,7 +115,7 @@ def trained_model(recipe: Recipe, run: Run) -> tuple[nn.Module, Tokenizer]:
     setup = build(recipe.model_copy(update={"train": decided}), run)
     file = run.path("checkpoints", "best.json")
     directory = resume.step_directory(run.path("checkpoints"), BestStep.from_json(read_json(file), file).step)
-    if why := resume.damage(directory):
+    if why := damage(directory):
         raise RunError(f"the best checkpoint, {directory.name}, is damaged", got=why, do="Run again with --from train.")
     resume.load_weights(directory, setup.model)
     return setup.model.eval(), setup.tokenizer

@@ -1,5 +1,6 @@
 """Run a stage's work in separate processes: start and stop them, and return the result."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import psutil
 
 from finetune.console import log_to
 from finetune.errors import FinetuneError, Interrupted, TrainingError
@@ -51,11 +54,15 @@ def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, s
             start_new_session=True,
         ) as process,
     ):
-        while process.poll() is None:
-            if stop.asked:
-                assert process.stdin is not None, "stdin is a pipe"
-                process.stdin.close()
-            time.sleep(0.1)
+        try:
+            while process.poll() is None:
+                if stop.asked:
+                    assert process.stdin is not None, "stdin is a pipe"
+                    process.stdin.close()
+                time.sleep(0.1)
+        except KeyboardInterrupt:  # asked a second time: nothing may write after this process has let go of the run
+            _kill(process.pid)
+            raise
     path = run.path(RESULT)
     answered = read_json(path) if path.exists() else {}
     path.unlink(missing_ok=True)
@@ -71,6 +78,17 @@ def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, s
             do="The same command resumes from the last checkpoint.",
         )
     return kind.from_json(found.result, "the result of another process")
+
+
+def _kill(parent: int) -> None:
+    """End a process and all that it started, at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(parent)
+        family = [root, *root.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=5)
 
 
 def answer(run: Run, work: Callable[[], Record]) -> None:

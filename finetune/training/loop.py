@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from finetune.console import Advance, progress, say, unseen, warn
 from finetune.errors import Interrupted, RunError, TrainingError
-from finetune.files import atomic_write, read_json, write_json
+from finetune.files import atomic_write, open_append, read_json, write_json, writing
 from finetune.recipe import Train
 from finetune.records import Trained
 from finetune.training import resume
@@ -397,7 +397,7 @@ class _Log:
 
     def write(self, entry: dict) -> None:
         if self.writes:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing(self.path), open_append(self.path) as file:
                 file.write(json.dumps(entry) + "\n")
 
 
@@ -409,7 +409,7 @@ def _step_of(line: str) -> float:
 
 
 class StopSignal:
-    """Catches SIGINT and SIGTERM so that the step finishes and is saved; a second signal kills the process."""
+    """Catches SIGINT and SIGTERM so that the step finishes and is saved; a second one is handled as if this were not here."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -428,4 +428,5 @@ class StopSignal:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)

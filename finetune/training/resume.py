@@ -14,10 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.console import warn
-from finetune.errors import FinetuneError, RunError
-from finetune.files import read_json, sha256_file, sync_directory, write_json
-
-MANIFEST = "MANIFEST.json"
+from finetune.errors import RunError
+from finetune.files import damage, sync_directory, write_json, write_manifest
 
 
 def step_directory(root: Path, step: int) -> Path:
@@ -35,12 +33,7 @@ def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.op
         save_file(trainable_tensors(model), temporary / "weights.safetensors")
         save_file(_moments(model, optimizers), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state)
-        manifest = {}
-        for path in sorted(temporary.iterdir()):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-            manifest[path.name] = [path.stat().st_size, sha256_file(path)]
-        write_json(temporary / MANIFEST, manifest)
+        write_manifest(temporary)
         if final.exists():
             _remove(final)
         temporary.rename(final)
@@ -103,21 +96,6 @@ def newest(root: Path) -> Path | None:
             do="Train again with --from train, which drops them.",
         )
     return None
-
-
-def damage(directory: Path) -> str:
-    """What is wrong with a step checkpoint, or an empty string."""
-    try:
-        manifest = read_json(directory / MANIFEST)
-        for name, (size, digest) in manifest.items():
-            path = directory / Path(name).name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size or sha256_file(path) != digest:
-                return f"{name} has other bytes than were written"
-    except (FinetuneError, ValueError, TypeError, AttributeError, OSError):
-        return f"no readable {MANIFEST}"
-    return ""
 
 
 def prune(root: Path, step: int, best: int | None) -> None:

@@ -51,6 +51,7 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
     assert {path.name for path in Path("adapter").iterdir()} == {
         "adapter_model.safetensors",
         "adapter_config.json",
+        "MANIFEST.json",
         "README.md",
     }
     assert "nothing left to do" in finetune("run", run / "recipe.json", "--name", "spam-classifier").out

@@ -47,6 +47,7 @@ FILES = {
     "export/hf/merges.txt",
     "export/hf/seq2seq.json",
     "export/hf/README.md",
+    "export/hf/MANIFEST.json",
 }
 
 

@@ -44,7 +44,7 @@ FILES = {
     ),
     "report/index.html",
     "report/report.md",
-    *(f"export/hf/{name}" for name in CHECKPOINT | {"bundle.json", "README.md"}),
+    *(f"export/hf/{name}" for name in CHECKPOINT | {"bundle.json", "README.md", "MANIFEST.json"}),
 }
 
 

@@ -53,6 +53,7 @@ def test_the_curve_continues_at_the_constant_rate_and_in_a_decay(finetune, tmp_p
         "model.safetensors",
         "config.json",
         "tokenizer_config.json",
+        "MANIFEST.json",
         "vocab.json",
         "merges.txt",
     }

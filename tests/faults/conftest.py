@@ -1,13 +1,27 @@
-"""A hub that can be told to misbehave, on the loopback interface only."""
+"""A hub that can be told to misbehave, on the loopback interface only; a small finished run, and the command."""
 
 import contextlib
 import hashlib
 import json
+import os
+import random
+import shutil
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "weights": "scratch",
+    "shape": {"layers": 1, "width": 16, "heads": 2, "context": 64},
+    "train": {"epochs": 2, "batch_size": 8, "threads": 1},
+    "evaluate": {"resamples": 100},
+}
 
 COMMIT = "a" * 40
 HTML = b"<!DOCTYPE html><html><body>Please log in to this network</body></html>"
@@ -159,3 +173,102 @@ def hub(monkeypatch, tmp_path):
     fetch.network_available.cache_clear()
     hub.server.shutdown()
     hub.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """A table that can be learnt: 60 rows, two labels."""
+    draw, rows = random.Random(0), ["text,label"]
+    words = {
+        "ham": ["lunch", "home", "meeting", "mum", "train", "dinner"],
+        "spam": ["win", "cash", "prize", "claim", "free", "urgent"],
+    }
+    for number in range(60):
+        label = ("ham", "spam")[number % 2]
+        rows.append(f"{' '.join(draw.choices(words[label], k=6))} {number},{label}")
+    file = tmp_path_factory.mktemp("table") / "toy.csv"
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_request(table):
+    """The request of a run that takes seconds."""
+    from finetune.pipeline import classify_request
+
+    return classify_request(str(table), settings=TINY)
+
+
+@pytest.fixture(scope="session")
+def uncompared():
+    """Exports are not compared with transformers: its import takes longer than all the rest of a tiny run."""
+    from finetune.export import hf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "compare_classifier", lambda *_: hf.NOT_COMPARED)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_request, tmp_path_factory, uncompared):
+    """A finished run's directory, made in this process; read it, or copy it."""
+    from finetune.console import silence
+    from finetune.execution import execute, open_run
+    from finetune.pipeline import load_pipeline
+
+    with silence():
+        run, recipe = open_run(tiny_request, tmp_path_factory.mktemp("finished") / "runs", "toy")
+        execute(run, recipe, load_pipeline("classify").stages)
+    return run.directory
+
+
+@pytest.fixture
+def toy(finished, tmp_path, monkeypatch):
+    """A copy of the finished run, ``runs/toy`` in the directory of the test."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "runs" / "toy")
+    return Path("runs", "toy")
+
+
+@pytest.fixture
+def finetune(tmp_path, monkeypatch, capsys):
+    """``finetune(*arguments)`` in this process and the directory of the test: its status, output and errors."""
+    from finetune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=stopped.value.code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the real command in a process of its own; it is killed where the test leaves it."""
+    import subprocess
+
+    started = []
+
+    def begin(*arguments: object, program: tuple[str, ...] = ("-m", "finetune"), **more) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=tmp_path,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **more,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -56,6 +56,20 @@ def test_network_question_to_a_name_server_that_hangs(hub, monkeypatch):
         thread.join(5)
 
 
+def test_a_slow_start_of_our_own_is_not_taken_for_a_missing_network(hub, monkeypatch):
+    import huggingface_hub.utils
+
+    session = huggingface_hub.utils.get_session
+
+    def slow():
+        time.sleep(0.3)  # as on a busy machine: the certificates are read
+        return session()
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", slow)
+    monkeypatch.setattr(fetch, "PROBE_SECONDS", 0.25)
+    assert fetch.network_available()
+
+
 def test_after_a_no_nothing_waits(hub, monkeypatch):
     monkeypatch.setattr(fetch, "PROBE_SECONDS", 0.2)
     hub.delay_seconds = 3

@@ -224,6 +224,7 @@ def test_a_killed_run_ends_in_the_same_bits(order, finish, unbroken, tmp_path, m
 
 
 def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish, tmp_path):
+    from finetune.files import damage
     from finetune.training import resume
 
     short = {"epochs": 2, "batch_size": 22}  # 4 steps, 2 of them validated
@@ -240,7 +241,7 @@ def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish,
         root = directory / "checkpoints"
         if step_names(directory):
             newest = resume.newest(root)
-            assert newest.name == step_names(directory)[-1] and resume.damage(newest) == "", (name, number)
+            assert newest.name == step_names(directory)[-1] and damage(newest) == "", (name, number)
         assert finish(directory, "head", short) == 0
         assert [(root / name).read_bytes() for name in files] == expected, (name, number)
 
@@ -304,9 +305,9 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest_two(half_way, 
     shutil.copytree(directory / "checkpoints" / "step-00000008", ahead)
     flip_a_bit(ahead / "state.json")
     assert finish(directory, "full", DROPOUT, crash=("save_file", 5)) == 9
-    from finetune.training import resume
+    from finetune.files import damage
 
-    sound = [name for name in step_names(directory) if not resume.damage(directory / "checkpoints" / name)]
+    sound = [name for name in step_names(directory) if not damage(directory / "checkpoints" / name)]
     assert sound == step_names(directory) == ["step-00000006", "step-00000009", "step-00000010"]
 
 

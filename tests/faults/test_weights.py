@@ -101,7 +101,7 @@ def test_the_evil_pickle_is_one(tmp_path):
 def test_pickles_are_refused_and_never_opened(checkpoint, tensors, sentinel, kind, name):
     tensors.unlink()
     evil_files(sentinel, checkpoint / name, kind)
-    assert_refused(checkpoint, f"only pickled weights.*{name}.*save_pretrained")
+    assert_refused(checkpoint, f"the weights are pickled.*{name}.*save_pretrained")
     with pytest.raises(WeightsError, match="refused|not opened"):
         locate_weights(str(checkpoint / name))
     assert_refused(checkpoint / name, "pickles can run code")
@@ -401,4 +401,4 @@ def test_a_directory_or_nothing_where_a_file_belongs(checkpoint, name):
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/model.bin"])
 def test_a_directory_that_is_not_there(tmp_path, path):
-    assert_refused(tmp_path / path, "no such directory|not opened")
+    assert_refused(tmp_path / path, "no such directory|never opened")

@@ -54,7 +54,7 @@ NEIGHBOURS = {
     "recipe": ["the lists", "config", "errors"],
     "run": ["recipe", "config", "files", "machine", "records", "errors"],
     "config": ["errors"],
-    "console": ["errors"],
+    "console": ["files", "errors"],
     "files": ["errors"],
     "records": ["errors"],
     "machine": [],

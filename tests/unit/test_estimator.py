@@ -19,6 +19,7 @@ import finetune
 from finetune.checkpoints.encoder_decoder import write_encoder_decoder
 from finetune.errors import FinetuneError, WeightsError
 from finetune.estimator import TextClassifier
+from finetune.files import write_manifest
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.tasks.classify.bundle import Bundle
 from finetune.tokenizer import Tokenizer
@@ -175,10 +176,12 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
     assert card["weights"]["name"] == tiny.name and len(card["data_sha256"]) == 64
     del card["estimator"]
     (path / "bundle.json").write_text(json.dumps(card))
+    write_manifest(path)
     assert TextClassifier.load(path).predict(TEXTS).tolist() == labels
     for broken in ({"parameters": {"x": 1}}, {"dtype": "<M8"}, {"classes": ["a"]}, {"classes": [[1], [2, 3]]}):
         own = {"parameters": {}, "classes": ["a", "b"], "dtype": "|O", "columns": []} | broken
         (path / "bundle.json").write_text(json.dumps(card | {"estimator": own}))
+        write_manifest(path)
         with pytest.raises(WeightsError, match="not what TextClassifier.save writes"):
             TextClassifier.load(path)
     assert fitted.save(path) == path and "estimator" in json.loads((path / "bundle.json").read_text())

@@ -1,11 +1,14 @@
 """Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs."""
 
 import itertools
+import time
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
@@ -15,6 +18,7 @@ from finetune.evaluation.results import StartWeights
 from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
 from finetune.records import Record
+from finetune.run import Run
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
@@ -25,6 +29,7 @@ from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
 CHUNK = 1024  # rows in memory at a time
+REPLACING_SECONDS = 2.0  # to wait for an export that is just taking another's place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +38,12 @@ class BundleCard(Record):
 
     schema_version: int
     task: str
-    labels: list[str]
+    labels: Annotated[list[str], Field(min_length=2)]
     positive: str | None
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
-    max_length: int
-    threshold: float | None
-    temperature: float
+    max_length: Annotated[int, Field(ge=1)]
+    threshold: Annotated[float | None, Field(allow_inf_nan=False)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     weights: StartWeights
     tokenizer_sha256: str
     data_sha256: str
@@ -61,7 +66,28 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
-        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together.
+
+        An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
+        """
+        until = time.monotonic() + REPLACING_SECONDS
+        while True:
+            before = _identity(path)
+            try:
+                found = cls._load(path)
+            except (WeightsError, OSError) as error:
+                settled = before == _identity(path) and (before or not _being_replaced(path))
+                if settled or time.monotonic() > until:
+                    if isinstance(error, OSError):
+                        raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+                    raise
+            else:
+                if before == _identity(path):
+                    return found
+            time.sleep(0.05)
+
+    @classmethod
+    def _load(cls, path: Path | str) -> "Bundle":
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
@@ -110,9 +136,30 @@ class Bundle:
         return decide(probabilities, positive, self.threshold)
 
 
+def _directory(path: Path | str) -> Path:
+    return Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
+
+
+def _identity(path: Path | str) -> tuple[int, int] | None:
+    """What changes when another directory takes this one's place; None while there is none."""
+    try:
+        found = _directory(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _being_replaced(path: Path | str) -> bool:
+    """Whether a draft of the directory, or the one before, stands beside it."""
+    directory = _directory(path)
+    return any(directory.parent.glob(f".{escape(directory.name)}.*"))
+
+
 def bundle_directory(path: Path | str) -> Path:
     """Where a bundle's files stand: the directory itself, or a run's export. Raises WeightsError."""
-    directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
+    directory = _directory(path)
+    if directory != Path(path):
+        Run.at(Path(path))  # which refuses links out of the run
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
         raise WeightsError(

@@ -2,6 +2,7 @@
 
 import json
 
+from finetune.console import escape_markdown
 from finetune.export.exportable import Exportable, Exported
 from finetune.files import read_json, sha256_json
 from finetune.models.heads import Classifier
@@ -75,8 +76,10 @@ def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     return [
         f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
         f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
-        f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
-        + (f"; cite: {data.citation}" if data.citation else ""),
+        escape_markdown(
+            f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
+            + (f"; cite: {data.citation}" if data.citation else "")
+        ),
     ]
 
 
@@ -84,10 +87,10 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
     """The README of a bundle."""
     weights = card.weights
     lines = [
-        f"# {name}",
+        f"# {escape_markdown(name)}",
         "",
-        f"A GPT-2 text classifier with the labels {', '.join(f'`{label}`' for label in card.labels)}, "
-        f"made by gpt2-finetune from {weights.name} ({weights.source}).",
+        f"A GPT-2 text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
+        f"made by gpt2-finetune from {escape_markdown(f'{weights.name} ({weights.source})')}.",
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),

@@ -25,6 +25,7 @@ from finetune.tokenizer import END_OF_TEXT, Tokenizer
 ENDINGS = (".txt", ".md", ".jsonl", ".txt.xz", ".jsonl.xz")
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 PIECE = 1 << 20  # characters; longer documents are passed on in pieces
+JSON_LINE = 1 << 25  # characters of a line of JSONL, which is read whole; a few KB of xz can unpack to gigabytes
 
 
 def text_files(path: Path) -> list[Path]:
@@ -74,24 +75,41 @@ def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _text_lines(path: Path) -> Iterator[str | None]:
-    """Lines with their line ends, and None at the end of a document."""
+    """Lines with their line ends, long ones in parts, and None at the end of a document."""
+    begins = True
     with _open(path) as file:
-        try:
-            for line in file:
-                yield None if line.strip() == END_OF_TEXT else line
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}", do="Save the file as UTF-8."
-            ) from error
-        except (OSError, lzma.LZMAError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read", got=str(error)) from error
+        while line := _read_line(path, file, PIECE):
+            yield None if begins and line.strip() == END_OF_TEXT else line
+            begins = line.endswith("\n")
+
+
+def _read_line(path: Path, file: TextIO, most: int) -> str:
+    """The next line, or its first `most` characters; empty at the end. Raises DataError."""
+    try:
+        return file.readline(most)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}", do="Save the file as UTF-8."
+        ) from error
+    except EOFError as error:
+        raise DataError(f"{path}: cut short", got=str(error), do="Get or compress the file again.") from error
+    except (OSError, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read", got=str(error)) from error
 
 
 def _jsonl_lines(path: Path) -> Iterator[str | None]:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := _read_line(path, file, JSON_LINE):
+            number += 1
             if not line.strip():
                 continue
+            if len(line) == JSON_LINE:
+                raise DataError(
+                    f"{path}, line {number}: too long",
+                    got=f"{JSON_LINE:,} characters or more",
+                    do="Write a document as several lines, or as a text file.",
+                )
             try:
                 text = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:

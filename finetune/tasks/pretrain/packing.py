@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import DataError
+from finetune.files import writing
 from finetune.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
@@ -43,9 +44,10 @@ class TokenWriter:
 
     def __exit__(self, *error: object) -> None:
         for name, file in self.files.items():
-            if error == (None, None, None):
-                self._put(name, [self.tokenizer.end_of_text])
-            file.close()
+            with writing(Path(file.name)):
+                if error == (None, None, None):
+                    self._put(name, [self.tokenizer.end_of_text])
+                file.close()
 
     def add(self, split: str, piece: str, begins: bool) -> None:
         """Append a piece of a document; begins: whether it is the first."""
@@ -57,7 +59,8 @@ class TokenWriter:
 
     def _put(self, split: str, ids: Iterable[int]) -> None:
         array = np.asarray(ids, dtype=self.dtype)
-        self.files[split].write(array.tobytes())
+        with writing(Path(self.files[split].name)):
+            self.files[split].write(array.tobytes())
         self.tokens[split] += array.size
 
 

@@ -20,7 +20,7 @@ def found():
 def test_a_working_machine_is_reported_as_working(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 0)
-    status = doctor.show()
+    status = doctor.show(doctor.examine())
     text = capsys.readouterr().out
     assert status == 0 and text.rstrip().endswith("everything works")
     assert "torch " in text and "none: only local files are used" in text
@@ -49,7 +49,7 @@ def test_values_of_variables_are_not_shown(monkeypatch):
 def test_a_damaged_registry_is_a_problem(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.toml").write_text("[weights.x\n")
     monkeypatch.setenv("FINETUNE_REGISTRY", str(tmp_path / "mine.toml"))
-    status = doctor.show()
+    status = doctor.show(doctor.examine())
     text = capsys.readouterr().out
     assert status == 2 and "PROBLEM: FetchError: " in text and "problems: weights" in text
 

@@ -65,6 +65,7 @@ def test_the_directory_is_peft_s_own(directory, model, base):
     assert {path.name for path in directory.iterdir()} == {
         "adapter_model.safetensors",
         "adapter_config.json",
+        "MANIFEST.json",
         "README.md",
     }
     config = json.loads((directory / "adapter_config.json").read_text())

@@ -36,7 +36,7 @@ def test_a_data_set_is_fetched_once(hub, monkeypatch):
 def test_an_unknown_data_set_leaves_nothing(hub, tmp_path):
     with pytest.raises(FetchError, match="does not exist"):
         locate_text("hf:owner/unknown")
-    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "home" / "datasets").exists()
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:owner/poems"])
