@@ -37,7 +37,7 @@ class Trainable:
         share = self.parameters / self.total
         return (
             f"{self.method}: {self.parameters:,} of {self.total:,} parameters are trained ({share:.1%}), "
-            f"in {len(self.names)} tensors: {', '.join(self.places())}"
+            f"in {len(self.names)} tensor{'s' if len(self.names) > 1 else ''}: {', '.join(self.places())}"
         )
 
     def places(self) -> list[str]:

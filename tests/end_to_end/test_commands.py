@@ -208,7 +208,7 @@ def test_weights_that_changed_under_a_run_are_refused(finetune, tmp_path):
     shutil.rmtree(tmp_path / "weights")
     write_random_bytes(tmp_path / "weights", seed=2)
     refused = finetune("export", "runs/a")
-    assert refused.status == 2 and "have changed; got model.safetensors" in refused.err
+    assert refused.status == 2 and "have changed since this run began; got model.safetensors" in refused.err
     again = finetune(*command, "--name", "a", "--until", "prepare")
     assert "settings differ from a (the weights' model.safetensors): starting a-2" in again.out
 

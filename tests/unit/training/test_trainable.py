@@ -84,7 +84,7 @@ def test_a_language_model_has_no_head_to_move():
             {"last_blocks": 1},
             "last-blocks: 264 of 904 parameters are trained (29.2%), in 15 tensors: gpt.blocks.2, gpt.norm, head",
         ),
-        ("head", {}, "head: 12 of 904 parameters are trained (1.3%), in 1 tensors: head"),
+        ("head", {}, "head: 12 of 904 parameters are trained (1.3%), in 1 tensor: head"),
         (
             "lora",
             {"lora_rank": 1, "lora_targets": ("attention.out", "blocks.0.mlp.up", "blocks.2.mlp.up")},
