@@ -16,28 +16,52 @@ def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
     table: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
+        str | None,
+        typer.Option(
+            "--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL, Parquet or Excel; -: stdin."
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="COL", help="Its text column; default: as in training.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV, TSV, JSONL or Parquet.")
+    ] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace columns of the table that have the names of added ones.")
+    ] = False,
 ) -> None:
-    """Print a label and its probability for each text, or fill a table."""
+    """Print a label and its probability for each text (-: for each line of stdin), or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict takes texts, or --csv IN with --out OUT")
-    for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
+    for option, value in (
+        ("--text", text),
+        ("--encoding", encoding),
+        ("--no-header", no_header),
+        ("--overwrite", overwrite),
+    ):
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
-    if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
-        raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
+    from finetune.tables.standard_input import table_name
+    from finetune.tables.writers import ENDINGS
+
+    if out and (out.is_dir() or out.suffix.lower() not in ENDINGS):
+        raise RecipeError(f"{out}: not a table name", known=", ".join(ENDINGS), do="For example: --out predictions.csv")
+    for given in texts or []:
+        _refuse_file(given)
+    if texts == ["-"]:
+        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        if not texts:
+            raise RecipeError("standard input is empty", do="Give a text in each line.")
     from finetune.tasks.classify.bundle import Bundle, predict_table
 
     ready = Bundle.load(bundle)
     if table:
         assert out is not None, "--csv needs --out"
-        counts = predict_table(ready, table, out, text, encoding, not no_header)
+        with table_name(table) as name:
+            counts = predict_table(ready, Path(name), out, text, encoding, not no_header, overwrite)
+        for note in counts["notes"]:
+            say(f"note: {note}", error=True)
         say(
             f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
@@ -47,18 +71,35 @@ def predict(
         say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
 
 
+def _refuse_file(text: str) -> None:
+    """Raise RecipeError for the name of a file where a text is expected."""
+    from finetune.tables.tables import ENDINGS
+
+    try:
+        is_file = Path(text).is_file()
+    except (OSError, ValueError):  # no name of a file
+        return
+    if is_file or (len(text.split()) == 1 and text.lower().endswith(ENDINGS)):
+        raise RecipeError(
+            f"{text}: the name of a file, not a text",
+            do=f"For its rows: --csv {text} --out OUT.csv. For these words themselves, give them on standard input: -.",
+        )
+
+
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
-    data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
+    data: Annotated[str, typer.Argument(metavar="DATA.csv", help="A labelled table; -: standard input.")],
     text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; default: as in training.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; default: as in training.")] = None,
     encoding: EncodingOption = None,
 ) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
+    from finetune.tables.standard_input import table_name
     from finetune.tasks.classify.score_file import score_file
 
-    for line in score_file(bundle, data, text, label, encoding):
-        say(line)
+    with table_name(data) as name:
+        for line in score_file(bundle, Path(name), text, label, encoding):
+            say(line)
 
 
 def generate(

@@ -1,8 +1,9 @@
-"""A hub that can be told to misbehave, on the loopback interface only."""
+"""The command in an empty directory, and a hub that can be told to misbehave, on the loopback interface only."""
 
 import contextlib
 import hashlib
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -159,3 +160,22 @@ def hub(monkeypatch, tmp_path):
     fetch.network_available.cache_clear()
     hub.server.shutdown()
     hub.server.server_close()
+
+
+@pytest.fixture
+def finetune(monkeypatch, capsys, tmp_path):
+    """``finetune(*arguments)``: (exit status, what was shown) of the command, in an empty directory."""
+    from finetune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return stopped.value.code, shown.out + shown.err
+
+    return run

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,6 @@ import pytest
 TRAIN = ["--weights", "random-bytes", "--until", "prepare"]
 TEXTS = [f"{('lunch at home', 'win a prize')[i % 2]} {'x' * (i // 2)}" for i in range(40)]
 LABELS = ["ham", "spam"] * 20
-
-
-@pytest.fixture
-def finetune(monkeypatch, capsys, tmp_path):
-    """``finetune(*arguments)``: (exit status, what was shown) of the command, in an empty directory."""
-    from finetune.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return stopped.value.code, shown.out + shown.err
-
-    return run
 
 
 def records() -> dict[int, tuple[str, str]]:
@@ -397,3 +377,124 @@ def test_a_leaking_text_column_is_reported_before_training(finetune):
     columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
     assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1
+
+
+BLANK = ["" if i % 20 else label for i, label in enumerate(["ham"] * 20 + ["spam"] * 20)]  # merged cells
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+CHECKED = {
+    "blanks at the end of one label": (
+        {"text": [text + "  " * (i % 2) for i, text in enumerate(TEXTS)], "label": LABELS},
+        ["ends with white space in 100% of the rows labelled 'spam'", "columns.white_space=fold", "FT030"],
+    ),
+    "a total below": (
+        {"text": [*TEXTS, "Total"], "label": [*LABELS, "240"]},
+        ["1 of 41 rows are left out: total row", "FT034"],
+    ),
+    "a second header": (
+        {"text": [*TEXTS[:9], "text", *TEXTS[9:]], "label": [*LABELS[:9], "label", *LABELS[9:]]},
+        ["1 of 41 rows are left out: repeated header", "FT033"],
+    ),
+    "a label with a full stop": ({"text": TEXTS, "label": [*LABELS[:-1], "spam."]}, ["1 label is spelled", "FT020"]),
+    "a label with a zero-width blank": (
+        {"text": TEXTS, "label": [*LABELS[:-1], "spam\u200b"]},
+        ["1 label is spelled in several ways; 1 row has a rarer spelling", "1 label has fewer than 10 rows"],
+    ),
+    "lists of tokens": (
+        {"text": [json.dumps(text.split()) for text in TEXTS], "label": LABELS},
+        ["column 'text' has lists, not texts", "Join the tokens", "FT032"],
+    ),
+    "labels named in their texts": (
+        {"text": [f"{MONTHS[i % 12]} {'x' * (i + 1)}" for i in range(240)], "label": MONTHS * 20},
+        ["the names of 12 labels occur in their own texts", "and 10 more", "FT023"],
+    ),
+    "one row of a thousand": (
+        {"text": [f"{'x' * i}" for i in range(1, 1001)], "label": ["fraud", *["ok"] * 996, *["fraud"] * 3]},
+        ["99.60% of the rows are 'ok', 0.40% are 'fraud'"],
+    ),
+}
+UNSPLIT = {
+    "merged cells": ({"text": TEXTS, "label": BLANK}, "38 of 40 rows are left out: empty label"),
+    "numbers": ({"text": [f"{100000 + i}" for i in range(40)], "label": LABELS}, "1 different text in 40 rows"),
+    "dates": ({"text": [f"2025-01-{1 + i % 28:02}" for i in range(40)], "label": LABELS}, "1 different text"),
+    "one sentence in Arabic": (
+        {"text": [f"\u0645\u0631\u062d\u0628\u0627 {10 + i}" for i in range(40)], "label": LABELS},
+        "1 different text in 40 rows",
+    ),
+    "one group": ({"text": TEXTS, "label": LABELS, "who": ["a"] * 40}, "1 group in column 'who'"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKED)
+def test_what_spreadsheets_leave_is_said_and_trained_on(kind, finetune):
+    columns, fragments = CHECKED[kind]
+    status, shown = finetune("data", "check", write("my.csv", columns), "--json")
+    said = json.loads(shown.split("\n}")[0] + "\n}")
+    words = finetune("data", "check", "my.csv")[1].replace("\n", " ")
+    words = words + " ".join(f"{own['what']} {own['do']}" for own in said["findings"])
+    assert status == 0 and [part for part in fragments if part not in words] == [], words
+    status, shown = finetune("classify", "my.csv", *TRAIN)
+    assert status == 0, shown
+    assert {"label", "240"}.isdisjoint(label for _, label in records().values())
+
+
+@pytest.mark.parametrize("kind", UNSPLIT)
+def test_the_check_refuses_what_training_refuses(kind, finetune):
+    columns, fragment = UNSPLIT[kind]
+    options = ["--group", "who"] if "who" in columns else []
+    for command in (["data", "check", write("my.csv", columns), *options], ["classify", "my.csv", *options, *TRAIN]):
+        status, shown = finetune(*command)
+        assert status == 2 and "too few rows" in shown, shown
+    assert fragment in finetune("data", "check", "my.csv", *options, "--json")[1]
+
+
+def test_texts_that_differ_in_a_number_do_not_contradict_each_other(finetune):
+    texts = [f"order number {i}" if i < 4 else text for i, text in enumerate(TEXTS)]
+    write("my.csv", {"text": texts, "label": LABELS})
+    assert "FT025" not in finetune("data", "check", "my.csv")[1]
+    write("my.csv", {"text": ["Order  number 1", "order number 1", *TEXTS[2:]], "label": LABELS})
+    assert "1 text has more than one label" in finetune("data", "check", "my.csv", "--json")[1]
+
+
+@pytest.mark.parametrize("option", ["--split", "--time", "--test"])
+def test_the_check_divides_as_the_options_say(option, finetune):
+    write("my.csv", {"text": TEXTS, "label": LABELS, "at": ["train"] * 30 + ["val"] * 5 + ["test"] * 5})
+    write("test.csv", {"text": TEXTS[:4], "label": [*LABELS[:3], "eggs"]})
+    words = {
+        "--split": (0, "labels"),
+        "--time": (2, "column 'at': 40 cells are not a time"),
+        "--test": (2, "labels that no row of my.csv has; got eggs"),
+    }
+    status, shown = finetune("data", "check", "my.csv", option, "test.csv" if option == "--test" else "at")
+    assert (status, words[option][1] in shown) == (words[option][0], True), shown
+
+
+def test_advice_fits_the_fault(finetune):
+    Path("my.csv").write_text('text,label\n"he said \\"no, never\\" twice",ham\n"plain",spam\n')
+    assert "two quotes" in finetune("classify", "my.csv", *TRAIN)[1]
+    status, shown = finetune("classify", write("my.csv", {"text": [""] * 40, "label": LABELS}), *TRAIN)
+    assert status == 2 and "left out: 40 rows, empty text. Is 'text' the text column?" in shown
+    write("my.csv", {"text": TEXTS, "label": LABELS})
+    status, shown = finetune("classify", "my.csv", *TRAIN, "--set", "max_length=500000")
+    assert status == 0 and "max_length=500000 is more than the" in shown
+
+
+def test_folded_white_space_is_trained_on_and_predicted(finetune):
+    write("my.csv", {"text": [f" {text}\u200b  {'  ' * (i % 2)}" for i, text in enumerate(TEXTS)], "label": LABELS})
+    fold = ["--set", "columns.white_space=fold"]
+    steps = ["--set", "train.max_steps=2", "--set", "max_length=16", "--set", "evaluate.resamples=100"]
+    status, shown = finetune("classify", "my.csv", "--weights", "random-bytes", *fold, *steps, "--name", "one")
+    assert status == 0 and "FT030" not in shown, shown
+    assert {text for text, _ in records().values()} == set(TEXTS)
+    answers = [finetune("predict", "runs/one", text)[1] for text in ("win  a\u00a0prize ", "win a prize")]
+    assert answers[0] == answers[1]
+    assert finetune("predict", "runs/one", "--csv", "my.csv", "--out", "out.jsonl")[0] == 0
+    first = json.loads(Path("out.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert list(first) == ["text", "label", "predicted", "probability", "p_ham", "p_spam"]
+    assert (
+        Path("runs/one/predictions.csv")
+        .read_text(encoding="utf-8")
+        .startswith("row,text,label,predicted,probability,p_ham,p_spam")
+    )
+    for given in ("my.csv", "missing.xlsx"):
+        status, shown = finetune("predict", "runs/one", given)
+        assert status == 2 and f"--csv {given} --out OUT.csv" in shown

@@ -40,6 +40,7 @@ def exportable_run(
         tokenizer_sha256=tokenizer.fingerprint(),
         data_sha256=run.result("download", Downloaded).data.sha256,
         recipe_sha256=sha256_json(recipe.model_dump()),
+        white_space=recipe.columns.white_space,
     )
     return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data))
 
@@ -72,9 +73,11 @@ def exportable(
 def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     """How good a run's model is, and what it learnt from."""
     headline = evaluation.headline
+    shown = f"not defined ({headline.reason})"
+    if headline.value is not None:
+        shown = f"{headline.value:.4f} (95 % interval {headline.low:.4f} to {headline.high:.4f})"
     return [
-        f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
-        f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
+        f"{headline.metric} on {headline.n:,} held-out texts: {shown}",
         f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
         + (f"; cite: {data.citation}" if data.citation else ""),
     ]
@@ -105,6 +108,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         '    classify("a text")',
         "",
         "transformers applies neither temperature nor threshold; both stand in bundle.json.",
+        *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]
     return "\n".join(lines)

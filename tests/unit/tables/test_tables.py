@@ -111,7 +111,7 @@ def test_missing_and_unsupported_files_are_refused(tmp_path):
     for name, message in (
         ("none.csv", "no such file"),
         ("d.csv", "a directory instead"),
-        ("x.xlsx", "unknown file extension"),
+        ("x.xls", "unknown file extension"),
     ):
         with pytest.raises(DataError, match=message):
             next(iterate_table(tmp_path / name))

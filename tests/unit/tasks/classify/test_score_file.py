@@ -112,3 +112,27 @@ def test_text_and_label_are_the_columns_that_were_learnt(bundle, tmp_path):
     expected = accuracy_score(TARGETS, Bundle.load(bundle).predict(TEXTS)[0])
     assert lines[0] == "25 rows; text 'title', label 'topic'"
     assert values(lines)["accuracy"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_absent_labels_and_the_positive_class_are_said(bundle, tmp_path):
+    path = tmp_path / "my.csv"
+    pd.DataFrame({"text": TEXTS, "label": ["a", "b"] * 12 + ["a"]}).to_csv(path, index=False)
+    assert "note: no row has the label c; f1_macro averages over all 3" in score_file.score_file(
+        bundle, path, None, None
+    )
+    pd.DataFrame({"text": TEXTS, "label": ["a"] * 25}).to_csv(path, index=False)
+    lines = score_file.score_file(bundle, path, None, None)
+    assert "f1_macro           not defined (only one class in the 25 rows: a)" in lines
+
+
+def test_nested_fields_are_scored_and_white_space_is_folded(bundle, tmp_path):
+    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    columns = {"text": "content.text", "label": "content.topic"}
+    (bundle / "bundle.json").write_text(json.dumps(card | {"columns": columns, "white_space": "fold"}))
+    rows = [{"content": {"text": f" {text}  ", "topic": own}} for text, own in zip(TEXTS, TARGETS, strict=True)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = score_file.score_file(bundle, tmp_path / "my.jsonl", None, None)
+    assert lines[0] == "25 rows; text 'content.text', label 'content.topic'"
+    (bundle / "bundle.json").write_text(json.dumps(card))
+    expected = accuracy_score(TARGETS, Bundle.load(bundle).predict(TEXTS)[0])
+    assert values(lines)["accuracy"] == pytest.approx(expected, abs=1e-3)
