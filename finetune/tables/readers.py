@@ -341,7 +341,7 @@ def labelled_chunks(
             name=path.name,
         )
 
-    numbers = sum(_is_number(cells[columns.label]) for _, cells in sample) > 1  # labels that are numbers
+    often = Counter(cells[columns.label].strip() for _, cells in sample)
     result = empty()
     known: dict[str, str] = {}  # one string object per label and group instead of one per row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
@@ -351,7 +351,7 @@ def labelled_chunks(
         text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
         if white_space == "fold":
             text_cell = fold_white_space(text_cell)
-        if reason := _no_example(text_cell, label_cell, columns, names, numbers):
+        if reason := _no_example(text_cell, label_cell, columns, names, often):
             result.drop(reason, row)
             continue
         result.rows.append(row)
@@ -366,15 +366,15 @@ def labelled_chunks(
     yield result
 
 
-def _no_example(text: str, label: str, columns: Columns, names: list[str], numbers: bool) -> str:
-    """Why a row is left out; empty for an example. numbers: whether the labels are numbers, and a total is none."""
+def _no_example(text: str, label: str, columns: Columns, names: list[str], often: Counter[str]) -> str:
+    """Why a row is left out; empty for an example. often: the labels of the first rows, of which a total is none."""
     if not text.strip():
         return "empty text"
     if not label:
         return "empty label"
     if label == names[columns.label].strip() and text.strip() == join_cells(names, columns.texts).strip():
         return "repeated header"
-    if not numbers and text.strip(" :.").casefold() in TOTALS and _is_number(label):
+    if often[label] < 2 and text.strip(" :.").casefold() in TOTALS and _is_number(label):
         return "total row"
     return ""
 

@@ -24,7 +24,7 @@ from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts
 from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
-from finetune.tables.tables import is_utf8, look_at_bytes
+from finetune.tables.tables import BINARY, is_utf8, look_at_bytes
 from finetune.tasks.classify.data import divide, locate_files, near_train, near_train_findings, read_data, shared_groups
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import encode
@@ -122,7 +122,7 @@ def check_file(
     if detected.layout != data.layout:  # the registry says how its files are read
         detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
     layout, findings = detected.layout, []
-    if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind != "parquet" and not is_utf8(data.path):
+    if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind not in BINARY and not is_utf8(data.path):
         odd = look_at_bytes(data.path)
         layout = replace(layout, encoding=odd.guess)
         detected = replace(detected, layout=layout)
