@@ -339,4 +339,4 @@ def nested_kind(text: str) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    return {list: "lists", dict: "objects"}.get(type(value), "")
+    return "lists" if isinstance(value, list) else "objects" if isinstance(value, dict) else ""

@@ -7,6 +7,7 @@ label will come from one. A model learns the clue, and its score falls on texts 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -109,11 +110,13 @@ def _length_rules(lengths: np.ndarray, label: np.ndarray, labels: int) -> list[_
         return []
     middles = sorted({int(np.median(lengths[label == number])) for number in range(labels)})
     cuts = [(one + other) // 2 for one, other in zip(middles, middles[1:], strict=False)]
-    return [
-        rule
-        for cut in cuts
-        for rule in (
-            _Rule(f"has more than {cut:,} characters", lambda text, cut=cut: len(text) > cut),
-            _Rule(f"has at most {cut:,} characters", lambda text, cut=cut: len(text) <= cut),
-        )
-    ]
+    rules = [_Rule(f"has more than {cut:,} characters", partial(_is_longer, cut)) for cut in cuts]
+    return rules + [_Rule(f"has at most {cut:,} characters", partial(_is_within, cut)) for cut in cuts]
+
+
+def _is_longer(characters: int, text: str) -> bool:
+    return len(text) > characters
+
+
+def _is_within(characters: int, text: str) -> bool:
+    return len(text) <= characters

@@ -236,11 +236,12 @@ def _delimited(path: Path, layout: TableFormat) -> Values:
             raise _empty(path)
         for number, cells in lines:
             if len(cells) != len(names):
+                fix = "Quote the texts that contain the delimiter."
                 raise DataError(
-                    f"{path}, line {number}: {len(cells)} fields",
+                    f"{path}, line {number}: {len(cells)} field{'s' * (len(cells) > 1)}",
                     got=repr(shorten(" | ".join(cells), 80)),
                     known=f"{len(names)} columns: {', '.join(names)}",
-                    do="Quote the texts that contain the delimiter.",
+                    do=fix if len(cells) > len(names) else "Complete the row, or delete it if it is a note or a total.",
                 )
             yield names, cells
 

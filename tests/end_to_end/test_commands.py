@@ -21,7 +21,7 @@ def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
     Path("my.tsv").write_text("".join(lines))
     found = finetune("evaluate", toy.run, "my.tsv")
     assert found.status == 0 and found.out.splitlines()[0] == "60 rows; text 'message', label 'category'"
-    assert found.out.splitlines()[-1] == "note: 1 rows left out: empty text"
+    assert found.out.splitlines()[-1] == "note: 1 row left out: empty text"
     shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in found.out.splitlines()[1:-1]}
     labels, p = Bundle.load(toy.run).predict([text for text, _ in rows])
     truth = [label for _, label in rows]

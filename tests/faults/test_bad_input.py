@@ -206,7 +206,7 @@ CASES = {
         ["classify", "{}/wide.csv", *TRAIN],
         ["wide.csv, line 4: 3 fields", "2 columns: text, label", "Quote"],
     ),
-    "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 fields", "2 columns"]),
+    "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 field;", "2 columns"]),
     "open quote": (["classify", "{}/quote.csv", *TRAIN], ["quote.csv", "line 5", "Close every quote that is opened"]),
     "latin-1": (
         ["classify", "{}/latin1.csv", *TRAIN],

@@ -69,5 +69,5 @@ def score_file(
         + (f"; positive class {bundle.positive!r}" if bundle.positive else ""),
         *lines,
         *([f"note: no row has the label {listed(absent)}; f1_macro averages over all {len(number)}"] if absent else []),
-        *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items()),
+        *(f"note: {count:,} row{'s' * (count > 1)} left out: {reason}" for reason, count in dropped.items()),
     ]

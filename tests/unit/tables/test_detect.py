@@ -156,7 +156,7 @@ def test_a_first_line_that_names_the_delimiter_is_none_of_the_table(detect, firs
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         found, read = detect((end.join(lines) + end).encode(encoding))
         assert read == rows[1:] and "as line 1 says" in " ".join(found.notes)
-    with pytest.raises(DataError, match="line 5: 1 fields"):
+    with pytest.raises(DataError, match="line 5: 1 field;"):
         detect(end.join([*lines, "alone"]))
     plain = delimiter.join(["a", '"b" c'])
     assert detect(end.join([*lines, plain, plain]))[1][2:] == [["a", '"b" c']] * 2  # quotes that part nothing

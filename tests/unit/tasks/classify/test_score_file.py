@@ -74,7 +74,7 @@ def test_chunks_give_scikit_learns_figures(bundle, tmp_path, monkeypatch, ending
     seen, real = [], Bundle.logits
     monkeypatch.setattr(Bundle, "logits", lambda self, texts: seen.append(len(texts)) or real(self, texts))
     lines = score_file.score_file(bundle, path, None, None)
-    assert lines[0] == "24 rows; text 'text', label 'label'" and lines[-1] == "note: 1 rows left out: empty text"
+    assert lines[0] == "24 rows; text 'text', label 'label'" and lines[-1] == "note: 1 row left out: empty text"
     assert seen == [4] * 6
     found = values(lines)
     assert found["accuracy"] == pytest.approx(accuracy_score(kept["label"], guessed), abs=6e-4)
