@@ -172,6 +172,9 @@ def test_a_column_with_a_dot_in_its_name_is_that_column(tmp_path):
     objects = [{"a.b": "own", "a": {"b": "nested", "c": label}} for _, label in ROWS]
     (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, [*objects, {"a.b": "own", "a": {}}])))
     assert pairs(tmp_path / "my.jsonl", "a.b", "a.c") == [("own", label) for _, label in ROWS]
+    objects = [{"a": {"b": {"c": "far"}}, "a.b": {"c": text}, "label": label} for text, label in ROWS]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    assert pairs(tmp_path / "my.jsonl", "a.b.c") == ROWS
 
 
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "jsonl", "json", "wrapped", "parquet", "gz", "xlsx"])
