@@ -68,8 +68,8 @@ def grouped_split(
     keys: the texts' hashes (`text_keys`), if already computed. Labels are split one at a time. Each group goes to a
     random part with enough room, with probability proportional to that room; without duplicates this is a stratified
     random split, and with them a repeated text is as likely in each part as any other. The largest groups are placed
-    first; a group that fits nowhere goes to the part that lacks most rows. A fraction of 0 gives an empty part. Up to
-    FEW_GROUPS groups, every way to divide them is tried.
+    first; a group that fits nowhere goes to the part that lacks most rows. A fraction of 0 gives an empty part. Of
+    up to FEW_GROUPS named groups, every way to divide them is tried.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError(
@@ -83,7 +83,11 @@ def grouped_split(
 
     random = Random(seed)
     shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
-    if len(sizes) <= FEW_GROUPS and (found := _best_sides(number, labels, list(shares.values()), random)) is not None:
+    if (
+        groups
+        and len(sizes) <= FEW_GROUPS
+        and (found := _best_sides(number, labels, list(shares.values()), random)) is not None
+    ):
         return {name: np.flatnonzero(found[number] == at).tolist() for at, name in enumerate(SPLITS)}
     side_of = np.zeros(len(sizes), dtype=np.int8)
     need = dict.fromkeys(SPLITS, 0.0)

@@ -58,10 +58,10 @@ def test_it_learns_and_its_probabilities_are_transformers_at_the_temperature(fit
 
 
 def test_the_temperature_is_fitted_on_rows_that_were_held_out(make, monkeypatch):
-    from finetune import estimator
+    from finetune.tasks.classify import fine_tune
 
     seen = []
-    monkeypatch.setattr(estimator, "fit_temperature", lambda logits, y: seen.append(len(y)) or 2.0)
+    monkeypatch.setattr(fine_tune, "fit_temperature", lambda logits, y, weights: seen.append(len(y)) or 2.0)
     clf = make(validation_fraction=0.25).fit(TEXTS, KINDS)
     assert seen[0] == pytest.approx(10, abs=2) and clf.bundle_.temperature == 2.0
     few = make(epochs=1).fit(["win", "home", "cash"], [1, 0, 1])
@@ -143,7 +143,8 @@ def test_a_fit_repeats_itself_and_leaves_nothing_behind(make, fitted, capsys, tm
 def test_settings_reach_the_training(make):
     clf = make(
         method="lora",
-        settings={"lora_rank": np.int64(2), "epochs": 1},
+        epochs=1,
+        settings={"lora_rank": np.int64(2)},
         class_weight="balanced",
         max_length=4,
         lr=np.float64(0.01),

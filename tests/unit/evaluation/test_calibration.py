@@ -56,6 +56,19 @@ def test_certain_rows_fall_into_the_last_bin():
     assert calibration.expected_calibration_error(np.array([[1.0, 0.0]]), [1]) == 1.0
 
 
+def test_a_row_of_weight_2_counts_as_two_rows():
+    logits, y = drawn(60, 2, 2.0)
+    weights = np.random.default_rng(1).integers(0, 4, 60)
+    twice = np.repeat(np.arange(60), weights)
+    p = calibration.softmax(logits)[:, 1]
+    for of in (
+        lambda rows, *w: calibration.fit_temperature(logits[rows], y[rows], *w),
+        lambda rows, *w: calibration.choose_threshold(y[rows], p[rows], *w),
+    ):
+        kept = weights > 0
+        assert of(kept, weights[kept]) == pytest.approx(of(twice), rel=1e-6) != of(kept)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_threshold_has_the_best_f1_of_all_thresholds(seed):
     generator = np.random.default_rng(seed)

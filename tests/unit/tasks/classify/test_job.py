@@ -16,9 +16,10 @@ from finetune.tables.readers import LabelledTexts, LeftOut
 from finetune.tables.splits import normalise_text
 from finetune.tasks.classify import data
 from finetune.tasks.classify import job as classify_job
+from finetune.tasks.classify import task as classify_task
 from finetune.tokenizer import Tokenizer
 from finetune.training import predict
-from finetune.training.token_rows import encode
+from finetune.training.token_rows import TokenRows, encode
 
 TOKENIZER = Tokenizer.of_bytes()
 
@@ -146,6 +147,28 @@ def test_balanced_weights_are_scikit_learns():
     expected = compute_class_weight("balanced", classes=np.arange(4), y=targets)
     assert classify_job.class_weights(targets, 4, "balanced") == pytest.approx(expected, rel=1e-12)
     assert classify_job.class_weights(targets, 4, "none").tolist() == [1, 1, 1, 1]
+    weights = np.random.default_rng(1).uniform(0.01, 2, 300)
+    weighted = compute_class_weight("balanced", classes=np.arange(4), y=targets, sample_weight=weights)
+    assert classify_job.class_weights(targets, 4, "balanced", weights) == pytest.approx(weighted, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_a_row_of_weight_2_counts_as_two_rows(kind):
+    model = classify_job.build_model(GPT(GPTConfig(50, 8, 16, 1, 2)).initialise(0, std=0.2), 3, seed=0).eval()
+    random = np.random.default_rng(0)
+    ids = TokenRows.of([[random.integers(0, 50, 5).tolist() for _ in range(8)]], 50)
+    targets, weights = random.permutation([0, 0, 0, 1, 1, 1, 2, 2]), random.integers(1, 4, 8)
+    twice = np.repeat(np.arange(8), weights)
+    settings = Recipe(train={"class_weights": kind}).train
+    trainable = classify_task.TASK.configure_trainable(model, model.gpt, settings.model_copy(update={"method": "full"}))
+    found = []
+    for rows, given in ((np.arange(8), weights.astype(float)), (twice, None)):
+        part = classify_job.Examples(rows.tolist(), ids.take(rows), targets[rows], given)
+        job = classify_job.build_job(model, trainable, settings, part, part, torch.device("cpu"))
+        every = list(range(len(rows)))
+        loss = job.loss_sum(model, job.batch(every)).item() / sum(job.weights[row] for row in every)
+        found.append([loss, *job.validate(model).values()])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_head_is_seeded_and_as_wide_as_gpt2s_matrices():
