@@ -1,8 +1,11 @@
 """The rows of an Excel workbook (.xlsx), values instead of formulas, read as a stream."""
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from finetune.errors import DataError
 
@@ -38,30 +41,23 @@ def _rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
             yield number, cells
 
 
-class _opened:
-    """A workbook, closed at the end; what cannot be read is a DataError."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A workbook, closed at the end. Raises DataError if the file is none."""
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
 
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> Any:
-        import warnings
-        from zipfile import BadZipFile
-
-        from openpyxl import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of styles and extensions that it does not keep
-                self.book = load_workbook(self.path, read_only=True, data_only=True)
-        except (BadZipFile, InvalidFileException, KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{self.path}: cannot be read as an Excel workbook",
-                got=str(error).split("\n")[0][:200],
-                do="Save it again as .xlsx, without a password, or as CSV in UTF-8.",
-            ) from error
-        return self.book
-
-    def __exit__(self, *_: object) -> None:
-        self.book.close()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and extensions that are not kept
+            book = load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, InvalidFileException, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as an Excel workbook",
+            got=str(error).split("\n")[0][:200],
+            do="Save it again as .xlsx, without a password, or as CSV in UTF-8.",
+        ) from error
+    try:
+        yield book
+    finally:
+        book.close()
