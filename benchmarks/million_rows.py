@@ -86,7 +86,7 @@ def run_step(step: str, path: Path) -> dict:
     if step == "check":
         from finetune.tasks.classify.check import check_file
 
-        figures |= check_file(str(path))["duplicates"]
+        figures |= check_file(str(path)).to_json()["duplicates"]
     elif step == "predict":
         from finetune.tasks.classify.bundle import Bundle, predict_table
 

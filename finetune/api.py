@@ -37,9 +37,9 @@ class ClassifierRun:
         found: dict[str, Any] = read_json(self.directory / "eval.json")
         return found
 
-    def predict(self, data: Any, text: str | None = None) -> Any:
+    def predict(self, data: Any, text: str | None = None, overwrite: bool = False) -> Any:
         """As ``finetune.predict``."""
-        return _predict(self._loaded, data, text)
+        return _predict(self._loaded, data, text, overwrite)
 
     @cached_property
     def _loaded(self) -> Bundle:
@@ -90,27 +90,29 @@ def classify(
     return ClassifierRun(run.directory)
 
 
-def predict(bundle: str | Path, data: Any, text: str | None = None) -> Any:
+def predict(bundle: str | Path, data: Any, text: str | None = None, overwrite: bool = False) -> Any:
     """The data with the columns predicted, probability and one p_ column per label; empty for rows without text.
 
     bundle: the directory of a run or a bundle. data: a DataFrame or a Dataset, returned as the same type with all
     columns and rows; or texts, returned as the column "text" of a DataFrame. text: the text column, several as "a,b";
-    by default as in training, else inferred from names or content. Raises DataError, WeightsError.
+    by default as in training, else inferred from names or content. overwrite: replace columns that have the names of
+    added ones. Raises DataError, WeightsError.
     """
-    return _predict(Bundle.load(Path(bundle)), data, text)
+    return _predict(Bundle.load(Path(bundle)), data, text, overwrite)
 
 
-def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
+def _predict(bundle: Bundle, data: Any, text: str | None, overwrite: bool) -> Any:
     if not (is_dataset(data) or isinstance(data, pd.DataFrame)):
         data = pd.DataFrame({"text": read_texts(data, empty=True)[0]})
     names = _column_names(data)
-    added = added_columns(bundle, names, "the data")
+    added = added_columns(bundle, names, "the data", overwrite)
     wanted = bundle.column("text", text, names)
     chosen = [names[place] for place in find_unlabelled_text(names, _sample(data, names), wanted, "the data")]
     if isinstance(data, pd.DataFrame):
         texts, _ = read_texts(data.iloc[:, [names.index(name) for name in chosen]], empty=True)
     else:
         texts, _ = read_texts(data.select_columns(chosen), empty=True)
+    texts = list(map(bundle.folded, texts))
     filled = np.array([bool(own.strip()) for own in texts])
     numbers = np.full(
         (len(texts), len(bundle.labels) + 1), np.nan
@@ -124,6 +126,7 @@ def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
     answers = dict(zip(added, [predicted, *numbers.T], strict=True))
     if isinstance(data, pd.DataFrame):
         return data.assign(**answers)
+    data = data.remove_columns([name for name in added if name in names])
     for name, values in answers.items():
         data = data.add_column(name, [None if pd.isna(value) else value for value in values.tolist()])
     return data

@@ -28,6 +28,11 @@ class Columns(Settings):
     group: str | None = Field(None, description="name of a column whose rows with equal values stay in one split")
     split: str | None = Field(None, description="name of a column with train, val or test for each row")
     time: str | None = Field(None, description="name of a column of dates or numbers, for split.protocol = time")
+    white_space: Literal["keep", "fold"] = Field(
+        "keep",
+        description="fold: outer white space and invisible characters are removed and every run of white space is one "
+        "blank, in training and in prediction",
+    )
 
 
 class Split(Settings):

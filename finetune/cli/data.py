@@ -11,9 +11,20 @@ app = typer.Typer(no_args_is_help=True, help="Check a labelled table before trai
 
 @app.command("check")
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A table file or the name of a data set.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A table file or the name of a data set; -: standard input.")
+    ],
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Test table.")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
+    ] = None,
     weights: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer and context length apply.")
     ] = "mini",
@@ -21,7 +32,11 @@ def check(
     ignore: IgnoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read a labelled table as training would, and list its problems."""
+    """Read and split a labelled table as training would, and list its problems."""
+    from finetune.recipe import Columns
+    from finetune.tables.standard_input import table_name
     from finetune.tasks.classify.check import check_file, show
 
-    show(check_file(data, text, label, weights, encoding, ignore or []), as_json)
+    columns = Columns(text=text, label=label, group=group, split=split, time=time)
+    with table_name(data) as name:
+        show(check_file(name, columns, weights, encoding, ignore or [], validation or "", test or ""), as_json)

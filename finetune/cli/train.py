@@ -41,7 +41,9 @@ def run(
 
 
 def classify(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON, JSONL or Parquet; hf:NAME.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A table, a folder of texts for each label, hf:NAME; -: stdin.")
+    ],
     text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
     validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")] = None,
@@ -70,32 +72,27 @@ def classify(
 ) -> None:
     """Fine-tune a classifier on your own table."""
     from finetune.pipeline import classify_request, file_run_name
+    from finetune.tables.standard_input import table_name
 
-    request = classify_request(
-        data,
-        text=text,
-        label=label,
-        group=group,
-        split=split,
-        time=time,
-        folds=folds,
-        validation=validation,
-        test=test,
-        weights=weights,
-        method=method,
-        encoding=encoding,
-        ignore=ignore or [],
-        overrides=settings or [],
-    )
-    _run(
-        request,
-        file_run_name(data, request.pipeline) if name is None else name,
-        first,
-        until,
-        processes,
-        dry_run,
-        fresh,
-    )
+    with table_name(data, None if dry_run else RUNS / "tables") as data:
+        request = classify_request(
+            data,
+            text=text,
+            label=label,
+            group=group,
+            split=split,
+            time=time,
+            folds=folds,
+            validation=validation,
+            test=test,
+            weights=weights,
+            method=method,
+            encoding=encoding,
+            ignore=ignore or [],
+            overrides=settings or [],
+        )
+        named = file_run_name(data, request.pipeline) if name is None else name
+        _run(request, named, first, until, processes, dry_run, fresh)
 
 
 def compare_architectures(

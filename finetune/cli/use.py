@@ -16,49 +16,88 @@ def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]")] = None,
     table: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL or Parquet."),
+        str | None,
+        typer.Option(
+            "--csv", metavar="IN.csv", help="A table to predict: CSV, TSV, JSON, JSONL, Parquet or Excel; -: stdin."
+        ),
     ] = None,
     text: Annotated[
         str | None, typer.Option(metavar="COL", help="The table's text column; default: as in training.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV, TSV, JSONL or Parquet.")
+    ] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace columns of the table that have the names of added ones.")
+    ] = False,
 ) -> None:
-    """Print the label of each text, or the names in it, with probabilities; or add them to a table."""
+    """Print the label of each text (-: each line of stdin), or the names in it, with probabilities; or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict needs either texts, or --csv IN with --out OUT")
-    for option, value in (("--text", text), ("--encoding", encoding), ("--no-header", no_header)):
+    for option, value in (
+        ("--text", text),
+        ("--encoding", encoding),
+        ("--no-header", no_header),
+        ("--overwrite", overwrite),
+    ):
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
-    if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
-        raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
     from finetune.commands.bundle import task_module
+    from finetune.tables.standard_input import table_name
+    from finetune.tables.writers import ENDINGS
+
+    if out and (out.is_dir() or out.suffix.lower() not in ENDINGS):
+        raise RecipeError(f"{out}: not a table name", known=", ".join(ENDINGS), do="For example: --out predictions.csv")
+    for given in texts or []:
+        _refuse_file(given)
+    if texts == ["-"]:
+        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        if not texts:
+            raise RecipeError("standard input is empty", do="Give a text in each line.")
 
     task, directory = task_module(bundle, "predict")
     if table:
         assert out is not None, "--csv needs --out"
-        lines = task.predict_table(directory, table, out, text, encoding, not no_header)
+        with table_name(table) as name:
+            lines = list(task.predict_table(directory, Path(name), out, text, encoding, not no_header, overwrite))
     else:
         lines = task.predict_texts(directory, texts or [])
     for line in lines:
         say(line)
 
 
+def _refuse_file(text: str) -> None:
+    """Raise RecipeError for the name of a file where a text is expected."""
+    from finetune.tables.tables import ENDINGS
+
+    try:
+        is_file = Path(text).is_file()
+    except (OSError, ValueError):  # no name of a file
+        return
+    if is_file or (len(text.split()) == 1 and text.lower().endswith(ENDINGS)):
+        raise RecipeError(
+            f"{text}: the name of a file, not a text",
+            do=f"For its rows: --csv {text} --out OUT.csv. For these words themselves, give them on standard input: -.",
+        )
+
+
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN")],
-    data: Annotated[Path, typer.Argument(metavar="DATA.csv")],
+    data: Annotated[str, typer.Argument(metavar="DATA.csv", help="A labelled table; -: standard input.")],
     text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; default: as in training.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; default: as in training.")] = None,
     encoding: EncodingOption = None,
 ) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
     from finetune.commands.bundle import task_module
+    from finetune.tables.standard_input import table_name
 
     task, directory = task_module(bundle, "score_file")
-    for line in task.score_file(directory, data, text, label, encoding):
-        say(line)
+    with table_name(data) as name:
+        for line in task.score_file(directory, Path(name), text, label, encoding):
+            say(line)
 
 
 def generate(

@@ -24,7 +24,8 @@ class AnyBundleCard(Record):
 def task_module(path: Path, name: str) -> tuple[ModuleType, Path]:
     """The module of that name of a bundle's task, and the bundle's directory. Raises WeightsError for no bundle.
 
-    predict: ``predict_texts(directory, texts)`` and ``predict_table(directory, source, target, text, encoding, header)``;
+    predict: ``predict_texts(directory, texts)`` and ``predict_table(directory, source, target, text, encoding, header,
+    overwrite)``;
     score_file: ``score_file(directory, data, text, label, encoding)``. All give the lines to print.
     """
     directory = bundle_directory(path)

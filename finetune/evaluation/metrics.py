@@ -40,7 +40,9 @@ def classification_metrics(
     `y`, `predicted`: class indices (n,); `probabilities`: (n, k) in the order of `labels`; `positive`: index
     of the positive one of two classes. accuracy, f1_macro, log_loss, ece and brier always; f1, precision,
     recall, roc_auc and average_precision for two classes. f1_macro averages over all `labels`; one that is neither
-    present nor predicted counts as 0. An undefined metric has a reason instead of a value.
+    present nor predicted counts as 0. An undefined metric has a reason instead of a value: f1_macro and the rankings
+    where all rows are of one class, f1 and recall where no row is of the positive one, and precision where, besides,
+    none is predicted.
     Accuracy has Wilson's interval, the others a bootstrap interval.
     """
     y, predicted = np.asarray(y, dtype=int), np.asarray(predicted, dtype=int)
@@ -57,7 +59,7 @@ def classification_metrics(
     metrics = {}
     for name in names:
         if name not in values:
-            reason = "only one label is known" if k == 1 else f"only one class in the {n} rows"
+            reason = "only one label is known" if k == 1 else f"only one class in the {n} rows: {labels[y[0]]}"
             metrics[name] = undefined(n, reason)
             continue
         value = values[name]
@@ -75,11 +77,9 @@ def _values(
     from sklearn import metrics as sk
 
     classes = np.arange(k)
-    values = {
-        "accuracy": sk.accuracy_score(y, predicted),
-        "f1_macro": sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0),
-        "ece": expected_calibration_error(probabilities, y),
-    }
+    values = {"accuracy": sk.accuracy_score(y, predicted), "ece": expected_calibration_error(probabilities, y)}
+    if k == 1 or (y != y[0]).any():
+        values["f1_macro"] = sk.f1_score(y, predicted, labels=classes, average="macro", zero_division=0)
     if k > 1:
         values["log_loss"] = sk.log_loss(y, probabilities, labels=classes)
     if k > 2:
@@ -88,9 +88,11 @@ def _values(
         truth, score = y == positive, probabilities[:, positive]
         values["brier"] = sk.brier_score_loss(truth, score, labels=[False, True])
         decided = {"labels": [False, True], "pos_label": True, "zero_division": 0}
-        values["f1"] = sk.f1_score(truth, predicted == positive, **decided)
-        values["precision"] = sk.precision_score(truth, predicted == positive, **decided)
-        values["recall"] = sk.recall_score(truth, predicted == positive, **decided)
+        if truth.any():
+            values["f1"] = sk.f1_score(truth, predicted == positive, **decided)
+            values["recall"] = sk.recall_score(truth, predicted == positive, **decided)
+        if truth.any() or (predicted == positive).any():
+            values["precision"] = sk.precision_score(truth, predicted == positive, **decided)
         if truth.any() and not truth.all():
             values["roc_auc"] = sk.roc_auc_score(truth, score)
             values["average_precision"] = sk.average_precision_score(truth, score)

@@ -1,82 +1,27 @@
 """Checks of labelled rows before training: texts, labels, duplicates, lengths."""
 
+import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
-from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 
-from finetune.errors import DataError, listed, shorten
-from finetune.tables.codes import BY_NAME
+from finetune.errors import DataError, listed
+from finetune.tables.findings import Finding, by_severity, quote, sample_of
+from finetune.tables.giveaways import giveaways
+from finetune.tables.label_checks import imbalance, missing_words, names_in_texts, rare_labels, spellings
 from finetune.tables.near_duplicates import LEAST, SHINGLE, NearDuplicates
-from finetune.tables.readers import LabelledTexts, place
+from finetune.tables.readers import LabelledTexts
+from finetune.tables.splits import fold_text, text_keys
 
-LEVELS = ("stop", "warning", "note")
-RARE = 10  # with fewer rows, a label can be neither learned nor measured well
-MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})
-SAMPLED = 100_000  # rows whose characters and words are checked
 EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
 # UTF-8 decoded as Windows-1252, and the replacement character.
 MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac|\ufffd")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding about a table. level: stop (results would be meaningless), warning or note."""
-
-    check: str  # name in codes.py, which also gives the code
-    level: str
-    what: str
-    do: str = ""
-    count: int = 0
-    rows: list[int] = field(default_factory=list)  # the worst rows, as row numbers in the file
-    examples: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)  # the file of each of these rows, if there are several files
-
-    def __post_init__(self) -> None:
-        assert self.check in BY_NAME, f"{self.check!r} has no code: list it in codes.py"
-        assert (self.level == "stop") == BY_NAME[self.check].stops, f"{self.check!r} cannot be a {self.level}"
-
-    @property
-    def code(self) -> str:
-        """The code for muting and look-up, such as ``FT012``."""
-        return BY_NAME[self.check].code
-
-    @property
-    def places(self) -> list[str]:
-        """The worst rows, as messages name them: ``test.csv row 6``."""
-        return [place(row, self.files[at] if at < len(self.files) else "") for at, row in enumerate(self.rows)]
-
-    @property
-    def examples_by_place(self) -> list[str]:
-        """Each example with its row in front; a row or an example without the other stands alone."""
-        pairs = zip_longest(self.places, self.examples, fillvalue="")
-        return [": ".join(filter(None, pair)) for pair in pairs]
-
-    def with_rows(self, source: LabelledTexts, positions: Sequence[int] | np.ndarray) -> "Finding":
-        """The finding with the rows (and files) at these positions of the source as its worst rows."""
-        files = [source.files[i] for i in positions] if source.files else []
-        return replace(self, rows=[source.rows[i] for i in positions], files=files)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, with the code first."""
-        return {"code": self.code} | asdict(self)
-
-
-def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[Finding]:
-    """The findings whose code is not in `codes`."""
-    return [finding for finding in findings if finding.code not in codes]
-
-
-def located(finding: Finding) -> str:
-    """A finding's message, with the worst rows."""
-    return finding.what + (f" ({', '.join(finding.places)})" if finding.rows else "")
+DROPPED = dict.fromkeys(("repeated_header", "total_row"), "Delete these rows: they are no examples.")
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
@@ -100,23 +45,20 @@ def check_rows(
     found = [
         *_meaningless(source),
         *_dropped(source),
-        _missing_words(source.labels),
-        _spellings(source.labels),
-        _rare(source.labels),
-        _imbalance(source.labels),
+        missing_words(source.labels),
+        spellings(source.labels),
+        rare_labels(source.labels),
+        imbalance(source.labels),
         _conflicts(source, keys),
         _exact(source, keys),
         *_near(source, near),
         _lengths(source, lengths, context),
         *_characters(source),
-        *_names_in_texts(source),
+        _nested(source),
+        *giveaways(source),
+        names_in_texts(source),
     ]
     return by_severity([finding for finding in found if finding])
-
-
-def by_severity(findings: list[Finding]) -> list[Finding]:
-    """Sort by severity: stops, then warnings, then notes."""
-    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _meaningless(source: LabelledTexts) -> list[Finding]:
@@ -140,7 +82,7 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
                 f"column {source.label_column!r} has {labels:,} different values in {rows:,} rows: too many for labels",
                 fix,
                 labels,
-                examples=[_quote(label) for label in source.labels[:3]],
+                examples=[quote(label) for label in source.labels[:3]],
             ).with_rows(source, range(3))
         ]
     if rows >= 10 and len(texts) == 1:
@@ -151,7 +93,7 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
                 f"column {source.text_column!r} has the same text in all {rows:,} rows",
                 "Name the text column with --text NAME.",
                 rows,
-                examples=[_quote(source.texts[0])],
+                examples=[quote(source.texts[0])],
             ).with_rows(source, [0])
         ]
     if rows >= 200 and few:
@@ -162,7 +104,7 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
                 f"column {source.text_column!r} has {len(texts):,} different texts in {rows:,} rows",
                 "Is it the text column? Name another with --text NAME.",
                 len(texts),
-                examples=[_quote(text) for text in source.texts[:3]],
+                examples=[quote(text) for text in source.texts[:3]],
             ).with_rows(source, range(3))
         ]
     return []
@@ -179,90 +121,13 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
                 parts[0].check,
                 "warning" if count > 0.01 * total else "note",
                 f"{count:,} of {total:,} rows are left out: {reason}",
-                "Fill in the empty cells, or delete these rows.",
+                DROPPED.get(parts[0].check, "Fill in the empty cells, or delete these rows."),
                 count,
                 rows=[row for row, _ in first],
                 files=[file for _, file in first if file],
             )
         )
     return found
-
-
-def _missing_words(labels: list[str]) -> Finding | None:
-    """Labels that look like a missing value."""
-    counts = {label: count for label, count in Counter(labels).items() if label.strip().casefold() in MISSING}
-    if not counts:
-        return None
-    rows = sum(counts.values())
-    what = f"{rows:,} rows labelled {listed(list(map(_quote, counts)))} look like missing labels"
-    meant = {label.strip().casefold() for label in counts} <= {"none", "nil"}  # a real class in some data sets
-    return Finding(
-        "missing_words",
-        "note" if meant else "warning",
-        f"{what}; the model learns them as a class",
-        "If these rows have no label, empty the cell.",
-        rows,
-        examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5],
-    )
-
-
-def _spellings(labels: list[str]) -> Finding | None:
-    """Labels that differ only in case, white space or number format."""
-    counts = Counter(labels)
-    same: dict[str, list[str]] = {}
-    for label in counts:
-        same.setdefault(_plain(label), []).append(label)
-    alike = [group for group in same.values() if len(group) > 1]
-    if not alike:
-        return None
-    rows = sum(counts[label] for group in alike for label in sorted(group, key=counts.__getitem__)[:-1])
-    return Finding(
-        "label_spelling",
-        "warning",
-        f"{len(alike)} labels are spelled in several ways; {rows:,} rows have a rarer spelling",
-        "Spell each label in one way: each spelling is a class of its own.",
-        rows,
-        examples=[" / ".join(_quote(label) for label in group) for group in alike[:5]],
-    )
-
-
-def _plain(label: str) -> str:
-    """A label normalised for case, white space, dashes and zeros in numbers."""
-    text = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", label).casefold()).strip()
-    try:
-        return str(float(text))
-    except ValueError:
-        return text
-
-
-def _rare(labels: list[str]) -> Finding | None:
-    rare = {label: count for label, count in Counter(labels).items() if count < RARE}
-    if not rare:
-        return None
-    fewest = sorted(rare, key=rare.__getitem__)
-    return Finding(
-        "rare_labels",
-        "warning",
-        f"{len(rare):,} labels have fewer than {RARE} rows",
-        "Add rows, or merge or drop these labels: their scores cannot be trusted.",
-        len(rare),
-        examples=[f"{_quote(label)} {rare[label]}" for label in fewest[:5]],
-    )
-
-
-def _imbalance(labels: list[str]) -> Finding | None:
-    counts = Counter(labels).most_common()
-    share = counts[0][1] / len(labels)
-    if share < 0.8 and counts[0][1] < 20 * counts[-1][1]:
-        return None
-    return Finding(
-        "imbalance",
-        "warning" if share >= 0.9 else "note",
-        f"{share:.0%} of the rows are {_quote(counts[0][0])}, {counts[-1][1] / len(labels):.1%} are "
-        f"{_quote(counts[-1][0])}: always predicting {_quote(counts[0][0])} has an accuracy of {share:.0%}",
-        "Look at f1_macro as well as accuracy; train.class_weights=balanced gives every label the same weight.",
-        counts[0][1],
-    )
 
 
 def _first_rows(keys: np.ndarray) -> np.ndarray:
@@ -283,27 +148,34 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
         f"{len(again):,} rows repeat an earlier text (ignoring case, digits and white space)",
         "Our split keeps copies in the same part; if you split the data yourself, do the same.",
         len(again),
-        examples=[f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often],
+        examples=[f"{count + 1} times: {quote(source.texts[at])}" for at, count in often],
     ).with_rows(source, [at for at, _ in often])
 
 
 def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
-    first = _first_rows(keys)
-    wrong = [at for at, begin in enumerate(first.tolist()) if source.labels[at] != source.labels[begin]]
+    """The same text under several labels. Digits count here: order number 1 is not order number 3."""
+    _, number, copies = np.unique(keys, return_inverse=True, return_counts=True)
+    again = np.flatnonzero(copies[number] > 1)
+    first = again[_first_rows(text_keys([source.texts[at] for at in again], fold_text))]
+    wrong = [
+        (at, begin)
+        for at, begin in zip(again.tolist(), first.tolist(), strict=True)
+        if source.labels[at] != source.labels[begin]
+    ]
     if not wrong:
         return None
-    shown = wrong[:3]
+    shown, texts = wrong[:3], len({begin for _, begin in wrong})
     return Finding(
         "conflicting_labels",
         "warning",
-        f"{len(set(first[wrong].tolist())):,} texts have more than one label",
+        f"{texts:,} text{'s have' if texts > 1 else ' has'} more than one label",
         "Decide which label is right: no model can learn both.",
         len(wrong),
         examples=[
-            f"{_quote(source.labels[first[at]])} and {_quote(source.labels[at])}: {_quote(source.texts[at])}"
-            for at in shown
+            f"{quote(source.labels[begin])} and {quote(source.labels[at])}: {quote(source.texts[at])}"
+            for at, begin in shown
         ],
-    ).with_rows(source, shown)
+    ).with_rows(source, [at for at, _ in shown])
 
 
 def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
@@ -316,7 +188,7 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
     def with_pairs(finding: Finding, pairs: list[tuple[int, int, float]]) -> Finding:
         nearest = sorted(pairs, key=lambda pair: -pair[2])[:3]
         quoted = [
-            [f"{_quote(source.texts[at])} ({_quote(source.labels[at], 20)})" for at in pair[:2]] for pair in nearest
+            [f"{quote(source.texts[at])} ({quote(source.labels[at], 20)})" for at in pair[:2]] for pair in nearest
         ]
         examples = [
             f"{int(100 * similarity)} %: {one} | {other}"
@@ -362,7 +234,7 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
         f"not read, {lost:.1%} of all tokens",
         "Put the decisive part first, split long texts, or use weights with a longer context.",
         cut,
-        examples=[f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest],
+        examples=[f"{lengths[at]:,} tokens: {quote(source.texts[at])}" for at in longest],
     ).with_rows(source, longest)
 
 
@@ -382,11 +254,6 @@ def letter_counts(texts: list[str]) -> tuple[int, int]:
 @lru_cache(maxsize=4096)
 def _foreign(letter: str) -> bool:
     return not letter.isascii() and "LATIN" not in unicodedata.name(letter, "")
-
-
-def sample_of(source: LabelledTexts) -> list[int]:
-    """Evenly spaced positions; all positions if the file is small."""
-    return list(range(0, len(source.texts), max(1, len(source.texts) // SAMPLED)))
 
 
 def _characters(source: LabelledTexts) -> list[Finding]:
@@ -436,42 +303,40 @@ def _characters(source: LabelledTexts) -> list[Finding]:
                     f"{len(hits):,} of {len(at):,} texts contain {what}",
                     fix,
                     len(hits),
-                    examples=[_quote(source.texts[i]) for i in hits[:3]],
+                    examples=[quote(source.texts[i]) for i in hits[:3]],
                 ).with_rows(source, hits[:3])
             )
     return found
 
 
-def _names_in_texts(source: LabelledTexts) -> list[Finding]:
-    """Labels whose name is far more frequent in their own texts than in other texts."""
-    named = {label.casefold(): label for label in set(source.labels) if len(label) > 2 and label.isalpha()}
-    if not named or len(named) > 200:
-        return []
-    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(named))) + r")\b")
-    at = sample_of(source)
-    size = Counter(source.labels[i] for i in at)
-    hits: Counter[tuple[str, str]] = Counter()
-    for i in at:
-        hits.update((named[word], source.labels[i]) for word in set(pattern.findall(source.texts[i].casefold())))
-    found = []
-    for label in named.values():
-        own = hits[label, label] / max(size[label], 1)
-        others = sum(count for (name, of), count in hits.items() if name == label != of) / max(len(at) - size[label], 1)
-        if own >= 0.2 and own > 5 * others:
-            rows = [i for i in at if source.labels[i] == label and label.casefold() in source.texts[i].casefold()][:3]
-            found.append(
-                Finding(
-                    "label_in_text",
-                    "warning",
-                    f"the word {_quote(label)} occurs in {own:.0%} of the "
-                    f"texts with that label and in {others:.1%} of the others",
-                    "If it was added together with the label, remove it: new texts will not contain it.",
-                    hits[label, label],
-                    examples=[_quote(source.texts[i]) for i in rows],
-                ).with_rows(source, rows)
-            )
-    return found
+def _nested(source: LabelledTexts) -> Finding | None:
+    """Texts that are JSON lists or objects."""
+    at = sample_of(source)[:1000]
+    kinds = {i: kind for i in at if (kind := nested_kind(source.texts[i]))}
+    if len(kinds) < len(at) / 2:
+        return None
+    shown = list(kinds)[:3]
+    fix = (
+        "Join the tokens of each list into one text."
+        if kinds[shown[0]] == "lists"
+        else f"Name the field with the text: --text {source.text_column}.NAME"
+    )
+    return Finding(
+        "nested_texts",
+        "warning",
+        f"column {source.text_column!r} has {kinds[shown[0]]}, not texts: the model reads their JSON",
+        fix,
+        len(kinds),
+        examples=[quote(source.texts[i]) for i in shown],
+    ).with_rows(source, shown)
 
 
-def _quote(text: str, most: int = 60) -> str:
-    return repr(shorten(text, most))
+def nested_kind(text: str) -> str:
+    """``lists`` or ``objects`` if the text is JSON of one, else empty."""
+    if text[:1] not in ("[", "{"):
+        return ""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    return "lists" if isinstance(value, list) else "objects" if isinstance(value, dict) else ""

@@ -51,6 +51,12 @@ CHECKS = (
     Check("FT027", "near_duplicates_with_other_label", "Nearly identical texts have different labels."),
     Check("FT028", "shared_groups", "A split that came with the data divides a group."),
     Check("FT029", "test_rows_near_train", "Test rows have nearly the same text as a training row."),
+    Check("FT030", "white_space_clue", "White space or invisible characters give the label away."),
+    Check("FT031", "style_clue", "Punctuation, case or length alone gives the label away."),
+    Check("FT032", "nested_texts", "The texts are lists or objects instead of text."),
+    Check("FT033", "repeated_header", "Rows that repeat the header are left out."),
+    Check("FT034", "total_row", "Rows with a total of the table are left out."),
+    Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
 )
 BY_NAME = {check.name: check for check in CHECKS}
 BY_CODE = {check.code: check for check in CHECKS}

@@ -4,10 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 from finetune.errors import listed
-from finetune.tables.checks import Finding
 from finetune.tables.detect import Detected
-from finetune.tables.readers import SIDES, LabelledTexts
-from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table
+from finetune.tables.findings import Finding
+from finetune.tables.label_folders import SIDES
+from finetune.tables.readers import LabelledTexts
+from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, with_fields
 
 MOST_VALUES = 10_000  # distinct values in a column; with more, each is too rare to predict a label
 ADDED = ("predicted", "probability")  # columns that `predict` adds to a table
@@ -63,6 +64,7 @@ def check_layout(detected: Detected) -> list[Finding]:
 
 def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> list[Finding]:
     """Other columns: those that predict the label or name a split, and names reserved for predictions."""
+    layout = with_fields(path, layout, [source.text_column, source.label_column])
     names, values, totals = _tally(path, layout, source.label_column)
     found = []
     read = {source.text_column, *source.text_column.split(",")}
@@ -105,7 +107,7 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
                 "reserved_columns",
                 "note",
                 f"these columns have names that `finetune predict` uses for its own: {listed(clash)}",
-                "Training ignores them; rename them before `finetune predict`.",
+                "Training ignores them; rename them, or replace them with `finetune predict ... --overwrite`.",
                 len(clash),
             )
         )

@@ -8,14 +8,17 @@ import csv
 import functools
 import itertools
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.errors import DataError
+from finetune.errors import DataError, listed
 from finetune.tables import tables
-from finetune.tables.tables import DELIMITERS, TableFormat, format_of
+from finetune.tables.label_folders import unread_files
+from finetune.tables.tables import BINARY, DELIMITERS, TableFormat, as_cell, ending_of, format_of, open_bytes, open_text
+from finetune.tables.workbooks import sheet_rows, sheets
 
 SAMPLE = 1000  # rows sampled to detect the delimiter and the header
 MANY_VALUES = 1000  # a column with more distinct values cannot be labels
@@ -62,7 +65,7 @@ def detect_format(path: Path, encoding: str | None = None, header_names: frozens
 
 def without_header(path: Path, layout: TableFormat) -> TableFormat:
     """The layout with the first row read as data and columns named column_1 and so on. Raises DataError."""
-    if layout.kind != "delimited":
+    if layout.kind not in ("delimited", "xlsx"):
         raise DataError(f"{path}: a file of this kind has column names", got=layout.kind, do="Leave out --no-header.")
     width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
     return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
@@ -70,9 +73,16 @@ def without_header(path: Path, layout: TableFormat) -> TableFormat:
 
 @functools.lru_cache(maxsize=32)
 def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size: int, changed: int) -> Detected:
-    plain = path.is_file() and path.suffix.lower() in ("", ".txt", ".data", *DELIMITERS)
-    layout = TableFormat() if plain and path.suffix.lower() not in DELIMITERS else format_of(path)
-    if path.is_dir() or layout.kind in ("parquet", "dataset"):
+    ending = ending_of(path)
+    layout = TableFormat() if path.is_file() and ending in ("", ".txt", ".data") else format_of(path)
+    if layout.kind == "folder":
+        unread = unread_files(path)
+        several = "files that are in no label's folder are" if unread > 1 else "file that is in no label's folder is"
+        notes = [f"{unread:,} {several} not read"] if unread else []
+        return Detected(replace(layout, encoding=encoding or layout.encoding), tuple(notes))
+    if layout.kind == "xlsx":
+        return _workbook(path, layout, header_names)
+    if layout.kind in BINARY:
         return Detected(layout)
     try:
         tables.refuse_packed(path)
@@ -101,14 +111,27 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
             got=str(error),
             do="Save the file as UTF-8, or give its encoding with --encoding NAME (in a recipe: encoding=NAME).",
         ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path}: cannot be read", got=getattr(error, "strerror", "") or str(error)) from error
     return Detected(layout, tuple(notes), lost, swallowed, inside)
+
+
+def _workbook(path: Path, layout: TableFormat, header_names: frozenset[str]) -> Detected:
+    """An Excel workbook: its first sheet with cells, with or without a header."""
+    held, notes = sheets(path), []
+    if len(held) > 1:
+        notes.append(f"only the sheet {held[0]!r} is read; others with cells: {listed(held[1:])}")
+    if columns := _without_header(path, layout, header_names):
+        layout = replace(layout, header=False, columns=columns)
+        notes.append(f"no header: the first row is data, and the columns are named {', '.join(columns)}")
+    else:
+        _refuse_title(path, layout, header_names)
+    return Detected(layout, tuple(notes))
 
 
 def byte_order(path: Path) -> tuple[str, str]:
     """The encoding that a file's first bytes show, with the reason; by default UTF-8 and no reason."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         start = file.read(4096)
     for mark, encoding in MARKS:
         if start.startswith(mark):
@@ -131,7 +154,7 @@ def _encoding(path: Path, asked: str | None) -> tuple[str, str]:
 
 def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
     """JSONL if the first line of a .json file is a complete object and more lines follow."""
-    with open(path, encoding=layout.encoding, errors="replace") as file:
+    with open_text(path, layout.encoding, errors="replace") as file:
         lines = [line.strip() for line in itertools.islice(file, 2)]
     one_each = len(lines) == 2 and all(line.startswith("{") and line.endswith("}") for line in lines)
     return replace(layout, kind="jsonl") if layout.kind == "json" and one_each else layout
@@ -139,7 +162,7 @@ def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
 
 def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
     """Numbered non-blank lines without line ends; undecodable bytes are replaced."""
-    with open(path, encoding=layout.encoding, errors="replace", newline="\n") as file:
+    with open_text(path, layout.encoding, errors="replace", newline="\n") as file:
         for number, line in enumerate(itertools.islice(file, layout.skip, None), layout.skip + 1):
             if line.strip("\r\n"):
                 yield number, line.rstrip("\r\n")
@@ -148,7 +171,7 @@ def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
 def _rows(path: Path, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     """(first line, cells) of each row as Python's csv reads it by default. Raises csv.Error."""
     csv.field_size_limit(tables.FIELD_LIMIT)
-    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+    with open_text(path, layout.encoding, errors="replace", newline="") as file:
         reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter)
         begins = layout.skip + 1
         for cells in reader:
@@ -163,15 +186,14 @@ def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[
     In order: the delimiter that a first line ``sep=;`` gives, as Excel writes it; that of the extension, if the header
     contains it; the one that splits most lines into as many fields as the first.
     """
-    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+    with open_text(path, layout.encoding, errors="replace", newline="") as file:
         if named := SEPARATOR.fullmatch(file.readline(SAMPLE)):
             layout = replace(layout, delimiter=named[1], skip=1)
             return layout, [f"the fields are separated by {named[1]!r}, as line 1 says"]
     lines = [line for _, line in itertools.islice(_lines(path, layout), SAMPLE)]
     if not lines or len(max(lines, key=len)) > tables.FIELD_LIMIT:
         return layout, []
-    ending = path.suffix.lower() in DELIMITERS
-    if ending and layout.delimiter in lines[0]:
+    if ending_of(path) in DELIMITERS and layout.delimiter in lines[0]:
         return layout, []
 
     def alike(delimiter: str) -> tuple[float, int]:
@@ -237,13 +259,13 @@ def _other_rows(cells: list[str], delimiter: str, width: int, usual: list[set[st
 
 
 def _holds_quotes(path: Path, encoding: str) -> bool:
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         return any(b'"' in block for block in iter(functools.partial(file.read, 1 << 20), b""))
 
 
 def _reads_strictly(path: Path, layout: TableFormat) -> bool:
     """Whether every quote that opens a cell also closes it at the cell's end."""
-    with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
+    with open_text(path, layout.encoding, errors="replace", newline="") as file:
         try:
             rows = itertools.islice(file, layout.skip, None)
             for _ in csv.reader(rows, delimiter=layout.delimiter, strict=True):
@@ -255,6 +277,8 @@ def _reads_strictly(path: Path, layout: TableFormat) -> bool:
 
 def _first_rows(path: Path, layout: TableFormat, most: int) -> list[tuple[int, list[str]]]:
     """(first line, cells) of the first rows, with the layout's quoting."""
+    if layout.kind == "xlsx":
+        return [(number, list(map(as_cell, cells))) for number, cells in itertools.islice(sheet_rows(path), most)]
     if layout.quoting:
         return list(itertools.islice(_rows(path, layout), most))
     return [(number, line.split(layout.delimiter)) for number, line in itertools.islice(_lines(path, layout), most)]

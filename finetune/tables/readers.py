@@ -10,24 +10,17 @@ from finetune.config import nearest
 from finetune.errors import DataError, listed
 from finetune.tables.codes import BY_NAME
 from finetune.tables.detect import detect_format
-from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_rows
+from finetune.tables.label_folders import SIDES
+from finetune.tables.tables import FOLDERS, SPLIT_COLUMN, TableFormat, iterate_table, no_rows, with_fields
+from finetune.tables.white_space import fold_white_space
 
 TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
 LABEL_NAMES = ("label", "class", "category", "target", "v1")
 HEADER_NAMES = frozenset(TEXT_NAMES + LABEL_NAMES)
-SIDES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 SAMPLE = 1000  # rows sampled to infer the columns
 SHOWN = 3  # number of dropped rows named in a message
 MOST_LABELS = 100  # max distinct values of an inferred label column
+TOTALS = frozenset({"total", "totals", "grand total", "sum", "count", "average", "mean", "summe", "gesamt"})
 
 
 def place(row: int, file: str = "") -> str:
@@ -282,20 +275,28 @@ def read_labelled(
     group: str | None = None,
     split: str | None = None,
     time: str | None = None,
+    white_space: str = "keep",
 ) -> LabelledTexts:
     """Every row with a text and a label (see ``labelled_chunks``).
 
     Raises DataError if there are fewer than `least_labels` different labels.
     """
-    result = next(labelled_chunks(path, text, label, layout, group, split, time))
+    result = next(labelled_chunks(path, text, label, layout, group, split, time, white_space=white_space))
     if len(set(result.labels)) < least_labels:
-        what = "a classifier needs at least two labels" if least_labels > 1 else "no row has a text and a label"
-        raise DataError(
-            f"{path}: {what}",
-            got=listed(sorted(set(result.labels))) or "none",
-            do=f"Is {result.label_column!r} the label column? Name another with --label NAME.",
-        )
+        raise _too_few_labels(path, result, least_labels)
     return result
+
+
+def _too_few_labels(path: Path, result: LabelledTexts, least: int) -> DataError:
+    what, got = "a classifier needs at least two labels", listed(sorted(set(result.labels))) or "none"
+    fix = f"Is {result.label_column!r} the label column? Name another with --label NAME."
+    if not result.labels:
+        what = what if least > 1 else "no row has a text and a label"
+        if result.dropped:
+            got += "; left out: " + ", ".join(f"{count:,} rows, {reason}" for reason, count in result.dropped.items())
+        if set(result.dropped) == {"empty text"}:
+            fix = f"Is {result.text_column!r} the text column? Name another with --text NAME."
+    return DataError(f"{path}: {what}", got=got, do=fix)
 
 
 def labelled_chunks(
@@ -307,23 +308,25 @@ def labelled_chunks(
     split: str | None = None,
     time: str | None = None,
     size: int | None = None,
+    white_space: str = "keep",
 ) -> Iterator[LabelledTexts]:
     """The rows with a text and a label, in chunks of `size` or all at once; other rows are counted in `left_out`.
 
-    group, split, time: the columns with each row's group, split and time.
+    group, split, time: the columns with each row's group, split and time. white_space: keep, or fold (see white_space).
     """
     path = Path(path)
     notes = []
     if layout is None:
         detected = detect_format(path, header_names=HEADER_NAMES)
         layout, notes = detected.layout, list(detected.notes)
+    layout = with_fields(path, layout, [text, label, group, split, time])
     table = iterate_table(path, layout)
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise no_rows(path) if layout.header and layout.kind == "delimited" else no_rows(path, "no rows", "none")
     names = sample[0][0]
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
-    if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
+    if split is None and layout.kind in FOLDERS and names[-1] == SPLIT_COLUMN:
         split = SPLIT_COLUMN
     group_at, split_at, time_at = (
         None if wanted is None else find_column(names, wanted, (), what, path)
@@ -338,6 +341,7 @@ def labelled_chunks(
             name=path.name,
         )
 
+    often = Counter(cells[columns.label].strip() for _, cells in sample)
     result = empty()
     known: dict[str, str] = {}  # one string object per label and group instead of one per row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
@@ -345,8 +349,9 @@ def labelled_chunks(
             yield result
             result = empty()
         text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
-        if not text_cell.strip() or not label_cell:
-            reason = "empty text" if not text_cell.strip() else "empty label"
+        if white_space == "fold":
+            text_cell = fold_white_space(text_cell)
+        if reason := _no_example(text_cell, label_cell, columns, names, often):
             result.drop(reason, row)
             continue
         result.rows.append(row)
@@ -359,6 +364,23 @@ def labelled_chunks(
         if split_at is not None:
             result.sides.append(_side(cells[split_at], names[split_at], row, path))
     yield result
+
+
+def _no_example(text: str, label: str, columns: Columns, names: list[str], often: Counter[str]) -> str:
+    """Why a row is left out; empty for an example. often: the labels of the first rows, of which a total is none."""
+    if not text.strip():
+        return "empty text"
+    if not label:
+        return "empty label"
+    if label == names[columns.label].strip() and text.strip() == join_cells(names, columns.texts).strip():
+        return "repeated header"
+    if often[label] < 2 and text.strip(" :.").casefold() in TOTALS and _is_number(label):
+        return "total row"
+    return ""
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip().replace(",", "").replace(".", "", 1).isdecimal()
 
 
 def _side(cell: str, column: str, row: int, path: Path) -> str:

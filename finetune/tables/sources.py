@@ -11,6 +11,7 @@ from finetune.hub.datasets import PREFIX, get_hub_dataset
 from finetune.hub.fetch import find_data, get_data, network_available
 from finetune.hub.registry import DataRow, data_registry
 from finetune.tables.detect import Detected, detect_format
+from finetune.tables.label_folders import is_label_folder
 from finetune.tables.readers import HEADER_NAMES
 from finetune.tables.tables import TableFormat, format_of, is_saved_dataset
 
@@ -83,12 +84,12 @@ def table_source(name: str, encoding: str | None, header_names: frozenset[str]) 
             name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")), "a data set from the Hugging Face hub"
         )
     path = Path(name).expanduser()
-    if path.is_file() or is_saved_dataset(path):
+    if path.is_file() or is_saved_dataset(path) or is_label_folder(path):
         return DataSource(path.name, path, detect_format(path, encoding, header_names), "the user's file")
     if path.is_dir():
         raise DataError(
             f"{name}: a directory instead of a file",
-            known="the only readable folders are those written by datasets' save_to_disk",
+            known="a readable folder has a folder of texts for each label, or was written by datasets' save_to_disk",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Tables of any kind as rows of text cells: CSV and TSV, JSON, JSONL, Parquet, a folder saved by `datasets`.
+"""Tables of any kind as rows of text cells: CSV, TSV, JSON, JSONL, Parquet, Excel, folders of texts, saved data sets.
 
 Nothing is guessed here (see detect.py) and no row is dropped: a malformed row is an error with its line number. A
 missing value is an empty cell; numbers and booleans become text as in JSON. Pickles are never read.
@@ -7,28 +7,36 @@ missing value is an empty cell; numbers and booleans become text as in JSON. Pic
 import codecs
 import csv
 import functools
+import gzip
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from finetune.errors import DataError, shorten
+from finetune.tables.label_folders import is_label_folder, labelled_files
+from finetune.tables.nested import Values, is_field, with_nested
+from finetune.tables.workbooks import sheet_rows
 
 OBJECT = '{"text": "...", "label": "..."}'
 FIELD_LIMIT = 16 << 20  # characters in one cell
 BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-SAVE_AS_CSV, UNPACK = "Open it in a spreadsheet program and save it as CSV, in UTF-8.", "Unpack it first, with gunzip."
-FIXES = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
+SAVE_AS_CSV = "Open it in a spreadsheet program and save it as CSV, in UTF-8."
+FIXES = {".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".zip": "Unpack it first."}
 PACKED = {
-    b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
+    b"PK\x03\x04": ("an Excel workbook or another zip archive", "If it is a workbook, let its name end in .xlsx."),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
-    b"\x1f\x8b": ("a gzip archive", UNPACK),
+    b"\x1f\x8b": ("a gzip archive", "Let its name end in .gz, for example my.csv.gz."),
 }  # magic bytes of files that are not text
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-SPLIT_COLUMN = "split"  # added to the rows of a saved data set that has several splits
+KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".xlsx": "xlsx"}
+BINARY = ("parquet", "xlsx", "dataset", "folder")  # kinds that have no text layout
+FOLDERS = ("dataset", "folder")
+ENDINGS = (*DELIMITERS, *KINDS, ".csv.gz")
+SPLIT_COLUMN = "split"  # added to the rows of a folder that has several splits
 
 Rows = Iterator[tuple[list[str], list[str]]]
 
@@ -42,22 +50,45 @@ class TableFormat:
     quoting: bool = True
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8-sig"
-    kind: str = "delimited"  # or json, jsonl, parquet, dataset
+    kind: str = "delimited"  # or json, jsonl, parquet, xlsx, dataset, folder
     skip: int = 0  # lines to skip above the table
+    fields: tuple[str, ...] = ()  # dotted names of nested fields, each added as a column: content.text
+
+
+def ending_of(path: Path) -> str:
+    """The extension of a file in lower case; that of the packed file for a .gz."""
+    name = path.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
+
+
+def open_text(path: Path, encoding: str, newline: str | None = None, errors: str | None = None) -> IO[str]:
+    """Open a text file to read, unpacked if its name ends in .gz."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding=encoding, newline=newline, errors=errors)
+    return open(path, encoding=encoding, newline=newline, errors=errors)
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file to read as bytes, unpacked if its name ends in .gz."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
 
 
 def format_of(path: Path) -> TableFormat:
     """The default layout for a file extension."""
-    ending = path.suffix.lower()
     if is_saved_dataset(path):
         return TableFormat(kind="dataset")
-    if ending in KINDS:
+    if is_label_folder(path):
+        return TableFormat(kind="folder")
+    ending, packed = ending_of(path), path.name.lower().endswith(".gz")
+    if ending in KINDS and not (packed and KINDS[ending] in BINARY):
         return TableFormat(kind=KINDS[ending])
     if ending not in DELIMITERS:
         raise DataError(
             f"{path}: unknown file extension",
             got=repr(path.suffix),
-            known=", ".join([*DELIMITERS, *KINDS]) + ", a folder saved by datasets",
+            known=", ".join(ENDINGS) + ", a folder saved by datasets, a folder with a folder of texts for each label",
             do=FIXES.get(ending, ""),
         )
     return TableFormat(delimiter=DELIMITERS[ending])
@@ -65,40 +96,59 @@ def format_of(path: Path) -> TableFormat:
 
 def iterate_table(path: Path, layout: TableFormat | None = None) -> Rows:
     """Yield (column names, cells) for each row. Raises DataError with the line number of a malformed row."""
+    for names, values in iterate_values(path, layout):
+        yield names, [value if type(value) is str and value.isascii() else as_cell(value) for value in values]
+
+
+def iterate_values(path: Path, layout: TableFormat | None = None) -> Values:
+    """``iterate_table`` with each value in the type that the file gives it."""
     path = Path(path)
     layout = layout or format_of(path)
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    if path.is_dir() != (layout.kind == "dataset"):
+    if path.is_dir() != (layout.kind in FOLDERS):
         raise DataError(f"{path}: a directory instead of a file")
-    read = {"delimited": _delimited, "json": _json, "jsonl": _jsonl, "parquet": _parquet, "dataset": _dataset}
+    read = {
+        "delimited": _delimited,
+        "json": _json,
+        "jsonl": _jsonl,
+        "parquet": _parquet,
+        "xlsx": _workbook,
+        "dataset": _dataset,
+        "folder": _folder,
+    }
     try:
-        yield from read[layout.kind](path, layout)
+        rows = read[layout.kind](path, layout)
+        yield from with_nested(rows, layout.fields) if layout.fields else rows
     except UnicodeDecodeError as error:
         raise _not_utf8(path, layout.encoding, error) from error
     except csv.Error as error:
         raise _malformed(path, layout, error) from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be unpacked", got=str(error), do="Copy or download the file again.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
 
 
 def refuse_packed(path: Path) -> None:
     """Raise DataError if the first bytes show a workbook or an archive with the extension of a text file."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         start = file.read(4)
     for magic, (what, fix) in PACKED.items():
         if start.startswith(magic):
             raise DataError(
-                f"{path}: not a text file",
-                got=f"{what}, judging by its first bytes",
-                known=", ".join([*DELIMITERS, *KINDS]),
-                do=fix,
+                f"{path}: not a text file", got=f"{what}, judging by its first bytes", known=", ".join(ENDINGS), do=fix
             )
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is null or NaN."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def as_cell(value: object) -> str:
     """A JSON value as text: empty for null and NaN, JSON for lists and objects; lone surrogates are replaced."""
-    if value is None or (isinstance(value, float) and value != value):
+    if is_missing(value):
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -111,7 +161,7 @@ def is_utf8(path: Path) -> bool:
     """Whether a file is valid UTF-8; read in bounded memory."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             for block in iter(functools.partial(file.read, 1 << 20), b""):
                 decoder.decode(block)
         decoder.decode(b"", final=True)
@@ -122,7 +172,7 @@ def is_utf8(path: Path) -> bool:
 
 def is_ascii(path: Path) -> bool:
     """Whether every byte of a file is ASCII; read in bounded memory."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         return all(block.isascii() for block in iter(functools.partial(file.read, 1 << 20), b""))
 
 
@@ -154,7 +204,7 @@ class NotUtf8:
 def look_at_bytes(path: Path) -> NotUtf8:
     """Look line by line at a file that is not UTF-8; read in bounded memory."""
     first, foreign, valid, guess, sample = 0, 0, 0, "cp1252", ""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             if line.isascii():
                 continue
@@ -178,19 +228,20 @@ def _reads(line: bytes, encoding: str) -> bool:
     return True
 
 
-def _delimited(path: Path, layout: TableFormat) -> Rows:
-    with open(path, encoding=layout.encoding, newline="" if layout.quoting else "\n") as file:
+def _delimited(path: Path, layout: TableFormat) -> Values:
+    with open_text(path, layout.encoding, newline="" if layout.quoting else "\n") as file:
         lines = (_quoted if layout.quoting else _unquoted)(file, layout)
         names = next(lines, (0, []))[1] if layout.header else list(layout.columns)
         if not names:
             raise _empty(path)
         for number, cells in lines:
             if len(cells) != len(names):
+                fix = "Quote the texts that contain the delimiter."
                 raise DataError(
-                    f"{path}, line {number}: {len(cells)} fields",
+                    f"{path}, line {number}: {len(cells)} field{'s' * (len(cells) > 1)}",
                     got=repr(shorten(" | ".join(cells), 80)),
                     known=f"{len(names)} columns: {', '.join(names)}",
-                    do="Quote the texts that contain the delimiter.",
+                    do=fix if len(cells) > len(names) else "Complete the row, or delete it if it is a note or a total.",
                 )
             yield names, cells
 
@@ -215,35 +266,46 @@ def _unquoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, l
             yield number, line.rstrip("\r\n").split(layout.delimiter)
 
 
-def _json(path: Path, layout: TableFormat) -> Rows:
+def _json(path: Path, layout: TableFormat) -> Values:
     """A list of objects; the only kind that is read into memory as a whole."""
-    with open(path, encoding=layout.encoding) as file:
+    with open_text(path, layout.encoding) as file:
         text = file.read()
     if not text.strip():
         raise _empty(path)
     objects = _parsed(text, f"{path}", f"a list of objects: [{OBJECT}]")
+    if isinstance(objects, dict) and len(held := lists_of_objects(objects)) == 1:
+        objects = objects[held[0]]
     if not isinstance(objects, list):
         raise DataError(
-            f"{path}: the JSON file must contain a list of objects", got=type(objects).__name__, known=f"[{OBJECT}]"
+            f"{path}: the JSON file must contain a list of objects",
+            got=f"dict with the keys {', '.join(objects)}"[:200]
+            if isinstance(objects, dict)
+            else type(objects).__name__,
+            known=f'[{OBJECT}], or the list under one key: {{"data": [...]}}',
         )
     names = _keys((f"{path}, object {number}", value) for number, value in enumerate(objects, 1))
     for value in objects:
-        yield names, [as_cell(value.get(name)) for name in names]
+        yield names, [value.get(name) for name in names]
 
 
-def _jsonl(path: Path, layout: TableFormat) -> Rows:
+def lists_of_objects(value: dict[str, Any]) -> list[str]:
+    """The keys under which an object has a list of objects."""
+    return [key for key, own in value.items() if isinstance(own, list) and own and isinstance(own[0], dict)]
+
+
+def _jsonl(path: Path, layout: TableFormat) -> Values:
     """One object per line; read twice, because a later object may have another key."""
     known = f"one object per line: {OBJECT}"
 
     def objects() -> Iterator[tuple[str, Any]]:
-        with open(path, encoding=layout.encoding, newline="\n") as file:
+        with open_text(path, layout.encoding, newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}", known)
 
     names = _keys(objects())
     for _, value in objects():
-        yield names, [as_cell(value.get(name)) for name in names]
+        yield names, [value.get(name) for name in names]
 
 
 def _parsed(text: str, where: str, known: str) -> Any:
@@ -271,7 +333,7 @@ def _keys(objects: Iterable[tuple[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _parquet(path: Path, layout: TableFormat) -> Rows:
+def _parquet(path: Path, layout: TableFormat) -> Values:
     import pyarrow
     from pyarrow import parquet
 
@@ -279,12 +341,12 @@ def _parquet(path: Path, layout: TableFormat) -> Rows:
         with parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=BATCH):
-                yield from _cells(names, [column.to_pylist() for column in batch.columns])
+                yield from _rows(names, [column.to_pylist() for column in batch.columns])
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: cannot be read as Parquet", got=str(error).split("\n")[0][:200]) from error
 
 
-def _dataset(path: Path, layout: TableFormat) -> Rows:
+def _dataset(path: Path, layout: TableFormat) -> Values:
     """The rows of every split; if there are several splits, a column is added with each row's split."""
     import datasets
 
@@ -308,7 +370,7 @@ def _dataset(path: Path, layout: TableFormat) -> Rows:
         for batch in part.iter(batch_size=BATCH):
             size = len(next(iter(batch.values())))
             columns = [list(map(read, batch[name])) for name, read in zip(part.column_names, readers, strict=True)]
-            yield from _cells(names, [*columns, *([split] * size for _ in added)])
+            yield from _rows(names, [*columns, *([split] * size for _ in added)])
 
 
 def _class_names(feature: object) -> Callable[[Any], Any]:
@@ -319,9 +381,55 @@ def _class_names(feature: object) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value < 0 else names[value]
 
 
-def _cells(names: list[str], columns: list[list]) -> Rows:
+def _rows(names: list[str], columns: list[list]) -> Values:
     for values in zip(*columns, strict=True):
-        yield names, [as_cell(value) for value in values]
+        yield names, list(values)
+
+
+def _workbook(path: Path, layout: TableFormat) -> Values:
+    """The rows of the first sheet that has any. Cells right of the last column name must be empty."""
+    rows = sheet_rows(path)
+    names = [as_cell(name) for name in next(rows, (0, []))[1]] if layout.header else list(layout.columns)
+    if not names:
+        raise _empty(path)
+    for number, cells in rows:
+        if len(cells) > len(names):
+            raise DataError(
+                f"{path}, row {number}: {len(cells)} cells",
+                got=repr(shorten(" | ".join(map(as_cell, cells)), 80)),
+                known=f"{len(names)} columns: {', '.join(names)}",
+                do="Give every column a name in the first row.",
+            )
+        yield names, cells + [None] * (len(names) - len(cells))
+
+
+def _folder(path: Path, layout: TableFormat) -> Values:
+    """A row for each file in a folder of its label; with train, val and test folders above, also its split."""
+    found = labelled_files(path)
+    names = ["text", "label", "file", *([SPLIT_COLUMN] if any(own.split for own in found) else [])]
+    for own in found:
+        content = own.path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            if layout.encoding.startswith("utf-8"):
+                raise DataError(
+                    f"{own.path}: not UTF-8",
+                    got=f"byte {content[error.start]:#x}",
+                    do="Save the texts as UTF-8, or give their encoding with --encoding NAME.",
+                ) from error
+            text = content.decode(layout.encoding)
+        yield names, [text, own.label, own.path.relative_to(path).as_posix(), own.split][: len(names)]
+
+
+def with_fields(path: Path, layout: TableFormat, wanted: list[str | None]) -> TableFormat:
+    """The layout with those of the wanted columns that are dotted names of nested fields."""
+    dotted = [name for name in wanted if name and "." in name]
+    if not dotted:
+        return layout
+    names = next(iterate_table(path, replace(layout, fields=())), ([],))[0]
+    parts = [part.strip() for name in dotted for part in ([name] if name in names else name.split(","))]
+    return replace(layout, fields=tuple(dict.fromkeys(part for part in parts if is_field(part, names))))
 
 
 def no_rows(path: Path, what: str = "a header and no rows", got: str = "nothing below the header") -> DataError:
@@ -340,12 +448,19 @@ def _empty(path: Path) -> DataError:
 
 def _malformed(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
     if "field larger" not in str(error):
-        return DataError(f"{path}: cannot be read as a table", got=str(error), do="Close every quote that is opened.")
-    with open(path, encoding=layout.encoding, errors="replace") as file:
-        quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
+        fix = "Close every quote that is opened."
+        if _holds(path, layout, '\\"'):
+            fix = 'Write a quote inside a text as two quotes, "", not as \\".'
+        return DataError(f"{path}: cannot be read as a table", got=str(error), do=fix)
+    quoted = _holds(path, layout, '"')
     fix = "Split the text into several rows." + " Or is there a quote that is never closed?" * quoted
     most = f"at most {FIELD_LIMIT:,} characters"
     return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=fix)
+
+
+def _holds(path: Path, layout: TableFormat, mark: str) -> bool:
+    with open_text(path, layout.encoding, errors="replace") as file:
+        return any(mark in block for block in iter(functools.partial(file.read, 1 << 20), ""))
 
 
 def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:

@@ -19,6 +19,7 @@ from finetune.records import SMALL_MODEL
 
 LARGE = 500_000_000  # parameters from which adapters are trained instead of all weights
 MANY = 2_000  # training rows from which all weights are trained on a GPU
+HIGHEST_USUAL_LR = 0.1  # above it, a learning rate is said to be unusual
 LORA_RATE = 4  # an adapter's learning rate, as a multiple of the rate for full fine-tuning
 
 
@@ -95,6 +96,8 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
             f"lr {chosen['lr']:g}: usual for {method} on {'pretrained' if pretrained else 'random'} weights "
             f"of {parameters / 1e6:.1f} M parameters"
         )
+    elif asked.lr > HIGHEST_USUAL_LR:
+        why.append(f"warning: lr {asked.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual")
     if asked.epochs is None:
         chosen["epochs"] = 5 if pretrained else 12
         why.append(

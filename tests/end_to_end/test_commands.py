@@ -20,8 +20,11 @@ def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
     lines = ["category\tmessage\n", *(f"{label}\t{text}\n" for text, label in rows), "ham\t \n"]
     Path("my.tsv").write_text("".join(lines))
     found = finetune("evaluate", toy.run, "my.tsv")
-    assert found.status == 0 and found.out.splitlines()[0] == "60 rows; text 'message', label 'category'"
-    assert found.out.splitlines()[-1] == "note: 1 rows left out: empty text"
+    assert (
+        found.status == 0
+        and found.out.splitlines()[0] == "60 rows; text 'message', label 'category'; positive class 'spam'"
+    )
+    assert found.out.splitlines()[-1] == "note: 1 row left out: empty text"
     shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in found.out.splitlines()[1:-1]}
     labels, p = Bundle.load(toy.run).predict([text for text, _ in rows])
     truth = [label for _, label in rows]
@@ -38,7 +41,7 @@ def test_evaluate_scores_a_labelled_file(toy, sms, finetune):
 def test_evaluate_takes_columns_by_name(toy, sms, finetune):
     Path("odd.csv").write_text("a,b\n" + "".join(f"{label},{text.strip(chr(34))}\n" for text, label in sms.rows[:20]))
     found = finetune("evaluate", toy.run, "odd.csv", "--text", "b", "--label", "a")
-    assert found.status == 0 and found.out.startswith("20 rows; text 'b', label 'a'\n")
+    assert found.status == 0 and found.out.startswith("20 rows; text 'b', label 'a'; positive class 'spam'\n")
     by_content = finetune("evaluate", toy.run, "odd.csv")
     assert by_content.status == 0 and by_content.out == found.out
     refused = finetune("evaluate", toy.run, "odd.csv", "--text", "c")

@@ -43,7 +43,7 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
             [model(**tokenizer(row["text"].removeprefix("'"), return_tensors="pt")).logits for row in rows]
         )
     probabilities = (logits / card["temperature"]).softmax(-1).numpy()
-    written = np.array([[float(row["p_0"]), float(row["p_1"])] for row in rows])
+    written = np.array([[float(row["p_ham"]), float(row["p_spam"])] for row in rows])
     np.testing.assert_allclose(probabilities, written, atol=2e-6)
 
     again = finetune("export", run, "--format", "peft", "--out", "adapter")

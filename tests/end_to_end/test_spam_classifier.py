@@ -133,11 +133,11 @@ def test_eval_json_has_the_keys_and_kinds_of_the_contract(toy):
 
 def test_predictions_recompute_every_metric(toy):
     found, rows = read(toy.run, "eval.json"), predictions(toy.run)
-    assert list(rows[0]) == ["row", "text", "label", "predicted", "probability", "p_0", "p_1"]
+    assert list(rows[0]) == ["row", "text", "label", "predicted", "probability", "p_ham", "p_spam"]
     test = [json.loads(line) for line in (toy.run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(int(row["row"]), row["text"], row["label"]) for row in rows] == [tuple(r.values()) for r in test]
 
-    p = np.array([[float(row["p_0"]), float(row["p_1"])] for row in rows])
+    p = np.array([[float(row["p_ham"]), float(row["p_spam"])] for row in rows])
     truth = np.array([found["labels"].index(row["label"]) for row in rows])
     predicted = np.array([found["labels"].index(row["predicted"]) for row in rows])
     assert np.allclose(p.sum(1), 1, atol=2e-6) and (predicted == (p[:, 1] >= found["threshold"])).all()

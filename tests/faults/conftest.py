@@ -272,3 +272,15 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def command(finetune):
+    """``command(*arguments)``: (exit status, what was shown)."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        done = finetune(*arguments)
+        assert "Traceback" not in done.err
+        return done.status, done.out + done.err
+
+    return run

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
         "quote.csv": HEAD + 'hi,ham\n"he\nllo",ham\n"ho,spam\nhu,ham\n',
         "columns.csv": "message_text,lable\nhi,ham\n",
         "twice.csv": "text,label,text\nhi,ham,ho\nhu,spam,ha\n",
-        "table.xlsx": "PK",
+        "table.xls": "PK",
         "semicolon.csv": "text;label\nhi;ham\n",
         "clash.csv": "text,p_ham\nhi,1\n",
         "unknown_labels.csv": HEAD + "hi,ham\nho,eggs\n",
@@ -116,7 +116,7 @@ CASES = {
     "no such set": (["run", "spam-classifier", "--set", "data=sms-spma"], ["'sms-spma'", "did you mean 'sms-spam'?"]),
     "directory": (["classify", "{}/folder", *TRAIN], ["folder", "a directory instead of a file"]),
     "directory.csv": (["classify", "{}/folder.csv", *TRAIN], ["folder.csv", "a directory instead of a file"]),
-    "unknown file extension": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv", "save it as CSV"]),
+    "unknown file extension": (["classify", "{}/table.xls", *TRAIN], ["'.xls'", ".csv", ".tsv", "save it as CSV"]),
     "a name that is no text": (["classify", "{}/caf\udce9.csv", *TRAIN], ["not UTF-8", r"caf\udce9.csv", "Rename"]),
     "no data": (["run", "classify"], ["does not name any data", "finetune classify my.csv"]),
     "text column": (["classify", "{}/columns.csv", *TRAIN, "--label", "lable"], ["message_text", "--text NAME"]),
@@ -206,7 +206,7 @@ CASES = {
         ["classify", "{}/wide.csv", *TRAIN],
         ["wide.csv, line 4: 3 fields", "2 columns: text, label", "Quote"],
     ),
-    "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 fields", "2 columns"]),
+    "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 field;", "2 columns"]),
     "open quote": (["classify", "{}/quote.csv", *TRAIN], ["quote.csv", "line 5", "Close every quote that is opened"]),
     "latin-1": (
         ["classify", "{}/latin1.csv", *TRAIN],
@@ -303,7 +303,7 @@ def test_bad_input_is_refused_in_words(case, refused, place):
         ["--set", "train.lr=nan"],
         ["--from", "x"],
         ["--name", "../x"],
-        ["--set", "data={}/table.xlsx"],
+        ["--set", "data={}/table.xls"],
     ],
 )
 def test_what_can_be_known_before_makes_no_run(arguments, refused, place):

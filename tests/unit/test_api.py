@@ -79,6 +79,10 @@ def test_texts_and_data_sets_are_answered_too(run):
         finetune.predict(run.bundle, frame[["n", "kind"]])
     with pytest.raises(DataError, match="columns that the output adds; got predicted"):
         finetune.predict(run.bundle, alone[["text", "predicted"]])
+    again = finetune.predict(run.bundle, alone.assign(predicted="mine", p_fine=2.0), overwrite=True)
+    pd.testing.assert_frame_equal(again[list(alone)], alone)
+    rows = datasets.Dataset.from_dict({"text": alone["text"].tolist(), "predicted": ["mine"] * len(alone)})
+    assert run.predict(rows, overwrite=True)["predicted"][:] == alone["predicted"].tolist()
 
 
 def test_a_data_set_keeps_its_own_splits_and_names(tiny, tmp_path):

@@ -12,17 +12,18 @@ from pydantic import Field
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
-from finetune.errors import DataError, RunError, WeightsError, listed
+from finetune.errors import DataError, RunError, WeightsError, listed, shorten
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.results import StartWeights
-from finetune.files import atomic_write, read_json
+from finetune.files import read_json
 from finetune.models.heads import Classifier
 from finetune.records import Record
 from finetune.run import Run
-from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
-from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
-from finetune.tables.tables import iterate_table
+from finetune.tables.readers import HEADER_NAMES, SAMPLE, TEXT_NAMES, find_unlabelled_text, join_cells
+from finetune.tables.tables import TableFormat, as_cell, iterate_table, iterate_values, with_fields
+from finetune.tables.white_space import fold_white_space
+from finetune.tables.writers import open_writer
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
@@ -48,6 +49,7 @@ class BundleCard(Record):
     tokenizer_sha256: str
     data_sha256: str
     recipe_sha256: str
+    white_space: str = "keep"  # or fold: a text's white space is folded before it is read
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
 
 
@@ -63,6 +65,7 @@ class Bundle:
     threshold: float | None
     temperature: float
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
+    white_space: str = "keep"  # or fold
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
@@ -106,15 +109,20 @@ class Bundle:
             card.threshold,
             card.temperature,
             card.columns,
+            card.white_space,
         )
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
-        ids = encode(self.tokenizer, texts, self.max_length)
+        ids = encode(self.tokenizer, list(map(self.folded, texts)), self.max_length)
         empty = [i for i, row in enumerate(ids) if not row]
         if empty:
             raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
         return predict_logits(self.model, ids)
+
+    def folded(self, text: str) -> str:
+        """A text as the model reads it."""
+        return fold_white_space(text) if self.white_space == "fold" else text
 
     def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
@@ -186,32 +194,55 @@ def read_card(path: Path) -> BundleCard:
     return card
 
 
-def added_columns(bundle: Bundle, names: list[str], source: Path | str) -> list[str]:
-    """What a prediction adds to a table's columns. Raises DataError where one is there already."""
-    added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
+def answer_columns(labels: list[str]) -> list[str]:
+    """The columns that a prediction fills, in predictions.csv and in a table of ``predict``."""
+    return ["predicted", "probability", *(f"p_{label}" for label in labels)]
+
+
+def added_columns(bundle: Bundle, names: list[str], source: Path | str, overwrite: bool = False) -> list[str]:
+    """What a prediction adds to a table's columns. Raises DataError where one is there already, unless it is replaced."""
+    added = answer_columns(bundle.labels)
     clash = [name for name in added if name in names]
-    if clash:
-        raise DataError(f"{source}: has columns that the output adds", got=", ".join(clash), do="Rename them first.")
+    if clash and not overwrite:
+        raise DataError(
+            f"{source}: has columns that the output adds",
+            got=", ".join(clash),
+            do="Rename them, or replace them: --overwrite (in Python, overwrite=True).",
+        )
     return added
 
 
 def predict_table(
-    bundle: Bundle, source: Path, target: Path, text: str | None, encoding: str | None = None, header: bool = True
+    bundle: Bundle,
+    source: Path,
+    target: Path,
+    text: str | None,
+    encoding: str | None = None,
+    header: bool = True,
+    overwrite: bool = False,
 ) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
     It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
-    Adds predicted, probability and a p_ column for each label. Rows without text get empty cells. Text that a
-    spreadsheet would run as a formula gets a leading apostrophe. header: false where the first row is data, too; its
-    columns are then called column_1 and so on. Returns counts, and the columns that were read as the text.
+    Adds predicted, probability and a p_ column for each label; overwrite: in the place of columns of these names. Rows
+    without text get empty cells. header: false where the first row is data, too; its columns are then called column_1
+    and so on. Returns counts, the columns that were read as the text, and notes on how the table was read.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: the output would overwrite the input table", do="Give another --out.")
-    layout = detect_format(source, encoding, HEADER_NAMES if header else frozenset()).layout
+    detected = detect_format(source, encoding, HEADER_NAMES if header else frozenset())
+    layout, notes = detected.layout, list(detected.notes)
     if not header:
-        layout = without_header(source, layout)
-    total = sum(1 for _ in iterate_table(source, layout))
-    table = iterate_table(source, layout)
+        layout, notes = without_header(source, layout), []
+    elif layout.header and (only := _only_column(source, layout, bundle)):
+        if layout.kind in ("delimited", "xlsx") and " " in only.strip():
+            layout = without_header(source, layout)
+            notes.append(f"no header: the first row is data, as its only cell is a text: {shorten(only)!r}")
+        elif layout.kind in ("delimited", "xlsx"):
+            notes.append(f"{shorten(only)!r} is read as the header; if it is a text to predict, add --no-header")
+    layout = with_fields(source, layout, [text or bundle.columns.get("text")])
+    total = sum(1 for _ in iterate_values(source, layout))
+    table = iterate_values(source, layout)
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise DataError(
@@ -220,23 +251,40 @@ def predict_table(
             do="Add rows; or give --no-header, if the first line is one.",
         )
     names = sample[0][0]
-    added = added_columns(bundle, names, source)
-    text_at = find_unlabelled_text(names, [cells for _, cells in sample], bundle.column("text", text, names), source)
+    held = names[: len(names) - len(layout.fields)]
+    added = added_columns(bundle, held, source, overwrite)
+    cells = [list(map(as_cell, values)) for _, values in sample]
+    text_at = find_unlabelled_text(names, cells, bundle.column("text", text, names), source)
+    kept = [at for at, name in enumerate(held) if name not in added]
     counts = {"rows": 0, "without_text": 0}
-    rows = (cells for _, cells in itertools.chain(sample, table))
-    with atomic_write(target) as file, progress("predicting", total, unit="rows") as advance:
-        writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
-        writer.writerow([*map(escape_formula, names), *added])
+    rows = (values for _, values in itertools.chain(sample, table))
+    with (
+        open_writer(target, [held[at] for at in kept], added, source, layout) as writer,
+        progress("predicting", total, unit="rows") as advance,
+    ):
         while chunk := list(itertools.islice(rows, CHUNK)):
-            texts = [join_cells(cells, text_at) for cells in chunk]
-            filled = [text for text in texts if text.strip()]
-            answers = iter(zip(*bundle.predict(filled), strict=True) if filled else ())
-            for cells, own in zip(chunk, texts, strict=True):
-                label, p = next(answers) if own.strip() else ("", [])
-                values = [p[bundle.labels.index(label)], *p] if len(p) else []
-                numbers = [f"{value:.6f}" for value in values] or [""] * (len(added) - 1)
-                writer.writerow([*map(escape_formula, cells), escape_formula(label), *numbers])
+            texts = [
+                bundle.folded(join_cells([as_cell(values[at]) for at in text_at], list(range(len(text_at)))))
+                for values in chunk
+            ]
+            filled = [own for own in texts if own.strip()]
+            given = iter(zip(*bundle.predict(filled), strict=True) if filled else ())
+            answers: list[list[Any]] = []
+            for own in texts:
+                if not own.strip():
+                    answers.append([None] * len(added))
+                    continue
+                label, p = next(given)
+                answers.append([label, float(p[bundle.labels.index(label)]), *map(float, p)])
+            writer.write([[values[at] for at in kept] for values in chunk], answers)
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)
             advance(len(chunk))
-    return counts | {"text_column": ",".join(names[index] for index in text_at)}
+    return counts | {"text_column": ",".join(names[index] for index in text_at), "notes": notes}
+
+
+def _only_column(source: Path, layout: TableFormat, bundle: Bundle) -> str:
+    """The name of a table's only column, if neither its name nor the one that was learnt tells that it is a header."""
+    names = next(iterate_table(source, layout), ([],))[0]
+    usual = {*TEXT_NAMES, bundle.columns.get("text", "").casefold()}
+    return names[0] if len(names) == 1 and names[0].strip().casefold() not in usual else ""

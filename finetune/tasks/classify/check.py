@@ -13,16 +13,19 @@ from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
 from finetune.errors import DataError, shorten
+from finetune.recipe import Columns, Recipe, Split
 from finetune.tables.card import TokenSpread, token_spread
-from finetune.tables.checks import LEVELS, Finding, by_severity, check_rows, letter_counts, sample_of, without_muted
+from finetune.tables.checks import check_rows, letter_counts
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.detect import Detected, detect_format
-from finetune.tables.near_duplicates import find_near_duplicates
-from finetune.tables.readers import HEADER_NAMES, read_labelled
+from finetune.tables.findings import LEVELS, Finding, by_severity, sample_of, without_muted
+from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
+from finetune.tables.readers import HEADER_NAMES, LabelledTexts
 from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
-from finetune.tables.tables import is_utf8, look_at_bytes
+from finetune.tables.tables import BINARY, is_utf8, look_at_bytes
+from finetune.tasks.classify.data import divide, locate_files, near_train, near_train_findings, read_data, shared_groups
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import encode
 
@@ -101,24 +104,25 @@ class TableReport:
 
 def check_file(
     name: str,
-    text: str | None = None,
-    label: str | None = None,
+    columns: Columns | None = None,
     weights: str = "mini",
     encoding: str | None = None,
     ignore: Sequence[str] = (),
+    validation: str = "",
+    test: str = "",
 ) -> TableReport:
     """Check the table called `name`: a file or a data set in the registry. Findings with a code in `ignore` are muted.
 
-    Row numbers start at 0 and do not count the header. Raises DataError if the table cannot be read, RecipeError for
-    a code that cannot be muted.
+    The rows are split as training would, by the given columns and with the further tables. Row numbers start at 0 and
+    do not count the header. Raises DataError if a table cannot be read, RecipeError for a code that cannot be muted.
     """
-    muted = check_muted(ignore)
+    muted, columns = check_muted(ignore), columns or Columns()
     data = locate_data(name, encoding)
     detected = detect_format(data.path, encoding, HEADER_NAMES)
     if detected.layout != data.layout:  # the registry says how its files are read
         detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
     layout, findings = detected.layout, []
-    if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind != "parquet" and not is_utf8(data.path):
+    if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind not in BINARY and not is_utf8(data.path):
         odd = look_at_bytes(data.path)
         layout = replace(layout, encoding=odd.guess)
         detected = replace(detected, layout=layout)
@@ -132,15 +136,32 @@ def check_file(
                 examples=[odd.sample],
             )
         )
-    source = read_labelled(data.path, text, label, layout)
+    recipe = Recipe(
+        data=name,
+        validation=validation,
+        test=test,
+        columns=columns,
+        split=Split(protocol="time" if columns.time else "grouped"),
+        encoding=encoding or (layout.encoding if findings else None),
+    )
+    files = locate_files(recipe)
+    source = read_data(recipe)
+    for side, file in files.items():
+        known = detected if not side else file.detected
+        own = check_table(file.path, known, source, bool(side or columns.split))
+        findings += [replace(one, what=f"{file.name}: {one.what}") for one in own] if len(files) > 1 else own
+    said = {note for file in files.values() for note in file.detected.notes}
+    read = [note for note in source.notes if note not in said and note.partition(": ")[2] not in said]
+    findings += [Finding("columns", "note", note) for note in read]
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
     tokens = encode(Tokenizer.from_directory(found.directory), source.texts, show="counting tokens")
     lengths = np.array(tokens.lengths())
     keys = text_keys(source.texts)
     near = find_near_duplicates(source.texts, keys)
-    findings += check_table(data.path, detected, source) + [Finding("columns", "note", note) for note in source.notes]
     findings += check_rows(source, keys, near, lengths, context)
+    if not any(finding.level == "stop" for finding in findings):
+        findings += _split_findings(recipe, source, keys, near)
     letters, foreign = letter_counts([source.texts[at] for at in sample_of(source)])
     return TableReport(
         schema_version=1,
@@ -170,6 +191,16 @@ def check_file(
         muted=muted,
         findings=by_severity(without_muted(findings, muted)),
     )
+
+
+def _split_findings(recipe: Recipe, source: LabelledTexts, keys: np.ndarray, near: NearDuplicates) -> list[Finding]:
+    """What dividing the rows shows: that it cannot be done, or what the given splits share."""
+    try:
+        parts = divide(recipe, source, keys)
+    except DataError as error:
+        what = error.what + (f"; got {error.got}" if error.got else "")
+        return [Finding("cannot_split", "stop", what, error.do)]
+    return shared_groups(source, parts) + near_train_findings(near_train(near, keys, parts))
 
 
 def show(report: TableReport, as_json: bool = False) -> None:

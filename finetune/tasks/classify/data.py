@@ -13,10 +13,11 @@ from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
 from finetune.recipe import Columns, Recipe, Split
 from finetune.records import DataOrigin, PreparedRow, Record
-from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
+from finetune.tables.checks import check_rows
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
-from finetune.tables.near_duplicates import find_near_duplicates
+from finetune.tables.findings import Finding, by_severity, without_muted
+from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
 from finetune.tables.splits import (
@@ -28,7 +29,7 @@ from finetune.tables.splits import (
     text_keys,
     time_split,
 )
-from finetune.tables.tables import iterate_table
+from finetune.tables.tables import iterate_table, with_fields
 from finetune.tables.times import parse_times
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows, encode
@@ -124,15 +125,8 @@ def prepare(
     """
     split = recipe.split
     keys = text_keys(source.texts)
-    parts = split_rows(split, recipe.columns, source, keys)
+    parts = divide(recipe, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
-    labels = set(source.labels)
-    for name in SPLITS:
-        missing = sorted(labels - {source.labels[i] for i in parts[name]})
-        if not parts[name] or (name == "train" and missing):
-            merged = split.protocol == "grouped" and 2 * len(counts) <= len(source.texts)
-            raise _too_few_rows(name, missing, source, len(counts) if merged else None, recipe.columns.group)
-
     max_length = min(recipe.max_length or context, context)
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
     ids = encode(tokenizer, source.texts, show="tokenizing")
@@ -143,14 +137,12 @@ def prepare(
         blake2b(f"{label}\0{text}".encode("utf-8", "replace"), digest_size=8).digest()
         for text, label in zip(source.texts, source.labels, strict=True)
     }
-    near_train = np.isin(near.cluster[parts["test"]], near.cluster[parts["train"]]) & ~np.isin(
-        keys[parts["test"]], keys[parts["train"]]
-    )
+    close = near_train(near, keys, parts)
     muted = check_muted(recipe.ignore)
     found = [
         *findings,
-        *_shared_groups(source, parts),
-        *_near_train(near_train),
+        *shared_groups(source, parts),
+        *near_train_findings(close),
         *check_rows(source, keys, near, all_lengths, max_length),
     ]
     checks = without_muted(by_severity(found), muted)
@@ -177,9 +169,13 @@ def prepare(
             max_length=max_length,
             cut_rows=int((lengths > max_length).sum()),
         ),
-        near_duplicates=NearDuplicateCounts(len(near.rows()), int(near_train.sum())),
+        near_duplicates=NearDuplicateCounts(len(near.rows()), int(close.sum())),
         checks=checks,
-        notes=[note for note in _notes(recipe, source, parts, int(counts.max()), keys) if note not in told],
+        notes=[
+            note
+            for note in (*_notes(recipe, source, parts, int(counts.max()), keys), *length_notes(recipe, context))
+            if note not in told
+        ],
         muted=muted,
     )
     return (
@@ -187,6 +183,18 @@ def prepare(
         {name: ids.take(parts[name], max_length) for name in SPLITS},
         card,
     )
+
+
+def divide(recipe: Recipe, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
+    """The positions of each split's rows. Raises DataError for an empty split, or a label without training rows."""
+    parts = split_rows(recipe.split, recipe.columns, source, keys)
+    different, labels = len(np.unique(keys)), set(source.labels)
+    for name in SPLITS:
+        missing = sorted(labels - {source.labels[i] for i in parts[name]})
+        if not parts[name] or (name == "train" and missing):
+            merged = recipe.split.protocol == "grouped" and 2 * different <= len(source.texts)
+            raise _too_few_rows(name, missing, source, different if merged else None, recipe.columns.group)
+    return parts
 
 
 def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
@@ -231,13 +239,13 @@ def _too_few_rows(
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
-        got += f"; {groups} groups in column {group!r} in {len(source.texts)} rows"
+        got += f"; {groups} group{'s' * (groups > 1)} in column {group!r} in {len(source.texts)} rows"
         fix = (
             "Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
             "every label: name a column of more groups, or leave --group out."
         )
     elif texts is not None:
-        got += f"; {texts} different texts in {len(source.texts)} rows"
+        got += f"; {texts} different text{'s' * (texts > 1)} in {len(source.texts)} rows"
         fix = "Texts that differ in case, digits or white space alone count as one: add others."
     return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=fix)
 
@@ -276,6 +284,15 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
     return notes
 
 
+def length_notes(recipe: Recipe, context: int) -> list[str]:
+    """That the recipe asks for longer texts than the weights read."""
+    if (recipe.max_length or 0) <= context:
+        return []
+    return [
+        f"max_length={recipe.max_length} is more than the {context} tokens that these weights read: {context} is used"
+    ]
+
+
 def _periods(source: LabelledTexts, parts: dict) -> str:
     """The first and last time of each split, as the table writes them."""
     times = parse_times(source, "")
@@ -300,7 +317,7 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
     return [note for note in notes if note]
 
 
-def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
+def shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
     """Groups that a split that came with the data divides."""
     found, group = [], np.array(source.groups)
     for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
@@ -319,7 +336,13 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
     return found
 
 
-def _near_train(near: np.ndarray) -> list[Finding]:
+def near_train(near: NearDuplicates, keys: np.ndarray, parts: dict[str, list[int]]) -> np.ndarray:
+    """Whether each test row (n,) is nearly, but not exactly, the text of a training row."""
+    test, train = parts["test"], parts["train"]
+    return np.isin(near.cluster[test], near.cluster[train]) & ~np.isin(keys[test], keys[train])
+
+
+def near_train_findings(near: np.ndarray) -> list[Finding]:
     """near: (test rows,) whether each has nearly the text of a training row."""
     if not near.any():
         return []
@@ -353,7 +376,14 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     data = files.pop("")
     before = [(PURPOSES[""], data)]
     found = read_labelled(
-        data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split, time=columns.time
+        data.path,
+        columns.text,
+        columns.label,
+        data.layout,
+        group=columns.group,
+        split=columns.split,
+        time=columns.time,
+        white_space=columns.white_space,
     )
     found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
@@ -370,7 +400,15 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         _refuse_again(name, more, before)
         before.append((PURPOSES[side], more))
         _refuse_other_header(name, more, data, found)
-        read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
+        read = read_labelled(
+            more.path,
+            found.text_column,
+            found.label_column,
+            more.layout,
+            1,
+            columns.group,
+            white_space=columns.white_space,
+        )
         unknown = sorted(set(read.labels) - labels)
         if unknown:
             raise DataError(
@@ -405,7 +443,8 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
 
 def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
     """Raise DataError where one of two files has a header and the other has none."""
-    first = next(iterate_table(more.path, more.layout), None)
+    layout = with_fields(more.path, more.layout, [found.text_column, found.label_column])
+    first = next(iterate_table(more.path, layout), None)
     wanted = {*found.text_column.split(","), found.text_column, found.label_column}
     if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
         return

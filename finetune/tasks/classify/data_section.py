@@ -2,8 +2,8 @@
 
 from finetune.report import provenance
 from finetune.report.blocks import Section, Table, Text, facts, percent, sentence, value_text
-from finetune.tables.checks import located
 from finetune.tables.codes import GUIDE
+from finetune.tables.findings import located
 from finetune.tasks.classify.data import ClassifierCard
 
 _LISTED_LABELS = 20  # labels in the table of the splits

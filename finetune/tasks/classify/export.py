@@ -41,6 +41,7 @@ def exportable_run(
         tokenizer_sha256=tokenizer.fingerprint(),
         data_sha256=run.result("download", Downloaded).data.sha256,
         recipe_sha256=sha256_json(recipe.model_dump()),
+        white_space=recipe.columns.white_space,
     )
     return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data))
 
@@ -73,9 +74,11 @@ def exportable(
 def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     """The results and the data of a run's model, as lines of the README."""
     headline = evaluation.headline
+    shown = f"not defined ({headline.reason})"
+    if headline.value is not None:
+        shown = f"{headline.value:.4f} (95 % interval {headline.low:.4f} to {headline.high:.4f})"
     return [
-        f"{headline.metric} on {headline.n:,} held-out texts: {headline.value:.4f} "
-        f"(95 % interval {headline.low:.4f} to {headline.high:.4f})",
+        f"{headline.metric} on {headline.n:,} held-out texts: {shown}",
         escape_markdown(
             f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
             + (f"; cite: {data.citation}" if data.citation else "")
@@ -108,6 +111,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         '    classify("a text")',
         "",
         "transformers applies neither temperature nor threshold; both are in bundle.json.",
+        *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]
     return "\n".join(lines)

@@ -24,8 +24,7 @@ from finetune.tasks.classify.job import Examples, build_job, examples
 from finetune.tasks.setup import assemble, fit
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
-
-HIGHEST_USUAL_LR = 0.1
+from finetune.training.trainable import HIGHEST_USUAL_LR
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,17 @@ def predict_texts(directory: Path, texts: list[str]) -> Iterator[str]:
 
 
 def predict_table(
-    directory: Path, source: Path, target: Path, text: str | None, encoding: str | None, header: bool
+    directory: Path,
+    source: Path,
+    target: Path,
+    text: str | None,
+    encoding: str | None,
+    header: bool,
+    overwrite: bool = False,
 ) -> Iterator[str]:
     """Fill a table, and say what was read."""
-    counts = fill_table(Bundle.load(directory), source, target, text, encoding, header)
+    counts = fill_table(Bundle.load(directory), source, target, text, encoding, header, overwrite)
+    yield from (f"note: {note}" for note in counts["notes"])
     yield (
         f"{target}: {counts['rows']:,} rows, text {counts['text_column']!r}"
         + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")

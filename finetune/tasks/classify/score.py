@@ -277,9 +277,14 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
 def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     """The comparison with one baseline; "" for a reference that the model clearly beats."""
     other, difference = entry.metrics[metric], entry.difference
-    points = 100 * difference.known_value()
+    points, unsure = 100 * difference.known_value(), ""
     if metric == "accuracy":
         real, test = entry.p_value < 0.05, f"McNemar {p_text(entry.p_value)}"
+        low, high = difference.low, difference.high
+        if (
+            not real and low is not None and high is not None and (low > 0 or high < 0)
+        ):  # few rows, on which the exact test and the bootstrap disagree
+            unsure = f"{test}, but 95 % interval of the difference {100 * low:+.1f} to {100 * high:+.1f} points"
     else:
         _, low, high = difference.known()
         real = low > 0 or high < 0
@@ -291,6 +296,8 @@ def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     size = f"{abs(points):.1f} points" if abs(points) >= 0.05 or points == 0 else "under 0.1 points"
     if points == 0:
         return f"{shown}; no difference ({test})."
+    if unsure:
+        return f"{shown}; whether the difference of {size} is more than noise is open ({unsure})."
     if not real:
         return f"{shown}; the difference of {size} is within noise ({test})."
     if points > 0:

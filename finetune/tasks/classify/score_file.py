@@ -13,7 +13,7 @@ from finetune.evaluation.metrics import classification_metrics
 from finetune.report.metric_text import metric_text
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts, labelled_chunks
-from finetune.tables.tables import iterate_table
+from finetune.tables.tables import iterate_table, with_fields
 from finetune.tasks.classify.bundle import CHUNK, Bundle
 
 
@@ -26,11 +26,12 @@ def score_file(
     """
     bundle = Bundle.load(bundle_path)
     layout = detect_format(data, encoding, HEADER_NAMES).layout
+    layout = with_fields(data, layout, [text or bundle.columns.get("text"), label or bundle.columns.get("label")])
     names = next(iterate_table(data, layout), ([],))[0]
     text, label = bundle.column("text", text, names), bundle.column("label", label, names)
 
     def chunks() -> Iterator[LabelledTexts]:
-        return labelled_chunks(data, text, label, layout, size=CHUNK)
+        return labelled_chunks(data, text, label, layout, size=CHUNK, white_space=bundle.white_space)
 
     number = {own: i for i, own in enumerate(bundle.labels)}
     targets = [np.zeros(0, dtype=np.int64)]
@@ -62,8 +63,11 @@ def score_file(
         y, bundle.decide(probabilities), probabilities, bundle.labels, positive, resamples=1000, seed=0
     )
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
+    absent = [own for own, i in number.items() if not (y == i).any()]
     return [
-        f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}",
+        f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}"
+        + (f"; positive class {bundle.positive!r}" if bundle.positive else ""),
         *lines,
-        *(f"note: {count} rows left out: {reason}" for reason, count in dropped.items()),
+        *([f"note: no row has the label {listed(absent)}; f1_macro averages over all {len(number)}"] if absent else []),
+        *(f"note: {count:,} row{'s' * (count > 1)} left out: {reason}" for reason, count in dropped.items()),
     ]

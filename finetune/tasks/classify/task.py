@@ -20,12 +20,14 @@ from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import escape_formula, table_writer
-from finetune.tables.checks import located, refuse_meaningless
+from finetune.tables.checks import refuse_meaningless
 from finetune.tables.codes import GUIDE, check_muted
+from finetune.tables.findings import located
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
-from finetune.tasks.classify.data import LabelledRow, locate_files, prepare, read_data, table_findings
+from finetune.tasks.classify.bundle import answer_columns
+from finetune.tasks.classify.data import LabelledRow, length_notes, locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import exportable_run
 from finetune.tasks.classify.job import Examples, build_job, build_model, keeps_states, kept_bytes
 from finetune.tasks.classify.page import PAGE, classifier_table
@@ -109,9 +111,10 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
-        records, tokens_of, card = prepare(
-            recipe, source, tokenizer, run.result("verify", Verified).context, table_findings(recipe, source)
-        )
+        context = run.result("verify", Verified).context
+        for note in length_notes(recipe, context):
+            warn(note)
+        records, tokens_of, card = prepare(recipe, source, tokenizer, context, table_findings(recipe, source))
         write_records(run, records)
         for name, rows in tokens_of.items():
             rows.save(run.path("data", name))
@@ -272,7 +275,7 @@ def write_predictions(
     """predictions.csv: each row with the predicted label and the probability (n, K) of each."""
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
-        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
+        writer.writerow(["row", "text", "label", *answer_columns(labels)])
         for record, guess, p in zip(records, predicted, probabilities, strict=True):
             writer.writerow(
                 [

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from finetune.console import progress
 from finetune.errors import DataError
-from finetune.files import atomic_write
-from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import SAMPLE, find_unlabelled_text, join_cells
-from finetune.tables.tables import iterate_table
+from finetune.tables.tables import as_cell, iterate_values
+from finetune.tables.writers import open_writer
 from finetune.tasks.tag.bundle import Name, TagBundle
 from finetune.tasks.tag.sentences import HEADER_NAMES
 
@@ -32,7 +31,13 @@ def predict_texts(directory: Path, texts: list[str]) -> Iterator[str]:
 
 
 def predict_table(
-    directory: Path, source: Path, target: Path, text: str | None, encoding: str | None, header: bool
+    directory: Path,
+    source: Path,
+    target: Path,
+    text: str | None,
+    encoding: str | None,
+    header: bool,
+    overwrite: bool = False,
 ) -> Iterator[str]:
     """Copy a table with a further column ``names``: a JSON list of kind, text, start, end and probability."""
     if target.resolve() == source.resolve():
@@ -40,24 +45,28 @@ def predict_table(
     bundle = TagBundle.load(directory)
     layout = detect_format(source, encoding, HEADER_NAMES if header else frozenset()).layout
     layout = layout if header else without_header(source, layout)
-    total = sum(1 for _ in iterate_table(source, layout))
-    table = iterate_table(source, layout)
+    total = sum(1 for _ in iterate_values(source, layout))
+    table = iterate_values(source, layout)
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise DataError(
             f"{source}: a header and no rows", do="Add rows; or give --no-header, if the first line is one."
         )
     columns = sample[0][0]
-    if ADDED in columns:
-        raise DataError(f"{source}: has the column that the output adds", got=ADDED, do="Rename it first.")
-    at = find_unlabelled_text(columns, [cells for _, cells in sample], text, source)
-    rows, found = (cells for _, cells in itertools.chain(sample, table)), 0
-    with atomic_write(target) as file, progress("finding names", total, unit="rows") as advance:
-        writer = table_writer(file, "\t" if target.suffix.lower() == ".tsv" else ",")
-        writer.writerow([*map(escape_formula, columns), ADDED])
+    if ADDED in columns and not overwrite:
+        raise DataError(
+            f"{source}: has the column that the output adds", got=ADDED, do="Rename it first, or give --overwrite."
+        )
+    at = find_unlabelled_text(columns, [list(map(as_cell, values)) for _, values in sample], text, source)
+    kept = [place for place, name in enumerate(columns) if name != ADDED]
+    rows, found = (values for _, values in itertools.chain(sample, table)), 0
+    with (
+        open_writer(target, [columns[place] for place in kept], [ADDED], source, layout) as writer,
+        progress("finding names", total, unit="rows") as advance,
+    ):
         while chunk := list(itertools.islice(rows, CHUNK)):
-            names = bundle.names([join_cells(cells, at) for cells in chunk])
-            writer.writerows([*map(escape_formula, cells), _cell(own)] for cells, own in zip(chunk, names, strict=True))
+            names = bundle.names([join_cells(list(map(as_cell, values)), at) for values in chunk])
+            writer.write([[values[place] for place in kept] for values in chunk], [[_cell(own)] for own in names])
             found += sum(map(len, names))
             advance(len(chunk))
     yield f"{target}: {total:,} rows, {found:,} names, text {','.join(columns[index] for index in at)!r}"

@@ -91,6 +91,19 @@ def test_one_class_in_the_rows_leaves_the_rankings_undefined_with_a_reason():
     assert found["log_loss"].value == pytest.approx(sk.log_loss(np.zeros(20), p, labels=[0, 1]))
 
 
+def test_what_needs_rows_of_the_positive_class_is_undefined_without_them():
+    _, predicted, p = sample(20, 2)
+    ones, zeros = np.ones(20, dtype=int), np.zeros(20, dtype=int)
+    absent = classification_metrics(zeros, predicted, p, ["ham", "spam"], 1, 100, 0)
+    assert [absent[name].value for name in ("f1", "recall", "f1_macro")] == [None] * 3 and predicted.any()
+    assert absent["precision"].value == 0 and absent["f1"].reason == "only one class in the 20 rows: ham"
+    assert classification_metrics(zeros, zeros, p, ["ham", "spam"], 1, 100, 0)["precision"].value is None
+    alone = classification_metrics(ones, predicted, p, ["ham", "spam"], 1, 100, 0)
+    for name, score in (("f1", sk.f1_score), ("recall", sk.recall_score), ("precision", sk.precision_score)):
+        assert alone[name].value == pytest.approx(score(ones, predicted))
+    assert alone["f1_macro"].value is None and alone["accuracy"].value == (predicted == 1).mean()
+
+
 def test_labels_that_no_row_has_count_as_in_scikit_learn():
     y, predicted, p = sample(40, 4, classes=[0, 2])
     found = classification_metrics(y, predicted, p, list("abcd"), None, 100, 0)

@@ -207,7 +207,7 @@ def _json(path, value):
 def _predictions(path, texts, labels, y, predicted, probabilities):
     with open(path, "w", encoding="utf-8", newline="", errors="replace") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
+        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{label}" for label in labels)])
         for row, text in enumerate(texts):
             writer.writerow(
                 [

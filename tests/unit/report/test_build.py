@@ -256,7 +256,7 @@ def test_many_errors_keep_the_thirty_most_confident(tmp_path):
     path = tmp_path / "predictions.csv"
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "text", "label", "predicted", "probability", "p_0", "p_1"])
+        writer.writerow(["row", "text", "label", "predicted", "probability", "p_ham", "p_spam"])
         for row in range(500):
             writer.writerow([row, "x" * 200_000 if row == 7 else "t", "a", "b", (row * 37 % 500) / 500, 0, 0])
     found = read_errors(path)

@@ -82,6 +82,15 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
             4,
             "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; the model learns them as a class",
         ),
+        ({"labels": {0: "yes.", 2: "yes\u200b", 4: "'yes'"}}, "label_spelling", "warning", 3, "1 label is spelled in"),
+        (
+            {"labels": {i: "yes" for i in range(1, 238)}},
+            "imbalance",
+            "warning",
+            239,
+            "99.58% of the rows are 'yes', 0.42%",
+        ),
+        ({"labels": {i: "abc"[i % 2] for i in range(238)}}, "rare_labels", "warning", 2, "2 labels have fewer"),
         ({"labels": {0: "none", 2: "NONE"}}, "missing_words", "note", 2, "labelled 'none', 'NONE' look like"),
         ({"labels": {0: "maybe", 2: "maybe"}}, "rare_labels", "warning", 1, "fewer than 10 rows"),
         ({"labels": {i: "yes" for i in range(1, 220)}}, "imbalance", "warning", 230, "96% of the rows are 'yes'"),
@@ -98,7 +107,7 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
             "conflicting_labels",
             "warning",
             1,
-            "1 texts have more than one label",
+            "1 text has more than one label",
         ),
         ({"at": {2: LONG + " so", 4: LONG}}, "near_duplicates", "note", 2, "near duplicates"),
         ({"at": {2: LONG + " so", 5: LONG}}, "near_duplicates_with_other_label", "warning", 1, "different labels"),
@@ -178,3 +187,25 @@ def test_columns_that_mean_nothing_stop():
 
 def test_letters_of_alphabets():
     assert letter_counts(["abc", "éß", "мы 12", "日本 x"]) == (3 + 2 + 2 + 3, 2 + 2)
+
+
+@pytest.mark.parametrize(
+    "labels", [["-1", "0", "1"], ["?", "!", "."], ["c", "c++", "c#"], ["\U0001f600", "\U0001f622", "x"]]
+)
+def test_labels_that_mean_other_things_are_no_spellings(labels):
+    assert "label_spelling" not in found(put(clean(), labels={i: labels[i % 3] for i in range(240)}))
+
+
+def test_texts_that_differ_in_digits_repeat_but_do_not_conflict():
+    checks = found(put(clean(), {2: "order number 1", 3: "order number 3", 5: "Order number  3", 6: "order number 3"}))
+    assert checks["exact_duplicates"].count == 3
+    conflict = checks["conflicting_labels"]
+    assert (conflict.count, conflict.rows) == (1, [12]) and conflict.what.startswith("1 text has")
+
+
+def test_names_of_many_labels_are_one_finding():
+    labels = ["jan", "feb", "mar", "apr"] * 60
+    texts = {i: f"{label} {WORDS[i % 29]} {WORDS[i % 23]} {i * 'k'}" for i, label in enumerate(labels) if i % 5}
+    finding = found(put(clean(), texts, dict(enumerate(labels))))["label_in_text"]
+    assert finding.what.startswith("the names of 4 labels occur in their own texts: 'mar' in 80% of the texts")
+    assert finding.what.endswith("and 2 more") and finding.count == 192 and len(finding.rows) == 3

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from finetune.errors import RecipeError
-from finetune.tables.checks import Finding, without_muted
 from finetune.tables.codes import BY_CODE, BY_NAME, CHECKS, check_muted
+from finetune.tables.findings import Finding, without_muted
 
 
 def test_codes_are_in_order_and_every_check_has_its_own():

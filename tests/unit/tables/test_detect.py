@@ -156,7 +156,7 @@ def test_a_first_line_that_names_the_delimiter_is_none_of_the_table(detect, firs
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         found, read = detect((end.join(lines) + end).encode(encoding))
         assert read == rows[1:] and "as line 1 says" in " ".join(found.notes)
-    with pytest.raises(DataError, match="line 5: 1 fields"):
+    with pytest.raises(DataError, match="line 5: 1 field;"):
         detect(end.join([*lines, "alone"]))
     plain = delimiter.join(["a", '"b" c'])
     assert detect(end.join([*lines, plain, plain]))[1][2:] == [["a", '"b" c']] * 2  # quotes that part nothing
@@ -181,9 +181,9 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
 @pytest.mark.parametrize(
     "magic, what, fix",
     [
-        (b"PK\x03\x04", "Excel workbook", "save it as CSV"),
+        (b"PK\x03\x04", "Excel workbook", "name end in .xlsx"),
         (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
-        (b"\x1f\x8b", "gzip", "Unpack it"),
+        (b"\x1f\x8b", "gzip", "name end in .gz"),
     ],
 )
 def test_binary_files_are_recognised_by_their_first_bytes(detect, name, magic, what, fix):

@@ -150,3 +150,14 @@ def test_chunks_keep_the_order_and_limit_the_characters():
     assert all(sum(map(len, part)) <= 60 for _, part in chunks)
     assert [len(part) for _, part in text_chunks(["x" * 99, "y", "z" * 99], 50)] == [1, 1, 1]
     assert not list(text_chunks([]))
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("ham", "spam")])
+def test_totals_and_repeated_headers_are_no_examples(tmp_path, labels):
+    lines = [f"{text},{labels[row % 2]}" for row, text in enumerate(["total", "sum of all", "count", "a"] * 3)]
+    (tmp_path / "my.csv").write_text(
+        "\n".join(["text,label", *lines, "text,label", "Total:,240", "text,1", ",12"]) + "\n"
+    )
+    found = read_labelled(tmp_path / "my.csv", None, None)
+    assert found.dropped == {"repeated header": 1, "total row": 1, "empty text": 1}
+    assert found.rows == [*range(12), 14] and [part.rows for part in found.left_out] == [[12], [13], [15]]

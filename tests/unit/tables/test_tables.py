@@ -84,7 +84,7 @@ def test_without_quoting_a_row_is_a_line(table):
     "content, message",
     [
         ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
-        ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"),
+        ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 field;"),
         ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
         ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*Close every quote that is opened"),
         ('a,b\n"x"y,2\n', "line 2: .*quote"),
@@ -111,10 +111,21 @@ def test_missing_and_unsupported_files_are_refused(tmp_path):
     for name, message in (
         ("none.csv", "no such file"),
         ("d.csv", "a directory instead"),
-        ("x.xlsx", "unknown file extension"),
+        ("x.xls", "unknown file extension"),
     ):
         with pytest.raises(DataError, match=message):
             next(iterate_table(tmp_path / name))
+
+
+def test_a_note_below_the_table_is_named_with_advice_that_fits(tmp_path):
+    (tmp_path / "my.csv").write_text("text,label\na,b\nExported on Monday\n")
+    with pytest.raises(
+        DataError, match="line 3: 1 field; got 'Exported on Monday'.*delete it if it is a note or a total"
+    ):
+        list(iterate_table(tmp_path / "my.csv"))
+    (tmp_path / "my.csv").write_text("text,label\na,b\nwell, yes,b\n")
+    with pytest.raises(DataError, match="line 3: 3 fields;.*Quote the texts"):
+        list(iterate_table(tmp_path / "my.csv"))
 
 
 def test_the_ending_tells_the_delimiter(tmp_path):

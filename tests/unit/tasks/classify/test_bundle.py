@@ -93,7 +93,7 @@ def test_a_table_keeps_its_columns_and_order(bundle_at, tmp_path, monkeypatch):
     counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         names, *found = csv.reader(file)
-    assert counts == {"rows": 5, "without_text": 1, "text_column": "text"}
+    assert counts == {"rows": 5, "without_text": 1, "text_column": "text", "notes": []}
     assert names == ["id", "text", "predicted", "probability", "p_ham", "p_spam"]
     assert [row[0] for row in found] == ["7", "8", "9", "10", "-5.5"]
     assert [row[1] for row in found] == ["hello", "", rows[2][1], "'=1+1", "bye"]
@@ -167,11 +167,82 @@ def test_the_encoding_option_applies_and_a_bad_row_raises_before_predicting(bund
     assert not (tmp_path / "other.csv").exists()
 
 
-def test_columns_that_would_clash_are_refused(bundle_at, tmp_path):
-    (tmp_path / "in.csv").write_text("text,predicted\na,b\n")
+def test_columns_that_would_clash_are_refused_or_replaced(bundle_at, tmp_path):
+    (tmp_path / "in.csv").write_text("text,predicted,p_ham,n\na,b,c,1\n")
     with pytest.raises(DataError, match="columns that the output adds.*predicted"):
         predict.predict_table(predict.Bundle.load(bundle_at()), tmp_path / "in.csv", tmp_path / "out.csv", None)
     assert not (tmp_path / "out.csv").exists()
+    bundle = predict.Bundle.load(bundle_at())
+    predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None, overwrite=True)
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert list(found) == ["text", "n", "predicted", "probability", "p_ham", "p_spam"]
+    assert found["predicted"][0] in LABELS and 0 <= found["p_ham"][0] <= 1
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_every_kind_of_output_has_the_rows_the_types_and_the_same_answers(
+    bundle_at, tmp_path, monkeypatch, kind, ending
+):
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    bundle, target = predict.Bundle.load(bundle_at()), tmp_path / f"out.{ending}"
+    frame = pd.DataFrame({"n": [1, 2, 3], "text": ["see you", None, "=1+1 \u00e9"], "ok": [True, False, True]})
+    {
+        "csv": lambda path: frame.to_csv(path, index=False),
+        "jsonl": lambda path: frame.to_json(path, orient="records", lines=True),
+        "parquet": frame.to_parquet,
+    }[kind](tmp_path / f"in.{kind}")
+    predict.predict_table(bundle, tmp_path / f"in.{kind}", target, None)
+    found = {
+        "csv": pd.read_csv,
+        "tsv": lambda path: pd.read_csv(path, sep="\t"),
+        "jsonl": lambda path: pd.read_json(path, lines=True),
+        "parquet": pd.read_parquet,
+    }[ending](target)
+    assert list(found) == ["n", "text", "ok", "predicted", "probability", "p_ham", "p_spam"]
+    formula = "'" if ending in ("csv", "tsv") else ""
+    assert (
+        found["text"][0] == "see you"
+        and found["text"].fillna("")[1] == ""
+        and found["text"][2] == f"{formula}=1+1 \u00e9"
+    )
+    labels, probabilities = bundle.predict(["see you", "=1+1 \u00e9"])
+    assert found["predicted"][[0, 2]].tolist() == labels and pd.isna(found.loc[1, ["predicted", "p_ham"]]).all()
+    np.testing.assert_allclose(found.loc[[0, 2], ["p_ham", "p_spam"]], probabilities, atol=1e-6)
+    if ending == kind != "csv":
+        assert found["n"].tolist() == [1, 2, 3] and found["ok"].tolist() == [True, False, True]
+
+
+def test_names_that_two_columns_share_cannot_be_keys(bundle_at, tmp_path):
+    (tmp_path / "in.csv").write_text("text,a,a\nx,1,2\n")
+    with pytest.raises(DataError, match="several columns have the same name; got a"):
+        predict.predict_table(predict.Bundle.load(bundle_at()), tmp_path / "in.csv", tmp_path / "out.jsonl", None)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_nested_fields_are_read_and_the_object_is_kept(bundle_at, tmp_path):
+    bundle = predict.Bundle.load(bundle_at(columns={"text": "content.text", "label": "label"}))
+    rows = [{"id": n, "content": {"text": text, "by": None}} for n, text in enumerate(["see you", "win cash"])]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts = predict.predict_table(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl", None)
+    found = list(map(json.loads, (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()))
+    assert counts["text_column"] == "content.text" and [own["content"] for own in found] == [r["content"] for r in rows]
+    assert [own["predicted"] for own in found] == bundle.predict(["see you", "win cash"])[0]
+
+
+@pytest.mark.parametrize(
+    "lines, rows, note",
+    [
+        (["see you at six", "win cash now"], 2, "the first row is data, as its only cell is a text: 'see you at six'"),
+        (["remark", "win cash now"], 1, "'remark' is read as the header; if it is a text to predict, add --no-header"),
+        (["Text", "win cash now"], 1, ""),
+    ],
+)
+def test_the_first_row_of_a_single_column_is_not_lost_in_silence(bundle_at, tmp_path, lines, rows, note):
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    bundle = predict.Bundle.load(bundle_at())
+    counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
+    assert counts["rows"] == rows and note in "".join(counts["notes"]) and bool(note) == bool(counts["notes"])
 
 
 @pytest.mark.parametrize(

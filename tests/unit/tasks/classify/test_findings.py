@@ -1,6 +1,7 @@
 """Each code is reached by a table that has what it stands for, and is not shown where it is muted."""
 
 import csv
+import json
 import random
 from pathlib import Path
 
@@ -101,6 +102,12 @@ TABLES: dict[str, dict[str, list] | str | bytes] = {
     "conflicting_labels": table(texts(_4="same text", _5="Same  TEXT")),
     "near_duplicates": table(texts(_4=LONG, _6=LONG + " so")),
     "near_duplicates_with_other_label": table(texts(_4=LONG, _5=LONG + " so")),
+    "white_space_clue": table([text + "  " * (row % 2) for row, text in enumerate(texts())]),
+    "style_clue": table([text + "." * (row % 2) for row, text in enumerate(texts())]),
+    "nested_texts": table([json.dumps(text.split()) for text in texts()]),
+    "repeated_header": table(texts(_5="text"), labels(_5="label")),
+    "total_row": table(texts(_239="Total"), labels(_239="240")),
+    "cannot_split": table([f"order number {1000 + row}" for row in range(ROWS)]),
 }
 
 PARTS = ["train"] * 160 + ["val"] * 40 + ["test"] * 40

@@ -217,6 +217,18 @@ def test_verdict_calls_a_difference_within_noise_noise():
     )
 
 
+def test_verdict_leaves_open_what_its_two_tests_see_differently():
+    said = verdict(evaluation(0.9, baselines=[entry(MAJORITY, 0.73, 0.172, 0.07, 0.021, 0.323)]))
+    assert (
+        "within noise" not in said
+        and (
+            "whether the difference of 17.2 points is more than noise is open (McNemar p = 0.07, but 95 % interval of the "
+            "difference +2.1 to +32.3 points)."
+        )
+        in said
+    )
+
+
 def test_verdict_says_plainly_who_wins():
     assert "the baseline is better by 3.0 points (McNemar p = 0.001)" in verdict(
         evaluation(0.95, baselines=[entry(TFIDF, 0.98, -0.03, 0.001)])

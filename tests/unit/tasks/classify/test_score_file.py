@@ -74,7 +74,7 @@ def test_chunks_give_scikit_learns_figures(bundle, tmp_path, monkeypatch, ending
     seen, real = [], Bundle.logits
     monkeypatch.setattr(Bundle, "logits", lambda self, texts: seen.append(len(texts)) or real(self, texts))
     lines = score_file.score_file(bundle, path, None, None)
-    assert lines[0] == "24 rows; text 'text', label 'label'" and lines[-1] == "note: 1 rows left out: empty text"
+    assert lines[0] == "24 rows; text 'text', label 'label'" and lines[-1] == "note: 1 row left out: empty text"
     assert seen == [4] * 6
     found = values(lines)
     assert found["accuracy"] == pytest.approx(accuracy_score(kept["label"], guessed), abs=6e-4)
@@ -111,4 +111,28 @@ def test_text_and_label_columns_are_those_of_training(bundle, tmp_path):
     lines = score_file.score_file(bundle, tmp_path / "my.csv", None, None)
     expected = accuracy_score(TARGETS, Bundle.load(bundle).predict(TEXTS)[0])
     assert lines[0] == "25 rows; text 'title', label 'topic'"
+    assert values(lines)["accuracy"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_absent_labels_and_the_positive_class_are_said(bundle, tmp_path):
+    path = tmp_path / "my.csv"
+    pd.DataFrame({"text": TEXTS, "label": ["a", "b"] * 12 + ["a"]}).to_csv(path, index=False)
+    assert "note: no row has the label c; f1_macro averages over all 3" in score_file.score_file(
+        bundle, path, None, None
+    )
+    pd.DataFrame({"text": TEXTS, "label": ["a"] * 25}).to_csv(path, index=False)
+    lines = score_file.score_file(bundle, path, None, None)
+    assert "f1_macro           not defined (only one class in the 25 rows: a)" in lines
+
+
+def test_nested_fields_are_scored_and_white_space_is_folded(bundle, tmp_path):
+    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    columns = {"text": "content.text", "label": "content.topic"}
+    (bundle / "bundle.json").write_text(json.dumps(card | {"columns": columns, "white_space": "fold"}))
+    rows = [{"content": {"text": f" {text}  ", "topic": own}} for text, own in zip(TEXTS, TARGETS, strict=True)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = score_file.score_file(bundle, tmp_path / "my.jsonl", None, None)
+    assert lines[0] == "25 rows; text 'content.text', label 'content.topic'"
+    (bundle / "bundle.json").write_text(json.dumps(card))
+    expected = accuracy_score(TARGETS, Bundle.load(bundle).predict(TEXTS)[0])
     assert values(lines)["accuracy"] == pytest.approx(expected, abs=1e-3)

@@ -111,7 +111,7 @@ def test_ambiguous_columns_are_refused_with_the_existing_names(tmp_path, names, 
         ("source\ttarget\na\tb\nc\t\n", "my.tsv", r"got 1 .*\(1 rows left out: empty target\)"),
         ("source\ttarget\na\tb\tc\n", "my.tsv", "line 2: 3 fields"),
         ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got duplicate key 'source'"),
-        ("a", "my.xlsx", "unknown file extension; got '.xlsx'; known: .csv"),
+        ("a", "my.xls", "unknown file extension; got '.xls'; known: .csv"),
         ("{}", "my.json", "must contain a list of objects"),
     ],
 )
