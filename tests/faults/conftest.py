@@ -275,8 +275,8 @@ def start(tmp_path):
 
 
 @pytest.fixture
-def command(finetune):
-    """``command(*arguments)``: (exit status, what was shown)."""
+def ran(finetune):
+    """``ran(*arguments)``: (exit status, what was shown)."""
 
     def run(*arguments: object) -> tuple[int, str]:
         done = finetune(*arguments)

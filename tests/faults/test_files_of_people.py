@@ -59,40 +59,38 @@ def read_pairs() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_checked_and_prepared(kind, command):
+def test_every_kind_is_checked_and_prepared(kind, ran):
     name = KINDS[kind]()
-    status, shown = command("data", "check", name)
+    status, shown = ran("data", "check", name)
     assert status == 0 and "rows     40" in shown, shown
-    status, shown = command("classify", name, *TRAIN, "--until", "prepare")
+    status, shown = ran("classify", name, *TRAIN, "--until", "prepare")
     assert status == 0 and read_pairs() == set(zip(TEXTS, LABELS, strict=True)), shown
-    status, shown = command("classify", name, *TRAIN, "--until", "prepare")
+    status, shown = ran("classify", name, *TRAIN, "--until", "prepare")
     assert status == 0 and "nothing left to do" in shown, shown
 
 
-def test_a_changed_text_in_a_folder_is_other_data(command):
+def test_a_changed_text_in_a_folder_is_other_data(ran):
     folder()
-    command("classify", "mails", *TRAIN, "--until", "prepare")
+    ran("classify", "mails", *TRAIN, "--until", "prepare")
     Path("mails/ham/00.txt").write_text("another text")
-    assert "run runs/one-2" in command("classify", "mails", *TRAIN, "--until", "prepare")[1]
+    assert "run runs/one-2" in ran("classify", "mails", *TRAIN, "--until", "prepare")[1]
 
 
-def test_standard_input_is_checked_learnt_scored_and_predicted(command, monkeypatch):
+def test_standard_input_is_checked_learnt_scored_and_predicted(ran, monkeypatch):
     give(monkeypatch, CSV.encode())
-    assert "rows     40" in command("data", "check", "-")[1]
+    assert "rows     40" in ran("data", "check", "-")[1]
     give(monkeypatch, CSV.encode())
-    status, shown = command("classify", "-", *TRAIN, *SHORT)
+    status, shown = ran("classify", "-", *TRAIN, *SHORT)
     assert status == 0 and read_pairs() == set(zip(TEXTS, LABELS, strict=True)), shown
     (kept,) = Path("runs/tables").iterdir()
     assert kept.read_bytes() == CSV.encode() and kept.name.startswith("stdin-")
     give(monkeypatch, CSV.encode())
-    assert command("evaluate", "runs/one", "-")[1].startswith(
-        "40 rows; text 'text', label 'label'; positive class 'spam'"
-    )
+    assert ran("evaluate", "runs/one", "-")[1].startswith("40 rows; text 'text', label 'label'; positive class 'spam'")
     give(monkeypatch, b"win a prize\n\nlunch at home\n")
-    lines = command("predict", "runs/one", "-")[1].splitlines()
-    assert lines == command("predict", "runs/one", "win a prize", "lunch at home")[1].splitlines() and len(lines) == 2
+    lines = ran("predict", "runs/one", "-")[1].splitlines()
+    assert lines == ran("predict", "runs/one", "win a prize", "lunch at home")[1].splitlines() and len(lines) == 2
     give(monkeypatch, "\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(TEXTS)).encode())
-    status, shown = command("predict", "runs/one", "--csv", "-", "--out", "out.parquet")
+    status, shown = ran("predict", "runs/one", "--csv", "-", "--out", "out.parquet")
     assert status == 0, shown
     import pandas
 
@@ -101,5 +99,5 @@ def test_standard_input_is_checked_learnt_scored_and_predicted(command, monkeypa
     assert found["text"].tolist() == TEXTS and set(found["predicted"]) <= set(LABELS)
     give(monkeypatch, b"")
     for command in (["classify", "-"], ["predict", "runs/one", "-"], ["data", "check", "-"]):
-        status, shown = command(*command)
+        status, shown = ran(*command)
         assert status == 2 and "standard input is empty" in shown

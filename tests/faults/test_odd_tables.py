@@ -48,9 +48,9 @@ ODD_LABELS = {
 
 
 @pytest.mark.parametrize("kind", ODD_LABELS)
-def test_labels_arrive_as_they_are(kind, command):
+def test_labels_arrive_as_they_are(kind, ran):
     labels = ODD_LABELS[kind] * 20
-    status, shown = command("classify", write("my.csv", {"text": TEXTS, "label": labels}), *TRAIN)
+    status, shown = ran("classify", write("my.csv", {"text": TEXTS, "label": labels}), *TRAIN)
     assert status == 0, shown
     assert records() == {i: pair for i, pair in enumerate(zip(TEXTS, labels, strict=True))}
 
@@ -71,9 +71,9 @@ ODD_TEXTS = {
 
 
 @pytest.mark.parametrize("kind", ODD_TEXTS)
-def test_texts_arrive_as_they_are(kind, command):
+def test_texts_arrive_as_they_are(kind, ran):
     texts = [ODD_TEXTS[kind], *TEXTS[1:]]
-    status, shown = command("classify", write("my.csv", {"text": texts, "label": LABELS}), *TRAIN)
+    status, shown = ran("classify", write("my.csv", {"text": texts, "label": LABELS}), *TRAIN)
     assert status == 0, shown
     assert records()[0] == (ODD_TEXTS[kind], "ham") and len(records()) == 40
 
@@ -89,9 +89,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_layouts_are_detected_and_reported(kind, command):
+def test_layouts_are_detected_and_reported(kind, ran):
     columns = {"text": [*TEXTS[:-1], "naïve"], "label": LABELS}
-    status, shown = command("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
+    status, shown = ran("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
     assert status == 0, shown
     assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
     said = {
@@ -103,40 +103,40 @@ def test_layouts_are_detected_and_reported(kind, command):
     assert said.get(kind, "rows: 40") in shown
 
 
-def test_mixed_line_ends_are_read(command):
+def test_mixed_line_ends_are_read(ran):
     lines = ["text,label", *(f"{text},{label}" for text, label in zip(TEXTS, LABELS, strict=True))]
     ends = ["\n", "\r\n", "\r"]
     Path("my.csv").write_bytes("".join(line + ends[i % 3] for i, line in enumerate(lines)).encode())
-    assert command("classify", "my.csv", *TRAIN)[0] == 0 and len(records()) == 40
+    assert ran("classify", "my.csv", *TRAIN)[0] == 0 and len(records()) == 40
 
 
-def test_another_encoding_is_read_when_asked_for(command):
+def test_another_encoding_is_read_when_asked_for(ran):
     write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS}, encoding="latin-1")
-    assert command("classify", "my.csv", *TRAIN, "--set", "encoding=cp1252")[0] == 0 and records()[39][0] == "café"
+    assert ran("classify", "my.csv", *TRAIN, "--set", "encoding=cp1252")[0] == 0 and records()[39][0] == "café"
 
 
-def test_another_encoding_is_that_of_the_files_which_need_it(command):
+def test_another_encoding_is_that_of_the_files_which_need_it(ran):
     write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS})
     write("test.csv", {"text": [*TEXTS[:3], "thé"], "label": LABELS[:4]}, encoding="latin-1")
     further = ["--test", "test.csv", "--encoding", "cp1252", "--name", "one"]
-    status, shown = command("classify", "my.csv", *further, *TRAIN)
+    status, shown = ran("classify", "my.csv", *further, *TRAIN)
     assert status == 0 and "my.csv: read as utf-8-sig, because it is valid UTF-8" in shown
     assert "test.csv: read as cp1252, as requested" in shown
     texts = [json.loads(line)["text"] for path in Path("runs/one/data").glob("*.jsonl") for line in path.open()]
     assert len(texts) == 44 and {"café", "thé"} <= set(texts)
 
 
-def test_the_check_names_an_option_that_it_has(command):
+def test_the_check_names_an_option_that_it_has(ran):
     write("my.csv", {"text": [*TEXTS[:-1], "café"], "label": LABELS}, encoding="latin-1")
-    status, shown = command("data", "check", "my.csv")
+    status, shown = ran("data", "check", "my.csv")
     assert status == 2 and "--encoding cp1252" in shown and "--set" not in shown
-    assert command("data", "check", "my.csv", "--encoding", "cp1252")[0] == 0
-    status, shown = command("data", "check", "nothing.csv")
+    assert ran("data", "check", "my.csv", "--encoding", "cp1252")[0] == 0
+    status, shown = ran("data", "check", "nothing.csv")
     assert status == 2 and "--set" not in shown
 
 
 @pytest.mark.parametrize("name", ["my.jsonl", "my.json", "my.parquet"])
-def test_missing_labels_and_other_types_are_counted_or_written_out(name, command):
+def test_missing_labels_and_other_types_are_counted_or_written_out(name, ran):
     rows = [{"text": text, "label": i % 2 == 0} for i, text in enumerate(TEXTS)]
     rows += [{"text": "no label", "label": None}, {"text": None, "label": True}, {"text": " ", "label": False}]
     if name == "my.parquet":
@@ -146,26 +146,26 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, command
     else:
         lines = [json.dumps(row) for row in rows]
         Path(name).write_text("\n".join(lines) if name == "my.jsonl" else f"[{','.join(lines)}]")
-    status, shown = command("classify", name, *TRAIN)
+    status, shown = ran("classify", name, *TRAIN)
     assert status == 0 and "2 rows left out: empty text" in shown and "1 row left out: empty label" in shown
     assert {label for _, label in records().values()} == {"true", "false"} and len(records()) == 40
 
 
-def test_a_nan_label_is_a_missing_label(command):
+def test_a_nan_label_is_a_missing_label(ran):
     Path("my.jsonl").write_text(
         "".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n' for i, text in enumerate(TEXTS))
     )
-    status, shown = command("classify", "my.jsonl", *TRAIN)
+    status, shown = ran("classify", "my.jsonl", *TRAIN)
     assert status == 0 and "1 row left out: empty label" in shown
     assert 7 not in records() and {label for _, label in records().values()} == {"0", "1"}
 
 
-def test_columns_called_as_ours_are_kept_apart(command):
+def test_columns_called_as_ours_are_kept_apart(ran):
     columns = {"row": range(100, 140), "predicted": ["x"] * 40, "text": TEXTS, "p_0": [0.5] * 40, "label": LABELS}
-    status, shown = command("classify", write("my.csv", columns), *TRAIN)
+    status, shown = ran("classify", write("my.csv", columns), *TRAIN)
     assert status == 0, shown
     assert records()[5] == (TEXTS[5], "spam")
-    assert "predicted, p_0" in command("data", "check", "my.csv")[1]
+    assert "predicted, p_0" in ran("data", "check", "my.csv")[1]
 
 
 REFUSED = {
@@ -219,16 +219,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_contradicts_is_refused(kind, command):
+def test_what_contradicts_is_refused(kind, ran):
     columns, arguments, fragments = REFUSED[kind]
-    status, shown = command("classify", write("my.csv", columns), *TRAIN, *arguments)
+    status, shown = ran("classify", write("my.csv", columns), *TRAIN, *arguments)
     assert status == 2 and [part for part in fragments if part not in shown] == [], shown
 
 
-def test_a_split_by_time_tests_on_the_newest_rows(command):
+def test_a_split_by_time_tests_on_the_newest_rows(ran):
     days = [f"2025-{1 + i % 12:02}-{1 + i // 12:02}" for i in range(40)]
     write("my.csv", {"text": TEXTS, "label": LABELS, "sent": days})
-    status, shown = command("classify", "my.csv", "--time", "sent", *TRAIN)
+    status, shown = ran("classify", "my.csv", "--time", "sent", *TRAIN)
     assert status == 0 and "time split: train 28 / val 4 / test 8" in shown, shown
     run = next(Path("runs").iterdir())
     rows = {
@@ -240,10 +240,10 @@ def test_a_split_by_time_tests_on_the_newest_rows(command):
     assert f"test {min(rows['test'])} to {max(rows['test'])}" in " ".join(notes)
 
 
-def test_files_of_the_person_keep_their_side(command):
+def test_files_of_the_person_keep_their_side(ran):
     write("my.csv", {"text": TEXTS, "label": LABELS})
     write("test.csv", {"text": ["a new one", TEXTS[0].upper(), "b"], "label": ["spam", "ham", "ham"]})
-    status, shown = command("classify", "my.csv", "--test", "test.csv", *TRAIN)
+    status, shown = ran("classify", "my.csv", "--test", "test.csv", *TRAIN)
     assert status == 0, shown
     run = next(Path("runs").iterdir())
     tested = [json.loads(line)["text"] for line in (run / "data" / "test.jsonl").open()]
@@ -251,20 +251,20 @@ def test_files_of_the_person_keep_their_side(command):
     card = json.loads((run / "data" / "card.json").read_text())
     assert any(note.startswith("1 of 3 test rows have a text") for note in card["notes"])
     write("test.csv", {"text": ["a"], "label": ["eggs"]})
-    status, shown = command("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
+    status, shown = ran("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
     assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
 
 
-def test_a_split_column_is_used_if_named_and_reported_if_not(command):
+def test_a_split_column_is_used_if_named_and_reported_if_not(ran):
     sides = (["Train"] * 6 + ["dev", "dev", "test", "test"]) * 4
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
-    status, shown = command("classify", "my.csv", "--name", "one", *TRAIN)
+    status, shown = ran("classify", "my.csv", "--name", "one", *TRAIN)
     said = (
         "column 'Split' gives the split of each row (test, train, val) but is not used. To use that split, add "
         "--split Split [FT006]\n"
     )
     assert status == 0 and shown.count(said) == 1
-    assert "To use that split, add --split Split" in command("data", "check", "my.csv", "--json")[1]
+    assert "To use that split, add --split Split" in ran("data", "check", "my.csv", "--json")[1]
     write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
     sides = [own.replace("test", "train") for own in sides]
     write("more.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
@@ -272,13 +272,13 @@ def test_a_split_column_is_used_if_named_and_reported_if_not(command):
         (["my.csv"], "train 24 / val 8 / test 8"),
         (["more.csv", "--test", "test.csv"], "train 32 / val 8 / test 40"),
     ):
-        status, shown = command("classify", *arguments, "--split", "Split", "--name", f"of-{len(arguments)}", *TRAIN)
+        status, shown = ran("classify", *arguments, "--split", "Split", "--name", f"of-{len(arguments)}", *TRAIN)
         assert status == 0 and sizes in shown and "is not used" not in shown, shown
     write("my.csv", {"text": TEXTS, "label": LABELS, "split": ["train", "left"] * 20})
-    assert "is not used" not in command("data", "check", "my.csv")[1]
+    assert "is not used" not in ran("data", "check", "my.csv")[1]
 
 
-def test_a_label_of_megabytes_is_shown_by_its_beginning(command):
+def test_a_label_of_megabytes_is_shown_by_its_beginning(ran):
     labels = ["x" * 5_000_000 if i in (3, 30) else label for i, label in enumerate(LABELS)]
     write("my.csv", {"text": TEXTS, "label": labels})
     for command in (
@@ -286,45 +286,45 @@ def test_a_label_of_megabytes_is_shown_by_its_beginning(command):
         ["classify", "my.csv", *TRAIN],
         ["classify", "my.csv", "--set", "evaluate.metric=f1"],
     ):
-        shown = command(*command)[1]
+        shown = ran(*command)[1]
         assert "xxxx..." in shown and len(shown) < 8000, len(shown)
 
 
-def test_a_divided_group_is_reported_before_training(command):
+def test_a_divided_group_is_reported_before_training(ran):
     columns = {
         "text": TEXTS,
         "label": LABELS,
         "who": [f"p{i // 4}" for i in range(40)],
         "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8,
     }
-    status, shown = command("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
+    status, shown = ran("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
     assert status == 0 and shown.count("note: 2 of 6 val rows have a group that is also in train. ") == 1
 
 
-def test_rows_are_named_with_their_file_where_there_are_several(command):
+def test_rows_are_named_with_their_file_where_there_are_several(ran):
     write("my.csv", {"text": TEXTS, "label": LABELS})
     write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})
-    status, shown = command("classify", "my.csv", "--test", "test.csv", *TRAIN)
+    status, shown = ran("classify", "my.csv", "--test", "test.csv", *TRAIN)
     assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0) [FT011]\n" in shown
     assert "1 of 44 texts contain wrongly decoded characters (test.csv row 1)" in shown
     assert shown.count("row numbers start at 0") == 1
-    shown = command("data", "check", "test.csv")[1]
+    shown = ran("data", "check", "test.csv")[1]
     assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
 
 
-def test_another_test_file_is_another_run(command):
+def test_another_test_file_is_another_run(ran):
     write("my.csv", {"text": TEXTS, "label": LABELS})
     for word in ("one", "two"):
         write("test.csv", {"text": [word], "label": ["ham"]})
-        status, shown = command("classify", "my.csv", "--test", "test.csv", *TRAIN)
+        status, shown = ran("classify", "my.csv", "--test", "test.csv", *TRAIN)
         assert status == 0, shown
     assert "the test file's content" in shown and len(list(Path("runs").iterdir())) == 2
 
 
-def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(command):
+def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(ran):
     labels = ['=a,"b"\n../', "\U0001f600"] * 20
     write("my.csv", {"title": TEXTS, "body": ["x"] * 40, "label": labels})
-    status, shown = command(
+    status, shown = ran(
         "classify",
         "my.csv",
         "--weights",
@@ -339,7 +339,7 @@ def test_a_run_of_odd_labels_goes_to_its_end_and_predicts_them(command):
         "evaluate.resamples=100",
     )
     assert status == 0, shown
-    status, shown = command(
+    status, shown = ran(
         "predict", next(Path("runs").iterdir()), "--csv", "my.csv", "--text", "title,body", "--out", "out.csv"
     )
     assert status == 0, shown
@@ -360,22 +360,22 @@ def swallowing(name: str) -> str:
     return name
 
 
-def test_rows_swallowed_by_a_quote_are_reported_before_training(command):
+def test_rows_swallowed_by_a_quote_are_reported_before_training(ran):
     said = (
         "1 row looks like several rows joined by an unclosed quote, from line 12; it "
         "holds 4 further lines, each a lost row"
     )
-    assert said in command("data", "check", swallowing("my.csv"), "--json")[1]
-    status, shown = command("classify", "my.csv", *TRAIN)
+    assert said in ran("data", "check", swallowing("my.csv"), "--json")[1]
+    status, shown = ran("classify", "my.csv", *TRAIN)
     assert status == 0 and shown.count(f"note: {said}. Look at") == 1 and "rows: 56" in shown
     write("good.csv", {"text": TEXTS, "label": LABELS})
-    status, shown = command("classify", "good.csv", "--test", "my.csv", *TRAIN)
+    status, shown = ran("classify", "good.csv", "--test", "my.csv", *TRAIN)
     assert status == 0 and shown.count(f"note: my.csv: {said}. Look at") == 1
 
 
-def test_a_leaking_text_column_is_reported_before_training(command):
+def test_a_leaking_text_column_is_reported_before_training(ran):
     columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
-    status, shown = command("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
+    status, shown = ran("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
     assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1
 
 
@@ -425,38 +425,38 @@ UNSPLIT = {
 
 
 @pytest.mark.parametrize("kind", CHECKED)
-def test_what_spreadsheets_leave_is_said_and_trained_on(kind, command):
+def test_what_spreadsheets_leave_is_said_and_trained_on(kind, ran):
     columns, fragments = CHECKED[kind]
-    status, shown = command("data", "check", write("my.csv", columns), "--json")
+    status, shown = ran("data", "check", write("my.csv", columns), "--json")
     said = json.loads(shown.split("\n}")[0] + "\n}")
-    words = command("data", "check", "my.csv")[1].replace("\n", " ")
+    words = ran("data", "check", "my.csv")[1].replace("\n", " ")
     words = words + " ".join(f"{own['what']} {own['do']}" for own in said["findings"])
     assert status == 0 and [part for part in fragments if part not in words] == [], words
-    status, shown = command("classify", "my.csv", *TRAIN)
+    status, shown = ran("classify", "my.csv", *TRAIN)
     assert status == 0, shown
     assert {"label", "240"}.isdisjoint(label for _, label in records().values())
 
 
 @pytest.mark.parametrize("kind", UNSPLIT)
-def test_the_check_refuses_what_training_refuses(kind, command):
+def test_the_check_refuses_what_training_refuses(kind, ran):
     columns, fragment = UNSPLIT[kind]
     options = ["--group", "who"] if "who" in columns else []
     for command in (["data", "check", write("my.csv", columns), *options], ["classify", "my.csv", *options, *TRAIN]):
-        status, shown = command(*command)
+        status, shown = ran(*command)
         assert status == 2 and "too few rows" in shown, shown
-    assert fragment in command("data", "check", "my.csv", *options, "--json")[1]
+    assert fragment in ran("data", "check", "my.csv", *options, "--json")[1]
 
 
-def test_texts_that_differ_in_a_number_do_not_contradict_each_other(command):
+def test_texts_that_differ_in_a_number_do_not_contradict_each_other(ran):
     texts = [f"order number {i}" if i < 4 else text for i, text in enumerate(TEXTS)]
     write("my.csv", {"text": texts, "label": LABELS})
-    assert "FT025" not in command("data", "check", "my.csv")[1]
+    assert "FT025" not in ran("data", "check", "my.csv")[1]
     write("my.csv", {"text": ["Order  number 1", "order number 1", *TEXTS[2:]], "label": LABELS})
-    assert "1 text has more than one label" in command("data", "check", "my.csv", "--json")[1]
+    assert "1 text has more than one label" in ran("data", "check", "my.csv", "--json")[1]
 
 
 @pytest.mark.parametrize("option", ["--split", "--time", "--test"])
-def test_the_check_divides_as_the_options_say(option, command):
+def test_the_check_divides_as_the_options_say(option, ran):
     write("my.csv", {"text": TEXTS, "label": LABELS, "at": ["train"] * 30 + ["val"] * 5 + ["test"] * 5})
     write("test.csv", {"text": TEXTS[:4], "label": [*LABELS[:3], "eggs"]})
     words = {
@@ -464,30 +464,30 @@ def test_the_check_divides_as_the_options_say(option, command):
         "--time": (2, "column 'at': 40 cells are not a time"),
         "--test": (2, "labels that no row of my.csv has; got eggs"),
     }
-    status, shown = command("data", "check", "my.csv", option, "test.csv" if option == "--test" else "at")
+    status, shown = ran("data", "check", "my.csv", option, "test.csv" if option == "--test" else "at")
     assert (status, words[option][1] in shown) == (words[option][0], True), shown
 
 
-def test_advice_fits_the_fault(command):
+def test_advice_fits_the_fault(ran):
     Path("my.csv").write_text('text,label\n"he said \\"no, never\\" twice",ham\n"plain",spam\n')
-    assert "two quotes" in command("classify", "my.csv", *TRAIN)[1]
-    status, shown = command("classify", write("my.csv", {"text": [""] * 40, "label": LABELS}), *TRAIN)
+    assert "two quotes" in ran("classify", "my.csv", *TRAIN)[1]
+    status, shown = ran("classify", write("my.csv", {"text": [""] * 40, "label": LABELS}), *TRAIN)
     assert status == 2 and "left out: 40 rows, empty text. Is 'text' the text column?" in shown
     write("my.csv", {"text": TEXTS, "label": LABELS})
-    status, shown = command("classify", "my.csv", *TRAIN, "--set", "max_length=500000")
+    status, shown = ran("classify", "my.csv", *TRAIN, "--set", "max_length=500000")
     assert status == 0 and "max_length=500000 is more than the" in shown
 
 
-def test_folded_white_space_is_trained_on_and_predicted(command):
+def test_folded_white_space_is_trained_on_and_predicted(ran):
     write("my.csv", {"text": [f" {text}\u200b  {'  ' * (i % 2)}" for i, text in enumerate(TEXTS)], "label": LABELS})
     fold = ["--set", "columns.white_space=fold"]
     steps = ["--set", "train.max_steps=2", "--set", "max_length=16", "--set", "evaluate.resamples=100"]
-    status, shown = command("classify", "my.csv", "--weights", "random-bytes", *fold, *steps, "--name", "one")
+    status, shown = ran("classify", "my.csv", "--weights", "random-bytes", *fold, *steps, "--name", "one")
     assert status == 0 and "FT030" not in shown, shown
     assert {text for text, _ in records().values()} == set(map(str.strip, TEXTS))
-    answers = [command("predict", "runs/one", text)[1] for text in ("win  a\u00a0prize ", "win a prize")]
+    answers = [ran("predict", "runs/one", text)[1] for text in ("win  a\u00a0prize ", "win a prize")]
     assert answers[0] == answers[1]
-    assert command("predict", "runs/one", "--csv", "my.csv", "--out", "out.jsonl")[0] == 0
+    assert ran("predict", "runs/one", "--csv", "my.csv", "--out", "out.jsonl")[0] == 0
     first = json.loads(Path("out.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert list(first) == ["text", "label", "predicted", "probability", "p_ham", "p_spam"]
     assert (
@@ -496,5 +496,5 @@ def test_folded_white_space_is_trained_on_and_predicted(command):
         .startswith("row,text,label,predicted,probability,p_ham,p_spam")
     )
     for given in ("my.csv", "missing.xlsx"):
-        status, shown = command("predict", "runs/one", given)
+        status, shown = ran("predict", "runs/one", given)
         assert status == 2 and f"--csv {given} --out OUT.csv" in shown
