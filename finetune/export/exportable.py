@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from finetune.errors import WeightsError
+from finetune.export.card import Card
 from finetune.files import replace_directory
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
@@ -32,6 +33,14 @@ class Exported(Record):
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """Messages, and the token ids that the model reads before it answers the last of them."""
+
+    messages: list[dict[str, str]]
+    prompt: list[int]
+
+
+@dataclass(frozen=True)
 class Exportable:
     """A trained model with all that stands beside its weights. A format decides by the model's class."""
 
@@ -43,7 +52,12 @@ class Exportable:
     files: dict[str, str] = field(default_factory=dict)  # further files: name -> text
     labels: list[str] = field(default_factory=list)  # of a classifier
     texts: list[str] = field(default_factory=list)  # on which a classifier is compared
+    targets: list[int] = field(default_factory=list)  # numbers of the texts' labels
     max_length: int = 0  # tokens that a text is cut to
+    card: Card | None = None
+    tokenizer_settings: dict[str, Any] = field(default_factory=dict)  # keys of tokenizer_config.json, as chat_template
+    generation: dict[str, Any] = field(default_factory=dict)  # keys of generation_config.json
+    conversations: list[Conversation] = field(default_factory=list)  # on which a chat template is compared
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """PEFT's layout: the adapters and the head alone, for a reader who has the base already."""
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from finetune.adapters.lora import lora_layers
 from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config
+from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config, tensor_files
 from finetune.errors import RunError
+from finetune.export.card import front_matter
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
-from finetune.export.hf import their_logits
+from finetune.export.hf import PLAIN_TEXTS, configs
+from finetune.export.plain_reader import PlainReader, read_tensors, with_adapter
+from finetune.export.readers import has_transformers, padded_logits
 from finetune.files import write_json
 from finetune.hub.registry import weights_registry
 from finetune.models.encoder_decoder import EncoderDecoder
@@ -30,7 +34,7 @@ WRAPPED = "base_model.model."  # before every name of the model that PEFT wraps
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
-    """Write the adapters, compared in peft where that is installed.
+    """Write the adapters and the base's tokenizer, compared in peft, or in plain numpy where that is missing.
 
     Raises RunError for a model without adapters, WeightsError if a logit differs by more than the tolerance; an older
     export then stays in its place.
@@ -50,9 +54,14 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         save_file(adapter_tensors(thing.model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
         config = adapter_config(thing.model, base)
         write_json(draft / "adapter_config.json", config)
+        thing.tokenizer.save(draft)
+        for name, text in configs(thing).items():
+            (draft / name).write_text(text, encoding="utf-8", newline="\n")
         loaded = base.load()
-        exported = compare_with_peft(draft, thing, loaded)
-        readme = _readme(thing.name, config, thing.labels, loaded.tokenizer.end_of_text, exported)
+        exported = (compare_with_peft if has_peft() else compare_plainly)(draft, thing, base, loaded)
+        readme = front_matter(thing.card, thing.name, library="peft", relation="adapter") + _readme(
+            thing.name, config, base.name, thing.labels, loaded.tokenizer.end_of_text, exported
+        )
         (draft / "README.md").write_text(readme, encoding="utf-8", newline="\n")
     return exported
 
@@ -79,7 +88,7 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
-        "base_model_name_or_path": row.repo if row else base.name,
+        "base_model_name_or_path": row.repo if row else base.directory.resolve().as_posix(),
         "revision": row.revision if row else None,
         "r": layer.rank,
         "lora_alpha": layer.alpha,
@@ -94,15 +103,18 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     }
 
 
-def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint) -> Exported:
+def has_peft() -> bool:
+    """Whether peft, and transformers with it, is installed."""
+    return find_spec("peft") is not None and has_transformers()
+
+
+def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
     """Put the directory on transformers' model of the base weights and compare logits, a classifier's on its texts."""
-    try:
-        from peft import PeftModel
-        from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
-    except ImportError:
-        return Exported(False, "written; not compared, peft is not installed")
-    model, gpt = thing.model, base.gpt
-    config = GPT2Config(**hugging_face_config(gpt, base.tokenizer))
+    from peft import PeftModel
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    model, gpt = thing.model, loaded.gpt
+    config = GPT2Config(**hugging_face_config(gpt, loaded.tokenizer))
     if isinstance(model, Classifier):
         config.num_labels = model.head.out_features
     theirs: Any = (GPT2ForSequenceClassification if isinstance(model, Classifier) else GPT2LMHeadModel)(config)
@@ -110,8 +122,9 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers, for what peft asks it
         theirs = PeftModel.from_pretrained(theirs, directory).eval()
     if isinstance(model, Classifier):
-        ids = encode(base.tokenizer, thing.texts, thing.max_length)
-        difference = np.abs(predict_logits(model, ids) - their_logits(theirs, ids, base.tokenizer.end_of_text)).max()
+        ids = encode(loaded.tokenizer, thing.texts, thing.max_length)
+        other = padded_logits(theirs, ids, loaded.tokenizer.end_of_text)
+        difference = np.abs(predict_logits(model, ids) - other).max()
     else:
         tokens = random_ids(gpt.config)
         with torch.inference_mode():
@@ -119,6 +132,29 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     if not difference <= TOLERANCE:
         raise refuse("peft", f"largest logit difference {difference:.2e}")
     return Exported(True, f"peft gives the same logits, largest difference {difference:.1e}", float(difference))
+
+
+def compare_plainly(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
+    """The same in plain numpy: the adapter's matrices added to those in the base's files."""
+    model, tensors = thing.model, dict[str, np.ndarray]()
+    for path in tensor_files(base.directory):
+        tensors |= read_tensors(path)
+    try:
+        merged = with_adapter(tensors, directory)
+        reader = PlainReader(directory, merged, hugging_face_config(loaded.gpt, loaded.tokenizer))
+        if isinstance(model, Classifier):
+            ids = encode(loaded.tokenizer, thing.texts[:PLAIN_TEXTS], thing.max_length)
+            difference = float(np.abs(predict_logits(model, ids) - reader.classify(ids)).max())
+        else:
+            tokens = random_ids(loaded.gpt.config)
+            with torch.inference_mode():
+                difference = float(np.abs(model(tokens).numpy() - reader.next_token_logits(tokens.numpy())).max())
+    except (KeyError, ValueError) as error:
+        raise refuse(PlainReader.name, str(error)) from error
+    if not difference <= TOLERANCE:
+        raise refuse(PlainReader.name, f"largest logit difference {difference:.2e}")
+    said = f"{PlainReader.name} gives the same logits, largest difference {difference:.1e}; peft is not installed"
+    return Exported(True, said, difference)
 
 
 def _gpt_of(model: Classifier | GPT) -> GPT:
@@ -135,26 +171,36 @@ def _layer_names(gpt: GPT) -> dict[str, str]:
     }
 
 
-def _readme(name: str, config: dict, labels: list[str], end: int, exported: Exported) -> str:
-    where = config["base_model_name_or_path"]
-    arguments = f', revision="{config["revision"]}"' if config["revision"] else ""
+def _readme(name: str, config: dict, base: str, labels: list[str], end: int, exported: Exported) -> str:
+    where, revision = config["base_model_name_or_path"], config["revision"]
+    arguments = "dtype=torch.float32" + (f', revision="{revision}"' if revision else "")
     if labels:
         arguments += f", num_labels={len(labels)}, pad_token_id={end},\n        id2label={dict(enumerate(labels))}"
     kind = "GPT2ForSequenceClassification" if labels else "GPT2LMHeadModel"
+    here = (
+        ""
+        if revision
+        else (
+            f"\nThe base is a directory of the machine where this was written; elsewhere, give your own copy of {base}.\n"
+        )
+    )
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {where}.",
+            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {base}.",
             "",
             f"- {exported.summary}",
             "",
             "## Use",
-            "",
+            here,
+            "    import torch",
             "    from peft import PeftModel",
-            f"    from transformers import {kind}",
-            f'    base = {kind}.from_pretrained("{where}"{arguments})',
-            '    model = PeftModel.from_pretrained(base, "DIRECTORY")',
+            f"    from transformers import AutoTokenizer, {kind}",
+            f'    base = {kind}.from_pretrained("{where}",',
+            f"        {arguments})",
+            '    model = PeftModel.from_pretrained(base, "DIRECTORY").eval()',
+            '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
             "",
         ]
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.checkpoints.store import load_checkpoint
+from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
+from finetune.checkpoints.store import load_checkpoint, read_header
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
@@ -115,6 +116,12 @@ def bundle_directory(path: Path | str) -> Path:
     directory = Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
+        if writes and CLASSIFIER_HEAD in read_header(directory / "model.safetensors"):
+            raise WeightsError(
+                f"{path}: a classifier without its bundle.json, as when another program saved it again",
+                known="labels, length, threshold and temperature stand in bundle.json",
+                do="Copy bundle.json into it from the export that it was loaded from.",
+            )
         raise WeightsError(
             f"{path}: not a bundle" + (", but weights that write" if writes else ""),
             known="a classifier's run, or its export/hf with bundle.json",

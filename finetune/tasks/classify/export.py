@@ -2,6 +2,7 @@
 
 import json
 
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
 from finetune.files import read_json, sha256_json
 from finetune.models.heads import Classifier
@@ -41,11 +42,18 @@ def exportable_run(
         data_sha256=run.result("download", Downloaded).data.sha256,
         recipe_sha256=sha256_json(recipe.model_dump()),
     )
-    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data))
+    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
+    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data), about)
 
 
 def exportable(
-    name: str, model: Classifier, tokenizer: Tokenizer, card: BundleCard, texts: list[str], facts: list[str]
+    name: str,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    card: BundleCard,
+    texts: list[str],
+    facts: list[str],
+    about: Card | None = None,
 ) -> Exportable:
     """A classifier and its card. facts: lines of its README on how good it is and what it learnt from."""
     labels = card.labels
@@ -66,6 +74,7 @@ def exportable(
         labels,
         texts,
         card.max_length,
+        about or Card("text-classification", card.weights),
     )
 
 
@@ -100,11 +109,28 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         "",
         "or, without this project:",
         "",
-        "    from transformers import pipeline",
-        '    classify = pipeline("text-classification", "DIRECTORY")',
-        '    classify("a text")',
+        *("    " + line for line in transformers_lines(card)),
         "",
-        "transformers applies neither temperature nor threshold; both stand in bundle.json.",
+        "A text needs `truncation=True`: it is then cut at the length of the training. transformers applies neither",
+        "temperature nor threshold; the last three lines do.",
         "",
     ]
     return "\n".join(lines)
+
+
+def transformers_lines(card: BundleCard) -> list[str]:
+    """Code that predicts with transformers as ``finetune predict`` does."""
+    if card.positive is not None and card.threshold is not None and len(card.labels) == 2:
+        [other] = [label for label in card.labels if label != card.positive]
+        label = f"{card.positive!r} if probabilities[{card.positive!r}] >= {card.threshold!r} else {other!r}"
+    else:
+        label = "max(probabilities, key=probabilities.get)"
+    return [
+        "from math import exp",
+        "from transformers import pipeline",
+        'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
+        'scores = classify("a text", top_k=None, function_to_apply="none")',
+        f"odds = {{row['label']: exp(row['score'] / {card.temperature!r}) for row in scores}}",
+        "probabilities = {label: odd / sum(odds.values()) for label, odd in odds.items()}",
+        f"label = {label}",
+    ]

@@ -4,6 +4,7 @@ A record is {"row", "instruction", "input", "output"} or {"row", "messages": [{"
 Source of the style alpaca: Taori et al. 2023, Stanford Alpaca, github.com/tatsu-lab/stanford_alpaca, train.py.
 """
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -21,6 +22,16 @@ TEMPLATES = {  # with an input, and without
     ),
     "plain": ("{instruction}\n{input}\n", "{instruction}\n"),
 }
+_CHAT_TEMPLATE = (  # as _chat
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{- 'System: ' + message['content'] + '\\n' -}}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{{- ('\\n' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else '') "
+    "+ 'User: ' + message['content'] + '\\n' -}}"
+    "{%- else -%}{{- 'Assistant: ' + message['content'] + eos_token -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
+)
 _TELLING = 4  # characters of a prompt's line that tell it from any other text
 
 
@@ -79,6 +90,32 @@ def answer(record: dict) -> str:
 def fill(template: str, values: dict[str, str]) -> str:
     """Put values in the places of their names, as plain text: what a value holds is never filled in itself."""
     return FIELD.sub(lambda found: values[found[1]], template)
+
+
+def chat_template(settings: Instruct) -> str:
+    """The style as a Jinja template for transformers' ``apply_chat_template``; messages have a role and a content."""
+    if settings.style == "chat" and not settings.template:
+        return _CHAT_TEMPLATE
+    before, _, after = _templates(settings)[1].replace("{input}", "").partition("{instruction}")
+    parts = after.split("{instruction}")
+    asked = "messages[0]['content']"
+    text = f" + {asked} + ".join(json.dumps(part, ensure_ascii=False) for part in (before, *parts))
+    return (
+        "{%- if messages[0]['role'] != 'user' or messages | length > 2 -%}"
+        "{{- raise_exception('this model was trained on one question and its answer') -}}{%- endif -%}"
+        f"{{{{- {text} -}}}}"
+        "{%- if messages | length == 2 -%}{{- messages[1]['content'] + eos_token -}}{%- endif -%}"
+    )
+
+
+def as_messages(record: dict, settings: Instruct) -> list[dict[str, str]] | None:
+    """A record up to its last answer as messages; none where the style's prompt is more than a question."""
+    if "messages" in record:
+        said = [{"role": message["role"], "content": message["content"]} for message in record["messages"]]
+        return said[:-1] if said[-1]["role"] == "assistant" else said
+    if record.get("input") and (settings.style != "chat" or settings.template):
+        return None
+    return [{"role": "user", "content": question(record)}]
 
 
 def _templates(settings: Instruct) -> tuple[str, str]:

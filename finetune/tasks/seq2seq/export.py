@@ -20,8 +20,8 @@ class SourceUse(Record):
     length_penalty: float
 
 
-def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
-    """The README of an encoder-decoder. said: how good it is."""
+def encoder_decoder_readme(name: str, said: str, public: bool) -> Callable[[Exported], str]:
+    """The README of an encoder-decoder. said: how good it is. public: a class of transformers can hold its shape."""
 
     def readme(exported: Exported) -> str:
         return "\n".join(
@@ -45,9 +45,20 @@ def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
                 '    source = torch.tensor([tokenizer.encode("a source")])',
                 "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)",
                 "",
-                "No class of another library has this shape; config.json has it key by key, and model.safetensors our "
-                "names.",
-                "",
+                *(
+                    [
+                        "or in transformers, whose Blenderbot has the same function:",
+                        "",
+                        "    from transformers import AutoTokenizer, BlenderbotForConditionalGeneration",
+                        '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+                        '    model = BlenderbotForConditionalGeneration.from_pretrained("DIRECTORY")',
+                        '    source = tokenizer("a source", return_tensors="pt")',
+                        "    print(tokenizer.decode(model.generate(**source)[0], skip_special_tokens=True))",
+                        "",
+                    ]
+                    if public
+                    else []
+                ),
             ]
         )
 
