@@ -1,0 +1,78 @@
+"""The command line: its commands, and the exit status. Heavy imports stay inside the commands, so that help is instant."""
+
+import errno
+import signal
+import sys
+from typing import cast
+
+import typer
+
+from finetune.cli import data, look, recipes, runs, tokenizer, train, use, weights
+from finetune.console import say
+from finetune.errors import FinetuneError, Interrupted, RecipeError
+
+INTERRUPTED = 130
+# click's, or that of the copy of click in newer releases of typer; it shows itself as what is below it does
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Fine-tune GPT-2 on your own text, on a CPU or a GPU.",
+)
+COMMANDS = (
+    *(train.run, train.classify, train.compare_architectures),
+    *(use.predict, use.evaluate, use.generate, use.chat),
+    *(runs.report, runs.export),
+    *(recipes.ls, recipes.show, recipes.cp),
+    *(look.draw, look.doctor),
+)
+for command in COMMANDS:
+    app.command()(command)
+for group in (weights, tokenizer, data):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+
+
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """File names must be UTF-8: the run's files could not record other bytes."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise RecipeError(
+                "the command contains bytes that are not UTF-8", got=repr(argument), do="Rename the file."
+            )
+
+
+def main() -> None:
+    """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
+    try:
+        _refuse_undecodable(sys.argv)
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+    except UsageError as error:
+        error.show()
+        status = 2
+    except FinetuneError as error:
+        say(f"error: {error}", error=True)
+        status = 2
+    except Interrupted as stop:
+        say(str(stop), error=True)
+        status = INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt):
+        say("interrupted; saved files are intact. The same command resumes from the last checkpoint.", error=True)
+        status = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has closed the pipe
+        sys.stderr.close()
+        status = 0
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        say(
+            f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another directory.",
+            error=True,
+        )
+        status = 2
+    sys.exit(status or 0)
