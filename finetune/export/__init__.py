@@ -1,7 +1,13 @@
 """Export formats for other libraries, one module each; every export is compared with our own model.
 
 A format's module has ``MERGED``, whether it takes a model whose adapters are merged, and
-``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all.
+``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all. A format with a list
+``QUANTIZED`` takes one of it as ``write(..., quantize=KIND)``.
 """
 
-FORMATS = {"hf": "finetune.export.hf", "peft": "finetune.export.peft"}
+FORMATS = {
+    "hf": "finetune.export.hf",
+    "peft": "finetune.export.peft",
+    "onnx": "finetune.export.onnx",
+    "gguf": "finetune.export.gguf",
+}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from finetune.errors import WeightsError
 from finetune.export.card import Card
@@ -57,16 +58,28 @@ class Exportable:
     card: Card | None = None
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)  # keys of tokenizer_config.json, as chat_template
     generation: dict[str, Any] = field(default_factory=dict)  # keys of generation_config.json
+    stop: list[str] = field(default_factory=list)  # strings that end an answer beside the end-of-text token
+    ollama_template: str = ""  # the prompt in Go's template language
     conversations: list[Conversation] = field(default_factory=list)  # on which a chat template is compared
 
 
 @contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the directory's place if the block ends without an error."""
+    """A folder to write into, which takes the directory's place if the block ends without an error.
+
+    Raises WeightsError where the disk is full or the folder cannot be written; what stood there stays.
+    """
     draft = directory.with_name(f".{directory.name}-draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
     try:
         yield draft
         replace_directory(directory, draft)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"cannot write {directory}",
+            got=getattr(error, "strerror", None) or str(error),
+            do="Free some space, or choose a directory that can be written.",
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -157,7 +157,7 @@ def _read(reader: Reader, read: Callable[[], np.ndarray]) -> np.ndarray:
     """What the reader makes of it. Raises WeightsError where it can make nothing of it."""
     try:
         return read()
-    except (ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise refuse(reader.name, str(error)) from error
 
 

@@ -55,7 +55,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         config = adapter_config(thing.model, base)
         write_json(draft / "adapter_config.json", config)
         thing.tokenizer.save(draft)
-        for name, text in configs(thing).items():
+        for name, text in (configs(thing) | thing.files).items():
             (draft / name).write_text(text, encoding="utf-8", newline="\n")
         loaded = base.load()
         exported = (compare_with_peft if has_peft() else compare_plainly)(draft, thing, base, loaded)

@@ -247,7 +247,7 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """One position of each sequence: x (B, T, C), at (B,) -> (B, 1, C)."""
-    return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
+    return x[torch.arange(x.shape[0], device=x.device), at].unsqueeze(1)  # len(x) could not be traced
 
 
 def causal_mask_at(at: Tensor, length: int) -> Tensor:

@@ -51,6 +51,10 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
     assert {path.name for path in Path("adapter").iterdir()} == {
         "adapter_model.safetensors",
         "adapter_config.json",
+        "bundle.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
         "README.md",
     }
     assert "nothing left to do" in finetune("run", run / "recipe.json", "--name", "spam-classifier").out
@@ -68,7 +72,7 @@ def test_a_run_without_adapters_or_an_unknown_format_is_refused(finetune, toy_co
     refused = finetune("export", toy_copy, "--format", "peft")
     assert refused.status == 2 and "has no adapters; known: a run of the method lora. Export it with" in refused.err
     unknown = finetune("export", toy_copy, "--format", "pickle")
-    assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft" in unknown.err
+    assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft, onnx, gguf" in unknown.err
 
 
 def test_a_language_model_is_trained_and_merged(finetune, tmp_path):

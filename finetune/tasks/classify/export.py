@@ -23,8 +23,9 @@ def exportable_run(
     labels: list[str],
     max_length: int,
     texts: list[str],
+    targets: list[int],
 ) -> Exportable:
-    """A finished run's classifier. texts: on which it is compared."""
+    """A finished run's classifier. texts, targets: on which it is compared, and the numbers of their labels."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
     data = ClassifierCard.from_json(read_json(described), described)
@@ -43,7 +44,7 @@ def exportable_run(
         recipe_sha256=sha256_json(recipe.model_dump()),
     )
     about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
-    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data), about)
+    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data), about, targets)
 
 
 def exportable(
@@ -54,6 +55,7 @@ def exportable(
     texts: list[str],
     facts: list[str],
     about: Card | None = None,
+    targets: list[int] | None = None,
 ) -> Exportable:
     """A classifier and its card. facts: lines of its README on how good it is and what it learnt from."""
     labels = card.labels
@@ -73,8 +75,9 @@ def exportable(
         files,
         labels,
         texts,
-        card.max_length,
-        about or Card("text-classification", card.weights),
+        targets=targets or [],
+        max_length=card.max_length,
+        card=about or Card("text-classification", card.weights),
     )
 
 

@@ -191,8 +191,10 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card, compared on the test texts."""
         prepared = run.result("prepare", ClassifyPrepared)
-        texts = [record["text"] for record in read_records(run, "test")]
-        return exportable_run(run, recipe, model, tokenizer, prepared.labels, prepared.max_length, texts)
+        records = read_records(run, "test")
+        texts, labels = [record["text"] for record in records], prepared.labels
+        targets = [labels.index(record["label"]) for record in records]
+        return exportable_run(run, recipe, model, tokenizer, labels, prepared.max_length, texts, targets)
 
     def next_command(self, directory: Path) -> str:
         """A prediction."""

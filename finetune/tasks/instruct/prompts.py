@@ -26,7 +26,7 @@ _CHAT_TEMPLATE = (  # as _chat
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{{- 'System: ' + message['content'] + '\\n' -}}"
     "{%- elif message['role'] == 'user' -%}"
-    "{{- ('\\n' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else '') "
+    "{{- ('\\n' if loop.index0 > 0 and messages[loop.index0 - 1]['role'] == 'assistant' else '') "
     "+ 'User: ' + message['content'] + '\\n' -}}"
     "{%- else -%}{{- 'Assistant: ' + message['content'] + eos_token -}}{%- endif -%}"
     "{%- endfor -%}"
@@ -106,6 +106,13 @@ def chat_template(settings: Instruct) -> str:
         f"{{{{- {text} -}}}}"
         "{%- if messages | length == 2 -%}{{- messages[1]['content'] + eos_token -}}{%- endif -%}"
     )
+
+
+def ollama_template(settings: Instruct) -> str:
+    """The style as a Go template, in which ollama writes the question to the place of .Prompt."""
+    if settings.style == "chat" and not settings.template:
+        return "{{ if .System }}System: {{ .System }}\n{{ end }}User: {{ .Prompt }}\nAssistant:"
+    return fill(_templates(settings)[1], {"instruction": "{{ .Prompt }}", "input": ""})
 
 
 def as_messages(record: dict, settings: Instruct) -> list[dict[str, str]] | None:

@@ -22,7 +22,7 @@ from finetune.tasks.instruct.examples import Examples, Tokens, conversation_ids,
 from finetune.tasks.instruct.job import build_job, evaluate, generate_answers
 from finetune.tasks.instruct.page import PAGE, answers_table, verdict
 from finetune.tasks.instruct.prepare import divide_records, prepare
-from finetune.tasks.instruct.prompts import as_messages, chat_template, pieces
+from finetune.tasks.instruct.prompts import as_messages, chat_template, markers, ollama_template, pieces
 from finetune.tasks.instruct.records import (
     EXPECTED,
     MOST_LISTED,
@@ -196,6 +196,8 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
             card=Card("text-generation", evaluation.weights, evaluation.headline, card.name),
             tokenizer_settings={"chat_template": chat_template(settings), "split_special_tokens": not several},
             generation={"do_sample": False, "max_new_tokens": settings.max_new_tokens},
+            stop=[f"\n{marker}" for marker in markers(settings)],
+            ollama_template=ollama_template(settings),
             conversations=conversations,
         )
 

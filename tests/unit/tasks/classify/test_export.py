@@ -145,6 +145,6 @@ def test_the_classifier_can_be_traced_with_any_batch_and_length(model):
 
     ids, last = torch.zeros(2, 5, dtype=torch.long), torch.tensor([4, 2])
     sizes = ({0: Dim("batch"), 1: Dim("length", max=32)}, {0: Dim("batch")})
-    traced = export(model, (ids, last), dynamic_shapes={"inputs": sizes[0], "last": sizes[1], "first_block": None})
+    traced = export(model, (ids, last), dynamic_shapes={"inputs": sizes[0], "last": sizes[1]})
     ids, last = torch.randint(0, 257, (3, 9), generator=torch.Generator().manual_seed(1)), torch.tensor([8, 0, 3])
     torch.testing.assert_close(traced.module()(ids, last), model(ids, last), atol=1e-5, rtol=0)
