@@ -1,15 +1,18 @@
 """The commands that use a trained model: predict, evaluate, generate and chat."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune.cli.options import EncodingOption, RunArgument
 from finetune.console import say
 from finetune.errors import Interrupted, RecipeError
+
+if TYPE_CHECKING:
+    from finetune.tasks.classify.bundle import Predictor
 
 
 def predict(
@@ -23,6 +26,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="An adapter in PEFT's layout on BUNDLE, its base weights; may be repeated."),
+    ] = None,
 ) -> None:
     """Print a label and its probability for each text, or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
@@ -32,19 +39,34 @@ def predict(
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
-    from finetune.tasks.classify.bundle import Bundle, predict_table
+    from finetune.tasks.classify.bundle import open_bundle, predict_table
 
-    ready = Bundle.load(bundle)
-    if table:
+    if adapter and len(adapter) > 1 and table:
+        raise RecipeError("a table is predicted with one adapter", got=f"{len(adapter)}", do="Run it once for each.")
+    bundles: Iterable[tuple[str, Predictor]]
+    if adapter:
+        from finetune.tasks.classify.adapters import adapted_bundles
+
+        bundles = adapted_bundles(str(bundle), adapter)
+    else:
+        bundles = [(str(bundle), open_bundle(bundle))]
+    for where, ready in bundles:
+        if not table:
+            for line in _answers(ready, texts or []):
+                say(f"{where}\t{line}" if adapter and len(adapter) > 1 else line)
+            continue
         assert out is not None, "--csv needs --out"
         counts = predict_table(ready, table, out, text, encoding, not no_header)
         say(
             f"{out}: {counts['rows']:,} rows, text {counts['text_column']!r}"
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
         )
-        return
-    for label, p in zip(*ready.predict(texts or []), strict=True):
-        say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
+
+
+def _answers(ready: "Predictor", texts: list[str]) -> Iterator[str]:
+    """A label and its probability for each text."""
+    for label, p in zip(*ready.predict(texts), strict=True):
+        yield f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}"
 
 
 def evaluate(
