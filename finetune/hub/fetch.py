@@ -105,17 +105,19 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if not network_available():
         config = _cached(repo, "config.json", revision)
         if config is None:
-            raise _no_network(repo, "the Hugging Face cache does not hold it")
+            raise no_network(repo, "the Hugging Face cache does not hold it")
         commit, there = config.parent.name, dict.fromkeys(path.name for path in config.parent.iterdir())
     else:
         from huggingface_hub import HfApi
 
-        with _explained(repo):
+        with said_of_hub(repo):
             info = _ask(
-                lambda: HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, timeout=10, files_metadata=True)
+                lambda: HfApi(endpoint=hub_endpoint()).model_info(
+                    repo, revision=revision, timeout=10, files_metadata=True
+                )
             )
         if not info.sha:
-            raise FetchError(f"{repo}: {_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
+            raise FetchError(f"{repo}: {hub_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
         commit, there = info.sha, {file.rfilename: file for file in info.siblings or []}
     expects = {}
     for name in _checkpoint_files(repo, set(there)):
@@ -126,8 +128,8 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if network_available():
         from huggingface_hub import hf_hub_download
 
-        with _explained(repo):  # notes in the cache which commit the branch is, for use without a network
-            hf_hub_download(repo, "config.json", revision=revision, endpoint=_endpoint())
+        with said_of_hub(repo):  # notes in the cache which commit the branch is, for use without a network
+            hf_hub_download(repo, "config.json", revision=revision, endpoint=hub_endpoint())
     return folder
 
 
@@ -171,7 +173,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
                 cache.record(repo, revision, file, path)
             continue
         if not network_available():
-            raise _no_network(label, f"{path} is damaged: {wrong}")
+            raise no_network(label, f"{path} is damaged: {wrong}")
         warn(f"{path} is damaged ({wrong}): it is downloaded again")
         _delete_cached(path)
         missing.append(file)
@@ -184,10 +186,10 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
     """Download files into the Hugging Face cache: size said first, each checked, once more if wrong."""
     if not network_available():
         lacks = f"the Hugging Face cache lacks {', '.join(expects)}"
-        raise _no_network(label, lacks + cache.mirror_lacks(label, expects))
+        raise no_network(label, lacks + cache.mirror_lacks(label, expects))
     from huggingface_hub import constants, hf_hub_download
 
-    address = f"{_endpoint()}/{repo}/resolve/{revision}"
+    address = f"{hub_endpoint()}/{repo}/resolve/{revision}"
     for file, expect in expects.items():
         hub = hub_value(label, repo, revision, file)
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
@@ -202,19 +204,19 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
             expect, size_bytes=expect.size_bytes or hub.size_bytes, digest=expect.digest or hub.digest
         )
     _say_size(
-        f"{label}: downloading {', '.join(expects)} from {_endpoint()}/{repo}, revision {revision[:8]}",
+        f"{label}: downloading {', '.join(expects)} from {hub_endpoint()}/{repo}, revision {revision[:8]}",
         sum(expect.size_bytes or 0 for expect in expects.values()),
         Path(constants.HF_HUB_CACHE),
     )
     for file, expect in expects.items():
         for attempt in (1, 2):
-            with _explained(f"{label}: {file}", f"{address}/{file}"):
+            with said_of_hub(f"{label}: {file}", f"{address}/{file}"):
                 path = Path(
                     hf_hub_download(
                         repo,
                         file,
                         revision=revision,
-                        endpoint=_endpoint(),
+                        endpoint=hub_endpoint(),
                         tqdm_class=_bar(f"{label}: {file}", expect.size_bytes),
                     )
                 )
@@ -270,7 +272,7 @@ def get_data(row: DataRow) -> Path:
     if path.exists():
         warn(f"{path} is damaged ({wrong}): it is replaced")
     if row.archive is None or not network_available():
-        raise _no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
+        raise no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
     say(f"{row.name}: downloading {row.archive.url}: {row.size_bytes / 1e6:.1f} MB ({row.licence})")
     for attempt in (1, 2):
         try:
@@ -289,7 +291,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
 
     pooch.get_logger().setLevel("WARNING")
     downloads = cache.home() / "downloads"
-    with _explained(row.name, source.url):
+    with said_of_hub(row.name, source.url):
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as folder:
             bar = _bar(row.name, row.spec.size_bytes)(unit="B", unit_scale=True, desc=row.name, disable=None)
@@ -301,7 +303,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
         warn(f"{source.url} is not the recorded archive; {row.file} in it is the pinned file")
 
 
-def _endpoint() -> str:
+def hub_endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
@@ -327,7 +329,7 @@ def network_available() -> bool:
 
     def ask() -> None:
         try:
-            status = get_session().head(_endpoint(), timeout=PROBE_SECONDS).status_code
+            status = get_session().head(hub_endpoint(), timeout=PROBE_SECONDS).status_code
             answers.append(status < 500 and status != 407)  # 407: a proxy that wants a password
         except (OSError, HTTPError, ValueError, RuntimeError):
             answers.append(False)
@@ -338,23 +340,23 @@ def network_available() -> bool:
     return answers == [True]
 
 
-def _no_network(label: str, known: str) -> FetchError:
-    why = f"{_offline()} is set" if _offline() else f"{_endpoint()} does not answer"
+def no_network(label: str, known: str) -> FetchError:
+    why = f"{_offline()} is set" if _offline() else f"{hub_endpoint()} does not answer"
     return FetchError(f"{label} cannot be had without a network", got=why, known=known, do=ELSEWHERE)
 
 
 def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
     """Size and digest of a file as the hub states them."""
     if not network_available():
-        raise _no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")
+        raise no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
-    with _explained(f"{label}: {file}", url):
+    url = hf_hub_url(repo, file, revision=revision, endpoint=hub_endpoint())
+    with said_of_hub(f"{label}: {file}", url):
         answer = _ask(lambda: get_hf_file_metadata(url, timeout=10))
     if answer.commit_hash is None or not cache.DIGEST.fullmatch(answer.etag or ""):
         raise FetchError(
-            f"{label}: {_endpoint()} does not answer like a Hugging Face hub",
+            f"{label}: {hub_endpoint()} does not answer like a Hugging Face hub",
             got=f"no commit or hash for {file}{_served(url)}",
             do="Check HF_ENDPOINT and proxy",
         )
@@ -386,7 +388,7 @@ def _served(url: str) -> str:
 
 
 @contextmanager
-def _explained(label: str, url: str = "") -> Iterator[None]:
+def said_of_hub(label: str, url: str = "") -> Iterator[None]:
     """Turn any error of the clients into a FetchError with advice."""
     from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
 
@@ -394,7 +396,7 @@ def _explained(label: str, url: str = "") -> Iterator[None]:
         yield
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
         cut_off = "Consistency check failed" in str(error)
-        raise explain(error, label, url or _endpoint(), _served(url) if cut_off else "") from error
+        raise explain(error, label, url or hub_endpoint(), _served(url) if cut_off else "") from error
 
 
 def _say_size(what: str, size_bytes: int, folder: Path) -> None:
