@@ -58,8 +58,8 @@ def section(found: dict) -> str:
             *screen_table(comparison),
             "```",
             "",
-            "Intervals are over test rows, of the mean of the seeds; they say little of further seeds. "
-            "Seconds are of the clock, on a machine that did other things at times. "
+            "Intervals are over test rows, of the mean of the seeds; they say little about other seeds. "
+            "Seconds are wall time, on a machine that was busy at times. "
             "Made by [architectures.py](architectures.py).",
         ]
     )

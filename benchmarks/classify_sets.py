@@ -85,8 +85,8 @@ def section(rows: list[dict]) -> str:
             "## Whole sets",
             "",
             "mini fine-tuned, and TF-IDF with logistic regression, on all training labels (a fifth of them for "
-            f"validation); the test part whole. Means over {len(SEEDS)} seeds in percent, in brackets 95 % intervals by "
-            "Student's t over the seeds; the difference is paired by seed. The test rows are the same each time.",
+            f"validation), tested on the whole test set. Means over {len(SEEDS)} seeds in percent, in brackets 95 % "
+            "intervals by Student's t over the seeds; the difference is paired by seed. The test rows are always the same.",
             "",
             verdict(rows),
             "",

@@ -138,12 +138,12 @@ def section(result: dict) -> str:
     most, least = max(drawn, key=lambda row: row["likelihood"]), min(drawn, key=lambda row: row["likelihood"])
     greedy, beams = ways["greedy"], ways["beam 4"]
     lines = [
-        "## Ways of decoding",
+        "## Decoding methods",
         "",
-        f"{result['weights']} continues {len(result['prompts'])} beginnings by {result['new_tokens']} tokens, one "
-        f"seed, {result['threads']} thread(s). distinct-n: different n-grams among all; repetition: 4-grams that "
-        "stood in the same text before; likelihood: mean log probability of a token under the plain model, in "
-        "nats. What is drawn changes with the seed; a difference of a few hundredths says nothing.",
+        f"{result['weights']} continues {len(result['prompts'])} prompts by {result['new_tokens']} tokens, one "
+        f"seed, {result['threads']} thread(s). distinct-n: share of distinct n-grams; repetition: share of 4-grams that "
+        "occurred earlier in the same text; likelihood: mean log probability of a token under the unmodified model, in "
+        "nats. Samples change with the seed; a difference of a few hundredths means nothing.",
         "",
         "| way | tokens per CPU second | distinct-1 | distinct-2 | repetition | likelihood |",
         "|---|---:|---:|---:|---:|---:|",
@@ -160,13 +160,13 @@ def section(result: dict) -> str:
             "",
             "![likelihood against variety](decoding.png)",
             "",
-            f"The likeliest texts repeat themselves: {greedy['repetition']:.0%} of the 4-grams of a greedy text stood in "
-            f"it before, {beams['repetition']:.0%} under beam search, at most "
-            f"{max(row['repetition'] for row in drawn):.0%} where tokens are drawn. The rules against repetition take "
-            f"that to {min(row['repetition'] for row in likeliest):.0%} and keep a text likelier than any that is drawn "
-            f"({most['likelihood']:.1f} to {least['likelihood']:.1f} nats a token). Beam search finds the likeliest texts "
-            f"of all at {greedy['tokens_per_cpu_second'] / beams['tokens_per_cpu_second']:.1f} times the work of greedy. "
-            "None of these figures says whether a text makes sense; a small model's seldom does.",
+            f"The likeliest texts repeat themselves: {greedy['repetition']:.0%} of the 4-grams of a greedy text occurred in "
+            f"it before, {beams['repetition']:.0%} with beam search, and at most "
+            f"{max(row['repetition'] for row in drawn):.0%} with sampling. The repetition rules reduce this to "
+            f"{min(row['repetition'] for row in likeliest):.0%}, and the text is still likelier than any sampled text "
+            f"({most['likelihood']:.1f} to {least['likelihood']:.1f} nats per token). Beam search finds the likeliest texts "
+            f"of all and costs {greedy['tokens_per_cpu_second'] / beams['tokens_per_cpu_second']:.1f} times as much as "
+            "greedy decoding. None of these figures says whether a text makes sense; that of a small model seldom does.",
         ]
     )
 

@@ -51,7 +51,7 @@ def read_texts(data: LabelledSet, runs: Path) -> tuple[str, dict]:
     runs.mkdir(parents=True, exist_ok=True)
     texts = runs / f"{name}.jsonl"
     with atomic_write(texts) as file:
-        file.writelines(json.dumps({"text": record["text"]}) + "\n" for record in data.pool)
+        file.writelines(json.dumps({"text": record.text}) + "\n" for record in data.pool)
     request = make_recipe("pretrain", ["weights=mini", *READING], {"data": str(texts)})
     run, recipe = open_run(request, runs, name)
     execute(run, recipe, load_pipeline("pretrain").stages, fresh=True)
@@ -103,17 +103,17 @@ def section(rows: list[dict], curves: list[dict]) -> str:
     ]
     return "\n".join(
         [
-            "## Does it help to read the texts first?",
+            "## Does pretraining on the texts help?",
             "",
-            f'{BUDGET} labels, {len(SEEDS)} draws of them, the test part whole, as above. Before the fine-tuning, "texts '
-            "read first\" went on with mini's pretraining on the set's training texts, once a set, without labels and "
-            "without any test text. Means in percent with 95 % intervals over the draws; the difference is paired.",
+            f'{BUDGET} labels, {len(SEEDS)} samples of them, and the whole test set, as above. For "texts read first", mini '
+            "was pretrained further on the training texts of the set before fine-tuning, once per set, without labels and "
+            "without test texts. Means in percent with 95 % intervals over the samples; the difference is paired.",
             "",
             table(rows, curves),
             "",
             *read,
             *([""] if read else []),
-            "The settings stand at the top of [domain_adaptation.py](domain_adaptation.py).",
+            "The settings are at the top of [domain_adaptation.py](domain_adaptation.py).",
         ]
     )
 

@@ -30,6 +30,7 @@ from finetune.recipe import Train
 from finetune.tables.readers import read_labelled
 from finetune.tables.splits import grouped_split, normalise_text
 from finetune.tables.tables import TableFormat
+from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import build_job, build_model, examples
 from finetune.tasks.setup import fit
 from finetune.training.precision import choose_precision, device_type
@@ -53,12 +54,12 @@ HEAD = "# Benchmarks\n"
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Records are {"row", "text", "label"}."""
+    """Rows that labels are drawn from, and those that are predicted."""
 
     name: str
     labels: list[str]
-    pool: list[dict]
-    test: list[dict]
+    pool: list[LabelledRow]
+    test: list[LabelledRow]
 
 
 def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
@@ -71,32 +72,29 @@ def read_set(name: str, folder: Path, files: dict = FILES) -> LabelledSet:
     if not test:
         split = load_pipeline("spam-classifier").recipe.split
         parts = grouped_split(
-            [record["text"] for record in pool],
-            [record["label"] for record in pool],
+            [record.text for record in pool],
+            [record.label for record in pool],
             split.val_fraction,
             split.test_fraction,
             split.seed,
         )
         pool, test = [pool[i] for i in parts["train"] + parts["val"]], [pool[i] for i in parts["test"]]
-    seen, once = {normalise_text(record["text"]) for record in test}, []
+    seen, once = {normalise_text(record.text) for record in test}, []
     for record in pool:
-        if (text := normalise_text(record["text"])) not in seen:
+        if (text := normalise_text(record.text)) not in seen:
             seen.add(text)
             once.append(record)
-    return LabelledSet(name, sorted({record["label"] for record in [*pool, *test]}), once, test)
+    return LabelledSet(name, sorted({record.label for record in [*pool, *test]}), once, test)
 
 
-def _records(path: Path, layout: TableFormat | None) -> list[dict]:
+def _records(path: Path, layout: TableFormat | None) -> list[LabelledRow]:
     found = read_labelled(path, None, None, layout)
-    return [
-        {"row": row, "text": text, "label": label}
-        for row, text, label in zip(found.rows, found.texts, found.labels, strict=True)
-    ]
+    return [LabelledRow(*values) for values in zip(found.rows, found.texts, found.labels, strict=True)]
 
 
-def stratified_order(records: list[dict], seed) -> list[dict]:
+def stratified_order(records: list[LabelledRow], seed) -> list[LabelledRow]:
     """The records in a random order whose every beginning holds each label in its share, to half a row."""
-    random, labels = np.random.default_rng(seed), np.array([record["label"] for record in records])
+    random, labels = np.random.default_rng(seed), np.array([record.label for record in records])
     place = np.empty(len(records))
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
@@ -104,7 +102,7 @@ def stratified_order(records: list[dict], seed) -> list[dict]:
     return [records[i] for i in np.lexsort((random.permutation(len(records)), place))]
 
 
-def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[dict], list[dict]]:
+def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """(train, val) of so many labels; with one seed a smaller budget is part of a larger one."""
     drawn = stratified_order(data.pool, seed)[: None if budget == "all" else budget]
     held_out = round(VAL_SHARE * len(drawn))
@@ -134,7 +132,7 @@ def measure(
     started, worked = time.monotonic(), time.process_time()
     probabilities, how = _by_tfidf(data, parts) if model == TFIDF else _by_gpt(data, parts, seed, model, checkpoint)
     seconds = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(time.process_time() - worked, 1)}
-    targets = [data.labels.index(record["label"]) for record in data.test]
+    targets = [data.labels.index(record.label) for record in data.test]
     metrics = classification_metrics(
         targets,
         probabilities.argmax(1),
@@ -168,8 +166,8 @@ def measure(
 
 
 def _by_tfidf(data: LabelledSet, parts) -> tuple[np.ndarray, dict]:
-    texts = [[record["text"] for record in part] for part in parts]
-    targets = [[data.labels.index(record["label"]) for record in part] for part in parts]
+    texts = [[record.text for record in part] for part in parts]
+    targets = [[data.labels.index(record.label) for record in part] for part in parts]
     probabilities, note, _ = tfidf_logistic(texts[0], targets[0], texts[1], targets[1], texts[2], len(data.labels))
     return probabilities, {"note": note}
 

@@ -360,10 +360,9 @@ def write_table(rows: list[dict]) -> None:
         "",
         "`python benchmarks/full_shape_methods.py --data SMSSpamCollection --protocol grouped`: random weights of "
         f"GPT-2 124M, batch {BATCH}, no dropout, the same rows and frozen parameters on both sides, training "
-        "without evaluation, a process for each run. Ours runs the frozen blocks once a text, which counts; "
-        "Trainer runs them in every step. Seconds are of the clock, in brackets of the processor: the fairer "
-        "figure where the machine had other work. Peak: the most memory that the process held. Ratio: "
-        "transformers over ours.",
+        "without evaluation, one process per run. Ours runs the frozen blocks once per text, which is included; "
+        "Trainer runs them in every step. Seconds are wall time, in brackets CPU time: the fairer figure if the "
+        "machine was busy. Peak: the peak memory of the process. Ratio: transformers over ours.",
         "",
         "| Method | Moves | Split | Rows | Threads | Precision | Ours | transformers | Ratio | Peak, ours | "
         "Peak, transformers | Ratio |",
@@ -384,9 +383,9 @@ def write_table(rows: list[dict]) -> None:
         new = rows[-1]
         lines += [
             "",
-            "balanced: as many ham as spam, drawn at random, as in the prior work; grouped: all rows, a "
-            "tenth and a fifth of them held out. bf16 rows are from a machine that has bf16 arithmetic, fp32 "
-            "rows from one that has not: seconds compare within a row alone.",
+            "balanced: a random sample with as many ham as spam, as in earlier work; grouped: all rows, with a "
+            "tenth and a fifth held out. bf16 rows are from a machine with bf16 arithmetic, fp32 rows from one "
+            "without: compare seconds only within a row.",
             "",
             f"{new['cpu']}, {new['cores']} cores, torch {new['torch']}, transformers {new['transformers']}, "
             f"Python {new['python']}.",

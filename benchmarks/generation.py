@@ -124,9 +124,9 @@ def table(result: dict) -> str:
         lines += [
             "",
             f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of "
-            "compilation once a process, which are not in its figures. Same tokens: the share that is "
-            "transformers'; in bf16 two orders of summing now and then choose another token, and all that follow "
-            "it differ.",
+            "compilation per process, which is not included. Same tokens: the share of tokens equal to those of "
+            "transformers. In bf16, another order of summation sometimes changes a token, and then all later "
+            "tokens differ.",
         ]
     if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
         lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
@@ -135,7 +135,7 @@ def table(result: dict) -> str:
         lines += [
             "",
             f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
-            "the figures per CPU second say more than those of the clock.",
+            "the figures per CPU second say more than those by wall time.",
         ]
     return "\n".join(lines)
 

@@ -99,7 +99,7 @@ def verdict(rows: list[dict]) -> str:
         even = len(known) - len(ahead) - len(behind)
         sentences.append(
             f"- Against {NAMES[other]}: {len(known)} of {len(pairs)} comparisons are complete; ahead in "
-            f"{_listed(ahead)}, behind in {_listed(behind)}, not to be told apart in {even}."
+            f"{_listed(ahead)}, behind in {_listed(behind)}, no significant difference in {even}."
         )
     return "\n".join(sentences)
 
@@ -121,10 +121,10 @@ def section(rows: list[dict]) -> str:
             "## Does the bundled checkpoint earn its place?",
             "",
             "mini fine-tuned, random weights of mini's shape with mini's vocabulary, and TF-IDF with logistic regression, "
-            f"on the same labels. Accuracy on the whole test part in percent: the mean over {len(SEEDS)} draws of the "
-            "labels, and in brackets its 95 % interval by Student's t over the draws; the differences are paired by draw. "
-            "The test rows are the same in every run: the intervals say how much the draw of the labels matters, and not "
-            "how much other test rows would. Of many comparisons, one in twenty misleads.",
+            f"on the same labels. Accuracy on the whole test set in percent: the mean over {len(SEEDS)} random samples of "
+            "the labels, and in brackets its 95 % interval by Student's t over the samples; the differences are paired by "
+            "sample. The test rows are the same in every run, so the intervals show the effect of the sampled labels, not "
+            "of the test rows. About one comparison in twenty is significant by chance.",
             "",
             verdict(rows),
             "",
@@ -144,8 +144,8 @@ def section(rows: list[dict]) -> str:
                 if start
                 else []
             ),
-            "How the labels are drawn and for how long is trained stands at the top of "
-            "[learning_curves.py](learning_curves.py), every run in [learning_curves.jsonl](learning_curves.jsonl).",
+            "The top of [learning_curves.py](learning_curves.py) says how the labels are sampled and how long the models "
+            "are trained; every run is in [learning_curves.jsonl](learning_curves.jsonl).",
         ]
     )
 

@@ -171,13 +171,13 @@ def verdict(rows: list[dict]) -> list[str]:
                 if difference["low"] > 0
                 else "behind"
                 if difference["high"] < 0
-                else "not to be told apart from"
+                else "not significantly different from"
             )
             parts.append(
                 f"{row['family']} {word} {NAMES[best['name']]} by chrF "
                 f"({difference['value']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}])"
             )
-        counts = f"{own[0]['train']:,} pairs to learn from, {own[0]['metrics']['chrf']['n']:,} to test on"
+        counts = f"{own[0]['train']:,} training pairs, {own[0]['metrics']['chrf']['n']:,} test pairs"
         lines.append(f"- {name}, {counts}: {'; '.join(parts)}.")
     return lines
 
@@ -189,10 +189,10 @@ def section(rows: list[dict]) -> str:
         [
             "## Source to target on real sets",
             "",
-            "mini (6.9 M parameters; 13 M as an encoder-decoder) in both families, one training each under one seed, at "
-            f"most {PASSES} passes over the pairs, stopped after three without a lower validation loss; greedy decoding, "
-            "beside two ways without a model. In brackets 95 % intervals by bootstrap over the test pairs: they "
-            f"say nothing of another seed. Trained on: {'; '.join(sorted({row['machine'] for row in rows}))}.",
+            "mini (6.9 M parameters; 13 M as an encoder-decoder) in both families, each trained once with one seed for at "
+            f"most {PASSES} epochs, stopped after three without a lower validation loss; greedy decoding, compared with "
+            "two baselines without a model. In brackets 95 % intervals by bootstrap over the test pairs; they do not "
+            f"cover other seeds. Trained on: {'; '.join(sorted({row['machine'] for row in rows}))}.",
             "",
             *verdict(rows),
             "",

@@ -1,8 +1,10 @@
 """``TextClassifier``: the same training behind scikit-learn's interface, for lists, arrays, pandas and datasets."""
 
-import math
+import multiprocessing
+import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,35 +12,34 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 
-from finetune.adapters.lora import merge
-from finetune.checkpoints.sources import WeightsSource, locate_weights, resolve_auto
+from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.config import validate
-from finetune.console import say, silence
-from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError
-from finetune.evaluation.calibration import fit_temperature, softmax
+from finetune.console import silence
+from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError, listed
+from finetune.evaluation.calibration import softmax
 from finetune.export import hf
 from finetune.export.exportable import random_ids
 from finetune.files import sha256_json
-from finetune.recipe import Recipe, Train, check_method
+from finetune.recipe import Recipe, check_method
 from finetune.records import WeightsOrigin
-from finetune.tables.in_memory import label_names, read_labels, read_texts
+from finetune.tables.in_memory import TrainingRows, label_names, read_texts, read_training_rows, tidy_labels
 from finetune.tables.readers import LabelledTexts
-from finetune.tables.splits import grouped_split
-from finetune.tasks.base import task_named
 from finetune.tasks.classify.bundle import Bundle, BundleCard, bundle_directory, read_card
-from finetune.tasks.classify.data import Records
 from finetune.tasks.classify.export import exportable
-from finetune.tasks.classify.job import build_job, examples
-from finetune.tasks.setup import assemble, fit, start_weights, write_new_weights
-from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
+from finetune.tasks.classify.fine_tune import Rows, fine_tune
+from finetune.tasks.setup import start_weights, write_new_weights
 
 SEED_LIMIT = 1 << 31
 DTYPES = re.compile(r"[<>|]([biufU]\d+|O)")  # of the classes
+OWN = {"class_weights": "class_weight", "seed": "random_state"} | {
+    name: name for name in ("method", "epochs", "lr", "batch_size")
+}  # settings of a recipe's `train` that are parameters here
 
 
 class UnfittedError(FinetuneError, NotFittedError):
@@ -48,8 +49,9 @@ class UnfittedError(FinetuneError, NotFittedError):
 class TextClassifier(ClassifierMixin, BaseEstimator):
     """A text classifier that fine-tunes GPT-2.
 
-    X: texts, as a list, an array, a column or frame of pandas or of datasets; several columns are joined with newlines.
-    y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type.
+    X: texts, as a list, an array, a column or frame of pandas, Arrow or datasets; several columns are joined with
+    newlines. y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type. As in a table,
+    white space around a label is none of it, and an empty label is missing.
 
     Parameters
     ----------
@@ -58,19 +60,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
     batch_size : rows per optimizer step
     max_length : tokens to which a text is truncated; None: the model's context
-    validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; where the
-        rows are too few for one, those that are trained on choose the epoch
-    class_weight : None, or "balanced" for classes that weigh the same in the loss
+    validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; at 0, and
+        where the rows are too few for a share, all are trained on and choose the epoch
+    class_weight : what classes weigh in the loss: None, a dict of class and weight, or "balanced" for equal classes
+    threshold : of two classes, the probability from which the second is predicted; "max-f1": that with its best F1 on
+        the share of rows for validation
     settings : any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
-    random_state : seed of the split, the head and the order of the rows; the same number gives the same fit
+    random_state : seed of the split, the head and the order of the rows, or a generator of numpy that draws it; the
+        same number gives the same fit
     verbose : whether ``fit`` prints its choices and progress
 
-    After ``fit``: classes_, settings_ (of the training, as resolved), origin_ (hashes and the weights' names for a
-    bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
+    After ``fit``: classes_, settings_ (of the training, as resolved), history_ (a dict for each validation), best_score_
+    (``settings_.metric`` on the validation rows; None without any), threshold_ (None with more than two classes),
+    origin_ (hashes and the weights' names for a bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
     """
 
     classes_: np.ndarray
     origin_: dict[str, Any]
+    threshold_: float | None
 
     def __init__(
         self,
@@ -81,9 +88,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int = 16,
         max_length: int | None = None,
         validation_fraction: float = 0.1,
-        class_weight: str | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
+        threshold: float | str = 0.5,
         settings: Mapping[str, Any] | None = None,
-        random_state: int | np.random.RandomState | None = 123,
+        random_state: int | np.random.RandomState | np.random.Generator | None = 123,
         verbose: bool = False,
     ):
         self.weights = weights
@@ -94,18 +102,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.max_length = max_length
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
+        self.threshold = threshold
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fine-tune on texts and their labels. Raises InputError, a ValueError, for unusable input."""
-        texts, columns = read_texts(X)
-        classes, targets = read_labels(y)
-        if len(texts) != len(targets):
-            raise InputError("X and y have different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
-        names = label_names(classes)
-        source = LabelledTexts(list(range(len(texts))), texts, [names[target] for target in targets])
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fine-tune on texts and their labels. Raises InputError, a ValueError, for unusable input.
+
+        sample_weight: (n,) what each row weighs in the loss, the validation and ``balanced``; rows of weight 0 are
+        left out. Only their ratios count.
+        """
+        learnt = read_training_rows(X, y, sample_weight)
+        names = label_names(learnt.classes)
+        source = LabelledTexts(
+            list(range(len(learnt.texts))), learnt.texts, [names[target] for target in learnt.targets]
+        )
+        rows = Rows(source, names, learnt.weights, self._class_weights(learnt))
+        threshold = self._threshold(len(names))
         recipe = self._recipe()
         words = nullcontext() if self.verbose else silence()
         with tempfile.TemporaryDirectory() as folder:
@@ -113,17 +127,26 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             start = locate_weights(recipe.weights, base=Path(folder) / "base")  # a download is not silent
             try:
                 with words, _kept_state():
-                    bundle, settings = fine_tune(recipe, source, names, start, Path(folder))
+                    found = fine_tune(recipe, rows, start, Path(folder), float(self.validation_fraction), threshold)
             except Interrupted as stop:
                 raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
             weights = WeightsOrigin(start.name, start.source, start.licence, start.content())
-        self.bundle_, self.settings_, self.classes_ = bundle, settings, classes
+        self.bundle_, self.settings_, self.classes_ = found.bundle, found.settings, learnt.classes
+        self.threshold_, self.best_score_ = found.bundle.threshold, found.best_score
+        self.history_ = [
+            {"epoch": each.epoch, "step": each.step, "loss": each.loss, "rows": each.rows}
+            | each.scores
+            | {"best": each.best}
+            for each in found.history
+        ]
         self.origin_ = {
             "weights": start_weights(weights),
             "recipe_sha256": sha256_json(recipe.model_dump()),
-            "data_sha256": sha256_json([texts, source.labels]),
+            "data_sha256": sha256_json(
+                [source.texts, source.labels, *([] if learnt.weights is None else [learnt.weights.tolist()])]
+            ),
         }
-        self._keep_columns(columns)
+        self._keep_columns(learnt.columns)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -134,12 +157,38 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Calibrated probabilities (n, K), in the order of ``classes_``."""
+        return softmax(self._logits(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """The logarithms (n, K) of the calibrated probabilities."""
+        found: np.ndarray = log_softmax(self._logits(X), axis=1)
+        return found
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Of two classes, the log-odds (n,) of the second beyond those of the threshold; of more, the logits (n, K).
+
+        ``predict`` gives the second class where it is positive, and the class with the highest logit of several.
+        """
+        logits, bundle = self._logits(X), self._fitted()
+        if logits.shape[1] != 2:
+            return logits
+        threshold = 0.5 if bundle.threshold is None else bundle.threshold
+        odds = logit(threshold if bundle.positive == bundle.labels[1] else 1 - threshold)
+        found: np.ndarray = logits[:, 1] - logits[:, 0] - odds
+        return found
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy, with the labels read as in ``fit``."""
+        return float(accuracy_score(tidy_labels(np.asarray(y)), self.predict(X), sample_weight=sample_weight))
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """Logits (n, K) divided by the temperature, in the order of ``classes_``."""
         bundle = self._fitted()
         texts, columns = read_texts(X)
         known = getattr(self, "feature_names_in_", np.array(columns or [])).tolist()
         if columns and columns != known:
             raise InputError("columns differ from those in fit", got=", ".join(columns), known=", ".join(known))
-        return softmax(bundle.logits(texts), bundle.temperature)
+        return bundle.logits(texts).astype(np.float64) / bundle.temperature
 
     def save(self, path: str | Path) -> Path:
         """Write a bundle as ``finetune export`` does, for ``load``, ``finetune predict`` and transformers. No pickle.
@@ -150,7 +199,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if path.exists() and not (path / "bundle.json").exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: exists and is not a bundle", do="Give another path.")
         own = {
-            "parameters": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
+            "parameters": _written(self.get_params(deep=False)),
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
             "columns": list(getattr(self, "feature_names_in_", [])),
@@ -188,13 +237,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             known = DTYPES.fullmatch(own["dtype"]) and len(own["classes"]) == len(bundle.labels)
             if not known or (own["dtype"] == "|O" and not all(isinstance(label, str) for label in own["classes"])):
                 raise ValueError(f"classes {own['classes']!r} of type {own['dtype']!r}")
-            estimator = cls(**own["parameters"])
+            estimator = cls(**_read(own["parameters"]))
             estimator.classes_ = np.array(own["classes"], dtype=own["dtype"])
             estimator.origin_ = {key: getattr(card, key) for key in ("weights", "recipe_sha256", "data_sha256")}
             estimator._keep_columns(list(map(str, own["columns"])))
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{file}: not what TextClassifier.save writes", got=str(error)) from error
-        estimator.bundle_ = bundle
+        estimator.bundle_, estimator.threshold_ = bundle, bundle.threshold
         return estimator
 
     def __sklearn_tags__(self) -> Any:
@@ -215,72 +264,121 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if columns:
             self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
 
+    def _class_weights(self, learnt: TrainingRows) -> np.ndarray | None:
+        """The weights (K,) that ``class_weight`` gives as a dict; a class that it leaves out has weight 1."""
+        if not isinstance(self.class_weight, Mapping):
+            return None
+        known = {label.strip() if isinstance(label, str) else label: w for label, w in self.class_weight.items()}
+        labels = learnt.classes.tolist()
+        strange = [str(label) for label in known if label not in labels]
+        bad = [f"{label}: {w}" for label, w in known.items() if not _is_number(w) or not 0 < w < np.inf]
+        if strange or bad:
+            raise InputError(
+                "class_weight names classes that y has not" if strange else "class_weight must be a positive number",
+                got=listed(strange or bad),
+                known=listed(list(map(str, labels))) if strange else "",
+            )
+        return np.array([known.get(label, 1.0) for label in labels], dtype=np.float64)
+
+    def _threshold(self, classes: int) -> float | None:
+        """The threshold of two classes, or None for the best. Raises InputError."""
+        given = self.threshold
+        if given != "max-f1" and not (_is_number(given) and 0 < float(given) < 1):
+            raise InputError("threshold", got=repr(given), known="a probability between 0 and 1, or 'max-f1'")
+        if given != 0.5 and classes != 2:
+            raise InputError(f"threshold={given} is for two classes", got=f"{classes} classes", do="Leave it out.")
+        if given == "max-f1" and self.validation_fraction == 0:
+            raise InputError(
+                "threshold='max-f1' is chosen on validation rows",
+                got="validation_fraction=0",
+                do="Hold some out, or give a number.",
+            )
+        return None if given == "max-f1" else float(given)
+
     def _recipe(self) -> Recipe:
         """The parameters as a recipe of their own words. Raises InputError."""
+        twice = [name for name in self.settings or {} if name in OWN]
+        if twice:
+            raise InputError(
+                f"settings[{twice[0]!r}] is a parameter of its own",
+                got=f"settings={dict(self.settings or {})!r}, {OWN[twice[0]]}={getattr(self, OWN[twice[0]])!r}",
+                do=f"Give {OWN[twice[0]]} alone: TextClassifier({OWN[twice[0]]}=...).",
+            )
         seed = self.random_state
-        if not isinstance(seed, int | np.integer):
+        if isinstance(seed, np.random.Generator):
+            seed = int(seed.integers(SEED_LIMIT))
+        elif not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(SEED_LIMIT)
+        given_by_class, fraction = isinstance(self.class_weight, Mapping), _plain(self.validation_fraction)
         chosen = {
             "method": self.method,
             "epochs": self.epochs,
             "lr": self.lr,
             "batch_size": self.batch_size,
-            "class_weights": self.class_weight or "none",
+            "class_weights": "none" if self.class_weight is None or given_by_class else self.class_weight,
             "seed": seed,
+            "threads": _threads(),
         } | dict(self.settings or {})
         values = {
             "task": "classify",
             "weights": resolve_auto(str(self.weights)),
             "max_length": _plain(self.max_length),
-            "split": {"val_fraction": _plain(self.validation_fraction), "seed": _plain(seed)},
+            "split": {"seed": _plain(seed)} | ({"val_fraction": fraction} if fraction != 0 else {}),
             "train": {name: _plain(value) for name, value in chosen.items()},
         }
         try:
             recipe = validate(Recipe, values, "TextClassifier", "help(finetune.TextClassifier)")
             check_method(recipe.train)
+            if _process.forked and recipe.train.threads > 1:
+                raise RecipeError(
+                    "a forked process can train with one thread alone",
+                    got=f"threads={recipe.train.threads}",
+                    do="Leave it out, or use joblib's backend loky.",
+                )
         except RecipeError as error:
             raise InputError(error.what, got=error.got, known=error.known, do=error.do) from error
         return recipe
 
 
-def fine_tune(
-    recipe: Recipe, source: LabelledTexts, labels: list[str], start: WeightsSource, folder: Path
-) -> tuple[Bundle, Train]:
-    """Train on the rows as a run would, with checkpoints in `folder`: what predicts, and the settings as resolved."""
-    loaded, task = start.load(recipe.train.dropout), task_named("classify")
-    task.check_body(loaded.body, start.name)
-    gpt, tokenizer = loaded.gpt, loaded.tokenizer
-    parts = grouped_split(source.texts, source.labels, recipe.split.val_fraction, 0.0, recipe.split.seed)
-    max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
-    prepared = task.prepared({name: len(rows) for name, rows in parts.items()}, len(source.texts), labels, max_length)
-    setup = assemble(task, recipe, gpt, tokenizer, loaded.report.parameters, prepared)
-    model, settings = setup.model, setup.settings
-    learnt, held_out = (
-        examples(Records(source, parts[name]), labels, tokenizer, max_length) for name in ("train", "val")
-    )
-    validation = held_out if held_out.rows else learnt
-    say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
-    for line in [*setup.why, setup.trainable.describe()]:
-        say(f"  {line}")
-    job = build_job(model, setup.trainable, settings, learnt, validation, torch.device(device_type()))
-    fit(job, settings, folder, {}, checkpoint_seconds=math.inf)
-    model = merge(model.eval()).requires_grad_(False)
-    temperature = fit_temperature(predict_logits(model, held_out.ids), held_out.targets)
-    two = len(labels) == 2
-    return Bundle(
-        model, tokenizer, labels, labels[1] if two else None, max_length, 0.5 if two else None, temperature
-    ), settings
+class _Process:
+    """What all estimators of a process share: torch's random numbers and its threads.
+
+    GNU's OpenMP does not survive a fork: a child that computes with more than one thread waits for ever.
+    """
+
+    training = threading.Lock()
+    forked = False
+
+    def fork(self) -> None:
+        """In a child: compute with one thread, and do not wait for a training of the parent's."""
+        self.training, self.forked = threading.Lock(), True
+        torch.set_num_threads(1)
+
+
+_process = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.fork)
+
+
+def _threads() -> int:
+    """The threads of a training: 0, which is as many as the process may use; 1 in a worker that was not told."""
+    worker = multiprocessing.parent_process() is not None
+    return int(_process.forked or (worker and not os.environ.get("OMP_NUM_THREADS")))
 
 
 @contextmanager
 def _kept_state() -> Iterator[None]:
-    """Leave torch's random numbers and its number of threads as they were: they are the caller's."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
+    """Train alone, and leave torch's random numbers and number of threads as they were: they are the caller's."""
+    with _process.training, torch.random.fork_rng():
+        threads = torch.get_num_threads()
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _plain(value: object) -> Any:
@@ -289,4 +387,18 @@ def _plain(value: object) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
-    return None if isinstance(value, np.random.RandomState) else value
+    return None if isinstance(value, np.random.RandomState | np.random.Generator) else value
+
+
+def _written(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as JSON writes them, weights of classes as pairs: the names of JSON are text, classes may not be."""
+    written = {name: _plain(value) for name, value in parameters.items()}
+    if isinstance(weights := written["class_weight"], Mapping):
+        written["class_weight"] = [[_plain(label), float(weight)] for label, weight in weights.items()]
+    return written
+
+
+def _read(written: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that ``_written`` made JSON of."""
+    pairs = written.get("class_weight")
+    return written | {"class_weight": dict(pairs)} if isinstance(pairs, list) else written

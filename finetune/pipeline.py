@@ -177,6 +177,7 @@ def classify_request(
     label: str | None = None,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
     validation: str | None = None,
     test: str | None = None,
     weights: str | None = None,
@@ -189,11 +190,12 @@ def classify_request(
     """The recipe of ``finetune classify``, with settings and then overrides (KEY=VALUE) on top."""
     chosen: dict[str, Any] = {
         "data": data,
-        "columns": {"text": text, "label": label, "group": group, "split": split},
+        "columns": {"text": text, "label": label, "group": group, "split": split, "time": time},
         "validation": validation or "",
         "test": test or "",
         "encoding": encoding,
     }
+    chosen |= {"split": {"protocol": "time"}} if time else {}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}

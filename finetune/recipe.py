@@ -27,16 +27,18 @@ class Columns(Settings):
     label: str | None = Field(None, description="name of the label column; by default inferred from names or content")
     group: str | None = Field(None, description="name of a column whose rows with equal values stay in one split")
     split: str | None = Field(None, description="name of a column with train, val or test for each row")
+    time: str | None = Field(None, description="name of a column of dates or numbers, for split.protocol = time")
 
 
 class Split(Settings):
     """How rows are divided into train, validation and test."""
 
-    protocol: Literal["grouped", "balanced", "ordered"] = Field(
+    protocol: Literal["grouped", "balanced", "ordered", "time"] = Field(
         "grouped",
         description="grouped: all rows, stratified, the same normalised text never in two splits; "
         "balanced: as many rows of each class as the rarest has, drawn at random (the prior work's protocol); "
-        "ordered: as the file goes, rows to train on first, then the test's, then the validation's",
+        "ordered: as the file goes, rows to train on first, then the test's, then the validation's; "
+        "time: by columns.time, the oldest rows to train on, the newest to test on",
     )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of rows for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of rows for the test")

@@ -4,16 +4,18 @@ A file that does not match its schema comes from a damaged run or another versio
 other exception is a bug.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Union
 
 from finetune.errors import RunError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
+AGAIN = "Run the stage that wrote it again."
 SMALL_MODEL = 40_000_000  # parameters below which a model is trained in full and has little pretrained knowledge
 
 
@@ -27,8 +29,8 @@ class Record:
         return plain
 
     @classmethod
-    def from_json(cls, value: Any, source: str | Path) -> Self:
-        """Parse `value` as this record. Raises RunError, naming `source`, if it does not match."""
+    def from_json(cls, value: Any, source: str | Path, do: str = AGAIN) -> Self:
+        """Parse `value` as this record. Raises RunError, naming `source` and what to `do`, if it does not match."""
         from pydantic import ValidationError
 
         try:
@@ -36,17 +38,43 @@ class Record:
             found: Self = _adapter(kind).validate_python(value)
             return found
         except (ValidationError, RecursionError) as error:
-            problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
-            where = ".".join(map(str, problem["loc"]))
-            raise RunError(
-                f"{source}: not what this version writes",
-                got=f"{where}: {problem['msg']}".lstrip(": "),
-                do="Run the stage that wrote it again.",
-            ) from error
+            raise _mismatch(source, error, do) from error
+
+
+@dataclass(frozen=True)
+class PreparedRow(Record):
+    """A row of a split as ``prepare`` leaves it, a line of data/SPLIT.jsonl; each task adds its own fields."""
+
+    row: int  # its number in the data file, the first data row being 0
+
+
+R = TypeVar("R", bound=PreparedRow)
+
+
+def parse_rows(lines: Iterable[bytes], kinds: tuple[type[R], ...], source: Path) -> list[R]:
+    """Rows of any of these kinds from their lines, validated as they are parsed: no slower than ``json.loads``.
+
+    Raises RunError, naming `source` and the line, for one that is of none of them.
+    """
+    from pydantic import ValidationError
+
+    parse, found = _adapter(Union[kinds]).validator.validate_json, []  # noqa: UP007 (of a tuple)
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse(line))
+        except ValidationError as error:
+            raise _mismatch(f"{source}, line {number}", error) from error
+    return found
+
+
+def _mismatch(source: str | Path, error: "ValidationError | RecursionError", do: str = AGAIN) -> RunError:
+    problem: Any = {"loc": (), "msg": "nested too deep"} if isinstance(error, RecursionError) else error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    return RunError(f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "), do=do)
 
 
 @cache
-def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -1,8 +1,9 @@
 """Encoder-only, decoder-only and encoder-decoder of equal size on the same tasks, in one table each.
 
-Classification (encoders also after a short masked-language-model pretraining), numbers written out in words, and the
-next token of held-out text; from random weights and from the bundled ones. Every training of a task reads the same rows
-in the same order. `finetune compare-architectures --quick` takes minutes on two cores, the whole many times that.
+Three tasks: classification (encoders also after a short masked-language-model pretraining), spelling out numbers in
+words, and language modelling on held-out text. Each starts from random weights and from the bundled ones. Within a
+task, every model is trained on the same rows in the same order. `finetune compare-architectures --quick` takes minutes
+on two cores; the full comparison takes many times as long.
 """
 
 from finetune.comparisons.architectures import stage as architectures

@@ -1,7 +1,7 @@
 """Your own labels: fine-tune on any CSV or TSV file with a text and a label column.
 
 `finetune classify my.csv` runs this pipeline. Columns called text and label (or message, class, ...) are found
-by their names; others are named with --text and --label. The report says how much better than TF-IDF it is.
+by name; give other names with --text and --label. The report compares the model with a TF-IDF baseline.
 """
 
 from finetune.recipe import Recipe

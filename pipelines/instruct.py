@@ -1,10 +1,10 @@
-"""Instruction following: a model that answers in the form that your pairs of question and answer have.
+"""Instruction following: a model that answers in the style of your question-answer pairs.
 
-Takes JSON, JSONL or CSV with instruction, input and output (as Alpaca has them), or JSON with lists of messages. The
-report puts the answers to held-out questions beside those of the model before training and beside the answer to the
-most similar training question, with loss, exact match, ROUGE-L and samples. Offline it runs in a minute or two on two
-cores, on the bundled small model and a sample of 425 pairs: enough to see that it works, too little for a model that
-follows instructions. With GPT-2 355M: `finetune run instruct --set weights=gpt2-medium --set data=my.jsonl`.
+Reads JSON, JSONL or CSV with instruction, input and output (as in Alpaca), or JSON with lists of messages. The report
+compares the answers to held-out questions with those of the untrained model and with the answer to the most similar
+training question: loss, exact match, ROUGE-L and samples. Offline, with the bundled small model and a sample of 425
+pairs, it takes a minute or two on two cores. That shows how it works, but is too little for a model that follows
+instructions. With GPT-2 355M: `finetune run instruct --set weights=gpt2-medium --set data=my.jsonl`.
 Afterwards: `finetune chat runs/instruct`.
 """
 

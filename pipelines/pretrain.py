@@ -1,8 +1,8 @@
-"""Continued pretraining: let weights read your own text before they are used for anything else.
+"""Continued pretraining: train a language model on your own text before you use it for anything else.
 
-`finetune run pretrain --set data=my.txt` takes a text file, a folder or JSONL. Documents are separated by a line
+`finetune run pretrain --set data=my.txt` reads a text file, a folder or JSONL. Documents are separated by a line
 `<|endoftext|>`; some are held out. The report gives bits per byte before and after, and continuations side by side.
-The run is a checkpoint: `finetune classify my.csv --weights runs/pretrain` goes on from it (domain adaptation).
+The run is a checkpoint: `finetune classify my.csv --weights runs/pretrain` starts from it (domain adaptation).
 """
 
 from finetune.recipe import Recipe, Train

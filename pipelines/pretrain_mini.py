@@ -1,10 +1,10 @@
 """The bundled checkpoint: pretrain a small GPT-2 from scratch on open text.
 
-`--set data=FOLDER` names a folder of text files, compressed or not, `--set shape.tokenizer=DIR` a vocabulary from
-`finetune tokenizer train`, and `--set pretrain.exclude=...` the sets it will be tested on. The shares weigh the sources
-for short messages, questions, chat and reference: a third is encyclopaedia; novels, speeches and manuals are weighed
-down. What was learnt at the constant rate can be taken up again elsewhere with `--set weights=DIR`, and training ends
-with `--set train.decay_fraction=1` and the steps of the decay as `--set train.max_steps=N`.
+Settings: `--set data=FOLDER` for a folder of text files, compressed or not; `--set shape.tokenizer=DIR` for a
+vocabulary from `finetune tokenizer train`; `--set pretrain.exclude=...` for data sets that the model will be tested on.
+The shares favour short messages, questions, chat and reference text: a third is encyclopaedia, and novels, speeches and
+manuals count less. A checkpoint at the constant learning rate can be trained further with `--set weights=DIR`. To finish
+with the final decay, add `--set train.decay_fraction=1` and the length of the decay, `--set train.max_steps=N`.
 """
 
 from finetune.recipe import Recipe, Shape, Train

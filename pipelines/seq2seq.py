@@ -1,10 +1,10 @@
-"""Source to target: numbers into English words, learnt by an encoder-decoder in minutes on two cores.
+"""Source to target: numbers into English words, learned by an encoder-decoder in minutes on two cores.
 
-Takes pairs (CSV, TSV, JSON, JSONL or Parquet with a source and a target column) to a model that writes targets, a
-report and weights. The sample that ships here is 20,000 numbers below a million and their names; a tenth is held out,
-drawn at random and never trained on, and nearly all of them come out right. Both sides of the encoder-decoder begin
-with the bundled mini's weights; `--set seq2seq.family=decoder` reads source and target in one GPT instead. Your own
-pairs: `finetune run seq2seq --set data=my.tsv`, or the pipelines `translate` and `summarize`. Afterwards: `finetune
+Reads pairs (CSV, TSV, JSON, JSONL or Parquet with a source and a target column) and gives a model that writes targets,
+a report and weights. The bundled sample has 20,000 numbers below a million and their names. A random tenth is held out
+for testing, and the model gets nearly all of it right. Both sides of the encoder-decoder start from the weights of the
+bundled mini; with `--set seq2seq.family=decoder`, a single GPT reads source and target instead. For your own pairs:
+`finetune run seq2seq --set data=my.tsv`, or the pipelines `translate` and `summarize`. Afterwards: `finetune
 generate runs/seq2seq "4,071"`.
 """
 

@@ -1,9 +1,10 @@
 """Spam or not: fine-tune GPT-2 on the SMS Spam Collection.
 
-Takes 5,574 text messages (UCI, CC BY 4.0) and pretrained weights to a classifier, a report and a bundle that
-`finetune predict` and transformers load. With GPT-2 124M the last two blocks are trained: some ten minutes on two cores, most
-of them passes through the frozen blocks. With the bundled mini all weights are trained, in two minutes. A TF-IDF baseline is
-hard to beat on this set: the report shows both. Without a network the run uses what is available, and says so.
+From 5,574 text messages (UCI, CC BY 4.0) and pretrained weights to a classifier, a report and a bundle that
+`finetune predict` and transformers load. With GPT-2 124M only the last two blocks are trained: about ten minutes on two
+cores, most of it in forward passes through the frozen blocks. With the bundled mini all weights are trained, in two
+minutes. A TF-IDF baseline is hard to beat on this set; the report shows both. Without a network, the run uses the
+weights and data that are available, and says which.
 """
 
 from finetune.recipe import Evaluate, Recipe, Train

@@ -1,10 +1,10 @@
-"""Summaries and headlines: a file of long texts and short ones, for GPT-2 as it is.
+"""Summaries and headlines: GPT-2 trained on pairs of a long text and a short one.
 
-`finetune run summarize --set data=my.jsonl` takes two columns, found by their names (source and target, or document and
-summary, ...) or named by `--set seq2seq.source=text --set seq2seq.target=title`. One GPT reads the text, a separator
-and then writes (TL;DR, as Radford et al. 2019 tried it, section 3.6, but trained); texts longer than its context lose
-their end, which is counted. The report gives ROUGE-1, -2 and -L beside copying the text, the most similar known text's
-summary and the model before training.
+`finetune run summarize --set data=my.jsonl` reads two columns, found by name (source and target, or document and
+summary, ...) or given with `--set seq2seq.source=text --set seq2seq.target=title`. A single GPT reads the text and a
+separator, then writes the summary (the TL;DR of Radford et al. 2019, section 3.6, but trained). Texts longer than its
+context are truncated, and the report counts them. It compares ROUGE-1, -2 and -L with three baselines: copying the
+text, the summary of the most similar training text, and the model before training.
 """
 
 from finetune.recipe import Recipe, Split, Train

@@ -1,10 +1,11 @@
-"""Translation: a file of sentences and their translations, for an encoder-decoder that begins with GPT-2's weights.
+"""Translation: an encoder-decoder that starts from GPT-2's weights, trained on sentences and their translations.
 
-`finetune run translate --set data=my.tsv` takes two columns, found by their names or named by
+`finetune run translate --set data=my.tsv` reads two columns, found by name or given with
 `--set seq2seq.source=english --set seq2seq.target=french`. The report gives BLEU and chrF with sacrebleu's signature,
-beside copying the source, the most similar known sentence and the model before training. GPT-2 knows English: it reads
-it well and writes other languages with effort, and ten thousands of pairs make no translator. A pass over 40,000 short
-sentences takes mini about half an hour of one core; GPT-2 124M wants a GPU.
+and compares them with copying the source, the translation of the most similar training sentence, and the model before
+training. GPT-2 was trained on English: it reads English well but writes other languages poorly, and tens of thousands
+of pairs are not enough for a good translator. With mini, an epoch of 40,000 short sentences takes about half an hour on
+one core; GPT-2 124M needs a GPU.
 """
 
 from finetune.recipe import Recipe, Split, Train

@@ -9,7 +9,7 @@ import numpy as np
 from finetune.recipe import Train
 
 HERE = Path(__file__).parent / "mini"
-# What each source is, and under which licence its text stands; weights/mini learnt from nothing else.
+# Each source with its licence; weights/mini was trained on nothing else.
 SOURCES = {
     "c4_sample": ("web pages, C4 sample", "ODC-BY"),
     "devils_dictionary_jargon": ("The Devil's Dictionary and the Jargon File", "public domain"),
@@ -79,13 +79,13 @@ def card_text(figures: dict, log: list[dict], trials: list[dict]) -> str:
             "# mini",
             "",
             f"A small GPT-2, pretrained from scratch by this project's `pretrain-mini`: {shape['layers']} layers, width "
-            f"{shape['width']}, {shape['heads']} heads, context {shape['context']}, a byte-level BPE of its own, weights "
-            "in fp16. It is what every pipeline starts from where GPT-2 cannot be had.",
+            f"{shape['width']}, {shape['heads']} heads, context {shape['context']}, its own byte-level BPE, weights "
+            "in fp16. Every pipeline starts from it if GPT-2 is not available.",
             "",
-            f"It has read {seen:,} tokens, {seen / total:.0%} of one pass over the text below, in {figures['best_step']:,} "
+            f"It was trained on {seen:,} tokens, {seen / total:.0%} of one epoch of the text below, in {figures['best_step']:,} "
             f"steps of {train.batch_size} sequences with {train.optimizer} (peak rate {train.lr:g}), in "
             f"{steps[-1]['seconds'] / 60:.0f} minutes on {_threads(train.threads)}, {train.precision}. That is very "
-            "little: GPT-2 read some thousand times as much.",
+            "little: GPT-2 was trained on about a thousand times as much.",
             "",
             "## Data",
             "",
@@ -94,37 +94,37 @@ def card_text(figures: dict, log: list[dict], trials: list[dict]) -> str:
             *_sources_read(figures, total),
             "",
             *_excluded(figures),
-            "The weights stand under CC BY-SA 4.0, the strictest of these licences. The SMS Spam Collection is not among "
+            "The weights have the licence CC BY-SA 4.0, the strictest of these licences. The SMS Spam Collection is not among "
             "the sources.",
             "",
             "## Bits per byte",
             "",
             f"Held-out text in all: {all_texts['value']:.3f} (95 % interval {all_texts['low']:.3f} to "
-            f"{all_texts['high']:.3f}). The compressors see each text alone.",
+            f"{all_texts['high']:.3f}). The compressors compress each text separately.",
             "",
             *_bits(figures),
             "",
             "## Training",
             "",
-            "![Training loss and held-out loss by tokens read](training.png)",
+            "![Training loss and held-out loss by training tokens](training.png)",
             "",
             "| step | validation loss (nats a token) | bits per byte |",
             "|---:|---:|---:|",
             *curve,
             "",
-            "The log of every step stands in train.jsonl, the figures in figures.json, the trials in trials.jsonl; "
+            "The log of every step is in train.jsonl, the figures are in figures.json, the trials in trials.jsonl; "
             "`weights/make_mini.py` wrote this card from them.",
             "",
             *_trials(trials),
             "## Samples",
             "",
-            "Held-out beginnings, continued at temperature 0.8, top-k 50:",
+            "Beginnings of held-out texts, continued at temperature 0.8, top-k 50:",
             "",
             *[line for sample in samples for line in (sample, "")],
             "## Limits",
             "",
-            "English only. It writes sentences that look like English and say nothing; it knows no "
-            "facts and follows no instructions. Its use is as a start for fine-tuning on a laptop.",
+            "English only. Its sentences look like English but mean nothing; it knows no facts and follows no "
+            "instructions. It is a starting point for fine-tuning on a laptop.",
             "",
         ]
     )
@@ -142,15 +142,15 @@ def _sources_read(figures: dict, total: int) -> list[str]:
 
 
 def _excluded(figures: dict) -> list[str]:
-    """What was left out because it holds rows of evaluation sets; nothing where none were looked for."""
+    """The documents left out because they contain rows of evaluation sets; empty if none were searched for."""
     if not (found := figures.get("excluded")):
         return []
     by_source = [
         f"{name} {source['excluded']:,}" for name, source in figures["sources_read"].items() if source["excluded"]
     ]
     return [
-        f"{found['documents']:,} documents are left out, since they hold half or more of the 8-grams of words of "
-        f"one of {found['rows']:,} rows of evaluation sets, or a shorter row of at least 3 words as a line: "
+        f"{found['documents']:,} documents are left out: each contains at least half of the word 8-grams of one of "
+        f"{found['rows']:,} rows of evaluation sets, or, as a line, a shorter row of at least 3 words: "
         f"{', '.join(by_source)}.",
         "",
     ]
@@ -174,8 +174,8 @@ def _bits(figures: dict) -> list[str]:
         *(
             [
                 "",
-                f"The aim is at most {AIM} of bz2's bits. It is missed on {', '.join(missed)}: more training, and "
-                "more of such text, is what it lacks.",
+                f"The aim is at most {AIM} of bz2's bits. It is missed on {', '.join(missed)}: it needs more "
+                "training, and more such text.",
             ]
             if missed
             else []
@@ -210,7 +210,7 @@ def _trials(trials: list[dict]) -> list[str]:
         "## Trials before the training",
         "",
         "Small runs on one CPU thread, one seed each, all measured on the same held-out documents (the mean over "
-        "the sources) and on a text that none has read. With one seed, a hundredth more or less means nothing. "
+        "the sources) and on a text that was in no training set. With one seed, a difference of a hundredth means nothing. "
         "`weights/mini_trials.py` runs them.",
         "",
         "| trial | layers x width | parameters | optimizer, rate | batch | mix | tokens | held out, bits per "

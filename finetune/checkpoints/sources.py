@@ -79,7 +79,7 @@ def resolve_auto(name: str) -> str:
 
 
 def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> WeightsSource:
-    """The checkpoint that `name` means: a directory (a run too), a registry row or a hub id, in this order.
+    """The checkpoint called `name`: a directory (or a run's), a registry row or a hub id, in this order.
 
     base: the run's directory for the fallback weights. fetch: download missing files and check every hash.
     Raises WeightsError or FetchError, listing the known names.
@@ -87,10 +87,10 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     if is_made_in_run(name):
         if base is None:
             raise WeightsError(
-                f"{name!r} weights are made inside of a run, and GPT-2 is not at hand"
+                f"{name!r} weights exist only inside a run, and GPT-2 is not available"
                 if name == RANDOM_BYTES
-                else f"{name!r} weights are made inside of a run",
-                do="Connect once for `finetune weights get gpt2`, or give a directory or a run.",
+                else f"{name!r} weights exist only inside a run",
+                do="Run `finetune weights get gpt2` once with a network, or give a directory or a run.",
             )
         return WeightsSource(name, base, None, "random, seeded; nothing pretrained", pinned=True)
     path = Path(name).expanduser()
@@ -102,12 +102,12 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
             return _under_adapter(inside, fetch)
         return WeightsSource(path.name or name, inside, None, "a directory of the user's")
     if path.is_file() or path.suffix in (*PICKLES, ".safetensors"):
-        why = "pickles can run code when opened, and are refused" if path.suffix in PICKLES else "a file"
+        why = "a pickle, which can run code when opened" if path.suffix in PICKLES else "a file"
         raise WeightsError(
-            f"{name}: weights are given as a directory in Hugging Face's layout",
+            f"{name}: weights must be a directory in Hugging Face's layout",
             got=why,
             known="config.json, model.safetensors, vocab.json and merges.txt in one directory",
-            do="transformers' save_pretrained(DIR) writes one, also from a pickle you trust.",
+            do="Write one with transformers' save_pretrained(DIR), also from a pickle that you trust.",
         )
     rows = weights_registry()
     if name in rows:

@@ -110,16 +110,18 @@ def tensor_files(directory: Path) -> list[Path]:
         names = list(dict.fromkeys(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
-                raise WeightsError(f"{index}: a shard's name is no plain file name", got=repr(name))
+                raise WeightsError(
+                    f"{index}: a shard must be a .safetensors file in the same directory", got=repr(name)
+                )
             if not (directory / name).exists():
                 raise WeightsError(f"{index}: a shard is missing", got=name)
         if names:
             return [directory / name for name in names]
-        raise WeightsError(f"{index}: names no shards")
+        raise WeightsError(f"{index}: the index lists no shards")
     pickles = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
     if pickles:
         raise WeightsError(
-            f"{directory}: only pickled weights, and loading a pickle can run code",
+            f"{directory}: the weights are pickled, and loading a pickle can run code",
             got=", ".join(pickles[:3]),
             known="model.safetensors",
             do="Convert them in a sandbox: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
@@ -135,7 +137,7 @@ def read_header(path: Path) -> dict[str, tuple]:
         raise WeightsError(
             f"{path}: this is not a usable safetensors file",
             got=why,
-            do="Fetch it again: finetune weights verify shows what is damaged.",
+            do="Download it again; `finetune weights verify` lists the damaged files.",
         )
 
     try:
@@ -155,7 +157,7 @@ def read_header(path: Path) -> dict[str, tuple]:
             refuse(f"{len(header)} tensors")
         ends = [entry["data_offsets"][1] for entry in header.values()]
         if 8 + length + max(ends, default=0) != size:
-            refuse(f"{size} bytes where {8 + length + max(ends, default=0)} belong (cut short?)")
+            refuse(f"{size} bytes instead of {8 + length + max(ends, default=0)} (an incomplete download?)")
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         if any(math.prod(shape) < 1 for shape in shapes.values()):
             refuse("a tensor without elements")
@@ -174,7 +176,7 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
     directory = Path(directory)
     if not directory.is_dir():
         if directory.suffix in PICKLES:
-            raise WeightsError(f"{directory}: pickles are not opened, they can run code", known="safetensors")
+            raise WeightsError(f"{directory}: pickles can run code and are never opened", known="safetensors")
         raise WeightsError(f"{directory}: no such directory")
     shape = config or read_config(directory)
     shape = GPTConfig(**{**shape.__dict__, "dropout": dropout})
@@ -336,5 +338,5 @@ class _Readers:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError("a name stands twice")
+        raise ValueError("duplicate name")
     return dict(pairs)

@@ -50,6 +50,9 @@ def classify(
         str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Pretrained weights to start from.")] = None,
     method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
     encoding: EncodingOption = None,
@@ -71,6 +74,7 @@ def classify(
         label=label,
         group=group,
         split=split,
+        time=time,
         validation=validation,
         test=test,
         weights=weights,

@@ -1,6 +1,7 @@
 """The command ``generate``: continue a text with a language model, or write the target of a source, streamed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,8 @@ def continue_text(
     found = locate_weights(resolve_auto(name), fetch=True)
     file = found.directory / SEQ2SEQ
     use = SourceUse.from_json(read_json(file), file) if file.is_file() else None
-    decoding = Decoding(**_of_targets(options, use) if use else _with_defaults(options))
+    given = {name: value for name, value in options.items() if value is not None}
+    decoding = _of_targets(given, use) if use else _with_defaults(given)
     loaded = found.load()
     model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled else device_type()
     if isinstance(model, EncoderDecoder) and not use:
@@ -110,19 +112,18 @@ def _target_of(
     return start, partial(model.generate, torch.tensor([ids], device=device))
 
 
-def _of_targets(options: dict, use: SourceUse) -> dict:
+def _of_targets(given: dict[str, Any], use: SourceUse) -> Decoding:
     """The run's beam search, or greedy decoding, unless an option asks for another method."""
-    given = {name: value for name, value in options.items() if value is not None}
     if given.keys() & {"temperature", "top_k", "top_p", "min_p"}:
-        return given
-    found = decoding(given.get("beams", use.beams), use.length_penalty) | given
-    return found | ({"temperature": 1.0} if found.get("samples", 1) > found.get("beams", 1) else {})
+        return Decoding(**given)
+    usual = decoding(given.get("beams", use.beams), use.length_penalty)
+    warm: dict[str, Any] = {"temperature": 1.0} if given.get("samples", 1) > usual.beams else {}
+    return replace(usual, **warm, **given)
 
 
-def _with_defaults(options: dict) -> dict:
-    given = {name: value for name, value in options.items() if value is not None}
+def _with_defaults(given: dict[str, Any]) -> Decoding:
     if given.get("beams", 1) > 1:
-        return given
+        return Decoding(**given)
     chosen = {"temperature": 0.8} | given
     if not {"top_k", "top_p", "min_p"} & given.keys():
         chosen["top_k"] = 50
@@ -131,4 +132,4 @@ def _with_defaults(options: dict) -> dict:
             "temperature 0 is greedy decoding: there is no sampling",
             do="Leave out --top-k, --top-p and --min-p, or give a temperature.",
         )
-    return chosen
+    return Decoding(**chosen)

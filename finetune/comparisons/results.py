@@ -1,11 +1,26 @@
 """What every comparison.json holds: candidates on the same test rows, each beside the reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from finetune.evaluation.candidates import Candidate
 from finetune.evaluation.results import Difference, Measured, Metric
 from finetune.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis(Record):
+    """What the result of a training depends on. The first fields of the file that keeps the result."""
+
+    recipe: str  # hashes, as ``tasks.setup.identity`` makes them
+    data: str
+    weights: str
+    device: str
+    threads: int | str  # text in trainings.jsonl
+
+    def same(self, other: "Basis") -> bool:
+        """Whether both depend on the same, so that a result of one is that of the other."""
+        return all(getattr(self, field.name) == getattr(other, field.name) for field in fields(Basis))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,16 +29,17 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
+def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> float:
     """The temperature with the lowest log loss: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
-    `logits` (n, k) and true classes `y` (n,) of the validation rows, never of the test. Returns 1.0 if
+    `logits` (n, k), true classes `y` (n,) and weights (n,) of the validation rows, never of the test. Returns 1.0 if
     undefined: no rows, fewer than two classes, or all rows right, where the optimum is at temperature 0.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
     logits, y = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    weight = None if weights is None else np.asarray(weights, dtype=np.float64)
     if len(y) == 0 or logits.shape[1] < 2 or not np.isfinite(logits).all():
         return 1.0
     own = logits[np.arange(len(y)), y]
@@ -47,7 +48,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
 
     def loss(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        return float(np.mean(logsumexp(logits * inverse, axis=1) - own * inverse))
+        return float(np.average(logsumexp(logits * inverse, axis=1) - own * inverse, weights=weight))
 
     found = minimize_scalar(
         loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-6}
@@ -88,8 +89,8 @@ def expected_calibration_error(probabilities: ArrayLike, y: ArrayLike) -> float:
     return float(sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / total)
 
 
-def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
-    """The threshold on `p` (n,) with the highest F1 for the positive rows of `y_binary` (n,).
+def choose_threshold(y_binary: ArrayLike, p: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The threshold on `p` (n,) with the highest F1 for the positive rows of `y_binary` (n,), each with its weight.
 
     It is midway between two adjacent probabilities; ties go to the threshold nearest to 0.5.
     Returns 0.5 if undefined: no rows, or rows of one class only.
@@ -100,8 +101,9 @@ def choose_threshold(y_binary: ArrayLike, p: ArrayLike) -> float:
     order = np.argsort(-p, kind="stable")
     ranked = p[order]
     last = np.append(np.nonzero(np.diff(ranked))[0], len(p) - 1)  # the last row of each group of equal p
-    true_positives = np.cumsum(y_binary[order])[last]
-    f1 = 2 * true_positives / (last + 1 + y_binary.sum())
+    weight = np.ones(len(p)) if weights is None else np.asarray(weights, dtype=np.float64)
+    true_positives, predicted = (np.cumsum(part[order])[last] for part in (weight * y_binary, weight))
+    f1 = 2 * true_positives / (predicted + (weight * y_binary).sum())
     above, below = ranked[last], np.append(ranked[last][1:], 0.0)
     middle = (above + below) / 2
     thresholds = np.where(middle > below, middle, above)  # adjacent floats have no midpoint

@@ -1,8 +1,8 @@
 """Export formats for other libraries, one module each; every export is compared with our own model.
 
-A format's module has ``MERGED``, whether it takes a model whose adapters are merged, and
-``write(thing, directory, base) -> Exported``, which writes a directory whole or not at all. A format with a list
-``QUANTIZED`` takes one of it as ``write(..., quantize=KIND)``.
+A format's module has ``MERGED``, true if the format needs the adapters merged into the weights, and
+``write(thing, directory, base) -> Exported``, which writes a directory completely or not at all.
+A format with a list ``QUANTIZED`` takes one of it as ``write(..., quantize=KIND)``.
 """
 
 FORMATS = {

@@ -1,4 +1,4 @@
-"""What a task hands over to be written in a format, and what came of it."""
+"""What a task passes to an export format, and the result of the export."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ from finetune.models.heads import Classifier
 from finetune.records import Record
 from finetune.tokenizer import Tokenizer
 
-TOLERANCE = 1e-4  # largest difference of a logit, fp32
+TOLERANCE = 1e-4  # largest allowed difference between two logits, fp32
 
 
 @dataclass(frozen=True)
 class Exported(Record):
-    """Whether an export was compared with what another program makes of it, and how near the two are."""
+    """Whether the export was loaded in another library and compared with our model, and the result."""
 
     compared: bool
     summary: str
@@ -43,18 +43,18 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Exportable:
-    """A trained model with all that stands beside its weights. A format decides by the model's class."""
+    """A trained model with everything that a format may write. Formats decide by the model's class."""
 
     name: str  # of the run, or of the directory
     model: GPT | Classifier | EncoderDecoder
     tokenizer: Tokenizer
-    readme: Callable[[Exported], str]  # the README of the layout of Hugging Face
-    config: dict[str, Any] = field(default_factory=dict)  # keys of config.json beside the model's own
-    files: dict[str, str] = field(default_factory=dict)  # further files: name -> text
+    readme: Callable[[Exported], str]  # the README in Hugging Face's layout
+    config: dict[str, Any] = field(default_factory=dict)  # additional keys of config.json
+    files: dict[str, str] = field(default_factory=dict)  # additional files: name -> text
     labels: list[str] = field(default_factory=list)  # of a classifier
-    texts: list[str] = field(default_factory=list)  # on which a classifier is compared
+    texts: list[str] = field(default_factory=list)  # texts for comparing a classifier
     targets: list[int] = field(default_factory=list)  # numbers of the texts' labels
-    max_length: int = 0  # tokens that a text is cut to
+    max_length: int = 0  # in tokens; longer texts are truncated
     card: Card | None = None
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)  # keys of tokenizer_config.json, as chat_template
     generation: dict[str, Any] = field(default_factory=dict)  # keys of generation_config.json
@@ -85,11 +85,11 @@ def draft_of(directory: Path) -> Iterator[Path]:
 
 
 def refuse(program: str, got: str) -> WeightsError:
-    """The error of an export that another program reads differently."""
+    """The error for an export that another library reads differently."""
     return WeightsError(
         f"{program} reads the export differently",
         got=got,
-        do=f"This is a fault of ours or of that version of {program}: please report it.",
+        do=f"This is a bug of ours or of this version of {program}; please report it.",
     )
 
 

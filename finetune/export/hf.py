@@ -1,4 +1,4 @@
-"""Hugging Face's layout: a directory that transformers loads, compared with our own model before it is there.
+"""Hugging Face's layout: a directory that transformers loads, compared with our model before it is published.
 
 A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel, an encoder-decoder of GPT-2's
 blocks a BlenderbotForConditionalGeneration; an encoder-decoder of another shape is written in a layout of our own. The
@@ -32,9 +32,9 @@ PLAIN_TEXTS = 200  # on which the slower reader in numpy compares a classifier
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
-    """Write the directory whole or not at all. Raises WeightsError if a logit differs by more than the tolerance.
+    """Write the directory completely or not at all. Raises WeightsError if a logit differs by more than the tolerance.
 
-    An older export then stays in its place. base: not needed, the weights are all there.
+    After an error an earlier export is still in place. base: unused, since the export contains all weights.
     """
     with draft_of(directory) as draft:
         if isinstance(thing.model, EncoderDecoder):
@@ -132,7 +132,7 @@ def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
 
 
 def language_model_readme(name: str, weights: str, about: list[str], use: list[str]) -> Callable[[Exported], str]:
-    """The README of a language model. about, use: its lines on what it is good for, in figures, and on its use."""
+    """The README of a language model. about: lines with its results. use: lines that show how to use it."""
 
     def readme(exported: Exported) -> str:
         return "\n".join(

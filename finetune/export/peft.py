@@ -1,4 +1,4 @@
-"""PEFT's layout: the adapters and the head alone, for a reader who has the base already."""
+"""PEFT's layout: only the adapters and the head, for users who already have the base weights."""
 
 import warnings
 from importlib.util import find_spec
@@ -30,24 +30,24 @@ from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
 MERGED = False
-WRAPPED = "base_model.model."  # before every name of the model that PEFT wraps
+WRAPPED = "base_model.model."  # PEFT's prefix for the names of the wrapped model
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
     """Write the adapters and the base's tokenizer, compared in peft, or in plain numpy where that is missing.
 
-    Raises RunError for a model without adapters, WeightsError if a logit differs by more than the tolerance; an older
-    export then stays in its place.
+    Raises RunError for a model without adapters, WeightsError if a logit differs by more than the tolerance. After an
+    error an earlier export is still in place.
     """
     if not lora_layers(thing.model):
         raise RunError(
-            f"{thing.name}: has no adapters", known="a run of the method lora", do="Export it with --format hf."
+            f"{thing.name}: has no adapters", known="a run with method lora", do="Export it with --format hf."
         )
     if isinstance(thing.model, EncoderDecoder):
         raise RunError(
             f"{thing.name}: an encoder-decoder, which PEFT does not support",
             known="GPT-2",
-            do="Export it with --format hf, which holds its adapters merged.",
+            do="Export it with --format hf, which merges the adapters.",
         )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
@@ -67,7 +67,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
 
 
 def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
-    """What LoRA trained, under PEFT's names. A is (R, I) and B is (O, R) there, too, though the base is transposed."""
+    """The tensors that LoRA trained, under PEFT's names. As here, A is (R, I) and B is (O, R); only the base differs."""
     gpt, tensors = _gpt_of(model), {}
     theirs = _layer_names(gpt)
     for name, layer in lora_layers(gpt).items():
@@ -79,7 +79,7 @@ def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
 
 
 def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
-    """What PEFT needs in ``adapter_config.json``; whatever is left out there is silently a default."""
+    """The content of ``adapter_config.json``; PEFT silently uses a default for every missing key."""
     gpt = _gpt_of(model)
     layers = lora_layers(gpt)
     layer = next(iter(layers.values()))
@@ -119,7 +119,9 @@ def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, l
         config.num_labels = model.head.out_features
     theirs: Any = (GPT2ForSequenceClassification if isinstance(model, Classifier) else GPT2LMHeadModel)(config)
     theirs.load_state_dict(gpt_tensors(gpt), strict=False)
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers, for what peft asks it
+    with warnings.catch_warnings(
+        action="ignore", category=FutureWarning
+    ):  # peft calls deprecated functions of transformers
         theirs = PeftModel.from_pretrained(theirs, directory).eval()
     if isinstance(model, Classifier):
         ids = encode(loaded.tokenizer, thing.texts, thing.max_length)

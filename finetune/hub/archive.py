@@ -13,20 +13,20 @@ from finetune.hub.registry import DataRow
 
 
 class WrongContent(FetchError):
-    """A downloaded archive with the wrong content; worth a retry."""
+    """A downloaded archive with the wrong content; the download is tried again."""
 
 
 def cap_bytes(row: DataRow) -> int:
-    """The most that a row's archive, or its member unpacked, may hold in bytes."""
+    """The maximum size in bytes of a row's archive, and of its unpacked member."""
     return 4 * row.size_bytes
 
 
 def extract(archive: Path, row: DataRow, target: Path) -> None:
-    """Stream the one member that the registry names to `target`, which appears only if its hash is right.
+    """Extract the one member that the registry names to `target`, which is created only if the hash is right.
 
-    No member names a path and no other member is read. Raises WrongContent.
+    Paths inside the archive are never used, and no other member is read. Raises WrongContent.
     """
-    assert row.archive is not None, "only a row that has an archive is downloaded"
+    assert row.archive is not None, "only a row with an archive is downloaded"
     name, what = row.archive.member, f"{row.name}: {row.archive.url}"
     with open(archive, "rb") as file:
         start = file.read(512)
@@ -34,7 +34,7 @@ def extract(archive: Path, row: DataRow, target: Path) -> None:
         with zipfile.ZipFile(archive) as zipped:
             members = [member for member in zipped.infolist() if member.filename == name]
             if len(members) != 1:
-                raise WrongContent(f"{what} should hold {name} once", got=f"{len(members)} of it")
+                raise WrongContent(f"{what} must contain {name} exactly once", got=f"{len(members)} times")
             kind = stat.S_IFMT(members[0].external_attr >> 16)
             if members[0].flag_bits & 1 or kind not in (0, stat.S_IFREG):
                 raise WrongContent(f"{what}: {name} is encrypted or not a plain file")
@@ -44,7 +44,7 @@ def extract(archive: Path, row: DataRow, target: Path) -> None:
                     size += len(block)
                     if size > cap_bytes(row):
                         raise WrongContent(
-                            f"{what}: {name} unpacks to far more than it should",
+                            f"{what}: {name} is far larger than expected",
                             got=f"over {cap_bytes(row):,} bytes",
                             known=f"{row.spec.size_bytes:,} bytes",
                         )
@@ -58,4 +58,4 @@ def extract(archive: Path, row: DataRow, target: Path) -> None:
                         do="Put the right file into FINETUNE_MIRROR or use another data set",
                     )
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise WrongContent(f"{what} is not a zip file that can be read", got=f"{error}{looks_like(start)}") from error
+        raise WrongContent(f"{what} is not a readable zip file", got=f"{error}{looks_like(start)}") from error

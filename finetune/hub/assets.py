@@ -1,4 +1,4 @@
-"""Where the pipelines, the registries and the samples are."""
+"""Locate the bundled pipelines, registries and samples."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Our cache directory, the mirror, and the expected hashes of files there and in the Hugging Face cache.
 
-Nothing here touches the network. safetensors has no checksum of its own and the hub's client compares sizes
-only, so every file is hashed before it is used, wherever it comes from.
+Nothing here uses the network. The safetensors format has no checksum and the hub's client compares only sizes, so
+every file is hashed before it is used, wherever it comes from.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file should be, none where unknown; source: pinned, recorded (by us, from the hub) or hub."""
+    """A file's expected size and digest; None if unknown. source: pinned, recorded (by us, from the hub) or hub."""
 
     size_bytes: int | None
     digest: str | None
@@ -35,41 +35,41 @@ def home() -> Path:
 
     path = os.environ.get("FINETUNE_HOME") or platformdirs.user_cache_dir("gpt2-finetune", appauthor=False)
     path = os.path.expanduser(path)
-    if path.startswith("~"):  # neither HOME nor an entry in the password file
+    if path.startswith("~"):  # the user has no home directory
         path = os.path.join(tempfile.gettempdir(), "gpt2-finetune")
     return Path(path)
 
 
 def mirror_folder(name: str) -> Path | None:
-    """The directory of a row in the mirror, there or not; none without ``FINETUNE_MIRROR``."""
+    """The directory of a row in the mirror, whether or not it exists; None without ``FINETUNE_MIRROR``."""
     mirror = os.environ.get("FINETUNE_MIRROR")
     return Path(os.path.expanduser(mirror), name) if mirror else None
 
 
 def mirrored(name: str, files: Iterable[str]) -> Path | None:
-    """The mirror's directory of a row, if all files of the row are in it."""
+    """The mirror's directory of a row if it has all files of the row, else None."""
     folder = mirror_folder(name)
     return folder if folder and all((folder / file).exists() for file in files) else None
 
 
 def mirror_lacks(name: str, files: Iterable[str]) -> str:
-    """The files of a row that the mirror does not hold, as the end of a sentence, or nothing."""
+    """The row's files that are missing from the mirror, as the end of a sentence, or an empty string."""
     folder = mirror_folder(name)
     lacks = [file for file in files if folder and not (folder / file).exists()]
     return f"; {folder} lacks {', '.join(lacks)}" if lacks else ""
 
 
 def vouched(path: Path) -> Expected | None:
-    """The hub's own digest of a file in the Hugging Face cache: the blob that it links to is named by it.
+    """The hub's digest of a file in the Hugging Face cache, where each file links to a blob named by its digest.
 
-    One link only is followed: the blob may itself be a link into a store with names of another kind.
+    Only one link is followed: the blob may itself be a link into a store that names files differently.
     """
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     return Expected(None, name, "hub") if DIGEST.fullmatch(name) else None
 
 
 def expected(repo: str, revision: str, file: str, spec: FileSpec) -> Expected:
-    """What a file should be: as pinned in the registry, else as recorded when the hub vouched for it."""
+    """A file's expected content: as pinned in the registry, else as recorded when it matched the hub's hash."""
     if spec.sha256:
         return Expected(spec.size_bytes, spec.sha256, "pinned")
     record = _records().get(f"{repo}@{revision}/{file}")
@@ -79,11 +79,11 @@ def expected(repo: str, revision: str, file: str, spec: FileSpec) -> Expected:
 
 
 def record(repo: str, revision: str, file: str, path: Path) -> None:
-    """Keep the sha256 of a file that nobody has pinned, after it was found equal to the hub's own value."""
+    """Store the sha256 of a file without a pinned hash, once its content has matched the hub's hash."""
     sha256 = sha256_file(path)
     where = home() / "recorded-hashes.json"
     write_json(where, _records() | {f"{repo}@{revision}/{file}": {"bytes": path.stat().st_size, "sha256": sha256}})
-    say(f"{repo} {file}: not pinned; it matches the hub's own hash. sha256 {sha256} is recorded in {where}")
+    say(f"{repo} {file}: not pinned, but it matches the hub's hash; sha256 {sha256} is recorded in {where}")
 
 
 def _records() -> dict:
@@ -92,10 +92,10 @@ def _records() -> dict:
 
 
 def looks_like(start: bytes) -> str:
-    """What a wrong file seems to be, from its first bytes: a remark in brackets, or nothing."""
+    """What a wrong file seems to be, judging by its first bytes: a remark in brackets, or an empty string."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return " (an HTML page: a login page or a proxy's answer)"
+        return " (an HTML page: a login page or a proxy's response)"
     if text.startswith(b"version https://git-lfs"):
         return " (a git-lfs pointer, not the file itself)"
     if text.startswith((b"pk\x03\x04", b"\x80\x02")):
@@ -104,14 +104,14 @@ def looks_like(start: bytes) -> str:
 
 
 def problem(path: Path, expect: Expected) -> str:
-    """What is wrong with a file, or an empty string; `expect.digest` must be known."""
+    """What is wrong with a file, or an empty string. `expect.digest` must be known."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             seems = looks_like(file.read(512))
         if expect.size_bytes is not None and size != expect.size_bytes:
             return f"{size:,} bytes, not {expect.size_bytes:,}{seems}"
-        assert expect.digest is not None, "a file is checked against a digest"
+        assert expect.digest is not None, "a file can only be checked against a digest"
         got = sha256_file(path) if len(expect.digest) == 64 else _git_blob_id(path)
         return "" if got == expect.digest else f"hash {got}, not {expect.digest}{seems}"
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, as folders that ``datasets`` saved; the network beside ``fetch.py``."""
+"""Download data sets from the Hugging Face hub and save them as folders with ``datasets``."""
 
 import shutil
 from pathlib import Path
@@ -12,10 +12,10 @@ PREFIX = "hf:"
 
 
 def get_hub_dataset(name: str) -> Path:
-    """The folder of ``hf:OWNER/NAME[:CONFIG]``, all its splits, downloaded once and kept.
+    """The folder of ``hf:OWNER/NAME[:CONFIG]`` with all splits, downloaded once and kept.
 
-    Only data files are read (Parquet, CSV, JSON, text): a data set that needs its own code is refused by `datasets`.
-    Raises FetchError where it cannot be had.
+    Only data files are read (Parquet, CSV, JSON, text); `datasets` refuses a data set that needs its own code.
+    Raises FetchError if it cannot be downloaded.
     """
     repo, _, config = name.removeprefix(PREFIX).partition(":")
     folder = home() / "datasets" / name.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
@@ -23,9 +23,9 @@ def get_hub_dataset(name: str) -> Path:
         return folder
     if not repo or not network_available():
         raise FetchError(
-            f"the data set {name!r} is not on this machine and the hub does not answer",
+            f"the data set {name!r} is not on this machine, and the hub does not answer",
             known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
-            do="Connect, or save it elsewhere with datasets' save_to_disk and give that folder.",
+            do="Connect to the network, or save it on another machine with datasets' save_to_disk and give that folder.",
         )
     import datasets
 
@@ -34,7 +34,7 @@ def get_hub_dataset(name: str) -> Path:
         found = datasets.load_dataset(repo, config or None)
     except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:
         raise FetchError(
-            f"the data set {name!r} cannot be had",
+            f"the data set {name!r} cannot be downloaded",
             got=str(error).split("\n")[0][:200],
             known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
         ) from error

@@ -1,6 +1,6 @@
 """Get weights and data from the mirror, the local caches or the network, in this order.
 
-The only module that touches the network. A file that is not what the registry or the hub says is never used.
+Only this folder uses the network. A file is used only if its hash is the one in the registry or on the hub.
 """
 
 import functools
@@ -32,18 +32,18 @@ RETRY_SECONDS = (1, 3)  # waits before retrying a busy or failing hub
 
 @dataclass(frozen=True)
 class FileCheck:
-    """How one file of a row stands; status: ok, wrong, missing or not pinned; sha256: what was found."""
+    """The result of hashing one file of a row."""
 
     file: str
-    status: str
+    status: str  # ok, wrong, missing or not pinned
     size_bytes: int
-    sha256: str
+    sha256: str  # of the file on this machine
 
 
 def find_weights(row: WeightsRow) -> Path | None:
-    """The directory with all files of a row if they are at hand, in the mirror or the Hugging Face cache.
+    """The directory with all files of a row in the mirror or the Hugging Face cache, or None.
 
-    Only presence is looked at; `get_weights` checks the content.
+    The content is not checked; `get_weights` does that.
     """
     folder = mirrored(row.name, row.files)
     if folder is None:
@@ -60,7 +60,7 @@ def weights_status(row: WeightsRow) -> str:
 
 
 def verify_weights(row: WeightsRow) -> list[FileCheck]:
-    """Hash every file of a row that is on this machine; nothing is downloaded or deleted."""
+    """Hash every file of a row on this machine; nothing is downloaded or deleted."""
     folder = mirrored(row.name, row.files)
     checks = []
     for file, spec in row.files.items():
@@ -75,9 +75,9 @@ def verify_weights(row: WeightsRow) -> list[FileCheck]:
 
 
 def get_weights(row: WeightsRow) -> Path:
-    """The directory with all files of a row, each checked; downloaded if they are not at hand.
+    """The directory with all files of a row, downloaded if necessary; every file is checked.
 
-    Raises FetchError where a file is wrong, is vouched for by nobody, or cannot be had.
+    Raises FetchError if a file is wrong, has no known hash, or cannot be downloaded.
     """
     expects = {file: expected(row.repo, row.revision, file, spec) for file, spec in row.files.items()}
     folder = mirrored(row.name, row.files)
@@ -86,9 +86,9 @@ def get_weights(row: WeightsRow) -> Path:
     for file, expect in expects.items():
         if expect.digest is None:
             raise FetchError(
-                f"{folder / file}: nobody has pinned the sha256 of this file",
-                do=f"Get {row.name} once without FINETUNE_MIRROR, to record the hub's value, "
-                "or pin the sha256 in a file that FINETUNE_REGISTRY names",
+                f"{folder / file}: this file has no pinned sha256",
+                do=f"Download {row.name} once without FINETUNE_MIRROR, to record the hub's hash, "
+                "or pin the sha256 in a registry file and set FINETUNE_REGISTRY to its path",
             )
         _refuse_wrong_mirror(folder / file, expect)
     return folder
@@ -97,7 +97,7 @@ def get_weights(row: WeightsRow) -> Path:
 def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     """The directory with config, safetensors weights and tokenizer of any model on the hub (``owner/name``).
 
-    Files are checked against the hub's own hashes. Without a network the cached copy is used.
+    Files are checked against the hub's hashes. Without a network, the cached copy is used.
     """
     revision = revision or "main"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
@@ -105,7 +105,7 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if not network_available():
         config = _cached(repo, "config.json", revision)
         if config is None:
-            raise no_network(repo, "the Hugging Face cache does not hold it")
+            raise no_network(repo, "it is not in the Hugging Face cache")
         commit, there = config.parent.name, dict.fromkeys(path.name for path in config.parent.iterdir())
     else:
         from huggingface_hub import HfApi
@@ -128,13 +128,13 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if network_available():
         from huggingface_hub import hf_hub_download
 
-        with said_of_hub(repo):  # notes in the cache which commit the branch is, for use without a network
+        with said_of_hub(repo):  # makes the cache remember the branch's commit, for use without a network
             hf_hub_download(repo, "config.json", revision=revision, endpoint=hub_endpoint())
     return folder
 
 
 def _checkpoint_files(repo: str, names: set[str]) -> list[str]:
-    """The files of a repository that make a checkpoint: never a pickle, nothing from a subdirectory."""
+    """The files of a repository that make up a checkpoint: no pickles, nothing from a subdirectory."""
     shards = {
         name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json", name)
     }
@@ -153,12 +153,12 @@ def _refuse_wrong_mirror(path: Path, expect: Expected) -> None:
     wrong = problem(path, expect)
     if wrong:
         raise FetchError(
-            f"{path} is not the file that is {expect.source}", got=wrong, do="Replace it, or unset FINETUNE_MIRROR"
+            f"{path} does not match the {expect.source} hash", got=wrong, do="Replace it, or unset FINETUNE_MIRROR"
         )
 
 
 def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> Path:
-    """Files of one commit from the Hugging Face cache; what it lacks or holds damaged is downloaded."""
+    """The directory with the files of one commit in the Hugging Face cache; missing or damaged ones are downloaded."""
     missing = []
     for file, expect in expects.items():
         path = _cached(repo, file, revision)
@@ -174,7 +174,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
             continue
         if not network_available():
             raise no_network(label, f"{path} is damaged: {wrong}")
-        warn(f"{path} is damaged ({wrong}): it is downloaded again")
+        warn(f"{path} is damaged ({wrong}); downloading it again")
         _delete_cached(path)
         missing.append(file)
     if missing:
@@ -183,7 +183,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
 
 
 def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]) -> None:
-    """Download files into the Hugging Face cache: size said first, each checked, once more if wrong."""
+    """Download files into the Hugging Face cache. Each is checked, and downloaded a second time if it is wrong."""
     if not network_available():
         lacks = f"the Hugging Face cache lacks {', '.join(expects)}"
         raise no_network(label, lacks + cache.mirror_lacks(label, expects))
@@ -195,10 +195,10 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
         if size_differs or len(expect.digest or "") == len(hub.digest or "") and expect.digest != hub.digest:
             raise FetchError(
-                f"{label}: {address}/{file} is not the file that is {expect.source}",
+                f"{label}: {address}/{file} does not match the {expect.source} hash or size",
                 got=f"{hub.size_bytes} bytes, hash {hub.digest}{_served(f'{address}/{file}')}",
                 known=f"{expect.size_bytes} bytes, hash {expect.digest}",
-                do="Check HF_ENDPOINT and proxy",
+                do="Check HF_ENDPOINT and the proxy",
             )
         expects[file] = replace(
             expect, size_bytes=expect.size_bytes or hub.size_bytes, digest=expect.digest or hub.digest
@@ -225,14 +225,16 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
                 break
             _delete_cached(path)
             if attempt == 2:
-                raise FetchError(f"{label}: {file} came wrong twice from {address}", got=wrong, do=ELSEWHERE)
-            warn(f"{label}: {file} came wrong ({wrong}): once more")
+                raise FetchError(
+                    f"{label}: two downloads of {file} from {address} failed the check", got=wrong, do=ELSEWHERE
+                )
+            warn(f"{label}: the download of {file} is wrong ({wrong}); trying again")
         if expect.source == "hub":
             cache.record(repo, revision, file, path)
 
 
 def _cached(repo: str, file: str, revision: str) -> Path | None:
-    """A file in the Hugging Face cache, at a commit or at what a branch was when it was last looked at."""
+    """A file in the Hugging Face cache, or None. A branch means the commit that it had when last downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, file, revision=revision)
@@ -240,7 +242,7 @@ def _cached(repo: str, file: str, revision: str) -> Path | None:
 
 
 def _delete_cached(path: Path | None) -> None:
-    """Remove a damaged file of the Hugging Face cache: link and blob, but nothing outside the cache."""
+    """Delete a damaged file from the Hugging Face cache, both link and blob; never anything outside the cache."""
     from huggingface_hub import constants
 
     inside = Path(constants.HF_HUB_CACHE).resolve()
@@ -252,14 +254,14 @@ def _delete_cached(path: Path | None) -> None:
 
 
 def find_data(row: DataRow) -> Path | None:
-    """The data file of a row if it is at hand, in the mirror or our own cache; its content is not checked."""
+    """The data file of a row in the mirror or our own cache, or None; its content is not checked."""
     folder = mirrored(row.name, row.files)
     path = (folder or cache.home() / "data" / row.name) / row.file
     return path if path.exists() else None
 
 
 def get_data(row: DataRow) -> Path:
-    """The data file of a row, checked; downloaded if it is not at hand, else a FetchError."""
+    """The data file of a row, checked and downloaded if necessary. Raises FetchError."""
     expect = Expected(row.spec.size_bytes, row.spec.sha256, "pinned")
     folder = mirrored(row.name, row.files)
     if folder:
@@ -270,7 +272,7 @@ def get_data(row: DataRow) -> Path:
     if not wrong:
         return path
     if path.exists():
-        warn(f"{path} is damaged ({wrong}): it is replaced")
+        warn(f"{path} is damaged ({wrong}); replacing it")
     if row.archive is None or not network_available():
         raise no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
     say(f"{row.name}: downloading {row.archive.url}: {row.size_bytes / 1e6:.1f} MB ({row.licence})")
@@ -281,12 +283,12 @@ def get_data(row: DataRow) -> Path:
         except WrongContent as error:
             if attempt == 2:
                 raise
-            warn(f"{error}: once more")
+            warn(f"{error}; trying again")
     return path
 
 
 def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
-    """Download the archive of a row into a directory of its own, and write its one member to `target`."""
+    """Download the archive of a row into a temporary directory, and write its one member to `target`."""
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
@@ -300,7 +302,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
             unlike = source.sha256 and sha256_file(archive) != source.sha256
             extract(archive, row, target)
     if unlike:
-        warn(f"{source.url} is not the recorded archive; {row.file} in it is the pinned file")
+        warn(f"{source.url} is not the recorded archive, but {row.file} in it is the pinned file")
 
 
 def hub_endpoint() -> str:
@@ -308,17 +310,17 @@ def hub_endpoint() -> str:
 
 
 def _offline() -> str:
-    """The variable that forbids the network, if one does."""
+    """The name of the environment variable that forbids network access, or an empty string."""
     names, yes = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), {"1", "ON", "YES", "TRUE"}
     return next((name for name in names if os.environ.get(name, "").upper() in yes), "")
 
 
 @functools.cache
 def network_available() -> bool:
-    """Whether the hub answers; asked once per process, in at most `PROBE_SECONDS`.
+    """Whether the hub answers; asked once per process, for at most `PROBE_SECONDS`.
 
-    It asks through the client that will download, so proxies and certificates are the same. The thread bounds
-    what the client's own timeout does not: the look-up of the name, and several addresses tried in turn.
+    The request goes through the client that will download, with the same proxies and certificates. The thread limits
+    what the client's timeout does not: the DNS lookup, and several addresses tried in turn.
     """
     if _offline():
         return False
@@ -330,7 +332,7 @@ def network_available() -> bool:
     def ask() -> None:
         try:
             status = get_session().head(hub_endpoint(), timeout=PROBE_SECONDS).status_code
-            answers.append(status < 500 and status != 407)  # 407: a proxy that wants a password
+            answers.append(status < 500 and status != 407)  # 407: a proxy asks for a password
         except (OSError, HTTPError, ValueError, RuntimeError):
             answers.append(False)
 
@@ -342,13 +344,13 @@ def network_available() -> bool:
 
 def no_network(label: str, known: str) -> FetchError:
     why = f"{_offline()} is set" if _offline() else f"{hub_endpoint()} does not answer"
-    return FetchError(f"{label} cannot be had without a network", got=why, known=known, do=ELSEWHERE)
+    return FetchError(f"{label} cannot be downloaded without a network", got=why, known=known, do=ELSEWHERE)
 
 
 def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
-    """Size and digest of a file as the hub states them."""
+    """The size and digest of a file according to the hub."""
     if not network_available():
-        raise no_network(label, f"nobody has pinned the sha256 of {file}, so the hub must be asked")
+        raise no_network(label, f"{file} has no pinned sha256, so its hash must come from the hub")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, file, revision=revision, endpoint=hub_endpoint())
@@ -358,13 +360,13 @@ def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
         raise FetchError(
             f"{label}: {hub_endpoint()} does not answer like a Hugging Face hub",
             got=f"no commit or hash for {file}{_served(url)}",
-            do="Check HF_ENDPOINT and proxy",
+            do="Check HF_ENDPOINT and the proxy",
         )
     return Expected(answer.size, answer.etag, "hub")
 
 
 def _ask(question: Callable[[], T]) -> T:
-    """Ask the hub, and again after a while if it is busy or faulty; its client asks only once."""
+    """Ask the hub, with retries if it is busy or fails; its client does not retry."""
     for wait in RETRY_SECONDS:
         try:
             return question()
@@ -377,7 +379,7 @@ def _ask(question: Callable[[], T]) -> T:
 
 
 def _served(url: str) -> str:
-    """What the server gives instead of the file, if its first bytes tell."""
+    """What the server sends instead of the file, judging by its first bytes; may be empty."""
     from urllib.request import urlopen
 
     try:
@@ -389,8 +391,8 @@ def _served(url: str) -> str:
 
 @contextmanager
 def said_of_hub(label: str, url: str = "") -> Iterator[None]:
-    """Turn any error of the clients into a FetchError with advice."""
-    from huggingface_hub.errors import HTTPError  # the base of the hub's HTTP client's own errors
+    """Turn any error of the download clients into a FetchError with advice."""
+    from huggingface_hub.errors import HTTPError  # base class of the errors of the hub's HTTP client
 
     try:
         yield
@@ -400,7 +402,7 @@ def said_of_hub(label: str, url: str = "") -> Iterator[None]:
 
 
 def _say_size(what: str, size_bytes: int, folder: Path) -> None:
-    """Say the size of a download before it starts; refuse one that does not fit on the disk."""
+    """Print the size of a download before it starts. Raises FetchError if it does not fit on the disk."""
     say(f"{what}: {size_bytes / 1e6:,.1f} MB")
     while not folder.exists():
         folder = folder.parent
@@ -409,29 +411,29 @@ def _say_size(what: str, size_bytes: int, folder: Path) -> None:
         raise FetchError(
             f"{what}: the disk is too full",
             got=f"{free / 1e6:,.0f} MB free in {folder}",
-            known=f"{size_bytes / 1e6:,.0f} MB to come",
-            do="Free some space, or set HF_HOME",
+            known=f"the download is {size_bytes / 1e6:,.0f} MB",
+            do="Free some space, or set HF_HOME to another disk",
         )
 
 
 def _bar(label: str, size_bytes: int | None) -> type[Any]:
-    """A tqdm class for one download that stops a server which sends the file over and over without an end.
+    """A tqdm class for one download that stops a server which never stops sending.
 
-    Where tqdm shows nothing (no terminal), a plain line now and then.
+    Without a terminal, where tqdm shows nothing, it prints a line every few seconds.
     """
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         received, said = 0, time.monotonic()
 
-        def __bool__(self) -> bool:  # tqdm's own says no without a length, and then pooch counts nothing
+        def __bool__(self) -> bool:  # tqdm's is false without a total, and then pooch does not update it
             return True
 
         def update(self, n: int | None = 1) -> bool | None:
             self.received += max(n or 0, 0)
             if size_bytes is not None and self.received > 3 * size_bytes + 1_000_000:
                 raise FetchError(
-                    f"{label}: the server sends far more than the file",
+                    f"{label}: the server sends far more data than the file has",
                     got=f"{self.received:,} bytes",
                     known=f"{size_bytes:,} bytes",
                     do="Try again later or from another network",

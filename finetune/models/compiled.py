@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("gpt.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # on a Mac, a second OpenMP runtime beside PyTorch's aborts
+OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # on a Mac, a second OpenMP runtime besides PyTorch's aborts
 FLAGS = (("-march=native", *OPENMP), ("-march=native",), ("-mcpu=native",))  # the first that compiles is used
 
 

@@ -119,7 +119,7 @@ class Text(Generic[C]):
             kept = room - min(left - 1, room // 2)
             self.note(
                 f"{self.most_in_view:,} tokens are more than the context of {room:,}: "
-                f"the model goes on from the last {kept:,}"
+                f"the model continues from the last {kept:,}"
             )
             self.note = lambda _: None
             self.in_view = self.in_view.masked_fill(self.in_view > room, kept)

@@ -14,7 +14,7 @@ BOX, HEIGHT, FRAME = 1.9, 0.42, 2.75  # inches
 
 
 def shapes(config: GPTConfig) -> dict[str, tuple]:
-    """What flows where: numbers are the model's, letters the batch's."""
+    """The shapes of the tensors; numbers come from the model, letters from the batch."""
     C, H = config.width, config.heads
     return {
         "ids": ("B", "T"),
@@ -38,7 +38,7 @@ def written(shape: tuple) -> str:
 
 
 def draw(config: GPTConfig, weights: str) -> list[Drawing]:
-    """Decoder-only, encoder-only and encoder-decoder, all of this size."""
+    """Decoder-only, encoder-only and encoder-decoder models of this size."""
     letters = (
         f"Sizes as in {weights}: B texts of a batch, T tokens of each (at most {config.context:,}), width "
         f"{config.width:,}, {config.heads} heads of {config.width // config.heads} channels, "
@@ -52,7 +52,7 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
             "causal mask\n(T, T)",
             "masked self-attention",
             "logits of the next token",
-            f"Every token sees itself and those before it; at each position the model guesses the next. {letters}",
+            f"Every token attends to itself and to earlier tokens; each position predicts the next token. {letters}",
         ),
         _one_sided(
             config,
@@ -60,9 +60,9 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
             "Encoder-only (BERT)",
             f"padding mask\n{written(shapes(config)['mask'])}",
             "self-attention",
-            "logits of hidden tokens",
-            "Every token sees the whole text, pads aside. It learns by filling in words that were masked; a "
-            f"classifier reads the mean of the last states in place of the logits. {letters}",
+            "logits of masked tokens",
+            "Every token attends to the whole text except padding. The model is trained to fill in masked tokens; a "
+            f"classifier uses the mean of the last hidden states instead of the logits. {letters}",
         ),
         _two_sided(config, letters),
     ]
@@ -102,7 +102,7 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
     axes.text(
         left + 0.1,
         turn + 0.1,
-        f"{shape['encoded']}, which every\nblock of the decoder reads: keys and\nvalues, {shape['cross_keys']} each",
+        f"{shape['encoded']}, read by every\nblock of the decoder: keys and\nvalues, {shape['cross_keys']} each",
         fontsize=7.5,
         va="bottom",
     )
@@ -110,9 +110,9 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
     return Drawing(
         "architectures-encoder-decoder",
         "Encoder-decoder (T5, BART)",
-        "The encoder reads a source of S tokens both ways. The decoder writes the target token by token, "
-        "and in each block its queries also look at the encoder's last states: cross-attention, with "
-        f"weights {shape['cross_weights']}. {letters}",
+        "The encoder reads a source of S tokens bidirectionally. The decoder writes the target token by token. "
+        "In each of its blocks, cross-attention with weights "
+        f"{shape['cross_weights']} also attends to the encoder's last hidden states. {letters}",
         figure,
         wide=True,
     )
@@ -125,7 +125,7 @@ def _mask(axes: Axes, x: float, y: float, text: str, to: float, end_y: float | N
 
 
 class Column:
-    """One stack, drawn from the bottom upwards; y is where it has come to."""
+    """One stack, drawn from the bottom upwards; y is the current height."""
 
     def __init__(self, axes: Axes, x: float, config: GPTConfig, shape: dict[str, str], source: bool):
         self.axes, self.x, self.y, self.config, self.shape = axes, x, 0.3, config, shape
@@ -133,24 +133,24 @@ class Column:
         self.attention_y = self.cross_y = 0.0
 
     def up(self, distance: float, text: str = "") -> None:
-        """An arrow, with the shape of what flows."""
+        """An arrow with the shape of the tensor."""
         arrow(self.axes, (self.x, self.y), (self.x, self.y + distance), text)
         self.y += distance
 
     def box(self, text: str, kind: str) -> float:
-        """A box upon the arrow that came last; returns where its middle is."""
+        """A box on top of the last arrow; returns the height of its middle."""
         box(self.axes, self.x, self.y + HEIGHT / 2, text, kind, BOX, HEIGHT)
         self.y += HEIGHT
         return self.y - HEIGHT / 2
 
     def plus(self) -> float:
-        """A sum upon the arrow that came last."""
+        """A sum on top of the last arrow; returns the height of its middle."""
         plus(self.axes, self.x, self.y + 0.1)
         self.y += 0.2
         return self.y - 0.1
 
     def read(self, name: str, positions_at: float) -> None:
-        """Token ids, their embedding and the positions, which come from a box at `positions_at`."""
+        """Token ids, their embedding, and the positions from a box at `positions_at`."""
         config = self.config
         self.axes.text(self.x, self.y - 0.06, f"{name} {self.ids}", ha="center", va="top", fontsize=8.5)
         self.up(0.2)
@@ -168,7 +168,7 @@ class Column:
         arrow(self.axes, (positions_at + 0.56, y), (self.x - 0.1, y))
 
     def block(self, attention: str, cross: bool) -> None:
-        """The block that is repeated, each part of it with the residual stream beside it."""
+        """The repeated block; the residual stream passes each of its parts."""
         config, low = self.config, self.y + 0.2
         heads = f"{config.heads} heads of {config.width // config.heads}"
         self.up(0.5)

@@ -1,4 +1,4 @@
-"""What each head of a real model looks at in a real text."""
+"""What each attention head of a real model attends to in a real text."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ TEXT = "The bank was closed because the river had flooded its basement, so nobod
 
 
 def maps_of(gpt: GPT, tokenizer: Tokenizer, text: str) -> tuple[Tensor, list[str]]:
-    """The weights of every layer and head (L, H, T, T), and the text of each token.
+    """The attention weights of every layer and head (L, H, T, T), and the text of each token.
 
-    Raises RecipeError where the text is empty or longer than the context.
+    Raises RecipeError if the text is empty or longer than the context.
     """
     ids = tokenizer.encode(text)
     if not text.strip():
@@ -34,9 +34,9 @@ def maps_of(gpt: GPT, tokenizer: Tokenizer, text: str) -> tuple[Tensor, list[str
 
 
 def shares(weights: Tensor) -> tuple[float, float, float]:
-    """What part of a head's attention (T, T) goes to the first token, the one before and the token itself.
+    """The fractions of a head's attention (T, T) to the first token, the previous token and the token itself.
 
-    Averaged over the tokens from the third on, for which these are three different ones.
+    Averaged over the tokens from the third on, for which the three are different tokens.
     """
     own = weights.diagonal()
     first, before, itself = (
@@ -46,7 +46,7 @@ def shares(weights: Tensor) -> tuple[float, float, float]:
 
 
 def draw(gpt: GPT, tokenizer: Tokenizer, text: str, layer: int | None, weights: str) -> list[Drawing]:
-    """All heads of all layers, small, and the heads of one layer, large; the middle one if none is named."""
+    """All heads of all layers, small, and the heads of one layer, large. layer: by default the middle one."""
     layers = gpt.config.layers
     layer = layers // 2 if layer is None else layer
     if not 0 <= layer < layers:
@@ -75,9 +75,9 @@ def _overview(maps: Tensor, weights: str, text: str) -> Drawing:
     return Drawing(
         "attention-overview",
         f"Every head of {weights}",
-        "Rows are the tokens that look, columns what they look at; the darker, the more. A dark first "
-        "column is a head that rests on the first token, a dark diagonal one that looks at the token itself "
-        f"or at the one before; others look for something of their own. The text: {cut(text, 300)}",
+        "Each row shows what one token attends to; a darker cell means a larger weight. A dark first column is a head "
+        "that attends mostly to the first token; a dark diagonal is a head that attends to the token itself or the "
+        f"previous one. The text: {cut(text, 300)}",
         figure,
         wide=heads > 6,
     )
@@ -92,12 +92,12 @@ def _head(weights: Tensor, tokens: list[str], layer: int, head: int, name: str) 
     axes.xaxis.tick_top()
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.ax.set_yticklabels(["0", "0.05", "0.25", "0.5", "1"], fontsize=8)
-    caption = "Each row sums to 1; grey is what a token may not look at."
+    caption = "Each row sums to 1; grey cells are masked."
     if len(tokens) > 2:
         first, before, own = shares(weights)
         caption = (
-            f"On average {first:.0%} of a token's attention goes to the first token, {before:.0%} to the one "
-            f"before it and {own:.0%} to itself. {caption}"
+            f"On average {first:.0%} of a token's attention goes to the first token, {before:.0%} to the "
+            f"previous token and {own:.0%} to itself. {caption}"
         )
     return Drawing(
         f"attention-layer-{layer}-head-{head}",

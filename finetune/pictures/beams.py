@@ -1,4 +1,4 @@
-"""A beam search as the tree that it is. Shape letters as in models/gpt.py; K beams."""
+"""Draw a beam search as a tree. Shape letters as in models/gpt.py; K beams."""
 
 from dataclasses import dataclass
 
@@ -13,27 +13,27 @@ from finetune.report.attention import visible
 from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer
 
-BEAMS, STEPS, MOST = 3, 5, 5  # MOST beams that a picture has room for
+BEAMS, STEPS, MOST = 3, 5, 5  # MOST: the largest number of beams that fits a picture
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One token more than its parent has."""
+    """A continuation of the prompt, one token longer than its parent."""
 
-    tokens: tuple[int, ...]  # all that follow the prompt
-    score: float  # log probability of all of them
+    tokens: tuple[int, ...]  # all tokens after the prompt
+    score: float  # log probability of these tokens
     kept: bool
 
     @property
     def parent(self) -> tuple[int, ...]:
-        """The tokens of the branch that it grew from."""
+        """The tokens of the branch that this one extends."""
         return self.tokens[:-1]
 
 
 def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Branch]]:
-    """The 2 K best branches of each step, best first, of which the best K go on; no token ends a beam.
+    """The 2 K best branches of each step, best first; the best K are extended. No token ends a beam.
 
-    ids: (1, T). The same search as ``finetune.models.generate`` does with its cache, written plainly.
+    ids: (1, T). The same search as in ``finetune.models.generate``, without a cache.
     """
     open_beams, tree = [Branch((), 0.0, True)], []
     for _ in range(steps):
@@ -53,14 +53,14 @@ def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Bra
 
 
 def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int | None = None) -> list[Drawing]:
-    """The tree after a prompt. Raises RecipeError for fewer than 2 beams or too many to be read."""
+    """The tree of continuations of a prompt. Raises RecipeError for fewer than 2 beams or too many to draw."""
     beams = BEAMS if beams is None else beams
     if not 2 <= beams <= MOST:
         raise RecipeError("beams is out of range", got=str(beams), known=f"2 to {MOST} in a picture")
     tree = search(gpt, prompt_ids(gpt, tokenizer, prompt, room=STEPS), beams, STEPS)
     figure = new_figure(7.6, 0.62 * 2 * beams + 0.8)
     axes = figure.subplots()
-    rows: dict[tuple[int, ...], float] = {(): beams - 0.5}  # where each kept branch stands
+    rows: dict[tuple[int, ...], float] = {(): beams - 0.5}  # the vertical position of each kept branch
     for step, branches in enumerate(tree, 1):
         order = sorted(branches, key=lambda branch: (rows[branch.parent], -branch.score))
         places: dict[tuple[int, ...], float] = {branch.tokens: row for row, branch in enumerate(order)}
@@ -83,11 +83,10 @@ def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int |
         Drawing(
             "beams",
             f"Beam search of {weights} with {beams} beams",
-            f"After: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam grows by every "
-            f"token, and the {beams} best sums of log probabilities stay (filled, solid); of the others the "
-            f"next {beams} are shown (outlined, dashed). An end of text counts as any other token here. The "
-            "likeliest first token does not have to lead to the likeliest text. Found, best first: "
-            f"{found}",
+            f"Prompt: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam is extended by every "
+            f"token, and the {beams} highest sums of log probabilities are kept (filled, solid); the next {beams} are "
+            "shown outlined and dashed. The end-of-text token counts like any other here. The likeliest first token "
+            f"does not always lead to the likeliest text. Results, best first: {found}",
             figure,
             wide=True,
         )

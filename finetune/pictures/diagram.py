@@ -1,4 +1,4 @@
-"""Boxes and arrows, from the bottom upwards: what the architectures are drawn with. Units are inches."""
+"""Boxes and arrows for the architecture diagrams, drawn from the bottom upwards. Units are inches."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ FILLS = {"table": "#dbe8f4", "attention": "#f7d9c4", "mlp": "#d8ece4", "norm": "
 
 
 def new_diagram(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure and its empty axes, an inch to a unit."""
+    """A figure and its empty axes, one inch per unit."""
     figure = new_figure(width, height)
     axes = figure.subplots()
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -39,7 +39,7 @@ def box(axes: Axes, x: float, y: float, text: str, kind: str, width: float = 1.9
 
 
 def frame(axes: Axes, x: float, low: float, high: float, text: str, width: float) -> None:
-    """What is repeated: a frame from low to high, its text at the upper right corner."""
+    """A frame from low to high around a repeated part, with text in the upper right corner."""
     axes.add_patch(
         FancyBboxPatch(
             (x - width / 2, low),
@@ -56,7 +56,7 @@ def frame(axes: Axes, x: float, low: float, high: float, text: str, width: float
 
 
 def arrow(axes: Axes, start: tuple, end: tuple, text: str = "", dashed: bool = False) -> None:
-    """An arrow, with what flows along it at its right."""
+    """An arrow, with text to its right."""
     axes.add_patch(
         FancyArrowPatch(
             start,
@@ -85,13 +85,13 @@ def arrow(axes: Axes, start: tuple, end: tuple, text: str = "", dashed: bool = F
 
 
 def plus(axes: Axes, x: float, y: float) -> None:
-    """Where two flows are added."""
+    """A plus sign where two tensors are added."""
     axes.add_patch(Circle((x, y), 0.1, facecolor="white", edgecolor=INK, linewidth=0.9, zorder=3))
     axes.text(x, y, "+", ha="center", va="center", fontsize=9, zorder=4)
 
 
 def around(axes: Axes, x: float, low: float, high: float, left: float) -> None:
-    """The residual stream past a part: from x at low, over left, to the plus at x, high."""
+    """The residual connection around a part: from (x, low) via `left` to the plus at (x, high)."""
     axes.plot(
         [x, left, left, x - 0.18], [low, low, high, high], color=GREY, linewidth=1, zorder=2, solid_joinstyle="round"
     )

@@ -1,4 +1,4 @@
-"""The command ``draw``: which pictures there are, what each reads, and where they go."""
+"""The command ``draw``: the kinds of pictures, their options, and where they are written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
-from finetune.pictures.album import add_to_album
+from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
 from finetune.recipe import Train
 from finetune.report.plots import cut, house_style
@@ -24,7 +24,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may say of a picture; none: the picture's own choice."""
+    """The options of a picture; None means the picture's default."""
 
     weights: str | None = None
     text: str | None = None
@@ -37,7 +37,7 @@ class Options:
 
 
 class Request:
-    """The options, and what is loaded for them once."""
+    """The options, and the models that they need, loaded once."""
 
     def __init__(self, options: Options, train: Train):
         self.options, self.train = options, train
@@ -50,75 +50,79 @@ class Request:
 
     @property
     def gpt(self) -> GPT:
-        """The GPT, that below a classifier too."""
+        """The GPT; of a classifier, the GPT below the head. Raises WeightsError for an encoder-decoder."""
         model = self.loaded[0]
         if isinstance(model, EncoderDecoder):
             raise WeightsError(
-                f"{self.name}: an encoder-decoder's weights",
-                known="a GPT-2's, or a classifier's",
-                do="The report of the run that made them shows where it looks.",
+                f"{self.name}: cannot draw an encoder-decoder",
+                known="a GPT-2 or a classifier",
+                do="Its attention is in the report of the run that trained it.",
             )
         return model.gpt if isinstance(model, Classifier) else model
 
     @property
     def language_model(self) -> GPT:
-        """The GPT, if it says what comes next."""
+        """The language model. Raises WeightsError for a classifier."""
         if isinstance(self.loaded[0], Classifier):
             raise WeightsError(f"{self.name}: a classifier cannot generate text", known="language models, such as mini")
         return self.gpt
 
     def text(self, default: str) -> str:
-        """The text that was given, or the picture's own."""
+        """The given text, else the picture's default."""
         return default if self.options.text is None else self.options.text
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One value of WHAT."""
+    """One kind of picture: a value of WHAT on the command line."""
 
-    title: str
-    introduction: str
+    chapter: Chapter
     reads: tuple[str, ...]  # the options that change it
     draw: Callable[[Request], list[Drawing]]
 
 
 KINDS = {
     "architectures": Kind(
-        "Architectures",
-        "What flows from the tokens to the answer, and its shape at each arrow. Read from the bottom "
-        "upwards; the frame is repeated as often as its corner says.",
+        Chapter(
+            "Architectures",
+            "The path from the tokens to the output, with the shape of the tensor at each arrow. Read from the bottom "
+            "upwards; the framed block is repeated as often as the number in its corner says.",
+        ),
         ("weights",),
         lambda ask: architectures.draw(ask.gpt.config, ask.name),
     ),
     "positions": Kind(
-        "Positions",
-        "Attention alone ignores the order of tokens, so a model needs an encoding of each position.",
+        Chapter(
+            "Positions", "Attention alone ignores the order of tokens, so a model needs an encoding of each position."
+        ),
         ("weights",),
         lambda ask: positions.draw(ask.gpt, ask.name),
     ),
     "masks": Kind(
-        "Masks",
-        "Which tokens may look at which; all other weights of attention are zero.",
+        Chapter("Masks", "Which tokens may attend to which; all other attention weights are zero."),
         ("text",),
         lambda ask: masks.draw(ask.text(masks.TEXT)),
     ),
     "attention": Kind(
-        "Attention",
-        "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real pass: how much "
-        "of each token's value the looking token takes.",
+        Chapter(
+            "Attention",
+            "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real forward pass: how much "
+            "of every other token's value each token takes.",
+        ),
         ("weights", "text", "layer"),
         lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name),
     ),
     "schedule": Kind(
-        "Learning rate",
-        "How far one optimizer step goes, over a training.",
+        Chapter("Learning rate", "The size of an optimizer step, over the course of training."),
         ("recipe",),
         lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE),
     ),
     "sampling": Kind(
-        "Sampling",
-        "A model gives every token of its vocabulary a probability; these rules decide from which of them "
-        "the next one is drawn.",
+        Chapter(
+            "Sampling",
+            "A model gives every token of its vocabulary a probability; these rules decide from which tokens "
+            "the next one is sampled.",
+        ),
         ("weights", "text", "top_k", "top_p", "min_p"),
         lambda ask: sampling.draw(
             ask.language_model,
@@ -131,8 +135,9 @@ KINDS = {
         ),
     ),
     "beams": Kind(
-        "Beam search",
-        "Instead of one token at a time several beginnings are followed side by side.",
+        Chapter(
+            "Beam search", "Several continuations of the prompt are extended in parallel, and the likeliest are kept."
+        ),
         ("weights", "text", "beams"),
         lambda ask: beams.draw(
             ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name, ask.options.beams
@@ -152,7 +157,7 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
         known = f"{', '.join(KINDS)}, {ALL}"
         hint = nearest(what, (*KINDS, ALL))
         raise RecipeError(
-            f"no pictures called {what!r}",
+            f"unknown kind of picture {what!r}",
             known=f"{known}. {hint}" if hint else known,
             do="For example: finetune draw all",
         )
@@ -160,17 +165,16 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
     unread = [name for name, value in vars(options).items() if value is not None and name not in read]
     if unread:
         raise RecipeError(
-            f"{what} reads no --{unread[0].replace('_', '-')}",
+            f"{what} does not use --{unread[0].replace('_', '-')}",
             known=", ".join(f"--{name.replace('_', '-')}" for name in KINDS[what].reads),
         )
     ask = Request(options, train)
     with house_style():
-        chapters = {kind: (KINDS[kind].title, KINDS[kind].introduction, KINDS[kind].draw(ask)) for kind in chosen}
-        return add_to_album(out, chapters)
+        return add_to_album(out, {kind: (KINDS[kind].chapter, KINDS[kind].draw(ask)) for kind in chosen})
 
 
 def _with_rate(ask: Request) -> Train:
-    """The recipe's settings, with the rate that a training of mini would take where the recipe names none."""
+    """The recipe's training settings; a missing learning rate is chosen as for training mini."""
     if ask.train.lr is not None:
         return ask.train
     parameters = sum(parameter.numel() for parameter in ask.gpt.parameters())

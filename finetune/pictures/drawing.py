@@ -1,4 +1,4 @@
-"""What a picture is, and its colours: blue, orange and grey, which every kind of eye tells apart."""
+"""The type of a picture, and its colours: blue, orange and grey, which the colour-blind can distinguish."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,26 @@ from matplotlib.figure import Figure
 from finetune.report.plots import BASELINE, GREY, LIGHT, MODEL
 
 BLUE, ORANGE = MODEL, BASELINE
-LINES = ((BLUE, "-"), (ORANGE, "--"), (GREY, ":"), ("#00896b", "-."))  # told apart by their dashes, too
+LINES = ((BLUE, "-"), (ORANGE, "--"), (GREY, ":"), ("#00896b", "-."))  # also distinguished by their dashes
 __all__ = ["BLUE", "GREY", "LIGHT", "LINES", "ORANGE", "Drawing", "legend_above", "new_figure"]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture with the name of its files (without an ending), and what to see in it."""
+    """A picture with the name of its files (without extension) and a caption."""
 
     name: str
     title: str
     caption: str
     figure: Figure
-    wide: bool = False  # too wide for a telephone: there it is scrolled
+    wide: bool = False  # too wide for a phone, which scrolls it
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure; sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """The legend where it covers nothing."""
+    """Put the legend above the axes, where it covers nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns)

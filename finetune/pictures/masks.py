@@ -1,4 +1,4 @@
-"""Who may look at whom: the masks of the three architectures, as the models themselves make them."""
+"""Which token may attend to which: the masks of the three architectures, made by the models' own code."""
 
 import torch
 from matplotlib.colors import ListedColormap
@@ -11,36 +11,36 @@ from finetune.pictures.drawing import BLUE, LIGHT, Drawing, new_figure
 from finetune.report.attention import visible
 
 TEXT = "The bank was closed today"
-WORDS, PADS = 7, 2  # of the text's words, and pads behind them
+WORDS, PADS = 7, 2  # words of the text, and padding tokens after them
 CAPTIONS = {
     "padding": (
         "Padding mask",
-        "An encoder reads a text both ways: each token sees every token of the text. Texts of "
-        "a batch are filled up to one length with pads, and the mask hides these from everybody.",
+        "An encoder is bidirectional: each token attends to every token of the text. The texts of "
+        "a batch are padded to the same length, and the mask hides the padding from every token.",
     ),
     "causal": (
         "Causal mask",
-        "A decoder is to guess the next token, so no token may see what follows it: nothing "
-        "above the diagonal. The first token sees itself alone.",
+        "A decoder predicts the next token, so no token may attend to later ones: everything "
+        "above the diagonal is masked. The first token attends only to itself.",
     ),
     "both": (
         "Causal and padding mask",
-        "A decoder whose batch has pads: nothing above the diagonal and no pad, but "
-        "for the pad itself, since a row that sees nothing has no softmax. With pads at the end the causal mask "
-        "alone would do for the real tokens.",
+        "A decoder with padding: later tokens and padding are masked. A padding token attends to itself, because the "
+        "softmax of a fully masked row is undefined. With padding on the right, the causal mask alone would be enough "
+        "for the tokens of the text.",
     ),
 }
 
 
 def masks(tokens: int, pads: int) -> dict[str, Tensor]:
-    """Each mask as its model makes it for one text with pads behind it: (T, T), true where row may look at column."""
+    """Each mask as its model makes it for one text padded on the right: (T, T), true if row may attend to column."""
     attention_mask = torch.arange(tokens + pads)[None] < tokens  # (1, T)
     T = tokens + pads
     ids = torch.zeros_like(attention_mask, dtype=torch.long)
     alone, padded = (
         causal(*rows)[0] for rows in ((ids[:, :tokens], attention_mask[:, :tokens]), (ids, attention_mask))
     )
-    assert alone is not None and padded is not None, "pads are told of"
+    assert alone is not None and padded is not None, "with padding there is always a mask"
     return {
         "padding": bidirectional_mask(ids, attention_mask)[0][0, 0].expand(T, T),
         "causal": alone[0, 0],
@@ -49,7 +49,7 @@ def masks(tokens: int, pads: int) -> dict[str, Tensor]:
 
 
 def draw(text: str) -> list[Drawing]:
-    """The masks over the first words of a text. Raises RecipeError for an empty one."""
+    """The masks for the first words of a text. Raises RecipeError for an empty text."""
     words = text.split()[:WORDS]
     if not words:
         raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
@@ -69,7 +69,7 @@ def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:
     axes.set_yticks(range(len(names)), labels, parse_math=False)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set(xlabel="what it may look at (dots)", ylabel="the token that looks")
+    axes.set(xlabel="keys (a dot: may attend to)", ylabel="queries")
     axes.set_xticks([place - 0.5 for place in range(1, len(names))], minor=True)
     axes.set_yticks([place - 0.5 for place in range(1, len(names))], minor=True)
     axes.grid(False)

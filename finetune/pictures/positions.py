@@ -18,7 +18,7 @@ SHOWN = 128  # positions of the sinusoids and the rotation
 
 
 def draw(gpt: GPT, weights: str) -> list[Drawing]:
-    """The three ways, the first and the last at the model's own width."""
+    """The three encodings; sinusoids and rotation for the model's width."""
     return [
         _sinusoidal(gpt.config.width),
         *_learned(learned(gpt), weights),
@@ -32,7 +32,7 @@ def sinusoidal(width: int) -> Tensor:
 
 
 def learned(gpt: GPT) -> Tensor:
-    """The checkpoint's own tensor (context, C)."""
+    """The checkpoint's position embedding (context, C)."""
     return gpt.position_embedding.weight.detach()
 
 
@@ -43,7 +43,7 @@ def similarity(vectors: Tensor) -> Tensor:
 
 
 def rotated_product(head_width: int, query_position: int) -> Tensor:
-    """q . k / D over the distances 0 to SHOWN - 1, q and k all ones, the key so far before the query: (SHOWN,)."""
+    """q . k / D for keys at distances 0 to SHOWN - 1 before the query, where q and k are all ones: (SHOWN,)."""
     ones = torch.ones(1, 1, SHOWN, head_width)
     key_positions = query_position - torch.arange(SHOWN)
     q = rotate(ones[:, :, :1], angles(torch.tensor([[query_position]]), head_width))
@@ -64,10 +64,10 @@ def _sinusoidal(width: int) -> Drawing:
     return Drawing(
         "positions-sinusoidal",
         "Sinusoidal positions",
-        "Each row is the vector that is added to a token at this position. Sine and cosine take turns from "
-        "channel to channel: the first channels tell neighbours apart, the last hardly change over the "
-        "whole text, so that together they say a position as the hands of a clock say the time. None of it "
-        f"is learnt. Here for a width of {width:,}.",
+        "Each row is the vector that is added to a token at this position. Sine and cosine alternate from "
+        "channel to channel. The first channels change fast and distinguish neighbours; the last hardly change over "
+        "the whole text. Together they encode a position as the hands of a clock encode the time. Nothing here "
+        f"is learned. The width is {width:,}.",
         figure,
     )
 
@@ -92,17 +92,17 @@ def _learned(vectors: Tensor, weights: str) -> list[Drawing]:
         Drawing(
             "positions-learned",
             f"Learned positions of {weights}",
-            f"The checkpoint's own tensor, {context:,} positions by {width:,} channels: each row was learnt "
-            "for its position like the vector of a token. Vertical stripes are channels that hold one value "
-            "over many positions. Past the last row the model has no positions, hence its context.",
+            f"The checkpoint's position embedding, {context:,} positions by {width:,} channels. Each row was learned "
+            "for its position, as a token embedding is for its token. Vertical stripes are channels with nearly the "
+            "same value at many positions. The number of rows limits the context of the model.",
             figure,
         ),
         Drawing(
             "positions-similarity",
-            f"How alike the positions of {weights} are",
-            "The cosine between the vectors of every two positions: purple where they are alike, orange where "
-            "they are opposite. The model was never given the order of positions; where the picture is "
-            "purple near its diagonal and changes away from it, training has discovered it.",
+            f"Similarity of the positions of {weights}",
+            "The cosine similarity of every two position vectors: purple if they are alike, orange if they are "
+            "opposite. The order of positions was never given to the model. Where the picture is purple near the "
+            "diagonal and changes away from it, the model has learned that order.",
             alike,
         ),
     ]
@@ -135,24 +135,24 @@ def _rotary(head_width: int) -> list[Drawing]:
         Drawing(
             "positions-rotary",
             "Rotary positions: the angle",
-            "Nothing is added to a token: in each head the channels of queries and keys are taken in pairs, "
-            "and each pair is turned by an angle that grows with the position, the first pair fastest. Here "
-            f"for a head of {head_width} channels; the scale of the turns is logarithmic.",
+            "Nothing is added to a token. In each head, the channels of queries and keys form pairs, and each pair is "
+            "rotated by an angle that grows with the position, the first pair fastest. The head has "
+            f"{head_width} channels; the vertical scale is logarithmic.",
             figure,
         ),
         Drawing(
             "positions-rotary-distance",
-            "Rotary positions: what attention sees of them",
-            "The product of one query and one key, all ones before they are turned, over the distance between "
-            "them. The two lines lie on each other: wherever the two stand in the text, only their distance "
-            "counts. Far away the turned pairs cancel and the product falls.",
+            "Rotary positions: their effect on attention",
+            "The product of a query and a key, both all ones before the rotation, by the distance between "
+            "them. The two lines coincide: only the distance matters, not where the tokens are in the text. "
+            "At a large distance the rotated pairs cancel out and the product falls.",
             product,
         ),
     ]
 
 
 def _shades(figure: Figure, axes: Axes, values: Tensor, label: str, limit: float) -> None:
-    """Orange below zero, purple above: the two ends differ in hue for every kind of eye."""
+    """Orange below zero, purple above: the colour-blind can distinguish the two."""
     image = axes.imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label=label, shrink=0.9)

@@ -1,4 +1,4 @@
-"""Which tokens may come next, and how likely: temperature, top-k, top-p and min-p on a real model's answer."""
+"""The effect of temperature, top-k, top-p and min-p on a real model's next-token probabilities."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ TOP_K, TOP_P, MIN_P = 8, 0.5, 0.1
 
 
 def prompt_ids(gpt: GPT, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor:
-    """The tokens of a prompt behind the end-of-text token, as ``generate`` reads them: (1, T).
+    """The tokens of a prompt after the end-of-text token, as in ``generate``: (1, T).
 
     room: tokens that are to follow. Raises RecipeError where the prompt is empty or the context too short.
     """
@@ -40,12 +40,12 @@ def prompt_ids(gpt: GPT, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor
 
 @torch.no_grad()
 def next_logits(gpt: GPT, ids: Tensor) -> Tensor:
-    """What the model says of the token that follows: (1, T) -> (1, V)."""
+    """The logits of the next token: (1, T) -> (1, V)."""
     return gpt(ids)[:, -1]
 
 
 def kept(logits: Tensor, **rule: Any) -> tuple[Tensor, Tensor]:
-    """Whether each token may be drawn under a rule of ``filter_logits``, and how likely it then is: (V,), (V,)."""
+    """Which tokens a rule of ``filter_logits`` keeps, and their probabilities after it: (V,), (V,)."""
     filtered = filter_logits(logits, **rule)[0]
     return filtered > -torch.inf, filtered.softmax(dim=-1)
 
@@ -59,8 +59,8 @@ def draw(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> list[Drawing]:
-    """The answer under three temperatures, and what each of three rules cuts off. RecipeError out of range."""
-    Decoding(top_k=top_k, top_p=top_p, min_p=min_p)  # says what is out of range
+    """The probabilities at three temperatures, and under each of three rules. Raises RecipeError out of range."""
+    Decoding(top_k=top_k, top_p=top_p, min_p=min_p)  # checks the ranges
     logits = next_logits(gpt, prompt_ids(gpt, tokenizer, prompt, room=1))
     order = logits[0].argsort(descending=True)[:SHOWN]
     tokens = [visible(tokenizer.decode([token])) for token in order.tolist()]
@@ -70,7 +70,7 @@ def draw(
             "top-p",
             "top_p",
             top_p or TOP_P,
-            "the fewest tokens that together reach {:.0%} are kept: few where the model is sure, many where it is not",
+            "the fewest tokens that together reach {:.0%} are kept: few if the model is confident, many if it is not",
         ),
         (
             "min-p",
@@ -105,10 +105,10 @@ def _temperatures(logits: Tensor, order: Tensor, tokens: list[str], prompt: str,
     legend_above(figure, axes, columns=1)
     return Drawing(
         "sampling-temperature",
-        f"Temperature, on what {weights} says next",
+        f"Temperature, on the next token of {weights}",
         f"The {len(order)} likeliest next tokens after: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} "
-        "(\N{OPEN BOX} is a space). The logits are divided by the temperature: below 1 the likeliest token "
-        "takes from all others, above 1 they draw level; their order stays. The scale is logarithmic.",
+        "(\N{OPEN BOX} is a space). The logits are divided by the temperature: below 1 the distribution gets sharper, "
+        "above 1 flatter; the order of the tokens does not change. The scale is logarithmic.",
         figure,
     )
 
@@ -141,7 +141,7 @@ def _rule(logits: Tensor, order: Tensor, tokens: list[str], title: str, name: st
         f"{title.capitalize()} {value:g}",
         f"Of the {len(may):,} tokens {words.format(value)}: here {int(may.sum()):,}, which had "
         f"{float(before[may].sum()):.0%} of the probability and now share all of it. The strokes show each "
-        "token's probability before.",
+        "token's probability before the rule.",
         figure,
     )
 

@@ -5,11 +5,11 @@ from finetune.recipe import Train
 from finetune.training.optim import learning_rate
 
 RECIPE = "spam-classifier"
-STEPS = 1000  # where the recipe leaves them to the data
+STEPS = 1000  # used if the number of steps depends on the data
 
 
 def rates(settings: Train, steps: int) -> list[float]:
-    """The rate of each optimizer step, from the first to the last."""
+    """The learning rate of every optimizer step."""
     lr = settings.chosen_lr
     return [
         learning_rate(
@@ -56,10 +56,10 @@ def draw(settings: Train, recipe: str) -> list[Drawing]:
     legend_above(figure, axes)
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
-    known = "" if settings.max_steps else f" The recipe leaves the number of steps to the data; {steps:,} are drawn."
+    known = "" if settings.max_steps else f" The number of steps depends on the data; {steps:,} are drawn here."
     said = (
-        f"It rises in a straight line over the first {_percent(settings.warmup_fraction)} of the steps, while the "
-        f"optimizer's averages are still young, and {_after_the_warmup(settings)}.{known}"
+        f"It rises linearly over the first {_percent(settings.warmup_fraction)} of the steps, while the optimizer's "
+        f"running averages are still unreliable, and {_after_the_warmup(settings)}.{known}"
     )
     return [Drawing("schedule", f"Learning rate of {recipe}", said, figure)]
 
@@ -71,7 +71,7 @@ def _percent(share: float) -> str:
 def _after_the_warmup(settings: Train) -> str:
     end = f"{_percent(settings.min_lr_fraction)} of its peak"
     if settings.schedule == "cosine":
-        return f"then falls as half a cosine to {end}"
+        return f"then falls along half a cosine to {end}"
     if not settings.decay_fraction:
         return "then stays at its peak"
     return f"then stays at its peak until the last {_percent(settings.decay_fraction)}, in which it falls to {end}"

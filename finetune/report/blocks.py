@@ -87,6 +87,19 @@ class Section:
     introduction: str = ""
 
 
+@dataclass(frozen=True)
+class PageContent:
+    """All that the templates read: what stands at the head of a page, and its sections in order."""
+
+    kind: str  # of page, above its name
+    name: str
+    verdict: str
+    sections: list[Section]
+    about: list[str] = field(default_factory=list)  # what was trained on and how, a few words each
+    tiles: list[Tile] = field(default_factory=list)
+    notice: Notice | None = None
+
+
 def metric_name(name: str) -> str:
     """How a metric is called in the report."""
     return METRIC_NAMES.get(name, name.replace("_", " ").capitalize())

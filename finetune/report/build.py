@@ -13,7 +13,7 @@ from finetune.errors import RunError
 from finetune.evaluation.results import Measured
 from finetune.files import atomic_write, read_json
 from finetune.records import Record, StageRecord, TrainResult
-from finetune.report.blocks import flatten
+from finetune.report.blocks import PageContent, flatten
 from finetune.report.inputs import AttentionMap, read_errors, read_training_log
 from finetune.report.page import C, E, Files, Page
 
@@ -95,7 +95,7 @@ def _command(run_dir: Path) -> str:
     return shlex.join(["finetune", "run", str(run_dir / "recipe.json"), "--name", run_dir.resolve().name])
 
 
-def render(template: str, page: dict) -> str:
+def render(template: str, page: PageContent) -> str:
     """A template filled in; all text from data is escaped for its format."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -109,7 +109,7 @@ def render(template: str, page: dict) -> str:
         finalize=_markdown if ".md." in template else _plain,
     )
     environment.filters |= {"code_lines": _code_lines, "breakable": _breakable}
-    return environment.get_template(template).render(**page)
+    return environment.get_template(template).render(vars(page))
 
 
 def _plain(value: object) -> object:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from finetune.evaluation.results import Evaluation, Measured
 from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
-from finetune.report.blocks import Notice, Section, Tile
+from finetune.report.blocks import Notice, PageContent, Section, Tile
 from finetune.report.inputs import AttentionMap, Errors, TrainingLog
 
 E = TypeVar("E", bound=Measured)
@@ -36,7 +36,7 @@ class Page(Generic[E, C]):
 
     evaluation: type[E]  # what eval.json holds, or comparison.json
     card: type[C]  # what data/card.json holds
-    make: Callable[[Files[E, C]], dict]
+    make: Callable[[Files[E, C]], PageContent]
 
 
 def make_page(
@@ -47,25 +47,25 @@ def make_page(
     sections: list[Section],
     use: list[Section] | None = None,
     notice: Notice | None = None,
-) -> dict:
-    """Everything a template shows: the task's own sections, then how the run was made and may be used."""
+) -> PageContent:
+    """The content of a page: the task's own sections, then how the run was made and may be used."""
     evaluation, card = files.evaluation, files.card
     method = evaluation.method if isinstance(evaluation, Evaluation) else ""
     about = [card.name if card else "", evaluation.weights.name, method]
-    return {
-        "kind": kind,
-        "name": files.name,
-        "about": [part for part in about if part],
-        "verdict": verdict,
-        "notice": notice,
-        "tiles": tiles,
-        "sections": [
+    return PageContent(
+        kind=kind,
+        name=files.name,
+        verdict=verdict,
+        sections=[
             *sections,
             provenance.what_was_run(files.name, files.recipe, _descriptions(), files.stages, evaluation.weights),
             *(use or []),
             *provenance.licence(card),
         ],
-    }
+        about=[part for part in about if part],
+        tiles=tiles,
+        notice=notice,
+    )
 
 
 def fallback_notice(files: Files[E, C]) -> Notice | None:

@@ -111,7 +111,7 @@ def _launch(run: Run, processes: int) -> TrainResult:
         )
     cores = max((os.cpu_count() or 1) // processes, 1)
     say(f"  starting {processes} processes")
-    answered = launch(
+    found = launch(
         [
             "-m",
             "torch.distributed.run",
@@ -123,9 +123,9 @@ def _launch(run: Run, processes: int) -> TrainResult:
             str(run.directory),
         ],
         run,
+        TrainResult,
         {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))},
     )
-    found = TrainResult.from_json(answered, "the result of torchrun")
     if found.processes != processes:
         raise TrainingError(
             "torchrun started a different number of processes than requested",
@@ -141,7 +141,7 @@ def _main(directory: str) -> None:
 
     run = Run.at(Path(directory))
     recipe = run.recipe()
-    answer(run, lambda: train_here(recipe, run).to_json())
+    answer(run, lambda: train_here(recipe, run))
 
 
 if __name__ == "__main__":

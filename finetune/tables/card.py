@@ -24,7 +24,7 @@ class SplitSize(Record):
     records: int
     used: int
     tokens: int
-    learnt_tokens: int
+    learnt_tokens: int  # tokens that the loss is computed on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 
 
 def escape_formula(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula (CWE-1236): numbers stay, other text gets an apostrophe.
+    """Prefix an apostrophe to text that a spreadsheet would run as a formula (CWE-1236); numbers stay as they are.
 
-    So does text that has one already, or more: `undefuse` then gives back every text.
+    Text that already has apostrophes before a formula gets one more, so `unescape_formula` restores every text.
     """
     if not cell.lstrip("'").startswith(FORMULA):
         return cell
@@ -24,14 +24,14 @@ def escape_formula(cell: str) -> str:
 
 
 def unescape_formula(cell: str) -> str:
-    """The text that `defuse` made this cell of."""
+    """The original text of a cell that `escape_formula` returned."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def table_writer(file: IO[str], delimiter: str = ",") -> "Writer":
-    r"""A csv writer of lines that end in \n and are read back cell by cell.
+    r"""A csv writer whose lines end in \n and whose cells are read back unchanged.
 
-    Python 3.11's csv quotes a lone \r only where \r stands in the line's end: it is given \r\n, and we cut it.
+    Python 3.11's csv quotes a lone \r only if the line terminator contains \r, so it writes \r\n and we remove the \r.
     """
 
     class Lines:

@@ -4,9 +4,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from finetune.tables.near_duplicates import LEAST, SHINGLE, NearDuplicates
 from finetune.tables.readers import LabelledTexts, place
 
 LEVELS = ("stop", "warning", "note")
-RARE = 10  # rows below which a label can be neither learned nor measured well
-MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})  # missing values
+RARE = 10  # with fewer rows, a label can be neither learned nor measured well
+MISSING = frozenset({"nan", "null", "na", "n/a", "none", "nil", "#n/a", "#na", "<na>"})
 SAMPLED = 100_000  # rows whose characters and words are checked
 EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
 # UTF-8 decoded as Windows-1252, and the replacement character.
@@ -29,14 +30,14 @@ CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 class Finding:
     """One finding about a table. level: stop (results would be meaningless), warning or note."""
 
-    check: str  # name in the list of checks, which gives the code
+    check: str  # name in codes.py, which also gives the code
     level: str
     what: str
     do: str = ""
     count: int = 0
     rows: list[int] = field(default_factory=list)  # the worst rows, as row numbers in the file
     examples: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)  # file of each of these rows, if there are several
+    files: list[str] = field(default_factory=list)  # the file of each of these rows, if there are several files
 
     def __post_init__(self) -> None:
         assert self.check in BY_NAME, f"{self.check!r} has no code: list it in codes.py"
@@ -47,36 +48,39 @@ class Finding:
         """The code for muting and look-up, such as ``FT012``."""
         return BY_NAME[self.check].code
 
-    def as_dict(self) -> dict:
-        """A dict for JSON, with the code first."""
+    @property
+    def places(self) -> list[str]:
+        """The worst rows, as messages name them: ``test.csv row 6``."""
+        return [place(row, self.files[at] if at < len(self.files) else "") for at, row in enumerate(self.rows)]
+
+    @property
+    def examples_by_place(self) -> list[str]:
+        """Each example with its row in front; a row or an example without the other stands alone."""
+        pairs = zip_longest(self.places, self.examples, fillvalue="")
+        return [": ".join(filter(None, pair)) for pair in pairs]
+
+    def with_rows(self, source: LabelledTexts, positions: Sequence[int] | np.ndarray) -> "Finding":
+        """The finding with the rows (and files) at these positions of the source as its worst rows."""
+        files = [source.files[i] for i in positions] if source.files else []
+        return replace(self, rows=[source.rows[i] for i in positions], files=files)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, with the code first."""
         return {"code": self.code} | asdict(self)
 
 
 def without_muted(findings: Sequence[Finding], codes: Collection[str]) -> list[Finding]:
-    """The findings without these codes."""
+    """The findings whose code is not in `codes`."""
     return [finding for finding in findings if finding.code not in codes]
-
-
-def places(finding: dict) -> list[str]:
-    """The rows of a finding's dict as a user finds them: ``test.csv row 6``."""
-    return [
-        place(row, file)  # type: ignore[arg-type]  # a finding has no more files than rows
-        for row, file in zip_longest(finding["rows"], finding["files"], fillvalue="")
-    ]
 
 
 def located(finding: Finding) -> str:
     """A finding's message, with the worst rows."""
-    return finding.what + (f" ({', '.join(places(finding.as_dict()))})" if finding.rows else "")
-
-
-def _rows(source: LabelledTexts, at: Sequence[int] | np.ndarray) -> dict:
-    """`rows` and `files` of a finding about these positions."""
-    return {"rows": [source.rows[i] for i in at], "files": [source.files[i] for i in at] if source.files else []}
+    return finding.what + (f" ({', '.join(finding.places)})" if finding.rows else "")
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
-    """Raise DataError if results would be meaningless: labels that are texts, or the same text in all rows."""
+    """Raise DataError if results would be meaningless: texts used as labels, or the same text in all rows."""
     for finding in _meaningless(source):
         if finding.level == "stop":
             raise DataError(f"{finding.what} [{finding.code}]", got=listed(finding.examples), do=finding.do)
@@ -89,9 +93,9 @@ def check_rows(
     lengths: np.ndarray | None = None,
     context: int = 0,
 ) -> list[Finding]:
-    """Run every check of the rows, most severe first.
+    """Run every check of the rows; findings come most severe first.
 
-    keys: (n,) equal where two normalised texts are; lengths: (n,) in tokens, of which `context` are read.
+    keys: (n,) equal if the normalised texts are equal. lengths: (n,) in tokens; the model reads `context` of them.
     """
     found = [
         *_meaningless(source),
@@ -127,7 +131,7 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
         fix = (
             f"The columns look swapped: --text {source.label_column} --label {source.text_column}"
             if few
-            else "Name the column of labels with --label NAME."
+            else "Name the label column with --label NAME."
         )
         return [
             Finding(
@@ -137,20 +141,18 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
                 fix,
                 labels,
                 examples=[_quote(label) for label in source.labels[:3]],
-                **_rows(source, range(3)),
-            )
+            ).with_rows(source, range(3))
         ]
     if rows >= 10 and len(texts) == 1:
         return [
             Finding(
                 "one_text",
                 "stop",
-                f"column {source.text_column!r} holds one text in all {rows:,} rows",
-                "Name the column of texts with --text NAME.",
+                f"column {source.text_column!r} has the same text in all {rows:,} rows",
+                "Name the text column with --text NAME.",
                 rows,
                 examples=[_quote(source.texts[0])],
-                **_rows(source, [0]),
-            )
+            ).with_rows(source, [0])
         ]
     if rows >= 200 and few:
         return [
@@ -158,11 +160,10 @@ def _meaningless(source: LabelledTexts) -> list[Finding]:
                 "few_texts",
                 "warning",
                 f"column {source.text_column!r} has {len(texts):,} different texts in {rows:,} rows",
-                "Is it the column of texts? Name another with --text NAME.",
+                "Is it the text column? Name another with --text NAME.",
                 len(texts),
                 examples=[_quote(text) for text in source.texts[:3]],
-                **_rows(source, range(3)),
-            )
+            ).with_rows(source, range(3))
         ]
     return []
 
@@ -178,7 +179,7 @@ def _dropped(source: LabelledTexts) -> list[Finding]:
                 parts[0].check,
                 "warning" if count > 0.01 * total else "note",
                 f"{count:,} of {total:,} rows are left out: {reason}",
-                "Fill them in, or leave them out for good.",
+                "Fill in the empty cells, or delete these rows.",
                 count,
                 rows=[row for row, _ in first],
                 files=[file for _, file in first if file],
@@ -194,12 +195,12 @@ def _missing_words(labels: list[str]) -> Finding | None:
         return None
     rows = sum(counts.values())
     what = f"{rows:,} rows labelled {listed(list(map(_quote, counts)))} look like missing labels"
-    meant = {label.strip().casefold() for label in counts} <= {"none", "nil"}  # in some sets a class of its own
+    meant = {label.strip().casefold() for label in counts} <= {"none", "nil"}  # a real class in some data sets
     return Finding(
         "missing_words",
         "note" if meant else "warning",
-        f"{what}; they are learnt as a class",
-        "Leave these rows without a label, if that is what they are.",
+        f"{what}; the model learns them as a class",
+        "If these rows have no label, empty the cell.",
         rows,
         examples=[f"{_quote(label)} {count:,}" for label, count in counts.items()][:5],
     )
@@ -218,8 +219,8 @@ def _spellings(labels: list[str]) -> Finding | None:
     return Finding(
         "label_spelling",
         "warning",
-        f"{len(alike)} labels are written in several ways; {rows:,} rows hold the rarer spelling",
-        "Write each label in one way; now they are learnt as different.",
+        f"{len(alike)} labels are spelled in several ways; {rows:,} rows have a rarer spelling",
+        "Spell each label in one way: each spelling is a class of its own.",
         rows,
         examples=[" / ".join(_quote(label) for label in group) for group in alike[:5]],
     )
@@ -243,7 +244,7 @@ def _rare(labels: list[str]) -> Finding | None:
         "rare_labels",
         "warning",
         f"{len(rare):,} labels have fewer than {RARE} rows",
-        "Add rows of them, merge them, or leave them out: no score on them can be trusted.",
+        "Add rows, or merge or drop these labels: their scores cannot be trusted.",
         len(rare),
         examples=[f"{_quote(label)} {rare[label]}" for label in fewest[:5]],
     )
@@ -258,8 +259,8 @@ def _imbalance(labels: list[str]) -> Finding | None:
         "imbalance",
         "warning" if share >= 0.9 else "note",
         f"{share:.0%} of the rows are {_quote(counts[0][0])}, {counts[-1][1] / len(labels):.1%} are "
-        f"{_quote(counts[-1][0])}: always saying the first is right that often",
-        "Read f1_macro beside accuracy; the setting train.class_weights=balanced weighs labels alike.",
+        f"{_quote(counts[-1][0])}: always predicting {_quote(counts[0][0])} has an accuracy of {share:.0%}",
+        "Look at f1_macro as well as accuracy; train.class_weights=balanced gives every label the same weight.",
         counts[0][1],
     )
 
@@ -279,12 +280,11 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     return Finding(
         "exact_duplicates",
         "note",
-        f"{len(again):,} rows repeat an earlier text (but for case, digits and white space)",
-        "The split keeps them on one side; a file that is split already should not have them on two.",
+        f"{len(again):,} rows repeat an earlier text (ignoring case, digits and white space)",
+        "Our split keeps copies in the same part; if you split the data yourself, do the same.",
         len(again),
-        **_rows(source, [at for at, _ in often]),
         examples=[f"{count + 1} times: {_quote(source.texts[at])}" for at, count in often],
-    )
+    ).with_rows(source, [at for at, _ in often])
 
 
 def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
@@ -296,15 +296,14 @@ def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     return Finding(
         "conflicting_labels",
         "warning",
-        f"{len(set(first[wrong].tolist())):,} texts stand under two labels or more",
+        f"{len(set(first[wrong].tolist())):,} texts have more than one label",
         "Decide which label is right: no model can learn both.",
         len(wrong),
-        **_rows(source, shown),
         examples=[
             f"{_quote(source.labels[first[at]])} and {_quote(source.labels[at])}: {_quote(source.texts[at])}"
             for at in shown
         ],
-    )
+    ).with_rows(source, shown)
 
 
 def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
@@ -312,9 +311,9 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
         return []
     found = []
     rows = near.rows()
-    part = "" if near.complete else f" at least; the search ended after {near.compared:,} comparisons"
+    part = "" if near.complete else f"; there may be more: the search stopped after {near.compared:,} comparisons"
 
-    def shown(pairs: list) -> dict:
+    def with_pairs(finding: Finding, pairs: list[tuple[int, int, float]]) -> Finding:
         nearest = sorted(pairs, key=lambda pair: -pair[2])[:3]
         quoted = [
             [f"{_quote(source.texts[at])} ({_quote(source.labels[at], 20)})" for at in pair[:2]] for pair in nearest
@@ -323,37 +322,31 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
             f"{int(100 * similarity)} %: {one} | {other}"
             for (*_, similarity), (one, other) in zip(nearest, quoted, strict=True)
         ]
-        return _rows(source, [pair[1] for pair in nearest]) | {"examples": examples}
+        return replace(finding, examples=examples).with_rows(source, [pair[1] for pair in nearest])
 
     apart = [pair for pair in near.pairs if source.labels[pair[0]] != source.labels[pair[1]]]
     if apart:
-        found.append(
-            Finding(
-                "near_duplicates_with_other_label",
-                "warning",
-                f"{len(apart):,} pairs of almost the same text stand under two labels",
-                "Look at them: one of the two labels is likely wrong.",
-                len(apart),
-                **shown(apart),
-            )
+        finding = Finding(
+            "near_duplicates_with_other_label",
+            "warning",
+            f"{len(apart):,} pairs of nearly identical texts have different labels",
+            "Check these pairs: one of the two labels is probably wrong.",
+            len(apart),
         )
+        found.append(with_pairs(finding, apart))
     level = "warning" if len(rows) > 0.01 * len(source.rows) else "note"
     what = (
-        f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are almost the same as another: {LEAST:.0%} or "
-        f"more of their runs of {SHINGLE} characters are the same{part}"
+        f"{len(rows):,} rows ({len(rows) / len(source.rows):.1%}) are near duplicates of another row: at least "
+        f"{LEAST:.0%} of their {SHINGLE}-character substrings are the same{part}"
     )
-    found.append(
-        Finding(
-            "near_duplicates",
-            level,
-            what,
-            "A split can part them, which flatters the score; leave one "
-            "of each, or name what they share with --group COL.",
-            len(rows),
-            **shown(near.pairs),
-        )
+    finding = Finding(
+        "near_duplicates",
+        level,
+        what,
+        "Copies in both train and test inflate the score: keep one of each, or group them with --group COL.",
+        len(rows),
     )
-    return found
+    return [*found, with_pairs(finding, near.pairs)]
 
 
 def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) -> Finding | None:
@@ -365,13 +358,12 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
     return Finding(
         "cut_texts",
         "warning" if cut > 0.01 * len(lengths) else "note",
-        f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: what comes behind is "
+        f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: the rest of each is "
         f"not read, {lost:.1%} of all tokens",
-        "Put what tells the label first, split long texts, or take weights with a longer context.",
+        "Put the decisive part first, split long texts, or use weights with a longer context.",
         cut,
-        **_rows(source, longest),
         examples=[f"{lengths[at]:,} tokens: {_quote(source.texts[at])}" for at in longest],
-    )
+    ).with_rows(source, longest)
 
 
 def letter_counts(texts: list[str]) -> tuple[int, int]:
@@ -398,7 +390,7 @@ def sample_of(source: LabelledTexts) -> list[int]:
 
 
 def _characters(source: LabelledTexts) -> list[Finding]:
-    """Other alphabets, emoji, and characters left by a wrong encoding or a broken export."""
+    """Non-Latin letters, emoji, control characters, and characters left by a wrong encoding."""
     at = sample_of(source)
     texts = [source.texts[i] for i in at]
     letters, foreign = letter_counts(texts)
@@ -408,9 +400,9 @@ def _characters(source: LabelledTexts) -> list[Finding]:
             Finding(
                 "other_alphabet",
                 "warning" if foreign > 0.3 * letters else "note",
-                f"{foreign / letters:.0%} of the letters are of another alphabet than the Latin one",
-                "GPT-2 has read English; it needs several tokens for such a letter and knows little of "
-                "the language. The baseline in the report shows what that costs.",
+                f"{foreign / letters:.0%} of the letters are not Latin",
+                "GPT-2 was trained on English: it needs several tokens for such a letter and hardly knows "
+                "the language. Compare it with the baseline in the report.",
                 foreign,
             )
         )
@@ -419,15 +411,15 @@ def _characters(source: LabelledTexts) -> list[Finding]:
             "broken_characters",
             MOJIBAKE,
             "warning",
-            "characters of a wrong encoding",
-            "Export the file again as UTF-8: letters were lost or doubled before it came here.",
+            "wrongly decoded characters",
+            "Export the file again as UTF-8: the damage was done before this file was written.",
         ),
         (
             "control_characters",
             CONTROL,
             "note",
-            "control characters (a null byte, say)",
-            "They are kept as they are; leave them out if they mean nothing.",
+            "control characters, such as a null byte",
+            "They are kept; remove them if they mean nothing.",
         ),
         ("emoji", EMOJI, "note", "emoji", "They are kept; each takes a few tokens."),
     ):
@@ -441,18 +433,17 @@ def _characters(source: LabelledTexts) -> list[Finding]:
                 Finding(
                     check,
                     level,
-                    f"{len(hits):,} of {len(at):,} texts hold {what}",
+                    f"{len(hits):,} of {len(at):,} texts contain {what}",
                     fix,
                     len(hits),
-                    **_rows(source, hits[:3]),
                     examples=[_quote(source.texts[i]) for i in hits[:3]],
-                )
+                ).with_rows(source, hits[:3])
             )
     return found
 
 
 def _names_in_texts(source: LabelledTexts) -> list[Finding]:
-    """Labels whose name occurs far more often in their own texts than in others."""
+    """Labels whose name is far more frequent in their own texts than in other texts."""
     named = {label.casefold(): label for label in set(source.labels) if len(label) > 2 and label.isalpha()}
     if not named or len(named) > 200:
         return []
@@ -472,13 +463,12 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
                 Finding(
                     "label_in_text",
                     "warning",
-                    f"the word {_quote(label)} stands in {own:.0%} of the "
-                    f"texts of that label and in {others:.1%} of the others",
-                    "If it was put there with the label, take it out: new texts will not have it.",
+                    f"the word {_quote(label)} occurs in {own:.0%} of the "
+                    f"texts with that label and in {others:.1%} of the others",
+                    "If it was added together with the label, remove it: new texts will not contain it.",
                     hits[label, label],
-                    **_rows(source, rows),
                     examples=[_quote(source.texts[i]) for i in rows],
-                )
+                ).with_rows(source, rows)
             )
     return found
 

@@ -10,13 +10,13 @@ from finetune.tables.readers import SIDES, LabelledTexts
 from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table
 
 MOST_VALUES = 10_000  # distinct values in a column; with more, each is too rare to predict a label
-ADDED = ("predicted", "probability")  # columns that predictions add to a table
+ADDED = ("predicted", "probability")  # columns that `predict` adds to a table
 
 
 def check_table(path: Path, detected: Detected, source: LabelledTexts, sides_known: bool = False) -> list[Finding]:
-    """Every check of a file as a table, how it is written and what its columns hold. source: its rows, or those too.
+    """Run every check of the file itself: its layout and its columns. `source` includes its rows.
 
-    sides_known: whether it was said which split its rows are of, by a column or since the file is one of a split.
+    sides_known: whether the split of its rows is given, by a column or because the file is one split.
     """
     found = check_columns(path, detected.layout, source)
     return check_layout(detected) + [own for own in found if own.check != "unused_split" or not sides_known]
@@ -36,7 +36,7 @@ def check_layout(detected: Detected) -> list[Finding]:
                 "note",
                 "a reader with default quoting (pandas, datasets) loses "
                 f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
-                "Nothing here: quotes are read as plain characters. Elsewhere, switch quoting off.",
+                "Nothing: we read quotes as plain characters. In other programs, switch quoting off.",
                 detected.lost_by_quoting,
             )
         )
@@ -51,8 +51,8 @@ def check_layout(detected: Detected) -> list[Finding]:
             Finding(
                 "swallowed_rows",
                 "warning",
-                f"{some} like several, swallowed by a quote that is not "
-                f"closed where it should be, from line {listed(list(map(str, lines)), 3)}{lost}",
+                f"{some} like several rows joined by an unclosed quote, "
+                f"from line {listed(list(map(str, lines)), 3)}{lost}",
                 "Look at these lines and close the quote.",
                 inside,
                 examples=[f"line {line}" for line in lines[:5]],
@@ -75,9 +75,9 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
                 Finding(
                     "unused_split",
                     "warning",
-                    f"column {name!r} says of each row whether it is of "
-                    f"{listed(sorted({SIDES[side] for side in sides}))}, and is not used",
-                    f"To keep that split: --split {name}",
+                    f"column {name!r} gives the split of each row "
+                    f"({listed(sorted({SIDES[side] for side in sides}))}) but is not used",
+                    f"To use that split, add --split {name}",
                     sum(counts.values()),
                 )
             )
@@ -93,8 +93,8 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
                 Finding(
                     "leaking_column",
                     "warning" if name in read else "note",
-                    f"column {name!r} tells the label in {right:.1%} of the rows",
-                    "Keep it out of the text: it may be the label in other words.",
+                    f"column {name!r} predicts the label in {right:.1%} of the rows",
+                    "Do not use it as text: it may be the label in other words.",
                     different,
                 )
             )
@@ -104,8 +104,8 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
             Finding(
                 "reserved_columns",
                 "note",
-                f"columns are called as those that predict adds: {listed(clash)}",
-                "Training does not mind; rename them before `finetune predict`.",
+                f"these columns have names that `finetune predict` uses for its own: {listed(clash)}",
+                "Training ignores them; rename them before `finetune predict`.",
                 len(clash),
             )
         )

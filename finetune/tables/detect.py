@@ -32,20 +32,20 @@ MARKS = [
 
 @dataclass(frozen=True)
 class Detected:
-    """A layout, notes on it, and the number of rows that default quoting would lose."""
+    """A layout, and notes on everything about it that was guessed or is unusual."""
 
     layout: TableFormat
     notes: tuple[str, ...] = ()
-    lost_by_quoting: int = 0
-    swallowed_lines: tuple[int, ...] = ()  # first lines of rows that look like several, in a file that needs quoting
-    swallowed_rows: int = 0  # further lines inside those rows, each of them a row that is lost
+    lost_by_quoting: int = 0  # rows that a reader with default quoting would lose
+    swallowed_lines: tuple[int, ...] = ()  # first lines of rows that look like several rows joined by an open quote
+    swallowed_rows: int = 0  # further lines inside those rows, each of them a lost row
 
 
 def detect_format(path: Path, encoding: str | None = None, header_names: frozenset[str] = frozenset()) -> Detected:
     """The layout of a file or a saved data set. `header_names`: words that occur only in headers.
 
-    encoding: of a file that is not UTF-8 and has no byte order mark; required for such a file.
-    Raises DataError if the extension is not that of a table, or if the file cannot be opened.
+    encoding: required for a file that is not UTF-8 and has no byte order mark. Raises DataError if the extension is
+    not that of a table, or if the file cannot be opened.
     """
     path = Path(path)
     try:
@@ -55,15 +55,15 @@ def detect_format(path: Path, encoding: str | None = None, header_names: frozens
     if encoding:
         try:
             "".encode(encoding)
-        except (LookupError, UnicodeError) as error:  # no name of one, or a codec between bytes, or one that refuses
-            raise DataError(f"no encoding {encoding!r}", known="utf-8, utf-16, cp1252, latin-1, ...") from error
+        except (LookupError, UnicodeError) as error:  # unknown, not a text encoding, or unable to encode
+            raise DataError(f"unknown encoding {encoding!r}", known="utf-8, utf-16, cp1252, latin-1, ...") from error
     return _detect(path, encoding or None, header_names, stat.st_size, stat.st_mtime_ns)
 
 
 def without_header(path: Path, layout: TableFormat) -> TableFormat:
-    """The layout with its first row taken for data, and columns called column_1 and so on. Raises DataError."""
+    """The layout with the first row read as data and columns named column_1 and so on. Raises DataError."""
     if layout.kind != "delimited":
-        raise DataError(f"{path}: has names for its columns", got=layout.kind, do="Leave out --no-header.")
+        raise DataError(f"{path}: a file of this kind has column names", got=layout.kind, do="Leave out --no-header.")
     width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
     return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
 
@@ -87,12 +87,12 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
         layout = replace(layout, quoting=quoting)
         if not quoting:
             notes.append(
-                "quotes are plain characters here: each line is a row by itself"
-                + (f", and default quoting would have lost {lost:,} rows" if lost else "")
+                "quotes are read as plain characters, each line as one row"
+                + (f"; default quoting would have lost {lost:,} rows" if lost else "")
             )
         if columns := _without_header(path, layout, header_names):
             layout = replace(layout, header=False, columns=columns)
-            notes.append(f"no header: the first row is data, and the columns are called {', '.join(columns)}")
+            notes.append(f"no header: the first row is data, and the columns are named {', '.join(columns)}")
         else:
             _refuse_title(path, layout, header_names)
     except UnicodeError as error:
@@ -107,26 +107,26 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
 
 
 def byte_order(path: Path) -> tuple[str, str]:
-    """The encoding that a file's first bytes prove, with the reason; UTF-8 and no reason where they prove none."""
+    """The encoding that a file's first bytes show, with the reason; by default UTF-8 and no reason."""
     with open(path, "rb") as file:
         start = file.read(4096)
     for mark, encoding in MARKS:
         if start.startswith(mark):
-            return encoding, "as its byte order mark says"
+            return encoding, "according to its byte order mark"
     even, odd = start[::2].count(0), start[1::2].count(0)
     if len(start) > 8 and max(even, odd) > 0.3 * len(start) / 2 > 10 * min(even, odd):
-        return ("utf-16-le" if odd > even else "utf-16-be"), "since every second byte is zero"
+        return ("utf-16-le" if odd > even else "utf-16-be"), "because every second byte is zero"
     return "utf-8-sig", ""
 
 
 def _encoding(path: Path, asked: str | None) -> tuple[str, str]:
-    """The encoding of a file and the reason: what its bytes prove, else the one that was asked for."""
+    """The encoding of a file and the reason: what its bytes show, else the requested one."""
     found, why = byte_order(path)
     if asked is None or why:
         return found, why
     if tables.is_utf8(path) and not tables.is_ascii(path):
-        return found, f"since it is valid UTF-8; {asked} is for files that are not"
-    return asked, "as it was asked for"
+        return found, f"because it is valid UTF-8; --encoding {asked} applies only to files that are not"
+    return asked, "as requested"
 
 
 def _json_kind(path: Path, layout: TableFormat) -> TableFormat:
@@ -146,7 +146,7 @@ def _lines(path: Path, layout: TableFormat) -> Iterator[tuple[int, str]]:
 
 
 def _rows(path: Path, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of each row as Python's csv reads it by default; NUL where it gives up."""
+    """(first line, cells) of each row as Python's csv reads it by default. Raises csv.Error."""
     csv.field_size_limit(tables.FIELD_LIMIT)
     with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
         reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter)
@@ -158,12 +158,15 @@ def _rows(path: Path, layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
 
 
 def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[str]]:
-    """The one that a first line ``sep=;`` names, as Excel writes it; the ending's, if it parts the header; else the one
-    that parts most lines like the first."""
+    """The layout with the file's delimiter, and a note if that is not the default of the extension.
+
+    In order: the delimiter that a first line ``sep=;`` gives, as Excel writes it; that of the extension, if the header
+    contains it; the one that splits most lines into as many fields as the first.
+    """
     with open(path, encoding=layout.encoding, errors="replace", newline="") as file:
         if named := SEPARATOR.fullmatch(file.readline(SAMPLE)):
             layout = replace(layout, delimiter=named[1], skip=1)
-            return layout, [f"the fields are parted by {named[1]!r}, as line 1 says"]
+            return layout, [f"the fields are separated by {named[1]!r}, as line 1 says"]
     lines = [line for _, line in itertools.islice(_lines(path, layout), SAMPLE)]
     if not lines or len(max(lines, key=len)) > tables.FIELD_LIMIT:
         return layout, []
@@ -179,15 +182,15 @@ def _with_delimiter(path: Path, layout: TableFormat) -> tuple[TableFormat, list[
     best = max(found, key=alike, default=layout.delimiter)
     if best == layout.delimiter:
         return layout, []
-    return replace(layout, delimiter=best), [f"the fields are parted by {NAMES[best]}"]
+    return replace(layout, delimiter=best), [f"the fields are separated by {NAMES[best]}"]
 
 
 def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...], int]:
-    """(whether quotes part the cells, rows that default quoting loses, first lines of rows that hold several, and how
-    many further lines those hold).
+    """(whether quotes delimit cells, rows lost by default quoting, first lines of rows that swallowed others, number
+    of swallowed lines).
 
-    Quotes are plain characters where each line by itself has the first one's width and reading them as quotes fails,
-    or swallows lines that end in labels of other rows: the SMS Spam Collection is such a file.
+    Quotes are plain characters if every line has as many fields as the first and reading the quotes as delimiters
+    either fails or joins lines that look like rows. The SMS Spam Collection is such a file.
     """
     if not _holds_quotes(path, layout.encoding):
         return True, 0, (), 0
@@ -224,7 +227,7 @@ def _quoting(path: Path, layout: TableFormat) -> tuple[bool, int, tuple[int, ...
 
 
 def _other_rows(cells: list[str], delimiter: str, width: int, usual: list[set[str]]) -> bool:
-    """Whether a row's later lines are rows of their own: as wide as others, with a label that others have."""
+    """Whether a later line inside a cell looks like a row: the usual number of fields, one with a repeated value."""
     for cell in cells:
         for line in cell.split("\n")[1:]:
             inner = line.rstrip("\r").split(delimiter)
@@ -251,7 +254,7 @@ def _reads_strictly(path: Path, layout: TableFormat) -> bool:
 
 
 def _first_rows(path: Path, layout: TableFormat, most: int) -> list[tuple[int, list[str]]]:
-    """(first line, cells) of the first rows, quotes read as the layout says."""
+    """(first line, cells) of the first rows, with the layout's quoting."""
     if layout.quoting:
         return list(itertools.islice(_rows(path, layout), most))
     return [(number, line.split(layout.delimiter)) for number, line in itertools.islice(_lines(path, layout), most)]
@@ -263,7 +266,7 @@ def _usual(cells: list[str], header_names: frozenset[str]) -> set[str]:
 
 
 def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str]) -> None:
-    """Raise DataError where the header stands below a title: a line whose first cell alone holds something."""
+    """Raise DataError if a title is above the header: a line with nothing but a first cell."""
     try:
         (_, title), *below = _first_rows(path, layout, 3)
     except (ValueError, csv.Error):
@@ -276,15 +279,15 @@ def _refuse_title(path: Path, layout: TableFormat, header_names: frozenset[str])
             raise DataError(
                 f"{path}: line {line} looks like the header, not the first line",
                 got=repr(shown if len(shown) <= 80 else shown[:77] + "..."),
-                known=f"the header comes first: {layout.delimiter.join(cells)}"[:200],
+                known=f"the header must come first: {layout.delimiter.join(cells)}"[:200],
                 do="Delete the lines above it.",
             )
 
 
 def _without_header(path: Path, layout: TableFormat, header_names: frozenset[str]) -> tuple[str, ...]:
-    """Names for the columns of a file that has none; empty where its first row is a header.
+    """Column names for a file without a header; empty if its first row is a header.
 
-    A first row is data where one of its cells comes again in the same column, and none is a header's usual word.
+    The first row is data if one of its cells is repeated in the same column and none is a common header word.
     """
     try:
         first, *others = (cells for _, cells in _first_rows(path, layout, SAMPLE))

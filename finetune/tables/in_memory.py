@@ -1,10 +1,13 @@
-"""Texts and labels passed from Python: lists, arrays, pandas Series and DataFrames, Hugging Face datasets."""
+"""Texts and labels passed from Python: lists, arrays, pandas, Arrow and Hugging Face datasets."""
 
 import sys
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -12,21 +15,45 @@ from finetune.errors import InputError, listed
 from finetune.tables.readers import join_cells
 from finetune.tables.tables import as_cell
 
-FORMS = "a list or an array of texts, a column or a frame of pandas or datasets"
+FORMS = "a list or array of texts, a pandas Series or DataFrame, an Arrow column or table, a datasets column or Dataset"
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What ``fit`` learns from: n texts, the class and the weight of each."""
+
+    texts: list[str]
+    columns: list[str] | None  # a frame's names
+    classes: np.ndarray  # (K,), sorted, in the labels' own type
+    targets: np.ndarray  # class numbers (n,)
+    weights: np.ndarray | None  # (n,), above 0 and 1 on average; None: all the same
+
+
+def read_training_rows(X: Any, y: Any, sample_weight: Any = None) -> TrainingRows:
+    """Texts, labels and weights of one length; rows of weight 0 are left out. Raises InputError."""
+    texts, columns = read_texts(X)
+    weights = _read_weights(sample_weight, len(texts))
+    classes, targets = read_labels(y)
+    if len(texts) != len(targets):
+        raise InputError("X and y have different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
+    _refuse_labels_in_texts(X, y, classes, targets)
+    if weights is not None and not weights.all():
+        kept = np.flatnonzero(weights)
+        left, targets = np.unique(targets[kept], return_inverse=True)
+        texts, classes, weights = [texts[row] for row in kept], _two_or_more(classes[left]), weights[kept]
+    return TrainingRows(texts, columns, classes, targets, None if weights is None else weights / weights.mean())
 
 
 def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | None]:
-    """The texts (n,), several columns joined as the readers do, and the columns' names where they have any.
+    """The texts (n,) and the column names, if any. Several columns are joined with newlines, as for a file.
 
-    empty: whether a row may have no text. Raises InputError for what holds no texts.
+    empty: whether a row may have no text. Raises InputError if `data` does not contain texts.
     """
     names, columns = _columns(data)
     cells = [cells_of(column) for column in columns]
     known = [value for column in cells for value in column if value is not None]
     if known and not any(isinstance(value, str | bytes) for value in known):
-        raise InputError(
-            "there is no text in these values", got=f"{type(known[0]).__name__} {known[0]!r}"[:80], known=FORMS
-        )
+        raise InputError("these values are not texts", got=f"{type(known[0]).__name__} {known[0]!r}"[:80], known=FORMS)
     texts = [join_cells(list(map(as_cell, row)), list(range(len(row)))) for row in zip(*cells, strict=True)]
     if not texts:
         raise InputError("there are no texts", got=f"{type(data).__name__} of length 0", known=FORMS)
@@ -35,7 +62,7 @@ def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | N
         raise InputError(
             f"text {blank[0]} is empty",
             got=f"{len(blank)} of {len(texts)} without text",
-            do="Leave rows without text out.",
+            do="Leave out rows without text.",
         )
     return texts, names
 
@@ -46,21 +73,25 @@ def cells_of(column: pd.Series) -> list:
 
 
 def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
-    """Every column of the data, and their names where they have any."""
+    """Every column of the data, and the column names, if any."""
     if isinstance(data, pd.DataFrame):
         return list(map(str, data.columns)), [data.iloc[:, place] for place in range(data.shape[1])]
+    if is_arrow(data, "Table", "RecordBatch"):
+        return data.column_names, [pd.Series(column.to_pylist(), dtype=object) for column in data.columns]
+    if is_arrow(data, "Array", "ChunkedArray"):
+        data = data.to_pylist()
     if is_dataset(data):
         return data.column_names, [pd.Series(list(data[name]), dtype=object) for name in data.column_names]
     if isinstance(data, pd.Series):
         return None, [data]
     if hasattr(data, "toarray"):
-        raise InputError("a sparse matrix holds no texts", got=type(data).__name__, known=FORMS)
+        raise InputError("a sparse matrix cannot hold texts", got=type(data).__name__, known=FORMS)
     if isinstance(data, str | bytes | dict) or not hasattr(data, "__len__") or getattr(data, "shape", None) == ():
         raise InputError(
-            "one value where many texts should be",
+            "a single value instead of many texts",
             got=type(data).__name__,
             known=FORMS,
-            do="A single text is given as a list of one.",
+            do="Pass a single text as a list of one text.",
         )
     rows = list(data)
     if not any(isinstance(row, list | tuple | np.ndarray) for row in rows):
@@ -75,49 +106,124 @@ def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
 
 
 def is_dataset(data: object, kind: str = "Dataset") -> bool:
-    """Whether this is of that class of `datasets`, which is imported only where somebody has done so."""
+    """Whether `data` is an instance of this class of `datasets`; never imports that library itself."""
     module = sys.modules.get("datasets")
     return module is not None and isinstance(data, getattr(module, kind))
 
 
-def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (K,), sorted and in the labels' own type, and each row's class number (n,).
+def is_arrow(data: object, *kinds: str) -> bool:
+    """Whether this is of one of those classes of pyarrow, which is imported only where somebody has done so."""
+    module = sys.modules.get("pyarrow")
+    return module is not None and isinstance(data, tuple(getattr(module, kind) for kind in kinds))
 
-    Raises InputError for missing and mixed labels and for fewer than two; ValueError, scikit-learn's, for what
-    is no column of classes.
+
+def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The classes (K,), sorted and of the labels' type, and each row's class number (n,).
+
+    Labels of text are read as those of a table: without surrounding white space, and an empty one is missing.
+    Raises InputError if labels are missing, of mixed types or all the same, and scikit-learn's ValueError if `y` is
+    not a column of classes.
     """
     if y is None:
         raise InputError("fit requires y to be passed, but the target y is None")
     if isinstance(y, pd.Series):
         y = y.to_numpy()
-    if not hasattr(y, "dtype"):  # a list of words and numbers would become one of words
+    if is_arrow(y, "Array", "ChunkedArray"):
+        y = y.to_pylist()
+    if not hasattr(y, "dtype"):  # numpy would turn a list of strings and numbers into strings
         y = list(np.asarray(y) if hasattr(y, "__array__") else y)
         y = np.asarray(y, dtype=object) if any(isinstance(value, str) for value in y) else np.asarray(y)
-    labels = column_or_1d(y, warn=True)
+    labels = tidy_labels(column_or_1d(y, warn=True))
     missing = np.flatnonzero(pd.isna(labels))
     if len(missing):
         raise InputError(
             "Input y contains NaN",
             got=f"{len(missing)} missing labels, the first in row {missing[0]}",
-            do="Leave rows without a label out.",
+            do="Leave out rows without a label.",
         )
     if labels.dtype == object:
         kinds = sorted({type(value).__name__ for value in labels})
         if kinds != ["str"]:
             labels = np.array(labels.tolist())
         if len(kinds) > 1:
-            raise InputError("labels of several types", got=", ".join(kinds), do="Make them all text, say.")
+            raise InputError(
+                "labels of several types", got=", ".join(kinds), do="Convert them all to text, for example."
+            )
     if labels.dtype.kind not in "biufUO":
-        raise InputError("labels of this type are not known", got=str(labels.dtype), known="text, numbers, booleans")
+        raise InputError("unsupported label type", got=str(labels.dtype), known="text, numbers, booleans")
     if labels.dtype.kind == "f":
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     classes, targets = np.unique(labels, return_inverse=True)
+    return _two_or_more(classes), targets
+
+
+def tidy_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) with text as a table's readers take it: no white space around it, and None for an empty one."""
+    if labels.dtype.kind not in "UO":
+        return labels
+    values = labels.tolist()
+    tidy = [(as_cell(value).strip() or None) if isinstance(value, str) else value for value in values]
+    missing = any(value is None for value in tidy)
+    changed = [row for row, value in enumerate(values) if isinstance(value, str) and tidy[row] not in (value, None)]
+    if changed:
+        warnings.warn(
+            f"{len(changed)} labels are read without the white space around them, the first in row {changed[0]}: "
+            f"{values[changed[0]]!r}",
+            DataConversionWarning,
+            stacklevel=2,
+        )
+    if not changed and not missing:
+        return labels
+    return np.fromiter(tidy, dtype=object, count=len(tidy)).astype(object if missing else labels.dtype)
+
+
+def _two_or_more(classes: np.ndarray) -> np.ndarray:
     if len(classes) < 2:
-        raise InputError("fit needs two classes", got=f"one class, {classes[0]!r}" if len(classes) else "no labels")
-    return classes, targets
+        raise InputError(
+            "fit needs at least two classes", got=f"one class, {classes.tolist()[0]!r}" if len(classes) else "no labels"
+        )
+    return classes
+
+
+def _read_weights(given: Any, rows: int) -> np.ndarray | None:
+    """The weight of each row (n,), as scikit-learn reads them: a number is the weight of all."""
+    if given is None:
+        return None
+    try:
+        weights = np.asarray(given.to_pylist() if is_arrow(given, "Array", "ChunkedArray") else given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("sample_weight holds no numbers", got=str(error)) from error
+    if weights.ndim == 0:
+        weights = np.full(rows, weights)
+    if weights.shape != (rows,):
+        raise InputError("sample_weight needs one number for each text", got=f"shape {weights.shape}, {rows} texts")
+    bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
+    if len(bad):
+        raise InputError(
+            f"sample_weight of row {bad[0]} is no weight", got=str(weights[bad[0]]), known="0 or a positive number"
+        )
+    if not weights.any():
+        raise InputError("sample_weight must contain at least one non-zero number", got=f"{rows} zeros")
+    return weights
+
+
+def _refuse_labels_in_texts(X: Any, y: Any, classes: np.ndarray, targets: np.ndarray) -> None:
+    """Raise InputError for a frame with a column that is y: its values, or its name and one value for each class."""
+    names, columns = _columns(X)
+    known = label_names(classes)
+    labels = [known[target] for target in targets]
+    for name, column in zip(names or (), columns, strict=False):
+        cells = [as_cell(value).strip() for value in cells_of(column)]
+        named = isinstance(y, pd.Series) and str(y.name) == name
+        if cells == labels or (named and len(set(zip(cells, labels, strict=True))) == len(set(cells)) == len(known)):
+            raise InputError(
+                f"X holds the labels: its column {name!r} is y, and would be read as part of the text",
+                got=f"columns {listed(names or [])}",
+                do="Give the columns of the text alone, as in X[['text']].",
+            )
 
 
 def label_names(classes: np.ndarray) -> list[str]:
-    """Each class as the readers format it: strings unchanged, numbers and booleans as in JSON."""
+    """Each class as text: strings unchanged, numbers and booleans as in JSON."""
     return [as_cell(label) for label in classes.tolist()]

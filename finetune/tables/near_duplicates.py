@@ -1,4 +1,4 @@
-"""Texts that are almost the same: MinHash over character shingles, banded, each candidate pair verified.
+"""Near-duplicate texts: MinHash over character shingles with banding; every candidate pair is verified.
 
 Sources: Broder 1997, On the resemblance and containment of documents; Leskovec, Rajaraman and Ullman, Mining of Massive
 Datasets, chapter 3 (bands). A pair at the minimum similarity is found with probability above 99 %.
@@ -23,10 +23,11 @@ MOST_COMPARED = 2_000_000  # candidate pairs that are verified; a file of templa
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Rows in clusters: two rows of one cluster are near duplicates, or joined by a chain of such.
+    """Clusters of rows, each connected by a chain of near duplicates.
 
-    cluster: (n,) each row's first row of its cluster, itself where it has none. pairs: verified (row, later row,
-    Jaccard similarity) of different normalised texts, the first of each two that were joined.
+    cluster: (n,) the first row of each row's cluster; a row without near duplicates is its own cluster.
+    pairs: verified (row, later row, Jaccard similarity), one for each time that two clusters were joined; the
+    normalised texts differ. complete: false if the search stopped early.
     """
 
     cluster: np.ndarray
@@ -35,18 +36,18 @@ class NearDuplicates:
     complete: bool
 
     def rows(self) -> np.ndarray:
-        """The rows that have a near duplicate with another normalised text."""
+        """The rows with a near duplicate whose normalised text differs."""
         wanted = np.unique(self.cluster[[row for pair in self.pairs for row in pair[:2]]])
         return np.flatnonzero(np.isin(self.cluster, wanted))
 
 
 def find_near_duplicates(texts: list[str], keys: np.ndarray) -> NearDuplicates:
-    """Group texts by similarity. `keys`: equal where two normalised texts are (`splits.text_keys`).
+    """Group texts by similarity. `keys`: equal if the normalised texts are equal (`splits.text_keys`).
 
-    Memory is 8 bytes a band and row, whatever the texts hold; time grows with the characters.
+    Memory is 8 bytes per band and row, whatever the length of the texts; time grows with the number of characters.
     """
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    leader = list(range(len(first)))  # of the union-find over different normalised texts
+    leader = list(range(len(first)))  # union-find over the distinct normalised texts
     pairs, compared = [], 0
     with progress("near duplicates", len(first), unit="texts") as advance:
         bands = _band_keys(texts, first, advance)
@@ -68,7 +69,7 @@ def find_near_duplicates(texts: list[str], keys: np.ndarray) -> NearDuplicates:
 
 
 def shingles(text: str) -> set[str]:
-    """All runs of a few characters in the normalised text; a shorter text is one shingle."""
+    """All character n-grams of the normalised text; a shorter text is one shingle."""
     text = _padded(text)
     return {text[start : start + SHINGLE] for start in range(len(text) - SHINGLE + 1)}
 
@@ -85,7 +86,7 @@ def jaccard(one: str, other: str) -> float:
 
 
 def _band_keys(texts: list[str], rows: np.ndarray, advance: Advance) -> np.ndarray:
-    """(BANDS, n): a hash of each band of the MinHash signatures; equal where the band is."""
+    """(BANDS, n): a hash of each band of the MinHash signatures; equal if the bands are equal."""
     random = np.random.default_rng(0)
     factors, shifts = random.integers(1, 2**63, size=(2, BANDS * BAND_ROWS), dtype=np.uint64)
     factors |= np.uint64(1)
@@ -102,7 +103,7 @@ def _band_keys(texts: list[str], rows: np.ndarray, advance: Advance) -> np.ndarr
 
 
 def hash_shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A 64-bit hash of every shingle of every text, one text behind the other, and where each text's begin."""
+    """A 64-bit hash of every shingle, the texts one after another, and the index of each text's first hash."""
     padded = [_padded(text) for text in texts]
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     lengths = np.array([len(text) for text in padded])
@@ -112,7 +113,7 @@ def hash_shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         hashes += points[offset : offset + len(hashes)]
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
-    whole = np.ones(len(points), dtype=bool)  # windows that do not reach into the next text
+    whole = np.ones(len(points), dtype=bool)  # windows that do not extend into the next text
     ends = np.cumsum(lengths)
     for offset in range(1, SHINGLE):
         whole[ends - offset] = False
@@ -120,7 +121,7 @@ def hash_shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _candidates(bands: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs with an equal band: each text with the one before it in its bucket, and with the bucket's first."""
+    """Pairs with an equal band: each text with the previous one in its bucket, and with the bucket's first."""
     for keys in bands:
         order = np.argsort(keys, kind="stable")
         same = keys[order[1:]] == keys[order[:-1]]

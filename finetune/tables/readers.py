@@ -1,4 +1,4 @@
-"""Read labelled texts from a table; every guess and every dropped row is reported."""
+"""Read labelled texts from a table, and report every guess and every dropped row."""
 
 import itertools
 from collections import Counter
@@ -31,7 +31,7 @@ MOST_LABELS = 100  # max distinct values of an inferred label column
 
 
 def place(row: int, file: str = "") -> str:
-    """A row for a message: ``test.csv row 6``, or without the file where there is one alone."""
+    """A row for a message: ``test.csv row 6``, or ``row 6`` if there is only one file."""
     return f"{file} row {row}".lstrip()
 
 
@@ -42,7 +42,7 @@ class LeftOut:
     reason: str
     count: int = 0
     rows: list[int] = field(default_factory=list)
-    file: str = ""  # empty where there is one alone
+    file: str = ""  # empty if there is only one file
 
     @property
     def check(self) -> str:
@@ -61,24 +61,23 @@ class LeftOut:
 
 @dataclass
 class LabelledTexts:
-    """Rows in file order; `rows` holds each one's number in the file, the first data row being 0.
+    """Rows in file order.
 
-    `groups`: rows of one group stay together in a split, an empty one is none. `sides`: the split that a row came
-    in, empty where it is ours to choose. `files`: the name of the file that a row is of, where there are several.
-    Each is an empty list where no row has any.
+    The lists `groups`, `times`, `sides` and `files` are empty if no row has a value; else an empty string means none.
     """
 
-    rows: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # row numbers in the file; the first data row is 0
     texts: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     text_column: str = ""
     label_column: str = ""
-    groups: list[str] = field(default_factory=list)
-    sides: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)  # rows of one group stay in the same split
+    times: list[str] = field(default_factory=list)  # when each row was written, as in the table
+    sides: list[str] = field(default_factory=list)  # the given split of each row; empty: we choose
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
-    files: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)  # the file of each row, if there are several
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -109,7 +108,7 @@ class LabelledTexts:
 
 @dataclass(frozen=True)
 class Columns:
-    """The indices of the columns that are read, and how those were found that nobody named."""
+    """The indices of the columns to read, and notes on columns that were inferred."""
 
     names: list[str]
     texts: list[int]
@@ -118,16 +117,16 @@ class Columns:
 
     @property
     def text_column(self) -> str:
-        """The text column's name, or several with commas between them, as a person gives them."""
+        """The name of the text column; several names are separated by commas, as in ``--text``."""
         return ",".join(self.names[index] for index in self.texts)
 
 
 def find_column(
     names: list[str], wanted: str | None, usual: tuple[str, ...], what: str, path: Path | str, fix: str = ""
 ) -> int:
-    """The index of the wanted column, or of the first usual name. Raises DataError with the names there are.
+    """The index of the wanted column, else of the first usual name. Raises DataError with the existing names.
 
-    fix: how another is named, where no command has an option for it.
+    fix: how to name another column, if no command has an option for it.
     """
     fix = fix or f"Name it with --{what} NAME, or in a recipe under columns.{what}."
     if wanted is not None:
@@ -141,16 +140,16 @@ def find_column(
         raise DataError(
             f"{path}: no {what} column recognised by its name", got=", ".join(names), known=", ".join(usual), do=fix
         )
-    return find_column(names, names[found], usual, what, path)  # the same name twice is refused
+    return find_column(names, names[found], usual, what, path)  # refuses a duplicate name
 
 
 def usual_column(names: list[str], usual: tuple[str, ...]) -> int | None:
-    """The column with the first of the usual names, whatever its case."""
+    """The index of the column with the first of the usual names, ignoring case."""
     return next((index for name in usual for index, own in enumerate(names) if own.strip().casefold() == name), None)
 
 
 def find_text(names: list[str], wanted: str | None, path: Path | str) -> list[int]:
-    """The text column, or each of several that were named with commas between them."""
+    """The text column, or several if `wanted` is a comma-separated list."""
     if wanted is None or wanted in names or "," not in wanted:
         return [find_column(names, wanted, TEXT_NAMES, "text", path)]
     return [find_column(names, part.strip(), TEXT_NAMES, "text", path) for part in wanted.split(",")]
@@ -159,20 +158,20 @@ def find_text(names: list[str], wanted: str | None, path: Path | str) -> list[in
 def find_text_or_wordy(
     names: list[str], sample: list[list[str]], wanted: str | None, label: int | None, path: Path | str
 ) -> tuple[list[int], str]:
-    """The text columns as ``find_text``; where none has a usual name, that whose content is text, and the reason.
+    """The text columns as ``find_text`` finds them; else the one whose content looks like text, and the reason.
 
-    label: the column of labels, which is none of text.
+    label: the label column, which is not considered.
     """
     if wanted is not None or usual_column(names, TEXT_NAMES) is not None:
         return find_text(names, wanted, path), ""
     chosen, why = _wordy_column(names, sample, {label})
     if chosen is None:
-        raise _untold(path, "text", names, why)
+        raise _not_recognised(path, "text", names, why)
     return [chosen], why
 
 
 def find_unlabelled_text(names: list[str], sample: list[list[str]], wanted: str | None, path: Path | str) -> list[int]:
-    """The text columns of a table that needs no labels: as ``find_text_or_wordy``, or the only column there is."""
+    """The text columns of a table that needs no labels: the only column, else as ``find_text_or_wordy``."""
     if wanted is None and len(names) == 1:
         return [0]
     return find_text_or_wordy(names, sample, wanted, usual_column(names, LABEL_NAMES), path)[0]
@@ -186,9 +185,9 @@ def join_cells(cells: list[str], columns: list[int]) -> str:
 
 
 def find_columns(names: list[str], sample: list[list[str]], text: str | None, label: str | None, path: Path) -> Columns:
-    """Text and label columns: as they were named, else by their usual names, else by what the first rows hold.
+    """The text and label columns: as requested, else by their usual names, else by the content of the first rows.
 
-    Raises DataError with the names there are where that leaves a doubt.
+    Raises DataError with the existing names if the choice is ambiguous.
     """
     label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
     text_at = usual_column(names, TEXT_NAMES)
@@ -197,15 +196,15 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
     if why:
         notes.append(f"text column: {names[texts[0]]!r}, {why}")
     if label_at is not None:
-        label_at = find_column(names, names[label_at], (), "label", path)  # the same name twice is refused
+        label_at = find_column(names, names[label_at], (), "label", path)  # refuses a duplicate name
     else:
         label_at, why = _label_column(names, sample, set(texts))
         if label_at is None:
-            raise _untold(path, "label", names, why)
+            raise _not_recognised(path, "label", names, why)
         notes.append(f"label column: {names[label_at]!r}, {why}")
     if label_at in texts:
         raise DataError(
-            f"{path}: one column for text and label",
+            f"{path}: the same column for text and label",
             got=repr(names[label_at]),
             known=", ".join(names),
             do="Name another with --text NAME or --label NAME.",
@@ -227,11 +226,11 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
     for what, name, usual in found:
         others = [repr(own) for own in names if own != name and own.strip().casefold() in usual]
         if others:
-            said += f"; {listed(others)} could be the {what}, too (--{what} NAME)"
+            said += f"; {listed(others)} could also be the {what} (--{what} NAME)"
     return [said]
 
 
-def _untold(path: Path | str, what: str, names: list[str], why: str) -> DataError:
+def _not_recognised(path: Path | str, what: str, names: list[str], why: str) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
     return DataError(
         f"{path}: no {what} column recognised by its name or content",
@@ -254,7 +253,7 @@ def _wordy_column(names: list[str], sample: list[list[str]], taken: set) -> tupl
     best, others = ordered[0], [index for index in ordered[1:] if 1.5 * lengths[index] > lengths[ordered[0]]]
     if others:
         alike = [names[index] for index in (best, *others)]
-        return None, f"{listed(alike)} are alike; several are joined with --text {','.join(alike)}"
+        return None, f"{listed(alike)} all look like text; to join several, use --text {','.join(alike)}"
     return best, f"by its content: the longest texts, {lengths[best]:,.0f} characters on average"
 
 
@@ -282,14 +281,15 @@ def read_labelled(
     least_labels: int = 2,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
 ) -> LabelledTexts:
-    """Every row with a text and a label, as ``labelled_chunks`` gives them.
+    """Every row with a text and a label (see ``labelled_chunks``).
 
-    Raises DataError where fewer than `least_labels` are found.
+    Raises DataError if there are fewer than `least_labels` different labels.
     """
-    result = next(labelled_chunks(path, text, label, layout, group, split))
+    result = next(labelled_chunks(path, text, label, layout, group, split, time))
     if len(set(result.labels)) < least_labels:
-        what = "a classifier needs two labels" if least_labels > 1 else "no row has a text and a label"
+        what = "a classifier needs at least two labels" if least_labels > 1 else "no row has a text and a label"
         raise DataError(
             f"{path}: {what}",
             got=listed(sorted(set(result.labels))) or "none",
@@ -305,11 +305,12 @@ def labelled_chunks(
     layout: TableFormat | None = None,
     group: str | None = None,
     split: str | None = None,
+    time: str | None = None,
     size: int | None = None,
 ) -> Iterator[LabelledTexts]:
-    """The rows with a text and a label, so many at a time, or all at once; others are counted under `left_out`.
+    """The rows with a text and a label, in chunks of `size` or all at once; other rows are counted in `left_out`.
 
-    group, split: columns of rows that belong together, and of the split that each row is of.
+    group, split, time: the columns with each row's group, split and time.
     """
     path = Path(path)
     notes = []
@@ -324,9 +325,9 @@ def labelled_chunks(
     columns = find_columns(names, [cells for _, cells in sample], text, label, path)
     if split is None and layout.kind == "dataset" and names[-1] == SPLIT_COLUMN:
         split = SPLIT_COLUMN
-    group_at, split_at = (
+    group_at, split_at, time_at = (
         None if wanted is None else find_column(names, wanted, (), what, path)
-        for wanted, what in ((group, "group"), (split, "split"))
+        for wanted, what in ((group, "group"), (split, "split"), (time, "time"))
     )
 
     def empty() -> LabelledTexts:
@@ -338,7 +339,7 @@ def labelled_chunks(
         )
 
     result = empty()
-    known: dict[str, str] = {}  # one object for each label and group, not one for each row
+    known: dict[str, str] = {}  # one string object per label and group instead of one per row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
         if len(result.rows) == size:
             yield result
@@ -353,6 +354,8 @@ def labelled_chunks(
         result.labels.append(known.setdefault(label_cell, label_cell))
         if group_at is not None:
             result.groups.append(known.setdefault(cells[group_at].strip(), cells[group_at].strip()))
+        if time_at is not None:
+            result.times.append(cells[time_at].strip())
         if split_at is not None:
             result.sides.append(_side(cells[split_at], names[split_at], row, path))
     yield result
@@ -362,13 +365,13 @@ def _side(cell: str, column: str, row: int, path: Path) -> str:
     side = SIDES.get(cell.strip().casefold())
     if side is None:
         raise DataError(
-            f"{path}: data row {row}: column {column!r} names no split", got=repr(cell[:40]), known=", ".join(SIDES)
+            f"{path}: row {row}: unknown split in column {column!r}", got=repr(cell[:40]), known=", ".join(SIDES)
         )
     return side
 
 
 def text_chunks(texts: list[str], characters: int = 1 << 20) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first position, texts) of about so many characters together; a longer text stands alone."""
+    """Yield (first position, texts) in chunks of about `characters`; a longer text is a chunk by itself."""
     start = size = 0
     for end, text in enumerate(texts):
         if size and size + len(text) > characters:

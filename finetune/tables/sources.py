@@ -21,7 +21,7 @@ class DataSource:
 
     name: str
     path: Path
-    detected: Detected  # how it is laid out, and what is unusual in that
+    detected: Detected  # its layout and notes on it
     source: str
     licence: str = ""
     citation: str = ""
@@ -33,11 +33,11 @@ class DataSource:
 
 
 def resolve_data(name: str, fetch: bool = True) -> str:
-    """A name that means the same in any directory: a registry's or a sample's, or a file's whole path.
+    """A name that means the same in any directory: that of a registered set or a sample, or a file's absolute path.
 
-    Returns the bundled sample's name if the full set is not available. A download is tried here, since the set's
-    server can be down where the hub is not; its error is said. Raises DataError for what is neither name nor file.
-    fetch: without it nothing is downloaded, and a set that may be had is taken for one that can.
+    If the full set is not available, returns the name of its bundled sample. To find out, the set is downloaded; if
+    that fails, the error is shown as a warning. Without `fetch` nothing is downloaded, and a set counts as available
+    if the network is. Raises DataError if there is neither a set nor a file of that name.
     """
     row = data_registry().get(name)
     if row is None:
@@ -55,10 +55,10 @@ def resolve_data(name: str, fetch: bool = True) -> str:
 
 
 def locate_data(name: str, encoding: str | None = None) -> DataSource:
-    """The table that `name` means. Raises DataError.
+    """The table called `name`. Raises DataError.
 
-    A registry row, a sample (``spam-sample``), ``hf:OWNER/NAME``, a file, or a folder that `datasets` saved.
-    encoding: of the user's file, where it is not UTF-8 and does not say itself what it is.
+    name: a registered set, a sample (``spam-sample``), ``hf:OWNER/NAME``, a file, or a folder saved by `datasets`.
+    encoding: of the user's file, if it is neither UTF-8 nor marked with a BOM.
     """
     rows = data_registry()
     if name in rows:
@@ -70,25 +70,25 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
         return found
     known = [*rows, *bundled]
     raise DataError(
-        f"no data {name!r}: no such file and no such name",
+        f"no data {name!r}: neither a file nor the name of a data set",
         known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
         do="Give a .csv or .tsv file with a header, for example my.csv.",
     )
 
 
 def table_source(name: str, encoding: str | None, header_names: frozenset[str]) -> DataSource | None:
-    """A table of the hub, or a file or folder of the user's; none where there is nothing of that name."""
+    """A table from the hub, or the user's file or folder; None if there is nothing of that name."""
     if name.startswith(PREFIX):
         return DataSource(
-            name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")), "a data set of the Hugging Face hub"
+            name, get_hub_dataset(name), Detected(TableFormat(kind="dataset")), "a data set from the Hugging Face hub"
         )
     path = Path(name).expanduser()
     if path.is_file() or is_saved_dataset(path):
         return DataSource(path.name, path, detect_format(path, encoding, header_names), "the user's file")
     if path.is_dir():
         raise DataError(
-            f"{name}: a directory where a file should be",
-            known="a folder is read only where datasets' save_to_disk wrote it",
+            f"{name}: a directory instead of a file",
+            known="the only readable folders are those written by datasets' save_to_disk",
         )
     return None
 
@@ -113,6 +113,6 @@ def _from_row(row: DataRow, path: Path) -> DataSource:
 
 
 def resolve_path(name: str) -> str:
-    """A file's path made absolute, so that the run finds it from anywhere; other names stay."""
+    """The absolute path of an existing file, so that the run finds it from any directory; other names unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -14,20 +15,21 @@ from scipy.sparse.csgraph import connected_components
 from finetune.errors import DataError
 
 SPLITS = ("train", "val", "test")
+FEW_GROUPS = 8  # up to so many every way to divide them is tried
 
 
 def fold_text(text: str) -> str:
-    """NFKC, casefold, white space folded. Two sources of a target count as the same if this is: digits are content."""
+    """NFKC, casefold, and white space collapsed. Digits are kept: in seq2seq, sources that differ in them differ."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def normalise_text(text: str) -> str:
-    """The form under which two texts to be labelled count as the same: folded, and digits to 0."""
+    """`fold_text` with every digit replaced by 0. Texts to classify count as the same if these forms are equal."""
     return re.sub(r"\d", "0", fold_text(text))
 
 
 def text_keys(texts: Iterable[str], normalise: Callable[[str], str] = normalise_text) -> np.ndarray:
-    """A 64-bit hash (n,) of each text's normalised form: 8 bytes a row, where the texts would be hundreds."""
+    """A 64-bit hash (n,) of each normalised text: 8 bytes per row instead of the whole text."""
     digests = (blake2b(normalise(text).encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
@@ -35,7 +37,7 @@ def text_keys(texts: Iterable[str], normalise: Callable[[str], str] = normalise_
 def number_groups(keys: np.ndarray, groups: list[str] | None = None) -> np.ndarray:
     """The number (n,) of each row's group, counted from 0 in the order of first rows.
 
-    Rows of one key belong together, and rows of one group name that is not empty; and so does what both tie together.
+    Rows with the same key or the same non-empty group name are in one group, and so are rows linked through others.
     """
     _, first, component = np.unique(keys, return_index=True, return_inverse=True)
     if groups:
@@ -61,25 +63,32 @@ def grouped_split(
     groups: list[str] | None = None,
     keys: np.ndarray | None = None,
 ) -> dict[str, list[int]]:
-    """All rows, label by label in the wanted shares; rows of the same normalised text stay together.
+    """A stratified random split of all rows that keeps rows with the same normalised text or group together.
 
-    So do rows with the same name in `groups`. keys: the texts' hashes, if they are there already (`text_keys`).
-    A group goes to a side that still has room for it, drawn in proportion to that room: without duplicates this is a
-    stratified random split, and with them a repeated text is as likely on each side as any other. The largest groups
-    come first, while there is room; one that fits nowhere goes where most is wanting. A share of 0 gets nothing.
+    keys: the texts' hashes (`text_keys`), if already computed. Labels are split one at a time. Each group goes to a
+    random part with enough room, with probability proportional to that room; without duplicates this is a stratified
+    random split, and with them a repeated text is as likely in each part as any other. The largest groups are placed
+    first; a group that fits nowhere goes to the part that lacks most rows. A fraction of 0 gives an empty part. Of
+    up to FEW_GROUPS named groups, every way to divide them is tried.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError(
-            "nothing is left to train on", got=f"val_fraction + test_fraction = {val_fraction + test_fraction}"
+            "no rows are left to train on", got=f"val_fraction + test_fraction = {val_fraction + test_fraction}"
         )
     number = number_groups(text_keys(texts) if keys is None else keys, groups)
     sizes = np.bincount(number).tolist()
     by_label: dict[str, list[int]] = defaultdict(list)
     for group, row in enumerate(np.unique(number, return_index=True)[1].tolist()):
-        by_label[labels[row]].append(group)  # a group of several labels goes with its first row's
+        by_label[labels[row]].append(group)  # a group with several labels counts under that of its first row
 
     random = Random(seed)
     shares = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
+    if (
+        groups
+        and len(sizes) <= FEW_GROUPS
+        and (found := _best_sides(number, labels, list(shares.values()), random)) is not None
+    ):
+        return {name: np.flatnonzero(found[number] == at).tolist() for at, name in enumerate(SPLITS)}
     side_of = np.zeros(len(sizes), dtype=np.int8)
     need = dict.fromkeys(SPLITS, 0.0)
     for label in sorted(by_label):
@@ -87,7 +96,7 @@ def grouped_split(
         random.shuffle(members)
         members.sort(key=sizes.__getitem__, reverse=True)
         total = sum(sizes[group] for group in members)
-        # What earlier labels left for rounding is carried on, so that labels of few rows fill the small sides too.
+        # Carry the rounding remainder over from earlier labels, so that rare labels also reach the small parts.
         need = {name: share * total + min(max(need[name], -1), 1) for name, share in shares.items()}
         untrained = True
         for group in members:
@@ -95,18 +104,40 @@ def grouped_split(
             room = [need[name] if need[name] >= size else 0 for name in SPLITS]
             side = random.choices(SPLITS, room)[0] if any(room) else max(SPLITS, key=need.__getitem__)
             if untrained and group == members[-1]:
-                side = "train"  # a label that is not trained on cannot be learnt
+                side = "train"  # every label must occur in training
             need[side] -= size
             side_of[group] = SPLITS.index(side)
             untrained = untrained and side != "train"
     return {name: np.flatnonzero(side_of[number] == at).tolist() for at, name in enumerate(SPLITS)}
 
 
-def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
-    """By position alone: the first rows to train on, then those of the test, then the validation.
+def _best_sides(number: np.ndarray, labels: list[str], shares: list[float], random: Random) -> np.ndarray | None:
+    """The side (G,) of each of few groups, out of all 3^G ways that which is nearest to the shares of every label.
 
-    The protocol of Raschka, Build a Large Language Model (From Scratch), 2024, chapter 7: 935 / 55 / 110 of 1,100
-    records. The same text may stand on two sides, which the report counts.
+    Each side with a share gets a group, and the training side every label. None: no way does that.
+    """
+    label = np.unique(labels, return_inverse=True)[1]
+    groups = number.max() + 1
+    rows = np.zeros((groups, label.max() + 1))  # of each label in each group
+    np.add.at(rows, (number, label), 1)
+    order = random.sample(range(groups), groups)  # so that the seed decides between ways that are equally near
+    ways = np.array(list(product(range(len(SPLITS)), repeat=groups)))
+    held = np.stack([(ways == side) @ rows[order] for side in range(len(SPLITS))], axis=1)  # (ways, sides, labels)
+    wanted = np.outer(shares, rows.sum(axis=0))
+    distance = ((held - wanted) ** 2 / rows.sum(axis=0)).sum(axis=(1, 2))
+    possible = (held[:, 0] > 0).all(axis=1) & ((held.sum(axis=2) > 0) == (np.array(shares) > 0)).all(axis=1)
+    if not possible.any():
+        return None
+    sides = np.empty(groups, dtype=np.int8)
+    sides[order] = ways[np.where(possible, distance, np.inf).argmin()]
+    return sides
+
+
+def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
+    """Split by position: first the training rows, then the test rows, then the validation rows.
+
+    The protocol of Raschka, Build a Large Language Model (From Scratch), 2024, chapter 7: 935 train, 110 test and 55
+    validation rows of 1,100. The same text may occur in several parts; the report counts them.
     """
     val, test = round(rows * val_fraction), round(rows * test_fraction)
     train = max(rows - val - test, 0)
@@ -117,12 +148,25 @@ def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[
     }
 
 
+def time_split(times: np.ndarray, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
+    """By time (n,): the oldest rows to train on, the newest to test on, those between to validate on.
+
+    Rows of one time stay together, so the shares are met as nearly as the times allow.
+    """
+    order = np.argsort(times, kind="stable")
+    starts = np.flatnonzero(np.diff(times[order], prepend=-np.inf))  # where a new time begins
+    starts = np.append(starts, len(order))
+    cuts = [share * len(order) for share in (1 - val_fraction - test_fraction, 1 - test_fraction)]
+    train, val = (int(starts[np.abs(starts - cut).argmin()]) for cut in cuts)
+    return {name: np.sort(part).tolist() for name, part in zip(SPLITS, np.split(order, [train, val]), strict=True)}
+
+
 def keep_sides(
     sides: list[str], divide: Callable[[list[int], bool, bool], dict[str, list[int]]]
 ) -> dict[str, list[int]]:
-    """The parts of rows that came on a side each: val and test as given, and what is open taken from the rest.
+    """Keep the given val and test rows, and split off a missing val or test part from the rest.
 
-    `divide` (rows, whether val is open, whether test is open) -> parts by positions in those rows.
+    divide: (rows, whether val is missing, whether test is missing) -> positions in those rows, by part.
     """
     given = {name: [row for row, side in enumerate(sides) if side == name] for name in ("val", "test")}
     rest = [row for row, side in enumerate(sides) if side in ("", "train")]
@@ -133,9 +177,9 @@ def keep_sides(
 
 
 def balanced_split(labels: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[int]]:
-    """As many rows of each label as the rarest has, shuffled and cut: 1045 / 149 / 300 on the SMS set.
+    """Undersample every label to the size of the rarest, shuffle and split: 1045 / 149 / 300 on the SMS set.
 
-    The protocol of the prior work; the same text may stand on two sides, which the report counts.
+    The protocol of earlier work. The same text may occur in several parts; the report counts them.
     """
     random = np.random.default_rng(seed)
     smallest = min(Counter(labels).values())

@@ -1,7 +1,7 @@
-"""A table of any kind as rows of text cells: CSV and its kin, JSON, JSONL, Parquet, a folder that `datasets` saved.
+"""Tables of any kind as rows of text cells: CSV and TSV, JSON, JSONL, Parquet, a folder saved by `datasets`.
 
-Nothing is guessed here (see detect.py) and nothing dropped: a row that does not fit is an error with its line. A
-missing value is an empty cell; numbers and booleans become the text that JSON writes for them. No pickle is read.
+Nothing is guessed here (see detect.py) and no row is dropped: a malformed row is an error with its line number. A
+missing value is an empty cell; numbers and booleans become text as in JSON. Pickles are never read.
 """
 
 import codecs
@@ -21,21 +21,21 @@ FIELD_LIMIT = 16 << 20  # characters in one cell
 BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SAVE_AS_CSV, UNPACK = "Open it in a spreadsheet program and save it as CSV, in UTF-8.", "Unpack it first, with gunzip."
-MENDS = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
+FIXES = {".xlsx": SAVE_AS_CSV, ".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".gz": UNPACK}
 PACKED = {
     b"PK\x03\x04": ("an Excel workbook or another zip archive", SAVE_AS_CSV),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
     b"\x1f\x8b": ("a gzip archive", UNPACK),
 }  # magic bytes of files that are not text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-SPLIT_COLUMN = "split"  # the column that says which split of a saved data set a row is of
+SPLIT_COLUMN = "split"  # added to the rows of a saved data set that has several splits
 
 Rows = Iterator[tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How a file is laid out. No header: `columns` names the fields."""
+    """The layout of a file. Without a header, `columns` gives the column names."""
 
     delimiter: str = ","
     header: bool = True
@@ -55,49 +55,49 @@ def format_of(path: Path) -> TableFormat:
         return TableFormat(kind=KINDS[ending])
     if ending not in DELIMITERS:
         raise DataError(
-            f"{path}: a file of unknown kind",
+            f"{path}: unknown file extension",
             got=repr(path.suffix),
-            known=", ".join([*DELIMITERS, *KINDS]) + ", a folder that datasets saved",
-            do=MENDS.get(ending, ""),
+            known=", ".join([*DELIMITERS, *KINDS]) + ", a folder saved by datasets",
+            do=FIXES.get(ending, ""),
         )
     return TableFormat(delimiter=DELIMITERS[ending])
 
 
 def iterate_table(path: Path, layout: TableFormat | None = None) -> Rows:
-    """Yield (column names, cells) for each row. Raises DataError with the line for a row that does not fit."""
+    """Yield (column names, cells) for each row. Raises DataError with the line number of a malformed row."""
     path = Path(path)
     layout = layout or format_of(path)
     if not path.exists():
         raise DataError(f"{path}: no such file")
     if path.is_dir() != (layout.kind == "dataset"):
-        raise DataError(f"{path}: a directory where a file should be")
+        raise DataError(f"{path}: a directory instead of a file")
     read = {"delimited": _delimited, "json": _json, "jsonl": _jsonl, "parquet": _parquet, "dataset": _dataset}
     try:
         yield from read[layout.kind](path, layout)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, layout.encoding, error) from error
     except csv.Error as error:
-        raise _no_table(path, layout, error) from error
+        raise _malformed(path, layout, error) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
 
 
 def refuse_packed(path: Path) -> None:
-    """Raise DataError for a workbook or an archive that is called a text file, as its first bytes tell."""
+    """Raise DataError if the first bytes show a workbook or an archive with the extension of a text file."""
     with open(path, "rb") as file:
         start = file.read(4)
     for magic, (what, fix) in PACKED.items():
         if start.startswith(magic):
             raise DataError(
-                f"{path}: no text file",
-                got=f"{what}, by its first bytes",
+                f"{path}: not a text file",
+                got=f"{what}, judging by its first bytes",
                 known=", ".join([*DELIMITERS, *KINDS]),
                 do=fix,
             )
 
 
 def as_cell(value: object) -> str:
-    """The text of a JSON value: nothing for null and NaN, JSON for lists and objects; lone surrogates are replaced."""
+    """A JSON value as text: empty for null and NaN, JSON for lists and objects; lone surrogates are replaced."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bytes):
@@ -108,7 +108,7 @@ def as_cell(value: object) -> str:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether every byte of a file is UTF-8; read in bounded memory."""
+    """Whether a file is valid UTF-8; read in bounded memory."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         with open(path, "rb") as file:
@@ -128,13 +128,13 @@ def is_ascii(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class NotUtf8:
-    """What a file that is not UTF-8 holds, and what it may be."""
+    """What a file that is not UTF-8 contains, and a guess at its encoding."""
 
-    line: int  # the first that is not UTF-8, counted from 1
-    foreign: int  # lines that are not ASCII
-    valid: int  # those of them that are UTF-8
+    line: int  # the first line that is not UTF-8, counted from 1
+    foreign: int  # number of lines that are not ASCII
+    valid: int  # number of those that are UTF-8
     guess: str  # Windows-1252 or Latin-1
-    sample: str  # a word as the guess reads it
+    sample: str  # a word, decoded with the guess
 
     def share(self) -> str:
         """How much of the file is UTF-8."""
@@ -146,13 +146,13 @@ class NotUtf8:
         if self.valid:
             return (
                 f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save it all as UTF-8; "
-                f"{option} would read the UTF-8 lines wrong."
+                f"{option} would garble the UTF-8 lines."
             )
-        return f"Save the file as UTF-8; or give {option}, which is a guess, if this is right: {self.sample}"
+        return f"Save the file as UTF-8, or use {option}, a guess, if this word looks right: {self.sample}"
 
 
 def look_at_bytes(path: Path) -> NotUtf8:
-    """What a file that is not UTF-8 holds, line by line; read in bounded memory."""
+    """Look line by line at a file that is not UTF-8; read in bounded memory."""
     first, foreign, valid, guess, sample = 0, 0, 0, "cp1252", ""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -190,7 +190,7 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
                     f"{path}, line {number}: {len(cells)} fields",
                     got=repr(shorten(" | ".join(cells), 80)),
                     known=f"{len(names)} columns: {', '.join(names)}",
-                    do="Quote the texts that hold the delimiter.",
+                    do="Quote the texts that contain the delimiter.",
                 )
             yield names, cells
 
@@ -198,7 +198,7 @@ def _delimited(path: Path, layout: TableFormat) -> Rows:
 def _quoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter, strict=True)
-    begins = layout.skip + 1  # a row of several lines is named by its first, where its quote is opened
+    begins = layout.skip + 1  # a row of several lines is reported by its first line, where the quote opens
     try:
         for cells in reader:
             if cells:
@@ -216,7 +216,7 @@ def _unquoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, l
 
 
 def _json(path: Path, layout: TableFormat) -> Rows:
-    """A list of objects; the one kind that is read whole."""
+    """A list of objects; the only kind that is read into memory as a whole."""
     with open(path, encoding=layout.encoding) as file:
         text = file.read()
     if not text.strip():
@@ -224,7 +224,7 @@ def _json(path: Path, layout: TableFormat) -> Rows:
     objects = _parsed(text, f"{path}", f"a list of objects: [{OBJECT}]")
     if not isinstance(objects, list):
         raise DataError(
-            f"{path}: a JSON file without a list of objects", got=type(objects).__name__, known=f"[{OBJECT}]"
+            f"{path}: the JSON file must contain a list of objects", got=type(objects).__name__, known=f"[{OBJECT}]"
         )
     names = _keys((f"{path}, object {number}", value) for number, value in enumerate(objects, 1))
     for value in objects:
@@ -232,8 +232,8 @@ def _json(path: Path, layout: TableFormat) -> Rows:
 
 
 def _jsonl(path: Path, layout: TableFormat) -> Rows:
-    """An object in each line; read twice, since a later object may have another key."""
-    known = f"an object in each line: {OBJECT}"
+    """One object per line; read twice, because a later object may have another key."""
+    known = f"one object per line: {OBJECT}"
 
     def objects() -> Iterator[tuple[str, Any]]:
         with open(path, encoding=layout.encoding, newline="\n") as file:
@@ -256,7 +256,7 @@ def _parsed(text: str, where: str, known: str) -> Any:
 def _once(pairs: list[tuple]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError(f"the key {next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)!r} twice")
+        raise ValueError(f"duplicate key {next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)!r}")
     return found
 
 
@@ -265,7 +265,7 @@ def _keys(objects: Iterable[tuple[str, Any]]) -> list[str]:
     names: dict[str, None] = {}
     for where, value in objects:
         if not isinstance(value, dict):
-            raise DataError(f"{where}: no JSON object", got=repr(shorten(str(value), 80)), known=OBJECT)
+            raise DataError(f"{where}: not a JSON object", got=repr(shorten(str(value), 80)), known=OBJECT)
         if value.keys() - names.keys():
             names |= dict.fromkeys(value)
     return list(names)
@@ -285,20 +285,20 @@ def _parquet(path: Path, layout: TableFormat) -> Rows:
 
 
 def _dataset(path: Path, layout: TableFormat) -> Rows:
-    """The rows of every split, and which split each is of where there are several."""
+    """The rows of every split; if there are several splits, a column is added with each row's split."""
     import datasets
 
     try:
         found = datasets.load_from_disk(str(path))
-    except IndexError as error:  # what datasets says of a split without a file
-        raise no_rows(path, "a saved data set with a split that has no rows", "a split without rows") from error
+    except IndexError as error:  # raised by datasets for a split without a file
+        raise no_rows(path, "a split of the saved data set is empty", "a split without rows") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{path}: no data set that can be read", got=str(error).split("\n")[0][:200]) from error
+        raise DataError(f"{path}: not a readable data set", got=str(error).split("\n")[0][:200]) from error
     parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
     first = next(iter(parts.values()))
     if any(part.column_names != first.column_names for part in parts.values()):
         raise DataError(
-            f"{path}: splits with different columns",
+            f"{path}: the splits have different columns",
             got="; ".join(f"{name}: {', '.join(part.column_names)}" for name, part in parts.items()),
         )
     added = [] if "" in parts else [SPLIT_COLUMN]
@@ -312,7 +312,7 @@ def _dataset(path: Path, layout: TableFormat) -> Rows:
 
 
 def _class_names(feature: object) -> Callable[[Any], Any]:
-    """Numbers of a ClassLabel as their names; other values as they are."""
+    """Convert the numbers of a ClassLabel to names; other values stay unchanged."""
     names = getattr(feature, "names", None)
     if names is None:
         return lambda value: value
@@ -325,12 +325,12 @@ def _cells(names: list[str], columns: list[list]) -> Rows:
 
 
 def no_rows(path: Path, what: str = "a header and no rows", got: str = "nothing below the header") -> DataError:
-    """The error of a table without rows."""
+    """The error for a table without rows."""
     return DataError(
         f"{path}: {what}",
         got=got,
-        known="a header, and below it a row for each text",
-        do="Is it the right file, and was it saved whole?",
+        known="a header, and below it one row per text",
+        do="Is it the right file, and was it saved completely?",
     )
 
 
@@ -338,14 +338,12 @@ def _empty(path: Path) -> DataError:
     return no_rows(path, "the file is empty", f"{path.stat().st_size:,} bytes")
 
 
-def _no_table(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
+def _malformed(path: Path, layout: TableFormat, error: csv.Error) -> DataError:
     if "field larger" not in str(error):
-        return DataError(
-            f"{path}: cannot be read as a table", got=str(error), do="A quote that is opened must be closed."
-        )
+        return DataError(f"{path}: cannot be read as a table", got=str(error), do="Close every quote that is opened.")
     with open(path, encoding=layout.encoding, errors="replace") as file:
         quoted = any('"' in block for block in iter(functools.partial(file.read, 1 << 20), ""))
-    fix = "Split the text over several rows." + " Or is a quote opened there that is never closed?" * quoted
+    fix = "Split the text into several rows." + " Or is there a quote that is never closed?" * quoted
     most = f"at most {FIELD_LIMIT:,} characters"
     return DataError(f"{path}: a cell is too long", got=str(error), known=most, do=fix)
 
@@ -359,5 +357,5 @@ def _not_utf8(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether `datasets` wrote this folder (``save_to_disk``)."""
+    """Whether this folder was written by `datasets` (``save_to_disk``)."""
     return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from finetune.errors import RecipeError, WeightsError
+from finetune.errors import RecipeError, RunError, WeightsError
 from finetune.evaluation.results import Evaluation, Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write
@@ -23,7 +23,7 @@ from finetune.hub.registry import DataRow
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe, Train
-from finetune.records import Record
+from finetune.records import PreparedRow, R, Record, parse_rows
 from finetune.report.page import Page
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
@@ -180,14 +180,23 @@ def task_named(name: str) -> AnyTask:
     return task
 
 
-def write_records(run: Run, records: Mapping[str, Iterable[dict[str, Any]]]) -> None:
+def write_records(run: Run, records: Mapping[str, Iterable[PreparedRow]]) -> None:
     """data/NAME.jsonl for each split."""
     for name, rows in records.items():
         with atomic_write(run.path("data", f"{name}.jsonl")) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(json.dumps(row, ensure_ascii=False, default=vars) + "\n" for row in rows)
 
 
-def read_records(run: Run, split: str) -> list[dict[str, Any]]:
-    """The records that ``prepare`` left for a split."""
-    with open(run.path("data", f"{split}.jsonl"), encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read_records(run: Run, split: str, *kinds: type[R]) -> list[R]:
+    """The records that ``prepare`` left for a split, each of one of these kinds.
+
+    Raises RunError for a file that cannot be read or a line of another shape.
+    """
+    path = run.path("data", f"{split}.jsonl")
+    try:
+        with open(path, "rb") as file:
+            return parse_rows(file, kinds, path)
+    except OSError as error:
+        raise RunError(
+            f"cannot read {path}", got=error.strerror or str(error), do="Run again with --from prepare."
+        ) from error

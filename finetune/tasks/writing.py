@@ -1,10 +1,10 @@
 """What the tasks with written answers share: rows divided and tokenized, answers written in batches, dry runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from finetune.evaluation.leakage import OverlapCounts, clean_rows
 from finetune.evaluation.written import WrittenTexts
 from finetune.files import atomic_write
 from finetune.recipe import Recipe, Split, Train
+from finetune.records import PreparedRow, R
 from finetune.run import Run
 from finetune.tables.card import SplitSize
 from finetune.tables.cells import escape_formula, table_writer
@@ -46,8 +47,8 @@ class WrittenPrepared(Prepared):
 
 def refuse_balanced(recipe: Recipe) -> None:
     """Raise RecipeError where rows are to be drawn by their labels, which these have not."""
-    if recipe.split.protocol == "balanced":
-        raise RecipeError("split.protocol=balanced needs labels", known="grouped, ordered")
+    if recipe.split.protocol in ("balanced", "time"):
+        raise RecipeError(f"split.protocol={recipe.split.protocol} is for labelled tables", known="grouped, ordered")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Examples(ABC):
     tokens: Any
 
     @classmethod
-    def of(cls, records: list[dict], fits: np.ndarray, long: np.ndarray, **own: Any) -> Self:
+    def of(cls, records: Sequence[PreparedRow], fits: np.ndarray, long: np.ndarray, **own: Any) -> Self:
         """Those of a split's records that fit; the long ones among them are cut. own: the other fields."""
-        rows = np.array([record["row"] for record in records])
+        rows = np.array([record.row for record in records])
         at, used, cut, left_out = (
             numbers.tolist() for numbers in (np.flatnonzero(fits), rows[fits], rows[fits & long], rows[~fits])
         )
@@ -111,11 +112,7 @@ def count_different(texts: list[str]) -> int:
 
 
 def tokenize_splits(
-    records: dict[str, list[dict]],
-    tokenize: Callable[[list[dict]], AnyExamples],
-    max_length: int,
-    row: str,
-    different: str,
+    records: dict[str, list[R]], tokenize: Callable[[list[R]], AnyExamples], max_length: int, row: str, different: str
 ) -> dict[str, AnyExamples]:
     """The examples of each split. Raises DataError where one has none.
 
@@ -144,7 +141,7 @@ def load_tokens(run: Run, split: str, kind: type[AnyTokens]) -> AnyTokens:
     return kind(*(TokenRows.load(run.path("data", f"{split}.{field.name}")) for field in fields(kind)))
 
 
-def split_sizes(records: dict[str, list[dict]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:
+def split_sizes(records: Mapping[str, Sequence[PreparedRow]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:
     """Rows and tokens of each split, for the data card."""
     return {
         name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.learnt()))
@@ -203,10 +200,10 @@ def _answer(new: list[int], tokenizer: Tokenizer) -> Answer:
 
 
 @dataclass(frozen=True)
-class TestRows:
+class TestRows(Generic[R]):
     """The test's rows that fit into the model, and what else is known of them."""
 
-    records: list[dict]
+    records: list[R]
     asked: list[str]  # questions or sources
     wanted: list[str]  # the right answers
     nearest: list[str]  # the answer to the training row that is asked most alike
@@ -214,18 +211,18 @@ class TestRows:
 
 
 def gather_test_rows(
-    records: dict[str, list[dict]], used: list[int], asked: Callable[[dict], str], wanted: Callable[[dict], str]
-) -> TestRows:
+    records: dict[str, list[R]], used: list[int], asked: Callable[[R], str], wanted: Callable[[R], str]
+) -> TestRows[R]:
     """The test's rows of these numbers. asked, wanted: the parts of a record."""
     keep = set(used)
-    test = [record for record in records["test"] if record["row"] in keep]
+    test = [record for record in records["test"] if record.row in keep]
     questions = {name: [asked(record) for record in part] for name, part in (records | {"test": test}).items()}
     nearest = nearest_answers(questions["train"], [wanted(record) for record in records["train"]], questions["test"])
     clean = clean_rows(questions["train"] + questions["val"], questions["test"], fold_text)
     return TestRows(test, questions["test"], [wanted(record) for record in test], nearest, clean)
 
 
-def result_rows(kind: type[Row], test: TestRows, written: dict[str, WrittenTexts]) -> list[Row]:
+def result_rows(kind: type[Row], test: TestRows[Any], written: dict[str, WrittenTexts]) -> list[Row]:
     """A row of the results for each test row: its number, what is asked and wanted, and what was written.
 
     kind: a dataclass with six fields in that order, the answers being those after and before training and the nearest.
@@ -233,7 +230,7 @@ def result_rows(kind: type[Row], test: TestRows, written: dict[str, WrittenTexts
     return [
         kind(*values)
         for values in zip(
-            [record["row"] for record in test.records],
+            [record.row for record in test.records],
             test.asked,
             test.wanted,
             written["after"].texts,

@@ -8,19 +8,33 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from finetune.console import log_to
 from finetune.errors import FinetuneError, Interrupted, TrainingError
 from finetune.files import read_json, write_json
+from finetune.records import Record
 from finetune.run import Run
 from finetune.training.loop import StopSignal
 
 RESULT = ".launch-result.json"  # file that passes the result back
 
 
-def launch(command: list[str], run: Run, environment: dict[str, str] | None = None) -> dict:
-    """Start Python with these arguments, which call ``answer``, and return its result.
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """How the work in a launched process ended: in its result, a stop or an error."""
+
+    result: dict[str, Any] | None = None  # a record, as JSON
+    stopped: str = ""
+    error: str = ""
+
+
+def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, str] | None = None) -> R:
+    """Start Python with these arguments, which call ``answer``, and return its result, which is of this `kind`.
 
     The child processes watch a pipe from this process: when it closes, they finish their step, save and stop. This
     process closes it when asked to stop, and the system closes it if this process is killed. The children run in a
@@ -42,22 +56,24 @@ def launch(command: list[str], run: Run, environment: dict[str, str] | None = No
                 assert process.stdin is not None, "stdin is a pipe"
                 process.stdin.close()
             time.sleep(0.1)
-    found = read_json(run.path(RESULT)) if run.path(RESULT).exists() else {}
-    run.path(RESULT).unlink(missing_ok=True)
-    if stop.asked or "stopped" in found:
-        raise Interrupted(found.get("stopped", "stopped; what was saved is intact"))
-    if "error" in found:
-        raise TrainingError(found["error"])
-    if "result" not in found:
+    path = run.path(RESULT)
+    answered = read_json(path) if path.exists() else {}
+    path.unlink(missing_ok=True)
+    found = Answer.from_json(answered, path)
+    if stop.asked or found.stopped:
+        raise Interrupted(found.stopped or "stopped; what was saved is intact")
+    if found.error:
+        raise TrainingError(found.error)
+    if found.result is None:
         raise TrainingError(
             "training in another process failed",
             got=f"status {process.returncode}",
             do="The same command resumes from the last checkpoint.",
         )
-    return found["result"]
+    return kind.from_json(found.result, "the result of another process")
 
 
-def answer(run: Run, work: Callable[[], dict]) -> None:
+def answer(run: Run, work: Callable[[], Record]) -> None:
     """Do the work in a launched process and pass its result back; with several processes only rank 0 does."""
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     first = os.environ.get("RANK", "0") == "0"
@@ -67,13 +83,13 @@ def answer(run: Run, work: Callable[[], dict]) -> None:
         log_to(run.path("log.txt") if first else os.devnull),
     ):
         try:
-            found: dict[str, Any] = {"result": work()}
+            found = Answer(result=work().to_json())
         except Interrupted as stop:
-            found = {"stopped": str(stop)}
+            found = Answer(stopped=str(stop))
         except FinetuneError as error:
-            found = {"error": str(error)}
+            found = Answer(error=str(error))
         if first:
-            write_json(run.path(RESULT), found)
+            write_json(run.path(RESULT), found.to_json())
 
 
 def _stop_at_end_of_input() -> None:

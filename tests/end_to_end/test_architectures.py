@@ -47,7 +47,7 @@ def command(tmp_path, tools) -> list[str]:
     ]
 
 
-def test_it_goes_on_where_it_was_stopped_and_leaves_these_files(finetune, command, monkeypatch):
+def test_it_resumes_where_it_was_stopped_and_writes_these_files(finetune, command, monkeypatch):
     from finetune.comparisons.architectures import trainings
 
     work, trained = trainings.fit, []
@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_these_files(finetune, comman
         ("train.epochs=3", "train.epochs"),
     ],
 )
-def test_what_it_does_not_do_is_refused_before_anything_is_trained(finetune, command, setting, said):
+def test_unsupported_settings_are_refused_before_training(finetune, command, setting, said):
     done = finetune(*command, "--set", setting)
     assert done.status == 2 and said in done.err, done.err
     assert not list(Path("runs").glob("*/stages"))

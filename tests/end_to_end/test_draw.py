@@ -25,7 +25,7 @@ def test_draw_writes_a_folder_of_pictures(finetune):
         (["attention", "--layer", "6"], "no such layer; got 6; known: 0 to 5"),
         (["attention", "--text", ""], "the text is empty"),
         (["attention", "--text", "bank " * 300], "longer than the model's context"),
-        (["masks", "--weights", "mini"], "masks reads no --weights"),
+        (["masks", "--weights", "mini"], "masks does not use --weights"),
         (["attention", "--weights", "minni"], "unknown weights 'minni'"),
         (["schedule", "--recipe", "spam"], "no pipeline or recipe file 'spam'"),
         (["beams", "--beams", "9"], "got 9; known: 2 to 5"),

@@ -100,6 +100,6 @@ def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
     assert said.status == 2 and not said.out and "no-such-compiler" in said.err and "the one in CXX" in said.err
 
 
-def test_a_long_prompt_is_cut_and_said(finetune):
+def test_a_long_prompt_is_truncated_with_a_warning(finetune):
     said = finetune("generate", "mini", "one two three " * 200, "--max-new-tokens", "3")
-    assert said.status == 0 and "more than the context of 256: the model goes on from the last 254" in said.err
+    assert said.status == 0 and "more than the context of 256: the model continues from the last 254" in said.err

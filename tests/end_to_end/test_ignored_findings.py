@@ -56,7 +56,7 @@ def test_codes_are_in_warnings_card_and_report(finetune, data):
     done = finetune("classify", "my.csv", *TRAIN, "--name", "mine")
     assert done.status == 0, done.err
     assert "left out: empty text (row 60) [FT011]\n" in done.out and "docs/findings.md" in done.out
-    assert re.search(r"^note: .* hold characters of a wrong encoding \(row 61\).* \[FT014\]$", done.err, re.M)
+    assert re.search(r"^note: .* contain wrongly decoded characters \(row 61\).* \[FT014\]$", done.err, re.M)
     card = json.loads(Path("runs/mine/data/card.json").read_text())
     assert {finding["code"] for finding in card["checks"]} >= {*IGNORED, "FT021"} and "muted" not in card
     for page in ("index.html", "report.md"):
@@ -95,7 +95,10 @@ def test_a_recipe_file_ignores_findings(finetune, data):
 @pytest.mark.parametrize("command", [["data", "check", "my.csv"], ["classify", "my.csv"]])
 def test_unknown_codes_and_those_that_stop_are_refused(finetune, data, command):
     unknown = finetune(*command, "--ignore", "FT011", "--ignore", "FT999")
-    assert unknown.status == 2 and "no such finding to ignore; got FT999; known: FT001 encoding, FT002" in unknown.err
+    assert (
+        unknown.status == 2
+        and "cannot ignore a finding with an unknown code; got FT999; known: FT001 encoding, FT002" in unknown.err
+    )
     stops = finetune(*command, "--ignore", "FT017")
     assert stops.status == 2 and "FT017 (many_labels) makes training impossible and cannot be ignored" in stops.err
     assert not Path("runs").exists()

@@ -49,7 +49,7 @@ def trained(finetune, tmp_path):
     return tmp_path / "runs" / "instruct"
 
 
-def test_answers_are_learnt_measured_reported_exported_and_given(trained, finetune, monkeypatch):
+def test_answers_are_learned_measured_reported_exported_and_given(trained, finetune, monkeypatch):
     from transformers import AutoTokenizer, GPT2LMHeadModel
 
     evaluation = json.loads((trained / "eval.json").read_text())
@@ -153,7 +153,7 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
     "setting, words",
     [
         ("train.metric=accuracy", "not a validation metric of the task instruct"),
-        ("split.protocol=balanced", "needs labels"),
+        ("split.protocol=balanced", "is for labelled tables"),
         ("columns.text=x", "read by the task classify"),
         ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),
@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words
     assert wrong.status == 2 and words in wrong.err and not list(Path().glob("runs/*/train.jsonl"))
 
 
-def test_lora_moves_adapters_that_peft_reads(finetune, tmp_path):
+def test_lora_trains_adapters_that_peft_reads(finetune, tmp_path):
     write_records(records())
     done = finetune(
         "run",

@@ -70,7 +70,7 @@ def test_another_machine_does_not_choose_anew(finetune, toy_copy, monkeypatch):
 
 def test_a_run_without_adapters_or_an_unknown_format_is_refused(finetune, toy_copy):
     refused = finetune("export", toy_copy, "--format", "peft")
-    assert refused.status == 2 and "has no adapters; known: a run of the method lora. Export it with" in refused.err
+    assert refused.status == 2 and "has no adapters; known: a run with method lora. Export it with" in refused.err
     unknown = finetune("export", toy_copy, "--format", "pickle")
     assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft, onnx, gguf" in unknown.err
 
@@ -106,7 +106,7 @@ def test_a_language_model_is_trained_and_merged(finetune, tmp_path):
     assert read("runs/pretrain/export/peft/adapter_config.json")["task_type"] == "CAUSAL_LM"
 
 
-def test_a_target_that_is_no_layer_is_refused(finetune):
+def test_a_target_that_is_not_a_layer_is_refused(finetune):
     refused = finetune(
         "run", "spam-classifier", "--set", "weights=random-bytes", *LORA, "--set", 'train.lora_targets=["c_attn"]'
     )

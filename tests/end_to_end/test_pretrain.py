@@ -47,7 +47,7 @@ def pretrained(finetune, tmp_path):
     return tmp_path / "runs" / "pretrain"
 
 
-def test_text_is_learnt_measured_and_exported(pretrained, finetune, tmp_path):
+def test_text_is_learned_measured_and_exported(pretrained, finetune, tmp_path):
     from transformers import GPT2LMHeadModel
 
     evaluation = json.loads((pretrained / "eval.json").read_text())
@@ -61,7 +61,7 @@ def test_text_is_learnt_measured_and_exported(pretrained, finetune, tmp_path):
     assert {path.name for path in (pretrained / "data").iterdir()} == {"train.bin", "val.bin", "card.json"}
 
 
-def test_rows_of_an_evaluation_set_are_not_learnt(finetune, tmp_path):
+def test_rows_of_an_evaluation_set_are_not_trained_on(finetune, tmp_path):
     write_text(tmp_path)
     (tmp_path / "rows.csv").write_text("text,label\nThe ferry Anna left the pier at 3,boat\n")
     missing = finetune(*COMMAND, "--set", "pretrain.exclude=['none.csv']")
@@ -123,7 +123,7 @@ def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, 
     assert second["before"]["val"] == first["after"]["val"]
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(pretrained, finetune, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_to_the_same_weights(pretrained, finetune, tmp_path, monkeypatch):
     from finetune.training import loop
 
     original, steps = loop._step, []

@@ -70,7 +70,7 @@ def files_of(directory):
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
-def test_targets_are_learnt_measured_reported_exported_and_written(finetune, tmp_path, pairs, family):
+def test_targets_are_learned_measured_reported_exported_and_written(finetune, tmp_path, pairs, family):
     done = run(finetune, family, pairs, "--set", "train.epochs=6")
     assert done.status == 0, done.err
     directory = tmp_path / "runs" / "seq2seq"
@@ -138,7 +138,7 @@ def test_the_encoder_decoder_writes_the_same_in_transformers(finetune, tmp_path,
 
 
 @pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])
-def test_an_interrupted_training_goes_on_to_the_same_bits(finetune, tmp_path, pairs, monkeypatch, method):
+def test_an_interrupted_training_resumes_to_the_same_bits(finetune, tmp_path, pairs, monkeypatch, method):
     from finetune.training import resume
 
     more = ["--set", f"train.method={method}", "--set", "train.epochs=2", "--set", "train.dropout=0.1"]
@@ -176,7 +176,7 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
         refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
     for command, words in (
-        (("draw", "attention", "--weights", first, "--text", "abc"), "an encoder-decoder's weights"),
+        (("draw", "attention", "--weights", first, "--text", "abc"), "cannot draw an encoder-decoder"),
         (("predict", first, "42"), "finetune generate"),
         (("chat", first), "task instruct"),
         (("export", first, "--format", "peft"), "Export it with --format hf"),
@@ -203,7 +203,7 @@ def test_a_test_file_stays_whole_and_what_it_shares_is_counted(finetune, tmp_pat
     "settings, words",
     [
         (["train.method=head"], "method head has nothing to train here"),
-        (["split.protocol=balanced"], "needs labels"),
+        (["split.protocol=balanced"], "is for labelled tables"),
         (["seq2seq.source=nothing"], "nothing"),
         (["columns.text=digits"], "columns.text has no effect in seq2seq"),
         (["seq2seq.length_penalty=2"], "only beam search"),

@@ -62,7 +62,7 @@ def test_a_run_leaves_exactly_these_files(toy, tools):
     assert [path.name for path in toy.directory.iterdir()] == ["runs"]  # nothing beside it
 
 
-def test_the_screen_says_what_was_resolved_and_the_log_holds_it(toy):
+def test_the_resolved_settings_are_printed_and_logged(toy):
     lines = toy.out.splitlines()
     assert [line for line in lines if line[:1] == "["] == [f"[{i}] {name}" for i, name in enumerate(STAGES, 1)]
     assert any("weights=random-bytes" in line and "data=sms-spam" in line for line in lines)
@@ -160,7 +160,7 @@ def test_predictions_recompute_every_metric(toy):
     assert found["confusion_matrix"] == confusion_matrix(truth, predicted).tolist()
 
 
-def test_stage_records_hold_the_hashes_of_what_was_left(toy, tools):
+def test_stage_records_contain_the_hashes_of_the_outputs(toy, tools):
     actual = tools.hashes(toy.run)
     for number, name in enumerate(STAGES, 1):
         record = read(toy.run, "stages", f"{number:02d}-{name}.json")
@@ -196,7 +196,7 @@ def test_other_settings_get_a_run_of_their_own(toy, toy_copy, finetune):
     assert again.out.splitlines()[0] == "run runs/spam-classifier-2: resuming"
 
 
-def test_a_recipe_goes_on_under_its_name_and_reproduces_under_another(toy, toy_copy, tools, finetune):
+def test_a_recipe_resumes_under_its_name_and_reproduces_under_another(toy, toy_copy, tools, finetune):
     again = finetune("run", toy_copy / "recipe.json", "--name", "spam-classifier")
     assert again.status == 0 and "nothing left to do" in again.out
     anew = finetune("run", toy_copy / "recipe.json", "--name", "anew", "--until", "evaluate")
@@ -267,7 +267,7 @@ def test_changed_data_is_another_run(finetune, tools):
     )
 
 
-def test_random_weights_are_said_to_be_so(finetune):
+def test_random_weights_are_reported_as_random(finetune):
     """Offline and without anything at hand, `auto` must say in one plain line that this is not GPT-2."""
     found = finetune("run", "spam-classifier", "--until", "download")
     recipe = read(Path("runs/spam-classifier"), "recipe.json")

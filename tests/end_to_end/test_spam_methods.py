@@ -36,7 +36,7 @@ def fitted(monkeypatch):
 
     started = []
 
-    def launch(command, run):
+    def launch(command, run, kind):
         assert command[:2] == ["-m", "finetune.comparisons.methods.stage"]
         _, name, seed = command[2:]
         started.append(f"{name}-{seed}")
@@ -59,6 +59,13 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     monkeypatch.setattr(trainings, "fit_here", stopped_at_the_sixth)
     assert finetune(*SETTINGS).status == 130
     assert not Path("runs/spam-methods/comparison.json").exists()
+    kept = Path("runs/spam-methods/comparison/head-123/result.json")
+    text = kept.read_text()
+    kept.write_text(text.replace('"predicted"', '"guessed"'))
+    refused = finetune(*SETTINGS)
+    assert refused.status == 2 and "head-123/result.json: not what this version writes" in refused.err, refused.err
+    assert "predicted" in refused.err and "Delete it" in refused.err
+    kept.write_text(text)
     done = finetune(*SETTINGS)
     assert done.status == 0, done.err
     assert len(fitted) == 17 and fitted[5] == fitted[6] and len(set(fitted)) == 16
@@ -102,7 +109,7 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
         (["evaluate.threshold=max-f1"], "threshold"),
     ],
 )
-def test_what_a_comparison_does_not_do_is_refused_before_anything_is_trained(finetune, settings, said):
+def test_settings_unsupported_by_a_comparison_are_refused_before_training(finetune, settings, said):
     done = finetune(*SETTINGS, *(word for pair in settings for word in ("--set", pair)))
     assert done.status == 2 and said in done.err, done.err
     assert not list(Path("runs").glob("*/comparison"))
@@ -148,7 +155,7 @@ def test_a_dry_run_tries_each_way_and_leaves_nothing(finetune):
 ONE = [*SETTINGS, "--set", 'methods.candidates=["full"]', "--set", "methods.seeds=1"]
 
 
-def test_what_goes_wrong_in_a_training_s_own_process_is_said(finetune):
+def test_an_error_in_a_training_process_is_reported(finetune):
     done = finetune(*ONE, "--set", "train.lr=1e30")
     assert done.status == 2 and "the loss is not finite" in done.err, done.err
 

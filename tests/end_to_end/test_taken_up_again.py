@@ -43,7 +43,7 @@ def losses(run):
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def test_the_curve_goes_on_at_the_constant_rate_and_in_a_decay(finetune, tmp_path):
+def test_the_curve_continues_at_the_constant_rate_and_in_a_decay(finetune, tmp_path):
     take_out = runpy.run_path(str(ROOT / "weights" / "take_out.py"))["take_out"]
     write_text(tmp_path, 80)
     first = finetune(*TRAIN, *NEW, "--name", "first", "--set", "train.max_steps=120")

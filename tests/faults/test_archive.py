@@ -73,15 +73,15 @@ def test_archive_gives_its_one_member(hub, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (zipped(("../Messages", MEMBER)), "0 of it"),
-        (zipped(("other", b"x")), "0 of it"),
+        (zipped(("../Messages", MEMBER)), "got 0 times"),
+        (zipped(("other", b"x")), "got 0 times"),
         (zipped((link_member(), b"/etc/passwd")), "not a plain file"),
         (encrypted(), "encrypted"),
-        (zipped(("Messages", bytes(100 * len(MEMBER)))), "unpacks to far more"),
+        (zipped(("Messages", bytes(100 * len(MEMBER)))), "is far larger than expected"),
         (zipped(("Messages", MEMBER[:-1] + b"?")), "is not the pinned file"),
-        (broken_stream(), "not a zip file that can be read|is not the pinned file"),
+        (broken_stream(), "not a readable zip file|is not the pinned file"),
         (b"<html>Log in</html>", "HTML page"),
-        (b"", "not a zip file"),
+        (b"", "not a readable zip file"),
     ],
 )
 def test_wrong_archive(hub, tmp_path, content, words):
@@ -94,7 +94,7 @@ def test_wrong_archive(hub, tmp_path, content, words):
 def test_archive_with_the_member_twice_is_refused(hub, tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
         hub.plain["messages.zip"] = zipped(("Messages", MEMBER), ("Messages", b"other"))
-    with pytest.raises(FetchError, match="2 of it"):
+    with pytest.raises(FetchError, match="got 2 times"):
         fetch.get_data(data_row(hub))
     assert files_below(tmp_path) == {}
 
@@ -105,8 +105,8 @@ def test_archive_with_the_member_twice_is_refused(hub, tmp_path):
         (403, "refuses access"),
         (404, "not found"),
         (429, "too many requests"),
-        (500, "at fault"),
-        ("truncated", "no usable answer"),
+        (500, "server error"),
+        ("truncated", "no usable response"),
     ],
 )
 def test_faulty_archive_server(hub, tmp_path, mode, words):
@@ -119,7 +119,7 @@ def test_faulty_archive_server(hub, tmp_path, mode, words):
 
 def test_archive_without_an_end_is_cut_off(hub, tmp_path):
     hub.plain["messages.zip"], hub.modes["messages.zip"] = b"", "endless"
-    with pytest.raises(FetchError, match="far more than the file"):
+    with pytest.raises(FetchError, match="far more data than the file has"):
         fetch.get_data(data_row(hub))
     assert files_below(tmp_path) == {}
 
@@ -132,9 +132,9 @@ def test_damaged_data_file_is_replaced(hub, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_own_cache_that_cannot_be_written_is_said(hub, tmp_path):
+def test_unwritable_cache_is_reported(hub, tmp_path):
     (tmp_path / "home").write_text("a file where a directory should be")
     hub.plain["messages.zip"] = zipped(("Messages", MEMBER))
-    with pytest.raises(FetchError, match="cannot be written"):
+    with pytest.raises(FetchError, match="not writable"):
         fetch.get_data(data_row(hub))
     assert (tmp_path / "home").read_text().startswith("a file")

@@ -112,11 +112,11 @@ def refused(monkeypatch, capsys, tmp_path):
 
 
 CASES = {
-    "no such file": (["classify", "{}/nothing.csv", *TRAIN], ["nothing.csv", "no such file", ".csv"]),
+    "no such file": (["classify", "{}/nothing.csv", *TRAIN], ["nothing.csv", "neither a file nor", ".csv"]),
     "no such set": (["run", "spam-classifier", "--set", "data=sms-spma"], ["'sms-spma'", "did you mean 'sms-spam'?"]),
-    "directory": (["classify", "{}/folder", *TRAIN], ["folder", "a directory where a file should be"]),
-    "directory.csv": (["classify", "{}/folder.csv", *TRAIN], ["folder.csv", "a directory where a file should be"]),
-    "unknown kind": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv", "save it as CSV"]),
+    "directory": (["classify", "{}/folder", *TRAIN], ["folder", "a directory instead of a file"]),
+    "directory.csv": (["classify", "{}/folder.csv", *TRAIN], ["folder.csv", "a directory instead of a file"]),
+    "unknown file extension": (["classify", "{}/table.xlsx", *TRAIN], ["'.xlsx'", ".csv", ".tsv", "save it as CSV"]),
     "a name that is no text": (["classify", "{}/caf\udce9.csv", *TRAIN], ["not UTF-8", r"caf\udce9.csv", "Rename"]),
     "no data": (["run", "classify"], ["does not name any data", "finetune classify my.csv"]),
     "text column": (["classify", "{}/columns.csv", *TRAIN, "--label", "lable"], ["message_text", "--text NAME"]),
@@ -167,11 +167,11 @@ CASES = {
     "unknown weights to get": (["weights", "get", "gpt3"], ["unknown weights 'gpt3'", "gpt2-medium"]),
     "weights out of reach": (
         ["classify", "{}/good.csv", "--weights", "gpt2"],
-        ["gpt2 cannot be had without a network", "HF_HUB_OFFLINE is set"],
+        ["gpt2 cannot be downloaded without a network", "HF_HUB_OFFLINE is set"],
     ),
     "weights as a pickle": (
         ["classify", "{}/good.csv", "--weights", "{}/model.bin"],
-        ["pickles can run code", "save_pretrained"],
+        ["a pickle, which can run code", "save_pretrained"],
     ),
     "weights as pickles": (
         ["classify", "{}/good.csv", "--weights", "{}/pickles"],
@@ -199,18 +199,15 @@ CASES = {
     "no run to export": (["export", "{}/nothing"], ["not a run"]),
     "empty file": (["classify", "{}/empty.csv", *TRAIN], ["empty.csv", "the file is empty"]),
     "header only": (["classify", "{}/header.csv", *TRAIN], ["a header and no rows"]),
-    "one row": (["classify", "{}/one_row.csv", *TRAIN], ["needs two labels", "got ham", "--label NAME"]),
-    "one class": (["classify", "{}/one_class.csv", *TRAIN], ["needs two labels", "got ham", "--label NAME"]),
+    "one row": (["classify", "{}/one_row.csv", *TRAIN], ["needs at least two labels", "got ham", "--label NAME"]),
+    "one class": (["classify", "{}/one_class.csv", *TRAIN], ["needs at least two labels", "got ham", "--label NAME"]),
     "two rows": (["classify", "{}/two_rows.csv", *TRAIN], ["too few rows", "Add rows"]),
     "too many fields": (
         ["classify", "{}/wide.csv", *TRAIN],
         ["wide.csv, line 4: 3 fields", "2 columns: text, label", "Quote"],
     ),
     "too few fields": (["classify", "{}/narrow.csv", *TRAIN], ["narrow.csv, line 3: 1 fields", "2 columns"]),
-    "open quote": (
-        ["classify", "{}/quote.csv", *TRAIN],
-        ["quote.csv", "line 5", "A quote that is opened must be closed"],
-    ),
+    "open quote": (["classify", "{}/quote.csv", *TRAIN], ["quote.csv", "line 5", "Close every quote that is opened"]),
     "latin-1": (
         ["classify", "{}/latin1.csv", *TRAIN],
         [
@@ -339,7 +336,7 @@ def test_a_mirror_with_another_file_is_refused(monkeypatch, tmp_path, refused):
     files = {"toy.csv": TABLE.encode()}
     mirrored(monkeypatch, tmp_path, DATA_ROW, files, {"toy.csv": TABLE.replace("spam", "ham ").encode()})
     error = refused("run", "classify", "--set", "data=toy", "--set", "weights=random-bytes")
-    assert "toy.csv is not the file that is pinned" in error and "unset FINETUNE_MIRROR" in error
+    assert "toy.csv does not match the pinned hash" in error and "unset FINETUNE_MIRROR" in error
     mirrored(monkeypatch, tmp_path / "right", DATA_ROW, files, {})
     monkeypatch.setattr(
         sys, "argv", ["finetune", "run", "classify", "--set", "data=toy", *TRAIN[2:], "--set", "weights=random-bytes"]
@@ -355,7 +352,7 @@ def test_a_mirror_with_cut_weights_is_refused(monkeypatch, tmp_path, refused, pl
     files = {name: (place / "bundle" / name).read_bytes() for name in ("model.safetensors", "vocab.json", "merges.txt")}
     mirrored(monkeypatch, tmp_path, WEIGHTS_ROW, files, {"model.safetensors": files["model.safetensors"][:-100]})
     error = refused("run", "classify", "--set", f"data={place}/good.csv", "--set", "weights=tiny")
-    assert "model.safetensors is not the file that is pinned" in error and "bytes" in error
+    assert "model.safetensors does not match the pinned hash" in error and "bytes" in error
     assert "tiny/model.safetensors" in refused("weights", "verify", "tiny")
 
 
@@ -366,7 +363,7 @@ def test_cut_weights_in_a_directory_are_refused(tmp_path, refused, place):
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-100])
     for arguments in (["predict", cut, "hi"], ["classify", place / "good.csv", "--weights", cut]):
         error = refused(*arguments)
-        assert "model.safetensors" in error and "cut short" in error
+        assert "model.safetensors" in error and "incomplete download" in error
 
 
 def test_a_run_in_use_is_left_alone(refused, place, tmp_path):
@@ -400,7 +397,7 @@ def test_a_run_in_use_is_left_alone(refused, place, tmp_path):
         process.communicate("")
 
 
-def test_a_directory_that_is_no_run_is_left_alone(refused, place, tmp_path):
+def test_a_directory_that_is_not_a_run_is_left_alone(refused, place, tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "thesis.txt").write_text("years")
     error = refused("classify", place / "good.csv", "--name", "mine")
@@ -445,7 +442,7 @@ def test_a_read_only_place_is_named(refused, place, tmp_path, monkeypatch):
 
 def test_auto_is_resolved_before_it_is_got(refused, monkeypatch):
     monkeypatch.setattr("finetune.checkpoints.sources.resolve_auto", {"auto": "gpt2-medium"}.get)
-    assert "gpt2-medium cannot be had without a network" in refused("weights", "get", "auto")
+    assert "gpt2-medium cannot be downloaded without a network" in refused("weights", "get", "auto")
 
 
 def test_an_answer_goes_into_a_directory_that_is_made(place, monkeypatch, tmp_path):
@@ -462,12 +459,12 @@ def test_an_answer_goes_into_a_directory_that_is_made(place, monkeypatch, tmp_pa
     assert done.value.code == 0 and len(Path("new/deep/out.csv").read_text().splitlines()) == len(ROWS) + 1
 
 
-def test_a_place_that_cannot_hold_runs_is_named(refused, place, tmp_path):
+def test_a_runs_directory_that_cannot_be_made_is_reported(refused, place, tmp_path):
     (tmp_path / "runs").write_text("a file")
     assert "cannot be written" in refused("classify", place / "good.csv", *TRAIN)
 
 
-def test_a_full_disk_is_said(refused, place, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(refused, place, tmp_path, monkeypatch):
     """The write that fails is named; the run goes on where it stopped once there is room."""
     room = SimpleNamespace(left=12)
     fsync = os.fsync

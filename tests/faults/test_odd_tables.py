@@ -109,14 +109,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_layouts_are_read_and_said(kind, finetune):
+def test_layouts_are_detected_and_reported(kind, finetune):
     columns = {"text": [*TEXTS[:-1], "naïve"], "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
     assert status == 0, shown
     assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
     said = {
-        "semicolons": "parted by semicolons",
-        "tabs": "parted by tabs",
+        "semicolons": "separated by semicolons",
+        "tabs": "separated by tabs",
         "utf-16": "read as utf-16",
         "byte order mark": "byte order mark",
     }
@@ -140,8 +140,8 @@ def test_another_encoding_is_that_of_the_files_which_need_it(finetune):
     write("test.csv", {"text": [*TEXTS[:3], "thé"], "label": LABELS[:4]}, encoding="latin-1")
     further = ["--test", "test.csv", "--encoding", "cp1252", "--name", "one"]
     status, shown = finetune("classify", "my.csv", *further, *TRAIN)
-    assert status == 0 and "my.csv: read as utf-8-sig, since it is valid UTF-8" in shown
-    assert "test.csv: read as cp1252, as it was asked for" in shown
+    assert status == 0 and "my.csv: read as utf-8-sig, because it is valid UTF-8" in shown
+    assert "test.csv: read as cp1252, as requested" in shown
     texts = [json.loads(line)["text"] for path in Path("runs/one/data").glob("*.jsonl") for line in path.open()]
     assert len(texts) == 44 and {"café", "thé"} <= set(texts)
 
@@ -171,7 +171,7 @@ def test_missing_labels_and_other_types_are_counted_or_written_out(name, finetun
     assert {label for _, label in records().values()} == {"true", "false"} and len(records()) == 40
 
 
-def test_a_label_that_is_no_number_is_a_missing_one(finetune):
+def test_a_nan_label_is_a_missing_label(finetune):
     Path("my.jsonl").write_text(
         "".join(f'{{"text": "{text}", "label": {("NaN" if i == 7 else i % 2)}}}\n' for i, text in enumerate(TEXTS))
     )
@@ -199,16 +199,20 @@ REFUSED = {
         [],
         ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"],
     ),
-    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["one text in all 40 rows", "--text NAME"]),
-    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs two labels; got none"]),
-    "one column for both": ({"text": TEXTS, "label": LABELS}, ["--text", "label"], ["one column for text and label"]),
+    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["the same text in all 40 rows", "--text NAME"]),
+    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs at least two labels; got none"]),
+    "one column for both": (
+        {"text": TEXTS, "label": LABELS},
+        ["--text", "label"],
+        ["the same column for text and label"],
+    ),
     "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
     "no split column": (
         {"text": TEXTS, "label": LABELS},
         ["--split", "label"],
-        ["column 'label' names no split; got 'ham'", "train, training"],
+        ["unknown split in column 'label'; got 'ham'", "train, training"],
     ),
-    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["no encoding 'utf9'"]),
+    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["unknown encoding 'utf9'"]),
     "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
     "no such file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "t.csv"], ["no data 't.csv'"]),
     "a set that is not there": (
@@ -221,6 +225,16 @@ REFUSED = {
         ["--group", "label", "--set", "split.protocol=balanced"],
         ["balanced draws from one table", "protocol=grouped"],
     ),
+    "a time column that is not read": (
+        {"text": TEXTS, "label": LABELS, "day": LABELS},
+        ["--set", "columns.time=day"],
+        ["columns.time is read only by split.protocol=time"],
+    ),
+    "times that are none": (
+        {"text": TEXTS, "label": LABELS, "day": LABELS},
+        ["--time", "day"],
+        ["column 'day': 40 cells are not a time", "'ham'"],
+    ),
 }
 
 
@@ -229,6 +243,21 @@ def test_what_contradicts_is_refused(kind, finetune):
     columns, arguments, fragments = REFUSED[kind]
     status, shown = finetune("classify", write("my.csv", columns), *TRAIN, *arguments)
     assert status == 2 and [part for part in fragments if part not in shown] == [], shown
+
+
+def test_a_split_by_time_tests_on_the_newest_rows(finetune):
+    days = [f"2025-{1 + i % 12:02}-{1 + i // 12:02}" for i in range(40)]
+    write("my.csv", {"text": TEXTS, "label": LABELS, "sent": days})
+    status, shown = finetune("classify", "my.csv", "--time", "sent", *TRAIN)
+    assert status == 0 and "time split: train 28 / val 4 / test 8" in shown, shown
+    run = next(Path("runs").iterdir())
+    rows = {
+        name: [days[json.loads(line)["row"]] for line in (run / "data" / f"{name}.jsonl").open()]
+        for name in ("train", "val", "test")
+    }
+    assert max(rows["train"]) < min(rows["val"]) and max(rows["val"]) < min(rows["test"])
+    notes = json.loads((run / "data" / "card.json").read_text())["notes"]
+    assert f"test {min(rows['test'])} to {max(rows['test'])}" in " ".join(notes)
 
 
 def test_files_of_the_person_keep_their_side(finetune):
@@ -246,16 +275,16 @@ def test_files_of_the_person_keep_their_side(finetune):
     assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
 
 
-def test_a_split_column_is_used_when_it_is_named_and_said_when_it_is_not(finetune):
+def test_a_split_column_is_used_if_named_and_reported_if_not(finetune):
     sides = (["Train"] * 6 + ["dev", "dev", "test", "test"]) * 4
     write("my.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
     status, shown = finetune("classify", "my.csv", "--name", "one", *TRAIN)
     said = (
-        "column 'Split' says of each row whether it is of test, train, val, and is not used. To keep that split: "
+        "column 'Split' gives the split of each row (test, train, val) but is not used. To use that split, add "
         "--split Split [FT006]\n"
     )
     assert status == 0 and shown.count(said) == 1
-    assert "To keep that split: --split Split" in finetune("data", "check", "my.csv", "--json")[1]
+    assert "To use that split, add --split Split" in finetune("data", "check", "my.csv", "--json")[1]
     write("test.csv", {"text": TEXTS[::-1], "label": LABELS[::-1], "Split": ["test"] * 40})
     sides = [own.replace("test", "train") for own in sides]
     write("more.csv", {"text": TEXTS, "label": LABELS, "Split": sides})
@@ -281,7 +310,7 @@ def test_a_label_of_megabytes_is_shown_by_its_beginning(finetune):
         assert "xxxx..." in shown and len(shown) < 8000, len(shown)
 
 
-def test_a_group_on_two_sides_is_said_before_training(finetune):
+def test_a_divided_group_is_reported_before_training(finetune):
     columns = {
         "text": TEXTS,
         "label": LABELS,
@@ -289,7 +318,7 @@ def test_a_group_on_two_sides_is_said_before_training(finetune):
         "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8,
     }
     status, shown = finetune("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
-    assert status == 0 and shown.count("note: 2 of 6 val rows are of a group that is in train too. ") == 1
+    assert status == 0 and shown.count("note: 2 of 6 val rows have a group that is also in train. ") == 1
 
 
 def test_rows_are_named_with_their_file_where_there_are_several(finetune):
@@ -297,7 +326,7 @@ def test_rows_are_named_with_their_file_where_there_are_several(finetune):
     write("test.csv", {"text": ["", "caf\u00c3\u00a9"] + TEXTS[5:8], "label": LABELS[:5]})
     status, shown = finetune("classify", "my.csv", "--test", "test.csv", *TRAIN)
     assert status == 0 and "note: test.csv: 1 row left out: empty text (row 0) [FT011]\n" in shown
-    assert "1 of 44 texts hold characters of a wrong encoding (test.csv row 1)" in shown
+    assert "1 of 44 texts contain wrongly decoded characters (test.csv row 1)" in shown
     assert shown.count("row numbers start at 0") == 1
     shown = finetune("data", "check", "test.csv")[1]
     assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
@@ -351,9 +380,9 @@ def swallowing(name: str) -> str:
     return name
 
 
-def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
+def test_rows_swallowed_by_a_quote_are_reported_before_training(finetune):
     said = (
-        "1 row looks like several, swallowed by a quote that is not closed where it should be, from line 12; it "
+        "1 row looks like several rows joined by an unclosed quote, from line 12; it "
         "holds 4 further lines, each a lost row"
     )
     assert said in finetune("data", "check", swallowing("my.csv"), "--json")[1]
@@ -364,7 +393,7 @@ def test_rows_that_a_quote_swallows_are_said_before_training(finetune):
     assert status == 0 and shown.count(f"note: my.csv: {said}. Look at") == 1
 
 
-def test_a_column_read_as_text_that_tells_the_label_is_said_before_training(finetune):
+def test_a_leaking_text_column_is_reported_before_training(finetune):
     columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
     status, shown = finetune("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
-    assert status == 0 and shown.count("note: column 'kind' tells the label in 100.0% of the rows") == 1
+    assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1

@@ -245,7 +245,7 @@ def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish,
         assert [(root / name).read_bytes() for name in files] == expected, (name, number)
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(finish, unbroken, tmp_path):
+def test_a_full_disk_is_reported_and_nothing_is_lost(finish, unbroken, tmp_path):
     directory = tmp_path / "run"
     assert finish(directory, "full", DROPOUT, crash=("save_file", 9)) == 9  # four checkpoints
     before = {path.name: path.read_bytes() for path in directory.glob("checkpoints/step-*/*")}
@@ -333,7 +333,7 @@ def test_checkpoints_of_another_run_are_refused_by_what_changed(half_way, finish
     assert "its tensors are not the ones that this method trains" in (directory / "screen.txt").read_text()
 
 
-def test_another_number_of_threads_is_said(half_way, finish, tmp_path):
+def test_another_number_of_threads_is_reported(half_way, finish, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(half_way, directory)
     assert finish(directory, "full", DROPOUT | {"threads": 2}, crash=("save_file", 1)) == 9

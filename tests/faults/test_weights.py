@@ -104,7 +104,7 @@ def test_pickles_are_refused_and_never_opened(checkpoint, tensors, sentinel, kin
     assert_refused(checkpoint, f"only pickled weights.*{name}.*save_pretrained")
     with pytest.raises(WeightsError, match="refused|not opened"):
         locate_weights(str(checkpoint / name))
-    assert_refused(checkpoint / name, "pickles are not opened")
+    assert_refused(checkpoint / name, "pickles can run code")
     assert not sentinel.exists()
 
 
@@ -147,7 +147,7 @@ def test_a_file_cut_short(checkpoint, tensors, keep):
 
 def test_a_file_with_more_than_it_says(checkpoint, tensors):
     tensors.write_bytes(tensors.read_bytes() + b"\0")
-    assert_refused(checkpoint, "bytes where .* belong")
+    assert_refused(checkpoint, "bytes instead of")
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 500, 10**6, HEADER_LIMIT + 1, 2**31, 2**62, 2**63, 2**64 - 1])
@@ -198,7 +198,7 @@ def test_a_header_that_is_none(checkpoint, tensors, text):
     assert_refused(checkpoint, "not a usable safetensors file|do not fit")
 
 
-def test_a_name_that_stands_twice(checkpoint, tensors):
+def test_a_duplicate_tensor_name(checkpoint, tensors):
     content = tensors.read_bytes()
     header = header_of(content)
     text = json.dumps(header)
@@ -246,7 +246,7 @@ def test_other_damage_to_the_header_never_loads_something_else(checkpoint, tenso
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["gpt.token_embedding.weight", "gpt.blocks.0.mlp.down.weight", "head.weight"])
-def test_a_value_that_is_no_number(checkpoint, model, part, value):
+def test_a_non_finite_value(checkpoint, model, part, value):
     classifier = Classifier(model, 3).initialise_head(0)
     with torch.no_grad():
         classifier.get_parameter(part)[0, 1] = value
@@ -367,7 +367,7 @@ def test_a_shard_outside_the_directory(shards, name):
     index = json.loads(shards.read_text())
     index["weight_map"]["transformer.wte.weight"] = name
     shards.write_text(json.dumps(index))
-    assert_refused(shards.parent, "no plain file name")
+    assert_refused(shards.parent, "a shard must be a .safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from finetune.comparisons.architectures.numbers import in_words
 
 
 @pytest.mark.parametrize("name", ["spam", "instruct", "seq2seq"])
-def test_a_card_holds_what_its_script_measures(root, monkeypatch, capsys, name):
+def test_a_card_contains_the_figures_of_its_script(root, monkeypatch, capsys, name):
     script = root / "data" / name / "check_sample.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--check"])
     runpy.run_path(str(script), run_name="__main__")
@@ -94,7 +94,7 @@ def number_words(root):
     return runpy.run_path(str(root / "data" / "seq2seq" / "number_words.py"))
 
 
-def test_numbers_are_said_in_british_words():
+def test_numbers_are_spelled_out_in_british_english():
     assert {n: in_words(n) for n in WORDS} == WORDS
     tried = [*range(11_000), *range(11_000, 1_000_000, 37), 999_999]
     assert [read_number(in_words(n)) for n in tried] == tried

@@ -82,7 +82,7 @@ def test_without_pip_the_interpreters_own_packages_serve(bootstrap, monkeypatch,
     assert calls_of(bootstrap) == []
 
 
-def test_without_pip_and_packages_the_mend_is_said(bootstrap, monkeypatch, capsys):
+def test_without_pip_and_packages_the_error_says_what_to_do(bootstrap, monkeypatch, capsys):
     bootstrap.pip_works = False
     monkeypatch.setattr(bootstrap, "NEEDED", ["no_such_module"])
     with pytest.raises(SystemExit) as ended:
@@ -90,7 +90,7 @@ def test_without_pip_and_packages_the_mend_is_said(bootstrap, monkeypatch, capsy
     assert ended.value.code == 2 and "Check the network" in capsys.readouterr().err
 
 
-def test_without_ensurepip_the_mend_is_said(bootstrap, monkeypatch, capsys):
+def test_without_ensurepip_the_error_says_what_to_do(bootstrap, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ensurepip" else find(name))
     with pytest.raises(SystemExit) as ended:

@@ -116,12 +116,12 @@ def test_a_table_s_file_is_named_by_its_content(tmp_path):
     "data, words",
     [
         ([["a", "b"]], "unsupported type of training data; got list"),
-        ("nowhere.csv", "no such file and no such name"),
+        ("nowhere.csv", "neither a file nor the name of a data set"),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns have the same name"),
         (pd.DataFrame({"text": ["a"]}), "no label column"),
     ],
 )
-def test_what_is_no_data_is_said(data, words, tmp_path, tiny):
+def test_what_is_not_data_is_reported(data, words, tmp_path, tiny):
     with pytest.raises(DataError, match=words):
         finetune.classify(data, weights=tiny, folder=tmp_path)
 

@@ -27,7 +27,7 @@ def test_no_text_drives_the_terminal(capsys, text, shown):
     assert captured.out == captured.err == shown + "\n"
 
 
-def test_the_log_holds_what_was_shown(capsys, tmp_path):
+def test_the_log_contains_the_output(capsys, tmp_path):
     console.say("before")
     with console.log_to(tmp_path / "log.txt"):
         console.say("\x1b é")
@@ -41,7 +41,7 @@ def test_the_log_holds_what_was_shown(capsys, tmp_path):
     assert capsys.readouterr().err == "note: careful\n"
 
 
-def test_inside_of_silence_nothing_is_said(capsys):
+def test_inside_of_silence_nothing_is_printed(capsys):
     with console.silence():
         console.say("a")
         console.warn("b")

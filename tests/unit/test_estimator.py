@@ -58,10 +58,10 @@ def test_it_learns_and_its_probabilities_are_transformers_at_the_temperature(fit
 
 
 def test_the_temperature_is_fitted_on_rows_that_were_held_out(make, monkeypatch):
-    from finetune import estimator
+    from finetune.tasks.classify import fine_tune
 
     seen = []
-    monkeypatch.setattr(estimator, "fit_temperature", lambda logits, y: seen.append(len(y)) or 2.0)
+    monkeypatch.setattr(fine_tune, "fit_temperature", lambda logits, y, weights: seen.append(len(y)) or 2.0)
     clf = make(validation_fraction=0.25).fit(TEXTS, KINDS)
     assert seen[0] == pytest.approx(10, abs=2) and clf.bundle_.temperature == 2.0
     few = make(epochs=1).fit(["win", "home", "cash"], [1, 0, 1])
@@ -143,7 +143,8 @@ def test_a_fit_repeats_itself_and_leaves_nothing_behind(make, fitted, capsys, tm
 def test_settings_reach_the_training(make):
     clf = make(
         method="lora",
-        settings={"lora_rank": np.int64(2), "epochs": 1},
+        epochs=1,
+        settings={"lora_rank": np.int64(2)},
         class_weight="balanced",
         max_length=4,
         lr=np.float64(0.01),
@@ -190,17 +191,17 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
 @pytest.mark.parametrize(
     "X, y, words",
     [
-        ("one text", ["a"], "one value where many texts should be"),
-        (None, [1, 2], "one value where many"),
+        ("one text", ["a"], "a single value instead of many texts"),
+        (None, [1, 2], "a single value instead of many"),
         ([], [], "there are no texts"),
-        ([1, 2], [0, 1], "there is no text in these values; got int 1"),
-        (np.ones((2, 3)), [0, 1], "no text in these values"),
+        ([1, 2], [0, 1], "these values are not texts; got int 1"),
+        (np.ones((2, 3)), [0, 1], "these values are not texts"),
         (["a", " "], [0, 1], "text 1 is empty; got 1 of 2"),
         (["a", None], [0, 1], "text 1 is empty"),
         ([["a", "b"], ["c"]], [0, 1], "rows of different shapes"),
-        ({"a": 1}, [0], "one value where many"),
+        ({"a": 1}, [0], "a single value instead of many"),
         (np.full((2, 1, 1), "a"), [0, 1], "rows of different shapes"),
-        (["a", "b"], [0], "fit needs two classes"),
+        (["a", "b"], [0], "fit needs at least two classes"),
         (["a", "b"], [0, 1, 1], "different lengths; got 2 texts, 3 labels"),
         (["a", "b"], None, "requires y to be passed"),
         (["a", "b"], ["x", None], "1 missing labels, the first in row 1"),
@@ -208,10 +209,10 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         (["a", "b"], ["x", 1], "several types; got int, str"),
         (["a", "b"], [0.5, 0.7], "Unknown label type"),
         (["a", "b"], [[0, 1], [1, 0]], "1d array"),
-        (["a", "b"], np.array(["2020", "2021"], "M8"), "type are not known"),
+        (["a", "b"], np.array(["2020", "2021"], "M8"), "unsupported label type"),
     ],
 )
-def test_what_cannot_be_learnt_is_a_value_error_in_words(make, X, y, words):
+def test_what_cannot_be_learned_is_a_value_error_with_an_explanation(make, X, y, words):
     with pytest.raises(ValueError, match=words):
         make().fit(X, y)
 

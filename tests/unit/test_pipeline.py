@@ -118,7 +118,7 @@ def test_the_shape_is_that_of_new_weights():
     assert make_recipe("pretrain", ["weights=scratch", "shape.layers=3"]).shape.layers == 3
 
 
-def test_keys_of_the_version_before_are_told_their_new_names(tmp_path):
+def test_old_keys_are_errors_with_their_new_names(tmp_path):
     for text, words in (
         ("[compare]\nseeds = 3", "compare is called methods since version 0.1.0"),
         ("[seq2seq]\nsilent_cross = false", "is called zero_init_cross_attention since"),

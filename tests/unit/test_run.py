@@ -52,7 +52,7 @@ def test_names_that_cannot(tmp_path, name):
         Run.named(tmp_path, name)
 
 
-def test_what_is_no_directory_of_a_run_is_refused(tmp_path):
+def test_a_directory_that_is_not_a_runs_is_refused(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")

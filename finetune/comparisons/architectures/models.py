@@ -46,6 +46,10 @@ class Training:
         """As recipes name it."""
         return f"{self.task}-{self.architecture}-{self.start}"
 
+    def key(self, seed: int) -> str:
+        """As its result is named."""
+        return f"{self.name}-{seed}"
+
     @property
     def label(self) -> str:
         """As the report names it."""

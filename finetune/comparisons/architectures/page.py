@@ -2,7 +2,18 @@
 
 from finetune.comparisons.architectures.results import ArchitecturesComparison, Entry, Group
 from finetune.report import plots
-from finetune.report.blocks import NONE, Figure, Section, Table, Text, Tile, bytes_text, metric_cell, seconds_text
+from finetune.report.blocks import (
+    NONE,
+    Figure,
+    PageContent,
+    Section,
+    Table,
+    Text,
+    Tile,
+    bytes_text,
+    metric_cell,
+    seconds_text,
+)
 from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, make_page
 from finetune.tasks.classify.data import ClassifierCard
@@ -78,7 +89,7 @@ def screen_table(comparison: ArchitecturesComparison) -> list[str]:
     return lines
 
 
-def page(files: Files[ArchitecturesComparison, ClassifierCard]) -> dict:
+def page(files: Files[ArchitecturesComparison, ClassifierCard]) -> PageContent:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [

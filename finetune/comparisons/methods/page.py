@@ -6,6 +6,7 @@ from finetune.report import plots
 from finetune.report.blocks import (
     NONE,
     Figure,
+    PageContent,
     Section,
     Table,
     Text,
@@ -73,7 +74,7 @@ def screen_table(comparison: MethodsComparison) -> list[str]:
     ]
 
 
-def page(files: Files[MethodsComparison, ClassifierCard]) -> dict:
+def page(files: Files[MethodsComparison, ClassifierCard]) -> PageContent:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [

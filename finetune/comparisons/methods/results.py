@@ -1,9 +1,26 @@
-"""What a comparison of methods writes to comparison.json."""
+"""What a comparison of methods writes: a result.json of each training, and comparison.json."""
 
 from dataclasses import dataclass
 
-from finetune.comparisons.results import Comparison, MeasuredCandidate
+from finetune.comparisons.results import Basis, Comparison, MeasuredCandidate
 from finetune.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodTraining(Basis):
+    """What a result.json holds: the classes that one training's model predicts for the test rows, and what it took."""
+
+    threads: int
+    predicted: list[int]
+    seconds: float
+    trainable: int  # parameters
+    total: int
+    lr: float
+    precision: str
+    epochs: float
+    steps: int
+    best_step: int
+    peak_bytes: int
 
 
 @dataclass(frozen=True)

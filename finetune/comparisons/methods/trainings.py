@@ -2,18 +2,17 @@
 
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from finetune.checkpoints.fallback import SCRATCH
 from finetune.comparisons.methods.candidates import CANDIDATES, LAST, PADDED, read_out
 from finetune.comparisons.methods.page import verdict
-from finetune.comparisons.methods.results import CleanAccuracy, MethodCandidate, MethodsComparison
-from finetune.comparisons.results import fields_of
+from finetune.comparisons.methods.results import CleanAccuracy, MethodCandidate, MethodsComparison, MethodTraining
+from finetune.comparisons.results import Basis, fields_of
 from finetune.console import say
 from finetune.evaluation.baseline import tfidf_logistic
-from finetune.evaluation.candidates import compare_candidates
+from finetune.evaluation.candidates import Candidate, compare_candidates
 from finetune.evaluation.leakage import clean_rows
 from finetune.files import read_json, write_json
 from finetune.machine import timed
@@ -23,6 +22,7 @@ from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
 from finetune.tables.splits import normalise_text
 from finetune.tasks.base import read_records, task_named
+from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import build_job
 from finetune.tasks.classify.score import TFIDF, positive_label
 from finetune.tasks.classify.task import ClassifyPrepared, run_examples
@@ -54,49 +54,44 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     """Write comparison.json. Finished trainings of a stopped run are not repeated."""
     prepared = run.result("prepare", ClassifyPrepared)
     labels = prepared.labels
-    records = {name: read_records(run, name) for name in ("train", "val", "test")}
-    targets = {name: np.array([labels.index(record["label"]) for record in rows]) for name, rows in records.items()}
+    records = {name: read_records(run, name, LabelledRow) for name in ("train", "val", "test")}
+    targets = {name: np.array([labels.index(record.label) for record in rows]) for name, rows in records.items()}
     wanted = [
         (name, seed)
         for name in recipe.methods.candidates
         for seed in range(recipe.train.seed, recipe.train.seed + recipe.methods.seeds)
     ]
-    results: dict[str, list[dict]] = {}
+    results: dict[str, list[MethodTraining]] = {}
     for number, (name, seed) in enumerate(wanted, 1):
         say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
-        results.setdefault(name, []).append(_fit_once(recipe, run, name, seed, reads))
-        accuracy = np.mean(np.array(results[name][-1]["predicted"]) == targets["test"])
-        say(f"  test accuracy {accuracy:.4f}, trained in {results[name][-1]['seconds']:.0f} s")
+        trained = _fit_once(recipe, run, name, seed, reads)
+        results.setdefault(name, []).append(trained)
+        accuracy = np.mean(np.array(trained.predicted) == targets["test"])
+        say(f"  test accuracy {accuracy:.4f}, trained in {trained.seconds:.0f} s")
 
-    texts = {name: [record["text"] for record in rows] for name, rows in records.items()}
+    texts = {name: [record.text for record in rows] for name, rows in records.items()}
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise_text)
     probabilities, note, seconds = tfidf_logistic(
         texts["train"], targets["train"], texts["val"], targets["val"], texts["test"], len(labels)
     )
-    decisions = {name: np.array([fit["predicted"] for fit in fits]) for name, fits in results.items()}
+    decisions = {name: np.array([fit.predicted for fit in fits]) for name, fits in results.items()}
     decisions[TFIDF] = probabilities.argmax(1)[None]
-    reference, why = _reference(recipe, run, results, prepared.splits["train"])
+    reference, why = _reference(recipe, run, prepared.splits["train"])
     positive = positive_label(recipe, labels)
     found = compare_candidates(
         targets["test"], decisions, len(labels), positive, reference, recipe.evaluate.resamples, recipe.split.seed
     )
-    means: dict[str, dict[str, Any]] = {}
-    for name, fits in results.items():
-        means[name] = {key: float(np.mean([fit[key] for fit in fits])) for key in ("seconds", "peak_bytes", "epochs")}
-        means[name] |= {key: fits[0][key] for key in ("trainable", "total", "lr", "precision")}
-    means[TFIDF] = {"seconds": seconds, "note": note}
-    candidates = []
-    for name, rows in decisions.items():
-        right = (rows == targets["test"])[:, clean]
-        candidates.append(
-            MethodCandidate(
-                name=name,
-                label=CANDIDATES[name].label if name in CANDIDATES else name,
-                **means[name],
-                **fields_of(found[name]),
-                clean=CleanAccuracy(float(right.mean()) if clean.any() else None, int(clean.sum())),
-            )
+
+    def clean_accuracy(name: str) -> CleanAccuracy:
+        right = (decisions[name] == targets["test"])[:, clean]
+        return CleanAccuracy(float(right.mean()) if clean.any() else None, int(clean.sum()))
+
+    candidates = [_candidate(name, fits, found[name], clean_accuracy(name)) for name, fits in results.items()]
+    candidates.append(
+        MethodCandidate(
+            name=TFIDF, label=TFIDF, **fields_of(found[TFIDF]), seconds=seconds, note=note, clean=clean_accuracy(TFIDF)
         )
+    )
     comparison = MethodsComparison(
         schema_version=1,
         task="methods",
@@ -106,7 +101,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
         why=why,
         seeds=recipe.methods.seeds,
         device=device_type(),
-        threads=next(iter(results.values()))[0]["threads"],
+        threads=next(iter(results.values()))[0].threads,
         weights=start_weights(run.result("download", Downloaded).weights),
         candidates=candidates,
     )
@@ -115,39 +110,63 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     return MethodsResult(reference)
 
 
-def _reference(recipe: Recipe, run: Run, results: dict, rows: int) -> tuple[str, str]:
+def _candidate(name: str, fits: list[MethodTraining], found: Candidate, clean: CleanAccuracy) -> MethodCandidate:
+    """One way to adapt the weights, from its trainings under each seed."""
+    first = fits[0]
+    return MethodCandidate(
+        name=name,
+        label=CANDIDATES[name].label,
+        **fields_of(found),
+        seconds=float(np.mean([fit.seconds for fit in fits])),
+        peak_bytes=float(np.mean([fit.peak_bytes for fit in fits])),
+        epochs=float(np.mean([fit.epochs for fit in fits])),
+        trainable=first.trainable,
+        total=first.total,
+        lr=first.lr,
+        precision=first.precision,
+        clean=clean,
+    )
+
+
+def _reference(recipe: Recipe, run: Run, rows: int) -> tuple[str, str]:
     """The candidate that `auto` would choose here, and why; the first one if that is not compared."""
     method, why = choose_method(run.result("verify", Verified).parameters, is_pretrained(recipe), rows, device_type())
     chosen = [
         name
-        for name in results
+        for name in recipe.methods.candidates
         if (own := CANDIDATES[name]).method == method
         and own.reads == LAST
         and own.pretrained
         and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)
     ]
-    return (chosen[0], f"what auto chooses here: {why}") if chosen else (next(iter(results)), "the first one")
+    return (chosen[0], f"what auto chooses here: {why}") if chosen else (recipe.methods.candidates[0], "the first one")
 
 
-def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
+def _fit_once(recipe: Recipe, run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTraining:
     """The result of one training, read from disk if it exists; the weights are not kept.
 
-    Each training runs in its own process, so that its peak memory can be measured.
+    Each training runs in its own process, so that its peak memory can be measured. RunError where the file on disk is
+    not one that this version writes.
     """
     directory = run.path("comparison", f"{name}-{seed}")
-    rests_on = identity(recipe, run, reads)
-    machine = {"device": device_type(), "threads": set_threads(recipe.train.threads)}
     written = directory / "result.json"
-    earlier = read_json(written) if written.exists() else {}
-    if not isinstance(earlier, dict) or not (rests_on | machine).items() <= earlier.items():
+    found = None
+    if written.exists():
+        found = MethodTraining.from_json(read_json(written), written, do="Delete it, and this training is done again.")
+    if found is None or not found.same(_basis(recipe, run, reads)):
         directory.mkdir(parents=True, exist_ok=True)
-        found = launch(["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)], run)
-        write_json(written, rests_on | machine | found)
+        command = ["-m", "finetune.comparisons.methods.stage", str(run.directory), name, str(seed)]
+        found = launch(command, run, MethodTraining)
+        write_json(written, found.to_json())
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    return read_json(written)
+    return found
 
 
-def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
+def _basis(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> Basis:
+    return Basis(**identity(recipe, run, reads), device=device_type(), threads=set_threads(recipe.train.threads))
+
+
+def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTraining:
     """Train one candidate in this process. Returns its predictions of the test rows, and what it took."""
     import torch
 
@@ -178,12 +197,16 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> dict:
         found = fit(job, settings, directory, identity(recipe, run, reads))
         spent = seconds()
     logits = predict_logits(model.eval(), parts["test"].ids)
-    return {
-        "predicted": logits.argmax(1).tolist(),
-        "seconds": round(max(spent, found.seconds), 3),
-        "trainable": trainable.parameters,
-        "total": trainable.total,
-        "lr": settings.lr,
-        "precision": settings.precision,
-        **{key: getattr(found, key) for key in ("epochs", "steps", "best_step", "peak_bytes")},
-    }
+    return MethodTraining(
+        **vars(_basis(recipe, run, reads)),
+        predicted=logits.argmax(1).tolist(),
+        seconds=round(max(spent, found.seconds), 3),
+        trainable=trainable.parameters,
+        total=trainable.total,
+        lr=settings.chosen_lr,
+        precision=settings.precision,
+        epochs=found.epochs,
+        steps=found.steps,
+        best_step=found.best_step,
+        peak_bytes=found.peak_bytes,
+    )

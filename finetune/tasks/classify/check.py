@@ -1,11 +1,11 @@
-"""The check of a labelled table: everything that is found in it, for a person or for a program."""
+"""The report of ``finetune data check`` on a labelled table, as lines or as JSON."""
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import zip_longest
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +13,8 @@ from finetune.checkpoints.sources import locate_weights
 from finetune.checkpoints.store import read_config
 from finetune.console import clean, say
 from finetune.errors import DataError, shorten
-from finetune.tables.checks import (
-    LEVELS,
-    Finding,
-    by_severity,
-    check_rows,
-    letter_counts,
-    places,
-    sample_of,
-    without_muted,
-)
+from finetune.tables.card import TokenSpread, token_spread
+from finetune.tables.checks import LEVELS, Finding, by_severity, check_rows, letter_counts, sample_of, without_muted
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.detect import Detected, detect_format
@@ -37,6 +29,76 @@ from finetune.training.token_rows import encode
 COLOURS = dict(zip(LEVELS, ("red", "yellow", ""), strict=True))
 
 
+@dataclass(frozen=True)
+class FileFormat:
+    """How the file was read."""
+
+    kind: str
+    delimiter: str
+    encoding: str
+    header: bool
+    quoting: bool
+    notes: list[str]
+    lost_by_quoting: int  # rows that a reader with default quoting would lose
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """The columns that were read; several text columns are joined with commas."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Text lengths in characters and in tokens, and the number of texts longer than the context."""
+
+    tokenizer: str
+    context: int
+    characters: TokenSpread
+    tokens: TokenSpread
+    cut_rows: int
+
+
+@dataclass(frozen=True)
+class DuplicateCounts:
+    """Rows that repeat an earlier text, and rows with a near duplicate."""
+
+    exact_rows: int
+    near_rows: int
+
+
+@dataclass(frozen=True)
+class LetterCounts:
+    """Letters in a sample of the texts, and the non-Latin ones among them."""
+
+    counted: int
+    other_alphabet: int
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """The result of ``finetune data check``. The fields and their order are those of its JSON."""
+
+    schema_version: int
+    file: str
+    format: FileFormat
+    columns: ColumnNames
+    rows: int
+    dropped: dict[str, int]  # reason -> rows
+    labels: dict[str, int]  # label -> rows, the most frequent first
+    lengths: Lengths
+    duplicates: DuplicateCounts
+    letters: LetterCounts
+    muted: list[str]  # codes of findings that are left out
+    findings: list[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; each finding has its code."""
+        return asdict(self) | {"findings": [finding.to_json() for finding in self.findings]}
+
+
 def check_file(
     name: str,
     text: str | None = None,
@@ -44,17 +106,11 @@ def check_file(
     weights: str = "mini",
     encoding: str | None = None,
     ignore: Sequence[str] = (),
-) -> dict:
-    """Check the table that `name` means, a file or a registry's row; findings with the codes in `ignore` are muted.
+) -> TableReport:
+    """Check the table called `name`: a file or a data set in the registry. Findings with a code in `ignore` are muted.
 
-    Raises DataError where the table cannot be read, RecipeError for a code that cannot be muted.
-
-    Returns, for JSON, with stable keys: schema_version; file; format {kind, delimiter, encoding, header, quoting,
-    notes, lost_by_quoting}; columns {text, label}; rows; dropped {reason: rows}; labels {label: rows};
-    lengths {tokenizer, context, characters and tokens {median, p95, max}, cut_rows}; duplicates {exact_rows,
-    near_rows}; letters {counted, other_alphabet}; muted [code]; findings [{code, check, level, what, do, count, rows,
-    examples, files}], level being stop, warning or note, and rows being numbers of rows in the file, the first data
-    row 0, with the file of each in files where there are several.
+    Row numbers start at 0 and do not count the header. Raises DataError if the table cannot be read, RecipeError for
+    a code that cannot be muted.
     """
     muted = check_muted(ignore)
     data = locate_data(name, encoding)
@@ -70,7 +126,7 @@ def check_file(
             Finding(
                 "encoding",
                 "stop",
-                f"the file is not UTF-8: line {odd.line} is the first that is not; "
+                f"the file is not UTF-8: the first invalid line is line {odd.line}; "
                 f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
                 odd.fix(),
                 examples=[odd.sample],
@@ -85,86 +141,79 @@ def check_file(
     near = find_near_duplicates(source.texts, keys)
     findings += check_table(data.path, detected, source) + [Finding("columns", "note", note) for note in source.notes]
     findings += check_rows(source, keys, near, lengths, context)
-    characters = np.array([len(own) for own in source.texts])
     letters, foreign = letter_counts([source.texts[at] for at in sample_of(source)])
-    return {
-        "schema_version": 1,
-        "file": str(data.path),
-        "format": {
-            "kind": layout.kind,
-            "delimiter": layout.delimiter,
-            "encoding": layout.encoding,
-            "header": layout.header,
-            "quoting": layout.quoting,
-            "notes": list(detected.notes),
-            "lost_by_quoting": detected.lost_by_quoting,
-        },
-        "columns": {"text": source.text_column, "label": source.label_column},
-        "rows": len(source.rows),
-        "dropped": source.dropped,
-        "labels": dict(Counter(source.labels).most_common()),
-        "lengths": {
-            "tokenizer": found.name,
-            "context": context,
-            "characters": _spread(characters),
-            "tokens": _spread(lengths),
-            "cut_rows": int((lengths > context).sum()),
-        },
-        "duplicates": {"exact_rows": len(keys) - len(np.unique(keys)), "near_rows": len(near.rows())},
-        "letters": {"counted": letters, "other_alphabet": foreign},
-        "muted": muted,
-        "findings": [finding.as_dict() for finding in by_severity(without_muted(findings, muted))],
-    }
+    return TableReport(
+        schema_version=1,
+        file=str(data.path),
+        format=FileFormat(
+            layout.kind,
+            layout.delimiter,
+            layout.encoding,
+            layout.header,
+            layout.quoting,
+            list(detected.notes),
+            detected.lost_by_quoting,
+        ),
+        columns=ColumnNames(source.text_column, source.label_column),
+        rows=len(source.rows),
+        dropped=source.dropped,
+        labels=dict(Counter(source.labels).most_common()),
+        lengths=Lengths(
+            tokenizer=found.name,
+            context=context,
+            characters=token_spread([len(text) for text in source.texts]),
+            tokens=token_spread(lengths.tolist()),
+            cut_rows=int((lengths > context).sum()),
+        ),
+        duplicates=DuplicateCounts(len(keys) - len(np.unique(keys)), len(near.rows())),
+        letters=LetterCounts(letters, foreign),
+        muted=muted,
+        findings=by_severity(without_muted(findings, muted)),
+    )
 
 
-def _spread(numbers: np.ndarray) -> dict[str, int]:
-    return {"median": int(np.median(numbers)), "p95": int(np.percentile(numbers, 95)), "max": int(numbers.max())}
-
-
-def show(report: dict, as_json: bool = False) -> None:
-    """Print a check. Raises DataError where training on this file would mean nothing or be refused."""
+def show(report: TableReport, as_json: bool = False) -> None:
+    """Print a report. Raises DataError if it has a finding that prevents training."""
     if as_json:
-        print(json.dumps(report, ensure_ascii=True, indent=2, allow_nan=False))
+        print(json.dumps(report.to_json(), ensure_ascii=True, indent=2, allow_nan=False))
     else:
         _show_lines(report)
-        _show_findings(report["findings"])
-    for finding in report["findings"]:
-        if finding["level"] == "stop":
-            raise DataError(f"{report['file']}: {finding['what']} [{finding['code']}]", do=finding["do"])
+        _show_findings(report.findings)
+    for finding in report.findings:
+        if finding.level == "stop":
+            raise DataError(f"{report.file}: {finding.what} [{finding.code}]", do=finding.do)
 
 
-def _show_lines(report: dict) -> None:
-    layout, lengths, labels = report["format"], report["lengths"], report["labels"]
+def _show_lines(report: TableReport) -> None:
+    layout, lengths, labels = report.format, report.lengths, report.labels
     how = (
-        layout["kind"]
-        if layout["kind"] != "delimited"
+        layout.kind
+        if layout.kind != "delimited"
         else (
-            f"fields parted by {layout['delimiter']!r}, {'a header' if layout['header'] else 'no header'}, "
-            f"{'quotes' if layout['quoting'] else 'no quoting'}, {layout['encoding'].removesuffix('-sig')}"
+            f"fields separated by {layout.delimiter!r}, {'a header' if layout.header else 'no header'}, "
+            f"{'quotes' if layout.quoting else 'no quoting'}, {layout.encoding.removesuffix('-sig')}"
         )
     )
-    say(f"file     {report['file']}")
+    say(f"file     {report.file}")
     say(f"format   {how}")
-    say(f"columns  text {report['columns']['text']!r}, label {report['columns']['label']!r}")
+    say(f"columns  text {report.columns.text!r}, label {report.columns.label!r}")
     say(
-        f"rows     {report['rows']:,}, counted from 0"
-        + "".join(f"; {count:,} left out: {reason}" for reason, count in report["dropped"].items())
+        f"rows     {report.rows:,}, counted from 0"
+        + "".join(f"; {count:,} left out: {reason}" for reason, count in report.dropped.items())
     )
-    shown = [f"{shorten(label)} {count:,} ({count / report['rows']:.0%})" for label, count in list(labels.items())[:8]]
+    shown = [f"{shorten(label)} {count:,} ({count / report.rows:.0%})" for label, count in list(labels.items())[:8]]
     say(f"labels   {', '.join(shown)}" + (f" and {len(labels) - 8:,} more" if len(labels) > 8 else ""))
-    for unit in ("characters", "tokens"):
-        spread = lengths[unit]
+    for heading, unit, spread in (("lengths", "characters", lengths.characters), ("", "tokens", lengths.tokens)):
         say(
-            f"{'lengths' if unit == 'characters' else '':8} median {spread['median']:,} {unit}, 95 % within "
-            f"{spread['p95']:,}, longest {spread['max']:,}"
-            + (f"; {lengths['tokenizer']} reads {lengths['context']:,}" if unit == "tokens" else "")
+            f"{heading:8} median {spread.median:,} {unit}, 95 % within {spread.p95:,}, longest {spread.max:,}"
+            + (f"; {lengths.tokenizer} reads {lengths.context:,}" if unit == "tokens" else "")
         )
-    if report["muted"]:
-        say(f"muted    {', '.join(report['muted'])}")
+    if report.muted:
+        say(f"muted    {', '.join(report.muted)}")
 
 
-def _show_findings(findings: list[dict]) -> None:
-    """A row for each finding; what comes from the file is shown as plain text, never as markup."""
+def _show_findings(findings: list[Finding]) -> None:
+    """A row for each finding. Content of the file is shown as plain text, never as markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -176,14 +225,13 @@ def _show_findings(findings: list[dict]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("code", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("what is there", ratio=5)
+    table.add_column("finding", ratio=5)
     table.add_column("what to do", ratio=3)
     for finding in findings:
-        what = Text(clean(finding["what"]))
-        for at, example in zip_longest(places(finding), finding["examples"], fillvalue=""):
-            what.append(clean("\n  " + ": ".join(filter(None, (at, example)))), style="dim")
-        level = Text(finding["level"], style=COLOURS[finding["level"]])
-        table.add_row(finding["code"], level, what, Text(clean(finding["do"])))
+        what = Text(clean(finding.what))
+        for example in finding.examples_by_place:
+            what.append(clean("\n  " + example), style="dim")
+        table.add_row(finding.code, Text(finding.level, style=COLOURS[finding.level]), what, Text(clean(finding.do)))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=120)

@@ -11,16 +11,25 @@ from pydantic import PlainSerializer
 
 from finetune.errors import DataError, listed, shorten
 from finetune.files import sha256_tree
-from finetune.recipe import Recipe, Split
-from finetune.records import DataOrigin, Record
+from finetune.recipe import Columns, Recipe, Split
+from finetune.records import DataOrigin, PreparedRow, Record
 from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
-from finetune.tables.splits import SPLITS, balanced_split, grouped_split, keep_sides, ordered_split, text_keys
+from finetune.tables.splits import (
+    SPLITS,
+    balanced_split,
+    grouped_split,
+    keep_sides,
+    ordered_split,
+    text_keys,
+    time_split,
+)
 from finetune.tables.tables import iterate_table
+from finetune.tables.times import parse_times
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows, encode
 
@@ -69,7 +78,7 @@ class TableCard(Record):
     unused_rows: int
     tokens: TokenCounts
     near_duplicates: NearDuplicateCounts
-    checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.as_dict() for finding in found])]
+    checks: Annotated[list[Finding], PlainSerializer(lambda found: [finding.to_json() for finding in found])]
     notes: list[str]
     muted: list[str] = field(default_factory=list)  # codes of findings that the recipe ignores
 
@@ -83,8 +92,16 @@ class ClassifierCard(TableCard, DataOrigin):
     """What data/card.json holds."""
 
 
-class Records(Sequence):
-    """Rows of a split as {"row", "text", "label"}, each made when it is asked for."""
+@dataclass(frozen=True)
+class LabelledRow(PreparedRow):
+    """A text and its label."""
+
+    text: str
+    label: str
+
+
+class Records(Sequence[LabelledRow]):
+    """The rows of a split, each made when it is asked for."""
 
     def __init__(self, source: LabelledTexts, positions: list[int]):
         self.source, self.positions = source, positions
@@ -92,9 +109,9 @@ class Records(Sequence):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # nobody takes a slice
+    def __getitem__(self, index: int) -> LabelledRow:  # type: ignore[override]  # nobody takes a slice
         i = self.positions[index]
-        return {"row": self.source.rows[i], "text": self.source.texts[i], "label": self.source.labels[i]}
+        return LabelledRow(self.source.rows[i], self.source.texts[i], self.source.labels[i])
 
 
 def prepare(
@@ -107,7 +124,7 @@ def prepare(
     """
     split = recipe.split
     keys = text_keys(source.texts)
-    parts = split_rows(split, source, keys)
+    parts = split_rows(split, recipe.columns, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
     labels = set(source.labels)
     for name in SPLITS:
@@ -172,7 +189,7 @@ def prepare(
     )
 
 
-def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
+def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
     """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
     if split.protocol != "grouped":
         if source.groups or any(source.sides):
@@ -183,6 +200,8 @@ def split_rows(split: Split, source: LabelledTexts, keys: np.ndarray) -> dict[st
             )
         if split.protocol == "ordered":
             return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
+        if split.protocol == "time":
+            return time_split(parse_times(source, columns.time or ""), split.val_fraction, split.test_fraction)
         return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
 
     def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
@@ -232,7 +251,9 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
             f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
             "the same text can stand in train and in test (see the overlap)"
         )
-    elif any(source.sides) or recipe.split.protocol == "ordered":
+    elif any(source.sides) or recipe.split.protocol in ("ordered", "time"):
+        if recipe.split.protocol == "time":
+            notes.append(_periods(source, parts))
         if recipe.split.protocol == "ordered":
             notes.append(
                 "rows stand on a side by their place in the file: those to train on, the test's, the validation's"
@@ -255,6 +276,16 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
     return notes
 
 
+def _periods(source: LabelledTexts, parts: dict) -> str:
+    """The first and last time of each split, as the table writes them."""
+    times = parse_times(source, "")
+    said = []
+    for name, rows in parts.items():
+        order = sorted(rows, key=times.__getitem__)
+        said.append(f"{name} {source.times[order[0]]} to {source.times[order[-1]]}")
+    return f"split by time: {'; '.join(said)}"
+
+
 def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
     """What a split that came with the data leaves on two sides."""
     came = [name for name in ("val", "test") if name in source.sides]
@@ -270,18 +301,18 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
 
 
 def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
-    """Groups that a split that came with the data leaves on two sides."""
+    """Groups that a split that came with the data divides."""
     found, group = [], np.array(source.groups)
     for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
         own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
         if both := int((np.isin(own, seen) & (own != "")).sum()):
-            what = f"{both} of {len(own)} {name} rows are of a group that is in {' or '.join(others)} too"
+            what = f"{both} of {len(own)} {name} rows have a group that is also in {' or '.join(others)}"
             found.append(
                 Finding(
                     "shared_groups",
                     "warning",
                     what,
-                    "The sides are kept as they came; put all rows of a group on one of them, or the score flatters.",
+                    "Your split is kept; put all rows of a group into one part, or the score is too optimistic.",
                     both,
                 )
             )
@@ -289,16 +320,16 @@ def _shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
 
 
 def _near_train(near: np.ndarray) -> list[Finding]:
-    """near: (test rows,) whether each has almost the text of a training row."""
+    """near: (test rows,) whether each has nearly the text of a training row."""
     if not near.any():
         return []
-    what = f"{near.sum():,} of {len(near):,} test rows are almost the same as a training row"
+    what = f"{near.sum():,} of {len(near):,} test rows are near duplicates of a training row"
     return [
         Finding(
             "test_rows_near_train",
             "warning",
             what,
-            "They flatter the score: leave one of each out, or name what they share with --group COL.",
+            "They inflate the score: keep one of each, or group them with --group COL.",
             int(near.sum()),
         )
     ]
@@ -321,7 +352,9 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     columns, files = recipe.columns, locate_files(recipe)
     data = files.pop("")
     before = [(PURPOSES[""], data)]
-    found = read_labelled(data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split)
+    found = read_labelled(
+        data.path, columns.text, columns.label, data.layout, group=columns.group, split=columns.split, time=columns.time
+    )
     found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
     if files:

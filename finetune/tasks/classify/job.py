@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -15,6 +14,7 @@ from finetune.console import say
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Train
+from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
 from finetune.training.loop import Job, autocast
@@ -33,15 +33,16 @@ class Examples:
     rows: list[int]  # row numbers in the source file
     ids: TokenRows
     targets: np.ndarray  # label numbers (n,)
+    weights: np.ndarray | None = None  # of each row (n,), in the loss and the metrics; None: all the same
 
 
-def examples(records: Sequence[dict[str, Any]], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+def examples(records: Sequence[LabelledRow], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
     """Tokenize one split's records."""
     number = {label: i for i, label in enumerate(labels)}
     return Examples(
-        [record["row"] for record in records],
-        encode(tokenizer, [record["text"] for record in records], max_length),
-        np.array([number[record["label"]] for record in records]),
+        [record.row for record in records],
+        encode(tokenizer, [record.text for record in records], max_length),
+        np.array([number[record.label] for record in records]),
     )
 
 
@@ -50,11 +51,15 @@ def build_model(gpt: GPT, classes: int, seed: int) -> Classifier:
     return Classifier(gpt, classes).initialise_head(seed)
 
 
-def class_weights(targets: np.ndarray, classes: int, kind: str) -> np.ndarray:
-    """The weight of each class in the loss (K,): ones, or n / (K * n_k) as scikit-learn's `balanced`."""
+def class_weights(targets: np.ndarray, classes: int, kind: str, weights: np.ndarray | None = None) -> np.ndarray:
+    """The weight of each class in the loss (K,): ones, or n / (K * n_k) as scikit-learn's `balanced`.
+
+    weights: of each row (n,); n and n_k are sums of them then.
+    """
     if kind == "none":
         return np.ones(classes)
-    return len(targets) / (classes * np.maximum(np.bincount(targets, minlength=classes), 1))
+    counts = np.bincount(targets, weights, minlength=classes)
+    return counts.sum() / (classes * np.where(counts > 0, counts, 1))
 
 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
@@ -79,8 +84,10 @@ def build_job(
 ) -> Job[Classifier]:
     """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
     classes = model.head.out_features
-    weights = class_weights(train.targets, classes, settings.class_weights)
-    weight = torch.tensor(weights, dtype=torch.float32, device=device)
+    weights = class_weights(train.targets, classes, settings.class_weights, train.weights)[train.targets]
+    if train.weights is not None:
+        weights = weights * train.weights
+    row_weights = torch.from_numpy(weights).float()
     first = trainable.first_block
     if cached is None:
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
@@ -100,25 +107,29 @@ def build_job(
             )
     start = first if cached else 0
 
-    def batch(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(rows: list[int]) -> tuple[Tensor, ...]:
         inputs, last = (
             pad_ids([train.ids[i] for i in rows]) if states is None else pad_states([states[i] for i in rows])
         )
-        return inputs, last, torch.from_numpy(train.targets[rows])
+        return inputs, last, torch.from_numpy(train.targets[rows]), row_weights[rows]
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
-        inputs, last, targets = tensors
-        return F.cross_entropy(module(inputs, last, start).float(), targets, weight=weight, reduction="sum")
+        inputs, last, targets, weight = tensors
+        return (F.cross_entropy(module(inputs, last, start).float(), targets, reduction="none") * weight).sum()
 
     def validate(module: Classifier) -> dict[str, float]:
         logits = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
-        loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
+        losses = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets), reduction="none")
         guessed = logits.argmax(1)
         names = list(range(classes))
         return {
-            "log_loss": loss.item(),
-            "accuracy": float(accuracy_score(val.targets, guessed)),
-            "f1_macro": float(f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0)),
+            "log_loss": float(np.average(losses.numpy(), weights=val.weights)),
+            "accuracy": float(accuracy_score(val.targets, guessed, sample_weight=val.weights)),
+            "f1_macro": float(
+                f1_score(
+                    val.targets, guessed, average="macro", labels=names, zero_division=0, sample_weight=val.weights
+                )
+            ),
         }
 
     if first > 0:
@@ -133,7 +144,7 @@ def build_job(
     return Job(
         model,
         train.ids.lengths(),
-        [float(weights[t]) for t in train.targets],
+        weights.tolist(),
         batch,
         loss_sum,
         validate,

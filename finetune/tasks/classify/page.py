@@ -11,6 +11,7 @@ from finetune.report.blocks import (
     NONE,
     Code,
     Figure,
+    PageContent,
     Section,
     Table,
     Text,
@@ -32,7 +33,7 @@ _MATRIX_LABELS = 20  # with more labels the worst of them are listed instead
 _WORST = 20
 
 
-def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> dict:
+def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
     """A classifier's report, in order."""
     evaluation = files.evaluation
     sections = [

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from finetune.console import say, warn
-from finetune.errors import shorten
+from finetune.errors import RecipeError, shorten
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, write_json
@@ -25,7 +25,7 @@ from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
-from finetune.tasks.classify.data import locate_files, prepare, read_data, table_findings
+from finetune.tasks.classify.data import LabelledRow, locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import exportable_run
 from finetune.tasks.classify.job import Examples, build_job, build_model, keeps_states, kept_bytes
 from finetune.tasks.classify.page import PAGE, classifier_table
@@ -84,6 +84,14 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         """The codes of findings to ignore."""
         super().check_settings(recipe)
         check_muted(recipe.ignore)
+        by_time = recipe.split.protocol == "time"
+        if by_time != (recipe.columns.time is not None):
+            raise RecipeError(
+                "split.protocol=time needs the column of times"
+                if by_time
+                else "columns.time is read only by split.protocol=time",
+                do="Give both: --time COL, or --set split.protocol=time --set columns.time=COL.",
+            )
 
     def check_data(self, recipe: Recipe) -> None:
         """The whole table."""
@@ -114,7 +122,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         kept = (
             f"split by column {recipe.columns.split!r}"
             if recipe.columns.split
-            else (f"{card.protocol} split, seed {card.seed}")
+            else f"{card.protocol} split" + (f", seed {card.seed}" if card.protocol in ("grouped", "balanced") else "")
         )
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
         say(
@@ -169,7 +177,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         headline = recipe.evaluate.metric
         if headline == "auto":
             headline = "f1" if len(labels) == 2 else "accuracy"
-        records = {name: read_records(run, name) for name in SPLITS}
+        records = {name: read_records(run, name, LabelledRow) for name in SPLITS}
         parts = run_examples(run, SPLITS)
         logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows") for name in ("val", "test")}
         found, probabilities, predicted = score_classifier(
@@ -179,7 +187,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             headline=headline,
             resamples=recipe.evaluate.resamples,
             seed=recipe.train.seed,
-            texts={name: [record["text"] for record in records[name]] for name in SPLITS},
+            texts={name: [record.text for record in records[name]] for name in SPLITS},
             targets={name: parts[name].targets for name in SPLITS},
             logits=logits,
             normalise=normalise_text,
@@ -191,9 +199,8 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card, compared on the test texts."""
         prepared = run.result("prepare", ClassifyPrepared)
-        records = read_records(run, "test")
-        texts, labels = [record["text"] for record in records], prepared.labels
-        targets = [labels.index(record["label"]) for record in records]
+        rows, labels = read_records(run, "test", LabelledRow), prepared.labels
+        texts, targets = [row.text for row in rows], [labels.index(row.label) for row in rows]
         return exportable_run(run, recipe, model, tokenizer, labels, prepared.max_length, texts, targets)
 
     def next_command(self, directory: Path) -> str:
@@ -247,11 +254,11 @@ def run_examples(run: Run, splits: Iterable[str] = SPLITS) -> dict[str, Examples
     number = {label: i for i, label in enumerate(run.result("prepare", ClassifyPrepared).labels)}
     found = {}
     for name in splits:
-        records = read_records(run, name)
+        records = read_records(run, name, LabelledRow)
         found[name] = Examples(
-            [record["row"] for record in records],
+            [record.row for record in records],
             TokenRows.load(run.path("data", name)),
-            np.array([number[record["label"]] for record in records]),
+            np.array([number[record.label] for record in records]),
         )
     return found
 
@@ -261,7 +268,7 @@ def _take(part: Examples, rows: list[int]) -> Examples:
 
 
 def _write_predictions(
-    run: Run, records: list[dict], labels: list[str], predicted: np.ndarray, probabilities: np.ndarray
+    run: Run, records: list[LabelledRow], labels: list[str], predicted: np.ndarray, probabilities: np.ndarray
 ) -> None:
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
@@ -269,9 +276,9 @@ def _write_predictions(
         for record, guess, p in zip(records, predicted, probabilities, strict=True):
             writer.writerow(
                 [
-                    record["row"],
-                    escape_formula(record["text"]),
-                    escape_formula(record["label"]),
+                    record.row,
+                    escape_formula(record.text),
+                    escape_formula(record.label),
                     escape_formula(labels[guess]),
                     f"{p[guess]:.6f}",
                     *(f"{value:.6f}" for value in p),

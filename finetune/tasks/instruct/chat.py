@@ -14,6 +14,7 @@ from finetune.models.text_stream import StopStrings, TextStream
 from finetune.run import Run
 from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import markers
+from finetune.tasks.instruct.records import Dialogue, Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
@@ -31,7 +32,7 @@ class Conversation:
     settings: Instruct
     max_new_tokens: int
     decoding: Decoding
-    messages: list[dict] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
 
     def ask(self, text: str, write: Callable[[str], None]) -> None:
         """Write the answer to a question as it comes, and remember both."""
@@ -39,7 +40,7 @@ class Conversation:
 
         if not self.remembers():
             self.messages.clear()
-        self.messages.append({"role": "user", "content": text})
+        self.messages.append(Message("user", text))
         ids = torch.tensor([self._prompt()], device=self.gpt.token_embedding.weight.device)
         stop = [f"\n{marker}" for marker in markers(self.settings)]
         stream = TextStream(self.tokenizer, stop)
@@ -65,7 +66,7 @@ class Conversation:
         write("\n" if said else "(no answer)\n")
         for note in notes:
             warn(note)
-        self.messages.append({"role": "assistant", "content": "".join(said).strip()})
+        self.messages.append(Message("assistant", "".join(said).strip()))
 
     def remembers(self) -> bool:
         """Whether the style has words for more than one question."""
@@ -79,7 +80,7 @@ class Conversation:
         room = max(self.gpt.config.context - self.max_new_tokens, self.gpt.config.context // 2)
         forgotten = 0
         while True:
-            ids = conversation_ids({"row": 0, "messages": self.messages}, self.tokenizer, self.settings)
+            ids = conversation_ids(Dialogue(0, self.messages), self.tokenizer, self.settings)
             if len(ids) <= room or len(self.messages) == 1:
                 break
             del self.messages[:2]

@@ -12,6 +12,7 @@ import numpy as np
 from finetune.models.gpt import IGNORE
 from finetune.tasks import writing
 from finetune.tasks.instruct.prompts import Piece, pieces, prompt
+from finetune.tasks.instruct.records import InstructRecord
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows
@@ -75,7 +76,7 @@ class Examples(writing.Examples):
         ]
 
 
-def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> Tokens:
+def tokenize(records: list[InstructRecord], tokenizer: Tokenizer, settings: Instruct) -> Tokens:
     """The tokens of one split's records."""
     counts: list[int] = []  # of each record's pieces
 
@@ -90,7 +91,7 @@ def tokenize(records: list[dict], tokenizer: Tokenizer, settings: Instruct) -> T
     return Tokens(TokenRows(each.ids, each.ends[ends - 1]), TokenRows(np.array(each.lengths(), np.uint32), ends))
 
 
-def make_examples(records: list[dict], tokens: Tokens, max_length: int, learns: str) -> Examples:
+def make_examples(records: list[InstructRecord], tokens: Tokens, max_length: int, learns: str) -> Examples:
     """Those of a split's records whose last answer leaves room for a token of its prompt in `max_length` inputs."""
     total, last = np.array(tokens.text.lengths()), last_answers(tokens)
     return Examples.of(
@@ -108,7 +109,7 @@ def prompt_room(context: int, settings: Instruct) -> int:
     return max(context - settings.max_new_tokens, context // 2)
 
 
-def conversation_ids(record: dict, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
+def conversation_ids(record: InstructRecord, tokenizer: Tokenizer, settings: Instruct) -> list[int]:
     """Everything before a record's last answer, the answers before it with their ends."""
     return [token for ids in _encode(prompt(record, settings), tokenizer) for token in ids]
 

@@ -15,6 +15,7 @@ from finetune.models.heads import NextToken
 from finetune.recipe import Recipe, Train
 from finetune.tasks.instruct.examples import Examples, prompt_room
 from finetune.tasks.instruct.prompts import answer, markers, question
+from finetune.tasks.instruct.records import InstructRecord
 from finetune.tasks.instruct.score import NEAREST, UNTUNED, AnswerRow, AnswersEvaluation, score_answers
 from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
 from finetune.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ def evaluate(
     before: NextToken,
     after: NextToken,
     tokenizer: Tokenizer,
-    records: dict[str, list[dict]],
+    records: dict[str, list[InstructRecord]],
     examples: dict[str, Examples],
     recipe: Recipe,
     start: Start,

@@ -2,7 +2,7 @@
 
 import shlex
 
-from finetune.report.blocks import Code, Section, Table, Text, value_text
+from finetune.report.blocks import Code, PageContent, Section, Table, Text, value_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.report.provenance import training
 from finetune.report.written import (
@@ -33,7 +33,7 @@ WORDS = Words(
 )
 
 
-def page(files: Files[AnswersEvaluation, InstructionsCard]) -> dict:
+def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
     """The report, in order."""
     evaluation, card = files.evaluation, files.card
     note = (

@@ -7,11 +7,11 @@ from finetune.tables.card import token_spread
 from finetune.tables.splits import SPLITS, fold_text
 from finetune.tasks.instruct.examples import Examples, last_answers, make_examples, prompt_room, tokenize
 from finetune.tasks.instruct.prompts import pieces, prompt, question
-from finetune.tasks.instruct.records import ExampleTokens, Instructions, InstructionsCard
+from finetune.tasks.instruct.records import ExampleTokens, Instruction, Instructions, InstructionsCard, InstructRecord
 from finetune.tasks.writing import count_different, divide, overlap_notes, split_sizes, tokenize_splits
 from finetune.tokenizer import Tokenizer
 
-Records = dict[str, list[dict]]  # of each split
+Records = dict[str, list[InstructRecord]]  # of each split
 
 
 def divide_records(
@@ -22,7 +22,7 @@ def divide_records(
     parts = divide(questions, recipe.split, recipe.split.val_fraction, recipe.split.test_fraction)
     records = {name: [source.records[i] for i in parts[name]] for name in SPLITS}
 
-    def tokenized(part: list[dict]) -> Examples:
+    def tokenized(part: list[InstructRecord]) -> Examples:
         tokens = tokenize(part, tokenizer, recipe.instruct)
         return make_examples(part, tokens, max_length, recipe.instruct.loss_on)
 
@@ -75,7 +75,7 @@ def prepare(
         template=settings.template,
         loss_on=settings.loss_on,
         example="".join(piece.text for piece in pieces(records["train"][0], settings)),
-        prompt="".join(piece.text for piece in prompt({"instruction": "What is asked?", "input": ""}, settings)),
+        prompt="".join(piece.text for piece in prompt(Instruction(0, "What is asked?", "", ""), settings)),
         protocol=recipe.split.protocol,
         seed=recipe.split.seed,
         different_questions=count_different([question(record) for record in source.records]),

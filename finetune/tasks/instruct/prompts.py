@@ -1,6 +1,5 @@
 """Instruction records as prompts and answers, in the words of a style or of an own template.
 
-A record is {"row", "instruction", "input", "output"} or {"row", "messages": [{"role", "content"}, ...]}.
 Source of the style alpaca: Taori et al. 2023, Stanford Alpaca, github.com/tatsu-lab/stanford_alpaca, train.py.
 """
 
@@ -9,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from finetune.errors import DataError, RecipeError
+from finetune.tasks.instruct.records import Instruction, InstructRecord
 from finetune.tasks.instruct.settings import Instruct
 
 FIELDS = ("instruction", "input")
@@ -43,25 +43,25 @@ class Piece:
     answer: bool
 
 
-def pieces(record: dict, settings: Instruct) -> list[Piece]:
+def pieces(record: InstructRecord, settings: Instruct) -> list[Piece]:
     """An example's text: prompts and answers in turn, the last an answer (empty in a record that has none).
 
     Raises RecipeError for a template that cannot be filled, DataError for a record that the style has no words for.
     """
     if settings.style == "chat" and not settings.template:
-        return _chat(*_conversation(record))
+        return _chat(*record.conversation())
     with_input, without = _templates(settings)
     values = _single(record, settings)
     template = with_input if values["input"] else without
     if values["input"] and "{input}" not in template:
         raise DataError(
-            f"record {record['row']} has an input, and instruct.template has no place for it",
+            f"record {record.row} has an input, and instruct.template has no place for it",
             do="Add {input} to the template.",
         )
     return [Piece(fill(template, values), answer=False), Piece(values["output"], answer=True)]
 
 
-def prompt(record: dict, settings: Instruct) -> list[Piece]:
+def prompt(record: InstructRecord, settings: Instruct) -> list[Piece]:
     """What a model is given to answer: everything before the last answer."""
     return pieces(record, settings)[:-1]
 
@@ -75,16 +75,16 @@ def markers(settings: Instruct) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in lines if len(line) >= _TELLING))
 
 
-def question(record: dict) -> str:
+def question(record: InstructRecord) -> str:
     """What is asked, without a style: two records with the same question belong on one side of a split."""
-    system, exchanges = _conversation(record)
+    system, exchanges = record.conversation()
     turns = [system, *(turn for exchange in exchanges for turn in exchange)]
     return "\n".join(turn for turn in turns[:-1] if turn)
 
 
-def answer(record: dict) -> str:
+def answer(record: InstructRecord) -> str:
     """The last answer, which a model's own is compared with."""
-    return _conversation(record)[1][-1][1]
+    return record.conversation()[1][-1][1]
 
 
 def fill(template: str, values: dict[str, str]) -> str:
@@ -115,14 +115,15 @@ def ollama_template(settings: Instruct) -> str:
     return fill(_templates(settings)[1], {"instruction": "{{ .Prompt }}", "input": ""})
 
 
-def as_messages(record: dict, settings: Instruct) -> list[dict[str, str]] | None:
+def as_messages(record: InstructRecord, settings: Instruct) -> list[dict[str, str]] | None:
     """A record up to its last answer as messages; none where the style's prompt is more than a question."""
-    if "messages" in record:
-        said = [{"role": message["role"], "content": message["content"]} for message in record["messages"]]
-        return said[:-1] if said[-1]["role"] == "assistant" else said
-    if record.get("input") and (settings.style != "chat" or settings.template):
+    if isinstance(record, Instruction) and record.input and (settings.style != "chat" or settings.template):
         return None
-    return [{"role": "user", "content": question(record)}]
+    system, exchanges = record.conversation()
+    said = [{"role": "system", "content": system}] if system else []
+    for user, assistant in exchanges:
+        said += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return said[:-1]
 
 
 def _templates(settings: Instruct) -> tuple[str, str]:
@@ -138,32 +139,20 @@ def _templates(settings: Instruct) -> tuple[str, str]:
     return settings.template, settings.template
 
 
-def _single(record: dict, settings: Instruct) -> dict[str, str]:
+def _single(record: InstructRecord, settings: Instruct) -> dict[str, str]:
     """Instruction, input and output of a record; of messages, if they are one question and its answer."""
-    if "messages" not in record:
-        return {"input": "", "output": ""} | record
-    system, exchanges = _conversation(record)
+    if isinstance(record, Instruction):
+        return {"instruction": record.instruction, "input": record.input, "output": record.output}
+    system, exchanges = record.conversation()
     if system or len(exchanges) > 1:
         held = "a system message" if system else f"{len(exchanges)} questions"
         style = "an own template" if settings.template else f"style {settings.style}"
         raise DataError(
-            f"record {record['row']} has {held}; {style} takes one question and one answer",
+            f"record {record.row} has {held}; {style} takes one question and one answer",
             do="Use --set instruct.style=chat without a template.",
         )
     [(user, assistant)] = exchanges
     return {"instruction": user, "input": "", "output": assistant}
-
-
-def _conversation(record: dict) -> tuple[str, list[tuple[str, str]]]:
-    """(system message or nothing, exchanges of user and assistant); an answer that is not there yet is empty."""
-    if "messages" not in record:
-        asked = "\n".join(filter(None, (record["instruction"], record.get("input"))))
-        return "", [(asked, record.get("output", ""))]
-    messages = record["messages"]
-    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    turns = [message["content"] for message in messages if message["role"] != "system"]
-    turns += [""] * (len(turns) % 2)
-    return system, list(zip(turns[::2], turns[1::2], strict=True))
 
 
 def _chat(system: str, exchanges: list[tuple[str, str]]) -> list[Piece]:

@@ -1,12 +1,14 @@
 """Instruction records from JSON, JSONL or CSV, each checked; none is left out without being counted."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import DataError, listed
+from finetune.records import PreparedRow
 from finetune.tables.card import ExamplesCard, TokenSpread
 from finetune.tables.detect import Detected
 from finetune.tables.sources import DataSource, sample_source, samples
@@ -28,11 +30,55 @@ ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
 MOST_LISTED = 20
 
 
+@dataclass(frozen=True)
+class InstructRecord(PreparedRow, ABC):
+    """A record of either shape."""
+
+    @abstractmethod
+    def conversation(self) -> tuple[str, list[tuple[str, str]]]:
+        """(system message or nothing, exchanges of user and assistant); an answer that is not there yet is empty."""
+
+
+@dataclass(frozen=True)
+class Instruction(InstructRecord):
+    """An instruction, the input that it is about (empty where there is none) and the answer."""
+
+    instruction: str
+    input: str
+    output: str
+
+    def conversation(self) -> tuple[str, list[tuple[str, str]]]:
+        """No system message and one exchange."""
+        return "", [("\n".join(filter(None, (self.instruction, self.input))), self.output)]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says."""
+
+    role: str  # one of ROLES
+    content: str
+
+
+@dataclass(frozen=True)
+class Dialogue(InstructRecord):
+    """User and assistant in turn, after one system message at most."""
+
+    messages: list[Message]
+
+    def conversation(self) -> tuple[str, list[tuple[str, str]]]:
+        """The messages in pairs."""
+        system = self.messages[0].content if self.messages[0].role == "system" else ""
+        turns = [message.content for message in self.messages if message.role != "system"]
+        turns += [""] * (len(turns) % 2)
+        return system, list(zip(turns[::2], turns[1::2], strict=True))
+
+
 @dataclass
 class Instructions:
-    """Records in file order; each one's "row" is its number in the file, the first being 0."""
+    """Records in file order."""
 
-    records: list[dict] = field(default_factory=list)
+    records: list[InstructRecord] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)  # where, and what is wrong
 
 
@@ -68,7 +114,7 @@ def read_instructions(path: Path, settings: Instruct) -> Instructions:
         if problem:
             found.malformed.append(f"{where}: {problem}")
         else:
-            found.records.append({"row": rows - 1} | _record(value))
+            found.records.append(_record(rows - 1, value))
     if not rows:
         raise DataError(f"{path}: no records", known=EXPECTED)
     if len(found.malformed) > settings.malformed_fraction * rows:
@@ -184,12 +230,12 @@ def _problem_of_text(text: object, may_be_empty: bool) -> str:
     return ""
 
 
-def _record(value: dict) -> dict:
+def _record(row: int, value: dict) -> InstructRecord:
     """The parts of a value that count."""
     if "messages" in value:
-        return {"messages": [{"role": message["role"], "content": message["content"]} for message in value["messages"]]}
-    record = {name: value.get(_key(value, name)) or "" for name in NAMES}
-    return record | {"input": record["input"] if record["input"].strip() else ""}
+        return Dialogue(row, [Message(message["role"], message["content"]) for message in value["messages"]])
+    instruction, given, output = (value.get(_key(value, name)) or "" for name in NAMES)
+    return Instruction(row, instruction, given if given.strip() else "", output)
 
 
 def _key(value: dict, name: str) -> str | None:

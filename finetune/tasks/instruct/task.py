@@ -26,6 +26,8 @@ from finetune.tasks.instruct.prompts import as_messages, chat_template, markers,
 from finetune.tasks.instruct.records import (
     EXPECTED,
     MOST_LISTED,
+    Dialogue,
+    Instruction,
     Instructions,
     InstructionsCard,
     locate_instructions,
@@ -152,7 +154,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
             before,
             model,
             tokenizer,
-            {name: read_records(run, name) for name in SPLITS},
+            {name: read_records(run, name, Instruction, Dialogue) for name in SPLITS},
             {"test": test, "val": val},
             recipe,
             start,
@@ -185,7 +187,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         )
         conversations = [
             Conversation(messages, conversation_ids(record, tokenizer, settings))
-            for record in read_records(run, "test")[:COMPARED]
+            for record in read_records(run, "test", Instruction, Dialogue)[:COMPARED]
             if (messages := as_messages(record, settings))
         ]
         return Exportable(
@@ -228,7 +230,12 @@ def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
     return [
-        make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.instruct.loss_on)
+        make_examples(
+            read_records(run, name, Instruction, Dialogue),
+            load_tokens(run, name, Tokens),
+            max_length,
+            recipe.instruct.loss_on,
+        )
         for name in splits
     ]
 

@@ -2,7 +2,7 @@
 
 from finetune.console import aligned
 from finetune.evaluation.results import Metric
-from finetune.report.blocks import NONE, Section, Table, Text, Tile, facts, value_text
+from finetune.report.blocks import NONE, PageContent, Section, Table, Text, Tile, facts, value_text
 from finetune.report.metric_text import bracket_cell
 from finetune.report.page import Files, Page, make_page
 from finetune.report.provenance import origin, training
@@ -12,7 +12,7 @@ NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
-def page(files: Files[LanguageEvaluation, TextCard]) -> dict:
+def page(files: Files[LanguageEvaluation, TextCard]) -> PageContent:
     """A language model's report, in order."""
     evaluation = files.evaluation
     sections = [

@@ -127,7 +127,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         """Before and after, on what is held out and on the evaluation's own text."""
         path = run.path("data", "card.json")
         card = TextCard.from_json(read_json(path), path)
-        parts: dict[str, dict] = {"val": {}}
+        parts: dict[str, dict[str, PackedTokens]] = {"val": {}}
         offset = 0
         for name, counts in card.sources.items():
             if size := counts.val.tokens:

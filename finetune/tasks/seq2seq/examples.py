@@ -6,6 +6,7 @@ import numpy as np
 
 from finetune.tasks import writing
 from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.pairs import TextPair
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows, encode
 
@@ -48,12 +49,13 @@ class Examples(writing.Examples):
         return [self.tokens.source[at][:room] for at in self.at]
 
 
-def tokenize(records: list[dict], tokenizer: Tokenizer) -> Tokens:
+def tokenize(records: list[TextPair], tokenizer: Tokenizer) -> Tokens:
     """The tokens of one split's pairs."""
-    return Tokens(*(encode(tokenizer, [record[side] for record in records]) for side in ("source", "target")))
+    sides = [record.source for record in records], [record.target for record in records]
+    return Tokens(*(encode(tokenizer, side) for side in sides))
 
 
-def make_examples(records: list[dict], tokens: Tokens, max_length: int, family: str) -> Examples:
+def make_examples(records: list[TextPair], tokens: Tokens, max_length: int, family: str) -> Examples:
     """Those of a split's pairs whose target leaves room for a token of its source.
 
     max_length: tokens that a stack reads: of source, separator and target in the family `decoder`, of either otherwise.

@@ -1,7 +1,6 @@
 """The task ``seq2seq``: write the target of a source. Sources are read, targets and their ends are learnt."""
 
 import math
-from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,12 +13,14 @@ from finetune.evaluation.written import References, WrittenTexts, loss_change
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
+from finetune.models.sampling import Decoding
 from finetune.models.warm_start import WarmStart, warm_encoder_decoder
 from finetune.recipe import Recipe, Train
 from finetune.report.inputs import AttentionMap
 from finetune.tasks.seq2seq.examples import Examples, writing_room
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.model import AnyFamily, Family, SourceToTarget, family_of
+from finetune.tasks.seq2seq.pairs import TextPair
 from finetune.tasks.seq2seq.score import NEAREST, UNTUNED, TargetRow, TargetsEvaluation, WarmStartRecord, score_targets
 from finetune.tasks.seq2seq.settings import Seq2Seq
 from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
@@ -94,7 +95,7 @@ def write(
     device: torch.device,
 ) -> list[Answer]:
     """Targets for sources in their order, by the settings' beams, or greedy decoding."""
-    options = decoding(settings.beams, settings.length_penalty)
+    options = vars(decoding(settings.beams, settings.length_penalty))
     return write_answers(
         [len(source) + 1 for source in sources],
         tokenizer,
@@ -105,16 +106,16 @@ def write(
     )
 
 
-def decoding(beams: int, length_penalty: float) -> dict:
-    """How targets are written, in the words of ``Decoding``."""
-    return {"beams": beams, "length_penalty": length_penalty} if beams > 1 else {"temperature": 0.0}
+def decoding(beams: int, length_penalty: float) -> Decoding:
+    """How targets are written: by beam search, or greedily."""
+    return Decoding(beams=beams, length_penalty=length_penalty) if beams > 1 else Decoding(temperature=0.0)
 
 
 def evaluate(
     before: Family,
     after: AnyFamily,
     tokenizer: Tokenizer,
-    records: dict[str, list[dict]],
+    records: dict[str, list[TextPair]],
     parts: dict[str, Examples],
     recipe: Recipe,
     context: int,
@@ -135,7 +136,7 @@ def evaluate(
             with progress(f"losses, {name} {state}", 1, unit="passes") as advance:
                 forced[name, state] = teacher_forced(model, part, FORCED_TOKENS, device)
                 advance(1)
-    test = gather_test_rows(records, parts["test"].rows, itemgetter("source"), itemgetter("target"))
+    test = gather_test_rows(records, parts["test"].rows, lambda pair: pair.source, lambda pair: pair.target)
     ids = parts["test"].sources(
         writing_room(settings.family, parts["test"].max_length, context, settings.max_new_tokens)
     )

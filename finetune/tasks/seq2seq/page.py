@@ -4,7 +4,7 @@ import shlex
 
 from finetune.errors import shorten
 from finetune.report import plots
-from finetune.report.blocks import Code, Figure, Section, Text, facts, value_text
+from finetune.report.blocks import Code, Figure, PageContent, Section, Text, facts, value_text
 from finetune.report.inputs import AttentionMap
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.report.provenance import training
@@ -43,7 +43,7 @@ WORDS = Words(
 )
 
 
-def page(files: Files[TargetsEvaluation, PairsCard]) -> dict:
+def page(files: Files[TargetsEvaluation, PairsCard]) -> PageContent:
     """The report, in order."""
     evaluation = files.evaluation
     sections = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.errors import DataError, listed
 from finetune.hub.datasets import PREFIX
-from finetune.records import Record
+from finetune.records import PreparedRow, Record
 from finetune.tables.card import ExamplesCard, TokenSpread
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import find_column, usual_column
@@ -33,13 +33,21 @@ MOST_WORDS = 4  # of a column's name
 FEWEST = 3  # pairs: one each to train on, to validate with and to test
 
 
+@dataclass(frozen=True)
+class TextPair(PreparedRow):
+    """A source and its target."""
+
+    source: str
+    target: str
+
+
 @dataclass
 class Pairs:
-    """Records in file order; each one's "row" is its number in the file, the first data row being 0."""
+    """Records in file order."""
 
     columns: tuple[str, str]  # names of the source's and the target's
     notes: list[str]  # how the file was read and its columns were found
-    records: list[dict] = field(default_factory=list)  # {"row", "source", "target"}
+    records: list[TextPair] = field(default_factory=list)
     dropped_rows: dict[str, list[int]] = field(default_factory=dict)  # reason -> rows
 
     @property
@@ -104,7 +112,7 @@ def read_pairs(
     for row, (_, cells) in enumerate(chain([first], table)):
         source, target = (cells[index] for index in at)
         if source.strip() and target.strip():
-            found.records.append({"row": row, "source": source, "target": target})
+            found.records.append(TextPair(row, source, target))
         else:
             reason = "empty target" if source.strip() else "empty source"
             found.dropped_rows.setdefault(reason, []).append(row)

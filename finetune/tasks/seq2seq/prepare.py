@@ -8,12 +8,12 @@ from finetune.records import DataOrigin
 from finetune.tables.card import token_spread
 from finetune.tables.splits import SPLITS, fold_text
 from finetune.tasks.seq2seq.examples import Examples, make_examples, tokenize, writing_room
-from finetune.tasks.seq2seq.pairs import Pairs, PairsCard, PairTokens
+from finetune.tasks.seq2seq.pairs import Pairs, PairsCard, PairTokens, TextPair
 from finetune.tasks.writing import count_different, divide, overlap_notes, split_sizes, tokenize_splits
 from finetune.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
-Records = dict[str, list[dict]]  # of each split
+Records = dict[str, list[TextPair]]  # of each split
 
 
 def divide_pairs(
@@ -23,7 +23,7 @@ def divide_pairs(
 
     given: val or test as files of their own, which stay whole.
     """
-    sources = [record["source"] for record in source.records]
+    sources = [record.source for record in source.records]
     shares = [
         0.0 if side in given else share
         for side, share in (("val", recipe.split.val_fraction), ("test", recipe.split.test_fraction))
@@ -55,7 +55,7 @@ def prepare(
     cut, left_out = (
         sorted(row for part in found.values() for row in getattr(part, name)) for name in ("cut", "left_out")
     )
-    both = overlap({name: [record["source"] for record in part] for name, part in records.items()}, fold_text)
+    both = overlap({name: [record.source for record in part] for name, part in records.items()}, fold_text)
     notes = [f"{len(rows)} rows left out: {reason}" for reason, rows in dropped.items()]
     if cut:
         notes.append(f"{len(cut)} sources lost their end, to fit into {max_length} tokens")
@@ -77,7 +77,7 @@ def prepare(
         example=_as_read(records["train"][0], family),
         protocol=recipe.split.protocol,
         seed=recipe.split.seed,
-        different_sources=count_different([record["source"] for record in source.records]),
+        different_sources=count_different([record.source for record in source.records]),
         splits=split_sizes(records, found),
         tokens=PairTokens(source_tokens, target_tokens, max_length, len(cut), len(left_out)),
         cut_rows=cut,
@@ -88,8 +88,8 @@ def prepare(
     return records, found, card
 
 
-def _as_read(record: dict, family: str) -> str:
+def _as_read(record: TextPair, family: str) -> str:
     """The pair as the model sees it, with separator and end token."""
     if family == "decoder":
-        return f"{record['source']}{END}{record['target']}{END}"
-    return f"encoder: {record['source']}\ndecoder: {END}{record['target']}{END}"
+        return f"{record.source}{END}{record.target}{END}"
+    return f"encoder: {record.source}\ndecoder: {END}{record.target}{END}"

@@ -28,7 +28,7 @@ from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_re
 from finetune.tasks.seq2seq.job import build_job, build_model, evaluate, write
 from finetune.tasks.seq2seq.model import AnyFamily, SourceThenTarget
 from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
-from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, locate_pairs, read_pairs
+from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, TextPair, locate_pairs, read_pairs
 from finetune.tasks.seq2seq.prepare import divide_pairs, prepare
 from finetune.tasks.seq2seq.score import TargetsEvaluation
 from finetune.tasks.setup import base_weights, load_base
@@ -197,7 +197,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
             before.to(device),
             model,
             tokenizer,
-            {name: read_records(run, name) for name in SPLITS},
+            {name: read_records(run, name, TextPair) for name in SPLITS},
             {"test": test, "val": val},
             recipe,
             run.result("verify", Verified).context,
@@ -273,7 +273,9 @@ def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:
     """Those of a run's splits, with the tokens that ``prepare`` left."""
     max_length = run.result("prepare", WrittenPrepared).max_length
     return [
-        make_examples(read_records(run, name), load_tokens(run, name, Tokens), max_length, recipe.seq2seq.family)
+        make_examples(
+            read_records(run, name, TextPair), load_tokens(run, name, Tokens), max_length, recipe.seq2seq.family
+        )
         for name in splits
     ]
 

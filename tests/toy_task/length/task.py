@@ -15,8 +15,8 @@ from finetune.files import write_json
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
-from finetune.records import DataOrigin, Downloaded
-from finetune.report.blocks import Section, Text
+from finetune.records import DataOrigin, Downloaded, PreparedRow
+from finetune.report.blocks import PageContent, Section, Text
 from finetune.report.page import Files, Page, make_page
 from finetune.run import Run
 from finetune.tables.detect import Detected
@@ -31,6 +31,14 @@ from finetune.training.token_rows import encode
 
 LABELS = ["short", "long"]
 CONTEXT = 64
+
+
+@dataclass(frozen=True)
+class LengthRow(PreparedRow):
+    """A line and the number of its label."""
+
+    text: str
+    label: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ def verdict(evaluation: LengthEvaluation) -> str:
     return f"Accuracy {evaluation.headline.value:.3f}; always the commoner label: {evaluation.commonest:.3f}."
 
 
-def page(files: Files) -> dict:
+def page(files: Files) -> PageContent:
     """The report."""
     said = verdict(files.evaluation)
     return make_page(files, "Length report", said, [], [Section("data", "Data", [Text(f"{files.card.rows} lines")])])
@@ -73,7 +81,7 @@ class LengthTask(Task):
         """data/{train,val,test}.jsonl."""
         lines = self.locate(recipe).path.read_text(encoding="utf-8").splitlines()
         random.Random(recipe.split.seed).shuffle(lines)
-        rows = [{"row": i, "text": line, "label": int(len(line) >= recipe.length.long)} for i, line in enumerate(lines)]
+        rows = [LengthRow(i, line, int(len(line) >= recipe.length.long)) for i, line in enumerate(lines)]
         fifth = len(rows) // 5
         splits = {"val": rows[:fifth], "test": rows[fifth : 2 * fifth], "train": rows[2 * fifth :]}
         write_records(run, splits)
@@ -131,7 +139,7 @@ class LengthTask(Task):
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """A classifier, compared on the test's lines."""
-        texts = [record["text"] for record in read_records(run, "test")]
+        texts = [record.text for record in read_records(run, "test", LengthRow)]
         return Exportable(
             run.name,
             model,
@@ -148,10 +156,10 @@ class LengthTask(Task):
 
 
 def _examples(run: Run, split: str, tokenizer: Tokenizer):
-    records = read_records(run, split)
+    records = read_records(run, split, LengthRow)
     return (
-        encode(tokenizer, [record["text"] for record in records], CONTEXT),
-        np.array([record["label"] for record in records]),
+        encode(tokenizer, [record.text for record in records], CONTEXT),
+        np.array([record.label for record in records]),
     )
 
 

@@ -90,7 +90,7 @@ def test_an_output_matrix_of_its_own_is_refused(model, change):
         load(tensors, model)
 
 
-def test_all_that_does_not_fit_stands_in_one_error(model):
+def test_one_error_lists_every_mismatch(model):
     tensors = gpt_tensors(model)
     del tensors["transformer.h.1.mlp.c_fc.weight"]
     tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].T
@@ -136,7 +136,7 @@ def test_other_float_types_become_fp32(model, dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_value_that_is_no_number_is_refused(model, value):
+def test_a_non_finite_value_is_refused(model, value):
     tensors = gpt_tensors(model)
     tensors["transformer.h.1.mlp.c_proj.bias"][5] = value
     with pytest.raises(WeightsError, match="h.1.mlp.c_proj.bias contains values that are not finite"):
@@ -151,6 +151,6 @@ def test_a_value_that_is_no_number_is_refused(model, value):
         torch.full((48,), float("nan")).to(torch.float8_e4m3fn),
     ],
 )
-def test_values_that_fp32_cannot_hold_are_refused(model, tensor):
+def test_values_outside_the_range_of_fp32_are_refused(model, tensor):
     with pytest.raises(WeightsError, match="ln_f.bias contains values that are not finite"):
         load(gpt_tensors(model) | {"transformer.ln_f.bias": tensor}, model)

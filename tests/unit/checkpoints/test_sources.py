@@ -41,7 +41,7 @@ def test_a_mirror_with_another_content_is_refused(mirror):
     content = bytearray((mirror / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (mirror / "model.safetensors").write_bytes(content)
-    with pytest.raises(FetchError, match="model.safetensors is not the file that is pinned"):
+    with pytest.raises(FetchError, match="model.safetensors does not match the pinned hash"):
         locate_weights("small", fetch=True)
 
 
@@ -64,10 +64,10 @@ def test_a_run_means_its_export(model, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
 def test_a_file_is_refused_with_the_way_to_go(tmp_path, name):
-    with pytest.raises(WeightsError, match="weights are given as a directory.*save_pretrained"):
+    with pytest.raises(WeightsError, match="weights must be a directory.*save_pretrained"):
         locate_weights(str(tmp_path / name))
     (tmp_path / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(WeightsError, match="weights are given as a directory.*save_pretrained"):
+    with pytest.raises(WeightsError, match="weights must be a directory.*save_pretrained"):
         locate_weights(str(tmp_path / name))
 
 
@@ -90,7 +90,7 @@ def test_auto_is_gpt2_where_it_can_be_had_and_else_the_fallback(tmp_path, monkey
     assert resolve_auto("distilgpt2") == "distilgpt2"
 
 
-def test_a_mistyped_run_is_no_name_of_the_hub(tmp_path, monkeypatch):
+def test_a_mistyped_run_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "first").mkdir(parents=True)
     (tmp_path / "runs" / "first" / "recipe.json").write_text("{}")

@@ -114,7 +114,7 @@ def test_no_tokenizer_is_refused(written):
         load_checkpoint(written)
 
 
-def test_a_shape_that_is_given_stands_for_a_missing_config(written):
+def test_a_given_shape_replaces_a_missing_config(written):
     shape = read_config(written)
     assert shape == GPTConfig(vocab_size=257, context=32, width=48, layers=2, heads=4)
     (written / "config.json").unlink()

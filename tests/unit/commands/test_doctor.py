@@ -17,7 +17,7 @@ def found():
     return {name: (value, ok) for name, value, ok in doctor.examine()}
 
 
-def test_a_working_machine_is_said_to_work(capsys, tmp_path, monkeypatch):
+def test_a_working_machine_is_reported_as_working(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 0)
     status = doctor.show()

@@ -71,18 +71,18 @@ def test_labels_that_train_lacks_get_probability_zero():
     assert found.sum(axis=1) == pytest.approx(1) and found.argmax(axis=1).tolist() == [0, 2]
 
 
-def test_a_single_label_in_train_is_no_error():
+def test_a_single_label_in_train_is_not_an_error():
     found, note, _ = baseline.tfidf_logistic(["a", "b"], [1, 1], ["a"], [0], ["c"], 2)
     assert found.tolist() == [[0, 1]] and "fewer than two" in note
 
 
 @pytest.mark.parametrize("texts", [["", " ", "", "\n"], ["!", "?", "!", "?"], ["你好", "再见", "你好", "再见"]])
-def test_texts_without_words_are_no_error(texts):
+def test_texts_without_words_are_not_an_error(texts):
     found, note, _ = baseline.tfidf_logistic(texts, [0, 1, 0, 1], [], [], texts, 2)
     assert found.shape == (4, 2) and found.sum(axis=1) == pytest.approx(1) and note
 
 
-def test_much_text_is_sampled_with_every_label_kept_and_said(monkeypatch):
+def test_much_text_is_sampled_with_every_label_kept_and_reported(monkeypatch):
     y = np.array([0] * 99 + [1])
     monkeypatch.setattr(baseline, "_WORK_LIMIT", 600)
     found, note, _ = baseline.tfidf_logistic(texts_of(y), y, [], [], texts_of([1]), 2)

@@ -56,8 +56,21 @@ def test_certain_rows_fall_into_the_last_bin():
     assert calibration.expected_calibration_error(np.array([[1.0, 0.0]]), [1]) == 1.0
 
 
+def test_a_row_of_weight_2_counts_as_two_rows():
+    logits, y = drawn(60, 2, 2.0)
+    weights = np.random.default_rng(1).integers(0, 4, 60)
+    twice = np.repeat(np.arange(60), weights)
+    p = calibration.softmax(logits)[:, 1]
+    for of in (
+        lambda rows, *w: calibration.fit_temperature(logits[rows], y[rows], *w),
+        lambda rows, *w: calibration.choose_threshold(y[rows], p[rows], *w),
+    ):
+        kept = weights > 0
+        assert of(kept, weights[kept]) == pytest.approx(of(twice), rel=1e-6) != of(kept)
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_threshold_reaches_the_best_f1_of_all_thresholds(seed):
+def test_threshold_has_the_best_f1_of_all_thresholds(seed):
     generator = np.random.default_rng(seed)
     y = generator.random(60) < 0.3
     p = np.clip(0.3 * y + generator.random(60) * 0.7, 0, 1).round(2)
@@ -66,7 +79,7 @@ def test_threshold_reaches_the_best_f1_of_all_thresholds(seed):
     assert f1_score(y, p >= threshold) == pytest.approx(best)
 
 
-def test_threshold_stands_midway_and_near_one_half():
+def test_threshold_is_midway_and_near_one_half():
     assert calibration.choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == pytest.approx(0.5)
     assert calibration.choose_threshold([0, 1], [0.9, 0.95]) == pytest.approx(0.925)
 
@@ -78,7 +91,7 @@ def test_threshold_keeps_neighbours_apart_that_have_no_number_between_them():
 
 
 @pytest.mark.parametrize(("y", "p"), [([], []), ([1, 1], [0.2, 0.3]), ([0, 0], [0.2, 0.3])])
-def test_threshold_is_one_half_where_it_is_undefined(y, p):
+def test_threshold_is_one_half_if_undefined(y, p):
     assert calibration.choose_threshold(y, p) == 0.5
 
 

@@ -13,10 +13,17 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.tasks.classify.job import build_model
 from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import chat_template, fill, markers, ollama_template, pieces
+from finetune.tasks.instruct.records import Dialogue, Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.of_bytes()
+
+
+def dialogue(said):
+    return Dialogue(0, [Message(**message) for message in said])
+
+
 STYLES = {
     "alpaca": Instruct(style="alpaca"),
     "plain": Instruct(style="plain"),
@@ -56,9 +63,7 @@ def run_of(model, tokenizer, settings):
         tokenizer_settings={"chat_template": chat_template(settings)},
         stop=[f"\n{marker}" for marker in markers(settings)],
         ollama_template=ollama_template(settings),
-        conversations=[
-            Conversation(said, conversation_ids({"row": 0, "messages": said}, tokenizer, settings)) for said in talks
-        ],
+        conversations=[Conversation(said, conversation_ids(dialogue(said), tokenizer, settings)) for said in talks],
     )
 
 
@@ -106,7 +111,7 @@ def test_the_file_holds_shape_tokenizer_and_template(tmp_path, monkeypatch):
 @pytest.mark.parametrize("style", STYLES)
 def test_the_modelfile_s_template_is_the_prompt(style):
     settings = STYLES[style]
-    expected = pieces({"row": 0, "messages": [{"role": "user", "content": "what?"}]}, settings)[0].text
+    expected = pieces(dialogue([{"role": "user", "content": "what?"}]), settings)[0].text
     template = ollama_template(settings).replace("{{ if .System }}System: {{ .System }}\n{{ end }}", "")
     assert fill(template.replace("{{ .Prompt }}", "{p}"), {"p": "what?"}) == expected
 

@@ -22,10 +22,17 @@ from finetune.tasks.classify.export import exportable, transformers_lines
 from finetune.tasks.classify.job import build_model
 from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import as_messages, chat_template
+from finetune.tasks.instruct.records import Dialogue, Instruction, Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.of_bytes()
+
+
+def dialogue(said):
+    return Dialogue(0, [Message(**message) for message in said])
+
+
 TEXTS = ["hello", "free cash <|endoftext|>, call now or never", "é" * 40, "x", "it's 10   past 9\n\n\t ok"]
 WEIGHTS = StartWeights("tiny", "here", "MIT", {}, fallback=False, note="")
 
@@ -215,7 +222,7 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
 
     several = settings.style == "chat" and not settings.template
     talks = [ASKED, *([TALK, TALK[1:]] if several else [])]
-    prompts = [conversation_ids({"row": 0, "messages": said}, TOKENIZER, settings) for said in talks]
+    prompts = [conversation_ids(dialogue(said), TOKENIZER, settings) for said in talks]
     thing = Exportable(
         "run",
         body_of("language model"),
@@ -232,9 +239,9 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
     typed = [{"role": "user", "content": "what is <|endoftext|>?"}]
     options = {"sanitize_control_tokens": True} if several else {}
     ids = tokenizer.apply_chat_template(typed, add_generation_prompt=True, return_dict=False, **options)
-    assert ids == conversation_ids({"row": 0, "messages": typed}, TOKENIZER, settings)
+    assert ids == conversation_ids(dialogue(typed), TOKENIZER, settings)
     short = [{"role": "user", "content": "hi"}]
-    prompt = conversation_ids({"row": 0, "messages": short}, TOKENIZER, settings)
+    prompt = conversation_ids(dialogue(short), TOKENIZER, settings)
     if len(prompt) < 27:  # of the 32 that this model reads
         ours = thing.model.generate(torch.tensor([prompt]), 5, end=TOKENIZER.end_of_text, temperature=0.0)
         written = pipeline("text-generation", str(tmp_path / "hf"))(short)[0]["generated_text"][-1]["content"]
@@ -260,12 +267,10 @@ def test_another_chat_template_is_no_export(tmp_path):
 
 
 def test_records_as_messages():
-    assert as_messages({"instruction": "a", "input": "b", "output": "c"}, STYLES[0]) is None
-    assert as_messages({"instruction": "a", "input": "b", "output": "c"}, STYLES[2]) == [
-        {"role": "user", "content": "a\nb"}
-    ]
+    assert as_messages(Instruction(0, "a", "b", "c"), STYLES[0]) is None
+    assert as_messages(Instruction(0, "a", "b", "c"), STYLES[2]) == [{"role": "user", "content": "a\nb"}]
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert as_messages({"messages": said}, STYLES[0]) == said[:1]
+    assert as_messages(dialogue(said), STYLES[0]) == said[:1]
 
 
 def test_the_card_is_yaml_that_the_hub_reads():

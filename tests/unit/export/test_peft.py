@@ -139,7 +139,7 @@ def test_weights_of_the_registry_are_named_with_their_revision(model, base):
 
 
 def test_a_model_without_adapters_is_refused(directory, base):
-    with pytest.raises(RunError, match="has no adapters; known: a run of the method lora"):
+    with pytest.raises(RunError, match="has no adapters; known: a run with method lora"):
         peft.write(thing(build_model(small_gpt(), 3, seed=0)), directory, base)
     assert not directory.parent.exists()
 

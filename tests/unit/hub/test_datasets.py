@@ -40,7 +40,7 @@ def test_an_unknown_data_set_leaves_nothing(hub, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:owner/poems"])
-def test_without_a_network_the_mend_is_said(hub, monkeypatch, name):
+def test_without_a_network_the_error_says_what_to_do(hub, monkeypatch, name):
     monkeypatch.setattr(hub_datasets, "network_available", lambda: False)
     with pytest.raises(FetchError, match="save_to_disk"):
         locate_text(name)

@@ -101,7 +101,7 @@ def test_what_cannot_be_compiled_is_refused_in_words(change, asked, words):
         ("python3 -c raise(SystemExit(3))", "python3|exit status 3"),
     ],
 )
-def test_without_a_compiler_that_works_the_reason_is_said(fresh, monkeypatch, compiler, said):
+def test_without_a_working_compiler_the_reason_is_reported(fresh, monkeypatch, compiler, said):
     monkeypatch.setenv("CXX", compiler)
     if not compiler:
         monkeypatch.setenv("PATH", "")

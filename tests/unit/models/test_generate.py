@@ -82,7 +82,7 @@ def test_a_text_does_not_depend_on_what_is_beside_it(model, left):
         (5, 40, "25 tokens .* the last 12"),
     ],
 )
-def test_what_is_longer_than_the_context_is_said_once(model, length, new, said):
+def test_exceeding_the_context_is_reported_once(model, length, new, said):
     notes = []
     model.generate(prompts(length)[0], new, temperature=0, note=notes.append)
     assert len(notes) == (said is not None)
@@ -218,7 +218,7 @@ def test_the_length_penalty_is_that_of_its_formula(toy):
     assert len(best) > 1  # the penalty decides
 
 
-def test_each_step_is_told(model):
+def test_each_step_is_reported(model):
     told = []
     found = model.generate(torch.cat(prompts(3, 3)), 6, samples=2, temperature=1.0, on_tokens=told.append)
     assert torch.equal(torch.stack(told, dim=1), found[:, 3:])

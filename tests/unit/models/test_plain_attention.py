@@ -98,7 +98,7 @@ def test_rows_sum_to_one_and_nothing_is_seen_that_is_hidden(given):
         assert not maps["decoder"][hidden].any()
 
 
-def test_the_parts_of_an_encoder_decoder_are_told_apart():
+def test_the_attention_maps_of_an_encoder_decoder_are_separated():
     model = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
     maps = attention_maps(model, SOURCE, IDS, source_mask=SOURCE_REAL)
     assert {name: part.shape[3:] for name, part in maps.items()} == {

@@ -116,7 +116,7 @@ def test_the_defaults_begin_as_gpt_2():
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_an_option_is_no_longer_gpt_2(model, input_ids):
+def test_a_model_with_an_option_is_not_gpt_2(model, input_ids):
     if model.config != VariantConfig(**SHAPE):
         same = randomised(Variant(VariantConfig(**SHAPE)))
         assert (model(input_ids) - same(input_ids)).abs().max() > 0.1

@@ -80,6 +80,15 @@ def test_files_of_others_are_not_written_over(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == '"mine"'
 
 
+def test_a_list_of_another_shape_is_said_and_kept(tmp_path):
+    draw("masks", tmp_path, Options(), Train())
+    text = (tmp_path / "pictures.json").read_text().replace('"width"', '"breadth"')
+    (tmp_path / "pictures.json").write_text(text)
+    with pytest.raises(RunError, match=r"pictures\.json: not what this version writes.*width.*--out DIR"):
+        draw("schedule", tmp_path, Options(), Train(lr=1e-3))
+    assert (tmp_path / "pictures.json").read_text() == text and not list(tmp_path.glob("schedule*"))
+
+
 def test_the_same_pictures_are_the_same_bytes(tmp_path):
     for out in ("a", "b"):
         draw("masks", tmp_path / out, Options(), Train())
@@ -103,18 +112,18 @@ def test_a_classifier_shows_attention_but_continues_nothing(tmp_path, gpt, token
     [
         ("atention", Options(), "did you mean 'attention'?"),
         ("nothing-like-it", Options(), "masks, attention"),
-        ("masks", Options(layer=1), "masks reads no --layer; known: --text"),
-        ("positions", Options(top_k=1), "positions reads no --top-k; known: --weights"),
+        ("masks", Options(layer=1), "masks does not use --layer; known: --text"),
+        ("positions", Options(top_k=1), "positions does not use --top-k; known: --weights"),
         ("masks", Options(text=" "), "the text is empty"),
     ],
 )
-def test_what_cannot_be_used_is_said_and_nothing_written(tmp_path, what, options, part):
+def test_unusable_options_are_reported_and_nothing_is_written(tmp_path, what, options, part):
     with pytest.raises(RecipeError) as error:
         draw(what, tmp_path / "out", options, Train())
     assert part in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_a_file_in_the_folders_place_is_said(tmp_path):
+def test_a_file_instead_of_the_folder_is_reported(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(RunError, match="not a folder"):
         draw("masks", tmp_path / "out", Options(), Train())

@@ -211,7 +211,7 @@ def test_every_branch_is_on_the_picture(gpt, tokenizer):
         (lambda gpt, tokenizer: beams.draw(gpt, tokenizer, "x", "tiny", 1), "got 1; known: 2 to 5"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(gpt, tokenizer, draw, part):
+def test_what_cannot_be_drawn_is_reported(gpt, tokenizer, draw, part):
     with pytest.raises(RecipeError) as error:
         draw(gpt, tokenizer)
     assert part in str(error.value)

@@ -271,7 +271,7 @@ def test_a_perfect_run_without_a_log_says_so(make_run):
     assert "Every test row is predicted correctly." in page.text and "A zero-width interval" in page.text
 
 
-def test_a_fallback_is_named_with_the_commands_that_mend_it(make_run):
+def test_a_fallback_is_reported_with_the_commands_that_avoid_it(make_run):
     page, _, markdown = read(make_run("tiny", rows=(200, 60, 90), fallback=True))
     for place in (page.text, markdown):
         assert "from random weights, not from GPT" in place and "`finetune" not in place

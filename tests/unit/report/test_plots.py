@@ -49,7 +49,7 @@ def test_hostile_labels_are_drawn_as_text():
     assert "<script" not in svg(picture)
 
 
-def test_a_label_as_the_name_of_a_baseline_is_no_formula():
+def test_a_label_as_the_name_of_a_baseline_is_not_a_formula():
     points = [[0, 0], [0.2, 0.99], [1, 1]]
     assert "$x^$" in texts(plots.roc_picture(points, points, "$x^$"))
     assert "$x^$" in texts(plots.pr_picture(points, points, "$x^$", 0.2))
@@ -88,7 +88,7 @@ def test_a_log_with_one_kind_of_line_is_drawn():
         lambda: plots.validation_picture([1, 2], {"Accuracy": [0.9, 0.95]}, 2),
     ],
 )
-def test_a_legend_stands_above_the_axes_and_covers_nothing(draw):
+def test_a_legend_is_above_the_axes_and_covers_nothing(draw):
     figure = next(node for node in ElementTree.fromstring(svg(draw())) if node.get("id") == "figure_1")
     parts = {node.get("id"): node for node in figure}
 

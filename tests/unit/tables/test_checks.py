@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError
-from finetune.tables.checks import check_rows, letter_counts, places, refuse_meaningless
+from finetune.tables.checks import check_rows, letter_counts, refuse_meaningless
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, LeftOut
 from finetune.tables.splits import text_keys
@@ -74,13 +74,13 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
 @pytest.mark.parametrize(
     "change, check, level, count, words",
     [
-        ({"labels": {0: "Yes", 2: "yes ", 4: "YES"}}, "label_spelling", "warning", 3, "several ways"),
+        ({"labels": {0: "Yes", 2: "yes ", 4: "YES"}}, "label_spelling", "warning", 3, "spelled in several ways"),
         (
             {"labels": {0: "NaN", 2: "n/a", 5: "None", 7: "NaN"}},
             "missing_words",
             "warning",
             4,
-            "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; they are learnt as a class",
+            "4 rows labelled 'NaN', 'n/a', 'None' look like missing labels; the model learns them as a class",
         ),
         ({"labels": {0: "none", 2: "NONE"}}, "missing_words", "note", 2, "labelled 'none', 'NONE' look like"),
         ({"labels": {0: "maybe", 2: "maybe"}}, "rare_labels", "warning", 1, "fewer than 10 rows"),
@@ -98,30 +98,30 @@ def put(source: LabelledTexts, at: dict[int, str] = (), labels: dict[int, str] =
             "conflicting_labels",
             "warning",
             1,
-            "1 texts stand under two labels",
+            "1 texts have more than one label",
         ),
-        ({"at": {2: LONG + " so", 4: LONG}}, "near_duplicates", "note", 2, "almost the same"),
-        ({"at": {2: LONG + " so", 5: LONG}}, "near_duplicates_with_other_label", "warning", 1, "two labels"),
-        ({"at": dict.fromkeys(range(200), "мама мыла раму")}, "other_alphabet", "warning", None, "another alphabet"),
+        ({"at": {2: LONG + " so", 4: LONG}}, "near_duplicates", "note", 2, "near duplicates"),
+        ({"at": {2: LONG + " so", 5: LONG}}, "near_duplicates_with_other_label", "warning", 1, "different labels"),
+        ({"at": dict.fromkeys(range(200), "мама мыла раму")}, "other_alphabet", "warning", None, "not Latin"),
         (
             {"at": {0: "caf\u00c3\u00a9", 1: "lost \ufffd letter", 2: "it\u00e2\u20ac\u2122s"}},
             "broken_characters",
             "warning",
             3,
-            "encoding",
+            "wrongly decoded",
         ),
         ({"at": {0: "nul\0", 1: "tab\tis fine"}}, "control_characters", "note", 1, "control"),
-        ({"at": {0: "win \U0001f600"}}, "emoji", "note", 1, "1 of 240 texts hold emoji"),
+        ({"at": {0: "win \U0001f600"}}, "emoji", "note", 1, "1 of 240 texts contain emoji"),
         (
             {"at": {i: f"[yes] {WORDS[i % 29]} {WORDS[i % 23]} {i * 'k'}" for i in range(0, 100, 2)}},
             "label_in_text",
             "warning",
             50,
-            "'yes' stands in 42% of the texts of that label and in 0.0%",
+            "'yes' occurs in 42% of the texts with that label and in 0.0%",
         ),
     ],
 )
-def test_what_was_put_in_is_found(change, check, level, count, words):
+def test_each_planted_problem_is_found(change, check, level, count, words):
     finding = found(put(clean(), **change))[check]
     assert finding.level == level and words in finding.what and finding.do
     assert count is None or finding.count == count
@@ -130,7 +130,8 @@ def test_what_was_put_in_is_found(change, check, level, count, words):
 def test_rows_are_named_by_their_number_in_the_file():
     finding = found(put(clean(), {7: "caf\u00c3\u00a9"}))["broken_characters"]
     assert finding.rows == [14] and finding.examples == ["'caf\u00c3\u00a9'"]
-    assert finding.as_dict()["rows"] == [14] and places(finding.as_dict()) == ["row 14"]
+    assert finding.to_json()["rows"] == [14] and finding.places == ["row 14"]
+    assert finding.examples_by_place == ["row 14: 'caf\u00c3\u00a9'"]
 
 
 def test_rows_of_several_files_are_named_with_their_file():
@@ -139,8 +140,8 @@ def test_rows_of_several_files_are_named_with_their_file():
     source.left_out, more.left_out = [LeftOut("empty text", 2, [1, 5])], [LeftOut("empty text", 1, [7])]
     source.extend(more, "test")
     checks = found(source)
-    assert places(checks["broken_characters"].as_dict()) == ["test.csv row 6"]
-    assert places(checks["empty_text"].as_dict()) == ["my.csv row 1", "my.csv row 5", "test.csv row 7"]
+    assert checks["broken_characters"].places == ["test.csv row 6"]
+    assert checks["empty_text"].places == ["my.csv row 1", "my.csv row 5", "test.csv row 7"]
     assert list(map(str, source.left_out)) == [
         "my.csv: 2 rows left out: empty text (row 1, row 5)",
         "test.csv: 1 row left out: empty text (row 7)",
@@ -167,7 +168,7 @@ def test_columns_that_mean_nothing_stop():
     with pytest.raises(DataError, match="column 'text' has 240 different values.*swapped: --text text --label label"):
         refuse_meaningless(swapped)
     same = put(clean(), dict.fromkeys(range(240), "the same"))
-    with pytest.raises(DataError, match="'text' holds one text in all 240 rows.*--text NAME"):
+    with pytest.raises(DataError, match="'text' has the same text in all 240 rows.*--text NAME"):
         refuse_meaningless(same)
     few = put(clean(), {i: f"text {i % 3}" for i in range(240)})
     refuse_meaningless(few)

@@ -19,7 +19,7 @@ def test_codes_are_in_order_and_every_check_has_its_own():
 
 def test_a_finding_has_its_code_and_none_is_made_without():
     finding = Finding("cut_texts", "note", "12 texts are cut")
-    assert finding.code == "FT012" and list(finding.as_dict())[:2] == ["code", "check"]
+    assert finding.code == "FT012" and list(finding.to_json())[:2] == ["code", "check"]
     for check, level in (("unheard_of", "note"), ("cut_texts", "stop"), ("many_labels", "warning")):
         with pytest.raises(AssertionError):
             Finding(check, level, "words")
@@ -34,7 +34,7 @@ def test_muted_codes_are_sorted_and_take_their_findings_away():
 
 @pytest.mark.parametrize("code", ["FT999", "ft012", "emoji", ""])
 def test_an_unknown_code_is_an_error_that_names_the_known(code):
-    with pytest.raises(RecipeError, match="no such finding to ignore") as raised:
+    with pytest.raises(RecipeError, match="cannot ignore a finding with an unknown code") as raised:
         check_muted(["FT012", code])
     assert all(f"{check.code} {check.name}" in str(raised.value) for check in CHECKS)
 

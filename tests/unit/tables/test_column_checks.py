@@ -25,10 +25,10 @@ def columns(tmp_path):
     return check
 
 
-def test_a_column_that_tells_the_label_is_named(columns):
+def test_a_column_that_predicts_the_label_is_reported(columns):
     found = columns(kind=lambda i: "xyz"[i % 3], other=lambda i: i % 4, id=lambda i: i, same=lambda i: 1)
     assert [(finding.check, finding.level) for finding in found] == [("leaking_column", "note")]
-    assert found[0].what.startswith("column 'kind' tells the label in 100.0%")
+    assert found[0].what.startswith("column 'kind' predicts the label in 100.0%")
     joined = columns("text,kind", kind=lambda i: "xyz"[i % 3])
     assert [finding.level for finding in joined] == ["warning"]
 
@@ -38,15 +38,15 @@ def test_a_column_of_many_values_takes_no_memory(columns, monkeypatch):
     assert columns(kind=lambda i: "xyz"[i % 3]) == []
 
 
-def test_names_that_predictions_add_are_said(columns):
+def test_reserved_column_names_are_reported(columns):
     found = columns(predicted=lambda i: 1, p_a=lambda i: 1, row=lambda i: 1)
     assert [finding.check for finding in found] == ["reserved_columns"] and "predicted, p_a" in found[0].what
 
 
-def test_layouts_are_said():
+def test_unusual_layouts_are_reported():
     layout = TableFormat()
     assert check_layout(Detected(layout)) == []
-    found = check_layout(Detected(layout, ("the fields are parted by tabs", "no quoting"), 2, (4, 9), 5))
+    found = check_layout(Detected(layout, ("the fields are separated by tabs", "no quoting"), 2, (4, 9), 5))
     assert [finding.check for finding in found] == ["layout", "quoting", "swallowed_rows"]
     assert "loses 2 rows" in found[1].what and found[2].examples == ["line 4", "line 9"]
     assert "2 rows look like several" in found[2].what and "5 further lines" in found[2].what

@@ -37,7 +37,7 @@ PLAIN = "text,label\nhi,ham\nho,spam\n"
         ("utf-16-be", "every second byte"),
     ],
 )
-def test_the_encoding_is_proved_by_the_first_bytes(detect, encoding, said):
+def test_the_first_bytes_show_the_encoding(detect, encoding, said):
     found, rows = detect(PLAIN.replace("hi", "hí").encode(encoding))
     assert rows == [["hí", "ham"], ["ho", "spam"]] and said in found.notes[0]
 
@@ -56,9 +56,9 @@ def test_another_encoding_is_taken_only_when_asked_for(detect):
         detect(latin + b"\x81,ham\n")
     assert detect("text,label\na,b\n", encoding="")[0].layout.encoding == "utf-8-sig"  # a variable that is not set
     for odd in ("hex", "rot13", "undefined"):
-        with pytest.raises(DataError, match=f"no encoding '{odd}'"):
+        with pytest.raises(DataError, match=f"unknown encoding '{odd}'"):
             detect(latin, encoding=odd)
-    with pytest.raises(DataError, match="no encoding 'utf9'"):
+    with pytest.raises(DataError, match="unknown encoding 'utf9'"):
         detect(latin, encoding="utf9")
 
 
@@ -67,15 +67,15 @@ def test_another_encoding_is_for_files_that_are_not_utf8(detect):
     for own in ("utf-8", "utf-8-sig", "utf-16"):
         found, rows = detect(plain.encode(own), encoding="cp1252")
         assert rows[0] == ["café", "ham"] and any("valid UTF-8" in note or "mark" in note for note in found.notes)
-    assert "asked for" in detect(plain.encode("cp1252"), encoding="cp1252")[0].notes[0]
+    assert "as requested" in detect(plain.encode("cp1252"), encoding="cp1252")[0].notes[0]
     assert detect("text,label\nこ,ham\nho,spam\n".encode("iso2022_jp"), encoding="iso2022_jp")[1][0] == ["こ", "ham"]
 
 
-def test_a_file_that_is_utf8_in_part_is_told_from_one_of_another_encoding(tmp_path):
+def test_a_partly_utf8_file_is_distinguished_from_another_encoding(tmp_path):
     path = tmp_path / "my.csv"
     path.write_bytes("text\nno\nthé\ncafé\n".encode() + "\xa0\nmaté\n".encode("latin-1"))
     found = look_at_bytes(path)
-    assert (found.line, found.foreign, found.valid, found.guess) == (5, 4, 2, "cp1252") and "wrong" in found.fix()
+    assert (found.line, found.foreign, found.valid, found.guess) == (5, 4, 2, "cp1252") and "garble" in found.fix()
     path.write_bytes("\xa0\n".encode("latin-1"))
     assert look_at_bytes(path).sample == "''"
 
@@ -186,8 +186,8 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
         (b"\x1f\x8b", "gzip", "Unpack it"),
     ],
 )
-def test_what_is_no_text_is_told_by_its_first_bytes(detect, name, magic, what, fix):
-    with pytest.raises(DataError, match=f"{name}: no text file; got .*{what}.*known: .csv.*{fix}"):
+def test_binary_files_are_recognised_by_their_first_bytes(detect, name, magic, what, fix):
+    with pytest.raises(DataError, match=f"{name}: not a text file; got .*{what}.*known: .csv.*{fix}"):
         detect(magic + b"\x08\0\n,", name)
 
 

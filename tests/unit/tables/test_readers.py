@@ -73,7 +73,7 @@ def test_labels_stay_text(tmp_path):
 @pytest.mark.parametrize("rows", ["ham,a\n", "ham,a\nham,b\n", ",a\n,b\n"])
 def test_one_label_is_too_few(tmp_path, rows):
     (tmp_path / "my.csv").write_text("label,text\n" + rows)
-    with pytest.raises(DataError, match="needs two labels; got (ham|none).*--label NAME"):
+    with pytest.raises(DataError, match="needs at least two labels; got (ham|none).*--label NAME"):
         read_labelled(tmp_path / "my.csv", None, None)
 
 
@@ -85,14 +85,14 @@ WORDY = [
 ]
 
 
-def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
+def test_columns_are_inferred_from_content_with_the_reason(tmp_path):
     found = find_columns(["id", "remark", "mood"], WORDY, None, None, tmp_path)
     assert (found.texts, found.label, found.text_column) == ([1], 2, "remark")
     assert "'remark', by its content: the longest texts" in found.notes[0]
     assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
     by_name = find_columns(["Text", "body", "target", "sms"], [], None, None, tmp_path).notes
     assert by_name == [
-        "text column 'Text', label column 'target': by their names; 'body', 'sms' could be the text, too (--text NAME)"
+        "text column 'Text', label column 'target': by their names; 'body', 'sms' could also be the text (--text NAME)"
     ]
     assert find_columns(["id", "text", "mood"], [], None, "mood", tmp_path).notes == ["text column 'text': by its name"]
     assert find_columns(["id", "text", "mood"], [], "text", "mood", tmp_path).notes == []
@@ -100,17 +100,17 @@ def test_columns_are_told_by_their_content_with_the_reason(tmp_path):
     assert (named.texts, named.label) == ([1], 2) and len(named.notes) == 1
 
 
-def test_a_doubt_about_columns_is_said(tmp_path):
+def test_ambiguous_columns_are_an_error(tmp_path):
     twice = [[*row, row[1] + "!", row[2]] for row in WORDY]
     names = ["id", "title", "mood", "summary", "tone"]
-    with pytest.raises(DataError, match=r"no text column.*summary, title are alike.*--text summary,title"):
+    with pytest.raises(DataError, match=r"no text column.*summary, title all look like text.*--text summary,title"):
         find_columns(names, twice, None, "mood", tmp_path)
     with pytest.raises(DataError, match="no label column.*'mood' has 2 values; 'tone' has 2 values.*--label NAME"):
         find_columns(names, twice, "title", None, tmp_path)
     for rows in (WORDY[:1], []):
         with pytest.raises(DataError, match="no text column recognised by its name or content"):
             find_columns(["id", "remark", "mood"], rows, None, None, tmp_path)
-    with pytest.raises(DataError, match="one column for text and label; got 'mood'"):
+    with pytest.raises(DataError, match="the same column for text and label; got 'mood'"):
         find_columns(names, twice, "mood", "mood", tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_groups_and_splits_are_read(tmp_path):
     (tmp_path / "my.csv").write_text("label,text,who,part\nx,a,ann,Train\ny,b, ann ,validation\nx,c,,TEST\n")
     found = read_labelled(tmp_path / "my.csv", None, None, group="who", split="part")
     assert found.groups == ["ann", "ann", ""] and found.sides == ["train", "val", "test"]
-    with pytest.raises(DataError, match="data row 0: column 'who' names no split; got 'ann'; known: train"):
+    with pytest.raises(DataError, match="row 0: unknown split in column 'who'; got 'ann'; known: train"):
         read_labelled(tmp_path / "my.csv", None, None, split="who")
 
 
@@ -142,7 +142,7 @@ def test_rows_of_further_files_keep_their_side(tmp_path):
     assert found.files == ["my.csv"] * 4 and found.rows == [0, 1, 0, 1] and found.texts == ["a", "b"] * 2
 
 
-def test_chunks_hold_all_texts_in_order_and_few_characters():
+def test_chunks_keep_the_order_and_limit_the_characters():
     texts = ["a" * (i * 7 % 40) for i in range(100)]
     chunks = list(text_chunks(texts, 60))
     assert [text for _, part in chunks for text in part] == texts and len(chunks) > 10

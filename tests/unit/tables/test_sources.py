@@ -80,9 +80,12 @@ def test_a_name_wins_over_a_file_of_that_name(registry):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("nothing.csv", r"no data 'nothing\.csv': no such file and no such name; known: toy, away, .*spam-sample"),
+        (
+            "nothing.csv",
+            r"no data 'nothing\.csv': neither a file nor the name of a data set; known: toy, away, .*spam-sample",
+        ),
         ("toi", "did you mean 'toy'"),
-        ("mirror", "mirror: a directory where a file should be"),
+        ("mirror", "mirror: a directory instead of a file"),
         ("", "directory|no data"),
     ],
 )
@@ -128,7 +131,7 @@ def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
         read_data(Recipe(**names))
 
 
-def test_a_header_in_one_file_alone_is_said(tmp_path):
+def test_a_header_in_only_one_file_is_reported(tmp_path):
     headless = "".join(f"a {'x' * i},{'yz'[i % 2]}\n" for i in range(8))
     for name, content in (
         ("data", "text,label\n" + headless),
@@ -165,5 +168,5 @@ def test_a_folder_that_datasets_saved_is_data_and_another_is_not(tmp_path, monke
     assert resolve_data("hf:owner/name") == "hf:owner/name"
     monkeypatch.setattr("finetune.tables.sources.get_hub_dataset", {"hf:owner/name": tmp_path / "saved"}.get)
     assert read_data(Recipe(data="hf:owner/name")).labels == ["x", "y"]
-    with pytest.raises(DataError, match="directory where a file should be.*save_to_disk"):
+    with pytest.raises(DataError, match="directory instead of a file.*save_to_disk"):
         locate_data(str(tmp_path))

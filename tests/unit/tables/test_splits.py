@@ -2,7 +2,9 @@
 
 import random
 from collections import Counter
+from itertools import product
 
+import numpy as np
 import pytest
 
 from finetune.errors import DataError
@@ -15,6 +17,7 @@ from finetune.tables.splits import (
     number_groups,
     ordered_split,
     text_keys,
+    time_split,
 )
 
 
@@ -167,7 +170,7 @@ def test_grouped_is_a_function_of_its_seed():
 
 @pytest.mark.parametrize("val, test", [(0.5, 0.5), (0.9, 0.2)])
 def test_grouped_leaves_something_to_train_on(val, test):
-    with pytest.raises(DataError, match="nothing is left to train on"):
+    with pytest.raises(DataError, match="no rows are left to train on"):
         grouped_split(["a", "b"], ["x", "y"], val, test, 0)
 
 
@@ -258,3 +261,48 @@ def test_ordered_gives_the_books_sizes_and_keeps_the_order():
     parts = ordered_split(1100, val_fraction=0.05, test_fraction=0.1)
     assert parts == {"train": list(range(935)), "test": list(range(935, 1045)), "val": list(range(1045, 1100))}
     assert all(sum(map(len, ordered_split(n, 0.3, 0.6).values())) == n for n in range(12))
+
+
+def test_few_groups_are_divided_as_near_to_the_shares_as_any_way():
+    """Six people wrote all rows; no way to give each person a side is nearer to the shares of each label."""
+    source = random.Random(3)
+    people = [source.choice("aabbbcdeef") for _ in range(300)]
+    labels = [source.choice(["spam", "ham", "ham"]) if person != "a" else "spam" for person in people]
+    texts = [f"text {'x' * i}" for i in range(300)]
+    parts = grouped_split(texts, labels, 0.1, 0.2, 1, people)
+    sides = {name: {people[row] for row in rows} for name, rows in parts.items()}
+    assert all(sides.values()) and sum(map(len, sides.values())) == 6, "each person on one side"
+
+    def distance(chosen: dict[str, str]) -> float:
+        return sum(
+            (
+                sum(1 for person, label in zip(people, labels, strict=True) if chosen[person] == side and label == own)
+                - share * n
+            )
+            ** 2
+            / n
+            for own, n in Counter(labels).items()
+            for side, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True)
+        )
+
+    found = distance({person: side for side, group in sides.items() for person in group})
+    for way in product(SPLITS, repeat=6):
+        chosen = dict(zip("abcdef", way, strict=True))
+        trained = {label for person, label in zip(people, labels, strict=True) if chosen[person] == "train"}
+        if set(way) == set(SPLITS) and trained == set(labels):
+            assert distance(chosen) >= found - 1e-9
+
+
+def test_by_time_the_oldest_rows_train_and_the_newest_test():
+    times = np.array([5.0, 1, 1, 9, 3, 9, 9, 7, 2, 4])
+    parts = time_split(times, 0.2, 0.3)
+    assert sorted(sum(parts.values(), [])) == list(range(10))
+    latest = {name: max(times[rows]) for name, rows in parts.items()}
+    first = {name: min(times[rows]) for name, rows in parts.items()}
+    assert latest["train"] < first["val"] and latest["val"] < first["test"]
+    assert [len(parts[name]) for name in SPLITS] == [5, 2, 3]
+
+
+def test_rows_of_one_time_stay_on_one_side():
+    parts = time_split(np.array([0.0] * 65 + [1.0] * 15 + [2.0] * 20), 0.1, 0.2)
+    assert [len(parts[name]) for name in SPLITS] == [65, 15, 20]

@@ -42,7 +42,7 @@ def table(tmp_path):
         ("a,b\nx\u2028y\x85z,2\n", [["x\u2028y\x85z", "2"]]),
     ],
 )
-def test_cells_are_what_the_file_holds(table, content, rows):
+def test_cells_equal_the_content_of_the_file(table, content, rows):
     assert table(content) == rows
 
 
@@ -86,7 +86,7 @@ def test_without_quoting_a_row_is_a_line(table):
         ("a,b\n1,2\n1,2,3\n", r"my\.csv, line 3: 3 fields; got '1 \| 2 \| 3'; known: 2 columns: a, b"),
         ("a,b\n1,2\n\n1\n", r"my\.csv, line 4: 1 fields"),
         ('a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 fields"),
-        ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*quote that is opened must be closed"),
+        ('a,b\n1,2\n"x\ny,2\n1,2\n', "line 3: unexpected end of data.*Close every quote that is opened"),
         ('a,b\n"x"y,2\n', "line 2: .*quote"),
         ("", "the file is empty"),
         ("\n\n", "the file is empty"),
@@ -106,9 +106,13 @@ def test_a_cell_without_an_end_is_refused(table, monkeypatch):
         table("a,b\n" + "x" * 1001 + ",2\n")
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_missing_and_unsupported_files_are_refused(tmp_path):
     (tmp_path / "d.csv").mkdir()
-    for name, message in (("none.csv", "no such file"), ("d.csv", "a directory where"), ("x.xlsx", "unknown kind")):
+    for name, message in (
+        ("none.csv", "no such file"),
+        ("d.csv", "a directory instead"),
+        ("x.xlsx", "unknown file extension"),
+    ):
         with pytest.raises(DataError, match=message):
             next(iterate_table(tmp_path / name))
 
@@ -130,7 +134,7 @@ ROWS = [{"text": "naïve \u2028 x", "label": "1", "n": 3}, {"text": 'a, "b"\nc',
 CELLS = [["naïve \u2028 x", "1", "3"], ['a, "b"\nc', "0", ""]]
 
 
-def test_json_lines_and_lists_hold_the_same_rows(table):
+def test_jsonl_and_json_give_the_same_rows(table):
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
     assert table("\ufeff" + lines, "my.jsonl") == CELLS == table(lines + "\n\n", "my.ndjson")
     assert table(json.dumps(ROWS, indent=2), "my.json") == CELLS
@@ -168,10 +172,10 @@ def test_values_become_text(value, cell):
     "name, content, message",
     [
         ("my.jsonl", '{"text": "a"}\n{"text": \n', r"my\.jsonl, line 2: cannot be read as JSON"),
-        ("my.jsonl", '{"text": "a"}\n["a"]\n', r"line 2: no JSON object"),
-        ("my.jsonl", '{"a": 1, "a": 2}', "key 'a' twice"),
-        ("my.json", '{"text": ["a"]}', "without a list of objects; got dict"),
-        ("my.json", "[1]", "object 1: no JSON object"),
+        ("my.jsonl", '{"text": "a"}\n["a"]\n', r"line 2: not a JSON object"),
+        ("my.jsonl", '{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ("my.json", '{"text": ["a"]}', "must contain a list of objects; got dict"),
+        ("my.json", "[1]", "object 1: not a JSON object"),
         ("my.json", "", "the file is empty"),
         ("my.json", "[" * 100_000, "cannot be read as JSON"),
         ("my.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8; got byte 0xe9 in line 1.*cp1252.*café"),
@@ -214,14 +218,14 @@ def test_saved_data_sets_name_their_labels_and_splits(tmp_path):
     found = read_labelled(tmp_path / "two", None, None)
     assert found.sides == ["train", "train", "test"] and found.labels == ["spam", "ham", "spam"]
     datasets.DatasetDict({"train": part, "test": part.rename_column("text", "t")}).save_to_disk(tmp_path / "odd")
-    with pytest.raises(DataError, match="splits with different columns"):
+    with pytest.raises(DataError, match="the splits have different columns"):
         list(iterate_table(tmp_path / "odd"))
     (tmp_path / "two" / "train" / "state.json").write_text("{")
-    with pytest.raises(DataError, match="no data set that can be read"):
+    with pytest.raises(DataError, match="not a readable data set"):
         list(iterate_table(tmp_path / "two"))
 
 
-def test_an_error_about_nothing_has_all_its_parts(tmp_path):
+def test_errors_about_empty_tables_are_complete(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk(tmp_path / "saved")
@@ -229,12 +233,12 @@ def test_an_error_about_nothing_has_all_its_parts(tmp_path):
     (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "none.json").write_text("[]")
     for name, what in (
-        ("saved", "a saved data set with a split that has no rows; got a split without rows"),
+        ("saved", "a split of the saved data set is empty; got a split without rows"),
         ("empty.csv", "the file is empty; got 2 bytes"),
         ("none.json", "no rows; got none"),
         ("header.csv", "a header and no rows; got nothing below the header"),
     ):
-        with pytest.raises(DataError, match=f"{name}: {what}; known: .*row for each text. Is it the right file"):
+        with pytest.raises(DataError, match=f"{name}: {what}; known: .*one row per text. Is it the right file"):
             read_labelled(tmp_path / name, None, None)
 
 
@@ -245,4 +249,4 @@ def test_a_cell_that_is_too_long_is_not_called_a_quote(tmp_path, monkeypatch):
         path.write_text(f"text,label\na,b\n{quote}{'x' * 101}{quote},b\n")
         with pytest.raises(DataError, match="too long; got line 3: .*at most 100 characters.*Split") as caught:
             list(iterate_table(path))
-        assert ("is a quote opened" in str(caught.value)) == asked
+        assert ("quote that is never closed" in str(caught.value)) == asked

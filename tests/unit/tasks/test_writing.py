@@ -2,7 +2,7 @@
 
 import csv
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
 
 import pytest
 
@@ -10,7 +10,7 @@ from finetune.errors import DataError
 from finetune.evaluation.leakage import OverlapCounts
 from finetune.evaluation.written import WrittenTexts
 from finetune.recipe import Split
-from finetune.records import Record
+from finetune.records import PreparedRow, Record
 from finetune.tasks.writing import (
     divide,
     gather_test_rows,
@@ -32,8 +32,10 @@ class Line(Record):
     nearest: str
 
 
-def record(row, asked, wanted):
-    return {"row": row, "asked": asked, "wanted": wanted}
+@dataclass(frozen=True)
+class Asked(PreparedRow):
+    asked: str
+    wanted: str
 
 
 def test_rows_are_chosen_at_even_distances():
@@ -66,11 +68,11 @@ def test_overlap_is_said_where_there_is_some():
 
 def test_test_rows_that_fit_are_gathered_with_what_they_are_held_against():
     records = {
-        "train": [record(0, "one apple", "1"), record(1, "two pears", "2")],
-        "val": [record(2, "Three", "3")],
-        "test": [record(3, "two  pears please", "4"), record(4, "too long", "5"), record(5, "three", "6")],
+        "train": [Asked(0, "one apple", "1"), Asked(1, "two pears", "2")],
+        "val": [Asked(2, "Three", "3")],
+        "test": [Asked(3, "two  pears please", "4"), Asked(4, "too long", "5"), Asked(5, "three", "6")],
     }
-    test = gather_test_rows(records, [3, 5], itemgetter("asked"), itemgetter("wanted"))
+    test = gather_test_rows(records, [3, 5], attrgetter("asked"), attrgetter("wanted"))
     assert test.asked == ["two  pears please", "three"] and test.wanted == ["4", "6"]
     assert test.nearest[0] == "2" and test.clean.tolist() == [True, False]  # three stands in val, in another case
     rows = result_rows(Line, test, {"after": WrittenTexts(["a", "b"]), "before": WrittenTexts(["c", "d"])})

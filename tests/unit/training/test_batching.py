@@ -17,7 +17,7 @@ def cases(count=60):
         yield lengths, source.choice([1, 2, 8, 16, 400]), source.randint(0, 99)
 
 
-def test_each_row_stands_in_one_batch_of_each_epoch():
+def test_each_row_is_in_one_batch_of_each_epoch():
     for lengths, batch_size, seed in cases():
         for epoch in (0, 1):
             batches = epoch_batches(lengths, batch_size, seed, epoch)
@@ -61,7 +61,7 @@ def test_forward_passes_keep_to_the_budget():
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [4, 2, 0, 1, 3]])
-def test_a_long_row_stands_alone_and_order_does_not_matter(rows):
+def test_a_long_row_is_alone_and_order_does_not_matter(rows):
     assert micro_batches(rows, [3, 900, 3, 2, 40], 100) == [[3, 0, 2], [4], [1]]
 
 

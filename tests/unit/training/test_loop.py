@@ -46,7 +46,7 @@ def plain_step(job, weights):
     model.zero_grad()
     losses = []
     for row in ROWS:
-        ids, _, target = job.batch([row])
+        ids, _, target, _ = job.batch([row])
         assert ids.dtype == torch.long and ids.shape == (1, job.lengths[row])
         hidden = model.gpt.hidden_states(ids)[0, -1]
         losses.append(-torch.log_softmax(hidden @ model.head.weight.T, -1)[target.item()] * weights[row])
@@ -117,7 +117,8 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
     expected = []
     for rows in epoch_batches(job.lengths, settings.batch_size, settings.seed, 0):
         losses = [
-            F.cross_entropy(job.model(*inputs), target).item() for *inputs, target in (job.batch([row]) for row in rows)
+            F.cross_entropy(job.model(*inputs), target).item()
+            for *inputs, target, _ in (job.batch([row]) for row in rows)
         ]
         expected.append((sum(losses) / len(rows), len(rows), sum(job.lengths[row] for row in rows)))
     result, steps, validations, _ = run_training(job, settings)
@@ -128,7 +129,7 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
 
 
 @pytest.mark.parametrize("poison", ["nan loss", "nan gradient"])
-def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(toy_job, run_training, tmp_path, poison):
+def test_a_non_finite_loss_stops_the_run_and_changes_nothing(toy_job, run_training, tmp_path, poison):
     job, settings = toy_job("full", micro_batch_tokens=10**6)
     steps_done = []
 
@@ -172,7 +173,7 @@ def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_trainin
 @torch.no_grad()
 def test_trained_adapters_merge_into_the_same_model(toy_job, run_training):
     job, settings = toy_job("lora", lora_dropout=0.1, lr=1e-2)
-    inputs, last, _ = job.batch(ROWS)
+    inputs, last, *_ = job.batch(ROWS)
     before = job.model.eval()(inputs, last)
     with torch.enable_grad():
         run_training(job, settings)

@@ -67,7 +67,7 @@ def test_the_range_is_as_wide_as_the_steps_are_apart():
     assert found.seconds_high == pytest.approx(3.0 * (1 + 2 / 3))
 
 
-def test_a_crowded_machine_is_said_and_widens_the_range_downwards():
+def test_a_busy_machine_is_reported_and_lowers_the_bottom_of_the_range():
     first = first_steps([(100, 100)] * 4, [1.0] * 4, cpu_seconds=4.0 * 0.1 * torch.get_num_threads())
     found = probe.estimate(first, Plan([Size(100, 100)], 10, 0, 0, 0, 60.0))
     assert found.seconds == 10 and found.seconds_low == pytest.approx(1.0)

@@ -93,7 +93,7 @@ def test_a_language_model_has_no_head_to_move():
         ),
     ],
 )
-def test_what_moves_is_stated(method, settings, said):
+def test_the_trained_weights_are_reported(method, settings, said):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     chosen = Train(method=method, **settings)
     adapt(model.gpt, chosen)

@@ -56,7 +56,7 @@ def test_it_learns_and_every_epoch_masks_anew(tmp_path, monkeypatch):
     assert found.best_value < before - 0.02
 
 
-def test_stopped_within_an_epoch_it_goes_on_bit_for_bit(tmp_path):
+def test_stopped_within_an_epoch_it_resumes_bit_for_bit(tmp_path):
     whole = fresh_job()
     loop.train(whole, SETTINGS, tmp_path / "whole", {})
     first, work = fresh_job(), []
@@ -85,7 +85,7 @@ def test_the_measure_does_not_depend_on_what_runs_together():
     np.testing.assert_allclose(alone.sum(), together.sum(), rtol=1e-5)
 
 
-def test_a_vocabulary_without_a_mask_gets_one_token_and_that_is_said():
+def test_a_vocabulary_without_a_mask_gets_one_token_and_reports_it():
     tokenizer = Tokenizer.of_bytes()
     masking, new, said = choose_masking(tokenizer, seed=1)
     assert (masking.mask, masking.vocab_size, new) == (257, 258, 1) and "gets one row" in said

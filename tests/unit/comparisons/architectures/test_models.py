@@ -134,7 +134,7 @@ def test_both_predict_the_same_tokens(gpt):
         assert pair_nll(LossModule(model), [pair], END, CPU)[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_is_written_is_what_was_learnt(gpt):
+def test_the_written_weights_are_the_trained_ones(gpt):
     for name in (DECODER, BOTH):
         model = built(gpt, name)
         job = pair_job(model, PAIRS, PAIRS, END, CPU)

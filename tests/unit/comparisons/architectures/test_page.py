@@ -6,6 +6,7 @@ import pytest
 
 from finetune.comparisons.architectures import page as architectures
 from finetune.comparisons.architectures.results import ArchitecturesComparison
+from finetune.report.blocks import PageContent
 from finetune.report.inputs import TrainingLog
 from finetune.report.page import Files
 
@@ -106,7 +107,7 @@ def typed(comparison: dict) -> ArchitecturesComparison:
     return ArchitecturesComparison.from_json(comparison, "comparison.json")
 
 
-def page_of(comparison: dict) -> dict:
+def page_of(comparison: dict) -> PageContent:
     """The page of a run that left nothing else."""
     log = TrainingLog([], [], [], [], [])
     return architectures.page(Files("architectures", {}, typed(comparison), None, [], None, log, None, []))
@@ -118,9 +119,7 @@ def test_what_is_read_is_written_again(comparison):
 
 def test_every_value_stands_with_its_interval_its_n_and_its_test(comparison):
     page = page_of(comparison)
-    tables = {
-        section.title: [block for block in section.blocks if block.kind == "table"] for section in page["sections"]
-    }
+    tables = {section.title: [block for block in section.blocks if block.kind == "table"] for section in page.sections}
     first = tables[next(title for title in tables if title.startswith("Classification"))][0]
     assert "n = 197" in first.caption and first.rows[0][1:3] == ["90.0 %\n(86.8 to 93.2)", "50.0 %\n(43.2 to 56.8)"]
     assert first.rows[0][3:5] == ["\N{EN DASH}", "reference"]

@@ -14,9 +14,9 @@ ROWS = [
 PLAIN = "text,label\n" + "".join(f'"{text}",{("ham", "spam")[i % 2]}\n' for i, text in enumerate(ROWS))
 
 
-def test_a_report_holds_what_the_file_does(tmp_path):
+def test_json_report_describes_the_file(tmp_path):
     (tmp_path / "my.csv").write_text(PLAIN + ",ham\n")
-    found = check_file(str(tmp_path / "my.csv"))
+    found = check_file(str(tmp_path / "my.csv")).to_json()
     assert list(found) == [
         "schema_version",
         "file",
@@ -32,6 +32,10 @@ def test_a_report_holds_what_the_file_does(tmp_path):
         "findings",
     ]
     assert found["rows"] == 40 and found["dropped"] == {"empty text": 1} and found["labels"] == {"ham": 20, "spam": 20}
+    assert list(found["lengths"]) == ["tokenizer", "context", "characters", "tokens", "cut_rows"]
+    assert list(found["lengths"]["tokens"]) == ["median", "p95", "max"]
+    assert list(found["duplicates"]) == ["exact_rows", "near_rows"]
+    assert list(found["letters"]) == ["counted", "other_alphabet"]
     assert found["lengths"]["characters"]["max"] == max(map(len, ROWS)) and found["lengths"]["context"] == 256
     assert found["format"]["delimiter"] == "," and found["columns"] == {"text": "text", "label": "label"}
     assert all(
@@ -45,14 +49,14 @@ def test_lines_and_json_say_the_same(tmp_path, capsys):
     (tmp_path / "my.csv").write_text(PLAIN)
     found = check_file(str(tmp_path / "my.csv"))
     show(found, as_json=True)
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(capsys.readouterr().out) == found.to_json()
     show(found)
     lines = capsys.readouterr().out
     assert "rows     40" in lines and "ham 20 (50%)" in lines
-    assert all(finding["what"].split()[0] in lines for finding in found["findings"])
+    assert all(finding.what.split()[0] in lines for finding in found.findings)
 
 
-def test_text_of_the_file_is_no_markup(tmp_path, capsys):
+def test_file_content_is_not_rendered_as_markup(tmp_path, capsys):
     (tmp_path / "my.csv").write_text(PLAIN.replace("home", "\x1b]0;x\x07home", 3))
     show(check_file(str(tmp_path / "my.csv")))
     lines = capsys.readouterr().out
@@ -63,18 +67,18 @@ def test_rows_that_default_quoting_loses_are_counted(tmp_path):
     rows = ["ham\thello there you", 'spam\t"win now or never', "ham\twell then bye", 'ham\tso it goes"', "spam\tbuy me"]
     (tmp_path / "sms").write_text("\n".join(rows * 4) + "\n")
     found = check_file(str(tmp_path / "sms"))
-    assert found["rows"] == 20 and found["format"]["lost_by_quoting"] == 8 and not found["format"]["quoting"]
-    assert any("loses 8 rows" in finding["what"] for finding in found["findings"])
+    assert found.rows == 20 and found.format.lost_by_quoting == 8 and not found.format.quoting
+    assert any("loses 8 rows" in finding.what for finding in found.findings)
 
 
-def test_another_encoding_is_read_for_the_check_and_stops_it(tmp_path):
+def test_a_file_that_is_not_utf8_is_checked_with_a_guess_and_stops(tmp_path):
     (tmp_path / "my.csv").write_bytes(PLAIN.replace("home", "café").encode("latin-1"))
     found = check_file(str(tmp_path / "my.csv"))
-    assert found["format"]["encoding"] == "cp1252" and found["rows"] == 40
-    assert (found["findings"][0]["check"], found["findings"][0]["level"]) == ("encoding", "stop")
+    assert found.format.encoding == "cp1252" and found.rows == 40
+    assert (found.findings[0].check, found.findings[0].level) == ("encoding", "stop")
     with pytest.raises(
         DataError,
-        match="not UTF-8: line 2 is the first.*0 of the 20 lines.*cp1252, a guess, "
+        match="not UTF-8: the first invalid line is line 2; 0 of the 20 lines.*cp1252, a guess, "
         "which reads 'café'.*--encoding cp1252",
     ):
         show(found, as_json=True)
@@ -83,9 +87,9 @@ def test_another_encoding_is_read_for_the_check_and_stops_it(tmp_path):
 def test_an_encoding_that_is_given_is_no_guess(tmp_path):
     (tmp_path / "my.csv").write_bytes(PLAIN.replace("home", "\x9caf\xe9").encode("latin-1"))
     found = check_file(str(tmp_path / "my.csv"), encoding="cp1252")
-    assert found["format"]["encoding"] == "cp1252" and not [own for own in found["findings"] if own["level"] == "stop"]
+    assert found.format.encoding == "cp1252" and not [own for own in found.findings if own.level == "stop"]
 
 
 def test_a_sample_is_checked_by_its_name():
     found = check_file("spam-sample")
-    assert found["rows"] > 500 and not [own for own in found["findings"] if own["level"] == "stop"]
+    assert found.rows > 500 and not [own for own in found.findings if own.level == "stop"]

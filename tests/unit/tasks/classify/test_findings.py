@@ -135,12 +135,12 @@ def test_every_check_has_a_table_here():
 def test_a_table_reaches_its_code_and_the_code_mutes_it(name, tmp_path):
     path, code = write(tmp_path / "my.csv", TABLES[name]), BY_NAME[name].code
     found = check_file(path)
-    assert code in {finding["code"] for finding in found["findings"]} and found["muted"] == []
+    assert code in {finding.code for finding in found.findings} and found.muted == []
     if not BY_NAME[name].stops:
         again = check_file(path, ignore=[code, "FT008"])
-        assert again["muted"] == sorted({code, "FT008"})
-        assert again["findings"] == [own for own in found["findings"] if own["code"] not in (code, "FT008")]
-        assert again["rows"] == found["rows"] and again["duplicates"] == found["duplicates"]
+        assert again.muted == sorted({code, "FT008"})
+        assert again.findings == [finding for finding in found.findings if finding.code not in (code, "FT008")]
+        assert again.rows == found.rows and again.duplicates == found.duplicates
 
 
 @pytest.mark.parametrize("name", DIVIDED)

@@ -16,9 +16,10 @@ from finetune.tables.readers import LabelledTexts, LeftOut
 from finetune.tables.splits import normalise_text
 from finetune.tasks.classify import data
 from finetune.tasks.classify import job as classify_job
+from finetune.tasks.classify import task as classify_task
 from finetune.tokenizer import Tokenizer
 from finetune.training import predict
-from finetune.training.token_rows import encode
+from finetune.training.token_rows import TokenRows, encode
 
 TOKENIZER = Tokenizer.of_bytes()
 
@@ -42,7 +43,7 @@ def test_prepare_keeps_rows_texts_and_labels_together(protocol):
     records, _, card = data.prepare(Recipe(split={"protocol": protocol}), given, TOKENIZER, context=20)
     flat = [record for name in ("train", "val", "test") for record in records[name]]
     expected = {row: (text, label) for row, text, label in zip(given.rows, given.texts, given.labels, strict=True)}
-    assert {record["row"]: (record["text"], record["label"]) for record in flat} == expected
+    assert {record.row: (record.text, record.label) for record in flat} == expected
     assert {name: part.rows for name, part in card.splits.items()} == {n: len(r) for n, r in records.items()}
     lengths = [len(text.encode()) for text in given.texts]
     assert card.tokens.total == sum(lengths) and card.tokens.max == max(lengths)
@@ -113,20 +114,20 @@ def test_prepare_keeps_given_sides_and_counts_what_stands_on_two():
     given.groups = [f"person {i % 50}" if i % 2 else "" for i in range(90)]
     given.texts[80:84] = [given.texts[i].upper() for i in (0, 1, 2, 80)]
     records, _, card = data.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 200)
-    assert [record["row"] for record in records["test"]] == given.rows[60:]
+    assert [record.row for record in records["test"]] == given.rows[60:]
     assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
-    train = [normalise_text(record["text"]) for name in ("train", "val") for record in records[name]]
-    both = sum(normalise_text(record["text"]) in train for record in records["test"])
+    train = [normalise_text(record.text) for name in ("train", "val") for record in records[name]]
+    both = sum(normalise_text(record.text) in train for record in records["test"])
     assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card.notes)
     own = {
-        name: {given.groups[given.rows.index(record["row"])] for record in records[name]} - {""}
+        name: {given.groups[given.rows.index(record.row)] for record in records[name]} - {""}
         for name in ("train", "val", "test")
     }
     assert not own["train"] & own["val"]
     tied = sum(given.groups[i] in own["train"] | own["val"] for i in range(60, 90))
     shared = next(finding for finding in card.checks if finding.check == "shared_groups")
     assert tied > 3 and shared.level == "warning" and shared.count == tied
-    assert shared.what.startswith(f"{tied} of 30 test rows are of a group")
+    assert shared.what.startswith(f"{tied} of 30 test rows have a group")
     with pytest.raises(DataError, match="balanced draws from one table"):
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
@@ -135,7 +136,7 @@ def test_texts_are_cut_and_nothing_is_added():
     cut, whole = encode(TOKENIZER, ["abcdef", "é"], 4)
     assert TOKENIZER.decode(cut) == "abcd" and TOKENIZER.decode(whole) == "é" and len(cut) == 4
     found = classify_job.examples(
-        [{"row": 5, "text": "hey", "label": "b"}, {"row": 9, "text": "yo", "label": "a"}], ["a", "b"], TOKENIZER, 2
+        [data.LabelledRow(5, "hey", "b"), data.LabelledRow(9, "yo", "a")], ["a", "b"], TOKENIZER, 2
     )
     assert (found.rows, found.targets.tolist()) == ([5, 9], [1, 0])
     assert [TOKENIZER.decode(ids) for ids in found.ids] == ["he", "yo"]
@@ -146,6 +147,28 @@ def test_balanced_weights_are_scikit_learns():
     expected = compute_class_weight("balanced", classes=np.arange(4), y=targets)
     assert classify_job.class_weights(targets, 4, "balanced") == pytest.approx(expected, rel=1e-12)
     assert classify_job.class_weights(targets, 4, "none").tolist() == [1, 1, 1, 1]
+    weights = np.random.default_rng(1).uniform(0.01, 2, 300)
+    weighted = compute_class_weight("balanced", classes=np.arange(4), y=targets, sample_weight=weights)
+    assert classify_job.class_weights(targets, 4, "balanced", weights) == pytest.approx(weighted, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_a_row_of_weight_2_counts_as_two_rows(kind):
+    model = classify_job.build_model(GPT(GPTConfig(50, 8, 16, 1, 2)).initialise(0, std=0.2), 3, seed=0).eval()
+    random = np.random.default_rng(0)
+    ids = TokenRows.of([[random.integers(0, 50, 5).tolist() for _ in range(8)]], 50)
+    targets, weights = random.permutation([0, 0, 0, 1, 1, 1, 2, 2]), random.integers(1, 4, 8)
+    twice = np.repeat(np.arange(8), weights)
+    settings = Recipe(train={"class_weights": kind}).train
+    trainable = classify_task.TASK.configure_trainable(model, model.gpt, settings.model_copy(update={"method": "full"}))
+    found = []
+    for rows, given in ((np.arange(8), weights.astype(float)), (twice, None)):
+        part = classify_job.Examples(rows.tolist(), ids.take(rows), targets[rows], given)
+        job = classify_job.build_job(model, trainable, settings, part, part, torch.device("cpu"))
+        every = list(range(len(rows)))
+        loss = job.loss_sum(model, job.batch(every)).item() / sum(job.weights[row] for row in every)
+        found.append([loss, *job.validate(model).values()])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_head_is_seeded_and_as_wide_as_gpt2s_matrices():

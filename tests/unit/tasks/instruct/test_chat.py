@@ -6,6 +6,7 @@ import torch
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.sampling import Decoding
 from finetune.tasks.instruct.chat import Conversation, converse
+from finetune.tasks.instruct.records import Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 
@@ -52,7 +53,7 @@ def test_a_style_of_single_questions_forgets_each():
 
 def test_an_answer_never_speaks_for_the_person():
     said, conversation = talk(Scripted([" yes\nUser: thanks\nAssistant: bye"]), ["ok?"], style="chat")
-    assert said == "yes\n" and conversation.messages[-1] == {"role": "assistant", "content": "yes"}
+    assert said == "yes\n" and conversation.messages[-1] == Message("assistant", "yes")
 
 
 def test_commands_are_not_questions(capsys):

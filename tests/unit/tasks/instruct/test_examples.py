@@ -9,6 +9,7 @@ from finetune.models.gpt import IGNORE
 from finetune.run import Run
 from finetune.tasks.instruct.examples import Tokens, conversation_ids, make_examples, prompt_room, tokenize
 from finetune.tasks.instruct.prompts import prompt
+from finetune.tasks.instruct.records import Dialogue, Instruction, Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tasks.writing import load_tokens, save_tokens
 from finetune.tokenizer import Tokenizer
@@ -31,15 +32,8 @@ AWKWARD = [
 ]
 
 
-def pair(row, instruction, given, output):
-    return {"row": row, "instruction": instruction, "input": given, "output": output}
-
-
 def talk(*turns, row=0):
-    return {
-        "row": row,
-        "messages": [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)],
-    }
+    return Dialogue(row, [Message(("user", "assistant")[i % 2], turn) for i, turn in enumerate(turns)])
 
 
 def read(records, tokenizer, settings, max_length):
@@ -50,7 +44,7 @@ def read(records, tokenizer, settings, max_length):
 
 def awkward_pairs():
     return [
-        pair(i, before, given, after)
+        Instruction(i, before, given, after)
         for i, (before, after) in enumerate((before, after) for before in AWKWARD for after in AWKWARD)
         for given in ("", before)
     ][::3]
@@ -61,13 +55,13 @@ def awkward_pairs():
 def test_learnt_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
     chosen, records = Instruct(**settings), awkward_pairs()
     found, examples = read(records, tokenizer, chosen, max_length=500)
-    assert found.rows == [record["row"] for record in records] and not found.cut and not found.left_out
+    assert found.rows == [record.row for record in records] and not found.cut and not found.left_out
     crossing = 0
     for record, (inputs, targets) in zip(records, examples, strict=True):
         learnt = [target for target in targets if target != IGNORE]
         asked = "".join(piece.text for piece in prompt(record, chosen))
         lead = " " if settings.get("style") == "chat" else ""
-        answer = lead + record["output"]
+        answer = lead + record.output
         assert learnt[-1] == tokenizer.end_of_text and tokenizer.end_of_text not in learnt[:-1]
         assert tokenizer.decode_bytes(learnt[:-1]) == answer.encode()
         assert inputs[: -len(learnt) + 1] == tokenizer.encode(asked)  # what is not learnt is the prompt, whole
@@ -81,7 +75,7 @@ def test_learnt_tokens_are_exactly_the_answer_and_its_end(settings, tokenizer):
 
 def test_every_turn_of_the_assistant_is_learnt():
     record = talk("Hi 🦊", "Hello é", "Where?", "Here.", "Bye", "日本")
-    record["messages"].insert(0, {"role": "system", "content": "Be kind."})
+    record.messages.insert(0, Message("system", "Be kind."))
     found, [(_, targets)] = read([record], MINI, Instruct(style="chat"), 256)
     learnt = [target for target in targets if target != IGNORE]
     answers, end = [MINI.encode(text) for text in (" Hello é", " Here.", " 日本")], [MINI.end_of_text]
@@ -91,7 +85,7 @@ def test_every_turn_of_the_assistant_is_learnt():
 
 
 def test_the_whole_text_is_learnt_where_it_is_asked_for():
-    record = pair(0, "Say é", "", "🦊")
+    record = Instruction(0, "Say é", "", "🦊")
     (answer_only, [(read_too, _)]), (whole, [(inputs, targets)]) = (
         read([record], BYTES, Instruct(style="plain", loss_on=on), 99) for on in ("answer", "all")
     )
@@ -102,7 +96,7 @@ def test_the_whole_text_is_learnt_where_it_is_asked_for():
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_nothing():
-    record, settings = pair(3, "abcdefgh", "", "xyz"), Instruct(style="plain")  # 9 + 3 tokens and the end
+    record, settings = Instruction(3, "abcdefgh", "", "xyz"), Instruct(style="plain")  # 9 + 3 tokens and the end
     for max_length in range(1, 16):
         found, examples = read([record], BYTES, settings, max_length)
         if max_length < 4:  # the answer, its end and one token before them
@@ -157,7 +151,7 @@ def test_prompts_are_what_stands_before_the_last_answer_and_keep_their_end():
 
 
 def test_many_records_are_tokenized_in_their_order():
-    records = [pair(row, f"ask {row}", "", f"answer {row}") for row in range(2500)]
+    records = [Instruction(row, f"ask {row}", "", f"answer {row}") for row in range(2500)]
     tokens = tokenize(records, BYTES, Instruct(style="plain"))
     assert [BYTES.decode(ids[:-1]) for ids in tokens.text] == [f"ask {row}\nanswer {row}" for row in range(2500)]
     assert list(tokens.pieces) == [[len(f"ask {row}\n"), len(f"answer {row}") + 1] for row in range(2500)]

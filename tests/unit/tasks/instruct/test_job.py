@@ -10,16 +10,13 @@ from finetune.models.heads import NextToken
 from finetune.recipe import Train
 from finetune.tasks.instruct import job as instruct_job
 from finetune.tasks.instruct.examples import make_examples, prompt_room, tokenize
+from finetune.tasks.instruct.records import Instruction
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tasks.writing import Answer
 from finetune.tokenizer import Tokenizer
 
 BYTES = Tokenizer.of_bytes()
 CPU = torch.device("cpu")
-
-
-def pair(row, instruction, given, output):
-    return {"row": row, "instruction": instruction, "input": given, "output": output}
 
 
 def model(seed=0, context=64, vocab=BYTES.vocab_size):
@@ -31,7 +28,7 @@ def some_examples(count=23, seed=0, loss_on="answer"):
     draw = np.random.default_rng(seed)
     words = ["a", "bé", "🦊", "wxyz", "longer words"]
     records = [
-        pair(
+        Instruction(
             100 + i,
             " ".join(draw.choice(words, draw.integers(1, 4))),
             "",
@@ -69,7 +66,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
 
 def test_answers_are_each_prompts_own_likeliest_tokens():
     net, settings = model(), Instruct(style="plain", max_new_tokens=9)
-    records = [pair(0, text, "", "") for text in ("a", "longer words", "🦊", "é b", "x" * 100)]
+    records = [Instruction(0, text, "", "") for text in ("a", "longer words", "🦊", "é b", "x" * 100)]
     found = make_examples(records, tokenize(records, BYTES, settings), 64, "answer")
     prompts = found.prompts(prompt_room(64, settings))
     assert [len(ids) for ids in prompts] == [2, 13, 5, 5, 55]  # the last one leaves room for an answer

@@ -1,5 +1,7 @@
 """Instruction records divided and counted: one question stays on one side, and what is cut or left out is said."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune.errors import DataError
@@ -8,7 +10,7 @@ from finetune.recipe import Recipe
 from finetune.records import DataOrigin
 from finetune.tasks.instruct.prepare import prepare
 from finetune.tasks.instruct.prompts import pieces
-from finetune.tasks.instruct.records import Instructions, InstructionsCard, read_instructions
+from finetune.tasks.instruct.records import Instruction, Instructions, InstructionsCard, read_instructions
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
 
@@ -16,18 +18,14 @@ BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "m
 ORIGIN = DataOrigin("pairs.jsonl", "pairs.jsonl", "mine", "", "", "")
 
 
-def pair(row, instruction, given, output):
-    return {"row": row, "instruction": instruction, "input": given, "output": output}
-
-
 def test_prepare_splits_by_question_and_counts():
     source = read_instructions(asset("data", "instruct", "sample.jsonl"), Instruct())
-    again = source.records[5] | {"row": 1000, "output": "another answer"}
-    long = pair(1001, "Say", "", "é" * 400)
+    again = replace(source.records[5], row=1000, output="another answer")
+    long = Instruction(1001, "Say", "", "é" * 400)
     source = Instructions([*source.records, again, long], ["line 9: 'output' is empty"])
     recipe = Recipe(instruct={"style": "chat"})
     records, found, card = prepare(recipe, source, MINI, 256, ORIGIN)
-    rows = {name: {record["row"] for record in part} for name, part in records.items()}
+    rows = {name: {record.row for record in part} for name, part in records.items()}
     assert sum(map(len, rows.values())) == len(set.union(*rows.values())) == card.records == 427
     assert [name for name in rows if 5 in rows[name]] == [name for name in rows if 1000 in rows[name]]
     assert {name: part.records for name, part in card.splits.items()} == {n: len(r) for n, r in rows.items()}
@@ -44,16 +42,18 @@ def test_prepare_splits_by_question_and_counts():
 
 
 def test_prepare_refuses_too_few_records():
-    same = Instructions([pair(i, "Count  to ten" if i % 2 else "count to TEN", "", "x") for i in range(30)], [])
+    same = Instructions([Instruction(i, "Count  to ten" if i % 2 else "count to TEN", "", "x") for i in range(30)], [])
     with pytest.raises(DataError, match="too few records.*got 1 different questions"):
         prepare(Recipe(), same, BYTES, 256, ORIGIN)
-    apart = Instructions([pair(i, "x" * i + "y", "", "z" * 50) for i in range(30)], [])
+    apart = Instructions([Instruction(i, "x" * i + "y", "", "z" * 50) for i in range(30)], [])
     with pytest.raises(DataError, match="no record of the train split fits into 40 tokens"):
         prepare(Recipe(max_length=40), apart, BYTES, 256, ORIGIN)
 
 
 def test_digits_tell_questions_apart():
-    sums = [pair(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)]
+    sums = [
+        Instruction(i, f"What is {10 + i // 30} + {10 + i % 30}?", "", str(20 + i // 30 + i % 30)) for i in range(300)
+    ]
     records, _, card = prepare(Recipe(), Instructions(sums, []), BYTES, 256, ORIGIN)
     assert card.different_questions == 300 and all(len(part) >= 30 for part in records.values())
     assert not any(counts.normalised for counts in card.overlap.values())
@@ -62,9 +62,9 @@ def test_digits_tell_questions_apart():
 def test_what_is_cut_where_answers_are_written_is_said():
     """Prompts that leave no room for the answer's budget, and answers that are longer than it."""
     recipe = Recipe(instruct={"style": "plain", "max_new_tokens": 20})
-    tests = [pair(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
+    tests = [Instruction(i, "a" * 90 + str(i), "", "b" * (40 if i % 2 else 5)) for i in range(60)]
     records, _, card = prepare(recipe, Instructions(tests, []), BYTES, 140, ORIGIN)
-    n, long = len(records["test"]), sum(record["output"] == "b" * 40 for record in records["test"])
+    n, long = len(records["test"]), sum(record.output == "b" * 40 for record in records["test"])
     assert n > 3 and long > 0 and not any("read without their beginning" in note for note in card.notes)
     assert any(note.startswith(f"{long} test answers are longer than the 20 tokens") for note in card.notes)
     longer = recipe.model_copy(update={"max_length": 140})

@@ -1,24 +1,27 @@
 """Prompts: the words of each style, templates that are filled as plain text, and what a style refuses."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune.errors import DataError, RecipeError
 from finetune.tasks.instruct.prompts import answer, fill, markers, pieces, prompt, question
+from finetune.tasks.instruct.records import Dialogue, Instruction, Message
 from finetune.tasks.instruct.settings import Instruct
 
-PAIR = {"row": 4, "instruction": "Name the colour.", "input": "a red car", "output": "red"}
-BARE = PAIR | {"input": ""}
-DIALOGUE = {
-    "row": 7,
-    "messages": [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi!"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "4"},
+PAIR = Instruction(4, "Name the colour.", "a red car", "red")
+BARE = replace(PAIR, input="")
+DIALOGUE = Dialogue(
+    7,
+    [
+        Message("system", "Be brief."),
+        Message("user", "Hi!"),
+        Message("assistant", "Hello."),
+        Message("user", "2 + 2?"),
+        Message("assistant", "4"),
     ],
-}
-SINGLE = {"row": 8, "messages": DIALOGUE["messages"][1:3]}
+)
+SINGLE = Dialogue(8, DIALOGUE.messages[1:3])
 
 
 def text(record, **settings):
@@ -60,17 +63,16 @@ def test_styles_of_one_question_refuse_more(settings, said):
     with pytest.raises(DataError, match=f"record 7 has a system message; {said} takes one.*style=chat"):
         pieces(DIALOGUE, Instruct(**settings))
     with pytest.raises(DataError, match="record 7 has 2 questions"):
-        pieces(DIALOGUE | {"messages": DIALOGUE["messages"][1:]}, Instruct(**settings))
+        pieces(Dialogue(7, DIALOGUE.messages[1:]), Instruct(**settings))
 
 
 def test_a_prompt_is_what_stands_before_the_last_answer():
     for record in (PAIR, BARE, DIALOGUE, SINGLE):
         settings = Instruct(style="chat")
         assert prompt(record, settings) == pieces(record, settings)[:-1]
-    asked = {"row": 0, "messages": DIALOGUE["messages"][:-1]}  # an answer that is still to come
+    asked = Dialogue(0, DIALOGUE.messages[:-1])  # an answer that is still to come
     assert prompt(asked, Instruct(style="chat")) == prompt(DIALOGUE, Instruct(style="chat"))
-    del (bare := dict(BARE))["output"]
-    assert prompt(bare, Instruct()) == prompt(BARE, Instruct())
+    assert prompt(replace(BARE, output=""), Instruct()) == prompt(BARE, Instruct())
 
 
 def test_question_and_answer_know_no_style():
@@ -79,7 +81,7 @@ def test_question_and_answer_know_no_style():
 
 
 def test_a_template_is_filled_as_plain_text():
-    sly = PAIR | {"instruction": "{input} {output} \\1 %s {0.__class__}", "input": "{instruction}"}
+    sly = replace(PAIR, instruction="{input} {output} \\1 %s {0.__class__}", input="{instruction}")
     assert text(sly, template="Q {instruction} / {input} A:") == (
         "Q {input} {output} \\1 %s {0.__class__} / {instruction} A:<red>"
     )
@@ -127,4 +129,4 @@ def test_markers_are_in_every_prompt_and_in_no_plain_answer(settings):
     asked = "".join(piece.text for piece in prompt(PAIR, Instruct(**settings)))
     said = [line.strip() for line in asked.splitlines()]
     assert any(line.startswith(found) for line in said) == (settings.get("style") != "plain")
-    assert not "red".startswith(found) and not any(PAIR["instruction"].startswith(marker) for marker in found)
+    assert not "red".startswith(found) and not any(PAIR.instruction.startswith(marker) for marker in found)

@@ -7,11 +7,12 @@ import pytest
 
 from finetune.errors import DataError
 from finetune.hub.assets import asset
-from finetune.tasks.instruct.records import read_instructions
+from finetune.tasks.instruct.records import Dialogue, Instruction, Message, read_instructions
 from finetune.tasks.instruct.settings import Instruct
 
 STRICT = Instruct()
 
+FIELDS = ("instruction", "input", "output")
 PAIRS = [
     {"instruction": "Say it.", "input": "", "output": "it"},
     {"instruction": "Zähle,\nbitte", "input": 'ein "Wort" 🦊\u2028zwei', "output": " 3\n"},
@@ -41,7 +42,7 @@ def test_json_jsonl_and_csv_give_the_same_records(write, tmp_path):
         writer.writerows(
             {"Output": pair["output"], "instruction": pair["instruction"], "input": pair["input"]} for pair in PAIRS
         )
-    expected = [{"row": i} | pair for i, pair in enumerate(PAIRS)]
+    expected = [Instruction(i, *(pair[name] for name in FIELDS)) for i, pair in enumerate(PAIRS)]
     raw = "\ufeff" + "\n\n".join(json.dumps(pair, ensure_ascii=False) for pair in PAIRS)
     for path in (table, write(json.dumps(PAIRS), "my.json"), write(PAIRS), write(raw, "raw.jsonl")):
         found = read_instructions(path, STRICT)
@@ -54,9 +55,9 @@ def test_other_usual_names_and_further_keys(write):
     talk = {"messages": [{"role": "system", "content": "s", "weight": 1}, *MESSAGES], "instruction": 5}
     found = read_instructions(write([dolly, pair, talk]), STRICT).records
     assert found == [
-        {"row": 0, "instruction": "i", "input": "", "output": "r"},
-        {"row": 1, "instruction": "p", "input": "", "output": "c"},
-        {"row": 2, "messages": [{"role": "system", "content": "s"}, *MESSAGES]},
+        Instruction(0, "i", "", "r"),
+        Instruction(1, "p", "", "c"),
+        Dialogue(2, [Message("system", "s"), *(Message(**message) for message in MESSAGES)]),
     ]
 
 
@@ -127,7 +128,7 @@ def test_a_share_may_be_left_out_and_is_counted(write):
     assert len(found.records) == 99 and [problem.split(":")[0] for problem in found.malformed] == ["line 100"]
     with pytest.raises(DataError, match="1 of 100 records are malformed"):
         read_instructions(path, Instruct(malformed_fraction=0.009))
-    rows = [record["row"] for record in read_instructions(write([3, *PAIRS]), Instruct(malformed_fraction=0.5)).records]
+    rows = [record.row for record in read_instructions(write([3, *PAIRS]), Instruct(malformed_fraction=0.5)).records]
     assert rows == [1, 2, 3]
     with pytest.raises(DataError, match="2 of 2 records are malformed; got line 1: a number"):
         read_instructions(write([1, 2]), Instruct(malformed_fraction=0.999))
@@ -166,6 +167,4 @@ def test_the_bundled_sample_is_read_whole():
     found = read_instructions(path, STRICT)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) >= 320 and found.malformed == []
-    assert found.records == [
-        {"row": i} | {name: line[name] for name in ("instruction", "input", "output")} for i, line in enumerate(lines)
-    ]
+    assert found.records == [Instruction(i, *(line[name] for name in FIELDS)) for i, line in enumerate(lines)]

@@ -6,15 +6,12 @@ from finetune.hub.assets import asset
 from finetune.run import Run
 from finetune.tasks.seq2seq.examples import Tokens, make_examples, tokenize, writing_room
 from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.pairs import TextPair
 from finetune.tasks.writing import load_tokens, save_tokens
 from finetune.tokenizer import Tokenizer
 
 BYTES, MINI = Tokenizer.of_bytes(), Tokenizer.from_directory(asset("weights", "mini"))
 FAMILIES = ["decoder", "encoder-decoder"]
-
-
-def record(row, source, target):
-    return {"row": row, "source": source, "target": target}
 
 
 def read(records, tokenizer, family, max_length):
@@ -28,21 +25,21 @@ def read(records, tokenizer, family, max_length):
 def test_a_pair_that_fits_is_whole(family, tokenizer):
     awkward = ["🦊", "é", " leading", "ends ", "日本語", "<|endoftext|>", "\u200d🦊", "a\nb"]
     records = [
-        record(i, source, target)
+        TextPair(i, source, target)
         for i, (source, target) in enumerate((source, target) for source in awkward for target in awkward)
     ]
     found, pairs = read(records, tokenizer, family, 200)
     assert not found.cut and not found.left_out and found.rows == list(range(64))
     for own, pair in zip(records, pairs, strict=True):
-        assert tokenizer.decode_bytes(pair.source) == own["source"].encode()
-        assert tokenizer.decode_bytes(pair.target) == own["target"].encode()
+        assert tokenizer.decode_bytes(pair.source) == own.source.encode()
+        assert tokenizer.decode_bytes(pair.target) == own.target.encode()
         assert tokenizer.end_of_text not in pair.source + pair.target
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_long_source_loses_its_end_and_a_target_nothing(family):
     for max_length in range(1, 14):
-        found, pairs = read([record(7, "abcdefgh", "xyz")], BYTES, family, max_length)
+        found, pairs = read([TextPair(7, "abcdefgh", "xyz")], BYTES, family, max_length)
         room = max_length - 4 if family == "decoder" else max_length  # the target's three tokens and the separator
         if max_length <= 3 or room < 1:
             assert (found.left_out, found.rows, pairs) == ([7], [], [])
@@ -55,7 +52,7 @@ def test_a_long_source_loses_its_end_and_a_target_nothing(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counts_are_those_of_the_pairs_and_survive_a_file(tmp_path, family):
-    records = [record(i + 7, "s" * (1 + i % 40), "t" * (1 + i % 23)) for i in range(50)]
+    records = [TextPair(i + 7, "s" * (1 + i % 40), "t" * (1 + i % 23)) for i in range(50)]
     made, pairs = read(records, BYTES, family, 20)
     run = Run(tmp_path)
     run.path("data").mkdir()
@@ -67,7 +64,7 @@ def test_counts_are_those_of_the_pairs_and_survive_a_file(tmp_path, family):
     assert found.learnt() == [len(pair.target) + 1 for pair in pairs]
     some = found.take([5, 0])
     assert some.rows == [found.rows[5], found.rows[0]] and [some.pair(0), some.pair(1)] == [pairs[5], pairs[0]]
-    fitting = [own["source"] for own in records if own["row"] in found.rows]
+    fitting = [own.source for own in records if own.row in found.rows]
     assert found.sources(12) == [BYTES.encode(source)[:12] for source in fitting]  # not as its target leaves room
 
 

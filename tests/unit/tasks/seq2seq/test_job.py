@@ -14,6 +14,7 @@ from finetune.recipe import Recipe, Train
 from finetune.tasks.seq2seq import job
 from finetune.tasks.seq2seq.examples import make_examples, tokenize, writing_room
 from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.pairs import TextPair
 from finetune.tasks.seq2seq.settings import Seq2Seq
 from finetune.tokenizer import Tokenizer
 from finetune.training.trainable import adapt, freeze
@@ -80,7 +81,7 @@ def test_head_alone_is_refused():
 def test_figures_do_not_depend_on_the_batch(family):
     gpt = GPT(GPTConfig(BYTES.vocab_size, 40, 16, 2, 2)).initialise(3, std=0.2)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq", seq2seq=Seq2Seq(family=family)), BYTES.end_of_text)
-    records = [{"row": i, "source": "s" * (1 + i % 7), "target": "t" * (1 + i % 5)} for i in range(20)]
+    records = [TextPair(i, "s" * (1 + i % 7), "t" * (1 + i % 5)) for i in range(20)]
     part = make_examples(records, tokenize(records, BYTES), 40, family)
     alone, together = (job.teacher_forced(model.eval(), part, budget, CPU) for budget in (1, 500))
     for one, other in zip(alone, together, strict=True):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from finetune.errors import DataError
-from finetune.tasks.seq2seq.pairs import find_pair, locate_pairs, read_pairs
+from finetune.tasks.seq2seq.pairs import TextPair, find_pair, locate_pairs, read_pairs
 
 PAIRS = [("I am cold.", "J'ai froid."), ('a "word", with commas\nand lines', "🦊\u2028zwei"), (" 01", "NA"), ("x", "y")]
 
@@ -35,7 +35,7 @@ def test_every_kind_of_file_gives_the_same_pairs(write, tmp_path):
     objects = [{"Target": target, "id": 7, "source": source} for source, target in PAIRS]
     paths += [write(json.dumps(objects), "my.json"), write("\n".join(map(json.dumps, objects)), "my.jsonl")]
     pandas.DataFrame(objects).to_parquet(tmp_path / "my.parquet")
-    expected = [{"row": i, "source": source, "target": target} for i, (source, target) in enumerate(PAIRS)]
+    expected = [TextPair(i, source, target) for i, (source, target) in enumerate(PAIRS)]
     for path in (*paths, tmp_path / "my.parquet"):
         found = read_pairs(path)
         assert found.records == expected and found.columns == ("source", "Target") and found.dropped == {}, path
@@ -44,7 +44,7 @@ def test_every_kind_of_file_gives_the_same_pairs(write, tmp_path):
 
 def test_what_misses_a_side_is_counted_with_its_rows(write):
     found = read_pairs(write("source\ttarget\na\tA\n\tB\nc\t  \n \t\nd\tD\ne\tE\n"))
-    assert [record["row"] for record in found.records] == [0, 4, 5]
+    assert [record.row for record in found.records] == [0, 4, 5]
     assert found.dropped == {"empty source": 2, "empty target": 1}
     assert found.dropped_rows == {"empty source": [1, 3], "empty target": [2]}
     objects = [{"source": "a", "target": None}, {"source": "b"}, *({"source": s, "target": "x"} for s in "cde")]
@@ -110,9 +110,9 @@ def test_columns_in_doubt_are_refused_with_the_names_there_are(tmp_path, names, 
         ),
         ("source\ttarget\na\tb\nc\t\n", "my.tsv", r"got 1 .*\(1 rows left out: empty target\)"),
         ("source\ttarget\na\tb\tc\n", "my.tsv", "line 2: 3 fields"),
-        ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got the key 'source' twice"),
-        ("a", "my.xlsx", "a file of unknown kind; got '.xlsx'; known: .csv"),
-        ("{}", "my.json", "without a list of objects"),
+        ('{"source": "a", "source": "b"}', "my.jsonl", "line 1: cannot be read as JSON; got duplicate key 'source'"),
+        ("a", "my.xlsx", "unknown file extension; got '.xlsx'; known: .csv"),
+        ("{}", "my.json", "must contain a list of objects"),
     ],
 )
 def test_files_without_pairs_are_refused(write, text, name, message):
@@ -125,7 +125,7 @@ def test_another_encoding_is_named_or_refused(write):
     with pytest.raises(DataError, match="not UTF-8; got byte 0xe9 in line 2.*encoding=cp1252.*'né"):
         read_pairs(path)
     located = locate_pairs(str(path), "cp1252")
-    assert read_pairs(path, layout=located.layout).records[0]["source"] == "né" and located.detected.notes
+    assert read_pairs(path, layout=located.layout).records[0].source == "né" and located.detected.notes
 
 
 def test_a_file_without_a_header_keeps_its_first_row_where_that_shows(write):
@@ -145,7 +145,7 @@ def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_pat
     for name, message in (
         ("none.tsv", "no pairs 'none.tsv': no such file; known: seq2seq-sample, hf:"),
         ("spam-sample", "no pairs 'spam-sample'"),
-        (str(tmp_path), "a directory where a file"),
+        (str(tmp_path), "a directory instead of a file"),
     ):
         with pytest.raises(DataError, match=message):
             locate_pairs(name)
@@ -159,7 +159,7 @@ def test_a_first_row_that_is_a_sentence_is_a_pair(tmp_path):
     path.write_text("Go.\tVa !\tCC-BY\nHi.\tSalut !\tCC-BY 2\nRun!\tCours !\tCC-BY 3\n", encoding="utf-8")
     for columns in ((None, None), ("source", "target")):
         found = read_pairs(path, *columns)
-        assert [record["source"] for record in found.records] == ["Go.", "Hi.", "Run!"]
+        assert [record.source for record in found.records] == ["Go.", "Hi.", "Run!"]
         assert found.columns == ("source", "target") and "no header" in " ".join(found.notes)
     path.write_text("Go.\tVa !\nHi.\tSalut !\nRun!\tCours !\nNo\tNon\n", encoding="utf-8")
     assert len(read_pairs(path).records) == 4

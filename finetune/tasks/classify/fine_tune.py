@@ -1,0 +1,140 @@
+"""Train a classifier on rows in memory, with everything that a prediction needs: what ``TextClassifier.fit`` does."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.adapters.lora import merge
+from finetune.checkpoints.sources import WeightsSource
+from finetune.console import say
+from finetune.evaluation.calibration import choose_threshold, fit_temperature, softmax
+from finetune.recipe import Recipe, Train
+from finetune.tables.readers import LabelledTexts
+from finetune.tables.splits import grouped_split
+from finetune.tasks.base import task_named
+from finetune.tasks.classify.bundle import Bundle
+from finetune.tasks.classify.data import Records
+from finetune.tasks.classify.job import Examples, build_job, examples
+from finetune.tasks.setup import assemble, fit
+from finetune.training.precision import device_type
+from finetune.training.predict import predict_logits
+
+HIGHEST_USUAL_LR = 0.1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled texts, and what each row (n,) and each class (K,) weighs; None: all the same."""
+
+    source: LabelledTexts
+    labels: list[str]
+    weights: np.ndarray | None = None
+    class_weights: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A validation during the training."""
+
+    epoch: float
+    step: int
+    loss: float  # mean over the steps since the last validation
+    rows: str  # those that were validated on: validation, or training where none were held out
+    scores: dict[str, float]
+    best: bool  # so far
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What predicts, the settings as resolved, and how the training went."""
+
+    bundle: Bundle
+    settings: Train
+    history: list[Validation]
+
+    @property
+    def best_score(self) -> float | None:
+        """The metric of the kept epoch on the rows held out; None where there were none."""
+        kept = [found for found in self.history if found.best][-1]
+        return kept.scores[self.settings.metric] if kept.rows == "validation" else None
+
+
+def fine_tune(
+    recipe: Recipe, rows: Rows, start: WeightsSource, folder: Path, val_fraction: float, threshold: float | None
+) -> FineTuned:
+    """Train as a run would, with checkpoints in `folder`.
+
+    val_fraction: may be 0, unlike a recipe's; the rows trained on choose the epoch where none are held out.
+    threshold: on the second label's probability where there are two; None: the best F1 on the rows held out.
+    """
+    loaded, task = start.load(recipe.train.dropout), task_named("classify")
+    task.check_body(loaded.body, start.name)
+    gpt, tokenizer = loaded.gpt, loaded.tokenizer
+    source, labels = rows.source, rows.labels
+    _warn_of(recipe, gpt.config.context)
+    max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
+    parts = grouped_split(source.texts, source.labels, val_fraction, 0.0, recipe.split.seed)
+    prepared = task.prepared({name: len(part) for name, part in parts.items()}, len(source.texts), labels, max_length)
+    setup = assemble(task, recipe, gpt, tokenizer, loaded.report.parameters, prepared)
+    model, settings = setup.model, setup.settings
+
+    def tokenized(name: str) -> Examples:
+        found = examples(Records(source, parts[name]), labels, tokenizer, max_length)
+        return replace(found, weights=None if rows.weights is None else rows.weights[parts[name]])
+
+    learnt, held_out = tokenized("train"), tokenized("val")
+    validation = held_out if held_out.rows else learnt
+    if rows.class_weights is not None:  # in the loss alone, as balanced ones are
+        weights = rows.class_weights[learnt.targets]
+        learnt = replace(learnt, weights=weights if learnt.weights is None else weights * learnt.weights)
+    say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
+    for line in [*setup.why, setup.trainable.describe()]:
+        say(f"  {line}")
+    job = build_job(model, setup.trainable, settings, learnt, validation, torch.device(device_type()))
+    fit(job, settings, folder, {}, checkpoint_seconds=math.inf)
+    model = merge(model.eval()).requires_grad_(False)
+
+    logits = predict_logits(model, held_out.ids)
+    temperature = fit_temperature(logits, held_out.targets, held_out.weights)
+    two = len(labels) == 2
+    if two and threshold is None:
+        threshold = choose_threshold(held_out.targets, softmax(logits, temperature)[:, 1], held_out.weights)
+        say(f"  threshold {threshold:.4f}: the best F1 of {labels[1]!r} on the {len(held_out.rows):,} rows held out")
+    bundle = Bundle(
+        model, tokenizer, labels, labels[1] if two else None, max_length, threshold if two else None, temperature
+    )
+    return FineTuned(bundle, settings, _history(folder / "train.jsonl", bool(held_out.rows)))
+
+
+def _warn_of(recipe: Recipe, context: int) -> None:
+    """Warn of parameters that can be met in part only, or will most likely fail."""
+    if recipe.max_length and recipe.max_length > context:
+        warnings.warn(
+            f"max_length={recipe.max_length}: the model reads {context} tokens at most, and no more are used",
+            stacklevel=2,
+        )
+    if recipe.train.lr and recipe.train.lr > HIGHEST_USUAL_LR:
+        warnings.warn(
+            f"lr={recipe.train.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual", stacklevel=2
+        )
+
+
+def _history(log: Path, held_out: bool) -> list[Validation]:
+    """The validations in a training's log."""
+    history: list[Validation] = []
+    losses: list[float] = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        entry: dict[str, Any] = json.loads(line)
+        if "validation" not in entry:
+            losses.append(entry["loss"])
+            continue
+        rows, loss = "validation" if held_out else "training", float(np.mean(losses))
+        history.append(Validation(entry["epoch"], entry["step"], loss, rows, entry["validation"], entry["best"]))
+        losses = []
+    return history
