@@ -50,7 +50,7 @@ def texts_in(folder: Path, files: list[str], run: Run) -> list[str]:
         for name in files
         if Path(name).suffix in WRITTEN and name not in VOCABULARY
     }
-    found = {}
+    found: dict[str, str] = {}
     for split in ("train", "val", "test"):
         path = run.path("data", f"{split}.jsonl")
         if not path.exists():
