@@ -105,7 +105,7 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if not network_available():
         config = _cached(repo, "config.json", revision)
         if config is None:
-            raise no_network(repo, "it is not in the Hugging Face cache")
+            raise _no_network(repo, "it is not in the Hugging Face cache")
         commit, there = config.parent.name, dict.fromkeys(path.name for path in config.parent.iterdir())
     else:
         from huggingface_hub import HfApi
@@ -173,7 +173,7 @@ def _from_hub(label: str, repo: str, revision: str, expects: dict[str, Expected]
                 cache.record(repo, revision, file, path)
             continue
         if not network_available():
-            raise no_network(label, f"{path} is damaged: {wrong}")
+            raise _no_network(label, f"{path} is damaged: {wrong}")
         warn(f"{path} is damaged ({wrong}); downloading it again")
         _delete_cached(path)
         missing.append(file)
@@ -186,7 +186,7 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
     """Download files into the Hugging Face cache. Each is checked, and downloaded a second time if it is wrong."""
     if not network_available():
         lacks = f"the Hugging Face cache lacks {', '.join(expects)}"
-        raise no_network(label, lacks + cache.mirror_lacks(label, expects))
+        raise _no_network(label, lacks + cache.mirror_lacks(label, expects))
     from huggingface_hub import constants, hf_hub_download
 
     address = f"{hub_endpoint()}/{repo}/resolve/{revision}"
@@ -274,7 +274,7 @@ def get_data(row: DataRow) -> Path:
     if path.exists():
         warn(f"{path} is damaged ({wrong}); replacing it")
     if row.archive is None or not network_available():
-        raise no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
+        raise _no_network(row.name, f"{path}: {wrong}{cache.mirror_lacks(row.name, row.files)}")
     say(f"{row.name}: downloading {row.archive.url}: {row.size_bytes / 1e6:.1f} MB ({row.licence})")
     for attempt in (1, 2):
         try:
@@ -342,7 +342,7 @@ def network_available() -> bool:
     return answers == [True]
 
 
-def no_network(label: str, known: str) -> FetchError:
+def _no_network(label: str, known: str) -> FetchError:
     why = f"{_offline()} is set" if _offline() else f"{hub_endpoint()} does not answer"
     return FetchError(f"{label} cannot be downloaded without a network", got=why, known=known, do=ELSEWHERE)
 
@@ -350,7 +350,7 @@ def no_network(label: str, known: str) -> FetchError:
 def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
     """The size and digest of a file according to the hub."""
     if not network_available():
-        raise no_network(label, f"{file} has no pinned sha256, so its hash must come from the hub")
+        raise _no_network(label, f"{file} has no pinned sha256, so its hash must come from the hub")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, file, revision=revision, endpoint=hub_endpoint())

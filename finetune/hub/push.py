@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune.errors import FetchError
 from finetune.files import sha256_file
-from finetune.hub.fetch import hub_endpoint, network_available, no_network, said_of_hub
+from finetune.hub.fetch import hub_endpoint, network_available, said_of_hub
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -27,7 +27,11 @@ def upload(directory: Path, files: Iterable[str], repo: str, private: bool, mess
 
     check_repo(repo)
     if not network_available():
-        raise no_network(repo, "an upload needs one")
+        raise FetchError(
+            f"{repo}: nothing can be pushed without a network",
+            got=f"no answer from {hub_endpoint()}, or HF_HUB_OFFLINE is set",
+            do="Connect, then push again",
+        )
     api = HfApi(endpoint=hub_endpoint())
     with said_of_hub(repo):
         address = api.create_repo(repo, private=private, exist_ok=True)

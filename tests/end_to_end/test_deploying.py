@@ -50,6 +50,7 @@ def test_scikit_learn_reads_a_bundle(toy_copy):
     assert run(block("scikit-learn"), toy_copy / "export" / "hf")["clf"].classes_.tolist() == ["ham", "spam"]
 
 
+@pytest.mark.slow
 def test_int8_says_its_cost_and_another_kind_is_refused(finetune, toy_copy):
     done = finetune("export", toy_copy, "--format", "onnx", "--quantize", "int8")
     assert done.status == 0 and "95 % interval" in done.out, done.err

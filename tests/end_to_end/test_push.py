@@ -139,4 +139,4 @@ def test_an_odd_name_or_no_network_is_refused(finetune, toy_copy):
     odd = finetune("push", toy_copy, "mine")
     assert odd.status == 2 and "It has the form OWNER/NAME" in odd.err
     alone = finetune("push", toy_copy, "me/mine")
-    assert alone.status == 2 and "cannot be had without a network" in alone.err
+    assert alone.status == 2 and "nothing can be pushed without a network" in alone.err

@@ -76,6 +76,7 @@ def test_llama_cpp_writes_the_same_in_every_style(mini, tmp_path, style):
     assert found.summary.endswith(f"llama.cpp writes the same on {total} of {total} prompts")
 
 
+@pytest.mark.slow
 def test_a_quantized_file_says_what_it_costs(mini, tmp_path):
     sizes = {}
     for kind in (None, "f16", "q8_0"):

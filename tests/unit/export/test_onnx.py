@@ -94,6 +94,7 @@ def test_the_metadata_hold_what_a_prediction_needs(written):
     }
 
 
+@pytest.mark.slow
 def test_many_labels_need_no_threshold(tmp_path):
     labels = [f"kind {number}" for number in range(7)]
     found = onnx.write(thing(classifier(labels), labels, threshold=None), tmp_path / "onnx")
