@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from finetune.evaluation.results import Headline, StartWeights
+from finetune.hub.card import Result, card_yaml
 from finetune.hub.registry import weights_registry
 
 TAGS = ["gpt2", "gpt2-finetune"]
@@ -21,32 +22,22 @@ class Card:
 
 def front_matter(card: Card | None, name: str, library: str = "transformers", relation: str = "finetune") -> str:
     """The YAML between two lines of dashes. relation: to the base model, ``finetune`` or ``adapter``."""
-    from huggingface_hub import EvalResult, ModelCardData
-
     if card is None:
-        return f"---\n{ModelCardData(library_name=library, tags=TAGS).to_yaml()}\n---\n\n"
-    row = weights_registry().get(card.weights.name)
+        return f"---\n{card_yaml(library=library, tags=TAGS)}\n---\n\n"
+    row, headline = weights_registry().get(card.weights.name), card.headline
     public = row if row and card.weights.source.startswith(row.repo) else None
-    results = None
-    if card.headline is not None and card.headline.value is not None:
-        results = [
-            EvalResult(
-                task_type=card.pipeline_tag,
-                dataset_type="own",
-                dataset_name=card.data or "own data",
-                dataset_split=card.headline.split,
-                metric_type=card.headline.metric,
-                metric_value=round(card.headline.value, 6),
-            )
-        ]
-    data = ModelCardData(
-        license=LICENCES.get(card.weights.licence),
-        base_model=public.repo if public else None,
-        base_model_relation=relation if public else None,
-        pipeline_tag=card.pipeline_tag,
-        library_name=library,
+    result = None
+    if headline is not None and headline.value is not None:
+        data = card.data or "own data"
+        result = Result(card.pipeline_tag, data, headline.split, headline.metric, round(headline.value, 6))
+    text = card_yaml(
+        library=library,
         tags=TAGS,
-        model_name=name if results else None,
-        eval_results=results,
+        name=name,
+        task=card.pipeline_tag,
+        licence=LICENCES.get(card.weights.licence),
+        base=public.repo if public else None,
+        relation=relation,
+        result=result,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n"
+    return f"---\n{text}\n---\n\n"

@@ -50,7 +50,7 @@ def write(
     if not isinstance(thing.model, GPT):
         raise RunError(
             f"{thing.name}: not a GPT-2 language model, and llama.cpp's GPT-2 is nothing else",
-            known="runs of instruct and pretrain, and of seq2seq with the family decoder",
+            known="runs whose export/hf is a language model",
             do="Export a classifier with --format onnx.",
         )
     if quantize == "q8_0" and thing.model.config.width % BLOCK:
