@@ -114,7 +114,7 @@ def test_files_for_validation_and_test_stay_whole(tagged, tmp_path):
     [
         ("train.class_weights=balanced", "train.class_weights has no effect in tagger"),
         ("evaluate.positive=x", "evaluate.positive has no effect in tagger"),
-        ("split.protocol=balanced", "is for labelled tables"),
+        ("split.protocol=balanced", "needs a labelled table"),
         ("tag.words=x", "it is read by"),
     ],
 )
