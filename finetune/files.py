@@ -162,6 +162,8 @@ def damage(directory: Path) -> str:
     """What in a directory differs from its manifest, or an empty string."""
     try:
         manifest = read_json(directory / MANIFEST)
+        if not manifest:
+            return f"{MANIFEST} names no file"
         for name, (size, digest) in manifest.items():
             path = directory / Path(name).name
             if not path.is_file():

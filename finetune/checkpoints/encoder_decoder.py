@@ -1,7 +1,7 @@
-"""Encoder-decoder checkpoints in a custom layout, since no public layout has GPT-2 blocks on both sides.
+"""Encoder-decoder checkpoints: in Blenderbot's layout where that holds the shape, else in a layout of our own.
 
-``config.json`` (model_type ``finetune-encoder-decoder`` and the shape), ``model.safetensors`` under our own names, and
-the tokenizer's files. Files are untrusted, as in store.py.
+Our own has ``config.json`` (model_type ``finetune-encoder-decoder`` and the shape), ``model.safetensors`` under our own
+names, and the tokenizer's files. Files are untrusted, as in store.py.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 from safetensors import SafetensorError, safe_open
 
+from finetune.checkpoints import blenderbot
 from finetune.checkpoints.convert import LoadReport, finite
 from finetune.checkpoints.store import (
     SIZE_LIMITS,
@@ -40,15 +41,19 @@ SIZES = {
 def is_encoder_decoder(directory: Path) -> bool:
     """Whether a directory's config.json declares an encoder-decoder."""
     path = Path(directory) / "config.json"
-    return path.is_file() and read_object(path).get("model_type") == MODEL_TYPE
+    return path.is_file() and read_object(path).get("model_type") in (MODEL_TYPE, blenderbot.MODEL_TYPE)
 
 
 def write_encoder_decoder(
     directory: Path, model: EncoderDecoder, tokenizer: Tokenizer, extra_files: dict[str, str] | None = None
 ) -> None:
     """Write the checkpoint atomically; an existing directory of that name is replaced at the end."""
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    config = {"model_type": MODEL_TYPE, **asdict(model.config)}
+    if blenderbot.fits(model.config):
+        tensors = blenderbot.blenderbot_tensors(model)
+        config = blenderbot.blenderbot_config(model.config, tokenizer.end_of_text)
+    else:
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+        config = {"model_type": MODEL_TYPE, **asdict(model.config)}
     write_directory(directory, tensors, config, tokenizer, extra_files)
 
 
@@ -59,10 +64,13 @@ def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpo
     config, path = _read_shape(directory / "config.json", dropout), directory / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"{directory}: no model.safetensors here", do="Export the run again.")
-    shapes = read_header(path)
+    shapes, theirs = read_header(path), read_object(directory / "config.json")["model_type"] == blenderbot.MODEL_TYPE
     with torch.device("meta"):  # allocate no memory until the config's sizes match the tensors
-        expected = {name: tuple(parameter.shape) for name, parameter in EncoderDecoder(config).named_parameters()}
-    if shapes != expected:
+        empty = EncoderDecoder(config)
+    expected = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
+    if theirs:
+        blenderbot.check_shapes(empty, shapes, str(path))
+    elif shapes != expected:
         odd = sorted({*shapes.items()} ^ {*expected.items()})
         raise WeightsError(
             f"{path}: {len(odd)} tensors do not fit its config.json",
@@ -78,8 +86,15 @@ def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpo
     model, report = EncoderDecoder(config), LoadReport()
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(finite(file.get_tensor(name), name, directory.name))
+
+            def read(name: str) -> torch.Tensor:
+                return finite(file.get_tensor(name), name, directory.name)
+
+            if theirs:
+                blenderbot.load_parameters(model, shapes, read, directory.name)
+            else:
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(read(name))
     except SafetensorError as error:
         raise WeightsError(f"{path}: the tensors cannot be read", got=str(error)) from error
     report.loaded, report.dtypes = len(shapes), ["float32"]
@@ -90,6 +105,8 @@ def load_encoder_decoder(directory: Path, dropout: float = 0.0) -> LoadedCheckpo
 def _read_shape(path: Path, dropout: float) -> EncoderDecoderConfig:
     """Read known keys only, checking the type and range of each."""
     config, values = read_object(path), {}
+    if config.get("model_type") == blenderbot.MODEL_TYPE:
+        config = blenderbot.shape_of(config, str(path))
     for field in fields(EncoderDecoderConfig):
         if field.name not in config or field.name == "dropout":
             continue

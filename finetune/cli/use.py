@@ -32,6 +32,10 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace columns of the table that have the names of added ones.")
     ] = False,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="An adapter in PEFT's layout on BUNDLE, its base weights; may be repeated."),
+    ] = None,
 ) -> None:
     """Print the label of each text (-: each line of stdin), or the names in it, with probabilities; or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
@@ -44,6 +48,8 @@ def predict(
     ):
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
+    if adapter and len(adapter) > 1 and table:
+        raise RecipeError("a table is predicted with one adapter", got=f"{len(adapter)}", do="Run it once for each.")
     from finetune.commands.bundle import task_module
     from finetune.tables.standard_input import table_name
     from finetune.tables.writers import ENDINGS
@@ -57,13 +63,16 @@ def predict(
         if not texts:
             raise RecipeError("standard input is empty", do="Give a text in each line.")
 
-    task, directory = task_module(bundle, "predict")
+    task, directory = task_module(bundle, "predict", adapter or ())
+    options = {"adapters": adapter} if adapter else {}
     if table:
         assert out is not None, "--csv needs --out"
         with table_name(table) as name:
-            lines = list(task.predict_table(directory, Path(name), out, text, encoding, not no_header, overwrite))
+            lines = list(
+                task.predict_table(directory, Path(name), out, text, encoding, not no_header, overwrite, **options)
+            )
     else:
-        lines = task.predict_texts(directory, texts or [])
+        lines = task.predict_texts(directory, texts or [], **options)
     for line in lines:
         say(line)
 

@@ -84,8 +84,9 @@ class Attention(nn.Module):
         q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, H, S, D)
+        causal = mask is None and (cache is None or T > 1)  # without a cache no shape decides: it can be traced
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, dropout_p=self.dropout if self.training else 0.0
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
         )
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
 
@@ -246,7 +247,7 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """One position of each sequence: x (B, T, C), at (B,) -> (B, 1, C)."""
-    return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
+    return x[torch.arange(x.shape[0], device=x.device), at].unsqueeze(1)  # len(x) could not be traced
 
 
 def causal_mask_at(at: Tensor, length: int) -> Tensor:

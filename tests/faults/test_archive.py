@@ -26,7 +26,8 @@ def data_row(hub, content=MEMBER, archive_sha256=None) -> DataRow:
 
 
 def files_below(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files in a folder, besides the lock for which processes wait in turn."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
 def zipped(*members) -> bytes:

@@ -1,22 +1,25 @@
-"""Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs."""
+"""Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs.
+
+A bundle in ONNX is predicted without torch.
+"""
 
 import itertools
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import Field
 
-from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed, shorten
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.results import StartWeights
-from finetune.files import read_json
-from finetune.models.heads import Classifier
+from finetune.files import MANIFEST, damage, read_json
 from finetune.records import Record
 from finetune.run import Run
 from finetune.tables.detect import detect_format, without_header
@@ -24,13 +27,15 @@ from finetune.tables.readers import HEADER_NAMES, SAMPLE, TEXT_NAMES, find_unlab
 from finetune.tables.tables import TableFormat, as_cell, iterate_table, iterate_values, with_fields
 from finetune.tables.white_space import fold_white_space
 from finetune.tables.writers import open_writer
-from finetune.tokenizer import Tokenizer
-from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
-from finetune.training.token_rows import encode
+
+if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
+    from finetune.export.standalone import OnnxClassifier
+    from finetune.models.heads import Classifier
+    from finetune.tokenizer import Tokenizer
 
 CHUNK = 1024  # rows in memory at a time
 REPLACING_SECONDS = 2.0  # to wait for an export that is just taking another's place
+ONNX = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,44 +58,72 @@ class BundleCard(Record):
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Predictor(ABC):
     """A classifier that is ready to use."""
 
-    model: Classifier
-    tokenizer: Tokenizer
+    labels: list[str]
+    positive: str | None
+    threshold: float | None
+    temperature: float
+    columns: dict[str, str]  # text and label, as the training table calls them
+    white_space: str  # keep or fold
+
+    @abstractmethod
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Raw logits (n, K), in fp32. Raises DataError for an empty text."""
+
+    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
+        probabilities = softmax(self.logits(texts), self.temperature)
+        return [self.labels[i] for i in self.decide(probabilities)], probabilities
+
+    def folded(self, text: str) -> str:
+        """A text as the model reads it."""
+        return fold_white_space(text) if self.white_space == "fold" else text
+
+    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
+        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+
+        None where neither is: the table's own names and content tell it then.
+        """
+        learnt = self.columns.get(what, "")
+        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
+        return given or (learnt if here else None)
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """The number (n,) of each row's label, the bundle's threshold applied."""
+        positive = self.labels.index(self.positive) if self.positive else None
+        return decide(probabilities, positive, self.threshold)
+
+
+_Loaded = TypeVar("_Loaded", bound=Predictor)
+
+
+@dataclass(frozen=True)
+class Bundle(Predictor):
+    """A classifier in torch."""
+
+    model: "Classifier"
+    tokenizer: "Tokenizer"
     labels: list[str]
     positive: str | None
     max_length: int
     threshold: float | None
     temperature: float
-    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
-    white_space: str = "keep"  # or fold
+    columns: dict[str, str] = field(default_factory=dict)
+    white_space: str = "keep"
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
-        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together.
-
-        An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
-        """
-        until = time.monotonic() + REPLACING_SECONDS
-        while True:
-            before = _identity(path)
-            try:
-                found = cls._load(path)
-            except (WeightsError, OSError) as error:
-                settled = before == _identity(path) and (before or not _being_replaced(path))
-                if settled or time.monotonic() > until:
-                    if isinstance(error, OSError):
-                        raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
-                    raise
-            else:
-                if before == _identity(path):
-                    return found
-            time.sleep(0.05)
+        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        return _settled(path, lambda: cls._load(path))
 
     @classmethod
     def _load(cls, path: Path | str) -> "Bundle":
+        from finetune.checkpoints.store import load_checkpoint
+        from finetune.models.heads import Classifier
+        from finetune.training.precision import device_type
+
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
@@ -114,34 +147,83 @@ class Bundle:
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
+        from finetune.training.predict import predict_logits
+        from finetune.training.token_rows import encode
+
         ids = encode(self.tokenizer, list(map(self.folded, texts)), self.max_length)
         empty = [i for i, row in enumerate(ids) if not row]
         if empty:
             raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
         return predict_logits(self.model, ids)
 
-    def folded(self, text: str) -> str:
-        """A text as the model reads it."""
-        return fold_white_space(text) if self.white_space == "fold" else text
 
-    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
-        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
-        probabilities = softmax(self.logits(texts), self.temperature)
-        return [self.labels[i] for i in self.decide(probabilities)], probabilities
+@dataclass(frozen=True)
+class OnnxBundle(Predictor):
+    """A classifier in ONNX; neither torch nor anything else of its size is loaded."""
 
-    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
-        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+    model: "OnnxClassifier"
+    labels: list[str]
+    positive: str | None
+    threshold: float | None
+    temperature: float
+    columns: dict[str, str] = field(default_factory=dict)
+    white_space: str = "keep"
 
-        None where neither is: the table's own names and content tell it then.
-        """
-        learnt = self.columns.get(what, "")
-        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
-        return given or (learnt if here else None)
+    @classmethod
+    def load(cls, path: Path | str) -> "OnnxBundle":
+        """Read a directory that ``export --format onnx`` wrote. Raises WeightsError, or RunError without onnxruntime."""
+        return _settled(path, lambda: cls._load(path))
 
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The number (n,) of each row's label, the bundle's threshold applied."""
-        positive = self.labels.index(self.positive) if self.positive else None
-        return decide(probabilities, positive, self.threshold)
+    @classmethod
+    def _load(cls, path: Path | str) -> "OnnxBundle":
+        from finetune.export.extras import require
+        from finetune.export.standalone import OnnxClassifier
+
+        require("onnx", "onnxruntime")
+        if (Path(path) / MANIFEST).exists() and (why := damage(Path(path))):
+            raise WeightsError(f"{path}: this bundle is damaged or was edited", got=why, do="Export it again.")
+        card = read_card(Path(path) / "bundle.json")
+        try:
+            model = OnnxClassifier(path)
+        except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
+            raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
+        if (model.labels, model.temperature, model.threshold) != (card.labels, card.temperature, card.threshold):
+            raise WeightsError(f"{path}: bundle.json does not fit {ONNX}", do="Export the run again.")
+        return cls(model, card.labels, card.positive, card.threshold, card.temperature, card.columns, card.white_space)
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Raw logits (n, K), in fp32."""
+        try:
+            return self.model.logits(texts)
+        except ValueError as error:
+            raise DataError(str(error), do="Leave rows without text out.") from error
+
+
+def open_bundle(path: Path | str) -> Predictor:
+    """The classifier in a bundle or a run, in ONNX where the bundle is. Raises WeightsError."""
+    return _settled(path, lambda: (OnnxBundle if (Path(path) / ONNX).exists() else Bundle)._load(path))
+
+
+def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
+    """What `load` makes of the directory.
+
+    An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
+    """
+    until = time.monotonic() + REPLACING_SECONDS
+    while True:
+        before = _identity(path)
+        try:
+            found = load()
+        except (WeightsError, OSError) as error:
+            settled = before == _identity(path) and (before or not _being_replaced(path))
+            if settled or time.monotonic() > until:
+                if isinstance(error, OSError):
+                    raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+                raise
+        else:
+            if before == _identity(path):
+                return found
+        time.sleep(0.05)
 
 
 def _directory(path: Path | str) -> Path:
@@ -170,12 +252,26 @@ def bundle_directory(path: Path | str) -> Path:
         Run.at(Path(path))  # which refuses links out of the run
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
+        if writes and _classifies(directory / "model.safetensors"):
+            raise WeightsError(
+                f"{path}: a classifier without its bundle.json, as when another program saved it again",
+                known="labels, length, threshold and temperature stand in bundle.json",
+                do="Copy bundle.json into it from the export that it was loaded from.",
+            )
         raise WeightsError(
             f"{path}: not a bundle" + (", but weights that write" if writes else ""),
             known="a classifier's run, or its export/hf with bundle.json",
             do=f"Try: finetune generate {path} TEXT" if writes else "Finish the run: finetune run RECIPE --name NAME",
         )
     return directory
+
+
+def _classifies(path: Path) -> bool:
+    """Whether a file of weights has a classifier's head."""
+    from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
+    from finetune.checkpoints.store import read_header
+
+    return CLASSIFIER_HEAD in read_header(path)
 
 
 def read_card(path: Path) -> BundleCard:
@@ -199,7 +295,7 @@ def answer_columns(labels: list[str]) -> list[str]:
     return ["predicted", "probability", *(f"p_{label}" for label in labels)]
 
 
-def added_columns(bundle: Bundle, names: list[str], source: Path | str, overwrite: bool = False) -> list[str]:
+def added_columns(bundle: Predictor, names: list[str], source: Path | str, overwrite: bool = False) -> list[str]:
     """What a prediction adds to a table's columns. Raises DataError where one is there already, unless it is replaced."""
     added = answer_columns(bundle.labels)
     clash = [name for name in added if name in names]
@@ -213,7 +309,7 @@ def added_columns(bundle: Bundle, names: list[str], source: Path | str, overwrit
 
 
 def predict_table(
-    bundle: Bundle,
+    bundle: Predictor,
     source: Path,
     target: Path,
     text: str | None,
@@ -283,7 +379,7 @@ def predict_table(
     return counts | {"text_column": ",".join(names[index] for index in text_at), "notes": notes}
 
 
-def _only_column(source: Path, layout: TableFormat, bundle: Bundle) -> str:
+def _only_column(source: Path, layout: TableFormat, bundle: Predictor) -> str:
     """The name of a table's only column, if neither its name nor the one that was learnt tells that it is a header."""
     names = next(iterate_table(source, layout), ([],))[0]
     usual = {*TEXT_NAMES, bundle.columns.get("text", "").casefold()}

@@ -7,6 +7,7 @@ import torch
 
 from finetune.console import say
 from finetune.evaluation.results import Start
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
@@ -152,7 +153,14 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
             ],
             ['    finetune generate DIRECTORY "A beginning"', "    finetune classify my.csv --weights DIRECTORY"],
         )
-        return Exportable(run.name, model.gpt, tokenizer, readme)
+        return Exportable(
+            run.name,
+            model.gpt,
+            tokenizer,
+            readme,
+            card=Card("text-generation", evaluation.weights, headline),
+            generation={"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60},
+        )
 
     def next_command(self, directory: Path) -> str:
         """Classify with the pretrained weights."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from finetune.checkpoints import blenderbot
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
@@ -220,6 +222,10 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
             settings.length_penalty,
         )
         files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
+        about = Card("text2text-generation", evaluation.weights, evaluation.headline)
+        writing = {"do_sample": False, "max_new_tokens": settings.max_new_tokens}
+        if settings.beams > 1:
+            writing |= {"num_beams": settings.beams, "length_penalty": settings.length_penalty}
         if isinstance(model, SourceThenTarget):
             readme = language_model_readme(
                 run.name,
@@ -231,8 +237,9 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
                     "In other programs: feed the source's tokens and `<|endoftext|>`, then generate up to `<|endoftext|>`.",
                 ],
             )
-            return Exportable(run.name, model.gpt, tokenizer, readme, files=files)
-        return Exportable(run.name, model.model, tokenizer, encoder_decoder_readme(run.name, said), files=files)
+            return Exportable(run.name, model.gpt, tokenizer, readme, files=files, card=about, generation=writing)
+        readme = encoder_decoder_readme(run.name, said, blenderbot.fits(model.model.config))
+        return Exportable(run.name, model.model, tokenizer, readme, files=files, card=about, generation=writing)
 
     def next_command(self, directory: Path) -> str:
         """Generate a target."""

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from finetune.checkpoints.convert import finite, load_gpt
-from finetune.checkpoints.store import read_config, read_header, tensor_files
+from finetune.checkpoints.store import read_config, read_header, refuse_damaged, tensor_files
 from finetune.errors import RunError, WeightsError
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.results import StartWeights
@@ -65,6 +65,7 @@ class TagBundle:
     @classmethod
     def load(cls, directory: Path) -> "TagBundle":
         """Read an exported bundle. Raises WeightsError where its parts do not belong together."""
+        refuse_damaged(directory)
         path = directory / "bundle.json"
         try:
             card = TagBundleCard.from_json(read_json(path), path)
