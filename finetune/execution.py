@@ -45,9 +45,7 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
 
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
     """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``."""
-    from finetune.tasks.base import task_named
-
-    task_named(request.task).check_settings(request)
+    _check(request)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs of this name, and how they differ
     for number in range(1, 1000):
@@ -70,6 +68,16 @@ def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe
             return run, _begin(run, request)
         others.append(f"{run.directory.name} ({', '.join(differ)})")
     raise RunError(f"{root}: already a thousand runs of this name", do="Give another --name.")
+
+
+def _check(request: Recipe) -> None:
+    """Raise for settings, or weights at hand, that cannot be used, before anything is made."""
+    from finetune.tasks.base import task_named
+    from finetune.tasks.setup import check_start
+
+    task_named(request.task).check_settings(request)
+    stages = load_pipeline(request.pipeline).stages
+    check_start(request, any(getattr(stage, "GPT_ALONE", False) for stage in stages))
 
 
 def _begin(run: Run, request: Recipe) -> Recipe:
@@ -192,10 +200,9 @@ def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
 def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -> None:
     """Print the plan of a run: settings, what is trained, rows and steps, time, memory. Saves nothing."""
     from finetune.commands import dry_run as measured
-    from finetune.tasks.base import task_named
     from finetune.training.loop import set_threads
 
-    task_named(request.task).check_settings(request)
+    _check(request)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
         say(line)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from finetune.comparisons.architectures.trainings import ArchitecturesResult
 
 NAME = "architectures"
+GPT_ALONE = True  # what its trainings begin with
 # All weights are trained, for as many steps as the comparison's own settings say.
 FIXED = ("method", "last_blocks", "class_weights", "epochs", "max_steps", "evaluations_per_epoch", "patience")
 READS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.checkpoints.store import load_checkpoint
+from finetune.checkpoints.layouts import load_directory
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
@@ -64,7 +64,7 @@ class Bundle:
         """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
-        loaded = load_checkpoint(directory)
+        loaded = load_directory(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:

@@ -13,7 +13,8 @@ class Seq2Seq(Settings):
     family: Literal["decoder", "encoder-decoder"] = Field(
         "encoder-decoder",
         description="decoder: one GPT reads source, separator and target in a row; encoder-decoder: "
-        "the source is read both ways by an encoder, and both sides begin with a GPT's weights",
+        "the source is read both ways by an encoder; both sides begin with a GPT's weights, or with scratch are drawn "
+        "independently",
     )
     source: str | None = Field(None, description="name of the source column; none: found by its name")
     target: str | None = Field(None, description="name of the target column; none: found by its name")
@@ -36,6 +37,7 @@ MODEL = ("seq2seq.family", "seq2seq.zero_init_cross_attention", "seq2seq.label_s
 WRITING = ("seq2seq.max_new_tokens", "seq2seq.beams", "seq2seq.length_penalty")
 READS = {
     "download": TABLES,
+    "verify": (*TABLES, "split", "seq2seq.family"),  # of new weights: their architecture and their vocabulary
     "prepare": (*TABLES, "split", "max_length", "seq2seq.family", "seq2seq.max_new_tokens"),
     "train": MODEL,
     "evaluate": (*MODEL, *WRITING),

@@ -79,7 +79,7 @@ def test_the_bundle_gives_the_model_s_own_logits(directory, model):
     write(model, directory)
     bundle = Bundle.load(directory)
     with torch.no_grad():
-        hidden = [model.gpt.hidden_states(torch.tensor([TOKENIZER.encode(text)[:20]]))[0, -1] for text in TEXTS]
+        hidden = [model.body.hidden_states(torch.tensor([TOKENIZER.encode(text)[:20]]))[0, -1] for text in TEXTS]
         expected = (torch.stack(hidden) @ model.head.weight.T).numpy()
     np.testing.assert_allclose(bundle.logits(TEXTS), expected, atol=1e-5)
 
