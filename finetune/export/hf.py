@@ -1,8 +1,9 @@
 """Hugging Face's layout: a directory that transformers loads, compared with our model before it is published.
 
-A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel, and a GPT under a task's own
-head whatever the task's layout says. No public class has the shape of our encoder-decoder, so it is written in our own
-layout, read back and compared.
+A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel; in the LLaMA shape a
+LlamaForSequenceClassification and a LlamaForCausalLM. A model under a task's own head becomes whatever the task's layout
+says. No public class has the shape of the others, such as our encoders and encoder-decoders: they are written in our
+own layout, read back and compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
+from finetune.checkpoints.layouts import is_llama, load_directory, write_model
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import write_checkpoint
 from finetune.console import clean, escape_markdown, progress
 from finetune.errors import WeightsError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
+from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, causal_mask_at
 from finetune.models.heads import Classifier
+from finetune.models.transformer import LanguageModel
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
@@ -36,31 +38,36 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
     After an error an earlier export is still in place. base: unused, since the export contains all weights.
     """
     with draft_of(directory) as draft:
+        model = thing.model
         if thing.layout is not None:
             exported = thing.layout(draft)
-        elif isinstance(thing.model, EncoderDecoder):
-            write_encoder_decoder(draft, thing.model, thing.tokenizer, thing.files)
-            exported = compare_encoder_decoder(draft, thing.model)
         else:
-            write_checkpoint(draft, thing.model, thing.tokenizer, thing.config, thing.files)
-            exported = (
-                compare_classifier(draft, thing, thing.model)
-                if isinstance(thing.model, Classifier)
-                else compare_language_model(draft, thing.model)
-            )
+            write_model(draft, model, thing.tokenizer, thing.config, thing.files)
+            if not in_transformers(model):
+                exported = compare_read_back(draft, model)
+            elif isinstance(model, Classifier):
+                exported = compare_classifier(draft, thing, model)
+            else:
+                assert isinstance(model, LanguageModel), "the other models are not in transformers"
+                exported = compare_language_model(draft, model)
         (draft / "README.md").write_text(clean(thing.readme(exported)), encoding="utf-8", newline="\n")
     return exported
 
 
-def compare_language_model(directory: Path, model: GPT) -> Exported:
+def in_transformers(model: Body | Classifier) -> bool:
+    """Whether transformers has a class that computes the same."""
+    return isinstance(model.body if isinstance(model, Classifier) else model, GPT) or is_llama(model)
+
+
+def compare_language_model(directory: Path, model: LanguageModel) -> Exported:
     """Load a language model in transformers and compare logits on random ids."""
     try:
-        from transformers import GPT2LMHeadModel
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return NOT_COMPARED
     transformers_logging.disable_progress_bar()  # loading takes no time
-    kind: Any = GPT2LMHeadModel  # its type hints lack output_loading_info, which makes it return a pair
+    kind: Any = AutoModelForCausalLM  # its type hints lack output_loading_info, which makes it return a pair
     theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     ids = random_ids(model.config)
@@ -74,12 +81,12 @@ def compare_language_model(directory: Path, model: GPT) -> Exported:
 def compare_classifier(directory: Path, thing: Exportable, model: Classifier) -> Exported:
     """Load a classifier in transformers and compare token ids, logits and labels on the texts."""
     try:
-        from transformers import AutoTokenizer, GPT2ForSequenceClassification
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return NOT_COMPARED
     transformers_logging.disable_progress_bar()
-    kind: Any = GPT2ForSequenceClassification  # as above
+    kind: Any = AutoModelForSequenceClassification  # as above
     theirs, loading = kind.from_pretrained(directory, output_loading_info=True)
     odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
     their_tokenizer, texts = AutoTokenizer.from_pretrained(directory), thing.texts
@@ -107,18 +114,25 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier) ->
     )
 
 
-def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
-    """Read an encoder-decoder back and compare logits on random ids, bit for bit."""
-    again, ids = load_encoder_decoder(directory).model, random_ids(model.config)
+def compare_read_back(directory: Path, model: Body | Classifier) -> Exported:
+    """Read a model in our own layout back and compare logits on random ids, bit for bit."""
+    again: Any = load_directory(directory).model
+    body = model.body if isinstance(model, Classifier) else model
+    ids = random_ids(body.config)
+    inputs: tuple[torch.Tensor, ...] = (ids,)
+    if isinstance(model, EncoderDecoder):
+        inputs = ids, ids
+    elif isinstance(model, Classifier):
+        inputs = ids, torch.tensor([ids.shape[1] - 1, ids.shape[1] // 2])
     with torch.inference_mode():
-        difference = float((model.cpu()(ids, ids) - again(ids, ids)).abs().max())
+        difference = float((model.cpu()(*inputs) - again(*inputs)).abs().max())
     if difference:
         raise WeightsError(
             "the export gives different logits when it is read back",
             got=f"a difference of {difference:.2e}",
             do="This is a bug of ours; please report it.",
         )
-    return Exported(True, "read back, the same logits bit for bit; an encoder-decoder's layout is our own", difference)
+    return Exported(True, f"read back, the same logits bit for bit; the layout of {body.kind} is our own", difference)
 
 
 def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
@@ -142,7 +156,7 @@ def language_model_readme(name: str, weights: str, about: list[str], use: list[s
             [
                 f"# {escape_markdown(name)}",
                 "",
-                f"A GPT-2 language model made by gpt2-finetune from {escape_markdown(weights)}.",
+                f"A language model made by gpt2-finetune from {escape_markdown(weights)}.",
                 "",
                 *(f"- {line}" for line in (*about, exported.summary)),
                 "",

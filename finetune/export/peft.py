@@ -13,14 +13,13 @@ from finetune.adapters.lora import lora_layers
 from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config
+from finetune.checkpoints.store import LoadedCheckpoint, gpt_of, hugging_face_config
 from finetune.console import clean, escape_markdown
 from finetune.errors import RunError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
 from finetune.export.hf import their_logits
 from finetune.files import write_json
 from finetune.hub.registry import weights_registry
-from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.training.predict import predict_logits
@@ -46,16 +45,18 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
             known="a classifier, a language model",
             do="Export it with --format hf, which holds its adapters merged.",
         )
-    if isinstance(thing.model, EncoderDecoder):
+    model = thing.model
+    body = model.body if isinstance(model, Classifier) else model
+    if not isinstance(body, GPT) or not isinstance(model, GPT | Classifier):
         raise RunError(
-            f"{thing.name}: an encoder-decoder, which PEFT does not support",
+            f"{thing.name}: {body.kind}, which this format does not support",
             known="GPT-2",
             do="Export it with --format hf, which merges the adapters.",
         )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
-        save_file(adapter_tensors(thing.model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = adapter_config(thing.model, base)
+        save_file(adapter_tensors(model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = adapter_config(model, base)
         write_json(draft / "adapter_config.json", config)
         loaded = base.load()
         exported = compare_with_peft(draft, thing, loaded)
@@ -66,7 +67,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
 
 def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
     """The tensors that LoRA trained, under PEFT's names. As here, A is (R, I) and B is (O, R); only the base differs."""
-    gpt, tensors = _gpt_of(model), {}
+    gpt, tensors = gpt_of(model), {}
     theirs = _layer_names(gpt)
     for name, layer in lora_layers(gpt).items():
         for kind in ("lora_A", "lora_B"):
@@ -78,7 +79,7 @@ def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
 
 def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     """The content of ``adapter_config.json``; PEFT silently uses a default for every missing key."""
-    gpt = _gpt_of(model)
+    gpt = gpt_of(model)
     layers = lora_layers(gpt)
     layer = next(iter(layers.values()))
     row = weights_registry().get(base.name) if base.pinned else None
@@ -109,6 +110,7 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     except ImportError:
         return Exported(False, "written; not compared, peft is not installed")
     model, gpt = thing.model, base.gpt
+    assert isinstance(model, GPT | Classifier), "other models are refused"
     config = GPT2Config(**hugging_face_config(gpt, base.tokenizer))
     if isinstance(model, Classifier):
         config.num_labels = model.head.out_features
@@ -128,11 +130,6 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     if not difference <= TOLERANCE:
         raise refuse("peft", f"largest logit difference {difference:.2e}")
     return Exported(True, f"peft gives the same logits, largest difference {difference:.1e}", float(difference))
-
-
-def _gpt_of(model: Classifier | GPT) -> GPT:
-    """The GPT, without a classifier's head."""
-    return model.gpt if isinstance(model, Classifier) else model
 
 
 def _layer_names(gpt: GPT) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from finetune.checkpoints.store import load_checkpoint
+from finetune.checkpoints.layouts import load_directory
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
@@ -90,7 +90,7 @@ class Bundle:
     def _load(cls, path: Path | str) -> "Bundle":
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
-        loaded = load_checkpoint(directory)
+        loaded = load_directory(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:

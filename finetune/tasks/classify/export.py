@@ -4,6 +4,7 @@ import json
 
 from finetune.console import escape_markdown
 from finetune.export.exportable import Exportable, Exported
+from finetune.export.hf import in_transformers
 from finetune.files import read_json, sha256_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
@@ -13,6 +14,17 @@ from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.score import ClassifierEvaluation
 from finetune.tokenizer import Tokenizer
+
+WITH_TRANSFORMERS = (
+    "or, without this project:",
+    "",
+    "    from transformers import pipeline",
+    '    classify = pipeline("text-classification", "DIRECTORY")',
+    '    classify("a text")',
+    "",
+    "transformers applies neither temperature nor threshold; both are in bundle.json.",
+    "",
+)
 
 
 def exportable_run(
@@ -61,7 +73,7 @@ def exportable(
         name,
         model,
         tokenizer,
-        lambda exported: readme(name, card, exported, facts),
+        lambda exported: readme(name, card, exported, facts, in_transformers(model)),
         config,
         files,
         labels,
@@ -83,13 +95,13 @@ def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     ]
 
 
-def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) -> str:
-    """The README of a bundle."""
+def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], public: bool = True) -> str:
+    """The README of a bundle. public: transformers loads it, too."""
     weights = card.weights
     lines = [
         f"# {escape_markdown(name)}",
         "",
-        f"A GPT-2 text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
+        f"A text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
         f"made by gpt2-finetune from {escape_markdown(f'{weights.name} ({weights.source})')}.",
         "",
         *([weights.note, ""] if weights.note else []),
@@ -101,13 +113,6 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         "",
         '    finetune predict DIRECTORY "a text"',
         "",
-        "or, without this project:",
-        "",
-        "    from transformers import pipeline",
-        '    classify = pipeline("text-classification", "DIRECTORY")',
-        '    classify("a text")',
-        "",
-        "transformers applies neither temperature nor threshold; both are in bundle.json.",
-        "",
+        *(WITH_TRANSFORMERS if public else ()),
     ]
     return "\n".join(lines)

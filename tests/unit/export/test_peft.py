@@ -15,7 +15,7 @@ from finetune.errors import RunError, WeightsError
 from finetune.export import peft
 from finetune.export.exportable import Exportable, Exported
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import Classifier, NextToken
+from finetune.models.heads import Classifier, LossModule
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
@@ -29,9 +29,9 @@ def small_gpt():
 
 def adapted(model, targets=("attention.qkv", "blocks.1.mlp.*")):
     """The model with adapters that have learnt something."""
-    add_lora(model.gpt, 2, 5.0, 0.1, targets, seed=1)
+    add_lora(model.body, 2, 5.0, 0.1, targets, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for tensor in lora_tensors(model.gpt).values():
+    for tensor in lora_tensors(model.body).values():
         tensor.data.normal_(0.0, 0.2, generator=generator)
     return model.eval()
 
@@ -118,7 +118,7 @@ def test_what_its_readme_says_gives_the_models_logits(directory, model, base, mo
 
 
 def test_a_language_models_adapter_has_no_head(directory, base):
-    checked = peft.write(thing(adapted(NextToken(small_gpt()), ("*",)).gpt), directory, base)
+    checked = peft.write(thing(adapted(LossModule(small_gpt()), ("*",)).body), directory, base)
     assert checked.compared and checked.max_logit_difference < 1e-4
     config = json.loads(directory.joinpath("adapter_config.json").read_text())
     assert config["task_type"] == "CAUSAL_LM" and config["modules_to_save"] is None
