@@ -18,7 +18,7 @@ from finetune.run import Run
 from finetune.tables.in_memory import cells_of, is_dataset, read_texts
 from finetune.tables.readers import SAMPLE, find_unlabelled_text
 from finetune.tables.tables import as_cell
-from finetune.tasks.classify.bundle import Bundle, added_columns
+from finetune.tasks.classify.bundle import Predictor, added_columns, open_bundle
 
 FORMS = "a path, a pandas DataFrame, a Dataset or a DatasetDict"
 
@@ -42,8 +42,8 @@ class ClassifierRun:
         return _predict(self._loaded, data, text)
 
     @cached_property
-    def _loaded(self) -> Bundle:
-        return Bundle.load(self.directory)
+    def _loaded(self) -> Predictor:
+        return open_bundle(self.directory)
 
 
 def classify(
@@ -97,10 +97,10 @@ def predict(bundle: str | Path, data: Any, text: str | None = None) -> Any:
     columns and rows; or texts, returned as the column "text" of a DataFrame. text: the text column, several as "a,b";
     by default as in training, else inferred from names or content. Raises DataError, WeightsError.
     """
-    return _predict(Bundle.load(Path(bundle)), data, text)
+    return _predict(open_bundle(Path(bundle)), data, text)
 
 
-def _predict(bundle: Bundle, data: Any, text: str | None) -> Any:
+def _predict(bundle: Predictor, data: Any, text: str | None) -> Any:
     if not (is_dataset(data) or isinstance(data, pd.DataFrame)):
         data = pd.DataFrame({"text": read_texts(data, empty=True)[0]})
     names = _column_names(data)

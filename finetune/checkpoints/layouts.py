@@ -1,13 +1,15 @@
-"""Which layout a checkpoint has: GPT-2's and LLaMA's as in transformers, and one of our own for every other model."""
+"""Which layout a checkpoint has: GPT-2's, LLaMA's and Blenderbot's as in transformers, or our own for other models."""
 
 from pathlib import Path
 from typing import Any
 
+from finetune.checkpoints import blenderbot
 from finetune.checkpoints.llama import MODEL_TYPE as LLAMA
 from finetune.checkpoints.llama import load_llama, read_llama_config, write_llama
 from finetune.checkpoints.own_layout import KINDS, load_own, read_own_config, write_own
 from finetune.checkpoints.store import LoadedCheckpoint, load_checkpoint, read_config, read_object, write_checkpoint
 from finetune.models.bodies import Body
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.models.transformer import Transformer, TransformerConfig
@@ -21,6 +23,8 @@ def load_directory(directory: Path, config: GPTConfig | None = None, dropout: fl
         return load_own(directory, dropout)
     if kind == LLAMA:
         return load_llama(directory, dropout)
+    if kind == blenderbot.MODEL_TYPE:
+        return blenderbot.load_blenderbot(directory, dropout)
     return load_checkpoint(directory, config, dropout)
 
 
@@ -33,6 +37,8 @@ def read_shape(directory: Path) -> tuple[type[Body], GPTConfig]:
         return build, config
     if kind == LLAMA:
         return Transformer, read_llama_config(path)
+    if kind == blenderbot.MODEL_TYPE:
+        return EncoderDecoder, blenderbot.read_blenderbot_config(path)
     return GPT, read_config(directory)
 
 
@@ -51,6 +57,8 @@ def write_model(
     elif is_llama(model):
         assert isinstance(model, Transformer | Classifier), "a decoder or a classifier on one"
         write_llama(directory, model, tokenizer, extra_config, extra_files)
+    elif isinstance(model, EncoderDecoder) and blenderbot.fits(model.config):
+        blenderbot.write_blenderbot(directory, model, tokenizer, extra_config, extra_files)
     else:
         assert not isinstance(model, GPT), "written above"
         write_own(directory, model, tokenizer, extra_config, extra_files)

@@ -109,9 +109,16 @@ def load_own(directory: Path, dropout: float = 0.0, head: Collection[str] = ()) 
 
 
 def read_own_config(path: Path, dropout: float = 0.0) -> tuple[Callable[[Any], Own], TransformerConfig]:
-    """The model's class and its shape. Read known keys only, checking the type and range of each."""
+    """The model's class and its shape. Known keys only are read."""
     config = read_object(path)
     build, schema = KINDS[config["model_type"]]
+    return build, checked_shape(config, schema, path, dropout)
+
+
+def checked_shape(
+    config: dict[str, Any], schema: type[TransformerConfig], path: Path, dropout: float
+) -> TransformerConfig:
+    """The shape in a file's config. Raises WeightsError for a value of another type or out of range."""
     values: dict[str, Any] = {"dropout": dropout}
     for field in fields(schema):
         if field.name not in config or field.name == "dropout":
@@ -129,4 +136,4 @@ def read_own_config(path: Path, dropout: float = 0.0) -> tuple[Callable[[Any], O
         if not fits:
             raise WeightsError(f"{path}: {field.name} is out of range", got=json.dumps(value)[:80], known=said)
         values[field.name] = value
-    return build, schema(**values)
+    return schema(**values)

@@ -1,10 +1,13 @@
 """Resolve the name of weights to a local checkpoint directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
 from finetune.checkpoints.layouts import load_directory
+from finetune.checkpoints.peft import CONFIG as ADAPTER_CONFIG
+from finetune.checkpoints.peft import WEIGHTS as ADAPTER_WEIGHTS
+from finetune.checkpoints.peft import SwitchableAdapters, base_of, is_adapter
 from finetune.checkpoints.store import PICKLES, LoadedCheckpoint
 from finetune.config import nearest
 from finetune.console import say, warn
@@ -31,19 +34,25 @@ class WeightsSource:
     source: str
     licence: str = ""
     pinned: bool = False  # by the registry's hashes, so the files cannot change
+    adapter: Path | None = None  # an adapter's directory; it is merged when the weights are loaded
 
     def content(self) -> dict[str, str]:
         """The sha256 of every file that defines the model: weights, shape and tokenizer."""
         names = ("config.json", "vocab.json", "merges.txt", "tokenizer.json")
-        return {
-            path.name: sha256_file(path)
-            for path in sorted(self.directory.iterdir())
-            if path.suffix == ".safetensors" or path.name in names
-        }
+        files = [
+            path for path in sorted(self.directory.iterdir()) if path.suffix == ".safetensors" or path.name in names
+        ]
+        if self.adapter is not None:
+            files += [self.adapter / ADAPTER_CONFIG, self.adapter / ADAPTER_WEIGHTS]
+        return {path.name: sha256_file(path) for path in files if path.is_file()}
 
     def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
         """Read the model and the tokenizer. Raises WeightsError."""
-        return load_directory(self.directory, self.config, dropout)
+        loaded = load_directory(self.directory, self.config, dropout)
+        if self.adapter is None:
+            return loaded
+        model = SwitchableAdapters(loaded.gpt, {"": self.adapter}).use("")
+        return LoadedCheckpoint(model, loaded.tokenizer, loaded.report)
 
 
 def is_made_in_run(name: str) -> bool:
@@ -87,6 +96,8 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
         inside = path / "export" / "hf" if (path / "recipe.json").exists() else path
         if not inside.is_dir():
             raise WeightsError(f"{path}: a run without exported weights", do="Finish the run first.")
+        if is_adapter(inside):
+            return _under_adapter(inside, fetch)
         return WeightsSource(path.name or name, inside, None, "a directory of the user's")
     if path.is_file() or path.suffix in (*PICKLES, ".safetensors"):
         why = "a pickle, which can run code when opened" if path.suffix in PICKLES else "a file"
@@ -124,6 +135,22 @@ def load(name: str = "auto") -> tuple[Body | Classifier, Tokenizer]:
     """
     loaded = locate_weights(resolve_auto(name), fetch=True).load()
     return loaded.model, loaded.tokenizer
+
+
+def _under_adapter(directory: Path, fetch: bool) -> WeightsSource:
+    """The weights that an adapter is for, and the adapter on them: a directory, a registry row or a hub id."""
+    named, revision = base_of(directory)
+    row = next((row for row in weights_registry().values() if named in (row.repo, row.name)), None)
+    base = locate_weights(named if row is None or Path(named).is_dir() else row.name, fetch=fetch)
+    if base.adapter is not None:
+        raise WeightsError(f"{directory}: an adapter for an adapter", got=named, known="an adapter for a GPT-2")
+    if row and revision and base.pinned and revision != row.revision:
+        raise WeightsError(
+            f"{directory}: made for another revision of {named}", got=revision, known=f"{row.revision}, the registry's"
+        )
+    return replace(
+        base, name=directory.name, source=f"an adapter of the user's on {base.source}", pinned=False, adapter=directory
+    )
 
 
 def _from_row(row: WeightsRow, fetch: bool) -> WeightsSource:

@@ -1,4 +1,4 @@
-"""The commands for a finished run: report and export."""
+"""The commands for a finished run: report, export and push."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,23 @@ def export(
     run_directory: RunArgument,
     format: Annotated[str, typer.Option(help=f"What to write: {', '.join(FORMATS)}.")] = "hf",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0.")
+    ] = None,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
     from finetune.commands.export import export_again
 
-    say(str(export_again(run_directory, out, format)))
+    say(str(export_again(run_directory, out, format, quantize)))
+
+
+def push(
+    run_directory: RunArgument,
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="For everyone; default: private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every file and send nothing.")] = False,
+) -> None:
+    """Push a run's export to the Hugging Face hub, and compare what comes back."""
+    from finetune.commands.push import push as send
+
+    say(send(run_directory, repo, public, dry_run))

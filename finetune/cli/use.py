@@ -25,6 +25,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Output table: CSV or TSV.")] = None,
     encoding: EncodingOption = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The table has no header row.")] = False,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="An adapter in PEFT's layout on BUNDLE, its base weights; may be repeated."),
+    ] = None,
 ) -> None:
     """Print the label of each text, or the names in it, with probabilities; or add them to a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
@@ -34,14 +38,17 @@ def predict(
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if out and (out.is_dir() or out.suffix.lower() not in (".csv", ".tsv")):
         raise RecipeError(f"{out}: not a table name", known=".csv, .tsv", do="For example: --out predictions.csv")
+    if adapter and len(adapter) > 1 and table:
+        raise RecipeError("a table is predicted with one adapter", got=f"{len(adapter)}", do="Run it once for each.")
     from finetune.commands.bundle import task_module
 
-    task, directory = task_module(bundle, "predict")
+    task, directory = task_module(bundle, "predict", adapter or ())
+    options = {"adapters": adapter} if adapter else {}
     if table:
         assert out is not None, "--csv needs --out"
-        lines = task.predict_table(directory, table, out, text, encoding, not no_header)
+        lines = task.predict_table(directory, table, out, text, encoding, not no_header, **options)
     else:
-        lines = task.predict_texts(directory, texts or [])
+        lines = task.predict_texts(directory, texts or [], **options)
     for line in lines:
         say(line)
 

@@ -1,5 +1,6 @@
 """The commands ``predict`` and ``evaluate`` ask the task of a bundle: its ``predict.py`` and ``score_file.py``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,12 +22,16 @@ class AnyBundleCard(Record):
     task: str
 
 
-def task_module(path: Path, name: str) -> tuple[ModuleType, Path]:
+def task_module(path: Path, name: str, adapters: Sequence[Path] = ()) -> tuple[ModuleType, Path]:
     """The module of that name of a bundle's task, and the bundle's directory. Raises WeightsError for no bundle.
+
+    adapters: PEFT's directories, for which `path` is not a bundle but their base weights; all are classifiers.
 
     predict: ``predict_texts(directory, texts)`` and ``predict_table(directory, source, target, text, encoding, header)``;
     score_file: ``score_file(directory, data, text, label, encoding)``. All give the lines to print.
     """
+    if adapters:
+        return import_module(f"finetune.tasks.classify.{name}"), path
     directory = bundle_directory(path)
     file = directory / "bundle.json"
     known = [own for own in TASKS if find_spec(f"finetune.tasks.{own}.{name}")]

@@ -10,7 +10,7 @@ from finetune.run import Run
 from finetune.stages import export
 
 
-def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
+def export_again(directory: Path, out: Path | None, format: str = "hf", quantize: str | None = None) -> Path:
     """Export a finished run again, and copy it to `out` if given. Returns the export's directory."""
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
@@ -21,7 +21,7 @@ def export_again(directory: Path, out: Path | None, format: str = "hf") -> Path:
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle contains the evaluation
         found.refuse_changes(besides=("report", "export"))
-        export.write(recipe, found, format)
+        export.write(recipe, found, format, quantize)
         where = found.path("export", format)
         return where if out is None else _copy(where, Path(out))
 

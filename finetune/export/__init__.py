@@ -2,6 +2,12 @@
 
 A format's module has ``MERGED``, true if the format needs the adapters merged into the weights, and
 ``write(thing, directory, base) -> Exported``, which writes a directory completely or not at all.
+A format with a list ``QUANTIZED`` takes one of it as ``write(..., quantize=KIND)``.
 """
 
-FORMATS = {"hf": "finetune.export.hf", "peft": "finetune.export.peft"}
+FORMATS = {
+    "hf": "finetune.export.hf",
+    "peft": "finetune.export.peft",
+    "onnx": "finetune.export.onnx",
+    "gguf": "finetune.export.gguf",
+}

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from finetune.errors import WeightsError
+from finetune.console import clean
+from finetune.errors import RunError, WeightsError
+from finetune.export.card import Card, front_matter
 from finetune.files import replace_directory, temporary_path, write_manifest
 from finetune.models.bodies import Body
 from finetune.models.gpt import GPTConfig
@@ -32,6 +35,14 @@ class Exported(Record):
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """Messages, and the token ids that the model reads before it answers the last of them."""
+
+    messages: list[dict[str, str]]
+    prompt: list[int]
+
+
+@dataclass(frozen=True)
 class Exportable:
     """A trained model with everything that a format may write. Formats decide by the model's class."""
 
@@ -43,20 +54,55 @@ class Exportable:
     files: dict[str, str] = field(default_factory=dict)  # additional files: name -> text
     labels: list[str] = field(default_factory=list)  # of a classifier
     texts: list[str] = field(default_factory=list)  # texts for comparing a classifier
+    targets: list[int] = field(default_factory=list)  # numbers of the texts' labels
     max_length: int = 0  # in tokens; longer texts are truncated
     layout: Callable[[Path], Exported] | None = None  # writes and compares a task's own head with the GPT below it
+    card: Card | None = None
+    tokenizer_settings: dict[str, Any] = field(default_factory=dict)  # keys of tokenizer_config.json, as chat_template
+    generation: dict[str, Any] = field(default_factory=dict)  # keys of generation_config.json
+    stop: list[str] = field(default_factory=list)  # strings that end an answer beside the end-of-text token
+    ollama_template: str = ""  # the prompt in Go's template language
+    conversations: list[Conversation] = field(default_factory=list)  # on which a chat template is compared
 
 
 @contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
-    """A temporary folder that gets a manifest and replaces the directory if the block ends without an error."""
+    """A temporary folder that gets a manifest and replaces the directory if the block ends without an error.
+
+    Raises WeightsError if the disk is full or the folder cannot be written; the earlier directory is then kept.
+    """
     draft = temporary_path(directory)
+    shutil.rmtree(draft, ignore_errors=True)
     try:
         yield draft
         write_manifest(draft)
         replace_directory(directory, draft)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"cannot write {directory}",
+            got=getattr(error, "strerror", None) or str(error),
+            do="Free some space, or choose a directory that can be written.",
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_own_head(thing: Exportable, layout: str) -> None:
+    """Raise RunError for a model with a task's own head, which only Hugging Face's layout holds."""
+    if thing.layout is not None:
+        raise RunError(
+            f"{thing.name}: has a head of its own, which is not written in {layout}",
+            known="a classifier, a language model",
+            do="Export it with --format hf, which holds its head, and any adapters merged.",
+        )
+
+
+def write_readme(
+    directory: Path, thing: Exportable, text: str, library: str = "transformers", relation: str = "finetune"
+) -> None:
+    """Write README.md: the hub's YAML, then the text, without control characters."""
+    whole = front_matter(thing.card, thing.name, library, relation) + text
+    (directory / "README.md").write_text(clean(whole), encoding="utf-8", newline="\n")
 
 
 def refuse(program: str, got: str) -> WeightsError:

@@ -1,35 +1,38 @@
 """Hugging Face's layout: a directory that transformers loads, compared with our model before it is published.
 
 A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel; in the LLaMA shape a
-LlamaForSequenceClassification and a LlamaForCausalLM. A model under a task's own head becomes whatever the task's layout
-says. No public class has the shape of the others, such as our encoders and encoder-decoders: they are written in our
-own layout, read back and compared.
+LlamaForSequenceClassification and a LlamaForCausalLM. An encoder-decoder of GPT-2's blocks becomes a
+BlenderbotForConditionalGeneration, and a model under a task's own head whatever the task's layout says. Other models, such
+as encoders, are written in our own layout, read back and compared. transformers loads the directory as any user would; if
+it is not installed, a reader in plain numpy does.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from finetune.checkpoints import blenderbot
 from finetune.checkpoints.layouts import is_llama, load_directory, write_model
 from finetune.checkpoints.sources import WeightsSource
-from finetune.console import clean, escape_markdown, progress
+from finetune.checkpoints.store import tokenizer_config
+from finetune.console import escape_markdown
 from finetune.errors import WeightsError
-from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
+from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse, write_readme
+from finetune.export.readers import MISSING, Reader, TransformersReader, has_transformers, open_reader
 from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT, causal_mask_at
+from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.models.transformer import LanguageModel
-from finetune.training.batching import micro_batches
-from finetune.training.collate import pad_ids
-from finetune.training.predict import PREDICT_TOKENS, predict_logits
+from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
 MERGED = True
-NOT_COMPARED = Exported(False, "written; not compared, transformers is not installed")
+PLAIN_TEXTS = 200  # on which the slower reader in numpy compares a classifier
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
@@ -42,72 +45,83 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
         if thing.layout is not None:
             exported = thing.layout(draft)
         else:
-            write_model(draft, model, thing.tokenizer, thing.config, thing.files)
-            if not in_transformers(model):
+            write_model(draft, model, thing.tokenizer, thing.config, thing.files | configs(thing))
+            if not in_transformers(model) or (is_llama(model) and not has_transformers()):
                 exported = compare_read_back(draft, model)
             elif isinstance(model, Classifier):
                 exported = compare_classifier(draft, thing, model)
+            elif isinstance(model, EncoderDecoder):
+                exported = compare_encoder_decoder(draft, model)
             else:
                 assert isinstance(model, LanguageModel), "the other models are not in transformers"
-                exported = compare_language_model(draft, model)
-        (draft / "README.md").write_text(clean(thing.readme(exported)), encoding="utf-8", newline="\n")
+                exported = compare_language_model(draft, thing, model)
+        write_readme(draft, thing, thing.readme(exported))
     return exported
 
 
 def in_transformers(model: Body | Classifier) -> bool:
     """Whether transformers has a class that computes the same."""
+    if isinstance(model, EncoderDecoder):
+        return blenderbot.fits(model.config)
     return isinstance(model.body if isinstance(model, Classifier) else model, GPT) or is_llama(model)
 
 
-def compare_language_model(directory: Path, model: LanguageModel) -> Exported:
-    """Load a language model in transformers and compare logits on random ids."""
-    try:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return NOT_COMPARED
-    transformers_logging.disable_progress_bar()  # loading takes no time
-    kind: Any = AutoModelForCausalLM  # its type hints lack output_loading_info, which makes it return a pair
-    theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
-    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
-    ids = random_ids(model.config)
+def configs(thing: Exportable) -> dict[str, str]:
+    """How texts are tokenized, and how a language model writes, as files: name -> JSON."""
+    model, end = thing.model, thing.tokenizer.end_of_text
+    if isinstance(model, Classifier):
+        settings = tokenizer_config(model.body.config) | {"model_max_length": thing.max_length}
+        return {"tokenizer_config.json": _json(settings | thing.tokenizer_settings)}
+    settings = tokenizer_config(model.config) | thing.tokenizer_settings
+    if not isinstance(model, LanguageModel | EncoderDecoder):
+        return {"tokenizer_config.json": _json(settings)}
+    if isinstance(model, LanguageModel):  # a batch of prompts of several lengths goes on at its right end
+        settings["padding_side"] = "left"
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    if isinstance(model, EncoderDecoder):
+        ids["decoder_start_token_id"] = end
+    return {"tokenizer_config.json": _json(settings), "generation_config.json": _json(ids | thing.generation)}
+
+
+def compare_language_model(directory: Path, thing: Exportable, model: LanguageModel) -> Exported:
+    """Compare a language model's logits on random ids, and its chat template token by token."""
+    kind = "LlamaForCausalLM" if is_llama(model) else "GPT2LMHeadModel"
+    reader, ids = open_reader(directory, kind), random_ids(model.config)
     with torch.inference_mode():
-        difference = float((model.cpu()(ids) - theirs(ids).logits).abs().max())
-    if odd or difference > TOLERANCE:
-        raise refuse("transformers", f"largest logit difference {difference:.2e}, loading {odd or 'clean'}")
-    return Exported(True, f"transformers gives the same logits, largest difference {difference:.1e}", difference)
+        ours = model.cpu()(ids).numpy()
+    difference = _difference(reader, ours, lambda: reader.next_token_logits(ids.numpy()))
+    said = ""
+    if thing.conversations and isinstance(reader, TransformersReader):
+        said = f"; its chat template gives the prompts of {_compare_chats(reader, thing)} records token by token"
+    return Exported(
+        True,
+        f"{reader.name} gives the same logits, largest difference {difference:.1e}{said}{_why(reader)}",
+        difference,
+    )
 
 
 def compare_classifier(directory: Path, thing: Exportable, model: Classifier) -> Exported:
-    """Load a classifier in transformers and compare token ids, logits and labels on the texts."""
-    try:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return NOT_COMPARED
-    transformers_logging.disable_progress_bar()
-    kind: Any = AutoModelForSequenceClassification  # as above
-    theirs, loading = kind.from_pretrained(directory, output_loading_info=True)
-    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
-    their_tokenizer, texts = AutoTokenizer.from_pretrained(directory), thing.texts
-    ids = encode(thing.tokenizer, texts, thing.max_length)
-    same_ids = sum(
-        their_tokenizer(text, truncation=True, max_length=thing.max_length)["input_ids"] == row
-        for text, row in zip(texts, ids, strict=True)
+    """Compare token ids, logits and labels of a classifier on the texts."""
+    reader = open_reader(
+        directory, "LlamaForSequenceClassification" if is_llama(model) else "GPT2ForSequenceClassification"
     )
-    ours, other = predict_logits(model, ids), their_logits(theirs, ids, thing.tokenizer.end_of_text)
+    texts = thing.texts if isinstance(reader, TransformersReader) else thing.texts[:PLAIN_TEXTS]
+    ids = encode(thing.tokenizer, texts, thing.max_length)
+    same_ids = sum(reader.encode(text) == row for text, row in zip(texts, ids, strict=True))
+    ours = predict_logits(model, ids)
+    other = _read(reader, lambda: reader.classify(ids))
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
-    if odd or difference > TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
+    if reader.odd or not difference <= TOLERANCE or same_labels < len(texts) or same_ids < len(texts):
         raise refuse(
-            "transformers",
+            reader.name,
             f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
-            f"and {same_ids} token lists equal, loading {odd or 'clean'}",
+            f"and {same_ids} token lists equal, loading {reader.odd or 'clean'}",
         )
     return Exported(
         True,
-        f"transformers gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
-        f"difference {difference:.1e}",
+        f"{reader.name} gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
+        f"difference {difference:.1e}{_why(reader)}",
         difference,
         len(texts),
         same_labels,
@@ -125,27 +139,29 @@ def compare_read_back(directory: Path, model: Body | Classifier) -> Exported:
     elif isinstance(model, Classifier):
         inputs = ids, torch.tensor([ids.shape[1] - 1, ids.shape[1] // 2])
     with torch.inference_mode():
-        difference = float((model.cpu()(*inputs) - again(*inputs)).abs().max())
-    if difference:
+        back = float((model.cpu()(*inputs) - again(*inputs)).abs().max())
+    if back:
         raise WeightsError(
-            "the export gives different logits when it is read back",
-            got=f"a difference of {difference:.2e}",
-            do="This is a bug of ours; please report it.",
+            "the export gives other logits when it is read back",
+            got=f"{back:.2e} apart",
+            do="This is a fault of ours: please report it.",
         )
-    return Exported(True, f"read back, the same logits bit for bit; the layout of {body.kind} is our own", difference)
+    body_kind = f"{body.kind} of this shape" if isinstance(body, EncoderDecoder) else body.kind
+    said = f"the layout of {body_kind} is our own" if not is_llama(model) else "transformers is not installed"
+    return Exported(True, f"read back, the same logits bit for bit; {said}", back)
 
 
-def their_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
-    """The logits (n, K) of transformers' classifier on token ids, padded with `end`."""
-    logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
-    with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
-            batch, last = pad_ids([ids[i] for i in rows], pad=end)
-            logits[rows] = theirs(
-                batch, attention_mask=causal_mask_at(last, batch.shape[1])[:, 0, 0].long()
-            ).logits.numpy()
-            advance(len(rows))
-    return logits
+def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
+    """Read an encoder-decoder back, bit for bit, and compare its logits on random ids in transformers' Blenderbot."""
+    compare_read_back(directory, model)
+    ids = random_ids(model.config)
+    with torch.inference_mode():
+        ours = model.cpu()(ids, ids).numpy()
+    reader = open_reader(directory, blenderbot.CLASS)
+    difference = _difference(reader, ours, lambda: reader.target_logits(ids.numpy(), ids.numpy()))
+    return Exported(
+        True, f"{reader.name} gives the same logits, largest difference {difference:.1e}{_why(reader)}", difference
+    )
 
 
 def language_model_readme(name: str, weights: str, about: list[str], use: list[str]) -> Callable[[Exported], str]:
@@ -168,3 +184,36 @@ def language_model_readme(name: str, weights: str, about: list[str], use: list[s
         )
 
     return readme
+
+
+def _read(reader: Reader, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What the reader makes of it. Raises WeightsError where it can make nothing of it."""
+    try:
+        return read()
+    except (KeyError, ValueError, IndexError) as error:
+        raise refuse(reader.name, str(error)) from error
+
+
+def _difference(reader: Reader, ours: np.ndarray, read: Callable[[], np.ndarray]) -> float:
+    """The largest difference of a logit. Raises WeightsError if it is more than the tolerance."""
+    difference = float(np.abs(ours - _read(reader, read)).max())
+    if reader.odd or not difference <= TOLERANCE:
+        raise refuse(reader.name, f"largest logit difference {difference:.2e}, loading {reader.odd or 'clean'}")
+    return difference
+
+
+def _compare_chats(reader: TransformersReader, thing: Exportable) -> int:
+    """How many conversations the chat template renders as we do: all, or WeightsError."""
+    for number, said in enumerate(thing.conversations):
+        ids = reader.tokenizer.apply_chat_template(said.messages, add_generation_prompt=True, return_dict=False)
+        if ids != said.prompt:
+            raise refuse(reader.name, f"another prompt from the chat template, of conversation {number}")
+    return len(thing.conversations)
+
+
+def _why(reader: Reader) -> str:
+    return "" if isinstance(reader, TransformersReader) else MISSING
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,6 +1,7 @@
 """PEFT's layout: only the adapters and the head, for users who already have the base weights."""
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ from finetune.adapters.lora import lora_layers
 from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import LoadedCheckpoint, gpt_of, hugging_face_config
-from finetune.console import clean, escape_markdown
+from finetune.checkpoints.store import LoadedCheckpoint, gpt_of, hugging_face_config, tensor_files
+from finetune.console import escape_markdown
 from finetune.errors import RunError
-from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse
-from finetune.export.hf import their_logits
+from finetune.export.exportable import (
+    TOLERANCE,
+    Exportable,
+    Exported,
+    draft_of,
+    random_ids,
+    refuse,
+    refuse_own_head,
+    write_readme,
+)
+from finetune.export.hf import PLAIN_TEXTS, configs
+from finetune.export.plain_reader import PlainReader, read_tensors, with_adapter
+from finetune.export.readers import has_transformers, padded_logits
 from finetune.files import write_json
 from finetune.hub.registry import weights_registry
 from finetune.models.gpt import GPT
@@ -30,7 +42,7 @@ WRAPPED = "base_model.model."  # PEFT's prefix for the names of the wrapped mode
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
-    """Write the adapters, and compare them in peft if it is installed.
+    """Write the adapters and the base's tokenizer, compared in peft, or in plain numpy where that is missing.
 
     Raises RunError for a model without adapters, WeightsError if a logit differs by more than the tolerance. After an
     error an earlier export is still in place.
@@ -39,12 +51,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         raise RunError(
             f"{thing.name}: has no adapters", known="a run with method lora", do="Export it with --format hf."
         )
-    if thing.layout is not None:
-        raise RunError(
-            f"{thing.name}: has a head of its own, which is not written in PEFT's layout",
-            known="a classifier, a language model",
-            do="Export it with --format hf, which holds its adapters merged.",
-        )
+    refuse_own_head(thing, "PEFT's layout")
     model = thing.model
     body = model.body if isinstance(model, Classifier) else model
     if not isinstance(body, GPT) or not isinstance(model, GPT | Classifier):
@@ -58,10 +65,13 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         save_file(adapter_tensors(model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
         config = adapter_config(model, base)
         write_json(draft / "adapter_config.json", config)
+        thing.tokenizer.save(draft)
+        for name, text in (configs(thing) | thing.files).items():
+            (draft / name).write_text(text, encoding="utf-8", newline="\n")
         loaded = base.load()
-        exported = compare_with_peft(draft, thing, loaded)
-        readme = _readme(thing.name, config, thing.labels, loaded.tokenizer.end_of_text, exported)
-        (draft / "README.md").write_text(clean(readme), encoding="utf-8", newline="\n")
+        exported = (compare_with_peft if has_peft() else compare_plainly)(draft, thing, base, loaded)
+        readme = _readme(thing.name, config, base.name, thing.labels, loaded.tokenizer.end_of_text, exported)
+        write_readme(draft, thing, readme, library="peft", relation="adapter")
     return exported
 
 
@@ -87,7 +97,7 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
-        "base_model_name_or_path": row.repo if row else base.name,
+        "base_model_name_or_path": row.repo if row else base.directory.resolve().as_posix(),
         "revision": row.revision if row else None,
         "r": layer.rank,
         "lora_alpha": layer.alpha,
@@ -102,16 +112,19 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     }
 
 
-def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint) -> Exported:
-    """Load the adapters onto transformers' model of the base weights and compare logits; a classifier's on its texts."""
-    try:
-        from peft import PeftModel
-        from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
-    except ImportError:
-        return Exported(False, "written; not compared, peft is not installed")
-    model, gpt = thing.model, base.gpt
+def has_peft() -> bool:
+    """Whether peft, and transformers with it, is installed."""
+    return find_spec("peft") is not None and has_transformers()
+
+
+def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
+    """Put the directory on transformers' model of the base weights and compare logits, a classifier's on its texts."""
+    from peft import PeftModel
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    model, gpt = thing.model, loaded.gpt
     assert isinstance(model, GPT | Classifier), "other models are refused"
-    config = GPT2Config(**hugging_face_config(gpt, base.tokenizer))
+    config = GPT2Config(**hugging_face_config(gpt, loaded.tokenizer))
     if isinstance(model, Classifier):
         config.num_labels = model.head.out_features
     theirs: Any = (GPT2ForSequenceClassification if isinstance(model, Classifier) else GPT2LMHeadModel)(config)
@@ -121,8 +134,9 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     ):  # peft calls deprecated functions of transformers
         theirs = PeftModel.from_pretrained(theirs, directory).eval()
     if isinstance(model, Classifier):
-        ids = encode(base.tokenizer, thing.texts, thing.max_length)
-        difference = np.abs(predict_logits(model, ids) - their_logits(theirs, ids, base.tokenizer.end_of_text)).max()
+        ids = encode(loaded.tokenizer, thing.texts, thing.max_length)
+        other = padded_logits(theirs, ids, loaded.tokenizer.end_of_text)
+        difference = np.abs(predict_logits(model, ids) - other).max()
     else:
         tokens = random_ids(gpt.config)
         with torch.inference_mode():
@@ -130,6 +144,30 @@ def compare_with_peft(directory: Path, thing: Exportable, base: LoadedCheckpoint
     if not difference <= TOLERANCE:
         raise refuse("peft", f"largest logit difference {difference:.2e}")
     return Exported(True, f"peft gives the same logits, largest difference {difference:.1e}", float(difference))
+
+
+def compare_plainly(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
+    """The same in plain numpy: the adapter's matrices added to those in the base's files."""
+    model, tensors = thing.model, dict[str, np.ndarray]()
+    assert isinstance(model, GPT | Classifier), "other models are refused"
+    for path in tensor_files(base.directory):
+        tensors |= read_tensors(path)
+    try:
+        merged = with_adapter(tensors, directory)
+        reader = PlainReader(directory, merged, hugging_face_config(loaded.gpt, loaded.tokenizer))
+        if isinstance(model, Classifier):
+            ids = encode(loaded.tokenizer, thing.texts[:PLAIN_TEXTS], thing.max_length)
+            difference = float(np.abs(predict_logits(model, ids) - reader.classify(ids)).max())
+        else:
+            tokens = random_ids(loaded.gpt.config)
+            with torch.inference_mode():
+                difference = float(np.abs(model(tokens).numpy() - reader.next_token_logits(tokens.numpy())).max())
+    except (KeyError, ValueError) as error:
+        raise refuse(PlainReader.name, str(error)) from error
+    if not difference <= TOLERANCE:
+        raise refuse(PlainReader.name, f"largest logit difference {difference:.2e}")
+    said = f"{PlainReader.name} gives the same logits, largest difference {difference:.1e}; peft is not installed"
+    return Exported(True, said, difference)
 
 
 def _layer_names(gpt: GPT) -> dict[str, str]:
@@ -141,26 +179,31 @@ def _layer_names(gpt: GPT) -> dict[str, str]:
     }
 
 
-def _readme(name: str, config: dict, labels: list[str], end: int, exported: Exported) -> str:
-    where = config["base_model_name_or_path"]
-    arguments = f', revision="{config["revision"]}"' if config["revision"] else ""
+def _readme(name: str, config: dict, base: str, labels: list[str], end: int, exported: Exported) -> str:
+    where, revision = config["base_model_name_or_path"], config["revision"]
+    arguments = "dtype=torch.float32" + (f', revision="{revision}"' if revision else "")
     if labels:
         arguments += f", num_labels={len(labels)}, pad_token_id={end},\n        id2label={dict(enumerate(labels))}"
     kind = "GPT2ForSequenceClassification" if labels else "GPT2LMHeadModel"
+    copy = f"give your own copy of {escape_markdown(base)}"
+    here = "" if revision else f"\nThe base is a directory of the machine where this was written; elsewhere, {copy}.\n"
     return "\n".join(
         [
             f"# {escape_markdown(name)}",
             "",
-            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {escape_markdown(where)}.",
+            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {escape_markdown(base)}.",
             "",
             f"- {exported.summary}",
             "",
             "## Use",
-            "",
+            here,
+            "    import torch",
             "    from peft import PeftModel",
-            f"    from transformers import {kind}",
-            f'    base = {kind}.from_pretrained("{where}"{arguments})',
-            '    model = PeftModel.from_pretrained(base, "DIRECTORY")',
+            f"    from transformers import AutoTokenizer, {kind}",
+            f'    base = {kind}.from_pretrained("{where}",',
+            f"        {arguments})",
+            '    model = PeftModel.from_pretrained(base, "DIRECTORY").eval()',
+            '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
             "",
         ]
     )

@@ -110,12 +110,14 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     else:
         from huggingface_hub import HfApi
 
-        with _explained(repo):
+        with said_of_hub(repo):
             info = _ask(
-                lambda: HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, timeout=10, files_metadata=True)
+                lambda: HfApi(endpoint=hub_endpoint()).model_info(
+                    repo, revision=revision, timeout=10, files_metadata=True
+                )
             )
         if not info.sha:
-            raise FetchError(f"{repo}: {_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
+            raise FetchError(f"{repo}: {hub_endpoint()} does not answer like a hub", do="Check HF_ENDPOINT")
         commit, there = info.sha, {file.rfilename: file for file in info.siblings or []}
     expects = {}
     for name in _checkpoint_files(repo, set(there)):
@@ -126,8 +128,8 @@ def get_hub_checkpoint(repo: str, revision: str | None = None) -> Path:
     if network_available():
         from huggingface_hub import hf_hub_download
 
-        with _explained(repo):  # makes the cache remember the branch's commit, for use without a network
-            hf_hub_download(repo, "config.json", revision=revision, endpoint=_endpoint())
+        with said_of_hub(repo):  # makes the cache remember the branch's commit, for use without a network
+            hf_hub_download(repo, "config.json", revision=revision, endpoint=hub_endpoint())
     return folder
 
 
@@ -199,7 +201,7 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
         raise _no_network(label, lacks + cache.mirror_lacks(label, expects))
     from huggingface_hub import constants, hf_hub_download
 
-    address = f"{_endpoint()}/{repo}/resolve/{revision}"
+    address = f"{hub_endpoint()}/{repo}/resolve/{revision}"
     for file, expect in expects.items():
         hub = hub_value(label, repo, revision, file)
         size_differs = expect.size_bytes is not None and hub.size_bytes not in (None, expect.size_bytes)
@@ -214,19 +216,19 @@ def _download(label: str, repo: str, revision: str, expects: dict[str, Expected]
             expect, size_bytes=expect.size_bytes or hub.size_bytes, digest=expect.digest or hub.digest
         )
     _say_size(
-        f"{label}: downloading {', '.join(expects)} from {_endpoint()}/{repo}, revision {revision[:8]}",
+        f"{label}: downloading {', '.join(expects)} from {hub_endpoint()}/{repo}, revision {revision[:8]}",
         sum(expect.size_bytes or 0 for expect in expects.values()),
         Path(constants.HF_HUB_CACHE),
     )
     for file, expect in expects.items():
         for attempt in (1, 2):
-            with _explained(f"{label}: {file}", f"{address}/{file}"):
+            with said_of_hub(f"{label}: {file}", f"{address}/{file}"):
                 path = Path(
                     hf_hub_download(
                         repo,
                         file,
                         revision=revision,
-                        endpoint=_endpoint(),
+                        endpoint=hub_endpoint(),
                         tqdm_class=_bar(f"{label}: {file}", expect.size_bytes),
                     )
                 )
@@ -311,7 +313,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
 
     pooch.get_logger().setLevel("WARNING")
     downloads = cache.home() / "downloads"
-    with _explained(row.name, source.url):
+    with said_of_hub(row.name, source.url):
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as folder:
             bar = _bar(row.name, row.spec.size_bytes)(unit="B", unit_scale=True, desc=row.name, disable=None)
@@ -323,7 +325,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
         warn(f"{source.url} is not the recorded archive, but {row.file} in it is the pinned file")
 
 
-def _endpoint() -> str:
+def hub_endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
@@ -351,7 +353,7 @@ def network_available() -> bool:
 
     def ask() -> None:
         try:
-            status = session.head(_endpoint(), timeout=PROBE_SECONDS).status_code
+            status = session.head(hub_endpoint(), timeout=PROBE_SECONDS).status_code
             answers.append(status < 500 and status != 407)  # 407: a proxy asks for a password
         except (OSError, HTTPError, ValueError, RuntimeError):
             answers.append(False)
@@ -363,7 +365,7 @@ def network_available() -> bool:
 
 
 def _no_network(label: str, known: str) -> FetchError:
-    why = f"{_offline()} is set" if _offline() else f"{_endpoint()} does not answer"
+    why = f"{_offline()} is set" if _offline() else f"{hub_endpoint()} does not answer"
     return FetchError(f"{label} cannot be downloaded without a network", got=why, known=known, do=ELSEWHERE)
 
 
@@ -373,12 +375,12 @@ def hub_value(label: str, repo: str, revision: str, file: str) -> Expected:
         raise _no_network(label, f"{file} has no pinned sha256, so its hash must come from the hub")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
-    with _explained(f"{label}: {file}", url):
+    url = hf_hub_url(repo, file, revision=revision, endpoint=hub_endpoint())
+    with said_of_hub(f"{label}: {file}", url):
         answer = _ask(lambda: get_hf_file_metadata(url, timeout=10))
     if answer.commit_hash is None or not cache.DIGEST.fullmatch(answer.etag or ""):
         raise FetchError(
-            f"{label}: {_endpoint()} does not answer like a Hugging Face hub",
+            f"{label}: {hub_endpoint()} does not answer like a Hugging Face hub",
             got=f"no commit or hash for {file}{_served(url)}",
             do="Check HF_ENDPOINT and the proxy",
         )
@@ -410,7 +412,7 @@ def _served(url: str) -> str:
 
 
 @contextmanager
-def _explained(label: str, url: str = "") -> Iterator[None]:
+def said_of_hub(label: str, url: str = "") -> Iterator[None]:
     """Turn any error of the download clients into a FetchError with advice."""
     from huggingface_hub.errors import HTTPError  # base class of the errors of the hub's HTTP client
 
@@ -418,7 +420,7 @@ def _explained(label: str, url: str = "") -> Iterator[None]:
         yield
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
         cut_off = "Consistency check failed" in str(error)
-        raise explain(error, label, url or _endpoint(), _served(url) if cut_off else "") from error
+        raise explain(error, label, url or hub_endpoint(), _served(url) if cut_off else "") from error
 
 
 def _say_size(what: str, size_bytes: int, folder: Path) -> None:

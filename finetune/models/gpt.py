@@ -70,7 +70,9 @@ class Attention(nn.Module):
         query, key, value = (self.split_heads(z) for z in (query, key, value))  # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(key, value)  # (B, H, S, D)
-        causal = mask is None and x.shape[1] > 1
+        causal = mask is None and (
+            cache is None or x.shape[1] > 1
+        )  # without a cache no shape decides: it can be traced
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
@@ -245,7 +247,7 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """One position of each sequence: x (B, T, C), at (B,) -> (B, 1, C)."""
-    return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
+    return x[torch.arange(x.shape[0], device=x.device), at].unsqueeze(1)  # len(x) could not be traced
 
 
 def causal_mask_at(at: Tensor, length: int) -> Tensor:

@@ -18,18 +18,30 @@ def run(recipe: Recipe, run: Run) -> "Exported":
     return write(recipe, run, "hf")
 
 
-def write(recipe: Recipe, run: Run, format: str) -> "Exported":
-    """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result."""
+def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None) -> "Exported":
+    """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result.
+
+    quantize: one of the format's ``QUANTIZED``. Raises RecipeError for another.
+    """
     from importlib import import_module
 
     from finetune.console import say
+    from finetune.errors import RecipeError
     from finetune.export import FORMATS
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import base_weights, best_model, trained_model
 
     writer = import_module(FORMATS[format])
+    known = getattr(writer, "QUANTIZED", ())
+    if quantize is not None and quantize not in known:
+        raise RecipeError(
+            f"the format {format} is not quantized so",
+            got=f"--quantize {quantize}",
+            known=", ".join(known) or "no quantization",
+        )
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
     thing = task_named(recipe.task).exportable(recipe, run, model, tokenizer)
-    exported = writer.write(thing, run.path("export", format), base_weights(recipe, run))
+    options = {"quantize": quantize} if quantize else {}
+    exported = writer.write(thing, run.path("export", format), base_weights(recipe, run), **options)
     say(f"export: {exported.summary}")
     return exported

@@ -52,6 +52,10 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
         "adapter_model.safetensors",
         "adapter_config.json",
         "MANIFEST.json",
+        "bundle.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
         "README.md",
     }
     assert "nothing left to do" in finetune("run", run / "recipe.json", "--name", "spam-classifier").out
@@ -69,7 +73,7 @@ def test_a_run_without_adapters_or_an_unknown_format_is_refused(finetune, toy_co
     refused = finetune("export", toy_copy, "--format", "peft")
     assert refused.status == 2 and "has no adapters; known: a run with method lora. Export it with" in refused.err
     unknown = finetune("export", toy_copy, "--format", "pickle")
-    assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft" in unknown.err
+    assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft, onnx, gguf" in unknown.err
 
 
 def test_a_language_model_is_trained_and_merged(finetune, tmp_path):

@@ -45,6 +45,8 @@ FILES = {
     "export/hf/model.safetensors",
     "export/hf/vocab.json",
     "export/hf/merges.txt",
+    "export/hf/tokenizer_config.json",
+    "export/hf/generation_config.json",
     "export/hf/seq2seq.json",
     "export/hf/README.md",
     "export/hf/MANIFEST.json",
@@ -73,7 +75,7 @@ def test_targets_are_learned_measured_reported_exported_and_written(finetune, tm
     done = run(finetune, family, pairs, "--set", "train.epochs=6")
     assert done.status == 0, done.err
     directory = tmp_path / "runs" / "seq2seq"
-    assert files_of(directory) == FILES | ({"export/hf/tokenizer_config.json"} if family == "decoder" else set())
+    assert files_of(directory) == FILES
 
     card = json.loads((directory / "data" / "card.json").read_text())
     assert card["columns"] == ["digits", "in words"] and sum(card["dropped"].values()) == 2
@@ -120,6 +122,20 @@ def test_the_decoders_export_writes_the_same_in_transformers(finetune, tmp_path,
         )[0, ids.shape[1] :].tolist()
         new = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
         assert tokenizer.decode(new).strip() == row["output"]
+
+
+def test_the_encoder_decoder_writes_the_same_in_transformers(finetune, tmp_path, pairs):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    done = run(finetune, "encoder-decoder", pairs, "--set", "train.epochs=2")
+    assert done.status == 0 and "transformers gives the same logits" in done.out, done.err
+    directory = tmp_path / "runs" / "seq2seq"
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory / "export" / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory / "export" / "hf")
+    rows = list(csv.DictReader(io.StringIO((directory / "targets.csv").read_text(encoding="utf-8"))))
+    sources = tokenizer([row["source"] for row in rows[:5]], return_tensors="pt", padding=True)
+    texts = tokenizer.batch_decode(model.generate(**sources), skip_special_tokens=True)
+    assert [text.strip() for text in texts] == [row["output"] for row in rows[:5]]
 
 
 @pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])

@@ -203,9 +203,10 @@ def tiny_request(table):
 def uncompared():
     """Exports are not compared with transformers: its import takes longer than all the rest of a tiny run."""
     from finetune.export import hf
+    from finetune.export.exportable import Exported
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "compare_classifier", lambda *_: hf.NOT_COMPARED)
+        patch.setattr(hf, "compare_classifier", lambda *_: Exported(False, "not compared"))
         yield
 
 

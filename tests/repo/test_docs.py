@@ -14,6 +14,7 @@ PAGES = [
     "weights/README.md",
     "benchmarks/README.md",
     "docs/findings.md",
+    "docs/deploying.md",
 ]
 
 

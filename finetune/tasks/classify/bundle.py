@@ -1,35 +1,40 @@
-"""Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs."""
+"""Predict with a bundle: a directory with weights, tokenizer, label names and everything a prediction needs.
+
+A bundle in ONNX is predicted without torch.
+"""
 
 import itertools
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import Field
 
-from finetune.checkpoints.layouts import load_directory
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.results import StartWeights
-from finetune.files import atomic_write, read_json
-from finetune.models.heads import Classifier
+from finetune.files import MANIFEST, atomic_write, damage, read_json
 from finetune.records import Record
 from finetune.run import Run
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
 from finetune.tables.tables import iterate_table
-from finetune.tokenizer import Tokenizer
-from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
-from finetune.training.token_rows import encode
+
+if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
+    from finetune.export.standalone import OnnxClassifier
+    from finetune.models.heads import Classifier
+    from finetune.tokenizer import Tokenizer
 
 CHUNK = 1024  # rows in memory at a time
 REPLACING_SECONDS = 2.0  # to wait for an export that is just taking another's place
+ONNX = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,43 +56,66 @@ class BundleCard(Record):
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Predictor(ABC):
     """A classifier that is ready to use."""
 
-    model: Classifier
-    tokenizer: Tokenizer
+    labels: list[str]
+    positive: str | None
+    threshold: float | None
+    temperature: float
+    columns: dict[str, str]  # text and label, as the table that was learnt calls them
+
+    @abstractmethod
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Raw logits (n, K), in fp32. Raises DataError for an empty text."""
+
+    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
+        probabilities = softmax(self.logits(texts), self.temperature)
+        return [self.labels[i] for i in self.decide(probabilities)], probabilities
+
+    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
+        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+
+        None where neither is: the table's own names and content tell it then.
+        """
+        learnt = self.columns.get(what, "")
+        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
+        return given or (learnt if here else None)
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """The number (n,) of each row's label, the bundle's threshold applied."""
+        positive = self.labels.index(self.positive) if self.positive else None
+        return decide(probabilities, positive, self.threshold)
+
+
+_Loaded = TypeVar("_Loaded", bound=Predictor)
+
+
+@dataclass(frozen=True)
+class Bundle(Predictor):
+    """A classifier in torch."""
+
+    model: "Classifier"
+    tokenizer: "Tokenizer"
     labels: list[str]
     positive: str | None
     max_length: int
     threshold: float | None
     temperature: float
-    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
+    columns: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
-        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together.
-
-        An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
-        """
-        until = time.monotonic() + REPLACING_SECONDS
-        while True:
-            before = _identity(path)
-            try:
-                found = cls._load(path)
-            except (WeightsError, OSError) as error:
-                settled = before == _identity(path) and (before or not _being_replaced(path))
-                if settled or time.monotonic() > until:
-                    if isinstance(error, OSError):
-                        raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
-                    raise
-            else:
-                if before == _identity(path):
-                    return found
-            time.sleep(0.05)
+        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        return _settled(path, lambda: cls._load(path))
 
     @classmethod
     def _load(cls, path: Path | str) -> "Bundle":
+        from finetune.checkpoints.layouts import load_directory
+        from finetune.models.heads import Classifier
+        from finetune.training.precision import device_type
+
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
         loaded = load_directory(directory)
@@ -110,30 +138,82 @@ class Bundle:
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
+        from finetune.training.predict import predict_logits
+        from finetune.training.token_rows import encode
+
         ids = encode(self.tokenizer, texts, self.max_length)
         empty = [i for i, row in enumerate(ids) if not row]
         if empty:
             raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
         return predict_logits(self.model, ids)
 
-    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
-        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
-        probabilities = softmax(self.logits(texts), self.temperature)
-        return [self.labels[i] for i in self.decide(probabilities)], probabilities
 
-    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
-        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+@dataclass(frozen=True)
+class OnnxBundle(Predictor):
+    """A classifier in ONNX; neither torch nor anything else of its size is loaded."""
 
-        None where neither is: the table's own names and content tell it then.
-        """
-        learnt = self.columns.get(what, "")
-        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
-        return given or (learnt if here else None)
+    model: "OnnxClassifier"
+    labels: list[str]
+    positive: str | None
+    threshold: float | None
+    temperature: float
+    columns: dict[str, str] = field(default_factory=dict)
 
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The number (n,) of each row's label, the bundle's threshold applied."""
-        positive = self.labels.index(self.positive) if self.positive else None
-        return decide(probabilities, positive, self.threshold)
+    @classmethod
+    def load(cls, path: Path | str) -> "OnnxBundle":
+        """Read a directory that ``export --format onnx`` wrote. Raises WeightsError, or RunError without onnxruntime."""
+        return _settled(path, lambda: cls._load(path))
+
+    @classmethod
+    def _load(cls, path: Path | str) -> "OnnxBundle":
+        from finetune.export.extras import require
+        from finetune.export.standalone import OnnxClassifier
+
+        require("onnx", "onnxruntime")
+        if (Path(path) / MANIFEST).exists() and (why := damage(Path(path))):
+            raise WeightsError(f"{path}: this bundle is damaged or was edited", got=why, do="Export it again.")
+        card = read_card(Path(path) / "bundle.json")
+        try:
+            model = OnnxClassifier(path)
+        except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
+            raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
+        if (model.labels, model.temperature, model.threshold) != (card.labels, card.temperature, card.threshold):
+            raise WeightsError(f"{path}: bundle.json does not fit {ONNX}", do="Export the run again.")
+        return cls(model, card.labels, card.positive, card.threshold, card.temperature, card.columns)
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Raw logits (n, K), in fp32."""
+        try:
+            return self.model.logits(texts)
+        except ValueError as error:
+            raise DataError(str(error), do="Leave rows without text out.") from error
+
+
+def open_bundle(path: Path | str) -> Predictor:
+    """The classifier in a bundle or a run, in ONNX where the bundle is. Raises WeightsError."""
+    return _settled(path, lambda: (OnnxBundle if (Path(path) / ONNX).exists() else Bundle)._load(path))
+
+
+def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
+    """What `load` makes of the directory.
+
+    An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
+    """
+    until = time.monotonic() + REPLACING_SECONDS
+    while True:
+        before = _identity(path)
+        try:
+            found = load()
+        except (WeightsError, OSError) as error:
+            settled = before == _identity(path) and (before or not _being_replaced(path))
+            if settled or time.monotonic() > until:
+                if isinstance(error, OSError):
+                    raise WeightsError(f"{path}: cannot be read", got=error.strerror or str(error)) from error
+                raise
+        else:
+            if before == _identity(path):
+                return found
+        time.sleep(0.05)
 
 
 def _directory(path: Path | str) -> Path:
@@ -162,12 +242,26 @@ def bundle_directory(path: Path | str) -> Path:
         Run.at(Path(path))  # which refuses links out of the run
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
+        if writes and _classifies(directory / "model.safetensors"):
+            raise WeightsError(
+                f"{path}: a classifier without its bundle.json, as when another program saved it again",
+                known="labels, length, threshold and temperature stand in bundle.json",
+                do="Copy bundle.json into it from the export that it was loaded from.",
+            )
         raise WeightsError(
             f"{path}: not a bundle" + (", but weights that write" if writes else ""),
             known="a classifier's run, or its export/hf with bundle.json",
             do=f"Try: finetune generate {path} TEXT" if writes else "Finish the run: finetune run RECIPE --name NAME",
         )
     return directory
+
+
+def _classifies(path: Path) -> bool:
+    """Whether a file of weights has a classifier's head."""
+    from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
+    from finetune.checkpoints.store import read_header
+
+    return CLASSIFIER_HEAD in read_header(path)
 
 
 def read_card(path: Path) -> BundleCard:
@@ -186,7 +280,7 @@ def read_card(path: Path) -> BundleCard:
     return card
 
 
-def added_columns(bundle: Bundle, names: list[str], source: Path | str) -> list[str]:
+def added_columns(bundle: Predictor, names: list[str], source: Path | str) -> list[str]:
     """What a prediction adds to a table's columns. Raises DataError where one is there already."""
     added = ["predicted", "probability", *(f"p_{label}" for label in bundle.labels)]
     clash = [name for name in added if name in names]
@@ -196,7 +290,7 @@ def added_columns(bundle: Bundle, names: list[str], source: Path | str) -> list[
 
 
 def predict_table(
-    bundle: Bundle, source: Path, target: Path, text: str | None, encoding: str | None = None, header: bool = True
+    bundle: Predictor, source: Path, target: Path, text: str | None, encoding: str | None = None, header: bool = True
 ) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 

@@ -3,6 +3,7 @@
 import json
 
 from finetune.console import escape_markdown
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
 from finetune.export.hf import in_transformers
 from finetune.files import read_json, sha256_json
@@ -15,17 +16,6 @@ from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.score import ClassifierEvaluation
 from finetune.tokenizer import Tokenizer
 
-WITH_TRANSFORMERS = (
-    "or, without this project:",
-    "",
-    "    from transformers import pipeline",
-    '    classify = pipeline("text-classification", "DIRECTORY")',
-    '    classify("a text")',
-    "",
-    "transformers applies neither temperature nor threshold; both are in bundle.json.",
-    "",
-)
-
 
 def exportable_run(
     run: Run,
@@ -35,8 +25,9 @@ def exportable_run(
     labels: list[str],
     max_length: int,
     texts: list[str],
+    targets: list[int],
 ) -> Exportable:
-    """A finished run's classifier. texts: for comparing the export's logits."""
+    """A finished run's classifier. texts: for comparing the export's logits. targets: the numbers of their labels."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
     data = ClassifierCard.from_json(read_json(described), described)
@@ -54,11 +45,19 @@ def exportable_run(
         data_sha256=run.result("download", Downloaded).data.sha256,
         recipe_sha256=sha256_json(recipe.model_dump()),
     )
-    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data))
+    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
+    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data), about, targets)
 
 
 def exportable(
-    name: str, model: Classifier, tokenizer: Tokenizer, card: BundleCard, texts: list[str], facts: list[str]
+    name: str,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    card: BundleCard,
+    texts: list[str],
+    facts: list[str],
+    about: Card | None = None,
+    targets: list[int] | None = None,
 ) -> Exportable:
     """A classifier and its card. facts: lines of the README on its results and data."""
     labels = card.labels
@@ -78,7 +77,9 @@ def exportable(
         files,
         labels,
         texts,
-        card.max_length,
+        targets=targets or [],
+        max_length=card.max_length,
+        card=about or Card("text-classification", card.weights),
     )
 
 
@@ -113,6 +114,36 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
         "",
         '    finetune predict DIRECTORY "a text"',
         "",
-        *(WITH_TRANSFORMERS if public else ()),
+        *(_in_transformers(card) if public else ()),
     ]
     return "\n".join(lines)
+
+
+def _in_transformers(card: BundleCard) -> list[str]:
+    return [
+        "or, without this project:",
+        "",
+        *("    " + line for line in transformers_lines(card)),
+        "",
+        "`truncation=True` truncates texts to the length of training. transformers applies neither temperature nor",
+        "threshold; the last three lines do. Both are in bundle.json.",
+        "",
+    ]
+
+
+def transformers_lines(card: BundleCard) -> list[str]:
+    """Code that predicts with transformers as ``finetune predict`` does."""
+    if card.positive is not None and card.threshold is not None and len(card.labels) == 2:
+        [other] = [label for label in card.labels if label != card.positive]
+        label = f"{card.positive!r} if probabilities[{card.positive!r}] >= {card.threshold!r} else {other!r}"
+    else:
+        label = "max(probabilities, key=probabilities.get)"
+    return [
+        "from math import exp",
+        "from transformers import pipeline",
+        'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
+        'scores = classify("a text", top_k=None, function_to_apply="none")',
+        f"odds = {{row['label']: exp(row['score'] / {card.temperature!r}) for row in scores}}",
+        "probabilities = {label: odd / sum(odds.values()) for label, odd in odds.items()}",
+        f"label = {label}",
+    ]

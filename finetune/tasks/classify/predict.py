@@ -1,25 +1,42 @@
 """``finetune predict`` with a classifier: a label for each text, or for each row of a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from finetune.tasks.classify.bundle import Bundle
+from finetune.tasks.classify.bundle import Predictor, open_bundle
 from finetune.tasks.classify.bundle import predict_table as fill_table
 
 
-def predict_texts(directory: Path, texts: list[str]) -> Iterator[str]:
-    """A label and its probability for each text."""
-    ready = Bundle.load(directory)
-    for label, p in zip(*ready.predict(texts), strict=True):
-        yield f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}"
+def predict_texts(directory: Path, texts: list[str], adapters: Sequence[Path] = ()) -> Iterator[str]:
+    """A label and its probability for each text; several adapters answer in turn, each line with its adapter."""
+    for where, ready in _predictors(directory, adapters):
+        for label, p in zip(*ready.predict(texts), strict=True):
+            line = f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}"
+            yield f"{where}\t{line}" if len(adapters) > 1 else line
 
 
 def predict_table(
-    directory: Path, source: Path, target: Path, text: str | None, encoding: str | None, header: bool
+    directory: Path,
+    source: Path,
+    target: Path,
+    text: str | None,
+    encoding: str | None,
+    header: bool,
+    adapters: Sequence[Path] = (),
 ) -> Iterator[str]:
-    """Fill a table, and say what was read."""
-    counts = fill_table(Bundle.load(directory), source, target, text, encoding, header)
+    """Fill a table, and say what was read. adapters: one at most, since each would write the table again."""
+    [(_, ready)] = _predictors(directory, adapters)
+    counts = fill_table(ready, source, target, text, encoding, header)
     yield (
         f"{target}: {counts['rows']:,} rows, text {counts['text_column']!r}"
         + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
     )
+
+
+def _predictors(directory: Path, adapters: Sequence[Path]) -> Iterable[tuple[str, Predictor]]:
+    """The bundle in a directory, or with adapters each of them on the base weights there."""
+    if not adapters:
+        return [(str(directory), open_bundle(directory))]
+    from finetune.tasks.classify.adapters import adapted_bundles
+
+    return adapted_bundles(str(directory), adapters)

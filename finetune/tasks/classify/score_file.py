@@ -14,7 +14,7 @@ from finetune.report.metric_text import metric_text
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts, labelled_chunks
 from finetune.tables.tables import iterate_table
-from finetune.tasks.classify.bundle import CHUNK, Bundle
+from finetune.tasks.classify.bundle import CHUNK, open_bundle
 
 
 def score_file(
@@ -24,7 +24,7 @@ def score_file(
 
     The file is read twice, for its labels and then for its texts; of a row only numbers stay in memory.
     """
-    bundle = Bundle.load(bundle_path)
+    bundle = open_bundle(bundle_path)
     layout = detect_format(data, encoding, HEADER_NAMES).layout
     names = next(iterate_table(data, layout), ([],))[0]
     text, label = bundle.column("text", text, names), bundle.column("label", label, names)

@@ -202,8 +202,9 @@ class ClassifyTask(Task[ClassifyPrepared, Reader, Classifier, ClassifierEvaluati
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts."""
         prepared = run.result("prepare", ClassifyPrepared)
-        texts = [record.text for record in read_records(run, "test", LabelledRow)]
-        return exportable_run(run, recipe, model, tokenizer, prepared.labels, prepared.max_length, texts)
+        rows, labels = read_records(run, "test", LabelledRow), prepared.labels
+        texts, targets = [row.text for row in rows], [labels.index(row.label) for row in rows]
+        return exportable_run(run, recipe, model, tokenizer, labels, prepared.max_length, texts, targets)
 
     def next_command(self, directory: Path) -> str:
         """Predict a label."""

@@ -3,6 +3,7 @@
 Source of the style alpaca: Taori et al. 2023, Stanford Alpaca, github.com/tatsu-lab/stanford_alpaca, train.py.
 """
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -21,6 +22,16 @@ TEMPLATES = {  # with and without an input
     ),
     "plain": ("{instruction}\n{input}\n", "{instruction}\n"),
 }
+_CHAT_TEMPLATE = (  # as _chat
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{- 'System: ' + message['content'] + '\\n' -}}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{{- ('\\n' if loop.index0 > 0 and messages[loop.index0 - 1]['role'] == 'assistant' else '') "
+    "+ 'User: ' + message['content'] + '\\n' -}}"
+    "{%- else -%}{{- 'Assistant: ' + message['content'] + eos_token -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
+)
 _TELLING = 4  # minimum characters of a prompt's line that identify it
 
 
@@ -79,6 +90,40 @@ def answer(record: InstructRecord) -> str:
 def fill(template: str, values: dict[str, str]) -> str:
     """Replace the fields of a template by their values. Fields inside a value are not replaced."""
     return FIELD.sub(lambda found: values[found[1]], template)
+
+
+def chat_template(settings: Instruct) -> str:
+    """The style as a Jinja template for transformers' ``apply_chat_template``; messages have a role and a content."""
+    if settings.style == "chat" and not settings.template:
+        return _CHAT_TEMPLATE
+    before, _, after = _templates(settings)[1].replace("{input}", "").partition("{instruction}")
+    parts = after.split("{instruction}")
+    asked = "messages[0]['content']"
+    text = f" + {asked} + ".join(json.dumps(part, ensure_ascii=False) for part in (before, *parts))
+    return (
+        "{%- if messages[0]['role'] != 'user' or messages | length > 2 -%}"
+        "{{- raise_exception('this model was trained on one question and its answer') -}}{%- endif -%}"
+        f"{{{{- {text} -}}}}"
+        "{%- if messages | length == 2 -%}{{- messages[1]['content'] + eos_token -}}{%- endif -%}"
+    )
+
+
+def ollama_template(settings: Instruct) -> str:
+    """The style as a Go template, in which ollama writes the question to the place of .Prompt."""
+    if settings.style == "chat" and not settings.template:
+        return "{{ if .System }}System: {{ .System }}\n{{ end }}User: {{ .Prompt }}\nAssistant:"
+    return fill(_templates(settings)[1], {"instruction": "{{ .Prompt }}", "input": ""})
+
+
+def as_messages(record: InstructRecord, settings: Instruct) -> list[dict[str, str]] | None:
+    """A record up to its last answer as messages; none where the style's prompt is more than a question."""
+    if isinstance(record, Instruction) and record.input and (settings.style != "chat" or settings.template):
+        return None
+    system, exchanges = record.conversation()
+    said = [{"role": "system", "content": system}] if system else []
+    for user, assistant in exchanges:
+        said += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return said[:-1]
 
 
 def _templates(settings: Instruct) -> tuple[str, str]:

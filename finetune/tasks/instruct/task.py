@@ -7,7 +7,8 @@ import torch
 
 from finetune.console import say, warn
 from finetune.evaluation.results import Start
-from finetune.export.exportable import Exportable
+from finetune.export.card import Card
+from finetune.export.exportable import Conversation, Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
@@ -19,11 +20,11 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
-from finetune.tasks.instruct.examples import Examples, Tokens, make_examples, prompt_room
+from finetune.tasks.instruct.examples import Examples, Tokens, conversation_ids, make_examples, prompt_room
 from finetune.tasks.instruct.job import build_job, evaluate, generate_answers
 from finetune.tasks.instruct.page import PAGE, answers_table, verdict
 from finetune.tasks.instruct.prepare import divide_records, prepare
-from finetune.tasks.instruct.prompts import pieces
+from finetune.tasks.instruct.prompts import as_messages, chat_template, markers, ollama_template, pieces
 from finetune.tasks.instruct.records import (
     EXPECTED,
     MOST_LISTED,
@@ -50,6 +51,13 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
 from finetune.training.trial import Probe
+
+COMPARED = 100  # conversations on which the chat template is compared
+SPECIAL_TOKENS = [  # of a style with several answers, each closed by a special token
+    "A `<|endoftext|>` that somebody types stays text with `tokenizer.apply_chat_template(messages,",
+    "add_generation_prompt=True, sanitize_control_tokens=True)`, in transformers from 5.23 on; else it ends an answer.",
+    "",
+]
 
 
 class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel], AnswersEvaluation]):
@@ -165,17 +173,40 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
         measured, data = run.path("eval.json"), run.path("data", "card.json")
         evaluation = AnswersEvaluation.from_json(read_json(measured), measured)
         card = InstructionsCard.from_json(read_json(data), data)
+        settings = recipe.instruct
+        several = settings.style == "chat" and not settings.template
         readme = language_model_readme(
             run.name,
             evaluation.weights.name,
             [self.verdict(evaluation)],
             [
+                "    from transformers import pipeline",
+                '    answer = pipeline("text-generation", "DIRECTORY")',
+                '    answer([{"role": "user", "content": "a question"}])',
+                "",
+                *(SPECIAL_TOKENS if several else []),
                 "The prompt, word for word as in training (here with a sample question):",
                 "",
                 *("    " + line for line in card.prompt.splitlines()),
             ],
         )
-        return Exportable(run.name, model.body, tokenizer, readme)
+        conversations = [
+            Conversation(messages, conversation_ids(record, tokenizer, settings))
+            for record in read_records(run, "test", Instruction, Dialogue)[:COMPARED]
+            if (messages := as_messages(record, settings))
+        ]
+        return Exportable(
+            run.name,
+            model.body,
+            tokenizer,
+            readme,
+            card=Card("text-generation", evaluation.weights, evaluation.headline, card.name),
+            tokenizer_settings={"chat_template": chat_template(settings), "split_special_tokens": not several},
+            generation={"do_sample": False, "max_new_tokens": settings.max_new_tokens},
+            stop=[f"\n{marker}" for marker in markers(settings)],
+            ollama_template=ollama_template(settings),
+            conversations=conversations,
+        )
 
     def next_command(self, directory: Path) -> str:
         """Chat with the model."""

@@ -10,6 +10,7 @@ from finetune.checkpoints.scratch import Architecture
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
@@ -221,7 +222,14 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             [f"{headline.value:.4f} {unit} on held-out text (95 % interval {headline.low:.4f} to {headline.high:.4f})"],
             use,
         )
-        return Exportable(run.name, model.body, tokenizer, readme)
+        return Exportable(
+            run.name,
+            model.body,
+            tokenizer,
+            readme,
+            card=Card("fill-mask" if is_masked(recipe) else "text-generation", evaluation.weights, headline),
+            generation={"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60},
+        )
 
     def next_command(self, directory: Path) -> str:
         """Classify with the pretrained weights."""

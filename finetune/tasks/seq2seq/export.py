@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finetune.console import escape_markdown
 from finetune.export.exportable import Exported
 from finetune.records import Record
 
@@ -20,13 +21,13 @@ class SourceUse(Record):
     length_penalty: float
 
 
-def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
-    """The README of an encoder-decoder. said: a sentence with its results."""
+def encoder_decoder_readme(name: str, said: str, public: bool) -> Callable[[Exported], str]:
+    """The README of an encoder-decoder. said: a sentence with its results. public: transformers has a class for it."""
 
     def readme(exported: Exported) -> str:
         return "\n".join(
             [
-                f"# {name}",
+                f"# {escape_markdown(name)}",
                 "",
                 "An encoder-decoder by gpt2-finetune: both sides are GPT-2 blocks, the encoder's without "
                 "the causal mask, the decoder's with cross-attention.",
@@ -45,9 +46,24 @@ def encoder_decoder_readme(name: str, said: str) -> Callable[[Exported], str]:
                 '    source = torch.tensor([tokenizer.encode("a source")])',
                 "    ids = model.generate(source, torch.tensor([[end]]), 64, end=end, temperature=0.0)",
                 "",
-                "No class of another library has this shape. config.json describes it, and model.safetensors uses this "
-                "project's tensor names.",
-                "",
+                *(
+                    [
+                        "or in transformers, whose Blenderbot computes the same function:",
+                        "",
+                        "    from transformers import AutoTokenizer, BlenderbotForConditionalGeneration",
+                        '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+                        '    model = BlenderbotForConditionalGeneration.from_pretrained("DIRECTORY")',
+                        '    source = tokenizer("a source", return_tensors="pt")',
+                        "    print(tokenizer.decode(model.generate(**source)[0], skip_special_tokens=True))",
+                        "",
+                    ]
+                    if public
+                    else [
+                        "No class of another library has this shape. config.json describes it, and model.safetensors uses "
+                        "this project's tensor names.",
+                        "",
+                    ]
+                ),
             ]
         )
 

@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import torch
 
+from finetune.checkpoints import blenderbot
 from finetune.checkpoints.scratch import VANILLA_VOCABULARY, Architecture
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
+from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
@@ -248,6 +250,10 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             settings.length_penalty,
         )
         files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
+        about = Card("text2text-generation", evaluation.weights, evaluation.headline)
+        writing = {"do_sample": False, "max_new_tokens": settings.max_new_tokens}
+        if settings.beams > 1:
+            writing |= {"num_beams": settings.beams, "length_penalty": settings.length_penalty}
         if isinstance(model, SourceThenTarget):
             readme = language_model_readme(
                 run.name,
@@ -259,8 +265,9 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
                     "In other programs: feed the source's tokens and `<|endoftext|>`, then generate up to `<|endoftext|>`.",
                 ],
             )
-            return Exportable(run.name, model.body, tokenizer, readme, files=files)
-        return Exportable(run.name, model.body, tokenizer, encoder_decoder_readme(run.name, said), files=files)
+            return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
+        readme = encoder_decoder_readme(run.name, said, blenderbot.fits(model.body.config))
+        return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
 
     def next_command(self, directory: Path) -> str:
         """Generate a target."""

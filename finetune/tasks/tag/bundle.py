@@ -68,6 +68,7 @@ class TagBundle:
     @classmethod
     def load(cls, directory: Path) -> "TagBundle":
         """Read an exported bundle. Raises WeightsError where its parts do not belong together."""
+        refuse_damaged(directory)
         path = directory / "bundle.json"
         try:
             card = TagBundleCard.from_json(read_json(path), path)

@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.own_layout import write_own
 from finetune.checkpoints.store import hugging_face_config, tokenizer_config, write_directory
+from finetune.console import escape_markdown
+from finetune.export.card import Card
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, refuse
-from finetune.export.hf import NOT_COMPARED
+from finetune.export.hf import PLAIN_TEXTS
+from finetune.export.readers import MISSING, TransformersReader, open_reader
 from finetune.files import read_json, sha256_json
 from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
@@ -25,9 +26,6 @@ from finetune.tasks.tag.job import predict_tags
 from finetune.tasks.tag.model import Tagger
 from finetune.tasks.tag.score import TagEvaluation
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
-from finetune.training.collate import padded
-from finetune.training.predict import PREDICT_TOKENS
 
 ARCHITECTURE = "GPT2ForTokenClassification"
 WITH_TRANSFORMERS = (
@@ -65,7 +63,7 @@ def exportable_run(
         write_tagger(directory, model, tokenizer, card)
         if not isinstance(model.body, GPT):
             return compare_read_back(directory, model, tokens)
-        return compare(directory, model, tokens, tokenizer.end_of_text)
+        return compare(directory, model, tokens)
 
     return Exportable(
         run.name,
@@ -73,6 +71,7 @@ def exportable_run(
         tokenizer,
         lambda exported: readme(run.name, card, exported, _facts(evaluation, data), isinstance(model.body, GPT)),
         layout=layout,
+        card=Card("token-classification", evaluation.weights, evaluation.headline, data.name),
     )
 
 
@@ -106,39 +105,35 @@ def compare_read_back(directory: Path, model: Tagger, tokens: Tokens) -> Exporte
     )
 
 
-def compare(directory: Path, model: Tagger, tokens: Tokens, end: int) -> Exported:
-    """Load the directory in transformers and compare logits and tags of each word. Raises WeightsError."""
-    try:
-        from transformers import GPT2ForTokenClassification
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return NOT_COMPARED
-    transformers_logging.disable_progress_bar()
-    kind: Any = GPT2ForTokenClassification  # its stubs know no output_loading_info, with which it returns two
-    theirs, loading = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
-    odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
-    lengths, difference, same, words = tokens.pieces.lengths(), 0.0, 0, 0
+def compare(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
+    """Compare logits and tags of each word with what another program reads from the directory. Raises WeightsError."""
+    reader = open_reader(directory, ARCHITECTURE)
+    if not isinstance(reader, TransformersReader):
+        some = range(min(PLAIN_TEXTS, len(tokens.pieces)))
+        tokens = Tokens(tokens.pieces.take(some), tokens.lasts.take(some))
     ours = predict_tags(model, tokens)
-    with torch.inference_mode():
-        for rows in micro_batches(list(range(len(lengths))), lengths, PREDICT_TOKENS):
-            ids, mask = padded([tokens.pieces[row] for row in rows], end)
-            logits = theirs(ids, attention_mask=mask.long()).logits.numpy()
-            for row, own in zip(rows, logits, strict=True):
-                at_words = own[tokens.lasts[row]]
-                difference = max(difference, float(np.abs(at_words - ours[row]).max(initial=0.0)))
-                same += int((at_words.argmax(1) == ours[row].argmax(1)).sum())
-                words += len(at_words)
-    if odd or not difference <= TOLERANCE or same < words:
+    try:
+        theirs = reader.tag(list(tokens.pieces))
+    except (KeyError, ValueError, IndexError) as error:
+        raise refuse(reader.name, str(error)) from error
+    difference, same, words = 0.0, 0, 0
+    for own, read, lasts in zip(ours, theirs, tokens.lasts, strict=True):
+        at_words = read[lasts]
+        difference = max(difference, float(np.abs(at_words - own).max(initial=0.0)))
+        same += int((at_words.argmax(1) == own.argmax(1)).sum())
+        words += len(own)
+    if reader.odd or not difference <= TOLERANCE or same < words:
         raise refuse(
-            "transformers",
-            f"largest logit difference {difference:.2e}, {same} of {words} words' tags equal, loading {odd or 'clean'}",
+            reader.name,
+            f"largest logit difference {difference:.2e}, {same} of {words} words' tags equal, "
+            f"loading {reader.odd or 'clean'}",
         )
     return Exported(
         True,
-        f"transformers gives the same tags on {same:,} of {words:,} words in {len(lengths):,} sentences, largest logit "
-        f"difference {difference:.1e}",
+        f"{reader.name} gives the same tags on {same:,} of {words:,} words in {len(ours):,} sentences, largest logit "
+        f"difference {difference:.1e}{'' if isinstance(reader, TransformersReader) else MISSING}",
         difference,
-        len(lengths),
+        len(ours),
         same,
     )
 
@@ -147,8 +142,10 @@ def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
     """How good a run's model is, and what it learnt from."""
     return [
         f"F1 of names: {metric_text(evaluation.metrics['f1'], 'f1')} held-out sentences, 95 % interval",
-        f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
-        + (f"; cite: {data.citation}" if data.citation else ""),
+        escape_markdown(
+            f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
+            + (f"; cite: {data.citation}" if data.citation else "")
+        ),
     ]
 
 
@@ -157,10 +154,10 @@ def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str],
     kinds = sorted({tag[2:] for tag in card.tags if tag[1:2] == "-"})
     return "\n".join(
         [
-            f"# {name}",
+            f"# {escape_markdown(name)}",
             "",
-            f"A model that finds names ({', '.join(f'`{kind}`' for kind in kinds)}), made by gpt2-finetune from "
-            f"{card.weights.name} ({card.weights.source}).",
+            f"A model that finds names ({', '.join(map(escape_markdown, kinds))}), made by gpt2-finetune from "
+            f"{escape_markdown(f'{card.weights.name} ({card.weights.source})')}.",
             "",
             *([card.weights.note, ""] if card.weights.note else []),
             *(f"- {fact}" for fact in facts),

@@ -1,6 +1,5 @@
 """The adapter's directory: its files and settings, and what is refused."""
 
-import builtins
 import json
 import warnings
 
@@ -13,7 +12,7 @@ from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import write_checkpoint
 from finetune.errors import RunError, WeightsError
 from finetune.export import peft
-from finetune.export.exportable import Exportable, Exported
+from finetune.export.exportable import Exportable
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier, LossModule
 from finetune.tasks.classify.job import build_model
@@ -24,7 +23,8 @@ TEXTS = ["hello", "free cash <|endoftext|>", "é" * 40, "x"]
 
 
 def small_gpt():
-    return GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 2, 2)).initialise(0, std=0.2)
+    gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 2, 2)).initialise(0, std=0.2)
+    return gpt.half().float()  # values that the base's file holds
 
 
 def adapted(model, targets=("attention.qkv", "blocks.1.mlp.*")):
@@ -43,7 +43,7 @@ def model():
 
 @pytest.fixture
 def base(tmp_path):
-    write_checkpoint(tmp_path / "base", small_gpt(), TOKENIZER)
+    write_checkpoint(tmp_path / "base", small_gpt(), TOKENIZER, dtype=torch.float16)  # as mini is
     return WeightsSource("tiny", tmp_path / "base", None, "here")
 
 
@@ -66,6 +66,9 @@ def test_the_directory_is_peft_s_own(directory, model, base):
         "adapter_model.safetensors",
         "adapter_config.json",
         "MANIFEST.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
         "README.md",
     }
     config = json.loads((directory / "adapter_config.json").read_text())
@@ -73,7 +76,7 @@ def test_the_directory_is_peft_s_own(directory, model, base):
     assert config == {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS",
-        "base_model_name_or_path": "tiny",
+        "base_model_name_or_path": base.directory.as_posix(),
         "revision": None,
         "r": 2,
         "lora_alpha": 5.0,
@@ -105,7 +108,7 @@ def test_the_directory_is_peft_s_own(directory, model, base):
 def test_what_its_readme_says_gives_the_models_logits(directory, model, base, monkeypatch):
     peft.write(thing(model), directory, base)
     lines = [line[4:] for line in directory.joinpath("README.md").read_text().splitlines() if line.startswith("    ")]
-    code = "\n".join(lines).replace('"tiny"', repr(str(base.directory)))
+    code = "\n".join(lines)
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,6 +117,7 @@ def test_what_its_readme_says_gives_the_models_logits(directory, model, base, mo
     with torch.no_grad():
         for row in ids:
             ours = model(torch.tensor([row]), torch.tensor([len(row) - 1]))
+            assert names["tokenizer"](TOKENIZER.decode(row), truncation=True)["input_ids"] == row
             torch.testing.assert_close(names["model"](torch.tensor([row])).logits, ours, atol=2e-5, rtol=0)
 
 
@@ -132,7 +136,7 @@ def test_weights_of_the_registry_are_named_with_their_revision(model, base):
     named = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, "", pinned=True))
     assert (named["base_model_name_or_path"], named["revision"]) == (row.repo, row.revision)
     users = peft.adapter_config(model, WeightsSource("gpt2", base.directory, None, ""))  # a directory of that name
-    assert (users["base_model_name_or_path"], users["revision"]) == ("gpt2", None)
+    assert (users["base_model_name_or_path"], users["revision"]) == (base.directory.as_posix(), None)
 
 
 def test_a_model_without_adapters_is_refused(directory, base):
@@ -164,14 +168,18 @@ def test_an_adapter_that_reads_differently_is_never_there(directory, model, base
     assert [path.name for path in directory.parent.iterdir()] == ["peft"]
 
 
-def test_without_peft_it_says_that_nothing_was_compared(directory, model, base, monkeypatch):
-    real = builtins.__import__
+def test_without_peft_the_plain_reader_compares_and_says_so(directory, model, base, monkeypatch):
+    monkeypatch.setattr(peft, "has_peft", lambda: False)
+    for own in (model, adapted(LossModule(small_gpt()), ("*",)).body):
+        checked = peft.write(thing(own), directory, base)
+        assert checked.compared and 0 < checked.max_logit_difference < 1e-4
+        assert checked.summary.startswith("a reader in plain numpy gives the same logits")
+        assert checked.summary.endswith("; peft is not installed")
 
-    def without(name, *more, **named):
-        if name == "peft":
-            raise ImportError(name)
-        return real(name, *more, **named)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    checked = peft.write(thing(model), directory, base)
-    assert checked == Exported(False, "written; not compared, peft is not installed")
+def test_the_plain_reader_sees_another_scale(directory, model, base, monkeypatch):
+    monkeypatch.setattr(peft, "has_peft", lambda: False)
+    config = peft.adapter_config(model, base) | {"lora_alpha": 50.0}
+    monkeypatch.setattr(peft, "adapter_config", lambda *_: config)
+    with pytest.raises(WeightsError, match="a reader in plain numpy reads the export differently"):
+        peft.write(thing(model), directory, base)

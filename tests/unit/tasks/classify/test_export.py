@@ -1,6 +1,5 @@
 """The bundle, and what happens when transformers would read it differently."""
 
-import builtins
 import json
 
 import numpy as np
@@ -125,15 +124,27 @@ def test_an_export_with_different_logits_is_not_published(directory, model, monk
     assert [path.name for path in directory.parent.iterdir()] == ["hf"]
 
 
-def test_without_transformers_it_says_that_nothing_was_compared(directory, model, monkeypatch):
-    real = builtins.__import__
+def test_a_classifier_that_transformers_saved_again_needs_its_bundle_json_back(directory, model, tmp_path):
+    import shutil
 
-    def without(name, *more, **named):
-        if name.partition(".")[0] == "transformers":
-            raise ImportError(name)
-        return real(name, *more, **named)
+    from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    checked = write(model, directory)
-    assert checked == hf.NOT_COMPARED and not checked.compared
-    assert "not compared" in (directory / "README.md").read_text(encoding="utf-8")
+    write(model, directory)
+    again = tmp_path / "again"
+    GPT2ForSequenceClassification.from_pretrained(directory).save_pretrained(again)
+    AutoTokenizer.from_pretrained(directory).save_pretrained(again)
+    with pytest.raises(WeightsError, match="a classifier without its bundle.json.*Copy bundle.json into it"):
+        Bundle.load(again)
+    shutil.copy(directory / "bundle.json", again)
+    np.testing.assert_array_equal(Bundle.load(again).logits(TEXTS), Bundle.load(directory).logits(TEXTS))
+
+
+def test_the_classifier_can_be_traced_with_any_batch_and_length(model):
+    """`is_causal` must not come from a shape."""
+    from torch.export import Dim, export
+
+    ids, last = torch.zeros(2, 5, dtype=torch.long), torch.tensor([4, 2])
+    sizes = ({0: Dim("batch"), 1: Dim("length", max=32)}, {0: Dim("batch")})
+    traced = export(model, (ids, last), dynamic_shapes={"inputs": sizes[0], "last": sizes[1]})
+    ids, last = torch.randint(0, 257, (3, 9), generator=torch.Generator().manual_seed(1)), torch.tensor([8, 0, 3])
+    torch.testing.assert_close(traced.module()(ids, last), model(ids, last), atol=1e-5, rtol=0)

@@ -145,7 +145,9 @@ def test_the_loss_is_the_mean_over_words(model):
     assert found["log_loss"] == pytest.approx(nats.sum() / 8, rel=1e-5) and set(found) >= {"accuracy", "f1_macro"}
 
 
-def test_logits_are_those_of_transformers(model, tmp_path):
+@pytest.mark.parametrize("installed", [True, False])
+def test_logits_are_those_of_transformers_or_a_plain_reader(model, tmp_path, monkeypatch, installed):
+    from finetune.export import readers
     from finetune.tasks.tag.bundle import TagBundle
     from finetune.tasks.tag.export import compare, write_tagger
 
@@ -153,8 +155,10 @@ def test_logits_are_those_of_transformers(model, tmp_path):
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
     write_tagger(tmp_path / "hf", model, own, card())
-    exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES), own.end_of_text)
+    monkeypatch.setattr(readers, "has_transformers", lambda: installed)
+    exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES))
     assert exported.compared and exported.same_labels == 8 and exported.max_logit_difference < 1e-5
+    assert exported.summary.endswith("transformers is not installed") is not installed
 
     again = TagBundle.load(tmp_path / "hf")
     short = tokens_of(SENTENCES)
@@ -165,8 +169,10 @@ def test_logits_are_those_of_transformers(model, tmp_path):
         model.head.bias.add_(torch.tensor([0.0, 0.01, 0.0]))  # no longer what was written
     from finetune.errors import WeightsError
 
-    with pytest.raises(WeightsError, match="transformers reads the export differently"):
-        compare(tmp_path / "hf", model, tokens_of(SENTENCES), own.end_of_text)
+    with pytest.raises(
+        WeightsError, match=("transformers" if installed else "a reader in plain numpy") + " reads the export"
+    ):
+        compare(tmp_path / "hf", model, tokens_of(SENTENCES))
 
 
 def test_long_texts_are_read_in_parts_and_names_keep_their_place(model):

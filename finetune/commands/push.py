@@ -1,0 +1,76 @@
+"""The command ``push``: a finished run's export on the Hugging Face hub, compared after the upload."""
+
+import json
+from pathlib import Path
+
+from finetune.console import say
+from finetune.errors import RunError, listed, shorten
+from finetune.files import damage
+from finetune.hub import push as hub
+from finetune.run import Run
+
+LONG = 24  # characters from which a text is not found in a file by chance
+WRITTEN = (".json", ".md", ".txt", ".jinja", "")  # files that are text; the vocabulary is the base's
+VOCABULARY = ("vocab.json", "merges.txt", "tokenizer.json")
+
+
+def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
+    """Push the run's export/hf; returns what was done, in a sentence. dry_run: show every file and send nothing.
+
+    Raises RunError where a file holds a text of the run's data, or comes back changed; FetchError where the hub cannot
+    be reached.
+    """
+    hub.check_repo(repo)
+    run = Run.at(directory)
+    run.record("export")  # or RunError: the run is not finished
+    folder = run.path("export", "hf")
+    if why := damage(folder):
+        raise RunError(f"{directory}: the export was changed", got=why, do="Export the run again.")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = texts_in(folder, files, run)
+    if found:
+        raise RunError(
+            f"{directory}: files of the export hold texts of your data",
+            got=listed(found),
+            do="Take these lines out, or export the run again.",
+        )
+    for name in files:
+        say(f"{(folder / name).stat().st_size:>14,}  {name}")
+    kind = "public" if public else "private"
+    if dry_run:
+        return f"{len(files)} files would go to {repo}, {kind}; nothing was sent"
+    address, commit = hub.upload(folder, files, repo, not public, f"gpt2-finetune: {run.name}")
+    wrong = hub.differing(folder, files, repo, commit)
+    if wrong:
+        raise RunError(f"{address}: files came back changed", got=listed(wrong), do="Push the run again.")
+    return f"{address} ({kind}), commit {commit[:12]}: {len(files)} files came back as they were sent"
+
+
+def texts_in(folder: Path, files: list[str], run: Run) -> list[str]:
+    """Files of an export that hold a text of the run's data, each with the text's beginning."""
+    contents = {
+        name: (folder / name).read_text(encoding="utf-8", errors="replace")
+        for name in files
+        if Path(name).suffix in WRITTEN and name not in VOCABULARY
+    }
+    found: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        path = run.path("data", f"{split}.jsonl")
+        if not path.exists():
+            continue
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                for text in _texts(json.loads(line)):
+                    own = text.strip()
+                    if len(own) >= LONG:
+                        forms = (own, json.dumps(own)[1:-1], json.dumps(own, ensure_ascii=False)[1:-1])
+                        found |= {n: own for n, content in contents.items() if any(f in content for f in forms)}
+    return [f"{name}: {shorten(text)}" for name, text in found.items()]
+
+
+def _texts(value: object) -> list[str]:
+    """Every string in a record, but for the names of its keys."""
+    if isinstance(value, str):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in inside for text in _texts(part)]

@@ -1,0 +1,43 @@
+"""The YAML at the head of a model card, by which the Hugging Face hub and its tools know a model."""
+
+from dataclasses import dataclass
+
+from finetune.evaluation.results import Headline, StartWeights
+from finetune.hub.card import Result, card_yaml
+from finetune.hub.registry import weights_registry
+
+TAGS = ["gpt2", "gpt2-finetune"]
+LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says of a model, of which nothing is the user's text."""
+
+    pipeline_tag: str  # what the model does, in the hub's words
+    weights: StartWeights  # that it began with
+    headline: Headline | None = None
+    data: str = ""  # name of the data it was measured on
+
+
+def front_matter(card: Card | None, name: str, library: str = "transformers", relation: str = "finetune") -> str:
+    """The YAML between two lines of dashes. relation: to the base model, ``finetune`` or ``adapter``."""
+    if card is None:
+        return f"---\n{card_yaml(library=library, tags=TAGS)}\n---\n\n"
+    row, headline = weights_registry().get(card.weights.name), card.headline
+    public = row if row and card.weights.source.startswith(row.repo) else None
+    result = None
+    if headline is not None and headline.value is not None:
+        data = card.data or "own data"
+        result = Result(card.pipeline_tag, data, headline.split, headline.metric, round(headline.value, 6))
+    text = card_yaml(
+        library=library,
+        tags=TAGS,
+        name=name,
+        task=card.pipeline_tag,
+        licence=LICENCES.get(card.weights.licence),
+        base=public.repo if public else None,
+        relation=relation,
+        result=result,
+    )
+    return f"---\n{text}\n---\n\n"

@@ -1,0 +1,247 @@
+"""ONNX: a graph that onnxruntime runs without torch, compared on every text before it is there.
+
+A classifier's graph picks each text's last real token itself, and its metadata hold all that a prediction needs; a
+standalone predict.py lies beside it. A language model's graph gives the logits of every position, without a cache.
+"""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.checkpoints.sources import WeightsSource
+from finetune.checkpoints.store import gpt_of
+from finetune.console import escape_markdown
+from finetune.errors import RunError
+from finetune.evaluation.calibration import decide, softmax
+from finetune.evaluation.intervals import paired_bootstrap
+from finetune.export import standalone
+from finetune.export.exportable import (
+    TOLERANCE,
+    Exportable,
+    Exported,
+    draft_of,
+    random_ids,
+    refuse,
+    refuse_own_head,
+    write_readme,
+)
+from finetune.export.extras import require
+from finetune.export.standalone import OnnxClassifier
+from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
+from finetune.training.predict import predict_logits
+from finetune.training.token_rows import encode
+
+MERGED = True
+QUANTIZED = ("int8",)
+OPSET = 20
+INLINE_LIMIT = 1 << 30  # bytes of weights; a file of ONNX ends at 2 GiB, so larger ones lie beside it
+RESAMPLES, SEED = 2000, 0
+
+
+def write(
+    thing: Exportable, directory: Path, base: WeightsSource | None = None, quantize: str | None = None
+) -> Exported:
+    """Write the directory whole or not at all. base: not needed.
+
+    Raises RunError where a package is missing or the model is not on GPT-2, WeightsError if a logit, a label or a
+    decision differs; an older export then stays in its place. int8 has no tolerance: its cost is measured and said.
+    """
+    require("onnx", "onnx", "onnxscript", "onnxruntime")
+    refuse_own_head(thing, "ONNX")
+    model = thing.model
+    body = model.body if isinstance(model, Classifier) else model
+    if not isinstance(body, GPT) or not isinstance(model, GPT | Classifier):
+        raise RunError(
+            f"{thing.name}: {body.kind}, which this format does not support",
+            known="classifiers and language models on GPT-2",
+            do="Export it with --format hf.",
+        )
+    with draft_of(directory) as draft:
+        draft.mkdir(parents=True)
+        path, graph = draft / "model.onnx", draft / "fp32.onnx"
+        metadata = _metadata(thing, quantize)
+        _trace(model, graph if quantize else path, metadata)
+        if quantize:
+            _quantize(graph, path, metadata)
+        thing.tokenizer.save(draft)
+        for name, text in thing.files.items():
+            (draft / name).write_text(text, encoding="utf-8", newline="\n")
+        if isinstance(model, Classifier):
+            shutil.copyfile(standalone.__file__, draft / "predict.py")
+            exported = compare_classifier(draft, thing, model, quantize)
+        else:
+            exported = compare_language_model(draft, model, quantize)
+        for left in draft.glob("fp32.onnx*"):
+            left.unlink()
+        write_readme(draft, thing, _readme(thing, exported), library="onnx")
+    return exported
+
+
+class LastTokenLogits(nn.Module):
+    """A classifier over a padded batch: the last real token is picked by the attention mask."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T), (B, T) with ones at tokens and zeros at the padding on the right -> (B, K)."""
+        logits: Tensor = self.classifier(input_ids, attention_mask.sum(dim=1) - 1)
+        return logits
+
+
+def compare_classifier(directory: Path, thing: Exportable, model: Classifier, quantize: str | None) -> Exported:
+    """Compare the standalone predictor with our own model on every text: labels, decisions and probabilities."""
+    other = OnnxClassifier(directory)
+    ids = encode(thing.tokenizer, thing.texts, thing.max_length)
+    same_ids = sum(theirs == row for theirs, row in zip(other.encode(thing.texts), ids, strict=True))
+    ours, theirs = predict_logits(model, ids), other.logits(thing.texts)
+    positive = other.labels.index(other.positive) if other.positive is not None else None
+    said, read = softmax(ours, other.temperature), other.probabilities(thing.texts)
+    decided = decide(said, positive, other.threshold)
+    labels = np.array([other.labels.index(label) for label in other.predict(thing.texts)[0]])
+    difference = float(np.abs(ours - theirs).max())
+    same, total = int((decided == labels).sum()), len(thing.texts)
+    if same_ids < total or not (quantize or (difference <= TOLERANCE and same == total)):
+        raise refuse(
+            "onnxruntime",
+            f"largest logit difference {difference:.2e}, {same} of {total} decisions and {same_ids} token lists equal",
+        )
+    summary = f"onnxruntime decides the same on {same} of {total} texts, largest logit difference {difference:.1e}"
+    if quantize:
+        summary = f"{quantize}: {summary}, of a probability {np.abs(said - read).max():.1e}"
+        summary += _cost(thing.targets, decided, labels)
+    return Exported(True, summary, difference, total, same)
+
+
+def compare_language_model(directory: Path, model: GPT, quantize: str | None) -> Exported:
+    """Compare logits on random ids of several shapes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+    ids = random_ids(model.config)
+    difference = 0.0
+    same = total = 0
+    for batch in (ids, ids[:1, :1], ids.repeat(3, 1)[:, :7]):
+        with torch.inference_mode():
+            ours = model.cpu()(batch).numpy()
+        theirs = session.run(["logits"], {"input_ids": batch.numpy()})[0]
+        difference = max(difference, float(np.abs(ours - theirs).max()))
+        same, total = same + int((ours.argmax(-1) == theirs.argmax(-1)).sum()), total + batch.numel()
+    if not quantize and not difference <= TOLERANCE:
+        raise refuse("onnxruntime", f"largest logit difference {difference:.2e}")
+    if quantize:
+        likeliest = f"the same likeliest token at {same} of {total} positions"
+        return Exported(
+            True, f"{quantize}: onnxruntime gives {likeliest}, largest logit difference {difference:.1e}", difference
+        )
+    return Exported(True, f"onnxruntime gives the same logits, largest difference {difference:.1e}", difference)
+
+
+def _cost(targets: list[int], before: np.ndarray, after: np.ndarray) -> str:
+    """The accuracy that the quantization cost, with its interval."""
+    if not targets:
+        return ""
+    right, still = before == np.array(targets), after == np.array(targets)
+    change = paired_bootstrap(still, right, RESAMPLES, SEED)
+    return (
+        f"; accuracy {still.mean():.4f} where fp32 has {right.mean():.4f}, "
+        f"a change of {change.value:+.4f} (95 % interval {change.low:+.4f} to {change.high:+.4f})"
+    )
+
+
+def _metadata(thing: Exportable, quantize: str | None) -> dict[str, str]:
+    """What a prediction needs, each value as JSON: for a classifier all that its bundle.json says."""
+    if "bundle.json" in thing.files:
+        card: dict[str, Any] = json.loads(thing.files["bundle.json"])
+        card.pop("estimator", None)
+    else:
+        card = {"tokenizer_sha256": thing.tokenizer.fingerprint(), "end_of_text": thing.tokenizer.end_of_text}
+    card |= {"max_length": thing.max_length or _gpt(thing).config.context, "quantized": quantize}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in card.items()}
+
+
+def _gpt(thing: Exportable) -> GPT:
+    body = thing.model.body if isinstance(thing.model, Classifier) else thing.model
+    assert isinstance(body, GPT), "other models are refused"
+    return body
+
+
+def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> None:
+    """Write the graph, for any batch and length."""
+    from torch.export import Dim
+
+    gpt = gpt_of(model)
+    example = torch.zeros(2, min(5, gpt.config.context), dtype=torch.long)  # a size of 1 would be taken for fixed
+    sizes = {0: Dim("batch", min=1), 1: Dim("length", min=1, max=gpt.config.context)}
+    if isinstance(model, Classifier):
+        module: nn.Module = LastTokenLogits(model)
+        inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
+    else:
+        module, inputs = model, {"input_ids": example}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.cpu().eval(),
+            kwargs=inputs,
+            dynamo=True,
+            dynamic_shapes=dict.fromkeys(inputs, sizes),
+            input_names=list(inputs),
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None, "what dynamo=True returns"
+    program.model.metadata_props.update(metadata)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    program.save(str(path), external_data=size > INLINE_LIMIT)
+
+
+def _quantize(source: Path, target: Path, metadata: dict[str, str]) -> None:
+    """Weights in int8, activations quantized as they come (onnxruntime's dynamic quantization)."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    large = source.with_name(f"{source.name}.data").exists()
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=large)
+    graph = onnx.load(target, load_external_data=False)
+    onnx.helper.set_model_props(graph, metadata)
+    onnx.save(graph, target)
+
+
+def _readme(thing: Exportable, exported: Exported) -> str:
+    lines = [
+        f"# {escape_markdown(thing.name)}",
+        "",
+        "A GPT-2 in ONNX by gpt2-finetune.",
+        "",
+        f"- {exported.summary}",
+        "",
+        "## Use",
+        "",
+    ]
+    if isinstance(thing.model, Classifier):
+        lines += [
+            "    pip install numpy tiktoken onnxruntime",
+            '    python predict.py "a text"',
+            "",
+            "predict.py needs those three packages and nothing else. The graph takes `input_ids` and `attention_mask`",
+            "(B, T), padded on the right, and gives `logits` (B, K); its metadata hold labels, length, threshold and",
+            "temperature, which predict.py applies.",
+        ]
+    else:
+        lines += [
+            "    import onnxruntime",
+            '    session = onnxruntime.InferenceSession("model.onnx")',
+            '    [logits] = session.run(["logits"], {"input_ids": [[1, 2, 3]]})    # (B, T) -> (B, T, V)',
+            "",
+            "There is no cache: each new token reads the whole text again. To generate, `--format hf` serves better.",
+        ]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,173 @@
+"""Classify texts with the model.onnx beside this file. It needs numpy, tiktoken and onnxruntime, and nothing else.
+
+    pip install numpy tiktoken onnxruntime
+    python predict.py "a text" "another text"                     # a label and its probability for each
+    python predict.py --csv in.csv --text COLUMN --out out.csv    # the table with the predictions added
+
+    from predict import OnnxClassifier
+    labels, probabilities = OnnxClassifier("DIRECTORY").predict(["a text"])
+
+Labels, length, threshold and temperature stand in model.onnx; the vocabulary in vocab.json and merges.txt.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+TOKENS = 8192  # of one forward pass, padding included
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # a cell that begins so, a spreadsheet would run
+
+
+class OnnxClassifier:
+    """A classifier, its tokenizer, and how it decides."""
+
+    def __init__(self, directory: str | Path):
+        import onnxruntime
+
+        directory = Path(directory)
+        self.session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+        stored = self.session.get_modelmeta().custom_metadata_map
+        card = {name: json.loads(value) for name, value in stored.items()}
+        self.labels: list[str] = card["labels"]
+        self.positive: str | None = card.get("positive")
+        self.threshold: float | None = card.get("threshold")
+        self.temperature: float = card["temperature"]
+        self.max_length: int = card["max_length"]
+        self.quantized: bool = card.get("quantized") is not None
+        self.encoding, self.pad, fingerprint = read_vocabulary(directory)
+        if fingerprint != card["tokenizer_sha256"]:
+            raise ValueError(f"{directory}: the vocabulary is not the one that this model was trained with")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cut at the length of the training."""
+        rows = [ids[: self.max_length] for ids in self.encoding.encode_ordinary_batch(list(texts))]
+        empty = [number for number, ids in enumerate(rows) if not ids]
+        if empty:
+            raise ValueError(f"text {empty[0]} is empty")
+        return rows
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Class logits (n, K), fp32."""
+        rows = self.encode(texts)
+        found = np.zeros((len(rows), len(self.labels)), dtype=np.float32)
+        for numbers in self._batches([len(ids) for ids in rows]):
+            longest = max(len(rows[number]) for number in numbers)
+            ids = np.full((len(numbers), longest), self.pad, dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for at, number in enumerate(numbers):
+                ids[at, : len(rows[number])], mask[at, : len(rows[number])] = rows[number], 1
+            found[numbers] = self.session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+        return found
+
+    def _batches(self, lengths: list[int]) -> list[list[int]]:
+        """Rows of similar lengths together; one by one in int8, where a row would change with its batch."""
+        batches: list[list[int]] = []
+        for number in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+            if not self.quantized and batches and (len(batches[-1]) + 1) * lengths[number] <= TOKENS:
+                batches[-1].append(number)
+            else:
+                batches.append([number])
+        return batches
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Calibrated probabilities (n, K), float64."""
+        scaled = self.logits(texts).astype(np.float64) / self.temperature
+        odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def predict(self, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Labels and calibrated probabilities (n, K) of texts, the threshold applied."""
+        if not len(texts):
+            return [], np.zeros((0, len(self.labels)))
+        probabilities = self.probabilities(texts)
+        chosen = probabilities.argmax(axis=1)
+        if self.threshold is not None and self.positive is not None and len(self.labels) == 2:
+            positive = self.labels.index(self.positive)
+            chosen = np.where(probabilities[:, positive] >= self.threshold, positive, 1 - positive)
+        return [self.labels[at] for at in chosen], probabilities
+
+
+def read_vocabulary(directory: Path) -> tuple[tiktoken.Encoding, int, str]:
+    """GPT-2's byte-level BPE from vocab.json, the id of ``<|endoftext|>``, and a hash of the vocabulary."""
+    vocab: dict[str, int] = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
+    ranked = 256 + sum(1 for line in lines if line and not line.startswith("#version"))
+    plain = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    rest = [byte for byte in range(256) if byte not in plain]
+    byte_of = {chr(byte): byte for byte in plain} | {chr(256 + at): byte for at, byte in enumerate(rest)}
+    ranks = {bytes(byte_of[letter] for letter in token): rank for token, rank in vocab.items() if rank < ranked}
+    special = {token: rank for token, rank in vocab.items() if rank >= ranked}
+    encoding = tiktoken.Encoding("vocabulary", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens=special)
+    ordered = json.dumps(sorted(vocab.items(), key=lambda item: item[1]))
+    return encoding, special["<|endoftext|>"], hashlib.sha256(ordered.encode()).hexdigest()
+
+
+def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) -> int:
+    """Copy a CSV with its predictions added; rows without text get empty cells. Returns the number of rows."""
+    with open(source, encoding="utf-8-sig", newline="") as file:
+        names, *rows = csv.reader(file)
+    if column not in names:
+        raise ValueError(f"{source}: no column {column!r}; its columns are {', '.join(names)}")
+    texts = [row[names.index(column)] for row in rows]
+    labels, probabilities = model.predict([text for text in texts if text.strip()])
+    answers = iter(zip(labels, probabilities, strict=True))
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with open(draft, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        added = ["predicted", "probability", *(f"p_{label}" for label in model.labels)]
+        writer.writerow([*map(harmless, names), *added])
+        for row, text in zip(rows, texts, strict=True):
+            cells = [""] * len(added)
+            if text.strip():
+                label, p = next(answers)
+                cells = [harmless(label), *(f"{value:.6f}" for value in (p[model.labels.index(label)], *p))]
+            writer.writerow([*map(harmless, row), *cells])
+    os.replace(draft, target)
+    return len(rows)
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: text that could be one gets an apostrophe in front."""
+    if not cell.lstrip("'").startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Classify texts with the model.onnx beside this file.")
+    parser.add_argument("texts", nargs="*", metavar="TEXT")
+    parser.add_argument("--csv", type=Path, metavar="IN.csv", help="a table with a header")
+    parser.add_argument("--text", default="text", metavar="COLUMN", help="its text column (default: text)")
+    parser.add_argument("--out", type=Path, metavar="OUT.csv", help="where the table goes with its predictions")
+    given = parser.parse_args()
+    if bool(given.texts) == bool(given.csv) or bool(given.csv) != bool(given.out):
+        parser.error("give texts, or --csv IN.csv with --out OUT.csv")
+    try:
+        model = OnnxClassifier(Path(__file__).parent)
+        if given.csv:
+            print(f"{given.out}: {predict_csv(model, given.csv, given.text, given.out):,} rows")
+            return 0
+        for label, p in zip(*model.predict(given.texts), strict=True):
+            print(f"{' '.join(label.split())}\t{p[model.labels.index(label)]:.4f}")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

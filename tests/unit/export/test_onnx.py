@@ -1,0 +1,229 @@
+"""A graph that onnxruntime runs: the same logits, labels and decisions, without torch where it predicts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.errors import DataError, RunError, WeightsError
+from finetune.evaluation.results import StartWeights
+from finetune.export import extras, onnx
+from finetune.export.exportable import Exportable
+from finetune.export.standalone import OnnxClassifier
+from finetune.files import write_manifest
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.tasks.classify.bundle import BundleCard, OnnxBundle, open_bundle
+from finetune.tasks.classify.export import exportable
+from finetune.tasks.classify.job import build_model
+from finetune.tokenizer import Tokenizer
+from finetune.training.predict import predict_logits
+from finetune.training.token_rows import encode
+
+ROOT = Path(__file__).parents[3]
+TOKENIZER = Tokenizer.of_bytes()
+TEXTS = ["hello", "free cash <|endoftext|>, call now or never", "é" * 40, "x", "=1+1", "a", "b c", "d" * 19, "ef" * 9]
+LABELS = ["ham", "spam"]
+
+
+def classifier(labels=LABELS):
+    gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 2, 2)).initialise(0, std=0.2)
+    model = build_model(gpt, len(labels), seed=0).eval()
+    model.head.weight.data *= 30
+    return model
+
+
+def thing(model, labels=LABELS, threshold=0.7, targets=None) -> Exportable:
+    card = BundleCard(
+        schema_version=1,
+        task="classify",
+        labels=labels,
+        positive=labels[1] if threshold else None,
+        max_length=20,
+        threshold=threshold,
+        temperature=1.5,
+        columns={"text": "note", "label": "kind"},
+        weights=StartWeights("tiny", "here", "", {}, fallback=False, note=""),
+        tokenizer_sha256=TOKENIZER.fingerprint(),
+        data_sha256="d" * 64,
+        recipe_sha256="e" * 64,
+    )
+    return exportable("run", model, TOKENIZER, card, TEXTS, [], targets=targets)
+
+
+def language_model():
+    return GPT(GPTConfig(TOKENIZER.vocab_size, 32, 16, 2, 2)).initialise(0, std=0.2).eval()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A bundle, its model, and what was found."""
+    directory, model = tmp_path_factory.mktemp("onnx") / "onnx", classifier()
+    return directory, model, onnx.write(thing(model), directory)
+
+
+def test_the_graph_decides_as_the_model_on_any_batch_and_length(written):
+    directory, model, found = written
+    assert found.compared and found.same_labels == found.texts == len(TEXTS)
+    assert 0 < found.max_logit_difference < 1e-4
+    other = OnnxClassifier(directory)
+    expected = predict_logits(model, encode(TOKENIZER, TEXTS, 20))
+    np.testing.assert_allclose(other.logits(TEXTS), expected, atol=1e-5)
+    for row, text in enumerate(TEXTS):  # by itself, whatever its length
+        np.testing.assert_allclose(other.logits([text]), expected[row : row + 1], atol=1e-5)
+
+
+def test_the_metadata_hold_what_a_prediction_needs(written):
+    import onnxruntime
+
+    directory, _, _ = written
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    stored = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert (stored["labels"], stored["positive"], stored["threshold"]) == (LABELS, "spam", 0.7)
+    assert (stored["temperature"], stored["max_length"]) == (1.5, 20)
+    assert stored["tokenizer_sha256"] == TOKENIZER.fingerprint()
+    assert {path.name for path in directory.iterdir()} == {
+        "model.onnx",
+        "vocab.json",
+        "merges.txt",
+        "bundle.json",
+        "predict.py",
+        "MANIFEST.json",
+        "README.md",
+    }
+
+
+@pytest.mark.slow
+def test_many_labels_need_no_threshold(tmp_path):
+    labels = [f"kind {number}" for number in range(7)]
+    found = onnx.write(thing(classifier(labels), labels, threshold=None), tmp_path / "onnx")
+    assert found.same_labels == len(TEXTS)
+
+
+def test_a_language_model_gives_its_logits(tmp_path):
+    found = onnx.write(Exportable("run", language_model(), TOKENIZER, str), tmp_path / "onnx")
+    assert found.compared and found.max_logit_difference < 1e-4
+    assert not (tmp_path / "onnx" / "predict.py").exists()
+
+
+def test_int8_says_what_it_costs_and_predicts_a_text_the_same_in_any_batch(tmp_path):
+    targets = [0, 1, 0, 1, 1, 0, 1, 0, 1]
+    found = onnx.write(thing(classifier(), targets=targets), tmp_path / "onnx", quantize="int8")
+    assert found.summary.startswith("int8: ") and "95 % interval" in found.summary
+    assert found.max_logit_difference > 1e-4  # else it was not quantized
+    other = OnnxClassifier(tmp_path / "onnx")
+    np.testing.assert_array_equal(other.logits(TEXTS)[:1], other.logits(TEXTS[:1]))
+    assert not [*(tmp_path / "onnx").glob("fp32*")]
+
+
+def test_a_graph_that_reads_differently_is_never_there(tmp_path, monkeypatch):
+    class Off(onnx.LastTokenLogits):
+        def forward(self, input_ids, attention_mask):
+            return self.classifier(input_ids, attention_mask.sum(dim=1) - 1).flip(1)
+
+    monkeypatch.setattr(onnx, "LastTokenLogits", Off)
+    with pytest.raises(WeightsError, match="onnxruntime reads the export differently"):
+        onnx.write(thing(classifier()), tmp_path / "onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(RunError, match=r"no onnxscript.*pip install 'gpt2-finetune\[onnx\]'"):
+        onnx.write(thing(classifier()), tmp_path / "onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    model = EncoderDecoder(EncoderDecoderConfig(TOKENIZER.vocab_size, 32, 16, 1, 2))
+    with pytest.raises(RunError, match="Export it with --format hf"):
+        onnx.write(Exportable("run", model, TOKENIZER, str), tmp_path / "onnx")
+
+
+def test_the_command_predicts_without_torch(written, tmp_path):
+    directory, model, _ = written
+    code = (
+        "import sys\nfrom finetune.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({'torch', 'transformers', 'pandas', 'sklearn', 'scipy'} & {*sys.modules}), file=sys.stderr)"
+    )
+    table = tmp_path / "in.csv"
+    table.write_text("note,id\nhello,1\n=1+1,2\n,3\n", encoding="utf-8")
+    for arguments in ([*TEXTS[:2]], ["--csv", table, "--out", tmp_path / "ours.csv"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "predict", directory, *arguments], text=True, capture_output=True, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == "[]"
+    alone = subprocess.run(
+        [sys.executable, directory / "predict.py", "--csv", table, "--text", "note", "--out", tmp_path / "theirs.csv"],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert alone.returncode == 0, alone.stderr
+    ours, theirs = ((tmp_path / name).read_text(encoding="utf-8") for name in ("ours.csv", "theirs.csv"))
+    assert ours == theirs and len(ours.splitlines()) == 4
+
+
+def test_predict_py_imports_three_packages_and_nothing_of_ours(written, tmp_path):
+    directory, _, _ = written
+    code = (
+        "import sys, predict\nmodel = predict.OnnxClassifier(sys.argv[1])\nprint(model.predict(['hello'])[0][0])\n"
+        "print(sorted({'torch', 'transformers', 'pandas', 'sklearn', 'scipy', 'finetune'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory], text=True, capture_output=True, cwd=directory, env={"PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    label, loaded = done.stdout.splitlines()
+    assert label in LABELS and loaded == "[]"
+
+
+def test_a_bundle_in_onnx_opens_where_one_in_torch_does(written):
+    directory, model, _ = written
+    bundle = open_bundle(directory)
+    assert isinstance(bundle, OnnxBundle) and bundle.columns == {"text": "note", "label": "kind"}
+    labels, probabilities = bundle.predict(TEXTS)
+    assert labels == OnnxClassifier(directory).predict(TEXTS)[0]
+    np.testing.assert_allclose(probabilities, OnnxClassifier(directory).probabilities(TEXTS))
+    with pytest.raises(DataError, match="text 1 is empty"):
+        bundle.logits(["a", ""])
+
+
+def test_a_damaged_graph_or_another_vocabulary_is_refused(written, tmp_path):
+    import shutil
+
+    directory, _, _ = written
+    for name, content in (("model.onnx", b"no graph"), ("vocab.json", None)):
+        copy = Path(shutil.copytree(directory, tmp_path / name))
+        if content:
+            (copy / name).write_bytes(content)
+        else:
+            vocab = json.loads((copy / name).read_text(encoding="utf-8"))
+            vocab["!"], vocab['"'] = vocab['"'], vocab["!"]
+            (copy / name).write_text(json.dumps(vocab), encoding="utf-8")
+        with pytest.raises(WeightsError, match=f"damaged or was edited; got {name} has other bytes"):
+            open_bundle(copy)
+        write_manifest(copy)
+        with pytest.raises(WeightsError, match="cannot be read"):
+            open_bundle(copy)
+
+
+def test_a_head_of_its_own_is_refused(tmp_path):
+    tagger = Exportable("run", language_model(), TOKENIZER, str, layout=lambda _: NotImplemented)
+    with pytest.raises(RunError, match="a head of its own, which is not written in ONNX"):
+        onnx.write(tagger, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_shape_other_than_gpt2_is_refused(tmp_path):
+    from finetune.models.transformer import LLAMA, Transformer, TransformerConfig
+
+    model = Transformer(TransformerConfig(TOKENIZER.vocab_size, 32, 32, 2, 2, **LLAMA)).initialise(0)
+    with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
+        onnx.write(Exportable("run", model, TOKENIZER, str), tmp_path / "out")
+    assert not [*tmp_path.iterdir()]
