@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from finetune import cli
 from finetune.checkpoints.sources import load
+from finetune.cli import use
 from finetune.commands import generate as stage
 from finetune.models import compiled
 from finetune.models.compiled import COMPILERS, CompiledGPT
@@ -53,8 +53,8 @@ def test_the_text_comes_token_by_token_and_ends_before_the_stop(finetune, monkey
     _, tokenizer = load("mini")
     whole = tokenizer.decode(continued({"temperature": 0}, 20)[0])
     stop = whole[10:12]
-    parts, say = [], cli.say
-    monkeypatch.setattr(cli, "say", lambda text, **options: (parts.append(text), say(text, **options)))
+    parts, say = [], use.say
+    monkeypatch.setattr(use, "say", lambda text, **options: (parts.append(text), say(text, **options)))
     said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "20", "--temperature", "0", "--stop", stop)
     assert said.out == PROMPT + whole[: whole.index(stop)] + "\n" and len([part for part in parts if part]) > 3
 
