@@ -1,15 +1,22 @@
-"""The options of a from-scratch model side by side: each trained for as many steps on the same tokens.
+"""The options of a from-scratch model side by side: each trained for as many steps on the same tokens, three seeds each.
 
-    python benchmarks/variants.py --text FOLDER_OF_TEXTS
+    python benchmarks/variants.py --text FOLDER_OF_TEXTS     hours on one thread; the same command goes on after a stop
+    python benchmarks/variants.py --smoke                    a minute, to see that it works; nothing is kept
 
-Adds a row a run to variants.json, skips the rows that are there with the same settings, draws variants.png and prints
-the table. Without --text it reads the bundled sample, which a model soon knows by heart; give it some megabytes.
-Speed is in tokens per second of processor time, so that other work on the machine does not count.
+A byte model first learns what follows the byte before, and stands on that plateau for a while; a comparison there says
+little. Each row has the step at which its training loss fell below LEFT of what counts of byte pairs give, and the
+table names the rows that never did: give those more --steps.
+
+Adds a row for each (option, seed) to variants.json, skips those that are there with the same settings, goes on with
+one that was stopped, draws variants.png and prints the table. Without --text it reads the bundled sample, which a model
+soon knows by heart; give it some megabytes. Speed is in tokens per second of processor time, so that other work on the
+machine does not count.
 """
 
 import argparse
 import json
 import math
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -20,10 +27,10 @@ import numpy as np
 import torch
 
 from finetune.console import say
-from finetune.files import read_json, write_json
+from finetune.files import read_json, sha256_json, write_json
 from finetune.hub.assets import asset
-from finetune.models.heads import NextToken
-from finetune.models.variants import Variant, VariantConfig
+from finetune.models.heads import LossModule
+from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.recipe import Train
 from finetune.tasks.pretrain.documents import write_tokens
 from finetune.tasks.pretrain.job import block_nll, build_job
@@ -47,6 +54,8 @@ ROWS = {
     "post-norm": {"norm": "post"},
     "rms": {"norm": "rms"},
     "untied": {"tied": False},
+    "local": {"attention": "local", "window": 32},
+    "shared": {"shared_blocks": True},
     "llama": {
         "positions": "rotary",
         "kv_heads": 2,
@@ -60,14 +69,16 @@ PANELS = {
     "Positions": ("sinusoidal", "rotary", "alibi"),
     "Heads and output": ("grouped-query", "multi-query", "untied"),
     "MLP and norm": ("relu", "swiglu", "rms", "post-norm"),
-    "LLaMA's shape": ("llama",),
+    "LLaMA's shape, and others": ("llama", "local", "shared"),
 }
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))  # Okabe and Ito's palette
 EVERY = 25  # steps that a point of a loss curve is the mean of
+LEFT = 0.9  # of the loss of byte pairs: below it a row has left the plateau
+SMOKE = {"steps": 6, "seeds": 2, "only": [BASELINE, "alibi"], "held_out_blocks": 4}
 
 
-def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
-    """Train one option; returns what was found."""
+def measure(name: str, seed: int, settings: dict, data: Path, work: Path) -> dict:
+    """Train one option, from where an earlier training in `work` was stopped; returns what was found."""
     tokenizer = Tokenizer.of_bytes()
     training, held_out = (
         PackedTokens(data / f"{split}.bin", SHAPE["context"], tokenizer.vocab_size, tokenizer.end_of_text)
@@ -93,7 +104,7 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
         threads=settings["threads"],
     )
     device = torch.device(device_type())
-    model = NextToken(Variant(VariantConfig(tokenizer.vocab_size, **SHAPE, **ROWS[name])).initialise(seed))
+    model = LossModule(Transformer(TransformerConfig(tokenizer.vocab_size, **SHAPE, **ROWS[name])).initialise(seed))
     job = build_job(model, chosen, training, held_out, 1.0, 8, device)
     clock: list[float] = []
 
@@ -101,10 +112,10 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
         clock.append(time.process_time())
         return job.batch(rows)
 
-    with tempfile.TemporaryDirectory() as work:
-        train(replace(job, batch=batch), chosen, Path(work), {})
-        lines = map(json.loads, (Path(work) / "train.jsonl").read_text(encoding="utf-8").splitlines())
-        losses = [line["loss"] for line in lines if "loss" in line]
+    work.mkdir(parents=True, exist_ok=True)
+    train(replace(job, batch=batch), chosen, work, {"run": sha256_json([name, seed, settings])})
+    lines = map(json.loads, (work / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    losses = [line["loss"] for line in lines if "loss" in line]
     blocks = sorted({len(held_out) * i // settings["held_out_blocks"] for i in range(settings["held_out_blocks"])})
     nats = float(block_nll(model.eval(), held_out, blocks, batch_size, device).sum())
     lengths = np.array(tokenizer.byte_lengths())
@@ -118,44 +129,73 @@ def measure(name: str, seed: int, settings: dict, data: Path) -> dict:
     }
 
 
+def pair_nats(data: Path) -> float:
+    """Held-out loss of counts of token pairs, one added to each: the plateau (nats a token)."""
+    size = Tokenizer.of_bytes().vocab_size
+    training, held_out = (
+        np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64) for split in ("train", "val")
+    )
+    counts = 1.0 + np.bincount(training[:-1] * size + training[1:], minlength=size * size).reshape(size, size)
+    return float(-np.log(counts / counts.sum(axis=1, keepdims=True))[held_out[:-1], held_out[1:]].mean())
+
+
+def left_at(row: dict) -> int | None:
+    """The step at which a row's training loss was below LEFT of the loss of byte pairs; None: never, or not known."""
+    plateau = row["settings"].get("pair_nats", -math.inf)
+    return next((EVERY * (i + 1) for i, loss in enumerate(row["losses"]) if loss < LEFT * plateau), None)
+
+
 def table(rows: list[dict]) -> str:
-    """The rows as Markdown, each beside the mean of the baseline's seeds."""
-    own = [row["held_out_bits_per_byte"] for row in rows if row["name"] == BASELINE]
-    spread = f", standard deviation {stdev(own):.4f}" if len(own) > 1 else ""
+    """The means over seeds as Markdown, each beside the baseline of the same seeds."""
+    own = {row["seed"]: row["held_out_bits_per_byte"] for row in rows if row["name"] == BASELINE}
     lines = [
-        "| option | parameters | held-out loss (nats) | bits per byte | beside `learned` | tokens per second |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| option | seeds | parameters | held-out loss (nats) | bits per byte | beside `learned` | plateau left at step "
+        "| tokens per second |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in rows:
-        bits = row["held_out_bits_per_byte"]
-        name = f"{BASELINE}, seed {row['seed']}" if row["name"] == BASELINE else row["name"]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        members = [row for row in rows if row["name"] == name]
+        bits = [row["held_out_bits_per_byte"] for row in members]
+        apart = [row["held_out_bits_per_byte"] - own[row["seed"]] for row in members if row["seed"] in own]
+        steps = [left_at(row) for row in members]
+        left = ", ".join("never" if step is None else f"{step:,}" for step in steps)
+        if "pair_nats" not in members[0]["settings"]:
+            left = "not measured"
         lines.append(
-            f"| {name} | "
-            f"{row['parameters']:,} | {row['held_out_nats']:.4f} | {bits:.4f} | {bits - mean(own):+.4f} | "
-            f"{row['tokens_per_second']:,} |"
+            f"| {name} | {len(members)} | {members[0]['parameters']:,} | {_spread([row['held_out_nats'] for row in members])} | "
+            f"{_spread(bits)} | {'' if name == BASELINE else _spread(apart, sign='+')} | {left} | "
+            f"{median(row['tokens_per_second'] for row in members):,.0f} |"
         )
-    return "\n".join(lines) + f"\n\n`learned`: mean {mean(own):.4f} of {len(own)} seeds{spread}."
+    return "\n".join(lines) + "\n\nAfter \u00b1: the standard deviation over the seeds."
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    """The mean, and the standard deviation of more than one."""
+    return f"{mean(values):{sign}.4f}" + (f" \u00b1 {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Loss curves above, below them the difference from the baseline that saw the same batches."""
+    """Mean loss curves above, below them the difference from the baseline's; grey: the baseline's own seeds."""
     from matplotlib.figure import Figure
 
-    first, *others = (np.array(row["losses"]) for row in rows if row["name"] == BASELINE)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    curves = {name: np.mean([row["losses"] for row in rows if row["name"] == name], axis=0) for name in names}
+    own = {row["seed"]: np.array(row["losses"]) for row in rows if row["name"] == BASELINE}
+    first, plateau = curves[BASELINE], rows[0]["settings"].get("pair_nats")
     steps = EVERY * (np.arange(len(first)) + 0.5)
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     axes = figure.subplots(2, len(PANELS), sharex=True, sharey="row")
-    for (title, names), (upper, lower) in zip(PANELS.items(), axes.T, strict=True):
-        shown = [row for name in names for row in rows if row["name"] == name]
+    for (title, members), (upper, lower) in zip(PANELS.items(), axes.T, strict=True):
         upper.plot(steps, first, color="black", linewidth=1.2, label=BASELINE)
         lower.axhline(0, color="black", linewidth=1.2)
-        for number, losses in enumerate(others):
-            upper.plot(steps, losses, color="#999999", linewidth=0.9, label="" if number else "its other seeds")
+        if plateau:
+            upper.axhline(plateau, color="#999999", linewidth=0.9, linestyle=":", label="byte pairs")
+        for losses in own.values():
             lower.plot(steps, losses - first, color="#999999", linewidth=0.9)
-        for row, (colour, line) in zip(shown, STYLES, strict=False):
-            style = {"color": colour, "linestyle": line, "linewidth": 2, "label": row["name"]}
-            upper.plot(steps, row["losses"], **style)
-            lower.plot(steps, np.array(row["losses"]) - first, **style)
+        for name, (colour, line) in zip([name for name in members if name in curves], STYLES, strict=False):
+            style = {"color": colour, "linestyle": line, "linewidth": 2, "label": name}
+            upper.plot(steps, curves[name], **style)
+            lower.plot(steps, curves[name] - first, **style)
         upper.set_title(title)
         upper.legend(loc="upper right", fontsize=9)
         lower.set_xlabel("Optimizer step")
@@ -171,38 +211,47 @@ def main() -> None:
     """Measure what has no row yet; then the picture and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, default=asset("data") / "text" / "sample.txt", help="a file or a folder")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--seeds", type=int, default=3, help="of the baseline; the others have one")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME")
+    parser.add_argument("--held-out-blocks", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--smoke", action="store_true", help="a few steps of two options, in a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
+        if arguments.smoke:
+            vars(arguments).update(SMOKE, out=data / "variants.json")
         card = write_tokens(arguments.text, data, Tokenizer.of_bytes(), Pretrain(val_fraction=0.02), seed=1)
         settings = {
             "sources": list(card.sources),
             "train_bytes": card.bytes["train"],
             "steps": arguments.steps,
             "batch_size": 8,
-            "held_out_blocks": 400,
+            "held_out_blocks": arguments.held_out_blocks,
             "optimizer": arguments.optimizer,
             "lr": arguments.lr,
             "threads": 1,
             "shape": SHAPE,
+            "pair_nats": round(pair_nats(data), 4),
         }
         done = read_json(arguments.out) if arguments.out.exists() else []
-        for name in arguments.only:
-            for seed in range(1, arguments.seeds + 1 if name == BASELINE else 2):
+        for seed in range(1, arguments.seeds + 1):  # a whole table after each seed
+            for name in arguments.only:
                 what = {"name": name, "seed": seed, "options": ROWS[name], "settings": settings}
                 if not any(row.items() >= what.items() for row in done):
                     say(f"{name}, seed {seed}")
-                    done.append(what | measure(name, seed, settings, data))
+                    work = arguments.out.with_suffix(".work") / f"{name}-{seed}"
+                    done.append(what | measure(name, seed, settings, data, work))
                     write_json(arguments.out, done)
-    rows = [row for name in ROWS for row in done if row["name"] == name and row["settings"] == settings]
-    draw(rows, arguments.out.with_suffix(".png"))
+                    shutil.rmtree(work)
+        rows = [row for name in ROWS for row in done if row["name"] == name and row["settings"] == settings]
+        draw(rows, arguments.out.with_suffix(".png"))
     print(table(rows))
+    if stuck := sorted({row["name"] for row in rows if left_at(row) is None}):
+        print(f"\nStill on the plateau of byte pairs: {', '.join(stuck)}. Give more --steps.")
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             estimator=own,
             **self.origin_,
         )
-        examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.gpt.config).tolist()]
+        examples = [bundle.tokenizer.decode(row) for row in random_ids(bundle.model.body.config).tolist()]
         thing = exportable(
             path.name, bundle.model, bundle.tokenizer, card, examples, ["trained by finetune.TextClassifier"]
         )

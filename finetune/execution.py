@@ -47,14 +47,10 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
 def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) -> tuple[Run, Recipe]:
     """The run with these settings: an earlier one to resume, or a new one. If the name is taken, ``-2`` is appended.
 
-    Raises RecipeError, before anything is written, for settings that the task or a stage does not support.
+    Raises RecipeError or WeightsError, before anything is written, for settings or weights that the task or a stage
+    does not support.
     """
-    from finetune.tasks.base import task_named
-
-    task_named(request.task).check_settings(request)
-    for stage in load_pipeline(request.pipeline).stages:
-        if hasattr(stage, "check"):
-            stage.check(request, processes)
+    _check(request, processes)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs with this name, and the settings that differ
     number = 1
@@ -83,6 +79,19 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
         others.append(f"{run.directory.name} ({', '.join(differ)})")
         number += 1
     raise RunError(f"{root}: already a thousand runs with this name", do="Give another --name.")
+
+
+def _check(request: Recipe, processes: int) -> None:
+    """Raise for settings, or weights on this machine, that the task or a stage does not support."""
+    from finetune.tasks.base import task_named
+    from finetune.tasks.setup import check_start
+
+    task_named(request.task).check_settings(request)
+    stages = load_pipeline(request.pipeline).stages
+    for stage in stages:
+        if hasattr(stage, "check"):
+            stage.check(request, processes)
+    check_start(request, any(getattr(stage, "GPT_ALONE", False) for stage in stages))
 
 
 def _begin(run: Run, request: Recipe, seen: Recipe | None) -> Recipe | None:
@@ -213,18 +222,15 @@ def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
 def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -> None:
     """Print the plan of a run: settings, what is trained, rows and steps, time, memory. Saves nothing."""
     from finetune.commands import dry_run as measured
-    from finetune.tasks.base import task_named
     from finetune.training.loop import set_threads
 
-    task_named(request.task).check_settings(request)
+    _check(request, processes)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
         say(line)
     say("stages: " + ", ".join(names))
     plans, notes = [("", recipe)] if "train" in names else [], []
     for stage in stages:
-        if hasattr(stage, "check"):
-            stage.check(recipe, processes)
         if hasattr(stage, "plans"):
             plans, notes = stage.plans(recipe)
     if plans:

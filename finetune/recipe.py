@@ -145,13 +145,51 @@ class Evaluate(Settings):
 
 
 class Shape(Settings):
-    """The shape of new weights (weights = "scratch")."""
+    """The shape of new weights (weights = "scratch"); the preset decides what is not set."""
 
-    layers: int = Field(6, ge=1, le=256, description="blocks")
-    width: int = Field(256, ge=1, le=1 << 14, description="size of the residual stream")
-    heads: int = Field(4, ge=1, le=256, description="attention heads of a block")
-    context: int = Field(256, ge=2, le=1 << 17, description="maximum input length in tokens")
-    tokenizer: str = Field("", description="directory with vocab.json and merges.txt; by default the 256 bytes")
+    preset: Literal["gpt2", "llama", "vanilla"] = Field(
+        "gpt2",
+        description="gpt2: a small GPT-2; llama: with rotary positions, RMS norm, SwiGLU, an untied output matrix and no "
+        "biases; vanilla: the encoder-decoder of Vaswani et al. 2017, for seq2seq: post-norm, sinusoidal positions, ReLU, "
+        "width 512, 8 heads, 6 + 6 layers and a vocabulary of 5,000",
+    )
+    layers: int | None = Field(
+        None, ge=1, le=256, description="blocks, in an encoder-decoder on each side; by default 6"
+    )
+    width: int | None = Field(
+        None, ge=1, le=1 << 14, description="size of the residual stream; by default 256, in vanilla 512"
+    )
+    heads: int | None = Field(None, ge=1, le=256, description="attention heads of a block; by default 4, in vanilla 8")
+    context: int | None = Field(
+        None, ge=2, le=1 << 17, description="maximum input length in tokens; by default 256, in vanilla 512"
+    )
+    tokenizer: str = Field(
+        "",
+        description="directory with vocab.json and merges.txt; by default the 256 bytes, in vanilla a vocabulary "
+        "learnt from the training pairs",
+    )
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = Field(
+        None, description="position encoding; by default learned"
+    )
+    kv_heads: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="key/value heads, shared by groups of heads (1: multi-query); by default as many as heads",
+    )
+    norm: Literal["pre", "post", "rms"] | None = Field(
+        None, description="pre: layer norm before attention and MLP; post: after them; rms: RMS norm before them"
+    )
+    activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
+    tied: bool | None = Field(None, description="use the token embedding as the output matrix")
+    biases: bool | None = Field(None, description="biases in the linear layers")
+    attention: Literal["full", "local"] = Field(
+        "full", description="local: a token attends only to the tokens in its window"
+    )
+    window: int = Field(
+        128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
+    )
+    shared_blocks: bool = Field(False, description="all layers use the weights of one block")
 
 
 class RunSettings(Settings):
@@ -232,6 +270,12 @@ def check_shape(recipe: "Recipe") -> None:
             f"shape.{changed[0]} is used only with weights=scratch",
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
+        )
+    if recipe.shape.window != Shape().window and recipe.shape.attention != "local":
+        raise RecipeError(
+            "shape.window is used only with shape.attention=local",
+            got=f"shape.attention={recipe.shape.attention}",
+            do="Leave it out, or give --set shape.attention=local.",
         )
 
 

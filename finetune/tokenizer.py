@@ -6,13 +6,15 @@ Sources: Sennrich et al. 2016, arXiv:1508.07909 (BPE); Radford et al. 2019, sect
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import tiktoken
 
-from finetune.errors import WeightsError
+from finetune.errors import RecipeError, WeightsError
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, MASK = "<|endoftext|>", "<|mask|>"
+SPECIAL_TOKENS = ("<|pad|>", MASK, "<|sep|>", END_OF_TEXT)  # last in a vocabulary trained here, in this order
 SPECIAL = re.compile(r"<.+>|\[.+\]")  # any other token after the merges lacks its merge
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
@@ -93,6 +95,14 @@ class Tokenizer:
         vocab = {character: rank for rank, character in enumerate(byte_alphabet().values())} | {END_OF_TEXT: 256}
         return cls(json.dumps(vocab, ensure_ascii=False), "#version: 0.2\n", source="bytes")
 
+    def with_tokens(self, *tokens: str) -> "Tokenizer":
+        """This vocabulary with these special tokens, added behind all others where they are not there."""
+        new = [token for token in tokens if token not in self.special_tokens]
+        if not new:
+            return self
+        vocab = json.loads(self.vocab_json) | {token: self.vocab_size + i for i, token in enumerate(new)}
+        return Tokenizer(json.dumps(vocab, ensure_ascii=False), self.merges_txt, source=self._encoding.name)
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens, including special ones."""
@@ -135,3 +145,40 @@ class Tokenizer:
         """Write ``vocab.json`` and ``merges.txt`` as they were read."""
         for name, text in (("vocab.json", self.vocab_json), ("merges.txt", self.merges_txt)):
             (Path(directory) / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn merges from texts with the `tokenizers` library.
+
+    The vocabulary is the 256 bytes, the merges in order, then the special tokens.
+
+    Raises RecipeError if `vocab_size` leaves no room for a merge, or `tokenizers` is not installed.
+    """
+    merges_wanted = vocab_size - 256 - len(SPECIAL_TOKENS)
+    if merges_wanted < 1:
+        raise RecipeError(
+            "the vocabulary is too small",
+            got=str(vocab_size),
+            known=f"at least {257 + len(SPECIAL_TOKENS)}: the bytes, a merge, the special tokens",
+        )
+    try:
+        from tokenizers import Regex, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Trainable
+    except ImportError as error:
+        raise RecipeError("training a tokenizer needs the package tokenizers", do="pip install tokenizers") from error
+    alphabet = list(byte_alphabet().values())
+    learner = Trainable(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN.replace("++", "+")), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=256 + merges_wanted, initial_alphabet=alphabet, show_progress=False)
+    )
+    found = json.loads(learner.to_str())["model"]["merges"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in found]
+    tokens = [*alphabet, *(pair.replace(" ", "") for pair in merges), *SPECIAL_TOKENS]
+    vocab = json.dumps({token: rank for rank, token in enumerate(tokens)}, ensure_ascii=False)
+    return Tokenizer(vocab, "\n".join(["#version: 0.2", *merges]) + "\n", source="trained")

@@ -45,8 +45,8 @@ def toy_job(method: str = "full", **settings) -> tuple[Job, Train]:
     tokenizer = Tokenizer.of_bytes()
     config = GPTConfig(tokenizer.vocab_size, context=128, width=32, layers=2, heads=2, dropout=chosen.dropout)
     model = job.build_model(GPT(config).initialise(1, std=0.1), classes=2, seed=chosen.seed)
-    adapt(model.gpt, chosen)
-    trainable = freeze(model, model.gpt, chosen.method, chosen.last_blocks)
+    adapt(model.body, chosen)
+    trainable = freeze(model, model.body, chosen.method, chosen.last_blocks)
     texts, targets = toy_texts()
     encoded = encode(tokenizer, texts, config.context)
     train, val = (

@@ -18,7 +18,7 @@ from finetune.checkpoints.store import load_checkpoint, write_checkpoint
 from finetune.evaluation.language import compressors
 from finetune.evaluation.results import Start
 from finetune.files import read_json, write_manifest
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 from finetune.tasks.pretrain.documents import text_files, write_evaluation_tokens
 from finetune.tasks.pretrain.job import evaluate
 from finetune.tasks.pretrain.packing import PackedTokens
@@ -34,7 +34,7 @@ FIGURES = ("headline", "metrics", "before", "after", "compressors", "sources", "
 def measure(run: Path, texts: Path) -> dict:
     """The figures of a run: held-out text by source, the evaluation texts, beside compressors, with samples."""
     base = load_checkpoint(run / "base")
-    before, after = NextToken(base.model), NextToken(load_checkpoint(run / "base").model)
+    before, after = LossModule(base.model), LossModule(load_checkpoint(run / "base").model)
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     resume.load_weights(resume.step_directory(run / "checkpoints", best["step"]), after)
     config, tokenizer = base.model.config, base.tokenizer
@@ -69,7 +69,7 @@ def measure(run: Path, texts: Path) -> dict:
     recipe = json.loads((run / "recipe.json").read_text())
     kept = {key: recipe[key] for key in ("train", "shape", "pretrain")}
     kept["shape"].pop("tokenizer")
-    write_checkpoint(HERE, after.gpt, tokenizer, dtype=torch.float16)
+    write_checkpoint(HERE, after.body, tokenizer, dtype=torch.float16)
     write_manifest(HERE)
     return {
         "recipe": kept,

@@ -17,7 +17,7 @@ import torch
 from finetune.files import read_json
 from finetune.hub.assets import asset
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 from finetune.pipeline import load_pipeline
 from finetune.tasks.pretrain.documents import write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.job import block_nll, build_job
@@ -73,7 +73,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
         )
 
     gpt = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, wanted["width"], wanted["layers"], wanted["heads"]))
-    model = NextToken(gpt.initialise(1))
+    model = LossModule(gpt.initialise(1))
     batch = wanted["train"]["batch_size"]
     settings = RECIPE.train.model_copy(
         update={
@@ -109,7 +109,7 @@ def run_trial(name: str, texts: Path, tokenizer: Tokenizer, text: Path, work: Pa
     }
 
 
-def _bits(model: NextToken, tokens: PackedTokens, lengths: np.ndarray, most: int = 100) -> float:
+def _bits(model: LossModule, tokens: PackedTokens, lengths: np.ndarray, most: int = 100) -> float:
     """Bits per byte over at most `most` blocks."""
     blocks = sorted({len(tokens) * i // most for i in range(most)})
     nats = block_nll(model.eval(), tokens, blocks, 4, torch.device("cpu")).sum()

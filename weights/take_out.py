@@ -14,7 +14,7 @@ from finetune.checkpoints.store import write_checkpoint
 from finetune.console import say
 from finetune.errors import RunError
 from finetune.files import damage, read_json, write_manifest
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 from finetune.run import Run
 from finetune.tasks.setup import load_base
 from finetune.training import resume
@@ -28,7 +28,7 @@ def take_out(directory: Path, out: Path) -> int:
     whole = next((path for path in sorted(root.glob("step-*"), reverse=True) if not damage(path)), None)
     if whole is None:
         raise RunError(f"{root}: no whole checkpoint", do="Let the run train for a minute or more.")
-    resume.load_weights(whole, NextToken(loaded.body))
+    resume.load_weights(whole, LossModule(loaded.body))
     write_checkpoint(out, loaded.body, loaded.tokenizer, dtype=torch.float16)
     write_manifest(out)
     return read_json(whole / "state.json")["step"]

@@ -6,12 +6,26 @@ stand apart.
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from finetune.checkpoints.convert import LoadReport, finite
+from finetune.checkpoints.own_layout import checked_shape
+from finetune.checkpoints.store import (
+    LoadedCheckpoint,
+    matching_tokenizer,
+    read_header,
+    read_object,
+    refuse_damaged,
+    write_directory,
+)
 from finetune.errors import WeightsError, listed
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from finetune.tokenizer import Tokenizer
 
 MODEL_TYPE, CLASS = "blenderbot", "BlenderbotForConditionalGeneration"
 NORM_EPS = 1e-5  # not in Blenderbot's config
@@ -57,6 +71,49 @@ def fits(config: EncoderDecoderConfig) -> bool:
         last_norm=config.last_norm if config.last_norm else None,
     )
     return config == plain
+
+
+def write_blenderbot(
+    directory: Path,
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    extra_config: dict[str, Any] | None = None,
+    extra_files: dict[str, str] | None = None,
+) -> None:
+    """Write the checkpoint atomically; an existing directory of that name is replaced at the end."""
+    config = blenderbot_config(model.config, tokenizer.end_of_text) | (extra_config or {})
+    write_directory(directory, blenderbot_tensors(model), config, tokenizer, extra_files)
+
+
+def load_blenderbot(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
+    """Load a checkpoint of GPT-2's blocks: the model (eval mode, fp32), its tokenizer and a report on the tensors."""
+    directory = Path(directory)
+    refuse_damaged(directory)
+    config, path = read_blenderbot_config(directory / "config.json", dropout), directory / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{directory}: no model.safetensors here", do="Export the run again.")
+    shapes = read_header(path)
+    with torch.device("meta"):  # allocate no memory until the config's sizes match the tensors
+        check_shapes(EncoderDecoder(config), shapes, str(path))
+    tokenizer = matching_tokenizer(directory, config.vocab_size)
+    model = EncoderDecoder(config)
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            load_parameters(
+                model, shapes, lambda name: finite(file.get_tensor(name), name, directory.name), directory.name
+            )
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: the tensors cannot be read", got=str(error)) from error
+    report = LoadReport(loaded=len(shapes), dtypes=["float32"])
+    report.parameters = sum(parameter.numel() for parameter in model.parameters())
+    return LoadedCheckpoint(model.eval(), tokenizer, report)
+
+
+def read_blenderbot_config(path: Path, dropout: float = 0.0) -> EncoderDecoderConfig:
+    """The shape in a ``config.json``. Raises WeightsError for one that GPT-2's blocks do not have."""
+    shape = checked_shape(shape_of(read_object(path), str(path)), EncoderDecoderConfig, path, dropout)
+    assert isinstance(shape, EncoderDecoderConfig), "as asked for"
+    return shape
 
 
 def blenderbot_config(config: EncoderDecoderConfig, end: int) -> dict:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from finetune.checkpoints.store import write_checkpoint
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.recipe import Shape
 from finetune.tokenizer import Tokenizer
 
 MINI = "mini"  # the bundled checkpoint: pretrained, but small
@@ -16,17 +15,4 @@ def write_random_bytes(directory: Path, seed: int) -> None:
     """Write the checkpoint: 4 layers of width 128 and a vocabulary of 256 bytes and ``<|endoftext|>``."""
     tokenizer = Tokenizer.of_bytes()
     config = GPTConfig(vocab_size=tokenizer.vocab_size, context=512, width=128, layers=4, heads=4)
-    write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)
-
-
-def write_scratch(directory: Path, shape: Shape, seed: int) -> None:
-    """Write a checkpoint of a recipe's ``shape`` with GPT-2's initial weights."""
-    tokenizer = Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
-    config = GPTConfig(
-        vocab_size=tokenizer.vocab_size,
-        context=shape.context,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-    )
     write_checkpoint(directory, GPT(config).initialise(seed), tokenizer)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.checkpoints.encoder_decoder import is_encoder_decoder, load_encoder_decoder
 from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH
+from finetune.checkpoints.layouts import load_directory
 from finetune.checkpoints.peft import CONFIG as ADAPTER_CONFIG
 from finetune.checkpoints.peft import WEIGHTS as ADAPTER_WEIGHTS
 from finetune.checkpoints.peft import SwitchableAdapters, base_of, is_adapter
-from finetune.checkpoints.store import PICKLES, LoadedCheckpoint, load_checkpoint
+from finetune.checkpoints.store import PICKLES, LoadedCheckpoint
 from finetune.config import nearest
 from finetune.console import say, warn
 from finetune.errors import FetchError, WeightsError, listed
@@ -16,8 +16,8 @@ from finetune.files import sha256_file
 from finetune.hub.assets import asset
 from finetune.hub.fetch import find_weights, get_hub_checkpoint, get_weights, hub_value, network_available
 from finetune.hub.registry import WeightsRow, weights_registry
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.bodies import Body
+from finetune.models.gpt import GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
 
@@ -48,9 +48,7 @@ class WeightsSource:
 
     def load(self, dropout: float = 0.0) -> LoadedCheckpoint:
         """Read the model and the tokenizer. Raises WeightsError."""
-        if is_encoder_decoder(self.directory):
-            return load_encoder_decoder(self.directory, dropout)
-        loaded = load_checkpoint(self.directory, self.config, dropout)
+        loaded = load_directory(self.directory, self.config, dropout)
         if self.adapter is None:
             return loaded
         model = SwitchableAdapters(loaded.gpt, {"": self.adapter}).use("")
@@ -129,11 +127,11 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     )
 
 
-def load(name: str = "auto") -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
+def load(name: str = "auto") -> tuple[Body | Classifier, Tokenizer]:
     """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
 
-    A GPT maps (B, T) -> logits (B, T, V). A classifier's directory loads as a Classifier, and an encoder-decoder from a
-    seq2seq run as an EncoderDecoder.
+    A GPT maps (B, T) -> logits (B, T, V). A classifier's directory loads as a Classifier, an encoder-decoder from a
+    seq2seq run as an EncoderDecoder, and what ``weights=scratch`` made with other options as a Transformer or Encoder.
     """
     loaded = locate_weights(resolve_auto(name), fetch=True).load()
     return loaded.model, loaded.tokenizer

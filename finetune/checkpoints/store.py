@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -22,7 +23,7 @@ from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_g
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
 from finetune.errors import RunError, WeightsError
 from finetune.files import MANIFEST, damage, read_json, replace_directory, sync_directory, temporary_path, write_json
-from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.bodies import Body
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
@@ -53,19 +54,20 @@ SIZE_LIMITS = {"vocab_size": 1 << 20, "n_positions": 1 << 17, "n_embd": 1 << 14,
 class LoadedCheckpoint:
     """A checkpoint in memory: the model (eval mode, fp32), its tokenizer and the report on its tensors."""
 
-    model: GPT | Classifier | EncoderDecoder
+    model: Body | Classifier
     tokenizer: Tokenizer
     report: LoadReport
 
     @property
-    def body(self) -> GPT | EncoderDecoder:
-        """The GPT, or the encoder-decoder, without a classifier's head."""
-        return self.model.gpt if isinstance(self.model, Classifier) else self.model
+    def body(self) -> Body:
+        """The model without a classifier's head."""
+        return self.model.body if isinstance(self.model, Classifier) else self.model
 
     @property
     def gpt(self) -> GPT:
-        """The GPT; only for checkpoints already known to hold one."""
-        assert isinstance(self.body, GPT), "check_body refuses other models first"
+        """The GPT-2. Raises WeightsError for another model."""
+        if not isinstance(self.body, GPT):
+            raise WeightsError(f"{self.body.kind}'s weights", known="a GPT-2's", do="Give other weights, such as mini.")
         return self.body
 
 
@@ -204,14 +206,38 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
                 report.parameters += head.numel()
     except SafetensorError as error:
         raise WeightsError(f"{directory}: the tensors cannot be read", got=str(error)) from error
+    tokenizer = matching_tokenizer(directory, shape.vocab_size)
+    return LoadedCheckpoint(model.eval(), tokenizer, report)
+
+
+def matching_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
+    """The directory's tokenizer. Raises WeightsError if it has another size than the model's vocabulary."""
     tokenizer = Tokenizer.from_directory(directory)
-    if tokenizer.vocab_size != shape.vocab_size:
+    if tokenizer.vocab_size != vocab_size:
         raise WeightsError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens",
-            known=f"the model has {shape.vocab_size}",
+            known=f"the model has {vocab_size}",
             do="Use the checkpoint's own tokenizer files.",
         )
-    return LoadedCheckpoint(model.eval(), tokenizer, report)
+    return tokenizer
+
+
+def exact_header(directory: Path, expected: Callable[[dict[str, tuple]], dict[str, tuple]]) -> Path:
+    """The directory's model.safetensors. Raises WeightsError unless it has exactly the expected names and shapes.
+
+    expected: called with the names and shapes that there are.
+    """
+    path = Path(directory) / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{directory}: no model.safetensors here", do="Export the run again.")
+    shapes = read_header(path)
+    odd = sorted({*shapes.items()} ^ {*expected(shapes).items()})
+    if odd:
+        raise WeightsError(
+            f"{path}: {len(odd)} tensors do not fit its config.json",
+            got=", ".join(f"{name} {shape}" for name, shape in odd[:4]),
+        )
+    return path
 
 
 def refuse_damaged(directory: Path) -> None:
@@ -231,12 +257,12 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write Hugging Face's layout atomically; an existing directory of that name is replaced at the end."""
-    gpt = model.gpt if isinstance(model, Classifier) else model
+    gpt = gpt_of(model)
     tensors: dict[str, Tensor] = gpt_tensors(gpt)
     if isinstance(model, Classifier):
         tensors[CLASSIFIER_HEAD] = model.head.weight.detach().cpu().contiguous()
     kind = {"dtype": str(dtype).removeprefix("torch.")}
-    files = {"tokenizer_config.json": json.dumps(tokenizer_config(gpt.config), indent=2) + "\n", **(extra_files or {})}
+    files = tokenizer_files(gpt.config) | (extra_files or {})
     write_directory(
         directory,
         {name: tensor.to(dtype) for name, tensor in tensors.items()},
@@ -280,7 +306,7 @@ def write_directory(
 def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
     """The ``config.json`` that transformers needs."""
     kind = "GPT2ForSequenceClassification" if isinstance(model, Classifier) else "GPT2LMHeadModel"
-    config = model.gpt.config if isinstance(model, Classifier) else model.config
+    config = gpt_of(model).config
     ours = {theirs: getattr(config, name) for theirs, name in CONFIG_KEYS.items()}
     end = tokenizer.end_of_text
     return {
@@ -296,6 +322,18 @@ def hugging_face_config(model: GPT | Classifier, tokenizer: Tokenizer) -> dict:
         "eos_token_id": end,
         "pad_token_id": end,
     }
+
+
+def gpt_of(model: GPT | Classifier) -> GPT:
+    """The GPT, without a classifier's head."""
+    body = model.body if isinstance(model, Classifier) else model
+    assert isinstance(body, GPT), "other models have a layout of their own"
+    return body
+
+
+def tokenizer_files(config: GPTConfig) -> dict[str, str]:
+    """The file that AutoTokenizer needs beside vocabulary and merges."""
+    return {"tokenizer_config.json": json.dumps(tokenizer_config(config), indent=2) + "\n"}
 
 
 def tokenizer_config(config: GPTConfig) -> dict:

@@ -11,9 +11,10 @@ from finetune.errors import RecipeError, WeightsError
 from finetune.files import read_json
 from finetune.models.compiled import check_compiled, compile_step
 from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
+from finetune.models.transformer import LanguageModel
 from finetune.tasks.seq2seq.examples import writing_room
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse
 from finetune.tasks.seq2seq.job import decoding
@@ -51,8 +52,9 @@ def continue_text(
     model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled else device_type()
     if isinstance(model, EncoderDecoder) and not use:
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
-    if not isinstance(model, GPT | EncoderDecoder):
-        raise WeightsError(f"{name}: a classifier cannot generate text", known="language models, for example gpt2")
+    if not isinstance(model, LanguageModel | EncoderDecoder):
+        kind = "a classifier" if isinstance(model, Classifier) else model.kind
+        raise WeightsError(f"{name}: {kind} cannot generate text", known="language models, for example gpt2")
     if compiled:  # report why it cannot be compiled before any text is written
         model = model.to(torch.bfloat16)
         check_compiled(model, decoding.beams * decoding.samples)
@@ -89,7 +91,7 @@ def continue_text(
 
 
 def _target_of(
-    model: GPT | EncoderDecoder,
+    model: LanguageModel | EncoderDecoder,
     tokenizer: Tokenizer,
     source: str,
     use: SourceUse,
@@ -106,7 +108,7 @@ def _target_of(
         ids = ids[:room]
     if not ids:
         raise RecipeError("the source is empty", do="Give a text.")
-    if isinstance(model, GPT):
+    if isinstance(model, LanguageModel):
         return torch.tensor([[*ids, tokenizer.end_of_text]], device=device), model.generate
     start = torch.tensor([[tokenizer.end_of_text]], device=device)
     return start, partial(model.generate, torch.tensor([ids], device=device))

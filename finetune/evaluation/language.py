@@ -42,6 +42,25 @@ def language_metrics(
     return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(NAMES)}
 
 
+def masked_metrics(
+    nats: ArrayLike, tokens: ArrayLike, right: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> dict[str, Metric]:
+    """log_loss (nats per masked token), perplexity and token_accuracy with 95 % intervals over blocks.
+
+    nats, tokens, right: for each block (n,) its summed cross-entropy, its masked tokens and those predicted correctly.
+    """
+    nats, tokens, right = (np.asarray(values, dtype=np.float64) for values in (nats, tokens, right))
+
+    def statistic(counts: np.ndarray) -> np.ndarray:  # counts (R, n) -> (R, 3)
+        loss = counts @ nats / (counts @ tokens)
+        return np.stack([loss, np.exp(np.minimum(loss, 50.0)), counts @ right / (counts @ tokens)], axis=1)
+
+    values = statistic(np.ones((1, len(nats))))[0]
+    low, high = bootstrap(statistic, len(nats), resamples, seed)
+    names = ("log_loss", "perplexity", "token_accuracy")
+    return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(names)}
+
+
 def compressors(text: bytes) -> list[CompressedSize]:
     """Bits per byte of general compressors on the same text, as a sanity check."""
     if not text:

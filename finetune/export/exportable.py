@@ -14,8 +14,8 @@ from finetune.console import clean
 from finetune.errors import RunError, WeightsError
 from finetune.export.card import Card, front_matter
 from finetune.files import replace_directory, temporary_path, write_manifest
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.bodies import Body
+from finetune.models.gpt import GPTConfig
 from finetune.models.heads import Classifier
 from finetune.records import Record
 from finetune.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Exportable:
     """A trained model with everything that a format may write. Formats decide by the model's class."""
 
     name: str  # of the run, or of the directory
-    model: GPT | Classifier | EncoderDecoder
+    model: Body | Classifier
     tokenizer: Tokenizer
     readme: Callable[[Exported], str]  # the README in Hugging Face's layout
     config: dict[str, Any] = field(default_factory=dict)  # additional keys of config.json

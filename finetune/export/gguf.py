@@ -30,6 +30,7 @@ from finetune.export.extras import require
 from finetune.export.llama_cpp import compare_answers, has_llama_cpp
 from finetune.export.plain_reader import PlainReader
 from finetune.models.gpt import GPT
+from finetune.models.heads import Classifier
 from finetune.tokenizer import END_OF_TEXT
 
 MERGED = True
@@ -59,9 +60,10 @@ def write(
     refuse_own_head(thing, "GGUF")
     if not isinstance(thing.model, GPT):
         raise RunError(
-            f"{thing.name}: not a GPT-2 language model, and llama.cpp's GPT-2 is nothing else",
-            known="runs whose export/hf is a language model",
-            do="Export a classifier with --format onnx.",
+            f"{thing.name}: {'a classifier' if isinstance(thing.model, Classifier) else thing.model.kind}, which this format "
+            "does not support",
+            known="GPT-2 language models",
+            do="Export a classifier with --format onnx, another model with --format hf.",
         )
     if quantize == "q8_0" and thing.model.config.width % BLOCK:
         raise RunError(

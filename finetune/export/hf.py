@@ -1,9 +1,10 @@
 """Hugging Face's layout: a directory that transformers loads, compared with our model before it is published.
 
-A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel, an encoder-decoder of GPT-2's
-blocks a BlenderbotForConditionalGeneration, and a GPT under a task's own head whatever the task's layout says; an
-encoder-decoder of another shape is written in a layout of our own. transformers loads the directory as any user would;
-if it is not installed, a reader in plain numpy does.
+A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel; in the LLaMA shape a
+LlamaForSequenceClassification and a LlamaForCausalLM. An encoder-decoder of GPT-2's blocks becomes a
+BlenderbotForConditionalGeneration, and a model under a task's own head whatever the task's layout says. Other models, such
+as encoders, are written in our own layout, read back and compared. transformers loads the directory as any user would; if
+it is not installed, a reader in plain numpy does.
 """
 
 import json
@@ -15,16 +16,18 @@ import numpy as np
 import torch
 
 from finetune.checkpoints import blenderbot
-from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
+from finetune.checkpoints.layouts import is_llama, load_directory, write_model
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import tokenizer_config, write_checkpoint
+from finetune.checkpoints.store import tokenizer_config
 from finetune.console import escape_markdown
 from finetune.errors import WeightsError
 from finetune.export.exportable import TOLERANCE, Exportable, Exported, draft_of, random_ids, refuse, write_readme
-from finetune.export.readers import MISSING, Reader, TransformersReader, open_reader
+from finetune.export.readers import MISSING, Reader, TransformersReader, has_transformers, open_reader
+from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
+from finetune.models.transformer import LanguageModel
 from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
@@ -38,30 +41,41 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
     After an error an earlier export is still in place. base: unused, since the export contains all weights.
     """
     with draft_of(directory) as draft:
+        model = thing.model
         if thing.layout is not None:
             exported = thing.layout(draft)
-        elif isinstance(thing.model, EncoderDecoder):
-            write_encoder_decoder(draft, thing.model, thing.tokenizer, thing.files | configs(thing))
-            exported = compare_encoder_decoder(draft, thing.model)
         else:
-            write_checkpoint(draft, thing.model, thing.tokenizer, thing.config, thing.files | configs(thing))
-            exported = (
-                compare_classifier(draft, thing, thing.model)
-                if isinstance(thing.model, Classifier)
-                else compare_language_model(draft, thing, thing.model)
-            )
+            write_model(draft, model, thing.tokenizer, thing.config, thing.files | configs(thing))
+            if not in_transformers(model) or (is_llama(model) and not has_transformers()):
+                exported = compare_read_back(draft, model)
+            elif isinstance(model, Classifier):
+                exported = compare_classifier(draft, thing, model)
+            elif isinstance(model, EncoderDecoder):
+                exported = compare_encoder_decoder(draft, model)
+            else:
+                assert isinstance(model, LanguageModel), "the other models are not in transformers"
+                exported = compare_language_model(draft, thing, model)
         write_readme(draft, thing, thing.readme(exported))
     return exported
+
+
+def in_transformers(model: Body | Classifier) -> bool:
+    """Whether transformers has a class that computes the same."""
+    if isinstance(model, EncoderDecoder):
+        return blenderbot.fits(model.config)
+    return isinstance(model.body if isinstance(model, Classifier) else model, GPT) or is_llama(model)
 
 
 def configs(thing: Exportable) -> dict[str, str]:
     """How texts are tokenized, and how a language model writes, as files: name -> JSON."""
     model, end = thing.model, thing.tokenizer.end_of_text
     if isinstance(model, Classifier):
-        settings = tokenizer_config(model.gpt.config) | {"model_max_length": thing.max_length}
+        settings = tokenizer_config(model.body.config) | {"model_max_length": thing.max_length}
         return {"tokenizer_config.json": _json(settings | thing.tokenizer_settings)}
     settings = tokenizer_config(model.config) | thing.tokenizer_settings
-    if isinstance(model, GPT):  # a batch of prompts of several lengths goes on at its right end
+    if not isinstance(model, LanguageModel | EncoderDecoder):
+        return {"tokenizer_config.json": _json(settings)}
+    if isinstance(model, LanguageModel):  # a batch of prompts of several lengths goes on at its right end
         settings["padding_side"] = "left"
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     if isinstance(model, EncoderDecoder):
@@ -69,9 +83,10 @@ def configs(thing: Exportable) -> dict[str, str]:
     return {"tokenizer_config.json": _json(settings), "generation_config.json": _json(ids | thing.generation)}
 
 
-def compare_language_model(directory: Path, thing: Exportable, model: GPT) -> Exported:
+def compare_language_model(directory: Path, thing: Exportable, model: LanguageModel) -> Exported:
     """Compare a language model's logits on random ids, and its chat template token by token."""
-    reader, ids = open_reader(directory, "GPT2LMHeadModel"), random_ids(model.config)
+    kind = "LlamaForCausalLM" if is_llama(model) else "GPT2LMHeadModel"
+    reader, ids = open_reader(directory, kind), random_ids(model.config)
     with torch.inference_mode():
         ours = model.cpu()(ids).numpy()
     difference = _difference(reader, ours, lambda: reader.next_token_logits(ids.numpy()))
@@ -87,7 +102,9 @@ def compare_language_model(directory: Path, thing: Exportable, model: GPT) -> Ex
 
 def compare_classifier(directory: Path, thing: Exportable, model: Classifier) -> Exported:
     """Compare token ids, logits and labels of a classifier on the texts."""
-    reader = open_reader(directory, "GPT2ForSequenceClassification")
+    reader = open_reader(
+        directory, "LlamaForSequenceClassification" if is_llama(model) else "GPT2ForSequenceClassification"
+    )
     texts = thing.texts if isinstance(reader, TransformersReader) else thing.texts[:PLAIN_TEXTS]
     ids = encode(thing.tokenizer, texts, thing.max_length)
     same_ids = sum(reader.encode(text) == row for text, row in zip(texts, ids, strict=True))
@@ -111,21 +128,35 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier) ->
     )
 
 
-def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
-    """Compare an encoder-decoder's logits on random ids; one in our own layout is read back, the same bit for bit."""
-    ids = random_ids(model.config)
-    again = load_encoder_decoder(directory).model
+def compare_read_back(directory: Path, model: Body | Classifier) -> Exported:
+    """Read a model in our own layout back and compare logits on random ids, bit for bit."""
+    again: Any = load_directory(directory).model
+    body = model.body if isinstance(model, Classifier) else model
+    ids = random_ids(body.config)
+    inputs: tuple[torch.Tensor, ...] = (ids,)
+    if isinstance(model, EncoderDecoder):
+        inputs = ids, ids
+    elif isinstance(model, Classifier):
+        inputs = ids, torch.tensor([ids.shape[1] - 1, ids.shape[1] // 2])
     with torch.inference_mode():
-        ours = model.cpu()(ids, ids).numpy()
-        back = float(np.abs(ours - again(ids, ids).numpy()).max())
+        back = float((model.cpu()(*inputs) - again(*inputs)).abs().max())
     if back:
         raise WeightsError(
             "the export gives other logits when it is read back",
             got=f"{back:.2e} apart",
             do="This is a fault of ours: please report it.",
         )
-    if not blenderbot.fits(model.config):
-        return Exported(True, "read back, the same logits bit for bit; its shape has a layout of our own", back)
+    body_kind = f"{body.kind} of this shape" if isinstance(body, EncoderDecoder) else body.kind
+    said = f"the layout of {body_kind} is our own" if not is_llama(model) else "transformers is not installed"
+    return Exported(True, f"read back, the same logits bit for bit; {said}", back)
+
+
+def compare_encoder_decoder(directory: Path, model: EncoderDecoder) -> Exported:
+    """Read an encoder-decoder back, bit for bit, and compare its logits on random ids in transformers' Blenderbot."""
+    compare_read_back(directory, model)
+    ids = random_ids(model.config)
+    with torch.inference_mode():
+        ours = model.cpu()(ids, ids).numpy()
     reader = open_reader(directory, blenderbot.CLASS)
     difference = _difference(reader, ours, lambda: reader.target_logits(ids.numpy(), ids.numpy()))
     return Exported(
@@ -141,7 +172,7 @@ def language_model_readme(name: str, weights: str, about: list[str], use: list[s
             [
                 f"# {escape_markdown(name)}",
                 "",
-                f"A GPT-2 language model made by gpt2-finetune from {escape_markdown(weights)}.",
+                f"A language model made by gpt2-finetune from {escape_markdown(weights)}.",
                 "",
                 *(f"- {line}" for line in (*about, exported.summary)),
                 "",

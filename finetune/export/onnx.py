@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.checkpoints.sources import WeightsSource
+from finetune.checkpoints.store import gpt_of
 from finetune.console import escape_markdown
 from finetune.errors import RunError
 from finetune.evaluation.calibration import decide, softmax
@@ -32,7 +33,6 @@ from finetune.export.exportable import (
 )
 from finetune.export.extras import require
 from finetune.export.standalone import OnnxClassifier
-from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.training.predict import predict_logits
@@ -50,32 +50,34 @@ def write(
 ) -> Exported:
     """Write the directory whole or not at all. base: not needed.
 
-    Raises RunError where a package is missing or the model is an encoder-decoder, WeightsError if a logit, a label or a
+    Raises RunError where a package is missing or the model is not on GPT-2, WeightsError if a logit, a label or a
     decision differs; an older export then stays in its place. int8 has no tolerance: its cost is measured and said.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
     refuse_own_head(thing, "ONNX")
-    if isinstance(thing.model, EncoderDecoder):
+    model = thing.model
+    body = model.body if isinstance(model, Classifier) else model
+    if not isinstance(body, GPT) or not isinstance(model, GPT | Classifier):
         raise RunError(
-            f"{thing.name}: an encoder-decoder, which has two graphs",
-            known="classifiers and language models",
+            f"{thing.name}: {body.kind}, which this format does not support",
+            known="classifiers and language models on GPT-2",
             do="Export it with --format hf.",
         )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
         path, graph = draft / "model.onnx", draft / "fp32.onnx"
         metadata = _metadata(thing, quantize)
-        _trace(thing.model, graph if quantize else path, metadata)
+        _trace(model, graph if quantize else path, metadata)
         if quantize:
             _quantize(graph, path, metadata)
         thing.tokenizer.save(draft)
         for name, text in thing.files.items():
             (draft / name).write_text(text, encoding="utf-8", newline="\n")
-        if isinstance(thing.model, Classifier):
+        if isinstance(model, Classifier):
             shutil.copyfile(standalone.__file__, draft / "predict.py")
-            exported = compare_classifier(draft, thing, thing.model, quantize)
+            exported = compare_classifier(draft, thing, model, quantize)
         else:
-            exported = compare_language_model(draft, thing.model, quantize)
+            exported = compare_language_model(draft, model, quantize)
         for left in draft.glob("fp32.onnx*"):
             left.unlink()
         write_readme(draft, thing, _readme(thing, exported), library="onnx")
@@ -167,15 +169,16 @@ def _metadata(thing: Exportable, quantize: str | None) -> dict[str, str]:
 
 
 def _gpt(thing: Exportable) -> GPT:
-    assert not isinstance(thing.model, EncoderDecoder), "refused before"
-    return thing.model.gpt if isinstance(thing.model, Classifier) else thing.model
+    body = thing.model.body if isinstance(thing.model, Classifier) else thing.model
+    assert isinstance(body, GPT), "other models are refused"
+    return body
 
 
 def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> None:
     """Write the graph, for any batch and length."""
     from torch.export import Dim
 
-    gpt = model.gpt if isinstance(model, Classifier) else model
+    gpt = gpt_of(model)
     example = torch.zeros(2, min(5, gpt.config.context), dtype=torch.long)  # a size of 1 would be taken for fixed
     sizes = {0: Dim("batch", min=1), 1: Dim("length", min=1, max=gpt.config.context)}
     if isinstance(model, Classifier):

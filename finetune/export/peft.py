@@ -14,7 +14,7 @@ from finetune.adapters.lora import lora_layers
 from finetune.checkpoints.convert import gpt_tensors
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD, PREFIX, expand
 from finetune.checkpoints.sources import WeightsSource
-from finetune.checkpoints.store import LoadedCheckpoint, hugging_face_config, tensor_files
+from finetune.checkpoints.store import LoadedCheckpoint, gpt_of, hugging_face_config, tensor_files
 from finetune.console import escape_markdown
 from finetune.errors import RunError
 from finetune.export.exportable import (
@@ -32,7 +32,6 @@ from finetune.export.plain_reader import PlainReader, read_tensors, with_adapter
 from finetune.export.readers import has_transformers, padded_logits
 from finetune.files import write_json
 from finetune.hub.registry import weights_registry
-from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.training.predict import predict_logits
@@ -53,16 +52,18 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
             f"{thing.name}: has no adapters", known="a run with method lora", do="Export it with --format hf."
         )
     refuse_own_head(thing, "PEFT's layout")
-    if isinstance(thing.model, EncoderDecoder):
+    model = thing.model
+    body = model.body if isinstance(model, Classifier) else model
+    if not isinstance(body, GPT) or not isinstance(model, GPT | Classifier):
         raise RunError(
-            f"{thing.name}: an encoder-decoder, which PEFT does not support",
+            f"{thing.name}: {body.kind}, which this format does not support",
             known="GPT-2",
             do="Export it with --format hf, which merges the adapters.",
         )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
-        save_file(adapter_tensors(thing.model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = adapter_config(thing.model, base)
+        save_file(adapter_tensors(model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = adapter_config(model, base)
         write_json(draft / "adapter_config.json", config)
         thing.tokenizer.save(draft)
         for name, text in (configs(thing) | thing.files).items():
@@ -76,7 +77,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
 
 def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
     """The tensors that LoRA trained, under PEFT's names. As here, A is (R, I) and B is (O, R); only the base differs."""
-    gpt, tensors = _gpt_of(model), {}
+    gpt, tensors = gpt_of(model), {}
     theirs = _layer_names(gpt)
     for name, layer in lora_layers(gpt).items():
         for kind in ("lora_A", "lora_B"):
@@ -88,7 +89,7 @@ def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
 
 def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
     """The content of ``adapter_config.json``; PEFT silently uses a default for every missing key."""
-    gpt = _gpt_of(model)
+    gpt = gpt_of(model)
     layers = lora_layers(gpt)
     layer = next(iter(layers.values()))
     row = weights_registry().get(base.name) if base.pinned else None
@@ -122,6 +123,7 @@ def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, l
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
     model, gpt = thing.model, loaded.gpt
+    assert isinstance(model, GPT | Classifier), "other models are refused"
     config = GPT2Config(**hugging_face_config(gpt, loaded.tokenizer))
     if isinstance(model, Classifier):
         config.num_labels = model.head.out_features
@@ -147,6 +149,7 @@ def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, l
 def compare_plainly(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
     """The same in plain numpy: the adapter's matrices added to those in the base's files."""
     model, tensors = thing.model, dict[str, np.ndarray]()
+    assert isinstance(model, GPT | Classifier), "other models are refused"
     for path in tensor_files(base.directory):
         tensors |= read_tensors(path)
     try:
@@ -165,11 +168,6 @@ def compare_plainly(directory: Path, thing: Exportable, base: WeightsSource, loa
         raise refuse(PlainReader.name, f"largest logit difference {difference:.2e}")
     said = f"{PlainReader.name} gives the same logits, largest difference {difference:.1e}; peft is not installed"
     return Exported(True, said, difference)
-
-
-def _gpt_of(model: Classifier | GPT) -> GPT:
-    """The GPT, without a classifier's head."""
-    return model.gpt if isinstance(model, Classifier) else model
 
 
 def _layer_names(gpt: GPT) -> dict[str, str]:

@@ -7,7 +7,7 @@ S source tokens, T target tokens.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,13 @@ from finetune.errors import RecipeError
 from finetune.models.cache import Source, SourceCache
 from finetune.models.encoder import bidirectional_mask, positions_of, require_tied
 from finetune.models.generate import generate
-from finetune.models.gpt import GPT, summed_loss
-from finetune.models.heads import Classifier
-from finetune.models.packed import for_generation
-from finetune.models.variants import Block, Stack, VariantConfig
+from finetune.models.gpt import draw_weights, summed_loss
+from finetune.models.packed import PackedDecoder, packed_copy
+from finetune.models.transformer import Block, Stack, TransformerConfig
 
 
 @dataclass(frozen=True)
-class EncoderDecoderConfig(VariantConfig):
+class EncoderDecoderConfig(TransformerConfig):
     """The shape of both sides; `layers` counts the decoder's."""
 
     encoder_layers: int | None = None  # None: as many as the decoder
@@ -65,9 +64,16 @@ class EncoderDecoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.encoder = Stack(config.encoder, tokens=False)
         self.decoder = Stack(config, tokens=False, cross=True)
-        self.packed_output: nn.Module | None = None  # set in copies made for generation
 
-    initialise = GPT.initialise  # the same rule, by the same names
+    def initialise(self, seed: int, std: float = 0.02) -> Self:
+        """Draw random weights by GPT-2's rule, as ``GPT.initialise``; no two tensors are alike."""
+        draw_weights(self, self.config.layers, seed, std)
+        return self
+
+    @property
+    def output(self) -> Tensor:
+        """The output matrix (V, C)."""
+        return self.token_embedding.weight
 
     def encode(self, source_ids: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """The encoder output, to which the decoder attends: (B, S) -> (B, S, C).
@@ -107,7 +113,7 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:
         """Logits of the next target token: (B, S), (B, T) -> (B, T, V)."""
         hidden = self.hidden_states(source_ids, target_ids, source_mask, target_mask)
-        return F.linear(hidden, self.token_embedding.weight)
+        return F.linear(hidden, self.output)
 
     def loss_sum(
         self,
@@ -125,7 +131,7 @@ class EncoderDecoder(nn.Module):
         smoothing: label smoothing, the probability mass spread over the whole vocabulary.
         """
         hidden = self.hidden_states(source_ids, target_ids, source_mask, target_mask)
-        return summed_loss(hidden, self.token_embedding.weight, targets, chunk, smoothing)
+        return summed_loss(hidden, self.output, targets, chunk, smoothing)
 
     @torch.inference_mode()
     def generate(
@@ -145,24 +151,9 @@ class EncoderDecoder(nn.Module):
         if not source_ids.numel() or not (source_mask is None or source_mask.any(dim=1).all()):
             raise RecipeError("a source is empty", do="Leave it out, or give it at least one token.")
         rows = len(source_ids) * options.get("beams", 1) * options.get("samples", 1)
-        model = for_generation(self, rows, max_new_tokens)
-        return generate(DecoderWithSource(model, source_ids, source_mask), prompt, max_new_tokens, **options)
-
-
-class EncoderDecoderClassifier(nn.Module):
-    """A linear head, without bias, on the decoder's hidden state at the start token; the text is the source."""
-
-    def __init__(self, model: EncoderDecoder, classes: int, start: int):
-        super().__init__()
-        self.model, self.start = model, start
-        self.head = nn.Linear(model.config.width, classes, bias=False)
-
-    initialise_head = Classifier.initialise_head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Class logits: (B, T), with a mask as in ``EncoderDecoder.encode`` -> (B, K)."""
-        start = torch.full_like(input_ids[:, :1], self.start)
-        return self.head(self.model.hidden_states(input_ids, start, attention_mask)[:, 0])
+        packed = packed_copy(self, rows, max_new_tokens)
+        decoder = DecoderWithSource(packed[0] if packed else self, source_ids, source_mask)
+        return generate(PackedDecoder(decoder, packed[1]) if packed else decoder, prompt, max_new_tokens, **options)
 
 
 class DecoderWithSource:
@@ -176,11 +167,13 @@ class DecoderWithSource:
         config = self.model.config
         return SourceCache(config.layers, min(room, config.context), self.sources)
 
+    def extend(self, input_ids: Tensor, cache: SourceCache) -> Tensor:
+        """Append target tokens to the cache: (B, T) -> the last one's hidden state, (B, C)."""
+        return self.model.decoder.run_on(self.model.token_embedding(input_ids), cache, cache.sources)
+
     def next_logits(self, input_ids: Tensor, cache: SourceCache) -> Tensor:
         """Append target tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
-        model = self.model
-        x = model.decoder.run_on(model.token_embedding(input_ids), cache, cache.sources)
-        return F.linear(x, model.token_embedding.weight) if model.packed_output is None else model.packed_output(x)
+        return F.linear(self.extend(input_ids, cache), self.model.output)
 
 
 def causal(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor]:

@@ -25,7 +25,7 @@ C = TypeVar("C", bound=KVCache)
 
 
 class Decoder(Protocol[C]):
-    """What generation needs of a model: a GPT, a Variant or an encoder_decoder.DecoderWithSource."""
+    """What generation needs of a model: a GPT, a Transformer or an encoder_decoder.DecoderWithSource."""
 
     def new_cache(self, room: int) -> C:
         """An empty cache for this many positions, limited to the context length."""

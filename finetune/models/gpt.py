@@ -8,9 +8,8 @@ Shape letters: B batch, T time (tokens), C width, H heads, D head width (C / H),
 N supervised positions.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache
-from finetune.models.compiled import CompiledGPT, check_compiled
-from finetune.models.generate import generate
-from finetune.models.packed import for_generation
 
 IGNORE = -100  # target value of unsupervised positions
 KEPT_LOGITS = 1 << 25  # 128 MiB in fp32; above this, logits are recomputed in the backward pass
@@ -47,20 +43,11 @@ class GPTConfig:
             )
 
 
-class Shaped(Protocol):
-    """The attributes of a model that ``GPT.initialise`` uses."""
-
-    @property
-    def config(self) -> GPTConfig: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-
-M = TypeVar("M", bound=Shaped)
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention: softmax(Q K^T / sqrt(D)) V in each head (Vaswani et al. 2017, section 3.2).
+
+    PyTorch's fused kernel computes it without keeping the weights; plain_attention.py writes the formula out.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -77,18 +64,22 @@ class Attention(nn.Module):
         too; None means causal. at: (B,), query these positions only; the mask is then (B, 1, 1, T).
         Returns (B, T or 1, C).
         """
-        B, T, C = x.shape
-        q, k, v = self.qkv(x).split(C, dim=-1)  # (B, T, C) each
+        query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
         if at is not None:
-            q = gather_positions(q, at)  # (B, 1, C)
-        q, k, v = (z.view(B, -1, self.heads, C // self.heads).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
+            query = gather_positions(query, at)  # (B, 1, C)
+        query, key, value = (self.split_heads(z) for z in (query, key, value))  # (B, H, T, D)
         if cache is not None:
-            k, v = cache.extend(k, v)  # (B, H, S, D)
-        causal = mask is None and (cache is None or T > 1)  # without a cache no shape decides: it can be traced
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
+            key, value = cache.extend(key, value)  # (B, H, S, D)
+        causal = mask is None and (
+            cache is None or x.shape[1] > 1
+        )  # without a cache no shape decides: it can be traced
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
+
+    def split_heads(self, z: Tensor) -> Tensor:
+        """(B, T, C) -> (B, H, T, D)."""
+        return z.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -137,19 +128,15 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.packed_output: nn.Module | None = None  # set in copies made for generation
 
-    @torch.no_grad()
-    def initialise(self: M, seed: int, std: float = 0.02) -> M:
-        """GPT-2's random initialisation: normal, with the residual projections scaled by 1 / sqrt(2 * layers)."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            else:
-                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                scale = (2 * self.config.layers) ** -0.5 if residual else 1.0
-                parameter.normal_(0.0, std * scale, generator=generator)
+    @property
+    def output(self) -> Tensor:
+        """The output matrix (V, C)."""
+        return self.token_embedding.weight
+
+    def initialise(self, seed: int, std: float = 0.02) -> Self:
+        """Draw GPT-2's random weights."""
+        draw_weights(self, self.config.layers, seed, std)
         return self
 
     def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -180,22 +167,25 @@ class GPT(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits of the next token: (B, T) -> (B, T, V)."""
-        return F.linear(self.hidden_states(input_ids), self.token_embedding.weight)
+        return F.linear(self.hidden_states(input_ids), self.output)
 
     def new_cache(self, room: int) -> KVCache:
         """An empty cache for this many positions, limited to the context length."""
         return KVCache(self.config.layers, min(room, self.config.context))
 
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
+    def extend(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens to the cache: (B, T) -> the last one's hidden state after the final norm, (B, C)."""
         T, device = input_ids.shape[1], input_ids.device
         mask = cache.mask(T, device)
         x = self.embed(input_ids, cache.positions(T, device))
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, mask, cache=layer)
         cache.length += T
-        x = self.norm(x[:, -1])  # (B, C)
-        return F.linear(x, self.token_embedding.weight) if self.packed_output is None else self.packed_output(x)
+        return self.norm(x[:, -1])
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
+        return F.linear(self.extend(input_ids, cache), self.output)
 
     def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 is greedy decoding.
@@ -204,12 +194,9 @@ class GPT(nn.Module):
         compiled: faster, for a single sequence of a bf16 model on a CPU; needs a C++ compiler, and about a second to
         compile once per process. Raises RecipeError if that is not possible.
         """
-        rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
-        if compiled:
-            check_compiled(self, rows)
-            return generate(CompiledGPT(self), input_ids, max_new_tokens, **options)
-        model = self if self.packed_output is not None else for_generation(self, rows, max_new_tokens)
-        return generate(model, input_ids, max_new_tokens, **options)
+        from finetune.models.packed import generate_fast
+
+        return generate_fast(self, input_ids, max_new_tokens, compiled, **options)
 
     def loss_sum(
         self,
@@ -223,7 +210,20 @@ class GPT(nn.Module):
 
         input_ids, targets: (B, T); targets[b, t] is the token that should follow input_ids[b, t], or IGNORE.
         """
-        return summed_loss(self.hidden_states(input_ids, mask, positions), self.token_embedding.weight, targets, chunk)
+        return summed_loss(self.hidden_states(input_ids, mask, positions), self.output, targets, chunk)
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module, layers: int, seed: int, std: float) -> None:
+    """GPT-2's random initialisation: normal, with the residual projections scaled by 1 / sqrt(2 * layers)."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        else:
+            residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            scale = (2 * layers) ** -0.5 if residual else 1.0
+            parameter.normal_(0.0, std * scale, generator=generator)
 
 
 def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:

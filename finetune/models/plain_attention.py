@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from finetune.models.encoder import Encoder, EncoderClassifier
+from finetune.models.encoder import Encoder
 from finetune.models.encoder_decoder import EncoderDecoder
 
 
@@ -68,8 +68,8 @@ class Recording(TorchFunctionMode):
 def attention_maps(model: nn.Module, *inputs: Tensor, **more: Tensor) -> dict[str, Tensor]:
     """The attention weights of ``model(*inputs, **more)``, the model in eval mode.
 
-    "decoder": (L, B, H, T, T) of a GPT, a Variant or a decoder; "encoder": (L, B, H, S, S); "cross": (L, B, H, T, S).
-    For a classifier on a GPT pass ``model.gpt``, since its top block computes one position only.
+    "decoder": (L, B, H, T, T) of a GPT, a Transformer or a decoder; "encoder": (L, B, H, S, S); "cross": (L, B, H, T, S).
+    Of a classifier pass ``model.body``: on a GPT its top block computes one position only.
     """
     with Recording() as recording:
         model(*inputs, **more)
@@ -78,5 +78,5 @@ def attention_maps(model: nn.Module, *inputs: Tensor, **more: Tensor) -> dict[st
         encoder, decoder = calls[: len(model.encoder.blocks)], calls[len(model.encoder.blocks) :]
         parts = {"encoder": encoder, "decoder": decoder[0::2], "cross": decoder[1::2]}
     else:
-        parts = {"encoder" if isinstance(model, (Encoder, EncoderClassifier)) else "decoder": calls}
+        parts = {"encoder" if isinstance(model, Encoder) else "decoder": calls}
     return {name: torch.stack(part) for name, part in parts.items()}

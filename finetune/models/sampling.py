@@ -21,7 +21,7 @@ class Decoding:
 
     temperature: float | None = None  # None: 1; unused under beam search
     top_k: int | None = None  # sample from the k most likely tokens
-    top_p: float | None = None  # from the smallest set of tokens whose probability reaches p
+    top_p: float | None = None  # from the smallest set of tokens whose probability reaches p; 1: all
     min_p: float | None = None  # from tokens with at least this fraction of the top token's probability
     repetition_penalty: float = 1.0  # above 1: tokens already present become less likely
     no_repeat_ngram: int | None = None  # never repeat an n-gram of this length
@@ -95,7 +95,7 @@ def filter_logits(
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # a running sum of 1 in fp32 would leave out the least likely
         ranked, order = logits.sort(descending=True)
         probability = ranked.softmax(dim=-1)
         outside = probability.cumsum(dim=-1) - probability >= top_p  # more likely tokens already reach p

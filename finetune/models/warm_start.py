@@ -13,7 +13,7 @@ from torch import nn
 from finetune.models.encoder import Encoder
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT
-from finetune.models.variants import Block, VariantConfig
+from finetune.models.transformer import Block, TransformerConfig
 
 
 @dataclass
@@ -28,7 +28,7 @@ class WarmStart:
 def warm_encoder(gpt: GPT, seed: int, new_tokens: int = 0) -> tuple[Encoder, WarmStart]:
     """An encoder with the GPT's shape and weights, and this many new rows after its token embeddings."""
     shape = asdict(gpt.config) | {"vocab_size": gpt.config.vocab_size + new_tokens}
-    encoder = Encoder(VariantConfig(**shape)).initialise(seed)
+    encoder = Encoder(TransformerConfig(**shape)).initialise(seed)
     return encoder, _copy(gpt, encoder, sides=("",))
 
 
@@ -46,10 +46,15 @@ def warm_encoder_decoder(
     model = EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
     report = _copy(lowest_blocks(gpt, max(encoder, decoder)), model, sides=("", "encoder.", "decoder."))
     if zero_init_cross:
-        for block in cast(Iterable[Block], model.decoder.blocks):  # the type of all blocks
-            for parameter in block.cross_attention.out.parameters():
-                nn.init.zeros_(parameter)
+        zero_cross_attention(model)
     return model, report
+
+
+def zero_cross_attention(model: EncoderDecoder) -> None:
+    """Set the output of the cross-attention to zero, so that the decoder begins without its source."""
+    for block in cast(Iterable[Block], model.decoder.blocks):  # the type of all blocks
+        for parameter in block.cross_attention.out.parameters():
+            nn.init.zeros_(parameter)
 
 
 def lowest_blocks(gpt: GPT, layers: int) -> GPT:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import RecipeError
-from finetune.models.gpt import GPT
+from finetune.models.heads import Reader
 from finetune.models.plain_attention import attention_maps
 from finetune.pictures.drawing import Drawing, new_figure
 from finetune.report.attention import draw_attention
@@ -14,23 +14,24 @@ from finetune.tokenizer import Tokenizer
 TEXT = "The bank was closed because the river had flooded its basement, so nobody could reach the bank."
 
 
-def maps_of(gpt: GPT, tokenizer: Tokenizer, text: str) -> tuple[Tensor, list[str]]:
+def maps_of(model: Reader, tokenizer: Tokenizer, text: str, bare: bool = False) -> tuple[Tensor, list[str]]:
     """The attention weights of every layer and head (L, H, T, T), and the text of each token.
 
+    The end-of-text token comes first, as in ``generate``; bare: without it, as a classifier reads a text.
     Raises RecipeError if the text is empty or longer than the context.
     """
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text) if bare else [tokenizer.end_of_text, *tokenizer.encode(text)]
     if not text.strip():
         raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
-    if len(ids) > gpt.config.context:
+    if len(ids) > model.config.context:
         raise RecipeError(
             "the text is longer than the model's context",
             got=f"{len(ids):,} tokens",
-            known=f"{gpt.config.context:,} at most",
+            known=f"{model.config.context:,} at most",
             do="Cut it.",
         )
-    maps = attention_maps(gpt, torch.tensor([ids]))["decoder"][:, 0]
-    return maps, [tokenizer.decode([token]) for token in ids]
+    [maps] = attention_maps(model, torch.tensor([ids])).values()
+    return maps[:, 0], [tokenizer.decode([token]) for token in ids]
 
 
 def shares(weights: Tensor) -> tuple[float, float, float]:
@@ -45,18 +46,23 @@ def shares(weights: Tensor) -> tuple[float, float, float]:
     return first, before, itself
 
 
-def draw(gpt: GPT, tokenizer: Tokenizer, text: str, layer: int | None, weights: str) -> list[Drawing]:
-    """All heads of all layers, small, and the heads of one layer, large. layer: by default the middle one."""
-    layers = gpt.config.layers
+def draw(
+    model: Reader, tokenizer: Tokenizer, text: str, layer: int | None, weights: str, bare: bool = False
+) -> list[Drawing]:
+    """All heads of all layers, small, and the heads of one layer, large.
+
+    layer: by default the middle one. bare: as for ``maps_of``.
+    """
+    layers = model.config.layers
     layer = layers // 2 if layer is None else layer
     if not 0 <= layer < layers:
         raise RecipeError(
             "no such layer", got=str(layer), known=f"0 to {layers - 1}", do="Layers are counted from 0, as in blocks.0"
         )
-    maps, tokens = maps_of(gpt, tokenizer, text)
+    maps, tokens = maps_of(model, tokenizer, text, bare)
     return [
         _overview(maps, weights, text),
-        *(_head(maps[layer, head], tokens, layer, head, weights) for head in range(gpt.config.heads)),
+        *(_head(maps[layer, head], tokens, layer, head, weights) for head in range(model.config.heads)),
     ]
 
 

@@ -6,7 +6,7 @@ import torch
 from matplotlib.axes import Axes
 
 from finetune.errors import RecipeError
-from finetune.models.gpt import GPT
+from finetune.models.transformer import LanguageModel
 from finetune.pictures.drawing import BLUE, GREY, Drawing, new_figure
 from finetune.pictures.sampling import next_logits, prompt_ids
 from finetune.report.attention import visible
@@ -30,7 +30,7 @@ class Branch:
         return self.tokens[:-1]
 
 
-def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Branch]]:
+def search(gpt: LanguageModel, ids: torch.Tensor, beams: int, steps: int) -> list[list[Branch]]:
     """The 2 K best branches of each step, best first; the best K are extended. No token ends a beam.
 
     ids: (1, T). The same search as in ``finetune.models.generate``, without a cache.
@@ -52,7 +52,9 @@ def search(gpt: GPT, ids: torch.Tensor, beams: int, steps: int) -> list[list[Bra
     return tree
 
 
-def draw(gpt: GPT, tokenizer: Tokenizer, prompt: str, weights: str, beams: int | None = None) -> list[Drawing]:
+def draw(
+    gpt: LanguageModel, tokenizer: Tokenizer, prompt: str, weights: str, beams: int | None = None
+) -> list[Drawing]:
     """The tree of continuations of a prompt. Raises RecipeError for fewer than 2 beams or too many to draw."""
     beams = BEAMS if beams is None else beams
     if not 2 <= beams <= MOST:

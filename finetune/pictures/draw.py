@@ -8,9 +8,11 @@ from pathlib import Path
 from finetune.checkpoints.sources import load
 from finetune.config import nearest
 from finetune.errors import RecipeError, WeightsError
+from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, Reader
+from finetune.models.transformer import LanguageModel
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
 from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
@@ -44,13 +46,13 @@ class Request:
         self.name = cut(options.weights or "mini")
 
     @cached_property
-    def loaded(self) -> tuple[GPT | Classifier | EncoderDecoder, Tokenizer]:
+    def loaded(self) -> tuple[Body | Classifier, Tokenizer]:
         """The checkpoint and its tokenizer."""
         return load(self.options.weights or "mini")
 
     @property
-    def gpt(self) -> GPT:
-        """The GPT; of a classifier, the GPT below the head. Raises WeightsError for an encoder-decoder."""
+    def body(self) -> Reader:
+        """The model; of a classifier, the model below the head. Raises WeightsError for an encoder-decoder."""
         model = self.loaded[0]
         if isinstance(model, EncoderDecoder):
             raise WeightsError(
@@ -58,14 +60,26 @@ class Request:
                 known="a GPT-2 or a classifier",
                 do="Its attention is in the report of the run that trained it.",
             )
-        return model.gpt if isinstance(model, Classifier) else model
+        return model.body if isinstance(model, Classifier) else model
 
     @property
-    def language_model(self) -> GPT:
-        """The language model. Raises WeightsError for a classifier."""
-        if isinstance(self.loaded[0], Classifier):
-            raise WeightsError(f"{self.name}: a classifier cannot generate text", known="language models, such as mini")
-        return self.gpt
+    def gpt(self) -> GPT:
+        """The GPT-2. Raises WeightsError for another model."""
+        if not isinstance(self.body, GPT):
+            raise WeightsError(
+                f"{self.name}: {self.body.kind}'s weights",
+                known="a GPT-2's, whose parts these pictures show",
+                do="Give other weights, such as mini; draw attention shows these.",
+            )
+        return self.body
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The language model. Raises WeightsError for a classifier and an encoder."""
+        if isinstance(self.loaded[0], Classifier) or not isinstance(self.body, LanguageModel):
+            kind = "a classifier" if isinstance(self.loaded[0], Classifier) else self.body.kind
+            raise WeightsError(f"{self.name}: {kind} cannot generate text", known="language models, such as mini")
+        return self.body
 
     def text(self, default: str) -> str:
         """The given text, else the picture's default."""
@@ -110,7 +124,14 @@ KINDS = {
             "of every other token's value each token takes.",
         ),
         ("weights", "text", "layer"),
-        lambda ask: attention.draw(ask.gpt, ask.loaded[1], ask.text(attention.TEXT), ask.options.layer, ask.name),
+        lambda ask: attention.draw(
+            ask.body,
+            ask.loaded[1],
+            ask.text(attention.TEXT),
+            ask.options.layer,
+            ask.name,
+            bare=isinstance(ask.loaded[0], Classifier),
+        ),
     ),
     "schedule": Kind(
         Chapter("Learning rate", "The size of an optimizer step, over the course of training."),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.models.gpt import GPT
-from finetune.models.variants import angles, rotate, sinusoids
+from finetune.models.transformer import angles, rotate, sinusoids
 from finetune.pictures.drawing import LINES, Drawing, legend_above, new_figure
 
 SHOWN = 128  # positions of the sinusoids and the rotation
@@ -27,7 +27,7 @@ def draw(gpt: GPT, weights: str) -> list[Drawing]:
 
 
 def sinusoidal(width: int) -> Tensor:
-    """(SHOWN, C), as a Variant adds them."""
+    """(SHOWN, C), as a Transformer adds them."""
     return sinusoids(torch.arange(SHOWN), width)
 
 

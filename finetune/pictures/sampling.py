@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from finetune.errors import RecipeError
-from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding, filter_logits
+from finetune.models.transformer import LanguageModel
 from finetune.pictures.drawing import BLUE, GREY, LINES, Drawing, legend_above, new_figure
 from finetune.report.attention import visible
 from finetune.report.plots import cut
@@ -20,7 +20,7 @@ TEMPERATURES = (0.5, 1.0, 2.0)
 TOP_K, TOP_P, MIN_P = 8, 0.5, 0.1
 
 
-def prompt_ids(gpt: GPT, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor:
+def prompt_ids(gpt: LanguageModel, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor:
     """The tokens of a prompt after the end-of-text token, as in ``generate``: (1, T).
 
     room: tokens that are to follow. Raises RecipeError where the prompt is empty or the context too short.
@@ -39,7 +39,7 @@ def prompt_ids(gpt: GPT, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor
 
 
 @torch.no_grad()
-def next_logits(gpt: GPT, ids: Tensor) -> Tensor:
+def next_logits(gpt: LanguageModel, ids: Tensor) -> Tensor:
     """The logits of the next token: (1, T) -> (1, V)."""
     return gpt(ids)[:, -1]
 
@@ -51,7 +51,7 @@ def kept(logits: Tensor, **rule: Any) -> tuple[Tensor, Tensor]:
 
 
 def draw(
-    gpt: GPT,
+    gpt: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     weights: str,

@@ -10,6 +10,7 @@ OUTPUTS = ("base/*",)
 
 def run(recipe: Recipe, run: Run) -> Verified:
     """Load the checkpoint and account for its tensors; later stages reuse it from memory."""
+    from finetune.checkpoints.layouts import differences
     from finetune.console import say
     from finetune.tasks.base import task_named
     from finetune.tasks.setup import BASE, load_base, write_new_weights
@@ -18,13 +19,15 @@ def run(recipe: Recipe, run: Run) -> Verified:
     loaded = run.memory[BASE] = load_base(recipe, run)
     if loaded.body is not loaded.model:
         say("these are a classifier's weights: its blocks are used, its head is discarded")
-    task_named(recipe.task).check_body(loaded.body, recipe.weights)
+    task_named(recipe.task).check_start(recipe, type(loaded.body), loaded.body.config)
     shape, report = loaded.body.config, loaded.report
     say(
         f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "
         f"{shape.layers} layers, width {shape.width}, context {shape.context}, {shape.vocab_size:,} tokens"
         + (f"; {len(report.skipped)} buffers or tied copies skipped" if report.skipped else "")
     )
+    if said := differences(shape):
+        say(f"options: {said}")
     return Verified(
         report.parameters,
         report.loaded,

@@ -15,13 +15,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from finetune.checkpoints.scratch import Architecture
 from finetune.errors import RecipeError, RunError, WeightsError
 from finetune.evaluation.results import Evaluation, Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT
+from finetune.models.bodies import Body
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.transformer import TransformerConfig
 from finetune.recipe import Recipe, Train
 from finetune.records import PreparedRow, R, Record, parse_rows
 from finetune.report.page import Page
@@ -29,7 +31,7 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job
-from finetune.training.trainable import Trainable, adapt, freeze
+from finetune.training.trainable import Trainable, adapt, check_shared_blocks, freeze
 from finetune.training.trial import Probe, choose
 
 
@@ -45,7 +47,7 @@ class Prepared(Record):
 
 
 P = TypeVar("P", bound=Prepared)
-B = TypeVar("B", bound=GPT | EncoderDecoder)
+B = TypeVar("B", bound=Body)
 M = TypeVar("M", bound=nn.Module)
 E = TypeVar("E", bound=Evaluation)
 
@@ -65,7 +67,7 @@ class Task(ABC, Generic[P, B, M, E]):
     """The methods that the stages call, in this order; those with a body suit most tasks.
 
     P, B, M, E: the types of the prepared data, the starting weights, the model and the evaluation.
-    The model is a module whose ``gpt`` is the GPT; everything else in it is a new head.
+    The model is a module whose ``body`` is the language model; everything else in it is a new head.
     """
 
     prepared: type[P] = Prepared  # type: ignore[assignment]  # a task that adds nothing has this P
@@ -73,7 +75,7 @@ class Task(ABC, Generic[P, B, M, E]):
     page: Page[E, Any]  # parses eval.json and data/card.json, and builds the report
     metrics: tuple[str, ...] = ("log_loss",)  # validation metrics that train.metric may name
     evaluation_files: tuple[str, ...] = ()  # files that ``evaluate`` writes beside eval.json
-    bodies: tuple[type[GPT] | type[EncoderDecoder], ...] = (GPT,)  # models that it can start from
+    bodies: tuple[type[Body], ...] = (GPT,)  # models that it can start from
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """The recipe with absolute paths, so that it means the same in any directory.
@@ -109,14 +111,29 @@ class Task(ABC, Generic[P, B, M, E]):
     def check_prepared(self, recipe: Recipe, prepared: P) -> None:  # noqa: B027
         """Raise RecipeError for settings that do not suit the prepared data, before training."""
 
-    def check_body(self, body: GPT | EncoderDecoder, name: str) -> None:
-        """Raise WeightsError if this task cannot start from these weights."""
-        if not isinstance(body, self.bodies):
+    def check_start(self, recipe: Recipe, body: type[Body], config: GPTConfig) -> None:
+        """Raise WeightsError or RecipeError if this recipe cannot start from a model of this class and shape."""
+        if body not in self.bodies:
             raise WeightsError(
-                f"{name}: this task cannot start from {body.kind}'s weights",
+                f"{recipe.weights}: this task cannot start from {body.kind}'s weights",
                 known=" or ".join(f"{kind.kind}'s" for kind in self.bodies),
                 do="Give other weights, or run another task.",
             )
+        if isinstance(config, TransformerConfig) and config.shared_blocks:
+            check_shared_blocks(recipe.train.method)
+
+    def architecture(self, recipe: Recipe) -> Architecture:
+        """What ``weights = "scratch"`` makes."""
+        return "decoder"
+
+    def new_tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """The tokenizer of new weights; that of other weights passes ``tokenizer``, as this one does."""
+        shape = recipe.shape
+        return Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
+
+    def tokenizer(self, recipe: Recipe, own: Tokenizer) -> Tokenizer:
+        """The weights' own tokenizer with what the task adds to it."""
+        return own
 
     @abstractmethod
     def prepare(self, recipe: Recipe, run: Run) -> P:

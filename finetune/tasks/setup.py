@@ -10,13 +10,17 @@ from typing import Any
 from torch import nn
 
 from finetune.adapters.lora import merge
-from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH, write_random_bytes, write_scratch
+from finetune.checkpoints.fallback import MINI, RANDOM_BYTES, SCRATCH, write_random_bytes
+from finetune.checkpoints.layouts import read_shape, write_model
+from finetune.checkpoints.scratch import model_class, new_model, shape_config
 from finetune.checkpoints.sources import WeightsSource, locate_weights
 from finetune.checkpoints.store import LoadedCheckpoint
 from finetune.config import chosen_values
-from finetune.errors import RunError
+from finetune.errors import RunError, WeightsError
 from finetune.evaluation.results import Start, StartWeights
 from finetune.files import damage, read_json, sha256_json
+from finetune.models.bodies import Body
+from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
@@ -60,7 +64,35 @@ def write_new_weights(recipe: Recipe, directory: Path) -> None:
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(directory, recipe.train.seed)
     elif recipe.weights == SCRATCH:
-        write_scratch(directory, recipe.shape, recipe.train.seed)
+        task = task_named(recipe.task)
+        tokenizer, architecture = task.new_tokenizer(recipe), task.architecture(recipe)
+        config = shape_config(recipe.shape, architecture, tokenizer.vocab_size)
+        write_model(directory, new_model(config, architecture, recipe.train.seed), tokenizer)
+
+
+def check_start(recipe: Recipe, gpt_alone: bool = False) -> None:
+    """Raise, before a run is created, where it cannot start from its weights, as far as these are at hand.
+
+    gpt_alone: for a comparison, which trains GPT-2 and nothing else.
+    """
+    task, place = task_named(recipe.task), Path(recipe.weights).expanduser()
+    body: type[Body] = GPT
+    config = GPTConfig()
+    if recipe.weights == SCRATCH:
+        architecture = task.architecture(recipe)
+        config = shape_config(recipe.shape, architecture, vocab_size=Tokenizer.of_bytes().vocab_size)
+        body = model_class(config, architecture)
+    elif place.is_dir():
+        inside = place / "export" / "hf" if (place / "recipe.json").exists() else place
+        if (inside / "config.json").is_file():
+            body, config = read_shape(inside)
+    if gpt_alone and body is not GPT:
+        raise WeightsError(
+            f"{recipe.weights}: {body.kind}'s weights",
+            known="a GPT-2's, which comparisons are made of",
+            do="Give other weights, such as mini.",
+        )
+    task.check_start(recipe, body, config)
 
 
 def is_pretrained(recipe: Recipe) -> bool:
@@ -79,14 +111,15 @@ def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
 def assemble(
     task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int, prepared: P
 ) -> TrainingSetup[M]:
-    """The task's model on top of a GPT, ready to train. parameters: the number that were loaded."""
+    """The task's model on top of a body, ready to train. parameters: the number that were loaded."""
     rows = prepared.training_rows(gpt.config.context)
     settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
     settings = settings.model_copy(update={"precision": precision})
     model = task.build_model(recipe, gpt, prepared)
     trainable = task.configure_trainable(model, gpt, settings)
-    return TrainingSetup(model, tokenizer, settings, trainable, [*why, f"precision {precision}: {because}"])
+    why = [*why, f"precision {precision}: {because}"]
+    return TrainingSetup(model, task.tokenizer(recipe, tokenizer), settings, trainable, why)
 
 
 def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:

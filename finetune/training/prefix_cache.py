@@ -1,7 +1,7 @@
 """Run frozen lower blocks once per text and train on their cached output.
 
-Under causal attention a token's hidden state does not depend on later tokens. The states of a text are therefore the
-same in any batch, and padding is not stored.
+No token attends to padding: not to later tokens in a decoder, and behind a mask in an encoder. The states of a text are
+therefore the same in any batch, and padding is not stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from finetune.training.collate import pad_ids
 
 
 def build_prefix_cache(
-    lower: Callable[[Tensor], Tensor],
+    lower: Callable[[Tensor, Tensor], Tensor],
     rows: Sequence[list[int]],
     token_budget: int,
     device: torch.device,
@@ -23,7 +23,7 @@ def build_prefix_cache(
 ) -> list[Tensor]:
     """The states below the first trainable block: for each row of T_i ids a tensor (T_i, C) on the CPU.
 
-    lower: (B, T) ids -> (B, T, C); call it inside training's autocast.
+    lower: (B, T) ids and (B,) each row's last position -> (B, T, C); call it inside training's autocast.
     last_only: keep only the last position, (1, C), if no remaining block attends to the others.
     """
     lengths = [len(row) for row in rows]
@@ -31,7 +31,7 @@ def build_prefix_cache(
     with progress("frozen blocks", sum(lengths), unit="tokens") as advance, torch.no_grad():
         for batch in micro_batches(list(range(len(rows))), lengths, token_budget):
             ids, last = pad_ids([rows[i] for i in batch])
-            for i, end, state in zip(batch, last, lower(ids.to(device)).float().cpu(), strict=True):
+            for i, end, state in zip(batch, last, lower(ids.to(device), last.to(device)).float().cpu(), strict=True):
                 states[i] = state[end if last_only else 0 : end + 1].clone()
             advance(sum(lengths[i] for i in batch))
     return states

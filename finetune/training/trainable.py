@@ -11,9 +11,10 @@ from torch import nn
 
 from finetune.adapters.lora import add_lora, lora_tensors
 from finetune.errors import RecipeError
+from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
-from finetune.models.variants import Stack
+from finetune.models.transformer import Stack, TransformerConfig
 from finetune.recipe import Train, check_method
 from finetune.records import SMALL_MODEL
 
@@ -109,6 +110,17 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
     return settings, why
 
 
+def check_shared_blocks(method: str) -> None:
+    """Raise RecipeError for a method that trains some of the blocks of a model whose blocks are one."""
+    if method == "last-blocks":
+        raise RecipeError(
+            "the last blocks cannot be trained alone: all layers share the weights of one block",
+            got="method last-blocks, shared_blocks true",
+            known="full, head, lora",
+            do="Choose another train.method.",
+        )
+
+
 def adapt(body: nn.Module, settings: Train) -> None:
     """Add the adapters that the method needs, after loading the weights and before ``freeze``."""
     if settings.method == "lora":
@@ -117,15 +129,17 @@ def adapt(body: nn.Module, settings: Train) -> None:
         )
 
 
-def freeze(model: nn.Module, body: GPT | EncoderDecoder, method: str, last_blocks: int) -> Trainable:
+def freeze(model: nn.Module, body: Body, method: str, last_blocks: int) -> Trainable:
     """Set requires_grad on the parameters that the method trains, and freeze the rest.
 
     full: everything. last-blocks: the top `last_blocks` blocks (of both sides of an encoder-decoder), the last norm and
-    the head. head: the head only. lora: the adapters and the head. Parts of `model` outside `body` (a GPT or an
-    encoder-decoder) are the head, which is always trained; so is cross-attention, which a GPT does not have.
+    the head. head: the head only. lora: the adapters and the head. Parts of `model` outside `body` are the
+    head, which is always trained; so is cross-attention, which a GPT does not have.
     """
     stacks: list[GPT | Stack] = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
     adapted = [number for stack in stacks for number, block in enumerate(stack.blocks) if lora_tensors(block)]
+    if isinstance(body.config, TransformerConfig) and body.config.shared_blocks:
+        check_shared_blocks(method)
     assert bool(adapted) == (method == "lora"), "adapt comes before freeze"
     layers = min(len(stack.blocks) for stack in stacks)
     first_block = {

@@ -20,8 +20,8 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
     assert done.status == 0, done.err
     run = Path("runs/spam-classifier")
     assert (
-        "in 33 tensors: gpt.blocks.0-3.attention.qkv.lora_*, gpt.blocks.0-3.attention.out.lora_*, "
-        "gpt.blocks.0-3.mlp.up.lora_*, gpt.blocks.0-3.mlp.down.lora_*, head" in done.out
+        "in 33 tensors: body.blocks.0-3.attention.qkv.lora_*, body.blocks.0-3.attention.out.lora_*, "
+        "body.blocks.0-3.mlp.up.lora_*, body.blocks.0-3.mlp.down.lora_*, head" in done.out
     )
     names = set(read(run, "stages", "04-train.json")["result"]["trainable"]["names"])
     checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]

@@ -96,6 +96,26 @@ def test_adapters_are_trained_and_exported_merged(tagged, tmp_path):
     assert json.loads((tmp_path / "runs" / "names" / "eval.json").read_text())["headline"]["metric"] == "f1_macro"
 
 
+def test_from_an_encoder_that_learnt_masked_words(tagged, tmp_path):
+    (tmp_path / "text.txt").write_text(
+        "<|endoftext|>\n".join(" ".join(word for word, _ in own) + "\n" for own in sentences())
+    )
+    text = ["--set=data=text.txt", "--set=pretrain.objective=masked", "--set=pretrain.val_fraction=0.2"]
+    done = tagged("run", "pretrain", "--name=encoder", *text, *NEW, *SHORT, "--set=train.epochs=1")
+    assert done.status == 0, done.out + done.err
+    shape = ["--set=data=my.conll", "--set=weights=runs/encoder", *SHORT, "--set=train.epochs=2"]
+    done = tagged("run", "tagger", "--name=names", *shape)
+    assert done.status == 0 and "read back with equal logits" in done.out, done.out + done.err
+    exported = tmp_path / "runs" / "names" / "export" / "hf"
+    assert json.loads((exported / "config.json").read_text())["model_type"] == "finetune-encoder"
+    assert "transformers" not in (exported / "README.md").read_text()
+    assert tagged("predict", "runs/names", "bo berg went to rome 3 times.").status == 0
+    assert tagged("evaluate", "runs/names", "my.conll").status == 0
+    (exported / "config.json").write_text((exported / "config.json").read_text() + " ")
+    refused = tagged("predict", "runs/names", "x")
+    assert refused.status == 2 and "damaged or was edited" in refused.err
+
+
 def test_the_head_alone_is_trained(tagged):
     done = tagged(*COMMAND, "--set=train.epochs=1", "--set=train.method=head", "--until=train")
     assert done.status == 0 and "in 2 tensors: head" in done.out, done.out + done.err

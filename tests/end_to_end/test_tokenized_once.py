@@ -91,8 +91,7 @@ def test_the_base_checkpoint_is_read_at_most_twice(finetune, command, monkeypatc
 
         return count_and_load
 
-    for name in ("load_checkpoint", "load_encoder_decoder"):
-        monkeypatch.setattr(sources, name, counted(getattr(sources, name)))
+    monkeypatch.setattr(sources, "load_directory", counted(sources.load_directory))
     done = finetune(*command)
     assert done.status == 0, done.err
     assert [*Path("runs").glob("*/export/hf/model.safetensors")] and 1 <= len(read) <= 2, read

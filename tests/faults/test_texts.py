@@ -102,7 +102,17 @@ def test_a_recipe_that_is_slow_to_parse_is_refused_at_once(tmp_path, text):
     assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize("setting", ["layers=1000000000", "width=1000000000", "heads=100000", "context=1000000000"])
+SIZES = [
+    "layers=1000000000",
+    "width=1000000000",
+    "heads=100000",
+    "context=1000000000",
+    "kv_heads=100000",
+    "window=1000000000",
+]
+
+
+@pytest.mark.parametrize("setting", SIZES)
 def test_a_shape_without_measure_is_refused(setting):
     with pytest.raises(RecipeError, match=rf"shape\.{setting.partition('=')[0]}: Input should be less than"):
         make_recipe("pretrain", ["weights=scratch", f"shape.{setting}"])

@@ -245,7 +245,7 @@ def test_other_damage_to_the_header_never_loads_something_else(checkpoint, tenso
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("part", ["gpt.token_embedding.weight", "gpt.blocks.0.mlp.down.weight", "head.weight"])
+@pytest.mark.parametrize("part", ["body.token_embedding.weight", "body.blocks.0.mlp.down.weight", "head.weight"])
 def test_a_non_finite_value(checkpoint, model, part, value):
     classifier = Classifier(model, 3).initialise_head(0)
     with torch.no_grad():

@@ -32,10 +32,10 @@ def test_logits_loss_and_gradients_are_those_of_transformers(classifier, model, 
     assert loss.item() == pytest.approx(classifier.loss, abs=TOLERANCE)
     model.zero_grad()
     loss.backward()
-    parameters = dict(model.gpt.named_parameters())
+    parameters = dict(model.body.named_parameters())
     ours = {
         PREFIX + theirs: parameters[name].grad.T if transposed else parameters[name].grad
-        for theirs, name, transposed in expand(model.gpt.config.layers)
+        for theirs, name, transposed in expand(model.body.config.layers)
     }
     ours[CLASSIFIER_HEAD] = model.head.weight.grad
     assert ours.keys() == classifier.gradients.keys()
@@ -45,7 +45,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(classifier, model, 
 
 @torch.no_grad()
 def test_asking_the_top_block_for_one_position_equals_the_full_pass(classifier, model, last):
-    full = model.head(gather_positions(model.gpt.hidden_states(classifier.inputs), last)[:, 0])
+    full = model.head(gather_positions(model.body.hidden_states(classifier.inputs), last)[:, 0])
     torch.testing.assert_close(model(classifier.inputs, last), full, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(full, classifier.logits, atol=TOLERANCE, rtol=0)
 
@@ -53,7 +53,7 @@ def test_asking_the_top_block_for_one_position_equals_the_full_pass(classifier, 
 @torch.no_grad()
 @pytest.mark.parametrize("first_block", [1, 2, 3])
 def test_starting_from_stored_states_equals_transformers(classifier, model, last, first_block):
-    states = model.lower(classifier.inputs, first_block)
+    states = model.lower(classifier.inputs, last, first_block)
     torch.testing.assert_close(model(states, last, first_block), classifier.logits, atol=TOLERANCE, rtol=0)
 
 

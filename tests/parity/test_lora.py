@@ -13,7 +13,7 @@ from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import load_checkpoint
 from finetune.export.peft import adapter_config, adapter_tensors
 from finetune.files import write_json
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 
 TOLERANCE = 2e-5
 STD = 0.2
@@ -22,7 +22,7 @@ TARGETS = {"attention": ("attention.qkv", "attention.out"), "all": ("*",), "some
 
 def adapt(model, targets):
     """Put adapters of rank 3 into a loaded model, A and B and the head random where an error would show."""
-    add_lora(model.gpt, 3, 7.0, 0.0, targets, seed=0)
+    add_lora(model.body, 3, 7.0, 0.0, targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for tensor in lora_tensors(model).values():
         tensor.data.normal_(0.0, STD, generator=generator)
@@ -84,7 +84,7 @@ def test_merged_weights_are_those_of_peft(classifier, pair):
     assert (merge(exact)(classifier.inputs, last) - logits).abs().max() < 1e-12
     merge(ours)
     expected = other.merge_and_unload().state_dict()
-    found = gpt_tensors(ours.gpt)
+    found = gpt_tensors(ours.body)
     assert set(found) == set(expected) - {"score.weight"}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0, msg=name)
@@ -92,11 +92,11 @@ def test_merged_weights_are_those_of_peft(classifier, pair):
 
 @torch.no_grad()
 def test_a_language_models_adapter_is_read_too(language_model, tmp_path):
-    ours = adapt(NextToken(load_checkpoint(language_model.directory).model), TARGETS["all"])
-    other = theirs("GPT2LMHeadModel", language_model.directory, write(ours.gpt, tmp_path))
+    ours = adapt(LossModule(load_checkpoint(language_model.directory).model), TARGETS["all"])
+    other = theirs("GPT2LMHeadModel", language_model.directory, write(ours.body, tmp_path))
     expected = other(language_model.inputs).logits
     assert (expected - language_model.logits).abs().max() > 1
-    torch.testing.assert_close(ours.gpt(language_model.inputs), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(ours.body(language_model.inputs), expected, atol=TOLERANCE, rtol=0)
 
 
 def break_adapters(kind, model):

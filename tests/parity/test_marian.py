@@ -11,7 +11,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianCo
 from finetune.checkpoints.gpt2_keys import PREFIX, expand
 from finetune.models import cache
 from finetune.models.encoder_decoder import VANILLA, EncoderDecoder, EncoderDecoderConfig
-from finetune.models.variants import sinusoids
+from finetune.models.transformer import sinusoids
 
 NEW, START, PAD = 10, 1, 0
 SHAPE = {"vocab_size": 50, "context": 24, "width": 32, "layers": 2, "heads": 4}

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.models import encoder_decoder, variants
+from finetune.models import encoder_decoder, transformer
 from finetune.models.encoder import Encoder
 from finetune.models.encoder_decoder import VANILLA, EncoderDecoder, EncoderDecoderConfig
-from finetune.models.variants import VariantConfig
+from finetune.models.transformer import TransformerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")  # torch's own fast path, not used here
 TOLERANCE = 2e-5  # fp32, at standard deviation 0.2
@@ -81,7 +81,7 @@ def assert_same_encoder(norm: str, activation: str) -> None:
     stack = nn.TransformerEncoder(layer, 2, last, enable_nested_tensor=False)
     reference.update(stack.named_children())
     randomise(reference, seed=1)
-    ours = Encoder(VariantConfig(**SHAPE, norm=norm, activation=activation))
+    ours = Encoder(TransformerConfig(**SHAPE, norm=norm, activation=activation))
     ours.load_state_dict(in_our_names(reference.state_dict()))
     ids = draw_ids(SOURCE, seed=2)
     x = reference["token_embedding"](ids) + reference["position_embedding"](torch.arange(12))
@@ -165,9 +165,11 @@ def test_the_vanilla_preset_has_torchs_layout():
 
 
 def pads_of_the_source_are_seen(patch):
-    right = variants.CrossAttention.read
+    right = transformer.CrossAttention.read
     patch.setattr(
-        variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x, torch.ones_like(attention_mask))
+        transformer.CrossAttention,
+        "read",
+        lambda self, x, attention_mask: right(self, x, torch.ones_like(attention_mask)),
     )
 
 
@@ -180,23 +182,23 @@ def the_encoder_does_not_look_ahead(patch):
 
 
 def keys_and_values_are_swapped(patch):
-    right = variants.CrossAttention.read
+    right = transformer.CrossAttention.read
 
     def read(self, encoded, attention_mask):
         k, v, mask = right(self, encoded, attention_mask)
-        return variants.Source(v, k, mask)
+        return transformer.Source(v, k, mask)
 
-    patch.setattr(variants.CrossAttention, "read", read)
+    patch.setattr(transformer.CrossAttention, "read", read)
 
 
 def norms_change_places(patch):
-    patch.setattr(variants.Block, "add", lambda self, x, norm, part: x + part(norm(x)))
+    patch.setattr(transformer.Block, "add", lambda self, x, norm, part: x + part(norm(x)))
 
 
 def cross_attention_has_no_gradient(patch):
-    right = variants.CrossAttention.read
+    right = transformer.CrossAttention.read
     patch.setattr(
-        variants.CrossAttention, "read", lambda self, x, attention_mask: right(self, x.detach(), attention_mask)
+        transformer.CrossAttention, "read", lambda self, x, attention_mask: right(self, x.detach(), attention_mask)
     )
 
 

@@ -229,3 +229,11 @@ def test_pipelines_are_never_imported_and_start_fast(root):
         f"{name} imports {module}" for name, tree in trees.items() for module in imported(tree) if under(module, *heavy)
     ]
     assert trees and not wrong, wrong
+
+
+def test_gpt_2_is_a_page_of_its_own(modules):
+    """Beside torch, gpt.py begins with the cache and the errors alone; what generates is imported where it is used."""
+    names = set()
+    for node in modules["finetune.models.gpt"].body:
+        names |= imported(ast.Module([node], [])) if isinstance(node, ast.Import | ast.ImportFrom) else set()
+    assert {name for name in names if under(name, "finetune")} == {"finetune.errors", "finetune.models.cache"}

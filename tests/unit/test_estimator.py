@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import finetune
-from finetune.checkpoints.encoder_decoder import write_encoder_decoder
+from finetune.checkpoints.own_layout import write_own
 from finetune.errors import FinetuneError, WeightsError
 from finetune.estimator import TextClassifier
 from finetune.files import write_manifest
@@ -246,6 +246,6 @@ def test_before_fit_there_is_no_prediction(make):
 def test_weights_of_another_model_are_refused(make, tmp_path):
     tokenizer = Tokenizer.of_bytes()
     config = EncoderDecoderConfig(vocab_size=tokenizer.vocab_size, context=16, width=16, layers=1, heads=2)
-    write_encoder_decoder(tmp_path / "model", EncoderDecoder(config).initialise(0), tokenizer, {})
+    write_own(tmp_path / "model", EncoderDecoder(config).initialise(0), tokenizer)
     with pytest.raises(WeightsError, match="an encoder-decoder's weights"):
         make(weights=tmp_path / "model").fit(TEXTS, KINDS)

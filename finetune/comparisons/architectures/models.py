@@ -1,6 +1,6 @@
 """Encoder-only, decoder-only and encoder-decoder models of equal size for the same tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.comparisons.architectures.masked import summed_nll
-from finetune.models.encoder import Encoder, EncoderClassifier
-from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderClassifier, EncoderDecoderConfig
-from finetune.models.gpt import GPT, IGNORE, GPTConfig
-from finetune.models.heads import Classifier, LossModule, SumsLoss
-from finetune.models.variants import Block, VariantConfig
+from finetune.models.encoder import Encoder
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import Classifier, EncoderDecoderClassifier
+from finetune.models.transformer import Block, TransformerConfig
 from finetune.models.warm_start import warm_encoder, warm_encoder_decoder
 from finetune.tasks.classify.job import Examples
-from finetune.tasks.seq2seq.layout import Pair, one_sequence, two_sequences
-from finetune.tasks.seq2seq.model import family_of
+from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.model import Family, family_of
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
-from finetune.training.collate import padded
+from finetune.training.collate import pad_ids
 from finetune.training.loop import Job
 
 CLASSIFY, NUMBERS, TEXT = "classify", "numbers", "text"
@@ -30,7 +30,7 @@ RANDOM, PRETRAINED, MASKED, WHOLE = "random", "pretrained", "masked", "whole"
 NAMES = {ENCODER: "encoder-only", DECODER: "decoder-only", BOTH: "encoder-decoder"}
 
 Core = GPT | Encoder | EncoderDecoder
-Reader = Classifier | EncoderClassifier | EncoderDecoderClassifier  # one of them with a classification head
+Labeller = Classifier | EncoderDecoderClassifier  # one of them with a classification head
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def equal_layers(config: GPTConfig) -> tuple[int, int]:
 
     Among pairs that are equally close (within half a percent of the GPT) the one with the most similar sides.
     """
-    shape = VariantConfig(**asdict(config))
+    shape = TransformerConfig(**asdict(config))
     plain, cross = count(Block(shape)), count(Block(shape, cross=True))
     more = config.context * config.width + 2 * config.width  # a second position embedding, a second final norm
     whole = (config.vocab_size + config.context + 2) * config.width + config.layers * plain
@@ -108,7 +108,7 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
         return GPT(gpt.config).initialise(seed) if fresh else gpt
     if training.architecture == ENCODER:
         shape = asdict(gpt.config) | {"vocab_size": gpt.config.vocab_size + new_tokens}
-        return Encoder(VariantConfig(**shape)).initialise(seed) if fresh else warm_encoder(gpt, seed, new_tokens)[0]
+        return Encoder(TransformerConfig(**shape)).initialise(seed) if fresh else warm_encoder(gpt, seed, new_tokens)[0]
     if fresh:
         shape = asdict(gpt.config) | {"encoder_layers": layers[0], "layers": layers[1]}
         return EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
@@ -118,33 +118,25 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
     return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
 
 
-def with_head(model: Core, classes: int, start: int, seed: int) -> Reader:
+def with_head(model: Core, classes: int, start: int, seed: int) -> Labeller:
     """A model with a new linear head. start: the decoder input token of an encoder-decoder."""
     if isinstance(model, EncoderDecoder):
         return EncoderDecoderClassifier(model, classes, start).initialise_head(seed)
-    if isinstance(model, GPT):
-        return Classifier(model, classes).initialise_head(seed)
-    return EncoderClassifier(model, classes).initialise_head(seed)
+    return Classifier(model, classes).initialise_head(seed)
 
 
-def read_class(module: nn.Module, ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Class logits of any of the three architectures: (B, T), (B, T) -> (B, K)."""
-    plain = getattr(module, "module", module)  # multi-process training wraps it
-    return module(ids, attention_mask.sum(dim=1) - 1) if isinstance(plain, Classifier) else module(ids, attention_mask)
-
-
-def class_job(model: Reader, train: Examples, val: Examples, budget: int, device: torch.device) -> Job[Reader]:
+def class_job(model: Labeller, train: Examples, val: Examples, budget: int, device: torch.device) -> Job[Labeller]:
     """A classifier's job. budget: tokens per forward pass in validation."""
     classes = list(range(model.head.out_features))
 
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
-        return *padded([train.ids[i] for i in rows], 0), torch.from_numpy(train.targets[rows])
+        return *pad_ids([train.ids[i] for i in rows]), torch.from_numpy(train.targets[rows])
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
-        ids, attention_mask, targets = tensors
-        return F.cross_entropy(read_class(module, ids, attention_mask).float(), targets, reduction="sum")
+        ids, last, targets = tensors
+        return F.cross_entropy(module(ids, last).float(), targets, reduction="sum")
 
-    def validate(module: Reader) -> dict[str, float]:
+    def validate(module: Labeller) -> dict[str, float]:
         logits = class_logits(module, val.ids, budget, device)
         guessed = logits.argmax(1)
         return {
@@ -167,56 +159,49 @@ def class_job(model: Reader, train: Examples, val: Examples, budget: int, device
 
 
 @torch.no_grad()
-def class_logits(model: Reader, ids: Sequence[list[int]], budget: int, device: torch.device) -> np.ndarray:
+def class_logits(model: Labeller, ids: Sequence[list[int]], budget: int, device: torch.device) -> np.ndarray:
     """Logits (n, K) in the order of the rows."""
     logits = np.zeros((len(ids), model.head.out_features))
     for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
-        batch = (tensor.to(device) for tensor in padded([ids[i] for i in rows], 0))
-        logits[rows] = read_class(model, *batch).float().cpu().numpy()
+        batch = (tensor.to(device) for tensor in pad_ids([ids[i] for i in rows]))
+        logits[rows] = model(*batch).float().cpu().numpy()
     return logits
 
 
-def pair_tensors(model: SumsLoss, end: int, whole: bool = False) -> Callable[[list[Pair]], tuple[Tensor, ...]]:
-    """The function that collates pairs for a decoder or an encoder-decoder. whole: as in ``one_sequence``."""
-    if isinstance(model, EncoderDecoder):
-        return lambda pairs: two_sequences(pairs, end, IGNORE)
-    return lambda pairs: one_sequence(pairs, end, IGNORE, whole)
-
-
-def pair_job(model: Core, train: list[Pair], val: list[Pair], end: int, device: torch.device) -> Job[LossModule]:
+def pair_job(
+    model: GPT | EncoderDecoder, train: list[Pair], val: list[Pair], end: int, device: torch.device
+) -> Job[Family]:
     """The job of a decoder or an encoder-decoder on pairs.
 
     Rows have the same length for both, so that both get the same batches. On running text a decoder's training loss
     covers all tokens, an encoder-decoder's only the target; both are evaluated on the target.
     """
-    running = not train[0].ends
-    learn, measured = pair_tensors(model, end, whole=running), pair_tensors(model, end)
+    running, family = not train[0].ends, family_of(model, end)
 
     def supervised(pair: Pair) -> float:
         tokens = len(pair.answer(end))
         return float(tokens + len(pair.source) - 1 if running and isinstance(model, GPT) else tokens)
 
-    def validate(module: LossModule) -> dict[str, float]:
+    def validate(module: Family) -> dict[str, float]:
         parts = [val[start : start + 16] for start in range(0, len(val), 16)]
-        nats = summed_nll(module, map(measured, parts), device)
+        nats = summed_nll(module, map(family.batch, parts), device)
         return {"log_loss": float(nats.sum()) / sum(len(pair.answer(end)) for pair in val)}
 
     lengths = [len(pair.source) + 1 + len(pair.answer(end)) for pair in train]
     return Job(
-        LossModule(model),
+        family,
         lengths,
         [supervised(pair) for pair in train],
-        lambda rows: learn([train[i] for i in rows]),
+        lambda rows: family.batch([train[i] for i in rows], whole=running),
         lambda module, tensors: module(*tensors),
         validate,
         name_row=lambda row: f"pair {row}",
     )
 
 
-def pair_nll(model: LossModule, pairs: list[Pair], end: int, device: torch.device) -> np.ndarray:
+def pair_nll(model: Family, pairs: list[Pair], device: torch.device) -> np.ndarray:
     """The cross-entropy of each pair's target in nats (n,)."""
-    tensors = pair_tensors(model.model, end)
-    return summed_nll(model, (tensors([pair]) for pair in pairs), device)
+    return summed_nll(model, (model.batch([pair]) for pair in pairs), device)
 
 
 def write_targets(

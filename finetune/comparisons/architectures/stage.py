@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from finetune.comparisons.architectures.trainings import ArchitecturesResult
 
 NAME = "architectures"
+GPT_ALONE = True  # its trainings start from a GPT-2
 # All weights are trained, for the number of steps in the comparison's settings.
 FIXED = ("method", "last_blocks", "class_weights", "epochs", "max_steps", "evaluations_per_epoch", "patience")
 READS = (

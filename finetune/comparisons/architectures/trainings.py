@@ -15,8 +15,7 @@ from finetune.comparisons.architectures import masked as architectures_masked
 from finetune.comparisons.architectures.compare import compare
 from finetune.comparisons.architectures.datasets import Datasets, gather, whole
 from finetune.comparisons.architectures.finished import FinishedTraining, Scored, append_finished, read_finished
-from finetune.comparisons.architectures.masked import build_job, choose_masking
-from finetune.comparisons.architectures.masking import Masking
+from finetune.comparisons.architectures.masked import build_job
 from finetune.comparisons.architectures.models import (
     CLASSIFY,
     ENCODER,
@@ -28,7 +27,7 @@ from finetune.comparisons.architectures.models import (
     TRAININGS,
     WHOLE,
     Core,
-    Reader,
+    Labeller,
     Training,
     build_model,
     class_job,
@@ -50,11 +49,13 @@ from finetune.files import write_json
 from finetune.machine import release_memory, reset_peak_memory
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT
-from finetune.models.heads import LossModule
+from finetune.models.heads import Classifier, EncoderDecoderClassifier, LossModule
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
 from finetune.run import Run
 from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.pretrain.masking import Masking, choose_masking
+from finetune.tasks.seq2seq.model import Family
 from finetune.tasks.setup import fit, identity, load_base
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job, count_steps, set_threads
@@ -239,6 +240,7 @@ def _fit(
         assert isinstance(core, Encoder)
         job = build_job(core, whole(own["train"]), whole(own["val"]), shared.masking, budget, device)
     else:
+        assert not isinstance(core, Encoder)
         job = pair_job(core, own["train"], own["val"], end, device)
     found = fit(job, settings, directory, vars(basis))
     curve = read_curve(directory / "train.jsonl")
@@ -268,7 +270,7 @@ def _fit(
 
 def _measure(
     training: Training,
-    model: Reader | LossModule,
+    model: Labeller | LossModule | Family,
     core: Core,
     datasets: Datasets,
     shared: Shared,
@@ -278,7 +280,7 @@ def _measure(
     """A score for each test row (predicted class, correct or not, or nats), and a summary in `said`."""
     test, tokenizer = getattr(datasets, training.task)["test"], shared.tokenizer
     if training.task == CLASSIFY:
-        assert not isinstance(model, LossModule)
+        assert isinstance(model, Classifier | EncoderDecoderClassifier)
         guessed = class_logits(model, test.ids, budget, device).argmax(1)
         return Scored(scores=guessed.tolist(), said=f"test accuracy {np.mean(guessed == test.targets):.4f}")
     if training.task == NUMBERS:
@@ -291,13 +293,14 @@ def _measure(
             for pair, answer, one in zip(test, answers, written, strict=True)
         ][:EXAMPLES]
         return Scored(scores=right, examples=examples, said=f"exact match {np.mean(right):.4f}")
-    assert isinstance(model, LossModule)
     if training.architecture == ENCODER:
+        assert isinstance(model, LossModule)
         nats, counts = architectures_masked.measure(model, whole(test), shared.masking, 1, device)  # a row at a time
         return Scored(
             scores=nats.tolist(), parts=counts.tolist(), said=f"nats per masked token {nats.sum() / counts.sum():.4f}"
         )
-    nats = pair_nll(model, test, tokenizer.end_of_text, device)
+    assert isinstance(model, Family)
+    nats = pair_nll(model, test, device)
     bits = nats.sum() / datasets.text_bytes.sum() / math.log(2)
     return Scored(scores=nats.tolist(), parts=datasets.text_bytes.tolist(), said=f"bits per byte {bits:.4f}")
 

@@ -177,7 +177,7 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
     task, prepared = task_named(recipe.task), run.result("prepare", ClassifyPrepared)
     with timed() as seconds:
         loaded = base_weights(recipe, run).load(recipe.train.dropout)
-        setup = assemble(task, recipe, loaded.gpt, loaded.tokenizer, loaded.report.parameters, prepared)
+        setup = assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, prepared)
         device = torch.device(device_type())
         job = build_job(setup.model, setup.trainable, setup.settings, rows.part(train), rows.part(val), device)
         trained = fit(job, setup.settings, run.path("folds", str(fold + 1)), _checkpoint_identity(basis, fold))

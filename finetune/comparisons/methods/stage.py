@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from finetune.comparisons.methods.trainings import MethodsResult
 
 NAME = "methods"
+GPT_ALONE = True  # what its trainings begin with
 FIXED = ("method", "last_blocks")  # each candidate has its own
 READS = (
     "methods",

@@ -120,13 +120,13 @@ class Bundle(Predictor):
 
     @classmethod
     def _load(cls, path: Path | str) -> "Bundle":
-        from finetune.checkpoints.store import load_checkpoint
+        from finetune.checkpoints.layouts import load_directory
         from finetune.models.heads import Classifier
         from finetune.training.precision import device_type
 
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
-        loaded = load_checkpoint(directory)
+        loaded = load_directory(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:

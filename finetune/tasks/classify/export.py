@@ -5,6 +5,7 @@ import json
 from finetune.console import escape_markdown
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
+from finetune.export.hf import in_transformers
 from finetune.files import read_json, sha256_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe
@@ -72,7 +73,7 @@ def exportable(
         name,
         model,
         tokenizer,
-        lambda exported: readme(name, card, exported, facts),
+        lambda exported: readme(name, card, exported, facts, in_transformers(model)),
         config,
         files,
         labels,
@@ -98,13 +99,13 @@ def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
     ]
 
 
-def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) -> str:
-    """The README of a bundle."""
+def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], public: bool = True) -> str:
+    """The README of a bundle. public: transformers loads it, too."""
     weights = card.weights
     lines = [
         f"# {escape_markdown(name)}",
         "",
-        f"A GPT-2 text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
+        f"A text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
         f"made by gpt2-finetune from {escape_markdown(f'{weights.name} ({weights.source})')}.",
         "",
         *([weights.note, ""] if weights.note else []),
@@ -116,6 +117,13 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         "",
         '    finetune predict DIRECTORY "a text"',
         "",
+        *(_in_transformers(card) if public else ()),
+    ]
+    return "\n".join(lines)
+
+
+def _in_transformers(card: BundleCard) -> list[str]:
+    return [
         "or, without this project:",
         "",
         *("    " + line for line in transformers_lines(card)),
@@ -125,7 +133,6 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]
-    return "\n".join(lines)
 
 
 def transformers_lines(card: BundleCard) -> list[str]:

@@ -73,14 +73,14 @@ def fine_tune(
     threshold: on the second label's probability where there are two; None: the best F1 on the rows held out.
     """
     loaded, task = start.load(recipe.train.dropout), task_named("classify")
-    task.check_body(loaded.body, start.name)
-    gpt, tokenizer = loaded.gpt, loaded.tokenizer
+    body, tokenizer = loaded.body, loaded.tokenizer
+    task.check_start(recipe, type(body), body.config)
     source, labels = rows.source, rows.labels
-    _warn_of(recipe, gpt.config.context)
-    max_length = min(recipe.max_length or gpt.config.context, gpt.config.context)
+    _warn_of(recipe, body.config.context)
+    max_length = min(recipe.max_length or body.config.context, body.config.context)
     parts = grouped_split(source.texts, source.labels, val_fraction, 0.0, recipe.split.seed)
     prepared = task.prepared({name: len(part) for name, part in parts.items()}, len(source.texts), labels, max_length)
-    setup = assemble(task, recipe, gpt, tokenizer, loaded.report.parameters, prepared)
+    setup = assemble(task, recipe, body, tokenizer, loaded.report.parameters, prepared)
     model, settings = setup.model, setup.settings
 
     def tokenized(name: str) -> Examples:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.console import say
-from finetune.models.gpt import GPT
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, Reader
+from finetune.models.transformer import Transformer
 from finetune.recipe import Train
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
@@ -46,9 +46,11 @@ def examples(records: Sequence[LabelledRow], labels: list[str], tokenizer: Token
     )
 
 
-def build_model(gpt: GPT, classes: int, seed: int) -> Classifier:
-    """The GPT with a fresh head."""
-    return Classifier(gpt, classes).initialise_head(seed)
+def build_model(body: Reader, classes: int, seed: int) -> Classifier:
+    """The model with a fresh head in place of its output matrix."""
+    if isinstance(body, Transformer):
+        body.drop_output()
+    return Classifier(body, classes).initialise_head(seed)
 
 
 def class_weights(targets: np.ndarray, classes: int, kind: str, weights: np.ndarray | None = None) -> np.ndarray:
@@ -69,8 +71,9 @@ def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: 
 
 
 def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
-    """Memory of the frozen blocks' output for these texts; the head alone reads no position but the last."""
-    return cache_bytes(ids, model.gpt.config.width, last_only=trainable.first_block == len(model.gpt.blocks))
+    """Memory of the frozen blocks' output for these texts; a decoder's head reads no position but the last."""
+    last_only = trainable.first_block == len(model.body.blocks) and model.reads_last
+    return cache_bytes(ids, model.body.config.width, last_only)
 
 
 def build_job(
@@ -97,11 +100,11 @@ def build_job(
         with autocast(settings.precision, device):
             states, val_states = (
                 build_prefix_cache(
-                    lambda ids: model.lower(ids, first),
+                    lambda ids, last: model.lower(ids, last, first),
                     part.ids,
                     settings.micro_batch_tokens,
                     device,
-                    last_only=first == len(model.gpt.blocks),
+                    last_only=first == len(model.body.blocks) and model.reads_last,
                 )
                 for part in (train, val)
             )

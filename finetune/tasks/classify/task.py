@@ -14,8 +14,10 @@ from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, write_json
 from finetune.hub.registry import DataRow, data_registry
+from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, Reader
+from finetune.models.transformer import Transformer
 from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
@@ -53,10 +55,11 @@ class ClassifyPrepared(Prepared):
     max_length: int  # in tokens; longer texts are truncated
 
 
-class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]):
+class ClassifyTask(Task[ClassifyPrepared, Reader, Classifier, ClassifierEvaluation]):
     """A text belongs to one of K labels."""
 
     exported = "bundle"
+    bodies = (GPT, Transformer, Encoder)
     metrics = ("f1_macro", "accuracy", "log_loss")
     prepared = ClassifyPrepared
     evaluation_files = ("predictions.csv",)
@@ -160,8 +163,8 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
             {name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels), context
         )
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: ClassifyPrepared) -> Classifier:
-        """The GPT with a fresh head."""
+    def build_model(self, recipe: Recipe, gpt: Reader, prepared: ClassifyPrepared) -> Classifier:
+        """The model with a fresh head."""
         return build_model(gpt, len(prepared.labels), recipe.train.seed)
 
     def build_job(

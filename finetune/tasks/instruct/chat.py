@@ -8,9 +8,9 @@ from typing import Any
 from finetune.checkpoints.sources import load
 from finetune.console import warn
 from finetune.errors import RunError
-from finetune.models.gpt import GPT
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
+from finetune.models.transformer import LanguageModel
 from finetune.run import Run
 from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import markers
@@ -27,7 +27,7 @@ HELP = f"{RESET} clears the conversation, {QUIT} or Ctrl-D ends it"
 class Conversation:
     """The messages so far, and the model that answers."""
 
-    gpt: GPT
+    model: LanguageModel
     tokenizer: Tokenizer
     settings: Instruct
     max_new_tokens: int
@@ -41,7 +41,7 @@ class Conversation:
         if not self.remembers():
             self.messages.clear()
         self.messages.append(Message("user", text))
-        ids = torch.tensor([self._prompt()], device=self.gpt.token_embedding.weight.device)
+        ids = torch.tensor([self._prompt()], device=self.model.token_embedding.weight.device)
         stop = [f"\n{marker}" for marker in markers(self.settings)]
         stream = TextStream(self.tokenizer, stop)
         said: list[str] = []
@@ -53,7 +53,7 @@ class Conversation:
                 write(new)
 
         notes: list[str] = []
-        self.gpt.generate(
+        self.model.generate(
             ids,
             self.max_new_tokens,
             end=self.tokenizer.end_of_text,
@@ -77,7 +77,7 @@ class Conversation:
 
     def _prompt(self) -> list[int]:
         """The conversation, without its first exchanges if they leave no room for an answer."""
-        room = max(self.gpt.config.context - self.max_new_tokens, self.gpt.config.context // 2)
+        room = max(self.model.config.context - self.max_new_tokens, self.model.config.context // 2)
         forgotten = 0
         while True:
             ids = conversation_ids(Dialogue(0, self.messages), self.tokenizer, self.settings)
@@ -87,7 +87,7 @@ class Conversation:
             forgotten += 1
         if forgotten:
             warn(
-                f"the context of {self.gpt.config.context:,} tokens is full: dropped the first "
+                f"the context of {self.model.config.context:,} tokens is full: dropped the first "
                 f"{'exchange' if forgotten == 1 else f'{forgotten} exchanges'}"
             )
         elif len(ids) > room:
@@ -111,7 +111,7 @@ def open_conversation(directory: Path, max_new_tokens: int | None, **options: An
         )
     decoding = Decoding(**options)
     gpt, tokenizer = load(str(run.directory))
-    assert isinstance(gpt, GPT), "an instruct run exports a GPT"
+    assert isinstance(gpt, LanguageModel), "an instruct run exports a language model"
     return Conversation(
         gpt.to(device_type()), tokenizer, recipe.instruct, max_new_tokens or recipe.instruct.max_new_tokens, decoding
     )

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from finetune.console import progress
 from finetune.evaluation.results import Start
 from finetune.evaluation.written import References, WrittenTexts, loss_change
-from finetune.models.gpt import GPT, IGNORE
-from finetune.models.heads import NextToken
+from finetune.models.gpt import IGNORE
+from finetune.models.heads import LossModule
+from finetune.models.transformer import LanguageModel
 from finetune.recipe import Recipe, Train
 from finetune.tasks.instruct.examples import Examples, prompt_room
 from finetune.tasks.instruct.prompts import answer, markers, question
@@ -25,8 +26,8 @@ from finetune.training.loop import Job
 
 
 def build_job(
-    model: NextToken, settings: Train, train: Examples, val: Examples, device: torch.device
-) -> Job[NextToken]:
+    model: LossModule[LanguageModel], settings: Train, train: Examples, val: Examples, device: torch.device
+) -> Job[LossModule[LanguageModel]]:
     """The job for the training loop; a row's weight is its number of supervised tokens."""
 
     def batch(rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device
 
 
 def generate_answers(
-    gpt: GPT, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device
+    gpt: LanguageModel, prompts: list[list[int]], tokenizer: Tokenizer, max_new_tokens: int, device: torch.device
 ) -> list[Answer]:
     """The greedy continuation of each prompt, in order, up to an end token or `max_new_tokens`."""
 
@@ -96,8 +97,8 @@ def row_nll(model: nn.Module, part: Examples, device: torch.device, show: str) -
 
 
 def evaluate(
-    before: NextToken,
-    after: NextToken,
+    before: LossModule[LanguageModel],
+    after: LossModule[LanguageModel],
     tokenizer: Tokenizer,
     records: dict[str, list[InstructRecord]],
     examples: dict[str, Examples],
@@ -124,10 +125,10 @@ def evaluate(
         for key, part in parts.items()
     }
     test = gather_test_rows(records, examples["test"].rows, question, answer)
-    prompts = examples["test"].prompts(prompt_room(after.gpt.config.context, settings))
+    prompts = examples["test"].prompts(prompt_room(after.body.config.context, settings))
     written = {
         state: written_texts(
-            generate_answers(model.gpt, prompts, tokenizer, settings.max_new_tokens, device),
+            generate_answers(model.body, prompts, tokenizer, settings.max_new_tokens, device),
             nats["test", "answer"][state],
         )
         for state, model in models.items()

@@ -1,6 +1,7 @@
 """The task ``instruct`` in a run: instruction records in, a language model that answers them out."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -11,7 +12,8 @@ from finetune.export.exportable import Conversation, Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
 from finetune.models.gpt import GPT
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
+from finetune.models.transformer import LanguageModel, Transformer
 from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
@@ -58,10 +60,11 @@ SPECIAL_TOKENS = [  # of a style with several answers, each closed by a special 
 ]
 
 
-class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
+class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel], AnswersEvaluation]):
     """Answer an instruction."""
 
     prepared = WrittenPrepared
+    bodies = (GPT, Transformer)
     evaluation_files = ("answers.csv",)
     page = PAGE
     verdict = staticmethod(verdict)
@@ -132,23 +135,23 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         )
         return WrittenPrepared({name: len(part) for name, part in records.items()}, len(source.records), max_length, 0)
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: WrittenPrepared) -> NextToken:
-        """The GPT itself, whose only head is its tied embedding."""
-        return NextToken(gpt)
+    def build_model(self, recipe: Recipe, gpt: LanguageModel, prepared: WrittenPrepared) -> LossModule[LanguageModel]:
+        """The language model itself."""
+        return LossModule(gpt)
 
     def build_job(
-        self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken], device: torch.device
-    ) -> Job[NextToken]:
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[LossModule[LanguageModel]], device: torch.device
+    ) -> Job[LossModule[LanguageModel]]:
         """The job over the training split's records."""
         train, val = _examples(recipe, run, "train", "val")
         return build_job(setup.model, setup.settings, train, val, device)
 
     def evaluate(
-        self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
+        self, recipe: Recipe, run: Run, model: LossModule[LanguageModel], tokenizer: Tokenizer, start: Start
     ) -> AnswersEvaluation:
         """Evaluate answers before and after training; answers.csv contains those to all test records."""
         device = torch.device(device_type())
-        before = NextToken(load_base(recipe, run).gpt).to(device)
+        before = LossModule(cast(LanguageModel, load_base(recipe, run).body)).to(device)
         test, val = _examples(recipe, run, "test", "val")
         evaluation, rows = evaluate(
             before,
@@ -163,7 +166,9 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         write_rows(run.path("answers.csv"), rows)
         return evaluation
 
-    def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:
+    def exportable(
+        self, recipe: Recipe, run: Run, model: LossModule[LanguageModel], tokenizer: Tokenizer
+    ) -> Exportable:
         """A language model, with the prompt format used in training."""
         measured, data = run.path("eval.json"), run.path("data", "card.json")
         evaluation = AnswersEvaluation.from_json(read_json(measured), measured)
@@ -192,7 +197,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
         ]
         return Exportable(
             run.name,
-            model.gpt,
+            model.body,
             tokenizer,
             readme,
             card=Card("text-generation", evaluation.weights, evaluation.headline, card.name),
@@ -216,7 +221,7 @@ class InstructTask(Task[WrittenPrepared, GPT, NextToken, AnswersEvaluation]):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Estimated seconds to answer the test questions before and after training."""
-        settings, gpt = recipe.instruct, setup.model.to(device).eval().gpt
+        settings, gpt = recipe.instruct, setup.model.to(device).eval().body
         [test] = _examples(recipe, run, "test")
         prompts = test.prompts(prompt_room(gpt.config.context, settings))
         return writing_seconds(

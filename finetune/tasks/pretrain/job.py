@@ -10,7 +10,8 @@ from finetune.console import Advance, progress
 from finetune.evaluation.language import compressors, language_metrics
 from finetune.evaluation.results import Headline, Metric, Start
 from finetune.models.gpt import IGNORE
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
+from finetune.models.transformer import LanguageModel
 from finetune.recipe import Train
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling, SourceBits
@@ -21,14 +22,14 @@ SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tok
 
 
 def build_job(
-    model: NextToken,
+    model: LossModule[LanguageModel],
     settings: Train,
     train: PackedTokens,
     val: PackedTokens,
     val_bytes_per_token: float,
     val_blocks: int,
     device: torch.device,
-) -> Job[NextToken]:
+) -> Job[LossModule[LanguageModel]]:
     """The job for the training loop; a row is a block of packed tokens."""
 
     def batch(blocks: list[int]) -> tuple[Tensor, Tensor]:
@@ -81,8 +82,8 @@ def block_nll(
 
 
 def evaluate(
-    before: NextToken,
-    after: NextToken,
+    before: LossModule[LanguageModel],
+    after: LossModule[LanguageModel],
     tokenizer: Tokenizer,
     parts: dict[str, dict[str, PackedTokens]],
     resamples: int,
@@ -141,7 +142,7 @@ def _bits(nats: float, text: bytes) -> float:
     return nats / math.log(2) / max(len(text), 1)
 
 
-def _nll(model: NextToken, tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
+def _nll(model: LossModule[LanguageModel], tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
     found = []
     for block in range(len(tokens)):
         found.append(block_nll(model, tokens, [block], 1, device))
@@ -149,12 +150,14 @@ def _nll(model: NextToken, tokens: PackedTokens, device: torch.device, advance: 
     return np.concatenate(found)
 
 
-def _continue(models: dict[str, NextToken], tokenizer: Tokenizer, tokens: PackedTokens, device: torch.device) -> Sample:
+def _continue(
+    models: dict[str, LossModule[LanguageModel]], tokenizer: Tokenizer, tokens: PackedTokens, device: torch.device
+) -> Sample:
     """The beginning of a text and its continuation by each model."""
     prompt = torch.from_numpy(tokens.ids[: SAMPLING.prompt_tokens].astype(np.int64))[None].to(device)
     shown = {}
     for state, model in models.items():
-        ids = model.gpt.generate(
+        ids = model.body.generate(
             prompt,
             SAMPLING.new_tokens,
             temperature=SAMPLING.temperature,

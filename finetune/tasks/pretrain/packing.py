@@ -109,21 +109,22 @@ class PackedTokens:
             inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
         return inputs, targets
 
-    def layout(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def layout(self, inputs: Tensor, causal: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """(mask, positions) that keep documents apart, or (None, None) if attention may cross between them."""
-        return (None, None) if self.across else document_layout(inputs, self.end_of_text)
+        return (None, None) if self.across else document_layout(inputs, self.end_of_text, causal)
 
 
-def document_layout(inputs: Tensor, end_of_text: int) -> tuple[Tensor, Tensor]:
+def document_layout(inputs: Tensor, end_of_text: int, causal: bool = True) -> tuple[Tensor, Tensor]:
     """The attention mask (B, 1, T, T) and the positions (B, T) of packed documents.
 
-    A token attends to its own document up to itself; positions restart at 0 with each end-of-text id.
+    A token attends to its own document, if causal up to itself; positions restart at 0 with each end-of-text id.
     """
     T = inputs.shape[1]
     begins = inputs == end_of_text
     document = begins.cumsum(dim=1)  # (B, T)
     index = torch.arange(T, device=inputs.device).expand_as(inputs)
     start = torch.where(begins, index, 0).cummax(dim=1).values
-    causal = torch.ones(T, T, dtype=torch.bool, device=inputs.device).tril()
     same = document[:, :, None] == document[:, None, :]
-    return (same & causal)[:, None], index - start
+    if causal:
+        same = same & torch.ones(T, T, dtype=torch.bool, device=inputs.device).tril()
+    return same[:, None], index - start

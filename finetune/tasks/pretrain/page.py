@@ -3,12 +3,25 @@
 from finetune.console import aligned
 from finetune.evaluation.results import Metric
 from finetune.report.blocks import NONE, PageContent, Section, Table, Text, Tile, facts, value_text
-from finetune.report.metric_text import bracket_cell
+from finetune.report.metric_text import bracket_cell, metric_value
 from finetune.report.page import Files, Page, make_page
 from finetune.report.provenance import origin, training
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 
 NAMES = {"bits_per_byte": "Bits per byte", "perplexity": "Perplexity", "log_loss": "Loss (nats per token)"}
+MASKED_NAMES = {
+    "log_loss": "Loss (nats per masked token)",
+    "perplexity": "Perplexity",
+    "token_accuracy": "Masked tokens predicted correctly",
+}
+NOTE = (
+    "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so they are only "
+    "comparable for the same vocabulary."
+)
+MASKED_NOTE = (
+    "15 % of the tokens are masked, always the same ones, and predicted from both sides. The loss is per masked token, so "
+    "it is only comparable for the same vocabulary, and not with the loss of a model that predicts the next token."
+)
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
@@ -30,6 +43,8 @@ PAGE = Page(LanguageEvaluation, TextCard, page)
 
 def verdict(evaluation: LanguageEvaluation) -> str:
     """What the numbers say, in one to three sentences."""
+    if is_masked(evaluation):
+        return masked_verdict(evaluation)
     headline, before = evaluation.headline, evaluation.before["val"]["bits_per_byte"].value
     said = (
         f"{headline.value:.3f} bits per byte on held-out text ({headline.low:.3f} to {headline.high:.3f}; "
@@ -46,6 +61,27 @@ def verdict(evaluation: LanguageEvaluation) -> str:
     return said
 
 
+def is_masked(evaluation: LanguageEvaluation) -> bool:
+    """Whether an encoder predicted masked tokens."""
+    return evaluation.objective == "masked"
+
+
+def names(evaluation: LanguageEvaluation) -> dict[str, str]:
+    """The names of the metrics."""
+    return MASKED_NAMES if is_masked(evaluation) else NAMES
+
+
+def masked_verdict(evaluation: LanguageEvaluation) -> str:
+    """The results of an encoder, in two sentences."""
+    headline, before = evaluation.headline, evaluation.before["val"]
+    right = metric_value("token_accuracy", evaluation.metrics["token_accuracy"].value)
+    return (
+        f"{headline.value:.3f} nats per masked token of held-out text ({headline.low:.3f} to {headline.high:.3f}; "
+        f"{headline.n:,} blocks), {before['log_loss'].value:.3f} before training. The encoder predicts {right} of the "
+        f"masked tokens, {metric_value('token_accuracy', before['token_accuracy'].value)} before training."
+    )
+
+
 def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
     """The main results at the top of the page."""
     metrics = evaluation.metrics
@@ -56,7 +92,7 @@ def tiles(evaluation: LanguageEvaluation) -> list[Tile]:
             _interval(key, metrics[key]),
             f"held-out text, {metrics[key].n:,} blocks",
         )
-        for key, name in NAMES.items()
+        for key, name in names(evaluation).items()
     ]
 
 
@@ -64,7 +100,7 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
     """The results on each text before and after training."""
     rows = []
     for part, metrics in evaluation.after.items():
-        for key, name in NAMES.items():
+        for key, name in names(evaluation).items():
             rows.append(
                 [
                     f"{PARTS[part]}: {name[0].lower()}{name[1:]}",
@@ -74,16 +110,7 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
             )
     table = Table("With 95 % intervals over blocks", ["", "Before", "After"], rows, frozenset({1, 2}))
     return Section(
-        "results",
-        "Before and after",
-        [
-            table,
-            Text(
-                "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so "
-                "they are only comparable for the same tokenizer.",
-                small=True,
-            ),
-        ],
+        "results", "Before and after", [table, Text(MASKED_NOTE if is_masked(evaluation) else NOTE, small=True)]
     )
 
 
@@ -130,6 +157,10 @@ def samples(evaluation: LanguageEvaluation) -> Section:
     how = evaluation.sampling
     blocks: list[Text | Table] = [
         Text(
+            "Held-out texts with masked tokens, and in brackets what the encoder predicts for them before and after training."
+        )
+        if is_masked(evaluation)
+        else Text(
             f"Beginnings of held-out texts, continued before and after training (temperature {how.temperature:g}, "
             f"top-k {how.top_k}, seed {how.seed})."
         )
@@ -202,16 +233,17 @@ def _interval(key: str, metric: Metric) -> str:
 
 
 def _number(key: str, value: float) -> str:
+    if key == "token_accuracy":
+        return metric_value(key, value)
     return f"{value:,.1f}" if key == "perplexity" else f"{value:,.3f}"
 
 
 def language_table(evaluation: LanguageEvaluation) -> list[str]:
     """A language model before and after."""
-    rows = [["bits per byte", "before", "after"]]
+    key = evaluation.headline.metric
+    rows = [["nats per masked token" if is_masked(evaluation) else "bits per byte", "before", "after"]]
     for part in evaluation.after:
         name = "held-out text" if part == "val" else "evaluation text"
-        rows.append(
-            [name, *(bracket_cell(state[part]["bits_per_byte"]) for state in (evaluation.before, evaluation.after))]
-        )
+        rows.append([name, *(bracket_cell(state[part][key]) for state in (evaluation.before, evaluation.after))])
     rows += [[entry.name, "", f"{entry.bits_per_byte:.4f}"] for entry in evaluation.compressors]
     return aligned(rows)

@@ -109,3 +109,4 @@ class LanguageEvaluation(Evaluation):
     sources: list[SourceBits]
     samples: list[Sample]
     sampling: Sampling
+    objective: str = "next-token"  # or masked: the metrics are those of masked tokens, which the samples show filled in

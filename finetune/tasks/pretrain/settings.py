@@ -1,5 +1,7 @@
 """The section ``pretrain`` of a recipe, and the shared settings that the task reads in each stage."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from finetune.config import Settings
@@ -8,6 +10,11 @@ from finetune.config import Settings
 class Pretrain(Settings):
     """How plain text becomes training sequences."""
 
+    objective: Literal["next-token", "masked"] = Field(
+        "next-token",
+        description="masked: an encoder with bidirectional attention predicts masked tokens, 15 % of all (BERT), for "
+        "classify and tag",
+    )
     val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
     val_blocks: int = Field(256, ge=1, description="blocks of held-out text per validation during training")
     eval_data: str = Field("", description="another held-out text, evaluated before and after training")
@@ -28,10 +35,12 @@ class Pretrain(Settings):
 
 SECTION = Pretrain
 TEXT = ("pretrain.val_fraction", "pretrain.eval_data", "pretrain.shares", "pretrain.exclude")
-BLOCKS = ("max_length", "pretrain.across_documents")
+OBJECTIVE = "pretrain.objective"
+BLOCKS = ("max_length", "pretrain.across_documents", OBJECTIVE)
 READS = {
     "download": ("pretrain.eval_data", "pretrain.exclude"),
-    "prepare": (*TEXT, "split.seed"),
+    "verify": (OBJECTIVE,),  # of new weights: their architecture and their vocabulary
+    "prepare": (*TEXT, OBJECTIVE, "split.seed"),
     "train": (*BLOCKS, "pretrain.val_blocks"),
     "evaluate": BLOCKS,
 }

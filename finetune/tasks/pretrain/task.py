@@ -2,33 +2,45 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
+from finetune.checkpoints.scratch import Architecture
 from finetune.console import say
+from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
-from finetune.models.gpt import GPT
-from finetune.models.heads import NextToken
-from finetune.recipe import Recipe
+from finetune.models.bodies import Body
+from finetune.models.encoder import Encoder
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.heads import LossModule
+from finetune.models.transformer import LanguageModel, Transformer
+from finetune.models.warm_start import warm_encoder
+from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import Prepared, Task, TrainingSetup
+from finetune.tasks.pretrain import masked
 from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.exclusion import evaluation_files
 from finetune.tasks.pretrain.job import block_nll, build_job, evaluate
+from finetune.tasks.pretrain.masking import choose_masking
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 from finetune.tasks.setup import base_weights, load_base
-from finetune.tokenizer import Tokenizer
+from finetune.tokenizer import MASK, Tokenizer
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
+from finetune.training.trainable import Trainable
 from finetune.training.trial import Probe, choose, second_time
+
+Learner = LanguageModel | Encoder  # what it trains
 
 
 @dataclass(frozen=True)
@@ -38,16 +50,18 @@ class PackedPrepared(Prepared):
     documents: dict[str, int]
     tokens: dict[str, int]
     bytes: dict[str, int]
+    vocab_size: int | None = None  # of an encoder, with the mask
 
     def training_rows(self, context: int) -> int:
         """Blocks that fill the model's context."""
         return self.tokens["train"] // context
 
 
-class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
-    """Predict the next token."""
+class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEvaluation]):
+    """Predict the next token, or the hidden ones."""
 
     prepared = PackedPrepared
+    bodies = (GPT, Transformer, Encoder)
     verdict = staticmethod(verdict)
     summary = staticmethod(language_table)
     page = PAGE
@@ -74,7 +88,10 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
     def prepare(self, recipe: Recipe, run: Run) -> PackedPrepared:
         """Write data/train.bin and data/val.bin, token ids that training memory-maps."""
         data = locate_text(recipe.data)
-        tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
+        own = Tokenizer.from_directory(base_weights(recipe, run).directory)
+        tokenizer = self.tokenizer(recipe, own)
+        if tokenizer.vocab_size > own.vocab_size:
+            say(choose_masking(own, recipe.train.seed)[2])
         run.path("data").mkdir(exist_ok=True)
         found = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
         evaluated = None
@@ -94,25 +111,69 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
                 f"  {card.excluded.documents:,} documents left out that contain one of the {card.excluded.rows:,} rows of "
                 "evaluation sets"
             )
-        return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes)
+        vocab_size = tokenizer.vocab_size if is_masked(recipe) else None
+        return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes, vocab_size)
 
     def preview(self, recipe: Recipe, context: int) -> None:
         """None: the number of tokens depends on the tokenizer."""
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: PackedPrepared) -> NextToken:
-        """The GPT itself, whose only head is its tied embedding."""
-        return NextToken(gpt)
+    def check_start(self, recipe: Recipe, body: type[Body], config: GPTConfig) -> None:
+        """Also check the objective: masked words for an encoder, the next token for a decoder; a GPT-2 can start both."""
+        super().check_start(recipe, body, config)
+        own: dict[type[Body], str] = {Transformer: "next-token", Encoder: "masked"}
+        objective = own.get(body, recipe.pretrain.objective)
+        if objective != recipe.pretrain.objective:
+            raise RecipeError(
+                f"this objective cannot start from {body.kind}'s weights",
+                got=f"pretrain.objective={recipe.pretrain.objective}",
+                do=f"Give --set pretrain.objective={objective}, or other weights.",
+            )
+
+    def architecture(self, recipe: Recipe) -> Architecture:
+        """An encoder learns masked words."""
+        return "encoder" if is_masked(recipe) else "decoder"
+
+    def new_tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """For an encoder, with the mask token."""
+        return self.tokenizer(recipe, super().new_tokenizer(recipe))
+
+    def tokenizer(self, recipe: Recipe, own: Tokenizer) -> Tokenizer:
+        """For an encoder, a vocabulary without the mask token gets one as its last token."""
+        return own.with_tokens(MASK) if is_masked(recipe) else own
+
+    def build_model(self, recipe: Recipe, gpt: Learner, prepared: PackedPrepared) -> LossModule[Learner]:
+        """The language model itself; an encoder starts from a GPT's weights or an encoder's."""
+        if not is_masked(recipe) or isinstance(gpt, Encoder):
+            return LossModule(gpt)
+        assert isinstance(gpt, GPT) and prepared.vocab_size is not None, "check_start refuses other models"
+        new = prepared.vocab_size - gpt.config.vocab_size
+        return LossModule(warm_encoder(gpt, recipe.train.seed, new)[0])
+
+    def configure_trainable(self, model: LossModule[Learner], gpt: Learner, settings: Train) -> Trainable:
+        """Select the trained weights, also of an encoder made from a GPT."""
+        return super().configure_trainable(model, model.body, settings)
 
     def build_job(
-        self, recipe: Recipe, run: Run, setup: TrainingSetup[NextToken], device: torch.device
-    ) -> Job[NextToken]:
+        self, recipe: Recipe, run: Run, setup: TrainingSetup[LossModule[Learner]], device: torch.device
+    ) -> Job[Any]:
         """Over the blocks of the packed tokens."""
-        prepared = run.result("prepare", PackedPrepared)
+        prepared, model = run.result("prepare", PackedPrepared), setup.model
         train_tokens, val_tokens = (
-            packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, name) for name in ("train", "val")
+            packed_tokens(recipe, run, model.body, setup.tokenizer, name) for name in ("train", "val")
         )
+        if is_masked(recipe):
+            masking, _, _ = choose_masking(setup.tokenizer, recipe.train.seed)
+            return masked.build_job(
+                cast(LossModule[Encoder], model),
+                setup.settings,
+                masking,
+                train_tokens,
+                val_tokens,
+                recipe.pretrain.val_blocks,
+                device,
+            )
         return build_job(
-            setup.model,
+            cast(LossModule[LanguageModel], model),
             setup.settings,
             train_tokens,
             val_tokens,
@@ -122,7 +183,7 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         )
 
     def evaluate(
-        self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer, start: Start
+        self, recipe: Recipe, run: Run, model: LossModule[Learner], tokenizer: Tokenizer, start: Start
     ) -> LanguageEvaluation:
         """Evaluate before and after training on the held-out text and the evaluation text."""
         path = run.path("data", "card.json")
@@ -131,34 +192,42 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
         offset = 0
         for name, counts in card.sources.items():
             if size := counts.val.tokens:
-                parts["val"][name] = packed_tokens(recipe, run, model.gpt, tokenizer, "val", offset, offset + size)
+                parts["val"][name] = packed_tokens(recipe, run, model.body, tokenizer, "val", offset, offset + size)
                 offset += size
         if card.eval:
-            parts["eval"] = {card.eval.name: packed_tokens(recipe, run, model.gpt, tokenizer, "eval")}
+            parts["eval"] = {card.eval.name: packed_tokens(recipe, run, model.body, tokenizer, "eval")}
         device = torch.device(device_type())
-        before = NextToken(load_base(recipe, run).gpt).to(device)
-        return evaluate(before, model, tokenizer, parts, recipe.evaluate.resamples, device, start)
+        begun = cast(Learner, load_base(recipe, run).body)
+        before = self.build_model(recipe, begun, run.result("prepare", PackedPrepared)).to(device)
+        resamples = recipe.evaluate.resamples
+        if is_masked(recipe):
+            masking, _, _ = choose_masking(tokenizer, recipe.train.seed)
+            states = cast(LossModule[Encoder], before), cast(LossModule[Encoder], model)
+            return masked.evaluate(*states, tokenizer, masking, parts, resamples, device, start)
+        both = cast(LossModule[LanguageModel], before), cast(LossModule[LanguageModel], model)
+        return evaluate(*both, tokenizer, parts, resamples, device, start)
 
-    def exportable(self, recipe: Recipe, run: Run, model: NextToken, tokenizer: Tokenizer) -> Exportable:
-        """A language model."""
+    def exportable(self, recipe: Recipe, run: Run, model: LossModule[Learner], tokenizer: Tokenizer) -> Exportable:
+        """A language model, or an encoder."""
         path = run.path("eval.json")
         evaluation = LanguageEvaluation.from_json(read_json(path), path)
         headline = evaluation.headline
+        unit = "nats per masked token" if is_masked(recipe) else "bits per byte"
+        use = ["    finetune classify my.csv --weights DIRECTORY"]
+        if not is_masked(recipe):
+            use.insert(0, '    finetune generate DIRECTORY "A beginning"')
         readme = language_model_readme(
             run.name,
             evaluation.weights.name,
-            [
-                f"{headline.value:.4f} bits per byte on held-out text (95 % interval {headline.low:.4f} to "
-                f"{headline.high:.4f})"
-            ],
-            ['    finetune generate DIRECTORY "A beginning"', "    finetune classify my.csv --weights DIRECTORY"],
+            [f"{headline.value:.4f} {unit} on held-out text (95 % interval {headline.low:.4f} to {headline.high:.4f})"],
+            use,
         )
         return Exportable(
             run.name,
-            model.gpt,
+            model.body,
             tokenizer,
             readme,
-            card=Card("text-generation", evaluation.weights, headline),
+            card=Card("fill-mask" if is_masked(recipe) else "text-generation", evaluation.weights, headline),
             generation={"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60},
         )
 
@@ -176,17 +245,26 @@ class PretrainTask(Task[PackedPrepared, GPT, NextToken, LanguageEvaluation]):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """For the held-out blocks, one at a time, before and after training."""
-        tokens = packed_tokens(recipe, run, setup.model.gpt, setup.tokenizer, "val")
+        tokens = packed_tokens(recipe, run, setup.model.body, setup.tokenizer, "val")
         model = setup.model.to(device).eval()
-        took = second_time(lambda: block_nll(model, tokens, [0], 1, device))
+        if is_masked(recipe):
+            masking, _, _ = choose_masking(setup.tokenizer, recipe.train.seed)
+            took = 2 * second_time(lambda: masked.block_nll(model, tokens, masking, [0], 1, device))  # loss and guesses
+        else:
+            took = second_time(lambda: block_nll(model, tokens, [0], 1, device))
         return 2 * took * len(tokens.ids) / tokens.length(0)
 
 
+def is_masked(recipe: Recipe) -> bool:
+    """Whether an encoder learns masked words."""
+    return bool(recipe.pretrain.objective == "masked")
+
+
 def packed_tokens(
-    recipe: Recipe, run: Run, gpt: GPT, tokenizer: Tokenizer, split: str, start: int = 0, stop: int | None = None
+    recipe: Recipe, run: Run, model: Learner, tokenizer: Tokenizer, split: str, start: int = 0, stop: int | None = None
 ) -> PackedTokens:
     """A token file, or a part of it, in blocks of the recipe's max_length, at most the model's context."""
-    context = min(recipe.max_length or gpt.config.context, gpt.config.context)
+    context = min(recipe.max_length or model.config.context, model.config.context)
     return PackedTokens(
         run.path("data", f"{split}.bin"),
         context,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.checkpoints.fallback import SCRATCH
 from finetune.console import progress
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
@@ -14,7 +15,8 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.plain_attention import attention_maps
 from finetune.models.sampling import Decoding
-from finetune.models.warm_start import WarmStart, warm_encoder_decoder
+from finetune.models.transformer import LanguageModel
+from finetune.models.warm_start import WarmStart, warm_encoder_decoder, zero_cross_attention
 from finetune.recipe import Recipe, Train
 from finetune.report.inputs import AttentionMap
 from finetune.tasks.seq2seq.examples import Examples, writing_room
@@ -28,25 +30,29 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
 
+Origin = LanguageModel | EncoderDecoder  # the models that a run can start from
 FORCED_TOKENS = 2048  # tokens per teacher-forced evaluation batch
 DRAWN = 3  # test pairs whose attention is saved
 DRAWN_TOKENS = 40  # maximum length of their sources and targets, so that the picture is readable
 
 
-def build_model(start: GPT | EncoderDecoder, recipe: Recipe, end: int) -> tuple[AnyFamily, WarmStart | None]:
+def build_model(start: Origin, recipe: Recipe, end: int) -> tuple[AnyFamily, WarmStart | None]:
     """The family's model on its starting weights; for an encoder-decoder made from a GPT also the report of its tensors.
 
     Raises RecipeError for an encoder-decoder's weights with the family `decoder`.
     """
     settings = recipe.seq2seq
-    if settings.family == "decoder" and not isinstance(start, GPT):
+    if settings.family == "decoder" and isinstance(start, EncoderDecoder):
         raise RecipeError(
             "the family decoder cannot start from an encoder-decoder's weights",
             got="seq2seq.family=decoder",
             do="Give --set seq2seq.family=encoder-decoder, or other weights.",
         )
+    if isinstance(start, EncoderDecoder) and recipe.weights == SCRATCH and settings.zero_init_cross_attention:
+        zero_cross_attention(start)
     if settings.family == "decoder" or isinstance(start, EncoderDecoder):
         return family_of(start, end, settings.label_smoothing), None
+    assert isinstance(start, GPT), "check_start refuses other models"
     model, report = warm_encoder_decoder(start, recipe.train.seed, settings.zero_init_cross_attention)
     return family_of(model, end, settings.label_smoothing), report
 
@@ -186,9 +192,9 @@ def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: tor
     source, target = pair.source, pair.target
     *inputs, targets = (tensor.to(device) for tensor in model.batch([pair]))
     if isinstance(model, SourceToTarget):
-        maps = attention_maps(model.model, inputs[0], inputs[2], source_mask=inputs[1])["cross"]
+        maps = attention_maps(model.body, inputs[0], inputs[2], source_mask=inputs[1])["cross"]
     else:
-        maps = attention_maps(model.gpt, inputs[0])["decoder"][..., targets[0] != IGNORE, : len(source)]
+        maps = attention_maps(model.body, inputs[0])["decoder"][..., targets[0] != IGNORE, : len(source)]
     weights = maps[:, 0].mean(dim=(0, 1))  # (T, S)
     shown = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in (*source, *target)]
     return AttentionMap(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT, IGNORE, summed_loss
+from finetune.models.gpt import IGNORE, summed_loss
+from finetune.models.transformer import LanguageModel
 from finetune.tasks.seq2seq.layout import Pair, one_sequence, two_sequences
 from finetune.training.collate import padded
 
@@ -26,20 +27,19 @@ class Family(nn.Module):
     arXiv:1512.00567, section 7).
     """
 
+    body: LanguageModel | EncoderDecoder
     end: int
     smoothing: float
 
-    def batch(self, pairs: list[Pair]) -> tuple[Tensor, ...]:
-        """The arguments of ``forward``, the targets (B, T) last, which are IGNORE at unsupervised positions."""
+    def batch(self, pairs: list[Pair], whole: bool = False) -> tuple[Tensor, ...]:
+        """The arguments of ``forward``, the targets (B, T) last, which are IGNORE at unsupervised positions.
+
+        whole: also supervise the source, if a decoder reads it.
+        """
         raise NotImplementedError
 
     def hidden_states(self, *batch: Tensor) -> Tensor:
         """Hidden states that predict each target token: a batch without its targets -> (B, T, C)."""
-        raise NotImplementedError
-
-    @property
-    def output(self) -> Tensor:
-        """The output matrix (V, C)."""
         raise NotImplementedError
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
@@ -50,7 +50,7 @@ class Family(nn.Module):
         """Cross-entropy summed over the supervised positions, with label smoothing only in training."""
         *inputs, targets = batch
         smoothing = self.smoothing if self.training else 0.0
-        return summed_loss(self.hidden_states(*inputs), self.output, targets, CHUNK, smoothing)
+        return summed_loss(self.hidden_states(*inputs), self.body.output, targets, CHUNK, smoothing)
 
     @torch.no_grad()
     def teacher_forced(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,54 +61,48 @@ class Family(nn.Module):
         nats, right = hidden.new_zeros(len(targets)), hidden.new_zeros(len(targets))
         parts = (hidden[supervised], targets[supervised], owner)
         for states, wanted, own in zip(*(part.split(CHUNK) for part in parts), strict=True):
-            logits = F.linear(states, self.output).float()
+            logits = F.linear(states, self.body.output).float()
             nats.index_add_(0, own, F.cross_entropy(logits, wanted, reduction="none"))
             right.index_add_(0, own, (logits.argmax(dim=-1) == wanted).to(right))
         return nats, right
 
 
 class SourceThenTarget(Family):
-    """The family ``decoder``: one GPT reads source, end-of-text, target, end-of-text; the source is not in the loss."""
+    """The family ``decoder``: one decoder reads source, end-of-text, target, end-of-text; the source is not in the loss."""
 
-    def __init__(self, gpt: GPT, end: int, smoothing: float = 0.0):
+    body: LanguageModel
+
+    def __init__(self, body: LanguageModel, end: int, smoothing: float = 0.0):
         super().__init__()
-        self.gpt, self.end, self.smoothing = gpt, end, smoothing
+        self.body, self.end, self.smoothing = body, end, smoothing
 
-    @property
-    def output(self) -> Tensor:
-        """The token embedding, which is tied."""
-        return self.gpt.token_embedding.weight
-
-    def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+    def batch(self, pairs: list[Pair], whole: bool = False) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T), padded on the right. Padding is never a target, and causal attention never reads it."""
-        return one_sequence(pairs, self.end, IGNORE)
+        return one_sequence(pairs, self.end, IGNORE, whole)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]  # its own batch's parts
         """(B, T) -> (B, T, C)."""
-        return self.gpt.hidden_states(input_ids)
+        return self.body.hidden_states(input_ids)
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
-        """The GPT's continuation of each source and separator: (B, T)."""
+        """The decoder's continuation of each source and separator: (B, T)."""
         ids, attention_mask = (
             tensor.to(device) for tensor in padded([[*source, self.end] for source in sources], self.end)
         )
-        found = self.gpt.generate(ids, max_new_tokens, mask=attention_mask, end=self.end, **options)
+        found = self.body.generate(ids, max_new_tokens, mask=attention_mask, end=self.end, **options)
         return found[:, ids.shape[1] :]
 
 
 class SourceToTarget(Family):
     """The family ``encoder-decoder``: a bidirectional encoder, and a decoder that starts with the end-of-text token."""
 
-    def __init__(self, model: EncoderDecoder, end: int, smoothing: float = 0.0):
+    body: EncoderDecoder
+
+    def __init__(self, body: EncoderDecoder, end: int, smoothing: float = 0.0):
         super().__init__()
-        self.model, self.end, self.smoothing = model, end, smoothing
+        self.body, self.end, self.smoothing = body, end, smoothing
 
-    @property
-    def output(self) -> Tensor:
-        """The token embedding, which is tied."""
-        return self.model.token_embedding.weight
-
-    def batch(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, pairs: list[Pair], whole: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source ids (B, S), source attention mask (B, S), decoder input ids (B, T) and targets (B, T)."""
         source_ids, target_ids, targets, source_mask = two_sequences(pairs, self.end, IGNORE)
         return source_ids, source_mask, target_ids, targets
@@ -117,13 +111,13 @@ class SourceToTarget(Family):
         self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor
     ) -> Tensor:
         """(B, S), (B, S), (B, T) -> (B, T, C)."""
-        return self.model.hidden_states(source_ids, target_ids, source_mask)
+        return self.body.hidden_states(source_ids, target_ids, source_mask)
 
     def write(self, sources: list[list[int]], max_new_tokens: int, device: torch.device, **options: Any) -> Tensor:
         """The decoder's output for each source: (B, T)."""
         source_ids, source_mask = (tensor.to(device) for tensor in padded(sources, self.end))
         start = torch.full((len(sources), 1), self.end, device=device)
-        return self.model.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end, **options)[
+        return self.body.generate(source_ids, start, max_new_tokens, source_mask=source_mask, end=self.end, **options)[
             :, 1:
         ]
 
@@ -131,7 +125,7 @@ class SourceToTarget(Family):
 AnyFamily = SourceThenTarget | SourceToTarget
 
 
-def family_of(model: GPT | EncoderDecoder, end: int, smoothing: float = 0.0) -> AnyFamily:
+def family_of(model: LanguageModel | EncoderDecoder, end: int, smoothing: float = 0.0) -> AnyFamily:
     """The family module for a model."""
     if isinstance(model, EncoderDecoder):
         return SourceToTarget(model, end, smoothing)

@@ -12,8 +12,9 @@ class Seq2Seq(Settings):
 
     family: Literal["decoder", "encoder-decoder"] = Field(
         "encoder-decoder",
-        description="decoder: one GPT reads source, separator and target as one sequence; encoder-decoder: a bidirectional "
-        "encoder reads the source, and encoder and decoder both start from a GPT's weights",
+        description="decoder: one decoder reads source, separator and target as one sequence; encoder-decoder: a "
+        "bidirectional encoder reads the source; encoder and decoder both start from a GPT's weights, or with scratch are "
+        "drawn independently",
     )
     source: str | None = Field(None, description="name of the source column; by default recognised by its name")
     target: str | None = Field(None, description="name of the target column; by default recognised by its name")
@@ -38,6 +39,7 @@ MODEL = ("seq2seq.family", "seq2seq.zero_init_cross_attention", "seq2seq.label_s
 WRITING = ("seq2seq.max_new_tokens", "seq2seq.beams", "seq2seq.length_penalty")
 READS = {
     "download": TABLES,
+    "verify": (*TABLES, "split", "seq2seq.family"),  # of new weights: their architecture and their vocabulary
     "prepare": (*TABLES, "split", "max_length", "seq2seq.family", "seq2seq.max_new_tokens"),
     "train": MODEL,
     "evaluate": (*MODEL, *WRITING),

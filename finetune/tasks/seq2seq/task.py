@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from finetune.checkpoints import blenderbot
+from finetune.checkpoints.scratch import VANILLA_VOCABULARY, Architecture
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
@@ -15,8 +16,10 @@ from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
 from finetune.files import read_json, write_json
+from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.gpt import GPT
+from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.transformer import Transformer
 from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
@@ -25,7 +28,7 @@ from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Task, TrainingSetup, read_records, write_records
 from finetune.tasks.seq2seq.examples import Examples, Tokens, make_examples, writing_room
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_readme
-from finetune.tasks.seq2seq.job import build_job, build_model, evaluate, write
+from finetune.tasks.seq2seq.job import Origin, build_job, build_model, evaluate, write
 from finetune.tasks.seq2seq.model import AnyFamily, SourceThenTarget
 from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
 from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, TextPair, locate_pairs, read_pairs
@@ -42,19 +45,19 @@ from finetune.tasks.writing import (
     write_rows,
     writing_seconds,
 )
-from finetune.tokenizer import Tokenizer
+from finetune.tokenizer import Tokenizer, train_vocabulary
 from finetune.training.loop import Job
 from finetune.training.precision import device_type
-from finetune.training.trainable import Trainable, adapt, freeze
+from finetune.training.trainable import Trainable
 from finetune.training.trial import Probe
 
 
-class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, TargetsEvaluation]):
+class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
     """Write the target of a source."""
 
     prepared = WrittenPrepared
     evaluation_files = ("targets.csv", "attention.json")
-    bodies = (GPT, EncoderDecoder)
+    bodies = (GPT, Transformer, EncoderDecoder)
     page = PAGE
     verdict = staticmethod(verdict)
     summary = staticmethod(targets_table)
@@ -100,6 +103,33 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
                 got="seq2seq.zero_init_cross_attention=false",
                 do="Leave it out, or give --set seq2seq.family=encoder-decoder.",
             )
+
+    def check_start(self, recipe: Recipe, body: type[Body], config: GPTConfig) -> None:
+        """Also check that the weights fit the family; a GPT-2 can start both."""
+        super().check_start(recipe, body, config)
+        own: dict[type[Body], str] = {Transformer: "decoder", EncoderDecoder: "encoder-decoder"}
+        family = own.get(body, recipe.seq2seq.family)
+        if family != recipe.seq2seq.family:
+            raise RecipeError(
+                f"the family {recipe.seq2seq.family} cannot start from {body.kind}'s weights",
+                got=f"seq2seq.family={recipe.seq2seq.family}",
+                do=f"Give --set seq2seq.family={family}, or other weights.",
+            )
+
+    def architecture(self, recipe: Recipe) -> Architecture:
+        """The family's."""
+        return "decoder" if recipe.seq2seq.family == "decoder" else "encoder-decoder"
+
+    def new_tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """The vanilla preset learns its vocabulary from the training pairs, if it is given none."""
+        if recipe.shape.preset != "vanilla" or recipe.shape.tokenizer:
+            return super().new_tokenizer(recipe)
+        records, _ = divide_pairs(recipe, *self._read(recipe), Tokenizer.of_bytes(), sys.maxsize)
+        texts = [text for pair in records["train"] for text in (pair.source, pair.target)]
+        tokenizer = train_vocabulary(texts, VANILLA_VOCABULARY)
+        unused = VANILLA_VOCABULARY - tokenizer.vocab_size
+        say(f"vocabulary: {tokenizer.vocab_size:,} tokens learnt from the training pairs; {unused:,} more are unused")
+        return tokenizer.with_tokens(*(f"<|unused_{number}|>" for number in range(unused)))
 
     def check_data(self, recipe: Recipe) -> None:
         """Check every pair."""
@@ -164,8 +194,8 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
             {name: len(part) for name, part in records.items()}, sum(map(len, records.values())), context, 0
         )
 
-    def build_model(self, recipe: Recipe, gpt: GPT | EncoderDecoder, prepared: WrittenPrepared) -> AnyFamily:
-        """The family's model; both sides of an encoder-decoder start from the GPT's weights."""
+    def build_model(self, recipe: Recipe, gpt: Origin, prepared: WrittenPrepared) -> AnyFamily:
+        """The family's model; both sides of an encoder-decoder start from a GPT's weights, or from their own."""
         model, started = build_model(gpt, recipe, prepared.end)
         if started:
             copied = sum(map(len, started.copied.values()))
@@ -175,11 +205,9 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
             )
         return model
 
-    def configure_trainable(self, model: AnyFamily, gpt: GPT | EncoderDecoder, settings: Train) -> Trainable:
-        """Select the trained weights, in an encoder-decoder on both sides; its cross-attention is always trained."""
-        body: GPT | EncoderDecoder = model.gpt if isinstance(model, SourceThenTarget) else model.model
-        adapt(body, settings)
-        return freeze(model, body, settings.method, settings.last_blocks)
+    def configure_trainable(self, model: AnyFamily, gpt: Origin, settings: Train) -> Trainable:
+        """Select the trained weights, on both sides of an encoder-decoder; the cross-attention is always trained."""
+        return super().configure_trainable(model, model.body, settings)
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[AnyFamily], device: torch.device) -> Job[Any]:
         """The job over the training split's pairs."""
@@ -191,7 +219,7 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
     ) -> TargetsEvaluation:
         """Evaluate targets before and after training. Write targets.csv for all test pairs, attention.json for a few."""
         device, prepared = torch.device(device_type()), run.result("prepare", WrittenPrepared)
-        before, warm_start = build_model(load_base(recipe, run).body, recipe, prepared.end)
+        before, warm_start = build_model(cast(Origin, load_base(recipe, run).body), recipe, prepared.end)
         test, val = _examples(recipe, run, "test", "val")
         evaluation, rows, maps = evaluate(
             before.to(device),
@@ -237,9 +265,9 @@ class Seq2SeqTask(Task[WrittenPrepared, GPT | EncoderDecoder, AnyFamily, Targets
                     "In other programs: feed the source's tokens and `<|endoftext|>`, then generate up to `<|endoftext|>`.",
                 ],
             )
-            return Exportable(run.name, model.gpt, tokenizer, readme, files=files, card=about, generation=writing)
-        readme = encoder_decoder_readme(run.name, said, blenderbot.fits(model.model.config))
-        return Exportable(run.name, model.model, tokenizer, readme, files=files, card=about, generation=writing)
+            return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
+        readme = encoder_decoder_readme(run.name, said, blenderbot.fits(model.body.config))
+        return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
 
     def next_command(self, directory: Path) -> str:
         """Generate a target."""

@@ -9,11 +9,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from finetune.checkpoints.convert import finite, load_gpt
+from finetune.checkpoints.layouts import model_type
+from finetune.checkpoints.own_layout import KINDS, load_own, read_own_config
 from finetune.checkpoints.store import read_config, read_header, refuse_damaged, tensor_files
 from finetune.errors import RunError, WeightsError
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.results import StartWeights
 from finetune.files import read_json
+from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.records import Record
 from finetune.tasks.tag.data import encode_words
 from finetune.tasks.tag.job import predict_tags
@@ -121,8 +124,11 @@ class TagBundle:
 
 
 def load_tagger(directory: Path, tags: int) -> Tagger:
-    """The model in a directory of transformers' GPT2ForTokenClassification, in eval mode. Raises WeightsError."""
-    config, [path, *_] = read_config(directory), tensor_files(directory)
+    """The model in a directory that ``write_tagger`` wrote, in eval mode. Raises WeightsError."""
+    refuse_damaged(directory)
+    own = model_type(directory) in KINDS
+    config = read_own_config(directory / "config.json")[1] if own else read_config(directory)
+    path, *_ = tensor_files(directory)
     shapes = read_header(path)
     expected = dict(zip(HEAD, ((tags, config.width), (tags,)), strict=True))
     if wrong := [name for name, size in expected.items() if shapes.get(name) != size]:
@@ -133,9 +139,17 @@ def load_tagger(directory: Path, tags: int) -> Tagger:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            body = {name: size for name, size in shapes.items() if name not in HEAD}
-            gpt, _ = load_gpt(config, body, file.get_tensor, directory.name)
-            model = Tagger(gpt, tags)
+            others = {name: size for name, size in shapes.items() if name not in HEAD}
+            body = (
+                load_own(directory, head=HEAD).body
+                if own
+                else load_gpt(config, others, file.get_tensor, directory.name)[0]
+            )
+            if isinstance(body, EncoderDecoder):
+                raise WeightsError(
+                    f"{directory}: {body.kind}'s weights do not fit bundle.json", do="Export the run again."
+                )
+            model = Tagger(body, tags)
             for theirs, ours in HEAD.items():
                 getattr(model.head, ours).data.copy_(finite(file.get_tensor(theirs), theirs, directory.name))
     except SafetensorError as error:

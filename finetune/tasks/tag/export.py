@@ -1,4 +1,4 @@
-"""A tagger as it is handed over to be written: transformers' GPT2ForTokenClassification, compared before it is there."""
+"""A tagger as it is exported: on a GPT-2 transformers' GPT2ForTokenClassification, else our own layout; compared first."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.checkpoints.convert import gpt_tensors
+from finetune.checkpoints.own_layout import write_own
 from finetune.checkpoints.store import hugging_face_config, tokenizer_config, write_directory
 from finetune.console import escape_markdown
 from finetune.export.card import Card
@@ -13,11 +14,12 @@ from finetune.export.exportable import TOLERANCE, Exportable, Exported, refuse
 from finetune.export.hf import PLAIN_TEXTS
 from finetune.export.readers import MISSING, TransformersReader, open_reader
 from finetune.files import read_json, sha256_json
+from finetune.models.gpt import GPT
 from finetune.recipe import Recipe
 from finetune.records import Downloaded
 from finetune.report.metric_text import metric_text
 from finetune.run import Run
-from finetune.tasks.tag.bundle import HEAD, TagBundleCard
+from finetune.tasks.tag.bundle import HEAD, TagBundleCard, load_tagger
 from finetune.tasks.tag.card import TagCard
 from finetune.tasks.tag.data import Tokens
 from finetune.tasks.tag.job import predict_tags
@@ -26,6 +28,17 @@ from finetune.tasks.tag.score import TagEvaluation
 from finetune.tokenizer import Tokenizer
 
 ARCHITECTURE = "GPT2ForTokenClassification"
+WITH_TRANSFORMERS = (
+    "or, without this project. Words and punctuation marks are separated by a space, and a word's tag is that of its",
+    "last token:",
+    "",
+    "    from transformers import AutoModelForTokenClassification, AutoTokenizer",
+    '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+    '    model = AutoModelForTokenClassification.from_pretrained("DIRECTORY")',
+    '    logits = model(**tokenizer("Anna lives in Oslo .", return_tensors="pt")).logits[0]',
+    "    tags = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]",
+    "",
+)
 
 
 def exportable_run(
@@ -48,33 +61,48 @@ def exportable_run(
 
     def layout(directory: Path) -> Exported:
         write_tagger(directory, model, tokenizer, card)
+        if not isinstance(model.body, GPT):
+            return compare_read_back(directory, model, tokens)
         return compare(directory, model, tokens)
 
     return Exportable(
         run.name,
-        model.gpt,
+        model.body,
         tokenizer,
-        lambda exported: readme(run.name, card, exported, _facts(evaluation, data)),
+        lambda exported: readme(run.name, card, exported, _facts(evaluation, data), isinstance(model.body, GPT)),
         layout=layout,
         card=Card("token-classification", evaluation.weights, evaluation.headline, data.name),
     )
 
 
 def write_tagger(directory: Path, model: Tagger, tokenizer: Tokenizer, card: TagBundleCard) -> None:
-    """Write the layout of transformers, and bundle.json beside it."""
+    """Write the tagger in transformers' layout or in our own, and bundle.json beside it."""
     head = {theirs: getattr(model.head, ours).detach().cpu().contiguous() for theirs, ours in HEAD.items()}
-    config = hugging_face_config(model.gpt, tokenizer) | {
+    bundle = {"bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False)}
+    body = model.body
+    if not isinstance(body, GPT):
+        write_own(directory, body, tokenizer, extra_files=bundle, head=head)
+        return
+    config = hugging_face_config(body, tokenizer) | {
         "architectures": [ARCHITECTURE],
         "dtype": "float32",
         "num_labels": len(card.tags),
         "id2label": {str(at): tag for at, tag in enumerate(card.tags)},
         "label2id": {tag: at for at, tag in enumerate(card.tags)},
     }
-    files = {
-        "tokenizer_config.json": json.dumps(tokenizer_config(model.gpt.config), indent=2) + "\n",
-        "bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False),
-    }
-    write_directory(directory, gpt_tensors(model.gpt) | head, config, tokenizer, files)
+    files = {"tokenizer_config.json": json.dumps(tokenizer_config(body.config), indent=2) + "\n"} | bundle
+    write_directory(directory, gpt_tensors(body) | head, config, tokenizer, files)
+
+
+def compare_read_back(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
+    """Load the directory again and compare the logits of each word bit for bit. Raises WeightsError."""
+    again = load_tagger(directory, model.head.out_features)
+    ours, theirs = predict_tags(model.cpu(), tokens), predict_tags(again, tokens)
+    if not all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True)):
+        raise refuse("finetune", "other logits than the model that was written")
+    return Exported(
+        True, f"read back with equal logits of {sum(map(len, ours)):,} words; no program but this one loads it", 0.0
+    )
 
 
 def compare(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
@@ -121,14 +149,14 @@ def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
     ]
 
 
-def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str]) -> str:
-    """The README of a bundle."""
+def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str], public: bool = True) -> str:
+    """The README of a bundle. public: transformers loads it, too."""
     kinds = sorted({tag[2:] for tag in card.tags if tag[1:2] == "-"})
     return "\n".join(
         [
             f"# {escape_markdown(name)}",
             "",
-            f"A GPT-2 that finds names ({', '.join(map(escape_markdown, kinds))}), made by gpt2-finetune from "
+            f"A model that finds names ({', '.join(map(escape_markdown, kinds))}), made by gpt2-finetune from "
             f"{escape_markdown(f'{card.weights.name} ({card.weights.source})')}.",
             "",
             *([card.weights.note, ""] if card.weights.note else []),
@@ -140,14 +168,6 @@ def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str])
             "",
             '    finetune predict DIRECTORY "a sentence"',
             "",
-            "or, without this project. Words and punctuation marks are separated by a space, and a word's tag is that of its",
-            "last token:",
-            "",
-            "    from transformers import AutoModelForTokenClassification, AutoTokenizer",
-            '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
-            '    model = AutoModelForTokenClassification.from_pretrained("DIRECTORY")',
-            '    logits = model(**tokenizer("Anna lives in Oslo .", return_tensors="pt")).logits[0]',
-            "    tags = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]",
-            "",
+            *(WITH_TRANSFORMERS if public else ()),
         ]
     )

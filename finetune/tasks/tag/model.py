@@ -1,21 +1,22 @@
-"""A GPT with a head that gives every word a tag. Shape letters as in gpt.py; W words, K tags."""
+"""A language model or an encoder with a head that gives every word a tag. Shape letters as in gpt.py; W words, K tags."""
 
 import torch
 from torch import Tensor, nn
 
-from finetune.models.gpt import GPT
+from finetune.models.encoder import Encoder, real_tokens
+from finetune.models.heads import Reader
 
 
 class Tagger(nn.Module):
     """A linear head with a bias on the hidden state of each word's last token.
 
-    Equivalent to transformers' GPT2ForTokenClassification, read at those tokens.
+    On a GPT it is equivalent to transformers' GPT2ForTokenClassification, read at those tokens.
     """
 
-    def __init__(self, gpt: GPT, tags: int):
+    def __init__(self, body: Reader, tags: int):
         super().__init__()
-        self.gpt = gpt
-        self.head = nn.Linear(gpt.config.width, tags)
+        self.body = body
+        self.head = nn.Linear(body.config.width, tags)
 
     @torch.no_grad()
     def initialise_head(self, seed: int) -> "Tagger":
@@ -24,14 +25,16 @@ class Tagger(nn.Module):
         self.head.bias.zero_()
         return self
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, C). The one place that decides what a word sees: here itself and the words before it.
+    def hidden_states(self, input_ids: Tensor, lasts: Tensor) -> Tensor:
+        """(B, T), lasts as for ``forward`` -> (B, T, C). The one place that decides which tokens a word attends to.
 
-        A body that looks both ways (an encoder) would be called here, with the mask of its padding.
+        In a decoder those are its own and the ones before it; in an encoder all but the padding.
         """
-        return self.gpt.hidden_states(input_ids)
+        if isinstance(self.body, Encoder):
+            return self.body.hidden_states(input_ids, real_tokens(lasts.amax(dim=1), input_ids.shape[1]))
+        return self.body.hidden_states(input_ids)
 
     def forward(self, input_ids: Tensor, lasts: Tensor) -> Tensor:
         """Tag logits of words: ids (B, T), places of their last tokens (B, W) -> (B, W, K)."""
-        hidden = self.hidden_states(input_ids)
+        hidden = self.hidden_states(input_ids, lasts)
         return self.head(hidden.gather(1, lasts[:, :, None].expand(-1, -1, hidden.shape[2])))

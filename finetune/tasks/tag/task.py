@@ -13,7 +13,10 @@ from finetune.evaluation.leakage import clean_rows
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import write_json
+from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT
+from finetune.models.heads import Reader
+from finetune.models.transformer import Transformer
 from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
@@ -52,12 +55,13 @@ class WordRow:
     predicted: str
 
 
-class TagTask(Task[TagPrepared, GPT, Tagger, TagEvaluation]):
+class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
     """Every word of a sentence has a tag that says whether it is part of a name, and of which kind."""
 
     exported = "bundle"
     metrics = ("f1_macro", "accuracy", "log_loss")
     prepared = TagPrepared
+    bodies = (GPT, Transformer, Encoder)
     evaluation_files = ("tags.csv",)
     verdict = staticmethod(verdict)
     summary = staticmethod(summary)
@@ -126,8 +130,10 @@ class TagTask(Task[TagPrepared, GPT, Tagger, TagEvaluation]):
         say("sentences: " + " / ".join(f"{name} {len(part):,}" for name, part in splits.items()))
         return TagPrepared({name: len(part) for name, part in splits.items()}, tags_in(splits), context)
 
-    def build_model(self, recipe: Recipe, gpt: GPT, prepared: TagPrepared) -> Tagger:
-        """The GPT with a fresh head."""
+    def build_model(self, recipe: Recipe, gpt: Reader, prepared: TagPrepared) -> Tagger:
+        """The language model or the encoder with a new head."""
+        if isinstance(gpt, Transformer):
+            gpt.drop_output()
         return Tagger(gpt, len(prepared.tags)).initialise_head(recipe.train.seed)
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[Tagger], device: torch.device) -> Job[Tagger]:

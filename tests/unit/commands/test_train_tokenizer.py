@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from finetune.commands.train_tokenizer import SPECIAL_TOKENS, train_vocabulary
 from finetune.errors import RecipeError
+from finetune.tokenizer import SPECIAL_TOKENS, train_vocabulary
 
 TEXTS = ["the cat sat on the mat, the cat's hat", "It'll rain at 10:30 today... won't it?", "naïve café 漢字 🎉"] * 30
 

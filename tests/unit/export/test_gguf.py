@@ -171,3 +171,12 @@ def test_the_manifest_names_every_file_but_the_readme(tmp_path, monkeypatch):
     gguf.write(Exportable("run", small(), TOKENIZER, str), tmp_path / "gguf")
     assert not damage(tmp_path / "gguf")
     assert json.loads((tmp_path / "gguf" / "MANIFEST.json").read_text()).keys() == {"model.gguf", "Modelfile"}
+
+
+def test_a_shape_other_than_gpt2_is_refused(tmp_path):
+    from finetune.models.transformer import LLAMA, Transformer, TransformerConfig
+
+    model = Transformer(TransformerConfig(TOKENIZER.vocab_size, 32, 32, 2, 2, **LLAMA)).initialise(0)
+    with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
+        gguf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "out")
+    assert not [*tmp_path.iterdir()]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.checkpoints.encoder_decoder import is_encoder_decoder, load_encoder_decoder
+from finetune.checkpoints.layouts import load_directory, model_type
 from finetune.errors import WeightsError
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.results import Headline, StartWeights
@@ -136,8 +136,8 @@ def body_of(kind):
 @pytest.mark.parametrize(
     ("kind", "writer", "name"),
     [
-        ("language model", "write_checkpoint", "transformer.h.1.mlp.c_fc.weight"),
-        ("encoder-decoder", "write_encoder_decoder", "model.decoder.layers.1.encoder_attn.k_proj.weight"),
+        ("language model", "write_model", "transformer.h.1.mlp.c_fc.weight"),
+        ("encoder-decoder", "write_model", "model.decoder.layers.1.encoder_attn.k_proj.weight"),
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "off", "extra"])
@@ -171,8 +171,8 @@ def test_an_encoder_decoder_is_a_blenderbot_and_comes_back_bit_for_bit(tmp_path)
     model = body_of("encoder-decoder")
     found = hf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "hf")
     assert found.summary.startswith("transformers gives") and found.max_logit_difference < 1e-5
-    assert is_encoder_decoder(tmp_path / "hf")
-    again = load_encoder_decoder(tmp_path / "hf").model
+    assert model_type(tmp_path / "hf") == "blenderbot"
+    again = load_directory(tmp_path / "hf").model
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dict(again.named_parameters())[name]), name
     theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf")
@@ -183,14 +183,27 @@ def test_an_encoder_decoder_is_a_blenderbot_and_comes_back_bit_for_bit(tmp_path)
     assert ours.tolist() == written.tolist()
     theirs.save_pretrained(tmp_path / "again")
     TOKENIZER.save(tmp_path / "again")
-    saved = load_encoder_decoder(tmp_path / "again").model
+    saved = load_directory(tmp_path / "again").model
     assert torch.equal(saved(source, start), model(source, start))
 
 
 def test_a_shape_that_blenderbot_cannot_hold_has_a_layout_of_its_own(tmp_path):
     config = EncoderDecoderConfig(TOKENIZER.vocab_size, 32, 16, 1, 2, positions="rotary")
     found = hf.write(Exportable("run", EncoderDecoder(config).initialise(0).eval(), TOKENIZER, str), tmp_path / "hf")
-    assert "a layout of our own" in found.summary and is_encoder_decoder(tmp_path / "hf")
+    assert "is our own" in found.summary and model_type(tmp_path / "hf") == "finetune-encoder-decoder"
+
+
+def test_the_llama_shape_is_a_llama_and_is_read_back_where_transformers_is_missing(tmp_path, monkeypatch):
+    from finetune.models.transformer import LLAMA, Transformer, TransformerConfig
+
+    model = Transformer(TransformerConfig(TOKENIZER.vocab_size, 32, 16, 2, 2, **LLAMA)).initialise(0, std=0.2).eval()
+    found = hf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "hf")
+    assert found.summary.startswith("transformers gives") and found.max_logit_difference < 1e-4
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    monkeypatch.setattr(hf, "has_transformers", lambda: False)
+    assert (
+        "transformers is not installed" in hf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "hf").summary
+    )
 
 
 @pytest.mark.parametrize("change", [{"activation_function": "gelu"}, {"scale_embedding": True}, {"encoder_ffn_dim": 8}])
@@ -200,7 +213,7 @@ def test_another_blenderbot_is_refused(tmp_path, change):
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     write_manifest(tmp_path / "hf")
     with pytest.raises(WeightsError, match=f"{[*change][0]} is not that of GPT-2's blocks"):
-        load_encoder_decoder(tmp_path / "hf")
+        load_directory(tmp_path / "hf")
 
 
 STYLES = [

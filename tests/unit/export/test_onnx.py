@@ -218,3 +218,12 @@ def test_a_head_of_its_own_is_refused(tmp_path):
     with pytest.raises(RunError, match="a head of its own, which is not written in ONNX"):
         onnx.write(tagger, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+def test_a_shape_other_than_gpt2_is_refused(tmp_path):
+    from finetune.models.transformer import LLAMA, Transformer, TransformerConfig
+
+    model = Transformer(TransformerConfig(TOKENIZER.vocab_size, 32, 32, 2, 2, **LLAMA)).initialise(0)
+    with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
+        onnx.write(Exportable("run", model, TOKENIZER, str), tmp_path / "out")
+    assert not [*tmp_path.iterdir()]

@@ -14,7 +14,7 @@ from finetune.errors import RunError, WeightsError
 from finetune.export import peft
 from finetune.export.exportable import Exportable
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import Classifier, NextToken
+from finetune.models.heads import Classifier, LossModule
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
 
@@ -29,9 +29,9 @@ def small_gpt():
 
 def adapted(model, targets=("attention.qkv", "blocks.1.mlp.*")):
     """The model with adapters that have learnt something."""
-    add_lora(model.gpt, 2, 5.0, 0.1, targets, seed=1)
+    add_lora(model.body, 2, 5.0, 0.1, targets, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for tensor in lora_tensors(model.gpt).values():
+    for tensor in lora_tensors(model.body).values():
         tensor.data.normal_(0.0, 0.2, generator=generator)
     return model.eval()
 
@@ -122,7 +122,7 @@ def test_what_its_readme_says_gives_the_models_logits(directory, model, base, mo
 
 
 def test_a_language_models_adapter_has_no_head(directory, base):
-    checked = peft.write(thing(adapted(NextToken(small_gpt()), ("*",)).gpt), directory, base)
+    checked = peft.write(thing(adapted(LossModule(small_gpt()), ("*",)).body), directory, base)
     assert checked.compared and checked.max_logit_difference < 1e-4
     config = json.loads(directory.joinpath("adapter_config.json").read_text())
     assert config["task_type"] == "CAUSAL_LM" and config["modules_to_save"] is None
@@ -170,7 +170,7 @@ def test_an_adapter_that_reads_differently_is_never_there(directory, model, base
 
 def test_without_peft_the_plain_reader_compares_and_says_so(directory, model, base, monkeypatch):
     monkeypatch.setattr(peft, "has_peft", lambda: False)
-    for own in (model, adapted(NextToken(small_gpt()), ("*",)).gpt):
+    for own in (model, adapted(LossModule(small_gpt()), ("*",)).body):
         checked = peft.write(thing(own), directory, base)
         assert checked.compared and 0 < checked.max_logit_difference < 1e-4
         assert checked.summary.startswith("a reader in plain numpy gives the same logits")

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from finetune.errors import WeightsError
-from finetune.models.encoder import Encoder, EncoderClassifier
+from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
-from finetune.models.variants import VariantConfig
+from finetune.models.heads import Classifier
+from finetune.models.transformer import TransformerConfig
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
 OPTIONS = {
@@ -24,7 +25,7 @@ OPTIONS = {
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
 def encoder(request) -> Encoder:
     """Each option in turn."""
-    return Encoder(VariantConfig(**SHAPE, **request.param)).initialise(1, std=0.2).eval()
+    return Encoder(TransformerConfig(**SHAPE, **request.param)).initialise(1, std=0.2).eval()
 
 
 def padded(ids: torch.Tensor, before: int, after: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +67,7 @@ def test_the_loss_is_that_of_the_hidden_tokens(encoder):
 
 def test_the_encoder_learns_what_only_both_sides_tell():
     """The hidden middle of three tokens is the sum of its neighbours, modulo 8."""
-    encoder = Encoder(VariantConfig(vocab_size=9, context=3, width=32, layers=2, heads=2)).initialise(1)
+    encoder = Encoder(TransformerConfig(vocab_size=9, context=3, width=32, layers=2, heads=2)).initialise(1)
     optimizer = torch.optim.AdamW(encoder.parameters(), 5e-3)
     left, right = torch.arange(64) // 8, torch.arange(64) % 8
     ids = torch.stack([left, torch.full_like(left, 8), right], dim=1)
@@ -83,16 +84,20 @@ def test_the_encoder_learns_what_only_both_sides_tell():
 
 @torch.no_grad()
 def test_the_classifier_reads_the_mean_of_the_real_tokens(encoder):
-    model = EncoderClassifier(encoder, classes=3).initialise_head(4).eval()
+    model, last = Classifier(encoder, classes=3).initialise_head(4).eval(), torch.tensor([5])
     ids = torch.tensor([3, 9, 41, 7, 22, 5])
-    alone = model(ids[None])
+    alone = model(ids[None], last)
     torch.testing.assert_close(alone, encoder.hidden_states(ids[None]).mean(dim=1) @ model.head.weight.T)
-    for before, after in ((0, 5), (5, 0), (4, 3)):
-        torch.testing.assert_close(model(*padded(ids, before, after)), alone, atol=1e-5, rtol=0)
+    for after in (1, 5, 18):
+        batch = padded(ids, 0, after)[0]
+        torch.testing.assert_close(model(batch, last), alone, atol=1e-5, rtol=0)
+        for first in (1, 2):  # from what frozen blocks left
+            states = model.lower(batch, last, first)
+            torch.testing.assert_close(model(states, last, first), alone, atol=1e-5, rtol=0)
 
 
 def test_what_an_encoder_cannot_do_is_refused(encoder):
     with pytest.raises(WeightsError, match="25 tokens are more than the model's context; known: 24"):
         encoder(torch.zeros(1, 25, dtype=torch.long))
     with pytest.raises(WeightsError, match="an encoder's output matrix is the token embedding; got tied false"):
-        Encoder(VariantConfig(**SHAPE, tied=False))
+        Encoder(TransformerConfig(**SHAPE, tied=False))

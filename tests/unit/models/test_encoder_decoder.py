@@ -15,7 +15,7 @@ from finetune.models.cache import SourceCache
 from finetune.models.encoder_decoder import DecoderWithSource, EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import IGNORE
 from finetune.models.sampling import Decoding
-from finetune.models.variants import CrossAttention
+from finetune.models.transformer import CrossAttention
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
 OPTIONS = {

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from finetune.errors import WeightsError
 from finetune.models.gpt import GPT, IGNORE, MLP, Attention, GPTConfig, causal_mask_at, gather_positions
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 
 SHAPE = GPTConfig(vocab_size=97, context=24, width=32, layers=3, heads=4)
 
@@ -157,7 +157,7 @@ def test_packed_documents_give_the_loss_and_gradients_of_documents_alone(model, 
     mask = (number[:, None] == number) & torch.ones(24, 24, dtype=torch.bool).tril()
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     targets = input_ids[:1].roll(-1, 1)
-    packed = NextToken(model)(input_ids[:1], targets, mask[None, None], positions)
+    packed = LossModule(model)(input_ids[:1], targets, mask[None, None], positions)
     alone = sum(
         model.loss_sum(ids[None], row[None])
         for ids, row in zip(input_ids[0].split(lengths), targets[0].split(lengths), strict=True)

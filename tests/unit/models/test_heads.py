@@ -30,7 +30,7 @@ LAST = torch.tensor([0, 5, 22, 23])
 
 @torch.no_grad()
 def test_the_head_reads_the_normed_state_of_the_last_real_token(model, input_ids):
-    states = model.gpt.hidden_states(input_ids)
+    states = model.body.hidden_states(input_ids)
     expected = torch.stack([model.head.weight @ states[row, last] for row, last in enumerate(LAST)])
     torch.testing.assert_close(model(input_ids, LAST), expected, atol=1e-5, rtol=0)
     assert model.head.bias is None and expected.shape == (4, 4)
@@ -39,8 +39,8 @@ def test_the_head_reads_the_normed_state_of_the_last_real_token(model, input_ids
 @torch.no_grad()
 def test_every_way_in_gives_the_same_logits(model, input_ids):
     expected = model(input_ids, LAST)
-    for first in range(1, len(model.gpt.blocks) + 1):
-        torch.testing.assert_close(model(model.lower(input_ids, first), LAST, first), expected, atol=1e-5, rtol=0)
+    for first in range(1, len(model.body.blocks) + 1):
+        torch.testing.assert_close(model(model.lower(input_ids, LAST, first), LAST, first), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -56,15 +56,15 @@ def test_tokens_behind_the_last_one_do_not_count_and_all_others_do(model, input_
 
 
 def test_gradients_reach_the_blocks_that_ran_and_no_others(model, input_ids):
-    first = len(model.gpt.blocks) - 1
+    first = len(model.body.blocks) - 1
     if first:
-        model(model.lower(input_ids, first).detach(), LAST, first).sum().backward()
+        model(model.lower(input_ids, LAST, first).detach(), LAST, first).sum().backward()
     else:
         model(input_ids, LAST).sum().backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert "head.weight" in moved and f"gpt.blocks.{first}.mlp.up.weight" in moved
-    assert ("gpt.token_embedding.weight" in moved) == (first == 0)
-    assert not any(name.startswith(f"gpt.blocks.{i}.") for name in moved for i in range(first))
+    assert "head.weight" in moved and f"body.blocks.{first}.mlp.up.weight" in moved
+    assert ("body.token_embedding.weight" in moved) == (first == 0)
+    assert not any(name.startswith(f"body.blocks.{i}.") for name in moved for i in range(first))
 
 
 def test_a_fresh_head_is_seeded_and_small(model):

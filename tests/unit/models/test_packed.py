@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.packed import WORTH_IT, PackedLinear, TransposedLinear, can_pack, for_generation
+from finetune.models.packed import WORTH_IT, PackedLinear, TransposedLinear, can_pack, fast_decoder
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(2, 2)), reason="no x86 CPU with oneDNN")
 
@@ -32,8 +32,8 @@ def test_the_logits_are_those_of_the_plain_model(model, kind, rows, layer):
     if not can_pack(model.token_embedding.weight):
         pytest.skip("no bf16 arithmetic here")
     model.blocks[1].mlp.up.__class__ = Adapted
-    twin, ids = for_generation(model, rows, WORTH_IT), torch.arange(30).view(3, 10)
-    kinds = [type(part) for part in twin.modules()]
+    twin, ids = fast_decoder(model, rows, WORTH_IT), torch.arange(30).view(3, 10)
+    kinds = [type(part) for part in (*twin.model.modules(), twin.output)]
     assert kinds.count(layer) == 3 * 4 - 1 + 1 and kinds.count(Adapted) == 1  # 4 a block, and the output
     with torch.inference_mode():
         for part in (ids, ids[:, :1], ids[:1, :3], ids[:1, :1]):
@@ -56,7 +56,7 @@ def test_a_long_text_is_generated_packed_from_the_weights_there_are(model, monke
                 expected = torch.cat([expected, model(expected)[:, -1:].argmax(dim=-1)], dim=1)
         assert not used
         assert model.generate(ids, WORTH_IT // rows, temperature=0).tolist() == expected.tolist() and used
-        assert list(model.state_dict()) == names and model.packed_output is None
+        assert list(model.state_dict()) == names
         used.clear()
         with torch.no_grad():  # what is packed is never older than the model
             model.blocks[0].mlp.down.weight.mul_(-1)
@@ -68,7 +68,7 @@ def test_a_long_text_is_generated_packed_from_the_weights_there_are(model, monke
 
 
 def test_the_copy_takes_no_memory_but_that_of_the_packed_matrices(model):
-    twin = for_generation(model, 2, WORTH_IT)
+    twin = fast_decoder(model, 2, WORTH_IT).model
     assert twin.token_embedding.weight is model.token_embedding.weight
     assert twin.blocks[0].mlp.up.bias is model.blocks[0].mlp.up.bias and type(model.blocks[0].mlp.up) is nn.Linear
 

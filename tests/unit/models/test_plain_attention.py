@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.models.encoder import Encoder, EncoderClassifier
+from finetune.models.encoder import Encoder
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.plain_attention import Recording, attention_maps, plain_attention
-from finetune.models.variants import Variant, VariantConfig
+from finetune.models.transformer import Transformer, TransformerConfig
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 3, "heads": 4}
 B, H, T = 2, 4, 7
@@ -18,10 +18,10 @@ REAL = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
 SOURCE, SOURCE_REAL = IDS[:, :5], REAL[:, :5]
 MODELS = {
     "gpt": (lambda: GPT(GPTConfig(**SHAPE)), (IDS,), {}),
-    "llama": (lambda: Variant(VariantConfig(**SHAPE, **LLAMA)), (IDS,), {}),
-    "alibi": (lambda: Variant(VariantConfig(**SHAPE, positions="alibi")), (IDS,), {}),
-    "encoder": (lambda: Encoder(VariantConfig(**SHAPE)), (IDS,), {"attention_mask": REAL}),
-    "encoder-alibi": (lambda: Encoder(VariantConfig(**SHAPE, positions="alibi")), (IDS, REAL), {}),
+    "llama": (lambda: Transformer(TransformerConfig(**SHAPE, **LLAMA)), (IDS,), {}),
+    "alibi": (lambda: Transformer(TransformerConfig(**SHAPE, positions="alibi")), (IDS,), {}),
+    "encoder": (lambda: Encoder(TransformerConfig(**SHAPE)), (IDS,), {"attention_mask": REAL}),
+    "encoder-alibi": (lambda: Encoder(TransformerConfig(**SHAPE, positions="alibi")), (IDS, REAL), {}),
     "encoder-decoder": (
         lambda: EncoderDecoder(EncoderDecoderConfig(**SHAPE, encoder_layers=2)),
         (SOURCE, IDS),
@@ -112,12 +112,6 @@ def test_the_attention_maps_of_an_encoder_decoder_are_separated():
     q, k, _ = (z.view(2, 5, 4, 8).transpose(1, 2) for z in block.attention.qkv(block.norm_1(x)).chunk(3, dim=-1))
     first = (q[0] @ k[0].transpose(-2, -1) / 8**0.5).softmax(dim=-1)  # the first text has no pads
     torch.testing.assert_close(maps["encoder"][0, 0], first)
-
-
-def test_an_encoder_classifier_shows_its_encoder():
-    encoder = Encoder(VariantConfig(**SHAPE)).initialise(1, std=0.2)
-    maps = attention_maps(EncoderClassifier(encoder, classes=2).eval(), IDS, REAL)
-    torch.testing.assert_close(maps["encoder"], attention_maps(encoder.eval(), IDS, REAL)["encoder"])
 
 
 def test_the_weights_are_those_of_transformers():

@@ -15,6 +15,12 @@ def kept(logits: torch.Tensor) -> list[list[int]]:
     return [row.isfinite().nonzero()[:, 0].tolist() for row in logits]
 
 
+def test_a_top_p_of_one_keeps_every_token():
+    logits = torch.randn(1, 50257, generator=torch.Generator().manual_seed(0)) * 3
+    assert torch.equal(filter_logits(logits, top_p=1.0), logits)
+    assert filter_logits(logits, top_p=0.99).isinf().any()
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
     for p, size in ((0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (1.0, 4)):
         assert kept(filter_logits(FOUR, top_p=p)) == [list(range(size))]

@@ -15,7 +15,7 @@ from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.generate import generate
 from finetune.models.plain_attention import attention_maps
 from finetune.models.sampling import Decoding
-from finetune.models.variants import VariantConfig
+from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 16, "layers": 2, "heads": 2}
@@ -59,7 +59,7 @@ def test_rotary_sees_distances_alone():
 def test_masks_are_what_the_models_look_through():
     drawn = masks.masks(tokens=5, pads=2)
     ids, attention_mask = torch.arange(7)[None], torch.arange(7)[None] < 5
-    encoder = Encoder(VariantConfig(**SHAPE)).initialise(1, std=0.2).eval()
+    encoder = Encoder(TransformerConfig(**SHAPE)).initialise(1, std=0.2).eval()
     both = EncoderDecoder(EncoderDecoderConfig(**SHAPE)).initialise(1, std=0.2).eval()
     seen = {
         "padding": attention_maps(encoder, ids, attention_mask)["encoder"],
@@ -78,7 +78,7 @@ def test_masks_are_what_the_models_look_through():
 
 def test_attention_drawn_is_that_of_the_pass(gpt, tokenizer):
     drawings = {drawing.name: drawing for drawing in attention.draw(gpt, tokenizer, PROMPT, 1, "tiny")}
-    maps = attention_maps(gpt, torch.tensor([tokenizer.encode(PROMPT)]))["decoder"][:, 0]
+    maps = attention_maps(gpt, torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(PROMPT)]]))["decoder"][:, 0]
     assert set(drawings) == {"attention-overview", "attention-layer-1-head-0", "attention-layer-1-head-1"}
     overview = images(drawings["attention-overview"])
     for number, grid in enumerate(overview):
@@ -86,7 +86,21 @@ def test_attention_drawn_is_that_of_the_pass(gpt, tokenizer):
     assert len(overview) == 4
     head = drawings["attention-layer-1-head-1"]
     np.testing.assert_allclose(images(head)[0], maps[1, 1].numpy())
-    assert labels(head.figure.axes[0].xaxis)[:5] == ["T", "h", "e", "␣", "b"]
+    assert labels(head.figure.axes[0].xaxis)[:5] == ["<|endoftext|>", "T", "h", "e", "␣"]
+
+
+def test_attention_of_an_encoder_goes_both_ways(tokenizer):
+    """In this text the first `bank` can read the river behind it; in a decoder it cannot."""
+    text = "The bank was closed by the river flood"
+    config = TransformerConfig(**SHAPE | {"vocab_size": tokenizer.vocab_size, "context": 48})
+    encoder = Encoder(config).initialise(1, std=0.2).eval()
+    maps, tokens = attention.maps_of(encoder, tokenizer, text)
+    bank, river = text.index("bank") + 1, text.index("river") + 1
+    assert tokens[bank] == "b" and (maps[:, :, bank, river] > 0).all()
+    decoder = Transformer(config).initialise(1, std=0.2).eval()
+    assert (attention.maps_of(decoder, tokenizer, text)[0][:, :, bank, river] == 0).all()
+    bare, own = attention.maps_of(encoder, tokenizer, text, bare=True)  # as a classifier reads it
+    assert own == tokens[1:] and bare.shape[-1] == len(own)
 
 
 def test_shares_of_attention():
@@ -201,7 +215,7 @@ def test_every_branch_is_on_the_picture(gpt, tokenizer):
     "draw, part",
     [
         (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, " \n", None, "tiny"), "empty"),
-        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x" * 49, None, "tiny"), "49 tokens; known: 48 at most"),
+        (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x" * 48, None, "tiny"), "49 tokens; known: 48 at most"),
         (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", 2, "tiny"), "got 2; known: 0 to 1"),
         (lambda gpt, tokenizer: attention.draw(gpt, tokenizer, "x", -1, "tiny"), "got -1; known: 0 to 1"),
         (lambda gpt, tokenizer: masks.draw(""), "empty"),

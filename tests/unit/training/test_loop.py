@@ -48,7 +48,7 @@ def plain_step(job, weights):
     for row in ROWS:
         ids, _, target, _ = job.batch([row])
         assert ids.dtype == torch.long and ids.shape == (1, job.lengths[row])
-        hidden = model.gpt.hidden_states(ids)[0, -1]
+        hidden = model.body.hidden_states(ids)[0, -1]
         losses.append(-torch.log_softmax(hidden @ model.head.weight.T, -1)[target.item()] * weights[row])
     loss = sum(losses) / sum(weights[row] for row in ROWS)
     loss.backward()

@@ -135,7 +135,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(toy_job):
 
 def test_a_step_of_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient(toy_job):
     job, _ = toy_job("full")
-    matrix = job.model.gpt.blocks[0].mlp.up.weight
+    matrix = job.model.body.blocks[0].mlp.up.weight
     before = matrix.detach().clone()
     muon, _ = build_optimizers(job.model, "muon", 0.0, (0.9, 0.99))
     for group in muon.param_groups:

@@ -18,12 +18,15 @@ def test_states_are_those_of_each_text_alone():
     random = torch.Generator().manual_seed(1)
     rows = [torch.randint(0, 50, (length,), generator=random).tolist() for length in (5, 1, 33, 5, 40, 12)]
     for budget in (1, 60, 10**6):
-        states = build_prefix_cache(lambda ids: model.lower(ids, 2), rows, budget, torch.device("cpu"))
+        states = build_prefix_cache(lambda ids, last: model.lower(ids, last, 2), rows, budget, torch.device("cpu"))
         for row, state in zip(rows, states, strict=True):
             assert state.shape == (len(row), 16) and not state.requires_grad
-            torch.testing.assert_close(state, model.lower(torch.tensor([row]), 2)[0], rtol=0, atol=2e-6)
+            alone = model.lower(torch.tensor([row]), torch.tensor([len(row) - 1]), 2)[0]
+            torch.testing.assert_close(state, alone, rtol=0, atol=2e-6)
     assert cache_bytes(rows, 16) == sum(state.untyped_storage().nbytes() for state in states)
-    last = build_prefix_cache(lambda ids: model.lower(ids, 2), rows, 60, torch.device("cpu"), last_only=True)
+    last = build_prefix_cache(
+        lambda ids, last: model.lower(ids, last, 2), rows, 60, torch.device("cpu"), last_only=True
+    )
     for one, state in zip(last, states, strict=True):
         torch.testing.assert_close(one, state[-1:], rtol=0, atol=2e-6)
     assert cache_bytes(rows, 16, last_only=True) == sum(state.untyped_storage().nbytes() for state in last)

@@ -4,18 +4,18 @@ import pytest
 
 from finetune.errors import RecipeError
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 from finetune.recipe import Train
 from finetune.tasks.classify.job import build_model
 from finetune.training.trainable import adapt, choose_method, choose_settings, freeze
 
-EMBEDDINGS = ["gpt.token_embedding.weight", "gpt.position_embedding.weight"]
-NORM, HEAD = ["gpt.norm.weight", "gpt.norm.bias"], ["head.weight"]
+EMBEDDINGS = ["body.token_embedding.weight", "body.position_embedding.weight"]
+NORM, HEAD = ["body.norm.weight", "body.norm.bias"], ["head.weight"]
 
 
 def block(number):
     parts = ("norm_1", "attention.qkv", "attention.out", "norm_2", "mlp.up", "mlp.down")
-    return [f"gpt.blocks.{number}.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+    return [f"body.blocks.{number}.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def block(number):
 def test_a_method_moves_exactly_these(method, last_blocks, first_block, names):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     for earlier in ("head", "full"):  # whatever was set before
-        freeze(model, model.gpt, earlier, 1)
-        trainable = freeze(model, model.gpt, method, last_blocks)
+        freeze(model, model.body, earlier, 1)
+        trainable = freeze(model, model.body, method, last_blocks)
         assert sorted(trainable.names) == sorted(names)
         assert {name for name, p in model.named_parameters() if p.requires_grad} == set(names)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
@@ -54,20 +54,20 @@ def test_a_method_moves_exactly_these(method, last_blocks, first_block, names):
 )
 def test_lora_moves_adapters_and_the_head_alone(targets, first_block, places):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
-    adapt(model.gpt, Train(method="lora", lora_rank=2, lora_targets=targets))
-    trainable = freeze(model, model.gpt, "lora", last_blocks=2)
-    names = {f"gpt.blocks.{place}.{kind}" for place in places for kind in ("lora_A", "lora_B")} | {*HEAD}
+    adapt(model.body, Train(method="lora", lora_rank=2, lora_targets=targets))
+    trainable = freeze(model, model.body, "lora", last_blocks=2)
+    names = {f"body.blocks.{place}.{kind}" for place in places for kind in ("lora_A", "lora_B")} | {*HEAD}
     assert {name for name, p in model.named_parameters() if p.requires_grad} == names == set(trainable.names)
     assert trainable.first_block == first_block
 
 
 def test_a_language_model_has_no_head_to_move():
-    model = NextToken(GPT(GPTConfig(30, 8, 4, 3, 2)))
-    adapt(model.gpt, Train(method="lora", lora_rank=2, lora_targets=("attention.out",)))
-    assert len(freeze(model, model.gpt, "lora", 1).names) == 6
+    model = LossModule(GPT(GPTConfig(30, 8, 4, 3, 2)))
+    adapt(model.body, Train(method="lora", lora_rank=2, lora_targets=("attention.out",)))
+    assert len(freeze(model, model.body, "lora", 1).names) == 6
     with pytest.raises(RecipeError, match="method head has nothing to train here; known: full, last-blocks, lora"):
-        model = NextToken(GPT(GPTConfig(30, 8, 4, 3, 2)))
-        freeze(model, model.gpt, "head", 1)
+        model = LossModule(GPT(GPTConfig(30, 8, 4, 3, 2)))
+        freeze(model, model.body, "head", 1)
 
 
 @pytest.mark.parametrize(
@@ -77,27 +77,27 @@ def test_a_language_model_has_no_head_to_move():
             "full",
             {},
             "full: 904 of 904 parameters are trained (100.0%), in 41 tensors: "
-            "gpt.token_embedding, gpt.position_embedding, gpt.blocks.0-2, gpt.norm, head",
+            "body.token_embedding, body.position_embedding, body.blocks.0-2, body.norm, head",
         ),
         (
             "last-blocks",
             {"last_blocks": 1},
-            "last-blocks: 264 of 904 parameters are trained (29.2%), in 15 tensors: gpt.blocks.2, gpt.norm, head",
+            "last-blocks: 264 of 904 parameters are trained (29.2%), in 15 tensors: body.blocks.2, body.norm, head",
         ),
         ("head", {}, "head: 12 of 904 parameters are trained (1.3%), in 1 tensor: head"),
         (
             "lora",
             {"lora_rank": 1, "lora_targets": ("attention.out", "blocks.0.mlp.up", "blocks.2.mlp.up")},
-            "lora: 76 of 968 parameters are trained (7.9%), in 11 tensors: gpt.blocks.0-2.attention.out.lora_*, "
-            "gpt.blocks.0,2.mlp.up.lora_*, head",
+            "lora: 76 of 968 parameters are trained (7.9%), in 11 tensors: body.blocks.0-2.attention.out.lora_*, "
+            "body.blocks.0,2.mlp.up.lora_*, head",
         ),
     ],
 )
 def test_the_trained_weights_are_reported(method, settings, said):
     model = build_model(GPT(GPTConfig(30, 8, 4, 3, 2)), classes=3, seed=0)
     chosen = Train(method=method, **settings)
-    adapt(model.gpt, chosen)
-    assert freeze(model, model.gpt, method, chosen.last_blocks).describe() == said
+    adapt(model.body, chosen)
+    assert freeze(model, model.body, method, chosen.last_blocks).describe() == said
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.comparisons.architectures.masked import build_job, choose_masking, masked_batch, measure
-from finetune.comparisons.architectures.masking import Masking
+from finetune.comparisons.architectures.masked import build_job, measure
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import IGNORE
 from finetune.models.heads import LossModule
-from finetune.models.variants import VariantConfig
+from finetune.models.transformer import TransformerConfig
 from finetune.recipe import Train
+from finetune.tasks.pretrain.masking import Masking, choose_masking, masked_batch
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 from finetune.training import loop
 
@@ -24,7 +24,7 @@ SETTINGS = Train(
 
 def fresh_job():
     """A tiny encoder that is to fill in rows that count up."""
-    encoder = Encoder(VariantConfig(vocab_size=32, context=16, width=16, layers=1, heads=2)).initialise(1)
+    encoder = Encoder(TransformerConfig(vocab_size=32, context=16, width=16, layers=1, heads=2)).initialise(1)
     return build_job(encoder, ROWS, ROWS[:6], MASKING, 64, torch.device("cpu"))
 
 
@@ -36,7 +36,7 @@ def test_a_batch_is_masked_by_row_and_epoch_and_its_loss_is_the_sum_over_what_is
     assert attention_mask.sum(dim=1).tolist() == [13, 8] and (targets[~attention_mask] == IGNORE).all()
     assert int((targets != IGNORE).sum()) == job.weights[4] + job.weights[0]
     assert not torch.equal(job.batch([4, 0], 3)[0], inputs)
-    logits = job.model.model(inputs, attention_mask)
+    logits = job.model.body(inputs, attention_mask)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     torch.testing.assert_close(job.loss_sum(job.model, (inputs, targets, attention_mask)), expected)
 
@@ -78,7 +78,7 @@ def test_stopped_within_an_epoch_it_resumes_bit_for_bit(tmp_path):
 
 
 def test_the_measure_does_not_depend_on_what_runs_together():
-    model = LossModule(fresh_job().model.model).eval()
+    model = LossModule(fresh_job().model.body).eval()
     alone, counts = measure(model, ROWS, MASKING, 1, torch.device("cpu"))
     together, others = measure(model, ROWS, MASKING, 40, torch.device("cpu"))
     assert len(alone) == len(ROWS) > len(together) and counts.sum() == others.sum()

@@ -29,9 +29,9 @@ from finetune.comparisons.architectures.models import (
 from finetune.comparisons.architectures.settings import Architectures
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import LossModule
 from finetune.tasks.classify.job import Examples
 from finetune.tasks.seq2seq.layout import Pair
+from finetune.tasks.seq2seq.model import family_of
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows
 
@@ -116,7 +116,7 @@ def test_pairs_count_what_they_supervise(gpt, ends):
     pairs = [Pair(pair.source, pair.target, ends, separated=ends) for pair in PAIRS]
     for name in (DECODER, BOTH):
         job = pair_job(built(gpt, name), pairs, pairs, END, CPU)
-        targets = job.batch([0, 1, 2, 3])[1 if name == DECODER else 2]
+        *_, targets = job.batch([0, 1, 2, 3])
         assert int((targets != -100).sum()) == sum(job.weights)
         assert job.lengths == [len(pair.source) + 1 + len(pair.answer(END)) for pair in pairs]
 
@@ -131,7 +131,7 @@ def test_both_predict_the_same_tokens(gpt):
         two = both(torch.tensor([pair.source]), torch.tensor([[END, *pair.target]]))[0]
     for model, logits in ((decoder, one), (both, two)):
         expected = -logits.log_softmax(-1)[torch.arange(len(answer)), answer].sum().item()
-        assert pair_nll(LossModule(model), [pair], END, CPU)[0] == pytest.approx(expected, rel=1e-5)
+        assert pair_nll(family_of(model, END), [pair], CPU)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_written_weights_are_the_trained_ones(gpt):

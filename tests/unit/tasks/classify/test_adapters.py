@@ -32,10 +32,10 @@ def base(tmp_path):
 
 def exported(base, directory, labels, seed, targets):
     """An adapter with its bundle.json; returns what the merged bundle predicts."""
-    model = build_model(load_checkpoint(base).gpt, len(labels), seed=seed)
-    add_lora(model.gpt, 2, 5.0, 0.0, targets, seed=seed)
+    model = build_model(load_checkpoint(base).body, len(labels), seed=seed)
+    add_lora(model.body, 2, 5.0, 0.0, targets, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    for tensor in lora_tensors(model.gpt).values():
+    for tensor in lora_tensors(model.body).values():
         tensor.data.normal_(0.0, 0.3, generator=generator)
     model.head.weight.data *= 30
     two = len(labels) == 2
@@ -61,8 +61,8 @@ def exported(base, directory, labels, seed, targets):
 def test_each_adapter_predicts_as_its_own_merged_bundle(base, tmp_path, monkeypatch):
     one = exported(base, tmp_path / "one", ["ham", "spam"], 1, ("attention.qkv",))
     two = exported(base, tmp_path / "two", ["a", "b", "c"], 2, ("mlp.*",))
-    reads, real = [], sources.load_checkpoint
-    monkeypatch.setattr(sources, "load_checkpoint", lambda *given: reads.append(given) or real(*given))
+    reads, real = [], sources.load_directory
+    monkeypatch.setattr(sources, "load_directory", lambda *given: reads.append(given) or real(*given))
     order = [tmp_path / name for name in ("one", "two", "one")]
     for (name, bundle), where in zip(adapted_bundles(str(base), order), order, strict=True):
         labels, probabilities = bundle.predict(TEXTS)

@@ -59,7 +59,7 @@ def test_probabilities_are_the_models_softmax_at_the_temperature(bundle_at):
     texts = ["hello", "free cash for you, call", "x"]
     sharp, soft = (predict.Bundle.load(bundle_at(temperature=value)) for value in (1.0, 4.0))
     with torch.no_grad():
-        hidden = [sharp.model.gpt.hidden_states(torch.tensor([TOKENIZER.encode(text)[:12]]))[0, -1] for text in texts]
+        hidden = [sharp.model.body.hidden_states(torch.tensor([TOKENIZER.encode(text)[:12]]))[0, -1] for text in texts]
         logits = torch.stack(hidden) @ sharp.model.head.weight.T
     for bundle, temperature in ((sharp, 1.0), (soft, 4.0)):
         labels, probabilities = bundle.predict(texts)

@@ -78,14 +78,14 @@ def test_the_bundle_gives_the_model_s_own_logits(directory, model):
     write(model, directory)
     bundle = Bundle.load(directory)
     with torch.no_grad():
-        hidden = [model.gpt.hidden_states(torch.tensor([TOKENIZER.encode(text)[:20]]))[0, -1] for text in TEXTS]
+        hidden = [model.body.hidden_states(torch.tensor([TOKENIZER.encode(text)[:20]]))[0, -1] for text in TEXTS]
         expected = (torch.stack(hidden) @ model.head.weight.T).numpy()
     np.testing.assert_allclose(bundle.logits(TEXTS), expected, atol=1e-5)
 
 
 def sabotaged(kind: str, monkeypatch) -> None:
     """Make transformers read something else than what the model is."""
-    write = hf.write_checkpoint
+    write = hf.write_model
 
     def broken(directory, model, tokenizer, config, files):
         write(directory, model, tokenizer, config, files)
@@ -108,7 +108,7 @@ def sabotaged(kind: str, monkeypatch) -> None:
             vocab = {("he" if token == "!" else token): number for token, number in vocab.items()}
             (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
 
-    monkeypatch.setattr(hf, "write_checkpoint", broken)
+    monkeypatch.setattr(hf, "write_model", broken)
 
 
 @pytest.mark.parametrize(

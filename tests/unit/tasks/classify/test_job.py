@@ -160,7 +160,9 @@ def test_a_row_of_weight_2_counts_as_two_rows(kind):
     targets, weights = random.permutation([0, 0, 0, 1, 1, 1, 2, 2]), random.integers(1, 4, 8)
     twice = np.repeat(np.arange(8), weights)
     settings = Recipe(train={"class_weights": kind}).train
-    trainable = classify_task.TASK.configure_trainable(model, model.gpt, settings.model_copy(update={"method": "full"}))
+    trainable = classify_task.TASK.configure_trainable(
+        model, model.body, settings.model_copy(update={"method": "full"})
+    )
     found = []
     for rows, given in ((np.arange(8), weights.astype(float)), (twice, None)):
         part = classify_job.Examples(rows.tolist(), ids.take(rows), targets[rows], given)
@@ -182,8 +184,8 @@ def test_logits_come_in_the_order_of_the_rows_whatever_the_batches():
     random = np.random.default_rng(0)
     rows = [random.integers(0, 50, length).tolist() for length in (9, 1, 40, 3, 9, 25)]
     with torch.no_grad():
-        alone = torch.cat([model.head(model.gpt.hidden_states(torch.tensor([row]))[:, -1]) for row in rows]).numpy()
-        states = [model.lower(torch.tensor([row]), 1)[0] for row in rows]
+        alone = torch.cat([model.head(model.body.hidden_states(torch.tensor([row]))[:, -1]) for row in rows]).numpy()
+        states = [model.lower(torch.tensor([row]), torch.tensor([len(row) - 1]), 1)[0] for row in rows]
     for budget in (1, 80, 10**6):
         np.testing.assert_allclose(predict.predict_logits(model, rows, budget=budget), alone, atol=2e-6)
         np.testing.assert_allclose(predict.predict_logits(model, rows, states, 1, budget), alone, atol=2e-6)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
-from finetune.models.heads import NextToken
+from finetune.models.heads import LossModule
 from finetune.recipe import Train
 from finetune.tasks.instruct import job as instruct_job
 from finetune.tasks.instruct.examples import make_examples, prompt_room, tokenize
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def model(seed=0, context=64, vocab=BYTES.vocab_size):
     gpt = GPT(GPTConfig(vocab, context=context, width=32, layers=2, heads=2)).initialise(seed, std=0.2)
-    return NextToken(gpt).eval()
+    return LossModule(gpt).eval()
 
 
 def some_examples(count=23, seed=0, loss_on="answer"):
@@ -48,7 +48,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
     def plain(part, i):
         inputs, targets = part.example(i)
         with torch.no_grad():
-            logits = net.gpt(torch.tensor([inputs]))[0].double()
+            logits = net.body(torch.tensor([inputs]))[0].double()
         return F.cross_entropy(logits, torch.tensor(targets), ignore_index=IGNORE, reduction="sum").item()
 
     with torch.no_grad():
@@ -71,18 +71,18 @@ def test_batched_answers_equal_greedy_decoding_of_each_prompt():
     prompts = found.prompts(prompt_room(64, settings))
     assert [len(ids) for ids in prompts] == [2, 13, 5, 5, 55]  # the last one leaves room for an answer
     with torch.no_grad():
-        net.gpt.token_embedding.weight[BYTES.end_of_text] *= 6  # so that some answers end
+        net.body.token_embedding.weight[BYTES.end_of_text] *= 6  # so that some answers end
     expected = []
     for ids in prompts:
         own = list(ids)
         while len(own) < len(ids) + 9:
             with torch.no_grad():
-                own.append(int(net.gpt(torch.tensor([own]))[0, -1].argmax()))
+                own.append(int(net.body(torch.tensor([own]))[0, -1].argmax()))
             if own[-1] == BYTES.end_of_text:
                 break
         new = own[len(ids) :]
         ended = new[-1] == BYTES.end_of_text
         text = BYTES.decode_bytes(new).decode("utf-8", "replace").strip()
         expected.append(Answer(text, len(new) - ended, ended))
-    assert instruct_job.generate_answers(net.gpt, prompts, BYTES, 9, CPU) == expected
+    assert instruct_job.generate_answers(net.body, prompts, BYTES, 9, CPU) == expected
     assert len({answer.ended for answer in expected}) == 2

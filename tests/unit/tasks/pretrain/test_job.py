@@ -73,10 +73,10 @@ def test_documents_with_a_row_of_an_evaluation_set_are_left_out_and_counted(tmp_
 
 
 def test_the_piece_after_an_excluded_one_begins_a_document(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.tasks.pretrain.documents.PIECE", 10)
-    text = "first line of it\nsee you there\nlast line of it\n<|endoftext|>\nanother\n<|endoftext|>\n"
+    monkeypatch.setattr("finetune.tasks.pretrain.documents.PIECE", 16)
+    text = "first line of it\nsee you there now\nlast line of it\n<|endoftext|>\nanother\n<|endoftext|>\n"
     (tmp_path / "long.txt").write_text(text * 9)
-    (tmp_path / "rows.txt").write_text("See you there\n")
+    (tmp_path / "rows.txt").write_text("See you there now\n")
     settings = Pretrain(val_fraction=0.4, exclude=(str(tmp_path / "rows.txt"),))
     pretrain_documents.write_tokens(tmp_path / "long.txt", tmp_path, Tokenizer.of_bytes(), settings, 1)
     written = [text for split in ("train", "val") for text in read_back(tmp_path, split, Tokenizer.of_bytes())]

@@ -30,23 +30,23 @@ def test_an_encoder_decoder_starts_as_the_gpt_and_reports_its_tensors():
     assert report.copied.keys() == dict(gpt.named_parameters()).keys() and all(report.copied.values())
     assert all("cross" in name for name in report.fresh)
     filled = [place for places in report.copied.values() for place in places]
-    assert sorted(filled + report.fresh) == sorted(dict(model.model.named_parameters()))
+    assert sorted(filled + report.fresh) == sorted(dict(model.body.named_parameters()))
     source = torch.tensor([MINI.encode("4,071")])
     target = torch.tensor([[MINI.end_of_text, *MINI.encode("The weather")]])
     with torch.inference_mode():
-        torch.testing.assert_close(model.model(source, target), gpt(target), rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.body(source, target), gpt(target), rtol=0, atol=1e-5)
 
 
 def test_weights_of_the_other_family_are_refused():
     recipe = Recipe(task="seq2seq", seq2seq=Seq2Seq(family="decoder"))
     gpt = GPT(GPTConfig(30, 8, 4, 2, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
-    assert isinstance(job.build_model(model.model, Recipe(task="seq2seq"), 29)[0].model, EncoderDecoder)
+    assert isinstance(job.build_model(model.body, Recipe(task="seq2seq"), 29)[0].body, EncoderDecoder)
     with pytest.raises(
         RecipeError,
         match="the family decoder cannot start from an encoder-decoder's weights; got seq2seq.family=decoder",
     ):
-        job.build_model(model.model, recipe, 29)
+        job.build_model(model.body, recipe, 29)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,7 @@ def test_weights_of_the_other_family_are_refused():
         (
             "last-blocks",
             lambda name: (
-                "cross" in name
-                or ".blocks.2." in name
-                or name.startswith(("model.encoder.norm.", "model.decoder.norm."))
+                "cross" in name or ".blocks.2." in name or name.startswith(("body.encoder.norm.", "body.decoder.norm."))
             ),
         ),
         ("lora", lambda name: "cross" in name or name.endswith(("attention.qkv.lora_A", "attention.qkv.lora_B"))),
@@ -67,8 +65,8 @@ def test_weights_of_the_other_family_are_refused():
 def test_both_sides_train_the_same_layers_and_always_the_cross_attention(method, moves):
     gpt = GPT(GPTConfig(30, 8, 8, 3, 2)).initialise(0)
     model, _ = job.build_model(gpt, Recipe(task="seq2seq"), 29)
-    adapt(model.model, Train(method=method, lora_rank=2, lora_targets=("attention.qkv",)))
-    trainable = freeze(model, model.model, method, last_blocks=1)
+    adapt(model.body, Train(method=method, lora_rank=2, lora_targets=("attention.qkv",)))
+    trainable = freeze(model, model.body, method, last_blocks=1)
     names = [name for name, _ in model.named_parameters()]
     assert sorted(trainable.names) == sorted(name for name in names if moves(name)) and trainable.names
     assert any("encoder" in name for name in trainable.names) and any("decoder" in name for name in trainable.names)
@@ -77,7 +75,7 @@ def test_both_sides_train_the_same_layers_and_always_the_cross_attention(method,
 def test_head_alone_is_refused():
     model, _ = job.build_model(GPT(GPTConfig(30, 8, 4, 2, 2)), Recipe(task="seq2seq"), 29)
     with pytest.raises(RecipeError, match="method head has nothing to train here"):
-        freeze(model, model.model, "head", 1)
+        freeze(model, model.body, "head", 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -26,8 +26,8 @@ def family(request):
 def logits_of(family, source, target):
     """What the plain model says before each token of the target and its end: (T, V)."""
     if isinstance(family, SourceThenTarget):
-        return family.gpt(torch.tensor([[*source, END, *target]]))[0, len(source) :]
-    return family.model(torch.tensor([source]), torch.tensor([[END, *target]]))[0]
+        return family.body(torch.tensor([[*source, END, *target]]))[0, len(source) :]
+    return family.body(torch.tensor([source]), torch.tensor([[END, *target]]))[0]
 
 
 def test_what_is_supervised_is_the_target_and_its_end(family):

@@ -36,7 +36,25 @@ def root_weights():
 def model(tiny):
     from finetune.checkpoints.store import load_checkpoint
 
-    return Tagger(load_checkpoint(tiny).gpt, len(TAGS)).initialise_head(0).eval()
+    return Tagger(load_checkpoint(tiny).body, len(TAGS)).initialise_head(0).eval()
+
+
+@pytest.fixture(params=["encoder", "llama"])
+def other(request):
+    """A tagger on a body that transformers has no class for, or none with this head."""
+    from finetune.models.encoder import Encoder
+    from finetune.models.transformer import LLAMA, Transformer, TransformerConfig
+    from finetune.recipe import Recipe
+    from finetune.tasks.tag.task import TASK, TagPrepared
+
+    sizes = {"vocab_size": Tokenizer.of_bytes().vocab_size, "context": 48, "width": 16, "layers": 2, "heads": 2}
+    body = (
+        Encoder(TransformerConfig(**sizes))
+        if request.param == "encoder"
+        else Transformer(TransformerConfig(**sizes, **LLAMA))
+    )
+    prepared = TagPrepared({}, TAGS, 12)
+    return TASK.build_model(Recipe(task="tag"), body.initialise(0, std=0.2), prepared).eval()
 
 
 def tokens_of(sentences, max_length=32):
@@ -66,6 +84,53 @@ def test_a_tag_does_not_depend_on_the_batch_or_on_what_follows(model):
     assert np.allclose(predict_tags(model, tokens_of([longer]))[0][:3], alone[0], atol=1e-5)
 
 
+def test_with_an_encoder_a_word_attends_to_both_sides_and_never_to_padding(other):
+    alone = [predict_tags(other, tokens_of([own]))[0] for own in SENTENCES]
+    for one, own in zip(alone, predict_tags(other, tokens_of(SENTENCES)), strict=True):
+        assert np.allclose(one, own, atol=1e-5)
+    longer = Sentence(0, [*SENTENCES[0].words, "again"], [*SENTENCES[0].tags, "O"])
+    difference = np.abs(predict_tags(other, tokens_of([longer]))[0][:3] - alone[0]).max()
+    assert difference > 1e-3 if other.body.kind == "an encoder" else difference < 1e-5
+
+
+def test_other_bodies_are_written_in_our_own_layout_and_read_back(other, tmp_path):
+    from finetune.errors import WeightsError
+    from finetune.tasks.tag.bundle import TagBundle, load_tagger
+    from finetune.tasks.tag.export import compare_read_back, write_tagger
+
+    tokens = tokens_of(SENTENCES)
+    write_tagger(tmp_path / "hf", other, Tokenizer.of_bytes(), card())
+    exported = compare_read_back(tmp_path / "hf", other, tokens)
+    assert exported.compared and exported.max_logit_difference == 0 and "8 words" in exported.summary
+    again = TagBundle.load(tmp_path / "hf")
+    for ours, theirs in zip(predict_tags(again.model, tokens), predict_tags(other, tokens), strict=True):
+        assert np.array_equal(ours, theirs)
+
+    assert "head.weight" not in dict(other.body.named_parameters()), "the tags replace the output matrix"
+    with torch.no_grad():
+        other.head.bias.add_(torch.tensor([0.0, 0.01, 0.0]))  # no longer what was written
+    with pytest.raises(WeightsError, match="finetune reads the export differently"):
+        compare_read_back(tmp_path / "hf", other, tokens)
+    with pytest.raises(WeightsError, match="classifier.weight does not fit bundle.json"):
+        load_tagger(tmp_path / "hf", len(TAGS) + 1)
+
+
+def card():
+    from finetune.evaluation.results import StartWeights
+    from finetune.tasks.tag.bundle import TagBundleCard
+
+    return TagBundleCard(
+        schema_version=1,
+        task="tag",
+        tags=TAGS,
+        max_length=12,
+        weights=StartWeights(name="tiny", source="", licence="", sha256={}, fallback=False, note=""),
+        tokenizer_sha256=Tokenizer.of_bytes().fingerprint(),
+        data_sha256="",
+        recipe_sha256="",
+    )
+
+
 def test_the_loss_is_the_mean_over_words(model):
     tokens = tokens_of(SENTENCES)
     part = Examples.of(SENTENCES, tokens, TAGS)
@@ -82,26 +147,14 @@ def test_the_loss_is_the_mean_over_words(model):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_logits_are_those_of_transformers_or_a_plain_reader(model, tmp_path, monkeypatch, installed):
-    from finetune.evaluation.results import StartWeights
     from finetune.export import readers
-    from finetune.tasks.tag.bundle import TagBundle, TagBundleCard
+    from finetune.tasks.tag.bundle import TagBundle
     from finetune.tasks.tag.export import compare, write_tagger
 
     own = Tokenizer.of_bytes()
-    weights = StartWeights(name="tiny", source="", licence="", sha256={}, fallback=False, note="")
-    card = TagBundleCard(
-        schema_version=1,
-        task="tag",
-        tags=TAGS,
-        max_length=12,
-        weights=weights,
-        tokenizer_sha256=own.fingerprint(),
-        data_sha256="",
-        recipe_sha256="",
-    )
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
-    write_tagger(tmp_path / "hf", model, own, card)
+    write_tagger(tmp_path / "hf", model, own, card())
     monkeypatch.setattr(readers, "has_transformers", lambda: installed)
     exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES))
     assert exported.compared and exported.same_labels == 8 and exported.max_logit_difference < 1e-5

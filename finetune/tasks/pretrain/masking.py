@@ -4,10 +4,15 @@ Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.1; with new mas
 2019, arXiv:1907.11692, section 4.1).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
+
+from finetune.models.gpt import IGNORE
+from finetune.tokenizer import MASK, Tokenizer
+from finetune.training.collate import padded
 
 SHARE = 0.15  # share of tokens to predict
 AS_MASK, AS_RANDOM = 0.8, 0.1  # shares of these that become the mask or a random token; the others stay
@@ -43,3 +48,29 @@ class Masking:
         other = chosen[(fate >= AS_MASK) & (fate < AS_MASK + AS_RANDOM)]
         inputs[other] = random.choice(np.setdiff1d(np.arange(self.vocab_size), special), len(other))
         return inputs, targets
+
+
+def choose_masking(tokenizer: Tokenizer, seed: int) -> tuple[Masking, int, str]:
+    """The masking for this vocabulary, the number of new embedding rows that it needs, and a phrase about it.
+
+    A vocabulary without a mask token, such as GPT-2's, gets one as its last token.
+    """
+    new = int(MASK not in tokenizer.special_tokens)
+    mask = tokenizer.special_tokens.get(MASK, tokenizer.vocab_size)
+    special = frozenset({*tokenizer.special_tokens.values(), mask})
+    said = (
+        f"the vocabulary has no {MASK}, so the encoder's embedding gets one row for it"
+        if new
+        else f"the vocabulary's {MASK} is used"
+    )
+    return Masking(mask, special, tokenizer.vocab_size + new, seed), new, said
+
+
+def masked_batch(
+    rows: Sequence[list[int]], numbers: list[int], epoch: int, masking: Masking
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and attention mask, (B, T) each. numbers: the rows' numbers."""
+    drawn = [masking.apply(row, epoch, number, IGNORE) for row, number in zip(rows, numbers, strict=True)]
+    inputs, attention_mask = padded([own.tolist() for own, _ in drawn], masking.mask)
+    targets, _ = padded([own.tolist() for _, own in drawn], IGNORE)
+    return inputs, targets, attention_mask

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from finetune.errors import WeightsError
+from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
-from finetune.models.heads import NextToken
-from finetune.models.variants import (
-    LLAMA_SHAPE,
+from finetune.models.heads import LossModule
+from finetune.models.transformer import LLAMA as LLAMA_OPTIONS
+from finetune.models.transformer import (
     MLP,
     Attention,
-    Variant,
-    VariantConfig,
+    Transformer,
+    TransformerConfig,
     alibi_bias,
     alibi_slopes,
     angles,
@@ -30,7 +31,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 32, "layers": 2, "heads": 4}
-LLAMA = {**LLAMA_SHAPE.__dict__, **SHAPE, "kv_heads": 2}
+LLAMA = LLAMA_OPTIONS | SHAPE | {"kv_heads": 2}
 OPTIONS = {
     "gpt-2": {},
     "sinusoidal": {"positions": "sinusoidal"},
@@ -44,6 +45,9 @@ OPTIONS = {
     "rms": {"norm": "rms"},
     "untied": {"tied": False},
     "no biases": {"biases": False},
+    "local": {"attention": "local", "window": 5},
+    "local alibi": {"attention": "local", "window": 3, "positions": "alibi"},
+    "shared": {"shared_blocks": True},
     "llama": LLAMA,
 }
 
@@ -58,9 +62,9 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
-def model(request) -> Variant:
+def model(request) -> Transformer:
     """Each option in turn."""
-    return randomised(Variant(VariantConfig(**(SHAPE | request.param))))
+    return randomised(Transformer(TransformerConfig(**(SHAPE | request.param))))
 
 
 @pytest.fixture
@@ -87,15 +91,17 @@ def input_ids() -> torch.Tensor:
             "sinusoidal positions pair the channels of the model; got 9",
         ),
         ({"heads": 5}, "heads divide"),
+        ({"attention": "strided"}, "unknown attention; got 'strided'; known: full, local"),
+        ({"window": 0}, "the window of local attention is empty; got 0; known: 1 or more"),
     ],
 )
 def test_a_variant_that_cannot_be_is_an_error(wrong, message):
     with pytest.raises(WeightsError, match=message):
-        VariantConfig(**(SHAPE | wrong))
+        TransformerConfig(**(SHAPE | wrong))
 
 
 def test_the_defaults_are_gpt_2(input_ids):
-    gpt, variant = randomised(GPT(GPTConfig(**SHAPE))), Variant(VariantConfig(**SHAPE)).eval()
+    gpt, variant = randomised(GPT(GPTConfig(**SHAPE))), Transformer(TransformerConfig(**SHAPE)).eval()
     variant.load_state_dict(gpt.state_dict())
     assert torch.equal(variant(input_ids), gpt(input_ids))
     targets = input_ids.roll(-1, 1).index_fill(1, torch.tensor([4, 23]), IGNORE)
@@ -112,20 +118,20 @@ def test_the_defaults_are_gpt_2(input_ids):
 
 def test_the_defaults_begin_as_gpt_2():
     theirs = GPT(GPTConfig(**SHAPE)).initialise(3).state_dict()
-    ours = Variant(VariantConfig(**SHAPE)).initialise(3).state_dict()
+    ours = Transformer(TransformerConfig(**SHAPE)).initialise(3).state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_model_with_an_option_is_not_gpt_2(model, input_ids):
-    if model.config != VariantConfig(**SHAPE):
-        same = randomised(Variant(VariantConfig(**SHAPE)))
+    if model.config != TransformerConfig(**SHAPE):
+        same = randomised(Transformer(TransformerConfig(**SHAPE)))
         assert (model(input_ids) - same(input_ids)).abs().max() > 0.1
     assert model(input_ids).shape == (3, 24, 61)
 
 
 def test_the_llama_shape_has_no_biases_and_no_position_table():
     with torch.device("meta"):
-        names = dict(Variant(LLAMA_SHAPE).named_parameters())
+        names = dict(Transformer(TransformerConfig(**LLAMA_OPTIONS, kv_heads=4)).named_parameters())
     assert not [name for name in names if name.endswith("bias") or "position" in name] and "head.weight" in names
     assert names["blocks.0.attention.qkv.weight"].shape == (768 + 2 * 256, 768)
     assert names["blocks.0.mlp.gate.weight"].shape == (2048, 768)
@@ -137,7 +143,62 @@ def test_a_token_sees_all_before_it_and_nothing_after(model, input_ids):
     changed = input_ids.clone()
     changed[:, 11] = (changed[:, 11] + 1) % 61
     moved = (model(changed) - logits).abs().amax(-1)
-    assert (moved[:, :11] < 1e-5).all() and (moved[:, 11:] > 1e-5).all()
+    reach = 11 + 1 + 2 * (model.config.window - 1) if model.config.attention == "local" else 24  # over two layers
+    assert (moved[:, :11] < 1e-5).all() and (moved[:, 11:reach] > 1e-5).all() and (moved[:, reach:] < 1e-5).all()
+
+
+def gradients_of(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+@pytest.mark.parametrize("window", [1, 4, 30])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_local_attention_is_full_attention_under_a_plain_mask(input_ids, window, positions):
+    local = randomised(Transformer(TransformerConfig(**SHAPE, positions=positions, attention="local", window=window)))
+    full = randomised(Transformer(TransformerConfig(**SHAPE, positions=positions)))
+    distance = torch.arange(24)[:, None] - torch.arange(24)
+    mask = (distance >= 0) & (distance < window)
+    targets = input_ids.roll(-1, 1)
+    losses = local.loss_sum(input_ids, targets), full.loss_sum(input_ids, targets, mask[None, None])
+    torch.testing.assert_close(*losses)
+    expected = gradients_of(full, losses[1])
+    for name, gradient in gradients_of(local, losses[0]).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-4, msg=name)
+    assert (losses[1] - full.loss_sum(input_ids, targets)).abs() > 0.1 or window == 30
+
+
+def test_an_encoders_window_reaches_to_both_sides():
+    encoder = randomised(Encoder(TransformerConfig(**SHAPE | {"layers": 1}, attention="local", window=3)))
+    ids = torch.arange(12)[None]
+    changed = ids.clone()
+    changed[0, 6] = 50
+    moved = (encoder(changed) - encoder(ids)).abs().amax(-1)[0] > 1e-5
+    assert moved.nonzero().flatten().tolist() == [4, 5, 6, 7, 8]
+
+
+def test_shared_blocks_are_one_block_in_every_layer(input_ids):
+    shared, apart = (
+        randomised(Transformer(TransformerConfig(**SHAPE, shared_blocks=together))) for together in (True, False)
+    )
+    names = dict(shared.named_parameters())
+    assert not any(name.startswith("blocks.1.") for name in names) and len(shared.blocks) == 2
+    apart.load_state_dict(shared.state_dict())
+    losses = [model.loss_sum(input_ids, input_ids.roll(-1, 1)) for model in (shared, apart)]
+    torch.testing.assert_close(*losses)
+    expected = gradients_of(apart, losses[1])
+    for name, gradient in gradients_of(shared, losses[0]).items():
+        other = expected.get(name.replace("blocks.0.", "blocks.1."), torch.zeros(())) if "blocks" in name else 0
+        torch.testing.assert_close(gradient, expected[name] + other, atol=1e-3, rtol=1e-4, msg=name)
+
+
+def test_what_differs_from_gpt_2_is_said():
+    assert TransformerConfig(**SHAPE).is_gpt2() and TransformerConfig(**SHAPE, window=9).is_gpt2()
+    assert TransformerConfig(**LLAMA).is_llama() and TransformerConfig(**LLAMA | {"tied": True}).is_llama()
+    for other in ({"biases": True}, {"norm": "pre"}, {"attention": "local"}, {"shared_blocks": True}):
+        assert not TransformerConfig(**LLAMA | other).is_llama()
+    said = TransformerConfig(**SHAPE, attention="local", window=9, tied=False).said()
+    assert said == "tied false, attention local, window 9"
 
 
 def test_packed_documents_give_the_loss_and_gradients_of_documents_alone(model, input_ids):
@@ -145,7 +206,7 @@ def test_packed_documents_give_the_loss_and_gradients_of_documents_alone(model, 
     row = input_ids[0].where(input_ids[0] != 60, 0)
     row[[0, 5, 6, 17]] = 60
     targets = input_ids[1]
-    packed = NextToken(model)(row[None], targets[None], *document_layout(row[None], end_of_text=60))
+    packed = LossModule(model)(row[None], targets[None], *document_layout(row[None], end_of_text=60))
     alone = sum(
         model.loss_sum(ids[None], answers[None])
         for ids, answers in zip(row.split(lengths), targets.split(lengths), strict=True)
@@ -195,7 +256,7 @@ def test_bf16_autocast_computes_the_same_function(model, input_ids):
 
 def test_dropout_acts_in_training_only(input_ids):
     for options in ({}, {"norm": "post", "positions": "sinusoidal"}, {"positions": "alibi"}):
-        model = randomised(Variant(VariantConfig(**SHAPE, **options, dropout=0.3)))
+        model = randomised(Transformer(TransformerConfig(**SHAPE, **options, dropout=0.3)))
         assert torch.equal(model(input_ids), model(input_ids))
         model.train()
         assert not torch.equal(model(input_ids), model(input_ids))
@@ -210,7 +271,7 @@ def test_sinusoids_are_the_formula():
 
 
 def test_sinusoidal_embeddings_are_scaled_tokens_plus_the_sinusoid(input_ids):
-    model = randomised(Variant(VariantConfig(**SHAPE, positions="sinusoidal")))
+    model = randomised(Transformer(TransformerConfig(**SHAPE, positions="sinusoidal")))
     positions = torch.arange(24)[None]
     expected = model.token_embedding(input_ids) * 32**0.5 + sinusoids(positions, 32)
     torch.testing.assert_close(model.add_positions(model.token_embedding(input_ids), positions), expected)
@@ -269,8 +330,8 @@ def test_alibi_counts_the_distance_on_both_sides():
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_grouped_queries_are_plain_attention_with_its_key_heads_repeated(kv_heads):
-    grouped = randomised(Attention(VariantConfig(**SHAPE, kv_heads=kv_heads)))
-    plain = Attention(VariantConfig(**SHAPE)).eval()
+    grouped = randomised(Attention(TransformerConfig(**SHAPE, kv_heads=kv_heads)))
+    plain = Attention(TransformerConfig(**SHAPE)).eval()
     rows = {}
     for kind, tensor in grouped.qkv.named_parameters():
         q, k, v = tensor.split([32, 8 * kv_heads, 8 * kv_heads])
@@ -284,13 +345,13 @@ def test_grouped_queries_are_plain_attention_with_its_key_heads_repeated(kv_head
 
 
 def test_swiglu_is_its_formula_at_the_parameters_of_two_matrices():
-    mlp = randomised(MLP(VariantConfig(**SHAPE, activation="swiglu"))).double()
+    mlp = randomised(MLP(TransformerConfig(**SHAPE, activation="swiglu"))).double()
     x = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     gate = x @ mlp.gate.weight.T + mlp.gate.bias
     inner = gate / (1 + (-gate).exp()) * (x @ mlp.up.weight.T + mlp.up.bias)
     torch.testing.assert_close(mlp(x), inner @ mlp.down.weight.T + mlp.down.bias)
     for width in (32, 128, 768, 4096):
-        config = VariantConfig(width=width, heads=4, activation="swiglu")
+        config = TransformerConfig(width=width, heads=4, activation="swiglu")
         assert config.mlp_width % 8 == 0
         assert 0 <= 3 * config.mlp_width - 2 * replace(config, activation="gelu").mlp_width < 24
 
@@ -306,7 +367,7 @@ def test_the_loop_trains_a_variant(tmp_path):
         for split in ("train", "val")
     ]
     shape = LLAMA | {"vocab_size": tokenizer.vocab_size, "context": 32}
-    model = NextToken(Variant(VariantConfig(**shape)).initialise(1))
+    model = LossModule(Transformer(TransformerConfig(**shape)).initialise(1))
     settings = Train(
         method="full", metric="log_loss", epochs=4, batch_size=4, lr=5e-3, precision="fp32", threads=1, optimizer="muon"
     )

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.models import variants
-from finetune.models.variants import Block, Variant, VariantConfig, alibi_bias
+from finetune.models import transformer
+from finetune.models.transformer import Block, Transformer, TransformerConfig, alibi_bias
 
 TOLERANCE = 2e-5  # fp32, at standard deviation 0.2
 CONTEXT, VOCABULARY = 48, 90
@@ -59,7 +59,7 @@ def check_llama(kv_heads: int, biases: bool) -> float:
         "kv_heads": kv_heads,
         "biases": biases,
     }
-    config = VariantConfig(**(variants.LLAMA_SHAPE.__dict__ | shape))
+    config = TransformerConfig(**(transformer.LLAMA | shape))
     llama = randomise(
         LlamaForCausalLM(
             LlamaConfig(
@@ -90,7 +90,7 @@ def check_llama(kv_heads: int, biases: bool) -> float:
             if f"{names[0]}.{kind}" in values
         }
 
-    model = Variant(config).eval()
+    model = Transformer(config).eval()
     model.load_state_dict(join(theirs))
     ids = torch.randint(0, VOCABULARY, (3, CONTEXT), generator=torch.Generator().manual_seed(2))
     expected = llama(ids, labels=ids)
@@ -116,7 +116,7 @@ def neighbours_are_turned(monkeypatch):
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)[:, None]).flatten(-2)
 
-    monkeypatch.setattr(variants, "rotate", rotate)
+    monkeypatch.setattr(transformer, "rotate", rotate)
 
 
 def key_heads_take_turns(monkeypatch):
@@ -124,7 +124,7 @@ def key_heads_take_turns(monkeypatch):
 
 
 def gate_and_up_are_swapped(monkeypatch):
-    monkeypatch.setattr(variants.MLP, "forward", lambda self, x: self.down(F.silu(self.up(x)) * self.gate(x)))
+    monkeypatch.setattr(transformer.MLP, "forward", lambda self, x: self.down(F.silu(self.up(x)) * self.gate(x)))
 
 
 def norms_subtract_the_mean(monkeypatch):
@@ -159,7 +159,7 @@ def test_alibi_is_blooms(heads):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_a_block_is_torchs_encoder_layer_under_a_causal_mask(norm, activation):
-    config = VariantConfig(VOCABULARY, CONTEXT, width=32, layers=1, heads=4, norm=norm, activation=activation)
+    config = TransformerConfig(VOCABULARY, CONTEXT, width=32, layers=1, heads=4, norm=norm, activation=activation)
     function = F.relu if activation == "relu" else lambda x: F.gelu(x, approximate="tanh")
     layer = randomise(
         nn.TransformerEncoderLayer(
@@ -186,7 +186,7 @@ def test_a_block_is_torchs_encoder_layer_under_a_causal_mask(norm, activation):
     x = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(4))
     expected = layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(20), is_causal=True)
     torch.testing.assert_close(block(x, None, None), expected, atol=TOLERANCE, rtol=0)
-    other = VariantConfig(**(config.__dict__ | {"norm": "post" if norm == "pre" else "pre"}))
+    other = TransformerConfig(**(config.__dict__ | {"norm": "post" if norm == "pre" else "pre"}))
     turned = Block(other)
     turned.load_state_dict(block.state_dict())
     assert (turned(x, None, None) - expected).abs().max() > 0.1

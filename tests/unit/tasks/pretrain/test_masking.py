@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from finetune.comparisons.architectures.masking import Masking
+from finetune.tasks.pretrain.masking import Masking
 
 IGNORE, MASK, END, VOCABULARY = -100, 998, 999, 1000
 MASKING = Masking(MASK, frozenset({997, MASK, END}), VOCABULARY, seed=7)

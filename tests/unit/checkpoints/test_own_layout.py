@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune.checkpoints.encoder_decoder import load_encoder_decoder, write_encoder_decoder
+from finetune.checkpoints.own_layout import load_own, write_own
 from finetune.checkpoints.sources import load
 from finetune.errors import WeightsError
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -19,7 +19,7 @@ SHAPE = {"vocab_size": BYTES.vocab_size, "context": 16, "width": 16, "layers": 2
 @pytest.fixture
 def written(tmp_path):
     model = EncoderDecoder(EncoderDecoderConfig(**SHAPE, encoder_layers=1, positions="rotary")).initialise(0).eval()
-    write_encoder_decoder(tmp_path / "model", model, BYTES, {"seq2seq.json": "{}"})
+    write_own(tmp_path / "model", model, BYTES, extra_files={"seq2seq.json": "{}"})
     return tmp_path / "model", model
 
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read_back(written):
     ids = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(again(ids, ids), model(ids, ids))
-    assert load_encoder_decoder(directory, dropout=0.25).model.config.dropout == 0.25
+    assert load_own(directory, dropout=0.25).model.config.dropout == 0.25
 
 
 @pytest.mark.parametrize(

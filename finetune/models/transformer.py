@@ -1,19 +1,21 @@
-"""Transformer options beyond GPT-2, and the building blocks shared by all three architectures.
+"""The options of a from-scratch model, and the blocks on which all three architectures stand.
 
-``Variant`` is decoder-only; encoder.py and encoder_decoder.py hold the other two. The defaults give GPT-2.
+``Transformer`` is decoder-only; encoder.py and encoder_decoder.py hold the other two. The defaults give GPT-2, which
+gpt.py writes out alone.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762 (sinusoidal positions, post-norm, ReLU); Su et al. 2021,
 arXiv:2104.09864 (rotary); Press et al. 2021, arXiv:2108.12409 (ALiBi); Shazeer 2019, arXiv:1911.02150 (multi-query);
 Ainslie et al. 2023, arXiv:2305.13245 (grouped-query); Shazeer 2020, arXiv:2002.05202 (SwiGLU); Zhang and Sennrich
-2019, arXiv:1910.07467 (RMS norm); Touvron et al. 2023, arXiv:2302.13971 and arXiv:2307.09288 (LLaMA).
+2019, arXiv:1910.07467 (RMS norm); Touvron et al. 2023, arXiv:2302.13971 and arXiv:2307.09288 (LLaMA); Beltagy et al.
+2020, arXiv:2004.05150 (local attention); Lan et al. 2019, arXiv:1909.11942 (ALBERT: one block for all layers).
 
 Shape letters as in gpt.py; G key/value heads, S keys.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +23,14 @@ from torch.nn import functional as F
 
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache, Source
-from finetune.models.gpt import GPT, GPTConfig, summed_loss
+from finetune.models.gpt import GPT, GPTConfig, draw_weights, gather_positions, summed_loss
+from finetune.models.packed import generate_fast
 
 BASE = 10_000.0  # base of the wavelengths of sinusoidal and rotary positions
 
 
 @dataclass(frozen=True)
-class VariantConfig(GPTConfig):
+class TransformerConfig(GPTConfig):
     """A model shape with its differences from GPT-2; the defaults give GPT-2."""
 
     positions: Literal["learned", "sinusoidal", "rotary", "alibi"] = "learned"
@@ -37,6 +40,9 @@ class VariantConfig(GPTConfig):
     tied: bool = True  # the output matrix is the token embedding
     biases: bool = True  # in the linear layers
     last_norm: bool | None = None  # after the last block; None: only if pre-norm, since a post-norm block ends in one
+    attention: Literal["full", "local"] = "full"  # local: of tokens nearer than the window only
+    window: int = 128  # of local attention, in tokens, the token itself included
+    shared_blocks: bool = False  # the weights of one block serve all layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +55,8 @@ class VariantConfig(GPTConfig):
             raise WeightsError(
                 f"kv_heads does not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
             )
+        if self.window < 1:
+            raise WeightsError("the window of local attention is empty", got=str(self.window), known="1 or more")
         turned = {"rotary": ("a head", self.head_width), "sinusoidal": ("the model", self.width)}
         what, size = turned.get(self.positions, ("", 0))
         if size % 2:
@@ -69,8 +77,35 @@ class VariantConfig(GPTConfig):
         """Channels inside the MLP; SwiGLU has three matrices, so two thirds, rounded up to a multiple of 8."""
         return 4 * self.width if self.activation != "swiglu" else 8 * -(-self.width // 3)
 
+    def is_llama(self) -> bool:
+        """Whether this is LLaMA's architecture, whatever its sizes and its number of key/value heads."""
+        return asdict(self) | LLAMA | {"tied": self.tied} == asdict(self)
 
-LLAMA_SHAPE = VariantConfig(positions="rotary", kv_heads=4, activation="swiglu", norm="rms", tied=False, biases=False)
+    def said(self) -> str:
+        """The differences from GPT-2, for the screen: ``positions rotary, norm rms``."""
+        usual = TransformerConfig()
+        names = [field.name for field in fields(TransformerConfig) if field.name not in SIZES]
+        if self.attention == "full":
+            names.remove("window")
+        found = [(name, getattr(self, name)) for name in names if getattr(self, name) != getattr(usual, name)]
+        return ", ".join(f"{name} {str(value).lower()}" for name, value in found)
+
+    def is_gpt2(self) -> bool:
+        """Whether nothing differs from GPT-2 but the sizes."""
+        return not self.said()
+
+
+SIZES = {field.name for field in fields(GPTConfig)}
+LLAMA: dict[str, Any] = {
+    "positions": "rotary",
+    "norm": "rms",
+    "activation": "swiglu",
+    "tied": False,
+    "biases": False,
+    "attention": "full",
+    "shared_blocks": False,
+    "last_norm": None,
+}
 
 
 def angles(positions: Tensor, channels: int) -> Tensor:
@@ -117,6 +152,16 @@ def alibi_bias(positions: Tensor, heads: int, mask: Tensor | None, keys: Tensor 
     return (-slopes * distance.abs()).masked_fill(~(distance >= 0 if mask is None else mask), -torch.inf)
 
 
+def local_mask(positions: Tensor, window: int, mask: Tensor | None, keys: Tensor | None = None) -> Tensor:
+    """The mask of local attention, true where a key is less than `window` positions away: (B, 1, T, S).
+
+    positions, keys, mask: as for ``alibi_bias``.
+    """
+    keys = positions if keys is None else keys
+    distance = positions[:, None, :, None] - keys[:, None, None, :]  # (B, 1, T, S)
+    return (distance.abs() < window) & (distance >= 0 if mask is None else mask)
+
+
 def split_heads(x: Tensor, head_width: int) -> Tensor:
     """(B, T, H * D) -> (B, H, T, D)."""
     return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
@@ -132,7 +177,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, d
 class Attention(nn.Module):
     """Grouped-query self-attention: each key/value head serves heads / kv_heads query heads."""
 
-    def __init__(self, config: VariantConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.heads, self.head_width, self.dropout = config.heads, config.head_width, config.dropout
         self.kv_heads = config.kv_heads or config.heads
@@ -159,7 +204,7 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Cross-attention of a decoder to the encoder output (Vaswani et al. 2017, section 3.2.3)."""
 
-    def __init__(self, config: VariantConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.head_width, self.dropout = config.head_width, config.dropout
         self.q = nn.Linear(config.width, config.width, bias=config.biases)
@@ -180,7 +225,7 @@ class CrossAttention(nn.Module):
 class MLP(nn.Module):
     """down(activation(up(x))); SwiGLU is down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: VariantConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.activation = config.activation
         self.up = nn.Linear(config.width, config.mlp_width, bias=config.biases)
@@ -196,7 +241,7 @@ class MLP(nn.Module):
         return self.down(F.relu(inner) if self.activation == "relu" else F.gelu(inner, approximate="tanh"))
 
 
-def build_norm(config: VariantConfig) -> nn.Module:
+def build_norm(config: TransformerConfig) -> nn.Module:
     """A norm layer over the channels."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.width, eps=config.norm_eps)
@@ -208,7 +253,7 @@ class Block(nn.Module):
     The parts are self-attention, cross-attention in a decoder that has an encoder, and the MLP.
     """
 
-    def __init__(self, config: VariantConfig, cross: bool = False):
+    def __init__(self, config: TransformerConfig, cross: bool = False):
         super().__init__()
         self.post = config.norm == "post"
         self.norm_1, self.norm_2 = build_norm(config), build_norm(config)
@@ -242,7 +287,7 @@ class Stack(nn.Module):
     tokens: has a token embedding. cross: has cross-attention. Parameters are named as in GPT.
     """
 
-    def __init__(self, config: VariantConfig, tokens: bool = True, cross: bool = False):
+    def __init__(self, config: TransformerConfig, tokens: bool = True, cross: bool = False):
         super().__init__()
         self.config = config
         if tokens:
@@ -250,9 +295,22 @@ class Stack(nn.Module):
         if config.positions == "learned":
             self.position_embedding = nn.Embedding(config.context, config.width)
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
+        if config.shared_blocks:
+            self.blocks = nn.ModuleList([Block(config, cross)] * config.layers)
+        else:
+            self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
         last_norm = config.norm != "post" if config.last_norm is None else config.last_norm
         self.norm = build_norm(config) if last_norm else nn.Identity()
+
+    def initialise(self, seed: int, std: float = 0.02) -> Self:
+        """Draw random weights by GPT-2's rule, as ``GPT.initialise``."""
+        draw_weights(self, self.config.layers, seed, std)
+        return self
+
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token embeddings with what positions add to them: (B, T) -> (B, T, C). positions: (B, T); None: from 0."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None] if positions is None else positions
+        return self.add_positions(self.token_embedding(input_ids), positions)
 
     def add_positions(self, x: Tensor, positions: Tensor) -> Tensor:
         """Token embeddings, plus position embeddings if they are added to the input: (B, T, C), (B, T) -> (B, T, C)."""
@@ -269,6 +327,32 @@ class Stack(nn.Module):
             x = x * math.sqrt(self.config.width) + sinusoids(positions, self.config.width)
         return self.drop(x)
 
+    def run_blocks(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        blocks: slice = slice(None),
+        cache: KVCache | None = None,
+        sources: Sequence[Source] | None = None,
+    ) -> Tensor:
+        """Run some of the blocks on embeddings or an earlier block's output: (B, T, C) -> (B, T, C).
+
+        mask: boolean, broadcast to (B, H, T, S); None means causal. positions: (B, T), or (1, T) if all begin at 0.
+        sources: keys and values for the cross-attention of each block.
+        """
+        T, config = x.shape[1], self.config
+        angle = angles(positions, config.head_width) if config.positions == "rotary" else None
+        keys = positions if cache is None else cache.positions(T, x.device, first=0)
+        keys = keys.view(-1, keys.shape[-1])  # (B, S)
+        if config.attention == "local":
+            mask = local_mask(positions, config.window, mask, keys)
+        if config.positions == "alibi":
+            mask = alibi_bias(positions, config.heads, mask, keys)
+        for number in range(config.layers)[blocks]:
+            x = self.blocks[number](x, mask, angle, cache and cache.layers[number], sources and sources[number])
+        return x
+
     def run(
         self,
         x: Tensor,
@@ -277,19 +361,10 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         sources: Sequence[Source] | None = None,
     ) -> Tensor:
-        """Run every block and the final norm: embeddings (B, T, C) -> (B, T, C).
-
-        mask: boolean, broadcast to (B, H, T, S); None means causal. positions: (B, T), or (1, T) if all begin at 0.
-        sources: keys and values for the cross-attention of each block.
-        """
-        x, T = self.add_positions(x, positions), x.shape[1]
-        angle = angles(positions, self.config.head_width) if self.config.positions == "rotary" else None
-        if self.config.positions == "alibi":
-            keys = positions if cache is None else cache.positions(T, x.device, first=0)
-            mask = alibi_bias(positions, self.config.heads, mask, keys.view(-1, keys.shape[-1]))
-        for number, block in enumerate(self.blocks):
-            x = block(x, mask, angle, cache and cache.layers[number], sources and sources[number])
-        return self.norm(x)
+        """Add positions, run every block and the final norm, as ``run_blocks``: embeddings (B, T, C) -> (B, T, C)."""
+        return self.norm(
+            self.run_blocks(self.add_positions(x, positions), mask, positions, cache=cache, sources=sources)
+        )
 
     def run_on(self, x: Tensor, cache: KVCache, sources: Sequence[Source] | None = None) -> Tensor:
         """Append embeddings to the cache: (B, T, C) -> hidden state of the last token, (B, C)."""
@@ -299,17 +374,15 @@ class Stack(nn.Module):
         return x[:, -1]
 
 
-class Variant(Stack):
+class Transformer(Stack):
     """A decoder-only language model with any of these options; shared parameters are named as in GPT."""
 
-    def __init__(self, config: VariantConfig):
+    kind = "a from-scratch decoder"
+
+    def __init__(self, config: TransformerConfig):
         super().__init__(config)
         if not config.tied:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.packed_output: nn.Module | None = None  # set in copies made for generation
-
-    initialise = GPT.initialise  # the same rule, by the same names
-    new_cache, generate = GPT.new_cache, GPT.generate
 
     @property
     def output(self) -> Tensor:
@@ -326,13 +399,6 @@ class Variant(Stack):
         """Logits of the next token: (B, T) -> (B, T, V)."""
         return F.linear(self.hidden_states(input_ids), self.output)
 
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens to the cache, as ``GPT.next_logits``: (B, T) -> (B, V)."""
-        x = self.run_on(self.token_embedding(input_ids), cache)
-        if not self.config.tied:
-            return self.head(x)
-        return F.linear(x, self.output) if self.packed_output is None else self.packed_output(x)
-
     def loss_sum(
         self,
         input_ids: Tensor,
@@ -343,3 +409,37 @@ class Variant(Stack):
     ) -> Tensor:
         """Cross entropy summed over the supervised positions, as ``GPT.loss_sum``."""
         return summed_loss(self.hidden_states(input_ids, mask, positions), self.output, targets, chunk)
+
+    def new_cache(self, room: int) -> KVCache:
+        """An empty cache for this many positions, limited to the context length."""
+        return KVCache(self.config.layers, min(room, self.config.context))
+
+    def extend(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens to the cache, as ``GPT.extend``: (B, T) -> (B, C)."""
+        return self.run_on(self.token_embedding(input_ids), cache)
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
+        return F.linear(self.extend(input_ids, cache), self.output)
+
+    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
+        """Continue sequences, as ``GPT.generate``: (B, T) -> (B * samples, T + new)."""
+        return generate_fast(self, input_ids, max_new_tokens, compiled, **options)
+
+    def drop_output(self) -> Self:
+        """Drop an output matrix of its own, in place, for a model that gets another head."""
+        if not self.config.tied:
+            del self.head
+            self.config = replace(self.config, tied=True)
+        return self
+
+    def text_layout(self, last: Tensor, T: int) -> tuple[None, Tensor]:
+        """The mask (causal) and the positions (1, T) of right-padded texts whose last tokens are at `last` (B,)."""
+        return None, torch.arange(T, device=last.device)[None]
+
+    def text_state(self, states: Tensor, last: Tensor) -> Tensor:
+        """What stands for a text: the state of its last token, (B, T, C) -> (B, C)."""
+        return gather_positions(states, last)[:, 0]
+
+
+LanguageModel = GPT | Transformer  # both continue a text

@@ -1,0 +1,179 @@
+"""The objective ``masked``: an encoder predicts masked words (Devlin et al. 2019)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.console import progress
+from finetune.evaluation.language import masked_metrics
+from finetune.evaluation.results import Headline, Metric, Start
+from finetune.models.encoder import Encoder
+from finetune.models.gpt import IGNORE
+from finetune.models.heads import LossModule
+from finetune.recipe import Train
+from finetune.tasks.pretrain.masking import Masking
+from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling
+from finetune.tokenizer import Tokenizer
+from finetune.training.loop import Job
+
+EXAMPLES = Sampling(temperature=0.0, top_k=1, seed=0, new_tokens=0, prompt_tokens=24, samples=6)
+HIDDEN = "____"  # a masked token in the report
+
+
+def build_job(
+    model: LossModule[Encoder],
+    settings: Train,
+    masking: Masking,
+    train: PackedTokens,
+    val: PackedTokens,
+    val_blocks: int,
+    device: torch.device,
+) -> Job[LossModule[Encoder]]:
+    """The job for the training loop; a row is a block of packed tokens, with different masks in each epoch."""
+
+    def batch(blocks: list[int], epoch: int) -> tuple[Tensor, Tensor]:
+        return masked_blocks(train, blocks, epoch, masking)
+
+    def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
+        inputs, targets = tensors
+        return module(inputs, targets, *train.layout(inputs, causal=False))
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        blocks = sorted({len(val) * i // val_blocks for i in range(val_blocks)})
+        together = max(settings.micro_batch_tokens // val.context, 1)
+        nats, counts = block_nll(module, val, masking, blocks, together, device)
+        loss = float(nats.sum() / counts.sum())
+        return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}
+
+    return Job(
+        model,
+        [train.length(block) for block in range(len(train))],
+        [float(masking.count(inputs_of(train, block))) for block in range(len(train))],
+        batch,
+        loss_sum,
+        validate,
+        name_row=lambda block: f"block {block}",
+        validation_tokens=min(val_blocks, len(val)) * val.context,
+        epochs_differ=True,
+    )
+
+
+def inputs_of(tokens: PackedTokens, block: int) -> list[int]:
+    """The ids of a block."""
+    start = block * tokens.context
+    return tokens.ids[start : start + tokens.length(block)].astype(np.int64).tolist()
+
+
+def masked_blocks(tokens: PackedTokens, blocks: Sequence[int], epoch: int, masking: Masking) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) of blocks; a short one is padded with end-of-text, each a document of its own."""
+    longest = max(map(tokens.length, blocks))
+    inputs = torch.full((len(blocks), longest), tokens.end_of_text)
+    targets = torch.full((len(blocks), longest), IGNORE)
+    for row, block in enumerate(blocks):
+        drawn = masking.apply(inputs_of(tokens, block), epoch, block, IGNORE)
+        inputs[row, : len(drawn[0])], targets[row, : len(drawn[1])] = map(torch.from_numpy, drawn)
+    return inputs, targets
+
+
+@torch.no_grad()
+def block_nll(
+    model: nn.Module, tokens: PackedTokens, masking: Masking, blocks: list[int], together: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cross-entropy in nats and number of masked tokens of each `together` blocks; the masks are always the same."""
+    nats, counts = [], []
+    for start in range(0, len(blocks), together):
+        inputs, targets = (
+            tensor.to(device) for tensor in masked_blocks(tokens, blocks[start : start + together], 0, masking)
+        )
+        nats.append(float(model(inputs, targets, *tokens.layout(inputs, causal=False))))
+        counts.append(int((targets != IGNORE).sum()))
+    return np.array(nats), np.array(counts)
+
+
+@torch.no_grad()
+def guesses(
+    model: Encoder, tokens: PackedTokens, masking: Masking, block: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A block's inputs and targets, and the likeliest token at each position: (T,) each."""
+    inputs, targets = (tensor.to(device) for tensor in masked_blocks(tokens, [block], 0, masking))
+    hidden = model.hidden_states(inputs, *tokens.layout(inputs, causal=False))
+    found = nn.functional.linear(hidden, model.token_embedding.weight).argmax(dim=-1)
+    return inputs[0].cpu(), targets[0].cpu(), found[0].cpu()
+
+
+def evaluate(
+    before: LossModule[Encoder],
+    after: LossModule[Encoder],
+    tokenizer: Tokenizer,
+    masking: Masking,
+    parts: dict[str, dict[str, PackedTokens]],
+    resamples: int,
+    device: torch.device,
+    start: Start,
+) -> LanguageEvaluation:
+    """Evaluate an encoder before and after training on the same masked tokens, and let both fill in a few texts.
+
+    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are not yet known.
+    """
+    models = {"before": before.eval(), "after": after.eval()}
+    measured: dict[str, dict[str, dict[str, Metric]]] = {"before": {}, "after": {}}
+    for part, members in parts.items():
+        total = sum(map(len, members.values()))
+        for state, model in models.items():
+            nats, counts, right = [], [], []
+            with progress(f"{part}, {state}", total, unit="blocks") as advance:
+                for tokens in members.values():
+                    for block in range(len(tokens)):
+                        own, count = block_nll(model, tokens, masking, [block], 1, device)
+                        if count[0]:
+                            _, targets, found = guesses(model.body, tokens, masking, block, device)
+                            nats.append(own[0])
+                            counts.append(count[0])
+                            right.append(int((targets == found).sum()))
+                        advance(1)
+            measured[state][part] = masked_metrics(nats, counts, right, resamples)
+    metrics = measured["after"]["val"]
+    return LanguageEvaluation(
+        schema_version=1,
+        task="pretrain",
+        method=start.method,
+        weights=start.weights,
+        seconds=0.0,
+        headline=Headline(**vars(metrics["log_loss"]), metric="log_loss", split="val"),
+        metrics=metrics,
+        before=measured["before"],
+        after=measured["after"],
+        compressors=[],
+        sources=[],
+        samples=[_fill_in(models, tokenizer, masking, tokens, device) for tokens in parts["val"].values()][
+            : EXAMPLES.samples
+        ],
+        sampling=EXAMPLES,
+        objective="masked",
+    )
+
+
+def _fill_in(
+    models: dict[str, LossModule[Encoder]],
+    tokenizer: Tokenizer,
+    masking: Masking,
+    tokens: PackedTokens,
+    device: torch.device,
+) -> Sample:
+    """The beginning of a source's first block with its masked tokens, and each model's predictions for them."""
+    shown = {}
+    for state, model in models.items():
+        inputs, targets, found = guesses(model.body, tokens, masking, 0, device)
+        part = slice(EXAMPLES.prompt_tokens)
+        hidden = (targets != IGNORE)[part]
+        pieces = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in inputs[part].tolist()]
+        filled = [tokenizer.decode_bytes([token]).decode("utf-8", "replace") for token in found[part].tolist()]
+        shown["prompt"] = "".join(HIDDEN if hide else piece for hide, piece in zip(hidden, pieces, strict=True))
+        shown[state] = "".join(
+            f"[{new}]" if hide else piece for hide, piece, new in zip(hidden, pieces, filled, strict=True)
+        )
+    return Sample(**shown)
