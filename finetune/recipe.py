@@ -166,7 +166,7 @@ class Shape(Settings):
     tokenizer: str = Field(
         "",
         description="directory with vocab.json and merges.txt; by default the 256 bytes, in vanilla a vocabulary "
-        "learnt from the training pairs",
+        "learned from the training pairs",
     )
     positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = Field(
         None, description="position encoding; by default learned"

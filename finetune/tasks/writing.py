@@ -79,7 +79,7 @@ class Examples(ABC):
         """Tokens of each row."""
 
     @abstractmethod
-    def learnt(self) -> list[int]:
+    def loss_tokens(self) -> list[int]:
         """Supervised tokens of each row."""
 
     def take(self, positions: list[int]) -> Self:
@@ -144,7 +144,7 @@ def load_tokens(run: Run, split: str, kind: type[AnyTokens]) -> AnyTokens:
 def split_sizes(records: Mapping[str, Sequence[PreparedRow]], found: dict[str, AnyExamples]) -> dict[str, SplitSize]:
     """Rows and tokens of each split, for the data card."""
     return {
-        name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.learnt()))
+        name: SplitSize(len(records[name]), len(part.rows), sum(part.lengths()), sum(part.loss_tokens()))
         for name, part in found.items()
     }
 

@@ -104,7 +104,7 @@ def test_an_encoder_decoder_from_nothing_draws_each_side(finetune, data):
     sizes = ["shape.preset=vanilla", "shape.layers=1", "shape.width=16", "shape.heads=2"]
     run = settings("data=pairs.tsv", "weights=scratch", *sizes, "train.max_steps=2", "evaluate.resamples=100")
     done = finetune("run", "seq2seq", *run, *settings("seq2seq.max_new_tokens=4"))
-    assert done.status == 0 and "tokens learnt from the training pairs" in done.out, done.err
+    assert done.status == 0 and "tokens learned from the training pairs" in done.out, done.err
     model = load_directory(data / "runs" / "seq2seq" / "base").model
     sides = [side.blocks[0].attention.qkv.weight for side in (model.encoder, model.decoder)]
     assert not torch.equal(*sides) and model.config.vocab_size == 5000 and model.config.norm == "post"

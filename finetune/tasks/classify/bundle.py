@@ -46,7 +46,7 @@ class BundleCard(Record):
     task: str
     labels: Annotated[list[str], Field(min_length=2)]
     positive: str | None
-    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
+    columns: dict[str, str] = field(default_factory=dict)  # text and label, as the training table calls them
     max_length: Annotated[int, Field(ge=1)]
     threshold: Annotated[float | None, Field(allow_inf_nan=False)]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -82,7 +82,7 @@ class Predictor(ABC):
         return fold_white_space(text) if self.white_space == "fold" else text
 
     def column(self, what: str, given: str | None, names: list[str]) -> str | None:
-        """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
+        """The column of a table to read as text or label: the given one, else the one used in training, if the table has it.
 
         None where neither is: the table's own names and content tell it then.
         """
@@ -380,7 +380,7 @@ def predict_table(
 
 
 def _only_column(source: Path, layout: TableFormat, bundle: Predictor) -> str:
-    """The name of a table's only column, if neither its name nor the one that was learnt tells that it is a header."""
+    """The name of a table's only column, if neither its name nor the column used in training tells that it is a header."""
     names = next(iterate_table(source, layout), ([],))[0]
     usual = {*TEXT_NAMES, bundle.columns.get("text", "").casefold()}
     return names[0] if len(names) == 1 and names[0].strip().casefold() not in usual else ""

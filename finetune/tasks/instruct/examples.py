@@ -40,7 +40,7 @@ class Examples(writing.Examples):
         total = np.array(self.tokens.text.lengths())[self.at]
         return (np.minimum(total, self.max_length + 1) - 1).tolist()
 
-    def learnt(self) -> list[int]:
+    def loss_tokens(self) -> list[int]:
         """Supervised tokens of each row."""
         if self.learns == "all":
             return self.lengths()

@@ -42,7 +42,7 @@ def build_job(
     return Job(
         model,
         train.lengths(),
-        [float(count) for count in train.learnt()],
+        [float(count) for count in train.loss_tokens()],
         batch,
         loss_sum,
         validate,
@@ -60,7 +60,7 @@ def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
 def measure(model: nn.Module, part: Examples, budget: int, device: torch.device) -> dict[str, float]:
     """Loss per supervised token in nats, and perplexity."""
     groups = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
-    loss = float(answer_nll(model, part, groups, device).sum()) / sum(part.learnt())
+    loss = float(answer_nll(model, part, groups, device).sum()) / sum(part.loss_tokens())
     return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 
 
@@ -135,7 +135,7 @@ def evaluate(
     }
     scores = score_answers(
         written["after"],
-        References(test.wanted, np.array(parts["test", "answer"].learnt())),
+        References(test.wanted, np.array(parts["test", "answer"].loss_tokens())),
         {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)},
         test.clean,
         markers(settings),
@@ -144,7 +144,7 @@ def evaluate(
     )
     rows = result_rows(AnswerRow, test, written)
     losses = [
-        loss_change(name, nats[name, on], part.learnt(), resamples, seed, on) for (name, on), part in parts.items()
+        loss_change(name, nats[name, on], part.loss_tokens(), resamples, seed, on) for (name, on), part in parts.items()
     ]
     return AnswersEvaluation(
         **vars(start),

@@ -40,7 +40,7 @@ class Examples(writing.Examples):
         """Tokens of each row: source, separator and target."""
         return [source + 1 + target for source, target in zip(*self.sides(), strict=True)]
 
-    def learnt(self) -> list[int]:
+    def loss_tokens(self) -> list[int]:
         """Supervised tokens of each row: the target and its end token."""
         return [target + 1 for target in self.sides()[1]]
 

@@ -68,13 +68,13 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
 
     def validate(module: Family) -> dict[str, float]:
         nats, right = teacher_forced(module, val, settings.micro_batch_tokens, device)
-        loss, count = float(nats.sum()) / sum(val.learnt()), sum(val.learnt())
+        loss, count = float(nats.sum()) / sum(val.loss_tokens()), sum(val.loss_tokens())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
 
     return Job(
         model,
         train.lengths(),
-        [float(count) for count in train.learnt()],
+        [float(count) for count in train.loss_tokens()],
         batch,
         loss_sum,
         validate,
@@ -155,7 +155,7 @@ def evaluate(
     scores, signatures = score_targets(
         written["after"],
         test.asked,
-        References(test.wanted, np.array(parts["test"].learnt())),
+        References(test.wanted, np.array(parts["test"].loss_tokens())),
         {UNTUNED: written["before"], NEAREST: WrittenTexts(test.nearest)},
         test.clean,
         resamples,
@@ -163,7 +163,7 @@ def evaluate(
     )
     rows = result_rows(TargetRow, test, written)
     losses = [
-        loss_change(name, {state: forced[name, state][0] for state in models}, part.learnt(), resamples, seed)
+        loss_change(name, {state: forced[name, state][0] for state in models}, part.loss_tokens(), resamples, seed)
         for name, part in parts.items()
     ]
     evaluation = TargetsEvaluation(

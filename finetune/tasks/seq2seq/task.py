@@ -128,7 +128,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
         texts = [text for pair in records["train"] for text in (pair.source, pair.target)]
         tokenizer = train_vocabulary(texts, VANILLA_VOCABULARY)
         unused = VANILLA_VOCABULARY - tokenizer.vocab_size
-        say(f"vocabulary: {tokenizer.vocab_size:,} tokens learnt from the training pairs; {unused:,} more are unused")
+        say(f"vocabulary: {tokenizer.vocab_size:,} tokens learned from the training pairs; {unused:,} more are unused")
         return tokenizer.with_tokens(*(f"<|unused_{number}|>" for number in range(unused)))
 
     def check_data(self, recipe: Recipe) -> None:

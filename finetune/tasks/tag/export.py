@@ -139,7 +139,7 @@ def compare(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
 
 
 def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
-    """How good a run's model is, and what it learnt from."""
+    """How good a run's model is, and its training data."""
     return [
         f"F1 of names: {metric_text(evaluation.metrics['f1'], 'f1')} held-out sentences, 95 % interval",
         escape_markdown(

@@ -193,8 +193,8 @@ def acquaintance(evaluation: TagEvaluation) -> Section:
     known = evaluation.known[0]
     columns = ["", f"In train, too\n(n = {known.seen.n:,} names)", f"New\n(n = {known.unseen.n:,} names)"]
     note = (
-        "A name is in train if the same words are a name there. The first column can be learnt by heart; the second shows "
-        "whether letters and the words around tell that a word is a name, as they must on your own text."
+        "A name is in train if the same words are a name there. The model can memorise the names in the first column; "
+        "the second shows whether letters and the words around tell that a word is a name, as they must on your own text."
     )
     return Section(
         "known",
@@ -243,8 +243,8 @@ def limits(evaluation: TagEvaluation) -> Section:
         "A GPT reads from left to right: a word's tag is decided by the word itself and by those before it, never by those "
         "that follow. In \u201cWashington said\u201d and \u201cWashington is cold\u201d the first word looks the same to "
         "it. The logistic regression sees two words on either side.",
-        "The test sentences are of the same kind as those learnt. Text of another kind has other names in other places, "
-        "and fewer of them will be found.",
+        "The test sentences are of the same kind as the training sentences. Text of another kind has other names in "
+        "other places, and fewer of them will be found.",
     ]
     if evaluation.cut_words:
         said.append(

@@ -92,7 +92,7 @@ def test_loss_on_all_supervises_the_whole_text():
     text = [*"Say é\n🦊".encode(), BYTES.end_of_text]
     assert [BYTES.decode_bytes([token]) for token in inputs] == [bytes([b]) for b in text[:-1]]
     assert targets == inputs[1:] + [BYTES.end_of_text] and IGNORE not in targets
-    assert read_too == inputs and answer_only.learnt() == [5] and whole.learnt() == [len(text) - 1]
+    assert read_too == inputs and answer_only.loss_tokens() == [5] and whole.loss_tokens() == [len(text) - 1]
 
 
 def test_a_long_prompt_is_truncated_at_the_start_and_the_answer_never():
@@ -132,7 +132,7 @@ def test_counts_are_those_of_the_examples_and_survive_a_file(tmp_path, learns):
     examples = [found.example(row) for row in range(len(found.rows))]
     assert examples == [made.example(row) for row in range(len(made.rows))] and found.cut and found.left_out
     assert found.lengths() == [len(inputs) for inputs, _ in examples] and max(found.lengths()) == 24
-    assert found.learnt() == [sum(target != IGNORE for target in targets) for _, targets in examples]
+    assert found.loss_tokens() == [sum(target != IGNORE for target in targets) for _, targets in examples]
     some = found.take([5, 0])
     assert some.rows == [found.rows[5], found.rows[0]] and [some.example(0), some.example(1)] == [
         examples[5],

@@ -58,7 +58,7 @@ def test_the_jobs_loss_is_a_plain_cross_entropy_of_each_example(loss_on):
     examples = [train.example(row) for row in range(23)]
     assert job.weights == [sum(t != IGNORE for t in targets) for _, targets in examples] and min(job.weights) >= 2
     assert job.lengths == [len(inputs) for inputs, _ in examples] and job.name_row(2) == "102"
-    loss = sum(plain(val, i) for i in range(11)) / sum(val.learnt())
+    loss = sum(plain(val, i) for i in range(11)) / sum(val.loss_tokens())
     assert job.validate(net) == pytest.approx({"log_loss": loss, "perplexity": np.exp(loss)}, rel=1e-5)
     nats = instruct_job.answer_nll(net, val, [[i] for i in range(11)], CPU)
     assert nats == pytest.approx([plain(val, i) for i in range(11)], rel=1e-5)

@@ -30,7 +30,7 @@ def test_prepare_splits_by_question_and_counts():
     assert [name for name in rows if 5 in rows[name]] == [name for name in rows if 1000 in rows[name]]
     assert {name: part.records for name, part in card.splits.items()} == {n: len(r) for n, r in rows.items()}
     assert card.different_questions == 426 and card.malformed == 1 and card.style == "chat"
-    assert all(card.splits[name].learnt_tokens == sum(part.learnt()) for name, part in found.items())
+    assert all(card.splits[name].learnt_tokens == sum(part.loss_tokens()) for name, part in found.items())
     assert card.tokens.left_out == 1 and card.tokens.cut == 0 and card.tokens.max_length == 256
     assert all(any(part in note for note in card.notes) for part in ("1 records left out", "1 malformed"))
     assert card.malformed_records == ["line 9: 'output' is empty"] and card.left_out_rows == [1001]

@@ -61,7 +61,7 @@ def test_counts_are_those_of_the_pairs_and_survive_a_file(tmp_path, family):
     assert [found.pair(row) for row in range(len(found.rows))] == pairs and found.cut and found.left_out
     assert found.sides() == ([len(pair.source) for pair in pairs], [len(pair.target) for pair in pairs])
     assert found.lengths() == [len(pair.source) + 1 + len(pair.target) for pair in pairs]
-    assert found.learnt() == [len(pair.target) + 1 for pair in pairs]
+    assert found.loss_tokens() == [len(pair.target) + 1 for pair in pairs]
     some = found.take([5, 0])
     assert some.rows == [found.rows[5], found.rows[0]] and [some.pair(0), some.pair(1)] == [pairs[5], pairs[0]]
     fitting = [own.source for own in records if own.row in found.rows]
