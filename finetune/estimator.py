@@ -331,9 +331,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             check_method(recipe.train)
             if _process.forked and recipe.train.threads > 1:
                 raise RecipeError(
-                    "a forked process can train with one thread alone",
+                    "a forked process can train on only one thread",
                     got=f"threads={recipe.train.threads}",
-                    do="Leave it out, or use joblib's backend loky.",
+                    do="Leave threads out, or use joblib's loky backend.",
                 )
         except RecipeError as error:
             raise InputError(error.what, got=error.got, known=error.known, do=error.do) from error

@@ -208,7 +208,7 @@ class RunSettings(Settings):
         "of instruction records, or a table of pairs",
     )
     validation: str = Field("", description="a separate table for validation; by default split off from data")
-    test: str = Field("", description="a separate table for the test; by default split off from data")
+    test: str = Field("", description="a separate table for testing; by default split off from data")
     encoding: str | None = Field(
         None,
         description="encoding of tables that are neither UTF-8 nor marked with a BOM; "

@@ -309,7 +309,7 @@ def test_rows_are_named_with_their_file_where_there_are_several(ran):
     assert "1 of 44 texts contain wrongly decoded characters (test.csv row 1)" in shown
     assert shown.count("row numbers start at 0") == 1
     shown = ran("data", "check", "test.csv")[1]
-    assert "rows     4, counted from 0; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
+    assert "rows     4; 1 left out" in shown and "row 1: 'caf" in shown and "  row 0" in shown
 
 
 def test_another_test_file_is_another_run(ran):

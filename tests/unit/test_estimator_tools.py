@@ -135,7 +135,7 @@ def test_a_search_in_processes_ends_after_a_training_of_several_threads(backend,
 def test_a_forked_process_trains_with_one_thread(clf):
     with joblib.parallel_config(backend="multiprocessing", n_jobs=2):
         settings = joblib.Parallel()(joblib.delayed(_fitted_threads)(clf) for _ in range(2))
-        with pytest.raises(InputError, match="a forked process can train with one thread alone; got threads=2"):
+        with pytest.raises(InputError, match="a forked process can train on only one thread; got threads=2"):
             joblib.Parallel()(
                 joblib.delayed(_fitted_threads)(clf.set_params(settings={"threads": 2})) for _ in range(2)
             )

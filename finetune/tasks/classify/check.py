@@ -229,8 +229,9 @@ def _show_lines(report: TableReport) -> None:
     say(f"format   {how}")
     say(f"columns  text {report.columns.text!r}, label {report.columns.label!r}")
     say(
-        f"rows     {report.rows:,}, counted from 0"
+        f"rows     {report.rows:,}"
         + "".join(f"; {count:,} left out: {reason}" for reason, count in report.dropped.items())
+        + " (row numbers start at 0)"
     )
     shown = [f"{shorten(label)} {count:,} ({count / report.rows:.0%})" for label, count in list(labels.items())[:8]]
     say(f"labels   {', '.join(shown)}" + (f" and {len(labels) - 8:,} more" if len(labels) > 8 else ""))

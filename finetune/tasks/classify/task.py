@@ -95,7 +95,7 @@ class ClassifyTask(Task[ClassifyPrepared, Reader, Classifier, ClassifierEvaluati
                 "split.protocol=time needs the column of times"
                 if by_time
                 else "columns.time is read only by split.protocol=time",
-                do="Give both: --time COL, or --set split.protocol=time --set columns.time=COL.",
+                do="Give --time COL, which sets both, or --set split.protocol=time --set columns.time=COL.",
             )
 
     def check_data(self, recipe: Recipe) -> None:

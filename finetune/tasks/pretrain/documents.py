@@ -133,7 +133,11 @@ def _dataset_rows(path: Path) -> Iterator[str | None]:
         raise DataError(f"{path}: not a readable data set", got=str(error).split("\n")[0][:200]) from error
     if isinstance(found, datasets.DatasetDict):
         if "train" not in found:
-            raise DataError(f"{path}: the data set has no split named train", got=", ".join(found))
+            raise DataError(
+                f"{path}: the data set has no split named train",
+                got=", ".join(found),
+                do="Give a data set that has one, or a file of texts.",
+            )
         found = found["train"]
     if "text" not in found.column_names or found.features["text"].dtype not in ("string", "large_string"):
         raise DataError(

@@ -212,7 +212,7 @@ def locate_pairs(name: str, encoding: str | None = None) -> DataSource:
     if found := table_source(name, encoding, PAIR_NAMES):
         return found
     raise DataError(
-        f"no pairs {name!r}: no such file",
+        f"{name!r} is neither a bundled set of pairs nor an existing file",
         known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
         do="Give a .csv, .tsv, .json, .jsonl or .parquet file, for example --set data=my.tsv",
     )

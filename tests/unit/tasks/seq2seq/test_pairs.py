@@ -143,8 +143,8 @@ def test_the_sample_and_files_are_located_and_other_names_refused(write, tmp_pat
     assert len(found.records) == 20_000 and found.dropped == {} and sample.licence == "CC0 1.0"
     assert locate_pairs(str(write("a\tb\n"))).source == "the user's file"
     for name, message in (
-        ("none.tsv", "no pairs 'none.tsv': no such file; known: seq2seq-sample, hf:"),
-        ("spam-sample", "no pairs 'spam-sample'"),
+        ("none.tsv", "'none.tsv' is neither a bundled set of pairs nor an existing file; known: seq2seq-sample, hf:"),
+        ("spam-sample", "'spam-sample' is neither a bundled set of pairs"),
         (str(tmp_path), "a directory instead of a file"),
     ):
         with pytest.raises(DataError, match=message):
