@@ -55,7 +55,8 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
             else:
                 assert isinstance(model, LanguageModel), "the other models are not in transformers"
                 exported = compare_language_model(draft, thing, model)
-        write_readme(draft, thing, thing.readme(exported))
+        public = isinstance(model, GPT) if thing.layout else in_transformers(model)
+        write_readme(draft, thing, thing.readme(exported), library="transformers" if public else "gpt2-finetune")
     return exported
 
 

@@ -199,25 +199,23 @@ def tiny_request(table):
     return classify_request(str(table), settings=TINY)
 
 
-@pytest.fixture(scope="session")
-def uncompared():
-    """Exports are not compared with transformers: its import takes longer than all the rest of a tiny run."""
+def leave_out_comparison(patch):
+    """Do not compare exports with transformers: its import takes longer than all the rest of a tiny run."""
     from finetune.export import hf
     from finetune.export.exportable import Exported
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "compare_classifier", lambda *_: Exported(False, "not compared"))
-        yield
+    patch.setattr(hf, "compare_classifier", lambda *_: Exported(False, "not compared"))
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_request, tmp_path_factory, uncompared):
+def finished(tiny_request, tmp_path_factory):
     """A finished run's directory, made in this process; read it, or copy it."""
     from finetune.console import silence
     from finetune.execution import execute, open_run
     from finetune.pipeline import load_pipeline
 
-    with silence():
+    with silence(), pytest.MonkeyPatch.context() as patch:
+        leave_out_comparison(patch)
         run, recipe = open_run(tiny_request, tmp_path_factory.mktemp("finished") / "runs", "toy")
         execute(run, recipe, load_pipeline("classify").stages)
     return run.directory
@@ -226,6 +224,7 @@ def finished(tiny_request, tmp_path_factory, uncompared):
 @pytest.fixture
 def toy(finished, tmp_path, monkeypatch):
     """A copy of the finished run, ``runs/toy`` in the directory of the test."""
+    leave_out_comparison(monkeypatch)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "runs" / "toy")
     return Path("runs", "toy")
