@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,10 @@ def check_rows(
     found = [
         *_meaningless(source),
         *_dropped(source),
-        _missing_words(source.labels),
-        _spellings(source.labels),
-        _rare(source.labels),
-        _imbalance(source.labels),
+        _missing_words(source.every_label),
+        _spellings(source.every_label),
+        _rare(source.every_label),
+        None if source.many else _imbalance(source.labels),
         _conflicts(source, keys),
         _exact(source, keys),
         *_near(source, near),
@@ -120,7 +120,7 @@ def by_severity(findings: list[Finding]) -> list[Finding]:
 
 
 def _meaningless(source: LabelledTexts) -> list[Finding]:
-    rows, labels = len(source.rows), len(set(source.labels))
+    rows, labels = len(source.rows), len(set(source.every_label))
     texts = set()
     for text in source.texts:
         texts.add(text)
@@ -444,21 +444,24 @@ def _characters(source: LabelledTexts) -> list[Finding]:
 
 def _names_in_texts(source: LabelledTexts) -> list[Finding]:
     """Labels whose name is far more frequent in their own texts than in other texts."""
-    named = {label.casefold(): label for label in set(source.labels) if len(label) > 2 and label.isalpha()}
+    named = {label.casefold(): label for label in set(source.every_label) if len(label) > 2 and label.isalpha()}
     if not named or len(named) > 200:
         return []
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(named))) + r")\b")
     at = sample_of(source)
-    size = Counter(source.labels[i] for i in at)
-    hits: Counter[tuple[str, str]] = Counter()
+    size = Counter(label for i in at for label in source.labels_of(i))
+    inside: Counter[str] = Counter()  # rows of a label whose text has its name
+    outside: Counter[str] = Counter()  # other rows that have it
     for i in at:
-        hits.update((named[word], source.labels[i]) for word in set(pattern.findall(source.texts[i].casefold())))
+        for label in {named[word] for word in pattern.findall(source.texts[i].casefold())}:
+            (inside if label in source.labels_of(i) else outside)[label] += 1
     found = []
     for label in named.values():
-        own = hits[label, label] / max(size[label], 1)
-        others = sum(count for (name, of), count in hits.items() if name == label != of) / max(len(at) - size[label], 1)
+        own = inside[label] / max(size[label], 1)
+        others = outside[label] / max(len(at) - size[label], 1)
         if own >= 0.2 and own > 5 * others:
-            rows = [i for i in at if source.labels[i] == label and label.casefold() in source.texts[i].casefold()][:3]
+            held = (i for i in at if label in source.labels_of(i) and label.casefold() in source.texts[i].casefold())
+            rows = list(islice(held, 3))
             found.append(
                 Finding(
                     "label_in_text",
@@ -466,7 +469,7 @@ def _names_in_texts(source: LabelledTexts) -> list[Finding]:
                     f"the word {_quote(label)} occurs in {own:.0%} of the "
                     f"texts with that label and in {others:.1%} of the others",
                     "If it was added together with the label, remove it: new texts will not contain it.",
-                    hits[label, label],
+                    inside[label],
                     examples=[_quote(source.texts[i]) for i in rows],
                 ).with_rows(source, rows)
             )

@@ -51,6 +51,7 @@ CHECKS = (
     Check("FT027", "near_duplicates_with_other_label", "Nearly identical texts have different labels."),
     Check("FT028", "shared_groups", "A split that came with the data divides a group."),
     Check("FT029", "test_rows_near_train", "Test rows have nearly the same text as a training row."),
+    Check("FT030", "several_labels", "Cells of the label column hold several labels.", stops=True),
 )
 BY_NAME = {check.name: check for check in CHECKS}
 BY_CODE = {check.code: check for check in CHECKS}

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from finetune.config import nearest
 from finetune.errors import DataError, listed
 from finetune.tables.codes import BY_NAME
 from finetune.tables.detect import detect_format
+from finetune.tables.label_sets import labels_in, list_of_columns
 from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, no_rows
 
 TEXT_NAMES = ("text", "message", "sms", "content", "body", "sentence", "v2")
@@ -78,6 +79,16 @@ class LabelledTexts:
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
     files: list[str] = field(default_factory=list)  # the file of each row, if there are several
+    many: bool = False  # whether `labels` holds the joined labels of each row (label_sets.py)
+
+    def labels_of(self, at: int) -> list[str]:
+        """The labels of the row at this position."""
+        return labels_in(self.labels[at]) if self.many else [self.labels[at]]
+
+    @property
+    def every_label(self) -> list[str]:
+        """The labels of all rows, one after the other."""
+        return [label for own in self.labels for label in labels_in(own)] if self.many else self.labels
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -112,13 +123,24 @@ class Columns:
 
     names: list[str]
     texts: list[int]
-    label: int
+    labels: list[int]  # several: a column for each label
     notes: list[str]
 
     @property
     def text_column(self) -> str:
         """The name of the text column; several names are separated by commas, as in ``--text``."""
         return ",".join(self.names[index] for index in self.texts)
+
+    @property
+    def label_column(self) -> str:
+        """The name of the label column, or of several, as in ``--label``."""
+        return ",".join(self.names[index] for index in self.labels)
+
+    def label_cell(self, cells: list[str], where: str) -> str:
+        """The label of a row; with a column for each label, the list of those that it has."""
+        if len(self.labels) == 1:
+            return cells[self.labels[0]].strip()
+        return list_of_columns([self.names[at] for at in self.labels], [cells[at] for at in self.labels], where)
 
 
 def find_column(
@@ -189,6 +211,13 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
 
     Raises DataError with the existing names if the choice is ambiguous.
     """
+    if label is not None and label not in names and "," in label:  # a column for each label
+        labels = [find_column(names, part.strip(), (), "label", path) for part in label.split(",")]
+        texts, why = find_text_or_wordy(names, sample, text, labels[0], path)
+        if set(labels) & set(texts):
+            raise _same_column(names, texts[0], path)
+        found = _by_name(names, usual_column(names, TEXT_NAMES) if text is None else None, None)
+        return Columns(names, texts, labels, found + ([f"text column: {names[texts[0]]!r}, {why}"] if why else []))
     label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
     text_at = usual_column(names, TEXT_NAMES)
     notes = _by_name(names, text_at if text is None else None, label_at if label is None else None)
@@ -200,16 +229,20 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
     else:
         label_at, why = _label_column(names, sample, set(texts))
         if label_at is None:
-            raise _not_recognised(path, "label", names, why)
+            raise _not_recognised(path, "label", names, why, _binary_columns(names, sample, set(texts)))
         notes.append(f"label column: {names[label_at]!r}, {why}")
     if label_at in texts:
-        raise DataError(
-            f"{path}: the same column for text and label",
-            got=repr(names[label_at]),
-            known=", ".join(names),
-            do="Name another with --text NAME or --label NAME.",
-        )
-    return Columns(names, texts, label_at, notes)
+        raise _same_column(names, label_at, path)
+    return Columns(names, texts, [label_at], notes)
+
+
+def _same_column(names: list[str], at: int, path: Path) -> DataError:
+    return DataError(
+        f"{path}: the same column for text and label",
+        got=repr(names[at]),
+        known=", ".join(names),
+        do="Name another with --text NAME or --label NAME.",
+    )
 
 
 def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
@@ -230,13 +263,24 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
     return [said]
 
 
-def _not_recognised(path: Path | str, what: str, names: list[str], why: str) -> DataError:
+def _binary_columns(names: list[str], sample: list[list[str]], taken: set) -> list[str]:
+    """The columns of 0 and 1, if there are several: perhaps one for each label."""
+    found = [
+        names[index]
+        for index in sorted(set(range(len(names))) - taken)
+        if {row[index].strip() for row in sample} <= {"0", "1"}
+    ]
+    return found if len(found) > 1 else []
+
+
+def _not_recognised(path: Path | str, what: str, names: list[str], why: str, binary: Sequence[str] = ()) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
+    each = f" A column for each label: --label {','.join(binary)} --set classify.labels=many" if binary else ""
     return DataError(
         f"{path}: no {what} column recognised by its name or content",
         got=", ".join(names) + (f" ({why})" if why else ""),
         known=", ".join(usual),
-        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.",
+        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.{each}",
     )
 
 
@@ -333,7 +377,7 @@ def labelled_chunks(
     def empty() -> LabelledTexts:
         return LabelledTexts(
             text_column=columns.text_column,
-            label_column=names[columns.label],
+            label_column=columns.label_column,
             notes=notes + columns.notes,
             name=path.name,
         )
@@ -344,7 +388,8 @@ def labelled_chunks(
         if len(result.rows) == size:
             yield result
             result = empty()
-        text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
+        text_cell = join_cells(cells, columns.texts)
+        label_cell = columns.label_cell(cells, f"{path}, row {row}")
         if not text_cell.strip() or not label_cell:
             reason = "empty text" if not text_cell.strip() else "empty label"
             result.drop(reason, row)
