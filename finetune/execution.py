@@ -19,11 +19,11 @@ from finetune.run import Run, content, read_record
 def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights resolved to what is available, and absolute paths; nothing is downloaded."""
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
     place = Path(request.weights).expanduser()
     weights = str(place.resolve()) if place.is_dir() else resolve_auto(request.weights)
-    return task_named(request.task).resolve(request.model_copy(update={"weights": weights}), fetch=False)
+    return task_of(request).resolve(request.model_copy(update={"weights": weights}), fetch=False)
 
 
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
@@ -45,9 +45,9 @@ def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
 
 def open_run(request: Recipe, root: Path, name: str | None) -> tuple[Run, Recipe]:
     """The run for a request: the one that it started, or a new one. Different settings under a used name get ``-2``."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task_named(request.task).check_settings(request)
+    task_of(request).check_settings(request)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs of this name, and how they differ
     for number in range(1, 1000):
@@ -192,10 +192,10 @@ def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
 def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -> None:
     """Print the plan of a run: settings, what is trained, rows and steps, time, memory. Saves nothing."""
     from finetune.commands import dry_run as measured
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.training.loop import set_threads
 
-    task_named(request.task).check_settings(request)
+    task_of(request).check_settings(request)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
         say(line)
@@ -258,9 +258,9 @@ def _run_stage(
 
 def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     """Print a finished run's result as a table, and the paths of its report and weights."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
+    task, names = task_of(recipe), [stage_name(stage) for stage in stages]
     tables = [stage.summary(run) for stage in stages if hasattr(stage, "summary") and run.finished(stage_name(stage))]
     if "evaluate" in names and run.finished("evaluate"):
         path = run.path("eval.json")

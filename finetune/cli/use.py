@@ -43,8 +43,8 @@ def predict(
             + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
         )
         return
-    for label, p in zip(*ready.predict(texts or []), strict=True):
-        say(f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}")
+    for label, sure in ready.shown(texts or []):
+        say(f"{' '.join(label.split())}\t{sure}")
 
 
 def evaluate(

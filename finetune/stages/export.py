@@ -24,12 +24,12 @@ def write(recipe: Recipe, run: Run, format: str) -> "Exported":
 
     from finetune.console import say
     from finetune.export import FORMATS
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.tasks.setup import base_weights, best_model, trained_model
 
     writer = import_module(FORMATS[format])
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
-    thing = task_named(recipe.task).exportable(recipe, run, model, tokenizer)
+    thing = task_of(recipe).exportable(recipe, run, model, tokenizer)
     exported = writer.write(thing, run.path("export", format), base_weights(recipe, run))
     say(f"export: {exported.summary}")
     return exported

@@ -112,6 +112,8 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         )
     if all(TRAININGS[name].start == WHOLE for name in asked):
         raise RecipeError("nothing to compare with", got=listed(list(asked)), do="Add trainings of equal size.")
+    if recipe.classify.labels == "many":
+        raise RecipeError("a comparison of architectures trains on one label a row", got="classify.labels=many")
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
             "a comparison of architectures trains in one process, classifiers among others",

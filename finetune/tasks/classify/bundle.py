@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_expit, log_softmax, logit
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed
 from finetune.evaluation.calibration import decide, softmax
-from finetune.evaluation.results import StartWeights
+from finetune.evaluation.label_sets import indicators, label_set_metrics, set_probability, sigmoid
+from finetune.evaluation.metrics import classification_metrics
+from finetune.evaluation.results import Metric, StartWeights
 from finetune.files import atomic_write, read_json
 from finetune.models.heads import Classifier
 from finetune.records import Record
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.detect import detect_format, without_header
+from finetune.tables.label_sets import SEPARATOR, find_several, join_cells_of, join_decided, labels_in
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, find_unlabelled_text, join_cells
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
@@ -38,6 +42,7 @@ class BundleCard(Record):
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
     max_length: int
     threshold: float | None
+    thresholds: list[float] | None = None  # of each label, where a text may have many
     temperature: float
     weights: StartWeights
     tokenizer_sha256: str
@@ -58,10 +63,14 @@ class Bundle:
     threshold: float | None
     temperature: float
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the table that was learnt calls them
+    thresholds: list[float] | None = None  # of each label, where a text may have many
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
-        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        """Read an exported bundle, or a run's; a ManyBundle where a text may have many labels.
+
+        Raises WeightsError where parts do not belong together.
+        """
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
         loaded = load_checkpoint(directory)
@@ -71,7 +80,7 @@ class Bundle:
             raise WeightsError(
                 f"{directory}: the tokenizer is not the one this model was trained with", do="Export the run again."
             )
-        return cls(
+        found = (
             loaded.model.to(device_type()),
             loaded.tokenizer,
             card.labels,
@@ -81,6 +90,7 @@ class Bundle:
             card.temperature,
             card.columns,
         )
+        return cls(*found) if card.thresholds is None else ManyBundle(*found, card.thresholds)
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -90,10 +100,39 @@ class Bundle:
             raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
         return predict_logits(self.model, ids)
 
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (n, K) of logits (n, K)."""
+        return softmax(logits, self.temperature)
+
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Their logarithms (n, K)."""
+        found: np.ndarray = log_softmax(logits.astype(np.float64) / self.temperature, axis=1)
+        return found
+
+    def margins(self, logits: np.ndarray) -> np.ndarray:
+        """Of two labels, the log-odds (n,) of the second beyond those of the threshold; of more, the logits (n, K)."""
+        scaled = logits.astype(np.float64) / self.temperature
+        if scaled.shape[1] != 2:
+            return scaled
+        threshold = 0.5 if self.threshold is None else self.threshold
+        odds = logit(threshold if self.positive == self.labels[1] else 1 - threshold)
+        found: np.ndarray = scaled[:, 1] - scaled[:, 0] - odds
+        return found
+
+    def name(self, probabilities: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Each row's label, the bundle's threshold applied, and its probability (n,)."""
+        decided = self.decide(probabilities)
+        return [self.labels[i] for i in decided], probabilities[np.arange(len(decided)), decided]
+
     def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
         """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
-        probabilities = softmax(self.logits(texts), self.temperature)
-        return [self.labels[i] for i in self.decide(probabilities)], probabilities
+        probabilities = self.probabilities(self.logits(texts))
+        return self.name(probabilities)[0], probabilities
+
+    def shown(self, texts: list[str]) -> list[tuple[str, str]]:
+        """For the screen: each text's label, and its probability."""
+        names, sure = self.name(self.probabilities(self.logits(texts)))
+        return [(label, f"{p:.4f}") for label, p in zip(names, sure, strict=True)]
 
     def column(self, what: str, given: str | None, names: list[str]) -> str | None:
         """The column of a table to read as text or label: the given one, else the one that was learnt if it is there.
@@ -106,8 +145,69 @@ class Bundle:
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """The number (n,) of each row's label, the bundle's threshold applied."""
-        positive = self.labels.index(self.positive) if self.positive else None
-        return decide(probabilities, positive, self.threshold)
+        return decide(probabilities, self._positive_at(), self.threshold)
+
+    def read_labels(self, cells: list[str], where: str) -> tuple[list[str], set[str]]:
+        """The label of each row from its cell in a table, and all labels that are there."""
+        return cells, set(cells)
+
+    def measure(self, labels_of_rows: list[str], logits: np.ndarray, resamples: int) -> dict[str, Metric]:
+        """The metrics of logits (n, K) of rows with known labels, as ``read_labels`` gives them."""
+        number = {label: i for i, label in enumerate(self.labels)}
+        y, probabilities = np.array([number[own] for own in labels_of_rows]), self.probabilities(logits)
+        decided = self.decide(probabilities)
+        return classification_metrics(y, decided, probabilities, self.labels, self._positive_at(), resamples, seed=0)
+
+    def _positive_at(self) -> int | None:
+        return self.labels.index(self.positive) if self.positive else None
+
+
+@dataclass(frozen=True)
+class ManyBundle(Bundle):
+    """A classifier of texts that may have any number of labels. Labels are joined as in tables/label_sets.py."""
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The probability (n, K) of each label."""
+        return sigmoid(logits / self.temperature)
+
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Their logarithms (n, K)."""
+        found: np.ndarray = log_expit(logits.astype(np.float64) / self.temperature)
+        return found
+
+    def margins(self, logits: np.ndarray) -> np.ndarray:
+        """The log-odds (n, K) of each label beyond those of its threshold."""
+        found: np.ndarray = logits.astype(np.float64) / self.temperature - logit(np.array(self.thresholds))
+        return found
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Whether each row has each label (n, K)."""
+        return probabilities >= np.array(self.thresholds)
+
+    def read_labels(self, cells: list[str], where: str) -> tuple[list[str], set[str]]:
+        """The joined labels of each row from its cell in a table, and all labels that are there."""
+        rows = join_cells_of(cells, find_several(cells, asked=True), where)
+        return rows, {label for own in set(rows) for label in labels_in(own)}
+
+    def measure(self, labels_of_rows: list[str], logits: np.ndarray, resamples: int) -> dict[str, Metric]:
+        """The metrics of logits (n, K) of rows with known labels, as ``read_labels`` gives them."""
+        probabilities = self.probabilities(logits)
+        truth = indicators([labels_in(own) for own in labels_of_rows], self.labels)
+        return label_set_metrics(truth, self.decide(probabilities), probabilities, resamples, seed=0)
+
+    def name(self, probabilities: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Each row's labels, joined, and the probability (n,) of these and no others, taken as independent."""
+        decided = self.decide(probabilities)
+        return join_decided(self.labels, decided), set_probability(probabilities, decided)
+
+    def shown(self, texts: list[str]) -> list[tuple[str, str]]:
+        """For the screen: each text's labels, and the probability of each of them."""
+        probabilities = self.probabilities(self.logits(texts))
+        names, _ = self.name(probabilities)
+        return [
+            (own, SEPARATOR.join(f"{value:.4f}" for value in p[has]))
+            for own, p, has in zip(names, probabilities, self.decide(probabilities), strict=True)
+        ]
 
 
 def bundle_directory(path: Path | str) -> Path:
@@ -129,10 +229,11 @@ def read_card(path: Path) -> BundleCard:
         card = BundleCard.from_json(read_json(path), path)
     except RunError as error:
         raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
-    if card.positive not in (None, *card.labels):
+    fits = card.thresholds is None or len(card.thresholds) == len(card.labels)
+    if card.positive not in (None, *card.labels) or not fits:
         raise WeightsError(
             f"{path}: not what an export writes",
-            got=f"positive {card.positive!r}",
+            got=f"positive {card.positive!r}" if fits else f"{len(card.thresholds or [])} thresholds",
             known=listed(card.labels),
             do="Export the run again.",
         )
@@ -183,11 +284,11 @@ def predict_table(
         while chunk := list(itertools.islice(rows, CHUNK)):
             texts = [join_cells(cells, text_at) for cells in chunk]
             filled = [text for text in texts if text.strip()]
-            answers = iter(zip(*bundle.predict(filled), strict=True) if filled else ())
+            probabilities = bundle.probabilities(bundle.logits(filled)) if filled else np.zeros((0, len(bundle.labels)))
+            answers = iter(zip(*bundle.name(probabilities), probabilities, strict=True))
             for cells, own in zip(chunk, texts, strict=True):
-                label, p = next(answers) if own.strip() else ("", [])
-                values = [p[bundle.labels.index(label)], *p] if len(p) else []
-                numbers = [f"{value:.6f}" for value in values] or [""] * (len(added) - 1)
+                label, sure, p = next(answers) if own.strip() else ("", 0.0, None)
+                numbers = [""] * (len(added) - 1) if p is None else [f"{value:.6f}" for value in (sure, *p)]
                 writer.writerow([*map(escape_formula, cells), escape_formula(label), *numbers])
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)

@@ -18,11 +18,13 @@ from finetune.tables.checks import LEVELS, Finding, by_severity, check_rows, let
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.detect import Detected, detect_format
+from finetune.tables.label_sets import find_several
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import HEADER_NAMES, read_labelled
 from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
 from finetune.tables.tables import is_utf8, look_at_bytes
+from finetune.tasks.classify.data import check_several, take_several
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import encode
 
@@ -106,8 +108,11 @@ def check_file(
     weights: str = "mini",
     encoding: str | None = None,
     ignore: Sequence[str] = (),
+    labels: str | None = None,
 ) -> TableReport:
     """Check the table called `name`: a file or a data set in the registry. Findings with a code in `ignore` are muted.
+
+    labels: as the setting ``classify.labels``.
 
     Row numbers start at 0 and do not count the header. Raises DataError if the table cannot be read, RecipeError for
     a code that cannot be muted.
@@ -133,6 +138,12 @@ def check_file(
             )
         )
     source = read_labelled(data.path, text, label, layout)
+    source.name = data.name
+    several = find_several(source.labels, asked=labels == "many")
+    if labels == "many":
+        take_several(source, several)
+    elif several and labels is None:
+        findings.append(check_several(source, several))
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
     tokens = encode(Tokenizer.from_directory(found.directory), source.texts, show="counting tokens")
@@ -157,7 +168,7 @@ def check_file(
         columns=ColumnNames(source.text_column, source.label_column),
         rows=len(source.rows),
         dropped=source.dropped,
-        labels=dict(Counter(source.labels).most_common()),
+        labels=dict(Counter(source.every_label).most_common()),
         lengths=Lengths(
             tokenizer=found.name,
             context=context,

@@ -16,6 +16,7 @@ from finetune.records import DataOrigin, PreparedRow, Record
 from finetune.tables.checks import Finding, by_severity, check_rows, without_muted
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
+from finetune.tables.label_sets import SeveralLabels, find_several, join_cells_of
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
@@ -24,6 +25,7 @@ from finetune.tables.splits import (
     balanced_split,
     grouped_split,
     keep_sides,
+    number_groups,
     ordered_split,
     text_keys,
     time_split,
@@ -94,7 +96,7 @@ class ClassifierCard(TableCard, DataOrigin):
 
 @dataclass(frozen=True)
 class LabelledRow(PreparedRow):
-    """A text and its label."""
+    """A text and its label, or its labels joined as in tables/label_sets.py."""
 
     text: str
     label: str
@@ -126,9 +128,10 @@ def prepare(
     keys = text_keys(source.texts)
     parts = split_rows(split, recipe.columns, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
-    labels = set(source.labels)
+    labels = set(source.every_label)
+    of_split = {name: Counter(label for i in parts[name] for label in source.labels_of(i)) for name in SPLITS}
     for name in SPLITS:
-        missing = sorted(labels - {source.labels[i] for i in parts[name]})
+        missing = sorted(labels - set(of_split[name]))
         if not parts[name] or (name == "train" and missing):
             merged = split.protocol == "grouped" and 2 * len(counts) <= len(source.texts)
             raise _too_few_rows(name, missing, source, len(counts) if merged else None, recipe.columns.group)
@@ -157,17 +160,14 @@ def prepare(
     told = {finding.what for finding in checks}
     card = TableCard(
         rows=len(source.texts),
-        labels=dict(Counter(source.labels).most_common()),
+        labels=dict(Counter(source.every_label).most_common()),
         columns={"text": source.text_column, "label": source.label_column},
         dropped=source.dropped,
         exact_duplicates=len(source.texts) - len(distinct),
         groups=len(counts),
         protocol=split.protocol,
         seed=split.seed,
-        splits={
-            name: SplitCounts(len(parts[name]), dict(Counter(source.labels[i] for i in parts[name]).most_common()))
-            for name in SPLITS
-        },
+        splits={name: SplitCounts(len(parts[name]), dict(of_split[name].most_common())) for name in SPLITS},
         unused_rows=len(source.texts) - len(used),
         tokens=TokenCounts(
             median=int(np.median(lengths)),
@@ -190,7 +190,11 @@ def prepare(
 
 
 def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
-    """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
+    """Which row goes where, by the recipe's protocol; rows that came on a side stay there.
+
+    Where a row may have several labels, it is stratified by the rarest of them.
+    """
+    strata = strata_of(source)
     if split.protocol != "grouped":
         if source.groups or any(source.sides):
             what = f"split.protocol={split.protocol}"
@@ -202,10 +206,10 @@ def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.n
             return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
         if split.protocol == "time":
             return time_split(parse_times(source, columns.time or ""), split.val_fraction, split.test_fraction)
-        return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
+        return balanced_split(strata, split.val_fraction, split.test_fraction, split.seed)
 
     def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
-        texts, labels = ([part[i] for i in rows] for part in (source.texts, source.labels))
+        texts, labels = ([part[i] for i in rows] for part in (source.texts, strata))
         return grouped_split(
             texts,
             labels,
@@ -218,16 +222,43 @@ def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.n
 
     if any(source.sides):
         return keep_sides(source.sides, divide)
-    return grouped_split(
-        source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed, source.groups, keys
+    parts = grouped_split(
+        source.texts, strata, split.val_fraction, split.test_fraction, split.seed, source.groups, keys
     )
+    return train_every_label(source, number_groups(keys, source.groups), parts) if source.many else parts
+
+
+def strata_of(source: LabelledTexts) -> list[str]:
+    """By what each row is stratified: its label, or the rarest of several; empty for a row without one."""
+    if not source.many:
+        return source.labels
+    counts = Counter(source.every_label)
+    return [
+        min(source.labels_of(i), key=lambda label: (counts[label], label), default="") for i in range(len(source.rows))
+    ]
+
+
+def train_every_label(source: LabelledTexts, number: np.ndarray, parts: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The same split with the group (n,) of the first row of each label that no training row has moved to train.
+
+    A label that is never the rarest of its rows is not stratified by, so all of its rows may be held out.
+    """
+    learnt = {label for i in parts["train"] for label in source.labels_of(i)}
+    for at, group in enumerate(number.tolist()):
+        if learnt >= set(source.labels_of(at)):
+            continue
+        rows = set(np.flatnonzero(number == group).tolist())
+        learnt |= {label for i in rows for label in source.labels_of(i)}
+        parts = {name: [i for i in own if i not in rows] for name, own in parts.items()}
+        parts["train"] = sorted([*parts["train"], *rows])
+    return parts
 
 
 def _too_few_rows(
     split: str, missing: list[str], source: LabelledTexts, texts: int | None, group: str | None
 ) -> DataError:
     """texts: how many different ones, where that may be the reason; group: the column of groups."""
-    got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
+    got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.every_label).most_common()])
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
@@ -357,9 +388,15 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     )
     found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
+    several = find_several(found.labels, asked=recipe.classify.labels == "many")
+    if recipe.classify.labels == "many":
+        take_several(found, several)
+    elif several and recipe.classify.labels is None:
+        finding = check_several(found, several)
+        raise DataError(f"{finding.what} [{finding.code}]", do=finding.do)
     if files:
         found.notes = [f"{data.name}: {note}" for note in found.notes]
-    labels = set(found.labels)
+    labels = set(found.every_label)
     for side, more in files.items():
         name = recipe.validation if side == "val" else recipe.test
         if found.sides and side in found.sides:
@@ -371,7 +408,9 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         before.append((PURPOSES[side], more))
         _refuse_other_header(name, more, data, found)
         read = read_labelled(more.path, found.text_column, found.label_column, more.layout, 1, columns.group)
-        unknown = sorted(set(read.labels) - labels)
+        if recipe.classify.labels == "many":
+            take_several(read, several)
+        unknown = sorted(set(read.every_label) - labels)
         if unknown:
             raise DataError(
                 f"{name}: labels that no row of {data.path.name} has",
@@ -383,6 +422,33 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         found.notes += [f"{read.name}: {note}" for note in _notes_of_reading(recipe, more, read)]
         found.extend(read, side)
     return found
+
+
+def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
+    """Turn the label cells of rows into the labels that they hold, and note how they were read."""
+    source.labels = join_cells_of(source.labels, several, source.name)
+    source.many = True
+    if len(labels := set(source.every_label)) < 2:
+        raise DataError(f"{source.name}: many labels need at least two", got=listed(sorted(labels)) or "none")
+    counts = np.array([len(source.labels_of(i)) for i in range(len(source.rows))])
+    held = f"{several}; " if several else "no row has several; "
+    source.notes.append(
+        f"labels in column {source.label_column!r}: {held}{len(labels):,} labels, {counts.mean():.2f} in a "
+        f"row, at most {counts.max()}, none in {(counts == 0).sum():,} rows"
+    )
+
+
+def check_several(source: LabelledTexts, several: SeveralLabels) -> Finding:
+    """The finding on cells of several labels where nobody said whether a row has one label or many."""
+    return Finding(
+        "several_labels",
+        "stop",
+        f"column {source.label_column!r} seems to hold several labels in a row: {several}",
+        "To learn each label by itself: --set classify.labels=many; if each cell is one label: "
+        "--set classify.labels=one",
+        several.cells,
+        examples=[several.example],
+    )
 
 
 def _notes_of_reading(recipe: Recipe, data: DataSource, read: LabelledTexts) -> list[str]:
@@ -406,7 +472,7 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
 def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
     """Raise DataError where one of two files has a header and the other has none."""
     first = next(iterate_table(more.path, more.layout), None)
-    wanted = {*found.text_column.split(","), found.text_column, found.label_column}
+    wanted = {part for column in (found.text_column, found.label_column) for part in (column, *column.split(","))}
     if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
         return
     raise DataError(

@@ -10,7 +10,7 @@ from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.score import ClassifierEvaluation
+from finetune.tasks.classify.score import LabelledEvaluation
 from finetune.tokenizer import Tokenizer
 
 
@@ -19,22 +19,22 @@ def exportable_run(
     recipe: Recipe,
     model: Classifier,
     tokenizer: Tokenizer,
-    labels: list[str],
+    evaluation: LabelledEvaluation,
     max_length: int,
     texts: list[str],
 ) -> Exportable:
     """A finished run's classifier. texts: on which it is compared."""
-    measured, described = run.path("eval.json"), run.path("data", "card.json")
-    evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
+    described = run.path("data", "card.json")
     data = ClassifierCard.from_json(read_json(described), described)
     card = BundleCard(
         schema_version=1,
         task=recipe.task,
-        labels=labels,
+        labels=evaluation.labels,
         positive=evaluation.positive,
         columns=data.columns,
         max_length=max_length,
         threshold=evaluation.threshold,
+        thresholds=evaluation.thresholds,
         temperature=evaluation.temperature,
         weights=evaluation.weights,
         tokenizer_sha256=tokenizer.fingerprint(),
@@ -53,7 +53,7 @@ def exportable(
         "num_labels": len(labels),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if card.thresholds else 'single'}_label_classification",
     }
     files = {"bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False)}
     return Exportable(
@@ -69,7 +69,7 @@ def exportable(
     )
 
 
-def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
+def _facts(evaluation: LabelledEvaluation, data: ClassifierCard) -> list[str]:
     """How good a run's model is, and what it learnt from."""
     headline = evaluation.headline
     return [
@@ -86,12 +86,13 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
     lines = [
         f"# {name}",
         "",
-        f"A GPT-2 text classifier with the labels {', '.join(f'`{label}`' for label in card.labels)}, "
+        f"A GPT-2 text classifier {'of any number of' if card.thresholds else 'with'} the labels "
+        f"{', '.join(f'`{label}`' for label in card.labels)}, "
         f"made by gpt2-finetune from {weights.name} ({weights.source}).",
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- texts are cut at {card.max_length} tokens; temperature {card.temperature:.3f}, threshold {card.threshold}",
+        f"- texts are cut at {card.max_length} tokens; temperature {card.temperature:.3f}, {_decision(card)}",
         f"- {exported.summary}",
         "",
         "## Use",
@@ -101,10 +102,18 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str]) ->
         "or, without this project:",
         "",
         "    from transformers import pipeline",
-        '    classify = pipeline("text-classification", "DIRECTORY")',
+        f'    classify = pipeline("text-classification", "DIRECTORY"{", top_k=None" if card.thresholds else ""})',
         '    classify("a text")',
         "",
         "transformers applies neither temperature nor threshold; both stand in bundle.json.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _decision(card: BundleCard) -> str:
+    """From which probability a label is predicted."""
+    if not card.thresholds:
+        return f"threshold {card.threshold}"
+    found = zip(card.labels, card.thresholds, strict=True)
+    return "thresholds " + ", ".join(f"`{label}` {threshold:.3f}" for label, threshold in found)

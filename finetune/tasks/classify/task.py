@@ -1,9 +1,14 @@
-"""The task ``classify`` in a run: a labelled table in, a classifier's bundle out."""
+"""The task ``classify`` in a run: a labelled table in, a classifier's bundle out.
+
+``LabelledTask`` is what its two forms share: one label a row, here, and many, in many/task.py.
+"""
 
 import time
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +17,11 @@ from finetune.console import say, warn
 from finetune.errors import RecipeError, shorten
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
-from finetune.files import atomic_write, write_json
+from finetune.files import atomic_write, read_json, write_json
 from finetune.hub.registry import DataRow, data_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, Train
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
 from finetune.tables.cells import escape_formula, table_writer
@@ -24,12 +29,21 @@ from finetune.tables.checks import located, refuse_meaningless
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS, normalise_text
-from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
+from finetune.tasks.base import AnyTask, Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify.data import LabelledRow, locate_files, prepare, read_data, table_findings
 from finetune.tasks.classify.export import exportable_run
-from finetune.tasks.classify.job import Examples, build_job, build_model, keeps_states, kept_bytes
+from finetune.tasks.classify.job import (
+    Examples,
+    Objective,
+    build_job,
+    build_model,
+    keeps_states,
+    kept_bytes,
+    label_numbers,
+    one_label,
+)
 from finetune.tasks.classify.page import PAGE, classifier_table
-from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, score_classifier, verdict
+from finetune.tasks.classify.score import ClassifierEvaluation, L, Scored, positive_label, score_classifier, verdict
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
@@ -51,16 +65,32 @@ class ClassifyPrepared(Prepared):
     max_length: int  # tokens that a text is cut to
 
 
-class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]):
-    """A text belongs to one of K labels."""
+class LabelledTask(Task[ClassifyPrepared, GPT, Classifier, L]):
+    """A text has one of K labels, or any number of them."""
 
     exported = "bundle"
-    metrics = ("f1_macro", "accuracy", "log_loss")
     prepared = ClassifyPrepared
     evaluation_files = ("predictions.csv",)
-    verdict = staticmethod(verdict)
-    summary = staticmethod(classifier_table)
-    page = PAGE
+
+    @abstractmethod
+    def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
+        """What is learnt of each row, from its label as prepared data hold it."""
+
+    @abstractmethod
+    def objective(self, classes: int, settings: Train, train: Examples, val: Examples) -> Objective:
+        """The loss of these targets, and the metrics of a validation."""
+
+    @abstractmethod
+    def score(
+        self,
+        recipe: Recipe,
+        labels: list[str],
+        texts: dict[str, list[str]],
+        parts: dict[str, Examples],
+        logits: dict[str, np.ndarray],
+        start: Start,
+    ) -> Scored[L]:
+        """The evaluation of the logits (n, K) of val and test. texts, parts: of train, val and test."""
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """Registry rows, their samples where the rows cannot be had, and whole paths."""
@@ -95,13 +125,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
 
     def check_data(self, recipe: Recipe) -> None:
         """The whole table."""
-        table = read_data(recipe)
-        refuse_meaningless(table)
-        positive_label(recipe, sorted(set(table.labels)))
-
-    def check_prepared(self, recipe: Recipe, prepared: ClassifyPrepared) -> None:
-        """The labels that the evaluation asks for."""
-        positive_label(recipe, prepared.labels)
+        refuse_meaningless(read_data(recipe))
 
     def prepare(self, recipe: Recipe, run: Run) -> ClassifyPrepared:
         """data/{train,val,test}.jsonl."""
@@ -165,42 +189,29 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         self, recipe: Recipe, run: Run, setup: TrainingSetup[Classifier], device: torch.device
     ) -> Job[Classifier]:
         """Over the rows of the training split."""
-        parts = run_examples(run, ("train", "val"))
-        return build_job(setup.model, setup.trainable, setup.settings, parts["train"], parts["val"], device)
+        train, val = run_examples(run, ("train", "val"), self.targets).values()
+        objective = self.objective(setup.model.head.out_features, setup.settings, train, val)
+        return build_job(setup.model, setup.trainable, setup.settings, train, val, device, objective=objective)
 
     @torch.inference_mode()
-    def evaluate(
-        self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
-    ) -> ClassifierEvaluation:
+    def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start) -> L:
         """The test rows beside the baselines; predictions.csv holds each of them."""
         labels = run.result("prepare", ClassifyPrepared).labels
-        headline = recipe.evaluate.metric
-        if headline == "auto":
-            headline = "f1" if len(labels) == 2 else "accuracy"
         records = {name: read_records(run, name, LabelledRow) for name in SPLITS}
-        parts = run_examples(run, SPLITS)
+        texts = {name: [record.text for record in records[name]] for name in SPLITS}
+        parts = run_examples(run, SPLITS, self.targets)
         logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows") for name in ("val", "test")}
-        found, probabilities, predicted = score_classifier(
-            labels=labels,
-            positive=positive_label(recipe, labels),
-            threshold_rule=recipe.evaluate.threshold,
-            headline=headline,
-            resamples=recipe.evaluate.resamples,
-            seed=recipe.train.seed,
-            texts={name: [record.text for record in records[name]] for name in SPLITS},
-            targets={name: parts[name].targets for name in SPLITS},
-            logits=logits,
-            normalise=normalise_text,
-            start=start,
-        )
-        _write_predictions(run, records["test"], labels, predicted, probabilities)
-        return found
+        scored = self.score(recipe, labels, texts, parts, logits, start)
+        _write_predictions(run, records["test"], scored)
+        return scored.evaluation
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card, compared on the test texts."""
-        prepared = run.result("prepare", ClassifyPrepared)
+        measured = run.path("eval.json")
+        evaluation = self.page.evaluation.from_json(read_json(measured), measured)
         texts = [record.text for record in read_records(run, "test", LabelledRow)]
-        return exportable_run(run, recipe, model, tokenizer, prepared.labels, prepared.max_length, texts)
+        max_length = run.result("prepare", ClassifyPrepared).max_length
+        return exportable_run(run, recipe, model, tokenizer, evaluation, max_length, texts)
 
     def next_command(self, directory: Path) -> str:
         """A prediction."""
@@ -209,7 +220,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """The rows of the chosen batches alone, so that the frozen blocks run over few texts; they are timed."""
         model, settings, trainable = setup.model, setup.settings, setup.trainable
-        train, val = run_examples(run, ("train", "val")).values()
+        train, val = run_examples(run, ("train", "val"), self.targets).values()
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
         budget = settings.micro_batch_tokens
         chosen = choose(lengths, settings)
@@ -221,7 +232,15 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
         begun = time.monotonic()
         parts = _take(train, rows), _take(val, largest)
-        job = build_job(model, trainable, settings, *parts, device, cached)
+        job = build_job(
+            model,
+            trainable,
+            settings,
+            *parts,
+            device,
+            cached,
+            self.objective(model.head.out_features, settings, *parts),
+        )
         spent = time.monotonic() - begun
         tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
         every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))
@@ -237,7 +256,7 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Over validation and test rows, from some rows spread over the lengths."""
-        ids = [own for part in run_examples(run, ("val", "test")).values() for own in part.ids]
+        ids = [own for part in run_examples(run, ("val", "test"), self.targets).values() for own in part.ids]
         ordered = sorted(ids, key=len)
         some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
         model = setup.model.to(device).eval()
@@ -248,16 +267,85 @@ class ClassifyTask(Task[ClassifyPrepared, GPT, Classifier, ClassifierEvaluation]
         return second_time(lambda: predict_logits(model, some)) / padded(some) * padded(ids)
 
 
-def run_examples(run: Run, splits: Iterable[str] = SPLITS) -> dict[str, Examples]:
-    """The rows of a run's splits, with the tokens that ``prepare`` left."""
-    number = {label: i for i, label in enumerate(run.result("prepare", ClassifyPrepared).labels)}
+class ClassifyTask(LabelledTask[ClassifierEvaluation]):
+    """A text belongs to one of K labels."""
+
+    metrics = ("f1_macro", "accuracy", "log_loss")
+    verdict = staticmethod(verdict)
+    summary = staticmethod(classifier_table)
+    page = PAGE
+    targets = staticmethod(label_numbers)
+
+    def variant(self, recipe: Recipe) -> AnyTask:
+        """The form for many labels a row, where the recipe asks for it."""
+        return labelled_task(recipe)
+
+    def check_settings(self, recipe: Recipe) -> None:
+        """And the metric of the headline."""
+        super().check_settings(recipe)
+        if recipe.evaluate.metric in ("f1_micro", "subset_accuracy"):
+            raise RecipeError(
+                f"evaluate.metric={recipe.evaluate.metric} is for rows with many labels",
+                known="accuracy, f1, f1_macro",
+                do="Set one of these, or classify.labels=many.",
+            )
+
+    def check_data(self, recipe: Recipe) -> None:
+        """And the labels that the evaluation asks for."""
+        table = read_data(recipe)
+        refuse_meaningless(table)
+        positive_label(recipe, sorted(set(table.labels)))
+
+    def check_prepared(self, recipe: Recipe, prepared: ClassifyPrepared) -> None:
+        """The labels that the evaluation asks for."""
+        positive_label(recipe, prepared.labels)
+
+    def objective(self, classes: int, settings: Train, train: Examples, val: Examples) -> Objective:
+        """Cross entropy."""
+        return one_label(train, val, classes, settings)
+
+    def score(
+        self,
+        recipe: Recipe,
+        labels: list[str],
+        texts: dict[str, list[str]],
+        parts: dict[str, Examples],
+        logits: dict[str, np.ndarray],
+        start: Start,
+    ) -> Scored[ClassifierEvaluation]:
+        """Beside TF-IDF and the majority class."""
+        headline = recipe.evaluate.metric or "accuracy"
+        if headline == "auto":
+            headline = "f1" if len(labels) == 2 else "accuracy"
+        found, probabilities, predicted = score_classifier(
+            labels=labels,
+            positive=positive_label(recipe, labels),
+            threshold_rule=recipe.evaluate.threshold or "half",
+            headline=headline,
+            resamples=recipe.evaluate.resamples,
+            seed=recipe.train.seed,
+            texts=texts,
+            targets={name: part.targets for name, part in parts.items()},
+            logits=logits,
+            normalise=normalise_text,
+            start=start,
+        )
+        confidence = probabilities[np.arange(len(predicted)), predicted]
+        return Scored(found, [labels[i] for i in predicted], confidence, probabilities)
+
+
+def run_examples(
+    run: Run, splits: Iterable[str] = SPLITS, targets: Callable[[list[str], list[str]], np.ndarray] = label_numbers
+) -> dict[str, Examples]:
+    """The rows of a run's splits, with the tokens that ``prepare`` left. targets: as ``LabelledTask.targets``."""
+    labels = run.result("prepare", ClassifyPrepared).labels
     found = {}
     for name in splits:
         records = read_records(run, name, LabelledRow)
         found[name] = Examples(
             [record.row for record in records],
             TokenRows.load(run.path("data", name)),
-            np.array([number[record.label] for record in records]),
+            targets([record.label for record in records], labels),
         )
     return found
 
@@ -266,23 +354,39 @@ def _take(part: Examples, rows: list[int]) -> Examples:
     return Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
-def _write_predictions(
-    run: Run, records: list[LabelledRow], labels: list[str], predicted: np.ndarray, probabilities: np.ndarray
-) -> None:
+def _write_predictions(run: Run, records: list[LabelledRow], scored: Scored[Any]) -> None:
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
-        writer.writerow(["row", "text", "label", "predicted", "probability", *(f"p_{i}" for i in range(len(labels)))])
-        for record, guess, p in zip(records, predicted, probabilities, strict=True):
+        writer.writerow(
+            [
+                "row",
+                "text",
+                "label",
+                "predicted",
+                "probability",
+                *(f"p_{i}" for i in range(scored.probabilities.shape[1])),
+            ]
+        )
+        for record, guess, sure, p in zip(
+            records, scored.predicted, scored.confidence, scored.probabilities, strict=True
+        ):
             writer.writerow(
                 [
                     record.row,
                     escape_formula(record.text),
                     escape_formula(record.label),
-                    escape_formula(labels[guess]),
-                    f"{p[guess]:.6f}",
+                    escape_formula(guess),
+                    f"{sure:.6f}",
                     *(f"{value:.6f}" for value in p),
                 ]
             )
 
 
 TASK = ClassifyTask()
+
+
+def labelled_task(recipe: Recipe) -> LabelledTask[Any]:
+    """The form of the task that a recipe asks for."""
+    from finetune.tasks.classify.many.task import TASK as MANY
+
+    return MANY if recipe.classify.labels == "many" else TASK
