@@ -78,7 +78,7 @@ def test_the_loss_is_transformers_multi_label_loss(model, bundle):
     trainable = freeze(model, model.gpt, "full", 1)
     job = build_job(model, trainable, settings, part, part, torch.device("cpu"), objective=objective)
     ours = job.loss_sum(model, job.batch(list(range(6)))) / sum(job.weights)
-    ids, last, _ = job.batch(list(range(6)))
+    ids, last, *_ = job.batch(list(range(6)))
     mask = (torch.arange(ids.shape[1]) <= last[:, None]).long()
     ids = ids.masked_fill(mask == 0, TOKENIZER.end_of_text)
     found = theirs(ids, attention_mask=mask, labels=torch.from_numpy(y))
