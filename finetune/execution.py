@@ -20,11 +20,11 @@ from finetune.run import Run, content, read_record
 def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights resolved to what is available, and absolute paths; nothing is downloaded."""
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
     place = Path(request.weights).expanduser()
     weights = str(place.resolve()) if place.is_dir() else resolve_auto(request.weights)
-    return task_named(request.task).resolve(request.model_copy(update={"weights": weights}), fetch=False)
+    return task_of(request).resolve(request.model_copy(update={"weights": weights}), fetch=False)
 
 
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
@@ -49,9 +49,9 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
 
     Raises RecipeError, before anything is written, for settings that the task or a stage does not support.
     """
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task_named(request.task).check_settings(request)
+    task_of(request).check_settings(request)
     for stage in load_pipeline(request.pipeline).stages:
         if hasattr(stage, "check"):
             stage.check(request, processes)
@@ -213,10 +213,10 @@ def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
 def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -> None:
     """Print the plan of a run: settings, what is trained, rows and steps, time, memory. Saves nothing."""
     from finetune.commands import dry_run as measured
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.training.loop import set_threads
 
-    task_named(request.task).check_settings(request)
+    task_of(request).check_settings(request)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
         say(line)
@@ -275,9 +275,9 @@ def _run_stage(
 
 def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     """Print a finished run's result as a table, and the paths of its report and weights."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
+    task, names = task_of(recipe), [stage_name(stage) for stage in stages]
     tables = [stage.summary(run) for stage in stages if hasattr(stage, "summary") and run.finished(stage_name(stage))]
     if "evaluate" in names and run.finished("evaluate"):
         path = run.path("eval.json")

@@ -20,7 +20,7 @@ from finetune.files import damage, read_json, sha256_json
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
-from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named
+from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_of
 from finetune.tokenizer import Tokenizer
 from finetune.training import loop, resume
 from finetune.training.loop import Job
@@ -70,7 +70,7 @@ def is_pretrained(recipe: Recipe) -> bool:
 
 def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
     """The task's model on the run's starting weights, ready to train."""
-    loaded, task = load_base(recipe, run), task_named(recipe.task)
+    loaded, task = load_base(recipe, run), task_of(recipe)
     return assemble(
         task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, run.result("prepare", task.prepared)
     )

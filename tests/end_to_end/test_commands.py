@@ -99,7 +99,6 @@ def test_show_resolves_what_is_set(finetune):
     assert shown["train"]["lr"] == 1e-4 and shown["evaluate"] == {
         "metric": "auto",
         "positive": "01",
-        "threshold": "half",
         "resamples": 1000,
     }
     assert shown["data"] == 'dé"ta\\ 😀.csv'

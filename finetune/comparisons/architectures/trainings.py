@@ -54,7 +54,7 @@ from finetune.models.heads import LossModule
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
 from finetune.run import Run
-from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.classify.labelled import ClassifyPrepared
 from finetune.tasks.setup import fit, identity, load_base
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import Job, count_steps, set_threads
@@ -116,6 +116,8 @@ def check(recipe: Recipe, processes: int = 1) -> None:
             got=listed(list(asked)),
             do="Add trainings of equal size.",
         )
+    if recipe.classify.labels == "many":
+        raise RecipeError("a comparison of architectures trains on one label per row", got="classify.labels=many")
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
             "a comparison of architectures needs task classify and one process",
