@@ -89,3 +89,11 @@ def test_class_numbers_in_the_lists_of_a_saved_data_set_become_names(tmp_path):
     data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [[0, 1], [1]]}, features=features)
     data.save_to_disk(tmp_path / "saved")
     assert read_labelled(tmp_path / "saved", None, None).labels == ['["joy", "fear"]', '["fear"]']
+
+
+def test_a_repeated_header_and_a_total_are_left_out_with_a_column_for_each_label(tmp_path):
+    rows = ["text,a,b", "one text,1,0", "another text,0,1", "text,a,b", "a third text,1,0", "a fourth,0,1", "Total,2,3"]
+    (tmp_path / "my.csv").write_text("\n".join(rows), encoding="utf-8")
+    found = read_labelled(tmp_path / "my.csv", "text", "a,b")
+    assert found.dropped == {"repeated header": 1, "total row": 1}
+    assert found.labels == ['["a"]', '["b"]'] * 2
