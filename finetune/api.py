@@ -119,10 +119,10 @@ def _predict(bundle: Predictor, data: Any, text: str | None, overwrite: bool) ->
     )  # probability of the predicted label, then of each label
     predicted = np.full(len(texts), None, dtype=object)
     if filled.any():
-        labels, probabilities = bundle.predict([own for own in texts if own.strip()])
+        probabilities = bundle.probabilities(bundle.logits([own for own in texts if own.strip()]))
+        labels, sure = bundle.name(probabilities)
         predicted[filled] = labels
-        own = probabilities[np.arange(len(labels)), [bundle.labels.index(label) for label in labels]]
-        numbers[filled] = np.column_stack([own, probabilities])
+        numbers[filled] = np.column_stack([sure, probabilities])
     answers = dict(zip(added, [predicted, *numbers.T], strict=True))
     if isinstance(data, pd.DataFrame):
         return data.assign(**answers)

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.special import log_softmax, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
@@ -22,14 +21,17 @@ from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.config import validate
 from finetune.console import silence
 from finetune.errors import FinetuneError, InputError, Interrupted, RecipeError, WeightsError, listed
-from finetune.evaluation.calibration import softmax
 from finetune.export import hf
 from finetune.export.exportable import random_ids
 from finetune.files import sha256_json
 from finetune.recipe import Recipe, check_method
 from finetune.records import WeightsOrigin
-from finetune.tables.in_memory import TrainingRows, label_names, read_texts, read_training_rows, tidy_labels
+from finetune.tables.in_memory import label_names, read_texts, tidy_labels
+from finetune.tables.label_matrices import LISTS, MATRIX, read_label_sets
+from finetune.tables.label_sets import join_decided
 from finetune.tables.readers import LabelledTexts
+from finetune.tables.training_rows import TrainingRows, read_training_rows
+from finetune.tasks.base import task_of
 from finetune.tasks.classify.bundle import Bundle, BundleCard, bundle_directory, read_card
 from finetune.tasks.classify.export import exportable
 from finetune.tasks.classify.fine_tune import Rows, fine_tune
@@ -51,7 +53,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     X: texts, as a list, an array, a column or frame of pandas, Arrow or datasets; several columns are joined with
     newlines. y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type. As in a table,
-    white space around a label is none of it, and an empty label is missing.
+    white space around a label is none of it, and an empty label is missing. Where rows may have many labels, y is a list
+    of lists of labels or an indicator matrix (n, K), such as a frame of 0 and 1 with a column for each label.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         where the rows are too few for a share, all are trained on and choose the epoch
     class_weight : what classes weigh in the loss: None, a dict of class and weight, or "balanced" for equal classes
     threshold : of two classes, the probability from which the second is predicted; "max-f1": that with its best F1 on
-        the share of rows for validation
+        the share of rows for validation. Of many labels a row, that of each label
     settings : any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
     random_state : seed of the split, the head and the order of the rows, or a generator of numpy that draws it; the
         same number gives the same fit
@@ -72,12 +75,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     After ``fit``: classes_, settings_ (of the training, as resolved), history_ (a dict for each validation), best_score_
     (``settings_.metric`` on the validation rows; None without any), threshold_ (None with more than two classes),
+    thresholds_ (of many labels a row), label_form_ (of y: None, "lists" or "matrix"),
     origin_ (hashes and the weights' names for a bundle), bundle_ (what predicts) and, of a frame, feature_names_in_.
     """
 
     classes_: np.ndarray
     origin_: dict[str, Any]
     threshold_: float | None
+    thresholds_: list[float] | None
+    label_form_: str | None
 
     def __init__(
         self,
@@ -114,13 +120,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         left out. Only their ratios count.
         """
         learnt = read_training_rows(X, y, sample_weight)
-        names = label_names(learnt.classes)
-        source = LabelledTexts(
-            list(range(len(learnt.texts))), learnt.texts, [names[target] for target in learnt.targets]
-        )
+        names, many = label_names(learnt.classes), learnt.label_form is not None
+        labels = join_decided(names, learnt.targets) if many else [names[at] for at in learnt.targets]
+        source = LabelledTexts(list(range(len(learnt.texts))), learnt.texts, labels, many=many)
         rows = Rows(source, names, learnt.weights, self._class_weights(learnt))
-        threshold = self._threshold(len(names))
-        recipe = self._recipe()
+        threshold = self._threshold(len(names), many)
+        recipe = self._recipe(many)
         words = nullcontext() if self.verbose else silence()
         with tempfile.TemporaryDirectory() as folder:
             write_new_weights(recipe, Path(folder) / "base")
@@ -132,6 +137,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 raise KeyboardInterrupt("fit was interrupted; nothing is kept") from stop
             weights = WeightsOrigin(start.name, start.source, start.licence, start.content())
         self.bundle_, self.settings_, self.classes_ = found.bundle, found.settings, learnt.classes
+        self.label_form_, self.thresholds_ = learnt.label_form, found.bundle.thresholds
         self.threshold_, self.best_score_ = found.bundle.threshold, found.best_score
         self.history_ = [
             {"epoch": each.epoch, "step": each.step, "loss": each.loss, "rows": each.rows}
@@ -149,46 +155,50 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self._keep_columns(learnt.columns)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The label (n,) of each text."""
-        probabilities = self.predict_proba(X)
-        found: np.ndarray = self.classes_[self.bundle_.decide(probabilities)]
+    def predict(self, X: Any) -> np.ndarray | list[list[Any]]:
+        """The label (n,) of each text; where a row may have many, a matrix or lists of them, as y in ``fit``."""
+        decided = self._fitted().decide(self.predict_proba(X))
+        if self.label_form_ == MATRIX:
+            return decided.astype(int)
+        if self.label_form_ == LISTS:
+            return [self.classes_[has].tolist() for has in decided]
+        found: np.ndarray = self.classes_[decided]
         return found
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Calibrated probabilities (n, K), in the order of ``classes_``."""
-        return softmax(self._logits(X))
+        """Probabilities (n, K), in the order of ``classes_``: calibrated, or of each label where a row may have many."""
+        return self._fitted().probabilities(self._logits(X))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """The logarithms (n, K) of the calibrated probabilities."""
-        found: np.ndarray = log_softmax(self._logits(X), axis=1)
-        return found
+        """The logarithms (n, K) of the probabilities."""
+        return self._fitted().log_probabilities(self._logits(X))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Of two classes, the log-odds (n,) of the second beyond those of the threshold; of more, the logits (n, K).
 
-        ``predict`` gives the second class where it is positive, and the class with the highest logit of several.
+        ``predict`` gives the second class where it is positive, and the class with the highest logit of several. Where
+        a row may have many labels, the log-odds (n, K) of each beyond its threshold.
         """
-        logits, bundle = self._logits(X), self._fitted()
-        if logits.shape[1] != 2:
-            return logits
-        threshold = 0.5 if bundle.threshold is None else bundle.threshold
-        odds = logit(threshold if bundle.positive == bundle.labels[1] else 1 - threshold)
-        found: np.ndarray = logits[:, 1] - logits[:, 0] - odds
-        return found
+        return self._fitted().margins(self._logits(X))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy, with the labels read as in ``fit``."""
-        return float(accuracy_score(tidy_labels(np.asarray(y)), self.predict(X), sample_weight=sample_weight))
+        """The accuracy, with the labels read as in ``fit``; where a row may have many, of rows with exactly theirs."""
+        if self._fitted().thresholds is None:
+            return float(accuracy_score(tidy_labels(np.asarray(y)), self.predict(X), sample_weight=sample_weight))
+        sets = read_label_sets(y, self.classes_)
+        if sets is None:
+            raise InputError("y has one label a row, unlike that of fit", got=type(y).__name__)
+        decided = self._fitted().decide(self.predict_proba(X))
+        return float(accuracy_score(sets.has, decided, sample_weight=sample_weight))
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Logits (n, K) divided by the temperature, in the order of ``classes_``."""
+        """Logits (n, K), in the order of ``classes_``."""
         bundle = self._fitted()
         texts, columns = read_texts(X)
         known = getattr(self, "feature_names_in_", np.array(columns or [])).tolist()
         if columns and columns != known:
             raise InputError("columns differ from those in fit", got=", ".join(columns), known=", ".join(known))
-        return bundle.logits(texts).astype(np.float64) / bundle.temperature
+        return bundle.logits(texts)
 
     def save(self, path: str | Path) -> Path:
         """Write a bundle as ``finetune export`` does, for ``load``, ``finetune predict`` and transformers. No pickle.
@@ -203,6 +213,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
             "columns": list(getattr(self, "feature_names_in_", [])),
+            "label_form": self.label_form_,
         }
         columns = {"text": ",".join(own["columns"])} if own["columns"] else {}
         card = BundleCard(
@@ -213,6 +224,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             columns=columns,
             max_length=bundle.max_length,
             threshold=bundle.threshold,
+            thresholds=bundle.thresholds,
             temperature=bundle.temperature,
             tokenizer_sha256=bundle.tokenizer.fingerprint(),
             estimator=own,
@@ -243,7 +255,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             estimator._keep_columns(list(map(str, own["columns"])))
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{file}: not what TextClassifier.save writes", got=str(error)) from error
-        estimator.bundle_, estimator.threshold_ = bundle, bundle.threshold
+        estimator.bundle_, estimator.threshold_, estimator.thresholds_ = bundle, bundle.threshold, bundle.thresholds
+        many = own.get("label_form") or LISTS
+        estimator.label_form_ = None if bundle.thresholds is None else many
         return estimator
 
     def __sklearn_tags__(self) -> Any:
@@ -268,6 +282,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """The weights (K,) that ``class_weight`` gives as a dict; a class that it leaves out has weight 1."""
         if not isinstance(self.class_weight, Mapping):
             return None
+        if learnt.label_form:
+            raise InputError("a dict of class_weight is for one label a row", do="Use 'balanced', or sample_weight.")
         known = {label.strip() if isinstance(label, str) else label: w for label, w in self.class_weight.items()}
         labels = learnt.classes.tolist()
         strange = [str(label) for label in known if label not in labels]
@@ -280,12 +296,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             )
         return np.array([known.get(label, 1.0) for label in labels], dtype=np.float64)
 
-    def _threshold(self, classes: int) -> float | None:
-        """The threshold of two classes, or None for the best. Raises InputError."""
+    def _threshold(self, classes: int, many: bool) -> float | None:
+        """The threshold of two classes, or of each of many labels; None for the best. Raises InputError."""
         given = self.threshold
         if given != "max-f1" and not (_is_number(given) and 0 < float(given) < 1):
             raise InputError("threshold", got=repr(given), known="a probability between 0 and 1, or 'max-f1'")
-        if given != 0.5 and classes != 2:
+        if given != 0.5 and classes != 2 and not many:
             raise InputError(f"threshold={given} is for two classes", got=f"{classes} classes", do="Leave it out.")
         if given == "max-f1" and self.validation_fraction == 0:
             raise InputError(
@@ -295,8 +311,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             )
         return None if given == "max-f1" else float(given)
 
-    def _recipe(self) -> Recipe:
-        """The parameters as a recipe of their own words. Raises InputError."""
+    def _recipe(self, many: bool) -> Recipe:
+        """The parameters as a recipe of their own words. many: whether a row may have many labels. Raises InputError."""
         twice = [name for name in self.settings or {} if name in OWN]
         if twice:
             raise InputError(
@@ -321,6 +337,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         } | dict(self.settings or {})
         values = {
             "task": "classify",
+            "classify": {"labels": "many" if many else None},
             "weights": resolve_auto(str(self.weights)),
             "max_length": _plain(self.max_length),
             "split": {"seed": _plain(seed)} | ({"val_fraction": fraction} if fraction != 0 else {}),
@@ -329,6 +346,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         try:
             recipe = validate(Recipe, values, "TextClassifier", "help(finetune.TextClassifier)")
             check_method(recipe.train)
+            task_of(recipe).check_settings(recipe)
             if _process.forked and recipe.train.threads > 1:
                 raise RecipeError(
                     "a forked process can train on only one thread",

@@ -20,11 +20,11 @@ from finetune.run import Run, content, read_record
 def resolve(request: Recipe) -> Recipe:
     """The request with `auto` weights resolved to what is available, and absolute paths; nothing is downloaded."""
     from finetune.checkpoints.sources import resolve_auto
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
     place = Path(request.weights).expanduser()
     weights = str(place.resolve()) if place.is_dir() else resolve_auto(request.weights)
-    return task_named(request.task).resolve(request.model_copy(update={"weights": weights}), fetch=False)
+    return task_of(request).resolve(request.model_copy(update={"weights": weights}), fetch=False)
 
 
 def substitutions(request: Recipe, recipe: Recipe) -> list[str]:
@@ -83,10 +83,10 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
 
 def _check(request: Recipe, processes: int) -> None:
     """Raise for settings, or weights on this machine, that the task or a stage does not support."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.tasks.setup import check_start
 
-    task_named(request.task).check_settings(request)
+    task_of(request).check_settings(request)
     stages = load_pipeline(request.pipeline).stages
     for stage in stages:
         if hasattr(stage, "check"):
@@ -281,9 +281,9 @@ def _run_stage(
 
 def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     """Print a finished run's result as a table, and the paths of its report and weights."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task, names = task_named(recipe.task), [stage_name(stage) for stage in stages]
+    task, names = task_of(recipe), [stage_name(stage) for stage in stages]
     tables = [stage.summary(run) for stage in stages if hasattr(stage, "summary") and run.finished(stage_name(stage))]
     if "evaluate" in names and run.finished("evaluate"):
         path = run.path("eval.json")

@@ -132,14 +132,16 @@ class Train(Settings):
 class Evaluate(Settings):
     """Evaluation metrics and decision rule."""
 
-    metric: Literal["auto", "accuracy", "f1", "f1_macro"] = Field(
-        "accuracy",
-        description="the headline metric; f1 is that of the positive class and needs two classes; auto: f1 for two "
-        "classes, else accuracy",
+    metric: Literal["auto", "accuracy", "f1", "f1_macro", "f1_micro", "subset_accuracy"] | None = Field(
+        None,
+        description="the headline metric; by default accuracy, or f1_micro with classify.labels = many; f1 is that of "
+        "the positive class and needs two classes; auto: f1 for two classes, else the default",
     )
     positive: str | None = Field(None, description="the positive of two labels; by default the last in sorted order")
-    threshold: Literal["half", "max-f1"] = Field(
-        "half", description="decision rule for two classes: 0.5, or the best f1 on the validation rows"
+    threshold: Literal["half", "max-f1"] | None = Field(
+        None,
+        description="decision rule for two classes, and for each label with classify.labels = many: 0.5, or the best "
+        "f1 on the validation rows; by default half for two classes, max-f1 for each label",
     )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
 

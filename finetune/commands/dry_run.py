@@ -27,7 +27,7 @@ from finetune.records import Estimate
 from finetune.report.blocks import bytes_text, seconds_text
 from finetune.run import Run
 from finetune.stages import download, prepare, verify
-from finetune.tasks.base import TrainingSetup, task_named
+from finetune.tasks.base import TrainingSetup, task_of
 from finetune.tasks.setup import assemble, build
 from finetune.tokenizer import Tokenizer
 from finetune.training.loop import CHECKPOINT_SECONDS, count_steps, make_plan, try_steps
@@ -76,7 +76,7 @@ def _offline() -> Iterator[None]:
 
 
 def _missing_data(recipe: Recipe) -> str:
-    row = task_named(recipe.task).registry_row(recipe)
+    row = task_of(recipe).registry_row(recipe)
     if row is None or fetch.find_data(row):
         return ""
     return f"data: {row.name} is not on this machine; the run downloads {bytes_text(row.spec.size_bytes)}"
@@ -108,7 +108,7 @@ def _missing_weights(recipe: Recipe) -> str:
 
 def _plan_only(recipe: Recipe, with_data: bool) -> None:
     """What is known from the model's shape and the data when the weights are missing."""
-    row, task = weights_registry().get(recipe.weights), task_named(recipe.task)
+    row, task = weights_registry().get(recipe.weights), task_of(recipe)
     prepared = task.preview(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
         with torch.device("meta"):  # shapes without numbers
@@ -132,7 +132,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     """Measure the steps and print the plan and the estimates."""
     reset_peak_memory()
     begun = time.monotonic()
-    setup, task = build(recipe, run), task_named(recipe.task)
+    setup, task = build(recipe, run), task_of(recipe)
     loading = time.monotonic() - begun
     settings = setup.settings
     _say_plan(setup)

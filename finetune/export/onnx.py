@@ -20,6 +20,7 @@ from finetune.console import escape_markdown
 from finetune.errors import RunError
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.intervals import paired_bootstrap
+from finetune.evaluation.label_sets import indicators, sigmoid
 from finetune.export import standalone
 from finetune.export.exportable import (
     TOLERANCE,
@@ -35,6 +36,7 @@ from finetune.export.extras import require
 from finetune.export.standalone import OnnxClassifier
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
+from finetune.tables.label_sets import labels_in
 from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
@@ -103,12 +105,18 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, qu
     ids = encode(thing.tokenizer, thing.texts, thing.max_length)
     same_ids = sum(theirs == row for theirs, row in zip(other.encode(thing.texts), ids, strict=True))
     ours, theirs = predict_logits(model, ids), other.logits(thing.texts)
-    positive = other.labels.index(other.positive) if other.positive is not None else None
-    said, read = softmax(ours, other.temperature), other.probabilities(thing.texts)
-    decided = decide(said, positive, other.threshold)
-    labels = np.array([other.labels.index(label) for label in other.predict(thing.texts)[0]])
+    read = other.probabilities(thing.texts)
+    if other.thresholds is None:
+        positive = other.labels.index(other.positive) if other.positive is not None else None
+        said = softmax(ours, other.temperature)
+        decided = decide(said, positive, other.threshold)
+        labels = np.array([other.labels.index(label) for label in other.predict(thing.texts)[0]])
+    else:
+        said = sigmoid(ours / other.temperature)
+        decided = said >= np.array(other.thresholds)
+        labels = indicators([labels_in(own) for own in other.predict(thing.texts)[0]], other.labels)
     difference = float(np.abs(ours - theirs).max())
-    same, total = int((decided == labels).sum()), len(thing.texts)
+    same, total = int(_equal(decided, labels).sum()), len(thing.texts)
     if same_ids < total or not (quantize or (difference <= TOLERANCE and same == total)):
         raise refuse(
             "onnxruntime",
@@ -145,11 +153,16 @@ def compare_language_model(directory: Path, model: GPT, quantize: str | None) ->
     return Exported(True, f"onnxruntime gives the same logits, largest difference {difference:.1e}", difference)
 
 
-def _cost(targets: list[int], before: np.ndarray, after: np.ndarray) -> str:
+def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether each text (n,) has the same label, or of many exactly the same ones."""
+    return (one == other).reshape(len(one), -1).all(axis=1)
+
+
+def _cost(targets: np.ndarray | None, before: np.ndarray, after: np.ndarray) -> str:
     """The accuracy that the quantization cost, with its interval."""
-    if not targets:
+    if targets is None or not len(targets):
         return ""
-    right, still = before == np.array(targets), after == np.array(targets)
+    right, still = _equal(before, targets), _equal(after, targets)
     change = paired_bootstrap(still, right, RESAMPLES, SEED)
     return (
         f"; accuracy {still.mean():.4f} where fp32 has {right.mean():.4f}, "

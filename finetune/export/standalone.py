@@ -50,6 +50,7 @@ class OnnxClassifier:
         self.labels: list[str] = card["labels"]
         self.positive: str | None = card.get("positive")
         self.threshold: float | None = card.get("threshold")
+        self.thresholds: list[float] | None = card.get("thresholds")  # of each label, if a text may have many
         self.temperature: float = card["temperature"]
         self.max_length: int = card["max_length"]
         self.folds: bool = card.get("white_space") == "fold"
@@ -93,19 +94,43 @@ class OnnxClassifier:
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities (n, K), float64."""
         scaled = self.logits(texts).astype(np.float64) / self.temperature
+        if self.thresholds is not None:
+            return np.exp(-np.logaddexp(0, -scaled))
         odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
 
-    def predict(self, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Labels and calibrated probabilities (n, K) of texts, the threshold applied."""
-        if not len(texts):
-            return [], np.zeros((0, len(self.labels)))
-        probabilities = self.probabilities(texts)
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Whether each of n texts gets each label (n, K), the thresholds applied."""
+        if self.thresholds is not None:
+            return probabilities >= np.array(self.thresholds)
         chosen = probabilities.argmax(axis=1)
         if self.threshold is not None and self.positive is not None and len(self.labels) == 2:
             positive = self.labels.index(self.positive)
             chosen = np.where(probabilities[:, positive] >= self.threshold, positive, 1 - positive)
-        return [self.labels[at] for at in chosen], probabilities
+        return np.arange(len(self.labels)) == chosen[:, None]
+
+    def predict(self, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Labels and calibrated probabilities (n, K) of texts, the thresholds applied. Many labels are joined with ;"""
+        if not len(texts):
+            return [], np.zeros((0, len(self.labels)))
+        probabilities = self.probabilities(texts)
+        names = [";".join(self.labels[at] for at in np.flatnonzero(row)) for row in self.decide(probabilities)]
+        return names, probabilities
+
+    def confidence(self, probabilities: np.ndarray) -> np.ndarray:
+        """The probability (n,) of the label; of many, of these labels and no others, taken as independent."""
+        decided = self.decide(probabilities)
+        if self.thresholds is not None:
+            return np.where(decided, probabilities, 1 - probabilities).prod(axis=1)
+        return probabilities[decided]
+
+    def lines(self, texts: Sequence[str]) -> list[str]:
+        """For the screen: each text's labels, and the probability of each of them."""
+        names, probabilities = self.predict(texts)
+        return [
+            f"{' '.join(name.split())}\t{';'.join(f'{value:.4f}' for value in p[own])}"
+            for name, p, own in zip(names, probabilities, self.decide(probabilities), strict=True)
+        ]
 
 
 def read_vocabulary(directory: Path) -> tuple[tiktoken.Encoding, int, str]:
@@ -131,7 +156,7 @@ def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) 
         raise ValueError(f"{source}: no column {column!r}; its columns are {', '.join(names)}")
     texts = [row[names.index(column)] for row in rows]
     labels, probabilities = model.predict([text for text in texts if text.strip()])
-    answers = iter(zip(labels, probabilities, strict=True))
+    answers = iter(zip(labels, model.confidence(probabilities), probabilities, strict=True))
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with open(draft, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -140,8 +165,8 @@ def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) 
         for row, text in zip(rows, texts, strict=True):
             cells = [""] * len(added)
             if text.strip():
-                label, p = next(answers)
-                cells = [harmless(label), *(f"{value:.6f}" for value in (p[model.labels.index(label)], *p))]
+                label, sure, p = next(answers)
+                cells = [harmless(label), *(f"{value:.6f}" for value in (sure, *p))]
             writer.writerow([*map(harmless, row), *cells])
     os.replace(draft, target)
     return len(rows)
@@ -173,8 +198,8 @@ def main() -> int:
         if given.csv:
             print(f"{given.out}: {predict_csv(model, given.csv, given.text, given.out):,} rows")
             return 0
-        for label, p in zip(*model.predict(given.texts), strict=True):
-            print(f"{' '.join(label.split())}\t{p[model.labels.index(label)]:.4f}")
+        for line in model.lines(given.texts):
+            print(line)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_va
 from finetune.report.plots import Picture
 
 NONE = "\N{EN DASH}"
-LOWER_IS_BETTER = {"log_loss", "ece", "brier"}
+LOWER_IS_BETTER = {"log_loss", "ece", "brier", "hamming_loss"}
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ OUTPUTS: tuple[str, ...] = ()
 
 def resolve(recipe: Recipe) -> Recipe:
     """Fetch the data. If they are not available, the returned recipe names the bundled sample instead."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    return task_named(recipe.task).resolve(recipe, fetch=True)
+    return task_of(recipe).resolve(recipe, fetch=True)
 
 
 def external(recipe: Recipe) -> dict[str, str]:
     """Hashes of inputs that may change under a run: the data, and weights that the registry does not pin."""
     from finetune.checkpoints.sources import is_made_in_run, locate_weights
     from finetune.files import sha256_tree
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    files = task_named(recipe.task).files(recipe)
+    files = task_of(recipe).files(recipe)
     found = {f"{what}'s content": sha256_tree(path) for what, path in files.items()}
     if not is_made_in_run(recipe.weights):
         weights = locate_weights(recipe.weights)
@@ -35,9 +35,9 @@ def run(recipe: Recipe, run: Run) -> Downloaded:
     from finetune.checkpoints.sources import is_made_in_run, locate_weights
     from finetune.console import say
     from finetune.files import sha256_tree
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    task = task_named(recipe.task)
+    task = task_of(recipe)
     data = task.locate(recipe)
     task.check_data(recipe)
     say(f"data: {data.name} ({data.source})")

@@ -22,9 +22,9 @@ class Evaluated(Record):
 
 def outputs(recipe: Recipe) -> tuple[str, ...]:
     """eval.json, and the task's other evaluation files."""
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
 
-    return (*OUTPUTS, *task_named(recipe.task).evaluation_files)
+    return (*OUTPUTS, *task_of(recipe).evaluation_files)
 
 
 def run(recipe: Recipe, run: Run) -> Evaluated:
@@ -34,11 +34,11 @@ def run(recipe: Recipe, run: Run) -> Evaluated:
     from finetune.console import say
     from finetune.files import write_json
     from finetune.machine import timed
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.tasks.setup import best_model, started_from
     from finetune.training.precision import device_type
 
-    task = task_named(recipe.task)
+    task = task_of(recipe)
     with timed() as seconds:
         model, tokenizer = best_model(recipe, run)
         found = task.evaluate(recipe, run, model.to(device_type()), tokenizer, started_from(recipe, run))

@@ -28,7 +28,7 @@ def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None) ->
     from finetune.console import say
     from finetune.errors import RecipeError
     from finetune.export import FORMATS
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.tasks.setup import base_weights, best_model, trained_model
 
     writer = import_module(FORMATS[format])
@@ -40,7 +40,7 @@ def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None) ->
             known=", ".join(known) or "no quantization",
         )
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
-    thing = task_named(recipe.task).exportable(recipe, run, model, tokenizer)
+    thing = task_of(recipe).exportable(recipe, run, model, tokenizer)
     options = {"quantize": quantize} if quantize else {}
     exported = writer.write(thing, run.path("export", format), base_weights(recipe, run), **options)
     say(f"export: {exported.summary}")

@@ -39,8 +39,10 @@ def _build(run: Run) -> Path:
     from finetune.comparisons import COMPARISONS
     from finetune.report.build import build_report
     from finetune.tasks import TASKS
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_named, task_of
 
     pages = {name: task_named(name).page for name in TASKS}
+    recipe = run.recipe()
+    pages[recipe.task] = task_of(recipe).page
     pages |= {name: import_module(f"finetune.comparisons.{name}.page").PAGE for name in COMPARISONS}
     return build_report(run.directory, pages)

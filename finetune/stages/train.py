@@ -52,14 +52,14 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     import torch
 
     from finetune.console import say
-    from finetune.tasks.base import task_named
+    from finetune.tasks.base import task_of
     from finetune.tasks.setup import BEST, build, fit, identity
     from finetune.training.loop import set_threads
     from finetune.training.precision import device_type
 
     begun = time.monotonic()
     set_threads(recipe.train.threads)
-    task, setup = task_named(recipe.task), build(recipe, run)
+    task, setup = task_of(recipe), build(recipe, run)
     settings, trainable = setup.settings, setup.trainable
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")

@@ -45,10 +45,10 @@ def check_rows(
     found = [
         *_meaningless(source),
         *_dropped(source),
-        missing_words(source.labels),
-        spellings(source.labels),
-        rare_labels(source.labels),
-        imbalance(source.labels),
+        missing_words(source.every_label),
+        spellings(source.every_label),
+        rare_labels(source.every_label),
+        None if source.many else imbalance(source.labels),
         _conflicts(source, keys),
         _exact(source, keys),
         *_near(source, near),
@@ -62,7 +62,7 @@ def check_rows(
 
 
 def _meaningless(source: LabelledTexts) -> list[Finding]:
-    rows, labels = len(source.rows), len(set(source.labels))
+    rows, labels = len(source.rows), len(set(source.every_label))
     texts = set()
     for text in source.texts:
         texts.add(text)

@@ -115,17 +115,20 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
 
 
 def _tally(path: Path, layout: TableFormat, label: str) -> tuple[list[str], dict[str, Counter], Counter]:
-    """(names, counts of each column value with each label, counts of each label)."""
+    """(names, counts of each column value with each label, counts of each label).
+
+    label: the label column, or several with commas between them, whose cells together are the label.
+    """
     names: list[str] = []
     values: dict[str, Counter] = {}
     seen: dict[str, set] = {}
     totals: Counter = Counter()
     for row, (names, cells) in enumerate(iterate_table(path, layout)):
         if not row:
-            at = names.index(label)
-            alone = [(i, name) for i, name in enumerate(names) if i != at and names.count(name) == 1]
+            at = [names.index(part.strip()) for part in ([label] if label in names else label.split(","))]
+            alone = [(i, name) for i, name in enumerate(names) if i not in at and names.count(name) == 1]
             values, seen = {name: Counter() for _, name in alone}, {name: set() for _, name in alone}
-        own = cells[at].strip()
+        own = ",".join(cells[i].strip() for i in at)
         if not own:
             continue
         totals[own] += 1

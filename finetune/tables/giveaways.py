@@ -52,7 +52,9 @@ def giveaways(source: LabelledTexts) -> list[Finding]:
     """At most one finding of each kind: the rule that tells a label from the others best."""
     at = sample_of(source)
     texts = [source.texts[i] for i in at]
-    names, label = np.unique(np.array([source.labels[i] for i in at], dtype=object), return_inverse=True)
+    pairs = [(row, label) for row, i in enumerate(at) for label in source.labels_of(i)]
+    row = np.array([place for place, _ in pairs], dtype=int)
+    names, label = np.unique(np.array([name for _, name in pairs], dtype=object), return_inverse=True)
     size = np.bincount(label)
     usual = (size >= LEAST_ROWS) & (len(at) - size >= LEAST_ROWS)
     if not usual.any():
@@ -62,19 +64,20 @@ def giveaways(source: LabelledTexts) -> list[Finding]:
     lengths = np.array(list(map(len, plain)))
     for check, own_texts, rules, least in (
         ("white_space_clue", texts, WHITE_SPACE, WHITE_SPACE_GAP),
-        ("style_clue", plain, (*STYLE, *_length_rules(lengths, label, len(names))), STYLE_GAP),
+        ("style_clue", plain, (*STYLE, *_length_rules(lengths[row], label, len(names))), STYLE_GAP),
     ):
         best: tuple[float, str, np.ndarray, int] = (least, "", np.zeros(0), 0)
         for rule in rules:
             holds = np.fromiter(map(rule.holds, own_texts), dtype=bool, count=len(texts))
-            own = np.bincount(label, weights=holds, minlength=len(names))
+            own = np.bincount(label, weights=holds[row], minlength=len(names))
             gap = np.where(usual, own / size - (holds.sum() - own) / np.maximum(len(at) - size, 1), 0)
             if check == "white_space_clue":  # its absence tells as much; of two labels the one that has it is named
                 gap = np.abs(gap) + 1e-9 * (gap > 0)
             if gap.max() > best[0]:
                 best = (float(gap.max()), rule.what, holds, int(gap.argmax()))
         if best[1]:
-            found.append(_finding(source, np.array(at), check, best[1], best[2], label == best[3], names[best[3]]))
+            own_rows = np.isin(np.arange(len(at)), row[label == best[3]])
+            found.append(_finding(source, np.array(at), check, best[1], best[2], own_rows, names[best[3]]))
     return found
 
 
@@ -105,7 +108,10 @@ def _end(text: str) -> str:
 
 
 def _length_rules(lengths: np.ndarray, label: np.ndarray, labels: int) -> list[_Rule]:
-    """A rule of at least, and one of at most, so many characters for the median of each of up to 20 labels."""
+    """A rule of at least, and one of at most, so many characters for the median of each of up to 20 labels.
+
+    lengths, label: of every pair of a row and a label that it has.
+    """
     if labels > 20:
         return []
     middles = sorted({int(np.median(lengths[label == number])) for number in range(labels)})

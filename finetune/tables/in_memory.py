@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,38 +17,12 @@ from finetune.tables.tables import as_cell
 FORMS = "a list or array of texts, a pandas Series or DataFrame, an Arrow column or table, a datasets column or Dataset"
 
 
-@dataclass(frozen=True)
-class TrainingRows:
-    """What ``fit`` learns from: n texts, the class and the weight of each."""
-
-    texts: list[str]
-    columns: list[str] | None  # a frame's names
-    classes: np.ndarray  # (K,), sorted, in the labels' own type
-    targets: np.ndarray  # class numbers (n,)
-    weights: np.ndarray | None  # (n,), above 0 and 1 on average; None: all the same
-
-
-def read_training_rows(X: Any, y: Any, sample_weight: Any = None) -> TrainingRows:
-    """Texts, labels and weights of one length; rows of weight 0 are left out. Raises InputError."""
-    texts, columns = read_texts(X)
-    weights = _read_weights(sample_weight, len(texts))
-    classes, targets = read_labels(y)
-    if len(texts) != len(targets):
-        raise InputError("X and y have different lengths", got=f"{len(texts)} texts, {len(targets)} labels")
-    _refuse_labels_in_texts(X, y, classes, targets)
-    if weights is not None and not weights.all():
-        kept = np.flatnonzero(weights)
-        left, targets = np.unique(targets[kept], return_inverse=True)
-        texts, classes, weights = [texts[row] for row in kept], _two_or_more(classes[left]), weights[kept]
-    return TrainingRows(texts, columns, classes, targets, None if weights is None else weights / weights.mean())
-
-
 def read_texts(data: Any, empty: bool = False) -> tuple[list[str], list[str] | None]:
     """The texts (n,) and the column names, if any. Several columns are joined with newlines, as for a file.
 
     empty: whether a row may have no text. Raises InputError if `data` does not contain texts.
     """
-    names, columns = _columns(data)
+    names, columns = columns_of(data)
     cells = [cells_of(column) for column in columns]
     known = [value for column in cells for value in column if value is not None]
     if known and not any(isinstance(value, str | bytes) for value in known):
@@ -72,7 +45,7 @@ def cells_of(column: pd.Series) -> list:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _columns(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
+def columns_of(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
     """Every column of the data, and the column names, if any."""
     if isinstance(data, pd.DataFrame):
         return list(map(str, data.columns)), [data.iloc[:, place] for place in range(data.shape[1])]
@@ -155,7 +128,7 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     classes, targets = np.unique(labels, return_inverse=True)
-    return _two_or_more(classes), targets
+    return two_or_more(classes), targets
 
 
 def tidy_labels(labels: np.ndarray) -> np.ndarray:
@@ -178,50 +151,13 @@ def tidy_labels(labels: np.ndarray) -> np.ndarray:
     return np.fromiter(tidy, dtype=object, count=len(tidy)).astype(object if missing else labels.dtype)
 
 
-def _two_or_more(classes: np.ndarray) -> np.ndarray:
+def two_or_more(classes: np.ndarray) -> np.ndarray:
+    """The classes. Raises InputError for fewer than two."""
     if len(classes) < 2:
         raise InputError(
             "fit needs at least two classes", got=f"one class, {classes.tolist()[0]!r}" if len(classes) else "no labels"
         )
     return classes
-
-
-def _read_weights(given: Any, rows: int) -> np.ndarray | None:
-    """The weight of each row (n,), as scikit-learn reads them: a number is the weight of all."""
-    if given is None:
-        return None
-    try:
-        weights = np.asarray(given.to_pylist() if is_arrow(given, "Array", "ChunkedArray") else given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("sample_weight holds no numbers", got=str(error)) from error
-    if weights.ndim == 0:
-        weights = np.full(rows, weights)
-    if weights.shape != (rows,):
-        raise InputError("sample_weight needs one number for each text", got=f"shape {weights.shape}, {rows} texts")
-    bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
-    if len(bad):
-        raise InputError(
-            f"sample_weight of row {bad[0]} is no weight", got=str(weights[bad[0]]), known="0 or a positive number"
-        )
-    if not weights.any():
-        raise InputError("sample_weight must contain at least one non-zero number", got=f"{rows} zeros")
-    return weights
-
-
-def _refuse_labels_in_texts(X: Any, y: Any, classes: np.ndarray, targets: np.ndarray) -> None:
-    """Raise InputError for a frame with a column that is y: its values, or its name and one value for each class."""
-    names, columns = _columns(X)
-    known = label_names(classes)
-    labels = [known[target] for target in targets]
-    for name, column in zip(names or (), columns, strict=False):
-        cells = [as_cell(value).strip() for value in cells_of(column)]
-        named = isinstance(y, pd.Series) and str(y.name) == name
-        if cells == labels or (named and len(set(zip(cells, labels, strict=True))) == len(set(cells)) == len(known)):
-            raise InputError(
-                f"X holds the labels: its column {name!r} is y, and would be read as part of the text",
-                got=f"columns {listed(names or [])}",
-                do="Give the columns of the text alone, as in X[['text']].",
-            )
 
 
 def label_names(classes: np.ndarray) -> list[str]:

@@ -106,19 +106,21 @@ def imbalance(labels: list[str]) -> Finding | None:
 
 def names_in_texts(source: LabelledTexts) -> Finding | None:
     """Labels whose name is far more frequent in their own texts than in other texts."""
-    named = {label.casefold(): label for label in set(source.labels) if len(label) > 2 and label.isalpha()}
+    named = {label.casefold(): label for label in set(source.every_label) if len(label) > 2 and label.isalpha()}
     if not named or len(named) > 200:
         return None
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(named))) + r")\b")
     at = sample_of(source)
-    size = Counter(source.labels[i] for i in at)
-    hits: Counter[tuple[str, str]] = Counter()
+    size = Counter(label for i in at for label in source.labels_of(i))
+    inside: Counter[str] = Counter()  # rows of a label whose text has its name
+    outside: Counter[str] = Counter()  # other rows whose text has it
     for i in at:
-        hits.update((named[word], source.labels[i]) for word in set(pattern.findall(source.texts[i].casefold())))
+        for label in {named[word] for word in pattern.findall(source.texts[i].casefold())}:
+            (inside if label in source.labels_of(i) else outside)[label] += 1
     given: list[tuple[float, str, str]] = []  # (share in its own texts, label, both shares in words)
     for label in sorted(named.values()):
-        own = hits[label, label] / max(size[label], 1)
-        others = sum(count for (name, of), count in hits.items() if name == label != of) / max(len(at) - size[label], 1)
+        own = inside[label] / max(size[label], 1)
+        others = outside[label] / max(len(at) - size[label], 1)
         if own >= 0.2 and own > 5 * others:
             given.append((own, label, f"{own:.0%} of the texts with that label and in {others:.1%} of the others"))
     if not given:
@@ -126,7 +128,7 @@ def names_in_texts(source: LabelledTexts) -> Finding | None:
     given.sort(reverse=True)
     rows = []
     for _, label, _ in given[:3]:
-        own_rows = [i for i in at if source.labels[i] == label and label.casefold() in source.texts[i].casefold()]
+        own_rows = [i for i in at if label in source.labels_of(i) and label.casefold() in source.texts[i].casefold()]
         rows += own_rows[: 3 if len(given) == 1 else 1]
     what = (
         f"the word {quote(given[0][1])} occurs in {given[0][2]}"
@@ -139,6 +141,6 @@ def names_in_texts(source: LabelledTexts) -> Finding | None:
         "warning",
         what,
         "If it was added together with the label, remove it: new texts will not contain it.",
-        sum(hits[label, label] for _, label, _ in given),
+        sum(inside[label] for _, label, _ in given),
         examples=[quote(source.texts[i]) for i in rows],
     ).with_rows(source, rows)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from finetune.errors import DataError, listed
 from finetune.tables.codes import BY_NAME
 from finetune.tables.detect import detect_format
 from finetune.tables.label_folders import SIDES
+from finetune.tables.label_sets import labels_in, list_of_columns
 from finetune.tables.tables import FOLDERS, SPLIT_COLUMN, TableFormat, iterate_table, no_rows, with_fields
 from finetune.tables.white_space import fold_white_space
 
@@ -71,6 +72,16 @@ class LabelledTexts:
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
     files: list[str] = field(default_factory=list)  # the file of each row, if there are several
+    many: bool = False  # whether `labels` holds the joined labels of each row (label_sets.py)
+
+    def labels_of(self, at: int) -> list[str]:
+        """The labels of the row at this position."""
+        return labels_in(self.labels[at]) if self.many else [self.labels[at]]
+
+    @property
+    def every_label(self) -> list[str]:
+        """The labels of all rows, one after the other."""
+        return [label for own in self.labels for label in labels_in(own)] if self.many else self.labels
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -105,13 +116,28 @@ class Columns:
 
     names: list[str]
     texts: list[int]
-    label: int
+    labels: list[int]  # several: a column for each label
     notes: list[str]
 
     @property
     def text_column(self) -> str:
         """The name of the text column; several names are separated by commas, as in ``--text``."""
         return ",".join(self.names[index] for index in self.texts)
+
+    @property
+    def label_column(self) -> str:
+        """The name of the label column, or of several, as in ``--label``."""
+        return ",".join(self.names[index] for index in self.labels)
+
+    def own(self, cells: list[str]) -> list[str]:
+        """The label cells of a row."""
+        return [cells[at].strip() for at in self.labels]
+
+    def label_cell(self, cells: list[str], where: str) -> str:
+        """The label of a row; with a column for each label, the list of those that it has."""
+        if len(self.labels) == 1:
+            return cells[self.labels[0]].strip()
+        return list_of_columns([self.names[at] for at in self.labels], [cells[at] for at in self.labels], where)
 
 
 def find_column(
@@ -182,6 +208,13 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
 
     Raises DataError with the existing names if the choice is ambiguous.
     """
+    if label is not None and label not in names and "," in label:  # a column for each label
+        labels = [find_column(names, part.strip(), (), "label", path) for part in label.split(",")]
+        texts, why = find_text_or_wordy(names, sample, text, labels[0], path)
+        if set(labels) & set(texts):
+            raise _same_column(names, texts[0], path)
+        found = _by_name(names, usual_column(names, TEXT_NAMES) if text is None else None, None)
+        return Columns(names, texts, labels, found + ([f"text column: {names[texts[0]]!r}, {why}"] if why else []))
     label_at = usual_column(names, LABEL_NAMES) if label is None else find_column(names, label, (), "label", path)
     text_at = usual_column(names, TEXT_NAMES)
     notes = _by_name(names, text_at if text is None else None, label_at if label is None else None)
@@ -193,16 +226,20 @@ def find_columns(names: list[str], sample: list[list[str]], text: str | None, la
     else:
         label_at, why = _label_column(names, sample, set(texts))
         if label_at is None:
-            raise _not_recognised(path, "label", names, why)
+            raise _not_recognised(path, "label", names, why, _binary_columns(names, sample, set(texts)))
         notes.append(f"label column: {names[label_at]!r}, {why}")
     if label_at in texts:
-        raise DataError(
-            f"{path}: the same column for text and label",
-            got=repr(names[label_at]),
-            known=", ".join(names),
-            do="Name another with --text NAME or --label NAME.",
-        )
-    return Columns(names, texts, label_at, notes)
+        raise _same_column(names, label_at, path)
+    return Columns(names, texts, [label_at], notes)
+
+
+def _same_column(names: list[str], at: int, path: Path) -> DataError:
+    return DataError(
+        f"{path}: the same column for text and label",
+        got=repr(names[at]),
+        known=", ".join(names),
+        do="Name another with --text NAME or --label NAME.",
+    )
 
 
 def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]:
@@ -223,13 +260,24 @@ def _by_name(names: list[str], text: int | None, label: int | None) -> list[str]
     return [said]
 
 
-def _not_recognised(path: Path | str, what: str, names: list[str], why: str) -> DataError:
+def _binary_columns(names: list[str], sample: list[list[str]], taken: set) -> list[str]:
+    """The columns of 0 and 1, if there are several: perhaps one for each label."""
+    found = [
+        names[index]
+        for index in sorted(set(range(len(names))) - taken)
+        if {row[index].strip() for row in sample} <= {"0", "1"}
+    ]
+    return found if len(found) > 1 else []
+
+
+def _not_recognised(path: Path | str, what: str, names: list[str], why: str, binary: Sequence[str] = ()) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
+    each = f" A column for each label: --label {','.join(binary)} --set classify.labels=many" if binary else ""
     return DataError(
         f"{path}: no {what} column recognised by its name or content",
         got=", ".join(names) + (f" ({why})" if why else ""),
         known=", ".join(usual),
-        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.",
+        do=f"Name it with --{what} NAME, or in a recipe under columns.{what}.{each}",
     )
 
 
@@ -336,24 +384,25 @@ def labelled_chunks(
     def empty() -> LabelledTexts:
         return LabelledTexts(
             text_column=columns.text_column,
-            label_column=names[columns.label],
+            label_column=columns.label_column,
             notes=notes + columns.notes,
             name=path.name,
         )
 
-    often = Counter(cells[columns.label].strip() for _, cells in sample)
+    often = Counter(tuple(columns.own(cells)) for _, cells in sample)
     result = empty()
     known: dict[str, str] = {}  # one string object per label and group instead of one per row
     for row, (_, cells) in enumerate(itertools.chain(sample, table)):
         if len(result.rows) == size:
             yield result
             result = empty()
-        text_cell, label_cell = join_cells(cells, columns.texts), cells[columns.label].strip()
+        text_cell = join_cells(cells, columns.texts)
         if white_space == "fold":
             text_cell = fold_white_space(text_cell)
-        if reason := _no_example(text_cell, label_cell, columns, names, often):
+        if reason := _no_example(text_cell, columns.own(cells), columns, often):
             result.drop(reason, row)
             continue
+        label_cell = columns.label_cell(cells, f"{path}, row {row}")
         result.rows.append(row)
         result.texts.append(text_cell)
         result.labels.append(known.setdefault(label_cell, label_cell))
@@ -366,15 +415,18 @@ def labelled_chunks(
     yield result
 
 
-def _no_example(text: str, label: str, columns: Columns, names: list[str], often: Counter[str]) -> str:
-    """Why a row is left out; empty for an example. often: the labels of the first rows, of which a total is none."""
+def _no_example(text: str, own: list[str], columns: Columns, often: Counter[tuple[str, ...]]) -> str:
+    """Why a row is left out; empty for an example. own: its label cells. often: those of the first rows.
+
+    A total is a number that is not one of the usual label cells.
+    """
     if not text.strip():
         return "empty text"
-    if not label:
+    if not any(own):
         return "empty label"
-    if label == names[columns.label].strip() and text.strip() == join_cells(names, columns.texts).strip():
+    if own == columns.own(columns.names) and text.strip() == join_cells(columns.names, columns.texts).strip():
         return "repeated header"
-    if often[label] < 2 and text.strip(" :.").casefold() in TOTALS and _is_number(label):
+    if often[tuple(own)] < 2 and text.strip(" :.").casefold() in TOTALS and all(map(_is_number, own)):
         return "total row"
     return ""
 

@@ -374,8 +374,12 @@ def _dataset(path: Path, layout: TableFormat) -> Values:
 
 
 def _class_names(feature: object) -> Callable[[Any], Any]:
-    """Convert the numbers of a ClassLabel to names; other values stay unchanged."""
+    """Convert the numbers of a ClassLabel, or of a list of them, to names; other values stay unchanged."""
     names = getattr(feature, "names", None)
+    inner = getattr(feature, "feature", None)
+    if names is None and getattr(inner, "names", None) is not None:
+        name = _class_names(inner)
+        return lambda values: None if values is None else [name(value) for value in values]
     if names is None:
         return lambda value: value
     return lambda value: None if value is None or value < 0 else names[value]

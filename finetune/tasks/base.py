@@ -77,6 +77,10 @@ class Task(ABC, Generic[P, B, M, E]):
     evaluation_files: tuple[str, ...] = ()  # files that ``evaluate`` writes beside eval.json
     bodies: tuple[type[Body], ...] = (GPT,)  # models that it can start from
 
+    def variant(self, recipe: Recipe) -> "AnyTask":
+        """The task that these settings mean: itself, or one of its forms."""
+        return self
+
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """The recipe with absolute paths, so that it means the same in any directory.
 
@@ -195,6 +199,11 @@ def task_named(name: str) -> AnyTask:
     """The task with this name: ``TASK`` in its folder's task.py."""
     task: AnyTask = import_module(f"finetune.tasks.{name}.task").TASK
     return task
+
+
+def task_of(recipe: Recipe) -> AnyTask:
+    """The task that a recipe names, in the form that its settings ask for."""
+    return task_named(recipe.task).variant(recipe)
 
 
 def write_records(run: Run, records: Mapping[str, Iterable[PreparedRow]]) -> None:

@@ -24,7 +24,7 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
-from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named
+from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_of
 from finetune.tokenizer import Tokenizer
 from finetune.training import loop, resume
 from finetune.training.loop import Job
@@ -64,7 +64,7 @@ def write_new_weights(recipe: Recipe, directory: Path) -> None:
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(directory, recipe.train.seed)
     elif recipe.weights == SCRATCH:
-        task = task_named(recipe.task)
+        task = task_of(recipe)
         tokenizer, architecture = task.new_tokenizer(recipe), task.architecture(recipe)
         config = shape_config(recipe.shape, architecture, tokenizer.vocab_size)
         write_model(directory, new_model(config, architecture, recipe.train.seed), tokenizer)
@@ -75,7 +75,7 @@ def check_start(recipe: Recipe, gpt_alone: bool = False) -> None:
 
     gpt_alone: for a comparison, which trains GPT-2 and nothing else.
     """
-    task, place = task_named(recipe.task), Path(recipe.weights).expanduser()
+    task, place = task_of(recipe), Path(recipe.weights).expanduser()
     body: type[Body] = GPT
     config = GPTConfig()
     if recipe.weights == SCRATCH:
@@ -102,7 +102,7 @@ def is_pretrained(recipe: Recipe) -> bool:
 
 def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
     """The task's model on the run's starting weights, ready to train."""
-    loaded, task = load_base(recipe, run), task_named(recipe.task)
+    loaded, task = load_base(recipe, run), task_of(recipe)
     return assemble(
         task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, run.result("prepare", task.prepared)
     )

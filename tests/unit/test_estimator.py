@@ -211,7 +211,7 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         (["a", "b"], ["x", float("nan")], "missing labels"),
         (["a", "b"], ["x", 1], "several types; got int, str"),
         (["a", "b"], [0.5, 0.7], "Unknown label type"),
-        (["a", "b"], [[0, 1], [1, 0]], "1d array"),
+        (["a", "b"], np.array([[0, 2], [1, 0]]), "1d array"),
         (["a", "b"], np.array(["2020", "2021"], "M8"), "unsupported label type"),
     ],
 )

@@ -13,9 +13,10 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from finetune.estimator import TextClassifier
 from finetune.evaluation.calibration import choose_threshold
-from finetune.tables.in_memory import read_labels, read_training_rows
+from finetune.tables.in_memory import read_labels
 from finetune.tables.readers import read_labelled
 from finetune.tables.splits import grouped_split
+from finetune.tables.training_rows import read_training_rows
 
 WORDS = {"spam": ["win", "cash", "prize", "you"], "ham": ["lunch", "home", "mum", "you"]}
 RANDOM = np.random.default_rng(4)

@@ -23,8 +23,8 @@ from finetune.evaluation.candidates import compare_candidates, compare_rows
 from finetune.recipe import Recipe
 from finetune.records import Downloaded, Verified
 from finetune.run import Run
+from finetune.tasks.classify.labelled import ClassifyPrepared
 from finetune.tasks.classify.score import positive_label
-from finetune.tasks.classify.task import ClassifyPrepared
 from finetune.tasks.setup import start_weights
 
 

@@ -10,7 +10,7 @@ from finetune.errors import RecipeError
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.tasks.classify.job import Examples
-from finetune.tasks.classify.task import run_examples
+from finetune.tasks.classify.labelled import run_examples
 from finetune.tasks.pretrain.documents import iterate_pieces, locate_text
 from finetune.tasks.seq2seq.layout import Pair, pieces
 from finetune.tokenizer import Tokenizer

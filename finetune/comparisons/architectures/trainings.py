@@ -53,7 +53,7 @@ from finetune.models.heads import Classifier, EncoderDecoderClassifier, LossModu
 from finetune.recipe import Recipe, Train
 from finetune.records import Record
 from finetune.run import Run
-from finetune.tasks.classify.task import ClassifyPrepared
+from finetune.tasks.classify.labelled import ClassifyPrepared
 from finetune.tasks.pretrain.masking import Masking, choose_masking
 from finetune.tasks.seq2seq.model import Family
 from finetune.tasks.setup import fit, identity, load_base
@@ -117,6 +117,8 @@ def check(recipe: Recipe, processes: int = 1) -> None:
             got=listed(list(asked)),
             do="Add trainings of equal size.",
         )
+    if recipe.classify.labels == "many":
+        raise RecipeError("a comparison of architectures trains on one label per row", got="classify.labels=many")
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
             "a comparison of architectures needs task classify and one process",

@@ -32,6 +32,8 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         raise RecipeError(
             "a cross-validation trains classifiers in one process", got=f"task {recipe.task}, --processes {processes}"
         )
+    if recipe.classify.labels == "many":
+        raise RecipeError("a cross-validation trains on one label per row", got="classify.labels=many")
     given = {"split.protocol": recipe.split.protocol != "grouped", "columns.split": recipe.columns.split}
     given |= {"validation": recipe.validation, "test": recipe.test}
     for name in (name for name, value in given.items() if value):

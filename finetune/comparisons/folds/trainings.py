@@ -20,11 +20,11 @@ from finetune.recipe import Recipe
 from finetune.records import Downloaded, Record
 from finetune.run import Run
 from finetune.tables.splits import SPLITS, grouped_split, number_groups, text_keys
-from finetune.tasks.base import read_records, task_named
+from finetune.tasks.base import read_records, task_of
 from finetune.tasks.classify.data import LabelledRow, read_data
 from finetune.tasks.classify.job import Examples, build_job
+from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples, write_predictions
 from finetune.tasks.classify.score import positive_label
-from finetune.tasks.classify.task import ClassifyPrepared, run_examples, write_predictions
 from finetune.tasks.setup import assemble, base_weights, fit, identity, start_weights
 from finetune.training.loop import set_threads
 from finetune.training.precision import device_type
@@ -112,7 +112,8 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
         baseline_seconds=float(np.mean([found.baseline_seconds for found in results])),
     )
     write_json(run.path("comparison.json"), comparison.to_json())
-    write_predictions(run, rows.records, labels, predicted, probabilities)
+    confidence = probabilities[np.arange(n), predicted]
+    write_predictions(run, rows.records, labels, [labels[i] for i in predicted], confidence, probabilities)
     say(verdict(comparison))
     return FoldsResult(count)
 
@@ -174,7 +175,7 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
         rows.keys[rest],
     )
     train, val = ([rest[i] for i in parts[name]] for name in ("train", "val"))
-    task, prepared = task_named(recipe.task), run.result("prepare", ClassifyPrepared)
+    task, prepared = task_of(recipe), run.result("prepare", ClassifyPrepared)
     with timed() as seconds:
         loaded = base_weights(recipe, run).load(recipe.train.dropout)
         setup = assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, prepared)

@@ -21,11 +21,11 @@ from finetune.recipe import Recipe
 from finetune.records import Downloaded, Record, Verified
 from finetune.run import Run
 from finetune.tables.splits import normalise_text
-from finetune.tasks.base import read_records, task_named
+from finetune.tasks.base import read_records, task_of
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import build_job
+from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
 from finetune.tasks.classify.score import TFIDF, positive_label
-from finetune.tasks.classify.task import ClassifyPrepared, run_examples
 from finetune.tasks.setup import assemble, fit, identity, is_pretrained, load_base, start_weights
 from finetune.training.launch import launch
 from finetune.training.loop import set_threads
@@ -177,7 +177,7 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTr
     recipe = run.recipe()
     candidate, directory = CANDIDATES[name], run.path("comparison", f"{name}-{seed}")
     set_threads(recipe.train.threads)
-    task = task_named(recipe.task)
+    task = task_of(recipe)
     with timed() as seconds:
         prepared, loaded = run.result("prepare", task.prepared), load_base(recipe, run)
         gpt, tokenizer = loaded.gpt, loaded.tokenizer

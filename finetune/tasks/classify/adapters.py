@@ -8,7 +8,7 @@ from finetune.checkpoints.sources import locate_weights, resolve_auto
 from finetune.errors import WeightsError
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
-from finetune.tasks.classify.bundle import Bundle, read_card
+from finetune.tasks.classify.bundle import Bundle, bundle_of, read_card
 from finetune.training.precision import device_type
 
 
@@ -35,16 +35,4 @@ def adapted_bundles(base: str, adapters: Sequence[Path]) -> Iterator[tuple[str, 
         card = read_card(file)
         if len(card.labels) != model.head.out_features or card.tokenizer_sha256 != tokenizer.fingerprint():
             raise WeightsError(f"{file}: does not fit the adapter or its base", do="Export the run again.")
-        yield (
-            str(directory),
-            Bundle(
-                model,
-                tokenizer,
-                card.labels,
-                card.positive,
-                card.max_length,
-                card.threshold,
-                card.temperature,
-                card.columns,
-            ),
-        )
+        yield str(directory), bundle_of(card, model, tokenizer)

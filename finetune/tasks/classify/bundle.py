@@ -5,7 +5,6 @@ A bundle in ONNX is predicted without torch.
 
 import itertools
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import escape
@@ -17,7 +16,6 @@ from pydantic import Field
 
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed, shorten
-from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.results import StartWeights
 from finetune.files import MANIFEST, damage, read_json
 from finetune.records import Record
@@ -25,8 +23,8 @@ from finetune.run import Run
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import HEADER_NAMES, SAMPLE, TEXT_NAMES, find_unlabelled_text, join_cells
 from finetune.tables.tables import TableFormat, as_cell, iterate_table, iterate_values, with_fields
-from finetune.tables.white_space import fold_white_space
 from finetune.tables.writers import open_writer
+from finetune.tasks.classify.predictor import ManyLabels, Predictor
 
 if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
     from finetune.export.standalone import OnnxClassifier
@@ -49,6 +47,7 @@ class BundleCard(Record):
     columns: dict[str, str] = field(default_factory=dict)  # text and label, as the training table calls them
     max_length: Annotated[int, Field(ge=1)]
     threshold: Annotated[float | None, Field(allow_inf_nan=False)]
+    thresholds: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None  # per label, if a text may have many
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     weights: StartWeights
     tokenizer_sha256: str
@@ -56,44 +55,6 @@ class BundleCard(Record):
     recipe_sha256: str
     white_space: str = "keep"  # or fold: a text's white space is folded before it is read
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
-
-
-class Predictor(ABC):
-    """A classifier that is ready to use."""
-
-    labels: list[str]
-    positive: str | None
-    threshold: float | None
-    temperature: float
-    columns: dict[str, str]  # text and label, as the training table calls them
-    white_space: str  # keep or fold
-
-    @abstractmethod
-    def logits(self, texts: list[str]) -> np.ndarray:
-        """Raw logits (n, K), in fp32. Raises DataError for an empty text."""
-
-    def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
-        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
-        probabilities = softmax(self.logits(texts), self.temperature)
-        return [self.labels[i] for i in self.decide(probabilities)], probabilities
-
-    def folded(self, text: str) -> str:
-        """A text as the model reads it."""
-        return fold_white_space(text) if self.white_space == "fold" else text
-
-    def column(self, what: str, given: str | None, names: list[str]) -> str | None:
-        """The column of a table to read as text or label: the given one, else the one used in training, if the table has it.
-
-        None where neither is: the table's own names and content tell it then.
-        """
-        learnt = self.columns.get(what, "")
-        here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
-        return given or (learnt if here else None)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The number (n,) of each row's label, the bundle's threshold applied."""
-        positive = self.labels.index(self.positive) if self.positive else None
-        return decide(probabilities, positive, self.threshold)
 
 
 _Loaded = TypeVar("_Loaded", bound=Predictor)
@@ -112,10 +73,14 @@ class Bundle(Predictor):
     temperature: float
     columns: dict[str, str] = field(default_factory=dict)
     white_space: str = "keep"
+    thresholds: list[float] | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
-        """Read an exported bundle, or a run's. Raises WeightsError where parts do not belong together."""
+        """Read an exported bundle, or a run's; a ManyBundle if a text may have many labels.
+
+        Raises WeightsError where parts do not belong together.
+        """
         return _settled(path, lambda: cls._load(path))
 
     @classmethod
@@ -133,17 +98,7 @@ class Bundle(Predictor):
             raise WeightsError(
                 f"{directory}: the tokenizer is not the one this model was trained with", do="Export the run again."
             )
-        return cls(
-            loaded.model.to(device_type()),
-            loaded.tokenizer,
-            card.labels,
-            card.positive,
-            card.max_length,
-            card.threshold,
-            card.temperature,
-            card.columns,
-            card.white_space,
-        )
+        return bundle_of(card, loaded.model.to(device_type()), loaded.tokenizer)
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -158,6 +113,27 @@ class Bundle(Predictor):
 
 
 @dataclass(frozen=True)
+class ManyBundle(ManyLabels, Bundle):
+    """A classifier in torch of texts that may have any number of labels."""
+
+
+def bundle_of(card: BundleCard, model: "Classifier", tokenizer: "Tokenizer") -> Bundle:
+    """A model as its card says: a ManyBundle if a text may have many labels."""
+    return (Bundle if card.thresholds is None else ManyBundle)(
+        model,
+        tokenizer,
+        card.labels,
+        card.positive,
+        card.max_length,
+        card.threshold,
+        card.temperature,
+        card.columns,
+        card.white_space,
+        card.thresholds,
+    )
+
+
+@dataclass(frozen=True)
 class OnnxBundle(Predictor):
     """A classifier in ONNX; neither torch nor anything else of its size is loaded."""
 
@@ -168,6 +144,7 @@ class OnnxBundle(Predictor):
     temperature: float
     columns: dict[str, str] = field(default_factory=dict)
     white_space: str = "keep"
+    thresholds: list[float] | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "OnnxBundle":
@@ -187,9 +164,19 @@ class OnnxBundle(Predictor):
             model = OnnxClassifier(path)
         except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
             raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
-        if (model.labels, model.temperature, model.threshold) != (card.labels, card.temperature, card.threshold):
+        known = model.labels, model.temperature, model.threshold, model.thresholds
+        if known != (card.labels, card.temperature, card.threshold, card.thresholds):
             raise WeightsError(f"{path}: bundle.json does not fit {ONNX}", do="Export the run again.")
-        return cls(model, card.labels, card.positive, card.threshold, card.temperature, card.columns, card.white_space)
+        return (cls if card.thresholds is None else ManyOnnxBundle)(
+            model,
+            card.labels,
+            card.positive,
+            card.threshold,
+            card.temperature,
+            card.columns,
+            card.white_space,
+            card.thresholds,
+        )
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32."""
@@ -197,6 +184,11 @@ class OnnxBundle(Predictor):
             return self.model.logits(texts)
         except ValueError as error:
             raise DataError(str(error), do="Leave rows without text out.") from error
+
+
+@dataclass(frozen=True)
+class ManyOnnxBundle(ManyLabels, OnnxBundle):
+    """A classifier in ONNX of texts that may have any number of labels."""
 
 
 def open_bundle(path: Path | str) -> Predictor:
@@ -280,10 +272,11 @@ def read_card(path: Path) -> BundleCard:
         card = BundleCard.from_json(read_json(path), path)
     except RunError as error:
         raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
-    if card.positive not in (None, *card.labels):
+    fits = card.thresholds is None or len(card.thresholds) == len(card.labels)
+    if card.positive not in (None, *card.labels) or not fits:
         raise WeightsError(
             f"{path}: not what an export writes",
-            got=f"positive {card.positive!r}",
+            got=f"positive {card.positive!r}" if fits else f"{len(card.thresholds or [])} thresholds",
             known=listed(card.labels),
             do="Export the run again.",
         )
@@ -364,14 +357,15 @@ def predict_table(
                 for values in chunk
             ]
             filled = [own for own in texts if own.strip()]
-            given = iter(zip(*bundle.predict(filled), strict=True) if filled else ())
+            probabilities = bundle.probabilities(bundle.logits(filled)) if filled else np.zeros((0, len(bundle.labels)))
+            given = iter(zip(*bundle.name(probabilities), probabilities, strict=True))
             answers: list[list[Any]] = []
             for own in texts:
                 if not own.strip():
                     answers.append([None] * len(added))
                     continue
-                label, p = next(given)
-                answers.append([label, float(p[bundle.labels.index(label)]), *map(float, p)])
+                label, sure, p = next(given)
+                answers.append([label, float(sure), *map(float, p)])
             writer.write([[values[at] for at in kept] for values in chunk], answers)
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)

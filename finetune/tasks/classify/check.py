@@ -20,12 +20,15 @@ from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.detect import Detected, detect_format
 from finetune.tables.findings import LEVELS, Finding, by_severity, sample_of, without_muted
+from finetune.tables.label_sets import find_several
 from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts
 from finetune.tables.sources import locate_data
 from finetune.tables.splits import text_keys
 from finetune.tables.tables import BINARY, is_utf8, look_at_bytes
-from finetune.tasks.classify.data import divide, locate_files, near_train, near_train_findings, read_data, shared_groups
+from finetune.tasks.classify.data import check_several, locate_files, read_data
+from finetune.tasks.classify.division import divide, near_train, near_train_findings, shared_groups
+from finetune.tasks.classify.settings import Classify
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import encode
 
@@ -110,11 +113,13 @@ def check_file(
     ignore: Sequence[str] = (),
     validation: str = "",
     test: str = "",
+    labels: str | None = None,
 ) -> TableReport:
     """Check the table called `name`: a file or a data set in the registry. Findings with a code in `ignore` are muted.
 
-    The rows are split as training would, by the given columns and with the further tables. Row numbers start at 0 and
-    do not count the header. Raises DataError if a table cannot be read, RecipeError for a code that cannot be muted.
+    The rows are split as training would, by the given columns and with the further tables. labels: as the setting
+    ``classify.labels``. Row numbers start at 0 and do not count the header. Raises DataError if a table cannot be read,
+    RecipeError for a code that cannot be muted.
     """
     muted, columns = check_muted(ignore), columns or Columns()
     data = locate_data(name, encoding)
@@ -143,9 +148,11 @@ def check_file(
         columns=columns,
         split=Split(protocol="time" if columns.time else "grouped"),
         encoding=encoding or (layout.encoding if findings else None),
-    )
+    ).model_copy(update={"classify": Classify(labels=labels or "one")})
     files = locate_files(recipe)
     source = read_data(recipe)
+    if labels is None and (several := find_several(source.labels)):
+        findings.append(check_several(source, several))
     for side, file in files.items():
         known = detected if not side else file.detected
         own = check_table(file.path, known, source, bool(side or columns.split))
@@ -178,7 +185,7 @@ def check_file(
         columns=ColumnNames(source.text_column, source.label_column),
         rows=len(source.rows),
         dropped=source.dropped,
-        labels=dict(Counter(source.labels).most_common()),
+        labels=dict(Counter(source.every_label).most_common()),
         lengths=Lengths(
             tokenizer=found.name,
             context=context,

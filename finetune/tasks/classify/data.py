@@ -9,28 +9,22 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, listed
 from finetune.files import sha256_tree
-from finetune.recipe import Columns, Recipe, Split
+from finetune.recipe import Recipe
 from finetune.records import DataOrigin, PreparedRow, Record
 from finetune.tables.checks import check_rows
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.findings import Finding, by_severity, without_muted
-from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
+from finetune.tables.label_sets import SeveralLabels, find_several, join_cells_of
+from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
 from finetune.tables.sources import DataSource, locate_data
-from finetune.tables.splits import (
-    SPLITS,
-    balanced_split,
-    grouped_split,
-    keep_sides,
-    ordered_split,
-    text_keys,
-    time_split,
-)
+from finetune.tables.splits import SPLITS, text_keys
 from finetune.tables.tables import iterate_table, with_fields
 from finetune.tables.times import parse_times
+from finetune.tasks.classify.division import divide, near_train, near_train_findings, shared_groups
 from finetune.tokenizer import Tokenizer
 from finetune.training.token_rows import TokenRows, encode
 
@@ -95,7 +89,7 @@ class ClassifierCard(TableCard, DataOrigin):
 
 @dataclass(frozen=True)
 class LabelledRow(PreparedRow):
-    """A text and its label."""
+    """A text and its label, or its labels joined as in tables/label_sets.py."""
 
     text: str
     label: str
@@ -127,6 +121,7 @@ def prepare(
     keys = text_keys(source.texts)
     parts = divide(recipe, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
+    of_split = {name: Counter(label for i in parts[name] for label in source.labels_of(i)) for name in SPLITS}
     max_length = min(recipe.max_length or context, context)
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
     ids = encode(tokenizer, source.texts, show="tokenizing")
@@ -149,17 +144,14 @@ def prepare(
     told = {finding.what for finding in checks}
     card = TableCard(
         rows=len(source.texts),
-        labels=dict(Counter(source.labels).most_common()),
+        labels=dict(Counter(source.every_label).most_common()),
         columns={"text": source.text_column, "label": source.label_column},
         dropped=source.dropped,
         exact_duplicates=len(source.texts) - len(distinct),
         groups=len(counts),
         protocol=split.protocol,
         seed=split.seed,
-        splits={
-            name: SplitCounts(len(parts[name]), dict(Counter(source.labels[i] for i in parts[name]).most_common()))
-            for name in SPLITS
-        },
+        splits={name: SplitCounts(len(parts[name]), dict(of_split[name].most_common())) for name in SPLITS},
         unused_rows=len(source.texts) - len(used),
         tokens=TokenCounts(
             median=int(np.median(lengths)),
@@ -183,71 +175,6 @@ def prepare(
         {name: ids.take(parts[name], max_length) for name in SPLITS},
         card,
     )
-
-
-def divide(recipe: Recipe, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
-    """The positions of each split's rows. Raises DataError for an empty split, or a label without training rows."""
-    parts = split_rows(recipe.split, recipe.columns, source, keys)
-    different, labels = len(np.unique(keys)), set(source.labels)
-    for name in SPLITS:
-        missing = sorted(labels - {source.labels[i] for i in parts[name]})
-        if not parts[name] or (name == "train" and missing):
-            merged = recipe.split.protocol == "grouped" and 2 * different <= len(source.texts)
-            raise _too_few_rows(name, missing, source, different if merged else None, recipe.columns.group)
-    return parts
-
-
-def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
-    """Which row goes where, by the recipe's protocol; rows that came on a side stay there."""
-    if split.protocol != "grouped":
-        if source.groups or any(source.sides):
-            what = f"split.protocol={split.protocol}"
-            raise DataError(
-                f"{what} draws from one table without groups and splits of its own",
-                do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.",
-            )
-        if split.protocol == "ordered":
-            return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
-        if split.protocol == "time":
-            return time_split(parse_times(source, columns.time or ""), split.val_fraction, split.test_fraction)
-        return balanced_split(source.labels, split.val_fraction, split.test_fraction, split.seed)
-
-    def divide(rows: list[int], val: bool, test: bool) -> dict[str, list[int]]:
-        texts, labels = ([part[i] for i in rows] for part in (source.texts, source.labels))
-        return grouped_split(
-            texts,
-            labels,
-            split.val_fraction * val,
-            split.test_fraction * test,
-            split.seed,
-            [source.groups[i] for i in rows] if source.groups else None,
-            keys[rows],
-        )
-
-    if any(source.sides):
-        return keep_sides(source.sides, divide)
-    return grouped_split(
-        source.texts, source.labels, split.val_fraction, split.test_fraction, split.seed, source.groups, keys
-    )
-
-
-def _too_few_rows(
-    split: str, missing: list[str], source: LabelledTexts, texts: int | None, group: str | None
-) -> DataError:
-    """texts: how many different ones, where that may be the reason; group: the column of groups."""
-    got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.labels).most_common()])
-    fix = "Add rows of these labels, or leave the labels out."
-    groups = len(set(source.groups) - {""})
-    if 0 < 2 * groups <= len(source.texts):
-        got += f"; {groups} group{'s' * (groups > 1)} in column {group!r} in {len(source.texts)} rows"
-        fix = (
-            "Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
-            "every label: name a column of more groups, or leave --group out."
-        )
-    elif texts is not None:
-        got += f"; {texts} different text{'s' * (texts > 1)} in {len(source.texts)} rows"
-        fix = "Texts that differ in case, digits or white space alone count as one: add others."
-    return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=fix)
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:
@@ -317,47 +244,6 @@ def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[s
     return [note for note in notes if note]
 
 
-def shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
-    """Groups that a split that came with the data divides."""
-    found, group = [], np.array(source.groups)
-    for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
-        own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
-        if both := int((np.isin(own, seen) & (own != "")).sum()):
-            what = f"{both} of {len(own)} {name} rows have a group that is also in {' or '.join(others)}"
-            found.append(
-                Finding(
-                    "shared_groups",
-                    "warning",
-                    what,
-                    "Your split is kept; put all rows of a group into one part, or the score is too optimistic.",
-                    both,
-                )
-            )
-    return found
-
-
-def near_train(near: NearDuplicates, keys: np.ndarray, parts: dict[str, list[int]]) -> np.ndarray:
-    """Whether each test row (n,) is nearly, but not exactly, the text of a training row."""
-    test, train = parts["test"], parts["train"]
-    return np.isin(near.cluster[test], near.cluster[train]) & ~np.isin(keys[test], keys[train])
-
-
-def near_train_findings(near: np.ndarray) -> list[Finding]:
-    """near: (test rows,) whether each has nearly the text of a training row."""
-    if not near.any():
-        return []
-    what = f"{near.sum():,} of {len(near):,} test rows are near duplicates of a training row"
-    return [
-        Finding(
-            "test_rows_near_train",
-            "warning",
-            what,
-            "They inflate the score: keep one of each, or group them with --group COL.",
-            int(near.sum()),
-        )
-    ]
-
-
 PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
 
 
@@ -387,9 +273,15 @@ def read_data(recipe: Recipe) -> LabelledTexts:
     )
     found.notes = _notes_of_reading(recipe, data, found)
     found.name = data.name
+    several = find_several(found.labels, asked=recipe.classify.labels == "many")
+    if recipe.classify.labels == "many":
+        take_several(found, several)
+    elif several and recipe.classify.labels is None:
+        finding = check_several(found, several)
+        raise DataError(f"{finding.what} [{finding.code}]", do=finding.do)
     if files:
         found.notes = [f"{data.name}: {note}" for note in found.notes]
-    labels = set(found.labels)
+    labels = set(found.every_label)
     for side, more in files.items():
         name = recipe.validation if side == "val" else recipe.test
         if found.sides and side in found.sides:
@@ -409,7 +301,9 @@ def read_data(recipe: Recipe) -> LabelledTexts:
             columns.group,
             white_space=columns.white_space,
         )
-        unknown = sorted(set(read.labels) - labels)
+        if recipe.classify.labels == "many":
+            take_several(read, several)
+        unknown = sorted(set(read.every_label) - labels)
         if unknown:
             raise DataError(
                 f"{name}: labels that no row of {data.path.name} has",
@@ -421,6 +315,33 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         found.notes += [f"{read.name}: {note}" for note in _notes_of_reading(recipe, more, read)]
         found.extend(read, side)
     return found
+
+
+def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
+    """Turn the label cells of rows into the labels that they hold, and note how they were read."""
+    source.labels = join_cells_of(source.labels, several, source.name)
+    source.many = True
+    if len(labels := set(source.every_label)) < 2:
+        raise DataError(f"{source.name}: many labels need at least two", got=listed(sorted(labels)) or "none")
+    counts = np.array([len(source.labels_of(i)) for i in range(len(source.rows))])
+    held = f"{several}; " if several else "no row has several; "
+    source.notes.append(
+        f"labels in column {source.label_column!r}: {held}{len(labels):,} labels, {counts.mean():.2f} in a "
+        f"row, at most {counts.max()}, none in {(counts == 0).sum():,} rows"
+    )
+
+
+def check_several(source: LabelledTexts, several: SeveralLabels) -> Finding:
+    """The finding on cells of several labels where nobody said whether a row has one label or many."""
+    return Finding(
+        "several_labels",
+        "stop",
+        f"column {source.label_column!r} seems to hold several labels in a row: {several}",
+        "To learn each label by itself: --set classify.labels=many; if each cell is one label: "
+        "--set classify.labels=one",
+        several.cells,
+        examples=[several.example],
+    )
 
 
 def _notes_of_reading(recipe: Recipe, data: DataSource, read: LabelledTexts) -> list[str]:
@@ -445,7 +366,7 @@ def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: L
     """Raise DataError where one of two files has a header and the other has none."""
     layout = with_fields(more.path, more.layout, [found.text_column, found.label_column])
     first = next(iterate_table(more.path, layout), None)
-    wanted = {*found.text_column.split(","), found.text_column, found.label_column}
+    wanted = {part for column in (found.text_column, found.label_column) for part in (column, *column.split(","))}
     if first is None or more.layout.kind != "delimited" or wanted & set(first[0]):
         return
     raise DataError(

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from finetune.console import escape_markdown
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
@@ -13,7 +15,7 @@ from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.score import ClassifierEvaluation
+from finetune.tasks.classify.score import LabelledEvaluation
 from finetune.tokenizer import Tokenizer
 
 
@@ -22,23 +24,26 @@ def exportable_run(
     recipe: Recipe,
     model: Classifier,
     tokenizer: Tokenizer,
-    labels: list[str],
+    evaluation: LabelledEvaluation,
     max_length: int,
     texts: list[str],
-    targets: list[int],
+    targets: np.ndarray,
 ) -> Exportable:
-    """A finished run's classifier. texts: for comparing the export's logits. targets: the numbers of their labels."""
-    measured, described = run.path("eval.json"), run.path("data", "card.json")
-    evaluation = ClassifierEvaluation.from_json(read_json(measured), measured)
+    """A finished run's classifier. texts: for comparing the export's logits. targets: the numbers of their labels.
+
+    With many labels per row, targets says of each label whether the text has it (n, K).
+    """
+    described = run.path("data", "card.json")
     data = ClassifierCard.from_json(read_json(described), described)
     card = BundleCard(
         schema_version=1,
         task=recipe.task,
-        labels=labels,
+        labels=evaluation.labels,
         positive=evaluation.positive,
         columns=data.columns,
         max_length=max_length,
         threshold=evaluation.threshold,
+        thresholds=evaluation.thresholds,
         temperature=evaluation.temperature,
         weights=evaluation.weights,
         tokenizer_sha256=tokenizer.fingerprint(),
@@ -58,7 +63,7 @@ def exportable(
     texts: list[str],
     facts: list[str],
     about: Card | None = None,
-    targets: list[int] | None = None,
+    targets: np.ndarray | None = None,
 ) -> Exportable:
     """A classifier and its card. facts: lines of the README on its results and data."""
     labels = card.labels
@@ -66,7 +71,7 @@ def exportable(
         "num_labels": len(labels),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if card.thresholds else 'single'}_label_classification",
     }
     files = {"bundle.json": json.dumps(card.to_json(), indent=2, ensure_ascii=False)}
     return Exportable(
@@ -78,13 +83,13 @@ def exportable(
         files,
         labels,
         texts,
-        targets=targets or [],
+        targets=targets,
         max_length=card.max_length,
         card=about or Card("text-classification", card.weights),
     )
 
 
-def _facts(evaluation: ClassifierEvaluation, data: ClassifierCard) -> list[str]:
+def _facts(evaluation: LabelledEvaluation, data: ClassifierCard) -> list[str]:
     """The results and the data of a run's model, as lines of the README."""
     headline = evaluation.headline
     shown = f"not defined ({headline.reason})"
@@ -105,12 +110,13 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
     lines = [
         f"# {escape_markdown(name)}",
         "",
-        f"A text classifier with the labels {', '.join(map(escape_markdown, card.labels))}, "
+        f"A text classifier {'of any number of' if card.thresholds else 'with'} the labels "
+        f"{', '.join(map(escape_markdown, card.labels))}, "
         f"made by gpt2-finetune from {escape_markdown(f'{weights.name} ({weights.source})')}.",
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- texts are truncated to {card.max_length} tokens; temperature {card.temperature:.3f}, threshold {card.threshold}",
+        f"- texts are truncated to {card.max_length} tokens; temperature {card.temperature:.3f}, {_decision(card)}",
         f"- {exported.summary}",
         "",
         "## Use",
@@ -135,19 +141,40 @@ def _in_transformers(card: BundleCard) -> list[str]:
     ]
 
 
+_SCORES = (
+    "from math import exp",
+    "from transformers import pipeline",
+    'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
+    'scores = classify("a text", top_k=None, function_to_apply="none")',
+)
+
+
 def transformers_lines(card: BundleCard) -> list[str]:
     """Code that predicts with transformers as ``finetune predict`` does."""
+    if card.thresholds is not None:
+        scaled = f"-row['score'] / {card.temperature!r}"
+        return [
+            *_SCORES,
+            f"probabilities = {{row['label']: 1 / (1 + exp({scaled})) for row in scores}}",
+            f"thresholds = {dict(zip(card.labels, card.thresholds, strict=True))!r}",
+            "labels = sorted(label for label, p in probabilities.items() if p >= thresholds[label])",
+        ]
     if card.positive is not None and card.threshold is not None and len(card.labels) == 2:
         [other] = [label for label in card.labels if label != card.positive]
         label = f"{card.positive!r} if probabilities[{card.positive!r}] >= {card.threshold!r} else {other!r}"
     else:
         label = "max(probabilities, key=probabilities.get)"
     return [
-        "from math import exp",
-        "from transformers import pipeline",
-        'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
-        'scores = classify("a text", top_k=None, function_to_apply="none")',
+        *_SCORES,
         f"odds = {{row['label']: exp(row['score'] / {card.temperature!r}) for row in scores}}",
         "probabilities = {label: odd / sum(odds.values()) for label, odd in odds.items()}",
         f"label = {label}",
     ]
+
+
+def _decision(card: BundleCard) -> str:
+    """From which probability a label is predicted."""
+    if not card.thresholds:
+        return f"threshold {card.threshold}"
+    found = zip(card.labels, card.thresholds, strict=True)
+    return "thresholds " + ", ".join(f"{escape_markdown(label)} {threshold:.3f}" for label, threshold in found)

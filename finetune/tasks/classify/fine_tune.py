@@ -14,14 +14,18 @@ from finetune.adapters.lora import merge
 from finetune.checkpoints.sources import WeightsSource
 from finetune.console import say
 from finetune.evaluation.calibration import choose_threshold, fit_temperature, softmax
+from finetune.evaluation.label_sets import choose_thresholds, sigmoid
+from finetune.models.heads import Classifier, Reader
 from finetune.recipe import Recipe, Train
 from finetune.tables.readers import LabelledTexts
-from finetune.tables.splits import grouped_split
-from finetune.tasks.base import task_named
-from finetune.tasks.classify.bundle import Bundle
+from finetune.tables.splits import grouped_split, number_groups, text_keys
+from finetune.tasks.classify.bundle import Bundle, ManyBundle
 from finetune.tasks.classify.data import Records
+from finetune.tasks.classify.division import strata_of, train_every_label
 from finetune.tasks.classify.job import Examples, build_job, examples
+from finetune.tasks.classify.task import labelled_task
 from finetune.tasks.setup import assemble, fit
+from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
 from finetune.training.trainable import HIGHEST_USUAL_LR
@@ -72,19 +76,22 @@ def fine_tune(
     val_fraction: may be 0, unlike a recipe's; the rows trained on choose the epoch where none are held out.
     threshold: on the second label's probability where there are two; None: the best F1 on the rows held out.
     """
-    loaded, task = start.load(recipe.train.dropout), task_named("classify")
+    loaded, task = start.load(recipe.train.dropout), labelled_task(recipe)
     body, tokenizer = loaded.body, loaded.tokenizer
     task.check_start(recipe, type(body), body.config)
+    assert isinstance(body, Reader)
     source, labels = rows.source, rows.labels
     _warn_of(recipe, body.config.context)
     max_length = min(recipe.max_length or body.config.context, body.config.context)
-    parts = grouped_split(source.texts, source.labels, val_fraction, 0.0, recipe.split.seed)
+    parts = grouped_split(source.texts, strata_of(source), val_fraction, 0.0, recipe.split.seed)
+    if source.many:
+        parts = train_every_label(source, number_groups(text_keys(source.texts)), parts)
     prepared = task.prepared({name: len(part) for name, part in parts.items()}, len(source.texts), labels, max_length)
     setup = assemble(task, recipe, body, tokenizer, loaded.report.parameters, prepared)
     model, settings = setup.model, setup.settings
 
     def tokenized(name: str) -> Examples:
-        found = examples(Records(source, parts[name]), labels, tokenizer, max_length)
+        found = examples(Records(source, parts[name]), labels, tokenizer, max_length, task.targets)
         return replace(found, weights=None if rows.weights is None else rows.weights[parts[name]])
 
     learnt, held_out = tokenized("train"), tokenized("val")
@@ -95,20 +102,50 @@ def fine_tune(
     say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
     for line in [*setup.why, setup.trainable.describe()]:
         say(f"  {line}")
-    job = build_job(model, setup.trainable, settings, learnt, validation, torch.device(device_type()))
+    objective, device = task.objective(len(labels), settings, learnt, validation), torch.device(device_type())
+    job = build_job(model, setup.trainable, settings, learnt, validation, device, objective=objective)
     fit(job, settings, folder, {}, checkpoint_seconds=math.inf)
     model = merge(model.eval()).requires_grad_(False)
 
+    of_rows = many_bundle if source.many else one_bundle
+    bundle = of_rows(model, tokenizer, labels, max_length, held_out, threshold)
+    return FineTuned(bundle, settings, _history(folder / "train.jsonl", bool(held_out.rows)))
+
+
+def one_bundle(
+    model: Classifier,
+    tokenizer: Tokenizer,
+    labels: list[str],
+    max_length: int,
+    held_out: Examples,
+    threshold: float | None,
+) -> Bundle:
+    """What predicts one label a row; the rows held out give the temperature, and the threshold where it is None."""
     logits = predict_logits(model, held_out.ids)
     temperature = fit_temperature(logits, held_out.targets, held_out.weights)
     two = len(labels) == 2
     if two and threshold is None:
         threshold = choose_threshold(held_out.targets, softmax(logits, temperature)[:, 1], held_out.weights)
         say(f"  threshold {threshold:.4f}: the best F1 of {labels[1]!r} on the {len(held_out.rows):,} rows held out")
-    bundle = Bundle(
+    return Bundle(
         model, tokenizer, labels, labels[1] if two else None, max_length, threshold if two else None, temperature
     )
-    return FineTuned(bundle, settings, _history(folder / "train.jsonl", bool(held_out.rows)))
+
+
+def many_bundle(
+    model: Classifier,
+    tokenizer: Tokenizer,
+    labels: list[str],
+    max_length: int,
+    held_out: Examples,
+    threshold: float | None,
+) -> ManyBundle:
+    """What predicts any number of labels; the rows held out give each label's threshold where it is None."""
+    thresholds = [threshold or 0.5] * len(labels)
+    if threshold is None:
+        probabilities = sigmoid(predict_logits(model, held_out.ids))
+        thresholds = choose_thresholds(held_out.targets, probabilities, "max-f1", held_out.weights).tolist()
+    return ManyBundle(model, tokenizer, labels, None, max_length, None, 1.0, thresholds=thresholds)
 
 
 def _warn_of(recipe: Recipe, context: int) -> None:

@@ -1,6 +1,6 @@
-"""The task ``classify``: a text belongs to one of K labels."""
+"""The training of a classifier: tokenized rows, batches, and the loss of one label a row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,18 +32,38 @@ class Examples:
 
     rows: list[int]  # row numbers in the source file
     ids: TokenRows
-    targets: np.ndarray  # label numbers (n,)
+    targets: np.ndarray  # label numbers (n,); under many labels, whether a row has each (n, K)
     weights: np.ndarray | None = None  # of each row (n,), in the loss and the metrics; None: all the same
 
 
-def examples(records: Sequence[LabelledRow], labels: list[str], tokenizer: Tokenizer, max_length: int) -> Examples:
-    """Tokenize one split's records."""
-    number = {label: i for i, label in enumerate(labels)}
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, and what chooses the best checkpoint."""
+
+    losses: Callable[[Tensor, Tensor], Tensor]  # of each row (B,), of logits (B, K) and targets
+    row_weights: np.ndarray  # (n,) of the training rows in the loss
+    validate: Callable[[np.ndarray], dict[str, float]]  # of the validation rows' logits (n, K)
+
+
+def examples(
+    records: Sequence[LabelledRow],
+    labels: list[str],
+    tokenizer: Tokenizer,
+    max_length: int,
+    targets: Callable[[list[str], list[str]], np.ndarray] | None = None,
+) -> Examples:
+    """Tokenize one split's records. targets: what is learnt of each label of a row; its number where it is not given."""
     return Examples(
         [record.row for record in records],
         encode(tokenizer, [record.text for record in records], max_length),
-        np.array([number[record.label] for record in records]),
+        (targets or label_numbers)([record.label for record in records], labels),
     )
+
+
+def label_numbers(labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
+    """The number (n,) of each row's label."""
+    number = {label: i for i, label in enumerate(labels)}
+    return np.array([number[label] for label in labels_of_rows])
 
 
 def build_model(body: Reader, classes: int, seed: int) -> Classifier:
@@ -62,6 +82,29 @@ def class_weights(targets: np.ndarray, classes: int, kind: str, weights: np.ndar
         return np.ones(classes)
     counts = np.bincount(targets, weights, minlength=classes)
     return counts.sum() / (classes * np.where(counts > 0, counts, 1))
+
+
+def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> Objective:
+    """Cross entropy of one label a row, each class with its weight."""
+    weights = class_weights(train.targets, classes, settings.class_weights, train.weights)[train.targets]
+    if train.weights is not None:
+        weights = weights * train.weights
+
+    def losses(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def validate(logits: np.ndarray) -> dict[str, float]:
+        found = losses(torch.from_numpy(logits).double(), torch.from_numpy(val.targets))
+        guessed, names, weighted = logits.argmax(1), list(range(classes)), {"sample_weight": val.weights}
+        return {
+            "log_loss": float(np.average(found.numpy(), weights=val.weights)),
+            "accuracy": float(accuracy_score(val.targets, guessed, **weighted)),
+            "f1_macro": float(
+                f1_score(val.targets, guessed, average="macro", labels=names, zero_division=0, **weighted)
+            ),
+        }
+
+    return Objective(losses, weights, validate)
 
 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
@@ -84,13 +127,14 @@ def build_job(
     val: Examples,
     device: torch.device,
     cached: bool | None = None,
+    objective: Objective | None = None,
 ) -> Job[Classifier]:
-    """Everything the loop needs; `cached`: as ``keeps_states`` says of these rows where it is not given."""
-    classes = model.head.out_features
-    weights = class_weights(train.targets, classes, settings.class_weights, train.weights)[train.targets]
-    if train.weights is not None:
-        weights = weights * train.weights
-    row_weights = torch.from_numpy(weights).float()
+    """Everything the loop needs; the objective is one label a row where none is given.
+
+    `cached`: as ``keeps_states`` says of these rows where it is not given.
+    """
+    objective = objective or one_label(train, val, model.head.out_features, settings)
+    row_weights = torch.from_numpy(objective.row_weights).float()
     first = trainable.first_block
     if cached is None:
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
@@ -118,22 +162,12 @@ def build_job(
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         inputs, last, targets, weight = tensors
-        return (F.cross_entropy(module(inputs, last, start).float(), targets, reduction="none") * weight).sum()
+        return (objective.losses(module(inputs, last, start).float(), targets) * weight).sum()
 
     def validate(module: Classifier) -> dict[str, float]:
-        logits = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
-        losses = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val.targets), reduction="none")
-        guessed = logits.argmax(1)
-        names = list(range(classes))
-        return {
-            "log_loss": float(np.average(losses.numpy(), weights=val.weights)),
-            "accuracy": float(accuracy_score(val.targets, guessed, sample_weight=val.weights)),
-            "f1_macro": float(
-                f1_score(
-                    val.targets, guessed, average="macro", labels=names, zero_division=0, sample_weight=val.weights
-                )
-            ),
-        }
+        return objective.validate(
+            predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+        )
 
     if first > 0:
         say(
@@ -147,7 +181,7 @@ def build_job(
     return Job(
         model,
         train.ids.lengths(),
-        weights.tolist(),
+        objective.row_weights.tolist(),
         batch,
         loss_sum,
         validate,

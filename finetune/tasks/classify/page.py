@@ -29,7 +29,7 @@ from finetune.report.metric_text import bracket_cell, metric_interval, metric_va
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
-from finetune.tasks.classify.score import ClassifierEvaluation, verdict
+from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
 _WORST = 20
@@ -76,13 +76,13 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
 PAGE = Page(ClassifierEvaluation, ClassifierCard, page)
 
 
-def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
+def tiles(evaluation: LabelledEvaluation) -> list[Tile]:
     """The main results at the top of the page, the headline first."""
     metrics = evaluation.metrics
     names = [evaluation.headline.metric]
     names += [
         name
-        for name in ("accuracy", "f1", "f1_macro", "roc_auc", "log_loss")
+        for name in ("accuracy", "f1", "f1_macro", "subset_accuracy", "roc_auc", "log_loss")
         if name in metrics and name not in names and not (name == "f1_macro" and "f1" in metrics)
     ]
     return [
@@ -96,18 +96,18 @@ def tiles(evaluation: ClassifierEvaluation) -> list[Tile]:
     ]
 
 
-def _positive_name(name: str, evaluation: ClassifierEvaluation) -> str:
+def _positive_name(name: str, evaluation: LabelledEvaluation) -> str:
     """The metric with the positive label if it is about that label."""
     of_positive = name in ("f1", "precision", "recall", "roc_auc", "average_precision")
     positive = evaluation.positive
     return f"{metric_name(name)} ({plots.cut(positive)})" if of_positive and positive else metric_name(name)
 
 
-def comparison(evaluation: ClassifierEvaluation, train: TrainResult | None) -> Section:
+def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Section:
     """The model and the baselines on the same test rows."""
     headline = evaluation.headline.metric
     metrics = evaluation.metrics
-    shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "log_loss")
+    shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "subset_accuracy", "log_loss")
     names = list(dict.fromkeys([headline, *(n for n in shown if n in metrics)]))
     columns = ["", *(_positive_name(name, evaluation) for name in names), "Model minus baseline", "McNemar", "Time"]
 
@@ -146,7 +146,7 @@ def _points(difference: Difference) -> str:
     return f"{value:+.1f} points\n({low:+.1f} to {high:+.1f})"
 
 
-def all_metrics(evaluation: ClassifierEvaluation) -> Section:
+def all_metrics(evaluation: LabelledEvaluation) -> Section:
     """Every metric on test and validation."""
     validation = evaluation.validation
     rows = []
@@ -164,7 +164,7 @@ def all_metrics(evaluation: ClassifierEvaluation) -> Section:
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
     note = (
         "\N{DOWNWARDS ARROW}: lower is better. The interval of accuracy is Wilson's, the others are bootstrap intervals. "
-        "The best checkpoint, temperature and threshold were chosen on validation, so the validation metrics are "
+        "The best checkpoint, temperature and thresholds were chosen on validation, so the validation metrics are "
         "optimistic. Resampling increases the calibration error, so its interval is biased upward."
     )
     defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
@@ -357,7 +357,7 @@ def errors(found: Errors | None) -> Section:
     return Section("errors", "Errors", [Text(intro), table])
 
 
-def leakage(evaluation: ClassifierEvaluation) -> Section:
+def leakage(evaluation: LabelledEvaluation) -> Section:
     """Texts that occur in several splits, and the headline without them."""
     blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean

@@ -3,15 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from finetune.tasks.classify.bundle import Predictor, open_bundle
+from finetune.tasks.classify.bundle import open_bundle
 from finetune.tasks.classify.bundle import predict_table as fill_table
+from finetune.tasks.classify.predictor import Predictor
 
 
 def predict_texts(directory: Path, texts: list[str], adapters: Sequence[Path] = ()) -> Iterator[str]:
     """A label and its probability for each text; several adapters answer in turn, each line with its adapter."""
     for where, ready in _predictors(directory, adapters):
-        for label, p in zip(*ready.predict(texts), strict=True):
-            line = f"{' '.join(label.split())}\t{p[ready.labels.index(label)]:.4f}"
+        for label, sure in ready.shown(texts):
+            line = f"{' '.join(label.split())}\t{sure}"
             yield f"{where}\t{line}" if len(adapters) > 1 else line
 
 

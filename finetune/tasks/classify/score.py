@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metri
 
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
+MOST_FREQUENT = "most frequent labels"  # of a row that may have many
 _CURVE_POINTS = 200
 _MACRO_CLASSES = 10  # with more classes a mean curve is misleading
 
@@ -78,22 +80,42 @@ class Curves(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierEvaluation(Evaluation):
-    """The content of a classifier's eval.json. metrics: on the test rows."""
+class LabelledEvaluation(Evaluation):
+    """The content of the eval.json of labelled rows, with one label per row or many. metrics: on the test rows."""
 
     validation: dict[str, Metric]
     baselines: list[Baseline]
     labels: list[str]
-    positive: str | None  # None for more than two labels
-    confusion_matrix: list[list[int]]  # rows: true labels, columns: predicted labels
-    per_class: list[ClassScores]
     clean: CleanRows
     overlap: dict[str, OverlapCounts]
-    threshold: float | None
+    positive: str | None  # None, except for two labels of which a row has one
+    threshold: float | None  # for that label
+    thresholds: list[float] | None = None  # for each label, where a row may have many
     threshold_rule: str | None
     temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(LabelledEvaluation):
+    """The content of a classifier's eval.json."""
+
+    confusion_matrix: list[list[int]]  # rows: true labels, columns: predicted labels
+    per_class: list[ClassScores]
     reliability: list[ReliabilityBin]
     curves: Curves
+
+
+L = TypeVar("L", bound=LabelledEvaluation)
+
+
+@dataclass(frozen=True)
+class Scored(Generic[L]):
+    """An evaluation, its seconds not yet known, and what was predicted for the test rows."""
+
+    evaluation: L
+    predicted: list[str]  # (n,) labels as text
+    confidence: np.ndarray  # (n,) probability of what was predicted
+    probabilities: np.ndarray  # (n, K)
 
 
 def score_classifier(
@@ -244,7 +266,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     return [(round(float(x[i]), 6), round(float(y[i]), 6)) for i in keep]
 
 
-def verdict(evaluation: ClassifierEvaluation) -> str:
+def verdict(evaluation: LabelledEvaluation) -> str:
     """One to four sentences that claim no more than the numbers in eval.json support."""
     headline, clean = evaluation.headline, evaluation.clean
     metric = headline.metric
@@ -255,7 +277,7 @@ def verdict(evaluation: ClassifierEvaluation) -> str:
     sentences += [
         sentence
         for entry in evaluation.baselines
-        if (sentence := _comparison(entry, metric, is_reference=entry.name == MAJORITY))
+        if (sentence := _comparison(entry, metric, is_reference=entry.name in (MAJORITY, MOST_FREQUENT)))
     ]
     overlapping = headline.n - clean.n
     if overlapping:

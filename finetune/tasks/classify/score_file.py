@@ -8,8 +8,6 @@ import numpy as np
 
 from finetune.console import progress
 from finetune.errors import DataError, listed
-from finetune.evaluation.calibration import softmax
-from finetune.evaluation.metrics import classification_metrics
 from finetune.report.metric_text import metric_text
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts, labelled_chunks
@@ -22,7 +20,7 @@ def score_file(
 ) -> list[str]:
     """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know.
 
-    The file is read twice, for its labels and then for its texts; of a row only numbers stay in memory.
+    The file is read twice, for its labels and then for its texts; of a row only numbers and its label stay in memory.
     """
     bundle = open_bundle(bundle_path)
     layout = detect_format(data, encoding, HEADER_NAMES).layout
@@ -33,41 +31,39 @@ def score_file(
     def chunks() -> Iterator[LabelledTexts]:
         return labelled_chunks(data, text, label, layout, size=CHUNK, white_space=bundle.white_space)
 
-    number = {own: i for i, own in enumerate(bundle.labels)}
-    targets = [np.zeros(0, dtype=np.int64)]
-    unknown: set[str] = set()
+    same: dict[str, str] = {}  # one string object per label
+    cells: list[str] = []
     dropped: Counter[str] = Counter()
     for part in chunks():
-        unknown |= set(part.labels) - set(number)
-        targets.append(np.array([number.get(own, -1) for own in part.labels], dtype=np.int64))
+        cells += [same.setdefault(own, own) for own in part.labels]
         dropped.update(part.dropped)
-    if unknown:
+    labels, there = bundle.read_labels(cells, str(data))
+    if unknown := there - set(bundle.labels):
         raise DataError(
             f"{data}: column {part.label_column!r} has labels that the model never saw",
             got=listed(sorted(unknown)),
             known=listed(bundle.labels),
             do="Is it the column of labels? Name another with --label NAME, or leave these rows out.",
         )
-    y = np.concatenate(targets)
-    if not len(y):
+    if not labels:
         raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")
-    logits, done = np.empty((len(y), len(number)), dtype=np.float32), 0
-    with progress("scoring", len(y), unit="rows") as advance:
+    logits, done = np.empty((len(labels), len(bundle.labels)), dtype=np.float32), 0
+    with progress("scoring", len(labels), unit="rows") as advance:
         for part in chunks():
             logits[done : done + len(part.texts)] = bundle.logits(part.texts)
             done += len(part.texts)
             advance(len(part.texts))
-    probabilities = softmax(logits, bundle.temperature)
-    positive = number[bundle.positive] if bundle.positive else None
-    metrics = classification_metrics(
-        y, bundle.decide(probabilities), probabilities, bundle.labels, positive, resamples=1000, seed=0
-    )
+    metrics = bundle.measure(labels, logits, resamples=1000)
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
-    absent = [own for own, i in number.items() if not (y == i).any()]
+    absent = [own for own in bundle.labels if own not in there]
     return [
-        f"{len(y):,} rows; text {part.text_column!r}, label {part.label_column!r}"
+        f"{len(labels):,} rows; text {part.text_column!r}, label {part.label_column!r}"
         + (f"; positive class {bundle.positive!r}" if bundle.positive else ""),
         *lines,
-        *([f"note: no row has the label {listed(absent)}; f1_macro averages over all {len(number)}"] if absent else []),
+        *(
+            [f"note: no row has the label {listed(absent)}; f1_macro averages over all {len(bundle.labels)}"]
+            if absent
+            else []
+        ),
         *(f"note: {count:,} row{'s' * (count > 1)} left out: {reason}" for reason, count in dropped.items()),
     ]

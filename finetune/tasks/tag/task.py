@@ -88,7 +88,7 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
         """The headline is a metric of names or words."""
         super().check_settings(recipe)
         refuse_balanced(recipe)
-        if recipe.evaluate.metric not in ("auto", *METRICS):
+        if recipe.evaluate.metric not in (None, "auto", *METRICS):
             raise RecipeError(
                 f"evaluate.metric={recipe.evaluate.metric} is not a metric of this task",
                 known=f"auto, {', '.join(METRICS)}",
@@ -163,7 +163,7 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
             nats=(word_loss(logits["test"], test.targets), words),
             baselines=[logistic(*sides, tags, seed), most_frequent(train.sentences, test.sentences)],
             clean=clean_rows(_texts(train.sentences + val.sentences), _texts(test.sentences), fold_text),
-            headline="f1" if recipe.evaluate.metric == "auto" else recipe.evaluate.metric,
+            headline="f1" if recipe.evaluate.metric == "auto" else recipe.evaluate.metric or "accuracy",
             resamples=recipe.evaluate.resamples,
             seed=seed,
             cut_words=sum(len(own.words) for own in test.sentences) - int(words.sum()),

@@ -1,5 +1,6 @@
 """A graph that onnxruntime runs: the same logits, labels and decisions, without torch where it predicts."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from finetune.errors import DataError, RunError, WeightsError
 from finetune.evaluation.results import StartWeights
 from finetune.export import extras, onnx
 from finetune.export.exportable import Exportable
-from finetune.export.standalone import OnnxClassifier
+from finetune.export.standalone import OnnxClassifier, predict_csv
 from finetune.files import write_manifest
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.tasks.classify.bundle import BundleCard, OnnxBundle, open_bundle
+from finetune.tasks.classify.bundle import BundleCard, OnnxBundle, open_bundle, predict_table
 from finetune.tasks.classify.export import exportable
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ def classifier(labels=LABELS):
     return model
 
 
-def thing(model, labels=LABELS, threshold=0.7, targets=None) -> Exportable:
+def thing(model, labels=LABELS, threshold=0.7, targets=None, thresholds=None) -> Exportable:
     card = BundleCard(
         schema_version=1,
         task="classify",
@@ -44,6 +45,7 @@ def thing(model, labels=LABELS, threshold=0.7, targets=None) -> Exportable:
         positive=labels[1] if threshold else None,
         max_length=20,
         threshold=threshold,
+        thresholds=thresholds,
         temperature=1.5,
         columns={"text": "note", "label": "kind"},
         weights=StartWeights("tiny", "here", "", {}, fallback=False, note=""),
@@ -101,6 +103,34 @@ def test_many_labels_need_no_threshold(tmp_path):
     labels = [f"kind {number}" for number in range(7)]
     found = onnx.write(thing(classifier(labels), labels, threshold=None), tmp_path / "onnx")
     assert found.same_labels == len(TEXTS)
+
+
+def test_many_labels_per_text_keep_their_thresholds(tmp_path):
+    directory, labels, thresholds = tmp_path / "onnx", ["a", "b", "c"], [0.3, 0.5, 0.6]
+    model = classifier(labels)
+    found = onnx.write(thing(model, labels, threshold=None, thresholds=thresholds), directory)
+    assert found.same_labels == len(TEXTS)
+    p = 1 / (1 + np.exp(-predict_logits(model, encode(TOKENIZER, TEXTS, 20)).astype(float) / 1.5))
+    sets = [[label for label, value, least in zip(labels, row, thresholds, strict=True) if value >= least] for row in p]
+    assert len(set(map(tuple, sets))) > 2
+    sure = np.where(p >= thresholds, p, 1 - p).prod(axis=1)
+    ready, other = open_bundle(directory), OnnxClassifier(directory)
+    for names, read in (ready.predict(TEXTS), other.predict(TEXTS)):
+        assert names == [";".join(own) for own in sets]
+        np.testing.assert_allclose(read, p, atol=1e-5)
+    assert [line.split("\t") for line in other.lines(TEXTS)] == list(map(list, ready.shown(TEXTS)))
+    np.testing.assert_allclose(other.confidence(other.probabilities(TEXTS)), sure, atol=1e-5)
+    table = tmp_path / "in.csv"
+    table.write_text("note\n" + "\n".join(f'"{text}"' for text in TEXTS), encoding="utf-8")
+    predict_csv(other, table, "note", tmp_path / "theirs.csv")
+    predict_table(ready, table, tmp_path / "ours.csv", None)
+    ours, theirs = (
+        list(csv.reader((tmp_path / name).read_text("utf-8").splitlines())) for name in ("ours.csv", "theirs.csv")
+    )
+    assert ours[0] == theirs[0] == ["note", "predicted", "probability", "p_a", "p_b", "p_c"]
+    for one, two in zip(ours[1:], theirs[1:], strict=True):
+        assert one[:2] == two[:2]
+        np.testing.assert_allclose(np.array(one[2:], float), np.array(two[2:], float), atol=2e-6)
 
 
 def test_a_language_model_gives_its_logits(tmp_path):

@@ -87,7 +87,7 @@ WORDY = [
 
 def test_columns_are_inferred_from_content_with_the_reason(tmp_path):
     found = find_columns(["id", "remark", "mood"], WORDY, None, None, tmp_path)
-    assert (found.texts, found.label, found.text_column) == ([1], 2, "remark")
+    assert (found.texts, found.labels, found.text_column) == ([1], [2], "remark")
     assert "'remark', by its content: the longest texts" in found.notes[0]
     assert found.notes[1] == "label column: 'mood', by its content: 2 different values in 4 rows"
     by_name = find_columns(["Text", "body", "target", "sms"], [], None, None, tmp_path).notes
@@ -97,7 +97,7 @@ def test_columns_are_inferred_from_content_with_the_reason(tmp_path):
     assert find_columns(["id", "text", "mood"], [], None, "mood", tmp_path).notes == ["text column 'text': by its name"]
     assert find_columns(["id", "text", "mood"], [], "text", "mood", tmp_path).notes == []
     named = find_columns(["label", "remark", "mood"], WORDY, None, "mood", tmp_path)
-    assert (named.texts, named.label) == ([1], 2) and len(named.notes) == 1
+    assert (named.texts, named.labels) == ([1], [2]) and len(named.notes) == 1
 
 
 def test_ambiguous_columns_are_an_error(tmp_path):

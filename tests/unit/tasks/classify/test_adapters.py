@@ -14,7 +14,7 @@ from finetune.export import peft
 from finetune.files import write_manifest
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tasks.classify.adapters import adapted_bundles
-from finetune.tasks.classify.bundle import Bundle, BundleCard
+from finetune.tasks.classify.bundle import Bundle, BundleCard, ManyBundle
 from finetune.tasks.classify.export import exportable
 from finetune.tasks.classify.job import build_model
 from finetune.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def base(tmp_path):
     return tmp_path / "base"
 
 
-def exported(base, directory, labels, seed, targets):
+def exported(base, directory, labels, seed, targets, thresholds=None):
     """An adapter with its bundle.json; returns what the merged bundle predicts."""
     model = build_model(load_checkpoint(base).body, len(labels), seed=seed)
     add_lora(model.body, 2, 5.0, 0.0, targets, seed=seed)
@@ -46,7 +46,9 @@ def exported(base, directory, labels, seed, targets):
         positive=labels[1] if two else None,
         max_length=12,
         threshold=0.8 if two else None,
+        thresholds=thresholds,
         temperature=1.5,
+        white_space="fold" if thresholds else "keep",
         weights=StartWeights("base", "here", "", {}, fallback=False, note=""),
         tokenizer_sha256=TOKENIZER.fingerprint(),
         data_sha256="d" * 64,
@@ -55,7 +57,17 @@ def exported(base, directory, labels, seed, targets):
     thing = exportable("run", model.eval(), TOKENIZER, card, TEXTS, [])
     peft.write(thing, directory, WeightsSource("base", base, None, "here"))
     plain = merge(model)
+    if thresholds:
+        return ManyBundle(plain, TOKENIZER, labels, None, 12, None, 1.5, thresholds=thresholds).predict(TEXTS)
     return Bundle(plain, TOKENIZER, labels, card.positive, 12, card.threshold, 1.5).predict(TEXTS)
+
+
+def test_an_adapter_of_many_labels_keeps_its_thresholds_and_folds_white_space(base, tmp_path):
+    expected = exported(base, tmp_path / "many", ["a", "b", "c"], 3, ("mlp.*",), [0.3, 0.5, 0.6])
+    [(_, bundle)] = adapted_bundles(str(base), [tmp_path / "many"])
+    labels, probabilities = bundle.predict([f"  {text} " for text in TEXTS])
+    assert labels == expected[0] and (probabilities.sum(axis=1) > 1.1).any()
+    np.testing.assert_allclose(probabilities, expected[1], atol=1e-5)
 
 
 def test_each_adapter_predicts_as_its_own_merged_bundle(base, tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ TABLES: dict[str, dict[str, list] | str | bytes] = {
     "emoji": table(texts(_5="win \U0001f600")),
     "many_labels": table(None, [f"k{row}" for row in range(ROWS)]),
     "empty_label": table(None, labels(_5="")),
+    "several_labels": table(None, labels(_5="ham;spam")),
     "missing_words": table(None, labels(_5="NaN", _7="n/a")),
     "label_spelling": table(None, labels(_5="Spam")),
     "rare_labels": table(None, labels(_5="maybe")),

@@ -1,0 +1,71 @@
+"""The task ``classify`` under ``classify.labels = many``: a text has any number of K labels."""
+
+import numpy as np
+
+from finetune.errors import RecipeError
+from finetune.evaluation.results import Start
+from finetune.recipe import Recipe, Train
+from finetune.tables.splits import normalise_text
+from finetune.tasks.classify.job import Examples, Objective
+from finetune.tasks.classify.labelled import LabelledTask
+from finetune.tasks.classify.many.job import label_indicators, many_labels
+from finetune.tasks.classify.many.page import PAGE, many_table
+from finetune.tasks.classify.many.score import HEADLINES, ManyEvaluation, score_many
+from finetune.tasks.classify.score import Scored, verdict
+
+
+class ManyTask(LabelledTask[ManyEvaluation]):
+    """A text has any number of K labels, each with a probability and a threshold of its own."""
+
+    metrics = ("f1_macro", "log_loss")
+    verdict = staticmethod(verdict)
+    summary = staticmethod(many_table)
+    page = PAGE
+    targets = staticmethod(label_indicators)
+
+    def check_settings(self, recipe: Recipe) -> None:
+        """And what only one label a row can have."""
+        super().check_settings(recipe)
+        wanted = recipe.evaluate
+        for setting, asked, fix in (
+            ("split.protocol=balanced", recipe.split.protocol == "balanced", "Leave it out."),
+            ("evaluate.positive", wanted.positive is not None, "Leave it out: each label has scores of its own."),
+            (
+                f"evaluate.metric={wanted.metric}",
+                wanted.metric not in (None, "auto", *HEADLINES),
+                f"Set it to one of {', '.join(HEADLINES)}.",
+            ),
+        ):
+            if asked:
+                raise RecipeError(f"{setting} needs one label per row", got="classify.labels=many", do=fix)
+
+    def objective(self, classes: int, settings: Train, train: Examples, val: Examples) -> Objective:
+        """Binary cross entropy of each label."""
+        return many_labels(train, val, settings)
+
+    def score(
+        self,
+        recipe: Recipe,
+        labels: list[str],
+        texts: dict[str, list[str]],
+        parts: dict[str, Examples],
+        logits: dict[str, np.ndarray],
+        start: Start,
+    ) -> Scored[ManyEvaluation]:
+        """Beside one-vs-rest TF-IDF and the most frequent labels."""
+        headline = recipe.evaluate.metric
+        return score_many(
+            labels=labels,
+            threshold_rule=recipe.evaluate.threshold or "max-f1",
+            headline=headline if headline in HEADLINES else HEADLINES[0],
+            resamples=recipe.evaluate.resamples,
+            seed=recipe.train.seed,
+            texts=texts,
+            targets={name: part.targets.astype(bool) for name, part in parts.items()},
+            logits=logits,
+            normalise=normalise_text,
+            start=start,
+        )
+
+
+TASK = ManyTask()
