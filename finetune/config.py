@@ -56,12 +56,14 @@ def under(key: str, sections: Iterable[str]) -> bool:
 def nearest(word: str, known: Iterable[str]) -> str:
     """'did you mean ...?' for the known word nearest to `word`, or an empty string.
 
-    A match that differs only in case comes first. For dotted keys the last part is compared, so that ``lr`` and
-    ``learning_rate`` find ``train.lr``.
+    A match that differs only in case comes first, then one that differs in a letter. Else the last part of a dotted key
+    is compared, so that ``lr`` and ``learning_rate`` find ``train.lr``.
     """
     known = list(known)
     if same := [name for name in known if name.casefold() == word.casefold() and name != word]:
         return f"did you mean {same[0]!r}?"
+    if almost := difflib.get_close_matches(word, known, n=1, cutoff=0.93):
+        return f"did you mean {almost[0]!r}?"
     tails = {name.rsplit(".", 1)[-1]: name for name in known}
     tail = word.rsplit(".", 1)[-1]
     initials = "".join(part[:1] for part in tail.split("_")) if "_" in tail else tail

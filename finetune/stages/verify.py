@@ -12,14 +12,14 @@ def run(recipe: Recipe, run: Run) -> Verified:
     """Load the checkpoint and account for its tensors; later stages reuse it from memory."""
     from finetune.checkpoints.layouts import differences
     from finetune.console import say
-    from finetune.tasks.base import task_of
+    from finetune.tasks.base import task_named
     from finetune.tasks.setup import BASE, load_base, write_new_weights
 
     write_new_weights(recipe, run.path("base"))
     loaded = run.memory[BASE] = load_base(recipe, run)
     if loaded.body is not loaded.model:
         say("these are a classifier's weights: its blocks are used, its head is discarded")
-    task_of(recipe).check_start(recipe, type(loaded.body), loaded.body.config)
+    task_named(recipe.task).check_start(recipe, type(loaded.body), loaded.body.config)
     shape, report = loaded.body.config, loaded.report
     say(
         f"model: {report.parameters:,} parameters in {report.loaded} tensors ({', '.join(report.dtypes)}), "

@@ -24,7 +24,7 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Train
 from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
-from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_of
+from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named, task_of
 from finetune.tokenizer import Tokenizer
 from finetune.training import loop, resume
 from finetune.training.loop import Job
@@ -64,7 +64,7 @@ def write_new_weights(recipe: Recipe, directory: Path) -> None:
     if recipe.weights == RANDOM_BYTES:
         write_random_bytes(directory, recipe.train.seed)
     elif recipe.weights == SCRATCH:
-        task = task_of(recipe)
+        task = task_named(recipe.task)
         tokenizer, architecture = task.new_tokenizer(recipe), task.architecture(recipe)
         config = shape_config(recipe.shape, architecture, tokenizer.vocab_size)
         write_model(directory, new_model(config, architecture, recipe.train.seed), tokenizer)

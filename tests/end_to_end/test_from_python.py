@@ -34,6 +34,6 @@ def test_each_use_takes_five_lines_and_works(table):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert set(names["clf"].classes_) == {"ham", "spam"} and names["search"].best_params_["lr"] in (2e-4, 5e-4)
-    assert Path("my-bundle/model.safetensors").is_file() and Path("runs/mine/report/index.html").is_file()
+    assert Path("my-bundle/model.safetensors").is_file() and Path("runs/from-python/report/index.html").is_file()
     answers, ours = names["answers"], names["run"].predict(names["table"])
     assert answers["predicted"] == ours["predicted"].tolist() and answers["text"] == table["text"].tolist()
