@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import EncodingOption, IgnoreOption
+from finetune.cli.options import (
+    EncodingOption,
+    GroupOption,
+    IgnoreOption,
+    LabelOption,
+    SplitOption,
+    TestOption,
+    TextOption,
+    TimeOption,
+    ValidationOption,
+)
 from finetune.errors import RecipeError
 
 app = typer.Typer(no_args_is_help=True, help="Check a labelled table before training.")
@@ -15,17 +25,13 @@ def check(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A table file or the name of a data set; -: standard input.")
     ],
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")] = None,
-    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Test table.")] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
-    ] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    validation: ValidationOption = None,
+    test: TestOption = None,
+    group: GroupOption = None,
+    split: SplitOption = None,
+    time: TimeOption = None,
     weights: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer and context length apply.")
     ] = "mini",

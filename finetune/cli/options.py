@@ -14,6 +14,17 @@ FreshOption = Annotated[bool, typer.Option("--fresh", help="Rerun every stage; r
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan with estimated time and memory; keep nothing.")
 ]
+TextOption = Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")]
+LabelOption = Annotated[str | None, typer.Option(metavar="COL", help="The label column.")]
+ValidationOption = Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")]
+TestOption = Annotated[str | None, typer.Option(metavar="T.csv", help="Test table.")]
+GroupOption = Annotated[
+    str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
+]
+SplitOption = Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")]
+TimeOption = Annotated[
+    str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
+]
 EncodingOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Encoding of input tables that are not UTF-8.")
 ]

@@ -10,11 +10,18 @@ from finetune.cli.options import (
     EncodingOption,
     FreshOption,
     FromOption,
+    GroupOption,
     IgnoreOption,
+    LabelOption,
     NameOption,
     ProcessesOption,
     SetOption,
+    SplitOption,
+    TestOption,
+    TextOption,
+    TimeOption,
     UntilOption,
+    ValidationOption,
 )
 from finetune.errors import RecipeError
 
@@ -44,17 +51,13 @@ def classify(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A table, a folder of texts for each label, hf:NAME; -: stdin.")
     ],
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="V.csv", help="Validation table.")] = None,
-    test: Annotated[str | None, typer.Option(metavar="T.csv", help="Test table.")] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Group column: rows of a group stay in one split.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Split column: train, val or test.")] = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="COL", help="Time column: train on the oldest rows, test on the newest.")
-    ] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    validation: ValidationOption = None,
+    test: TestOption = None,
+    group: GroupOption = None,
+    split: SplitOption = None,
+    time: TimeOption = None,
     folds: Annotated[
         int | None, typer.Option(metavar="K", min=2, help="Cross-validate: predict every row once, in K trainings.")
     ] = None,
@@ -98,8 +101,8 @@ def classify(
 def compare_architectures(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter trainings; takes minutes.")] = False,
     data: Annotated[str | None, typer.Option(metavar="DATA", help="A labelled table; default: a bundled one.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="COL", help="Text column; several: A,B.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COL", help="The label column.")] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
     settings: SetOption = None,
     name: NameOption = None,
 ) -> None:
