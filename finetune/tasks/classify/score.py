@@ -186,7 +186,7 @@ def score_classifier(
         against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
         for name, p, note, seconds in (
             (TFIDF, p_tfidf, note, seconds),
-            (MAJORITY, prior, "its probabilities are the shares of the labels in train", 0.0),
+            (MAJORITY, prior, "always predicts the most frequent label; its probabilities are the label frequencies in the training set", 0.0),
         )
     ]
     confusion = np.zeros((k, k), dtype=int)
