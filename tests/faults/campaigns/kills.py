@@ -157,7 +157,7 @@ def campaign(cases: dict[str, tuple], tries: int, seed: int, folder: Path, deadl
         if wrong:
             failures[name].append(f"seed {seed}, try {number}: {'; '.join(wrong)}")
         where = ", ".join(f"{stage} {count}" for stage, count in stages[name].items())
-        print(f"try {number}: {name}: {'equal' if not wrong else wrong} (killed so far in: {where})", flush=True)
+        print(f"try {number}: {name}: {wrong or 'equal'} (killed so far in: {where})", flush=True)
     return [
         record.Row(
             "Kills",

@@ -1,6 +1,6 @@
 """The record of the campaigns: how often each fault was tried, how often the tool held, and the command that repeats it.
 
-    python tests/faults/campaigns/record.py      writes docs/reliability.md from record.json
+python tests/faults/campaigns/record.py      writes docs/reliability.md from record.json
 """
 
 import argparse
