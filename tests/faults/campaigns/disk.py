@@ -119,7 +119,10 @@ def every_write(folder: Path, table: Path, every: int) -> tuple[record.Row, dict
         failures += [f"write {number}: {wrong}"] if wrong else []
         tried += 1
         shutil.rmtree(here)
-    fault, holds = "every write of a run", "status 2 and the file's name; with room, the same command gives the same bits"
+    fault, holds = (
+        "every write of a run",
+        "status 2 and the file's name; with room, the same command gives the same bits",
+    )
     return record.Row("Full disk", fault, holds, tried, tried - len(failures), COMMAND, tuple(failures)), expected
 
 
