@@ -115,7 +115,8 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
         return WeightsSource(
             MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project", "CC BY-SA 4.0"
         )
-    if "/" in name and (runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json"))):
+    around = path.parent.glob("*/recipe.json") if "/" in name and os.path.isdir(path.parent) else ()
+    if runs := sorted(run.parent.name for run in around):
         raise WeightsError(
             f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or f"See: ls {path.parent}"
         )

@@ -19,7 +19,8 @@ def test_a_name_that_is_too_long_is_refused(finetune, command):
     assert "File name too long" in done.err or "unknown weights" in done.err
 
 
-def test_an_adapter_for_weights_with_too_long_a_name_is_refused(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": LONG}))
+@pytest.mark.parametrize("name", [LONG, f"/tmp/{LONG}", f"/tmp/{LONG}/{LONG}"])
+def test_an_adapter_for_weights_with_too_long_a_name_is_refused(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
     with pytest.raises(WeightsError, match="unknown weights"):
         locate_weights(str(tmp_path))
