@@ -218,7 +218,13 @@ def data_section(card: TextCard | None) -> Section:
                 frozenset(range(1, 6)),
             )
         )
-        blocks.append(Text("Share: how often a source's documents are trained on; 1 is once per epoch.", small=True))
+        blocks.append(
+            Text(
+                "Share: how often a source's documents are trained on; 1 is once per epoch. Each part has one token more "
+                "than its sources together: the end-of-text token that closes its last document.",
+                small=True,
+            )
+        )
     return Section("data", "Data", blocks)
 
 
