@@ -12,7 +12,7 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier, Reader
 from finetune.models.transformer import LanguageModel
-from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
+from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule, tokens
 from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
 from finetune.pictures.options import Options, chosen_kinds
@@ -79,6 +79,12 @@ class Kind:
 
 
 KINDS = {
+    "tokens": Kind(
+        Chapter(
+            "Tokens", "What a model reads are not letters or words, but pieces that were frequent in its training text."
+        ),
+        lambda ask: tokens.draw(ask.loaded[1], ask.text(tokens.TEXT), ask.name),
+    ),
     "architectures": Kind(
         Chapter(
             "Architectures",

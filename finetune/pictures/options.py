@@ -6,6 +6,7 @@ from finetune.errors import RecipeError
 
 ALL = "all"
 READS = {
+    "tokens": ("weights", "text"),
     "architectures": ("weights",),
     "positions": ("weights",),
     "masks": ("text",),
