@@ -127,6 +127,12 @@ def generate(
     beams: Annotated[
         int | None, typer.Option(help="Number of beams; default: 1, or the seq2seq run's setting.")
     ] = None,
+    beam_groups: Annotated[
+        int | None, typer.Option(help="Divide the beams into groups that choose different tokens; with --samples.")
+    ] = None,
+    diversity_penalty: Annotated[
+        float | None, typer.Option(help="How much a token costs that an earlier group has chosen. Default: 0.5.")
+    ] = None,
     length_penalty: Annotated[
         float | None,
         typer.Option(help="Above 0 favours longer texts in beam search; default: 1, or the seq2seq run's setting."),
@@ -153,6 +159,8 @@ def generate(
         top_p=top_p,
         min_p=min_p,
         beams=beams,
+        beam_groups=beam_groups,
+        diversity_penalty=diversity_penalty,
         samples=samples,
         repetition_penalty=repetition_penalty,
         no_repeat_ngram=no_repeat_ngram,
