@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(train.run, train.classify, train.compare_architectures),
-    *(use.predict, use.evaluate, use.generate, use.chat),
+    *(use.predict, use.evaluate, use.generate, use.embed, use.chat),
     *(runs.report, runs.export, runs.push),
     *(recipes.ls, recipes.show, recipes.cp),
     *(look.draw, look.doctor),

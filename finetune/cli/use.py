@@ -1,4 +1,4 @@
-"""The commands that use a trained model: predict, evaluate, generate and chat."""
+"""The commands that use a trained model: predict, evaluate, generate, embed and chat."""
 
 import sys
 from collections.abc import Iterator
@@ -167,6 +167,29 @@ def generate(
         seed=seed,
         length_penalty=length_penalty,
     )
+
+
+def embed(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A table with a text column; -: standard input.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write a row of numbers for each text.")] = None,
+    near: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Print the texts that are nearest to this one.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="How many of them.")] = 5,
+    pooling: Annotated[
+        str, typer.Option(metavar="mean|last", help="The mean of all tokens' states, or the last token's state.")
+    ] = "mean",
+    text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; several: A,B.")] = None,
+    encoding: EncodingOption = None,
+) -> None:
+    """Turn texts into vectors, or find the texts that are nearest to one."""
+    from finetune.commands.embed import embed as embed_table
+    from finetune.tables.standard_input import table_name
+
+    with table_name(data) as name:
+        for line in embed_table(checkpoint, name, out, text, encoding, pooling, near, neighbours):
+            say(line)
 
 
 def chat(
