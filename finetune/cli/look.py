@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from finetune.console import say
+from finetune.errors import RecipeError
 from finetune.pictures.options import ALL, READS, Options, chosen_kinds
 
 
@@ -37,8 +38,19 @@ def draw(
 
 def doctor(
     run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Check this run's files.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Take a few training steps of RUN and show where their time goes.")
+    ] = False,
 ) -> None:
-    """Check this machine, as a summary to paste into a bug report; or check the files of a run."""
+    """Check this machine, as a summary to paste into a bug report; or the files of a run, or the speed of its training."""
+    if profile:
+        if run_directory is None:
+            raise RecipeError("--profile needs a run", do="For example: finetune doctor --profile runs/spam-classifier")
+        from finetune.commands.profile import profile_run
+
+        for line in profile_run(run_directory):
+            say(line)
+        return
     from finetune.commands.check_run import examine_run
     from finetune.commands.doctor import examine
     from finetune.commands.doctor import show as show_checks
