@@ -231,6 +231,8 @@ def cell(values: list[float | None], sign: str = "") -> str:
     if missing:
         return f"missing ({missing} of {len(values)})"
     mean, low, high = (100 * value for value in mean_interval(values))
+    if not sign:  # a share, not a difference: Student's t may reach beyond what is possible
+        low, high = max(low, 0.0), min(high, 100.0)
     return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 

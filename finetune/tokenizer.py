@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import tiktoken
@@ -24,6 +26,25 @@ def byte_alphabet() -> dict[int, str]:
     printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def split_pieces(text: str) -> list[str]:
+    """The words, numbers, signs and white space that a text is split into; no merge crosses their borders."""
+    import regex  # type: ignore[import-untyped]  # of tiktoken's requirements
+
+    return regex.findall(SPLIT_PATTERN, text)
+
+
+def merge_once(parts: list[bytes], ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
+    """Join the adjacent pair of the lowest rank, the first of equal ones; the same parts if no pair has a rank.
+
+    Sennrich et al. 2016, algorithm 1, as it is applied.
+    """
+    places = [place for place, pair in enumerate(pairwise(parts)) if pair in ranks]
+    if not places:
+        return parts
+    at = min(places, key=lambda place: ranks[parts[place], parts[place + 1]])
+    return [*parts[:at], parts[at] + parts[at + 1], *parts[at + 2 :]]
 
 
 class Tokenizer:
@@ -127,6 +148,31 @@ class Tokenizer:
         if unknown:
             raise WeightsError("no such token id", got=str(unknown[0]), known=f"0 to {self.vocab_size - 1}")
         return self._encoding.decode(ids)
+
+    @cached_property
+    def merges(self) -> dict[tuple[bytes, bytes], int]:
+        """The merges of ``merges.txt`` with their ranks: the pair with the lowest rank is joined first."""
+        byte_of = {character: byte for byte, character in byte_alphabet().items()}
+        lines = (line for line in self.merges_txt.split("\n") if line and not line.startswith("#version"))
+        pairs = ([bytes(byte_of[c] for c in part) for part in line.split(" ")] for line in lines)
+        return {(left, right): rank for rank, (left, right) in enumerate(pairs)}
+
+    def merge_steps(self, piece: str) -> list[list[bytes]]:
+        """How a piece of text becomes tokens: its bytes, then its parts after each merge."""
+        steps = [[bytes([byte]) for byte in piece.encode("utf-8", "replace")]]
+        while (merged := merge_once(steps[-1], self.merges)) != steps[-1]:
+            steps.append(merged)
+        return steps
+
+    def label(self, token: int) -> str:
+        """A token's text; of a token that is part of a character only, its bytes, as in ``\\xe6\\x97``."""
+        if token in self.special_tokens.values():
+            return self.decode([token])
+        raw = self._encoding.decode_single_token_bytes(token)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "".join(f"\\x{byte:02x}" for byte in raw)
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """Decode ids to bytes; special tokens give no bytes."""

@@ -86,10 +86,9 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     if is_made_in_run(name):
         if base is None:
             raise WeightsError(
-                f"{name!r} weights exist only inside a run, and GPT-2 is not available"
-                if name == RANDOM_BYTES
-                else f"{name!r} weights exist only inside a run",
-                do="Run `finetune weights get gpt2` once with a network, or give a directory or a run.",
+                f"{name!r} weights are random ones that a run makes for itself",
+                known=f"weights with a name: {', '.join([*weights_registry(), MINI])}; or a directory or a run",
+                do=f"For example: {MINI}, which is bundled.",
             )
         return WeightsSource(name, base, None, "random, seeded; nothing pretrained", pinned=True)
     path = Path(name).expanduser()
@@ -122,7 +121,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
         )
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return WeightsSource(name, get_hub_checkpoint(name), None, f"Hugging Face hub, {name}")
-    known = f"{', '.join([*rows, MINI, RANDOM_BYTES])}, a directory, or a hub id OWNER/NAME"
+    known = f"{', '.join([*rows, MINI])}, {RANDOM_BYTES} in a run, a directory, or a hub id OWNER/NAME"
     hint = nearest(name, [*rows, MINI, RANDOM_BYTES])
     raise WeightsError(
         f"unknown weights {name!r}", known=f"{known}. {hint}" if hint else known, do="See: finetune weights ls"

@@ -9,7 +9,7 @@ from typing import cast
 
 import typer
 
-from finetune.cli import data, look, recipes, runs, tokenizer, train, use, weights
+from finetune.cli import data, learn, look, recipes, runs, tokenizer, train, use, weights
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
 
@@ -26,14 +26,14 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(train.run, train.classify, train.compare_architectures),
-    *(use.predict, use.evaluate, use.generate, use.chat),
+    *(use.predict, use.evaluate, use.generate, use.embed, use.chat),
     *(runs.report, runs.export, runs.push),
     *(recipes.ls, recipes.show, recipes.cp),
     *(look.draw, look.doctor),
 )
 for command in COMMANDS:
     app.command()(command)
-for group in (weights, tokenizer, data):
+for group in (weights, tokenizer, data, learn):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 

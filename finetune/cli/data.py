@@ -17,7 +17,7 @@ from finetune.cli.options import (
 )
 from finetune.errors import RecipeError
 
-app = typer.Typer(no_args_is_help=True, help="Check a labelled table before training.")
+app = typer.Typer(no_args_is_help=True, help="Check data before training.")
 
 
 @app.command("check")
@@ -37,16 +37,36 @@ def check(
     ] = "mini",
     encoding: EncodingOption = None,
     labels: Annotated[str | None, typer.Option(metavar="one|many", help="How many labels a row has.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="classify|seq2seq|instruct", help="What the data is for; default: its columns tell."),
+    ] = None,
     ignore: IgnoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read and split a labelled table as training would, and list its problems."""
+    """Read a labelled table, pairs or instructions as training would, and list their problems."""
     if labels not in (None, "one", "many"):
         raise RecipeError("unknown number of labels in a row", got=f"--labels {labels}", known="one, many")
+    from finetune.commands.check_examples import CLASSIFY, INSTRUCTIONS, PAIRS, check_examples, kind_of, show_examples
     from finetune.recipe import Columns
     from finetune.tables.standard_input import table_name
     from finetune.tasks.classify.check import check_file, show
 
-    columns = Columns(text=text, label=label, group=group, split=split, time=time)
+    given = [text, label, validation, test, group, split, time, labels]
     with table_name(data) as name:
+        kind = task or (CLASSIFY if any(given) else kind_of(name, encoding))
+        if kind not in (CLASSIFY, PAIRS, INSTRUCTIONS):
+            raise RecipeError(
+                "no such kind of data to check", got=f"--task {task}", known=f"{CLASSIFY}, {PAIRS}, {INSTRUCTIONS}"
+            )
+        if kind != CLASSIFY:
+            if any(given):
+                raise RecipeError(
+                    "columns and further tables are those of a labelled table",
+                    got=f"--task {task}",
+                    do="Leave one out.",
+                )
+            show_examples(check_examples(name, kind, weights, encoding, ignore or []), as_json)
+            return
+        columns = Columns(text=text, label=label, group=group, split=split, time=time)
         show(check_file(name, columns, weights, encoding, ignore or [], validation or "", test or "", labels), as_json)

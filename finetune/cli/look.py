@@ -6,15 +6,12 @@ from typing import Annotated
 import typer
 
 from finetune.console import say
+from finetune.errors import RecipeError
+from finetune.pictures.options import ALL, READS, Options, chosen_kinds
 
 
 def draw(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="WHAT", help="architectures, positions, masks, attention, schedule, sampling, beams, or all."
-        ),
-    ],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help=f"{', '.join(READS)}, or {ALL}.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("pictures"),
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Weights to use; default: mini.")] = None,
     text: Annotated[str | None, typer.Option(help="Input text.")] = None,
@@ -31,18 +28,29 @@ def draw(
     beams: Annotated[int | None, typer.Option(help="Number of beams of the beam search picture.")] = None,
 ) -> None:
     """Draw architectures, attention, masks, decoding and more as PNG and SVG files and one page."""
-    from finetune.pictures.draw import Options
+    options = Options(weights, text, layer, recipe, top_k, top_p, min_p, beams)
+    chosen_kinds(what, options)  # before the imports, which take seconds
     from finetune.pictures.draw import draw as draw_pictures
     from finetune.pipeline import make_recipe
 
-    options = Options(weights, text, layer, recipe, top_k, top_p, min_p, beams)
     say(str(draw_pictures(what, out, options, make_recipe(recipe or "spam-classifier").train)))
 
 
 def doctor(
     run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Check this run's files.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Take a few training steps of RUN and show where their time goes.")
+    ] = False,
 ) -> None:
-    """Check this machine, as a summary to paste into a bug report; or check the files of a run."""
+    """Check this machine, as a summary to paste into a bug report; or the files of a run, or the speed of its training."""
+    if profile:
+        if run_directory is None:
+            raise RecipeError("--profile needs a run", do="For example: finetune doctor --profile runs/spam-classifier")
+        from finetune.commands.profile import profile_run
+
+        for line in profile_run(run_directory):
+            say(line)
+        return
     from finetune.commands.check_run import examine_run
     from finetune.commands.doctor import examine
     from finetune.commands.doctor import show as show_checks

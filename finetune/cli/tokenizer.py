@@ -7,7 +7,7 @@ import typer
 
 from finetune.console import say
 
-app = typer.Typer(no_args_is_help=True, help="Train a tokenizer.")
+app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or see what one does.")
 
 
 @app.command("train")
@@ -20,3 +20,15 @@ def train(
     from finetune.commands.train_tokenizer import train_from_files
 
     say(train_from_files(files, vocab_size, out))
+
+
+@app.command("show")
+def show(
+    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer is used.")] = "mini",
+) -> None:
+    """Show the tokens of a text: ids, bytes, and how the merges made them."""
+    from finetune.commands.show_tokens import show_tokens
+
+    for line in show_tokens(text, weights):
+        say(line)

@@ -1,4 +1,4 @@
-"""The commands that use a trained model: predict, evaluate, generate and chat."""
+"""The commands that use a trained model: predict, evaluate, generate, embed and chat."""
 
 import sys
 from collections.abc import Iterator
@@ -127,6 +127,12 @@ def generate(
     beams: Annotated[
         int | None, typer.Option(help="Number of beams; default: 1, or the seq2seq run's setting.")
     ] = None,
+    beam_groups: Annotated[
+        int | None, typer.Option(help="Divide the beams into groups that choose different tokens; with --samples.")
+    ] = None,
+    diversity_penalty: Annotated[
+        float | None, typer.Option(help="How much a token costs that an earlier group has chosen. Default: 0.5.")
+    ] = None,
     length_penalty: Annotated[
         float | None,
         typer.Option(help="Above 0 favours longer texts in beam search; default: 1, or the seq2seq run's setting."),
@@ -153,12 +159,37 @@ def generate(
         top_p=top_p,
         min_p=min_p,
         beams=beams,
+        beam_groups=beam_groups,
+        diversity_penalty=diversity_penalty,
         samples=samples,
         repetition_penalty=repetition_penalty,
         no_repeat_ngram=no_repeat_ngram,
         seed=seed,
         length_penalty=length_penalty,
     )
+
+
+def embed(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A table with a text column; -: standard input.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write a row of numbers for each text.")] = None,
+    near: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Print the texts that are nearest to this one.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="How many of them.")] = 5,
+    pooling: Annotated[
+        str, typer.Option(metavar="mean|last", help="The mean of all tokens' states, or the last token's state.")
+    ] = "mean",
+    text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; several: A,B.")] = None,
+    encoding: EncodingOption = None,
+) -> None:
+    """Turn texts into vectors, or find the texts that are nearest to one."""
+    from finetune.commands.embed import embed as embed_table
+    from finetune.tables.standard_input import table_name
+
+    with table_name(data) as name:
+        for line in embed_table(checkpoint, name, out, text, encoding, pooling, near, neighbours):
+            say(line)
 
 
 def chat(

@@ -17,7 +17,7 @@ import torch
 
 from finetune.checkpoints.sources import is_made_in_run, locate_weights
 from finetune.console import say
-from finetune.errors import FetchError
+from finetune.errors import FetchError, Interrupted
 from finetune.hub import fetch
 from finetune.hub.registry import weights_registry
 from finetune.machine import reset_peak_memory
@@ -42,7 +42,7 @@ def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> 
 
     plans: the run's trainings by name; they differ in settings, not in weights or data.
     """
-    with _offline(), tempfile.TemporaryDirectory(prefix="finetune-dry-run-") as folder:
+    with _no_resuming(), _offline(), tempfile.TemporaryDirectory(prefix="finetune-dry-run-") as folder:
         missing = _missing_data(recipe), _missing_weights(recipe)
         for line in filter(None, missing):
             say(line)
@@ -59,6 +59,15 @@ def dry_run(recipe: Recipe, processes: int, plans: list[tuple[str, Recipe]]) -> 
             if label:
                 say(label)
             _probe(own, run, processes)
+
+
+@contextmanager
+def _no_resuming() -> Iterator[None]:
+    """An interrupted dry run leaves nothing to continue from."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; a dry run saves nothing, so the same command begins anew") from stop
 
 
 @contextmanager

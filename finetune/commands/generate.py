@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from finetune.checkpoints.sources import locate_weights, resolve_auto
@@ -55,6 +56,11 @@ def continue_text(
     if not isinstance(model, LanguageModel | EncoderDecoder):
         kind = "a classifier" if isinstance(model, Classifier) else model.kind
         raise WeightsError(f"{name}: {kind} cannot generate text", known="language models, for example gpt2")
+    if not use and speaks(found.directory):
+        warn(
+            f"{name} was trained on a prompt format, which generate does not apply: it continues the text as it is. "
+            "With the format: finetune chat RUN"
+        )
     if compiled:  # report why it cannot be compiled before any text is written
         model = model.to(torch.bfloat16)
         check_compiled(model, decoding.beams * decoding.samples)
@@ -88,6 +94,13 @@ def continue_text(
             write(f"{head}{shown}{text}\n")
     for note in notes:
         warn(note)
+
+
+def speaks(directory: Path) -> bool:
+    """Whether a checkpoint was trained on a prompt format, as instruct runs are."""
+    file = directory / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    return isinstance(settings, dict) and "chat_template" in settings
 
 
 def _target_of(

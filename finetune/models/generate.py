@@ -1,10 +1,7 @@
 """Autoregressive decoding for any decoder: greedy, sampling or beam search.
 
 The loop calls only two methods of a model (``Decoder``), so it serves both a GPT and the decoder of an
-encoder-decoder. Beam search and its length penalty follow transformers: a finished sequence scores
-log probability / length ** length_penalty (not Wu et al. 2016, arXiv:1609.08144, eq. 14). A prompt is done once no
-open beam, at its current length, scores better than the worst of `beams` finished sequences.
-Shape letters as in gpt.py; K beams.
+encoder-decoder. Beam search is in beam_search.py. Shape letters as in gpt.py.
 """
 
 from collections.abc import Callable
@@ -15,10 +12,10 @@ from torch import Tensor
 
 from finetune.console import warn
 from finetune.errors import RecipeError
+from finetune.models.beam_search import beam_search, ended, filler
 from finetune.models.cache import KVCache
 from finetune.models.sampling import PAD, Decoding
 
-NEVER = -1e9  # the score of an unused beam
 MOST_NEW = 1_000_000  # tokens per continuation; memory for all of them is allocated at the start
 
 C = TypeVar("C", bound=KVCache)
@@ -68,7 +65,7 @@ def generate(
     prompt, attention_mask = input_ids.gather(1, order), mask.gather(1, order)
     text = Text(model, prompt.masked_fill(~attention_mask, PAD), max_new_tokens, note)
     if decoding.beams > 1:
-        new = _beam_search(text, decoding, end, stop)
+        new = beam_search(text, decoding, end, stop)
     else:
         new = _sample(text, decoding, end, stop, on_tokens)
     return torch.cat([prompt.repeat_interleave(decoding.samples, dim=0), new], dim=1)
@@ -143,66 +140,14 @@ def _sample(
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(decoding.samples)
         text.select(rows)
         logits = logits[rows]
-    ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    closed = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     while True:
-        tokens = decoding.choose(logits, text.so_far(), generator).masked_fill(ended, _filler(end))
+        tokens = decoding.choose(logits, text.so_far(), generator).masked_fill(closed, filler(end))
         text.append(tokens)
         if on_tokens is not None:
             on_tokens(tokens)
         new = text.so_far()[:, text.prompt_length :]
-        ended |= _ends(new, end, stop)
-        if text.length == text.ids.shape[1] or ended.all():
+        closed |= ended(new, end, stop)
+        if text.length == text.ids.shape[1] or closed.all():
             return new
         logits = text.next_logits()
-
-
-def _beam_search(text: Text, decoding: Decoding, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
-    """Beam search with K beams; the best finished sequences: (B * samples, new)."""
-    logits = text.next_logits()
-    (B, V), K, device = logits.shape, decoding.beams, logits.device
-    rows = torch.arange(B, device=device).repeat_interleave(K)
-    text.select(rows)
-    logits, offset = logits[rows], torch.arange(0, B * K, K, device=device)[:, None]
-    scores = torch.full((B, K), NEVER, device=device)  # log probability of the open beams
-    scores[:, 0] = 0  # all beams start from one
-    done_scores = torch.full((B, K), NEVER, device=device)
-    room = text.ids.shape[1] - text.prompt_length
-    done = torch.full((B, K, room), PAD, dtype=torch.long, device=device)
-    open_prompts = torch.ones(B, 1, dtype=torch.bool, device=device)
-    for length in range(1, room + 1):
-        steps = decoding.process(logits.log_softmax(dim=-1), text.so_far()).view(B, K, V)
-        best, index = (scores[:, :, None] + steps).flatten(1).topk(2 * K)  # (B, 2K): enough if K of them end
-        parents, tokens = index // V + offset, index % V
-        grown = torch.cat([text.so_far()[parents][:, :, text.prompt_length :], tokens[:, :, None]], dim=2)
-        ends = _ends(grown.flatten(0, 1), end, stop).view(B, 2 * K) | (length == room)
-
-        closing = ends & open_prompts & (torch.arange(2 * K, device=device) < K)  # among the best K only
-        candidates = torch.cat([done_scores, (best / length**decoding.length_penalty).where(closing, NEVER)], dim=1)
-        done_scores, kept = candidates.topk(K)
-        padded = torch.nn.functional.pad(grown, (0, room - length), value=PAD)
-        done = torch.cat([done, padded], dim=1).take_along_dim(kept[:, :, None], dim=1)
-
-        scores, kept = (best + NEVER * ends).topk(K)
-        open_prompts &= scores[:, :1] / length**decoding.length_penalty > done_scores[:, -1:]
-        if length == room or not open_prompts.any():
-            break
-        text.select(parents.take_along_dim(kept, dim=1).flatten())
-        text.append(tokens.take_along_dim(kept, dim=1).flatten())
-        logits = text.next_logits()
-    done = done[:, : decoding.samples].flatten(0, 1)
-    longest = int((done != PAD).sum(dim=1).max())
-    return done[:, :longest].masked_fill(done[:, :longest] == PAD, _filler(end))
-
-
-def _ends(new: Tensor, end: int | None, stop: Callable[[list[int]], bool] | None) -> Tensor:
-    """Which sequences the latest token ends, (B, T) -> (B,)."""
-    ended = torch.zeros(len(new), dtype=torch.bool, device=new.device)
-    if end is not None:
-        ended |= new[:, -1] == end
-    if stop is not None:
-        ended |= torch.tensor([stop(ids) for ids in new.tolist()], device=new.device)
-    return ended
-
-
-def _filler(end: int | None) -> int:
-    return 0 if end is None else end

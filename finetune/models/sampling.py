@@ -26,6 +26,8 @@ class Decoding:
     repetition_penalty: float = 1.0  # above 1: tokens already present become less likely
     no_repeat_ngram: int | None = None  # never repeat an n-gram of this length
     beams: int = 1  # number of beams in beam search
+    beam_groups: int = 1  # above 1: diverse beam search, the beams in groups that choose different tokens
+    diversity_penalty: float | None = None  # cost of a token for each beam of an earlier group; None: 0.5
     length_penalty: float = 1.0  # for beam search: a score is log probability / length ** length_penalty
     samples: int = 1  # continuations of each prompt
     seed: int = 0
@@ -44,10 +46,22 @@ class Decoding:
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2 ** 63 - 1"),
             ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "1 or more"),
             ("beams", self.beams >= 1, "1 or more"),
+            ("beam_groups", 1 <= self.beam_groups <= self.beams, f"1 to the number of beams, {self.beams}"),
+            ("diversity_penalty", 0 < self.penalty <= 100, "above 0, at most 100"),
             ("samples", self.samples >= 1, "1 or more"),
         ):
             if not fine:
                 raise RecipeError(f"{name} is out of range", got=str(getattr(self, name)), known=known)
+        if self.beams % self.beam_groups:
+            raise RecipeError(
+                "the groups cannot be of equal size", got=f"{self.beams} beams in {self.beam_groups} groups"
+            )
+        if self.diversity_penalty is not None and self.beam_groups == 1:
+            raise RecipeError(
+                "diversity_penalty needs several groups of beams",
+                got=f"{self.diversity_penalty}",
+                do="Set beam_groups.",
+            )
         if self.beams > 1 and chosen:
             raise RecipeError(
                 "beam search does not sample", got=", ".join(chosen), do="Leave these options out, or set beams to 1."
@@ -59,6 +73,11 @@ class Decoding:
                 got=str(self.samples),
                 known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}",
             )
+
+    @property
+    def penalty(self) -> float:
+        """The diversity penalty, by default in the middle of the range that the paper finds to work (0.2 to 0.8)."""
+        return 0.5 if self.diversity_penalty is None else self.diversity_penalty
 
     def process(self, scores: Tensor, ids: Tensor) -> Tensor:
         """Apply the repetition rules to logits or log probabilities: (B, V), ids (B, T) -> (B, V)."""

@@ -1,5 +1,6 @@
 """Write pictures to a folder, each as PNG and SVG, and one page with all pictures in that folder."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +64,32 @@ def add_to_album(out: Path, chapters: dict[str, tuple[Chapter, list[Drawing]]]) 
     )
     write_json(out / LIST, album.to_json())  # first, so that after an interruption the files are known to be ours
     for name, drawing in new.items():
-        drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")  # use the same layout for both files
         with atomic_write(out / f"{name}.svg") as file:
             file.write(svg_of(drawing.figure))
+        _add_title(drawing)  # the page has one; a PNG is also seen alone
         with atomic_write(out / f"{name}.png", "wb") as file:
-            drawing.figure.savefig(file, format="png", dpi=DOTS, metadata={"Software": None})
+            drawing.figure.savefig(file, format="png", dpi=DOTS, metadata={"Software": None, "Title": drawing.title})
     with atomic_write(out / PAGE) as file:
         file.write(render("template.html.jinja", _page(out, album)))
     return out / PAGE
+
+
+def _add_title(drawing: Drawing) -> None:
+    """Write the title above the picture, which becomes higher by it."""
+    figure = drawing.figure
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(drawing.title, max(int(width * 11), 20))
+    room = 0.24 * len(lines) + 0.1
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it would move what the title is written above
+    share = float(height / (height + room))
+    for axes in figure.axes:
+        left, bottom, across, up = axes.get_position(original=True).bounds
+        axes.set_position((left, bottom * share, across, up * share))
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, 0, 1, share), transform=figure.transFigure)
+    figure.set_size_inches(width, height + room)
+    figure.suptitle("\n".join(lines), y=1 - 0.06 / (height + room), va="top", fontsize=11, parse_math=False)
 
 
 def _entry(kind: str, drawing: Drawing) -> Listed:

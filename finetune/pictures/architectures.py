@@ -52,7 +52,8 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
             "causal mask\n(T, T)",
             "masked self-attention",
             "logits of the next token",
-            f"Every token attends to itself and to earlier tokens; each position predicts the next token. {letters}",
+            "Every token attends to itself and to earlier tokens; each position predicts the next token. This is GPT-2, "
+            f"part for part. {letters}",
         ),
         _one_sided(
             config,
@@ -62,7 +63,9 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
             "self-attention",
             "logits of masked tokens",
             "Every token attends to the whole text except padding. The model is trained to fill in masked tokens; a "
-            f"classifier uses the mean of the last hidden states instead of the logits. {letters}",
+            "classifier uses the mean of the last hidden states instead of the logits. The mask and the objective are "
+            "BERT's; the blocks are GPT-2's. BERT itself normalises after each sum instead of before each part, and adds "
+            f"a segment embedding, which says to which of two texts a token belongs. {letters}",
         ),
         _two_sided(config, letters),
     ]
@@ -112,7 +115,9 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
         "Encoder-decoder (T5, BART)",
         "The encoder reads a source of S tokens bidirectionally. The decoder writes the target token by token. "
         "In each of its blocks, cross-attention with weights "
-        f"{shape['cross_weights']} also attends to the encoder's last hidden states. {letters}",
+        f"{shape['cross_weights']} also attends to the encoder's last hidden states. The blocks are GPT-2's, as in the "
+        "models of this project. Vaswani et al. 2017 and BART normalise after each sum; T5 has no position table but "
+        f"learned biases on the attention by distance, and norms without a mean and a bias. {letters}",
         figure,
         wide=True,
     )

@@ -31,7 +31,7 @@ def maps_of(model: Reader, tokenizer: Tokenizer, text: str, bare: bool = False) 
             do="Cut it.",
         )
     [maps] = attention_maps(model, torch.tensor([ids])).values()
-    return maps[:, 0], [tokenizer.decode([token]) for token in ids]
+    return maps[:, 0], [tokenizer.label(token) for token in ids]
 
 
 def shares(weights: Tensor) -> tuple[float, float, float]:

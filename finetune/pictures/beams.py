@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from finetune.errors import RecipeError
 from finetune.models.transformer import LanguageModel
-from finetune.pictures.drawing import BLUE, GREY, Drawing, new_figure
+from finetune.pictures.drawing import BLUE, GREY, ORANGE, Drawing, new_figure
 from finetune.pictures.sampling import next_logits, prompt_ids
 from finetune.report.attention import visible
 from finetune.report.plots import cut
@@ -67,9 +67,19 @@ def draw(
         order = sorted(branches, key=lambda branch: (rows[branch.parent], -branch.score))
         places: dict[tuple[int, ...], float] = {branch.tokens: row for row, branch in enumerate(order)}
         for branch in branches:
-            _branch(axes, tokenizer, branch, (step - 1, rows[branch.parent]), (step, places[branch.tokens]))
+            start, end = (step - 1, rows[branch.parent]), (step, places[branch.tokens])
+            _branch(axes, tokenizer, branch, start, end, best=branch.tokens == tree[-1][0].tokens)
         rows = places
-    axes.text(0, beams - 0.5, "prompt", ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": BLUE})
+    axes.text(
+        0,
+        beams - 0.5,
+        f"\N{HORIZONTAL ELLIPSIS} {cut(prompt.split()[-1], 14)}",
+        ha="center",
+        va="center",
+        fontsize=8,
+        parse_math=False,
+        bbox={"boxstyle": "round", "fc": "white", "ec": BLUE},
+    )
     axes.set(xlim=(-0.4, STEPS + 0.5), ylim=(2 * beams - 0.4, -0.7))
     axes.set_xticks(range(1, STEPS + 1), [f"token {step}" for step in range(1, STEPS + 1)])
     axes.set_yticks([])
@@ -87,7 +97,8 @@ def draw(
             f"Beam search of {weights} with {beams} beams",
             f"Prompt: {cut(prompt, 300)} \N{HORIZONTAL ELLIPSIS} At each step every kept beam is extended by every "
             f"token, and the {beams} highest sums of log probabilities are kept (filled, solid); the next {beams} are "
-            "shown outlined and dashed. The end-of-text token counts like any other here. The likeliest first token "
+            "shown outlined and dashed. The box on the left is the prompt's last word; the best end is "
+            "orange. The end-of-text token counts like any other here. The likeliest first token "
             f"does not always lead to the likeliest text. Results, best first: {found}",
             figure,
             wide=True,
@@ -96,9 +107,9 @@ def draw(
 
 
 def _branch(
-    axes: Axes, tokenizer: Tokenizer, branch: Branch, start: tuple[float, float], end: tuple[float, float]
+    axes: Axes, tokenizer: Tokenizer, branch: Branch, start: tuple[float, float], end: tuple[float, float], best: bool
 ) -> None:
-    colour, dashes = (BLUE, "-") if branch.kept else (GREY, "--")
+    colour, dashes = (ORANGE if best else BLUE, "-") if branch.kept else (GREY, "--")
     axes.plot(
         [start[0], end[0]],
         [start[1], end[1]],
@@ -107,7 +118,7 @@ def _branch(
         zorder=1,
         linewidth=1.6 if branch.kept else 0.9,
     )
-    label = f"{visible(tokenizer.decode(list(branch.tokens[-1:])))}\n{branch.score:.2f}"
+    label = f"{visible(tokenizer.label(branch.tokens[-1]))}\n{branch.score:.2f}"
     axes.text(
         *end,
         label,
@@ -117,5 +128,5 @@ def _branch(
         parse_math=False,
         zorder=2,
         color="white" if branch.kept else GREY,
-        bbox={"boxstyle": "round,pad=0.25", "fc": BLUE if branch.kept else "white", "ec": colour, "ls": dashes},
+        bbox={"boxstyle": "round,pad=0.25", "fc": colour if branch.kept else "white", "ec": colour, "ls": dashes},
     )

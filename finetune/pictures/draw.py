@@ -1,4 +1,4 @@
-"""The command ``draw``: the kinds of pictures, their options, and where they are written."""
+"""The command ``draw``: what each kind of picture is made of, and where the pictures are written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,36 +6,20 @@ from functools import cached_property
 from pathlib import Path
 
 from finetune.checkpoints.sources import load
-from finetune.config import nearest
-from finetune.errors import RecipeError, WeightsError
+from finetune.errors import WeightsError
 from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier, Reader
 from finetune.models.transformer import LanguageModel
-from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
+from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule, tokens
 from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
+from finetune.pictures.options import Options, chosen_kinds
 from finetune.recipe import Train
 from finetune.report.plots import cut, house_style
 from finetune.tokenizer import Tokenizer
 from finetune.training.trainable import choose_settings
-
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a picture; None means the picture's default."""
-
-    weights: str | None = None
-    text: str | None = None
-    layer: int | None = None
-    recipe: str | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    beams: int | None = None
 
 
 class Request:
@@ -91,30 +75,32 @@ class Kind:
     """One kind of picture: a value of WHAT on the command line."""
 
     chapter: Chapter
-    reads: tuple[str, ...]  # the options that change it
     draw: Callable[[Request], list[Drawing]]
 
 
 KINDS = {
+    "tokens": Kind(
+        Chapter(
+            "Tokens", "What a model reads are not letters or words, but pieces that were frequent in its training text."
+        ),
+        lambda ask: tokens.draw(ask.loaded[1], ask.text(tokens.TEXT), ask.name),
+    ),
     "architectures": Kind(
         Chapter(
             "Architectures",
             "The path from the tokens to the output, with the shape of the tensor at each arrow. Read from the bottom "
             "upwards; the framed block is repeated as often as the number in its corner says.",
         ),
-        ("weights",),
         lambda ask: architectures.draw(ask.gpt.config, ask.name),
     ),
     "positions": Kind(
         Chapter(
             "Positions", "Attention alone ignores the order of tokens, so a model needs an encoding of each position."
         ),
-        ("weights",),
         lambda ask: positions.draw(ask.gpt, ask.name),
     ),
     "masks": Kind(
         Chapter("Masks", "Which tokens may attend to which; all other attention weights are zero."),
-        ("text",),
         lambda ask: masks.draw(ask.text(masks.TEXT)),
     ),
     "attention": Kind(
@@ -123,7 +109,6 @@ KINDS = {
             "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real forward pass: how much "
             "of every other token's value each token takes.",
         ),
-        ("weights", "text", "layer"),
         lambda ask: attention.draw(
             ask.body,
             ask.loaded[1],
@@ -135,7 +120,6 @@ KINDS = {
     ),
     "schedule": Kind(
         Chapter("Learning rate", "The size of an optimizer step, over the course of training."),
-        ("recipe",),
         lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE),
     ),
     "sampling": Kind(
@@ -144,7 +128,6 @@ KINDS = {
             "A model gives every token of its vocabulary a probability; these rules decide from which tokens "
             "the next one is sampled.",
         ),
-        ("weights", "text", "top_k", "top_p", "min_p"),
         lambda ask: sampling.draw(
             ask.language_model,
             ask.loaded[1],
@@ -159,7 +142,6 @@ KINDS = {
         Chapter(
             "Beam search", "Several continuations of the prompt are extended in parallel, and the likeliest are kept."
         ),
-        ("weights", "text", "beams"),
         lambda ask: beams.draw(
             ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name, ask.options.beams
         ),
@@ -173,22 +155,7 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
     train: the settings of the recipe that ``schedule`` shows. Raises FinetuneError where something given cannot be
     used; then nothing is written.
     """
-    chosen = list(KINDS) if what == ALL else [what]
-    if what not in (*KINDS, ALL):
-        known = f"{', '.join(KINDS)}, {ALL}"
-        hint = nearest(what, (*KINDS, ALL))
-        raise RecipeError(
-            f"unknown kind of picture {what!r}",
-            known=f"{known}. {hint}" if hint else known,
-            do="For example: finetune draw all",
-        )
-    read = {name for kind in chosen for name in KINDS[kind].reads}
-    unread = [name for name, value in vars(options).items() if value is not None and name not in read]
-    if unread:
-        raise RecipeError(
-            f"{what} does not use --{unread[0].replace('_', '-')}",
-            known=", ".join(f"--{name.replace('_', '-')}" for name in KINDS[what].reads),
-        )
+    chosen = chosen_kinds(what, options)
     ask = Request(options, train)
     with house_style():
         return add_to_album(out, {kind: (KINDS[kind].chapter, KINDS[kind].draw(ask)) for kind in chosen})

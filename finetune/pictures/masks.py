@@ -11,7 +11,7 @@ from finetune.pictures.drawing import BLUE, LIGHT, Drawing, new_figure
 from finetune.report.attention import visible
 
 TEXT = "The bank was closed today"
-WORDS, PADS = 7, 2  # words of the text, and padding tokens after them
+WORDS, PADS = 20, 2  # words of the text that fit a picture, and padding tokens after them
 CAPTIONS = {
     "padding": (
         "Padding mask",
@@ -50,16 +50,21 @@ def masks(tokens: int, pads: int) -> dict[str, Tensor]:
 
 def draw(text: str) -> list[Drawing]:
     """The masks for the first words of a text. Raises RecipeError for an empty text."""
-    words = text.split()[:WORDS]
+    words = text.split()
     if not words:
         raise RecipeError("the text is empty", got=repr(text), do='For example: --text "The bank was closed"')
-    names = words + ["<pad>"] * PADS
-    return [_draw(kind, mask, names[: len(mask)]) for kind, mask in masks(len(words), PADS).items()]
+    note = "Each word stands for one token here."
+    if len(words) > WORDS:
+        note += f" Of the {len(words):,} words, the first {WORDS} are drawn."
+    shown = words[:WORDS]
+    names = shown + ["<pad>"] * PADS
+    return [_draw(kind, mask, names[: len(mask)], note) for kind, mask in masks(len(shown), PADS).items()]
 
 
-def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:
+def _draw(kind: str, mask: Tensor, names: list[str], note: str) -> Drawing:
     title, caption = CAPTIONS[kind]
-    figure = new_figure(4.4, 4.2)
+    side = max(4.2, 0.3 * len(names) + 1.5)
+    figure = new_figure(side + 0.2, side)
     axes = figure.subplots()
     axes.imshow(mask.numpy(), cmap=ListedColormap([LIGHT, BLUE]), vmin=0, vmax=1)
     rows, columns = mask.nonzero(as_tuple=True)
@@ -76,4 +81,4 @@ def _draw(kind: str, mask: Tensor, names: list[str]) -> Drawing:
     axes.grid(True, which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    return Drawing(f"masks-{kind}", title, caption, figure)
+    return Drawing(f"masks-{kind}", title, f"{caption} {note}", figure)

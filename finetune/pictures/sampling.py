@@ -63,7 +63,7 @@ def draw(
     Decoding(top_k=top_k, top_p=top_p, min_p=min_p)  # checks the ranges
     logits = next_logits(gpt, prompt_ids(gpt, tokenizer, prompt, room=1))
     order = logits[0].argsort(descending=True)[:SHOWN]
-    tokens = [visible(tokenizer.decode([token])) for token in order.tolist()]
+    tokens = [visible(tokenizer.label(token)) for token in order.tolist()]
     rules = (
         ("top-k", "top_k", top_k or TOP_K, "the {} likeliest tokens are kept, however likely they are"),
         (

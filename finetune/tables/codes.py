@@ -1,4 +1,4 @@
-"""The one list of checks of a labelled table, with their codes. docs/findings.md explains each.
+"""The one list of checks of data, with their codes. docs/findings.md explains each.
 
 Codes are stable: a check keeps its code, and the code of a removed check is not reused.
 """
@@ -58,6 +58,14 @@ CHECKS = (
     Check("FT034", "total_row", "Rows with a total of the table are left out."),
     Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
     Check("FT036", "several_labels", "Cells of the label column hold several labels.", stops=True),
+    Check("FT070", "half_rows", "Rows without a source or without a target are left out."),
+    Check("FT071", "malformed_records", "Records cannot be read as instructions.", stops=True),
+    Check("FT072", "cut_sources", "Sources or prompts are longer than the model's input and are truncated."),
+    Check("FT073", "long_targets", "Targets or answers are longer than the model's input."),
+    Check("FT074", "repeated_pairs", "The same source or question occurs again with the same target or answer."),
+    Check("FT075", "several_targets", "The same source or question has several targets or answers."),
+    Check("FT076", "copied_targets", "Targets or answers repeat their source or question."),
+    Check("FT077", "one_target", "Many rows have the same target or answer."),
 )
 BY_NAME = {check.name: check for check in CHECKS}
 BY_CODE = {check.code: check for check in CHECKS}

@@ -89,8 +89,7 @@ def train(
     model, *prepared = accelerator.prepare(job.model, *optimizers)
 
     per_epoch, steps = count_steps(len(job.lengths), settings)
-    lr, parts = settings.chosen_lr, settings.chosen_epochs * settings.evaluations_per_epoch
-    evaluation_steps = {round(steps * part / parts) for part in range(1, parts + 1)}
+    lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
     start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
     saved_step = state.step
@@ -165,7 +164,7 @@ def train(
                 )
                 if accelerator.is_main_process:
                     shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-                    say(f"  epoch {state.step / per_epoch:g}: validation {shown}{'  (best)' if improved else ''}")
+                    say(f"  epoch {state.step / per_epoch:.3g}: validation {shown}{'  (best)' if improved else ''}")
                 state.stopped = state.worse >= settings.patience
                 save()
             stopping = _agree(accelerator, stop.asked)
@@ -215,12 +214,12 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
 
 def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_seconds: float) -> Plan:
     """The amount of training for the job under `settings`."""
-    _, steps = count_steps(len(job.lengths), settings)
+    per_epoch, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
     return Plan(
         [batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches],
         steps,
-        min(settings.chosen_epochs * settings.evaluations_per_epoch, steps),
+        len(validated_steps(per_epoch, steps, settings.evaluations_per_epoch)),
         job.validation_tokens,
         sum(p.numel() * p.element_size() for p in job.model.parameters() if p.requires_grad),
         checkpoint_seconds,
@@ -233,6 +232,12 @@ def count_steps(rows: int, settings: Train) -> tuple[int, int]:
     per_epoch = math.ceil(rows / settings.batch_size)
     all_epochs = per_epoch * settings.chosen_epochs
     return per_epoch, min(all_epochs, settings.max_steps or all_epochs)
+
+
+def validated_steps(per_epoch: int, steps: int, evaluations_per_epoch: int) -> set[int]:
+    """The steps after which the model is validated: evenly over each epoch, and the last one."""
+    parts = range(1, steps * evaluations_per_epoch // per_epoch + 1)
+    return {max(round(per_epoch * part / evaluations_per_epoch), 1) for part in parts} | {steps}
 
 
 def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

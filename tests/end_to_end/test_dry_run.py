@@ -116,3 +116,14 @@ def test_the_report_shows_estimate_and_actual(toy):
     lines = (toy.run / "report" / "report.md").read_text(encoding="utf-8").splitlines()
     table = lines[lines.index("Estimated and actual cost") :][:8]
     assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:] == ["Time", "Peak memory"]
+
+
+def test_an_interrupted_dry_run_promises_nothing(sms, finetune, monkeypatch):
+    from finetune.commands import dry_run
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dry_run, "_probe", interrupted)
+    stopped = finetune("run", "spam-classifier", "--set", "weights=random-bytes", *PLAN)
+    assert stopped.status == 130 and "a dry run saves nothing" in stopped.err and "saved files" not in stopped.err

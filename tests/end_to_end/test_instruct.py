@@ -204,3 +204,16 @@ def test_a_dry_run_says_what_it_would_take(finetune, tmp_path):
 def test_chat_is_for_instruct_runs(toy_copy, finetune):
     wrong = finetune("chat", toy_copy)
     assert wrong.status == 2 and "not an instruct run" in wrong.err
+
+
+def test_generate_says_that_it_applies_no_prompt_format(tmp_path, finetune):
+    from finetune.checkpoints.store import write_checkpoint
+    from finetune.models.gpt import GPT, GPTConfig
+    from finetune.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.of_bytes()
+    write_checkpoint(tmp_path / "own", GPT(GPTConfig(257, 32, 16, 1, 2)).initialise(1), tokenizer)
+    assert "finetune chat" not in finetune("generate", "own", "x", "--max-new-tokens", "2").err
+    (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    said = finetune("generate", "own", "x", "--max-new-tokens", "2")
+    assert said.status == 0 and "continues the text as it is. With the format: finetune chat RUN" in said.err

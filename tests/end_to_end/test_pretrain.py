@@ -78,6 +78,7 @@ def test_rows_of_an_evaluation_set_are_not_trained_on(finetune, tmp_path):
 
 
 def test_generating_and_classifying_go_on_from_it(pretrained, finetune, tmp_path):
+    assert ' generate runs/pretrain "The")' in (pretrained / "log.txt").read_text()
     said = finetune("generate", pretrained, "the ferry", "--max-new-tokens", "20", "--temperature", "0")
     assert said.status == 0 and said.out.startswith("the ferry")
     rows = "".join(f"the ferry Anna {i},boat\nsee you at lunch {i},food\n" for i in range(40))

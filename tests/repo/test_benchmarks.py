@@ -202,3 +202,10 @@ def test_variety_and_repetition_are_shares_of_n_grams(scripts):
     rows = [[1, 2, 1, 2, 1, 2, 3], [1, 2, 4, 5, 6, 7, 8]]
     assert decoding.variety(rows, 1) == 8 / 14 and decoding.variety(rows, 2) == 8 / 12
     assert decoding.repetition(rows) == pytest.approx((1 / 4 + 0) / 2)
+
+
+def test_the_interval_of_a_share_stays_within_0_and_100(scripts):
+    cell = scripts["few_labels"].cell
+    assert cell([0.1, 0.9, 0.95]) == "65.0 [0.0, 100.0]"
+    low, high = cell([-0.9, 0.9, 0.1], sign="+").partition("[")[2].rstrip("]").split(", ")
+    assert float(low) < -100 and float(high) > 100  # a difference is not cut

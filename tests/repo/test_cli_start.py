@@ -54,3 +54,8 @@ def test_importing_the_package_is_cheap(root):
     status, modules, _ = imports_of(root, "-c", "import finetune; print(finetune.__version__)")
     assert status == 0 and "finetune" in modules
     assert not modules & (HEAVY | {"typer", "pydantic"})
+
+
+def test_an_unknown_picture_is_refused_without_heavy_modules(root):
+    status, modules, _ = imports_of(root, "-m", "finetune", "draw", "atention")
+    assert status == 2 and not modules & HEAVY

@@ -325,3 +325,9 @@ def test_a_file_that_is_missing_or_no_text(ours, tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(WeightsError, match="no readable tokenizer"):
         Tokenizer.from_directory(tmp_path)
+
+
+def test_the_label_of_a_part_of_a_character_is_its_bytes():
+    tokenizer = Tokenizer.of_bytes()
+    labels = [tokenizer.label(token) for token in [tokenizer.end_of_text, *tokenizer.encode("a日")]]
+    assert labels == ["<|endoftext|>", "a", "\\xe6", "\\x97", "\\xa5"]

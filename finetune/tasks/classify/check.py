@@ -216,10 +216,15 @@ def show(report: TableReport, as_json: bool = False) -> None:
         print(json.dumps(report.to_json(), ensure_ascii=True, indent=2, allow_nan=False))
     else:
         _show_lines(report)
-        _show_findings(report.findings)
-    for finding in report.findings:
+        show_findings(report.findings)
+    refuse_stops(report.file, report.findings)
+
+
+def refuse_stops(file: str, findings: list[Finding]) -> None:
+    """Raise DataError for a finding that prevents training."""
+    for finding in findings:
         if finding.level == "stop":
-            raise DataError(f"{report.file}: {finding.what} [{finding.code}]", do=finding.do)
+            raise DataError(f"{file}: {finding.what} [{finding.code}]", do=finding.do)
 
 
 def _show_lines(report: TableReport) -> None:
@@ -251,7 +256,7 @@ def _show_lines(report: TableReport) -> None:
         say(f"muted    {', '.join(report.muted)}")
 
 
-def _show_findings(findings: list[Finding]) -> None:
+def show_findings(findings: list[Finding]) -> None:
     """A row for each finding. Content of the file is shown as plain text, never as markup."""
     from rich import box
     from rich.console import Console

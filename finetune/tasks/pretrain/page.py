@@ -240,7 +240,13 @@ def data_section(card: TextCard | None) -> Section:
                 frozenset(range(1, 6)),
             )
         )
-        blocks.append(Text("Weight: how many times each document of a source is trained on in an epoch.", small=True))
+        blocks.append(
+            Text(
+                "Weight: how many times each document of a source is trained on in an epoch. Each split has one token "
+                "more than its sources together: the end-of-text token that closes its last document.",
+                small=True,
+            )
+        )
     return Section("data", "Data", blocks)
 
 

@@ -232,8 +232,10 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         )
 
     def next_command(self, directory: Path) -> str:
-        """Classify with the pretrained weights."""
-        return f"classify my.csv --weights {directory}"
+        """Continue a text; an encoder cannot, and classifies."""
+        if is_masked(Run(directory).recipe()):
+            return f"classify my.csv --weights {directory}"
+        return f'generate {directory} "The"'
 
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""

@@ -96,3 +96,9 @@ def test_a_mistyped_run_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "runs" / "first" / "recipe.json").write_text("{}")
     with pytest.raises(WeightsError, match="runs/frist: no such run; known: first. did you mean"):
         locate_weights("runs/frist")
+
+
+@pytest.mark.parametrize("name", ["random-bytes", "scratch"])
+def test_random_weights_are_no_weights_to_use_and_mini_is_named(name):
+    with pytest.raises(WeightsError, match=f"'{name}' weights are random ones .*gpt2.*For example: mini"):
+        locate_weights(name)

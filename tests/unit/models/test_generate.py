@@ -236,3 +236,61 @@ def test_what_cannot_be_continued_is_refused(model):
             model.generate(**empty, max_new_tokens=3)
     with pytest.raises(TypeError, match="temprature"):
         model.generate(prompts(3)[0], 3, temprature=1.0)
+
+
+def diverse_reference(model, ids, new, beams, groups, penalty):
+    """Diverse beam search as Vijayakumar et al. 2018 write it, algorithm 1, without a cache and with plain lists."""
+    K = beams // groups
+    open_beams = [[((), 0.0)] for _ in range(groups)]
+    for _ in range(new):
+        taken = torch.zeros(model.config.vocab_size)
+        for group in range(groups):
+            candidates = []
+            for tokens, score in open_beams[group]:
+                row = torch.tensor([[*ids[0].tolist(), *tokens]])
+                for token, step in enumerate(model(row)[0, -1].log_softmax(-1).tolist()):
+                    cost = penalty * float(taken[token])
+                    candidates.append((score + step - cost, (*tokens, token), score + step))
+            best = sorted(candidates, reverse=True)[:K]
+            open_beams[group] = [(tokens, score) for _, tokens, score in best]
+            for _, tokens, _ in best:
+                taken[tokens[-1]] += 1
+    found = [beam for group in open_beams for beam in group]
+    return [list(tokens) for tokens, _ in sorted(found, key=lambda beam: -beam[1])]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams, groups, penalty", [(4, 2, 0.7), (3, 3, 2.0), (6, 2, 0.2)])
+def test_groups_of_beams_are_those_of_the_paper(toy, beams, groups, penalty):
+    ids = torch.tensor([[1, 3]])
+    found = toy.generate(
+        ids, 3, beams=beams, beam_groups=groups, diversity_penalty=penalty, samples=beams, length_penalty=0.0
+    )
+    assert found[:, 2:].tolist() == diverse_reference(toy, ids, 3, beams, groups, penalty)
+
+
+def test_groups_begin_with_different_tokens_and_a_batch_is_its_rows(toy):
+    ids = torch.tensor([[1, 3], [2, 2]])
+    options = {"beams": 3, "beam_groups": 3, "diversity_penalty": 50.0, "samples": 3, "end": 0}
+    together = toy.generate(ids, 4, **options)
+    assert len(set(together[:3, 2].tolist())) == 3
+    for number in range(2):
+        alone = toy.generate(ids[number : number + 1], 4, **options)
+        assert together[3 * number : 3 * number + 3, : alone.shape[1]].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"beams": 4, "beam_groups": 3}, "4 beams in 3 groups"),
+        ({"beams": 2, "beam_groups": 4}, "beam_groups is out of range; got 4; known: 1 to the number of beams, 2"),
+        ({"beams": 4, "diversity_penalty": 1.0}, "needs several groups"),
+        ({"beams": 4, "beam_groups": 2, "diversity_penalty": 0.0}, "diversity_penalty is out of range"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(options, part):
+    from finetune.models.sampling import Decoding
+
+    with pytest.raises(RecipeError) as error:
+        Decoding(**options)
+    assert part in str(error.value)

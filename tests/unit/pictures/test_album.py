@@ -7,7 +7,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from finetune.errors import RecipeError, RunError, WeightsError
-from finetune.pictures.draw import KINDS, Options, draw
+from finetune.pictures.album import DOTS
+from finetune.pictures.draw import KINDS, draw
+from finetune.pictures.options import READS, Options
 from finetune.recipe import Train
 
 HOSTILE = "$x^$ <script>alert(1)</script> \U0001f389 {{ 123*457 }} \x1b[31m"
@@ -127,3 +129,18 @@ def test_a_file_instead_of_the_folder_is_reported(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(RunError, match="not a folder"):
         draw("masks", tmp_path / "out", Options(), Train())
+
+
+def test_the_kinds_are_those_whose_options_are_known():
+    assert list(KINDS) == list(READS)
+
+
+def test_a_png_has_the_title_that_the_page_gives_the_svg(tmp_path):
+    from PIL import Image
+
+    draw("masks", tmp_path, Options(), Train())
+    with Image.open(tmp_path / "masks-both.png") as picture:
+        assert picture.text["Title"] == "Causal and padding mask"
+        top = picture.convert("L").crop((0, 0, picture.width, int(0.3 * DOTS)))
+        assert top.getextrema()[0] < 100  # dark letters where the SVG has nothing
+    assert "Causal and padding mask" not in (tmp_path / "masks-both.svg").read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 
 from finetune.errors import RecipeError
 from finetune.models.encoder import Encoder
@@ -17,6 +18,7 @@ from finetune.models.plain_attention import attention_maps
 from finetune.models.sampling import Decoding
 from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule
+from finetune.pictures.drawing import ORANGE
 
 SHAPE = {"vocab_size": 61, "context": 24, "width": 16, "layers": 2, "heads": 2}
 PROMPT = "The bank was"
@@ -229,3 +231,31 @@ def test_what_cannot_be_drawn_is_reported(gpt, tokenizer, draw, part):
     with pytest.raises(RecipeError) as error:
         draw(gpt, tokenizer)
     assert part in str(error.value)
+
+
+def test_captions_say_where_other_models_differ():
+    from finetune.models.gpt import GPTConfig
+
+    captions = {drawing.name: drawing.caption for drawing in architectures.draw(GPTConfig(**SHAPE), "tiny")}
+    assert "segment embedding" in captions["architectures-encoder-only"]
+    assert all(word in captions["architectures-encoder-decoder"] for word in ("BART", "after each sum", "T5"))
+
+
+def test_words_that_do_not_fit_a_mask_are_counted():
+    drawn = masks.draw(" ".join(map(str, range(31))))[0]
+    assert "Of the 31 words, the first 20 are drawn." in drawn.caption and images(drawn)[0].shape == (22, 22)
+    assert "first" not in masks.draw("one two three four five six seven eight nine")[0].caption
+
+
+def test_the_tree_names_the_prompts_last_word_and_marks_the_best_end(gpt, tokenizer):
+    ids = sampling.prompt_ids(gpt, tokenizer, PROMPT, room=beams.STEPS)
+    best = beams.search(gpt, ids, 3, beams.STEPS)[-1][0]
+    axes = beams.draw(gpt, tokenizer, PROMPT, "tiny")[0].figure.axes[0]
+    assert any(text.get_text().endswith(" was") for text in axes.texts)
+    marked = [text for text in axes.texts if text.get_bbox_patch().get_facecolor() == to_rgba(ORANGE)]
+    assert [text.get_text().split("\n")[1] for text in marked] == [f"{best.score:.2f}"]
+
+
+def test_tokens_within_a_character_are_told_apart(gpt, tokenizer):
+    head = attention.draw(gpt, tokenizer, "日", 1, "tiny")[1]
+    assert labels(head.figure.axes[0].xaxis)[1:4] == ["\\xe6", "\\x97", "\\xa5"]

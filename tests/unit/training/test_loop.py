@@ -281,3 +281,23 @@ def test_threads_are_as_asked_or_as_the_environment_says(monkeypatch):
         assert loop.set_threads(0) == len(loop._usable_cores())
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "per_epoch, steps, evaluations, expected",
+    [
+        (43, 129, 1, {43, 86, 129}),
+        (43, 6, 1, {6}),  # train.max_steps ends it within the first epoch
+        (10, 25, 2, {5, 10, 15, 20, 25}),
+        (10, 23, 2, {5, 10, 15, 20, 23}),
+        (1, 2, 3, {1, 2}),
+    ],
+)
+def test_validations_are_counted_in_epochs(per_epoch, steps, evaluations, expected):
+    assert loop.validated_steps(per_epoch, steps, evaluations) == expected
+
+
+def test_the_epoch_of_a_validation_is_rounded(toy_job, tmp_path, capsys):
+    job, settings = toy_job(max_steps=5)
+    loop.train(job, settings, tmp_path, {})
+    assert "  epoch 0.833: validation" in capsys.readouterr().out

@@ -143,6 +143,6 @@ def test_the_plan_counts_what_the_loop_then_does(toy_job, run_training):
     job, settings = toy_job(max_steps=9, evaluations_per_epoch=2)
     plan = loop.make_plan(job, settings, 60.0, 1.5)
     result, steps, validations, _ = run_training(job, settings)
-    assert plan.steps == len(steps) == result.planned_steps == 9 and plan.validations == len(validations) == 4
+    assert plan.steps == len(steps) == result.planned_steps == 9 and plan.validations == len(validations) == 3
     assert plan.gradient_bytes == 4 * sum(p.numel() for p in job.model.parameters())
     assert plan.validation_tokens == job.validation_tokens > 0

@@ -9,6 +9,8 @@ import pytest
 from finetune.errors import DataError
 from finetune.tasks.pretrain import documents
 from finetune.tasks.pretrain.documents import iterate_pieces, text_files
+from finetune.tasks.pretrain.settings import Pretrain
+from finetune.tokenizer import Tokenizer
 
 
 def joined(path):
@@ -99,3 +101,18 @@ def test_a_damaged_data_set_is_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(DataError, match="not a readable data set"):
         joined(tmp_path)
+
+
+def test_parts_have_one_token_more_than_their_sources_and_the_page_says_why(tmp_path):
+    from finetune.records import DataOrigin
+    from finetune.tasks.pretrain.page import data_section
+
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.txt").write_text("".join(f"{name} line {i}\n\n" for i in range(2000)))
+    counts = documents.write_tokens(folder, tmp_path, Tokenizer.of_bytes(), Pretrain(val_fraction=0.2), 1)
+    for split, total in counts.tokens.items():
+        assert total == 1 + sum(getattr(source, split).tokens for source in counts.sources.values())
+    card = counts.of(DataOrigin("texts", "texts", "the user's", "", "", ""))
+    assert "one token more" in data_section(card).blocks[-1].text

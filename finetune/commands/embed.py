@@ -1,0 +1,142 @@
+"""``finetune embed``: a vector for each text of a table, and the texts nearest to one."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.checkpoints.sources import load
+from finetune.console import progress, warn
+from finetune.errors import DataError, RecipeError, WeightsError, shorten
+from finetune.files import atomic_write
+from finetune.models.encoder import Encoder, real_tokens
+from finetune.models.encoder_decoder import EncoderDecoder
+from finetune.models.gpt import gather_positions
+from finetune.models.heads import Classifier, Reader
+from finetune.tables.readers import find_unlabelled_text, join_cells
+from finetune.tables.sources import locate_data
+from finetune.tables.tables import iterate_table
+from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import pad_ids
+
+POOLINGS = ("mean", "last")
+SAMPLE = 100  # rows that tell the text column
+BUDGET = 8192  # tokens per forward pass
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A text of the table, and the cosine of its vector with that of the text asked for."""
+
+    row: int
+    cosine: float
+    text: str
+
+
+def embed(
+    weights: str,
+    data: str,
+    out: Path | None,
+    text: str | None = None,
+    encoding: str | None = None,
+    pooling: str = "mean",
+    near: str | None = None,
+    neighbours: int = 5,
+) -> Iterator[str]:
+    """Embed a table's texts into a .npy file, or find those nearest to a text; gives the lines to print.
+
+    Raises RecipeError for an unknown pooling or file type, WeightsError for an encoder-decoder, DataError for a row
+    without text.
+    """
+    if pooling not in POOLINGS:
+        raise RecipeError("unknown pooling", got=pooling, known=", ".join(POOLINGS))
+    if out is None and near is None:
+        raise RecipeError("nothing to do with the embeddings", do="Give --out FILE.npy, --near TEXT, or both.")
+    if out is not None and out.suffix.lower() != ".npy":
+        raise RecipeError(f"{out}: embeddings are written as .npy", do=f"For example: --out {out.with_suffix('.npy')}")
+    if neighbours < 1:
+        raise RecipeError("neighbours is out of range", got=str(neighbours), known="1 or more")
+    model, tokenizer = reader(weights)
+    texts = read_texts(data, text, encoding)
+    vectors = embed_texts(model, tokenizer, texts, pooling, show="embedding")
+    if out is not None:
+        with atomic_write(out, "wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        yield f"{out}: {len(vectors):,} rows of {vectors.shape[1]:,} numbers, one row for each of the table's"
+    if near is not None:
+        [asked] = embed_texts(model, tokenizer, [near], pooling)
+        for found in nearest_texts(asked, vectors, texts, neighbours):
+            yield f"{found.cosine:.3f}  row {found.row}  {shorten(found.text, 90)}"
+
+
+def reader(weights: str) -> tuple[Reader, Tokenizer]:
+    """The model that reads texts, without a classifier's head. Raises WeightsError for an encoder-decoder."""
+    model, tokenizer = load(weights)
+    body = model.body if isinstance(model, Classifier) else model
+    if isinstance(body, EncoderDecoder):
+        raise WeightsError(
+            f"{weights}: an encoder-decoder has no embedding here", known="a GPT-2, an encoder, a classifier"
+        )
+    return body, tokenizer
+
+
+def read_texts(data: str, text: str | None, encoding: str | None) -> list[str]:
+    """The texts of a table, every row. Raises DataError for a row without text."""
+    source = locate_data(data, encoding)
+    rows = [(names, cells) for names, cells in iterate_table(source.path, source.layout)]
+    if not rows:
+        raise DataError(f"{data}: no rows", do="Add some.")
+    names = rows[0][0]
+    columns = find_unlabelled_text(names, [cells for _, cells in rows[:SAMPLE]], text, data)
+    texts = [join_cells(cells, columns) for _, cells in rows]
+    empty = [row for row, own in enumerate(texts) if not own.strip()]
+    if empty:
+        raise DataError(
+            f"{data}: rows without text have no embedding",
+            got=f"{len(empty):,}, the first is row {empty[0]}",
+            do="Leave them out, or name another column with --text.",
+        )
+    return texts
+
+
+@torch.inference_mode()
+def embed_texts(model: Reader, tokenizer: Tokenizer, texts: list[str], pooling: str, show: str = "") -> np.ndarray:
+    """A vector for each text, float32 (n, C): the state after the last block of its last token, or the mean of all.
+
+    A text is read as a classifier reads it, without a token in front, and does not depend on the texts beside it.
+    """
+    context = model.config.context
+    whole = tokenizer.encode_batch(texts)
+    if long := sum(len(ids) > context for ids in whole):
+        warn(f"{long:,} texts have more than {context:,} tokens: only the first {context:,} are read")
+    ids = [row[:context] for row in whole]
+    vectors = np.zeros((len(texts), model.config.width), dtype=np.float32)
+    with progress(show or "embedding", len(texts), unit="texts") as advance:
+        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], BUDGET):
+            batch, last = pad_ids([ids[row] for row in rows])
+            real = real_tokens(last, batch.shape[1])  # (B, T)
+            hidden = model.hidden_states(batch, real) if isinstance(model, Encoder) else model.hidden_states(batch)
+            if pooling == "last":
+                states = gather_positions(hidden, last)[:, 0]
+            else:
+                states = (hidden * real[:, :, None]).sum(dim=1) / real.sum(dim=1, keepdim=True)
+            vectors[rows] = states.float().numpy()
+            advance(len(rows))
+    return vectors
+
+
+def nearest_texts(asked: np.ndarray, vectors: np.ndarray, texts: list[str], count: int) -> Iterable[Neighbour]:
+    """The texts whose vectors (n, C) point most nearly where `asked` (C,) points, the nearest first.
+
+    The mean of all vectors is subtracted first: those of a language model share a large part that says nothing about
+    the text (Mu and Viswanath 2018, arXiv:1702.01417).
+    """
+    centre = vectors.mean(axis=0) if len(vectors) > 1 else 0.0
+    own, others = asked - centre, vectors - centre
+    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(own)
+    cosines = others @ own / np.maximum(lengths, 1e-12)
+    for row in np.argsort(-cosines, kind="stable")[:count].tolist():
+        yield Neighbour(row, float(cosines[row]), texts[row])

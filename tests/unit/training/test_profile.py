@@ -1,0 +1,52 @@
+"""The parts of a step add up to it, and a profiled step moves the weights as the loop does."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from finetune.commands.profile import table
+from finetune.training import loop
+from finetune.training.optim import build_optimizers
+from finetune.training.profile import PARTS, Profile, profile_steps
+
+
+def test_a_profiled_step_is_the_loops(toy_job):
+    job, settings = toy_job(dropout=0.0)
+    other = copy.deepcopy(job.model)
+    rows = list(range(8))
+    found = profile_steps(job, settings, [rows], torch.device("cpu"))
+    mine = {name: parameter.detach().clone() for name, parameter in job.model.named_parameters()}
+
+    job.model.load_state_dict(other.state_dict())
+    optimizers = build_optimizers(
+        job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
+    )
+    loop._set_rate(optimizers, settings.chosen_lr)
+    loop._step(Accelerator(cpu=True), job.model, optimizers, job, settings, rows, step=0)
+    for name, parameter in job.model.named_parameters():
+        torch.testing.assert_close(mine[name], parameter.detach(), rtol=1e-5, atol=1e-6)
+    assert found.steps == 1 and found.tokens >= sum(job.lengths[row] for row in rows)
+    assert set(found.seconds) == set(PARTS) and min(found.seconds.values()) > 0 and found.peak_flops > 0
+    trained = sum(
+        p.numel()
+        for n, p in job.model.named_parameters()
+        if n.endswith("weight") and "embedding" not in n and "norm" not in n
+    )
+    assert found.flops == pytest.approx(6 * trained * found.tokens)
+
+
+def test_the_first_batch_is_a_warm_up_and_hooks_are_taken_away(toy_job):
+    job, settings = toy_job()
+    found = profile_steps(job, settings, [[0, 1], [2, 3], [4, 5]], torch.device("cpu"))
+    assert found.steps == 2
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in job.model.modules())
+
+
+def test_shares_and_speed_are_of_the_measured_time():
+    seconds = dict(zip(PARTS, (1.0, 2.0, 3.0, 0.0, 3.0, 1.0), strict=True))
+    lines = table(Profile(seconds, steps=10, tokens=500, flops=2e10, peak_flops=4e9))
+    assert [line.split()[-2:] for line in lines[1:4]] == [["100.0", "10.0%"], ["200.0", "20.0%"], ["300.0", "30.0%"]]
+    assert lines[-2].startswith("50 tokens a second")
+    assert lines[-1].startswith("2.0 GFLOP a second") and "50% of the 4 " in lines[-1]
