@@ -8,6 +8,8 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
+import finetune
+from finetune.errors import InputError
 from finetune.evaluation.results import StartWeights
 from finetune.export import hf, onnx
 from finetune.export.standalone import OnnxClassifier
@@ -218,3 +220,18 @@ def test_the_report_says_what_cutting_costs():
 
 def test_an_empty_row_has_one_piece():
     assert TokenRows.of([], 1).lengths() == [] and pieces_of([], "windows", 4) == [[]]
+
+
+def test_the_estimator_reads_windows_and_keeps_to_them(tiny, tmp_path):
+    texts, labels = [f"{text} {i}" for i in range(8) for text in TEXTS], ["ham", "spam"] * 16
+    given = {"method": "head", "epochs": 1, "max_length": MOST, "validation_fraction": 0.2}
+    model = finetune.TextClassifier(tiny, long_texts="windows", **given).fit(texts, labels)
+    windows = [text[at : at + MOST] for text in texts[-1:] for at in range(0, len(text) - MOST // 4, MOST - MOST // 4)]
+    expected = model.bundle_.logits(windows).mean(axis=0)
+    assert len(windows) > 3
+    np.testing.assert_allclose(model.bundle_.logits(texts[-1:])[0], expected, atol=1e-5)
+    again = finetune.TextClassifier.load(model.save(tmp_path / "bundle"))
+    assert again.long_texts == again.bundle_.long_texts == "windows"
+    np.testing.assert_array_equal(again.predict_proba(texts), model.predict_proba(texts))
+    with pytest.raises(InputError, match="long_texts"):
+        finetune.TextClassifier(tiny, long_texts="window", **given).fit(texts, labels)
