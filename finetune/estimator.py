@@ -53,8 +53,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     X: texts, as a list, an array, a column or frame of pandas, Arrow or datasets; several columns are joined with
     newlines. y: labels, text, whole numbers or booleans; ``predict`` gives them back in their type. As in a table,
-    white space around a label is none of it, and an empty label is missing. Where rows may have many labels, y is a list
-    of lists of labels or an indicator matrix (n, K), such as a frame of 0 and 1 with a column for each label.
+    white space around a label is none of it, and an empty label is missing; ``fit`` warns of such labels, since
+    scikit-learn's own scorers compare y as it is given with the stripped labels of ``predict``. Where
+    rows may have many labels, y is a list of lists of labels or an indicator matrix (n, K), such as a frame of 0 and 1
+    with a column for each label.
 
     Parameters
     ----------
@@ -62,7 +64,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     method : which weights are trained: auto, full, last-blocks, head or lora
     epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
     batch_size : rows per optimizer step
-    max_length : tokens to which a text is truncated; None: the model's context
+    max_length : tokens that the model reads at a time; None: its context
+    long_texts : what is read of a longer text: cut, head-tail or windows, as the setting ``classify.long_texts``
     validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; at 0, and
         where the rows are too few for a share, all are trained on and choose the epoch
     class_weight : what classes weigh in the loss: None, a dict of class and weight, or "balanced" for equal classes
@@ -93,6 +96,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         lr: float | None = None,
         batch_size: int = 16,
         max_length: int | None = None,
+        long_texts: str = "cut",
         validation_fraction: float = 0.1,
         class_weight: str | Mapping[Any, float] | None = None,
         threshold: float | str = 0.5,
@@ -106,6 +110,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.batch_size = batch_size
         self.max_length = max_length
+        self.long_texts = long_texts
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
         self.threshold = threshold
@@ -223,6 +228,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             positive=bundle.positive,
             columns=columns,
             max_length=bundle.max_length,
+            long_texts=bundle.long_texts,
             threshold=bundle.threshold,
             thresholds=bundle.thresholds,
             temperature=bundle.temperature,
@@ -337,7 +343,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         } | dict(self.settings or {})
         values = {
             "task": "classify",
-            "classify": {"labels": "many" if many else None},
+            "classify": {"labels": "many" if many else None, "long_texts": self.long_texts},
             "weights": resolve_auto(str(self.weights)),
             "max_length": _plain(self.max_length),
             "split": {"seed": _plain(seed)} | ({"val_fraction": fraction} if fraction != 0 else {}),

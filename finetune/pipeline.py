@@ -183,6 +183,7 @@ def classify_request(
     test: str | None = None,
     weights: str | None = None,
     method: str | None = None,
+    long_texts: str | None = None,
     encoding: str | None = None,
     ignore: Sequence[str] = (),
     overrides: Sequence[str] = (),
@@ -200,6 +201,7 @@ def classify_request(
     chosen |= {"folds": {"count": folds}} if folds else {}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
+    chosen |= {"classify": {"long_texts": long_texts}} if long_texts else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
     return make_recipe("folds" if folds else "classify", overrides, merge(chosen, settings or {}))
 

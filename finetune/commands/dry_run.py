@@ -156,6 +156,8 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
         f"steps: {plan.steps:,} of {settings.batch_size} rows; {len(probe.whole.lengths):,} rows of {tokens:,} tokens "
         f"in an epoch; {plan.validations} validations"
     )
+    for line in task.alternatives(recipe, run):
+        say(line)
     setup.model.float()
     seconds = task.evaluation_seconds(recipe, run, setup, device)
     _say_estimates(found, seconds, device)

@@ -16,6 +16,7 @@ from finetune.evaluation.results import Difference, Metric, undefined
 from finetune.records import Record
 
 METRICS = ("f1_micro", "f1_macro", "subset_accuracy", "precision_micro", "recall_micro", "hamming_loss", "log_loss")
+FEW = 5  # validation rows with a label from which it gets a threshold of its own
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,20 @@ def sigmoid(logits: ArrayLike) -> np.ndarray:
 def choose_thresholds(
     truth: ArrayLike, probabilities: ArrayLike, rule: str, weights: ArrayLike | None = None
 ) -> np.ndarray:
-    """The threshold (K,) of each label: 0.5 under the rule `half`, else the best F1 on these rows, each with its weight."""
+    """The threshold (K,) of each label: 0.5 under the rule `half`, else the best F1 on these rows, each with its weight.
+
+    Labels of fewer than FEW rows share the threshold of their best micro F1: one of their own would fit those rows
+    alone (Yang 2001, "A study of thresholding strategies for text categorization", SIGIR).
+    """
     truth, probabilities = np.asarray(truth, dtype=bool), np.asarray(probabilities)
     if rule == "half":
         return np.full(truth.shape[1], 0.5)
-    return np.array([choose_threshold(own, p, weights) for own, p in zip(truth.T, probabilities.T, strict=True)])
+    found = np.array([choose_threshold(own, p, weights) for own, p in zip(truth.T, probabilities.T, strict=True)])
+    few = truth.sum(axis=0) < FEW
+    if few.any():
+        every = None if weights is None else np.repeat(np.asarray(weights), few.sum())
+        found[few] = choose_threshold(truth[:, few].ravel(), probabilities[:, few].ravel(), every)
+    return found
 
 
 def set_probability(probabilities: np.ndarray, decided: np.ndarray) -> np.ndarray:

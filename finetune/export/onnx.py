@@ -37,6 +37,7 @@ from finetune.export.standalone import OnnxClassifier
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 from finetune.tables.label_sets import labels_in
+from finetune.training.pieces import average, pieces_of
 from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
@@ -102,9 +103,10 @@ class LastTokenLogits(nn.Module):
 def compare_classifier(directory: Path, thing: Exportable, model: Classifier, quantize: str | None) -> Exported:
     """Compare the standalone predictor with our own model on every text: labels, decisions and probabilities."""
     other = OnnxClassifier(directory)
-    ids = encode(thing.tokenizer, thing.texts, thing.max_length)
-    same_ids = sum(theirs == row for theirs, row in zip(other.encode(thing.texts), ids, strict=True))
-    ours, theirs = predict_logits(model, ids), other.logits(thing.texts)
+    rows = [pieces_of(ids, other.long_texts, thing.max_length) for ids in encode(thing.tokenizer, thing.texts)]
+    same_ids = sum(theirs == own for theirs, own in zip(other.encode(thing.texts), rows, strict=True))
+    ours = predict_logits(model, [piece for pieces in rows for piece in pieces])
+    ours, theirs = average(ours, np.array([len(pieces) for pieces in rows])), other.logits(thing.texts)
     read = other.probabilities(thing.texts)
     if other.thresholds is None:
         positive = other.labels.index(other.positive) if other.positive is not None else None

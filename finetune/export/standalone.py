@@ -53,24 +53,43 @@ class OnnxClassifier:
         self.thresholds: list[float] | None = card.get("thresholds")  # of each label, if a text may have many
         self.temperature: float = card["temperature"]
         self.max_length: int = card["max_length"]
+        self.long_texts: str = card.get("long_texts", "cut")  # or head-tail, windows
         self.folds: bool = card.get("white_space") == "fold"
         self.quantized: bool = card.get("quantized") is not None
         self.encoding, self.pad, fingerprint = read_vocabulary(directory)
         if fingerprint != card["tokenizer_sha256"]:
             raise ValueError(f"{directory}: the vocabulary is not the one that this model was trained with")
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, cut at the length of the training."""
+    def encode(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """Token ids of each text, in the pieces that the model reads, as in training."""
         texts = list(map(fold_white_space, texts)) if self.folds else list(texts)
-        rows = [ids[: self.max_length] for ids in self.encoding.encode_ordinary_batch(texts)]
+        rows = self.encoding.encode_ordinary_batch(texts)
         empty = [number for number, ids in enumerate(rows) if not ids]
         if empty:
             raise ValueError(f"text {empty[0]} is empty")
-        return rows
+        return [self.pieces(ids) for ids in rows]
+
+    def pieces(self, ids: list[int]) -> list[list[int]]:
+        """A text's ids; of a long text its beginning, or head and tail, or windows that share a quarter."""
+        most, quarter = self.max_length, self.max_length // 4
+        if len(ids) <= most or self.long_texts == "cut":
+            return [ids[:most]]
+        if self.long_texts == "head-tail":
+            return [ids[:quarter] + ids[quarter - most :]]
+        return [ids[at : at + most] for at in range(0, len(ids) - quarter, most - quarter)]
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Class logits (n, K), fp32."""
-        rows = self.encode(texts)
+        """Class logits (n, K), fp32: of a text in windows, the mean over them."""
+        texts_pieces = self.encode(texts)
+        logits = self.logits_of([piece for pieces in texts_pieces for piece in pieces])
+        counts = np.array([len(pieces) for pieces in texts_pieces], dtype=int)
+        if (counts == 1).all():
+            return logits
+        sums = np.add.reduceat(logits.astype(np.float64), np.cumsum(counts) - counts, axis=0)
+        return (sums / counts[:, None]).astype(np.float32)
+
+    def logits_of(self, rows: list[list[int]]) -> np.ndarray:
+        """Class logits (n, K), fp32, of token ids."""
         found = np.zeros((len(rows), len(self.labels)), dtype=np.float32)
         for numbers in self._batches([len(ids) for ids in rows]):
             longest = max(len(rows[number]) for number in numbers)

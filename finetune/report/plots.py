@@ -172,7 +172,9 @@ def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         if share is not None:
-            axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance (share of that label, {share:.0%})")
+            axes.axhline(
+                share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance (share of that label, {share:.0%})"
+            )
         _pair(axes, model, baseline, baseline_name, drawstyle="steps-pre")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
@@ -254,7 +256,9 @@ def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         if log.steps:
             upper.plot(log.steps, log.losses, color=LIGHT, linewidth=0.9, label="training loss, each step")
-            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5, label="training loss, running mean")
+            upper.plot(
+                log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5, label="training loss, running mean"
+            )
         if points:
             upper.plot(
                 [point.step for point in points],

@@ -232,7 +232,7 @@ def _lengths(source: LabelledTexts, lengths: np.ndarray | None, context: int) ->
         "warning" if cut > 0.01 * len(lengths) else "note",
         f"{cut:,} of {len(lengths):,} texts are longer than {context:,} tokens: the rest of each is "
         f"not read, {lost:.1%} of all tokens",
-        "Put the decisive part first, split long texts, or use weights with a longer context.",
+        "Read more of them (--long-texts windows, or head-tail), or use weights with a longer context.",
         cut,
         examples=[f"{lengths[at]:,} tokens: {quote(source.texts[at])}" for at in longest],
     ).with_rows(source, longest)

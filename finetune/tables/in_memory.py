@@ -140,9 +140,10 @@ def tidy_labels(labels: np.ndarray) -> np.ndarray:
     missing = any(value is None for value in tidy)
     changed = [row for row, value in enumerate(values) if isinstance(value, str) and tidy[row] not in (value, None)]
     if changed:
+        names = listed(sorted({repr(values[row]) for row in changed}))
         warnings.warn(
             f"{len(changed)} labels are read without the white space around them, the first in row {changed[0]}: "
-            f"{values[changed[0]]!r}",
+            f"{names}. Strip y before scikit-learn's own scorers read it: to them, these rows are wrong",
             DataConversionWarning,
             stacklevel=2,
         )

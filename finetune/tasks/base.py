@@ -185,6 +185,10 @@ class Task(ABC, Generic[P, B, M, E]):
         whole = self.build_job(recipe, run, setup, device)
         return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
+    def alternatives(self, recipe: Recipe, run: Run) -> list[str]:
+        """What other values of the task's settings would cost, in lines for a dry run."""
+        return []
+
     def evaluation_seconds(
         self, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device
     ) -> float | None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.odd_tables import CASES, LABELS, TEXTS, write
+
 TRAIN = ["--weights", "random-bytes", "--until", "prepare"]
-TEXTS = [f"{('lunch at home', 'win a prize')[i % 2]} {'x' * (i // 2)}" for i in range(40)]
-LABELS = ["ham", "spam"] * 20
+SHORT = ["--set", "train.max_steps=2", "--set", "max_length=16", "--set", "evaluate.resamples=100"]
 
 
 def records() -> dict[int, tuple[str, str]]:
@@ -22,85 +23,27 @@ def records() -> dict[int, tuple[str, str]]:
     return {row["row"]: (row["text"], row["label"]) for row in rows}
 
 
-def write(name: str, columns: dict[str, list], end: str = "\n", encoding: str = "utf-8", delimiter: str = ",") -> str:
-    with open(name, "w", newline="", encoding=encoding) as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator=end)
-        writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
-    return name
+def test_the_table_of_odd_tables_is_one_of_different_kinds():
+    assert len({case.what for case in CASES}) == len(CASES) >= 65
+    assert all("\n" not in case.what and len(case.what) < 100 for case in CASES)
 
 
-ODD_LABELS = {
-    "commas": ["a,b", "c,d"],
-    "quotes": ['say "a"', "'b'"],
-    "line breaks": ["a\nb", "a b"],
-    "emoji": ["\U0001f600", "\U0001f622\u200d\U0001f525"],
-    "paths": ["../../etc/passwd", "/tmp/x"],
-    "formulas": ["=1+1", "@x"],
-    "markup": ["[/red]", "<script>"],
-    "numbers": ["0", "1"],
-    "padded numbers": ["01", "1"],
-    "words for nothing": ["None", "nan"],
-    "math": ["$x^$", "\\frac"],
-    "long": ["x" * 3000, "y" * 3000],
-    "booleans": ["True", "False"],
-    "right to left": ["\u202eabc", "\u05d0\u05d1"],
-}
-
-
-@pytest.mark.parametrize("kind", ODD_LABELS)
-def test_labels_arrive_as_they_are(kind, ran):
-    labels = ODD_LABELS[kind] * 20
-    status, shown = ran("classify", write("my.csv", {"text": TEXTS, "label": labels}), *TRAIN)
-    assert status == 0, shown
-    assert records() == {i: pair for i, pair in enumerate(zip(TEXTS, labels, strict=True))}
-
-
-ODD_TEXTS = {
-    "5 MB": "y" * 5_000_000,
-    "null bytes": "a\0b\0",
-    "line breaks": "a\r\nb\rc\nd",
-    "quotes": 'he said ""no""',
-    "emoji": "\U0001f469\u200d\U0001f680",
-    "one letter": "q",
-    "end of text": "<|endoftext|>",
-    "formula": "=cmd|' /C calc'!A0",
-    "controls": "\x1b[31mred\x07",
-    "private use": "\ue000\U0010ffff",
-    "word for nothing": "NaN",
-}
-
-
-@pytest.mark.parametrize("kind", ODD_TEXTS)
-def test_texts_arrive_as_they_are(kind, ran):
-    texts = [ODD_TEXTS[kind], *TEXTS[1:]]
-    status, shown = ran("classify", write("my.csv", {"text": texts, "label": LABELS}), *TRAIN)
-    assert status == 0, shown
-    assert records()[0] == (ODD_TEXTS[kind], "ham") and len(records()) == 40
-
-
-LAYOUTS = {
-    "windows line ends": {"end": "\r\n"},
-    "old mac line ends": {"end": "\r"},
-    "semicolons": {"delimiter": ";"},
-    "tabs": {"delimiter": "\t"},
-    "utf-16": {"encoding": "utf-16"},
-    "byte order mark": {"encoding": "utf-8-sig"},
-}
-
-
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_layouts_are_detected_and_reported(kind, ran):
-    columns = {"text": [*TEXTS[:-1], "naïve"], "label": LABELS}
-    status, shown = ran("classify", write("my.csv", columns, **LAYOUTS[kind]), *TRAIN)
-    assert status == 0, shown
-    assert records() == {i: pair for i, pair in enumerate(zip(columns["text"], LABELS, strict=True))}
-    said = {
-        "semicolons": "separated by semicolons",
-        "tabs": "separated by tabs",
-        "utf-16": "read as utf-16",
-        "byte order mark": "byte order mark",
-    }
-    assert said.get(kind, "rows: 40") in shown
+@pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
+def test_an_odd_table(case, ran):
+    name = case.write()
+    if case.check is not None:
+        status, shown = ran("data", "check", name, *case.options)
+        words = shown.replace("\n", " ") + ran("data", "check", name, *case.options, "--json")[1].replace("\n", " ")
+        assert status == case.check and [part for part in case.checked if part not in words] == [], shown
+    status, shown = ran("classify", name, *case.options, *case.training, *TRAIN)
+    assert status == case.status, shown
+    assert [part for part in case.said if part not in shown] == [], shown
+    assert [part for part in case.unsaid if part in shown] == [] and len(shown.splitlines()) <= case.most_lines
+    if case.rows is not None:
+        found = records()
+        assert [found[row] for row in sorted(found)] == case.rows
+    if case.status == 0:
+        assert {"label", "240"}.isdisjoint(label for _, label in records().values())
 
 
 def test_mixed_line_ends_are_read(ran):
@@ -158,71 +101,6 @@ def test_a_nan_label_is_a_missing_label(ran):
     status, shown = ran("classify", "my.jsonl", *TRAIN)
     assert status == 0 and "1 row left out: empty label" in shown
     assert 7 not in records() and {label for _, label in records().values()} == {"0", "1"}
-
-
-def test_columns_called_as_ours_are_kept_apart(ran):
-    columns = {"row": range(100, 140), "predicted": ["x"] * 40, "text": TEXTS, "p_0": [0.5] * 40, "label": LABELS}
-    status, shown = ran("classify", write("my.csv", columns), *TRAIN)
-    assert status == 0, shown
-    assert records()[5] == (TEXTS[5], "spam")
-    assert "predicted, p_0" in ran("data", "check", "my.csv")[1]
-
-
-REFUSED = {
-    "a label a row": (
-        {"text": [f"{'a' * i}" for i in range(1, 501)], "label": [f"k{i}" for i in range(500)]},
-        [],
-        ["'label' has 500 different values in 500 rows", "--label NAME"],
-    ),
-    "swapped columns": (
-        {"label": TEXTS * 2, "text": LABELS * 2},
-        [],
-        ["'label' has 40 different values in 80 rows", "swapped: --text label --label text"],
-    ),
-    "one text": ({"text": ["the same"] * 40, "label": LABELS}, [], ["the same text in all 40 rows", "--text NAME"]),
-    "no label": ({"text": TEXTS, "label": [""] * 40}, [], ["needs at least two labels; got none"]),
-    "one column for both": (
-        {"text": TEXTS, "label": LABELS},
-        ["--text", "label"],
-        ["the same column for text and label"],
-    ),
-    "no group column": ({"text": TEXTS, "label": LABELS}, ["--group", "who"], ["no column 'who'", "--group NAME"]),
-    "no split column": (
-        {"text": TEXTS, "label": LABELS},
-        ["--split", "label"],
-        ["unknown split in column 'label'; got 'ham'", "train, training"],
-    ),
-    "no encoding": ({"text": TEXTS, "label": LABELS}, ["--set", "encoding=utf9"], ["unknown encoding 'utf9'"]),
-    "the same file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "my.csv"], ["given again"]),
-    "no such file to test": ({"text": TEXTS, "label": LABELS}, ["--test", "t.csv"], ["no data 't.csv'"]),
-    "a set that is not there": (
-        {"text": TEXTS, "label": LABELS},
-        ["--validation", "hf:no/set"],
-        ["hf:no/set", "Connect"],
-    ),
-    "balanced groups": (
-        {"text": TEXTS, "label": LABELS},
-        ["--group", "label", "--set", "split.protocol=balanced"],
-        ["balanced draws from one table", "protocol=grouped"],
-    ),
-    "a time column that is not read": (
-        {"text": TEXTS, "label": LABELS, "day": LABELS},
-        ["--set", "columns.time=day"],
-        ["columns.time is read only by split.protocol=time"],
-    ),
-    "times that are none": (
-        {"text": TEXTS, "label": LABELS, "day": LABELS},
-        ["--time", "day"],
-        ["column 'day': 40 cells are not a time", "'ham'"],
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_contradicts_is_refused(kind, ran):
-    columns, arguments, fragments = REFUSED[kind]
-    status, shown = ran("classify", write("my.csv", columns), *TRAIN, *arguments)
-    assert status == 2 and [part for part in fragments if part not in shown] == [], shown
 
 
 def test_a_split_by_time_tests_on_the_newest_rows(ran):
@@ -288,17 +166,6 @@ def test_a_label_of_megabytes_is_shown_by_its_beginning(ran):
     ):
         shown = ran(*command)[1]
         assert "xxxx..." in shown and len(shown) < 8000, len(shown)
-
-
-def test_a_divided_group_is_reported_before_training(ran):
-    columns = {
-        "text": TEXTS,
-        "label": LABELS,
-        "who": [f"p{i // 4}" for i in range(40)],
-        "part": ["train"] * 26 + ["val"] * 6 + ["test"] * 8,
-    }
-    status, shown = ran("classify", write("my.csv", columns), "--group", "who", "--split", "part", *TRAIN)
-    assert status == 0 and shown.count("note: 2 of 6 val rows have a group that is also in train. ") == 1
 
 
 def test_rows_are_named_with_their_file_where_there_are_several(ran):
@@ -373,88 +240,6 @@ def test_rows_swallowed_by_a_quote_are_reported_before_training(ran):
     assert status == 0 and shown.count(f"note: my.csv: {said}. Look at") == 1
 
 
-def test_a_leaking_text_column_is_reported_before_training(ran):
-    columns = {"text": TEXTS, "kind": ["one", "two"] * 20, "label": LABELS}
-    status, shown = ran("classify", write("my.csv", columns), "--text", "text,kind", *TRAIN)
-    assert status == 0 and shown.count("note: column 'kind' predicts the label in 100.0% of the rows") == 1
-
-
-BLANK = ["" if i % 20 else label for i, label in enumerate(["ham"] * 20 + ["spam"] * 20)]  # merged cells
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-CHECKED = {
-    "blanks at the end of one label": (
-        {"text": [text + "  " * (i % 2) for i, text in enumerate(TEXTS)], "label": LABELS},
-        ["ends with white space in 100% of the rows labelled 'spam'", "columns.white_space=fold", "FT030"],
-    ),
-    "a total below": (
-        {"text": [*TEXTS, "Total"], "label": [*LABELS, "240"]},
-        ["1 of 41 rows are left out: total row", "FT034"],
-    ),
-    "a second header": (
-        {"text": [*TEXTS[:9], "text", *TEXTS[9:]], "label": [*LABELS[:9], "label", *LABELS[9:]]},
-        ["1 of 41 rows are left out: repeated header", "FT033"],
-    ),
-    "a label with a full stop": ({"text": TEXTS, "label": [*LABELS[:-1], "spam."]}, ["1 label is spelled", "FT020"]),
-    "a label with a zero-width blank": (
-        {"text": TEXTS, "label": [*LABELS[:-1], "spam\u200b"]},
-        ["1 label is spelled in several ways; 1 row has a rarer spelling", "1 label has fewer than 10 rows"],
-    ),
-    "lists of tokens": (
-        {"text": [json.dumps(text.split()) for text in TEXTS], "label": LABELS},
-        ["column 'text' has lists, not texts", "Join the tokens", "FT032"],
-    ),
-    "labels named in their texts": (
-        {"text": [f"{MONTHS[i % 12]} {'x' * (i + 1)}" for i in range(240)], "label": MONTHS * 20},
-        ["the names of 12 labels occur in their own texts", "and 10 more", "FT023"],
-    ),
-    "one row of a thousand": (
-        {"text": [f"{'x' * i}" for i in range(1, 1001)], "label": ["fraud", *["ok"] * 996, *["fraud"] * 3]},
-        ["99.60% of the rows are 'ok', 0.40% are 'fraud'"],
-    ),
-}
-UNSPLIT = {
-    "merged cells": ({"text": TEXTS, "label": BLANK}, "38 of 40 rows are left out: empty label"),
-    "numbers": ({"text": [f"{100000 + i}" for i in range(40)], "label": LABELS}, "1 different text in 40 rows"),
-    "dates": ({"text": [f"2025-01-{1 + i % 28:02}" for i in range(40)], "label": LABELS}, "1 different text"),
-    "one sentence in Arabic": (
-        {"text": [f"\u0645\u0631\u062d\u0628\u0627 {10 + i}" for i in range(40)], "label": LABELS},
-        "1 different text in 40 rows",
-    ),
-    "one group": ({"text": TEXTS, "label": LABELS, "who": ["a"] * 40}, "1 group in column 'who'"),
-}
-
-
-@pytest.mark.parametrize("kind", CHECKED)
-def test_what_spreadsheets_leave_is_said_and_trained_on(kind, ran):
-    columns, fragments = CHECKED[kind]
-    status, shown = ran("data", "check", write("my.csv", columns), "--json")
-    said = json.loads(shown.split("\n}")[0] + "\n}")
-    words = ran("data", "check", "my.csv")[1].replace("\n", " ")
-    words = words + " ".join(f"{own['what']} {own['do']}" for own in said["findings"])
-    assert status == 0 and [part for part in fragments if part not in words] == [], words
-    status, shown = ran("classify", "my.csv", *TRAIN)
-    assert status == 0, shown
-    assert {"label", "240"}.isdisjoint(label for _, label in records().values())
-
-
-@pytest.mark.parametrize("kind", UNSPLIT)
-def test_the_check_refuses_what_training_refuses(kind, ran):
-    columns, fragment = UNSPLIT[kind]
-    options = ["--group", "who"] if "who" in columns else []
-    for command in (["data", "check", write("my.csv", columns), *options], ["classify", "my.csv", *options, *TRAIN]):
-        status, shown = ran(*command)
-        assert status == 2 and "too few rows" in shown, shown
-    assert fragment in ran("data", "check", "my.csv", *options, "--json")[1]
-
-
-def test_texts_that_differ_in_a_number_do_not_contradict_each_other(ran):
-    texts = [f"order number {i}" if i < 4 else text for i, text in enumerate(TEXTS)]
-    write("my.csv", {"text": texts, "label": LABELS})
-    assert "FT025" not in ran("data", "check", "my.csv")[1]
-    write("my.csv", {"text": ["Order  number 1", "order number 1", *TEXTS[2:]], "label": LABELS})
-    assert "1 text has more than one label" in ran("data", "check", "my.csv", "--json")[1]
-
-
 @pytest.mark.parametrize("option", ["--split", "--time", "--test"])
 def test_the_check_divides_as_the_options_say(option, ran):
     write("my.csv", {"text": TEXTS, "label": LABELS, "at": ["train"] * 30 + ["val"] * 5 + ["test"] * 5})
@@ -468,14 +253,41 @@ def test_the_check_divides_as_the_options_say(option, ran):
     assert (status, words[option][1] in shown) == (words[option][0], True), shown
 
 
-def test_advice_fits_the_fault(ran):
-    Path("my.csv").write_text('text,label\n"he said \\"no, never\\" twice",ham\n"plain",spam\n')
-    assert "two quotes" in ran("classify", "my.csv", *TRAIN)[1]
-    status, shown = ran("classify", write("my.csv", {"text": [""] * 40, "label": LABELS}), *TRAIN)
-    assert status == 2 and "left out: 40 rows, empty text. Is 'text' the text column?" in shown
+def test_what_a_finished_model_is_given(ran):
     write("my.csv", {"text": TEXTS, "label": LABELS})
-    status, shown = ran("classify", "my.csv", *TRAIN, "--set", "max_length=500000")
-    assert status == 0 and "max_length=500000 is more than the" in shown
+    assert ran("classify", "my.csv", "--weights", "random-bytes", *SHORT, "--name", "one")[0] == 0
+    status, shown = ran("predict", "runs/one", "my.csv")
+    assert status == 2 and "--csv my.csv --out OUT.csv" in shown
+    write("ham.csv", {"text": TEXTS[::2], "label": LABELS[::2]})
+    status, shown = ran("evaluate", "runs/one", "ham.csv")
+    assert status == 0 and "positive class 'spam'" in shown and "note: no row has the label spam" in shown
+    for metric in ("f1_macro", "recall"):
+        assert f"{metric:18} not defined" in shown, shown
+    Path("texts.csv").write_text("".join(f"{text}\n" for text in TEXTS))
+    status, shown = ran("predict", "runs/one", "--csv", "texts.csv", "--out", "out.csv")
+    assert status == 0 and "40 rows" in shown and TEXTS[0] in Path("out.csv").read_text()
+    write("again.csv", {"text": TEXTS, "predicted": LABELS})
+    status, shown = ran("predict", "runs/one", "--csv", "again.csv", "--out", "out.csv")
+    assert status == 2 and "has columns that the output adds; got predicted" in shown and "--overwrite" in shown
+    assert ran("predict", "runs/one", "--csv", "again.csv", "--out", "out.csv", "--overwrite")[0] == 0
+
+
+def test_python_reads_odd_labels_as_the_command_does():
+    from sklearn.exceptions import DataConversionWarning
+
+    import finetune
+    from finetune.errors import InputError
+    from finetune.tables.training_rows import read_training_rows
+
+    with pytest.warns(
+        DataConversionWarning, match=r"2 labels.*: 'ham\\n', 'spam '\. Strip y before scikit-learn's own"
+    ):
+        learnt = read_training_rows(TEXTS, [*LABELS[:-2], "ham\n", "spam "])
+    assert learnt.classes.tolist() == ["ham", "spam"] and learnt.targets.tolist() == [0, 1] * 20
+    with pytest.raises(InputError, match="1 missing labels, the first in row 39"):
+        read_training_rows(TEXTS, [*LABELS[:-1], " "])
+    with pytest.raises(InputError, match=r"settings\['epochs'\] is a parameter of its own"):
+        finetune.TextClassifier("random-bytes", epochs=1, settings={"epochs": 2}).fit(TEXTS, LABELS)
 
 
 def test_folded_white_space_is_trained_on_and_predicted(ran):

@@ -119,6 +119,12 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         )
     if recipe.classify.labels == "many":
         raise RecipeError("a comparison of architectures trains on one label per row", got="classify.labels=many")
+    if recipe.classify.long_texts == "windows":
+        raise RecipeError(
+            "a comparison of architectures reads each text once",
+            got="classify.long_texts=windows",
+            do="Use cut or head-tail.",
+        )
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
             "a comparison of architectures needs task classify and one process",

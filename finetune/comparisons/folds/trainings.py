@@ -22,14 +22,12 @@ from finetune.run import Run
 from finetune.tables.splits import SPLITS, grouped_split, number_groups, text_keys
 from finetune.tasks.base import read_records, task_of
 from finetune.tasks.classify.data import LabelledRow, read_data
-from finetune.tasks.classify.job import Examples, build_job
+from finetune.tasks.classify.job import Examples, build_job, predict_rows
 from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples, write_predictions
 from finetune.tasks.classify.score import positive_label
 from finetune.tasks.setup import assemble, base_weights, fit, identity, start_weights
 from finetune.training.loop import set_threads
 from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
-from finetune.training.token_rows import TokenRows
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Rows:
 
     def part(self, at: list[int]) -> Examples:
         """The examples at these places."""
-        return Examples([self.examples.rows[i] for i in at], self.examples.ids.take(at), self.examples.targets[at])
+        return self.examples.take(at)
 
     def texts(self, at: list[int]) -> list[str]:
         """The texts at these places."""
@@ -123,10 +121,13 @@ def _all_rows(recipe: Recipe, run: Run) -> Rows:
     records = [record for name in SPLITS for record in read_records(run, name, LabelledRow)]
     parts = list(run_examples(run, SPLITS).values())
     order = np.argsort([record.row for record in records]).tolist()
-    ids: TokenRows = parts[0].ids + parts[1].ids + parts[2].ids
-    targets = np.concatenate([part.targets for part in parts])[order]
-    records = [records[i] for i in order]
-    examples = Examples([record.row for record in records], ids.take(order), targets)
+    every = Examples(
+        [record.row for record in records],
+        parts[0].ids + parts[1].ids + parts[2].ids,
+        np.concatenate([part.targets for part in parts]),
+        pieces=np.concatenate([np.bincount(part.row_of_piece(), minlength=len(part.rows)) for part in parts]),
+    )
+    records, examples = [records[i] for i in order], every.take(order)
     groups = read_data(recipe).groups if recipe.columns.group else None
     return Rows(records, examples, text_keys(record.text for record in records), groups)
 
@@ -185,7 +186,7 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
         spent = seconds()
     model = setup.model.eval()
     y_val, k = rows.examples.targets[val], len(prepared.labels)
-    logits = {name: predict_logits(model, rows.part(at).ids) for name, at in (("val", val), ("test", test))}
+    logits = {name: predict_rows(model, rows.part(at)) for name, at in (("val", val), ("test", test))}
     temperature = fit_temperature(logits["val"], y_val)
     own = {name: softmax(values, temperature) for name, values in logits.items()}
     tfidf, note, took = tfidf_logistic(

@@ -23,14 +23,13 @@ from finetune.run import Run
 from finetune.tables.splits import normalise_text
 from finetune.tasks.base import read_records, task_of
 from finetune.tasks.classify.data import LabelledRow
-from finetune.tasks.classify.job import build_job
+from finetune.tasks.classify.job import build_job, predict_rows
 from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
 from finetune.tasks.classify.score import TFIDF, positive_label
 from finetune.tasks.setup import assemble, fit, identity, is_pretrained, load_base, start_weights
 from finetune.training.launch import launch
 from finetune.training.loop import set_threads
 from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
 from finetune.training.trainable import choose_method
 
 
@@ -200,7 +199,7 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTr
         job = build_job(model, trainable, settings, parts["train"], parts["val"], torch.device(device_type()))
         found = fit(job, settings, directory, identity(recipe, run, reads))
         spent = seconds()
-    logits = predict_logits(model.eval(), parts["test"].ids)
+    logits = predict_rows(model.eval(), parts["test"])
     return MethodTraining(
         **vars(_basis(recipe, run, reads)),
         predicted=logits.argmax(1).tolist(),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,9 @@ class BundleCard(Record):
     data_sha256: str
     recipe_sha256: str
     white_space: str = "keep"  # or fold: a text's white space is folded before it is read
+    long_texts: Literal["cut", "head-tail", "windows"] = (
+        "cut"  # what is read of a text with more than max_length tokens
+    )
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
 
 
@@ -74,6 +77,7 @@ class Bundle(Predictor):
     columns: dict[str, str] = field(default_factory=dict)
     white_space: str = "keep"
     thresholds: list[float] | None = None
+    long_texts: str = "cut"
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
@@ -101,15 +105,17 @@ class Bundle(Predictor):
         return bundle_of(card, loaded.model.to(device_type()), loaded.tokenizer)
 
     def logits(self, texts: list[str]) -> np.ndarray:
-        """Raw logits (n, K), in fp32."""
+        """Raw logits (n, K), in fp32: of a text in windows, the mean over them."""
+        from finetune.training.pieces import Pieces, average
         from finetune.training.predict import predict_logits
         from finetune.training.token_rows import encode
 
-        ids = encode(self.tokenizer, list(map(self.folded, texts)), self.max_length)
-        empty = [i for i, row in enumerate(ids) if not row]
+        ids = encode(self.tokenizer, list(map(self.folded, texts)))
+        empty = [i for i, length in enumerate(ids.lengths()) if not length]
         if empty:
             raise DataError(f"text {empty[0]} is empty", do="Leave rows without text out.")
-        return predict_logits(self.model, ids)
+        read = Pieces.of(ids, self.long_texts, self.max_length)
+        return average(predict_logits(self.model, read.ids), read.counts)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ def bundle_of(card: BundleCard, model: "Classifier", tokenizer: "Tokenizer") -> 
         card.columns,
         card.white_space,
         card.thresholds,
+        card.long_texts,
     )
 
 
@@ -164,8 +171,8 @@ class OnnxBundle(Predictor):
             model = OnnxClassifier(path)
         except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
             raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
-        known = model.labels, model.temperature, model.threshold, model.thresholds
-        if known != (card.labels, card.temperature, card.threshold, card.thresholds):
+        known = model.labels, model.temperature, model.threshold, model.thresholds, model.long_texts
+        if known != (card.labels, card.temperature, card.threshold, card.thresholds, card.long_texts):
             raise WeightsError(f"{path}: bundle.json does not fit {ONNX}", do="Export the run again.")
         return (cls if card.thresholds is None else ManyOnnxBundle)(
             model,

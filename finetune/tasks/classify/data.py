@@ -26,7 +26,8 @@ from finetune.tables.tables import iterate_table, with_fields
 from finetune.tables.times import parse_times
 from finetune.tasks.classify.division import divide, near_train, near_train_findings, shared_groups
 from finetune.tokenizer import Tokenizer
-from finetune.training.token_rows import TokenRows, encode
+from finetune.training.pieces import CUT, HEAD_TAIL, WINDOWS, Pieces, count_windows
+from finetune.training.token_rows import encode
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,26 @@ class SplitCounts(Record):
 
 
 @dataclass(frozen=True)
+class TokensRead(Record):
+    """What one way to read long texts reads of the rows in use."""
+
+    pieces: int  # inputs of the model
+    tokens: int  # of all pieces; those that two windows share count twice
+    unread: int  # that no piece has
+
+
+@dataclass(frozen=True)
 class TokenCounts(Record):
-    """How long the texts of the rows in use are in tokens, and how many are cut at `max_length`."""
+    """How long the texts of the rows in use are in tokens, and what is read of those longer than `max_length`."""
 
     median: int
     p95: int
     max: int
     total: int
     max_length: int
-    cut_rows: int
+    cut_rows: int  # of more than max_length tokens
+    long_texts: str = CUT  # what is read of them
+    ways: dict[str, TokensRead] = field(default_factory=dict)  # by the value of classify.long_texts
 
 
 @dataclass(frozen=True)
@@ -111,8 +123,8 @@ class Records(Sequence[LabelledRow]):
 
 def prepare(
     recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int, findings: Sequence[Finding] = ()
-) -> tuple[dict[str, Records], dict[str, TokenRows], TableCard]:
-    """Split and tokenize the rows. Returns records and tokens by split, and the data card.
+) -> tuple[dict[str, Records], dict[str, Pieces], TableCard]:
+    """Split and tokenize the rows. Returns records and what is read of each by split, and the data card.
 
     findings: what is known already of the files, to stand in the card beside what is found in the rows.
     Memory beyond the texts themselves is some tens of bytes a row.
@@ -122,7 +134,7 @@ def prepare(
     parts = divide(recipe, source, keys)
     counts = np.unique(keys, return_counts=True)[1]
     of_split = {name: Counter(label for i in parts[name] for label in source.labels_of(i)) for name in SPLITS}
-    max_length = min(recipe.max_length or context, context)
+    max_length, long_texts = min(recipe.max_length or context, context), recipe.classify.long_texts
     used = np.sort(np.concatenate([parts[name] for name in SPLITS]))
     ids = encode(tokenizer, source.texts, show="tokenizing")
     all_lengths = np.array(ids.lengths())
@@ -138,7 +150,7 @@ def prepare(
         *findings,
         *shared_groups(source, parts),
         *near_train_findings(close),
-        *check_rows(source, keys, near, all_lengths, max_length),
+        *check_rows(source, keys, near, None if long_texts == WINDOWS else all_lengths, max_length),
     ]
     checks = without_muted(by_severity(found), muted)
     told = {finding.what for finding in checks}
@@ -160,6 +172,8 @@ def prepare(
             total=int(lengths.sum()),
             max_length=max_length,
             cut_rows=int((lengths > max_length).sum()),
+            long_texts=long_texts,
+            ways=tokens_read(lengths, max_length),
         ),
         near_duplicates=NearDuplicateCounts(len(near.rows()), int(close.sum())),
         checks=checks,
@@ -172,9 +186,17 @@ def prepare(
     )
     return (
         {name: Records(source, parts[name]) for name in SPLITS},
-        {name: ids.take(parts[name], max_length) for name in SPLITS},
+        {name: Pieces.of(ids, long_texts, max_length, parts[name]) for name in SPLITS},
         card,
     )
+
+
+def tokens_read(lengths: np.ndarray, most: int) -> dict[str, TokensRead]:
+    """What each way reads of texts of these lengths (n,)."""
+    windows, read = count_windows(lengths, most), int(np.minimum(lengths, most).sum())
+    total, shared = int(lengths.sum()), int((windows - 1).sum()) * (most // 4)
+    begun = TokensRead(len(lengths), read, total - read)
+    return {CUT: begun, HEAD_TAIL: begun, WINDOWS: TokensRead(int(windows.sum()), total + shared, 0)}
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:

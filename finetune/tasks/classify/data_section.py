@@ -5,6 +5,8 @@ from finetune.report.blocks import Section, Table, Text, facts, percent, sentenc
 from finetune.tables.codes import GUIDE
 from finetune.tables.findings import located
 from finetune.tasks.classify.data import ClassifierCard
+from finetune.tasks.classify.long_texts import not_read, told_of
+from finetune.training.pieces import CUT
 
 _LISTED_LABELS = 20  # labels in the table of the splits
 
@@ -27,7 +29,12 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
             f"median {value_text(tokens.median)}, 95th percentile {value_text(tokens.p95)}, "
             f"maximum {value_text(tokens.max)}",
         ),
-        ("Maximum length", f"{tokens.max_length} tokens; {value_text(tokens.cut_rows)} rows were truncated"),
+        *(
+            [("Maximum length", f"{tokens.max_length} tokens; {value_text(tokens.cut_rows)} rows were truncated")]
+            if tokens.long_texts == CUT
+            else [("Long texts", told_of(tokens))]
+        ),
+        ("Tokens not read", not_read(tokens)),
     ]
     return Section(
         "data",

@@ -17,6 +17,7 @@ from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.score import LabelledEvaluation
 from finetune.tokenizer import Tokenizer
+from finetune.training.pieces import CUT, HEAD_TAIL
 
 
 def exportable_run(
@@ -26,6 +27,7 @@ def exportable_run(
     tokenizer: Tokenizer,
     evaluation: LabelledEvaluation,
     max_length: int,
+    long_texts: str,
     texts: list[str],
     targets: np.ndarray,
 ) -> Exportable:
@@ -42,6 +44,7 @@ def exportable_run(
         positive=evaluation.positive,
         columns=data.columns,
         max_length=max_length,
+        long_texts=long_texts,
         threshold=evaluation.threshold,
         thresholds=evaluation.thresholds,
         temperature=evaluation.temperature,
@@ -116,7 +119,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- texts are truncated to {card.max_length} tokens; temperature {card.temperature:.3f}, {_decision(card)}",
+        f"- {_reading(card)}; temperature {card.temperature:.3f}, {_decision(card)}",
         f"- {exported.summary}",
         "",
         "## Use",
@@ -128,25 +131,58 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
     return "\n".join(lines)
 
 
+def _reading(card: BundleCard) -> str:
+    """What is read of a long text."""
+    most, quarter = card.max_length, card.max_length // 4
+    if card.long_texts == CUT:
+        return f"texts are truncated to {most} tokens"
+    if card.long_texts == HEAD_TAIL:
+        return f"of a text with more than {most} tokens the first {quarter} and the last {most - quarter} are read"
+    return (
+        f"a text with more than {most} tokens is read in windows of {most}, each of which shares {quarter} with the next; "
+        "their averaged log-probabilities decide"
+    )
+
+
 def _in_transformers(card: BundleCard) -> list[str]:
+    cut = "`truncation=True` truncates texts to the length of training. "
     return [
         "or, without this project:",
         "",
         *("    " + line for line in transformers_lines(card)),
         "",
-        "`truncation=True` truncates texts to the length of training. transformers applies neither temperature nor",
+        (cut if card.long_texts == CUT else "") + "transformers applies neither temperature nor",
         "threshold; the last three lines do. Both are in bundle.json.",
         *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]
 
 
-_SCORES = (
-    "from math import exp",
-    "from transformers import pipeline",
-    'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
-    'scores = classify("a text", top_k=None, function_to_apply="none")',
-)
+def _scores(card: BundleCard) -> list[str]:
+    """Code that reads a text as in training, up to its logits."""
+    most, quarter = card.max_length, card.max_length // 4
+    if card.long_texts == CUT:
+        return [
+            "from math import exp",
+            "from transformers import pipeline",
+            'classify = pipeline("text-classification", "DIRECTORY", truncation=True)',
+            'scores = classify("a text", top_k=None, function_to_apply="none")',
+        ]
+    pieces = f"ids[at : at + {most}] for at in range(0, max(len(ids) - {quarter}, 1), {most - quarter})"
+    if card.long_texts == HEAD_TAIL:
+        pieces = f"ids[:{quarter}] + ids[-{most - quarter}:] if len(ids) > {most} else ids"
+    return [
+        "from math import exp",
+        "import torch",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+        'model = AutoModelForSequenceClassification.from_pretrained("DIRECTORY").eval()',
+        'ids = tokenizer("a text")["input_ids"]',
+        f"pieces = [{pieces}]",
+        "with torch.no_grad():",
+        "    logits = torch.stack([model(torch.tensor([piece])).logits[0] for piece in pieces]).mean(0)",
+        "scores = [{'label': model.config.id2label[i], 'score': x} for i, x in enumerate(logits.tolist())]",
+    ]
 
 
 def transformers_lines(card: BundleCard) -> list[str]:
@@ -154,7 +190,7 @@ def transformers_lines(card: BundleCard) -> list[str]:
     if card.thresholds is not None:
         scaled = f"-row['score'] / {card.temperature!r}"
         return [
-            *_SCORES,
+            *_scores(card),
             f"probabilities = {{row['label']: 1 / (1 + exp({scaled})) for row in scores}}",
             f"thresholds = {dict(zip(card.labels, card.thresholds, strict=True))!r}",
             "labels = sorted(label for label, p in probabilities.items() if p >= thresholds[label])",
@@ -165,7 +201,7 @@ def transformers_lines(card: BundleCard) -> list[str]:
     else:
         label = "max(probabilities, key=probabilities.get)"
     return [
-        *_SCORES,
+        *_scores(card),
         f"odds = {{row['label']: exp(row['score'] / {card.temperature!r}) for row in scores}}",
         "probabilities = {label: odd / sum(odds.values()) for label, odd in odds.items()}",
         f"label = {label}",

@@ -22,12 +22,11 @@ from finetune.tables.splits import grouped_split, number_groups, text_keys
 from finetune.tasks.classify.bundle import Bundle, ManyBundle
 from finetune.tasks.classify.data import Records
 from finetune.tasks.classify.division import strata_of, train_every_label
-from finetune.tasks.classify.job import Examples, build_job, examples
+from finetune.tasks.classify.job import Examples, build_job, examples, predict_rows
 from finetune.tasks.classify.task import labelled_task
 from finetune.tasks.setup import assemble, fit
 from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
-from finetune.training.predict import predict_logits
 from finetune.training.trainable import HIGHEST_USUAL_LR
 
 
@@ -83,6 +82,7 @@ def fine_tune(
     source, labels = rows.source, rows.labels
     _warn_of(recipe, body.config.context)
     max_length = min(recipe.max_length or body.config.context, body.config.context)
+    long_texts = recipe.classify.long_texts
     parts = grouped_split(source.texts, strata_of(source), val_fraction, 0.0, recipe.split.seed)
     if source.many:
         parts = train_every_label(source, number_groups(text_keys(source.texts)), parts)
@@ -91,7 +91,7 @@ def fine_tune(
     model, settings = setup.model, setup.settings
 
     def tokenized(name: str) -> Examples:
-        found = examples(Records(source, parts[name]), labels, tokenizer, max_length, task.targets)
+        found = examples(Records(source, parts[name]), labels, tokenizer, max_length, task.targets, long_texts)
         return replace(found, weights=None if rows.weights is None else rows.weights[parts[name]])
 
     learnt, held_out = tokenized("train"), tokenized("val")
@@ -109,6 +109,7 @@ def fine_tune(
 
     of_rows = many_bundle if source.many else one_bundle
     bundle = of_rows(model, tokenizer, labels, max_length, held_out, threshold)
+    bundle = replace(bundle, long_texts=long_texts)
     return FineTuned(bundle, settings, _history(folder / "train.jsonl", bool(held_out.rows)))
 
 
@@ -121,7 +122,7 @@ def one_bundle(
     threshold: float | None,
 ) -> Bundle:
     """What predicts one label a row; the rows held out give the temperature, and the threshold where it is None."""
-    logits = predict_logits(model, held_out.ids)
+    logits = predict_rows(model, held_out)
     temperature = fit_temperature(logits, held_out.targets, held_out.weights)
     two = len(labels) == 2
     if two and threshold is None:
@@ -143,7 +144,7 @@ def many_bundle(
     """What predicts any number of labels; the rows held out give each label's threshold where it is None."""
     thresholds = [threshold or 0.5] * len(labels)
     if threshold is None:
-        probabilities = sigmoid(predict_logits(model, held_out.ids))
+        probabilities = sigmoid(predict_rows(model, held_out))
         thresholds = choose_thresholds(held_out.targets, probabilities, "max-f1", held_out.weights).tolist()
     return ManyBundle(model, tokenizer, labels, None, max_length, None, 1.0, thresholds=thresholds)
 

@@ -1,7 +1,7 @@
 """The training of a classifier: tokenized rows, batches, and the loss of one label a row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -18,6 +18,7 @@ from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
 from finetune.training.loop import Job, autocast
+from finetune.training.pieces import CUT, Pieces, average
 from finetune.training.predict import predict_logits
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 from finetune.training.token_rows import TokenRows, encode
@@ -34,6 +35,33 @@ class Examples:
     ids: TokenRows
     targets: np.ndarray  # label numbers (n,); under many labels, whether a row has each (n, K)
     weights: np.ndarray | None = None  # of each row (n,), in the loss and the metrics; None: all the same
+    pieces: np.ndarray | None = None  # of each row (n,), its number in `ids`; None: one each
+
+    def row_of_piece(self) -> np.ndarray:
+        """The place (P,) of the row that each piece is of."""
+        return np.repeat(np.arange(len(self.rows)), 1 if self.pieces is None else self.pieces)
+
+    def take(self, at: Sequence[int]) -> "Examples":
+        """The rows at these places, with all of their pieces."""
+        counts, ids = self.pieces, at
+        if counts is not None:
+            ends = np.cumsum(counts)
+            ids = [piece for i in at for piece in range(ends[i] - counts[i], ends[i])]
+        return Examples(
+            [self.rows[i] for i in at],
+            self.ids.take(ids),
+            self.targets[at],
+            None if self.weights is None else self.weights[at],
+            None if counts is None else counts[at],
+        )
+
+    def by_piece(self) -> "Examples":
+        """Each piece as a row of its own; together they weigh what their row does."""
+        if self.pieces is None:
+            return self
+        at = self.row_of_piece()
+        weights = (np.ones(len(self.rows)) if self.weights is None else self.weights) / self.pieces
+        return Examples([self.rows[i] for i in at], self.ids, self.targets[at], weights[at])
 
 
 @dataclass(frozen=True)
@@ -41,7 +69,7 @@ class Objective:
     """What is minimised, and what chooses the best checkpoint."""
 
     losses: Callable[[Tensor, Tensor], Tensor]  # of each row (B,), of logits (B, K) and targets
-    row_weights: np.ndarray  # (n,) of the training rows in the loss
+    row_weights: np.ndarray  # (n,) of the training rows in the loss; the pieces of a row share its weight
     validate: Callable[[np.ndarray], dict[str, float]]  # of the validation rows' logits (n, K)
 
 
@@ -51,13 +79,21 @@ def examples(
     tokenizer: Tokenizer,
     max_length: int,
     targets: Callable[[list[str], list[str]], np.ndarray] | None = None,
+    long_texts: str = CUT,
 ) -> Examples:
     """Tokenize one split's records. targets: what is learnt of each label of a row; its number where it is not given."""
+    read = Pieces.of(encode(tokenizer, [record.text for record in records]), long_texts, max_length)
     return Examples(
         [record.row for record in records],
-        encode(tokenizer, [record.text for record in records], max_length),
+        read.ids,
         (targets or label_numbers)([record.label for record in records], labels),
+        pieces=read.counts,
     )
+
+
+def predict_rows(model: Classifier, part: Examples, show: str = "") -> np.ndarray:
+    """The logits (n, K) of rows, the mean over each row's pieces."""
+    return average(predict_logits(model, part.ids, show=show), part.pieces)
 
 
 def label_numbers(labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
@@ -131,10 +167,13 @@ def build_job(
 ) -> Job[Classifier]:
     """Everything the loop needs; the objective is one label a row where none is given.
 
+    A step takes pieces: of a long text in windows, each window is a row of its own to the loop.
     `cached`: as ``keeps_states`` says of these rows where it is not given.
     """
     objective = objective or one_label(train, val, model.head.out_features, settings)
-    row_weights = torch.from_numpy(objective.row_weights).float()
+    pieces = replace(train, weights=objective.row_weights).by_piece()
+    assert pieces.weights is not None
+    weights = torch.from_numpy(pieces.weights).float()
     first = trainable.first_block
     if cached is None:
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
@@ -158,16 +197,15 @@ def build_job(
         inputs, last = (
             pad_ids([train.ids[i] for i in rows]) if states is None else pad_states([states[i] for i in rows])
         )
-        return inputs, last, torch.from_numpy(train.targets[rows]), row_weights[rows]
+        return inputs, last, torch.from_numpy(pieces.targets[rows]), weights[rows]
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         inputs, last, targets, weight = tensors
         return (objective.losses(module(inputs, last, start).float(), targets) * weight).sum()
 
     def validate(module: Classifier) -> dict[str, float]:
-        return objective.validate(
-            predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
-        )
+        found = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+        return objective.validate(average(found, val.pieces))
 
     if first > 0:
         say(
@@ -181,10 +219,10 @@ def build_job(
     return Job(
         model,
         train.ids.lengths(),
-        objective.row_weights.tolist(),
+        pieces.weights.tolist(),
         batch,
         loss_sum,
         validate,
-        name_row=lambda i: str(train.rows[i]),
+        name_row=lambda i: str(pieces.rows[i]),
         validation_tokens=sum(val.ids.lengths()),
     )

@@ -29,8 +29,16 @@ from finetune.tables.findings import located
 from finetune.tables.sources import DataSource, locate_data, resolve_data
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
-from finetune.tasks.classify.bundle import answer_columns
-from finetune.tasks.classify.data import LabelledRow, length_notes, locate_files, prepare, read_data, table_findings
+from finetune.tasks.classify.bundle import Bundle, ManyBundle, answer_columns
+from finetune.tasks.classify.data import (
+    ClassifierCard,
+    LabelledRow,
+    length_notes,
+    locate_files,
+    prepare,
+    read_data,
+    table_findings,
+)
 from finetune.tasks.classify.export import exportable_run
 from finetune.tasks.classify.job import (
     Examples,
@@ -40,15 +48,25 @@ from finetune.tasks.classify.job import (
     keeps_states,
     kept_bytes,
     label_numbers,
+    predict_rows,
+)
+from finetune.tasks.classify.long_texts import (
+    TOKENS,
+    LongTexts,
+    Sample,
+    compare_windows,
+    draw_sample,
+    told_of,
+    what_ways_cost,
 )
 from finetune.tasks.classify.score import L, Scored
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.loop import Job
+from finetune.training.pieces import CUT, WINDOWS, Pieces, average
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.probe import batch_size
-from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 
 EVALUATED = 32  # rows per forward pass when a dry run times the evaluation
@@ -60,7 +78,8 @@ class ClassifyPrepared(Prepared):
 
     rows: int
     labels: list[str]  # sorted; a label's number is its position
-    max_length: int  # in tokens; longer texts are truncated
+    max_length: int  # in tokens
+    long_texts: str = CUT  # what is read of longer texts
 
 
 class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
@@ -137,8 +156,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
             warn(note)
         records, tokens_of, card = prepare(recipe, source, tokenizer, context, table_findings(recipe, source))
         write_records(run, records)
-        for name, rows in tokens_of.items():
-            rows.save(run.path("data", name))
+        for name, pieces in tokens_of.items():
+            pieces.save(run.path("data", name))
         write_json(run.path("data", "card.json"), card.of(run.result("download", Downloaded).data).to_json())
         sizes = " / ".join(f"{name} {part.rows:,}" for name, part in card.splits.items())
         labels = ", ".join(f"{shorten(label)} {count:,}" for label, count in list(card.labels.items())[:6])
@@ -151,7 +170,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         say(f"rows: {card.rows:,} ({labels}); {kept}: {sizes}")
         say(
             f"tokens per text: median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}; "
-            f"{tokens.cut_rows} truncated to {tokens.max_length}"
+            f"{told_of(tokens)}"
         )
         left_out = [part for part in source.left_out if part.code not in card.muted]
         for part in left_out:
@@ -170,13 +189,19 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         if card.muted:
             say(f"muted: {', '.join(card.muted)}")
         return ClassifyPrepared(
-            {name: part.rows for name, part in card.splits.items()}, card.rows, sorted(card.labels), tokens.max_length
+            {name: part.rows for name, part in card.splits.items()},
+            card.rows,
+            sorted(card.labels),
+            tokens.max_length,
+            tokens.long_texts,
         )
 
     def preview(self, recipe: Recipe, context: int) -> ClassifyPrepared:
         """Labels and the sizes of the splits."""
         records, _, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
+        if recipe.classify.long_texts == WINDOWS:
+            say("windows: each is a row of its own in training, and the weights' tokenizer tells how many there are")
         return ClassifyPrepared(
             {name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels), context
         )
@@ -196,31 +221,80 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     @torch.inference_mode()
     def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start) -> L:
         """Evaluate on the test rows, with baselines; predictions.csv contains a line per test row."""
-        labels = run.result("prepare", ClassifyPrepared).labels
+        prepared = run.result("prepare", ClassifyPrepared)
+        labels = prepared.labels
         records = {name: read_records(run, name, LabelledRow) for name in SPLITS}
         texts = {name: [record.text for record in records[name]] for name in SPLITS}
         parts = run_examples(run, SPLITS, self.targets)
-        logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows") for name in ("val", "test")}
+        logits = {name: predict_rows(model, parts[name], show=f"{name} rows") for name in ("val", "test")}
         scored = self.score(recipe, labels, texts, parts, logits, start)
         write_predictions(run, records["test"], labels, scored.predicted, scored.confidence, scored.probabilities)
-        return scored.evaluation
+        long = self._compare_windows(
+            recipe, prepared, scored.evaluation, model, tokenizer, texts["test"], parts, logits
+        )
+        return replace(scored.evaluation, long_texts=long)
+
+    def _compare_windows(
+        self,
+        recipe: Recipe,
+        prepared: ClassifyPrepared,
+        evaluation: L,
+        model: Classifier,
+        tokenizer: Tokenizer,
+        texts: list[str],
+        parts: dict[str, Examples],
+        logits: dict[str, np.ndarray],
+    ) -> LongTexts:
+        """How often the model is right on a sample of the long test rows, as read and in windows."""
+        decides = (Bundle if evaluation.thresholds is None else ManyBundle)(
+            model,
+            tokenizer,
+            evaluation.labels,
+            evaluation.positive,
+            prepared.max_length,
+            evaluation.threshold,
+            evaluation.temperature,
+            thresholds=evaluation.thresholds,
+        )
+        sample = self._sample(recipe, prepared, tokenizer, texts, parts["test"])
+        in_windows = predict_logits(model, sample.windows.ids, show="long test rows" if sample.at else "")
+        decided = [
+            decides.decide(decides.probabilities(found))
+            for found in (logits["test"][sample.at], average(in_windows, sample.windows.counts))
+        ]
+        known = LongTexts(prepared.long_texts, prepared.max_length, sample.rows, sample.unread)
+        targets, resamples = parts["test"].targets[sample.at], recipe.evaluate.resamples
+        return compare_windows(known, *decided, targets, resamples, recipe.train.seed)
+
+    def _sample(
+        self, recipe: Recipe, prepared: ClassifyPrepared, tokenizer: Tokenizer, texts: list[str], test: Examples
+    ) -> Sample:
+        """Long test rows to be read in windows, too."""
+        read, budget = (prepared.long_texts, prepared.max_length), max(sum(test.ids.lengths()), TOKENS)
+        return draw_sample(tokenizer, texts, *read, budget, recipe.train.seed)
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts."""
         measured = run.path("eval.json")
         evaluation = self.page.evaluation.from_json(read_json(measured), measured)
-        rows, max_length = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared).max_length
+        rows, prepared = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared)
         texts, targets = [row.text for row in rows], self.targets([row.label for row in rows], evaluation.labels)
-        return exportable_run(run, recipe, model, tokenizer, evaluation, max_length, texts, targets)
+        read = prepared.max_length, prepared.long_texts
+        return exportable_run(run, recipe, model, tokenizer, evaluation, *read, texts, targets)
 
     def next_command(self, directory: Path) -> str:
         """Predict a label."""
         return f'predict {directory} "your text"'
 
+    def alternatives(self, recipe: Recipe, run: Run) -> list[str]:
+        """What each way to read long texts costs."""
+        path = run.path("data", "card.json")
+        return what_ways_cost(ClassifierCard.from_json(read_json(path), path).tokens)
+
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """Only the rows of the chosen batches, so that the frozen blocks, which are timed, run on few texts."""
         model, settings, trainable = setup.model, setup.settings, setup.trainable
-        train, val = run_examples(run, ("train", "val"), self.targets).values()
+        train, val = (part.by_piece() for part in run_examples(run, ("train", "val"), self.targets).values())
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
         budget = settings.micro_batch_tokens
         chosen = choose(lengths, settings)
@@ -231,7 +305,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         )
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
         begun = time.monotonic()
-        parts = _take(train, rows), _take(val, largest)
+        parts = train.take(rows), val.take(largest)
         job = build_job(
             model,
             trainable,
@@ -256,7 +330,11 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """Estimated seconds for validation and test rows, from rows of evenly spaced lengths."""
-        ids = [own for part in run_examples(run, ("val", "test"), self.targets).values() for own in part.ids]
+        parts = run_examples(run, ("val", "test"), self.targets)
+        texts = [record.text for record in read_records(run, "test", LabelledRow)]
+        prepared = run.result("prepare", ClassifyPrepared)
+        sample = self._sample(recipe, prepared, setup.tokenizer, texts, parts["test"])
+        ids = [own for part in (parts["val"].ids, parts["test"].ids, sample.windows.ids) for own in part]
         ordered = sorted(ids, key=len)
         some = [ordered[len(ordered) * (2 * i + 1) // (2 * EVALUATED)] for i in range(EVALUATED)]
         model = setup.model.to(device).eval()
@@ -275,16 +353,14 @@ def run_examples(
     found = {}
     for name in splits:
         records = read_records(run, name, LabelledRow)
+        read = Pieces.load(run.path("data", name))
         found[name] = Examples(
             [record.row for record in records],
-            TokenRows.load(run.path("data", name)),
+            read.ids,
             targets([record.label for record in records], labels),
+            pieces=read.counts,
         )
     return found
-
-
-def _take(part: Examples, rows: list[int]) -> Examples:
-    return Examples([part.rows[i] for i in rows], part.ids.take(rows), part.targets[rows])
 
 
 def write_predictions(

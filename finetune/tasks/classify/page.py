@@ -29,6 +29,7 @@ from finetune.report.metric_text import bracket_cell, metric_interval, metric_va
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
@@ -57,6 +58,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         calibration(evaluation),
         provenance.training(files.log, files.train),
         per_label(evaluation),
+        *long_texts_section(evaluation.long_texts, evaluation.headline.n),
         errors(files.wrong),
         leakage(evaluation),
         data_section(files.card),
@@ -448,7 +450,8 @@ def use(name: str, evaluation: ClassifierEvaluation) -> Section:
             'classify("some text", truncation=True)'
         ),
     ]
-    return Section("use", "How to use it", blocks + ([Text(note, small=True)] if note else []))
+    notes = [*([Text(note, small=True)] if note else []), *use_note(evaluation.long_texts)]
+    return Section("use", "How to use it", [*blocks, *notes])
 
 
 def classifier_table(evaluation: ClassifierEvaluation) -> list[str]:

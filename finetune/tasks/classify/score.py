@@ -24,6 +24,7 @@ from finetune.evaluation.results import Difference, Evaluation, Headline, Metric
 from finetune.recipe import Recipe
 from finetune.records import Record
 from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metric_value, p_text
+from finetune.tasks.classify.long_texts import LongTexts
 
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
@@ -93,6 +94,7 @@ class LabelledEvaluation(Evaluation):
     thresholds: list[float] | None = None  # for each label, where a row may have many
     threshold_rule: str | None
     temperature: float
+    long_texts: LongTexts | None = None  # of the test rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,12 @@ def score_classifier(
         against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
         for name, p, note, seconds in (
             (TFIDF, p_tfidf, note, seconds),
-            (MAJORITY, prior, "always predicts the most frequent label; its probabilities are the label frequencies in the training set", 0.0),
+            (
+                MAJORITY,
+                prior,
+                "always predicts the most frequent label; its probabilities are the label frequencies in the training set",
+                0.0,
+            ),
         )
     ]
     confusion = np.zeros((k, k), dtype=int)

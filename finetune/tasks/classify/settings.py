@@ -8,13 +8,19 @@ from finetune.config import Settings
 
 
 class Classify(Settings):
-    """What a row's label is."""
+    """What a row's label is, and what is read of its text."""
 
     labels: Literal["one", "many"] | None = Field(
         None,
         description="labels of a row; one: its cell is a label; many: its cell holds any number of them, joined with ; or "
         "| or a comma or in a list, or each label has a column of 0 and 1; by default one, and cells that look like "
         "several labels stop the run",
+    )
+    long_texts: Literal["cut", "head-tail", "windows"] = Field(
+        "cut",
+        description="what is read of a text with more than max_length tokens; cut: its beginning; head-tail: the first "
+        "quarter of max_length and three quarters from its end; windows: all of it, in windows that share a quarter with "
+        "the next, each trained on with the row's label; their averaged log-probabilities decide",
     )
 
 

@@ -85,6 +85,24 @@ def test_each_label_has_the_threshold_of_its_best_f1():
     assert found[3] == 0.5 and (label_sets.choose_thresholds(truth, probabilities, "half") == 0.5).all()
 
 
+def test_labels_of_few_rows_share_the_threshold_of_their_best_micro_f1():
+    truth, _, probabilities = case()
+    rare = np.zeros((len(truth), 3), dtype=bool)
+    rare[[1, 2, 3, 4], 0] = rare[[5, 6], 1] = rare[7, 2] = True
+    p = np.clip(np.random.default_rng(1).random(rare.shape) * 0.6 + 0.3 * rare, 0.01, 0.99)
+    y, p = np.hstack([truth[:, :2], rare]), np.hstack([probabilities[:, :2], p])
+    found = label_sets.choose_thresholds(y, p, "max-f1")
+    assert found[:2].tolist() == [choose_threshold(y[:, at], p[:, at]) for at in (0, 1)]
+    assert len(set(found[2:].tolist())) == 1
+    best = max(sk.f1_score(y[:, 2:], p[:, 2:] >= t, average="micro") for t in np.unique(p[:, 2:]))
+    assert sk.f1_score(y[:, 2:], p[:, 2:] >= found[2], average="micro") == pytest.approx(best)
+    weights = np.random.default_rng(2).integers(1, 4, len(y))
+    weighted = label_sets.choose_thresholds(y, p, "max-f1", weights)[2]
+    every = np.repeat(np.arange(len(y)), weights)
+    best = max(sk.f1_score(y[every, 2:], p[every, 2:] >= t, average="micro") for t in np.unique(p[:, 2:]))
+    assert sk.f1_score(y[every, 2:], p[every, 2:] >= weighted, average="micro") == pytest.approx(best)
+
+
 def test_indicators_are_the_binarizers():
     rows = [["b"], [], ["a", "d"]]
     theirs = MultiLabelBinarizer(classes=LABELS).fit_transform(rows)

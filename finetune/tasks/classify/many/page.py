@@ -3,12 +3,14 @@
 import shlex
 
 from finetune.console import aligned
+from finetune.evaluation.label_sets import FEW
 from finetune.report import provenance
 from finetune.report.blocks import Code, PageContent, Section, Table, Text
 from finetune.report.metric_text import bracket_cell, metric_value
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.many.score import ManyEvaluation
 from finetune.tasks.classify.page import all_metrics, comparison, errors, leakage, tiles
 from finetune.tasks.classify.score import verdict
@@ -30,11 +32,12 @@ def page(files: Files[ManyEvaluation, ClassifierCard]) -> PageContent:
             per_label_section(evaluation),
             sets(evaluation),
             provenance.training(files.log, files.train),
+            *long_texts_section(evaluation.long_texts, evaluation.headline.n),
             errors(files.wrong),
             leakage(evaluation),
             data_section(files.card),
         ],
-        use=[use(files.name)],
+        use=[use(files.name, evaluation)],
         notice=fallback_notice(files),
     )
 
@@ -60,7 +63,8 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
         for row in rows
     ]
     columns = ["Label", "Precision", "Recall", "F1", "Threshold", "Test rows", "Predicted"]
-    rule = "chosen for its highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "0.5"
+    shared = f"chosen for its highest F1 on validation (labels with fewer than {FEW} validation rows share one)"
+    rule = shared if evaluation.threshold_rule == "max-f1" else "0.5"
     absent = [row.label for row in evaluation.per_label if not row.support]
     note = f"A row gets a label if its probability is at least the label's threshold: {rule}."
     if absent:
@@ -84,7 +88,7 @@ def sets(evaluation: ManyEvaluation) -> Section:
     return Section("sets", "Labels in a row", [Text(mean), table])
 
 
-def use(name: str) -> Section:
+def use(name: str, evaluation: ManyEvaluation) -> Section:
     """How to predict with the result, in this project and elsewhere."""
     run = f"runs/{name}"
     return Section(
@@ -107,6 +111,7 @@ def use(name: str) -> Section:
                 'classify("some text", truncation=True)'
             ),
             Text("transformers gives each label's probability; the thresholds stand in bundle.json.", small=True),
+            *use_note(evaluation.long_texts),
         ],
     )
 

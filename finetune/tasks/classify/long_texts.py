@@ -1,0 +1,147 @@
+"""What is read of long texts, in words, and what reading all of them would change: for card, dry run and report."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from finetune.evaluation.intervals import paired_bootstrap, wilson
+from finetune.evaluation.results import Difference, Metric
+from finetune.records import Record
+from finetune.report.blocks import Section, Text, percent
+from finetune.report.metric_text import metric_text
+from finetune.tasks.classify.data import TokenCounts
+from finetune.tokenizer import Tokenizer
+from finetune.training.pieces import CUT, HEAD_TAIL, WINDOWS, Pieces, count_windows
+from finetune.training.token_rows import encode
+
+SAMPLE = 200  # test rows at most that are read in windows, too
+TOKENS = 50_000  # of their windows at most, or as many as the test itself has
+
+
+@dataclass(frozen=True)
+class LongTexts(Record):
+    """The test rows of more than max_length tokens, and how often the same model is right on some of them in windows."""
+
+    way: str  # classify.long_texts
+    max_length: int
+    rows: int
+    unread: float = 0.0  # share of the tokens of these rows
+    as_read: Metric | None = None  # accuracy on the sampled rows; of many labels, the share with exactly theirs
+    in_windows: Metric | None = None
+    difference: Difference | None = None  # in windows minus as read
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The long rows of a split, and the windows of those that were drawn to be read whole."""
+
+    rows: int
+    unread: float  # share of their tokens
+    at: list[int]  # places of the drawn rows in the split
+    windows: Pieces
+
+
+def draw_sample(tokenizer: Tokenizer, texts: list[str], way: str, most: int, budget: int, seed: int) -> Sample:
+    """Long rows at random, as many as have windows of at most `budget` tokens in all; none where windows are read anyway."""
+    ids = encode(tokenizer, texts)
+    lengths = np.array(ids.lengths())
+    long = np.flatnonzero(lengths > most)
+    drawn = np.random.default_rng(seed).permutation(long)[:SAMPLE]
+    tokens = lengths[drawn] + (count_windows(lengths[drawn], most) - 1) * (most // 4)
+    kept = 0 if way == WINDOWS else int(np.searchsorted(np.cumsum(tokens), budget, side="right"))
+    at, unread = drawn[:kept].tolist(), 0 if way == WINDOWS else (lengths[long] - most).sum()
+    return Sample(len(long), float(unread / max(lengths[long].sum(), 1)), at, Pieces.of(ids, WINDOWS, most, at))
+
+
+def compare_windows(
+    found: LongTexts, as_read: np.ndarray, in_windows: np.ndarray, targets: np.ndarray, resamples: int, seed: int
+) -> LongTexts:
+    """With how often decisions on n sampled rows are right. Decisions and targets: (n,), or of many labels (n, K)."""
+    n = len(targets)
+    if not n:
+        return found
+    before, after = ((decided == targets).reshape(n, -1).all(axis=1) for decided in (as_read, in_windows))
+    shares = [Metric(float(right.mean()), *wilson(int(right.sum()), n), n) for right in (before, after)]
+    return replace(
+        found, as_read=shares[0], in_windows=shares[1], difference=paired_bootstrap(after, before, resamples, seed)
+    )
+
+
+def told_of(tokens: TokenCounts) -> str:
+    """What is read of the rows longer than max_length: "12 truncated to 256"."""
+    most, rows = tokens.max_length, f"{tokens.cut_rows:,}"
+    if tokens.long_texts == HEAD_TAIL:
+        return f"{rows} longer than {most}, of which the first {most // 4} and the last {most - most // 4} are read"
+    if tokens.long_texts == WINDOWS:
+        windows = tokens.ways[WINDOWS].pieces - tokens.ways[CUT].pieces + tokens.cut_rows
+        return f"{rows} longer than {most}, read in {windows:,} windows that share {most // 4} tokens with the next"
+    return f"{rows} truncated to {most}"
+
+
+def not_read(tokens: TokenCounts) -> str:
+    """The tokens of the rows in use that the model never reads; empty in a card of an earlier version."""
+    if tokens.long_texts not in tokens.ways:
+        return ""
+    unread = tokens.ways[tokens.long_texts].unread
+    return f"{unread:,} of {tokens.total:,} ({percent(unread, tokens.total)})" if unread else "none"
+
+
+def what_ways_cost(tokens: TokenCounts) -> list[str]:
+    """What each way to read long texts costs, relative to the chosen one; time follows the tokens."""
+    if not tokens.cut_rows:
+        return [f"long texts: none has more than {tokens.max_length} tokens; classify.long_texts changes nothing"]
+    own, lines = tokens.ways[tokens.long_texts], []
+    for way, read in tokens.ways.items():
+        unread = f"{percent(read.unread, tokens.total)} of all tokens unread" if read.unread else "all tokens read"
+        lines.append(
+            f"  {way:10} {read.tokens:>12,} tokens, {read.pieces:,} inputs of the model; {unread}; time x "
+            f"{read.tokens / own.tokens:.2f}" + (" (chosen)" if way == tokens.long_texts else "")
+        )
+    return [
+        f"long texts: {tokens.cut_rows:,} have more than {tokens.max_length} tokens; classify.long_texts chooses:",
+        *(line.replace("\u00a0", " ") for line in lines),
+    ]
+
+
+def use_note(found: LongTexts | None) -> list[Text]:
+    """That transformers' pipeline reads long texts otherwise."""
+    if found is None or found.way == CUT:
+        return []
+    note = "transformers' pipeline truncates long texts; export/hf/README.md shows how to read them as in training."
+    return [Text(note, small=True)]
+
+
+def long_texts_section(found: LongTexts | None, rows: int) -> list[Section]:
+    """The report's section; none for an evaluation by an earlier version. rows: of the test."""
+    if found is None:
+        return []
+    longer = f"{found.rows:,} of {rows:,} test texts have more than {found.max_length} tokens"
+    if not found.rows:
+        return [Section("long", "Long texts", [Text(f"No test text has more than {found.max_length} tokens.")])]
+    quarter = found.max_length // 4
+    if found.way == WINDOWS:
+        said = f"{longer}. They are read whole, in windows that share {quarter} tokens with the next."
+        return [Section("long", "Long texts", [Text(said)])]
+    part = (
+        f"the first {found.max_length}"
+        if found.way == CUT
+        else (f"the first {quarter} and the last {found.max_length - quarter}")
+    )
+    blocks = [
+        Text(f"{longer}. Of each, {part} are read; {percent(found.unread, 1)} of the tokens of these texts are not.")
+    ]
+    if found.as_read is None or found.in_windows is None or found.difference is None:
+        blocks.append(
+            Text("None of them was read in windows for comparison: that would take longer than the whole test.")
+        )
+        return [Section("long", "Long texts", blocks)]
+    value, low, high = (100 * number for number in found.difference.known())
+    blocks.append(
+        Text(
+            f"The same model on {found.as_read.n:,} of them, drawn at random: right on "
+            f"{metric_text(found.as_read, 'accuracy')} as read, and on {metric_text(found.in_windows, 'accuracy')} where "
+            f"their windows decide together: a difference of {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
+        )
+    )
+    blocks.append(Text("The model was not trained on windows. To train on them, add --long-texts windows.", small=True))
+    return [Section("long", "Long texts", blocks)]
