@@ -13,17 +13,19 @@ from torch.nn import functional as F
 from finetune.console import say
 from finetune.models.heads import Classifier, Reader
 from finetune.models.transformer import Transformer
-from finetune.recipe import Train
+from finetune.recipe import FEATURES, Train
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
-from finetune.training.loop import Job, autocast
-from finetune.training.predict import predict_logits
+from finetune.training.loop import Job, Problem, autocast
+from finetune.training.predict import predict_logits, predict_states
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 from finetune.training.token_rows import TokenRows, encode
 from finetune.training.trainable import Trainable
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
+
+ADVICE = "--set train.method=features takes one pass over the texts, and logistic regression on the model's states"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Objective:
     losses: Callable[[Tensor, Tensor], Tensor]  # of each row (B,), of logits (B, K) and targets
     row_weights: np.ndarray  # (n,) of the training rows in the loss
     validate: Callable[[np.ndarray], dict[str, float]]  # of the validation rows' logits (n, K)
+    label_weights: np.ndarray | None = None  # (n, K) of each label of the training rows, where they differ
 
 
 def examples(
@@ -110,7 +113,8 @@ def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
     """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
     limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
-    return trainable.first_block > 0 and settings.dropout == 0 and kept_bytes(model, trainable, ids) < limit
+    exact = trainable.first_block > 0 and settings.dropout == 0
+    return settings.method == FEATURES or (exact and kept_bytes(model, trainable, ids) < limit)
 
 
 def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
@@ -178,6 +182,11 @@ def build_job(
                 else "run in every step (dropout, or too large to keep)"
             )
         )
+    problem = None
+    if settings.method == FEATURES:
+        weights = objective.row_weights if objective.label_weights is None else objective.label_weights
+        read = predict_states(model, train.ids, states, start, settings.micro_batch_tokens)
+        problem = Problem(model.head, read, train.targets, weights)
     return Job(
         model,
         train.ids.lengths(),
@@ -187,4 +196,6 @@ def build_job(
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.ids.lengths()),
+        problem=problem,
+        advice="" if settings.method in ("head", FEATURES) else ADVICE,
     )

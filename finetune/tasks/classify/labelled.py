@@ -67,6 +67,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     """A text has one of K labels, or any number of them."""
 
     exported = "bundle"
+    solvable = True
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
     evaluation_files = ("predictions.csv",)
