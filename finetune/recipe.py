@@ -103,6 +103,11 @@ class Train(Settings):
     beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
     beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")
     clip_norm: float = Field(1.0, gt=0, description="maximum global gradient norm")
+    keep_states: bool = Field(
+        True,
+        description="run a classifier's frozen blocks once per text and keep their output, for training and evaluation, "
+        "where that is exact and fits in memory; false: run them in every step",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: each class has the same weight in the loss"
@@ -294,8 +299,13 @@ def check_method(train: Train) -> None:
     """Raise RecipeError if a changed setting is not used by the method or the schedule."""
     needs = {"decay_fraction": ("schedule", ("constant",)), "last_blocks": ("method", ("auto", "last-blocks"))}
     needs |= {name: ("method", ("auto", "lora")) for name in Train.model_fields if name.startswith("lora_")}
-    if train.method == FEATURES:
-        needs |= {name: ("method", ("auto", "full")) for name in features_unread()}
+    for name in features_unread() if train.method == FEATURES else ():
+        if getattr(train, name) != Train.model_fields[name].default:
+            raise RecipeError(
+                f"train.{name} is not used by method features",
+                got=str(getattr(train, name)),
+                do="Leave it out, or choose another train.method.",
+            )
     for name, (key, values) in needs.items():
         if getattr(train, name) != Train.model_fields[name].default and getattr(train, key) not in values:
             raise RecipeError(

@@ -113,8 +113,48 @@ def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
     """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
     limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
-    exact = trainable.first_block > 0 and settings.dropout == 0
+    exact = trainable.first_block > 0 and settings.dropout == 0 and settings.keep_states
     return settings.method == FEATURES or (exact and kept_bytes(model, trainable, ids) < limit)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The output of the frozen blocks for each text, (T, C); None where the blocks run in every step."""
+
+    first_block: int  # at which the model goes on; 0 where nothing is kept
+    train: list[Tensor] | None = None
+    val: list[Tensor] | None = None
+
+
+def run_frozen(
+    model: Classifier,
+    trainable: Trainable,
+    settings: Train,
+    train: Examples,
+    val: Examples,
+    device: torch.device,
+    cached: bool | None = None,
+) -> Frozen:
+    """Run the frozen blocks once per text, if `cached`, or if it is None, where ``keeps_states`` says so."""
+    first = trainable.first_block
+    if cached is None:
+        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
+    if not cached:
+        return Frozen(0)
+    model.to(device).eval()
+    last_only = first == len(model.body.blocks) and model.reads_last
+    with autocast(settings.precision, device):
+        states, val_states = (
+            build_prefix_cache(
+                lambda ids, last: model.lower(ids, last, first),
+                part.ids,
+                settings.micro_batch_tokens,
+                device,
+                last_only=last_only,
+            )
+            for part in (train, val)
+        )
+    return Frozen(first, states, val_states)
 
 
 def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
@@ -130,33 +170,17 @@ def build_job(
     train: Examples,
     val: Examples,
     device: torch.device,
-    cached: bool | None = None,
     objective: Objective | None = None,
+    frozen: Frozen | None = None,
 ) -> Job[Classifier]:
     """Everything the loop needs; the objective is one label a row where none is given.
 
-    `cached`: as ``keeps_states`` says of these rows where it is not given.
+    frozen: the output of the frozen blocks; by default as ``run_frozen`` decides.
     """
     objective = objective or one_label(train, val, model.head.out_features, settings)
     row_weights = torch.from_numpy(objective.row_weights).float()
-    first = trainable.first_block
-    if cached is None:
-        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
-    states = val_states = None
-    if cached:
-        model.to(device).eval()
-        with autocast(settings.precision, device):
-            states, val_states = (
-                build_prefix_cache(
-                    lambda ids, last: model.lower(ids, last, first),
-                    part.ids,
-                    settings.micro_batch_tokens,
-                    device,
-                    last_only=first == len(model.body.blocks) and model.reads_last,
-                )
-                for part in (train, val)
-            )
-    start = first if cached else 0
+    frozen = frozen or run_frozen(model, trainable, settings, train, val, device)
+    states, start = frozen.train, frozen.first_block
 
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         inputs, last = (
@@ -170,16 +194,16 @@ def build_job(
 
     def validate(module: Classifier) -> dict[str, float]:
         return objective.validate(
-            predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+            predict_logits(module, val.ids, frozen.val, start, budget=settings.micro_batch_tokens)
         )
 
-    if first > 0:
+    if trainable.first_block > 0:
         say(
-            f"  {first} frozen blocks "
+            f"  {trainable.first_block} frozen blocks "
             + (
                 "run once per text; training starts from their output"
-                if cached
-                else "run in every step (dropout, or too large to keep)"
+                if states is not None
+                else "run in every step (dropout, keep_states = false, or too large to keep)"
             )
         )
     problem = None

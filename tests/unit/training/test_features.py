@@ -82,7 +82,7 @@ def test_the_best_strength_by_the_validation_metric_is_kept(toy_job, tmp_path):
 
 def test_what_the_method_does_not_use_is_refused():
     for name, value in (("lr", 1e-3), ("epochs", 3), ("dropout", 0.1), ("last_blocks", 1), ("lora_rank", 2)):
-        with pytest.raises(RecipeError, match=f"train.{name} is used only by"):
+        with pytest.raises(RecipeError, match=f"train.{name} is not used by method features"):
             check_method(Train(method="features", **{name: value}))
     check_method(Train(method="features", class_weights="balanced", precision="fp32", metric="log_loss", threads=2))
 
