@@ -325,3 +325,10 @@ def test_a_file_that_is_missing_or_no_text(ours, tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(WeightsError, match="no readable tokenizer"):
         Tokenizer.from_directory(tmp_path)
+
+
+def test_many_texts_give_the_same_ids_with_threads_and_without(ours):
+    short, long = ["a b", "", "naïve 東京 \ud800", "x" * 30] * 9, ["some words, and 12 more. " * 60] * 7
+    for texts in (short, long, short + long, []):
+        wanted = [ours.encode(text) for text in texts]
+        assert ours.encode_batch(texts) == ours.encode_batch(texts, threads=1) == wanted
