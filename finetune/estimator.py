@@ -61,7 +61,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     weights : pretrained weights: a name, a directory, a run or a hub id; "auto": GPT-2 if available, else mini
-    method : which weights are trained: auto, full, last-blocks, head or lora
+    method : which weights are trained: auto, full, last-blocks, head, features or lora
     epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
     batch_size : rows per optimizer step
     max_length : tokens that the model reads at a time; None: its context

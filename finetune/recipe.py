@@ -15,6 +15,9 @@ from finetune.config import Settings, nearest
 from finetune.errors import RecipeError
 from finetune.tasks import TASKS
 
+FEATURES = "features"
+FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
+
 
 class Columns(Settings):
     """The columns of a table."""
@@ -53,9 +56,10 @@ class Split(Settings):
 class Train(Settings):
     """Which weights are trained, for how long, and how."""
 
-    method: Literal["auto", "full", "last-blocks", "head", "lora"] = Field(
+    method: Literal["auto", "full", "last-blocks", "head", "features", "lora"] = Field(
         "auto",
         description="which weights are trained: full: all; last-blocks: the last blocks and the head; head: only the head; "
+        "features: only the head of a classifier, by logistic regression on the states of one pass; "
         "lora: low-rank adapters and the head; auto: chosen by weights, rows and machine",
     )
     last_blocks: int = Field(2, ge=1, description="number of last blocks that method last-blocks trains")
@@ -99,6 +103,11 @@ class Train(Settings):
     beta_1: float = Field(0.9, ge=0, lt=1, description="decay rate of AdamW's first moment estimate")
     beta_2: float = Field(0.99, ge=0, lt=1, description="decay rate of AdamW's second moment estimate")
     clip_norm: float = Field(1.0, gt=0, description="maximum global gradient norm")
+    keep_states: bool = Field(
+        True,
+        description="run a classifier's frozen blocks once per text and keep their output, for training and evaluation, "
+        "where that is exact and fits in memory; false: run them in every step",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="none: each row has the same weight in the loss; balanced: each class has"
@@ -284,10 +293,22 @@ def check_shape(recipe: "Recipe") -> None:
         )
 
 
+def features_unread() -> list[str]:
+    """The settings of a training that the method features does not use."""
+    return [name for name in Train.model_fields if name not in FEATURES_READ]
+
+
 def check_method(train: Train) -> None:
     """Raise RecipeError if a changed setting is not used by the method or the schedule."""
     needs = {"decay_fraction": ("schedule", ("constant",)), "last_blocks": ("method", ("auto", "last-blocks"))}
     needs |= {name: ("method", ("auto", "lora")) for name in Train.model_fields if name.startswith("lora_")}
+    for name in features_unread() if train.method == FEATURES else ():
+        if getattr(train, name) != Train.model_fields[name].default:
+            raise RecipeError(
+                f"train.{name} is not used by method features",
+                got=str(getattr(train, name)),
+                do="Leave it out, or choose another train.method.",
+            )
     for name, (key, values) in needs.items():
         if getattr(train, name) != Train.model_fields[name].default and getattr(train, key) not in values:
             raise RecipeError(

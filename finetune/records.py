@@ -208,7 +208,7 @@ class TrainResult(Trained):
 
     method: str
     why: list[str]  # reason for each choice
-    lr: float
+    lr: float | None  # None: there were no steps
     precision: str
     parameters: int  # of the model
     trainable: TrainedTensors

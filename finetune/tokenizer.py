@@ -17,6 +17,7 @@ from finetune.errors import RecipeError, WeightsError
 
 END_OF_TEXT, MASK = "<|endoftext|>", "<|mask|>"
 SPECIAL_TOKENS = ("<|pad|>", MASK, "<|sep|>", END_OF_TEXT)  # last in a vocabulary trained here, in this order
+SHORT = 1000  # characters of a text, on average, below which threads are of no use
 SPECIAL = re.compile(r"<.+>|\[.+\]")  # any other token after the merges lacks its merge
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
@@ -55,21 +56,24 @@ class Tokenizer:
 
     def __init__(self, vocab_json: str, merges_txt: str, source: str = "vocabulary"):
         self.vocab_json, self.merges_txt = vocab_json, merges_txt
-        byte_of = {character: byte for byte, character in byte_alphabet().items()}
+        alphabet = {ord(character): byte for byte, character in byte_alphabet().items()}
+        to_bytes = {byte: None for byte in range(256)} | alphabet  # of a character outside the alphabet: nothing
         try:
             vocab: dict[str, int] = json.loads(vocab_json)
             merges = [line.split(" ") for line in merges_txt.split("\n") if line and not line.startswith("#version")]
             ranked = 256 + len(merges)
             special = {token: rank for token, rank in vocab.items() if rank >= ranked}
-            ranks = {bytes(byte_of[c] for c in token): rank for token, rank in vocab.items() if rank < ranked}
+            ordinary = [token for token, rank in vocab.items() if rank < ranked]
+            ranks = {token.translate(to_bytes).encode("latin-1"): vocab[token] for token in ordinary}
             whole = (
                 all(bytes([byte]) in ranks for byte in range(256))
+                and sum(map(len, ranks)) == sum(map(len, ordinary))
                 and {*map(type, vocab.values())} == {int}
                 and sorted(vocab.values()) == list(range(len(vocab)))
             )
-            pairs = [[bytes(byte_of[c] for c in part) for part in merge] for merge in merges]
             in_order = all(
-                ranks[left + right] == 256 + i > max(ranks[left], ranks[right]) for i, (left, right) in enumerate(pairs)
+                vocab[left + right] == 256 + i > max(vocab[left], vocab[right])
+                for i, (left, right) in enumerate(merges)
             )
             named = all(SPECIAL.fullmatch(token) and token.isprintable() for token in special)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -139,7 +143,12 @@ class Tokenizer:
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: list[str], threads: int = 2) -> list[list[int]]:
-        """The ids of many texts."""
+        """The ids of many texts. Short ones are encoded in this thread: handing one to another costs more than it saves.
+
+        Measured by benchmarks/tokens.py.
+        """
+        if threads < 2 or sum(map(len, texts)) < SHORT * len(texts):
+            return list(map(self._encoding.encode_ordinary, texts))
         return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode(self, ids: list[int]) -> str:

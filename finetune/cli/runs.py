@@ -25,11 +25,14 @@ def export(
     quantize: Annotated[
         str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0.")
     ] = None,
+    all_texts: Annotated[
+        bool, typer.Option("--all-texts", help="hf: compare a classifier on all test texts, not on a sample.")
+    ] = False,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
     from finetune.commands.export import export_again
 
-    say(str(export_again(run_directory, out, format, quantize)))
+    say(str(export_again(run_directory, out, format, quantize, all_texts)))
 
 
 def push(

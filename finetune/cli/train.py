@@ -63,7 +63,7 @@ def classify(
         int | None, typer.Option(metavar="K", min=2, help="Cross-validate: predict every row once, in K trainings.")
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Pretrained weights to start from.")] = None,
-    method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head or lora.")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head, features or lora.")] = None,
     long_texts: LongTextsOption = None,
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,

@@ -143,6 +143,10 @@ def generate(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step compiled with a C++ compiler.")
     ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Weights in fp32, bf16 or int8; int8: on a CPU, compiled where there is a compiler."),
+    ] = None,
 ) -> None:
     """Continue a text, streamed as it is generated; a seq2seq run writes the target of a source."""
     from finetune.commands.generate import continue_text
@@ -154,6 +158,7 @@ def generate(
         stop or [],
         lambda text: say(text, end=""),
         compiled,
+        dtype,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

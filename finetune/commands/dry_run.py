@@ -147,6 +147,9 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     _say_plan(setup)
     device = torch.device(device_type())
     probe = task.probe(recipe, run, setup, device)
+    if probe.job.problem is not None:
+        _say_pass(probe.set_up_seconds, probe.whole.lengths, task.evaluation_seconds(recipe, run, setup, device))
+        return
     first = try_steps(probe.job, settings, probe.batches, run.path("checkpoints"))
     plan = make_plan(probe.whole, settings, CHECKPOINT_SECONDS, loading + probe.set_up_seconds)
     found = estimate(first, replace(plan, kept_bytes=probe.kept_bytes))
@@ -175,6 +178,15 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     say("not counted: baselines, intervals, report and export. Nothing was saved; no weights were changed.")
 
 
+def _say_pass(seconds: float, lengths: list[int], evaluation: float | None) -> None:
+    """What the method features costs: one pass over the texts; the regression takes seconds."""
+    say(f"one pass over {len(lengths):,} rows of {sum(lengths):,} tokens, and the validation rows")
+    for name, took in (("the pass", seconds), ("forward passes of evaluation", evaluation)):
+        if took is not None:
+            say(f"  {name:28}  {seconds_text(took):>12}".replace("\u00a0", " "))
+    say("not counted: the regression, baselines, intervals, report and export. Nothing was saved.")
+
+
 def _say_plan(setup: TrainingSetup[Any]) -> None:
     settings, trainable = setup.settings, setup.trainable
     for line in [*setup.why, trainable.describe()]:
@@ -182,8 +194,9 @@ def _say_plan(setup: TrainingSetup[Any]) -> None:
     more = len(trainable.names) - NAMES
     say("  trained tensors: " + ", ".join(trainable.names[:NAMES]) + (f" and {more} more" if more > 0 else ""))
     say(
-        f"  chosen: method={settings.method}  lr={settings.lr:g}  epochs={settings.epochs}  "
-        f"precision={settings.precision}"
+        f"  chosen: method={settings.method}  "
+        + (f"lr={settings.lr:g}  epochs={settings.epochs}  " if settings.lr is not None else "")
+        + f"precision={settings.precision}"
     )
 
 

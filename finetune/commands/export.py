@@ -10,8 +10,12 @@ from finetune.run import Run
 from finetune.stages import export
 
 
-def export_again(directory: Path, out: Path | None, format: str = "hf", quantize: str | None = None) -> Path:
+def export_again(
+    directory: Path, out: Path | None, format: str = "hf", quantize: str | None = None, all_texts: bool = False
+) -> Path:
     """Export a finished run again, and copy it to `out` if given. Returns the export's directory."""
+    if all_texts and format != "hf":
+        raise RecipeError("--all-texts is for the format hf", got=f"--format {format}", do="Leave it out.")
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
     found = Run.at(directory)
@@ -21,7 +25,7 @@ def export_again(directory: Path, out: Path | None, format: str = "hf", quantize
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle contains the evaluation
         found.refuse_changes(besides=("report", "export"))
-        export.write(recipe, found, format, quantize)
+        export.write(recipe, found, format, quantize, all_texts)
         where = found.path("export", format)
         return where if out is None else _copy(where, Path(out))
 

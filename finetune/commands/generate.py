@@ -23,6 +23,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
 NEW_TOKENS = 60  # of a continuation
+DTYPES = ("fp32", "bf16", "int8")  # of the weights
 
 
 def continue_text(
@@ -32,25 +33,30 @@ def continue_text(
     stop: Sequence[str],
     write: Callable[[str], None],
     compiled: bool = False,
+    dtype: str | None = None,
     **options: Any,
 ) -> None:
     """Write the prompt and its continuation: a single sample is streamed, several are written one after the other.
 
     For a seq2seq run the prompt is the source and only the target is written, decoded by the run's settings unless an
-    option overrides them. stop: strings that end a text and are not shown. compiled: in bf16, see ``GPT.generate``.
+    option overrides them. stop: strings that end a text and are not shown. compiled: see ``GPT.generate``.
+    dtype: one of DTYPES; None: fp32, or bf16 if compiled.
     options: the fields of ``Decoding``; None means the command's default: temperature 0.8, and top-k 50 unless another
     filter is given. Raises WeightsError if `name` is a classifier,
     RecipeError if an option is out of range.
     """
     import torch
 
+    if dtype not in (None, *DTYPES):
+        raise RecipeError("unknown --dtype", got=dtype, known=", ".join(DTYPES))
+    dtype = dtype or ("bf16" if compiled else "fp32")
     found = locate_weights(resolve_auto(name), fetch=True)
     file = found.directory / SEQ2SEQ
     use = SourceUse.from_json(read_json(file), file) if file.is_file() else None
     given = {name: value for name, value in options.items() if value is not None}
     decoding = _of_targets(given, use) if use else _with_defaults(given)
     loaded = found.load()
-    model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled else device_type()
+    model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled or dtype == "int8" else device_type()
     if isinstance(model, EncoderDecoder) and not use:
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, LanguageModel | EncoderDecoder):
@@ -61,10 +67,13 @@ def continue_text(
             f"{name} was trained on a prompt format, which generate does not apply: it continues the text as it is. "
             "With the format: finetune chat RUN"
         )
-    if compiled:  # report why it cannot be compiled before any text is written
+    if dtype == "int8" and not isinstance(model, LanguageModel):
+        raise RecipeError("int8 weights are for language models", got=model.kind, do="Leave out --dtype int8.")
+    if dtype == "bf16":
         model = model.to(torch.bfloat16)
-        check_compiled(model, decoding.beams * decoding.samples)
-        compile_step()
+    if compiled:  # report why it cannot be compiled before any text is written
+        check_compiled(model)
+        compile_step(model.token_embedding.weight.element_size())
     new = max_new_tokens or (use.max_new_tokens if use else NEW_TOKENS)
     notes: list[str] = []  # printed at the end, so that they do not interrupt the text
     if use:
@@ -80,6 +89,8 @@ def continue_text(
     }
     if compiled:
         settings["compiled"] = True
+    if dtype == "int8":
+        settings["dtype"] = dtype
     if decoding.samples == decoding.beams == 1:
         stream = TextStream(tokenizer, stop)
         write(shown)

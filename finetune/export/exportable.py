@@ -55,6 +55,7 @@ class Exportable:
     files: dict[str, str] = field(default_factory=dict)  # additional files: name -> text
     labels: list[str] = field(default_factory=list)  # of a classifier
     texts: list[str] = field(default_factory=list)  # texts for comparing a classifier
+    logits: np.ndarray | None = None  # (n, K) ours on the texts in fp32, where they are known
     targets: np.ndarray | None = None  # (n,) numbers of the texts' labels; or, of many, whether a text has each (n, K)
     max_length: int = 0  # in tokens; longer texts are truncated
     layout: Callable[[Path], Exported] | None = None  # writes and compares a task's own head with the GPT below it

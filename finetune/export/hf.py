@@ -32,13 +32,15 @@ from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
 MERGED = True
-PLAIN_TEXTS = 200  # on which the slower reader in numpy compares a classifier
+PLAIN_TEXTS = 200  # on which a slower reader compares
+SAMPLE = 100  # texts on which a classifier is compared, unless all are asked for
 
 
-def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
+def write(thing: Exportable, directory: Path, base: WeightsSource | None = None, all_texts: bool = False) -> Exported:
     """Write the directory completely or not at all. Raises WeightsError if a logit differs by more than the tolerance.
 
     After an error an earlier export is still in place. base: unused, since the export contains all weights.
+    all_texts: compare a classifier on all its texts and not on a sample.
     """
     with draft_of(directory) as draft:
         model = thing.model
@@ -49,7 +51,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None)
             if not in_transformers(model) or (is_llama(model) and not has_transformers()):
                 exported = compare_read_back(draft, model)
             elif isinstance(model, Classifier):
-                exported = compare_classifier(draft, thing, model)
+                exported = compare_classifier(draft, thing, model, all_texts)
             elif isinstance(model, EncoderDecoder):
                 exported = compare_encoder_decoder(draft, model)
             else:
@@ -101,15 +103,19 @@ def compare_language_model(directory: Path, thing: Exportable, model: LanguageMo
     )
 
 
-def compare_classifier(directory: Path, thing: Exportable, model: Classifier) -> Exported:
-    """Compare token ids, logits and labels of a classifier on the texts."""
+def compare_classifier(directory: Path, thing: Exportable, model: Classifier, all_texts: bool = False) -> Exported:
+    """Compare token ids, logits and labels of a classifier on the texts, or on a sample of all lengths."""
     reader = open_reader(
         directory, "LlamaForSequenceClassification" if is_llama(model) else "GPT2ForSequenceClassification"
     )
-    texts = thing.texts if isinstance(reader, TransformersReader) else thing.texts[:PLAIN_TEXTS]
+    rows = list(range(len(thing.texts)))
+    if not all_texts:
+        by_length = sorted(rows, key=lambda row: len(thing.texts[row]))
+        rows = [by_length[at] for at in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)]
+    texts = [thing.texts[row] for row in rows]
     ids = encode(thing.tokenizer, texts, thing.max_length)
     same_ids = sum(reader.encode(text) == row for text, row in zip(texts, ids, strict=True))
-    ours = predict_logits(model, ids)
+    ours = predict_logits(model, ids) if thing.logits is None else thing.logits[rows]
     other = _read(reader, lambda: reader.classify(ids))
     difference = float(np.abs(ours - other).max())
     same_labels = int((ours.argmax(1) == other.argmax(1)).sum())
@@ -119,9 +125,10 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier) ->
             f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
             f"and {same_ids} token lists equal, loading {reader.odd or 'clean'}",
         )
+    sampled = f" (a sample of {len(thing.texts):,})" if len(texts) < len(thing.texts) else ""
     return Exported(
         True,
-        f"{reader.name} gives the same labels on {same_labels} of {len(texts)} texts, largest logit "
+        f"{reader.name} gives the same labels on {same_labels} of {len(texts)} texts{sampled}, largest logit "
         f"difference {difference:.1e}{_why(reader)}",
         difference,
         len(texts),

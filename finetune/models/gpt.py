@@ -187,16 +187,17 @@ class GPT(nn.Module):
         """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
         return F.linear(self.extend(input_ids, cache), self.output)
 
-    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
+    def generate(self, input_ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 is greedy decoding.
 
         options: as for ``finetune.models.generate.generate`` and ``Decoding``, for example temperature=0.8, top_p=0.9.
-        compiled: faster, for a single sequence of a bf16 model on a CPU; needs a C++ compiler, and about a second to
-        compile once per process. Raises RecipeError if that is not possible.
+        compiled=True: faster on a CPU; needs a C++ compiler, and about two seconds to compile once per process.
+        dtype="int8": with the matrices rounded to int8, and compiled where there is a compiler.
+        Raises RecipeError if that is not possible.
         """
         from finetune.models.packed import generate_fast
 
-        return generate_fast(self, input_ids, max_new_tokens, compiled, **options)
+        return generate_fast(self, input_ids, max_new_tokens, **options)
 
     def loss_sum(
         self,

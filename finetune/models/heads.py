@@ -59,21 +59,25 @@ class Classifier(Head[Reader]):
         return self._run(self.body.embed(input_ids), last, slice(0, blocks))
 
     def forward(self, inputs: Tensor, last: Tensor, first_block: int = 0) -> Tensor:
-        """Class logits (B, K).
+        """Class logits (B, K); arguments as for ``state``."""
+        return self.head(self.state(inputs, last, first_block))
+
+    def state(self, inputs: Tensor, last: Tensor, first_block: int = 0) -> Tensor:
+        """What the head reads: one state per text after the last norm, (B, C).
 
         inputs: token ids (B, T), or, with first_block > 0, the output of ``lower`` for that block (B, T, C).
         last: (B,), the index of each text's last token before padding.
-        A GPT's top block computes that position only, which gives the same logits for a fraction of the work.
+        A GPT's top block computes that position only, which gives the same state for a fraction of the work.
         """
         body, x = self.body, inputs if first_block else self.body.embed(inputs)
         if not isinstance(body, GPT):
-            return self.head(body.text_state(body.norm(self._run(x, last, slice(first_block, None))), last))
+            return body.text_state(body.norm(self._run(x, last, slice(first_block, None))), last)
         x = self._run(x, last, slice(first_block, -1))
         if first_block < len(body.blocks):
             x = body.blocks[-1](x, mask=causal_mask_at(last, x.shape[1]), at=last)  # (B, 1, C)
         else:
             x = gather_positions(x, last)
-        return self.head(body.norm(x[:, 0]))
+        return body.norm(x[:, 0])
 
     def _run(self, x: Tensor, last: Tensor, blocks: slice) -> Tensor:
         """Run some of the blocks: (B, T, C) -> (B, T, C)."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
 from finetune.models.compiled import CompiledGPT, check_compiled
 from finetune.models.generate import Decoder, generate
@@ -100,11 +101,17 @@ class PackedDecoder(Generic[C]):
 def packed_copy(model: P, rows: int, max_new_tokens: int) -> tuple[P, nn.Module] | None:
     """A copy with packed layers for generating `rows` sequences, and its packed output; None if that saves no time.
 
-    The copy shares everything but the linear layers and the output, which are in memory twice while it exists.
+    The linear layers and the output are in memory twice while the copy exists.
     """
     if rows * max_new_tokens < WORTH_IT or not can_pack(model.output):
         return None
-    layer = TransposedLinear if rows == 1 and model.output.dtype == torch.float32 else PackedLinear
+    return copy_with_layers(
+        model, TransposedLinear if rows == 1 and model.output.dtype == torch.float32 else PackedLinear
+    )
+
+
+def copy_with_layers(model: P, layer: Callable[[Tensor, Tensor | None], nn.Module]) -> tuple[P, nn.Module]:
+    """A copy whose linear layers are made by `layer` from weight and bias, and its output made so; it shares the rest."""
     tensors = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(twin.modules()):
@@ -112,24 +119,38 @@ def packed_copy(model: P, rows: int, max_new_tokens: int) -> tuple[P, nn.Module]
             # not subclasses: an adapter computes something else; an output matrix of its own is packed apart
             if type(child) is nn.Linear and child.weight is not model.output:
                 setattr(module, name, layer(child.weight, child.bias))
-    return twin, layer(model.output)
+    return twin, layer(model.output, None)
 
 
-def fast_decoder(model: "LanguageModel", rows: int, max_new_tokens: int, compiled: bool = False) -> Decoder[KVCache]:
+def fast_decoder(
+    model: "LanguageModel", rows: int, max_new_tokens: int, compiled: bool = False, dtype: str | None = None
+) -> Decoder[KVCache]:
     """What generates `rows` sequences fastest: the compiled step where it is asked for, a packed copy, or the model.
 
+    dtype: "int8" for weights in int8, with the compiled step where there is a compiler; None for the model's own.
     Raises RecipeError if the step cannot be compiled for this model.
     """
+    if dtype == "int8":
+        from finetune.models.int8 import int8_decoder
+
+        return int8_decoder(model)
+    if dtype is not None:
+        raise RecipeError("unknown dtype of weights", got=dtype, known="int8, or None for the model's own")
     if compiled:
-        check_compiled(model, rows)
+        check_compiled(model)
         return CompiledGPT(cast("GPT", model))
     packed = packed_copy(model, rows, max_new_tokens)
     return PackedDecoder(*packed) if packed else model
 
 
 def generate_fast(
-    model: "LanguageModel", input_ids: Tensor, max_new_tokens: int, compiled: bool = False, **options: Any
+    model: "LanguageModel",
+    input_ids: Tensor,
+    max_new_tokens: int,
+    compiled: bool = False,
+    dtype: str | None = None,
+    **options: Any,
 ) -> Tensor:
     """Continue sequences as fast as this machine can, as ``GPT.generate`` says: (B, T) -> (B * samples, T + new)."""
     rows = len(input_ids) * options.get("beams", 1) * options.get("samples", 1)
-    return generate(fast_decoder(model, rows, max_new_tokens, compiled), input_ids, max_new_tokens, **options)
+    return generate(fast_decoder(model, rows, max_new_tokens, compiled, dtype), input_ids, max_new_tokens, **options)

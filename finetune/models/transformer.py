@@ -422,9 +422,9 @@ class Transformer(Stack):
         """Append tokens to the cache: (B, T) -> logits of the next token, (B, V)."""
         return F.linear(self.extend(input_ids, cache), self.output)
 
-    def generate(self, input_ids: Tensor, max_new_tokens: int, *, compiled: bool = False, **options: Any) -> Tensor:
+    def generate(self, input_ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
         """Continue sequences, as ``GPT.generate``: (B, T) -> (B * samples, T + new)."""
-        return generate_fast(self, input_ids, max_new_tokens, compiled, **options)
+        return generate_fast(self, input_ids, max_new_tokens, **options)
 
     def drop_output(self) -> Self:
         """Drop an output matrix of its own, in place, for a model that gets another head."""

@@ -51,7 +51,7 @@ def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
             ("Epochs", train.epochs),
             ("Best checkpoint", f"step {train.best_step}: {metric} {train.best_value:.4f} on the validation set"),
             ("Stopped early", train.stopped_early),
-            ("Peak learning rate", train.lr),
+            *([] if train.lr is None else [("Peak learning rate", train.lr)]),
             ("Precision", train.precision),
             ("Threads", train.threads),
             ("Processes", train.processes),

@@ -1,6 +1,6 @@
 """Stage ``export``: write the best model in Hugging Face format and compare logits with other libraries."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -18,10 +18,11 @@ def run(recipe: Recipe, run: Run) -> "Exported":
     return write(recipe, run, "hf")
 
 
-def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None) -> "Exported":
+def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None, all_texts: bool = False) -> "Exported":
     """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result.
 
-    quantize: one of the format's ``QUANTIZED``. Raises RecipeError for another.
+    quantize: one of the format's ``QUANTIZED``. Raises RecipeError for another. all_texts: compare a classifier in
+    Hugging Face's layout on all test texts; the other formats do so anyway, or say how many they take.
     """
     from importlib import import_module
 
@@ -41,7 +42,8 @@ def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None) ->
         )
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
     thing = task_of(recipe).exportable(recipe, run, model, tokenizer)
-    options = {"quantize": quantize} if quantize else {}
+    options: dict[str, Any] = {"quantize": quantize} if quantize else {}
+    options |= {"all_texts": True} if all_texts and format == "hf" else {}
     exported = writer.write(thing, run.path("export", format), base_weights(recipe, run), **options)
     say(f"export: {exported.summary}")
     return exported

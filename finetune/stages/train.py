@@ -12,6 +12,17 @@ READS = ("task", "weights", *TRAIN)
 OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 
 
+def check(recipe: Recipe, processes: int = 1) -> None:
+    """Raise RecipeError, before the run is created, for a method that does not share its work between processes."""
+    from finetune.errors import RecipeError
+    from finetune.recipe import FEATURES
+
+    if recipe.train.method == FEATURES and processes > 1:
+        raise RecipeError(
+            "method features runs in one process", got=f"--processes {processes}", do="Leave out --processes."
+        )
+
+
 def machine(recipe: Recipe, processes: int) -> dict[str, str]:
     """What the exact bits of a training depend on, besides its settings."""
     from importlib.metadata import version
@@ -80,7 +91,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
         **vars(found),
         method=settings.method,
         why=setup.why,
-        lr=settings.chosen_lr,
+        lr=settings.lr,
         precision=settings.precision,
         parameters=trainable.total,
         trainable=tensors,

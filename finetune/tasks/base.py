@@ -24,7 +24,7 @@ from finetune.hub.registry import DataRow
 from finetune.models.bodies import Body
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.transformer import TransformerConfig
-from finetune.recipe import Recipe, Train
+from finetune.recipe import FEATURES, Recipe, Train
 from finetune.records import PreparedRow, R, Record, parse_rows
 from finetune.report.page import Page
 from finetune.run import Run
@@ -75,6 +75,7 @@ class Task(ABC, Generic[P, B, M, E]):
     page: Page[E, Any]  # parses eval.json and data/card.json, and builds the report
     metrics: tuple[str, ...] = ("log_loss",)  # validation metrics that train.metric may name
     evaluation_files: tuple[str, ...] = ()  # files that ``evaluate`` writes beside eval.json
+    solvable = False  # whether the head alone is a problem that method features solves
     bodies: tuple[type[Body], ...] = (GPT,)  # models that it can start from
 
     def variant(self, recipe: Recipe) -> "AnyTask":
@@ -107,6 +108,12 @@ class Task(ABC, Generic[P, B, M, E]):
                 f"{recipe.train.metric!r} is not a validation metric of the task {recipe.task}",
                 got=f"train.metric={recipe.train.metric}",
                 known=", ".join(self.metrics),
+            )
+        if recipe.train.method == FEATURES and not self.solvable:
+            raise RecipeError(
+                "method features is for classifiers of texts",
+                got=f"task {recipe.task}",
+                do="Choose another train.method, such as last-blocks.",
             )
 
     def check_data(self, recipe: Recipe) -> None:  # noqa: B027 (a task may have nothing to check)

@@ -26,7 +26,7 @@ from finetune.records import BestStep, Downloaded, Trained, TrainResult, Weights
 from finetune.run import Run, content
 from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named, task_of
 from finetune.tokenizer import Tokenizer
-from finetune.training import loop, resume
+from finetune.training import features, loop, resume
 from finetune.training.loop import Job
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
@@ -136,7 +136,10 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
 
 def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str], **options: float) -> Trained:
     """Train `job` and load the best checkpoint's weights into its model. options: those of ``loop.train``."""
-    found = loop.train(job, settings, directory, identity, **options)
+    if job.problem is not None:
+        found = features.train(job, settings, directory, options.get("set_up_seconds", 0.0))
+    else:
+        found = loop.train(job, settings, directory, identity, **options)
     resume.load_weights(resume.step_directory(directory / "checkpoints", found.best_step), job.model)
     return found
 

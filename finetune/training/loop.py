@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, Self, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -28,13 +29,24 @@ from finetune.training import resume
 from finetune.training.batching import epoch_batches, micro_batches
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.precision import device_type
-from finetune.training.probe import FirstSteps, Plan, batch_size, estimate, peak_bytes
+from finetune.training.probe import COUNTED, FirstSteps, Plan, batch_size, estimate, peak_bytes
 
 MACHINE = ("processes", "threads", "device", "precision")  # may change within a run, at the cost of bit-exactness
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch
+LONG_SECONDS = 600.0  # estimated for a training, above which a job's advice is said
 
 M = TypeVar("M", bound=nn.Module)
 Handler = Callable[[int, FrameType | None], Any] | int | None  # a signal handler
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The training rows of a classifier whose model is frozen, and the head to solve for."""
+
+    head: nn.Linear
+    states: np.ndarray  # (n, C), what the head reads
+    targets: np.ndarray  # class numbers (n,); under many labels, whether a row has each (n, K)
+    weights: np.ndarray  # (n,), or of each row's labels (n, K)
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Job(Generic[M]):
     name_row: Callable[[int], str]  # a row's name in messages
     validation_tokens: int = 0  # per validation, to estimate its time
     epochs_differ: bool = False  # batch also takes the epoch: batch(rows, epoch)
+    problem: Problem | None = None  # what method features solves instead of taking steps
+    advice: str = ""  # said once where the first steps promise a long training
 
 
 @dataclass
@@ -124,6 +138,9 @@ def train(
             rows = batches[position]
             with first.step(rows):
                 loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step, epoch)
+            if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:
+                _advise(job, first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))
+                job = replace(job, advice="")
             if not math.isfinite(loss) or not math.isfinite(norm):
                 named = ", ".join(map(job.name_row, rows[:8]))
                 raise _not_finite(
@@ -146,14 +163,14 @@ def train(
                 }
             )
             if state.step in evaluation_steps:
-                found = _validate(accelerator, job, settings)
+                found = validate(job, settings, accelerator.device)
                 if not all(map(math.isfinite, found.values())):
                     raise _not_finite(
                         f"validation metrics are not finite after step {state.step}",
                         root,
                         f"{found}, learning rate {rate:g}",
                     )
-                improved = _note_best(state, settings, found)
+                improved = note_best(state, settings, found)
                 log.write(
                     {
                         "step": state.step,
@@ -202,7 +219,7 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
     set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
     _set_rate(optimizers, settings.chosen_lr)
-    _validate(accelerator, job, settings)  # to measure its memory
+    validate(job, settings, accelerator.device)  # to measure its memory
     model, *prepared = accelerator.prepare(job.model, *optimizers)
     for step, rows in enumerate(batches):
         with first.step(rows):
@@ -225,6 +242,13 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
         checkpoint_seconds,
         set_up_seconds,
     )
+
+
+def _advise(job: Job, first: FirstSteps, plan: Plan) -> None:
+    """Say the job's advice if the training will be long."""
+    found = estimate(first, plan)
+    if found is not None and found.seconds > LONG_SECONDS:
+        say(f"  about {found.seconds / 60:.0f} minutes of training; {job.advice}")
 
 
 def count_steps(rows: int, settings: Train) -> tuple[int, int]:
@@ -310,14 +334,15 @@ def _step(
     return mean, length
 
 
-def _validate(accelerator: Accelerator, job: Job, settings: Train) -> dict[str, float]:
+def validate(job: Job, settings: Train, device: torch.device) -> dict[str, float]:
     """Every process validates all rows, so all get the same metrics and nothing is gathered."""
     job.model.eval()
-    with torch.no_grad(), autocast(settings.precision, accelerator.device):
+    with torch.no_grad(), autocast(settings.precision, device):
         return job.validate(job.model)
 
 
-def _note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
+def note_best(state: State, settings: Train, found: dict[str, float]) -> bool:
+    """Keep this validation in the state if it is the best so far; returns whether it is."""
     sign = -1 if settings.metric == "log_loss" else 1
 
     def key(values: dict[str, Any]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """A classifier's forward pass over many texts, without gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -23,13 +23,40 @@ def predict_logits(
     budget: int = PREDICT_TOKENS,
     show: str = "",
 ) -> np.ndarray:
-    """Logits (n, K) in row order, independent of batching; fp32 unless under autocast."""
+    """Logits (n, K) in row order, independent of batching; fp32 unless under autocast.
+
+    states, first_block: the output of the blocks below first_block for each text, from which the model starts.
+    """
+    return _for_each_text(model, model, model.head.out_features, ids, states, first_block, budget, show)
+
+
+def predict_states(
+    model: Classifier,
+    ids: Sequence[list[int]],
+    states: list[Tensor] | None = None,
+    first_block: int = 0,
+    budget: int = PREDICT_TOKENS,
+) -> np.ndarray:
+    """What the head reads of each text, (n, C), as ``predict_logits`` otherwise."""
+    return _for_each_text(model, model.state, model.head.in_features, ids, states, first_block, budget)
+
+
+def _for_each_text(
+    model: Classifier,
+    compute: Callable[[Tensor, Tensor, int], Tensor],
+    width: int,
+    ids: Sequence[list[int]],
+    states: list[Tensor] | None,
+    first_block: int,
+    budget: int,
+    show: str = "",
+) -> np.ndarray:
     device = model.head.weight.device
-    logits = np.zeros((len(ids), model.head.out_features), dtype=np.float32)
+    found = np.zeros((len(ids), width), dtype=np.float32)
     bar = progress(show, len(ids), unit="texts") if show else nullcontext(unseen)
     with torch.inference_mode(), bar as advance:
         for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
             inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])
-            logits[rows] = model(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
+            found[rows] = compute(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
             advance(len(rows))
-    return logits
+    return found

@@ -15,7 +15,7 @@ from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.transformer import Stack, TransformerConfig
-from finetune.recipe import Train, check_method
+from finetune.recipe import FEATURES, Train, check_method
 from finetune.records import SMALL_MODEL
 
 LARGE = 500_000_000  # parameters from which adapters are trained instead of all weights
@@ -90,6 +90,10 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
         chosen["method"], reason = choose_method(parameters, pretrained, rows, device)
         why.append(f"method {chosen['method']}: {reason}")
     method = chosen.get("method", asked.method)
+    if method == FEATURES:
+        check_method(asked)
+        why.append("one pass over the texts, then logistic regression; validation chooses its regularisation")
+        return asked.model_copy(update={"epochs": 1}), why
     if asked.lr is None:
         chosen["lr"] = 1e-3 if not pretrained or method == "head" else 1e-4 if parameters >= SMALL_MODEL else 5e-4
         chosen["lr"] *= LORA_RATE if method == "lora" else 1
@@ -133,7 +137,7 @@ def freeze(model: nn.Module, body: Body, method: str, last_blocks: int) -> Train
     """Set requires_grad on the parameters that the method trains, and freeze the rest.
 
     full: everything. last-blocks: the top `last_blocks` blocks (of both sides of an encoder-decoder), the last norm and
-    the head. head: the head only. lora: the adapters and the head. Parts of `model` outside `body` are the
+    the head. head, features: the head only. lora: the adapters and the head. Parts of `model` outside `body` are the
     head, which is always trained; so is cross-attention, which a GPT does not have.
     """
     stacks: list[GPT | Stack] = [body.encoder, body.decoder] if isinstance(body, EncoderDecoder) else [body]
@@ -146,6 +150,7 @@ def freeze(model: nn.Module, body: Body, method: str, last_blocks: int) -> Train
         "full": 0,
         "last-blocks": max(layers - last_blocks, 0),
         "head": layers,
+        FEATURES: layers,
         "lora": min(adapted, default=0),
     }[method]
     for parameter in body.parameters():
@@ -159,7 +164,11 @@ def freeze(model: nn.Module, body: Body, method: str, last_blocks: int) -> Train
                 module.requires_grad_(True)
     for tensor in lora_tensors(body).values():
         tensor.requires_grad_(True)
-    if method == "head" and isinstance(body, EncoderDecoder) or not any(p.requires_grad for p in model.parameters()):
+    if (
+        method in ("head", FEATURES)
+        and isinstance(body, EncoderDecoder)
+        or not any(p.requires_grad for p in model.parameters())
+    ):
         raise RecipeError(
             f"method {method} has nothing to train here",
             known="full, last-blocks, lora",

@@ -52,6 +52,15 @@ def test_a_classifiers_plan_and_estimates(method, dry, tools):
     assert any(line.startswith("measured: 3 optimizer steps") for line in lines)
 
 
+def test_one_pass_is_timed_for_method_features(dry, tools):
+    rows = "".join(f"{text.strip(chr(34))},{label}\n" for text, label in tools.toy_rows())
+    Path("my.csv").write_text("text,label\n" + rows)
+    lines = dry("classify", "my.csv", "--weights", "random-bytes", "--method", "features")
+    assert "  chosen: method=features  precision=fp32" in lines
+    assert any(re.match(r"one pass over 8\d rows of [\d,]+ tokens", line) for line in lines)
+    assert not any(line.startswith("steps: ") for line in lines)
+
+
 def test_a_language_models_plan_and_estimates(dry):
     Path("text.txt").write_text(
         "<|endoftext|>\n".join(f"the ferry {name} left at {hour}\n" for name in "abcdefgh" for hour in range(8))

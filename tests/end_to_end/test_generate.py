@@ -103,3 +103,10 @@ def test_without_a_compiler_no_text_is_begun(finetune, monkeypatch):
 def test_a_long_prompt_is_truncated_with_a_warning(finetune):
     said = finetune("generate", "mini", "one two three " * 200, "--max-new-tokens", "3")
     assert said.status == 0 and "more than the context of 256: the model continues from the last 254" in said.err
+
+
+def test_weights_in_int8_write_a_text_and_what_cannot_be_is_said(finetune):
+    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "8", "--dtype", "int8", "--temperature", "0")
+    assert said.status == 0 and said.out.startswith(PROMPT) and len(said.out) > len(PROMPT), said.err
+    said = finetune("generate", "mini", PROMPT, "--dtype", "int4")
+    assert said.status == 2 and not said.out and "known: fp32, bf16, int8" in said.err

@@ -68,7 +68,8 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     kept.write_text(text)
     done = finetune(*SETTINGS)
     assert done.status == 0, done.err
-    assert len(fitted) == 17 and fitted[5] == fitted[6] and len(set(fitted)) == 16
+    assert len(fitted) == 18 and fitted[5] == fitted[6] and len(set(fitted)) == 17
+    assert [name for name in fitted if name.startswith("features")] == ["features-123"]  # has no seed
 
     run = Path("runs/spam-methods")
     found = read(run, "comparison.json")
@@ -86,7 +87,14 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
             np.mean([f1_score(truth, row, pos_label="spam", zero_division=0) for row in guessed]),
         )
     moving = {name: entry["trainable"] for name, entry in entries.items() if "trainable" in entry}
-    assert moving["head"] < moving["lora"] < moving["last-block"] < moving["last-two-blocks"] < moving["full"]
+    assert (
+        moving["features"]
+        == moving["head"]
+        < moving["lora"]
+        < moving["last-block"]
+        < moving["last-two-blocks"]
+        < moving["full"]
+    )
     assert moving["last-block"] == moving["first-token"] == moving["padded"]
     assert not list(run.glob("comparison/*/checkpoints"))
 

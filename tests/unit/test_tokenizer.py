@@ -331,3 +331,10 @@ def test_the_label_of_a_part_of_a_character_is_its_bytes():
     tokenizer = Tokenizer.of_bytes()
     labels = [tokenizer.label(token) for token in [tokenizer.end_of_text, *tokenizer.encode("a日")]]
     assert labels == ["<|endoftext|>", "a", "\\xe6", "\\x97", "\\xa5"]
+
+
+def test_many_texts_give_the_same_ids_with_threads_and_without(ours):
+    short, long = ["a b", "", "naïve 東京 \ud800", "x" * 30] * 9, ["some words, and 12 more. " * 60] * 7
+    for texts in (short, long, short + long, []):
+        wanted = [ours.encode(text) for text in texts]
+        assert ours.encode_batch(texts) == ours.encode_batch(texts, threads=1) == wanted

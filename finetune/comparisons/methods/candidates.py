@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.recipe import Train
+from finetune.recipe import FEATURES, Train, features_unread
 from finetune.training.token_rows import TokenRows
 
 LAST, FIRST, PADDED = "last", "first", "padded"  # the token whose hidden state the head reads
@@ -23,14 +23,22 @@ class Candidate:
     def settings(self, asked: Train, seed: int) -> Train:
         """The recipe's settings with this method; learning rate and epochs are chosen later unless set."""
         unread = [] if self.method == "lora" else [name for name in Train.model_fields if name.startswith("lora_")]
+        unread += features_unread() if self.method == FEATURES else []
         return asked.model_copy(
-            update={"method": self.method, "last_blocks": self.last_blocks, "seed": seed}
+            update={"last_blocks": self.last_blocks}
             | {name: Train.model_fields[name].default for name in unread}
+            | {"method": self.method, "seed": seed}
         )
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed changes anything; one training then stands for all."""
+        return self.method != FEATURES
 
 
 CANDIDATES = {
     "head": Candidate("head only", "head"),
+    "features": Candidate("logistic regression on the states", FEATURES),
     "last-block": Candidate("last block", "last-blocks", 1),
     "last-two-blocks": Candidate("last two blocks", "last-blocks", 2),
     "full": Candidate("all weights", "full"),

@@ -214,7 +214,7 @@ def _costs(comparison: MethodsComparison) -> Section:
                     f"{entry.trainable:,}",
                     f"{100 * entry.trainable / entry.total:.2f}\u00a0%",
                     f"{entry.epochs:.1f}",
-                    f"{entry.lr:g}",
+                    NONE if entry.lr is None else f"{entry.lr:g}",
                     seconds_text(entry.seconds),
                     bytes_text(entry.peak_bytes),
                 ]
@@ -258,7 +258,7 @@ def _seeds_table(comparison: MethodsComparison) -> Section:
             Table("Test accuracy of each training, in percent", columns, rows, frozenset(range(1, len(columns)))),
             Text(
                 "The seed determines the head, the order of the rows and, for the random start, all weights. "
-                "The split is the same.",
+                "The split is the same. Logistic regression does not depend on the seed and is run once.",
                 small=True,
             ),
         ],
@@ -276,6 +276,8 @@ def _reading(comparison: MethodsComparison) -> Section:
         "full-random": "Random start: a model of the same shape with random weights, with its own learning rate and number of "
         "epochs unless the recipe sets them. If the others start from pretrained weights, its gap to 'all weights' is "
         "the value of pretraining.",
+        "features": "Logistic regression on the states: the text passes through the unchanged model once, and the head is "
+        "the solution on the states of the last tokens, without an intercept; validation chooses the regularisation.",
         "lora": "LoRA trains low-rank matrices that are added to the frozen ones (Hu et al. 2021, arXiv:2106.09685).",
     }
     note = comparison.candidates[-1].note

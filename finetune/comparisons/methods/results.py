@@ -15,7 +15,7 @@ class MethodTraining(Basis):
     seconds: float
     trainable: int  # parameters
     total: int
-    lr: float
+    lr: float | None
     precision: str
     epochs: float
     steps: int

@@ -9,7 +9,7 @@ class Methods(Settings):
     """The methods and seeds to compare."""
 
     candidates: tuple[str, ...] = Field(
-        ("head", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"),
+        ("head", "features", "last-block", "last-two-blocks", "full", "lora", "full-random", "first-token", "padded"),
         min_length=1,
         description="fine-tuning methods to compare, each trained with every seed on the same split",
     )

@@ -63,6 +63,7 @@ def compare(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> MethodsResult:
     results: dict[str, list[MethodTraining]] = {}
     for number, (name, seed) in enumerate(wanted, 1):
         say(f"[{number}/{len(wanted)}] {CANDIDATES[name].label}, seed {seed}")
+        seed = seed if CANDIDATES[name].seeded else recipe.train.seed
         trained = _fit_once(recipe, run, name, seed, reads)
         results.setdefault(name, []).append(trained)
         accuracy = np.mean(np.array(trained.predicted) == targets["test"])
@@ -206,7 +207,7 @@ def fit_here(run: Run, name: str, seed: int, reads: tuple[str, ...]) -> MethodTr
         seconds=round(max(spent, found.seconds), 3),
         trainable=trainable.parameters,
         total=trainable.total,
-        lr=settings.chosen_lr,
+        lr=settings.lr,
         precision=settings.precision,
         epochs=found.epochs,
         steps=found.steps,

@@ -13,18 +13,20 @@ from torch.nn import functional as F
 from finetune.console import say
 from finetune.models.heads import Classifier, Reader
 from finetune.models.transformer import Transformer
-from finetune.recipe import Train
+from finetune.recipe import FEATURES, Train
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
-from finetune.training.loop import Job, autocast
+from finetune.training.loop import Job, Problem, autocast
 from finetune.training.pieces import CUT, Pieces, average
-from finetune.training.predict import predict_logits
+from finetune.training.predict import predict_logits, predict_states
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 from finetune.training.token_rows import TokenRows, encode
 from finetune.training.trainable import Trainable
 
 CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
+
+ADVICE = "--set train.method=features takes one pass over the texts, and logistic regression on the model's states"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Objective:
     losses: Callable[[Tensor, Tensor], Tensor]  # of each row (B,), of logits (B, K) and targets
     row_weights: np.ndarray  # (n,) of the training rows in the loss; the pieces of a row share its weight
     validate: Callable[[np.ndarray], dict[str, float]]  # of the validation rows' logits (n, K)
+    label_weights: np.ndarray | None = None  # (n, K) of each label of the training rows, where they differ
 
 
 def examples(
@@ -146,13 +149,62 @@ def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
     """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
     limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
-    return trainable.first_block > 0 and settings.dropout == 0 and kept_bytes(model, trainable, ids) < limit
+    exact = trainable.first_block > 0 and settings.dropout == 0 and settings.keep_states
+    return settings.method == FEATURES or (exact and kept_bytes(model, trainable, ids) < limit)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The output of the frozen blocks for each text, (T, C); None where the blocks run in every step."""
+
+    first_block: int  # at which the model goes on; 0 where nothing is kept
+    train: list[Tensor] | None = None
+    val: list[Tensor] | None = None
+
+
+def run_frozen(
+    model: Classifier,
+    trainable: Trainable,
+    settings: Train,
+    train: Examples,
+    val: Examples,
+    device: torch.device,
+    cached: bool | None = None,
+) -> Frozen:
+    """Run the frozen blocks once per text, if `cached`, or if it is None, where ``keeps_states`` says so."""
+    first = trainable.first_block
+    if cached is None:
+        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
+    if not cached:
+        return Frozen(0)
+    model.to(device).eval()
+    last_only = first == len(model.body.blocks) and model.reads_last
+    with autocast(settings.precision, device):
+        states, val_states = (
+            build_prefix_cache(
+                lambda ids, last: model.lower(ids, last, first),
+                part.ids,
+                settings.micro_batch_tokens,
+                device,
+                last_only=last_only,
+            )
+            for part in (train, val)
+        )
+    return Frozen(first, states, val_states)
 
 
 def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
     """Memory of the frozen blocks' output for these texts; a decoder's head reads no position but the last."""
     last_only = trainable.first_block == len(model.body.blocks) and model.reads_last
     return cache_bytes(ids, model.body.config.width, last_only)
+
+
+def _weights_of_pieces(train: Examples, objective: Objective) -> np.ndarray:
+    """The weight (P,) of each piece, or (P, K) of its labels: its row's, in equal parts."""
+    weights = objective.row_weights if objective.label_weights is None else objective.label_weights
+    shares = weights if train.pieces is None else (weights.T / train.pieces).T
+    found: np.ndarray = shares[train.row_of_piece()]
+    return found
 
 
 def build_job(
@@ -162,36 +214,20 @@ def build_job(
     train: Examples,
     val: Examples,
     device: torch.device,
-    cached: bool | None = None,
     objective: Objective | None = None,
+    frozen: Frozen | None = None,
 ) -> Job[Classifier]:
     """Everything the loop needs; the objective is one label a row where none is given.
 
     A step takes pieces: of a long text in windows, each window is a row of its own to the loop.
-    `cached`: as ``keeps_states`` says of these rows where it is not given.
+    frozen: the output of the frozen blocks; by default as ``run_frozen`` decides.
     """
     objective = objective or one_label(train, val, model.head.out_features, settings)
     pieces = replace(train, weights=objective.row_weights).by_piece()
     assert pieces.weights is not None
     weights = torch.from_numpy(pieces.weights).float()
-    first = trainable.first_block
-    if cached is None:
-        cached = keeps_states(model, trainable, settings, train.ids + val.ids)
-    states = val_states = None
-    if cached:
-        model.to(device).eval()
-        with autocast(settings.precision, device):
-            states, val_states = (
-                build_prefix_cache(
-                    lambda ids, last: model.lower(ids, last, first),
-                    part.ids,
-                    settings.micro_batch_tokens,
-                    device,
-                    last_only=first == len(model.body.blocks) and model.reads_last,
-                )
-                for part in (train, val)
-            )
-    start = first if cached else 0
+    frozen = frozen or run_frozen(model, trainable, settings, train, val, device)
+    states, start = frozen.train, frozen.first_block
 
     def batch(rows: list[int]) -> tuple[Tensor, ...]:
         inputs, last = (
@@ -204,18 +240,22 @@ def build_job(
         return (objective.losses(module(inputs, last, start).float(), targets) * weight).sum()
 
     def validate(module: Classifier) -> dict[str, float]:
-        found = predict_logits(module, val.ids, val_states, start, budget=settings.micro_batch_tokens)
+        found = predict_logits(module, val.ids, frozen.val, start, budget=settings.micro_batch_tokens)
         return objective.validate(average(found, val.pieces))
 
-    if first > 0:
+    if trainable.first_block > 0:
         say(
-            f"  {first} frozen blocks "
+            f"  {trainable.first_block} frozen blocks "
             + (
                 "run once per text; training starts from their output"
-                if cached
-                else "run in every step (dropout, or too large to keep)"
+                if states is not None
+                else "run in every step (dropout, keep_states = false, or too large to keep)"
             )
         )
+    problem = None
+    if settings.method == FEATURES:
+        read = predict_states(model, train.ids, states, start, settings.micro_batch_tokens)
+        problem = Problem(model.head, read, pieces.targets, _weights_of_pieces(train, objective))
     return Job(
         model,
         train.ids.lengths(),
@@ -225,4 +265,6 @@ def build_job(
         validate,
         name_row=lambda i: str(pieces.rows[i]),
         validation_tokens=sum(val.ids.lengths()),
+        problem=problem,
+        advice="" if settings.method in ("head", FEATURES) else ADVICE,
     )

@@ -42,13 +42,14 @@ from finetune.tasks.classify.data import (
 from finetune.tasks.classify.export import exportable_run
 from finetune.tasks.classify.job import (
     Examples,
+    Frozen,
     Objective,
     build_job,
     build_model,
     keeps_states,
     kept_bytes,
     label_numbers,
-    predict_rows,
+    run_frozen,
 )
 from finetune.tasks.classify.long_texts import (
     TOKENS,
@@ -69,6 +70,7 @@ from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.probe import batch_size
 from finetune.training.trial import Probe, choose, second_time
 
+FROZEN, LOGITS = "frozen states", "test logits"  # keys of a run's memory
 EVALUATED = 32  # rows per forward pass when a dry run times the evaluation
 
 
@@ -86,6 +88,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     """A text has one of K labels, or any number of them."""
 
     exported = "bundle"
+    solvable = True
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
     evaluation_files = ("predictions.csv",)
@@ -216,7 +219,11 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         """The job over the training split's rows."""
         train, val = run_examples(run, ("train", "val"), self.targets).values()
         objective = self.objective(setup.model.head.out_features, setup.settings, train, val)
-        return build_job(setup.model, setup.trainable, setup.settings, train, val, device, objective=objective)
+        given = setup.model, setup.trainable, setup.settings, train, val, device
+        frozen = run_frozen(*given)
+        if setup.settings.precision == "fp32":  # in which ``evaluate`` computes
+            run.memory[FROZEN] = frozen
+        return build_job(*given, objective, frozen)
 
     @torch.inference_mode()
     def evaluate(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start) -> L:
@@ -226,7 +233,14 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         records = {name: read_records(run, name, LabelledRow) for name in SPLITS}
         texts = {name: [record.text for record in records[name]] for name in SPLITS}
         parts = run_examples(run, SPLITS, self.targets)
-        logits = {name: predict_rows(model, parts[name], show=f"{name} rows") for name in ("val", "test")}
+        kept = run.memory.pop(FROZEN, None) or Frozen(0)  # of a training in this process
+        found = {
+            "val": predict_logits(model, parts["val"].ids, kept.val, kept.first_block, show="val rows"),
+            "test": predict_logits(model, parts["test"].ids, show="test rows"),
+        }
+        logits = {name: average(found[name], parts[name].pieces) for name in found}
+        if prepared.long_texts == CUT:
+            run.memory[LOGITS] = logits["test"]
         scored = self.score(recipe, labels, texts, parts, logits, start)
         write_predictions(run, records["test"], labels, scored.predicted, scored.confidence, scored.probabilities)
         long = self._compare_windows(
@@ -274,13 +288,14 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         return draw_sample(tokenizer, texts, *read, budget, recipe.train.seed)
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
-        """The classifier with its card; its logits are compared on test texts."""
+        """The classifier with its card; its logits are compared on test texts, with the evaluated ones if still here."""
         measured = run.path("eval.json")
         evaluation = self.page.evaluation.from_json(read_json(measured), measured)
         rows, prepared = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared)
         texts, targets = [row.text for row in rows], self.targets([row.label for row in rows], evaluation.labels)
         read = prepared.max_length, prepared.long_texts
-        return exportable_run(run, recipe, model, tokenizer, evaluation, *read, texts, targets)
+        thing = exportable_run(run, recipe, model, tokenizer, evaluation, *read, texts, targets)
+        return replace(thing, logits=run.memory.get(LOGITS))
 
     def next_command(self, directory: Path) -> str:
         """Predict a label."""
@@ -306,15 +321,9 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
         begun = time.monotonic()
         parts = train.take(rows), val.take(largest)
-        job = build_job(
-            model,
-            trainable,
-            settings,
-            *parts,
-            device,
-            cached,
-            self.objective(model.head.out_features, settings, *parts),
-        )
+        given = model, trainable, settings, *parts, device
+        objective = self.objective(model.head.out_features, settings, *parts)
+        job = build_job(*given, objective, run_frozen(*given, cached))
         spent = time.monotonic() - begun
         tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
         every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))

@@ -10,6 +10,7 @@ from finetune.errors import RecipeError
 from finetune.models import compiled
 from finetune.models.compiled import COMPILERS, CompiledGPT
 from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.int8 import int8_decoder
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
 SHAPES = {
@@ -18,15 +19,15 @@ SHAPES = {
 }
 
 
-def build(config=SHAPES["in whole lines"]) -> GPT:
-    """A model in bf16 whose errors would show: norms and biases are random, too."""
+def build(config=SHAPES["in whole lines"], kind=torch.bfloat16) -> GPT:
+    """A model whose errors would show: norms and biases are random, too."""
     model = GPT(config).initialise(1, std=0.2)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model.eval().to(torch.bfloat16)
+    return model.eval().to(kind)
 
 
 @pytest.fixture
@@ -37,9 +38,10 @@ def fresh():
     compiled.compile_step.cache_clear()
 
 
-def stepwise(model, ids: torch.Tensor, prompt: int) -> torch.Tensor:
-    """Logits after the prompt and after each token that follows it, (T, V), read with a cache."""
+def stepwise(model, ids: torch.Tensor, prompt: int, start: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits after the prompt and after each token that follows it, (T * B, V), read with a cache."""
     cache = model.new_cache(ids.shape[1])
+    cache.start = start
     with torch.inference_mode():
         found = [model.next_logits(ids[:, :prompt], cache)]
         found += [model.next_logits(ids[:, at : at + 1], cache) for at in range(prompt, ids.shape[1])]
@@ -66,6 +68,47 @@ def test_the_logits_are_nearer_to_the_exact_ones_than_torchs_in_bf16(fresh, monk
 
 
 @needs_compiler
+@pytest.mark.parametrize("flags", ["found", "without the instructions of this machine"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_fp32_and_int8_the_logits_are_the_plain_ones_for_any_number_of_sequences(fresh, monkeypatch, flags, shape):
+    if flags != "found":
+        monkeypatch.setattr(compiled, "FLAGS", ((),))
+    model, generator = build(SHAPES[shape], torch.float32), torch.Generator().manual_seed(3)
+    decoder = int8_decoder(model)
+    assert isinstance(decoder, CompiledGPT)
+    for rows in (1, 3, 8, 11):
+        ids, start = torch.randint(0, 96, (rows, 20), generator=generator), torch.arange(rows) % 3  # left-padded
+        plain = stepwise(model, ids, 5, start)
+        torch.testing.assert_close(stepwise(CompiledGPT(model), ids, 5, start), plain, atol=5e-5, rtol=0)
+        rounded = stepwise(int8_decoder(model, compiled=False), ids, 5, start)
+        torch.testing.assert_close(stepwise(decoder, ids, 5, start), rounded, atol=5e-5, rtol=0)
+        assert (rounded - plain).abs().max() > 1e-3  # int8 is something else
+
+
+@needs_compiler
+def test_columns_beyond_a_chunk_and_threads_change_nothing():
+    model = GPT(GPTConfig(vocab_size=97, context=16, width=160, layers=1, heads=5)).initialise(1, std=0.1).eval()
+    ids, before = torch.randint(0, 96, (9, 12), generator=torch.Generator().manual_seed(3)), torch.get_num_threads()
+    plain = stepwise(model, ids, 3)  # the MLP has 640 columns
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.testing.assert_close(stepwise(CompiledGPT(model), ids, 3), plain, atol=5e-5, rtol=0)
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_beams_and_samples_are_those_of_the_plain_model():
+    model, ids = build(kind=torch.float32), torch.tensor([[5, 6, 7], [1, 2, 3]])
+    for options in (
+        {"beams": 3},
+        {"samples": 2, "temperature": 0.9, "seed": 4},
+        {"mask": torch.tensor([[0, 1, 1], [1, 1, 1]])},
+    ):
+        found = model.generate(ids, 12, compiled=True, **({"temperature": 0} | options))
+        assert torch.equal(found, model.generate(ids, 12, **({"temperature": 0} | options)))
+
+
+@needs_compiler
 def test_a_text_is_generated_by_the_compiled_step_beyond_the_context_too(monkeypatch):
     used, right = [], CompiledGPT.next_logits
     monkeypatch.setattr(CompiledGPT, "next_logits", lambda *given: used.append(given[1].shape[1]) or right(*given))
@@ -81,10 +124,8 @@ def test_a_text_is_generated_by_the_compiled_step_beyond_the_context_too(monkeyp
 @pytest.mark.parametrize(
     "change, asked, words",
     [
-        (lambda model: model, {"beams": 2}, "one sequence"),
-        (lambda model: model, {"samples": 2}, "one sequence"),
-        (lambda model: model.float(), {}, "weights in bf16; got torch.float32"),
-        (lambda model: model.norm.float() and model, {}, "weights in bf16; got torch.bfloat16, torch.float32"),
+        (lambda model: model.half(), {}, "weights in fp32 or bf16; got torch.float16"),
+        (lambda model: model.norm.float() and model, {}, "weights in fp32 or bf16; got torch.bfloat16, torch.float32"),
         (lambda model: add_lora(model, 2, 4.0, 0.0, ("mlp.up",), 0) and model or model, {}, "adapters merged; got GPT"),
     ],
 )

@@ -51,4 +51,5 @@ def many_labels(train: Examples, val: Examples, settings: Train) -> Objective:
         return {"log_loss": loss, "f1_macro": float(scores["f1_macro"][0])}
 
     weights = np.ones(len(train.rows)) if train.weights is None else train.weights
-    return Objective(losses, weights, validate)
+    each = weights[:, None] * np.where(train.targets > 0, positive.numpy(), 1.0)
+    return Objective(losses, weights, validate, each)
