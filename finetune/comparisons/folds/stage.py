@@ -35,7 +35,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     if recipe.classify.labels == "many":
         raise RecipeError("a cross-validation trains on one label per row", got="classify.labels=many")
     given = {"split.protocol": recipe.split.protocol != "grouped", "columns.split": recipe.columns.split}
-    given |= {"validation": recipe.validation, "test": recipe.test}
+    given |= {"validation": recipe.validation, "test": recipe.test, "classify.fixes": recipe.classify.fixes}
     for name in (name for name, value in given.items() if value):
         raise RecipeError(
             f"{name} cannot be combined with folds",

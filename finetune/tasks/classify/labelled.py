@@ -26,7 +26,8 @@ from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.checks import refuse_meaningless
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.findings import located
-from finetune.tables.sources import DataSource, locate_data, resolve_data
+from finetune.tables.fixes import read_fixes
+from finetune.tables.sources import DataSource, locate_data, resolve_data, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify.bundle import answer_columns
@@ -94,6 +95,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """With registry names, bundled samples for unavailable data, and absolute paths."""
         further = {key: resolve_data(name, fetch) for key in ("validation", "test") if (name := getattr(recipe, key))}
+        fixes = tuple(map(resolve_path, recipe.classify.fixes))
+        further["classify"] = recipe.classify.model_copy(update={"fixes": fixes})
         return recipe.model_copy(update={"data": resolve_data(recipe.data, fetch)} | further)
 
     def locate(self, recipe: Recipe) -> DataSource:
@@ -105,14 +108,23 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         return data_registry().get(recipe.data)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The table, and separate tables for validation and test."""
+        """The table, separate tables for validation and test, and the fixes."""
         words = {"": "the data", "val": "the validation file", "test": "the test file"}
-        return {words[side]: data.path for side, data in locate_files(recipe).items()}
+        fixes = {f"the fixes in {Path(name).name}": Path(name) for name in recipe.classify.fixes}
+        return {words[side]: data.path for side, data in locate_files(recipe).items()} | fixes
 
     def check_settings(self, recipe: Recipe) -> None:
-        """Also check the codes of findings to ignore."""
+        """Also check the codes of findings to ignore, and the fixes."""
         super().check_settings(recipe)
         check_muted(recipe.ignore)
+        for name in recipe.classify.fixes:
+            read_fixes(Path(name))
+        if recipe.classify.labels == "many" and (recipe.classify.fixes or recipe.classify.audit == "on"):
+            raise RecipeError(
+                "wrong labels are searched for and corrected where a row has one label",
+                got="classify.labels=many",
+                do="Leave classify.audit and classify.fixes out.",
+            )
         by_time = recipe.split.protocol == "time"
         if by_time != (recipe.columns.time is not None):
             raise RecipeError(
@@ -129,6 +141,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     def prepare(self, recipe: Recipe, run: Run) -> ClassifyPrepared:
         """Write data/{train,val,test}.jsonl and their tokens."""
         source = read_data(recipe)
+        read = len(source.notes)
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
@@ -136,6 +149,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         for note in length_notes(recipe, context):
             warn(note)
         records, tokens_of, card = prepare(recipe, source, tokenizer, context, table_findings(recipe, source))
+        for note in source.notes[read:]:  # what the fixes did
+            say(note)
         write_records(run, records)
         for name, rows in tokens_of.items():
             rows.save(run.path("data", name))

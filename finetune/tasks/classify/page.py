@@ -29,6 +29,7 @@ from finetune.report.metric_text import bracket_cell, metric_interval, metric_va
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
@@ -58,6 +59,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         provenance.training(files.log, files.train),
         per_label(evaluation),
         errors(files.wrong),
+        *suspects_section(files.labels, files.name),
         leakage(evaluation),
         data_section(files.card),
     ]
