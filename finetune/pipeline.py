@@ -179,6 +179,7 @@ def classify_request(
     split: str | None = None,
     time: str | None = None,
     folds: int | None = None,
+    learning_curve: bool = False,
     validation: str | None = None,
     test: str | None = None,
     weights: str | None = None,
@@ -201,7 +202,12 @@ def classify_request(
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
-    return make_recipe("folds" if folds else "classify", overrides, merge(chosen, settings or {}))
+    if folds and learning_curve:
+        raise RecipeError(
+            "a run draws a learning curve or cross-validates", do="Leave --folds or --learning-curve out."
+        )
+    pipeline = "folds" if folds else "learning-curve" if learning_curve else "classify"
+    return make_recipe(pipeline, overrides, merge(chosen, settings or {}))
 
 
 def file_run_name(data: str, pipeline: str = "classify") -> str:

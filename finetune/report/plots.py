@@ -321,8 +321,8 @@ def forest_picture(
     return holder[0]
 
 
-def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
-    """One line of (step, value) points per name."""
+def curves_picture(curves: Mapping[str, Points], axis: str, over: str = "Optimizer step") -> Picture:
+    """One line of (x, value) points per name. axis, over: what the values and the x are."""
     styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
     with _figure(7.4, 3.6) as (figure, holder):
         axes = figure.subplots()
@@ -331,7 +331,7 @@ def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
             axes.plot(
                 *zip(*points, strict=True), marker, color=colour, linewidth=1.6, markersize=4.5, label=cut(name, 48)
             )
-        axes.set(xlabel="Optimizer step", ylabel=axis)
+        axes.set(xlabel=over, ylabel=axis)
         axes.locator_params(axis="x", integer=True)
         _legend(figure, axes)
     return holder[0]
