@@ -29,6 +29,30 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
+def ratio_interval(events_a: int, n_a: int, events_b: int, n_b: int) -> tuple[float, float]:
+    """The score interval of the ratio of two proportions, a to b, of independent rows (Koopman 1984, Biometrics 40).
+
+    The high end is infinite if there are no events in b. `n_a` and `n_b` are positive, and so is one of the events.
+    """
+    from scipy.optimize import brentq
+
+    def distance(log_ratio: float) -> float:
+        """The signed score statistic; it falls from above 0 to below at the observed ratio."""
+        ratio = math.exp(log_ratio)
+        u, v = ratio * (n_a + events_b), events_a + n_b
+        root = math.hypot(u - v, 2 * math.sqrt(ratio * (n_a - events_a) * (n_b - events_b)))
+        b = min(2 * (events_a + events_b) / (u + v + root), 1.0)  # the most likely proportion of b under this ratio
+        a = min(b * ratio, 1.0)
+        variance = a * (1 - a) / n_a + ratio * ratio * b * (1 - b) / n_b
+        gap = events_a / n_a - ratio * events_b / n_b
+        return gap / math.sqrt(variance) if variance > 0 else 0.0
+
+    far = 60.0  # of a logarithm: no ratio of counts is as far from 1
+    low = 0.0 if events_a == 0 else math.exp(brentq(lambda at: distance(at) - _Z, -far, far))
+    high = math.inf if events_b == 0 else math.exp(brentq(lambda at: distance(at) + _Z, -far, far))
+    return low, high
+
+
 def bootstrap(statistic: Statistic, n: int, resamples: int, seed: int) -> tuple[Any, Any]:
     """The percentile interval of a statistic of n rows (Efron 1979, Ann. Stat. 7).
 

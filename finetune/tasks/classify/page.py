@@ -29,6 +29,7 @@ from finetune.report.metric_text import bracket_cell, metric_interval, metric_va
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.decision_section import decision_section
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
@@ -55,6 +56,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         confusion(evaluation),
         *ranking(evaluation),
         calibration(evaluation),
+        decision_section(evaluation.decision, evaluation.positive, evaluation.labels),
         provenance.training(files.log, files.train),
         per_label(evaluation),
         errors(files.wrong),
@@ -271,7 +273,7 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
 
 
 def calibration(evaluation: ClassifierEvaluation) -> Section:
-    """Calibration of the probabilities, and the decision rule."""
+    """Calibration of the probabilities."""
     bins, blocks = evaluation.reliability, []
     if bins:
         table = Table(
@@ -293,22 +295,14 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
                 table,
             )
         )
-    temperature, threshold = evaluation.temperature, evaluation.threshold
-    lines = []
-    if threshold is not None:
-        how = "chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "the default"
-        lines.append(
-            f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} if that label's probability is at "
-            f"least {threshold:.4g} ({how})."
-        )
-    else:
-        lines.append("Decision: the most probable label is predicted.")
+    temperature = evaluation.temperature
     effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "does not change the"
-    lines.append(
+    said = (
         f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
-        "fitted on validation and does not change which label is the most probable."
+        "fitted on validation and does not change which label is the most probable. "
     )
-    return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
+    metrics = [f"{metric_name(name)} {metric_value(name, evaluation.metrics[name].value)}" for name in ("ece", "brier")]
+    return Section("calibration", "Calibration", [*blocks, Text(said + f"On test: {', '.join(metrics)}.")])
 
 
 def per_label(evaluation: Decisions) -> Section:

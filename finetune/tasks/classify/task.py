@@ -71,7 +71,8 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         found, probabilities, predicted = score_classifier(
             labels=labels,
             positive=positive_label(recipe, labels),
-            threshold_rule=recipe.evaluate.threshold or "half",
+            aim=recipe.evaluate.aim or "half",
+            costs=None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs],
             headline=headline,
             resamples=recipe.evaluate.resamples,
             seed=recipe.train.seed,
@@ -82,7 +83,9 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
             start=start,
         )
         confidence = probabilities[np.arange(len(predicted)), predicted]
-        return Scored(found, [labels[i] for i in predicted], confidence, probabilities)
+        return Scored(
+            found, [labels[i] for i in predicted], confidence, probabilities, found.decision.rule.abstain_below
+        )
 
 
 TASK = ClassifyTask()
