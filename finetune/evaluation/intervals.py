@@ -17,13 +17,16 @@ _CHUNK = 4_000_000  # rows x resamples held in memory at once
 Statistic = Callable[[np.ndarray], np.ndarray]  # of counts (R, n): (R,), or (R, M)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) if n is 0."""
+def wilson(successes: int, n: int, z: float = _Z) -> tuple[float, float]:
+    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) if n is 0.
+
+    z: the normal quantile of the two-sided level.
+    """
     if n == 0:
         return 0.0, 1.0
-    share, square = successes / n, _Z * _Z
+    share, square = successes / n, z * z
     centre = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    half = z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high

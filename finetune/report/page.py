@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from finetune.evaluation.explanations import Explanations
 from finetune.evaluation.results import Evaluation, Measured
 from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
@@ -28,6 +29,7 @@ class Files(Generic[E, C]):
     log: TrainingLog
     wrong: Errors | None
     attention: list[AttentionMap]
+    explanations: Explanations | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ FILES = {
     "train.jsonl",
     "eval.json",
     "predictions.csv",
+    "explanations.json",
     *(f"stages/{number:02d}-{name}.json" for number, name in enumerate(STAGES, 1)),
     "data/card.json",
     *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")),

@@ -212,7 +212,21 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
             scored.probabilities,
             scored.abstain_below,
         )
+        self.explain(recipe, run, model, tokenizer, scored.evaluation, records, parts, logits["test"])
         return scored.evaluation
+
+    def explain(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: Classifier,
+        tokenizer: Tokenizer,
+        evaluation: L,
+        records: dict[str, list[LabelledRow]],
+        parts: dict[str, Examples],
+        test_logits: np.ndarray,
+    ) -> None:
+        """Write what is found on the errors of the test rows; by default nothing."""
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts."""

@@ -1,6 +1,7 @@
 """A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap, data, use."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Protocol
 
 from finetune.console import aligned
@@ -30,6 +31,7 @@ from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.decision_section import decision_section
+from finetune.tasks.classify.explanation_sections import explanation_sections, near_duplicates
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
@@ -60,7 +62,8 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         provenance.training(files.log, files.train),
         per_label(evaluation),
         errors(files.wrong),
-        leakage(evaluation),
+        *explanation_sections(files.explanations, evaluation.labels),
+        leakage(evaluation, near_duplicates(files.explanations, evaluation)),
         data_section(files.card),
     ]
     said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
@@ -351,8 +354,8 @@ def errors(found: Errors | None) -> Section:
     return Section("errors", "Errors", [Text(intro), table])
 
 
-def leakage(evaluation: LabelledEvaluation) -> Section:
-    """Texts that occur in several splits, and the headline without them."""
+def leakage(evaluation: LabelledEvaluation, near: Sequence[Table | Text] = ()) -> Section:
+    """Texts that occur in several splits, and the headline without them. near: the same of near duplicates."""
     blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean
     if clean.n < headline.n:
@@ -380,7 +383,7 @@ def leakage(evaluation: LabelledEvaluation) -> Section:
     else:
         blocks.append(Text("No test text occurs in train or validation, so all test metrics are on unseen texts."))
     note = "Texts are compared after normalising case, digits, white space and Unicode variants."
-    return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
+    return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True), *near])
 
 
 def use(name: str, evaluation: ClassifierEvaluation) -> Section:
