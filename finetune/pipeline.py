@@ -31,7 +31,11 @@ from finetune.recipe import Recipe, check_method, check_shape, task_settings
 from finetune.tasks import TASKS
 
 EVERYWHERE = ("pipeline", "task", "weights", "data")  # settings of every run
-RENAMED = {"compare": "methods", "silent_cross": "zero_init_cross_attention"}  # keys of the version before
+RENAMED = {
+    "compare": "methods",
+    "silent_cross": "zero_init_cross_attention",
+    "threshold": "aim",
+}  # keys of the version before
 
 
 @dataclass(frozen=True)

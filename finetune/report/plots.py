@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune.evaluation.aims import CoveragePoint
 from finetune.evaluation.calibration import ReliabilityBin
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.results import Metric
@@ -244,6 +245,24 @@ def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
         lower.set(xlabel="Probability of the predicted label", ylabel="Rows", ylim=(0, top * 1.3))
         lower.grid(axis="x", visible=False)
         lower.locator_params(axis="y", nbins=3, integer=True)
+    return holder[0]
+
+
+def coverage_picture(points: Sequence[CoveragePoint]) -> Picture:
+    """Accuracy of the most confident share of the rows over this share, with its interval."""
+    with _figure(4.6, 4.2) as (figure, holder):
+        axes = figure.subplots()
+        shares = [point.coverage for point in points]
+        known = [point.accuracy.known() for point in points]
+        axes.fill_between(
+            shares, [low for _, low, _ in known], [high for *_, high in known], color=LIGHT, label="95 % interval"
+        )
+        axes.plot(
+            shares, [value for value, *_ in known], "o-", color=MODEL, linewidth=1.6, markersize=3.5, label="accuracy"
+        )
+        axes.set(xlabel="Share of the rows that are decided", ylabel="Accuracy", xlim=(-0.02, 1.02))
+        axes.set_ylim(top=1.005)
+        _legend(figure, axes)
     return holder[0]
 
 

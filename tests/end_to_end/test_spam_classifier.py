@@ -32,6 +32,7 @@ FILES = {
     "train.jsonl",
     "eval.json",
     "predictions.csv",
+    "explanations.json",
     "label_audit.json",
     "label_suspects.csv",
     *(f"stages/{number:02d}-{name}.json" for number, name in enumerate(STAGES, 1)),

@@ -11,6 +11,7 @@ import torch
 
 from finetune.console import say, warn
 from finetune.errors import RecipeError, shorten
+from finetune.evaluation.aims import ABSTAIN, decided_rows
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, read_json, write_json
@@ -217,8 +218,30 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         parts = run_examples(run, SPLITS, self.targets)
         logits = {name: predict_logits(model, parts[name].ids, show=f"{name} rows") for name in ("val", "test")}
         scored = self.score(recipe, labels, texts, parts, logits, start)
-        write_predictions(run, records["test"], labels, scored.predicted, scored.confidence, scored.probabilities)
+        write_predictions(
+            run,
+            records["test"],
+            labels,
+            scored.predicted,
+            scored.confidence,
+            scored.probabilities,
+            scored.abstain_below,
+        )
+        self.explain(recipe, run, model, tokenizer, scored.evaluation, records, parts, logits["test"])
         return scored.evaluation
+
+    def explain(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: Classifier,
+        tokenizer: Tokenizer,
+        evaluation: L,
+        records: dict[str, list[LabelledRow]],
+        parts: dict[str, Examples],
+        test_logits: np.ndarray,
+    ) -> None:
+        """Write what is found on the errors of the test rows; by default nothing."""
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts."""
@@ -309,18 +332,26 @@ def write_predictions(
     predicted: Sequence[str],
     confidence: np.ndarray,
     probabilities: np.ndarray,
+    abstain_below: float | None = None,
 ) -> None:
-    """predictions.csv: each row with the prediction, its probability (n,) and the probability (n, K) of each label."""
+    """predictions.csv: each row with the prediction, its probability (n,) and the probability (n, K) of each label.
+
+    With `abstain_below` also with the decision, which is the prediction from this probability on.
+    """
+    decided = decided_rows(confidence, abstain_below)
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
-        writer.writerow(["row", "text", "label", *answer_columns(labels)])
-        for record, guess, sure, p in zip(records, predicted, confidence, probabilities, strict=True):
+        writer.writerow(["row", "text", "label", *answer_columns(labels, abstain_below is not None)])
+        for record, guess, sure, is_decided, p in zip(
+            records, predicted, confidence, decided, probabilities, strict=True
+        ):
             writer.writerow(
                 [
                     record.row,
                     escape_formula(record.text),
                     escape_formula(record.label),
                     escape_formula(guess),
+                    *([] if abstain_below is None else [escape_formula(guess) if is_decided else ABSTAIN]),
                     f"{sure:.6f}",
                     *(f"{value:.6f}" for value in p),
                 ]
