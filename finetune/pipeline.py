@@ -31,7 +31,11 @@ from finetune.recipe import Recipe, check_method, check_shape, task_settings
 from finetune.tasks import TASKS
 
 EVERYWHERE = ("pipeline", "task", "weights", "data")  # settings of every run
-RENAMED = {"compare": "methods", "silent_cross": "zero_init_cross_attention"}  # keys of the version before
+RENAMED = {
+    "compare": "methods",
+    "silent_cross": "zero_init_cross_attention",
+    "threshold": "aim",
+}  # keys of the version before
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,7 @@ def classify_request(
     split: str | None = None,
     time: str | None = None,
     folds: int | None = None,
+    learning_curve: bool = False,
     validation: str | None = None,
     test: str | None = None,
     weights: str | None = None,
@@ -203,7 +208,12 @@ def classify_request(
     chosen |= {"train": {"method": method}} if method else {}
     chosen |= {"classify": {"long_texts": long_texts}} if long_texts else {}
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
-    return make_recipe("folds" if folds else "classify", overrides, merge(chosen, settings or {}))
+    if folds and learning_curve:
+        raise RecipeError(
+            "a run draws a learning curve or cross-validates", do="Leave --folds or --learning-curve out."
+        )
+    pipeline = "folds" if folds else "learning-curve" if learning_curve else "classify"
+    return make_recipe(pipeline, overrides, merge(chosen, settings or {}))
 
 
 def file_run_name(data: str, pipeline: str = "classify") -> str:

@@ -4,6 +4,7 @@ This module defines the sections that every run has. Each task and comparison de
 ``settings.py``, and declares there which shared fields it reads.
 """
 
+import re
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,8 @@ from finetune.tasks import TASKS
 
 FEATURES = "features"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
+AIMS = ("half", "max-f1", "cost")
+AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
 
 
 class Columns(Settings):
@@ -150,12 +153,37 @@ class Evaluate(Settings):
     positive: str | None = Field(
         None, description="the positive class of two; by default the last label in sorted order"
     )
-    threshold: Literal["half", "max-f1"] | None = Field(
+    aim: str | None = Field(
         None,
-        description="decision rule for two classes, and for each label with classify.labels = many: 0.5, or the best "
-        "f1 on the validation rows; by default half for two classes, max-f1 for each label",
+        description="what decisions aim at, chosen on the validation rows; half: the most probable label; max-f1; cost: the "
+        "least expected cost (see costs); recall-at-fpr:X: the highest recall of the positive label with a false positive "
+        "rate of at most X; precision:X: its highest recall with a precision of at least X; abstain:X: no decision on rows "
+        "that are too uncertain for an error rate of at most X; by default half, or max-f1 with classify.labels = many",
+    )
+    costs: tuple[tuple[float, ...], ...] | None = Field(
+        None,
+        description="for aim = cost: a row for each true label and a column for each predicted label, in sorted order, 0 on "
+        "the diagonal and above 0 elsewhere; [[0, 10], [1, 0]]: a ham called spam costs as much as ten spam called ham",
     )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
+
+    @field_validator("aim")
+    @classmethod
+    def _is_an_aim(cls, aim: str | None) -> str | None:
+        word, colon, number = (aim or "half").partition(":")
+        share = re.fullmatch(r"0?\.\d+", number) and float(number) > 0
+        if (word in AIMS and not colon) or (word in AIMS_AT_A_SHARE and share):
+            return aim
+        known = ", ".join([*AIMS, *(f"{name}:X" for name in AIMS_AT_A_SHARE)])
+        raise ValueError(f"no aim {aim!r}; known: {known}, with X between 0 and 1, such as precision:0.95")
+
+    @field_validator("costs")
+    @classmethod
+    def _is_a_matrix(cls, costs: tuple[tuple[float, ...], ...] | None) -> tuple[tuple[float, ...], ...] | None:
+        for at, row in enumerate(costs or ()):
+            if len(row) != len(costs or ()) or row[at] != 0 or any(cost <= 0 for cost in (*row[:at], *row[at + 1 :])):
+                raise ValueError("a square of numbers, 0 on the diagonal and above 0 elsewhere")
+        return costs
 
 
 class Shape(Settings):

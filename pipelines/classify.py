@@ -5,7 +5,7 @@ by name; give other names with --text and --label. The report compares the model
 """
 
 from finetune.recipe import Recipe
-from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.stages import audit, download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(task="classify", weights="auto")
-stages = [download, verify, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, audit, report, export]

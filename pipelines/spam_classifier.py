@@ -8,9 +8,9 @@ weights and data that are available, and says which.
 """
 
 from finetune.recipe import Evaluate, Recipe, Train
-from finetune.stages import download, evaluate, export, prepare, report, train, verify
+from finetune.stages import audit, download, evaluate, export, prepare, report, train, verify
 
 recipe = Recipe(
     task="classify", weights="auto", data="sms-spam", train=Train(method="auto"), evaluate=Evaluate(metric="auto")
 )
-stages = [download, verify, prepare, train, evaluate, report, export]
+stages = [download, verify, prepare, train, evaluate, audit, report, export]

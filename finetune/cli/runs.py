@@ -1,4 +1,4 @@
-"""The commands for a finished run: report, export and push."""
+"""The commands for a finished run: report, export, push and labels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from finetune.cli.options import RunArgument
 from finetune.console import say
+from finetune.errors import RecipeError
 from finetune.export import FORMATS
 
 
@@ -45,3 +46,39 @@ def push(
     from finetune.commands.push import push as send
 
     say(send(run_directory, repo, public, dry_run))
+
+
+def labels(
+    run_directory: RunArgument,
+    apply: Annotated[
+        Path | None,
+        typer.Option(metavar="FIXES.csv", help="Train again with these corrections: columns row, label, drop."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The new run's name; default: RUN-fixed.")] = None,
+) -> None:
+    """List the rows whose label is probably wrong, or train again on corrected rows."""
+    from finetune.commands.labels import before_and_after, list_suspects
+
+    if apply is None:
+        if name is not None:
+            raise RecipeError("--name needs --apply", got=repr(name), do="Leave it out, or give --apply FIXES.csv.")
+        for line in list_suspects(run_directory):
+            say(line)
+        return
+    from finetune.execution import execute, open_run
+    from finetune.pipeline import load_pipeline, make_recipe
+    from finetune.run import Run
+
+    earlier = Run.at(run_directory)
+    earlier.record("evaluate")  # or RunError: nothing to compare with
+    here = run_directory.resolve()
+    if apply.resolve().is_relative_to(here):
+        raise RecipeError(
+            f"{apply}: a file of the run, which may be written again", do="Copy it, and give the corrected copy."
+        )
+    fixes = [*earlier.recipe().classify.fixes, str(apply.resolve())]
+    request = make_recipe(str(earlier.path("recipe.json")), [], {"classify": {"fixes": fixes}})
+    opened, recipe = open_run(request, here.parent, name or f"{here.name.removesuffix('-fixed')[:56]}-fixed")
+    execute(opened, recipe, load_pipeline(request.pipeline).stages)
+    for line in before_and_after(run_directory, opened.directory):
+        say(line)

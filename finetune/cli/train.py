@@ -62,6 +62,9 @@ def classify(
     folds: Annotated[
         int | None, typer.Option(metavar="K", min=2, help="Cross-validate: predict every row once, in K trainings.")
     ] = None,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Train on 10 to 100 % of the rows: would more labels help?")
+    ] = False,
     weights: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Pretrained weights to start from.")] = None,
     method: Annotated[str | None, typer.Option(help="auto, full, last-blocks, head, features or lora.")] = None,
     long_texts: LongTextsOption = None,
@@ -88,6 +91,7 @@ def classify(
             split=split,
             time=time,
             folds=folds,
+            learning_curve=learning_curve,
             validation=validation,
             test=test,
             weights=weights,

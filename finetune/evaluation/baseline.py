@@ -56,7 +56,7 @@ def _fit_predict(
         return majority(y_train, k, n), "train has fewer than two classes: nothing to fit"
 
     train_texts, y_train, sampled = _within_work_limit(train_texts, y_train, k)
-    features, what = _features(train_texts)
+    features, what = tfidf_features(train_texts)
     try:
         train = features.fit_transform(train_texts)
     except ValueError:  # scikit-learn's only sign of an empty vocabulary
@@ -98,7 +98,7 @@ def tfidf_one_vs_rest(
         keep = np.random.default_rng(_SEED).permutation(len(train_texts))[: int(len(train_texts) * _WORK_LIMIT / work)]
         sampled = f"; fitted on {len(keep):,} of {len(train_texts):,} rows to bound the time"
         train_texts, y_train = [train_texts[row] for row in keep], y_train[keep]
-    features, what = _features(train_texts)
+    features, what = tfidf_features(train_texts)
     try:
         train = features.fit_transform(train_texts)
     except ValueError:  # scikit-learn's only sign of an empty vocabulary
@@ -132,7 +132,7 @@ def _within_work_limit(texts: list[str], y: np.ndarray, k: int) -> tuple[list[st
     return [texts[row] for row in keep], y[keep], note
 
 
-def _features(texts: list[str]) -> tuple[Any, str]:
+def tfidf_features(texts: list[str]) -> tuple[Any, str]:
     """The unfitted TF-IDF features for this much text, and their name."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion

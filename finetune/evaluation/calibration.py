@@ -111,13 +111,17 @@ def choose_threshold(y_binary: ArrayLike, p: ArrayLike, weights: ArrayLike | Non
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def decide(probabilities: ArrayLike, positive: int | None, threshold: float | None) -> np.ndarray:
+def decide(
+    probabilities: ArrayLike, positive: int | None, threshold: float | None, costs: list[list[float]] | None = None
+) -> np.ndarray:
     """The predicted class (n,) of each row of `probabilities` (n, k).
 
-    With two classes and a threshold: `positive` if its probability is at least the threshold. Otherwise the most
-    probable class.
+    With costs, of each true (rows) and predicted class (columns): the class of the least expected cost. With two classes
+    and a threshold: `positive` if its probability is at least the threshold. Otherwise the most probable class.
     """
     probabilities = np.asarray(probabilities)
+    if costs is not None:
+        return (probabilities @ np.asarray(costs)).argmin(axis=1)
     if threshold is None or probabilities.shape[1] != 2:
         return probabilities.argmax(axis=1)
     assert positive is not None, "a threshold needs a positive class"

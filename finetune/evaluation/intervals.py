@@ -17,15 +17,42 @@ _CHUNK = 4_000_000  # rows x resamples held in memory at once
 Statistic = Callable[[np.ndarray], np.ndarray]  # of counts (R, n): (R,), or (R, M)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) if n is 0."""
+def wilson(successes: int, n: int, z: float = _Z) -> tuple[float, float]:
+    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22); (0, 1) if n is 0.
+
+    z: the normal quantile of the two-sided level.
+    """
     if n == 0:
         return 0.0, 1.0
-    share, square = successes / n, _Z * _Z
+    share, square = successes / n, z * z
     centre = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    half = z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
+
+
+def ratio_interval(events_a: int, n_a: int, events_b: int, n_b: int) -> tuple[float, float]:
+    """The score interval of the ratio of two proportions, a to b, of independent rows (Koopman 1984, Biometrics 40).
+
+    The high end is infinite if there are no events in b. `n_a` and `n_b` are positive, and so is one of the events.
+    """
+    from scipy.optimize import brentq
+
+    def distance(log_ratio: float) -> float:
+        """The signed score statistic; it falls from above 0 to below at the observed ratio."""
+        ratio = math.exp(log_ratio)
+        u, v = ratio * (n_a + events_b), events_a + n_b
+        root = math.hypot(u - v, 2 * math.sqrt(ratio * (n_a - events_a) * (n_b - events_b)))
+        b = min(2 * (events_a + events_b) / (u + v + root), 1.0)  # the most likely proportion of b under this ratio
+        a = min(b * ratio, 1.0)
+        variance = a * (1 - a) / n_a + ratio * ratio * b * (1 - b) / n_b
+        gap = events_a / n_a - ratio * events_b / n_b
+        return gap / math.sqrt(variance) if variance > 0 else 0.0
+
+    far = 60.0  # of a logarithm: no ratio of counts is as far from 1
+    low = 0.0 if events_a == 0 else math.exp(brentq(lambda at: distance(at) - _Z, -far, far))
+    high = math.inf if events_b == 0 else math.exp(brentq(lambda at: distance(at) + _Z, -far, far))
     return low, high
 
 

@@ -111,7 +111,7 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, qu
     if other.thresholds is None:
         positive = other.labels.index(other.positive) if other.positive is not None else None
         said = softmax(ours, other.temperature)
-        decided = decide(said, positive, other.threshold)
+        decided = decide(said, positive, other.threshold, other.costs)
         labels = np.array([other.labels.index(label) for label in other.predict(thing.texts)[0]])
     else:
         said = sigmoid(ours / other.temperature)

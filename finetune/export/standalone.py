@@ -7,7 +7,7 @@
     from predict import OnnxClassifier
     labels, probabilities = OnnxClassifier("DIRECTORY").predict(["a text"])
 
-Labels, length, threshold and temperature stand in model.onnx; the vocabulary in vocab.json and merges.txt.
+Labels, length, temperature and decision rule stand in model.onnx; the vocabulary in vocab.json and merges.txt.
 """
 
 import argparse
@@ -51,6 +51,8 @@ class OnnxClassifier:
         self.positive: str | None = card.get("positive")
         self.threshold: float | None = card.get("threshold")
         self.thresholds: list[float] | None = card.get("thresholds")  # of each label, if a text may have many
+        self.costs: list[list[float]] | None = card.get("costs")  # of each true and predicted label
+        self.abstain_below: float | None = card.get("abstain_below")  # the probability under which it does not decide
         self.temperature: float = card["temperature"]
         self.max_length: int = card["max_length"]
         self.long_texts: str = card.get("long_texts", "cut")  # or head-tail, windows
@@ -123,6 +125,8 @@ class OnnxClassifier:
         if self.thresholds is not None:
             return probabilities >= np.array(self.thresholds)
         chosen = probabilities.argmax(axis=1)
+        if self.costs is not None:
+            chosen = (probabilities @ np.array(self.costs)).argmin(axis=1)
         if self.threshold is not None and self.positive is not None and len(self.labels) == 2:
             positive = self.labels.index(self.positive)
             chosen = np.where(probabilities[:, positive] >= self.threshold, positive, 1 - positive)
@@ -143,11 +147,19 @@ class OnnxClassifier:
             return np.where(decided, probabilities, 1 - probabilities).prod(axis=1)
         return probabilities[decided]
 
+    def decision(self, label: str, probability: float) -> list[str]:
+        """The label, or ``abstain`` if its probability is too low; nothing for a model that never abstains."""
+        if self.abstain_below is None:
+            return []
+        return [label if probability >= self.abstain_below else "abstain"]
+
     def lines(self, texts: Sequence[str]) -> list[str]:
-        """For the screen: each text's labels, and the probability of each of them."""
+        """For the screen: each text's labels, the probability of each, and the decision where it may abstain."""
         names, probabilities = self.predict(texts)
         return [
-            f"{' '.join(name.split())}\t{';'.join(f'{value:.4f}' for value in p[own])}"
+            "\t".join(
+                [" ".join(name.split()), ";".join(f"{value:.4f}" for value in p[own]), *self.decision(name, p.max())]
+            )
             for name, p, own in zip(names, probabilities, self.decide(probabilities), strict=True)
         ]
 
@@ -179,13 +191,15 @@ def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) 
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with open(draft, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        added = ["predicted", "probability", *(f"p_{label}" for label in model.labels)]
+        decision = ["decision"] if model.abstain_below is not None else []
+        added = ["predicted", *decision, "probability", *(f"p_{label}" for label in model.labels)]
         writer.writerow([*map(harmless, names), *added])
         for row, text in zip(rows, texts, strict=True):
             cells = [""] * len(added)
             if text.strip():
                 label, sure, p = next(answers)
-                cells = [harmless(label), *(f"{value:.6f}" for value in (sure, *p))]
+                decision = map(harmless, model.decision(label, sure))
+                cells = [harmless(label), *decision, *(f"{value:.6f}" for value in (sure, *p))]
             writer.writerow([*map(harmless, row), *cells])
     os.replace(draft, target)
     return len(rows)

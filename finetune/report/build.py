@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.console import clean, escape_markdown
 from finetune.errors import RunError
+from finetune.evaluation.explanations import Explanations
+from finetune.evaluation.label_audit import LabelAudit
 from finetune.evaluation.results import Measured
 from finetune.files import atomic_write, read_json
 from finetune.records import Record, StageRecord, TrainResult
@@ -27,8 +29,8 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     """Write report/index.html and report/report.md and return the path of the former.
 
     pages: for each task that eval.json or comparison.json may name, how to parse its files and build its page.
-    Reads recipe.json and eval.json or comparison.json, and if they exist predictions.csv, attention.json,
-    data/card.json, train.jsonl and stages/*.json. Raises RunError if a file is missing or damaged.
+    Reads recipe.json and eval.json or comparison.json, and if they exist predictions.csv, attention.json, explanations.json,
+    label_audit.json, data/card.json, train.jsonl and stages/*.json. Raises RunError if a file is missing or damaged.
     """
     run_dir = Path(run_dir)
     measured = next((run_dir / name for name in ("eval.json", "comparison.json") if (run_dir / name).is_file()), None)
@@ -59,6 +61,7 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
     if not isinstance(recipe, dict):
         raise RunError(f"{run_dir / 'recipe.json'}: not what this version writes", got=json.dumps(recipe)[:80])
     card, attention = run_dir / "data" / "card.json", run_dir / "attention.json"
+    audit = run_dir / "label_audit.json"
     stages, train = [], None
     for path in sorted((run_dir / "stages").glob("*.json")):
         name = path.stem.partition("-")[2]
@@ -69,6 +72,7 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
     maps = read_json(attention) if attention.is_file() else []
     if not isinstance(maps, list):
         raise RunError(f"{attention}: not what this version writes", got=json.dumps(maps)[:80], do=again("evaluate"))
+    explained = run_dir / "explanations.json"
     return Files(
         name=run_dir.resolve().name,
         recipe=dict(flatten(recipe)),
@@ -79,6 +83,8 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
         log=read_training_log(run_dir / "train.jsonl"),
         wrong=read_errors(run_dir / "predictions.csv"),
         attention=[_parse(AttentionMap, attention, again("evaluate"), value) for value in maps],
+        explanations=_parse(Explanations, explained, again("evaluate")) if explained.is_file() else None,
+        labels=_parse(LabelAudit, audit, again("audit")) if audit.is_file() else None,
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from finetune.evaluation.explanations import Explanations
+from finetune.evaluation.label_audit import LabelAudit
 from finetune.evaluation.results import Evaluation, Measured
 from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
@@ -28,6 +30,8 @@ class Files(Generic[E, C]):
     log: TrainingLog
     wrong: Errors | None
     attention: list[AttentionMap]
+    explanations: Explanations | None = None
+    labels: LabelAudit | None = None  # None if nothing searched for wrong labels
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune.evaluation.aims import CoveragePoint
 from finetune.evaluation.calibration import ReliabilityBin
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.results import Metric
@@ -249,6 +250,24 @@ def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
     return holder[0]
 
 
+def coverage_picture(points: Sequence[CoveragePoint]) -> Picture:
+    """Accuracy of the most confident share of the rows over this share, with its interval."""
+    with _figure(4.6, 4.2) as (figure, holder):
+        axes = figure.subplots()
+        shares = [point.coverage for point in points]
+        known = [point.accuracy.known() for point in points]
+        axes.fill_between(
+            shares, [low for _, low, _ in known], [high for *_, high in known], color=LIGHT, label="95 % interval"
+        )
+        axes.plot(
+            shares, [value for value, *_ in known], "o-", color=MODEL, linewidth=1.6, markersize=3.5, label="accuracy"
+        )
+        axes.set(xlabel="Share of the rows that are decided", ylabel="Accuracy", xlim=(-0.02, 1.02))
+        axes.set_ylim(top=1.005)
+        _legend(figure, axes)
+    return holder[0]
+
+
 def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
     """Training loss of each step with its running mean, the validation log loss, and the learning rate below."""
     points = [point for point in log.validation if "log_loss" in point.metrics]
@@ -325,8 +344,8 @@ def forest_picture(
     return holder[0]
 
 
-def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
-    """One line of (step, value) points per name."""
+def curves_picture(curves: Mapping[str, Points], axis: str, over: str = "Optimizer step") -> Picture:
+    """One line of (x, value) points per name. axis, over: what the values and the x are."""
     styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
     with _figure(7.4, 3.6) as (figure, holder):
         axes = figure.subplots()
@@ -335,7 +354,7 @@ def curves_picture(curves: Mapping[str, Points], axis: str) -> Picture:
             axes.plot(
                 *zip(*points, strict=True), marker, color=colour, linewidth=1.6, markersize=4.5, label=cut(name, 48)
             )
-        axes.set(xlabel="Optimizer step", ylabel=axis)
+        axes.set(xlabel=over, ylabel=axis)
         axes.locator_params(axis="x", integer=True)
         _legend(figure, axes)
     return holder[0]

@@ -58,6 +58,7 @@ CHECKS = (
     Check("FT034", "total_row", "Rows with a total of the table are left out."),
     Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
     Check("FT036", "several_labels", "Cells of the label column hold several labels.", stops=True),
+    Check("FT050", "label_suspects", "The labels of some rows are probably wrong."),
     Check("FT070", "half_rows", "Rows without a source or without a target are left out."),
     Check("FT071", "malformed_records", "Records cannot be read as instructions.", stops=True),
     Check("FT072", "cut_sources", "Sources or prompts are longer than the model's input and are truncated."),

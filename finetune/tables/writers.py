@@ -23,11 +23,11 @@ class RowWriter(Protocol):
 
 @contextmanager
 def open_writer(
-    target: Path, names: list[str], added: list[str], source: Path, layout: TableFormat
+    target: Path, names: list[str], added: list[str], source: Path, layout: TableFormat, texts: int = 1
 ) -> Iterator[RowWriter]:
     """A writer to a file that appears whole or not at all.
 
-    names: the columns of the source that are kept. added: the first is text, the others are numbers. CSV and TSV escape
+    names: the columns of the source that are kept. added: the first `texts` are text, the others are numbers. CSV and TSV escape
     what a spreadsheet would run as a formula, JSONL keeps the types of the source, and Parquet those of a Parquet
     source; other sources give text. Raises DataError for a name that two columns share, where the file allows it once.
     """
@@ -37,7 +37,7 @@ def open_writer(
         twice = sorted({name for name in every if every.count(name) > 1})
         raise DataError(f"{target}: several columns have the same name", got=listed(twice), do="Write a .csv file.")
     if ending == ".parquet":
-        with atomic_write(target, "wb") as file, _parquet(file, names, added, source, layout) as writer:
+        with atomic_write(target, "wb") as file, _parquet(file, names, added, source, layout, texts) as writer:
             yield writer
         return
     with atomic_write(target) as file:
@@ -51,9 +51,7 @@ class _Cells:
 
     def write(self, rows: Sequence[Sequence[Any]], answers: Sequence[Sequence[Any]]) -> None:
         for values, answer in zip(rows, answers, strict=True):
-            label, *numbers = ("" if value is None else value for value in answer)
-            shown = [f"{number:.6f}" if number != "" else "" for number in numbers]
-            self.writer.writerow([*(escape_formula(as_cell(value)) for value in values), escape_formula(label), *shown])
+            self.writer.writerow([*(escape_formula(as_cell(value)) for value in values), *map(_answer_cell, answer)])
 
 
 class _Lines:
@@ -69,13 +67,17 @@ class _Lines:
 
 
 @contextmanager
-def _parquet(file: Any, names: list[str], added: list[str], source: Path, layout: TableFormat) -> Iterator[RowWriter]:
+def _parquet(
+    file: Any, names: list[str], added: list[str], source: Path, layout: TableFormat, texts: int
+) -> Iterator[RowWriter]:
     import pyarrow
     from pyarrow import parquet
 
     kept = parquet.read_schema(source) if layout.kind == "parquet" else None
     fields = [kept.field(name) if kept else pyarrow.field(name, pyarrow.string()) for name in names]
-    fields += [pyarrow.field(name, pyarrow.float64() if at else pyarrow.string()) for at, name in enumerate(added)]
+    fields += [
+        pyarrow.field(name, pyarrow.string() if at < texts else pyarrow.float64()) for at, name in enumerate(added)
+    ]
     schema = pyarrow.schema(fields)
     with parquet.ParquetWriter(file, schema) as writer:
 
@@ -91,6 +93,13 @@ def _parquet(file: Any, names: list[str], added: list[str], source: Path, layout
                 writer.write_table(pyarrow.table(arrays, schema=schema))
 
         yield Rows()
+
+
+def _answer_cell(value: Any) -> str:
+    """A cell of an answer: text that is no formula, a number with six decimals, or nothing."""
+    if value is None:
+        return ""
+    return escape_formula(value) if isinstance(value, str) else f"{value:.6f}"
 
 
 def _text(value: Any) -> str | None:

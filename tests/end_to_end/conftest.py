@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 SPAM = ["win", "cash", "prize", "now", "claim", "free", "award", "urgent", "call"]
 HAM = ["lunch", "home", "meeting", "mum", "tomorrow", "train", "dinner", "later"]
 COMMAND = ["run", "spam-classifier", "--set", "weights=random-bytes", "--set", "train.epochs=2"]
+COMMAND += ["--set", "classify.audit=on"]
 
 
 def toy_rows(count: int = 120, seed: int = 0) -> list[tuple[str, str]]:
@@ -114,5 +115,5 @@ def toy_copy(toy, finetune, tmp_path):
 
 @pytest.fixture(scope="session")
 def tools():
-    """The functions above, for the test modules beside this file."""
-    return SimpleNamespace(toy_rows=toy_rows, hashes=hashes, start=start)
+    """The functions and the words of a ham above, for the test modules beside this file."""
+    return SimpleNamespace(toy_rows=toy_rows, ham=HAM, hashes=hashes, start=start)

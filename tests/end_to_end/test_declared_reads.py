@@ -67,7 +67,7 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(ClassifyTask, "check_data", checking)
     monkeypatch.setattr(Settings, "__getattribute__", noted)
-    for name in ("download", "verify", "prepare", "train", "evaluate", "report", "export"):
+    for name in ("download", "verify", "prepare", "train", "evaluate", "audit", "report", "export"):
         watch(import_module(f"finetune.stages.{name}"))
     watch(import_module("finetune.comparisons.methods.stage"))
     return found

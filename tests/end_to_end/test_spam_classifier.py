@@ -22,7 +22,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-STAGES = ["download", "verify", "prepare", "train", "evaluate", "report", "export"]
+STAGES = ["download", "verify", "prepare", "train", "evaluate", "audit", "report", "export"]
 CHECKPOINT = {"model.safetensors", "config.json", "vocab.json", "merges.txt", "tokenizer_config.json"}
 FILES = {
     ".lock",
@@ -32,6 +32,9 @@ FILES = {
     "train.jsonl",
     "eval.json",
     "predictions.csv",
+    "explanations.json",
+    "label_audit.json",
+    "label_suspects.csv",
     *(f"stages/{number:02d}-{name}.json" for number, name in enumerate(STAGES, 1)),
     "data/card.json",
     *(f"data/{name}.{kind}" for name in ("train", "val", "test") for kind in ("jsonl", "ids", "ends")),
@@ -210,7 +213,7 @@ def test_a_recipe_resumes_under_its_name_and_reproduces_under_another(toy, toy_c
 
 @pytest.mark.parametrize(
     "lost, stage",
-    [("report/index.html", "[6] report"), ("export/hf/merges.txt", "[7] export"), ("report", "[6] report")],
+    [("report/index.html", "[7] report"), ("export/hf/merges.txt", "[8] export"), ("report", "[7] report")],
 )
 def test_a_lost_output_brings_back_its_stage_alone(toy, toy_copy, tools, finetune, lost, stage):
     import shutil
@@ -230,7 +233,12 @@ def test_report_and_export_by_hand_leave_nothing_to_do(toy, toy_copy, finetune):
 
 def test_from_runs_a_stage_and_those_after_it_again(toy, toy_copy, finetune):
     again = finetune(*toy.command, "--from", "evaluate")
-    assert [line for line in again.out.splitlines() if line[:1] == "["] == ["[5] evaluate", "[6] report", "[7] export"]
+    assert [line for line in again.out.splitlines() if line[:1] == "["] == [
+        "[5] evaluate",
+        "[6] audit",
+        "[7] report",
+        "[8] export",
+    ]
     assert (toy_copy / "predictions.csv").read_bytes() == (toy.run / "predictions.csv").read_bytes()
 
 

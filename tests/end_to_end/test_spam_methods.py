@@ -114,7 +114,7 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
         (['methods.candidates=["head","head"]'], "twice"),
         (["train.method=lora"], "train.method"),
         (["task=pretrain"], "task"),
-        (["evaluate.threshold=max-f1"], "threshold"),
+        (["evaluate.aim=max-f1"], "evaluate.aim"),
     ],
 )
 def test_settings_unsupported_by_a_comparison_are_refused_before_training(finetune, settings, said):

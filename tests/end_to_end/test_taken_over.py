@@ -35,7 +35,7 @@ def again(finetune, *settings: str) -> tuple[set[str], str]:
 @pytest.mark.parametrize(
     ("setting", "stages"),
     [
-        ("evaluate.threshold=max-f1", {"evaluate"}),
+        ("evaluate.aim=max-f1", {"evaluate"}),
         ("train.lr=1e-3", {"train", "evaluate"}),
         ("split.seed=5", {"prepare", "train", "evaluate"}),
     ],
@@ -56,5 +56,5 @@ def test_a_damaged_stage_is_not_taken_over(finetune):
     with open("runs/spam-classifier/data/train.jsonl", "r+b") as file:
         file.seek(20)
         file.write(b"\x00")  # of the same size
-    done, _ = again(finetune, "evaluate.threshold=max-f1")
+    done, _ = again(finetune, "evaluate.aim=max-f1")
     assert "prepare" in done and "train" not in {"download", "verify"} & done

@@ -59,7 +59,9 @@ def test_a_task_in_one_folder_goes_from_download_to_export_and_report(house):
     directory = house / "runs" / "classify"
     names = [
         f"{number:02d}-{stage}.json"
-        for number, stage in enumerate(("download", "verify", "prepare", "train", "evaluate", "report", "export"), 1)
+        for number, stage in enumerate(
+            ("download", "verify", "prepare", "train", "evaluate", "audit", "report", "export"), 1
+        )
     ]
     assert sorted(path.name for path in (directory / "stages").iterdir()) == names
     evaluation = json.loads((directory / "eval.json").read_text())

@@ -225,8 +225,8 @@ CASES = {
         ["evaluate.metric=f1 needs exactly two labels", "a, b, c", "evaluate.metric=f1_macro"],
     ),
     "threshold of three": (
-        ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.threshold=max-f1"],
-        ["evaluate.threshold=max-f1 needs exactly two labels"],
+        ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.aim=max-f1"],
+        ["evaluate.aim=max-f1 needs exactly two labels"],
     ),
     "positive of three": (
         ["classify", "{}/three.csv", *TRAIN, "--set", "evaluate.positive=a"],

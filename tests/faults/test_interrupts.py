@@ -14,7 +14,7 @@ from finetune.files import sha256_file
 from finetune.records import Trained
 from finetune.run import Run
 
-STAGES = ["download", "verify", "prepare", "train", "evaluate", "report", "export"]
+STAGES = ["download", "verify", "prepare", "train", "evaluate", "audit", "report", "export"]
 RESULTS = ("export/hf/model.safetensors", "predictions.csv", "data/test.jsonl")
 
 

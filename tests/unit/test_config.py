@@ -80,7 +80,7 @@ def test_merge_alters_neither():
         ("train.weight_dcay", "train.weight_decay"),
         ("wieghts", "weights"),
         ("train.batchsize", "train.batch_size"),
-        ("evaluate.treshold", "evaluate.threshold"),
+        ("evaluate.aims", "evaluate.aim"),
         ("columns.labels", "columns.label"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_settings_that_a_run_reads_are_shown_those_that_differ_first():
         ("instruct", "train.class_weights=balanced", r"the task classify \(in train\)"),
         ("seq2seq", "pretrain.val_blocks=3", "the task pretrain"),
         ("spam-methods", "train.method=lora", "every task that trains a single model"),
-        ("spam-methods", "evaluate.threshold=max-f1", r"the task classify \(in evaluate\)"),
+        ("spam-methods", "evaluate.aim=max-f1", r"the task classify \(in evaluate\)"),
         ("spam-methods", "train.last_blocks=3", "every task that trains a single model"),
         ("architectures", "train.patience=1", "every task that trains a single model, the comparison methods"),
         ("architectures", "train.lora_rank=4", "every task that trains a single model, the comparison methods"),
@@ -126,3 +126,13 @@ def test_old_keys_are_errors_with_their_new_names(tmp_path):
         (tmp_path / "old.toml").write_text(f'pipeline = "spam-methods"\n{text}\n')
         with pytest.raises(RecipeError, match=words):
             make_recipe(str(tmp_path / "old.toml"))
+
+
+def test_the_threshold_of_before_is_an_aim(tmp_path):
+    with pytest.raises(RecipeError, match="unknown key 'evaluate.threshold'; known: threshold is called aim since"):
+        make_recipe("spam-classifier", ["evaluate.threshold=max-f1"])
+    (tmp_path / "old.toml").write_text('pipeline = "spam-classifier"\n[evaluate]\nthreshold = "max-f1"\n')
+    with pytest.raises(RecipeError, match="threshold is called aim since"):
+        make_recipe(str(tmp_path / "old.toml"))
+    with pytest.raises(RecipeError, match=r"no aim 'precision:2'; known: half, .* such as precision:0\.95"):
+        make_recipe("spam-classifier", ["evaluate.aim=precision:2"])

@@ -18,7 +18,8 @@ READS = (
     "split.val_fraction",
     "split.seed",
     "evaluate.positive",
-    "evaluate.threshold",
+    "evaluate.aim",
+    "evaluate.costs",
     *(f"train.{name}" for name in Train.model_fields),
 )
 OUTPUTS = ("comparison.json", "predictions.csv", "folds/*/result.json")
@@ -34,8 +35,14 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         )
     if recipe.classify.labels == "many":
         raise RecipeError("a cross-validation trains on one label per row", got="classify.labels=many")
+    if (recipe.evaluate.aim or "").startswith("abstain"):
+        raise RecipeError(
+            f"evaluate.aim={recipe.evaluate.aim} cannot be combined with folds",
+            got="a cross-validation predicts every row",
+            do="Leave it out; the report of a single training shows accuracy over coverage.",
+        )
     given = {"split.protocol": recipe.split.protocol != "grouped", "columns.split": recipe.columns.split}
-    given |= {"validation": recipe.validation, "test": recipe.test}
+    given |= {"validation": recipe.validation, "test": recipe.test, "classify.fixes": recipe.classify.fixes}
     for name in (name for name, value in given.items() if value):
         raise RecipeError(
             f"{name} cannot be combined with folds",

@@ -10,8 +10,9 @@ from finetune.comparisons.folds.page import verdict
 from finetune.comparisons.folds.results import FoldsComparison, FoldTraining, OverFolds
 from finetune.comparisons.results import Basis
 from finetune.console import say
+from finetune.evaluation.aims import choose_rule
 from finetune.evaluation.baseline import tfidf_logistic
-from finetune.evaluation.calibration import choose_threshold, decide, fit_temperature, softmax
+from finetune.evaluation.calibration import fit_temperature, softmax
 from finetune.evaluation.folds import assign_folds, difference_over_folds, mean_over_folds
 from finetune.evaluation.metrics import DecisionCounts, per_class
 from finetune.files import read_json, write_json
@@ -195,11 +196,9 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
     positive = positive_label(recipe, prepared.labels)
 
     def decisions(p_val: np.ndarray, p_test: np.ndarray) -> list[int]:
-        threshold = None
-        if positive is not None:
-            best = recipe.evaluate.threshold == "max-f1"
-            threshold = choose_threshold(y_val == positive, p_val[:, positive]) if best else 0.5
-        found: list[int] = decide(p_test, positive, threshold).tolist()
+        costs = None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs]
+        rule = choose_rule(recipe.evaluate.aim or "half", costs, y_val, p_val, positive)
+        found: list[int] = rule.predict(p_test, positive).tolist()
         return found
 
     return FoldTraining(

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed, shorten
+from finetune.evaluation.aims import Costs
 from finetune.evaluation.results import StartWeights
 from finetune.files import MANIFEST, damage, read_json
 from finetune.records import Record
@@ -48,6 +49,9 @@ class BundleCard(Record):
     max_length: Annotated[int, Field(ge=1)]
     threshold: Annotated[float | None, Field(allow_inf_nan=False)]
     thresholds: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None  # per label, if a text may have many
+    aim: str = "half"  # what the rule was chosen for
+    costs: list[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]] | None = None  # for more than two labels
+    abstain_below: Annotated[float | None, Field(allow_inf_nan=False)] = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     weights: StartWeights
     tokenizer_sha256: str
@@ -78,6 +82,8 @@ class Bundle(Predictor):
     white_space: str = "keep"
     thresholds: list[float] | None = None
     long_texts: str = "cut"
+    costs: Costs | None = None
+    abstain_below: float | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "Bundle":
@@ -137,6 +143,8 @@ def bundle_of(card: BundleCard, model: "Classifier", tokenizer: "Tokenizer") -> 
         card.white_space,
         card.thresholds,
         card.long_texts,
+        card.costs,
+        card.abstain_below,
     )
 
 
@@ -152,6 +160,8 @@ class OnnxBundle(Predictor):
     columns: dict[str, str] = field(default_factory=dict)
     white_space: str = "keep"
     thresholds: list[float] | None = None
+    costs: Costs | None = None
+    abstain_below: float | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "OnnxBundle":
@@ -171,8 +181,9 @@ class OnnxBundle(Predictor):
             model = OnnxClassifier(path)
         except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
             raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
-        known = model.labels, model.temperature, model.threshold, model.thresholds, model.long_texts
-        if known != (card.labels, card.temperature, card.threshold, card.thresholds, card.long_texts):
+        rule = model.threshold, model.thresholds, model.costs, model.abstain_below, model.long_texts
+        known = card.threshold, card.thresholds, card.costs, card.abstain_below, card.long_texts
+        if (model.labels, model.temperature) != (card.labels, card.temperature) or rule != known:
             raise WeightsError(f"{path}: bundle.json does not fit {ONNX}", do="Export the run again.")
         return (cls if card.thresholds is None else ManyOnnxBundle)(
             model,
@@ -183,6 +194,8 @@ class OnnxBundle(Predictor):
             card.columns,
             card.white_space,
             card.thresholds,
+            card.costs,
+            card.abstain_below,
         )
 
     def logits(self, texts: list[str]) -> np.ndarray:
@@ -279,25 +292,29 @@ def read_card(path: Path) -> BundleCard:
         card = BundleCard.from_json(read_json(path), path)
     except RunError as error:
         raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
-    fits = card.thresholds is None or len(card.thresholds) == len(card.labels)
+    fits = all(
+        len(part or card.labels) == len(card.labels) for part in (card.thresholds, card.costs, *(card.costs or ()))
+    )
     if card.positive not in (None, *card.labels) or not fits:
         raise WeightsError(
             f"{path}: not what an export writes",
-            got=f"positive {card.positive!r}" if fits else f"{len(card.thresholds or [])} thresholds",
+            got=f"positive {card.positive!r}"
+            if fits
+            else f"{len(card.thresholds or card.costs or [])} {'thresholds' if card.thresholds else 'costs'}",
             known=listed(card.labels),
             do="Export the run again.",
         )
     return card
 
 
-def answer_columns(labels: list[str]) -> list[str]:
+def answer_columns(labels: list[str], abstains: bool = False) -> list[str]:
     """The columns that a prediction fills, in predictions.csv and in a table of ``predict``."""
-    return ["predicted", "probability", *(f"p_{label}" for label in labels)]
+    return ["predicted", *(["decision"] if abstains else []), "probability", *(f"p_{label}" for label in labels)]
 
 
 def added_columns(bundle: Predictor, names: list[str], source: Path | str, overwrite: bool = False) -> list[str]:
     """What a prediction adds to a table's columns. Raises DataError where one is there already, unless it is replaced."""
-    added = answer_columns(bundle.labels)
+    added = answer_columns(bundle.labels, bundle.abstain_below is not None)
     clash = [name for name in added if name in names]
     if clash and not overwrite:
         raise DataError(
@@ -320,7 +337,8 @@ def predict_table(
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
     It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
-    Adds predicted, probability and a p_ column for each label; overwrite: in the place of columns of these names. Rows
+    Adds predicted, probability, a p_ column for each label, and decision where the bundle may abstain; overwrite: in
+    the place of columns of these names. Rows
     without text get empty cells. header: false where the first row is data, too; its columns are then called column_1
     and so on. Returns counts, the columns that were read as the text, and notes on how the table was read.
     """
@@ -355,7 +373,9 @@ def predict_table(
     counts = {"rows": 0, "without_text": 0}
     rows = (values for _, values in itertools.chain(sample, table))
     with (
-        open_writer(target, [held[at] for at in kept], added, source, layout) as writer,
+        open_writer(
+            target, [held[at] for at in kept], added, source, layout, 1 if bundle.abstain_below is None else 2
+        ) as writer,
         progress("predicting", total, unit="rows") as advance,
     ):
         while chunk := list(itertools.islice(rows, CHUNK)):
@@ -372,7 +392,7 @@ def predict_table(
                     answers.append([None] * len(added))
                     continue
                 label, sure, p = next(given)
-                answers.append([label, float(sure), *map(float, p)])
+                answers.append([label, *bundle.decisions([label], [sure]), float(sure), *map(float, p)])
             writer.write([[values[at] for at in kept] for values in chunk], answers)
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(filled)

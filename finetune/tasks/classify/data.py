@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -17,6 +18,7 @@ from finetune.tables.checks import check_rows
 from finetune.tables.codes import BY_NAME, check_muted
 from finetune.tables.column_checks import check_table
 from finetune.tables.findings import Finding, by_severity, without_muted
+from finetune.tables.fixes import apply_fixes, read_fixes
 from finetune.tables.label_sets import SeveralLabels, find_several, join_cells_of
 from finetune.tables.near_duplicates import find_near_duplicates
 from finetune.tables.readers import LabelledTexts, read_labelled
@@ -131,7 +133,7 @@ def prepare(
     """
     split = recipe.split
     keys = text_keys(source.texts)
-    parts = divide(recipe, source, keys)
+    parts = fix_rows(recipe, source, divide(recipe, source, keys))
     counts = np.unique(keys, return_counts=True)[1]
     of_split = {name: Counter(label for i in parts[name] for label in source.labels_of(i)) for name in SPLITS}
     max_length, long_texts = min(recipe.max_length or context, context), recipe.classify.long_texts
@@ -197,6 +199,15 @@ def tokens_read(lengths: np.ndarray, most: int) -> dict[str, TokensRead]:
     total, shared = int(lengths.sum()), int((windows - 1).sum()) * (most // 4)
     begun = TokensRead(len(lengths), read, total - read)
     return {CUT: begun, HEAD_TAIL: begun, WINDOWS: TokensRead(int(windows.sum()), total + shared, 0)}
+
+
+def fix_rows(recipe: Recipe, source: LabelledTexts, parts: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Correct the labels of train and val by the recipe's fixes; returns the splits without the dropped rows."""
+    for name in recipe.classify.fixes:
+        path = Path(name)
+        parts, fixed = apply_fixes(read_fixes(path), source, parts, path.name)
+        source.notes.append(f"{path.name}: {fixed}")
+    return parts
 
 
 def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, keys: np.ndarray) -> list[str]:

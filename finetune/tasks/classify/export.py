@@ -1,10 +1,12 @@
 """The exportable form of a classifier: its label names, its bundle card and its README."""
 
 import json
+from typing import Any
 
 import numpy as np
 
 from finetune.console import escape_markdown
+from finetune.evaluation.aims import Rule
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
 from finetune.export.hf import in_transformers
@@ -15,7 +17,7 @@ from finetune.records import Downloaded
 from finetune.run import Run
 from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.score import LabelledEvaluation
+from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation
 from finetune.tokenizer import Tokenizer
 from finetune.training.pieces import CUT, HEAD_TAIL
 
@@ -47,6 +49,7 @@ def exportable_run(
         long_texts=long_texts,
         threshold=evaluation.threshold,
         thresholds=evaluation.thresholds,
+        **_rule(evaluation),
         temperature=evaluation.temperature,
         weights=evaluation.weights,
         tokenizer_sha256=tokenizer.fingerprint(),
@@ -90,6 +93,12 @@ def exportable(
         max_length=card.max_length,
         card=about or Card("text-classification", card.weights),
     )
+
+
+def _rule(evaluation: LabelledEvaluation) -> dict[str, Any]:
+    """What the aim adds to a bundle's threshold."""
+    rule = evaluation.decision.rule if isinstance(evaluation, ClassifierEvaluation) else Rule(aim=evaluation.aim)
+    return {"aim": rule.aim, "costs": rule.costs, "abstain_below": rule.abstain_below}
 
 
 def _facts(evaluation: LabelledEvaluation, data: ClassifierCard) -> list[str]:
@@ -152,7 +161,7 @@ def _in_transformers(card: BundleCard) -> list[str]:
         *("    " + line for line in transformers_lines(card)),
         "",
         (cut if card.long_texts == CUT else "") + "transformers applies neither temperature nor",
-        "threshold; the last three lines do. Both are in bundle.json.",
+        "decision rule; the last lines do. Both are in bundle.json.",
         *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]
@@ -198,19 +207,28 @@ def transformers_lines(card: BundleCard) -> list[str]:
     if card.positive is not None and card.threshold is not None and len(card.labels) == 2:
         [other] = [label for label in card.labels if label != card.positive]
         label = f"{card.positive!r} if probabilities[{card.positive!r}] >= {card.threshold!r} else {other!r}"
+    elif card.costs is not None:
+        costs = {
+            label: dict(zip(card.labels, row, strict=True)) for label, row in zip(card.labels, card.costs, strict=True)
+        }
+        cost = f"sum(p * {costs!r}[true][label] for true, p in probabilities.items())"
+        label = f"min(probabilities, key=lambda label: {cost})"
     else:
         label = "max(probabilities, key=probabilities.get)"
+    abstain = card.abstain_below
     return [
         *_scores(card),
         f"odds = {{row['label']: exp(row['score'] / {card.temperature!r}) for row in scores}}",
         "probabilities = {label: odd / sum(odds.values()) for label, odd in odds.items()}",
         f"label = {label}",
+        *([] if abstain is None else [f"decision = label if probabilities[label] >= {abstain!r} else 'abstain'"]),
     ]
 
 
 def _decision(card: BundleCard) -> str:
     """From which probability a label is predicted."""
     if not card.thresholds:
-        return f"threshold {card.threshold}"
+        abstains = "" if card.abstain_below is None else f", no decision below {card.abstain_below:.4f}"
+        return f"aim {card.aim}, threshold {card.threshold}{abstains}"
     found = zip(card.labels, card.thresholds, strict=True)
     return "thresholds " + ", ".join(f"{escape_markdown(label)} {threshold:.3f}" for label, threshold in found)

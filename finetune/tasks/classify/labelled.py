@@ -11,6 +11,7 @@ import torch
 
 from finetune.console import say, warn
 from finetune.errors import RecipeError, shorten
+from finetune.evaluation.aims import ABSTAIN, decided_rows
 from finetune.evaluation.results import Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, read_json, write_json
@@ -26,7 +27,8 @@ from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.checks import refuse_meaningless
 from finetune.tables.codes import GUIDE, check_muted
 from finetune.tables.findings import located
-from finetune.tables.sources import DataSource, locate_data, resolve_data
+from finetune.tables.fixes import read_fixes
+from finetune.tables.sources import DataSource, locate_data, resolve_data, resolve_path
 from finetune.tables.splits import SPLITS
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tasks.classify.bundle import Bundle, ManyBundle, answer_columns
@@ -116,6 +118,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """With registry names, bundled samples for unavailable data, and absolute paths."""
         further = {key: resolve_data(name, fetch) for key in ("validation", "test") if (name := getattr(recipe, key))}
+        fixes = tuple(map(resolve_path, recipe.classify.fixes))
+        further["classify"] = recipe.classify.model_copy(update={"fixes": fixes})
         return recipe.model_copy(update={"data": resolve_data(recipe.data, fetch)} | further)
 
     def locate(self, recipe: Recipe) -> DataSource:
@@ -127,14 +131,23 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         return data_registry().get(recipe.data)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
-        """The table, and separate tables for validation and test."""
+        """The table, separate tables for validation and test, and the fixes."""
         words = {"": "the data", "val": "the validation file", "test": "the test file"}
-        return {words[side]: data.path for side, data in locate_files(recipe).items()}
+        fixes = {f"the fixes in {Path(name).name}": Path(name) for name in recipe.classify.fixes}
+        return {words[side]: data.path for side, data in locate_files(recipe).items()} | fixes
 
     def check_settings(self, recipe: Recipe) -> None:
-        """Also check the codes of findings to ignore."""
+        """Also check the codes of findings to ignore, and the fixes."""
         super().check_settings(recipe)
         check_muted(recipe.ignore)
+        for name in recipe.classify.fixes:
+            read_fixes(Path(name))
+        if recipe.classify.labels == "many" and (recipe.classify.fixes or recipe.classify.audit == "on"):
+            raise RecipeError(
+                "wrong labels are searched for and corrected where a row has one label",
+                got="classify.labels=many",
+                do="Leave classify.audit and classify.fixes out.",
+            )
         by_time = recipe.split.protocol == "time"
         if by_time != (recipe.columns.time is not None):
             raise RecipeError(
@@ -151,6 +164,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     def prepare(self, recipe: Recipe, run: Run) -> ClassifyPrepared:
         """Write data/{train,val,test}.jsonl and their tokens."""
         source = read_data(recipe)
+        read = len(source.notes)
         for note in source.notes:
             say(note)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
@@ -158,6 +172,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         for note in length_notes(recipe, context):
             warn(note)
         records, tokens_of, card = prepare(recipe, source, tokenizer, context, table_findings(recipe, source))
+        for note in source.notes[read:]:  # what the fixes did
+            say(note)
         write_records(run, records)
         for name, pieces in tokens_of.items():
             pieces.save(run.path("data", name))
@@ -242,7 +258,16 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         if prepared.long_texts == CUT:
             run.memory[LOGITS] = logits["test"]
         scored = self.score(recipe, labels, texts, parts, logits, start)
-        write_predictions(run, records["test"], labels, scored.predicted, scored.confidence, scored.probabilities)
+        write_predictions(
+            run,
+            records["test"],
+            labels,
+            scored.predicted,
+            scored.confidence,
+            scored.probabilities,
+            scored.abstain_below,
+        )
+        self.explain(recipe, run, model, tokenizer, scored.evaluation, records, parts, logits["test"])
         long = self._compare_windows(
             recipe, prepared, scored.evaluation, model, tokenizer, texts["test"], parts, logits
         )
@@ -286,6 +311,19 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         """Long test rows to be read in windows, too."""
         read, budget = (prepared.long_texts, prepared.max_length), max(sum(test.ids.lengths()), TOKENS)
         return draw_sample(tokenizer, texts, *read, budget, recipe.train.seed)
+
+    def explain(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: Classifier,
+        tokenizer: Tokenizer,
+        evaluation: L,
+        records: dict[str, list[LabelledRow]],
+        parts: dict[str, Examples],
+        test_logits: np.ndarray,
+    ) -> None:
+        """Write what is found on the errors of the test rows; by default nothing."""
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts, with the evaluated ones if still here."""
@@ -379,18 +417,26 @@ def write_predictions(
     predicted: Sequence[str],
     confidence: np.ndarray,
     probabilities: np.ndarray,
+    abstain_below: float | None = None,
 ) -> None:
-    """predictions.csv: each row with the prediction, its probability (n,) and the probability (n, K) of each label."""
+    """predictions.csv: each row with the prediction, its probability (n,) and the probability (n, K) of each label.
+
+    With `abstain_below` also with the decision, which is the prediction from this probability on.
+    """
+    decided = decided_rows(confidence, abstain_below)
     with atomic_write(run.path("predictions.csv")) as file:
         writer = table_writer(file)
-        writer.writerow(["row", "text", "label", *answer_columns(labels)])
-        for record, guess, sure, p in zip(records, predicted, confidence, probabilities, strict=True):
+        writer.writerow(["row", "text", "label", *answer_columns(labels, abstain_below is not None)])
+        for record, guess, sure, is_decided, p in zip(
+            records, predicted, confidence, decided, probabilities, strict=True
+        ):
             writer.writerow(
                 [
                     record.row,
                     escape_formula(record.text),
                     escape_formula(record.label),
                     escape_formula(guess),
+                    *([] if abstain_below is None else [escape_formula(guess) if is_decided else ABSTAIN]),
                     f"{sure:.6f}",
                     *(f"{value:.6f}" for value in p),
                 ]

@@ -1,6 +1,7 @@
 """A classifier's page: metrics, confusion, curves, calibration, labels, errors, overlap, data, use."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Protocol
 
 from finetune.console import aligned
@@ -29,6 +30,9 @@ from finetune.report.metric_text import bracket_cell, metric_interval, metric_va
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.decision_section import decision_section
+from finetune.tasks.classify.explanation_sections import explanation_sections, near_duplicates
+from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
 
@@ -56,11 +60,14 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         confusion(evaluation),
         *ranking(evaluation),
         calibration(evaluation),
+        decision_section(evaluation.decision, evaluation.positive, evaluation.labels),
         provenance.training(files.log, files.train),
         per_label(evaluation),
         *long_texts_section(evaluation.long_texts, evaluation.headline.n),
         errors(files.wrong),
-        leakage(evaluation),
+        *explanation_sections(files.explanations, evaluation.labels),
+        *suspects_section(files.labels, files.name),
+        leakage(evaluation, near_duplicates(files.explanations, evaluation)),
         data_section(files.card),
     ]
     said = verdict(evaluation).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
@@ -285,7 +292,7 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
 
 
 def calibration(evaluation: ClassifierEvaluation) -> Section:
-    """Calibration of the probabilities, and the decision rule."""
+    """Calibration of the probabilities."""
     bins, blocks = evaluation.reliability, []
     if bins:
         table = Table(
@@ -309,26 +316,14 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
                 table,
             )
         )
-    temperature, threshold = evaluation.temperature, evaluation.threshold
-    lines = []
-    if threshold is not None:
-        how = (
-            "chosen for the highest F1 on the validation set"
-            if evaluation.threshold_rule == "max-f1"
-            else "the default"
-        )
-        lines.append(
-            f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} if that label's probability is at "
-            f"least {threshold:.4g} ({how})."
-        )
-    else:
-        lines.append("Decision: the most probable label is predicted.")
+    temperature = evaluation.temperature
     effect = "less" if temperature > 1 else "more" if temperature < 1 else "neither more nor less"
-    lines.append(
+    said = (
         f"Temperature scaling: the logits are divided by {temperature:.3f}, fitted on the validation set. This makes the "
-        f"probabilities {effect} extreme and does not change which label is the most probable."
+        f"probabilities {effect} extreme and does not change which label is the most probable. "
     )
-    return Section("calibration", "Calibration and decision threshold", [*blocks, Text(" ".join(lines))])
+    metrics = [f"{metric_name(name)} {metric_value(name, evaluation.metrics[name].value)}" for name in ("ece", "brier")]
+    return Section("calibration", "Calibration", [*blocks, Text(said + f"On the test set: {', '.join(metrics)}.")])
 
 
 def per_label(evaluation: Decisions) -> Section:
@@ -377,8 +372,8 @@ def errors(found: Errors | None) -> Section:
     return Section("errors", "Errors", [Text(intro), table])
 
 
-def leakage(evaluation: LabelledEvaluation) -> Section:
-    """Texts that occur in several splits, and the headline without them."""
+def leakage(evaluation: LabelledEvaluation, near: Sequence[Table | Text] = ()) -> Section:
+    """Texts that occur in several splits, and the headline without them. near: the same of near duplicates."""
     blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean
     if clean.n < headline.n:
@@ -408,7 +403,7 @@ def leakage(evaluation: LabelledEvaluation) -> Section:
             Text("No test text occurs in the training or validation set, so all test metrics are on unseen texts.")
         )
     note = "After normalising: texts are compared without differences in case, digits, whitespace and Unicode variants."
-    return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
+    return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True), *near])
 
 
 def use(name: str, evaluation: ClassifierEvaluation) -> Section:

@@ -1,9 +1,12 @@
 """What every classifier does with its logits: probabilities, decisions, names and metrics."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from finetune.evaluation.aims import ABSTAIN, Costs, decided_rows
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.label_sets import indicators, label_set_metrics, set_probability, sigmoid
 from finetune.evaluation.metrics import classification_metrics
@@ -19,6 +22,8 @@ class Predictor(ABC):
     positive: str | None
     threshold: float | None
     thresholds: list[float] | None  # of each label, if a text may have many
+    costs: Costs | None  # of each true and predicted label: the least expected cost decides
+    abstain_below: float | None  # the probability of a label under which it is not decided on
     temperature: float
     columns: dict[str, str]  # text and label, as the training table calls them
     white_space: str  # keep or fold
@@ -64,8 +69,8 @@ class Predictor(ABC):
         return found
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The number (n,) of each row's label, the bundle's threshold applied."""
-        return decide(probabilities, self._positive_at(), self.threshold)
+        """The number (n,) of each row's label, by the bundle's threshold or costs."""
+        return decide(probabilities, self._positive_at(), self.threshold, self.costs)
 
     def name(self, probabilities: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Each row's label, the bundle's threshold applied, and its probability (n,)."""
@@ -78,9 +83,19 @@ class Predictor(ABC):
         return self.name(probabilities)[0], probabilities
 
     def shown(self, texts: list[str]) -> list[tuple[str, str]]:
-        """For the screen: each text's label, and its probability."""
+        """For the screen: each text's label and its probability, and the decision where it may abstain."""
         names, sure = self.name(self.probabilities(self.logits(texts)))
-        return [(label, f"{p:.4f}") for label, p in zip(names, sure, strict=True)]
+        return [
+            (label, "\t".join([f"{p:.4f}", *self.decisions([label], [p])]))
+            for label, p in zip(names, sure, strict=True)
+        ]
+
+    def decisions(self, names: Sequence[str], sure: ArrayLike) -> list[str]:
+        """Each row's label, or ``abstain``, from its probability (n,); nothing where the bundle never abstains."""
+        if self.abstain_below is None:
+            return []
+        decided = decided_rows(np.asarray(sure), self.abstain_below)
+        return [name if is_decided else ABSTAIN for name, is_decided in zip(names, decided, strict=True)]
 
     def read_labels(self, cells: list[str], where: str) -> tuple[list[str], set[str]]:
         """The label of each row from its cell in a table, and the set of all labels in them."""

@@ -8,15 +8,9 @@ import numpy as np
 
 from finetune.config import nearest
 from finetune.errors import RecipeError, listed
+from finetune.evaluation.aims import ABSTAIN, Costs, Decision, choose_rule, measure_decision
 from finetune.evaluation.baseline import majority, tfidf_logistic
-from finetune.evaluation.calibration import (
-    ReliabilityBin,
-    choose_threshold,
-    decide,
-    fit_temperature,
-    reliability_bins,
-    softmax,
-)
+from finetune.evaluation.calibration import ReliabilityBin, fit_temperature, reliability_bins, softmax
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.leakage import OverlapCounts, clean_rows, overlap
 from finetune.evaluation.metrics import ClassScores, classification_metrics, paired_difference, per_class
@@ -92,7 +86,7 @@ class LabelledEvaluation(Evaluation):
     positive: str | None  # None, except for two labels of which a row has one
     threshold: float | None  # for that label
     thresholds: list[float] | None = None  # for each label, where a row may have many
-    threshold_rule: str | None
+    aim: str
     temperature: float
     long_texts: LongTexts | None = None  # of the test rows
 
@@ -105,6 +99,7 @@ class ClassifierEvaluation(LabelledEvaluation):
     per_class: list[ClassScores]
     reliability: list[ReliabilityBin]
     curves: Curves
+    decision: Decision
 
 
 L = TypeVar("L", bound=LabelledEvaluation)
@@ -118,13 +113,14 @@ class Scored(Generic[L]):
     predicted: list[str]  # (n,) labels as text
     confidence: np.ndarray  # (n,) probability of what was predicted
     probabilities: np.ndarray  # (n, K)
+    abstain_below: float | None = None  # that probability
 
 
 def score_classifier(
     *,
     labels: list[str],
     positive: int | None,
-    threshold_rule: str,
+    aim: str,
     headline: str,
     resamples: int,
     seed: int,
@@ -133,12 +129,13 @@ def score_classifier(
     logits: dict[str, np.ndarray],
     normalise: Callable[[str], str],
     start: Start,
+    costs: Costs | None = None,
 ) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
     """The evaluation (its seconds are filled in later), and the test rows' probabilities (n, k) and predicted classes (n,).
 
-    positive: index of the positive one of two labels, None for more. threshold_rule: half or max-f1. headline:
-    accuracy, f1 or f1_macro. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
-    keys val and test. Temperature and threshold are chosen on val alone.
+    positive: index of the positive one of two labels, None for more. aim: as in evaluation/aims.py, and its costs.
+    headline: accuracy, f1 or f1_macro. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
+    keys val and test. Temperature and decision rule are chosen on val alone.
     Raises RecipeError if the headline is not defined for this number of labels.
     """
     k = len(labels)
@@ -146,8 +143,8 @@ def score_classifier(
     y_val, y_test = targets["val"], targets["test"]
     temperature = fit_temperature(logits["val"], y_val)
     p_val, p_test = (softmax(logits[split], temperature) for split in ("val", "test"))
-    threshold = _threshold(threshold_rule, y_val, p_val, positive)
-    predicted = decide(p_test, positive, threshold)
+    rule = choose_rule(aim, costs, y_val, p_val, positive)
+    predicted = rule.predict(p_test, positive)
 
     def measure(y: np.ndarray, decisions: np.ndarray, probabilities: np.ndarray) -> dict[str, Metric]:
         return classification_metrics(y, decisions, probabilities, labels, positive, resamples, seed)
@@ -163,18 +160,16 @@ def score_classifier(
     clean = clean_rows(texts["train"] + texts["val"], texts["test"], normalise)
 
     def against(name: str, p_val_other: np.ndarray, p_other: np.ndarray, note: str, seconds: float) -> Baseline:
-        own_rule = (
-            "half" if name == MAJORITY else threshold_rule
-        )  # another threshold would turn it into the minority class
-        own_threshold = _threshold(own_rule, y_val, p_val_other, positive)
-        decisions = decide(p_other, positive, own_threshold)
+        own_aim = "half" if name == MAJORITY else aim  # another threshold would turn it into the minority class
+        own_rule = choose_rule(own_aim, costs, y_val, p_val_other, positive)
+        decisions = own_rule.predict(p_other, positive)
         return Baseline(
             name=name,
             metrics=measure(y_test, decisions, p_other),
             test="exact McNemar",
             p_value=mcnemar(predicted == y_test, decisions == y_test),
             difference=paired_difference(headline, y_test, predicted, decisions, k, positive, resamples, seed),
-            threshold=own_threshold,
+            threshold=own_rule.threshold,
             note=note,
             seconds=seconds,
             clean=None if clean.all() else CleanMetrics(measure(y_test[clean], decisions[clean], p_other[clean])),
@@ -207,7 +202,7 @@ def score_classifier(
         seconds=0.0,
         headline=Headline(**vars(metrics[headline]), metric=headline, split="test"),
         metrics=metrics,
-        validation=measure(y_val, decide(p_val, positive, threshold), p_val),
+        validation=measure(y_val, rule.predict(p_val, positive), p_val),
         baselines=baselines,
         labels=labels,
         positive=labels[positive] if k == 2 and positive is not None else None,
@@ -215,20 +210,14 @@ def score_classifier(
         per_class=per_class(y_test, predicted, labels),
         clean=CleanRows(on_clean, int(clean.sum())),
         overlap=counts,
-        threshold=threshold,
-        threshold_rule=threshold_rule if k == 2 else None,
+        threshold=rule.threshold,
+        aim=aim,
         temperature=temperature,
         reliability=reliability_bins(p_test, y_test) if len(y_test) else [],
         curves=Curves(curves(y_test, p_test, positive), curves(y_test, p_tfidf[len(y_val) :], positive), TFIDF),
+        decision=measure_decision(rule, costs, positive if k == 2 else None, y_val, p_val, y_test, p_test, clean),
     )
     return evaluation, p_test, predicted
-
-
-def _threshold(rule: str, y_val: np.ndarray, p_val: np.ndarray, positive: int | None) -> float | None:
-    """The decision threshold for two classes under a rule; None for more classes."""
-    if p_val.shape[1] != 2:
-        return None
-    return choose_threshold(y_val == positive, p_val[:, positive]) if rule == "max-f1" else 0.5
 
 
 def curves(y: np.ndarray, probabilities: np.ndarray, positive: int | None) -> Curve | None:
@@ -341,9 +330,11 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
     Raises RecipeError if the section `evaluate` does not suit these labels, so that it is known before training.
     """
     wanted = recipe.evaluate
+    check_aim(recipe, labels)
+    of_one = (wanted.aim or "half").startswith(("max-f1", "recall-at-fpr", "precision"))
     asks = {
         "evaluate.metric=f1": wanted.metric == "f1",
-        "evaluate.threshold=max-f1": wanted.threshold == "max-f1",
+        f"evaluate.aim={wanted.aim}": of_one,
         "evaluate.positive": wanted.positive is not None,
     }
     if len(labels) > 2:
@@ -364,3 +355,27 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
             do="Set it to one of them, or remove it.",
         )
     return labels.index(wanted.positive)
+
+
+def check_aim(recipe: Recipe, labels: list[str]) -> None:
+    """Raise RecipeError if the costs do not suit the labels, or a label is called as an abstention."""
+    aim, costs = recipe.evaluate.aim or "half", recipe.evaluate.costs
+    if (aim == "cost") != (costs is not None):
+        raise RecipeError(
+            "evaluate.aim=cost and evaluate.costs need each other",
+            got=f"aim {aim}, " + ("no costs" if costs is None else "costs"),
+            do="For example: --set evaluate.aim=cost --set 'evaluate.costs=[[0, 10], [1, 0]]'",
+        )
+    if costs is not None and len(costs) != len(labels):
+        raise RecipeError(
+            "evaluate.costs has a row and a column for each label",
+            got=f"{len(costs)} rows for {len(labels)} labels",
+            known=listed(labels),
+            do="Give them in this order.",
+        )
+    if aim.startswith(ABSTAIN) and ABSTAIN in labels:
+        raise RecipeError(
+            f"{ABSTAIN!r} is a label of this data, so a decision could not be told from it",
+            got=f"evaluate.aim={aim}",
+            do="Rename the label, or choose another aim.",
+        )

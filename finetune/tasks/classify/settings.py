@@ -22,13 +22,25 @@ class Classify(Settings):
         "quarter of max_length and three quarters from its end; windows: all of it, in windows that share a quarter with "
         "the next, each trained on with the row's label; their averaged log-probabilities decide",
     )
+    fixes: tuple[str, ...] = Field(
+        (),
+        description="tables with the columns row and label or drop that correct the labels of training and validation rows; "
+        "finetune labels RUN --apply sets it",
+    )
+    audit: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="search for labels that are probably wrong; auto: where it takes less than a tenth of the run's time",
+    )
 
 
 SECTION = Classify
 TABLES = ("validation", "test", "encoding", "columns")
+READ = ("classify.labels", "classify.long_texts")
+ROWS = (*READ, "classify.fixes")
 READS = {
-    "download": (*TABLES, "classify"),
-    "prepare": (*TABLES, "classify", "ignore", "split", "max_length"),
-    "train": ("train.class_weights", "classify"),
-    "evaluate": ("evaluate", "classify"),
+    "download": (*TABLES, *ROWS),
+    "prepare": (*TABLES, *ROWS, "ignore", "split", "max_length"),
+    "train": ("train.class_weights", *READ),
+    "evaluate": ("evaluate", *READ),
+    "audit": ("classify", "ignore"),
 }

@@ -6,22 +6,29 @@ import numpy as np
 
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
+from finetune.files import write_json
+from finetune.models.heads import Classifier
 from finetune.recipe import Recipe, Train
+from finetune.run import Run
 from finetune.tables.checks import refuse_meaningless
 from finetune.tables.splits import normalise_text
+from finetune.tables.white_space import fold_white_space
 from finetune.tasks.base import AnyTask
-from finetune.tasks.classify.data import read_data
+from finetune.tasks.classify.data import LabelledRow, read_data
+from finetune.tasks.classify.explain import Trained, explain
 from finetune.tasks.classify.job import Examples, Objective, label_numbers, one_label
 from finetune.tasks.classify.labelled import ClassifyPrepared, LabelledTask
 from finetune.tasks.classify.many.task import TASK as MANY
 from finetune.tasks.classify.page import PAGE, classifier_table
 from finetune.tasks.classify.score import ClassifierEvaluation, Scored, positive_label, score_classifier, verdict
+from finetune.tokenizer import Tokenizer
 
 
 class ClassifyTask(LabelledTask[ClassifierEvaluation]):
     """A text belongs to one of K labels."""
 
     metrics = ("f1_macro", "accuracy", "log_loss")
+    evaluation_files = ("predictions.csv", "explanations.json")
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
     page = PAGE
@@ -71,7 +78,8 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         found, probabilities, predicted = score_classifier(
             labels=labels,
             positive=positive_label(recipe, labels),
-            threshold_rule=recipe.evaluate.threshold or "half",
+            aim=recipe.evaluate.aim or "half",
+            costs=None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs],
             headline=headline,
             resamples=recipe.evaluate.resamples,
             seed=recipe.train.seed,
@@ -82,7 +90,46 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
             start=start,
         )
         confidence = probabilities[np.arange(len(predicted)), predicted]
-        return Scored(found, [labels[i] for i in predicted], confidence, probabilities)
+        return Scored(
+            found, [labels[i] for i in predicted], confidence, probabilities, found.decision.rule.abstain_below
+        )
+
+    def explain(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: Classifier,
+        tokenizer: Tokenizer,
+        evaluation: ClassifierEvaluation,
+        records: dict[str, list[LabelledRow]],
+        parts: dict[str, Examples],
+        test_logits: np.ndarray,
+    ) -> None:
+        """Write explanations.json."""
+        folds = recipe.columns.white_space == "fold"
+        trained = Trained(
+            model,
+            tokenizer,
+            evaluation.labels,
+            positive_label(recipe, evaluation.labels),
+            evaluation.decision.rule,
+            evaluation.temperature,
+            run.result("prepare", ClassifyPrepared).max_length,
+            fold_white_space if folds else str,
+        )
+        groups = row_groups(recipe)
+        found = explain(
+            trained, records, parts, test_logits, groups, recipe.columns.group or "", recipe.evaluate.resamples
+        )
+        write_json(run.path("explanations.json"), found.to_json())
+
+
+def row_groups(recipe: Recipe) -> dict[int, str]:
+    """Row number -> value of the group column; nothing if there is none, or row numbers are not unique."""
+    source = read_data(recipe) if recipe.columns.group else None
+    if source is None or len(set(source.rows)) < len(source.rows):
+        return {}
+    return dict(zip(source.rows, source.groups, strict=True))
 
 
 TASK = ClassifyTask()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from finetune.evaluation import intervals
 from finetune.evaluation.results import Difference
@@ -121,3 +122,16 @@ def test_paired_bootstrap_of_sums_is_that_of_their_parts():
         [plain.value, plain.low, plain.high]
     )
     assert twice.p_value == plain.p_value
+
+
+@pytest.mark.parametrize("counts", [(3, 480, 70, 75), (480, 480, 3, 75), (40, 100, 35, 90), (3, 480, 0, 75)])
+def test_the_interval_of_a_ratio_equals_statsmodels(counts):
+    expected = confint_proportions_2indep(*counts, compare="ratio", method="score", correction=False)
+    assert intervals.ratio_interval(*counts) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("a, b", [((0, 10), (10, 10)), ((10, 10), (10, 10)), ((1, 1), (1, 2))])
+def test_the_interval_of_a_ratio_is_the_same_for_its_inverse(a, b):
+    low, high = intervals.ratio_interval(*a, *b)
+    inverse = intervals.ratio_interval(*b, *a)
+    assert (low, high) == pytest.approx((1 / inverse[1], 1 / inverse[0] if inverse[0] else np.inf))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,11 @@ def test_without_a_threshold_the_likeliest_label_is_taken():
         recipe_sha256="",
     )
     logits = {"a": 1.0, "b": 3.0, "c": -1.0}
+    costs = [[0.0, 9.0, 1.0], [1.0, 0.0, 1.0], [1.0, 9.0, 0.0]]
+    decided = {"scores": [{"label": label, "score": score} for label, score in logits.items()], "exp": math.exp}
+    exec("\n".join(transformers_lines(replace(card, costs=costs, abstain_below=0.7))[4:]), decided)
+    assert decided["label"] == "abc"[decide(softmax([list(logits.values())], 2.0), None, None, costs)[0]] == "a"
+    assert decided["decision"] == "abstain" and decided["probabilities"]["a"] < 0.7
     names = {"scores": [{"label": label, "score": score} for label, score in logits.items()], "exp": math.exp}
     exec("\n".join(transformers_lines(card)[-3:]), names)
     expected = softmax([list(logits.values())], 2.0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, RunError, WeightsError
+from finetune.evaluation.calibration import softmax
 from finetune.evaluation.results import StartWeights
 from finetune.export import extras, onnx
 from finetune.export.exportable import Exportable
@@ -37,7 +38,7 @@ def classifier(labels=LABELS):
     return model
 
 
-def thing(model, labels=LABELS, threshold=0.7, targets=None, thresholds=None) -> Exportable:
+def thing(model, labels=LABELS, threshold=0.7, targets=None, thresholds=None, **rule) -> Exportable:
     card = BundleCard(
         schema_version=1,
         task="classify",
@@ -46,6 +47,7 @@ def thing(model, labels=LABELS, threshold=0.7, targets=None, thresholds=None) ->
         max_length=20,
         threshold=threshold,
         thresholds=thresholds,
+        **rule,
         temperature=1.5,
         columns={"text": "note", "label": "kind"},
         weights=StartWeights("tiny", "here", "", {}, fallback=False, note=""),
@@ -103,6 +105,31 @@ def test_many_labels_need_no_threshold(tmp_path):
     labels = [f"kind {number}" for number in range(7)]
     found = onnx.write(thing(classifier(labels), labels, threshold=None), tmp_path / "onnx")
     assert found.same_labels == len(TEXTS)
+
+
+def test_costs_decide_and_uncertain_texts_are_abstained_on(tmp_path):
+    directory, labels = tmp_path / "onnx", ["a", "b", "=c"]
+    costs = [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [9.0, 9.0, 0.0]]
+    model = classifier(labels)
+    p = softmax(predict_logits(model, encode(TOKENIZER, TEXTS, 20)), 1.5)
+    expected = (p @ np.array(costs)).argmin(axis=1)
+    assert (expected != p.argmax(axis=1)).any()
+    sure = p[np.arange(len(p)), expected]
+    below = float(np.sort(sure)[len(sure) // 2])
+    onnx.write(thing(model, labels, threshold=None, costs=costs, abstain_below=below - 1e-6), directory)
+    ready, other = open_bundle(directory), OnnxClassifier(directory)
+    names = [labels[at] for at in expected]
+    assert ready.predict(TEXTS)[0] == other.predict(TEXTS)[0] == names
+    decisions = [name if own >= below else "abstain" for name, own in zip(names, sure, strict=True)]
+    assert "abstain" in decisions and set(decisions) > {"abstain"}
+    assert [line.split("\t") for line in other.lines(TEXTS)] == [
+        [name, f"{own:.4f}", decision] for name, own, decision in zip(names, sure, decisions, strict=True)
+    ]
+    table = tmp_path / "in.csv"
+    table.write_text("note\n" + "\n".join(f'"{text}"' for text in TEXTS), encoding="utf-8")
+    predict_csv(other, table, "note", tmp_path / "theirs.csv")
+    predict_table(ready, table, tmp_path / "ours.csv", None)
+    assert (tmp_path / "theirs.csv").read_bytes() == (tmp_path / "ours.csv").read_bytes()
 
 
 def test_many_labels_per_text_keep_their_thresholds(tmp_path):

@@ -95,7 +95,7 @@ def write_run(
     seed=0,
     fallback=False,
     headline="accuracy",
-    threshold_rule="half",
+    aim="half",
     texts=None,
     pipeline="spam-classifier",
     train_log=True,
@@ -128,7 +128,7 @@ def write_run(
     evaluation, probabilities, predicted = score_classifier(
         labels=labels,
         positive=1 if k == 2 else None,
-        threshold_rule=threshold_rule,
+        aim=aim,
         headline=headline,
         resamples=resamples,
         seed=1,

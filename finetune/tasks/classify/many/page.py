@@ -63,8 +63,8 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
         for row in rows
     ]
     columns = ["Label", "Precision", "Recall", "F1", "Threshold", "Test rows", "Predicted"]
-    shared = f"chosen for its highest F1 on validation (labels with fewer than {FEW} validation rows share one)"
-    rule = shared if evaluation.threshold_rule == "max-f1" else "0.5"
+    shared = f"chosen for its highest F1 on the validation set (labels with fewer than {FEW} validation rows share one)"
+    rule = shared if evaluation.aim == "max-f1" else "0.5"
     absent = [row.label for row in evaluation.per_label if not row.support]
     note = f"A row gets a label if its probability is at least the label's threshold: {rule}."
     if absent:

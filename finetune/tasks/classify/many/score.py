@@ -47,7 +47,7 @@ class ManyEvaluation(LabelledEvaluation):
 def score_many(
     *,
     labels: list[str],
-    threshold_rule: str,
+    aim: str,
     headline: str,
     resamples: int,
     seed: int,
@@ -59,12 +59,12 @@ def score_many(
 ) -> Scored[ManyEvaluation]:
     """The evaluation, and the test rows' predictions.
 
-    `threshold_rule`: half or max-f1; `headline`: one of HEADLINES. `texts` and `targets` (bool (n, K)) have the keys
+    `aim`: half or max-f1; `headline`: one of HEADLINES. `texts` and `targets` (bool (n, K)) have the keys
     train, val and test, `logits` (n, K) val and test. The thresholds are chosen on val alone.
     """
     y_val, y_test = targets["val"], targets["test"]
     p_val, p_test = (sigmoid(logits[split]) for split in ("val", "test"))
-    thresholds = choose_thresholds(y_val, p_val, threshold_rule)
+    thresholds = choose_thresholds(y_val, p_val, aim)
     predicted = p_test >= thresholds
 
     def measure(y: np.ndarray, decisions: np.ndarray, probabilities: np.ndarray) -> dict[str, Metric]:
@@ -88,7 +88,7 @@ def score_many(
     p_tfidf, note, seconds = tfidf_one_vs_rest(
         texts["train"], targets["train"], texts["val"], y_val, texts["val"] + texts["test"]
     )
-    of_tfidf = choose_thresholds(y_val, p_tfidf[: len(y_val)], threshold_rule)
+    of_tfidf = choose_thresholds(y_val, p_tfidf[: len(y_val)], aim)
     sets, counts = np.unique(targets["train"], axis=0, return_counts=True)
     usual = np.tile(sets[counts.argmax()], (len(y_test), 1))
     shares = np.tile(targets["train"].mean(axis=0), (len(y_test), 1))
@@ -114,7 +114,7 @@ def score_many(
         overlap=overlap(texts, normalise),
         threshold=None,
         thresholds=thresholds.tolist(),
-        threshold_rule=threshold_rule,
+        aim=aim,
         temperature=1.0,
         per_label=per_label(y_test, predicted, labels, thresholds),
         labels_per_row=float(y_test.sum(axis=1).mean()),

@@ -31,6 +31,12 @@ class ManyTask(LabelledTask[ManyEvaluation]):
             ("split.protocol=balanced", recipe.split.protocol == "balanced", "Leave it out."),
             ("evaluate.positive", wanted.positive is not None, "Leave it out: each label has scores of its own."),
             (
+                f"evaluate.aim={wanted.aim}",
+                wanted.aim not in (None, "half", "max-f1"),
+                "Set it to half or max-f1, of each label.",
+            ),
+            ("evaluate.costs", wanted.costs is not None, "Leave it out."),
+            (
                 f"evaluate.metric={wanted.metric}",
                 wanted.metric not in (None, "auto", *HEADLINES),
                 f"Set it to one of {', '.join(HEADLINES)}.",
@@ -56,7 +62,7 @@ class ManyTask(LabelledTask[ManyEvaluation]):
         headline = recipe.evaluate.metric
         return score_many(
             labels=labels,
-            threshold_rule=recipe.evaluate.threshold or "max-f1",
+            aim=recipe.evaluate.aim or "max-f1",
             headline=headline if headline in HEADLINES else HEADLINES[0],
             resamples=recipe.evaluate.resamples,
             seed=recipe.train.seed,

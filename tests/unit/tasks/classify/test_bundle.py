@@ -73,6 +73,26 @@ def test_the_threshold_decides(bundle_at):
     assert predict.Bundle.load(bundle_at(threshold=1.1)).predict(["a", "b"])[0] == ["ham", "ham"]
 
 
+def test_an_uncertain_text_keeps_its_label_and_is_abstained_on(bundle_at, tmp_path):
+    texts = ["hello", "free cash for you, call", "x", "y"]
+    sure = np.sort(predict.Bundle.load(bundle_at()).predict(texts)[1].max(axis=1))
+    bundle = predict.Bundle.load(bundle_at(abstain_below=float(sure[1:3].mean())))
+    (tmp_path / "in.csv").write_text("text\n" + "\n".join(f'"{text}"' for text in texts) + "\n")
+    predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", None)
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert list(found)[1:] == ["predicted", "decision", "probability", "p_ham", "p_spam"]
+    assert found["predicted"].tolist() == bundle.predict(texts)[0]
+    decided = found["probability"] >= bundle.abstain_below
+    assert decided.sum() == 2
+    assert (found["decision"] == np.where(decided, found["predicted"], "abstain")).all()
+    assert [line[1].split("\t")[1] for line in bundle.shown(texts)] == found["decision"].tolist()
+
+
+def test_costs_of_another_number_of_labels_are_a_damaged_bundle(bundle_at):
+    with pytest.raises(WeightsError, match="not what an export writes; got 3 costs"):
+        predict.Bundle.load(bundle_at(costs=[[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+
+
 def test_mismatched_files_of_a_bundle_are_refused(bundle_at, tmp_path):
     with pytest.raises(WeightsError, match="does not fit the weights"):
         predict.Bundle.load(bundle_at(labels=["a", "b", "c"], positive=None))

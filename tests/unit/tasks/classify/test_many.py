@@ -120,7 +120,7 @@ def test_the_split_trains_every_label_and_counts_labels_not_sets(seed):
     assert held["test"] == pytest.approx(0.2, abs=0.12) and held["train"] == pytest.approx(0.7, abs=0.15)
 
 
-def scored(threshold_rule="max-f1", headline="f1_micro"):
+def scored(aim="max-f1", headline="f1_micro"):
     random = np.random.default_rng(1)
     y = {name: random.random((n, 3)) < [0.5, 0.4, 0.15] for name, n in (("train", 80), ("val", 60), ("test", 70))}
     words = ["apple", "bread", "cheese"]
@@ -133,7 +133,7 @@ def scored(threshold_rule="max-f1", headline="f1_micro"):
     logits = {name: 3 * y[name] - 2 + random.normal(size=y[name].shape) for name in ("val", "test")}
     found = score_many(
         labels=LABELS,
-        threshold_rule=threshold_rule,
+        aim=aim,
         headline=headline,
         resamples=200,
         seed=0,

@@ -8,8 +8,10 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from finetune.errors import RecipeError
+from finetune.evaluation.aims import Rule, measure_decision
 from finetune.evaluation.leakage import OverlapCounts
 from finetune.evaluation.results import Difference, Headline, Metric, Start, StartWeights
+from finetune.recipe import Recipe
 from finetune.report.metric_text import metric_text, metric_value
 from finetune.tasks.classify.score import (
     MAJORITY,
@@ -19,10 +21,15 @@ from finetune.tasks.classify.score import (
     CleanRows,
     Curves,
     curves,
+    positive_label,
     score_classifier,
     verdict,
 )
 
+TWO = np.eye(2)
+DECISION = measure_decision(
+    Rule(aim="half", threshold=0.5), None, 1, np.arange(2), TWO, np.arange(2), TWO, np.ones(2, dtype=bool)
+)
 START = Start("full", StartWeights("mini", "bundled", "MIT", {}, fallback=False, note=""))
 
 
@@ -44,7 +51,7 @@ def inputs(k=2, sizes=(120, 60, 90), seed=0, **changes):
     return {
         "labels": [f"label {c}" for c in range(k)],
         "positive": 1 if k == 2 else None,
-        "threshold_rule": "half",
+        "aim": "half",
         "headline": "accuracy",
         "resamples": 100,
         "seed": 0,
@@ -99,14 +106,14 @@ def test_max_f1_changes_the_threshold_and_the_predictions():
     given = inputs()
     given["logits"]["val"][:, 0] += 3
     given["logits"]["test"][:, 0] += 3
-    half, max_f1 = score_classifier(**given), score_classifier(**given | {"threshold_rule": "max-f1"})
+    half, max_f1 = score_classifier(**given), score_classifier(**given | {"aim": "max-f1"})
     assert half[0].threshold == 0.5 and max_f1[0].threshold < 0.5
     assert (max_f1[2] == np.where(max_f1[1][:, 1] >= max_f1[0].threshold, 1, 0)).all()
     assert max_f1[0].metrics["f1"].value > half[0].metrics["f1"].value
 
 
-def test_the_majority_class_stays_the_majority_whatever_the_threshold_rule():
-    given = inputs(threshold_rule="max-f1")
+def test_the_majority_class_stays_the_majority_whatever_the_aim():
+    given = inputs(aim="max-f1")
     for split, n in (("train", 120), ("val", 60), ("test", 90)):
         given["targets"][split] = (np.arange(n) % 4 == 0).astype(int)
     metrics = score_classifier(**given)[0].baselines[1].metrics
@@ -115,7 +122,7 @@ def test_the_majority_class_stays_the_majority_whatever_the_threshold_rule():
 
 
 def test_more_than_two_labels_have_no_threshold_and_no_positive_one():
-    report, _, predicted = score_classifier(**inputs(3, threshold_rule="max-f1"))
+    report, _, predicted = score_classifier(**inputs(3))
     assert report.threshold is None and report.positive is None and predicted.max() == 2
     assert "f1" not in report.metrics
 
@@ -202,10 +209,11 @@ def evaluation(value=0.987, metric="accuracy", baselines=(), low=0.978, high=0.9
         clean=CleanRows({metric: own}, n),
         overlap={},
         threshold=0.5,
-        threshold_rule="half",
+        aim="half",
         temperature=1.0,
         reliability=[],
         curves=Curves(None, None, TFIDF),
+        decision=DECISION,
     )
 
 
@@ -278,3 +286,40 @@ def test_only_exactly_all_is_shown_as_100_percent(name, value, shown):
 
 def test_verdict_warns_of_a_wide_interval():
     assert "30 points wide" in verdict(evaluation(low=0.7, high=1.0, n=20))
+
+
+def test_the_aim_decides_and_says_what_it_can_promise():
+    given = inputs(aim="precision:0.9")
+    report, p, predicted = score_classifier(**given)
+    rule, promise = report.decision.rule, report.decision.promise
+    assert report.threshold == rule.threshold and report.aim == rule.aim == "precision:0.9"
+    assert (predicted == (p[:, 1] >= rule.threshold)).all()
+    assert promise.of == "precision" and promise.n == (predicted == 1).sum() and promise.needed == 22
+    y = np.arange(90) % 2
+    assert promise.value == pytest.approx(sk.precision_score(y, predicted))
+    assert promise.bound < promise.value
+    assert report.decision.test["precision"].value == report.metrics["precision"].value
+
+
+def test_the_cost_of_three_labels_is_measured():
+    costs = [[0.0, 5.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    report, p, predicted = score_classifier(**inputs(3, aim="cost", costs=costs))
+    assert (predicted == (p @ np.array(costs)).argmin(axis=1)).all()
+    paid = np.array(costs)[np.arange(90) % 3, predicted]
+    assert report.decision.test["cost"].value == pytest.approx(paid.mean())
+    assert report.decision.promise.bound > paid.mean() and report.decision.base_rates == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "words"),
+    [
+        ({"aim": "precision:0.9"}, ["a", "b", "c"], "evaluate.aim=precision:0.9 needs exactly two labels"),
+        ({"aim": "cost"}, ["a", "b"], "need each other; got aim cost, no costs"),
+        ({"costs": [[0, 1], [1, 0]]}, ["a", "b"], "need each other; got aim half, costs"),
+        ({"aim": "cost", "costs": [[0, 1], [1, 0]]}, ["a", "b", "c"], "2 rows for 3 labels"),
+        ({"aim": "abstain:0.1"}, ["abstain", "b"], "is a label of this data"),
+    ],
+)
+def test_an_aim_that_does_not_suit_the_labels_is_refused(settings, labels, words):
+    with pytest.raises(RecipeError, match=words):
+        positive_label(Recipe(evaluate=settings), labels)

@@ -1,0 +1,207 @@
+"""Which labels are probably wrong, and how many errors planted on purpose the same search finds.
+
+A label is suspected by confident learning (Northcutt, Jiang and Chuang 2021, J. Artif. Intell. Res. 70, arXiv:1911.00068)
+on out-of-fold probabilities: no row is judged by a model that has seen its label, or the label of a copy of it.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finetune.evaluation.intervals import wilson
+from finetune.records import Record
+
+FOLDS = 5
+PLANTED_SHARE = 0.02
+LARGEST_SHARE = (
+    0.5  # of a label's rows that are listed at most, so that the model's weakness on a label is not its rows' fault
+)
+_FEWEST_PLANTED = 10  # in few rows errors are planted several times over
+_MOST_ROUNDS = 5
+_FLOOR = 1e-9  # of a probability
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a probability of a label is computed from: one row per text, (n, F) dense or sparse."""
+
+    name: str
+    values: Any
+    cost: float  # C, the inverse strength of the logistic regression's L2 penalty
+
+
+@dataclass(frozen=True)
+class Planted(Record):
+    """A measure of the search itself: labels changed at random, and how many of these rows it then lists."""
+
+    rows: int  # changed, over all rounds
+    found: int
+    low: float  # this and the next: the 95 % interval of the share that is found
+    high: float
+    listed: int  # rows in the lists of all rounds, the planted ones and others
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Suspect(Record):
+    """A row whose label is probably wrong."""
+
+    row: int  # its number in the data file
+    split: str
+    text: str
+    label: str
+    suggested: str
+    quality: float  # the probability of the label, from 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelAudit(Record):
+    """The content of label_audit.json."""
+
+    schema_version: int
+    rows: int  # that were judged
+    suspects: dict[str, int]  # split -> rows in label_suspects.csv
+    features: list[str]
+    planted: Planted
+    seconds: float
+    capped: list[str] = field(default_factory=list)  # labels of which no more rows were listed
+    unjudged: list[str] = field(default_factory=list)  # labels of a single text, which nothing else can teach
+    worst: list[Suspect] = field(default_factory=list)  # the first rows of label_suspects.csv
+
+
+@dataclass(frozen=True)
+class Audited(Record):
+    """The result of the stage ``audit``."""
+
+    suspects: int | None  # None: they were not searched for
+    left_out: str = ""  # why
+
+
+@dataclass(frozen=True)
+class Search:
+    """The result of a search in n rows with K labels."""
+
+    order: np.ndarray  # the listed rows, the most suspicious first
+    quality: np.ndarray  # (n,) the probability of each row's own label
+    suggested: np.ndarray  # (n,) the most probable other label
+    capped: np.ndarray  # bool (K,): of this label no more rows were listed
+
+
+def judged_rows(targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray) -> np.ndarray:
+    """bool (n,): whether a teaching row of another group has the row's label, so that it can be judged."""
+    pairs = np.unique(np.stack([targets, groups])[:, teaching], axis=1)
+    groups_of = np.bincount(pairs[0], minlength=targets.max() + 1)
+    found: np.ndarray = groups_of[targets] > teaching
+    return found
+
+
+def assign_audit_folds(targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray, seed: int) -> np.ndarray:
+    """The fold (n,) of each row: a group's rows together, and the labels of the groups' first rows spread evenly.
+
+    groups: (n,), numbered from 0. teaching: bool (n,); the other rows are all in the fold FOLDS, of which none is learnt.
+    """
+    first = np.unique(groups, return_index=True)[1]
+    order = np.lexsort((np.random.default_rng(seed).random(len(first)), targets[first]))
+    folds = np.empty(len(first), dtype=int)
+    folds[order] = np.arange(len(first)) % FOLDS
+    return np.where(teaching, folds[groups], FOLDS)
+
+
+def out_of_fold(features: list[Features], targets: np.ndarray, folds: np.ndarray, k: int) -> np.ndarray:
+    """Probabilities (n, k) of each row's labels from models of the other folds: over the features, their geometric mean."""
+    from sklearn.linear_model import LogisticRegression
+
+    logs = np.zeros((len(targets), k))
+    for fold in np.unique(folds):
+        learnt, judged = np.flatnonzero((folds != fold) & (folds < FOLDS)), np.flatnonzero(folds == fold)
+        if len(np.unique(targets[learnt])) < 2:
+            continue  # nothing to tell apart: every label is as likely
+        for own in features:
+            found = np.full((len(judged), k), _FLOOR)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # close enough after the last iteration
+                model = LogisticRegression(C=own.cost, max_iter=100).fit(own.values[learnt], targets[learnt])
+            found[:, model.classes_] = np.maximum(model.predict_proba(own.values[judged]), _FLOOR)
+            logs[judged] += np.log(found) / len(features)
+    probabilities = np.exp(logs - logs.max(axis=1, keepdims=True))
+    normalised: np.ndarray = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def find_label_issues(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """bool (n,): the rows that confident learning takes for wrongly labelled, by cleanlab.
+
+    targets: (n,), each of the k columns of `probabilities` (n, k) at least once. The only place that imports cleanlab.
+    """
+    from cleanlab.filter import find_label_issues as find
+
+    found: np.ndarray = find(targets, probabilities, n_jobs=1)
+    return found
+
+
+def search(
+    features: list[Features], targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray, k: int, seed: int
+) -> Search:
+    """List the rows whose label is probably wrong. targets, groups: (n,), numbers of labels and of groups.
+
+    teaching: bool (n,), the rows that judge others; the test rows are judged and judge none.
+    A row is listed if confident learning takes its label for wrong; of a label, at most half of its rows, the worst.
+    """
+    probabilities = out_of_fold(features, targets, assign_audit_folds(targets, groups, teaching, seed), k)
+    at = np.arange(len(targets))
+    quality = probabilities[at, targets]
+    others = probabilities.copy()
+    others[at, targets] = -1
+    judged = judged_rows(targets, groups, teaching)
+    present, numbers = np.unique(targets[judged], return_inverse=True)
+    issues = np.zeros(len(targets), dtype=bool)
+    if len(present) > 1:
+        own = probabilities[np.ix_(judged, present)]
+        issues[judged] = find_label_issues(numbers, own / own.sum(axis=1, keepdims=True))
+    order, capped = np.lexsort((at, quality)), np.zeros(k, dtype=bool)
+    order = order[issues[order]]
+    kept = np.zeros(len(targets), dtype=bool)
+    for label, count in enumerate(np.bincount(targets, minlength=k)):
+        listed = order[targets[order] == label]
+        most = int(count * LARGEST_SHARE)
+        kept[listed[:most]], capped[label] = True, len(listed) > most
+    return Search(order[kept[order]], quality, others.argmax(axis=1), capped)
+
+
+def measure_search(
+    features: list[Features], targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray, k: int, seed: int
+) -> Planted:
+    """Plant wrong labels in 2 % of the rows, search again, and count."""
+    generator = np.random.default_rng(seed)
+    count = max(1, round(PLANTED_SHARE * len(targets)))
+    rounds = min(_MOST_ROUNDS, -(-_FEWEST_PLANTED // count))
+    found = listed = 0
+    for number in range(rounds):
+        rows = generator.choice(len(targets), count, replace=False)
+        wrong = targets.copy()
+        wrong[rows] = (targets[rows] + generator.integers(1, k, count)) % k
+        order = search(features, wrong, groups, teaching, k, seed + number).order
+        found += int(np.isin(rows, order).sum())
+        listed += len(order)
+    return Planted(count * rounds, found, *wilson(found, count * rounds), listed, rounds)
+
+
+def counts_text(audit: LabelAudit) -> str:
+    """How many rows are suspected, in a sentence."""
+    total = sum(audit.suspects.values())
+    where = ", ".join(f"{split} {count:,}" for split, count in audit.suspects.items())
+    return f"{total:,} of {audit.rows:,} rows have a label that is probably wrong" + (f" ({where})." if total else ".")
+
+
+def planted_text(audit: LabelAudit) -> str:
+    """How well the search finds errors that were planted, in two sentences."""
+    own = audit.planted
+    rounds = f" in {own.rounds} rounds" if own.rounds > 1 else ""
+    return (
+        f"Of {own.rows:,} labels changed on purpose{rounds}, the same search listed {own.found:,} "
+        f"({own.found / own.rows:.0%}, 95 % interval {own.low:.0%} to {own.high:.0%}). These were {own.found:,} of the "
+        f"{own.listed:,} rows listed then: of a list with that many errors in the data, at least "
+        f"{own.found / max(own.listed, 1):.0%} are errors."
+    )

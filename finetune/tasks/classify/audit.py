@@ -1,0 +1,178 @@
+"""The search for wrong labels in a run's rows: what it costs, label_audit.json and label_suspects.csv."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+
+from finetune.console import program, say
+from finetune.evaluation.baseline import tfidf_features
+from finetune.evaluation.label_audit import (
+    Audited,
+    Features,
+    LabelAudit,
+    Suspect,
+    counts_text,
+    judged_rows,
+    measure_search,
+    planted_text,
+    search,
+)
+from finetune.files import atomic_write, read_json, write_json
+from finetune.machine import timed
+from finetune.models.heads import Classifier
+from finetune.recipe import Recipe
+from finetune.report.blocks import seconds_text
+from finetune.run import Run, read_record
+from finetune.tables.cells import escape_formula, table_writer
+from finetune.tables.codes import BY_NAME
+from finetune.tables.splits import SPLITS, number_groups, text_keys
+from finetune.tasks.base import read_records, task_of
+from finetune.tasks.classify.data import LabelledRow
+from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
+from finetune.tasks.classify.score import TFIDF
+from finetune.tasks.setup import base_weights
+from finetune.training.precision import device_type
+from finetune.training.predict import PREDICT_TOKENS, predict_logits
+from finetune.training.probe import batch_size
+from finetune.training.trial import second_time
+
+CHECK = BY_NAME["label_suspects"]
+MOST_OF_RUN = 0.1  # of a run's time so far, for a search that nobody asked for
+TFIDF_FEATURES, STATES = "TF-IDF", "hidden states of the starting weights"
+COLUMNS = ("row", "split", "label", "suggested", "drop", "quality", "text")
+_TIMED = 32  # texts whose hidden states are timed
+_FITS = 4.0  # times the TF-IDF baseline's seconds: folds, planted folds, without a choice of C
+_WORST = 20  # suspects that the report shows
+
+
+def against(recipe: Recipe) -> str:
+    """Why a run of these settings has no search for wrong labels; "" if it has one."""
+    if recipe.task != "classify":
+        return f"wrong labels are searched for in labelled texts, not in the rows of the task {recipe.task}"
+    if recipe.classify.labels == "many":
+        return "wrong labels are searched for where a row has one label"
+    if recipe.classify.audit == "off" or CHECK.code in recipe.ignore:
+        return "switched off by " + ("classify.audit" if recipe.classify.audit == "off" else f"ignore={CHECK.code}")
+    return ""
+
+
+def audit_run(recipe: Recipe, run: Run) -> Audited:
+    """Search for wrong labels, with as many features as the time allows."""
+    if why := against(recipe):
+        say(f"  left out: {why}")
+        return Audited(None, why)
+    names = [TFIDF_FEATURES, STATES]
+    spent = sum(read_record(path).seconds for path in run.path("stages").glob("[0-9]*-*.json"))
+    costs = expected_seconds(recipe, run)
+    if recipe.classify.audit == "auto":
+        names = [
+            name for at, name in enumerate(names) if sum(costs[own] for own in names[: at + 1]) <= MOST_OF_RUN * spent
+        ]
+    for name, seconds in costs.items():
+        used = "" if name in names else f": more than a tenth of the run so far ({seconds_text(spent)}), so not used"
+        say(f"  {name}: about {seconds_text(seconds)}{used}")
+    if not names:
+        why = f"it would take more than a tenth of the run; to do it anyway: {program()} labels {run.directory}"
+        say(f"  left out: {why}")
+        return Audited(None, "it would take more than a tenth of the run")
+    found = write_audit(recipe, run, names)
+    for line in (counts_text(found), planted_text(found)):
+        say(f"  {line}")
+    return Audited(sum(found.suspects.values()))
+
+
+def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
+    """About how long each kind of feature takes: from the baseline's time, and from the states of a few texts."""
+    path = run.path("eval.json")
+    evaluation = task_of(recipe).page.evaluation.from_json(read_json(path), path)
+    baseline = next(entry.seconds for entry in evaluation.baselines if entry.name == TFIDF)
+    ids = [own for part in run_examples(run).values() for own in part.ids]
+    ordered = sorted(ids, key=len)
+    some = [ordered[len(ordered) * (2 * i + 1) // (2 * _TIMED)] for i in range(_TIMED)]
+    reader = state_reader(recipe, run)
+
+    def padded(rows: list[list[int]]) -> int:
+        return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
+
+    states = second_time(lambda: predict_logits(reader, some)) / padded(some) * padded(ids)
+    return {TFIDF_FEATURES: _FITS * baseline, STATES: states}
+
+
+def state_reader(recipe: Recipe, run: Run) -> Classifier:
+    """The starting weights with a head that passes the text's state on: logits (n, C). They have seen no label."""
+    body = base_weights(recipe, run).load().body
+    reader = Classifier(body, body.config.width)
+    with torch.no_grad():
+        reader.head.weight.copy_(torch.eye(body.config.width))
+    return reader.to(device_type()).eval()
+
+
+def write_audit(recipe: Recipe, run: Run, names: list[str]) -> LabelAudit:
+    """Search with these features; write label_audit.json and label_suspects.csv."""
+    with timed() as seconds:
+        records, splits = [], []
+        for split in SPLITS:
+            own = read_records(run, split, LabelledRow)
+            records += own
+            splits += [split] * len(own)
+        labels = run.result("prepare", ClassifyPrepared).labels
+        texts = [record.text for record in records]
+        groups, teaching = number_groups(text_keys(texts)), np.array(splits) != "test"
+        targets = np.array([labels.index(record.label) for record in records])
+        features = [_features(name, recipe, run, texts) for name in names]
+        rows = features, targets, groups, teaching, len(labels), recipe.split.seed
+        found, planted = search(*rows), measure_search(*rows)
+        spent = seconds()
+    suspects = [
+        Suspect(
+            records[at].row,
+            splits[at],
+            records[at].text,
+            records[at].label,
+            labels[found.suggested[at]],
+            round(float(found.quality[at]), 4),
+        )
+        for at in found.order
+    ]
+    unjudged = np.unique(targets[~judged_rows(targets, groups, teaching)])
+    audit = LabelAudit(
+        schema_version=1,
+        rows=len(records),
+        suspects={split: count for split, count in Counter(own.split for own in suspects).items()},
+        features=names,
+        planted=planted,
+        seconds=round(spent, 3),
+        capped=[labels[at] for at in np.flatnonzero(found.capped)],
+        unjudged=[labels[at] for at in unjudged],
+        worst=suspects[:_WORST],
+    )
+    with atomic_write(run.path("label_suspects.csv")) as file:
+        writer = table_writer(file)
+        writer.writerow(COLUMNS)
+        for own in suspects:
+            cells = [escape_formula(text) for text in (own.label, own.suggested, own.text)]
+            writer.writerow([own.row, own.split, cells[0], cells[1], "", f"{own.quality:.4f}", cells[2]])
+    write_json(run.path("label_audit.json"), audit.to_json())
+    return audit
+
+
+def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features:
+    """The features of all texts; neither kind has seen a label."""
+    if name == TFIDF_FEATURES:
+        try:
+            counted = tfidf_features(texts)[0].fit_transform(texts).tocsr()
+        except ValueError:  # scikit-learn's only sign of an empty vocabulary
+            counted = np.zeros((len(texts), 1))
+        return Features(name, counted, cost=30.0)
+    parts = run_examples(run).values()
+    reader = state_reader(recipe, run)
+    states = np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
+    spread = states.std(axis=0)
+    return Features(name, (states - states.mean(axis=0)) / np.where(spread > 0, spread, 1), cost=0.003)
+
+
+def read_audit(run: Run) -> LabelAudit | None:
+    """The audit of a run, if one was made."""
+    path = run.path("label_audit.json")
+    return LabelAudit.from_json(read_json(path), path) if path.exists() else None

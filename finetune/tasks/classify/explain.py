@@ -1,0 +1,200 @@
+"""Evidence on a classifier's errors: slices, the shortcut, changes that flip decisions, occlusion, near training rows.
+
+Large sets are sampled evenly, so that the cost is bounded whatever their size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.evaluation.aims import Rule
+from finetune.evaluation.calibration import softmax
+from finetune.evaluation.explanations import ExplainedError, Explanations, NearDuplicates, Neighbour, Span
+from finetune.evaluation.metrics import classification_metrics
+from finetune.evaluation.robustness import changed_texts, flips
+from finetune.evaluation.shortcut import find_shortcut
+from finetune.evaluation.slices import measure_slices, text_slices, value_slices
+from finetune.models.heads import Classifier
+from finetune.tables.near_duplicates import find_near_duplicates
+from finetune.tables.splits import SPLITS, text_keys
+from finetune.tasks.classify.data import LabelledRow
+from finetune.tasks.classify.job import Examples
+from finetune.tokenizer import Tokenizer
+from finetune.training.batching import micro_batches
+from finetune.training.collate import pad_ids
+from finetune.training.predict import PREDICT_TOKENS, predict_logits
+from finetune.training.token_rows import encode
+
+ERRORS = 10  # wrong predictions that are explained, the most confident ones
+SPANS = 64  # pieces of a text that are hidden one by one; a longer text has longer pieces
+SHOWN_SPANS, SHOWN_NEIGHBOURS = 5, 3
+CHANGED = 200  # test rows that are changed
+COMPARED = 2000  # training rows among which the nearest are looked for
+DUPLICATES = 100_000  # rows among which near duplicates are looked for
+TEXT_LIMIT = 200  # characters of a training text that is kept
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with how it reads and decides, for explanations."""
+
+    model: Classifier
+    tokenizer: Tokenizer
+    labels: list[str]
+    positive: int | None
+    rule: Rule
+    temperature: float
+    max_length: int
+    fold: Callable[[str], str]
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """The predicted class (n,) of logits (n, K)."""
+        return self.rule.predict(softmax(logits, self.temperature), self.positive)
+
+
+def explain(
+    trained: Trained,
+    records: dict[str, list[LabelledRow]],
+    parts: dict[str, Examples],
+    test_logits: np.ndarray,
+    groups: dict[int, str] | None = None,
+    group_column: str = "",
+    resamples: int = 1000,
+) -> Explanations:
+    """Explain the predictions on the test rows. groups: row number -> value of the group column."""
+    texts = {name: [record.text for record in records[name]] for name in SPLITS}
+    y, predicted = parts["test"].targets, trained.decide(test_logits)
+    near = near_other_splits(texts)
+    members = text_slices(texts["test"], texts["train"])
+    members |= value_slices("label", [record.label for record in records["test"]])
+    if groups:
+        members |= value_slices(group_column, [groups.get(record.row, "") for record in records["test"]])
+    members["nearly the text of a training or validation row"] = near
+    errors, compared = explain_errors(trained, records, parts, test_logits, predicted)
+    probabilities = softmax(test_logits, trained.temperature)[~near]
+    rest = classification_metrics(
+        y[~near], predicted[~near], probabilities, trained.labels, trained.positive, resamples, seed=0
+    )
+    changed, found = changed_decisions(trained, texts["test"], predicted)
+    return Explanations(
+        slices=measure_slices(members, predicted == y),
+        shortcut=find_shortcut(texts["train"], parts["train"].targets, texts["test"], y, predicted, trained.labels),
+        flips=found,
+        flip_rows=changed,
+        errors=errors,
+        compared=compared,
+        near=NearDuplicates(int(near.sum()), int((~near).sum()), rest),
+    )
+
+
+def near_other_splits(texts: dict[str, list[str]]) -> np.ndarray:
+    """bool (n,): the test rows that are a near (or exact) duplicate of a training or validation row."""
+    test, others = texts["test"], texts["train"] + texts["val"]
+    others = others[:: max(1, -(-len(others) // DUPLICATES))]
+    every = [*others, *test]
+    cluster = find_near_duplicates(every, text_keys(every)).cluster
+    return np.isin(cluster[len(others) :], cluster[: len(others)])
+
+
+def changed_decisions(trained: Trained, texts: list[str], predicted: np.ndarray) -> tuple[int, list]:
+    """The number of test rows that are changed, and how often each change flips the decision."""
+    at = np.arange(0, len(texts), max(1, -(-len(texts) // CHANGED)))
+    changes = changed_texts([texts[i] for i in at], trained.fold)
+    flat = [text for own in changes.values() for text in own.values()]
+    rows = encode(trained.tokenizer, flat, trained.max_length)
+    decided = trained.decide(predict_logits(trained.model, rows)) if flat else np.zeros(0, dtype=int)
+    found, start = [], 0
+    for change, own in changes.items():
+        before = predicted[at[list(own)]] if own else np.zeros(0, dtype=int)
+        found.append(flips(change, before, decided[start : start + len(own)]))
+        start += len(own)
+    return len(at), found
+
+
+def explain_errors(
+    trained: Trained,
+    records: dict[str, list[LabelledRow]],
+    parts: dict[str, Examples],
+    logits: np.ndarray,
+    predicted: np.ndarray,
+) -> tuple[list[ExplainedError], int]:
+    """The most confident wrong predictions explained, and the number of training rows they were compared with."""
+    y = parts["test"].targets
+    wrong = np.flatnonzero(predicted != y)
+    sure = softmax(logits, trained.temperature)[wrong, predicted[wrong]]
+    wrong = wrong[np.argsort(-sure, kind="stable")][:ERRORS]
+    if not len(wrong):
+        return [], 0
+    kept = np.arange(0, len(records["train"]), max(1, -(-len(records["train"]) // COMPARED)))
+    known = hidden_states(trained.model, [parts["train"].ids[i] for i in kept.tolist()])
+    own = hidden_states(trained.model, [parts["test"].ids[i] for i in wrong.tolist()])
+    cosine = _unit(own) @ _unit(known).T
+    found = []
+    for at, row in enumerate(wrong.tolist()):
+        record = records["test"][row]
+        nearest = np.argsort(-cosine[at], kind="stable")[:SHOWN_NEIGHBOURS]
+        found.append(
+            ExplainedError(
+                record.row,
+                record.label,
+                trained.labels[predicted[row]],
+                occlude(trained, parts["test"].ids[row], int(predicted[row]), int(y[row])),
+                [_neighbour(records["train"][kept[i]], float(cosine[at, i])) for i in nearest],
+            )
+        )
+    return found, len(kept)
+
+
+def _neighbour(record: LabelledRow, similarity: float) -> Neighbour:
+    return Neighbour(record.row, record.text[:TEXT_LIMIT], record.label, similarity)
+
+
+def _unit(states: np.ndarray) -> np.ndarray:
+    return states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
+
+
+def hidden_states(model: Classifier, ids: Sequence[list[int]]) -> np.ndarray:
+    """What the head reads of each text: (n, C)."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].detach().float().cpu())
+
+    states, device = np.empty((len(ids), model.head.in_features), dtype=np.float32), model.head.weight.device
+    hook = model.head.register_forward_pre_hook(keep)
+    try:
+        with torch.inference_mode():
+            for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
+                inputs, last = pad_ids([ids[row] for row in rows])
+                model(inputs.to(device), last.to(device))
+                states[rows] = seen.pop().numpy()
+    finally:
+        hook.remove()
+    return states
+
+
+def occlude(trained: Trained, ids: list[int], predicted: int, true: int) -> list[Span]:
+    """The pieces of a text that move the log-odds of the predicted against the true label most when they are hidden.
+
+    Occlusion (Zeiler and Fergus 2014, arXiv:1311.2901): the tokens of a piece are replaced by blanks. Evidence on the
+    decision, not its cause.
+    """
+    pieces = np.array_split(np.arange(len(ids)), min(SPANS, len(ids)))
+    shifts = occlusion_shifts(trained, ids, pieces, predicted, true)
+    order = np.argsort(-np.abs(shifts), kind="stable")[:SHOWN_SPANS]
+    return [Span(trained.tokenizer.decode([ids[i] for i in pieces[at]]), float(shifts[at])) for at in order]
+
+
+def occlusion_shifts(
+    trained: Trained, ids: list[int], pieces: Sequence[np.ndarray], predicted: int, true: int
+) -> np.ndarray:
+    """How far the log-odds fall when each of the pieces (indices of tokens) is hidden: (pieces,)."""
+    blank = trained.tokenizer.encode(" ")[0]
+    texts = [ids] + [[blank if i in hidden else token for i, token in enumerate(ids)] for hidden in map(set, pieces)]
+    logits = predict_logits(trained.model, texts).astype(np.float64)
+    odds = (logits[:, predicted] - logits[:, true]) / trained.temperature
+    found: np.ndarray = odds[0] - odds[1:]
+    return found

@@ -1,0 +1,162 @@
+"""The report's sections on why a classifier errs, from explanations.json."""
+
+from finetune.errors import shorten
+from finetune.evaluation.explanations import ExplainedError, Explanations
+from finetune.evaluation.shortcut import Shortcut
+from finetune.evaluation.slices import LEAST_ROWS
+from finetune.report import plots
+from finetune.report.blocks import NONE, Section, Table, Text, metric_cell, metric_name, percent
+from finetune.report.metric_text import metric_interval, metric_text, metric_value, p_text
+from finetune.tasks.classify.score import LabelledEvaluation
+
+_TEXT = 100  # characters of a training text
+
+
+def explanation_sections(found: Explanations | None, labels: list[str]) -> list[Section]:
+    """Evidence on the errors, the slices, the shortcut and the changes; an empty list without explanations."""
+    if found is None:
+        return []
+    return [
+        *([_evidence(found)] if found.errors else []),
+        _slices(found),
+        *([shortcut_section(found.shortcut)] if found.shortcut else []),
+        _flips(found),
+    ]
+
+
+def _evidence(found: Explanations) -> Section:
+    intro = (
+        "For the most confident wrong predictions: the pieces of the text that moved the decision, and the nearest "
+        "training rows. A number is how far the log-odds of the predicted against the true label fall when the piece is "
+        "replaced by blanks; above 0 the piece speaks for the wrong label. This is evidence on the decision, not its cause. "
+        f"The nearest rows are those with the most similar hidden state (cosine) among {found.compared:,} training rows; "
+        "neighbours with the wrong label, or a wrong label of a neighbour, are worth a look. These are texts of your data."
+    )
+    table = Table(
+        "What moved the decision",
+        ["Row", "True", "Predicted", "Pieces", "Nearest training rows"],
+        [[str(error.row), error.label, error.predicted, _pieces(error), _neighbours(error)] for error in found.errors],
+        frozenset({0}),
+        prose=4,
+        headed=False,
+    )
+    return Section("evidence", "Evidence on the errors", [Text(intro), table])
+
+
+def _pieces(error: ExplainedError) -> str:
+    return ", ".join(f"{shorten(span.text.strip() or span.text, 40)!r} {span.shift:+.2f}" for span in error.spans)
+
+
+def _neighbours(error: ExplainedError) -> str:
+    return "; ".join(
+        f"row {near.row} ({plots.cut(near.label)}, {near.similarity:.2f}): {shorten(near.text, _TEXT)!r}"
+        for near in error.neighbours
+    )
+
+
+def _slices(found: Explanations) -> Section:
+    rows = [
+        [
+            part.name,
+            f"{part.accuracy.n:,}",
+            metric_cell("accuracy", part.accuracy),
+            percent(part.rest, 1),
+            p_text(part.p_value),
+        ]
+        for part in found.slices.shown
+    ]
+    worse = [part.name for part in found.slices.shown if part.worse]
+    said = (
+        f"The model is worse on these rows than on the others, beyond noise: {'; '.join(worse)}."
+        if worse
+        else "On no slice is the model worse than on the other rows, beyond noise."
+    )
+    note = (
+        "p: Fisher's exact test of errors in the slice and outside, corrected for the number of slices by Holm's method; "
+        "the intervals hold for all slices together (Wilson, Bonferroni's level). "
+        f"Slices of fewer than {LEAST_ROWS} rows, or with fewer outside, are hidden: {found.slices.hidden}."
+    )
+    table = Table(
+        "Accuracy by slice, worst first",
+        ["Test rows with", "Rows", "Accuracy", "Others", "p"],
+        rows,
+        frozenset({1, 2, 3, 4}),
+    )
+    return Section("slices", "Slices", [Text(said), *([table] if rows else []), Text(note, small=True)])
+
+
+def shortcut_section(shortcut: Shortcut) -> Section:
+    """The best single rule beside the model."""
+    holds, otherwise = plots.cut(shortcut.holds), plots.cut(shortcut.otherwise)
+    said = (
+        f"One rule alone gets {metric_value('accuracy', shortcut.accuracy.value)} of the test rows right: a text that "
+        f"{shortcut.rule} is {holds}, any other is {otherwise}. The model gets "
+        f"{metric_value('accuracy', shortcut.model.value)}, always saying the most frequent label "
+        f"{metric_value('accuracy', shortcut.constant)}. "
+    )
+    if shortcut.suffices:
+        said += (
+            "The rule is as good as the model, or nearly: check that it will hold for new texts, as it may come from how "
+            "the data were put together. "
+        )
+    if shortcut.where_wrong:
+        said += (
+            f"On the rows that the rule gets wrong, the model gets {metric_text(shortcut.where_wrong, 'accuracy')}; a low "
+            "value means that the model follows the rule."
+        )
+    table = Table(
+        "Test rows, with 95 % intervals",
+        ["", "Accuracy"],
+        [
+            ["this model", metric_cell("accuracy", shortcut.model)],
+            ["the rule", metric_cell("accuracy", shortcut.accuracy)],
+        ],
+        frozenset({1}),
+        strong=frozenset({0}),
+    )
+    note = (
+        f"The rule is the best on the training rows of all single words, signs, pairs of them, and simple rules on the look "
+        f"of a text. McNemar's exact test of rule and model: {p_text(shortcut.p_value)}."
+    )
+    return Section("shortcut", "Shortcut", [Text(said), table, Text(note, small=True)])
+
+
+def _flips(found: Explanations) -> Section:
+    rows = [
+        [
+            entry.change,
+            f"{entry.share.n:,}",
+            NONE if entry.share.value is None else metric_value("accuracy", entry.share.value),
+            metric_interval("accuracy", entry.share),
+        ]
+        for entry in found.flips
+    ]
+    table = Table(
+        "Decisions that flip", ["Change", "Rows it changes", "Flipped", "95 % interval"], rows, frozenset({1, 2, 3})
+    )
+    note = (
+        f"Changes that keep a text's label, each by itself on {found.flip_rows:,} test rows, evenly spaced in the file."
+    )
+    return Section("flips", "Small changes of a text", [table, Text(note, small=True)])
+
+
+def near_duplicates(found: Explanations | None, evaluation: LabelledEvaluation) -> list[Table | Text]:
+    """The headline on the test rows that are not nearly a training or validation text."""
+    if found is None:
+        return []
+    if not found.near.rows:
+        return [Text("No test row is nearly the text of a training or validation row.")]
+    name = evaluation.headline.metric
+    entries = [("all test rows", evaluation.headline), ("rows without a near duplicate", found.near.metrics[name])]
+    said = (
+        f"{found.near.rows:,} test rows are nearly, or exactly, the text of a training or validation row (Jaccard similarity "
+        "of five-character pieces of at least 0.8). They make the score optimistic."
+    )
+    table = Table(
+        "With and without near duplicates",
+        ["", "Rows", metric_name(name), "95 % interval"],
+        [[who, f"{own.n:,}", metric_value(name, own.value), metric_interval(name, own)] for who, own in entries],
+        frozenset({1, 2, 3}),
+        strong=frozenset({1}),
+    )
+    return [Text(said), table]
