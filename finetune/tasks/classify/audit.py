@@ -87,7 +87,7 @@ def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
     path = run.path("eval.json")
     evaluation = task_of(recipe).page.evaluation.from_json(read_json(path), path)
     baseline = next(entry.seconds for entry in evaluation.baselines if entry.name == TFIDF)
-    ids = [own for part in run_examples(run).values() for own in part.ids]
+    ids = [own for part in run_examples(run).values() for own in part.beginnings().ids]
     ordered = sorted(ids, key=len)
     some = [ordered[len(ordered) * (2 * i + 1) // (2 * _TIMED)] for i in range(_TIMED)]
     reader = state_reader(recipe, run)
@@ -165,7 +165,7 @@ def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features
         except ValueError:  # scikit-learn's only sign of an empty vocabulary
             counted = np.zeros((len(texts), 1))
         return Features(name, counted, cost=30.0)
-    parts = run_examples(run).values()
+    parts = [part.beginnings() for part in run_examples(run).values()]
     reader = state_reader(recipe, run)
     states = np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
     spread = states.std(axis=0)

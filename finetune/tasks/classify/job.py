@@ -57,6 +57,13 @@ class Examples:
             None if counts is None else counts[at],
         )
 
+    def beginnings(self) -> "Examples":
+        """The rows with the first piece of each alone, for what looks at one piece a row."""
+        if self.pieces is None:
+            return self
+        first = (np.cumsum(self.pieces) - self.pieces).tolist()
+        return Examples(self.rows, self.ids.take(first), self.targets, self.weights)
+
     def by_piece(self) -> "Examples":
         """Each piece as a row of its own; together they weigh what their row does."""
         if self.pieces is None:

@@ -267,7 +267,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
             scored.probabilities,
             scored.abstain_below,
         )
-        self.explain(recipe, run, model, tokenizer, scored.evaluation, records, parts, logits["test"])
+        begun = {name: part.beginnings() for name, part in parts.items()}
+        self.explain(recipe, run, model, tokenizer, scored.evaluation, records, begun, logits["test"])
         long = self._compare_windows(
             recipe, prepared, scored.evaluation, model, tokenizer, texts["test"], parts, logits
         )
