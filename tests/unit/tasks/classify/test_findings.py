@@ -136,7 +136,8 @@ def prepared(path: str, **more):
 
 
 def test_every_check_has_a_table_here():
-    assert {*TABLES, *DIVIDED} == set(BY_NAME) and len(TABLES) + len(DIVIDED) == len(BY_NAME)
+    of_tables = {name for name, check in BY_NAME.items() if check.code < "FT050"}  # later ones: the audit, other data
+    assert {*TABLES, *DIVIDED} == of_tables and len(TABLES) + len(DIVIDED) == len(of_tables)
 
 
 @pytest.mark.parametrize("name", TABLES)
