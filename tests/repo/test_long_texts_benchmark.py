@@ -28,11 +28,6 @@ def a_row(script, way, seed, tested, right, **more):
     } | more
 
 
-def test_the_page_is_what_the_script_makes_of_the_rows(script):
-    rows = script.few_labels.read_rows(script.ROWS)
-    assert rows and script.few_labels.section_of(script.PAGE, "long_texts") == script.section(rows)
-
-
 def test_differences_are_paired_by_document(script):
     tested = list(range(0, 200, 2))
     rows = [

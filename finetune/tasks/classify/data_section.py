@@ -16,6 +16,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     tokens = card.tokens
+    truncated = f"{value_text(tokens.cut_rows)} rows were truncated"
     pairs = [
         *provenance.origin(card),
         ("Rows", f"{card.rows:,}"),
@@ -29,11 +30,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
             f"median {value_text(tokens.median)}, 95th percentile {value_text(tokens.p95)}, "
             f"maximum {value_text(tokens.max)}",
         ),
-        *(
-            [("Maximum length", f"{tokens.max_length} tokens; {value_text(tokens.cut_rows)} rows were truncated")]
-            if tokens.long_texts == CUT
-            else [("Long texts", told_of(tokens))]
-        ),
+        ("Maximum length", f"{tokens.max_length} tokens; {truncated if tokens.long_texts == CUT else told_of(tokens)}"),
         ("Tokens not read", not_read(tokens)),
     ]
     return Section(
