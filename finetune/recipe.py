@@ -111,6 +111,16 @@ class Train(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster"
     )
+    step: Literal["auto", "eager", "captured", "compiled"] = Field(
+        "auto",
+        description="how an optimizer step runs: captured: as one CUDA graph; compiled: by torch.compile; auto: on a GPU the "
+        "fastest of a few steps, elsewhere eager",
+    )
+    checkpoint_blocks: bool = Field(
+        False,
+        description="keep only the input of each block for the backward pass, which runs the block again: less memory, "
+        "a third more time",
+    )
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
     threads: int = Field(
         0, ge=0, description="CPU threads; 0: all cores. Results are bit-identical only for the same number"

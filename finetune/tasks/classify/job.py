@@ -187,4 +187,5 @@ def build_job(
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.ids.lengths()),
+        pads=(0, None, None, None),
     )

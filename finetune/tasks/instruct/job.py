@@ -48,6 +48,7 @@ def build_job(
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.lengths()),
+        pads=(0, IGNORE),
     )
 
 

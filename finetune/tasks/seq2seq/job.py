@@ -80,6 +80,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.lengths()),
+        pads=model.pads,
     )
 
 

@@ -73,6 +73,7 @@ def build_job(
         validate,
         name_row=lambda at: str(train.sentences[at].row),
         validation_tokens=sum(val.tokens.pieces.lengths()),
+        pads=(0, 0, IGNORE),
     )
 
 
