@@ -26,6 +26,11 @@ class Pretrain(Settings):
     across_documents: bool = Field(
         False, description="let tokens attend to earlier documents packed into the same sequence"
     )
+    packed_attention: Literal["auto", "masked", "varlen"] = Field(
+        "auto",
+        description="how attention stays within a document in training: masked; varlen: PyTorch's variable-length attention, "
+        "which skips what a mask hides; auto: varlen on a GPU with bf16, elsewhere masked",
+    )
     shares: dict[str, float] = Field(
         {},
         description="how often the documents of a file are used, by its name without ending: 0.2 for a fifth of them, "
@@ -41,6 +46,6 @@ READS = {
     "download": ("pretrain.eval_data", "pretrain.exclude"),
     "verify": (OBJECTIVE,),  # of new weights: their architecture and their vocabulary
     "prepare": (*TEXT, OBJECTIVE, "split.seed"),
-    "train": (*BLOCKS, "pretrain.val_blocks"),
+    "train": (*BLOCKS, "pretrain.val_blocks", "pretrain.packed_attention"),
     "evaluate": BLOCKS,
 }

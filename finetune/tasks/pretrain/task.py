@@ -180,6 +180,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             prepared.bytes["val"] / prepared.tokens["val"],
             recipe.pretrain.val_blocks,
             device,
+            recipe.pretrain.packed_attention,
         )
 
     def evaluate(
