@@ -186,10 +186,10 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
     """The command, with the pass through the frozen blocks timed: that over the training rows is part of the epoch."""
     from finetune.cli import app
     from finetune.tasks.classify import job
-    from finetune.training import loop
+    from finetune.training.step import EagerSteps
 
     passes = timed(job, "build_prefix_cache")
-    stepped = timed(loop, "_step")
+    stepped = timed(EagerSteps, "take")
     name = f"ours-{method}"
     app(
         command(
@@ -222,9 +222,9 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
     }
 
 
-def timed(module, name: str) -> list[tuple[float, float]]:
-    """Measure each call of a module's function from here on: (seconds, processor seconds of all threads)."""
-    work, calls = getattr(module, name), []
+def timed(owner, name: str) -> list[tuple[float, float]]:
+    """Measure each call of a module's or class's function from here on: (seconds, processor seconds of all threads)."""
+    work, calls = getattr(owner, name), []
 
     def measured(*values, **more):
         start, worked = time.monotonic(), time.process_time()
@@ -232,7 +232,7 @@ def timed(module, name: str) -> list[tuple[float, float]]:
         calls.append((time.monotonic() - start, time.process_time() - worked))
         return result
 
-    setattr(module, name, measured)
+    setattr(owner, name, measured)
     return calls
 
 

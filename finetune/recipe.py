@@ -124,6 +124,16 @@ class Train(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="fp32: 32-bit floats; bf16: autocast; auto: bf16 where this machine computes it faster"
     )
+    step: Literal["auto", "eager", "captured", "compiled"] = Field(
+        "auto",
+        description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
+        "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
+    )
+    checkpoint_blocks: bool = Field(
+        False,
+        description="activation checkpointing: keep only each block's input, and run the block again in the backward pass; "
+        "less memory, about a third more time",
+    )
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
     threads: int = Field(
         0, ge=0, description="CPU threads; 0: all cores. Results are bit-identical only for the same number"

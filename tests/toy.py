@@ -10,7 +10,7 @@ from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Train
 from finetune.tasks.classify import job
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.token_rows import encode
 from finetune.training.trainable import adapt, freeze
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from finetune.checkpoints.convert import LoadReport, finite
@@ -20,6 +20,7 @@ from finetune.checkpoints.store import (
     matching_tokenizer,
     read_header,
     read_object,
+    read_tensor,
     refuse_damaged,
     write_directory,
 )
@@ -98,9 +99,9 @@ def load_blenderbot(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
     tokenizer = matching_tokenizer(directory, config.vocab_size)
     model = EncoderDecoder(config)
     try:
-        with safe_open(path, framework="pt") as file, torch.no_grad():
+        with torch.no_grad():
             load_parameters(
-                model, shapes, lambda name: finite(file.get_tensor(name), name, directory.name), directory.name
+                model, shapes, lambda name: finite(read_tensor(path, name), name, directory.name), directory.name
             )
     except SafetensorError as error:
         raise WeightsError(f"{path}: the tensors cannot be read", got=str(error)) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from finetune.checkpoints.convert import LoadReport, finite
@@ -19,7 +19,9 @@ from finetune.checkpoints.store import (
     LoadedCheckpoint,
     exact_header,
     matching_tokenizer,
+    read_header,
     read_object,
+    read_tensor,
     refuse_damaged,
     tokenizer_files,
     write_directory,
@@ -88,12 +90,12 @@ def load_llama(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
     body = Transformer(config)
     model: Transformer | Classifier = body
     try:
-        with safe_open(path, framework="pt") as file, torch.no_grad():
+        with torch.no_grad():
             ours = dict(body.named_parameters())
             for theirs, name in rows(config):
-                ours[name].copy_(torch.cat([finite(file.get_tensor(part), part, directory.name) for part in theirs]))
-            if CLASSIFIER_HEAD in file.keys():  # noqa: SIM118
-                head = finite(file.get_tensor(CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
+                ours[name].copy_(torch.cat([finite(read_tensor(path, part), part, directory.name) for part in theirs]))
+            if CLASSIFIER_HEAD in read_header(path):
+                head = finite(read_tensor(path, CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
                 model = classifier = Classifier(body, len(head))
                 classifier.head.weight.copy_(head)
     except SafetensorError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from finetune.checkpoints.convert import LoadReport, finite
@@ -22,7 +22,9 @@ from finetune.checkpoints.store import (
     LoadedCheckpoint,
     exact_header,
     matching_tokenizer,
+    read_header,
     read_object,
+    read_tensor,
     refuse_damaged,
     write_directory,
 )
@@ -94,11 +96,11 @@ def load_own(directory: Path, dropout: float = 0.0, head: Collection[str] = ()) 
     body, report = build(config), LoadReport(dtypes=["float32"])
     model: Own | Classifier = body
     try:
-        with safe_open(path, framework="pt") as file, torch.no_grad():
+        with torch.no_grad():
             for name, parameter in body.named_parameters():
-                parameter.copy_(finite(file.get_tensor(name), name, directory.name))
-            if CLASSIFIER_HEAD in file.keys() and not isinstance(body, EncoderDecoder):  # noqa: SIM118
-                linear = finite(file.get_tensor(CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
+                parameter.copy_(finite(read_tensor(path, name), name, directory.name))
+            if CLASSIFIER_HEAD in read_header(path) and not isinstance(body, EncoderDecoder):
+                linear = finite(read_tensor(path, CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
                 model = classifier = Classifier(body, len(linear))
                 classifier.head.weight.copy_(linear)
     except SafetensorError as error:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -192,18 +192,17 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
             location[name], shapes[name] = path, size
 
     try:
-        with _Readers() as readers:
-            gpt, report = load_gpt(shape, shapes, lambda name: readers.read(location[name], name), directory.name)
-            model: GPT | Classifier = gpt
-            if CLASSIFIER_HEAD in shapes:
-                size = shapes[CLASSIFIER_HEAD]
-                if len(size) != 2 or size[1] != shape.width:
-                    raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {size}", known=f"(classes, {shape.width})")
-                head = finite(readers.read(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
-                model = classifier = Classifier(gpt, len(head))
-                classifier.head.weight.data.copy_(head)
-                report.loaded += 1
-                report.parameters += head.numel()
+        gpt, report = load_gpt(shape, shapes, lambda name: read_tensor(location[name], name), directory.name)
+        model: GPT | Classifier = gpt
+        if CLASSIFIER_HEAD in shapes:
+            size = shapes[CLASSIFIER_HEAD]
+            if len(size) != 2 or size[1] != shape.width:
+                raise WeightsError(f"{directory}: {CLASSIFIER_HEAD} is {size}", known=f"(classes, {shape.width})")
+            head = finite(read_tensor(location[CLASSIFIER_HEAD], CLASSIFIER_HEAD), CLASSIFIER_HEAD, directory.name)
+            model = classifier = Classifier(gpt, len(head))
+            classifier.head.weight.data.copy_(head)
+            report.loaded += 1
+            report.parameters += head.numel()
     except SafetensorError as error:
         raise WeightsError(f"{directory}: the tensors cannot be read", got=str(error)) from error
     tokenizer = matching_tokenizer(directory, shape.vocab_size)
@@ -363,23 +362,13 @@ def read_object(path: Path) -> dict:
     return value
 
 
-class _Readers:
-    """Open safetensors files, each memory-mapped once and read tensor by tensor."""
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file, memory-mapped.
 
-    def __init__(self) -> None:
-        self.open: dict[Path, safe_open] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for file in self.open.values():
-            file.__exit__(*error)
-
-    def read(self, path: Path, name: str) -> Tensor:
-        if path not in self.open:
-            self.open[path] = safe_open(path, framework="pt").__enter__()
-        return self.open[path].get_tensor(name)
+    Its pages leave the memory with it: a file that stays open would build up a second copy of the model.
+    """
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -237,13 +237,24 @@ def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smo
     def loss(part: Tensor, answers: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(part, output).float(), answers, reduction="sum", label_smoothing=smoothing)
 
-    supervised = targets != IGNORE
-    parts = zip(hidden[supervised].split(chunk), targets[supervised].split(chunk), strict=True)  # (chunk, C), (chunk,)
-    if hidden.shape[0] * hidden.shape[1] * len(output) <= KEPT_LOGITS:
+    hidden, targets = hidden.flatten(0, 1), targets.flatten()  # (B * T, C), (B * T,)
+    keeps_logits = len(hidden) * len(output) <= KEPT_LOGITS
+    if counts_at_once(hidden.device):
+        supervised = targets != IGNORE
+        hidden, targets = hidden[supervised], targets[supervised]
+    else:
+        chunk = max(chunk, KEPT_LOGITS // len(output))
+    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)  # (chunk, C), (chunk,)
+    if keeps_logits:
         losses = (loss(*part) for part in parts)
     else:
-        losses = (checkpoint(loss, *part, use_reentrant=False) for part in parts)
+        losses = (checkpoint(loss, *part, use_reentrant=False, preserve_rng_state=False) for part in parts)
     return sum(losses, hidden.new_zeros((), dtype=torch.float32))
+
+
+def counts_at_once(device: torch.device) -> bool:
+    """True where the number of supervised positions is known without waiting: not on a GPU, where all are computed."""
+    return device.type == "cpu"
 
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:

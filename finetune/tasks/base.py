@@ -30,7 +30,7 @@ from finetune.report.page import Page
 from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.trainable import Trainable, adapt, check_shared_blocks, freeze
 from finetune.training.trial import Probe, choose
 

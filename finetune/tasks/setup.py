@@ -27,7 +27,7 @@ from finetune.run import Run, content
 from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named, task_of
 from finetune.tokenizer import Tokenizer
 from finetune.training import features, loop, resume
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
 

@@ -24,7 +24,7 @@ from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_spl
 from finetune.tasks.base import Prepared
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 

@@ -20,7 +20,8 @@ from finetune.files import atomic_write, write_json
 from finetune.recipe import Train
 from finetune.records import Trained
 from finetune.training import resume
-from finetune.training.loop import Job, Problem, State, note_best, set_threads, validate
+from finetune.training.job import Job, Problem
+from finetune.training.loop import State, note_best, set_threads, validate
 from finetune.training.precision import device_type
 from finetune.training.probe import peak_bytes
 

@@ -1,7 +1,6 @@
 """The only training loop. It handles rows, batches and losses, and is independent of the task."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -13,9 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -26,44 +24,20 @@ from finetune.files import atomic_write, open_append, read_json, write_json, wri
 from finetune.recipe import Train
 from finetune.records import Trained
 from finetune.training import resume
-from finetune.training.batching import epoch_batches, micro_batches
+from finetune.training.batching import epoch_batches
+from finetune.training.job import Job
 from finetune.training.optim import build_optimizers, learning_rate
-from finetune.training.precision import device_type
+from finetune.training.precision import autocast, device_type
 from finetune.training.probe import COUNTED, FirstSteps, Plan, batch_size, estimate, peak_bytes
+from finetune.training.step import EagerSteps, keep_rows
+from finetune.training.step_plan import choose_steps
 
 MACHINE = ("processes", "threads", "device", "precision")  # may change within a run, at the cost of bit-exactness
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch
 LONG_SECONDS = 600.0  # estimated for a training, above which a job's advice is said
+READ_SECONDS = 0.5  # between two readings of the losses on a GPU, for the bar and the log
 
-M = TypeVar("M", bound=nn.Module)
 Handler = Callable[[int, FrameType | None], Any] | int | None  # a signal handler
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The training rows of a classifier whose model is frozen, and the head to solve for."""
-
-    head: nn.Linear
-    states: np.ndarray  # (n, C), what the head reads
-    targets: np.ndarray  # class numbers (n,); under many labels, whether a row has each (n, K)
-    weights: np.ndarray  # (n,), or of each row's labels (n, K)
-
-
-@dataclass(frozen=True)
-class Job(Generic[M]):
-    """What a task provides to the loop. Row numbers index the training rows from 0."""
-
-    model: M
-    lengths: list[int]  # tokens of each row
-    weights: list[float]  # each row's share of the denominator of the mean loss
-    batch: Callable[..., tuple[Tensor, ...]]  # rows -> tensors on the CPU
-    loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
-    validate: Callable[[M], dict[str, float]]  # must contain log_loss and the metric
-    name_row: Callable[[int], str]  # a row's name in messages
-    validation_tokens: int = 0  # per validation, to estimate its time
-    epochs_differ: bool = False  # batch also takes the epoch: batch(rows, epoch)
-    problem: Problem | None = None  # what method features solves instead of taking steps
-    advice: str = ""  # said once where the first steps promise a long training
 
 
 @dataclass
@@ -96,20 +70,47 @@ def train(
     """
     threads = set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
+    device: torch.device = accelerator.device
     root = directory / "checkpoints"
-    here = (accelerator.num_processes, threads, accelerator.device.type, settings.precision)
+    here = (accelerator.num_processes, threads, device.type, settings.precision)
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
     state = _resume(root, job.model, optimizers, identity)
-    model, *prepared = accelerator.prepare(job.model, *optimizers)
-
+    model = accelerator.prepare(job.model)
     per_epoch, steps = count_steps(len(job.lengths), settings)
+    eager = EagerSteps(accelerator, model, optimizers, job, settings, keep_rows(job, device))
+    stepper = choose_steps(eager, settings.step, steps - state.step)
     lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
     start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
     saved_step = state.step
 
+    def note(taken: Taken, loss: float, norm: float) -> None:
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            named = ", ".join(map(job.name_row, taken.rows[:8]))
+            raise _not_finite(
+                f"the loss is not finite at step {taken.step}",
+                root,
+                f"loss {loss}, gradient norm {norm}, learning rate {taken.rate:g}, rows {named}",
+            )
+        log.write(
+            {
+                "step": taken.step,
+                "epoch": round(taken.step / per_epoch, 4),
+                "loss": loss,
+                "lr": taken.rate,
+                "grad_norm": norm,
+                "rows": len(taken.rows),
+                "tokens": sum(job.lengths[row] for row in taken.rows),
+                "seconds": round(begun + time.monotonic() - start, 3),
+            }
+        )
+
+    waits = device.type == "cuda" and accelerator.num_processes == 1  # several processes must fail at the same step
+    readings = Readings(READ_SECONDS if waits else 0.0, note)
+
     def save() -> None:
         nonlocal saved_at, saved_step
+        readings.read()
         if saved_step == state.step:
             return
         state.seconds = begun + time.monotonic() - start
@@ -134,36 +135,18 @@ def train(
                 settings.schedule,
                 settings.decay_fraction,
             )
-            _set_rate(optimizers, rate)
             rows = batches[position]
             with first.step(rows):
-                loss, norm = _step(accelerator, model, prepared, job, settings, rows, state.step, epoch)
+                numbers = stepper.take(rows, state.step, epoch, rate)
             if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:
                 _advise(job, first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))
                 job = replace(job, advice="")
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                named = ", ".join(map(job.name_row, rows[:8]))
-                raise _not_finite(
-                    f"the loss is not finite at step {state.step + 1}",
-                    root,
-                    f"loss {loss}, gradient norm {norm}, learning rate {rate:g}, rows {named}",
-                )
             state.step += 1
             state.tokens += sum(job.lengths[row] for row in rows)
-            log.write(
-                {
-                    "step": state.step,
-                    "epoch": round(state.step / per_epoch, 4),
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": norm,
-                    "rows": len(rows),
-                    "tokens": sum(job.lengths[row] for row in rows),
-                    "seconds": round(begun + time.monotonic() - start, 3),
-                }
-            )
+            readings.add(Taken(state.step, rows, rate, numbers))
             if state.step in evaluation_steps:
-                found = validate(job, settings, accelerator.device)
+                readings.read()
+                found = validate(job, settings, device)
                 if not all(map(math.isfinite, found.values())):
                     raise _not_finite(
                         f"validation metrics are not finite after step {state.step}",
@@ -187,7 +170,7 @@ def train(
             stopping = _agree(accelerator, stop.asked)
             if stopping or time.monotonic() - saved_at >= checkpoint_seconds:
                 save()
-            advance(1, f"loss {loss:.4f}")
+            advance(1, f"loss {readings.loss:.4f}")
             if stopping:
                 raise Interrupted(f"stopped at step {state.step} of {steps}; the state is saved")
 
@@ -208,8 +191,8 @@ def train(
         stopped_early=state.stopped and state.step < steps,
         processes=accelerator.num_processes,
         threads=threads,
-        device=accelerator.device.type,
-        peak_bytes=max(first.peak_before, peak_bytes(accelerator.device)),
+        device=device.type,
+        peak_bytes=max(first.peak_before, peak_bytes(device)),
         estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)),
     )
 
@@ -218,12 +201,11 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
     """Measure a validation, optimizer steps on these batches and a checkpoint; this changes the model's weights."""
     set_threads(settings.threads)
     accelerator, optimizers, first = _start(job, settings)
-    _set_rate(optimizers, settings.chosen_lr)
     validate(job, settings, accelerator.device)  # to measure its memory
-    model, *prepared = accelerator.prepare(job.model, *optimizers)
+    stepper = EagerSteps(accelerator, accelerator.prepare(job.model), optimizers, job, settings)
     for step, rows in enumerate(batches):
         with first.step(rows):
-            _step(accelerator, model, prepared, job, settings, rows, step)
+            stepper.take(rows, step, 0, settings.chosen_lr)
     with first.save():
         resume.save_step(directory, 0, job.model, optimizers, {})
     return first
@@ -264,11 +246,6 @@ def validated_steps(per_epoch: int, steps: int, evaluations_per_epoch: int) -> s
     return {max(round(per_epoch * part / evaluations_per_epoch), 1) for part in parts} | {steps}
 
 
-def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = rate
-
-
 def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Optimizer], FirstSteps]:
     """The model on its device, with fresh optimizers."""
     # cpu=True allows several CPU processes; autocast is ours, so that it covers the frozen blocks too.
@@ -286,52 +263,6 @@ def set_threads(asked: int) -> int:
     count = asked or (int(given) if given.isdecimal() else 0) or len(_usable_cores())
     torch.set_num_threads(count)
     return count
-
-
-def autocast(precision: str, device: torch.device | str) -> torch.autocast:
-    """bf16 autocast, or nothing for fp32."""
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    job: Job,
-    settings: Train,
-    rows: list[int],
-    step: int,
-    epoch: int = 0,
-) -> tuple[float, float]:
-    """One optimizer step; the loss is the mean over all rows of the step across processes.
-
-    The update is skipped if the gradient is not finite. Returns (loss, gradient norm before clipping).
-    """
-    world, rank = accelerator.num_processes, accelerator.process_index
-    total = sum(job.weights[row] for row in rows)
-    mine = sorted(rows, key=lambda row: (job.lengths[row], row))[rank::world]
-    idle = not mine  # fewer rows than processes: run one row with weight 0, so that the all-reduce still happens
-    parts = micro_batches(mine or rows[:1], job.lengths, settings.micro_batch_tokens)
-    model.train()
-    loss = torch.zeros((), device=accelerator.device)
-    for number, part in enumerate(parts):
-        torch.manual_seed(_mix(settings.seed, step, number, rank))
-        last = number == len(parts) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            tensors = job.batch(part, epoch) if job.epochs_differ else job.batch(part)
-            batch = tuple(tensor.to(accelerator.device) for tensor in tensors)
-            with autocast(settings.precision, accelerator.device):
-                value = job.loss_sum(model, batch) * (0.0 if idle else 1.0 / total)
-            accelerator.backward(value * world)  # gradients are averaged over the processes
-        loss += value.detach()
-    norm = accelerator.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), settings.clip_norm)
-    mean, length = accelerator.reduce(loss, reduction="sum").item(), float(norm)
-    if math.isfinite(mean) and math.isfinite(length):
-        for optimizer in optimizers:
-            optimizer.step()
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    return mean, length
 
 
 def validate(job: Job, settings: Train, device: torch.device) -> dict[str, float]:
@@ -406,13 +337,43 @@ def _bar(accelerator: Accelerator, steps: int, done: int) -> AbstractContextMana
     return contextlib.nullcontext(unseen)
 
 
-def _mix(*numbers: int) -> int:
-    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _usable_cores() -> Collection[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An optimizer step whose numbers may still be on the device."""
+
+    step: int  # counted from 1
+    rows: list[int]
+    rate: float
+    numbers: Tensor  # (2,): loss and gradient norm
+
+
+class Readings:
+    """Reads the numbers of several steps together, so that the device does not wait for each of them."""
+
+    def __init__(self, every_seconds: float, note: Callable[[Taken, float, float], None]):
+        self.every_seconds, self.note = every_seconds, note
+        self.waiting: list[Taken] = []
+        self.read_at, self.loss = time.monotonic(), math.nan
+
+    def add(self, taken: Taken) -> None:
+        """Add a step; read all that wait if it is time."""
+        self.waiting.append(taken)
+        if time.monotonic() - self.read_at >= self.every_seconds:
+            self.read()
+
+    def read(self) -> None:
+        """Read all that wait, and pass each to `note` in order."""
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        for taken, (loss, norm) in zip(waiting, torch.stack([own.numbers for own in waiting]).tolist(), strict=True):
+            self.note(taken, loss, norm)
+            self.loss = loss
+        self.read_at = time.monotonic()
 
 
 class _Log:

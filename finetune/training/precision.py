@@ -29,3 +29,8 @@ def choose_precision(asked: str, width: int) -> tuple[str, str]:
     if width < 256:
         return "fp32", f"bf16 does not pay at width {width}"
     return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"
+
+
+def autocast(precision: str, device: torch.device | str) -> torch.autocast:
+    """bf16 autocast, or nothing for fp32."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")

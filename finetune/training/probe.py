@@ -71,8 +71,10 @@ class FirstSteps:
         if not self.seconds:
             self.peak_before = peak_bytes(self.device)
             _restart_peak(self.device, self.peak_before)
+        _finish(self.device)
         start, worked = time.monotonic(), time.process_time()
         yield
+        _finish(self.device)
         self.seconds.append(time.monotonic() - start)
         self.cpu_seconds += time.process_time() - worked
         self.sizes.append(batch_size(rows, self.lengths, self.budget))
@@ -178,6 +180,12 @@ def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) ->
 def peak_bytes(device: torch.device) -> int:
     """Peak memory so far: the GPU's if there is one, else the process's."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _latest_peak(device: torch.device) -> int:

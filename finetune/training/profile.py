@@ -11,8 +11,10 @@ from torch import nn
 
 from finetune.recipe import Train
 from finetune.training.batching import micro_batches
-from finetune.training.loop import Job, autocast, set_threads
+from finetune.training.job import Job
+from finetune.training.loop import set_threads
 from finetune.training.optim import build_optimizers
+from finetune.training.precision import autocast
 from finetune.training.probe import batch_size
 
 INSIDE = {"attention": "attention", "cross_attention": "attention", "mlp": "MLP"}  # module -> part of the forward pass

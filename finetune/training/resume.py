@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from finetune.checkpoints.store import read_header, read_tensor
 from finetune.console import warn
 from finetune.errors import RunError
 from finetune.files import damage, sync_directory, write_json, write_manifest
@@ -55,16 +56,17 @@ def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def load_weights(directory: Path, model: nn.Module) -> None:
     """Load a step checkpoint's weights into the model. Raises RunError if the names do not match."""
-    tensors = load_file(directory / "weights.safetensors")
+    path = directory / "weights.safetensors"
+    names = read_header(path).keys()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if tensors.keys() != parameters.keys():
+    if names != parameters.keys():
         raise RunError(
             f"{directory}: its tensors are not the ones that this method trains",
-            got=", ".join(sorted(tensors.keys() ^ parameters.keys())[:4]),
+            got=", ".join(sorted(names ^ parameters.keys())[:4]),
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(read_tensor(path, name))
 
 
 def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from finetune.recipe import Train
 from finetune.training.batching import epoch_batches
-from finetune.training.loop import Job, count_steps
+from finetune.training.job import Job
+from finetune.training.loop import count_steps
 from finetune.training.probe import choose_batches
 
 

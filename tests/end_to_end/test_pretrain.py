@@ -125,9 +125,9 @@ def test_continued_pretraining_starts_from_the_checkpoint(pretrained, finetune, 
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(pretrained, finetune, tmp_path, monkeypatch):
-    from finetune.training import loop
+    from finetune.training.step import EagerSteps
 
-    original, steps = loop._step, []
+    original, steps = EagerSteps.take, []
 
     def stop_after_seven(*arguments):
         steps.append(1)
@@ -136,7 +136,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(pretrained, finetune, tmp_pat
         return original(*arguments)
 
     whole = pretrained.rename(tmp_path / "whole")  # out of reach, so that nothing is taken over from it
-    monkeypatch.setattr(loop, "_step", stop_after_seven)
+    monkeypatch.setattr(EagerSteps, "take", stop_after_seven)
     stopped = finetune(*COMMAND, "--name", "stopped")
     assert stopped.status == 130 and "Resume with" in stopped.err
     again = finetune(*COMMAND, "--name", "stopped")

@@ -52,26 +52,26 @@ def test_an_interrupted_stage_is_done_again_by_the_command_that_is_named(
 
 
 def test_an_interrupted_training_finishes_its_step_and_saves(toy, finished, finetune, monkeypatch):
-    from finetune.training import loop
+    from finetune.training.step import EagerSteps
 
-    step = loop._step
-    monkeypatch.setattr(loop, "_step", lambda *a: (a[6] == 2 and signal.raise_signal(signal.SIGTERM)) or step(*a))
+    step = EagerSteps.take
+    monkeypatch.setattr(EagerSteps, "take", lambda *a: (a[2] == 2 and signal.raise_signal(signal.SIGTERM)) or step(*a))
     stopped = finetune("run", toy / "recipe.json", "--name", "toy", "--from", "train")
     assert stopped.status == 130 and "stopped at step 3 of " in stopped.err
     assert (toy / "checkpoints" / "step-00000003" / "MANIFEST.json").exists()
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(EagerSteps, "take", step)
     done = finetune(*command_named(stopped.err))
     assert "resuming from step-00000003" in done.out and results(toy) == results(finished)
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl", "test.jsonl", "train.ids"])
 def test_data_that_change_while_a_training_is_stopped_are_prepared_again(toy, finished, finetune, monkeypatch, name):
-    from finetune.training import loop
+    from finetune.training.step import EagerSteps
 
-    step = loop._step
-    monkeypatch.setattr(loop, "_step", lambda *a: (a[6] == 2 and signal.raise_signal(signal.SIGINT)) or step(*a))
+    step = EagerSteps.take
+    monkeypatch.setattr(EagerSteps, "take", lambda *a: (a[2] == 2 and signal.raise_signal(signal.SIGINT)) or step(*a))
     stopped = finetune("run", toy / "recipe.json", "--name", "toy", "--from", "train")
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(EagerSteps, "take", step)
     content = bytearray((toy / "data" / name).read_bytes())
     content[len(content) // 2] ^= 1
     (toy / "data" / name).write_bytes(content)
@@ -81,22 +81,22 @@ def test_data_that_change_while_a_training_is_stopped_are_prepared_again(toy, fi
 
 
 def test_a_second_signal_in_training_stops_within_the_step_without_harm(toy, finished, finetune, monkeypatch):
-    from finetune.training import loop
+    from finetune.training.step import EagerSteps
 
-    step, signals = loop._step, []
+    step, signals = EagerSteps.take, []
 
     def twice(*arguments):
-        if arguments[6] == 8:
+        if arguments[2] == 8:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signals.append(number)
                 signal.raise_signal(number)
             signals.append("the step went on")
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", twice)
+    monkeypatch.setattr(EagerSteps, "take", twice)
     stopped = finetune("run", toy / "recipe.json", "--name", "toy", "--from", "train")
     assert stopped.status == 130 and signals == [signal.SIGINT, signal.SIGTERM]
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(EagerSteps, "take", step)
     done = finetune(*command_named(stopped.err))
     assert done.status == 0 and results(toy) == results(finished)
 

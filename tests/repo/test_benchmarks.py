@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -209,3 +211,24 @@ def test_the_interval_of_a_share_stays_within_0_and_100(scripts):
     assert cell([0.1, 0.9, 0.95]) == "65.0 [0.0, 100.0]"
     low, high = cell([-0.9, 0.9, 0.1], sign="+").partition("[")[2].rstrip("]").split(", ")
     assert float(low) < -100 and float(high) > 100  # a difference is not cut
+
+
+@pytest.mark.slow
+def test_the_measurements_of_a_gpu_run_at_a_tiny_size_on_a_cpu(root, tmp_path):
+    """Every work gives its figures beside transformers', and ours equals its plain path."""
+    command = [sys.executable, root / "benchmarks" / "gpu.py", "--smoke", "--out", tmp_path / "gpu.json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "gpu.json")
+    works = {row["work"]: [own["way"] for own in found["rows"] if own["work"] == row["work"]] for row in found["rows"]}
+    assert set(works) == {
+        "an epoch of short texts, all weights",
+        "LoRA",
+        "generation, batch 1",
+        "generation, batch 8",
+        "language modelling",
+    }
+    assert all("transformers" in ways and len(ways) >= 2 for ways in works.values())
+    same = {(row["work"], row["way"]): row["same"] for row in found["rows"]}
+    assert same["generation, batch 8", "finetune"] == "100.0% of tokens equal"
+    assert float(same["language modelling", "varlen"].split()[2]) < 1e-5

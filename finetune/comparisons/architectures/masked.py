@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finetune.models.encoder import Encoder
 from finetune.models.heads import LossModule
 from finetune.tasks.pretrain.masking import Masking, masked_batch
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 
 def build_job(

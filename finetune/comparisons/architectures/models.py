@@ -22,7 +22,7 @@ from finetune.tasks.seq2seq.model import Family, family_of
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 CLASSIFY, NUMBERS, TEXT = "classify", "numbers", "text"
 ENCODER, DECODER, BOTH = "encoder", "decoder", "both"

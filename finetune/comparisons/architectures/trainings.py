@@ -58,7 +58,8 @@ from finetune.tasks.pretrain.masking import Masking, choose_masking
 from finetune.tasks.seq2seq.model import Family
 from finetune.tasks.setup import fit, identity, load_base
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job, count_steps, set_threads
+from finetune.training.job import Job
+from finetune.training.loop import count_steps, set_threads
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
 

@@ -17,8 +17,9 @@ from finetune.recipe import FEATURES, Train
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids, pad_states
-from finetune.training.loop import Job, Problem, autocast
+from finetune.training.job import Job, Problem
 from finetune.training.pieces import CUT, Pieces, average
+from finetune.training.precision import autocast
 from finetune.training.predict import predict_logits, predict_states
 from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 from finetune.training.token_rows import TokenRows, encode
@@ -274,4 +275,5 @@ def build_job(
         validation_tokens=sum(val.ids.lengths()),
         problem=problem,
         advice="" if settings.method in ("head", FEATURES) else ADVICE,
+        pads=(0, None, None, None),
     )

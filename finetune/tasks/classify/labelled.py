@@ -66,7 +66,7 @@ from finetune.tasks.classify.score import L, Scored
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.pieces import CUT, WINDOWS, Pieces, average
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.probe import batch_size

@@ -22,7 +22,7 @@ from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 
 def build_job(
@@ -48,6 +48,7 @@ def build_job(
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.lengths()),
+        pads=(0, IGNORE),
     )
 
 

@@ -48,7 +48,7 @@ from finetune.tasks.writing import (
     writing_seconds,
 )
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.precision import device_type
 from finetune.training.trial import Probe
 

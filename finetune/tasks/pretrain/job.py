@@ -1,22 +1,24 @@
 """The task ``pretrain``: predict the next token of plain text, from new weights or from any checkpoint."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.console import Advance, progress
+from finetune.console import Advance, progress, say
 from finetune.evaluation.language import compressors, language_metrics
 from finetune.evaluation.results import Headline, Metric, Start
-from finetune.models.gpt import IGNORE
+from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import LossModule
 from finetune.models.transformer import LanguageModel
+from finetune.models.varlen import PackedLoss, document_bounds, why_not_varlen
 from finetune.recipe import Train
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling, SourceBits
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tokens=24, samples=6)
 
@@ -29,22 +31,25 @@ def build_job(
     val_bytes_per_token: float,
     val_blocks: int,
     device: torch.device,
-) -> Job[LossModule[LanguageModel]]:
-    """The job for the training loop; a row is a block of packed tokens."""
+    attention: str = "masked",
+) -> Job[Any]:
+    """The job for the training loop; a row is a block of packed tokens. attention: pretrain.packed_attention."""
+    varlen = chooses_varlen(model.body, settings, train, device, attention)
 
-    def batch(blocks: list[int]) -> tuple[Tensor, Tensor]:
-        return train.batch(blocks, IGNORE)
+    def batch(blocks: list[int]) -> tuple[Tensor, ...]:
+        inputs, targets = train.batch(blocks, IGNORE)
+        return (inputs, targets, *document_bounds(inputs, train.end_of_text)) if varlen else (inputs, targets)
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
-        inputs, targets = tensors
-        return module(inputs, targets, *train.layout(inputs))
+        inputs, targets, *bounds = tensors
+        return module(inputs, targets, *(bounds or train.layout(inputs)))
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return measure(module, val, val_bytes_per_token, val_blocks, settings.micro_batch_tokens, device)
+        return measure(model, val, val_bytes_per_token, val_blocks, settings.micro_batch_tokens, device)
 
     lengths = [train.length(block) for block in range(len(train))]
     return Job(
-        model,
+        PackedLoss(cast(GPT, model.body), again=settings.checkpoint_blocks) if varlen else model,
         lengths,
         [float(length) for length in lengths],
         batch,
@@ -53,6 +58,15 @@ def build_job(
         name_row=lambda block: f"block {block}",
         validation_tokens=min(val_blocks, len(val)) * val.context,
     )
+
+
+def chooses_varlen(body: LanguageModel, settings: Train, train: PackedTokens, device: torch.device, asked: str) -> bool:
+    """Whether to train with variable-length attention. asked: pretrain.packed_attention; says why not if it was asked for."""
+    if asked == "masked" or (asked == "auto" and (device.type != "cuda" or train.across)):
+        return False
+    why = "attention crosses documents" if train.across else why_not_varlen(body, device, settings.precision)
+    say(f"  packed documents: {'masked attention: ' + why if why else 'variable-length attention, without a mask'}")
+    return not why
 
 
 def measure(

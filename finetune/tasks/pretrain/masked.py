@@ -18,7 +18,7 @@ from finetune.tasks.pretrain.masking import Masking
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 EXAMPLES = Sampling(temperature=0.0, top_k=1, seed=0, new_tokens=0, prompt_tokens=24, samples=6)
 HIDDEN = "____"  # a masked token in the report

@@ -27,6 +27,11 @@ class Pretrain(Settings):
     across_documents: bool = Field(
         False, description="let tokens attend to earlier documents packed into the same sequence"
     )
+    packed_attention: Literal["auto", "masked", "varlen"] = Field(
+        "auto",
+        description="how training keeps attention within a document: masked: with an attention mask; varlen: with PyTorch's "
+        "variable-length attention, which skips what the mask hides; auto: varlen on a GPU with bf16, elsewhere masked",
+    )
     shares: dict[str, float] = Field(
         {},
         description="how often the documents of a source file are used, by the file's name without its "
@@ -43,6 +48,6 @@ READS = {
     "download": ("pretrain.eval_data", "pretrain.exclude"),
     "verify": (OBJECTIVE,),  # of new weights: their architecture and their vocabulary
     "prepare": (*TEXT, OBJECTIVE, "split.seed"),
-    "train": (*BLOCKS, "pretrain.val_blocks"),
+    "train": (*BLOCKS, "pretrain.val_blocks", "pretrain.packed_attention"),
     "evaluate": BLOCKS,
 }

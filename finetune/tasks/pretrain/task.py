@@ -35,7 +35,7 @@ from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 from finetune.tasks.setup import base_weights, load_base
 from finetune.tokenizer import MASK, Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.precision import device_type
 from finetune.training.trainable import Trainable
 from finetune.training.trial import Probe, choose, second_time
@@ -180,6 +180,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             prepared.bytes["val"] / prepared.tokens["val"],
             recipe.pretrain.val_blocks,
             device,
+            recipe.pretrain.packed_attention,
         )
 
     def evaluate(

@@ -28,7 +28,7 @@ from finetune.tasks.seq2seq.settings import Seq2Seq
 from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 Origin = LanguageModel | EncoderDecoder  # the models that a run can start from
 FORCED_TOKENS = 2048  # tokens per teacher-forced evaluation batch
@@ -80,6 +80,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         validate,
         name_row=lambda i: str(train.rows[i]),
         validation_tokens=sum(val.lengths()),
+        pads=model.pads,
     )
 
 

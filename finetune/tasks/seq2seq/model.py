@@ -31,6 +31,11 @@ class Family(nn.Module):
     end: int
     smoothing: float
 
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """The value that pads each tensor of a batch."""
+        raise NotImplementedError
+
     def batch(self, pairs: list[Pair], whole: bool = False) -> tuple[Tensor, ...]:
         """The arguments of ``forward``, the targets (B, T) last, which are IGNORE at unsupervised positions.
 
@@ -80,6 +85,11 @@ class SourceThenTarget(Family):
         """Inputs and targets (B, T), padded on the right. Padding is never a target, and causal attention never reads it."""
         return one_sequence(pairs, self.end, IGNORE, whole)
 
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """Of inputs and targets."""
+        return self.end, IGNORE
+
     def hidden_states(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]  # its own batch's parts
         """(B, T) -> (B, T, C)."""
         return self.body.hidden_states(input_ids)
@@ -106,6 +116,11 @@ class SourceToTarget(Family):
         """Source ids (B, S), source attention mask (B, S), decoder input ids (B, T) and targets (B, T)."""
         source_ids, target_ids, targets, source_mask = two_sequences(pairs, self.end, IGNORE)
         return source_ids, source_mask, target_ids, targets
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """Of source ids, source mask, decoder input ids and targets."""
+        return self.end, 0, self.end, IGNORE
 
     def hidden_states(  # type: ignore[override]  # its own batch's parts
         self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor

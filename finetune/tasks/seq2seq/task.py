@@ -46,7 +46,7 @@ from finetune.tasks.writing import (
     writing_seconds,
 )
 from finetune.tokenizer import Tokenizer, train_vocabulary
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.precision import device_type
 from finetune.training.trainable import Trainable
 from finetune.training.trial import Probe

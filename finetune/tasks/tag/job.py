@@ -18,7 +18,7 @@ from finetune.tasks.tag.score import decode, entity_counts, scores_of
 from finetune.tasks.tag.sentences import Sentence
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.predict import PREDICT_TOKENS
 
 
@@ -73,6 +73,7 @@ def build_job(
         validate,
         name_row=lambda at: str(train.sentences[at].row),
         validation_tokens=sum(val.tokens.pieces.lengths()),
+        pads=(0, 0, IGNORE),
     )
 
 

@@ -34,7 +34,7 @@ from finetune.tasks.tag.score import METRICS, TagEvaluation, decode, score_tagge
 from finetune.tasks.tag.sentences import Sentence, Sentences, locate_sentences, read_sentences
 from finetune.tasks.writing import load_tokens, refuse_balanced, write_rows
 from finetune.tokenizer import Tokenizer
-from finetune.training.loop import Job
+from finetune.training.job import Job
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from finetune.tables.tables import TableFormat
 from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
 from finetune.tokenizer import Tokenizer
 from finetune.training.collate import pad_ids
-from finetune.training.loop import Job
+from finetune.training.job import Job
 from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 

@@ -12,7 +12,8 @@ import torch
 from finetune.checkpoints import store
 from finetune.checkpoints.store import load_checkpoint, read_config, write_checkpoint
 from finetune.errors import FinetuneError, WeightsError
-from finetune.models.gpt import GPTConfig
+from finetune.machine import latest_peak_bytes, release_memory, reset_peak_memory
+from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
 from finetune.tokenizer import Tokenizer
 
@@ -210,3 +211,22 @@ def test_loading_does_not_import_the_compiler(written):
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.stdout == "set()\n", ended
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux alone")
+def test_loading_never_holds_the_weights_twice(tmp_path):
+    """Neither in copies nor in pages of the file."""
+    import psutil
+
+    tokenizer = Tokenizer.of_bytes()
+    model = GPT(GPTConfig(tokenizer.vocab_size, 64, 512, 8, 8)).initialise(1)
+    size = sum(4 * p.numel() for p in model.parameters())
+    write_checkpoint(tmp_path / "large", model, tokenizer)
+    del model
+    load_checkpoint(tmp_path / "large")  # what the first call imports
+    release_memory()
+    before = psutil.Process().memory_info().rss
+    reset_peak_memory()
+    loaded = load_checkpoint(tmp_path / "large")
+    assert size > 1e8 and loaded.report.parameters * 4 == size
+    assert 0.5 * size < latest_peak_bytes() - before < 1.3 * size

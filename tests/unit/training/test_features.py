@@ -14,7 +14,7 @@ from finetune.errors import RecipeError, TrainingError
 from finetune.recipe import Train, check_method
 from finetune.training import features
 from finetune.training.features import solve
-from finetune.training.loop import Problem
+from finetune.training.job import Problem
 from finetune.training.resume import load_weights
 
 

@@ -16,6 +16,7 @@ from finetune.errors import Interrupted, TrainingError
 from finetune.tasks.classify import job as classify_job
 from finetune.training import loop
 from finetune.training.batching import epoch_batches, micro_batches
+from finetune.training.step import EagerSteps
 
 ROWS = [3, 40, 17, 8, 25, 0, 31, 12]  # ragged: from a few bytes to several dozen
 
@@ -24,7 +25,7 @@ class Recorder:
     """In the place of an optimizer: keeps the gradients that it should have applied."""
 
     def __init__(self, model):
-        self.model, self.gradients = model, None
+        self.model, self.gradients, self.param_groups = model, None, []
 
     def step(self):
         self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
@@ -36,7 +37,8 @@ class Recorder:
 def one_step(job, settings):
     """(loss, norm, gradients by name) of one optimizer step over ROWS."""
     recorder = Recorder(job.model)
-    loss, norm = loop._step(Accelerator(cpu=True), job.model, [recorder], job, settings, ROWS, step=0)
+    steps = EagerSteps(Accelerator(cpu=True), job.model, [recorder], job, settings)
+    loss, norm = steps.take(ROWS, step=0, epoch=0, rate=1e-3).tolist()
     return loss, norm, recorder.gradients
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune.training import precision
-from finetune.training.loop import autocast
+from finetune.training.precision import autocast
 
 
 @pytest.mark.parametrize(

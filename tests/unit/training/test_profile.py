@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 
 from finetune.commands.profile import table
-from finetune.training import loop
 from finetune.training.optim import build_optimizers
 from finetune.training.profile import PARTS, Profile, profile_steps
+from finetune.training.step import EagerSteps
 
 
 def test_a_profiled_step_is_the_loops(toy_job):
@@ -23,8 +23,7 @@ def test_a_profiled_step_is_the_loops(toy_job):
     optimizers = build_optimizers(
         job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
     )
-    loop._set_rate(optimizers, settings.chosen_lr)
-    loop._step(Accelerator(cpu=True), job.model, optimizers, job, settings, rows, step=0)
+    EagerSteps(Accelerator(cpu=True), job.model, optimizers, job, settings).take(rows, 0, 0, settings.chosen_lr)
     for name, parameter in job.model.named_parameters():
         torch.testing.assert_close(mine[name], parameter.detach(), rtol=1e-5, atol=1e-6)
     assert found.steps == 1 and found.tokens >= sum(job.lengths[row] for row in rows)

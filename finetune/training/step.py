@@ -1,0 +1,158 @@
+"""Take an optimizer step without waiting for the device: eagerly, captured as a CUDA graph, or compiled.
+
+Loss, gradient norm and the check that both are finite stay on the device; the caller reads them when it needs them.
+A step whose numbers are not finite changes no weight, nor does any step after it. Measured by benchmarks/gpu.py.
+"""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.recipe import Train
+from finetune.training.batching import micro_batches
+from finetune.training.checkpointing import blocks_of, run_again
+from finetune.training.device_rows import DeviceRows, padded_length, to_device
+from finetune.training.job import Job
+from finetune.training.precision import autocast
+
+SHARE_OF_MEMORY = 0.25  # of the device's free memory, for the rows of the job
+
+
+class Steps(Protocol):
+    """Takes optimizer steps."""
+
+    def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
+        """One optimizer step with this learning rate: (2,) on the device, the loss and the gradient norm before clipping.
+
+        The loss is the mean over all rows of the step, across processes.
+        """
+        ...
+
+
+class EagerSteps:
+    """Steps as PyTorch runs them, kernel by kernel; on any device, in any number of processes."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        job: Job,
+        settings: Train,
+        store: DeviceRows | None = None,
+    ):
+        self.accelerator, self.model, self.optimizers = accelerator, model, optimizers
+        self.job, self.settings, self.store = job, settings, store
+        self.device: torch.device = accelerator.device
+        self.loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor] = job.loss_sum
+        self.blocks = blocks_of(model) if settings.checkpoint_blocks else []
+        self.random = settings.dropout > 0 or (settings.method == "lora" and settings.lora_dropout > 0)
+        self.failed = torch.zeros((), device=self.device)  # 1 from the first step without finite numbers
+        # AdamW reads its rate from the device, so that a captured step can change it
+        self.rate = torch.zeros((), device=self.device) if self.device.type == "cuda" else None
+
+    def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
+        """As in ``Steps``."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        total = sum(self.job.weights[row] for row in rows)
+        mine = sorted(rows, key=lambda row: (self.job.lengths[row], row))[rank::world]
+        idle = not mine  # fewer rows than processes: run one row with weight 0, so that the all-reduce still happens
+        parts = micro_batches(mine or rows[:1], self.job.lengths, self.settings.micro_batch_tokens)
+        self.set_rate(rate)
+        self.start()
+        loss = torch.zeros((), device=self.device)
+        for number, part in enumerate(parts):
+            torch.manual_seed(_mix(self.settings.seed, step, number, rank))
+            last = number == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss += self.backward(self.batch(part, epoch), 0.0 if idle else 1.0 / total)
+        found = self.update(loss)
+        self.clear()
+        return found
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def start(self) -> None:
+        """Put the model into training mode; a validation leaves it in evaluation mode."""
+        if not self.model.training:
+            self.model.train()
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of every optimizer."""
+        if self.rate is not None:
+            self.rate.fill_(rate)
+        for optimizer in self.optimizers:
+            on_device = self.rate is not None and can_skip(optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate if on_device else rate
+
+    def padded(self, rows: list[int]) -> tuple[int, ...]:
+        """The lengths to which a batch of these rows is padded on the device: a few, the same for every kind of step."""
+        assert self.store is not None, "batches of the CPU are padded to their longest row"
+        pairs = zip(self.store.longest(rows), self.store.most, strict=True)
+        return tuple(min(padded_length(length), most) for length, most in pairs)
+
+    def batch(self, rows: list[int], epoch: int) -> tuple[Tensor, ...]:
+        """A batch on the device."""
+        if self.store is not None:
+            return self.store.take(to_device(torch.tensor(rows), self.device), self.padded(rows))
+        tensors = self.job.batch(rows, epoch) if self.job.epochs_differ else self.job.batch(rows)
+        return tuple(to_device(tensor, self.device) for tensor in tensors)
+
+    def backward(self, tensors: tuple[Tensor, ...], scale: float | Tensor) -> Tensor:
+        """Add the gradient of a batch's summed loss times `scale`; returns that loss."""
+        with autocast(self.settings.precision, self.device), run_again(self.blocks, self.random):
+            value = self.loss_sum(self.model, tensors) * scale
+        self.accelerator.backward(value * self.accelerator.num_processes)  # averaged over the processes
+        return value.detach()
+
+    def update(self, loss: Tensor) -> Tensor:
+        """Clip the gradient and step, unless a number is not finite: (loss, norm), with the loss over all processes."""
+        moving = (p for p in self.model.parameters() if p.requires_grad)
+        norm = self.accelerator.clip_grad_norm_(moving, self.settings.clip_norm)
+        mean = self.accelerator.reduce(loss, reduction="sum")
+        found = torch.stack((mean, norm))
+        self.failed.copy_(torch.maximum(self.failed, (~found.isfinite().all()).float()))
+        for optimizer in self.optimizers:
+            step_unless(self.failed, optimizer)
+        return found
+
+
+def can_skip(optimizer: torch.optim.Optimizer) -> bool:
+    """True for a fused AdamW, whose kernel reads a flag and the rate from the device."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+@torch.no_grad()
+def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Step if `failed` (a scalar on the device) is 0, and change no weight if it is 1; nothing waits for it."""
+    if can_skip(optimizer):
+        optimizer.found_inf = failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        optimizer.step()
+        return
+    moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    before = [p.clone() for p in moving]
+    optimizer.step()
+    for parameter, old in zip(moving, before, strict=True):
+        parameter.copy_(torch.where(failed > 0, old, parameter))
+
+
+def keep_rows(job: Job, device: torch.device) -> DeviceRows | None:
+    """The job's rows on a GPU, where they fit there."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return DeviceRows.of(job.batch, len(job.lengths), job.pads, device, SHARE_OF_MEMORY * free)
+
+
+def _mix(*numbers: int) -> int:
+    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
