@@ -7,7 +7,8 @@ Benchmark: benchmarks/gpu.py; switch: pretrain.packed_attention = masked.
 """
 
 import inspect
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.models.gpt import GPT, IGNORE, Block
 
+varlen_attn: Callable[..., Any] | None
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
+
+    varlen_attn = varlen.varlen_attn
 except ImportError:  # before torch 2.10
     varlen_attn = None
 
@@ -45,7 +49,7 @@ class PackedLoss(nn.Module):
         """
         body, longest = self.body, inputs.shape[1]
         x = body.drop(body.token_embedding(inputs) + body.position_embedding(positions)).flatten(0, 1)  # (N, C)
-        for block in body.blocks:
+        for block in cast("Iterable[Block]", body.blocks):
             if self.again and self.training:
                 x = checkpoint(run_block, block, x, bounds, longest, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -94,12 +98,13 @@ def run_block(block: Block, x: Tensor, bounds: Tensor, longest: int) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
     """Causal attention within each document: (N, H, D) each -> (N, H, D). longest: no document has more tokens."""
     if query.device.type == "cuda":
+        assert varlen_attn is not None, "why_not_varlen refuses a torch without it"
         return varlen_attn(query, key, value, bounds, bounds, longest, longest, **_causal())
     parts = []  # the plain way, for tests
     for start, stop in zip(bounds.tolist(), bounds.tolist()[1:], strict=False):
         if start < stop:
-            own = (z[start:stop].transpose(0, 1) for z in (query, key, value))  # (H, T, D)
-            parts.append(F.scaled_dot_product_attention(*own, is_causal=True).transpose(0, 1))
+            q, k, v = (z[start:stop].transpose(0, 1) for z in (query, key, value))  # (H, T, D)
+            parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1))
     return torch.cat(parts)
 
 
@@ -135,5 +140,6 @@ def has_fused_loss() -> bool:
 
 def _causal() -> dict[str, Any]:
     """The option that makes this torch's variable-length attention causal."""
+    assert varlen_attn is not None
     names = inspect.signature(varlen_attn).parameters
     return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}

@@ -37,7 +37,7 @@ class Column:
 
     def take(self, rows: Tensor, longest: int) -> Tensor:
         """These rows (B,), a ragged column padded on the right to `longest`: (B, longest, ...) or (B, ...)."""
-        if self.starts is None or self.ends is None:
+        if self.pad is None or self.starts is None or self.ends is None:
             return self.values[rows]
         at = self.starts[rows][:, None] + torch.arange(longest, device=rows.device)  # (B, T)
         inside = at < self.ends[rows][:, None]
