@@ -27,7 +27,7 @@ app = typer.Typer(
 COMMANDS = (
     *(train.run, train.classify, train.compare_architectures),
     *(use.predict, use.evaluate, use.generate, use.chat),
-    *(runs.report, runs.export, runs.push),
+    *(runs.report, runs.compare, runs.export, runs.push),
     *(recipes.ls, recipes.show, recipes.cp),
     *(look.draw, look.doctor),
 )
