@@ -1,4 +1,4 @@
-"""The one list of checks of a labelled table, with their codes. docs/findings.md explains each.
+"""The one list of checks of a labelled table and of the model trained on it, with their codes. docs/findings.md explains each.
 
 Codes are stable: a check keeps its code, and the code of a removed check is not reused.
 """
@@ -58,6 +58,9 @@ CHECKS = (
     Check("FT034", "total_row", "Rows with a total of the table are left out."),
     Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
     Check("FT036", "several_labels", "Cells of the label column hold several labels.", stops=True),
+    Check("FT060", "shortcut", "One word or rule tells the labels nearly as well as the trained model."),
+    Check("FT061", "weak_slice", "The trained model is worse on a kind of test rows than on the others."),
+    Check("FT062", "fragile_decisions", "Small changes that keep a text's label flip many decisions."),
 )
 BY_NAME = {check.name: check for check in CHECKS}
 BY_CODE = {check.code: check for check in CHECKS}

@@ -64,7 +64,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         provenance.training(files.log, files.train),
         per_label(evaluation),
         errors(files.wrong),
-        *explanation_sections(files.explanations, evaluation.labels),
+        *explanation_sections(files.explanations, files.recipe.get("ignore") or ()),
         leakage(evaluation, near_duplicates(files.explanations, evaluation)),
         data_section(files.card),
     ]
