@@ -175,6 +175,12 @@ class Evaluate(Settings):
         description="for aim = cost: a row for each true label and a column for each predicted label, in sorted order, 0 on "
         "the diagonal and above 0 elsewhere; [[0, 10], [1, 0]]: a ham called spam costs as much as ten spam called ham",
     )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="trainings with different seeds, from train.seed on, each measured on the test rows",
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
 
     @field_validator("aim")

@@ -10,6 +10,9 @@ NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rerun this stage and all later ones.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 ProcessesOption = Annotated[int, typer.Option(min=1, help="Number of training processes (torchrun).")]
+SeedsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=2, help="Of a classifier: train with N seeds, and show mean and spread.")
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Rerun every stage; reuse nothing from other runs.")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan with estimated time and memory; keep nothing.")

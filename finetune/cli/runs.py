@@ -1,4 +1,4 @@
-"""The commands for a finished run: report, export, push and labels."""
+"""The commands for a finished run: report, compare, export, push and labels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,19 @@ def report(run_directory: RunArgument) -> None:
     from finetune.stages.report import rebuild
 
     say(str(rebuild(Run.at(run_directory))))
+
+
+def compare(
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory of the page; default: beside the first run.")
+    ] = None,
+) -> None:
+    """Compare classifiers' runs on the same test rows: one table, paired tests, and the rows that differ."""
+    from finetune.commands.compare import compare as compare_runs
+
+    for line in compare_runs(run_directories, out):
+        say(line)
 
 
 def export(

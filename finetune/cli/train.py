@@ -16,6 +16,7 @@ from finetune.cli.options import (
     LongTextsOption,
     NameOption,
     ProcessesOption,
+    SeedsOption,
     SetOption,
     SplitOption,
     TestOption,
@@ -39,13 +40,14 @@ def run(
     first: FromOption = None,
     until: UntilOption = None,
     processes: ProcessesOption = 1,
+    seeds: SeedsOption = None,
     dry_run: DryRunOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Run a pipeline; the same command resumes a stopped run."""
     from finetune.pipeline import make_recipe
 
-    _run(make_recipe(target, settings or []), name, first, until, processes, dry_run, fresh)
+    _run(make_recipe(target, _with_seeds(settings, seeds)), name, first, until, processes, dry_run, fresh)
 
 
 def classify(
@@ -70,6 +72,7 @@ def classify(
     long_texts: LongTextsOption = None,
     encoding: EncodingOption = None,
     ignore: IgnoreOption = None,
+    seeds: SeedsOption = None,
     settings: SetOption = None,
     name: NameOption = None,
     first: FromOption = None,
@@ -99,7 +102,7 @@ def classify(
             long_texts=long_texts,
             encoding=encoding,
             ignore=ignore or [],
-            overrides=settings or [],
+            overrides=_with_seeds(settings, seeds),
         )
         named = file_run_name(data, request.pipeline) if name is None else name
         _run(request, named, first, until, processes, dry_run, fresh)
@@ -121,6 +124,11 @@ def compare_architectures(
     chosen = {"columns": {"text": text, "label": label}} | ({"data": data} if data else {})
     request = make_recipe("architectures", settings or [], merge(chosen, QUICK if quick else {}))
     _run(request, name, None, None, 1, False, False)
+
+
+def _with_seeds(settings: list[str] | None, seeds: int | None) -> list[str]:
+    """The settings of the command line, with those of --seeds."""
+    return [*(settings or []), *([f"evaluate.seeds={seeds}"] if seeds else [])]
 
 
 def _run(

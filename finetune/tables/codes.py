@@ -1,4 +1,4 @@
-"""The one list of checks of data, with their codes. docs/findings.md explains each.
+"""The one list of checks of data and of models trained on them, with their codes. docs/findings.md explains each.
 
 Codes are stable: a check keeps its code, and the code of a removed check is not reused.
 """
@@ -59,6 +59,9 @@ CHECKS = (
     Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
     Check("FT036", "several_labels", "Cells of the label column hold several labels.", stops=True),
     Check("FT050", "label_suspects", "The labels of some rows are probably wrong."),
+    Check("FT060", "shortcut", "One word or rule tells the labels nearly as well as the trained model."),
+    Check("FT061", "weak_slice", "The trained model is worse on a kind of test rows than on the others."),
+    Check("FT062", "fragile_decisions", "Small changes that keep a text's label flip many decisions."),
     Check("FT070", "half_rows", "Rows without a source or without a target are left out."),
     Check("FT071", "malformed_records", "Records cannot be read as instructions.", stops=True),
     Check("FT072", "cut_sources", "Sources or prompts are longer than the model's input and are truncated."),

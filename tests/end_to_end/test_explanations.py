@@ -3,9 +3,13 @@
 import csv
 import json
 import random
+import shutil
 import subprocess
 
 import pytest
+
+from finetune.report.build import build_report
+from finetune.tasks.base import task_named
 
 WORDS = ["lunch", "home", "train", "work", "later", "call", "meet", "friend", "dinner", "movie", "week", "garden"]
 WORDS += ["river", "paper", "window", "music"]
@@ -97,3 +101,14 @@ def test_errors_come_with_pieces_and_training_rows(planted):
         assert error["label"] != error["predicted"] and 0 < len(error["spans"]) <= 5
         assert {(near["row"], near["text"], near["label"]) for near in error["neighbours"]} <= train
     assert len(found["flips"]) == 8 and "evidence on the decision, not its cause" in report
+
+
+def test_findings_have_their_codes_and_can_be_muted(planted, tmp_path):
+    run, _, report = planted
+    assert "FT060" in report and "FT061" in report
+    copy = shutil.copytree(run, tmp_path / "runs" / "planted")
+    recipe = json.loads((copy / "recipe.json").read_text())
+    (copy / "recipe.json").write_text(json.dumps(recipe | {"ignore": ["FT061"]}))
+    build_report(copy, {"classify": task_named("classify").page})
+    muted = (copy / "report" / "report.md").read_text()
+    assert "FT060" in muted and "| FT061 |" not in muted

@@ -25,7 +25,7 @@ from finetune.tasks.base import read_records, task_of
 from finetune.tasks.classify.data import LabelledRow, read_data
 from finetune.tasks.classify.job import Examples, build_job, predict_rows
 from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples, write_predictions
-from finetune.tasks.classify.score import positive_label
+from finetune.tasks.classify.score import positive_label, recipe_costs
 from finetune.tasks.setup import assemble, base_weights, fit, identity, start_weights
 from finetune.training.loop import set_threads
 from finetune.training.precision import device_type
@@ -196,8 +196,7 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
     positive = positive_label(recipe, prepared.labels)
 
     def decisions(p_val: np.ndarray, p_test: np.ndarray) -> list[int]:
-        costs = None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs]
-        rule = choose_rule(recipe.evaluate.aim or "half", costs, y_val, p_val, positive)
+        rule = choose_rule(recipe.evaluate.aim or "half", recipe_costs(recipe), y_val, p_val, positive)
         found: list[int] = rule.predict(p_test, positive).tolist()
         return found
 

@@ -1,27 +1,44 @@
 """The report's sections on why a classifier errs, from explanations.json."""
 
+from collections.abc import Collection
+
 from finetune.errors import shorten
 from finetune.evaluation.explanations import ExplainedError, Explanations
 from finetune.evaluation.shortcut import Shortcut
 from finetune.evaluation.slices import LEAST_ROWS
 from finetune.report import plots
-from finetune.report.blocks import NONE, Section, Table, Text, metric_cell, metric_name, percent
+from finetune.report.blocks import NONE, Section, Table, Text, metric_cell, metric_name, percent, sentence
 from finetune.report.metric_text import metric_interval, metric_text, metric_value, p_text
+from finetune.tables.codes import GUIDE
+from finetune.tables.findings import Finding, without_muted
+from finetune.tasks.classify.explanation_findings import evaluation_findings
 from finetune.tasks.classify.score import LabelledEvaluation
 
 _TEXT = 100  # characters of a training text
 
 
-def explanation_sections(found: Explanations | None, labels: list[str]) -> list[Section]:
-    """Evidence on the errors, the slices, the shortcut and the changes; an empty list without explanations."""
+def explanation_sections(found: Explanations | None, muted: Collection[str]) -> list[Section]:
+    """Findings, evidence on the errors, slices, the shortcut and changes; an empty list without explanations.
+
+    muted: codes of findings that the recipe ignores.
+    """
     if found is None:
         return []
+    findings = without_muted(evaluation_findings(found), muted)
     return [
+        *([_findings(findings)] if findings else []),
         *([_evidence(found)] if found.errors else []),
         _slices(found),
         *([shortcut_section(found.shortcut)] if found.shortcut else []),
         _flips(found),
     ]
+
+
+def _findings(findings: list[Finding]) -> Section:
+    rows = [[finding.code, sentence(finding.what), finding.do] for finding in findings]
+    table = Table("Findings of the evaluation", ["Code", "Finding", "What to do"], rows, prose=1)
+    note = f"The file {GUIDE} of this project explains each code; --ignore CODE mutes one."
+    return Section("findings", "Findings", [table, Text(note, small=True)])
 
 
 def _evidence(found: Explanations) -> Section:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from finetune.console import aligned
 from finetune.evaluation.metrics import ClassScores
+from finetune.evaluation.over_seeds import Seeds
 from finetune.evaluation.results import Difference, Metric
 from finetune.records import TrainResult
 from finetune.report import plots, provenance
@@ -56,6 +57,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
     evaluation = files.evaluation
     sections = [
         comparison(evaluation, files.train),
+        *seeds_section(evaluation.seeds),
         all_metrics(evaluation),
         confusion(evaluation),
         *ranking(evaluation),
@@ -65,7 +67,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         per_label(evaluation),
         *long_texts_section(evaluation.long_texts, evaluation.headline.n),
         errors(files.wrong),
-        *explanation_sections(files.explanations, evaluation.labels),
+        *explanation_sections(files.explanations, files.recipe.get("ignore") or ()),
         *suspects_section(files.labels, files.name),
         leakage(evaluation, near_duplicates(files.explanations, evaluation)),
         data_section(files.card),
@@ -202,6 +204,28 @@ def all_metrics(evaluation: LabelledEvaluation) -> Section:
             Text(note, small=True),
         ],
     )
+
+
+def seeds_section(seeds: Seeds | None) -> list[Section]:
+    """The metrics over several seeds; an empty list for one training."""
+    if seeds is None:
+        return []
+    rows = [
+        [
+            metric_name(name),
+            metric_cell(name, own.mean),
+            metric_value(name, own.spread),
+            ", ".join(metric_value(name, value) for value in own.by_seed),
+        ]
+        for name, own in seeds.metrics.items()
+    ]
+    said = (
+        f"{len(seeds.seeds)} trainings on the same rows with the seeds {', '.join(map(str, seeds.seeds))}. Everything else in "
+        "this report, and the exported model, is of the first. The interval says how far another seed moves the mean on "
+        "these test rows (Student's t); how far other rows would move it, say the intervals of the other tables."
+    )
+    columns = ["Metric", "Mean", "Standard deviation", "Each seed"]
+    return [Section("seeds", "Over seeds", [Text(said), Table("Test rows", columns, rows, frozenset({1, 2}), prose=3)])]
 
 
 def confusion(evaluation: Decisions) -> Section:

@@ -14,6 +14,7 @@ from finetune.evaluation.calibration import ReliabilityBin, fit_temperature, rel
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.leakage import OverlapCounts, clean_rows, overlap
 from finetune.evaluation.metrics import ClassScores, classification_metrics, paired_difference, per_class
+from finetune.evaluation.over_seeds import Seeds
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, Start
 from finetune.recipe import Recipe
 from finetune.records import Record
@@ -100,6 +101,7 @@ class ClassifierEvaluation(LabelledEvaluation):
     reliability: list[ReliabilityBin]
     curves: Curves
     decision: Decision
+    seeds: Seeds | None = None  # of several trainings; everything else is of the first
 
 
 L = TypeVar("L", bound=LabelledEvaluation)
@@ -355,6 +357,11 @@ def positive_label(recipe: Recipe, labels: list[str]) -> int | None:
             do="Set it to one of them, or remove it.",
         )
     return labels.index(wanted.positive)
+
+
+def recipe_costs(recipe: Recipe) -> Costs | None:
+    """The costs of a recipe."""
+    return None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs]
 
 
 def check_aim(recipe: Recipe, labels: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The task ``classify`` in a run: a labelled table in, a classifier's bundle out. A text has one of K labels."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from finetune.tasks.classify.job import Examples, Objective, label_numbers, one_
 from finetune.tasks.classify.labelled import ClassifyPrepared, LabelledTask
 from finetune.tasks.classify.many.task import TASK as MANY
 from finetune.tasks.classify.page import PAGE, classifier_table
-from finetune.tasks.classify.score import ClassifierEvaluation, Scored, positive_label, score_classifier, verdict
+from finetune.tasks.classify.score import (
+    ClassifierEvaluation,
+    Scored,
+    positive_label,
+    recipe_costs,
+    score_classifier,
+    verdict,
+)
 from finetune.tokenizer import Tokenizer
 
 
@@ -79,7 +87,7 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
             labels=labels,
             positive=positive_label(recipe, labels),
             aim=recipe.evaluate.aim or "half",
-            costs=None if recipe.evaluate.costs is None else [list(row) for row in recipe.evaluate.costs],
+            costs=recipe_costs(recipe),
             headline=headline,
             resamples=recipe.evaluate.resamples,
             seed=recipe.train.seed,
@@ -93,6 +101,17 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         return Scored(
             found, [labels[i] for i in predicted], confidence, probabilities, found.decision.rule.abstain_below
         )
+
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
+    ) -> ClassifierEvaluation:
+        """Also train with further seeds, if the recipe asks for them."""
+        found = super().evaluate(recipe, run, model, tokenizer, start)
+        if recipe.evaluate.seeds == 1:
+            return found
+        from finetune.tasks.classify.seeds import train_seeds
+
+        return replace(found, seeds=train_seeds(self, recipe, run, found))
 
     def explain(
         self,

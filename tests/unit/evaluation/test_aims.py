@@ -36,6 +36,14 @@ def test_so_many_rows_without_an_error_are_just_enough():
         assert 1 - aims.upper_bound(0, n) >= share > 1 - aims.upper_bound(0, n - 1)
 
 
+@pytest.mark.parametrize(("mean", "n"), [(0.0, 40), (0.1, 200), (0.5, 30)])
+def test_the_bound_of_a_mean_is_hoeffdings(mean, n):
+    found = aims.mean_bound(mean, n)
+    divergence = stats.entropy([mean, 1 - mean], [found, 1 - found])
+    assert n * divergence == pytest.approx(np.log(10)) and found > mean
+    assert aims.mean_bound(1.0, n) == 1.0
+
+
 def test_elkans_threshold_costs_least():
     costs = [[0.0, 10.0], [1.0, 0.0]]
     y, p = draw(np.random.default_rng(0), 20_000)

@@ -35,6 +35,7 @@ class ManyTask(LabelledTask[ManyEvaluation]):
                 wanted.aim not in (None, "half", "max-f1"),
                 "Set it to half or max-f1, of each label.",
             ),
+            (f"evaluate.seeds={wanted.seeds}", wanted.seeds > 1, "Leave it out."),
             ("evaluate.costs", wanted.costs is not None, "Leave it out."),
             (
                 f"evaluate.metric={wanted.metric}",
