@@ -154,6 +154,11 @@ class Evaluate(Settings):
         description="for aim = cost: a row for each true label and a column for each predicted label, in sorted order, 0 on "
         "the diagonal and above 0 elsewhere; [[0, 10], [1, 0]]: a ham called spam costs as much as ten spam called ham",
     )
+    choose: Literal["model", "best"] = Field(
+        "model",
+        description="what the bundle holds; best: the model, TF-IDF or the average of their log-probabilities, whichever has the "
+        "highest headline metric on the validation rows",
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
 
     @field_validator("aim")

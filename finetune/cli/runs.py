@@ -26,11 +26,14 @@ def export(
     quantize: Annotated[
         str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0.")
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="model", help="Export the model although another won on validation.")
+    ] = None,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
     from finetune.commands.export import export_again
 
-    say(str(export_again(run_directory, out, format, quantize)))
+    say(str(export_again(run_directory, out, format, quantize, part)))
 
 
 def push(
@@ -53,7 +56,7 @@ def labels(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The new run's name; default: RUN-fixed.")] = None,
 ) -> None:
-    """List the rows whose label is probably wrong, or train again on corrected rows."""
+    """List the rows whose label may be wrong, or train again on corrected rows."""
     from finetune.commands.labels import before_and_after, list_suspects
 
     if apply is None:

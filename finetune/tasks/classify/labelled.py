@@ -44,6 +44,7 @@ from finetune.tasks.classify.job import (
     label_numbers,
 )
 from finetune.tasks.classify.score import L, Scored
+from finetune.tasks.classify.winner import TFIDF_FILES, write_tfidf
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
@@ -71,7 +72,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     exported = "bundle"
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
-    evaluation_files = ("predictions.csv",)
+    evaluation_files = ("predictions.csv", *TFIDF_FILES)
 
     @abstractmethod
     def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
@@ -228,6 +229,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
             scored.abstain_below,
         )
         self.explain(recipe, run, model, tokenizer, scored.evaluation, records, parts, logits["test"])
+        if scored.tfidf is not None:
+            write_tfidf(run.directory, scored.tfidf)
         return scored.evaluation
 
     def explain(
@@ -245,11 +248,16 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts."""
-        measured = run.path("eval.json")
-        evaluation = self.page.evaluation.from_json(read_json(measured), measured)
+        evaluation = self.model_evaluation(run)
         rows, max_length = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared).max_length
         texts, targets = [row.text for row in rows], self.targets([row.label for row in rows], evaluation.labels)
         return exportable_run(run, recipe, model, tokenizer, evaluation, max_length, texts, targets)
+
+    def model_evaluation(self, run: Run) -> L:
+        """The evaluation of the model."""
+        path = run.path("eval.json")
+        found: L = self.page.evaluation.from_json(read_json(path), path)
+        return found
 
     def next_command(self, directory: Path) -> str:
         """Predict a label."""
