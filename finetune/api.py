@@ -29,7 +29,8 @@ class ClassifierRun:
     def __init__(self, directory: Path):
         self.directory = Run.at(directory).directory
         self.report = self.directory / "report" / "index.html"
-        self.bundle = self.directory / "export" / "hf"
+        winner = self.directory / "export" / "bundle"  # if it is not the model
+        self.bundle = winner if winner.exists() else self.directory / "export" / "hf"
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:

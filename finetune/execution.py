@@ -295,8 +295,9 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
     if run.path("report", "index.html").exists():
         say()
         say(f"report: {run.path('report', 'index.html')}")
-    if run.path("export", "hf", "config.json").exists():
-        say(f"{task.exported}: {run.path('export', 'hf')}   (try: {program()} {task.next_command(run.directory)})")
+    exported = run.path("export", "bundle" if run.path("export", "bundle").exists() else "hf")
+    if exported.exists():
+        say(f"{task.exported}: {exported}   (try: {program()} {task.next_command(run.directory)})")
 
 
 @contextmanager

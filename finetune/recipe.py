@@ -181,6 +181,11 @@ class Evaluate(Settings):
         le=100,
         description="trainings with different seeds, from train.seed on, each measured on the test rows",
     )
+    choose: Literal["model", "best"] = Field(
+        "model",
+        description="what the bundle holds; best: the model, TF-IDF or the average of their log-probabilities, whichever has the "
+        "highest headline metric on the validation rows",
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")
 
     @field_validator("aim")

@@ -42,11 +42,14 @@ def export(
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="hf: compare a classifier on all test texts, not on a sample.")
     ] = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="model", help="Export the model although another won on validation.")
+    ] = None,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
     from finetune.commands.export import export_again
 
-    say(str(export_again(run_directory, out, format, quantize, all_texts)))
+    say(str(export_again(run_directory, out, format, quantize, all_texts, part)))
 
 
 def push(
@@ -69,7 +72,7 @@ def labels(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The new run's name; default: RUN-fixed.")] = None,
 ) -> None:
-    """List the rows whose label is probably wrong, or train again on corrected rows."""
+    """List the rows whose label may be wrong, or train again on corrected rows."""
     from finetune.commands.labels import before_and_after, list_suspects
 
     if apply is None:

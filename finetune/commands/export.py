@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from finetune.errors import RecipeError, RunError
+from finetune.evaluation.choice import MODEL
 from finetune.export import FORMATS
 from finetune.files import damage, remove, sync_directory, temporary_path, writing
 from finetune.run import Run
@@ -11,13 +12,20 @@ from finetune.stages import export
 
 
 def export_again(
-    directory: Path, out: Path | None, format: str = "hf", quantize: str | None = None, all_texts: bool = False
+    directory: Path,
+    out: Path | None,
+    format: str = "hf",
+    quantize: str | None = None,
+    all_texts: bool = False,
+    part: str | None = None,
 ) -> Path:
     """Export a finished run again, and copy it to `out` if given. Returns the export's directory."""
     if all_texts and format != "hf":
         raise RecipeError("--all-texts is for the format hf", got=f"--format {format}", do="Leave it out.")
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
+    if part not in (None, MODEL):
+        raise RecipeError("unknown part of a bundle", got=repr(part), known=MODEL)
     found = Run.at(directory)
     recipe = found.recipe()
     if out is not None and out.exists():
@@ -25,7 +33,7 @@ def export_again(
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle contains the evaluation
         found.refuse_changes(besides=("report", "export"))
-        export.write(recipe, found, format, quantize, all_texts)
+        export.write(recipe, found, format, quantize, all_texts, part)
         where = found.path("export", format)
         return where if out is None else _copy(where, Path(out))
 

@@ -1,4 +1,4 @@
-"""The command ``labels``: the rows of a run whose label is probably wrong, and what correcting them changed."""
+"""The command ``labels``: the rows of a run whose label may be wrong, and what correcting them changed."""
 
 import csv
 import sys

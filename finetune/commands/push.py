@@ -24,6 +24,12 @@ def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
     run = Run.at(directory)
     run.record("export")  # or RunError: the run is not finished
     folder = run.path("export", "hf")
+    if not folder.exists():
+        raise RunError(
+            f"{directory}: has no export of the model, which the hub holds",
+            got="another winner, chosen on validation" if run.path("export", "bundle").exists() else "no export/hf",
+            do=f"Export it: finetune export {directory} --part model",
+        )
     if why := damage(folder):
         raise RunError(f"{directory}: the export was changed", got=why, do="Export the run again.")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from finetune.evaluation.tfidf import TfidfModel
+
 _COSTS = (1.0, 10.0, 100.0)  # C: inverse strength of the L2 penalty
 _CHARACTER_NGRAM_LIMIT = 10_000_000  # characters of training text; above it, only word n-grams, to bound memory
 _WORK_LIMIT = 100_000_000  # characters x classes; above it, a sample of the rows, to bound time
-_CHUNK = 20_000  # rows vectorised at once
 _SEED = 0
 
 
@@ -36,31 +37,26 @@ def tfidf_logistic(
     regression with the C that has the highest validation accuracy (ties: lowest log loss). Classes missing
     from train get probability 0.
     """
-    start = time.perf_counter()
-    probabilities, note = _fit_predict(
-        list(train_texts),
-        np.asarray(y_train, dtype=int),
-        list(val_texts),
-        np.asarray(y_val, dtype=int),
-        list(test_texts),
-        k,
-    )
+    start, texts = time.perf_counter(), list(test_texts)
+    model, note = fit_tfidf(list(train_texts), y_train, list(val_texts), y_val, k)
+    probabilities = majority(y_train, k, len(texts)) if model is None else model.probabilities(texts)
     return probabilities, note, time.perf_counter() - start
 
 
-def _fit_predict(
-    train_texts: list[str], y_train: np.ndarray, val_texts: list[str], y_val: np.ndarray, test_texts: list[str], k: int
-) -> tuple[np.ndarray, str]:
-    n = len(test_texts)
+def fit_tfidf(
+    train_texts: list[str], y_train: ArrayLike, val_texts: list[str], y_val: ArrayLike, k: int
+) -> tuple[TfidfModel | None, str]:
+    """The fitted model of ``tfidf_logistic``, or None where there is nothing to fit, and a note."""
+    y_train, y_val = np.asarray(y_train, dtype=int), np.asarray(y_val, dtype=int)
     if len(np.unique(y_train)) < 2:
-        return majority(y_train, k, n), "train has fewer than two classes: nothing to fit"
+        return None, "train has fewer than two classes: nothing to fit"
 
     train_texts, y_train, sampled = _within_work_limit(train_texts, y_train, k)
     features, what = tfidf_features(train_texts)
     try:
         train = features.fit_transform(train_texts)
     except ValueError:  # scikit-learn's only sign of an empty vocabulary
-        return majority(y_train, k, n), "train has no word or character to count: the majority class instead"
+        return None, "train has no word or character to count: the majority class instead"
 
     val = features.transform(val_texts) if val_texts else None
     best: Any = None
@@ -72,12 +68,7 @@ def _fit_predict(
             best, best_rank = model, rank
     chosen = "chosen on validation" if val_texts else "without validation rows to choose it on"
     note = f"{what}, C = {best.C:g} {chosen}{sampled}"
-
-    probabilities = np.zeros((n, k))
-    for first in range(0, n, _CHUNK):
-        chunk = slice(first, first + _CHUNK)
-        probabilities[chunk] = _class_probabilities(best, features.transform(test_texts[chunk]), k)
-    return probabilities, note
+    return TfidfModel(features, best, k, note), note
 
 
 def tfidf_one_vs_rest(

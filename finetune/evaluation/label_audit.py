@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, and how many errors planted on purpose the same search finds.
+"""Which labels may be wrong, and how many errors planted on purpose the same search finds.
 
 A label is suspected by confident learning (Northcutt, Jiang and Chuang 2021, J. Artif. Intell. Res. 70, arXiv:1911.00068)
 on out-of-fold probabilities: no row is judged by a model that has seen its label, or the label of a copy of it.
@@ -15,9 +15,7 @@ from finetune.records import Record
 
 FOLDS = 5
 PLANTED_SHARE = 0.02
-LARGEST_SHARE = (
-    0.5  # of a label's rows that are listed at most, so that the model's weakness on a label is not its rows' fault
-)
+LARGEST_SHARE = 0.5  # of a label's rows; more would say that the features know nothing of the label
 _FEWEST_PLANTED = 10  # in few rows errors are planted several times over
 _MOST_ROUNDS = 5
 _FLOOR = 1e-9  # of a probability
@@ -46,7 +44,7 @@ class Planted(Record):
 
 @dataclass(frozen=True)
 class Suspect(Record):
-    """A row whose label is probably wrong."""
+    """A row whose label may be wrong."""
 
     row: int  # its number in the data file
     split: str
@@ -144,7 +142,7 @@ def find_label_issues(targets: np.ndarray, probabilities: np.ndarray) -> np.ndar
 def search(
     features: list[Features], targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray, k: int, seed: int
 ) -> Search:
-    """List the rows whose label is probably wrong. targets, groups: (n,), numbers of labels and of groups.
+    """List the rows whose label may be wrong. targets, groups: (n,), numbers of labels and of groups.
 
     teaching: bool (n,), the rows that judge others; the test rows are judged and judge none.
     A row is listed if confident learning takes its label for wrong; of a label, at most half of its rows, the worst.
@@ -192,16 +190,16 @@ def counts_text(audit: LabelAudit) -> str:
     """How many rows are suspected, in a sentence."""
     total = sum(audit.suspects.values())
     where = ", ".join(f"{split} {count:,}" for split, count in audit.suspects.items())
-    return f"{total:,} of {audit.rows:,} rows have a label that is probably wrong" + (f" ({where})." if total else ".")
+    return f"{total:,} of {audit.rows:,} rows have a label that may be wrong" + (f" ({where})." if total else ".")
 
 
 def planted_text(audit: LabelAudit) -> str:
-    """How well the search finds errors that were planted, in two sentences."""
+    """How far the list can be trusted: what the search finds of errors that were planted."""
     own = audit.planted
     rounds = f" in {own.rounds} rounds" if own.rounds > 1 else ""
     return (
         f"Of {own.rows:,} labels changed on purpose{rounds}, the same search listed {own.found:,} "
-        f"({own.found / own.rows:.0%}, 95 % interval {own.low:.0%} to {own.high:.0%}). These were {own.found:,} of the "
-        f"{own.listed:,} rows listed then: of a list with that many errors in the data, at least "
-        f"{own.found / max(own.listed, 1):.0%} are errors."
+        f"({own.found / own.rows:.0%}, 95 % interval {own.low:.0%} to {own.high:.0%}); they were "
+        f"{own.found / max(own.listed, 1):.0%} of the {own.listed:,} rows listed then. The fewer labels are wrong, the more of "
+        "the list are rows that are merely hard."
     )

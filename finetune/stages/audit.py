@@ -1,4 +1,4 @@
-"""Stage ``audit``: list the rows whose label is probably wrong, where that costs little beside the run."""
+"""Stage ``audit``: list the rows whose label may be wrong, where that costs little beside the run."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,7 @@
-"""Stage ``export``: write the best model in Hugging Face format and compare logits with other libraries."""
+"""Stage ``export``: write the best model in Hugging Face format and compare logits with other libraries.
+
+Where an evaluation chose another winner than the model, write that one instead, in a layout of our own.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +13,37 @@ if TYPE_CHECKING:
 
 READS = None  # its README names the run, and its card the whole recipe
 NAMES_RUN = True
-OUTPUTS = ("export/hf/*",)
+OUTPUTS = ("export/hf/*", "export/bundle/*", "export/bundle/model/*")
 
 
 def run(recipe: Recipe, run: Run) -> "Exported":
-    """Write export/hf/. Raises WeightsError if another library's logits differ from ours."""
-    return write(recipe, run, "hf")
+    """Write export/hf/, or export/bundle/. Raises WeightsError if another library's logits differ from ours."""
+    from finetune.console import say
+    from finetune.evaluation.choice import MODEL
+    from finetune.tasks.base import task_of
+
+    task = task_of(recipe)
+    if task.winner(run) == MODEL:
+        return write(recipe, run, "hf")
+    exported = task.export_winner(recipe, run)
+    say(f"export: {exported.summary}")
+    return exported
 
 
-def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None, all_texts: bool = False) -> "Exported":
+def write(
+    recipe: Recipe, run: Run, format: str, quantize: str | None = None, all_texts: bool = False, part: str | None = None
+) -> "Exported":
     """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result.
 
     quantize: one of the format's ``QUANTIZED``. Raises RecipeError for another. all_texts: compare a classifier in
-    Hugging Face's layout on all test texts; the other formats do so anyway, or say how many they take.
+    Hugging Face's layout on all test texts; the other formats do so anyway, or say how many they take. part: "model", to
+    write the model where it is not the winner; without it that is a RecipeError.
     """
     from importlib import import_module
 
     from finetune.console import say
     from finetune.errors import RecipeError
+    from finetune.evaluation.choice import MODEL
     from finetune.export import FORMATS
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import base_weights, best_model, trained_model
@@ -39,6 +55,13 @@ def write(recipe: Recipe, run: Run, format: str, quantize: str | None = None, al
             f"the format {format} is not quantized so",
             got=f"--quantize {quantize}",
             known=", ".join(known) or "no quantization",
+        )
+    winner = task_of(recipe).winner(run)
+    if MODEL not in (winner, part):
+        raise RecipeError(
+            f"the format {format} holds a model, and this run's winner is not the model",
+            got=f"{winner}, chosen on validation (evaluate.choose=best); it is in export/bundle",
+            do="To export the model all the same, add --part model.",
         )
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
     thing = task_of(recipe).exportable(recipe, run, model, tokenizer)

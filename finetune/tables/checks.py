@@ -202,7 +202,7 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
             "near_duplicates_with_other_label",
             "warning",
             f"{len(apart):,} pairs of nearly identical texts have different labels",
-            "Check these pairs: one of the two labels is probably wrong.",
+            "Check these pairs: one of the two labels may be wrong.",
             len(apart),
         )
         found.append(with_pairs(finding, apart))

@@ -17,8 +17,9 @@ from torch import nn
 
 from finetune.checkpoints.scratch import Architecture
 from finetune.errors import RecipeError, RunError, WeightsError
+from finetune.evaluation.choice import MODEL
 from finetune.evaluation.results import Evaluation, Start
-from finetune.export.exportable import Exportable
+from finetune.export.exportable import Exportable, Exported
 from finetune.files import atomic_write
 from finetune.hub.registry import DataRow
 from finetune.models.bodies import Body
@@ -182,6 +183,14 @@ class Task(ABC, Generic[P, B, M, E]):
     @abstractmethod
     def exportable(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer) -> Exportable:
         """A finished run's model with everything that an export format writes."""
+
+    def winner(self, run: Run) -> str:
+        """What the bundle holds: the model, or another that an evaluation chose, by one word."""
+        return MODEL
+
+    def export_winner(self, recipe: Recipe, run: Run) -> Exported:
+        """Write export/bundle/, for a run whose winner is not the model."""
+        raise NotImplementedError
 
     @abstractmethod
     def next_command(self, directory: Path) -> str:

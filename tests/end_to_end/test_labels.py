@@ -31,10 +31,10 @@ def test_a_run_lists_its_wrong_labels_in_file_report_and_on_the_screen(toy_copy,
     wrong = [row for row in rows if (row["label"] == "ham") != (row["text"].strip('"').split()[0] in tools.ham)]
     assert len(wrong) / len(rows) > 0.8  # the toy's rows whose words are of the other label
     shown = finetune("labels", toy_copy)
-    assert shown.status == 0 and f"{len(rows)} of 120 rows have a label that is probably wrong" in shown.out
+    assert shown.status == 0 and f"{len(rows)} of 120 rows have a label that may be wrong" in shown.out
     assert "changed on purpose" in shown.out and rows[0]["text"][:20] in shown.out
     page = (toy_copy / "report" / "report.md").read_text(encoding="utf-8")
-    assert "Labels that are probably wrong" in page and "FT050" in page and "changed on purpose" in page
+    assert "Labels that may be wrong" in page and "FT050" in page and "changed on purpose" in page
 
 
 def test_fixes_start_a_run_and_leave_the_test_rows_alone(toy_copy, finetune):

@@ -27,10 +27,11 @@ from finetune.run import Run, read_record
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.codes import BY_NAME
 from finetune.tables.splits import SPLITS, number_groups, text_keys
-from finetune.tasks.base import read_records, task_of
+from finetune.tasks.base import read_records
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
 from finetune.tasks.classify.score import TFIDF
+from finetune.tasks.classify.task import labelled_task
 from finetune.tasks.setup import base_weights
 from finetune.training.precision import device_type
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
@@ -84,8 +85,7 @@ def audit_run(recipe: Recipe, run: Run) -> Audited:
 
 def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
     """About how long each kind of feature takes: from the baseline's time, and from the states of a few texts."""
-    path = run.path("eval.json")
-    evaluation = task_of(recipe).page.evaluation.from_json(read_json(path), path)
+    evaluation = labelled_task(recipe).model_evaluation(run)
     baseline = next(entry.seconds for entry in evaluation.baselines if entry.name == TFIDF)
     ids = [own for part in run_examples(run).values() for own in part.beginnings().ids]
     ordered = sorted(ids, key=len)

@@ -17,6 +17,7 @@ from pydantic import Field
 from finetune.console import progress
 from finetune.errors import DataError, RunError, WeightsError, listed, shorten
 from finetune.evaluation.aims import Costs
+from finetune.evaluation.choice import MODEL
 from finetune.evaluation.results import StartWeights
 from finetune.files import MANIFEST, damage, read_json
 from finetune.records import Record
@@ -26,6 +27,7 @@ from finetune.tables.readers import HEADER_NAMES, SAMPLE, TEXT_NAMES, find_unlab
 from finetune.tables.tables import TableFormat, as_cell, iterate_table, iterate_values, with_fields
 from finetune.tables.writers import open_writer
 from finetune.tasks.classify.predictor import ManyLabels, Predictor
+from finetune.tasks.classify.winner import load_winner
 
 if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
     from finetune.export.standalone import OnnxClassifier
@@ -62,6 +64,7 @@ class BundleCard(Record):
         "cut"  # what is read of a text with more than max_length tokens
     )
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
+    winner: str = MODEL  # what the bundle holds, where another than the model won
 
 
 _Loaded = TypeVar("_Loaded", bound=Predictor)
@@ -101,6 +104,12 @@ class Bundle(Predictor):
 
         directory = bundle_directory(path)
         card = read_card(directory / "bundle.json")
+        if card.winner != MODEL:
+            raise WeightsError(
+                f"{directory}: holds no model of its own",
+                got=f"{card.winner}, chosen on validation",
+                do=f"Use finetune predict, or export the model: finetune export {path} --part model",
+            )
         loaded = load_directory(directory)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
@@ -212,8 +221,16 @@ class ManyOnnxBundle(ManyLabels, OnnxBundle):
 
 
 def open_bundle(path: Path | str) -> Predictor:
-    """The classifier in a bundle or a run, in ONNX where the bundle is. Raises WeightsError."""
-    return _settled(path, lambda: (OnnxBundle if (Path(path) / ONNX).exists() else Bundle)._load(path))
+    """The classifier in a bundle or a run, in ONNX where the bundle is, or another winner. Raises WeightsError."""
+    return _settled(path, lambda: _open(path))
+
+
+def _open(path: Path | str) -> Predictor:
+    if (Path(path) / ONNX).exists():
+        return OnnxBundle._load(path)
+    directory = bundle_directory(path)
+    card = read_card(directory / "bundle.json")
+    return Bundle._load(path) if card.winner == MODEL else load_winner(directory, card, Bundle._load)
 
 
 def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
@@ -239,7 +256,10 @@ def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
 
 
 def _directory(path: Path | str) -> Path:
-    return Path(path) / "export" / "hf" if (Path(path) / "recipe.json").exists() else Path(path)
+    if not (Path(path) / "recipe.json").exists():
+        return Path(path)
+    bundle = Path(path) / "export" / "bundle"  # which a run has if not the model won
+    return bundle if bundle.exists() else Path(path) / "export" / "hf"
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:

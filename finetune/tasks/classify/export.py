@@ -7,6 +7,7 @@ import numpy as np
 
 from finetune.console import escape_markdown
 from finetune.evaluation.aims import Rule
+from finetune.evaluation.choice import MODEL
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable, Exported
 from finetune.export.hf import in_transformers
@@ -29,7 +30,6 @@ def exportable_run(
     tokenizer: Tokenizer,
     evaluation: LabelledEvaluation,
     max_length: int,
-    long_texts: str,
     texts: list[str],
     targets: np.ndarray,
 ) -> Exportable:
@@ -37,28 +37,41 @@ def exportable_run(
 
     With many labels per row, targets says of each label whether the text has it (n, K).
     """
+    card = run_card(run, recipe, evaluation, max_length, tokenizer.fingerprint())
+    data = run_data(run)
+    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
+    return exportable(run.name, model, tokenizer, card, texts, facts_of(evaluation, data), about, targets)
+
+
+def run_data(run: Run) -> ClassifierCard:
+    """The data card of a run."""
     described = run.path("data", "card.json")
-    data = ClassifierCard.from_json(read_json(described), described)
-    card = BundleCard(
+    return ClassifierCard.from_json(read_json(described), described)
+
+
+def run_card(
+    run: Run, recipe: Recipe, evaluation: LabelledEvaluation, max_length: int, tokenizer: str, winner: str = MODEL
+) -> BundleCard:
+    """The card of a run's bundle. tokenizer: its hash."""
+    return BundleCard(
         schema_version=1,
         task=recipe.task,
         labels=evaluation.labels,
         positive=evaluation.positive,
-        columns=data.columns,
+        columns=run_data(run).columns,
         max_length=max_length,
-        long_texts=long_texts,
+        long_texts=recipe.classify.long_texts,
         threshold=evaluation.threshold,
         thresholds=evaluation.thresholds,
         **_rule(evaluation),
         temperature=evaluation.temperature,
         weights=evaluation.weights,
-        tokenizer_sha256=tokenizer.fingerprint(),
+        tokenizer_sha256=tokenizer,
         data_sha256=run.result("download", Downloaded).data.sha256,
         recipe_sha256=sha256_json(recipe.model_dump()),
         white_space=recipe.columns.white_space,
+        winner=winner,
     )
-    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
-    return exportable(run.name, model, tokenizer, card, texts, _facts(evaluation, data), about, targets)
 
 
 def exportable(
@@ -101,7 +114,7 @@ def _rule(evaluation: LabelledEvaluation) -> dict[str, Any]:
     return {"aim": rule.aim, "costs": rule.costs, "abstain_below": rule.abstain_below}
 
 
-def _facts(evaluation: LabelledEvaluation, data: ClassifierCard) -> list[str]:
+def facts_of(evaluation: LabelledEvaluation, data: ClassifierCard) -> list[str]:
     """The results and the data of a run's model, as lines of the README."""
     headline = evaluation.headline
     shown = f"not defined ({headline.reason})"
@@ -128,7 +141,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
         "",
         *([weights.note, ""] if weights.note else []),
         *(f"- {fact}" for fact in facts),
-        f"- {_reading(card)}; temperature {card.temperature:.3f}, {_decision(card)}",
+        f"- {_reading(card)}; temperature {card.temperature:.3f}, {decision_text(card)}",
         f"- {exported.summary}",
         "",
         "## Use",
@@ -225,7 +238,7 @@ def transformers_lines(card: BundleCard) -> list[str]:
     ]
 
 
-def _decision(card: BundleCard) -> str:
+def decision_text(card: BundleCard) -> str:
     """From which probability a label is predicted."""
     if not card.thresholds:
         abstains = "" if card.abstain_below is None else f", no decision below {card.abstain_below:.4f}"

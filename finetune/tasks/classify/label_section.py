@@ -1,4 +1,4 @@
-"""The section of a classifier's page on labels that are probably wrong."""
+"""The section of a classifier's page on labels that may be wrong."""
 
 import shlex
 
@@ -42,7 +42,7 @@ def suspects_section(audit: LabelAudit | None, name: str) -> list[Section]:
             ),
             Code(f"finetune labels {shlex.quote(f'runs/{name}')} --apply fixes.csv"),
         ]
-    return [Section("suspects", "Labels that are probably wrong", [*blocks, Text(" ".join(notes(audit)), small=True)])]
+    return [Section("suspects", "Labels that may be wrong", [*blocks, Text(" ".join(notes(audit)), small=True)])]
 
 
 def notes(audit: LabelAudit) -> list[str]:

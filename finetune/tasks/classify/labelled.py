@@ -63,6 +63,7 @@ from finetune.tasks.classify.long_texts import (
     what_ways_cost,
 )
 from finetune.tasks.classify.score import L, Scored
+from finetune.tasks.classify.winner import TFIDF_FILES, write_tfidf
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
@@ -93,7 +94,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     solvable = True
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
-    evaluation_files = ("predictions.csv",)
+    evaluation_files = ("predictions.csv", *TFIDF_FILES)
 
     @abstractmethod
     def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
@@ -269,9 +270,10 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         )
         begun = {name: part.beginnings() for name, part in parts.items()}
         self.explain(recipe, run, model, tokenizer, scored.evaluation, records, begun, logits["test"])
-        long = self._compare_windows(
-            recipe, prepared, scored.evaluation, model, tokenizer, texts["test"], parts, logits
-        )
+        if scored.tfidf is not None:
+            write_tfidf(run.directory, scored.tfidf)
+        own = getattr(scored.evaluation, "model", None) or scored.evaluation  # the model's, where another won
+        long = self._compare_windows(recipe, prepared, own, model, tokenizer, texts["test"], parts, logits)
         return replace(scored.evaluation, long_texts=long)
 
     def _compare_windows(
@@ -328,13 +330,17 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
         """The classifier with its card; its logits are compared on test texts, with the evaluated ones if still here."""
-        measured = run.path("eval.json")
-        evaluation = self.page.evaluation.from_json(read_json(measured), measured)
+        evaluation = self.model_evaluation(run)
         rows, prepared = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared)
         texts, targets = [row.text for row in rows], self.targets([row.label for row in rows], evaluation.labels)
-        read = prepared.max_length, prepared.long_texts
-        thing = exportable_run(run, recipe, model, tokenizer, evaluation, *read, texts, targets)
+        thing = exportable_run(run, recipe, model, tokenizer, evaluation, prepared.max_length, texts, targets)
         return replace(thing, logits=run.memory.get(LOGITS))
+
+    def model_evaluation(self, run: Run) -> L:
+        """The evaluation of the model."""
+        path = run.path("eval.json")
+        found: L = self.page.evaluation.from_json(read_json(path), path)
+        return found
 
     def next_command(self, directory: Path) -> str:
         """Predict a label."""

@@ -29,13 +29,14 @@ from finetune.report.blocks import (
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.tasks.classify.choice_section import choice_section
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.decision_section import decision_section
 from finetune.tasks.classify.explanation_sections import explanation_sections, near_duplicates
 from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
-from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, verdict
+from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, subject, verdict
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
 _WORST = 20
@@ -57,6 +58,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
     evaluation = files.evaluation
     sections = [
         comparison(evaluation, files.train),
+        *choice_section(evaluation),
         *seeds_section(evaluation.seeds),
         all_metrics(evaluation),
         confusion(evaluation),
@@ -131,7 +133,7 @@ def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Sec
     def cells(entries: dict[str, Metric]) -> list[str]:
         return [metric_cell(name, entries[name]) for name in names]
 
-    rows = [["this model", *cells(metrics), NONE, NONE, seconds_text(train.seconds if train else None)]]
+    rows = [[subject(evaluation), *cells(metrics), NONE, NONE, seconds_text(train.seconds if train else None)]]
     rows += [
         [
             entry.name,
@@ -469,6 +471,10 @@ def use(name: str, evaluation: ClassifierEvaluation) -> Section:
             'classify("some text", truncation=True)'
         ),
     ]
+    if evaluation.model is not None:  # another won, which no other library loads
+        python = f'import finetune\n\ntable = finetune.predict({run!r}, ["some text"])'
+        blocks = [*blocks[:2], Text("In Python:"), Code(python)]
+        note = f"The model alone is exported by: finetune export {shlex.quote(run)} --part model"
     notes = [*([Text(note, small=True)] if note else []), *use_note(evaluation.long_texts)]
     return Section("use", "How to use it", [*blocks, *notes])
 
@@ -478,7 +484,8 @@ def classifier_table(evaluation: ClassifierEvaluation) -> list[str]:
     names = [name for name in ("accuracy", "f1", "f1_macro", "roc_auc") if name in evaluation.metrics]
     if "f1" in names:
         names.remove("f1_macro")
-    rows = [(f"{evaluation.weights.name}, {evaluation.method}", evaluation.metrics, "")]
+    own = f"{evaluation.weights.name}, {evaluation.method}"
+    rows = [(own if evaluation.choice is None else subject(evaluation), evaluation.metrics, "")]
     rows += [(baseline.name, baseline.metrics, f"{baseline.p_value:.3g}") for baseline in evaluation.baselines]
     table = [["", *names, "McNemar p"]]
     table += [[name, *(bracket_cell(metrics[metric]) for metric in names), p] for name, metrics, p in rows]

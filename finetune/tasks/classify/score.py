@@ -11,11 +11,14 @@ from finetune.errors import RecipeError, listed
 from finetune.evaluation.aims import ABSTAIN, Costs, Decision, choose_rule, measure_decision
 from finetune.evaluation.baseline import majority, tfidf_logistic
 from finetune.evaluation.calibration import ReliabilityBin, fit_temperature, reliability_bins, softmax
+from finetune.evaluation.choice import AVERAGE, MODEL, Choice
+from finetune.evaluation.choice import TFIDF as CHOSEN_TFIDF
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.leakage import OverlapCounts, clean_rows, overlap
 from finetune.evaluation.metrics import ClassScores, classification_metrics, paired_difference, per_class
 from finetune.evaluation.over_seeds import Seeds
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, Start
+from finetune.evaluation.tfidf import TfidfModel
 from finetune.recipe import Recipe
 from finetune.records import Record
 from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metric_value, p_text
@@ -24,6 +27,7 @@ from finetune.tasks.classify.long_texts import LongTexts
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
 MOST_FREQUENT = "most frequent labels"  # of a row that may have many
+CANDIDATES = {MODEL: "the model", CHOSEN_TFIDF: TFIDF, AVERAGE: "the average of the model and TF-IDF"}
 _CURVE_POINTS = 200
 _MACRO_CLASSES = 10  # with more classes a mean curve is misleading
 
@@ -102,9 +106,22 @@ class ClassifierEvaluation(LabelledEvaluation):
     curves: Curves
     decision: Decision
     seeds: Seeds | None = None  # of several trainings; everything else is of the first
+    choice: Choice | None = None  # None without evaluate.choose = best
+    model: "ClassifierEvaluation | None" = None  # the model's own, if another won
 
 
 L = TypeVar("L", bound=LabelledEvaluation)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another classifier of the same rows: its probabilities (n, K) on val and test."""
+
+    name: str
+    val: np.ndarray
+    test: np.ndarray
+    note: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,7 @@ class Scored(Generic[L]):
     confidence: np.ndarray  # (n,) probability of what was predicted
     probabilities: np.ndarray  # (n, K)
     abstain_below: float | None = None  # that probability
+    tfidf: TfidfModel | None = None  # where what was chosen holds it
 
 
 def score_classifier(
@@ -132,18 +150,22 @@ def score_classifier(
     normalise: Callable[[str], str],
     start: Start,
     costs: Costs | None = None,
+    temperature: float | None = None,
+    rivals: list[Rival] | None = None,
 ) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray]:
     """The evaluation (its seconds are filled in later), and the test rows' probabilities (n, k) and predicted classes (n,).
 
     positive: index of the positive one of two labels, None for more. aim: as in evaluation/aims.py, and its costs.
-    headline: accuracy, f1 or f1_macro. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
+    headline: accuracy, f1 or f1_macro. temperature: fitted where None. rivals: the baselines besides the majority; where None
+    TF-IDF, fitted here. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
     keys val and test. Temperature and decision rule are chosen on val alone.
     Raises RecipeError if the headline is not defined for this number of labels.
     """
     k = len(labels)
     targets = {split: np.asarray(y, dtype=int) for split, y in targets.items()}
     y_val, y_test = targets["val"], targets["test"]
-    temperature = fit_temperature(logits["val"], y_val)
+    if temperature is None:
+        temperature = fit_temperature(logits["val"], y_val)
     p_val, p_test = (softmax(logits[split], temperature) for split in ("val", "test"))
     rule = choose_rule(aim, costs, y_val, p_val, positive)
     predicted = rule.predict(p_test, positive)
@@ -178,21 +200,14 @@ def score_classifier(
         )
 
     prior = majority(targets["train"], k, len(y_val) + len(y_test))
-    p_tfidf, note, seconds = tfidf_logistic(
-        texts["train"], targets["train"], texts["val"], y_val, texts["val"] + texts["test"], k
-    )
-    baselines = [
-        against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
-        for name, p, note, seconds in (
-            (TFIDF, p_tfidf, note, seconds),
-            (
-                MAJORITY,
-                prior,
-                "always predicts the most frequent label; its probabilities are the label frequencies in the training set",
-                0.0,
-            ),
+    if rivals is None:
+        p_tfidf, note, seconds = tfidf_logistic(
+            texts["train"], targets["train"], texts["val"], y_val, texts["val"] + texts["test"], k
         )
-    ]
+        rivals = [Rival(TFIDF, p_tfidf[: len(y_val)], p_tfidf[len(y_val) :], note, seconds)]
+    note = "always predicts the most frequent label; its probabilities are the label frequencies in the training set"
+    baselines = [against(*vars(own).values()) for own in rivals]
+    baselines.append(against(MAJORITY, prior[: len(y_val)], prior[len(y_val) :], note, 0.0))
     confusion = np.zeros((k, k), dtype=int)
     np.add.at(confusion, (y_test, predicted), 1)
     on_clean = metrics if clean.all() else measure(y_test[clean], predicted[clean], p_test[clean])
@@ -216,7 +231,7 @@ def score_classifier(
         aim=aim,
         temperature=temperature,
         reliability=reliability_bins(p_test, y_test) if len(y_test) else [],
-        curves=Curves(curves(y_test, p_test, positive), curves(y_test, p_tfidf[len(y_val) :], positive), TFIDF),
+        curves=Curves(curves(y_test, p_test, positive), curves(y_test, rivals[0].test, positive), rivals[0].name),
         decision=measure_decision(rule, costs, positive if k == 2 else None, y_val, p_val, y_test, p_test, clean),
     )
     return evaluation, p_test, predicted
@@ -272,10 +287,17 @@ def verdict(evaluation: LabelledEvaluation) -> str:
     sentences = [f"{name} {metric_text(headline, metric)}."]
     if headline.value is None:
         return sentences[0]
+    choice = evaluation.choice if isinstance(evaluation, ClassifierEvaluation) else None
+    if choice:
+        sentences.append(
+            f"This is {subject(evaluation)}, chosen on the {choice.rows:,} validation rows among the model, TF-IDF and "
+            "their average; the bundle holds it."
+        )
+    who = "the model" if choice is None else "the chosen one"
     sentences += [
         sentence
         for entry in evaluation.baselines
-        if (sentence := _comparison(entry, metric, is_reference=entry.name in (MAJORITY, MOST_FREQUENT)))
+        if (sentence := _comparison(entry, metric, entry.name in (MAJORITY, MOST_FREQUENT), who))
     ]
     overlapping = headline.n - clean.n
     if overlapping:
@@ -295,8 +317,14 @@ def verdict(evaluation: LabelledEvaluation) -> str:
     return " ".join(sentences)
 
 
-def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
-    """The comparison with one baseline; "" for a reference that the model clearly beats."""
+def subject(evaluation: LabelledEvaluation) -> str:
+    """What the metrics are of: the model, or what won on validation."""
+    choice = evaluation.choice if isinstance(evaluation, ClassifierEvaluation) else None
+    return CANDIDATES[choice.winner] if choice else "this model"
+
+
+def _comparison(entry: Baseline, metric: str, is_reference: bool, who: str) -> str:
+    """The comparison with one baseline; "" for a reference that the model clearly beats. who: what is compared."""
     other, difference = entry.metrics[metric], entry.difference
     points, unsure = 100 * difference.known_value(), ""
     if metric == "accuracy":
@@ -322,7 +350,9 @@ def _comparison(entry: Baseline, metric: str, is_reference: bool) -> str:
     if not real:
         return f"{shown}; the difference of {size} is within noise ({test})."
     if points > 0:
-        return f"{shown}; the model is better by {size} ({test})."
+        return f"{shown}; {who} is better by {size} ({test})."
+    if who != "the model":
+        return f"{shown}; better than {who} by {size} ({test})."
     return f"{shown}; the baseline is better by {size} ({test}): use the baseline, or train differently."
 
 

@@ -29,7 +29,7 @@ class Classify(Settings):
     )
     audit: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="search for labels that are probably wrong; auto: where it takes less than a tenth of the run's time",
+        description="search for labels that may be wrong; auto: where it takes less than a tenth of the run's time",
     )
 
 

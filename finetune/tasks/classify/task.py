@@ -1,13 +1,16 @@
 """The task ``classify`` in a run: a labelled table in, a classifier's bundle out. A text has one of K labels."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from finetune.errors import RecipeError
+from finetune.evaluation.choice import MODEL
 from finetune.evaluation.results import Start
-from finetune.files import write_json
+from finetune.export.exportable import Exported
+from finetune.files import read_json, write_json
 from finetune.models.heads import Classifier
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
@@ -15,6 +18,7 @@ from finetune.tables.checks import refuse_meaningless
 from finetune.tables.splits import normalise_text
 from finetune.tables.white_space import fold_white_space
 from finetune.tasks.base import AnyTask
+from finetune.tasks.classify.choose import score_best
 from finetune.tasks.classify.data import LabelledRow, read_data
 from finetune.tasks.classify.explain import Trained, explain
 from finetune.tasks.classify.job import Examples, Objective, label_numbers, one_label
@@ -79,11 +83,12 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         logits: dict[str, np.ndarray],
         start: Start,
     ) -> Scored[ClassifierEvaluation]:
-        """With TF-IDF and the majority class as baselines."""
+        """With TF-IDF and the majority class as baselines, or with what validation rows choose."""
         headline = recipe.evaluate.metric or "accuracy"
         if headline == "auto":
             headline = "f1" if len(labels) == 2 else "accuracy"
-        found, probabilities, predicted = score_classifier(
+        tfidf = None
+        arguments: dict[str, Any] = dict(
             labels=labels,
             positive=positive_label(recipe, labels),
             aim=recipe.evaluate.aim or "half",
@@ -97,10 +102,33 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
             normalise=normalise_text,
             start=start,
         )
+        if recipe.evaluate.choose == "best":
+            found, probabilities, predicted, tfidf = score_best(**arguments)
+        else:
+            found, probabilities, predicted = score_classifier(**arguments)
         confidence = probabilities[np.arange(len(predicted)), predicted]
-        return Scored(
-            found, [labels[i] for i in predicted], confidence, probabilities, found.decision.rule.abstain_below
-        )
+        abstain_below = found.decision.rule.abstain_below
+        return Scored(found, [labels[i] for i in predicted], confidence, probabilities, abstain_below, tfidf)
+
+    def winner(self, run: Run) -> str:
+        """What validation rows chose."""
+        choice = self._evaluation(run).choice
+        return MODEL if choice is None else choice.winner
+
+    def model_evaluation(self, run: Run) -> ClassifierEvaluation:
+        """The model's own, also where another won."""
+        found = self._evaluation(run)
+        return found.model or found
+
+    def _evaluation(self, run: Run) -> ClassifierEvaluation:
+        path = run.path("eval.json")
+        return ClassifierEvaluation.from_json(read_json(path), path)
+
+    def export_winner(self, recipe: Recipe, run: Run) -> Exported:
+        """Write export/bundle/ with TF-IDF, or with TF-IDF and the model."""
+        from finetune.tasks.classify.winner import export_winner
+
+        return export_winner(recipe, run, self._evaluation(run), partial(self.exportable, recipe, run))
 
     def evaluate(
         self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
@@ -124,7 +152,8 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         parts: dict[str, Examples],
         test_logits: np.ndarray,
     ) -> None:
-        """Write explanations.json."""
+        """Write explanations.json, on the model's decisions also where another won."""
+        evaluation = evaluation.model or evaluation
         folds = recipe.columns.white_space == "fold"
         trained = Trained(
             model,

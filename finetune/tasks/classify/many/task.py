@@ -29,6 +29,7 @@ class ManyTask(LabelledTask[ManyEvaluation]):
         wanted = recipe.evaluate
         for setting, asked, fix in (
             ("split.protocol=balanced", recipe.split.protocol == "balanced", "Leave it out."),
+            ("evaluate.choose=best", wanted.choose == "best", "Leave it out."),
             ("evaluate.positive", wanted.positive is not None, "Leave it out: each label has scores of its own."),
             (
                 f"evaluate.aim={wanted.aim}",

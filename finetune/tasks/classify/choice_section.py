@@ -1,0 +1,34 @@
+"""The section of a classifier's page on ``evaluate.choose = best``."""
+
+from finetune.report.blocks import Section, Table, Text, metric_cell, metric_name
+from finetune.report.metric_text import metric_value
+from finetune.tasks.classify.score import CANDIDATES, ClassifierEvaluation, subject
+
+
+def choice_section(evaluation: ClassifierEvaluation) -> list[Section]:
+    """What each candidate reached on validation, and the model's headline; none where nothing was chosen."""
+    choice = evaluation.choice
+    if choice is None:
+        return []
+    metric = choice.metric
+    model = (evaluation.model or evaluation).metrics[metric]
+    table = Table(
+        f"On the {choice.rows:,} validation rows",
+        ["", metric_name(metric), "Log loss"],
+        [
+            [CANDIDATES[name], metric_value(metric, own.metric), metric_value("log_loss", own.log_loss)]
+            for name, own in choice.validation.items()
+        ],
+        frozenset({1, 2}),
+        strong=frozenset({list(choice.validation).index(choice.winner)}),
+    )
+    shown = metric_cell(metric, model).replace("\n", " ")
+    said = (
+        f"The headline is that of {subject(evaluation)}, which the bundle holds. It was chosen on the validation rows, by "
+        f"{metric_name(metric)} and then by log loss; the test rows chose nothing. The model alone has on test: {shown}. On "
+        "validation the model, whose checkpoint and temperature were chosen there, is favoured a little, and with few rows "
+        "the choice is close to a draw."
+    )
+    if evaluation.model is not None:
+        said += " Why it errs, further below, is about the model."
+    return [Section("choice", "What the bundle holds", [Text(said), table])]
