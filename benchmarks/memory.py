@@ -4,7 +4,7 @@ Loading: random weights of GPT-2 124M, written by transformers; the peak of the 
 ours and for transformers' from_pretrained. Steps: random weights of 124M and 355M, one step of full fine-tuning each
 after one that allocates the moments, with and without train.checkpoint_blocks; the peak of the process above that
 between steps, which is what the forward and backward passes take, gradients included. Each figure is from a process of
-its own, on a CPU, in fp32.
+its own, on a CPU, in fp32. What a larger batch keeps for its backward pass is counted without computing it.
 
     python benchmarks/memory.py --threads 1
 
@@ -37,6 +37,7 @@ from finetune.recipe import Train
 OUT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_name("README.md")
 SHAPES = {"124M": GPTConfig(), "355M": GPTConfig(width=1024, layers=24, heads=16)}
 ROWS, LENGTH = 2, 128
+COUNTED = 8, 512  # rows and their length, where bytes are counted
 
 
 def main() -> None:
@@ -157,7 +158,33 @@ def measure_step(name: str, again: bool) -> dict[str, float]:
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "loss": loss,
+        "kept": kept_bytes(name, again),
     }
+
+
+def kept_bytes(name: str, again: bool) -> int:
+    """Bytes that the forward pass of `COUNTED` rows keeps for the backward pass, beside the weights."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from finetune.training.checkpointing import blocks_of, run_again
+
+    with FakeTensorMode():
+        model = Classifier(GPT(SHAPES[name]), 2).train()
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        ids, last = torch.zeros(*COUNTED, dtype=torch.long), torch.full(COUNTED[:1], COUNTED[1] - 1)
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, run_again(blocks_of(model) if again else [], False):
+            found = model(ids, last)
+        assert found.shape == (COUNTED[0], 2)
+        return sum(kept.values())
 
 
 def section(found: dict) -> str:
@@ -182,14 +209,17 @@ def section(found: dict) -> str:
         f"One step of full fine-tuning on {ROWS} rows of {LENGTH} tokens, above what is held between steps (weights and "
         "moments): gradients, and what the backward pass needs. `again`: with `train.checkpoint_blocks`.",
         "",
-        "| model | blocks | held between steps | gradients | the rest of the peak | time | CPU time |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        f"| model | blocks | held between steps | gradients | the rest of the peak | time | CPU time | kept by {COUNTED[0]} x "
+        f"{COUNTED[1]} tokens, counted |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for key, own in steps.items():
         name, way = key.split()
         rest = own["peak"] - own["gradients"]
         cells = (name, way, *map(megabytes, (own["between"], own["gradients"], rest)))
-        lines.append(f"| {' | '.join(cells)} | {own['seconds']} s | {own['cpu_seconds']} s |")
+        lines.append(
+            f"| {' | '.join(cells)} | {own['seconds']} s | {own['cpu_seconds']} s | {megabytes(own['kept'])} |"
+        )
     return "\n".join([*lines, "", "The losses of both ways are equal, bit for bit."])
 
 
