@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,3 +203,19 @@ def test_variety_and_repetition_are_shares_of_n_grams(scripts):
     rows = [[1, 2, 1, 2, 1, 2, 3], [1, 2, 4, 5, 6, 7, 8]]
     assert decoding.variety(rows, 1) == 8 / 14 and decoding.variety(rows, 2) == 8 / 12
     assert decoding.repetition(rows) == pytest.approx((1 / 4 + 0) / 2)
+
+
+def test_the_table_at_the_top_is_made_of_the_recorded_rows(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    short, generation = importlib.import_module("short"), importlib.import_module("generation")
+    page = (root / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# Benchmarks\n\n{short.section(short.read_rows())}\n")
+    assert generation.table(read_json(root / "benchmarks" / "generation.json")) in page
+    monkeypatch.setattr(short, "ROWS", tmp_path / "rows.jsonl")
+    monkeypatch.setattr(short, "PAGE", tmp_path / "README.md")
+    short.PAGE.write_text(f"# Benchmarks\n\n{short.section([])}\nmore\n", encoding="utf-8")
+    row = short.Row("work", "1 s", "2 s", 2.0, "here", "command")
+    for ratio in (2.0, 3.0):  # the newer row of the same work and machine stands
+        short.record([replace(row, ratio=ratio), replace(row, machine="there")])
+    assert [own.ratio for own in short.read_rows(short.ROWS)] == [3.0, 2.0]
+    assert short.PAGE.read_text(encoding="utf-8").endswith(short.section(short.read_rows(short.ROWS)) + "\nmore\n")
