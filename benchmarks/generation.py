@@ -34,7 +34,7 @@ import finetune
 from finetune.files import write_json
 from finetune.hub.assets import asset
 from finetune.models import compiled
-from finetune.models.int8 import int8_decoder
+from finetune.models.packed import int8_decoder
 
 HERE = Path(__file__).parent
 MARKS = "<!-- begin generation -->", "<!-- end generation -->"

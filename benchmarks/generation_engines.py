@@ -21,7 +21,7 @@ from finetune.export.exportable import Exportable
 from finetune.models.compiled import CompiledGPT
 from finetune.models.generate import Decoder, generate
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.int8 import int8_decoder
+from finetune.models.packed import int8_decoder
 from finetune.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
 
 Tokens = list[list[int]]
