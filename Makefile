@@ -78,9 +78,8 @@ smoke: setup ## a whole small run in a temporary folder, about a minute
 		"$$here/$(PY)" -m finetune run spam-classifier --name smoke \
 		--set weights=random-bytes --set train.epochs=1
 
-bench: setup-dev ## the measurements in benchmarks/
-	@for script in benchmarks/*.py; do test -e "$$script" || { echo "no benchmarks yet"; break; }; \
-		$(PY) "$$script" || exit; done
+bench: setup-dev ## a short set of the measurements in benchmarks/, as a table of ratios
+	@$(PY) benchmarks/short.py $(ARGS)
 
 doctor: setup ## what this machine has, to paste into a bug report
 	@$(PY) -m finetune doctor

@@ -1,103 +1,134 @@
-"""Tokens per second of GPT-2 124M on this CPU, ours and transformers', in one run and turn by turn.
+"""Tokens per second of GPT-2 124M on this CPU: ours, transformers', CTranslate2's and llama.cpp's, turn by turn.
 
-Random weights of the full shape are written by transformers and read by both. Each then continues the same prompts
-greedily with its cache, as it comes: `model.generate(...)` with no other setting; ours packs its matrices inside of
-the time that is measured. Seconds are those of the clock, and of the processor, which say more on a machine with
-other work.
+Random weights of the full shape are written in transformers' layout and read by all. Each engine continues the same
+prompts greedily with its cache; the prompt alone (one new token) is timed apart from the rest, so that prefill and
+decoding stand side by side. Seconds are those of the clock and of the processor, which say more on a machine with other
+work. The memory ceiling is the speed at which this machine reads as many bytes as a token reads, measured in the same
+rounds over pages that hold numbers.
 
-    python benchmarks/generation.py --threads 1 --rounds 3
+    python benchmarks/generation.py --threads 1 --rounds 5
 
-Needs the `dev` extra and 3 GB of memory. Writes generation.json and its table into README.md beside it.
+Needs the `dev` extra and 6 GB of memory. CTranslate2 and xllamacpp take part where they are installed, or lie in the
+folder that --packages names (`pip install --target FOLDER ctranslate2`). Writes generation.json and its table into
+README.md beside it; --quality adds what int8 costs in perplexity, with the bundled mini.
 """
 
 import argparse
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from machine import processor_name
-from safetensors import safe_open
+from generation_engines import PLAIN, Engine, engines
+from machine import instruction_set, processor_name
 
-from finetune.checkpoints.convert import load_gpt
+import finetune
 from finetune.files import write_json
+from finetune.hub.assets import asset
 from finetune.models import compiled
-from finetune.models.gpt import GPT, GPTConfig
+from finetune.models.packed import int8_decoder
 
 HERE = Path(__file__).parent
 MARKS = "<!-- begin generation -->", "<!-- end generation -->"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-THEIRS, OURS, COMPILED = "transformers", "finetune", "finetune, compiled"
+WIDTHS = ("fp32", "bf16", "fp16", "int8")
+READ = 500_000_000  # bytes that are read to measure the memory
 
 
-def load_both(folder: Path, layers: int, dtype: torch.dtype) -> tuple[GPT, transformers.GPT2LMHeadModel]:
-    """The same random weights in both."""
-    if not folder.exists():
-        torch.manual_seed(0)
-        transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=layers)).save_pretrained(folder)
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval()
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        ours, _ = load_gpt(GPTConfig(layers=layers), shapes, file.get_tensor, str(folder))
-    return ours.to(dtype).eval(), theirs
+def read_speed(pages: torch.Tensor) -> tuple[float, float]:
+    """Bytes per second of the clock and of the processor, over memory that holds numbers."""
+    clock, processor = time.perf_counter(), time.process_time()
+    pages.sum()
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    size = pages.numel() * pages.element_size()
+    return size / clock, size / processor
 
 
-def contenders(ours: GPT, theirs, prompt: torch.Tensor, new: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """What is measured, by name; each gives the ids."""
-    seen = torch.ones_like(prompt)
-    both = {
-        THEIRS: lambda: theirs.generate(
-            prompt,
-            attention_mask=seen,
-            max_new_tokens=new,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-        OURS: lambda: ours.generate(prompt, new, temperature=0),
-    }
-    if len(prompt) == 1 and ours.token_embedding.weight.dtype == torch.bfloat16:
-        both[COMPILED] = lambda: ours.generate(prompt, new, temperature=0, compiled=True)
-    return both
+def timed(engine: Engine, prompts: list[list[int]], new: int) -> tuple[list[list[int]], float, float]:
+    """The tokens, seconds of the clock, and seconds of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    tokens = engine.write(prompts, new)
+    return tokens, time.perf_counter() - clock, time.process_time() - processor
 
 
-def measure(folder: Path, kind: str, batch: int, arguments: argparse.Namespace) -> dict:
-    """One case: every contender once a round, in turn."""
-    ours, theirs = load_both(folder, arguments.layers, DTYPES[kind])
+def measure(folder: Path, batch: int, arguments: argparse.Namespace) -> dict:
+    """One batch size: every engine once a round, in turn, after a warm-up."""
     generator = torch.Generator().manual_seed(batch)
-    prompt = torch.randint(0, 50257, (batch, arguments.prompt_tokens), generator=generator)
-    named = contenders(ours, theirs, prompt, arguments.new_tokens)
-    case: dict = {"dtype": kind, "batch": batch, "load_average": os.getloadavg()[0]}
-    seconds: dict[str, list[float]] = {name: [] for name in named}
-    cpu: dict[str, list[float]] = {name: [] for name in named}
-    texts = {}
+    prompts = torch.randint(0, 50256, (batch, arguments.prompt_tokens), generator=generator).tolist()
+    named = list(engines(folder, arguments.layers, batch, arguments.threads, arguments.widths))
+    new, pages = arguments.new_tokens, torch.rand(READ // 4)
+    found: dict[str, list[tuple[float, float, float]]] = {own.name + own.width: [] for own in named}
+    texts, speeds = {}, []
+    for own in named:
+        own.write(prompts, 2)
     for _ in range(arguments.rounds):
-        for name, run in named.items():
-            clock, processor = time.perf_counter(), time.process_time()
-            texts[name] = run()
-            seconds[name].append(time.perf_counter() - clock)
-            cpu[name].append(time.process_time() - processor)
-    case["contenders"] = {
-        name: {
-            "tokens_per_second": batch * arguments.new_tokens / min(seconds[name]),
-            "tokens_per_cpu_second": batch * arguments.new_tokens / min(cpu[name]),
-            "ratio": statistics.median(
-                theirs / ours for theirs, ours in zip(seconds[THEIRS], seconds[name], strict=True)
-            ),
-            "cpu_ratio": statistics.median(theirs / ours for theirs, ours in zip(cpu[THEIRS], cpu[name], strict=True)),
-            "same_tokens": (texts[name] == texts[THEIRS]).float().mean().item(),
-        }
-        for name in named
+        speeds.append(read_speed(pages))
+        for own in named:
+            _, clock, processor = timed(own, prompts, 1)
+            texts[own.name + own.width], whole, worked = timed(own, prompts, new)
+            found[own.name + own.width].append((processor, whole - clock, worked - processor))
+    ceiling = statistics.median(speed for _, speed in speeds)
+    plain = texts.get(PLAIN + "fp32")
+    rows = []
+    for own in named:
+        rounds = found[own.name + own.width]
+        prefill, clock, processor = (statistics.median(part) for part in zip(*rounds, strict=True))
+        per_cpu = batch * (new - 1) / processor
+        tokens = sum(texts[own.name + own.width], [])
+        pairs = list(zip(tokens, sum(plain, []), strict=True)) if plain and tokens else []
+        rows.append(
+            {
+                "engine": own.name,
+                "width": own.width,
+                "prefill_cpu_seconds": prefill,
+                "tokens_per_second": batch * (new - 1) / clock,
+                "tokens_per_cpu_second": per_cpu,
+                "ceiling": ceiling / own.weight_bytes * batch,
+                "share_of_ceiling": per_cpu / (ceiling / own.weight_bytes * batch),
+                "rounds_cpu": [round(batch * (new - 1) / own_round[2], 2) for own_round in rounds],
+                "same_tokens": statistics.mean(a == b for a, b in pairs) if pairs else None,
+            }
+        )
+    for row in rows:
+        rivals = [own for own in rows if own["width"] == row["width"] and not own["engine"].startswith("finetune")]
+        best = max(rivals, key=lambda own: own["tokens_per_cpu_second"], default=None)
+        row["best_rival"] = best["engine"] if best else None
+        if best and row["engine"].startswith("finetune"):
+            row["ratio"] = statistics.median(a / b for a, b in zip(row["rounds_cpu"], best["rounds_cpu"], strict=True))
+    return {"batch": batch, "load_average": os.getloadavg()[0], "read_bytes_per_cpu_second": ceiling, "rows": rows}
+
+
+@torch.inference_mode()
+def quality(tokens: int = 4096) -> dict:
+    """What int8 costs: perplexity of the bundled mini on the sample text, and how many greedy tokens stay the same."""
+    model, tokenizer = finetune.load("mini")
+    twin = int8_decoder(model, compiled=False)
+    ids = tokenizer.encode(asset("data", "text", "sample.txt").read_text(encoding="utf-8"))
+    length = model.config.context
+    blocks = torch.tensor(ids[: min(tokens, len(ids)) // length * length]).view(-1, length)
+
+    def perplexity(logits: torch.Tensor) -> float:
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), blocks[:, 1:].flatten())
+        return float(loss.exp())
+
+    plain, rounded = model(blocks), twin.output(twin.model.hidden_states(blocks))  # type: ignore[attr-defined]
+    prompts = blocks[:, :32]
+    texts = [model.generate(prompts, 64, temperature=0, **more)[:, 32:] for more in ({}, {"dtype": "int8"})]
+    return {
+        "tokens": blocks.numel(),
+        "perplexity": perplexity(plain),
+        "perplexity_int8": perplexity(rounded),
+        "same_likeliest": float((plain.argmax(-1) == rounded.argmax(-1)).float().mean()),
+        "same_greedy": float((texts[0] == texts[1]).float().mean()),
+        "greedy_tokens": texts[0].numel(),
     }
-    return case
 
 
 def table(result: dict) -> str:
@@ -105,37 +136,53 @@ def table(result: dict) -> str:
     lines = [
         "## Generation",
         "",
-        f"GPT-2 124M with random weights, {result['new_tokens']} greedy tokens after a "
-        f"prompt of {result['prompt_tokens']}, {result['threads']} thread(s) of an {result['processor']}; "
-        f"best of {result['rounds']} round(s), ratios to transformers {result['versions']['transformers']} of the "
-        "same round. Made by `python benchmarks/generation.py --threads N --rounds N --new-tokens N`.",
+        f"GPT-2 124M with random weights, {result['new_tokens']} greedy tokens after a prompt of "
+        f"{result['prompt_tokens']}, {result['threads']} thread(s) of an {result['processor']} "
+        f"({result['instruction_set']}); medians of {result['rounds']} alternating rounds. Tokens of decoding per second of "
+        "processor time and of the clock; prefill in processor seconds; share: of what reading the weights once for each "
+        "step allows, at the speed of reading measured in the same rounds. Ratio: ours over the fastest rival of the same "
+        "width, the median over the rounds.",
         "",
-        "| type | batch | | tokens/s | ratio | tokens per CPU second | ratio | same tokens |",
-        "|---|---|---|---|---|---|---|---|",
+        f"    python benchmarks/generation.py --threads {result['threads']} --rounds {result['rounds']} "
+        f"--new-tokens {result['new_tokens']}",
+        "",
+        "| batch | weights | | tokens per CPU second | share of ceiling | tokens/s | prefill | ratio | same tokens |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in result["cases"]:
-        for name, row in case["contenders"].items():
+        for row in case["rows"]:
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            same = "" if row["same_tokens"] is None else f"{row['same_tokens']:.1%}"
             lines.append(
-                f"| {case['dtype']} | {case['batch']} | {name} | {row['tokens_per_second']:.1f} | "
-                f"{row['ratio']:.2f} | {row['tokens_per_cpu_second']:.1f} | {row['cpu_ratio']:.2f} | "
-                f"{row['same_tokens']:.1%} |"
+                f"| {case['batch']} | {row['width']} | {row['engine']} | {row['tokens_per_cpu_second']:.1f} | "
+                f"{row['share_of_ceiling']:.0%} | {row['tokens_per_second']:.1f} | {row['prefill_cpu_seconds']:.2f} s | "
+                f"{ratio} | {same} |"
             )
+    reads = ", ".join(
+        f"{case['read_bytes_per_cpu_second'] / 1e9:.1f} GB/s (batch {case['batch']})" for case in result["cases"]
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines += ["", f"One thread reads {reads}. Versions: {versions}."]
     if "compile_seconds" in result:
+        lines[-1] += f" Compiling the step takes {result['compile_seconds']:.1f} s once a process, and is not included."
+    lines[-1] += (
+        " Same tokens: the share equal to transformers' in fp32. The weights are random, so that likely tokens are close "
+        "together and a rounding soon changes one, and then all that follow."
+    )
+    if found := result.get("quality"):
         lines += [
             "",
-            f"compiled: `generate(..., compiled=True)`, after {result['compile_seconds']:.1f} s of "
-            "compilation per process, which is not included. Same tokens: the share of tokens equal to those of "
-            "transformers. In bf16, another order of summation sometimes changes a token, and then all later "
-            "tokens differ.",
+            f"What int8 costs, with the bundled mini on {found['tokens']:,} tokens of the sample text: perplexity "
+            f"{found['perplexity_int8']:.3f} instead of {found['perplexity']:.3f}; the same likeliest token at "
+            f"{found['same_likeliest']:.1%} of the positions; {found['same_greedy']:.1%} of {found['greedy_tokens']:,} "
+            "greedy tokens the same.",
         ]
-    if result.get("bf16_emulated") and any(case["dtype"] == "bf16" for case in result["cases"]):
-        lines += ["", "This processor has no bf16 arithmetic: the bf16 rows are emulated in fp32, on both sides."]
     loads = [case["load_average"] for case in result["cases"]]
     if max(loads) > result["threads"] + 1:
         lines += [
             "",
             f"Preliminary: other work ran beside it (load average {min(loads):.0f} to {max(loads):.0f}), so "
-            "the figures per CPU second say more than those by wall time.",
+            "the figures per CPU second say more than those by the clock.",
         ]
     return "\n".join(lines)
 
@@ -149,49 +196,57 @@ def write_section(page: Path, text: str) -> None:
     page.write_text(f"{before}{gap}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
-def emulates_bf16() -> bool:
-    """Whether the processor is known to have no bf16 arithmetic."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpuinfo.read_text().split())
-
-
 def main() -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=["fp32", "fp16", "int8"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=12, help="fewer, to try the script")
+    parser.add_argument("--packages", type=Path, help="a folder with further packages, such as ctranslate2")
+    parser.add_argument("--quality", action="store_true", help="also what int8 costs")
     parser.add_argument("--out", type=Path, default=HERE / "generation.json")
     parser.add_argument("--page", type=Path, default=HERE / "README.md")
     arguments = parser.parse_args()
+    if arguments.packages:
+        sys.path.append(str(arguments.packages))
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.disable_progress_bar()
-    result = {name: getattr(arguments, name) for name in ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")}
-    result |= {
+    names = ("threads", "rounds", "layers", "new_tokens", "prompt_tokens")
+    result = {name: getattr(arguments, name) for name in names} | {
         "processor": processor_name(),
-        "bf16_emulated": emulates_bf16(),
+        "instruction_set": instruction_set(),
         "cases": [],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"python": platform.python_version()}
+        | versions("torch", "transformers", "ctranslate2", "xllamacpp"),
     }
-    if "bf16" in arguments.dtypes and 1 in arguments.batches:
-        begun = time.perf_counter()
-        compiled.compile_step()
-        result["compile_seconds"] = time.perf_counter() - begun
+    begun = time.process_time(), os.times().children_user
+    compiled.compile_step(1)
+    result["compile_seconds"] = time.process_time() - begun[0] + os.times().children_user - begun[1]
+    if arguments.quality:
+        result["quality"] = quality()
+        print(result["quality"], flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for kind in arguments.dtypes:
-            for batch in arguments.batches:
-                result["cases"].append(measure(Path(temporary) / "gpt2", kind, batch, arguments))
-                print(result["cases"][-1], flush=True)
-                write_json(arguments.out, result)
+        for batch in arguments.batches:
+            result["cases"].append(measure(Path(temporary) / "gpt2", batch, arguments))
+            for row in result["cases"][-1]["rows"]:
+                print(batch, row, flush=True)
+            write_json(arguments.out, result)
     write_section(arguments.page, table(result))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 if __name__ == "__main__":

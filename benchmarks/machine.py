@@ -22,3 +22,11 @@ def processor_name() -> str:
         else []
     )
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def instruction_set() -> str:
+    """The widest vector instructions that torch uses here, with bf16 arithmetic where there is any."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    more = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *more])

@@ -46,7 +46,8 @@ class CompiledGPT:
         self.tensors = [None if own is None else own.detach().contiguous() for own in in_order(model, output)]
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in self.tensors]
         self.pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-        self.step = compile_step((output or model.token_embedding).weight.element_size())
+        weight = cast(Tensor, (output or model.token_embedding).weight)
+        self.step = compile_step(weight.element_size())
 
     def new_cache(self, room: int) -> KVCache:
         """As in the model."""
@@ -142,7 +143,8 @@ def compile_step(weight_bytes: int) -> Callable[..., None]:
                 ctypes.c_int64,
                 *[ctypes.c_void_p] * 2,
                 ctypes.c_int64,
-                *[ctypes.c_void_p, ctypes.c_int],
+                ctypes.c_void_p,
+                ctypes.c_int,
             ],
         )
         return step

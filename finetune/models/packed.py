@@ -19,6 +19,7 @@ from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
 from finetune.models.compiled import CompiledGPT, check_compiled
 from finetune.models.generate import Decoder, generate
+from finetune.models.int8 import Int8Linear
 
 if TYPE_CHECKING:
     from finetune.models.gpt import GPT
@@ -122,6 +123,29 @@ def copy_with_layers(model: P, layer: Callable[[Tensor, Tensor | None], nn.Modul
     return twin, layer(model.output, None)
 
 
+def int8_decoder(model: "LanguageModel", compiled: bool = True) -> Decoder[KVCache]:
+    """What generates with int8 copies of a model's matrices. compiled: whether to compile the step, where that works.
+
+    Raises RecipeError unless the weights are fp32 on a CPU.
+    """
+    weight = model.token_embedding.weight
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        raise RecipeError(
+            "int8 weights are made from fp32 weights on a CPU",
+            got=f"{weight.dtype} on {weight.device.type}",
+            do='Convert the model with model.float().to("cpu") first.',
+        )
+    twin, output = copy_with_layers(model, Int8Linear)
+    plain: Decoder[KVCache] = PackedDecoder(twin, output)
+    if not compiled:
+        return plain
+    try:
+        check_compiled(model)
+        return CompiledGPT(cast("GPT", twin), output, plain)
+    except RecipeError:  # no compiler, another model, or adapters that are not merged
+        return plain
+
+
 def fast_decoder(
     model: "LanguageModel", rows: int, max_new_tokens: int, compiled: bool = False, dtype: str | None = None
 ) -> Decoder[KVCache]:
@@ -131,8 +155,6 @@ def fast_decoder(
     Raises RecipeError if the step cannot be compiled for this model.
     """
     if dtype == "int8":
-        from finetune.models.int8 import int8_decoder
-
         return int8_decoder(model)
     if dtype is not None:
         raise RecipeError("unknown dtype of weights", got=dtype, known="int8, or None for the model's own")

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def train(job: Job, settings: Train, directory: Path, set_up_seconds: float = 0.
     assert job.problem is not None, "a job of the method features has its problem"
     if not np.isfinite(job.problem.states).all():
         raise TrainingError("the states of the model are not finite", do="Check the weights: finetune weights verify.")
-    threads, begun, state, lines = set_threads(settings.threads), time.monotonic(), State(), []
+    threads, begun, state = set_threads(settings.threads), time.monotonic(), State()
+    lines: list[dict[str, Any]] = []
     head, root = job.problem.head, directory / "checkpoints"
     best = head.weight.detach().clone()
     for state.step, strength in enumerate(STRENGTHS, 1):
@@ -79,7 +81,7 @@ def train(job: Job, settings: Train, directory: Path, set_up_seconds: float = 0.
         improved = note_best(state, settings, found)
         if improved:
             best = head.weight.detach().clone()
-        entry = {"step": state.step, "epoch": 1.0}
+        entry: dict[str, Any] = {"step": state.step, "epoch": 1.0}
         lines += [entry | {"strength": strength, "loss": _loss(job)}]
         lines += [entry | {"validation": found, "best": improved}]
         shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,3 +233,19 @@ def test_the_measurements_of_a_gpu_run_at_a_tiny_size_on_a_cpu(root, tmp_path):
     same = {(row["work"], row["way"]): row["same"] for row in found["rows"]}
     assert same["generation, batch 8", "finetune"] == "100.0% of tokens equal"
     assert float(same["language modelling", "varlen"].split()[2]) < 1e-5
+
+
+def test_the_table_at_the_top_is_made_of_the_recorded_rows(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    short, generation = importlib.import_module("short"), importlib.import_module("generation")
+    page = (root / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# Benchmarks\n\n{short.section(short.read_rows())}\n")
+    assert generation.table(read_json(root / "benchmarks" / "generation.json")) in page
+    monkeypatch.setattr(short, "ROWS", tmp_path / "rows.jsonl")
+    monkeypatch.setattr(short, "PAGE", tmp_path / "README.md")
+    short.PAGE.write_text(f"# Benchmarks\n\n{short.section([])}\nmore\n", encoding="utf-8")
+    row = short.Row("work", "1 s", "2 s", 2.0, "here", "command")
+    for ratio in (2.0, 3.0):  # the newer row of the same work and machine stands
+        short.record([replace(row, ratio=ratio), replace(row, machine="there")])
+    assert [own.ratio for own in short.read_rows(short.ROWS)] == [3.0, 2.0]
+    assert short.PAGE.read_text(encoding="utf-8").endswith(short.section(short.read_rows(short.ROWS)) + "\nmore\n")

@@ -10,7 +10,7 @@ from finetune.errors import RecipeError
 from finetune.models import compiled
 from finetune.models.compiled import COMPILERS, CompiledGPT
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.int8 import int8_decoder
+from finetune.models.packed import int8_decoder
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
 SHAPES = {

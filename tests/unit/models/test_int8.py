@@ -12,8 +12,8 @@ from finetune.errors import RecipeError
 from finetune.models import compiled
 from finetune.models.compiled import CompiledGPT
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.int8 import Int8Linear, int8_decoder, quantize_rows
-from finetune.models.packed import PackedDecoder
+from finetune.models.int8 import Int8Linear, quantize_rows
+from finetune.models.packed import PackedDecoder, int8_decoder
 
 
 @pytest.fixture
