@@ -179,8 +179,8 @@ def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) 
             cells = [""] * len(added)
             if text.strip():
                 label, sure, p = next(answers)
-                decision = map(harmless, model.decision(label, sure))
-                cells = [harmless(label), *decision, *(f"{value:.6f}" for value in (sure, *p))]
+                own = map(harmless, model.decision(label, sure))
+                cells = [harmless(label), *own, *(f"{value:.6f}" for value in (sure, *p))]
             writer.writerow([*map(harmless, row), *cells])
     os.replace(draft, target)
     return len(rows)

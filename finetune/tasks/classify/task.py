@@ -25,6 +25,7 @@ from finetune.tasks.classify.labelled import ClassifyPrepared, LabelledTask
 from finetune.tasks.classify.many.task import TASK as MANY
 from finetune.tasks.classify.page import PAGE, classifier_table
 from finetune.tasks.classify.score import ClassifierEvaluation, Scored, positive_label, score_classifier, verdict
+from finetune.tasks.classify.winner_export import export_winner
 from finetune.tokenizer import Tokenizer
 
 
@@ -118,8 +119,6 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
 
     def export_winner(self, recipe: Recipe, run: Run) -> Exported:
         """Write export/bundle/ with TF-IDF, or with TF-IDF and the model."""
-        from finetune.tasks.classify.winner import export_winner
-
         return export_winner(recipe, run, self._evaluation(run), partial(self.exportable, recipe, run))
 
     def explain(
