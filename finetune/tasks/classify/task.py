@@ -33,6 +33,7 @@ from finetune.tasks.classify.score import (
     score_classifier,
     verdict,
 )
+from finetune.tasks.classify.winner_export import export_winner
 from finetune.tokenizer import Tokenizer
 
 
@@ -126,8 +127,6 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
 
     def export_winner(self, recipe: Recipe, run: Run) -> Exported:
         """Write export/bundle/ with TF-IDF, or with TF-IDF and the model."""
-        from finetune.tasks.classify.winner import export_winner
-
         return export_winner(recipe, run, self._evaluation(run), partial(self.exportable, recipe, run))
 
     def evaluate(
