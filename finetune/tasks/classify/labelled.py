@@ -70,7 +70,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     exported = "bundle"
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
-    evaluation_files = ("predictions.csv",)
+    evaluation_files: tuple[str, ...] = ("predictions.csv",)
 
     @abstractmethod
     def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
