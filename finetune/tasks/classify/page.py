@@ -6,7 +6,6 @@ from typing import Protocol
 
 from finetune.console import aligned
 from finetune.evaluation.metrics import ClassScores
-from finetune.evaluation.over_seeds import Seeds
 from finetune.evaluation.results import Difference, Metric
 from finetune.records import TrainResult
 from finetune.report import plots, provenance
@@ -37,6 +36,7 @@ from finetune.tasks.classify.explanation_sections import explanation_sections, n
 from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, subject, verdict
+from finetune.tasks.classify.seeds_section import seeds_section
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
 _WORST = 20
@@ -206,28 +206,6 @@ def all_metrics(evaluation: LabelledEvaluation) -> Section:
             Text(note, small=True),
         ],
     )
-
-
-def seeds_section(seeds: Seeds | None) -> list[Section]:
-    """The metrics over several seeds; an empty list for one training."""
-    if seeds is None:
-        return []
-    rows = [
-        [
-            metric_name(name),
-            metric_cell(name, own.mean),
-            metric_value(name, own.spread),
-            ", ".join(metric_value(name, value) for value in own.by_seed),
-        ]
-        for name, own in seeds.metrics.items()
-    ]
-    said = (
-        f"{len(seeds.seeds)} trainings on the same rows with the seeds {', '.join(map(str, seeds.seeds))}. Everything else in "
-        "this report, and the exported model, is of the first. The interval says how far another seed moves the mean on "
-        "these test rows (Student's t); how far other rows would move it, say the intervals of the other tables."
-    )
-    columns = ["Metric", "Mean", "Standard deviation", "Each seed"]
-    return [Section("seeds", "Over seeds", [Text(said), Table("Test rows", columns, rows, frozenset({1, 2}), prose=3)])]
 
 
 def confusion(evaluation: Decisions) -> Section:

@@ -54,7 +54,7 @@ def _train(task: AnyTask, recipe: Recipe, run: Run, seed: int) -> dict[str, Metr
     job = task.build_job(recipe, run, setup, torch.device(device_type()))
     fit(job, setup.settings, run.path("seeds", str(seed)), identity(recipe, run, _READS))
     model = merge(setup.model.eval())
-    parts = run_examples(run, ("val", "test"), task.targets)
+    parts = run_examples(run, ("val", "test"))
     logits = {name: predict_logits(model, part.ids) for name, part in parts.items()}
     temperature = fit_temperature(logits["val"], parts["val"].targets)
     p_val, p_test = (softmax(logits[name], temperature) for name in ("val", "test"))

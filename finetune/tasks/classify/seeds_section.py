@@ -1,0 +1,27 @@
+"""The report's section on several trainings that differ in their seed."""
+
+from finetune.evaluation.over_seeds import Seeds
+from finetune.report.blocks import Section, Table, Text, metric_cell, metric_name
+from finetune.report.metric_text import metric_value
+
+
+def seeds_section(seeds: Seeds | None) -> list[Section]:
+    """The metrics over several seeds; an empty list for one training."""
+    if seeds is None:
+        return []
+    rows = [
+        [
+            metric_name(name),
+            metric_cell(name, own.mean),
+            metric_value(name, own.spread),
+            ", ".join(metric_value(name, value) for value in own.by_seed),
+        ]
+        for name, own in seeds.metrics.items()
+    ]
+    said = (
+        f"{len(seeds.seeds)} trainings on the same rows with the seeds {', '.join(map(str, seeds.seeds))}. Everything else in "
+        "this report, and the exported model, is of the first. The interval says how far another seed moves the mean on "
+        "these test rows (Student's t); how far other rows would move it, say the intervals of the other tables."
+    )
+    columns = ["Metric", "Mean", "Standard deviation", "Each seed"]
+    return [Section("seeds", "Over seeds", [Text(said), Table("Test rows", columns, rows, frozenset({1, 2}), prose=3)])]
