@@ -120,11 +120,11 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
     start = locate_weights(weights)
     context = (start.config or read_config(start.directory)).context
     tokenizer = Tokenizer.from_directory(start.directory)
-    lengths = [
+    sources, targets = (
         [len(ids) for ids in tokenizer.encode_batch(texts)]
         for texts in ([own.source for own in examples], [own.target for own in examples])
-    ]
-    findings += find_problems(examples, *lengths, context, WORDS[kind])
+    )
+    findings += find_problems(examples, sources, targets, context, WORDS[kind])
     return ExamplesReport(
         1,
         str(data.path),
@@ -134,8 +134,8 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
         dropped,
         start.name,
         context,
-        token_spread(lengths[0]),
-        token_spread(lengths[1]),
+        token_spread(sources),
+        token_spread(targets),
         len({fold_text(own.source) for own in examples}),
         len({fold_text(own.target) for own in examples}),
         muted,

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def check_top_p(function: Learner) -> Verdict:
         return Verdict(True, [f"the same tokens are kept for p from 0.1 to 1, after {len(TEXTS)} texts"])
     p, ours, own, share = wrong[0]
     figures = [f"p = {p:g}: {ours:,} tokens should be kept; yours keeps {own:,}, with {share:.1%} of the probability"]
-    sampled = [_sampled(lambda logits, keep=keep: _cut(logits, keep(logits, 0.5))) for keep in (_top_p, function)]
+    sampled = [_sampled(partial(_cut_by, keep)) for keep in (_top_p, function)]
     return Verdict(False, figures + says(*sampled))
 
 
@@ -99,7 +100,7 @@ def check_temperature(function: Learner) -> Verdict:
         figures = ["some probabilities are no numbers: of a large logit, exp is infinite"]
     if right:
         return Verdict(True, figures)
-    sampled = [_sampled(lambda logits, rule=rule: rule(logits, 0.5)) for rule in (_softened, function)]
+    sampled = [_sampled(partial(_at_half, rule)) for rule in (_softened, function)]
     return Verdict(False, [*figures, "sampled at temperature 0.5:", *says(*sampled)])
 
 
@@ -140,6 +141,14 @@ def _top_p(logits: Tensor, p: float) -> Tensor:
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:
     return (logits / temperature).softmax(-1)
+
+
+def _cut_by(keep: Callable[..., Tensor], logits: Tensor) -> Tensor:
+    return _cut(logits, keep(logits, 0.5))
+
+
+def _at_half(soften: Callable[..., Tensor], logits: Tensor) -> Tensor:
+    return soften(logits, 0.5)
 
 
 def _cut(logits: Tensor, kept: Tensor) -> Tensor:

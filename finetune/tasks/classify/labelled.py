@@ -300,13 +300,13 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         )
         sample = self._sample(recipe, prepared, tokenizer, texts, parts["test"])
         in_windows = predict_logits(model, sample.windows.ids, show="long test rows" if sample.at else "")
-        decided = [
+        as_read, whole = (
             decides.decide(decides.probabilities(found))
             for found in (logits["test"][sample.at], average(in_windows, sample.windows.counts))
-        ]
+        )
         known = LongTexts(prepared.long_texts, prepared.max_length, sample.rows, sample.unread)
         targets, resamples = parts["test"].targets[sample.at], recipe.evaluate.resamples
-        return compare_windows(known, *decided, targets, resamples, recipe.train.seed)
+        return compare_windows(known, as_read, whole, targets, resamples, recipe.train.seed)
 
     def _sample(
         self, recipe: Recipe, prepared: ClassifyPrepared, tokenizer: Tokenizer, texts: list[str], test: Examples
