@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -60,9 +60,7 @@ class BundleCard(Record):
     data_sha256: str
     recipe_sha256: str
     white_space: str = "keep"  # or fold: a text's white space is folded before it is read
-    long_texts: Literal["cut", "head-tail", "windows"] = (
-        "cut"  # what is read of a text with more than max_length tokens
-    )
+    long_texts: Annotated[str, Field(pattern="^(cut|head-tail|windows)$")] = "cut"  # as classify.long_texts
     estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
     winner: str = MODEL  # what the bundle holds, where another than the model won
 
