@@ -96,7 +96,13 @@ def test_show_resolves_what_is_set(finetune):
         'data=dé"ta\\ 😀.csv',
     )
     shown = tomllib.loads(found.out)
-    assert shown["train"]["lr"] == 1e-4 and shown["evaluate"] == {"metric": "auto", "positive": "01", "resamples": 1000}
+    assert shown["train"]["lr"] == 1e-4 and shown["evaluate"] == {
+        "metric": "auto",
+        "positive": "01",
+        "seeds": 1,
+        "choose": "model",
+        "resamples": 1000,
+    }
     assert shown["data"] == 'dé"ta\\ 😀.csv'
     described = [line for line in found.out.splitlines() if line.startswith("# ")]
     assert len(described) > 25 and "# lr =" not in found.out

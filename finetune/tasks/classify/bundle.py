@@ -82,7 +82,7 @@ class Bundle(Predictor):
     columns: dict[str, str] = field(default_factory=dict)
     white_space: str = "keep"
     thresholds: list[float] | None = None
-    long_texts: Literal["cut", "head-tail", "windows"] = "cut"
+    long_texts: str = "cut"
     costs: Costs | None = None
     abstain_below: float | None = None
 

@@ -312,8 +312,9 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         self, recipe: Recipe, prepared: ClassifyPrepared, tokenizer: Tokenizer, texts: list[str], test: Examples
     ) -> Sample:
         """Long test rows to be read in windows, too."""
-        read, budget = (prepared.long_texts, prepared.max_length), max(sum(test.ids.lengths()), TOKENS)
-        return draw_sample(tokenizer, texts, *read, budget, recipe.train.seed)
+        budget = max(sum(test.ids.lengths()), TOKENS)
+        read = np.bincount(test.row_of_piece(), test.ids.lengths(), len(test.rows))
+        return draw_sample(tokenizer, texts, read, prepared.long_texts, prepared.max_length, budget, recipe.train.seed)
 
     def explain(
         self,

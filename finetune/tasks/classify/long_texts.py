@@ -41,16 +41,24 @@ class Sample:
     windows: Pieces
 
 
-def draw_sample(tokenizer: Tokenizer, texts: list[str], way: str, most: int, budget: int, seed: int) -> Sample:
-    """Long rows at random, as many as have windows of at most `budget` tokens in all; none where windows are read anyway."""
-    ids = encode(tokenizer, texts)
-    lengths = np.array(ids.lengths())
+def draw_sample(
+    tokenizer: Tokenizer, texts: list[str], read: np.ndarray, way: str, most: int, budget: int, seed: int
+) -> Sample:
+    """Long rows at random, as many as have windows of at most `budget` tokens in all; none where windows are read anyway.
+
+    read: the tokens (n,) that were read of each row; only rows of which `most` were read are tokenized again.
+    """
+    full = np.flatnonzero(read > most if way == WINDOWS else read >= most)
+    ids = encode(tokenizer, [] if way == WINDOWS else [texts[i] for i in full])
+    if way == WINDOWS:
+        return Sample(len(full), 0.0, [], Pieces.of(ids, WINDOWS, most, []))
+    lengths = np.array(ids.lengths(), dtype=int)
     long = np.flatnonzero(lengths > most)
     drawn = np.random.default_rng(seed).permutation(long)[:SAMPLE]
     tokens = lengths[drawn] + (count_windows(lengths[drawn], most) - 1) * (most // 4)
-    kept = 0 if way == WINDOWS else int(np.searchsorted(np.cumsum(tokens), budget, side="right"))
-    at, unread = drawn[:kept].tolist(), 0 if way == WINDOWS else (lengths[long] - most).sum()
-    return Sample(len(long), float(unread / max(lengths[long].sum(), 1)), at, Pieces.of(ids, WINDOWS, most, at))
+    kept = drawn[: int(np.searchsorted(np.cumsum(tokens), budget, side="right"))]
+    unread = (lengths[long] - most).sum() / max(lengths[long].sum(), 1)
+    return Sample(len(long), float(unread), full[kept].tolist(), Pieces.of(ids, WINDOWS, most, kept.tolist()))
 
 
 def compare_windows(

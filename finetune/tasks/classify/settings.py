@@ -41,6 +41,6 @@ READS = {
     "download": (*TABLES, *ROWS),
     "prepare": (*TABLES, *ROWS, "ignore", "split", "max_length"),
     "train": ("train.class_weights", *READ),
-    "evaluate": ("evaluate", *READ),
+    "evaluate": ("evaluate", "columns.group", "columns.white_space", *READ),
     "audit": ("classify", "ignore"),
 }

@@ -182,17 +182,19 @@ def test_the_sample_is_drawn_from_long_rows_within_its_budget():
     texts = source().texts
     ids = encode(TOKENIZER, texts)
     long = [i for i, length in enumerate(ids.lengths()) if length > MOST]
-    whole = long_texts.draw_sample(TOKENIZER, texts, "cut", MOST, 10**6, seed=1)
+    read = np.minimum(ids.lengths(), MOST)
+    whole = long_texts.draw_sample(TOKENIZER, texts, read, "cut", MOST, 10**6, seed=1)
     assert sorted(whole.at) == long and whole.rows == len(long)
     lengths = np.array(ids.lengths())[long]
     assert whole.unread == pytest.approx((lengths - MOST).sum() / lengths.sum())
-    some = long_texts.draw_sample(TOKENIZER, texts, "cut", MOST, 300, seed=1)
+    some = long_texts.draw_sample(TOKENIZER, texts, read, "cut", MOST, 300, seed=1)
     assert some.at == whole.at[: len(some.at)] and 0 < len(some.at) < len(long)
     tokens = [sum(map(len, pieces_of(ids[i], "windows", MOST))) for i in whole.at]
     assert sum(tokens[: len(some.at)]) <= 300 < sum(tokens[: len(some.at) + 1])
     assert len(some.windows.ids) == sum(len(pieces_of(ids[i], "windows", MOST)) for i in some.at)
-    assert long_texts.draw_sample(TOKENIZER, texts, "windows", MOST, 10**6, 1).at == []
-    assert long_texts.draw_sample(TOKENIZER, texts, "cut", 1000, 10**6, 1).rows == 0
+    in_windows = long_texts.draw_sample(TOKENIZER, texts, np.array(ids.lengths()), "windows", MOST, 10**6, 1)
+    assert in_windows.at == [] and in_windows.rows == len(long)
+    assert long_texts.draw_sample(TOKENIZER, texts, np.array(ids.lengths()), "cut", 1000, 10**6, 1).rows == 0
 
 
 def test_the_report_says_what_cutting_costs():
