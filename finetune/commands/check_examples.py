@@ -120,11 +120,9 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
     start = locate_weights(weights)
     context = (start.config or read_config(start.directory)).context
     tokenizer = Tokenizer.from_directory(start.directory)
-    lengths = [
-        [len(ids) for ids in tokenizer.encode_batch(texts)]
-        for texts in ([own.source for own in examples], [own.target for own in examples])
-    ]
-    findings += find_problems(examples, *lengths, context, WORDS[kind])
+    sources = list(map(len, tokenizer.encode_batch([own.source for own in examples])))
+    targets = list(map(len, tokenizer.encode_batch([own.target for own in examples])))
+    findings += find_problems(examples, sources, targets, context, WORDS[kind])
     return ExamplesReport(
         1,
         str(data.path),
@@ -134,8 +132,8 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
         dropped,
         start.name,
         context,
-        token_spread(lengths[0]),
-        token_spread(lengths[1]),
+        token_spread(sources),
+        token_spread(targets),
         len({fold_text(own.source) for own in examples}),
         len({fold_text(own.target) for own in examples}),
         muted,

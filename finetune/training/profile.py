@@ -93,7 +93,7 @@ def _time_step(
             loss = job.loss_sum(model, batch) / total
         seconds["rest of the forward pass"] -= sum(seconds[name] for name in set(INSIDE.values())) - before
         with watch.part("backward pass"):
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's
+            loss.backward()
     with watch.part("optimizer"):
         torch.nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), settings.clip_norm)
         for optimizer in optimizers:

@@ -138,8 +138,8 @@ def _disguised(text: str, number: int) -> str:
 
 def _two_numbers(value: object) -> tuple[float, float]:
     try:
-        low, high = value  # type: ignore[misc]  # checked here
-        return float(low), float(high)
+        low, high = map(float, value)  # type: ignore[call-overload]  # checked here
+        return low, high
     except (TypeError, ValueError):
         raise WrongResultError("wilson returned no two numbers", got=repr(value)[:60], known="(low, high)") from None
 
