@@ -25,13 +25,13 @@ class Columns(Settings):
         "names or content",
     )
     label: str | None = Field(None, description="name of the label column; by default inferred from names or content")
-    group: str | None = Field(None, description="name of a column whose rows with equal values stay in one split")
+    group: str | None = Field(None, description="column of group ids; rows with the same id go into the same split")
     split: str | None = Field(None, description="name of a column with train, val or test for each row")
     time: str | None = Field(None, description="name of a column of dates or numbers, for split.protocol = time")
     white_space: Literal["keep", "fold"] = Field(
         "keep",
-        description="fold: outer white space and invisible characters are removed and every run of white space is one "
-        "blank, in training and in prediction",
+        description="keep: texts as they are; fold: strip leading and trailing whitespace and invisible characters, and "
+        "collapse each run of whitespace to one space, in training and in prediction",
     )
 
 
@@ -40,13 +40,13 @@ class Split(Settings):
 
     protocol: Literal["grouped", "balanced", "ordered", "time"] = Field(
         "grouped",
-        description="grouped: all rows, stratified, the same normalised text never in two splits; "
-        "balanced: equally many rows of each class, drawn at random (the prior work's protocol); "
+        description="grouped: all rows, stratified; rows with the same normalised text go into the same split; "
+        "balanced: equally many rows of each class, drawn at random; "
         "ordered: in file order, first the training rows, then the test rows, then the validation rows; "
         "time: by columns.time, the oldest rows for training, the newest for the test",
     )
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of rows for validation")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of rows for the test")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of rows for the validation set")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of rows for the test set")
     seed: int = Field(123, ge=0, description="seed of the split")
 
 
@@ -65,51 +65,52 @@ class Train(Settings):
     lora_targets: tuple[str, ...] = Field(
         ("attention.qkv", "attention.out", "mlp.up", "mlp.down"),
         min_length=1,
-        description="layers that get an adapter, by their name or its end; * matches any characters",
+        description="layers that get an adapter, by name or name suffix; * matches any characters",
     )
     epochs: int | None = Field(
-        None, ge=1, description="passes over the training rows; by default depends on the weights"
+        None, ge=1, description="passes over the training rows; the default depends on the weights"
     )
-    max_steps: int | None = Field(
-        None, ge=1, description="maximum number of optimizer steps; by default the epochs decide"
-    )
+    max_steps: int | None = Field(None, ge=1, description="maximum number of optimizer steps; by default unlimited")
     batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
     micro_batch_tokens: int = Field(
         4096,
         ge=1,
         description="tokens per forward pass, including padding; a step with more tokens accumulates gradients",
     )
-    lr: float | None = Field(None, gt=0, description="peak learning rate; by default depends on weights and method")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; the default depends on weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="final learning rate, as a fraction of the peak")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="fraction of the steps used for warmup")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine",
-        description="the learning rate after the warmup: cosine: falls along half a cosine to its final value; constant: "
-        "stays at the peak until decay_fraction begins, so that training can stop or continue at any step",
+        description="the learning rate after the warmup: cosine: decays along half a cosine to its final value; constant: "
+        "stays at the peak until the final decay (decay_fraction), so that training can stop or continue at any step",
     )
     decay_fraction: float = Field(
         0.0, ge=0, le=1, description="under schedule constant, the final fraction of the steps, in which the rate falls"
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for the matrices of the blocks and AdamW for the rest; meant for new weights"
+        "adamw",
+        description="adamw: AdamW for all weights; muon: Muon for the blocks' matrices and AdamW for the rest; meant "
+        "for new weights",
     )
     weight_decay: float = Field(
         0.1, ge=0, description="decoupled weight decay of matrices; norms and biases are not decayed"
     )
-    beta_1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean")
-    beta_2: float = Field(0.99, ge=0, lt=1, description="AdamW decay of the gradient's square")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="decay rate of AdamW's first moment estimate")
+    beta_2: float = Field(0.99, ge=0, lt=1, description="decay rate of AdamW's second moment estimate")
     clip_norm: float = Field(1.0, gt=0, description="maximum global gradient norm")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: each class has the same weight in the loss"
+        "none", description="none: each row has the same weight in the loss; balanced: each class has"
     )
     metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
-        "f1_macro", description="validation metric that selects the best checkpoint; ties go to the lower log loss"
+        "f1_macro",
+        description="validation metric that selects the best checkpoint; between equals, the lower log loss decides",
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints per epoch")
     patience: int = Field(4, ge=1, description="validations without improvement before training stops")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: autocast; auto: bf16 where this machine computes it faster"
+        "auto", description="fp32: 32-bit floats; bf16: autocast; auto: bf16 where this machine computes it faster"
     )
     seed: int = Field(123, ge=0, description="seed of the head, the data order and dropout")
     threads: int = Field(
@@ -137,7 +138,9 @@ class Evaluate(Settings):
         description="the headline metric; by default accuracy, or f1_micro with classify.labels = many; f1 is that of "
         "the positive class and needs two classes; auto: f1 for two classes, else the default",
     )
-    positive: str | None = Field(None, description="the positive of two labels; by default the last in sorted order")
+    positive: str | None = Field(
+        None, description="the positive class of two; by default the last label in sorted order"
+    )
     threshold: Literal["half", "max-f1"] | None = Field(
         None,
         description="decision rule for two classes, and for each label with classify.labels = many: 0.5, or the best "
@@ -156,7 +159,7 @@ class Shape(Settings):
         "width 512, 8 heads, 6 + 6 layers and a vocabulary of 5,000",
     )
     layers: int | None = Field(
-        None, ge=1, le=256, description="blocks, in an encoder-decoder on each side; by default 6"
+        None, ge=1, le=256, description="transformer blocks (per stack in an encoder-decoder); by default 6"
     )
     width: int | None = Field(
         None, ge=1, le=1 << 14, description="size of the residual stream; by default 256, in vanilla 512"
@@ -183,10 +186,10 @@ class Shape(Settings):
         None, description="pre: layer norm before attention and MLP; post: after them; rms: RMS norm before them"
     )
     activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
-    tied: bool | None = Field(None, description="use the token embedding as the output matrix")
+    tied: bool | None = Field(None, description="tie the output matrix to the token embedding")
     biases: bool | None = Field(None, description="biases in the linear layers")
     attention: Literal["full", "local"] = Field(
-        "full", description="local: a token attends only to the tokens in its window"
+        "full", description="full: a token attends to all tokens before it; local: only to those in its window"
     )
     window: int = Field(
         128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
@@ -202,7 +205,7 @@ class RunSettings(Settings):
     weights: str = Field(
         "auto",
         description="a registry name, a directory, a hub id, or auto: GPT-2 124M if it is cached or can be downloaded, else "
-        "the bundled fallback; scratch: new weights of this recipe's shape",
+        "the bundled fallback; scratch: randomly initialised weights with the architecture given by shape.*",
     )
     data: str = Field(
         "",

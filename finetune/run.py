@@ -157,7 +157,7 @@ class Run:
             return False
         record = read_record(path)
         return record.inputs == inputs and (
-            self.holds(record) if contents else all(self.path(name).is_file() for name in record.outputs)
+            self.holds(record) if contents else all(os.path.isfile(self.path(name)) for name in record.outputs)
         )
 
     def holds(self, record: StageRecord) -> bool:
@@ -192,7 +192,7 @@ class Run:
     def _own_file(self, name: str) -> bool:
         """Whether a relative path is a file inside the run, with no symbolic link leading outside."""
         path = self.path(name)
-        return path.is_file() and path.resolve().is_relative_to(self.directory.resolve())
+        return os.path.isfile(path) and path.resolve().is_relative_to(self.directory.resolve())
 
     def finish(
         self,

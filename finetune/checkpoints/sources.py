@@ -1,5 +1,6 @@
 """Resolve the name of weights to a local checkpoint directory."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,14 +92,14 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
             )
         return WeightsSource(name, base, None, "random, seeded; nothing pretrained", pinned=True)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that no file system takes
         inside = path / "export" / "hf" if (path / "recipe.json").exists() else path
         if not inside.is_dir():
             raise WeightsError(f"{path}: a run without exported weights", do="Finish the run first.")
         if is_adapter(inside):
             return _under_adapter(inside, fetch)
         return WeightsSource(path.name or name, inside, None, "a directory of the user's")
-    if path.is_file() or path.suffix in (*PICKLES, ".safetensors"):
+    if os.path.isfile(path) or path.suffix in (*PICKLES, ".safetensors"):
         why = "a pickle, which can run code when opened" if path.suffix in PICKLES else "a file"
         raise WeightsError(
             f"{name}: weights must be a directory in Hugging Face's layout",
@@ -113,7 +114,8 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
         return WeightsSource(
             MINI, _bundled(), None, "a small GPT-2 of 6.9 M parameters, bundled with this project", "CC BY-SA 4.0"
         )
-    if "/" in name and (runs := sorted(run.parent.name for run in path.parent.glob("*/recipe.json"))):
+    around = path.parent.glob("*/recipe.json") if "/" in name and os.path.isdir(path.parent) else ()
+    if runs := sorted(run.parent.name for run in around):
         raise WeightsError(
             f"{name}: no such run", known=listed(runs), do=nearest(path.name, runs) or f"See: ls {path.parent}"
         )
@@ -140,7 +142,7 @@ def _under_adapter(directory: Path, fetch: bool) -> WeightsSource:
     """The weights that an adapter is for, and the adapter on them: a directory, a registry row or a hub id."""
     named, revision = base_of(directory)
     row = next((row for row in weights_registry().values() if named in (row.repo, row.name)), None)
-    base = locate_weights(named if row is None or Path(named).is_dir() else row.name, fetch=fetch)
+    base = locate_weights(named if row is None or os.path.isdir(named) else row.name, fetch=fetch)
     if base.adapter is not None:
         raise WeightsError(f"{directory}: an adapter for an adapter", got=named, known="an adapter for a GPT-2")
     if row and revision and base.pinned and revision != row.revision:

@@ -82,11 +82,11 @@ def main() -> None:
         sys.stderr.close()
         status = 0
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in (*DISK, errno.ENAMETOOLONG):
             raise
-        say(
-            f"error: {error.filename or 'a file'}: {error.strerror}. Free some space, or choose another directory.",
-            error=True,
-        )
+        name, do = str(error.filename or "a file"), "Free some space, or choose another directory."
+        if error.errno == errno.ENAMETOOLONG:
+            name, do = f"{name[:60]}...", "Give the name of a file or a directory."
+        say(f"error: {name}: {error.strerror}. {do}", error=True)
         status = 2
     sys.exit(status or 0)

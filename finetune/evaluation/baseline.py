@@ -141,10 +141,10 @@ def _features(texts: list[str]) -> tuple[Any, str]:
     words = ("words", TfidfVectorizer(ngram_range=(1, 2), **rare))
     characters = ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **rare))
     if sum(map(len, texts)) > _CHARACTER_NGRAM_LIMIT:
-        return FeatureUnion([words]), "word 1-2-grams (too much text for character n-grams)"
+        return FeatureUnion([words]), "word unigrams and bigrams (too much text for character n-grams)"
     if not _has_vocabulary(texts, words[1]):  # a script or text without words of two letters
         return FeatureUnion([characters]), "character 2-5-grams"
-    return FeatureUnion([words, characters]), "word 1-2-grams and character 2-5-grams"
+    return FeatureUnion([words, characters]), "word unigrams and bigrams, and character n-grams of 2 to 5"
 
 
 def _has_vocabulary(texts: Iterable[str], vectorizer: Any) -> bool:

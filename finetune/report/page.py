@@ -58,7 +58,9 @@ def make_page(
         verdict=verdict,
         sections=[
             *sections,
-            provenance.what_was_run(files.name, files.recipe, _descriptions(), files.stages, evaluation.weights),
+            provenance.what_was_run(
+                files.name, _settings(files.recipe, evaluation.task), _descriptions(), files.stages, evaluation.weights
+            ),
             *(use or []),
             *provenance.licence(card),
         ],
@@ -75,10 +77,23 @@ def fallback_notice(files: Files[E, C]) -> Notice | None:
         return None
     what, _, _ = weights.note.partition(". ")  # the rest of the note repeats the commands in words
     recipe = shlex.quote(f"runs/{name}/recipe.json")
+    card, data = files.card, ""
+    if card and card.name.endswith("-sample"):
+        data = f" The data are a small sample bundled with this project, {card.name}."
     return Notice(
-        f"{what.rstrip('.')}. To use GPT-2, connect and run:",
+        f"{what.rstrip('.')}.{data} To use GPT-2, connect to the internet and run:",
         f"finetune weights get gpt2\nfinetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}",
     )
+
+
+def _settings(recipe: dict[str, Any], measured: str) -> dict[str, Any]:
+    """The settings without those of other tasks and comparisons, and without the shape of weights that are not new."""
+    from finetune.recipe import COMPARISONS, TASKS
+
+    others = {*TASKS, *COMPARISONS} - {measured, recipe.get("task")}
+    others |= {"shape"} if recipe.get("weights") != "scratch" else set()
+    kept = {key: value for key, value in recipe.items() if key.partition(".")[0] not in others}
+    return {key: "not set" if value is None else value for key, value in kept.items()}
 
 
 def _descriptions() -> dict[str, str]:

@@ -153,7 +153,7 @@ def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> P
     """ROC curves from [[false positive rate, true positive rate], ...]; `baseline` may be None."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="guessing")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="chance")
         _pair(axes, model, baseline, baseline_name)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
@@ -172,7 +172,7 @@ def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         if share is not None:
-            axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label="guessing")
+            axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance (share of that label, {share:.0%})")
         _pair(axes, model, baseline, baseline_name, drawstyle="steps-pre")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
@@ -253,8 +253,8 @@ def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
     with _figure(4.6, 4.6) as (figure, holder):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         if log.steps:
-            upper.plot(log.steps, log.losses, color=LIGHT, linewidth=0.9, label="train, step by step")
-            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5, label="train, running mean")
+            upper.plot(log.steps, log.losses, color=LIGHT, linewidth=0.9, label="training loss, each step")
+            upper.plot(log.steps, _running_mean(log.losses), color=GREY, linewidth=1.5, label="training loss, running mean")
         if points:
             upper.plot(
                 [point.step for point in points],
@@ -263,7 +263,7 @@ def loss_picture(log: TrainingLog, best_step: int | None) -> Picture:
                 color=MODEL,
                 linewidth=1.6,
                 markersize=4.5,
-                label="validation log loss",
+                label="validation loss",
             )
         _mark_best(upper, best_step)
         upper.set(ylabel="Loss (nats)")

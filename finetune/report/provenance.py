@@ -44,12 +44,12 @@ def _what_was_trained(train: TrainResult, metric: str) -> list[Table]:
         "What was trained",
         [
             ("Method", train.method),
-            ("Reasons for the choices", "; ".join(train.why)),
-            ("Trained parameters", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
-            ("Trained layers", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
+            ("Automatic choices", "; ".join(train.why)),
+            ("Trainable parameters", f"{moved.parameters:,} of {train.parameters:,} ({100 * moved.share:.2f}\u00a0%)"),
+            ("Trainable layers", ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")),
             ("Optimizer steps", f"{train.steps:,}"),
             ("Epochs", train.epochs),
-            ("Best checkpoint", f"step {train.best_step}: {metric} {value_text(train.best_value)} on validation"),
+            ("Best checkpoint", f"step {train.best_step}: {metric} {train.best_value:.4f} on the validation set"),
             ("Stopped early", train.stopped_early),
             ("Peak learning rate", train.lr),
             ("Precision", train.precision),
@@ -80,13 +80,16 @@ def _estimates(train: TrainResult) -> list:
             bytes_text(train.peak_bytes),
         ],
     ]
-    note = f"The estimate is based on {found.steps} of the first steps, excluding the very first."
+    note = f"The estimate is extrapolated from {found.steps} early steps, without the very first."
     if train.steps != train.planned_steps:
         note += f" It is for {train.planned_steps:,} steps; training stopped after {train.steps:,}."
     if found.cpu_share < 1:
-        note += f" Those steps got {found.cpu_share:.0%} of their threads' CPU time."
+        note += (
+            f" During them the process got {100 * found.cpu_share:.0f}\u00a0% of the CPU time that its threads asked for. "
+            "The less it gets, the wider the expected range: other processes were using the CPU."
+        )
     return [
-        Table("Estimate and actual", ["", "Estimate", "Range", "Actual"], rows, frozenset({1, 2, 3})),
+        Table("Estimated and actual cost", ["", "Estimate", "Expected range", "Actual"], rows, frozenset({1, 2, 3})),
         Text(note, small=True),
     ]
 
@@ -123,8 +126,8 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
                 f"Training and validation loss over the optimizer steps, and the learning rate below.{last}",
                 "Both losses should fall and level off. If the validation loss rises while the training loss falls, the "
                 "model overfits. "
-                f"The dashed line marks the best checkpoint by {metric}, which is kept. The lower panel shows the learning "
-                "rate: a warmup, then the schedule of train.schedule.",
+                f"The dashed line marks the checkpoint with the best validation {metric}, which is evaluated and exported. "
+                "The lower panel shows the learning rate: a warmup, then the schedule set by train.schedule.",
                 table,
             )
         )
@@ -137,9 +140,10 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
         figures.append(
             Figure(
                 plots.validation_picture([point.step for point in points], columns, best),
-                "Validation",
+                "Validation metrics",
                 f"Validation metrics at {len(points)} evaluations.",
-                "Metrics on the validation rows at each evaluation; the dashed line marks the best checkpoint, which is kept.",
+                "Metrics on the validation set, at each validation during training. The dashed line marks the checkpoint that is "
+                "evaluated and exported.",
             )
         )
     return figures
@@ -170,7 +174,7 @@ def overlap_table(overlap: dict[str, OverlapCounts], what: str) -> list[Table]:
         [
             Table(
                 f"Rows whose {what} also occurs in another split",
-                ["", "Exact matches", "After normalising", "Rows"],
+                ["", "Exact matches", "After normalising", "Rows in the split"],
                 rows,
                 frozenset({1, 2, 3}),
             )
@@ -186,7 +190,7 @@ def what_was_run(
     """How to repeat the run, every setting, versions, machine, time and hashes. recipe: dotted key -> value."""
     run = shlex.quote(f"runs/{name}")
     blocks: list = [
-        Text("To repeat the run under another name:"),
+        Text("To reproduce this run under another name, in the project's directory:"),
         Code(f"finetune run {run}/recipe.json --name {shlex.quote(name + '-again')}"),
         *facts("Weights", [("Name", weights.name), ("Source", weights.source), ("sha256", weights.sha256 or None)]),
     ]
@@ -232,15 +236,15 @@ def what_was_run(
             *((f"{stage.stage}: outputs.{path}", digest) for path, (_, digest) in stage.outputs.items()),
         )
     ]
-    blocks += facts("Hashes (sha256)", hashes[:_HASHES])
+    blocks += facts("Hashes (sha256) of each stage's inputs and output files", hashes[:_HASHES])
     if len(hashes) > _HASHES:
         blocks.append(
             Text(f"{len(hashes) - _HASHES} more hashes are in the run's stage records (stages/*.json).", small=True)
         )
-    return Section("run", "What was run", blocks)
+    return Section("run", "Run details", blocks)
 
 
 def licence(card: DataOrigin | None) -> list[Section]:
     """Licence and citation of the data, if known."""
-    found = facts("The data", [("Licence", card.licence), ("Citation", card.citation)]) if card else []
-    return [Section("licence", "Licence and citation", found)] if found else []
+    found = facts("Licence of the data", [("Licence", card.licence), ("Citation", card.citation)]) if card else []
+    return [Section("licence", "Licence", found)] if found else []

@@ -88,7 +88,7 @@ def _against(baseline: WrittenBaseline, metric: str, name: str) -> str:
     size, p = points(metric, difference.known_value()), p_text(difference.p())
     assert size is not None, f"{metric} is not in points"
     if size == 0 or difference.p() >= 0.05:
-        return f"{name} {value} (difference within noise, {p})"
+        return f"{name} {value} (not significantly different, {p})"
     return f"{name} {value} (the model is {'better' if size > 0 else 'worse'} by {abs(size):.1f} points, {p})"
 
 
@@ -100,7 +100,7 @@ def _without_overlap(evaluation: WrittenEvaluation, words: Words) -> list[str]:
         return []
     alone = clean.metrics.get(headline)
     return [
-        f"{overlapping:,} test {words.asked}s also occur in train or validation"
+        f"{overlapping:,} test {words.asked}s also occur in the training or validation set"
         + (f"; without them: {metric_text(alone, headline)}." if alone else ".")
     ]
 
@@ -144,13 +144,24 @@ def comparison_tables(evaluation: WrittenEvaluation, compared: Sequence[str], wo
         for name in compared
         if any(name in own.differences for own in baselines)
     ]
-    minus = [f"Model minus\n{head.lower()}" for head in heads[1:]]
+    minus = [f"Model \N{MINUS SIGN}\n{head.lower()}" for head in heads[1:]]
     return [
-        Table(f"Test {words.row}s, with 95 % intervals", ["Metric", *heads], rows, frozenset(range(1, 1 + len(heads)))),
-        Table(f"Differences on the same {words.row}s", ["Metric", *minus], tested, frozenset(range(1, 1 + len(minus)))),
+        Table(
+            f"Test {words.row}s, with 95 % confidence intervals",
+            ["Metric", *heads],
+            rows,
+            frozenset(range(1, 1 + len(heads))),
+        ),
+        Table(
+            f"Paired differences on the same test {words.row}s",
+            ["Metric", *minus],
+            tested,
+            frozenset(range(1, 1 + len(minus))),
+        ),
         Text(
-            "Differences are in points, or in nats for the loss, with 95 % intervals and p values of a paired bootstrap. "
-            "A difference with p below 0.05 is unlikely to be noise.",
+            "Differences are in percentage points, or in nats for the loss, with 95 % confidence intervals and p-values from a "
+            "paired bootstrap; the number of resamples bounds p from below. With p below 0.05 a difference is unlikely to be "
+            "due to chance.",
             small=True,
         ),
     ]
@@ -162,11 +173,16 @@ def losses(changes: list[LossChange], tokens: dict[str, str], note: str) -> Sect
         [
             f"{SPLITS[own.split].capitalize()}, {tokens[own.on]}",
             _loss_cell(own.before),
-            f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of before",
+            f"{_loss_cell(own.after)}\n{percent(own.after.known_value(), own.before.known_value())} of the loss before",
         ]
         for own in changes
     ]
-    table = Table("Nats per token, with 95 % intervals", ["", "Before", "After"], cells, frozenset({1, 2}))
+    table = Table(
+        "Nats per token, with 95 % confidence intervals",
+        ["", "Before training", "After training"],
+        cells,
+        frozenset({1, 2}),
+    )
     return Section("losses", "Loss before and after", [table, Text(note, small=True)])
 
 
@@ -185,9 +201,9 @@ def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Sec
                 for name, text in (
                     (words.asked.capitalize(), asked),
                     ("Reference", wanted),
-                    ("Before", before),
-                    ("After", after),
-                    ("Nearest in training", nearest),
+                    ("Before training", before),
+                    ("After training", after),
+                    ("Nearest neighbour", nearest),
                 )
             ],
         )
@@ -214,13 +230,13 @@ def limits(
     blocks += [
         Text(truth),
         Text(
-            f"All results come from one training{'' if seed is None else f' (seed {seed})'}. The intervals show how much "
-            f"they would vary with other test {words.row}s, but not with another seed or split."
+            f"All results come from one training run{'' if seed is None else f' (seed {seed})'}. The intervals cover the "
+            f"sampling of the test {words.row}s, not the variation between seeds or splits."
         ),
     ]
     if n < FEW:
-        blocks.append(Text(f"With only {n:,} test {words.row}s, the headline's interval is wide."))
-    return Section("limits", "Limits", blocks)
+        blocks.append(Text(f"With only {n:,} test {words.row}s, the confidence interval of the main metric is wide."))
+    return Section("limits", "Limitations", blocks)
 
 
 def data_card(
@@ -238,7 +254,7 @@ def data_card(
     pairs = [
         *origin(card),
         *counts,
-        ("Protocol", card.protocol),
+        ("Split", card.protocol),
         ("Split seed", None if card.protocol == "ordered" else card.seed),
         *lengths,
     ]
@@ -246,7 +262,7 @@ def data_card(
         "data",
         "Data",
         [
-            *facts("Source and checks", pairs),
+            *facts("Source", pairs),
             _split_table(card.splits),
             *overlap_table(card.overlap, words.asked),
             Text(example),
@@ -265,7 +281,7 @@ def no_data_card() -> Section:
 def _split_table(splits: dict[str, SplitSize]) -> Table:
     return Table(
         "Size of each split",
-        ["", "Records", "Used", "Tokens", "Tokens in the loss"],
+        ["", "Rows", "Rows used", "Tokens", "Tokens that count in the loss"],
         [[SPLITS[name], *map(value_text, astuple(size))] for name, size in splits.items()],
         frozenset(range(1, 5)),
     )
@@ -273,7 +289,7 @@ def _split_table(splits: dict[str, SplitSize]) -> Table:
 
 def spread_text(tokens: TokenSpread) -> str:
     """The lengths of texts, as a phrase."""
-    return f"median {tokens.median}, 95 % have at most {tokens.p95}, longest {tokens.max}"
+    return f"median {tokens.median}, 95th percentile {tokens.p95}, maximum {tokens.max}"
 
 
 def row_list(rows: list[int], what: str, count: int | None = None) -> str:

@@ -51,9 +51,10 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
 
     import torch
 
-    from finetune.console import say
+    from finetune.console import say, warn
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import BEST, build, fit, identity
+    from finetune.training.health import warnings_about
     from finetune.training.loop import set_threads
     from finetune.training.precision import device_type
 
@@ -68,6 +69,9 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     found = fit(
         job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun
     )
+    if int(os.environ.get("RANK", "0")) == 0:
+        for line in warnings_about(run.path("train.jsonl")):
+            warn(line)
     run.memory[BEST] = setup.model, setup.tokenizer
     tensors = TrainedTensors(
         trainable.names, trainable.places(), trainable.parameters, trainable.parameters / trainable.total

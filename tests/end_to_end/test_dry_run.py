@@ -114,7 +114,7 @@ def test_the_report_shows_estimate_and_actual(toy):
     assert 0 < found["seconds_low"] < found["seconds"] < found["seconds_high"]
     assert found["peak_bytes_low"] <= found["peak_bytes"] and record["result"]["peak_bytes"] > 1e7
     lines = (toy.run / "report" / "report.md").read_text(encoding="utf-8").splitlines()
-    table = lines[lines.index("Estimate and actual") :][:8]
+    table = lines[lines.index("Estimated and actual cost") :][:8]
     assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:] == ["Time", "Peak memory"]
 
 

@@ -86,7 +86,7 @@ def test_answers_are_learned_measured_reported_exported_and_given(trained, finet
     same = sum(row["answer"].split() == row["reference"].split() for row in rows) / len(rows)
     assert evaluation["metrics"]["exact_match"]["value"] == pytest.approx(same)
     html = (trained / "report" / "index.html").read_text(encoding="utf-8")
-    assert all(part in html for part in ("Limits", "Samples before and after", "of before", "finetune chat"))
+    assert all(part in html for part in ("Limitations", "Samples before and after", "of the loss before", "finetune chat"))
     assert "<script" not in html
 
     monkeypatch.setattr("sys.stdin", io.StringIO("Say two.\n\n/nothing\n/reset\nSay two.\n/quit\nSay six.\n"))

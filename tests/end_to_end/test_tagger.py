@@ -54,10 +54,10 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
         assert evaluation["metrics"][name]["value"] == pytest.approx(score(true, predicted))
     assert 0.6 < evaluation["metrics"]["f1"]["value"] < 1, "such names can be learnt, but not all"
     assert [own["name"] for own in evaluation["baselines"]] == ["logistic regression", "most frequent tag"]
-    assert "transformers gives the same tags" in done.out and "F1 of names" in done.out
+    assert "transformers gives the same tags" in done.out and "F1 of entities" in done.out
 
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Where it goes wrong" in page and "Names seen in training" in page
+    assert "Error analysis" in page and "Entities seen and not seen in training" in page
     config = json.loads((run / "export" / "hf" / "config.json").read_text())
     assert config["architectures"] == ["GPT2ForTokenClassification"]
     assert config["id2label"]["0"] == "O" and "B-place" in config["label2id"]

@@ -24,6 +24,7 @@ TINY = {
 }
 
 COMMIT = "a" * 40
+STALL_SECONDS = 20
 HTML = b"<!DOCTYPE html><html><body>Please log in to this network</body></html>"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -33,7 +34,8 @@ class FakeHub:
 
     Modes: a status number; html and pointer (instead of the file, on GET and HEAD), html-get (on GET only),
     truncated (the connection ends early, every time, ranges ignored), corrupt (same size), corrupt-once,
-    no-hub (headers of any web server), endless (no length, no end).
+    no-hub (headers of any web server), endless (no length, no end), stalled (nothing comes after the headers),
+    longer (more bytes than the length says); redirect-loop and redirect-file (to itself, and to a file of the machine).
     """
 
     def __init__(self):
@@ -79,11 +81,13 @@ class FakeHub:
         mode = self.modes.get(file)
         if self.status != 200 or isinstance(mode, int):
             return self.send(request, b"no", body, status=mode if isinstance(mode, int) else self.status)
+        if mode in ("redirect-loop", "redirect-file"):
+            target = f"{self.url}{path}" if mode == "redirect-loop" else "file:///etc/hostname"
+            return self.send(request, b"", body, status=302, headers={"Location": target})
         if path.startswith("/plain/") and mode == "endless":
             return self.stream(request)
         if path.startswith("/plain/"):
-            content = self.plain[file]
-            return self.send(request, content, body, cut=mode == "truncated")
+            return self.send(request, self.plain[file], body, mode=mode)
         if path.startswith("/api/models/"):
             return self.send(request, json.dumps(self.listing()).encode(), body)
         if "/resolve/" not in path or file not in self.files:
@@ -102,7 +106,7 @@ class FakeHub:
             content = bytes(byte ^ 1 for byte in content) if body else content
             if body and mode == "corrupt-once":
                 del self.modes[file]
-        return self.send(request, content, body, headers=headers, cut=mode == "truncated")
+        return self.send(request, content, body, headers=headers, mode=mode)
 
     def listing(self) -> dict:
         siblings = []
@@ -115,16 +119,20 @@ class FakeHub:
         return {"id": "someone/model", "sha": COMMIT, "siblings": siblings}
 
     @staticmethod
-    def send(request, content: bytes, body: bool, status: int = 200, headers=None, cut: bool = False) -> None:
+    def send(request, content: bytes, body: bool, status: int = 200, headers=None, mode: object = None) -> None:
         request.send_response(status)
         for name, value in (headers or {}).items():
             request.send_header(name, value)
         request.send_header("Content-Length", str(len(content)))
-        if cut:
+        if mode in ("truncated", "longer"):
             request.send_header("Connection", "close")
         request.end_headers()
-        if body:
-            request.wfile.write(content[: len(content) // 2] if cut else content)
+        if body and mode == "stalled":
+            threading.Event().wait(STALL_SECONDS)  # time.sleep may be patched
+        elif body:
+            sent = {"truncated": content[: len(content) // 2], "longer": content + content}.get(mode, content)
+            with contextlib.suppress(OSError):  # the client hangs up
+                request.wfile.write(sent)
 
     @staticmethod
     def stream(request) -> None:

@@ -108,6 +108,8 @@ def test_archive_with_the_member_twice_is_refused(hub, tmp_path):
         (429, "too many requests"),
         (500, "server error"),
         ("truncated", "no usable response"),
+        ("redirect-loop", "messages"),
+        ("redirect-file", "messages"),
     ],
 )
 def test_faulty_archive_server(hub, tmp_path, mode, words):

@@ -117,6 +117,32 @@ def test_server_that_always_breaks_off_is_given_up(hub, tmp_path, monkeypatch):
     assert_only_right_files(hub, tmp_path)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A time-out of a second, and no waits between attempts."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("mode", ["redirect-loop", "redirect-file", "stalled"])
+def test_server_that_never_gives_the_file_is_given_up_in_time(hub, tmp_path, impatient, mode):
+    hub.modes["model.safetensors"] = mode
+    before = time.monotonic()
+    with pytest.raises(FetchError):
+        fetch.get_weights(weights_row(hub))
+    assert time.monotonic() - before < 15, "the server itself stalls for longer"
+    assert_only_right_files(hub, tmp_path)
+
+
+def test_server_that_sends_more_than_it_says_gives_the_file(hub, tmp_path, impatient):
+    hub.modes["model.safetensors"] = "longer"
+    folder = fetch.get_weights(weights_row(hub))
+    assert (folder / NAMES[0]).read_bytes() == hub.files[NAMES[0]]
+    assert_only_right_files(hub, tmp_path)
+
+
 def test_hub_that_serves_another_file_is_refused_before_the_download(hub):
     row = weights_row(hub)
     hub.files["model.safetensors"] = bytes(reversed(hub.files["model.safetensors"]))

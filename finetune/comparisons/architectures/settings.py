@@ -40,7 +40,7 @@ class Architectures(Settings):
     number_limit: int = Field(10_000, ge=100, le=1_000_000, description="numbers are drawn from 0 up to this limit")
     test_numbers: int = Field(300, ge=10, description="held-out numbers to test exact match")
     piece_tokens: int = Field(
-        32, ge=2, description="tokens of running text given as source; the model predicts the same number"
+        32, ge=2, description="tokens of running text given as source; the model then predicts as many tokens"
     )
 
 

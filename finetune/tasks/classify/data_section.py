@@ -17,23 +17,23 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
     pairs = [
         *provenance.origin(card),
         ("Rows", f"{card.rows:,}"),
-        ("Protocol", card.protocol),
+        ("Split", card.protocol),
         ("Split seed", card.seed),
         ("Exact duplicates", f"{card.exact_duplicates:,}"),
-        ("Groups of the same text", f"{card.groups:,}"),
+        ("Distinct texts after normalising", f"{card.groups:,}"),
         ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
         (
             "Tokens per text",
-            f"median {value_text(tokens.median)}, 95 % have at most {value_text(tokens.p95)}, "
-            f"longest {value_text(tokens.max)}",
+            f"median {value_text(tokens.median)}, 95th percentile {value_text(tokens.p95)}, "
+            f"maximum {value_text(tokens.max)}",
         ),
-        ("Truncated to", f"{tokens.max_length} tokens ({value_text(tokens.cut_rows)} rows)"),
+        ("Maximum length", f"{tokens.max_length} tokens; {value_text(tokens.cut_rows)} rows were truncated"),
     ]
     return Section(
         "data",
         "Data",
         [
-            *facts("Source and checks", pairs),
+            *facts("Source", pairs),
             *(_split_table(card) if divided else []),
             *_findings(card),
             *(Text(sentence(note)) for note in card.notes),
@@ -76,9 +76,11 @@ def _findings(card: ClassifierCard) -> list[Table | Text]:
     rows = [[finding.code, finding.level, sentence(located(finding)), finding.do] for finding in card.checks]
     blocks: list[Table | Text] = []
     if rows:
-        blocks.append(Table("Findings of the checks", ["Code", "Level", "Finding", "What to do"], rows, prose=2))
+        blocks.append(
+            Table("Findings of the data checks", ["Code", "Severity", "Finding", "What to do"], rows, prose=2)
+        )
     if card.muted:
         blocks.append(Text(f"Muted codes, whose findings are not listed: {', '.join(card.muted)}."))
     if blocks:
-        blocks.append(Text(f"The file {GUIDE} of this project explains each code.", small=True))
+        blocks.append(Text(f"{GUIDE}, a file of the project that made this report, explains each code.", small=True))
     return blocks

@@ -109,7 +109,13 @@ def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Sec
     metrics = evaluation.metrics
     shown = ("accuracy", "f1" if "f1" in metrics else "f1_macro", "subset_accuracy", "log_loss")
     names = list(dict.fromkeys([headline, *(n for n in shown if n in metrics)]))
-    columns = ["", *(_positive_name(name, evaluation) for name in names), "Model minus baseline", "McNemar", "Time"]
+    columns = [
+        "",
+        *(_positive_name(name, evaluation) for name in names),
+        f"Model \N{MINUS SIGN} baseline\n({metric_name(headline)})",
+        "McNemar\n(accuracy)",
+        "Time",
+    ]
 
     def cells(entries: dict[str, Metric]) -> list[str]:
         return [metric_cell(name, entries[name]) for name in names]
@@ -126,14 +132,19 @@ def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Sec
         for entry in evaluation.baselines
     ]
     table = Table(
-        "Test rows, with 95 % intervals", columns, rows, frozenset(range(1, len(columns))), strong=frozenset({0})
+        "Test set, with 95 % confidence intervals",
+        columns,
+        rows,
+        frozenset(range(1, len(columns))),
+        strong=frozenset({0}),
     )
     notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
     notes.append(
-        f"The difference is in {metric_name(headline)}, with its interval from a paired bootstrap. McNemar's "
-        "exact test checks whether model and baseline are correct equally often on the same rows; with p below 0.05 "
-        "the difference is unlikely to be noise. The verdict at the top uses this p for accuracy and the interval for "
-        "other metrics. Time: training for the model, fitting and scoring for a baseline."
+        f"The difference in {metric_name(headline)} is computed before rounding; its interval is from a paired bootstrap. "
+        "McNemar's exact test asks whether model and baseline have the same accuracy on the same rows; p below 0.05 "
+        "means that the difference is unlikely to be due to chance. The summary at the top uses McNemar's p if the main "
+        "metric is accuracy, and the interval of the difference otherwise. Time: training for the model, fitting and "
+        "scoring for a baseline."
     )
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
 
@@ -163,9 +174,10 @@ def all_metrics(evaluation: LabelledEvaluation) -> Section:
     n_val = next((entry.n for entry in validation.values()), 0)
     columns = ["Metric", f"Test\n(n = {n_test:,})", f"Validation\n(n = {n_val:,})"]
     note = (
-        "\N{DOWNWARDS ARROW}: lower is better. The interval of accuracy is Wilson's, the others are bootstrap intervals. "
-        "The best checkpoint, temperature and thresholds were chosen on validation, so the validation metrics are "
-        "optimistic. Resampling increases the calibration error, so its interval is biased upward."
+        "\N{DOWNWARDS ARROW}: lower is better. Accuracy has a Wilson interval; the other intervals are from the bootstrap. "
+        "The checkpoint, the temperature and any chosen threshold come from the validation set, so the validation metrics "
+        "are optimistic. Expected calibration error (ECE): the mean gap between probability and accuracy over bins; the "
+        "bootstrap inflates it, so its interval is biased upward. Brier score: the mean squared error of the probabilities."
     )
     defined = [entry for entry in evaluation.metrics.values() if entry.value is not None]
     if any(entry.low == entry.high for entry in defined):
@@ -177,7 +189,7 @@ def all_metrics(evaluation: LabelledEvaluation) -> Section:
         "metrics",
         "All metrics",
         [
-            Table("On test and validation, with 95 % intervals", columns, rows, frozenset({1, 2})),
+            Table("Test and validation set, with 95 % confidence intervals", columns, rows, frozenset({1, 2})),
             Text(note, small=True),
         ],
     )
@@ -205,7 +217,7 @@ def confusion(evaluation: Decisions) -> Section:
                 "Confusion matrix",
                 f"Confusion matrix of {len(labels)} labels: {right:,} of {total:,} test rows are on the diagonal.",
                 "Rows are true labels, columns predicted labels. A good model is dark on the diagonal; "
-                "a dark cell off the diagonal is a frequent confusion.",
+                "a dark cell elsewhere is a frequent error. The colour is the share of the true label.",
                 table,
                 wide=len(labels) > 6,
             )
@@ -228,8 +240,8 @@ def confusion(evaluation: Decisions) -> Section:
             )
         )
     if not pairs:
-        blocks.append(Text("Every test row is predicted correctly." if total else "There are no test rows."))
-    return Section("confusion", "Confusion", blocks)
+        blocks.append(Text("Every test row is classified correctly." if total else "There are no test rows."))
+    return Section("confusion", "Confusion matrix", blocks)
 
 
 def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
@@ -256,18 +268,18 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
 
     roc = Figure(
         plots.roc_picture(model.roc, baseline.roc if baseline else None, name),
-        "ROC",
+        "ROC curve",
         f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
         f"Closer to the upper left corner is better ({of}).{areas('roc_auc')}",
     )
     pr = Figure(
         plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share),
-        "Precision and recall",
+        "Precision-recall curve",
         f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
-        f"Closer to the upper right corner is better ({of}); more informative than the ROC when a label is "
-        f"rare.{areas('average_precision')}",
+        f"Closer to the upper right corner is better ({of}). It says more than the ROC curve when that label is rare."
+        f"{areas('average_precision')}",
     )
-    return [Section("curves", "Curves", [roc, pr])]
+    return [Section("curves", "ROC and precision-recall curves", [roc, pr])]
 
 
 def calibration(evaluation: ClassifierEvaluation) -> Section:
@@ -275,8 +287,8 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
     bins, blocks = evaluation.reliability, []
     if bins:
         table = Table(
-            "Confidence and accuracy by bin",
-            ["Probability", "Rows", "Mean probability", "Accuracy"],
+            "Probability and accuracy by bin",
+            ["Bin", "Rows", "Mean probability", "Accuracy"],
             [
                 [f"{row.low:.2f} to {row.high:.2f}", f"{row.n:,}", f"{row.confidence:.3f}", f"{row.accuracy:.3f}"]
                 for row in bins
@@ -286,34 +298,40 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
         blocks.append(
             Figure(
                 plots.reliability_picture(bins),
-                "Reliability",
+                "Reliability diagram",
                 f"Reliability of the predicted label's probability in {len(bins)} bins of the test rows.",
-                "On the dotted line, predictions with probability 0.9 are correct nine times in ten. Below it the model is "
-                "overconfident, above it underconfident. Bins with few rows have wide intervals.",
+                "On the dotted line the model is calibrated: predictions made with probability 0.9 are correct in 90 % of the "
+                "cases. Points below the line mean overconfidence, points above it underconfidence. The lower panel counts "
+                "the rows of each bin; bins with few rows have wide intervals. The probabilities are those after "
+                "temperature scaling.",
                 table,
             )
         )
     temperature, threshold = evaluation.temperature, evaluation.threshold
     lines = []
     if threshold is not None:
-        how = "chosen for the highest F1 on validation" if evaluation.threshold_rule == "max-f1" else "the default"
+        how = (
+            "chosen for the highest F1 on the validation set"
+            if evaluation.threshold_rule == "max-f1"
+            else "the default"
+        )
         lines.append(
             f"Threshold: a row is predicted as {plots.cut(str(evaluation.positive))} if that label's probability is at "
             f"least {threshold:.4g} ({how})."
         )
     else:
         lines.append("Decision: the most probable label is predicted.")
-    effect = "softens the" if temperature > 1 else "sharpens the" if temperature < 1 else "does not change the"
+    effect = "less" if temperature > 1 else "more" if temperature < 1 else "neither more nor less"
     lines.append(
-        f"Temperature: the logits are divided by {temperature:.3f}, which {effect} probabilities; it was "
-        "fitted on validation and does not change which label is the most probable."
+        f"Temperature scaling: the logits are divided by {temperature:.3f}, fitted on the validation set. This makes the "
+        f"probabilities {effect} extreme and does not change which label is the most probable."
     )
-    return Section("calibration", "Calibration and decision", [*blocks, Text(" ".join(lines))])
+    return Section("calibration", "Calibration and decision threshold", [*blocks, Text(" ".join(lines))])
 
 
 def per_label(evaluation: Decisions) -> Section:
     """Precision, recall and F1 of each label; if there are many, of the worst."""
-    rows, caption = evaluation.per_class, "Test rows of each label"
+    rows, caption = evaluation.per_class, "Metrics of each label on the test set"
     if len(rows) > _MATRIX_LABELS:
         present = [row for row in rows if row.support]
         rows = sorted(present, key=lambda row: (row.f1, row.label))[:_WORST]
@@ -328,7 +346,7 @@ def per_label(evaluation: Decisions) -> Section:
     ]
     return Section(
         "labels",
-        "Labels",
+        "Metrics by label",
         [Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells, frozenset({1, 2, 3, 4}))],
     )
 
@@ -338,17 +356,17 @@ def errors(found: Errors | None) -> Section:
     if found is None:
         return Section("errors", "Errors", [Text("The run has no predictions.csv.")])
     if not found.wrong:
-        return Section("errors", "Errors", [Text(f"All {found.total:,} test rows are predicted correctly.")])
+        return Section("errors", "Errors", [Text(f"All {found.total:,} test rows are classified correctly.")])
     shown = len(found.rows)
     some = "all of them" if shown == found.wrong else f"the {shown} most confident of them"
     intro = (
-        f"{found.wrong:,} of {found.total:,} test rows are predicted wrongly. The table lists {some}, most confident "
-        "first. A confident error often points to a wrong label in the data, so read them. Row is the row number in "
-        "the file; the first data row is 0."
+        f"{found.wrong:,} of {found.total:,} test rows are misclassified. The table lists {some}, with the most confident "
+        "first; predictions.csv in the run's directory has every test row. Read the confident errors: often the label in "
+        "the data is wrong. Row counts the rows of the data file from 0, without the header."
     )
     table = Table(
-        "Wrong predictions",
-        ["Row", "Text", "True", "Predicted", "Probability"],
+        "Misclassified test rows",
+        ["Row", "Text", "True", "Predicted", "Probability of\nthe predicted label"],
         [[row.row, row.text, row.label, row.predicted, f"{row.probability:.3f}"] for row in found.rows],
         frozenset({0, 4}),
         prose=1,
@@ -384,8 +402,10 @@ def leakage(evaluation: LabelledEvaluation) -> Section:
             )
         )
     else:
-        blocks.append(Text("No test text occurs in train or validation, so all test metrics are on unseen texts."))
-    note = "Texts are compared after normalising case, digits, white space and Unicode variants."
+        blocks.append(
+            Text("No test text occurs in the training or validation set, so all test metrics are on unseen texts.")
+        )
+    note = "After normalising: texts are compared without differences in case, digits, whitespace and Unicode variants."
     return Section("overlap", "Overlap between splits", [*blocks, Text(note, small=True)])
 
 
@@ -401,8 +421,12 @@ def use(name: str, evaluation: ClassifierEvaluation) -> Section:
         if value not in (None, usual)
     ]
     note = (
-        f"transformers does not apply the {' and the '.join(changed)} above, so its results may differ a little "
-        "from those of finetune predict."
+        f"transformers does not apply the {' and the '.join(changed)} above: "
+        + (
+            "its labels can differ from those of finetune predict."
+            if "threshold" in changed
+            else "it gives the same labels as finetune predict, with other probabilities."
+        )
         if changed
         else ""
     )
@@ -414,8 +438,9 @@ def use(name: str, evaluation: ClassifierEvaluation) -> Section:
         ),
         Text("In Python, with this project or with transformers alone:"),
         Code(
-            "from finetune.tasks.classify.bundle import Bundle\n\n"
-            f'labels, probabilities = Bundle.load({run!r}).predict(["some text"])'
+            "import finetune\n\n"
+            f"classifier = finetune.TextClassifier.load({run + '/export/hf'!r})\n"
+            'classifier.predict(["some text"]), classifier.predict_proba(["some text"])'
         ),
         Code(
             "from transformers import pipeline\n\n"

@@ -186,7 +186,7 @@ def score_classifier(
         against(name, p[: len(y_val)], p[len(y_val) :], note, seconds)
         for name, p, note, seconds in (
             (TFIDF, p_tfidf, note, seconds),
-            (MAJORITY, prior, "its probabilities are the shares of the labels in train", 0.0),
+            (MAJORITY, prior, "always predicts the most frequent label; its probabilities are the label frequencies in the training set", 0.0),
         )
     ]
     confusion = np.zeros((k, k), dtype=int)
@@ -283,15 +283,16 @@ def verdict(evaluation: LabelledEvaluation) -> str:
     if overlapping:
         verb = "occurs" if overlapping == 1 else "occur"
         sentences.append(
-            f"{overlapping:,} of the {headline.n:,} test texts also {verb} in train or "
-            f"validation; without them: {metric_text(clean.metrics[metric], metric)}."
+            f"{overlapping:,} of the {headline.n:,} test texts also {verb} in the training or "
+            f"validation set; without them: {metric_text(clean.metrics[metric], metric)}."
         )
     if metric in SHARES:
         _, low, high = headline.known()
         if high - low > 0.1:
             width = 100 * (high - low)
+            shown = name[:1].lower() + name[1:] if name[1:2].islower() else name  # accuracy, macro F1, F1, ROC AUC
             sentences.append(
-                f"The interval is {width:.0f} points wide: the test set is too small for a more precise statement."
+                f"The interval of {shown} is {width:.0f} points wide: the test set is too small for a more precise statement."
             )
     return " ".join(sentences)
 

@@ -28,7 +28,7 @@ WORDS = Words(
     "record",
     "question",
     "answer",
-    {UNTUNED: ("before training", "Before"), NEAREST: ("the answer to the nearest training question", "Nearest")},
+    {UNTUNED: ("before training", "Before training"), NEAREST: ("nearest-neighbour baseline", "Nearest neighbour")},
     UNTUNED,
 )
 
@@ -37,8 +37,8 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
     """The report, in order."""
     evaluation, card = files.evaluation, files.card
     note = (
-        "Test records evenly spaced in the file, not selected by quality. All answers are "
-        "decoded greedily. The run's answers.csv contains all test records."
+        "Test records at regular intervals of the file, not hand-picked. All answers are decoded greedily; answers.csv in "
+        "the run's directory has those to all test records."
     )
     sections = [
         comparison(evaluation),
@@ -51,7 +51,7 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
     top = tiles(evaluation, [evaluation.headline.metric, "log_loss", "rouge_l", "well_formed"], WORDS)
     return make_page(
         files,
-        "Instruction report",
+        "Instruction-tuning report",
         unbroken(verdict(evaluation)),
         top,
         sections,
@@ -71,14 +71,14 @@ def comparison(evaluation: AnswersEvaluation) -> Section:
     """All metrics of the model and its baselines on the same rows, and the paired tests."""
     metrics = evaluation.metrics
     notes = (
-        f"Before: {UNTUNED}. Nearest: {NEAREST}. Exact match and token F1 are measured on the "
-        f"{metrics['exact_match'].n:,} of {metrics['rouge_l'].n:,} test records whose reference has {SHORT} words "
-        "or fewer, because a longer answer can be right in other words. Exact match ignores only white space; the SQuAD "
-        "rules also ignore case, punctuation and articles. ROUGE-L: the longest common subsequence of words, "
-        "not necessarily adjacent. Repetition: the share of four-word sequences that occur earlier in the same answer. "
-        "Ended by itself: wrote the end token within the token limit. Correct format: ended by itself, not empty, "
-        "and without a line that starts another prompt. Length ratio: words in all answers divided by words in all "
-        "references. \N{DOWNWARDS ARROW}: lower is better."
+        f"Before training: {UNTUNED}. Nearest neighbour: {NEAREST}. Exact match and word F1 (overlap of words with the "
+        f"reference) are measured on the {metrics['exact_match'].n:,} of {metrics['rouge_l'].n:,} test records whose "
+        f"reference has {SHORT} words or fewer, because a longer answer can be correct with a different wording. Exact "
+        "match ignores only whitespace; SQuAD normalisation also ignores case, punctuation and articles. ROUGE-L: an "
+        "F-measure based on the longest common subsequence of words. Repetition: the share of four-word sequences that "
+        "occur earlier in the same answer. Stopped with the end token: within the token limit. Correct format: stopped "
+        "with the end token, is not empty and contains no new prompt. Length ratio: words in all answers divided by words "
+        "in all references; a few very long answers can dominate it. \N{DOWNWARDS ARROW}: lower is better."
     )
     return Section(
         "results", "Answers and baselines", [*comparison_tables(evaluation, COMPARED, WORDS), Text(notes, small=True)]
@@ -89,8 +89,8 @@ def losses_section(evaluation: AnswersEvaluation) -> Section:
     """The loss before and after training."""
     on = {"answer": "answers", "words": "answers without end tokens", "all": "prompts and answers"}
     note = (
-        "The end token counts like any other token. Before training the model hardly expects it after a few words, so "
-        "for short answers part of the drop comes from learning to stop."
+        "Unless a row leaves them out, end tokens count like any other token. Before training the model hardly expects one "
+        "after a few words, so for short answers part of the drop comes from learning to stop."
     )
     if any(change.on == "all" for change in evaluation.losses):
         note += (
@@ -109,12 +109,11 @@ def limits_section(files: Files[AnswersEvaluation, InstructionsCard]) -> Section
         WORDS,
         learnt="The held-out questions are of the same kinds as the training questions. The metrics show how well the model "
         "learned those, not how well it follows instructions in general.",
-        small="learns the form of an answer, such as its length, long before the content. It knows no facts and no "
-        "arithmetic, gives no useful advice, and copies poorly from the question. To an instruction of another kind it "
-        "gives an answer of the right form with the wrong content. Use it only to check that the training works.",
-        truth="No metric here measures truth. An answer that shares most of its words with the reference can be wrong "
-        "because of the one that differs, which hardly changes ROUGE-L. Nothing was done to make answers polite or "
-        "safe.",
+        small="learns the form of an answer, such as its length, long before the content. It has practically no factual "
+        "knowledge, cannot do arithmetic, and often fails to copy words from the question. To an instruction of another "
+        "kind it gives an answer of the right form with the wrong content. Use it only to check that the training works.",
+        truth="None of these metrics measures factual correctness. An answer can differ from the reference in a single "
+        "word and still be wrong; ROUGE-L hardly notices. Nothing was done to make answers polite or safe.",
     )
 
 
@@ -123,15 +122,15 @@ def card_section(card: InstructionsCard) -> Section:
     tokens, malformed = card.tokens, card.malformed_records
     counts = [
         ("Records", card.records),
-        ("Malformed, left out", card.malformed),
-        ("Different questions", card.different_questions),
+        ("Skipped: malformed", card.malformed),
+        ("Distinct questions", card.different_questions),
         ("Prompt style", card.style),
     ]
     lengths = [
         ("Tokens per example", spread_text(tokens)),
-        ("Truncated to", f"{value_text(tokens.max_length)} tokens"),
+        ("Maximum length", f"{value_text(tokens.max_length)} tokens"),
         ("Prompts truncated at the start", row_list(card.cut_rows, "records")),
-        ("Left out because the answer alone is too long", row_list(card.left_out_rows, "records")),
+        ("Skipped: the answer alone is too long", row_list(card.left_out_rows, "records")),
     ]
     example = (
         "A training example as the model reads it. The loss covers "
@@ -161,11 +160,11 @@ def use(name: str, prompt: str) -> Section:
         [
             Text("On the command line, with the prompt style used in training:"),
             Code(f"finetune chat {shlex.quote(run)}"),
-            Text("With transformers, write the prompt yourself, word for word as in training:"),
+            Text("With transformers, build the prompt exactly as in training:"),
             Code(
                 "from transformers import pipeline\n\n"
-                f'write = pipeline("text-generation", model={run + "/export/hf"!r})\n'
-                f"write({prompt!r}, max_new_tokens=64, do_sample=False)"
+                f'generator = pipeline("text-generation", model={run + "/export/hf"!r})\n'
+                f"generator({prompt!r}, max_new_tokens=64, do_sample=False)"
             ),
         ],
     )

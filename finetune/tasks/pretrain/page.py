@@ -1,10 +1,12 @@
 """A language model's page."""
 
+import shlex
+
 from finetune.console import aligned
 from finetune.evaluation.results import Metric
-from finetune.report.blocks import NONE, PageContent, Section, Table, Text, Tile, facts, value_text
+from finetune.report.blocks import NONE, Code, PageContent, Section, Table, Text, Tile, facts, value_text
 from finetune.report.metric_text import bracket_cell, metric_value
-from finetune.report.page import Files, Page, make_page
+from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.report.provenance import origin, training
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 
@@ -15,13 +17,15 @@ MASKED_NAMES = {
     "token_accuracy": "Masked tokens predicted correctly",
 }
 NOTE = (
-    "Bits per byte are comparable across tokenizers and models; perplexity and loss are per token, so they are only "
-    "comparable for the same vocabulary."
+    "Lower is better. Bits per byte can be compared between any two models; perplexity and loss are per token, so they can "
+    "only be compared between models with the same tokenizer. The held-out text also chose the checkpoint, so the figures "
+    "after training are slightly optimistic."
 )
 MASKED_NOTE = (
     "15 % of the tokens are masked, always the same ones, and predicted from both sides. The loss is per masked token, so "
     "it is only comparable for the same vocabulary, and not with the loss of a model that predicts the next token."
 )
+FEW_BLOCKS = 20  # below, a bootstrap over blocks says little
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
@@ -35,7 +39,15 @@ def page(files: Files[LanguageEvaluation, TextCard]) -> PageContent:
         training(files.log, files.train),
         data_section(files.card),
     ]
-    return make_page(files, "Pretraining report", verdict(evaluation), tiles(evaluation), sections)
+    return make_page(
+        files,
+        "Pretraining report",
+        verdict(evaluation),
+        tiles(evaluation),
+        sections,
+        use=[use(files.name, is_masked(evaluation))],
+        notice=fallback_notice(files),
+    )
 
 
 PAGE = Page(LanguageEvaluation, TextCard, page)
@@ -54,10 +66,13 @@ def verdict(evaluation: LanguageEvaluation) -> str:
     if best is not None:
         ratio = headline.known_value() / best
         said += (
-            f" General-purpose compressors need {best:.3f} on the same text; the model needs {ratio:.0%} of that."
+            f" The best of the general-purpose compressors, which start without any knowledge, needs {best:.3f}; the model needs "
+            f"{100 * ratio:.0f}\u00a0% of that."
             if ratio < 1
             else f" A general-purpose compressor needs only {best:.3f}, so the model has learned little so far."
         )
+    if headline.n < FEW_BLOCKS:
+        said += f" With only {headline.n:,} blocks of held-out text, the interval is unreliable."
     return said
 
 
@@ -108,7 +123,12 @@ def before_and_after(evaluation: LanguageEvaluation) -> Section:
                     _cell(key, metrics[key]),
                 ]
             )
-    table = Table("With 95 % intervals over blocks", ["", "Before", "After"], rows, frozenset({1, 2}))
+    table = Table(
+        "With 95 % confidence intervals (bootstrap over blocks, one context long)",
+        ["", "Before training", "After training"],
+        rows,
+        frozenset({1, 2}),
+    )
     return Section(
         "results", "Before and after", [table, Text(MASKED_NOTE if is_masked(evaluation) else NOTE, small=True)]
     )
@@ -142,7 +162,8 @@ def sources(evaluation: LanguageEvaluation) -> list[Section]:
             [
                 table,
                 Text(
-                    "The compressors see each text for the first time, so they do poorly on a text of a few kilobytes.",
+                    "The compressors start without any prior knowledge, so they compress a few kilobytes poorly. The model "
+                    "was pretrained.",
                     small=True,
                 ),
             ],
@@ -161,13 +182,14 @@ def samples(evaluation: LanguageEvaluation) -> Section:
         )
         if is_masked(evaluation)
         else Text(
-            f"Beginnings of held-out texts, continued before and after training (temperature {how.temperature:g}, "
+            f"The beginnings of held-out texts, continued before and after training (temperature {how.temperature:g}, "
             f"top-k {how.top_k}, seed {how.seed})."
         )
     ]
     for number, entry in enumerate(evaluation.samples, start=1):
         blocks += facts(
-            f"Sample {number}", [("Beginning", entry.prompt), ("Before", entry.before), ("After", entry.after)]
+            f"Sample {number}",
+            [("Prompt", entry.prompt), ("Before training", entry.before), ("After training", entry.after)],
         )
     return Section("samples", "Samples", blocks)
 
@@ -182,7 +204,7 @@ def data_section(card: TextCard | None) -> Section:
     blocks: list[Text | Table] = [
         *facts("Source", origin(card)),
         Table(
-            "Size of each part",
+            "Size of each split",
             ["", "Documents", "Tokens", "Bytes", "Bytes per token"],
             [
                 [PARTS[part], documents, value_text(tokens), value_text(size), f"{size / max(tokens, 1):.2f}"]
@@ -197,7 +219,7 @@ def data_section(card: TextCard | None) -> Section:
                 "Size of each source",
                 [
                     "Source",
-                    "Share",
+                    "Weight",
                     "Training\ndocuments",
                     "Training\ntokens",
                     "Held-out\ndocuments",
@@ -220,12 +242,23 @@ def data_section(card: TextCard | None) -> Section:
         )
         blocks.append(
             Text(
-                "Share: how often a source's documents are trained on; 1 is once per epoch. Each part has one token more "
+                "Weight: how many times each document of a source is trained on in an epoch. Each part has one token more "
                 "than its sources together: the end-of-text token that closes its last document.",
                 small=True,
             )
         )
     return Section("data", "Data", blocks)
+
+
+def use(name: str, masked: bool) -> Section:
+    """What the weights are for."""
+    run = shlex.quote(f"runs/{name}")
+    commands = [
+        f"finetune classify my.csv --weights {run}",
+        f"finetune run instruct --set data=my.jsonl --set weights={run}",
+    ]
+    commands = commands[:1] if masked else [f'finetune generate {run} "The beginning of a text"', *commands]
+    return Section("use", "How to use it", [Text("On the command line:"), Code("\n".join(commands))])
 
 
 def _cell(key: str, metric: Metric) -> str:

@@ -12,7 +12,8 @@ class Pretrain(Settings):
 
     objective: Literal["next-token", "masked"] = Field(
         "next-token",
-        description="masked: an encoder with bidirectional attention predicts masked tokens, 15 % of all (BERT), for "
+        description="next-token: a GPT predicts each token from those before it; "
+        "masked: an encoder with bidirectional attention predicts masked tokens, 15 % of all (BERT), for "
         "classify and tag",
     )
     val_fraction: float = Field(0.02, gt=0, lt=1, description="share of documents held out")
@@ -20,15 +21,16 @@ class Pretrain(Settings):
     eval_data: str = Field("", description="another held-out text, evaluated before and after training")
     exclude: tuple[str, ...] = Field(
         (),
-        description="files or folders of evaluation sets; a training document is left out if it contains half or "
-        "more of the 8-word sequences of one of their rows, or a shorter row as a line",
+        description="files or folders of evaluation texts, for decontamination: a training document is dropped if it contains at "
+        "least half of the 8-word n-grams of any of their rows, or a row shorter than 8 words as a whole line",
     )
     across_documents: bool = Field(
         False, description="let tokens attend to earlier documents packed into the same sequence"
     )
     shares: dict[str, float] = Field(
         {},
-        description="how often the documents of a file are used, by its name without ending: 0.2 for a fifth of them, "
+        description="how often the documents of a source file are used, by the file's name without its "
+        "extension: 0.2 for a fifth, "
         "2 for twice; 1 for files that are not named",
     )
 

@@ -200,5 +200,5 @@ def attention_of(model: AnyFamily, pair: Pair, tokenizer: Tokenizer, device: tor
     return AttentionMap(
         shown[: len(source)],
         [*shown[len(source) :], "(end)"],
-        [[round(value, 4) for value in row] for row in weights.tolist()],
+        [[float(f"{value:.4g}") for value in row] for row in weights.tolist()],  # 0 is left for masked sources
     )

@@ -35,8 +35,8 @@ WORDS = Words(
     "source",
     "target",
     {
-        UNTUNED: ("before training", "Before"),
-        NEAREST: ("the target of the nearest training source", "Nearest"),
+        UNTUNED: ("before training", "Before training"),
+        NEAREST: ("nearest-neighbour baseline", "Nearest neighbour"),
         COPY: ("copying the source", "Copy"),
     },
     UNTUNED,
@@ -49,7 +49,11 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> PageContent:
     sections = [
         comparison(evaluation),
         losses_section(evaluation),
-        samples(evaluation.samples, WORDS, "Test pairs, not selected by quality."),
+        samples(
+            evaluation.samples,
+            WORDS,
+            "Test pairs at regular intervals of the file, not hand-picked; targets.csv in the run's directory has them all.",
+        ),
         *attention(files.attention, evaluation.family),
         limits_section(files),
         training(files.log, files.train),
@@ -58,7 +62,7 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> PageContent:
     top = tiles(evaluation, [evaluation.headline.metric, "chrf", "bleu", "exact_match", "log_loss"], WORDS)
     return make_page(
         files,
-        "Source to target report",
+        "Sequence-to-sequence report",
         unbroken(verdict(evaluation)),
         top,
         sections,
@@ -79,14 +83,13 @@ def verdict(evaluation: TargetsEvaluation) -> str:
 def comparison(evaluation: TargetsEvaluation) -> Section:
     """All metrics of the model and its baselines on the same rows, and the paired tests."""
     notes = (
-        f"Copy: {COPY}. Nearest: {NEAREST}. Before: {UNTUNED}. Exact match ignores white space. BLEU "
-        "(words) and chrF (characters) are corpus scores from 0 to 100 by sacrebleu: n-grams shared with "
-        "the reference. BLEU uses n-grams of up to four words, so it says little for short targets. ROUGE: "
-        "words (1), pairs of words (2) and the longest subsequence of words (L) in common with the reference. "
-        "Token accuracy: reference tokens predicted correctly when the preceding ones are given "
-        "(teacher-forced), which is easier than generating. Ended by itself: wrote the end token within the "
-        "token limit. Length ratio: words in all outputs divided by words in all references. \N{DOWNWARDS ARROW}: lower "
-        "is better."
+        f"Copy: {COPY}. Before training: {UNTUNED}. Nearest neighbour: {NEAREST}. Exact match ignores whitespace. BLEU "
+        "(words) and chrF (characters) are corpus-level scores from 0 to 100, computed by sacreBLEU from the n-grams "
+        "shared with the reference. BLEU uses n-grams of up to four words, so it is uninformative for short targets. "
+        "ROUGE-1: shared words; ROUGE-2: shared word pairs; ROUGE-L: longest common subsequence of words. Token accuracy: "
+        "the share of reference tokens predicted correctly given the true preceding tokens (teacher forcing), which is "
+        "easier than generating. Stopped with the end token: within the token limit. Length ratio: words in all outputs "
+        "divided by words in all references. \N{DOWNWARDS ARROW}: lower is better."
     )
     return Section(
         "results",
@@ -95,8 +98,7 @@ def comparison(evaluation: TargetsEvaluation) -> Section:
             *comparison_tables(evaluation, COMPARED, WORDS),
             Text(notes, small=True),
             *facts(
-                "Signatures, for comparison with other work",
-                [(metric_label(name), text) for name, text in evaluation.signatures.items()],
+                "sacreBLEU signatures", [(metric_label(name), text) for name, text in evaluation.signatures.items()]
             ),
         ],
     )
@@ -106,9 +108,7 @@ def losses_section(evaluation: TargetsEvaluation) -> Section:
     """The loss before and after training."""
     note = "The end token counts like any other token. Each reference token is predicted from the true preceding ones."
     if evaluation.warm_start:
-        note += (
-            " Before training the cross-attention is untrained, so the decoder uses the source hardly or not at all."
-        )
+        note += " Before training the cross-attention is new, so the output hardly depends on the source."
     return losses(evaluation.losses, {"": "targets"}, note)
 
 
@@ -129,14 +129,15 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
                 plots.attention_picture(weights, queries, keys),
                 f"Example {number}",
                 f"Attention of {len(queries)} target tokens (rows) to {len(keys)} source tokens (columns); darker means more.",
-                "Each row is a target token, each column a source token. The darker a cell, the more attention the target token "
-                "pays to the source token. "
+                "Each row is the target token that is predicted, each column a source token. The darker a cell, the more "
+                "attention is paid to that source token. "
                 f"{rest}" + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
                 wide=len(keys) > 24,
             )
         )
     note = (
-        "Attention is not an explanation: a map hints at how source and target are aligned but proves nothing. "
+        "Weights are means over all layers and heads, read while the model predicts the reference target. They suggest how "
+        "source and target are aligned, but do not prove what the model relies on. Shades follow the square root of a weight. "
         "\N{OPEN BOX} is a space."
     )
     blocks = [*figures, Text(note, small=True)]
@@ -152,10 +153,10 @@ def limits_section(files: Files[TargetsEvaluation, PairsCard]) -> Section:
         WORDS,
         learnt="The held-out sources are of the same kind as the training data. The metrics show how well the model "
         "learned those, not how well it works on other text.",
-        small="learns rules that its pairs repeat, such as how to spell out numbers. It cannot translate or summarise: "
-        "it knows few words and no facts. Its wrong outputs look as plausible as its correct ones.",
-        truth="Each output is compared with a single reference. A correct paraphrase scores low; an output that is wrong in "
-        "a single digit or name scores high in every metric except exact match. No metric here measures truth.",
+        small="learns regular mappings that its training pairs show many times, such as how to spell out numbers. It knows "
+        "few words and no facts. Its wrong outputs look as plausible as its correct ones.",
+        truth="Each output is compared with a single reference. A correct paraphrase may score low, and an output with one "
+        "wrong digit or name may score high on everything but exact match.",
     )
 
 
@@ -166,17 +167,17 @@ def card_section(card: PairsCard) -> Section:
         ("Columns", " \N{RIGHTWARDS ARROW} ".join(card.columns)),
         ("Pairs", card.records),
         *(
-            (f"Left out: {reason}", row_list(card.dropped_rows.get(reason, []), "rows", count))
+            (f"Skipped: {reason}", row_list(card.dropped_rows.get(reason, []), "rows", count))
             for reason, count in card.dropped.items()
         ),
-        ("Different sources", card.different_sources),
+        ("Distinct sources", card.different_sources),
     ]
     lengths = [
         ("Tokens per source", spread_text(tokens.source)),
         ("Tokens per target", spread_text(tokens.target)),
-        ("Truncated to", f"{value_text(tokens.max_length)} tokens"),
+        ("Maximum length", f"{value_text(tokens.max_length)} tokens"),
         ("Sources truncated", row_list(card.cut_rows, "rows")),
-        ("Left out because the target is too long", row_list(card.left_out_rows, "rows")),
+        ("Skipped: target too long", row_list(card.left_out_rows, "rows")),
     ]
     return data_card(card, counts, lengths, "A training pair as the model reads it.", WORDS)
 

@@ -14,14 +14,14 @@ class Seq2Seq(Settings):
         "encoder-decoder",
         description="decoder: one decoder reads source, separator and target as one sequence; encoder-decoder: a "
         "bidirectional encoder reads the source; encoder and decoder both start from a GPT's weights, or with scratch are "
-        "drawn independently",
+        "initialised randomly and independently",
     )
     source: str | None = Field(None, description="name of the source column; by default recognised by its name")
     target: str | None = Field(None, description="name of the target column; by default recognised by its name")
     zero_init_cross_attention: bool = Field(
         True,
-        description="initialise the cross-attention's output to zero, so that the decoder starts out identical to the GPT; "
-        "false: random, like other new weights",
+        description="yes: initialise the cross-attention's output to zero, so that the decoder starts out identical to the GPT; "
+        "no: random, like other new weights",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="label smoothing: probability spread evenly over all tokens"

@@ -28,7 +28,7 @@ def most_frequent(train: Sequence[Sentence], test: Sequence[Sentence]) -> System
             seen[word][tag] += 1
     chosen = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
     tags = [[chosen.get(word, OUTSIDE) for word in own.words] for own in test]
-    note = "a word's tag in train, the most frequent one; words that are not there are outside a name"
+    note = "gives each word its most frequent tag in the training set; other words get O"
     return System(FREQUENT, tags, note, time.perf_counter() - begun)
 
 
@@ -64,7 +64,7 @@ def logistic(
             if score > best_score:
                 best, best_score, cost = model, score, c
     note = (
-        f"a word's letters, prefixes, suffixes and shape, and those of two words on either side; "
+        f"features of the word (characters, prefixes, suffixes, shape) and of the two words on either side; "
         f"C = {cost:g} chosen on validation{sampled}"
     )
     return System(LOGISTIC, tag(best, test), note, time.perf_counter() - begun)

@@ -30,12 +30,12 @@ from finetune.tasks.tag.score import METRICS, OUTCOMES, TagEvaluation, verdict
 from finetune.tasks.tag.spans import Span, spans_of
 
 _MATRIX_KINDS = 20
-NAMES = {"accuracy": "Accuracy of words", "exact_match": "Sentences without an error"}
+NAMES = {"accuracy": "Token accuracy (words)", "exact_match": "Sentences entirely correct"}
 COLUMNS = {
-    "right": "Right",
-    "other kind": "Other kind",
-    "other bounds": "Other bounds",
-    "both": "Both wrong",
+    "right": "Correct",
+    "other kind": "Wrong type",
+    "other bounds": "Wrong boundaries",
+    "both": "Wrong type\nand boundaries",
     "missed": "Missed",
 }
 
@@ -55,7 +55,7 @@ def page(files: Files[TagEvaluation, TagCard]) -> PageContent:
     ]
     return make_page(
         files,
-        "Names in sentences",
+        "Named-entity recognition report",
         unbroken(verdict(evaluation)),
         tiles(evaluation),
         sections,
@@ -104,21 +104,33 @@ def comparison(evaluation: TagEvaluation, seconds: float | None) -> Section:
     notes = [sentence(f"{own.name}: {own.note} ({seconds_text(own.seconds)})") for own in evaluation.baselines]
     notes.append(
         f"Training this model took {seconds_text(seconds)}. "
-        "A name is right if its kind, its first and its last word are, as in seqeval. Macro F1 is the mean over the kinds. "
-        "Intervals (95 %) and paired tests resample whole sentences. Most words are outside a name, so accuracy of words is "
-        "high for any method: read F1. The best checkpoint was chosen on validation, so its numbers there are optimistic."
+        "An entity (a name in the text) counts as correct if its type and both boundaries match, as in seqeval. Macro F1 is "
+        "the mean over the types. Intervals (95 %) and paired tests resample whole sentences. Most words are outside any "
+        "entity, so token accuracy is high for any method: rely on F1. The checkpoint was chosen on the validation set, so "
+        "validation metrics tend to be optimistic."
     )
-    against = [f"Model minus\n{own.name}" for own in evaluation.baselines]
+    against = [f"Model \N{MINUS SIGN}\n{own.name}" for own in evaluation.baselines]
     return Section(
         "results",
         "Model and baselines",
         [
-            Table("Test sentences, with 95 % intervals", ["Metric", *entries], scores, right, strong=headline),
             Table(
-                "Differences in points, with interval and p", ["Metric", *against], differences, right, strong=headline
+                "Test sentences, with 95 % confidence intervals", ["Metric", *entries], scores, right, strong=headline
+            ),
+            Table(
+                "Paired differences in percentage points, with interval and p-value",
+                ["Metric", *against],
+                differences,
+                right,
+                strong=headline,
             ),
             Text(" ".join(notes), small=True),
-            Table("The model on test and validation", ["Metric", "Test", "Validation"], validation, frozenset({1, 2})),
+            Table(
+                "The model on the test and validation set",
+                ["Metric", "Test", "Validation"],
+                validation,
+                frozenset({1, 2}),
+            ),
         ],
     )
 
@@ -139,8 +151,8 @@ def kinds(evaluation: TagEvaluation) -> Section:
         ]
         for own in evaluation.kinds
     ]
-    columns = ["Kind", "Precision", "Recall", "F1", "Names", "Predicted"]
-    return Section("kinds", "Kinds of names", [Table("Names in the test", columns, rows, frozenset(range(1, 6)))])
+    columns = ["Type", "Precision", "Recall", "F1", "True\nentities", "Predicted\nentities"]
+    return Section("kinds", "Results by entity type", [Table("Test set", columns, rows, frozenset(range(1, 6)))])
 
 
 def errors(evaluation: TagEvaluation) -> Section:
@@ -151,21 +163,22 @@ def errors(evaluation: TagEvaluation) -> Section:
     ]
     blocks: list[Figure | Table | Text] = [
         Table(
-            "What became of each true name",
-            ["Kind", *(COLUMNS[name] for name in OUTCOMES), "Invented"],
+            "What became of each true entity, and spurious ones",
+            ["Type", *(COLUMNS[name] for name in OUTCOMES), "Spurious"],
             rows,
             frozenset(range(1, len(OUTCOMES) + 2)),
         ),
         Text(
-            "Other kind: the right words, called something else. Other bounds: the right kind, with a word too many or too "
-            "few, or taken for several names. Invented: predicted where no word is part of a name.",
+            "Wrong type: the right words, with another type. Wrong boundaries: the right type, with extra or missing words, or "
+            "split into several entities. Missed: no word of it was predicted as part of an entity. Spurious: predicted where "
+            "no word is part of an entity.",
             small=True,
         ),
     ]
     matrix, names = evaluation.word_confusion, evaluation.word_kinds
     if len(names) <= _MATRIX_KINDS:
         table = Table(
-            "Words by kind",
+            "Words by entity type",
             ["True \\ predicted", *names],
             [
                 [name, *(f"{count:,} ({percent(count, sum(row))})" for count in row)]
@@ -176,29 +189,30 @@ def errors(evaluation: TagEvaluation) -> Section:
         blocks.append(
             Figure(
                 plots.confusion_picture(matrix, names),
-                "Words by kind",
-                f"Confusion matrix of words by the kind of name that they are part of, {len(names)} by {len(names)}.",
-                "Each word by the kind of the name that it is part of: rows are true, columns predicted. The last column shows "
-                "words of names that were not seen as such.",
+                "Confusion matrix of words",
+                f"Confusion matrix of words by the entity type that they are part of, {len(names)} by {len(names)}.",
+                "Rows: true entity type of each word; columns: predicted. Except in the last row, the last column counts words "
+                "of entities that were missed.",
                 table,
                 wide=len(names) > 6,
             )
         )
-    return Section("errors", "Where it goes wrong", blocks)
+    return Section("errors", "Error analysis", blocks)
 
 
 def acquaintance(evaluation: TagEvaluation) -> Section:
     """Recall on names that training showed and on new ones."""
     rows = [[own.who, metric_cell("recall", own.seen), metric_cell("recall", own.unseen)] for own in evaluation.known]
     known = evaluation.known[0]
-    columns = ["", f"In train, too\n(n = {known.seen.n:,} names)", f"New\n(n = {known.unseen.n:,} names)"]
+    columns = ["", f"Seen in training\n(n = {known.seen.n:,} entities)", f"Not seen\n(n = {known.unseen.n:,} entities)"]
     note = (
-        "A name is in train if the same words are a name there. The model can memorise the names in the first column; "
-        "the second shows whether letters and the words around tell that a word is a name, as they must on your own text."
+        "An entity counts as seen if the same words are an entity in the training set. The model can memorise those; the second "
+        "column shows how well it recognises new entities from their spelling and context, which matters most on your own "
+        "text."
     )
     return Section(
         "known",
-        "Names seen in training, and new ones",
+        "Entities seen and not seen in training",
         [Table("Recall", columns, rows, frozenset({1, 2}), strong=frozenset({0})), Text(note, small=True)],
     )
 
@@ -208,22 +222,31 @@ def sentences(evaluation: TagEvaluation) -> Section:
     total = evaluation.headline.n
     if not evaluation.wrong:
         return Section(
-            "sentences", "Sentences with errors", [Text(f"All {total:,} test sentences are tagged rightly.")]
+            "sentences", "Sentences with errors", [Text(f"All {total:,} test sentences are tagged correctly.")]
         )
     rows = [
         [str(own.row), marked(own.words, spans_of(own.tags)), marked(own.words, spans_of(own.predicted))]
         for own in evaluation.wrong
     ]
     intro = (
-        f"{evaluation.wrong_sentences:,} of {total:,} test sentences have an error; below {len(rows)} of them, at even "
-        "distances. Row is the sentence's number in the file, from 0. An error often points to a wrong tag in the data."
+        f"{evaluation.wrong_sentences:,} of {total:,} test sentences have a word with a wrong tag. The table shows "
+        f"{len(rows)} of them, taken at regular intervals. Row counts the sentences of the file from 0. A sentence with the "
+        "same entities in both columns differs in B- and I- tags alone, which seqeval's rule reads as the same entity. Some "
+        "errors may be wrong tags in the data."
     )
     return Section(
         "sentences",
         "Sentences with errors",
         [
             Text(intro),
-            Table("Names in brackets", ["Row", "True", "Predicted"], rows, frozenset({0}), prose=1, headed=False),
+            Table(
+                "Entities in brackets, as [words | type]",
+                ["Row", "True", "Predicted"],
+                rows,
+                frozenset({0}),
+                prose=1,
+                headed=False,
+            ),
         ],
     )
 
@@ -240,17 +263,17 @@ def marked(words: list[str], spans: list[Span]) -> str:
 def limits(evaluation: TagEvaluation) -> Section:
     """What a reader should not take from the numbers."""
     said = [
-        "A GPT reads from left to right: a word's tag is decided by the word itself and by those before it, never by those "
-        "that follow. In \u201cWashington said\u201d and \u201cWashington is cold\u201d the first word looks the same to "
-        "it. The logistic regression sees two words on either side.",
-        "The test sentences are of the same kind as the training sentences. Text of another kind has other names in "
-        "other places, and fewer of them will be found.",
+        "A GPT reads from left to right: a word's tag depends on the word itself and on those before it, never on those that "
+        "follow. In \u201cWashington said\u201d and \u201cWashington is cold\u201d it must tag the first word before seeing "
+        "the rest. The logistic regression sees two words on either side.",
+        "The test sentences are of the same kind as the training sentences. On other kinds of text, expect a lower recall.",
+        "All results come from one training run, with one seed and one split.",
     ]
     if evaluation.cut_words:
         said.append(
-            f"{evaluation.cut_words:,} words of the test stand beyond the model's context; they count as outside a name."
+            f"{evaluation.cut_words:,} words of the test set are beyond the model's context; they count as outside any entity."
         )
-    return Section("limits", "Limits", [Text(" ".join(said))])
+    return Section("limits", "Limitations", [Text(line) for line in said])
 
 
 def data(card: TagCard) -> Section:
@@ -258,29 +281,31 @@ def data(card: TagCard) -> Section:
     pairs = [
         *provenance.origin(card),
         ("Sentences", sum(own.sentences for own in card.splits.values())),
-        ("Protocol", card.protocol),
+        ("Split", card.protocol),
         ("Split seed", None if card.protocol == "ordered" else card.seed),
-        ("Left out", "; ".join(f"{value_text(count)}: {why}" for why, count in card.dropped.items())),
-        ("Tokens of a sentence", spread_text(card.tokens)),
-        ("Cut at", f"{value_text(card.max_length)} tokens"),
-        ("Words cut", f"{card.cut_words:,}"),
-        ("Sentences cut", row_list(card.cut_rows, "rows")),
+        ("Skipped", "; ".join(f"{value_text(count)}: {why}" for why, count in card.dropped.items())),
+        ("Tokens per sentence", spread_text(card.tokens)),
+        ("Maximum length", f"{value_text(card.max_length)} tokens"),
+        ("Words truncated", f"{card.cut_words:,}"),
+        ("Sentences truncated", row_list(card.cut_rows, "rows")),
     ]
     names = {"val": "validation"}
     rows = [
         [what, *(f"{getattr(own, key):,}" for own in card.splits.values())]
         for what, key in (("sentences", "sentences"), ("words", "words"), ("tokens", "tokens"))
     ]
-    rows += [[kind, *(f"{own.names.get(kind, 0):,}" for own in card.splits.values())] for kind in card.kinds]
+    rows += [
+        [f"entities: {kind}", *(f"{own.names.get(kind, 0):,}" for own in card.splits.values())] for kind in card.kinds
+    ]
     columns = ["", *(names.get(name, name) for name in card.splits)]
     return Section(
         "data",
         "Data",
         [
-            *facts("Source and checks", pairs),
-            Table("What is in each split, and names of each kind", columns, rows, frozenset(range(1, len(columns)))),
+            *facts("Source", pairs),
+            Table("Size of each split", columns, rows, frozenset(range(1, len(columns)))),
             *provenance.overlap_table(card.overlap, "sentence"),
-            Text("A training sentence:"),
+            Text("A training sentence, with its tags (B-: first word of an entity, I-: inside one, O: outside):"),
             Code(card.example),
             *(Text(sentence(note)) for note in card.notes),
         ],
@@ -302,10 +327,14 @@ def use(name: str) -> Section:
             f'names = TagBundle.load(Path({run + "/export/hf"!r})).names(["some text"])'
         ),
         Code(
-            "from transformers import AutoModelForTokenClassification\n\n"
-            f"model = AutoModelForTokenClassification.from_pretrained({run + '/export/hf'!r})"
+            "from transformers import pipeline\n\n"
+            f"tagger = pipeline('token-classification', model={run + '/export/hf'!r})\n"
+            "tagger('some text')"
         ),
-        Text("A word's tag is that of its last token; the README beside the weights has it in full.", small=True),
+        Text(
+            "transformers tags every token; use the tag of each word's last one. The README.md beside the weights shows how.",
+            small=True,
+        ),
     ]
     return Section("use", "How to use it", blocks)
 

@@ -316,7 +316,7 @@ def verdict(evaluation: TagEvaluation) -> str:
     """A few sentences that claim no more than the numbers in eval.json support."""
     headline = evaluation.headline
     metric = headline.metric
-    what = {"accuracy": "Accuracy of words", "f1": "F1 of names", "f1_macro": "Macro F1 of names"}.get(
+    what = {"accuracy": "Token accuracy", "f1": "F1 of entities", "f1_macro": "Macro F1 of entities"}.get(
         metric, METRIC_NAMES[metric]
     )
     sentences = [f"{what} on held-out sentences: {metric_text(headline, metric)}."]
@@ -331,19 +331,18 @@ def verdict(evaluation: TagEvaluation) -> str:
             sentences.append(f"{shown}; the model is better by {size:.1f} points ({p_text(p)}).")
         else:
             sentences.append(
-                f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}): use it, give more sentences, or "
-                "start from larger weights."
+                f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}): use the baseline, "
+                "add training data, or start from a larger model."
             )
     unseen = evaluation.known[0].unseen
     if unseen.value is not None:
         sentences.append(
-            f"Of the names that training never showed, {metric_value('recall', unseen.value)} are found "
-            f"(n = {unseen.n:,})."
+            f"Recall on entities not seen in training: {metric_value('recall', unseen.value)} ({unseen.n:,} entities)."
         )
     if evaluation.overlapping:
         sentences.append(
-            f"{evaluation.overlapping:,} of the {headline.n:,} test sentences also occur in train or validation; without "
-            f"them: {metric_text(evaluation.clean, metric)}."
+            f"{evaluation.overlapping:,} of the {headline.n:,} test sentences also occur in the training or validation set; "
+            f"without them: {metric_text(evaluation.clean, metric)}."
         )
     return " ".join(sentences)
 

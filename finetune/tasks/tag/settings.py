@@ -8,11 +8,11 @@ from finetune.config import Settings
 class Tag(Settings):
     """Where words and tags stand in a table; a CoNLL file has its words first and its tags last."""
 
-    words: str | None = Field(None, description="name of the column of words; none: found by its name")
-    tags: str | None = Field(None, description="name of the column of tags; none: found by its name")
+    words: str | None = Field(None, description="name of the column of words; by default recognised by its name")
+    tags: str | None = Field(None, description="name of the column of tags; by default recognised by its name")
     sentence: str | None = Field(
         None,
-        description="of a table with a word a row: the column that says which sentence it is of; none: by its name",
+        description="for tables with one word per row: the column with the sentence's id; by default recognised by its name",
     )
 
 

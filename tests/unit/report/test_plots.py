@@ -74,8 +74,8 @@ def test_a_log_without_validations_or_without_steps_is_drawn():
     point = ValidationPoint(1, 1.0, True, {"log_loss": 0.5, "accuracy": 1.0, "f1_macro": 1.0})
     only_validation = TrainingLog([], [], [], [], [point])
     only_steps = TrainingLog([1, 2], [1.0, 0.5], [1, 2], [1e-4, 1e-4], [])
-    assert "validation log loss" in texts(plots.loss_picture(only_validation, 1))
-    assert "train, running mean" in texts(plots.loss_picture(only_steps, None))
+    assert "validation loss" in texts(plots.loss_picture(only_validation, 1))
+    assert "training loss, running mean" in texts(plots.loss_picture(only_steps, None))
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_clean_part_leaves_out_texts_seen_elsewhere():
     assert report.clean.n == 80 and report.overlap["test_in_train"] == OverlapCounts(0, 10, 90)
     y = np.arange(90) % 2
     assert report.clean.metrics["accuracy"].value == sk.accuracy_score(y[10:], predicted[10:])
-    assert "10 of the 90 test texts also occur in train" in verdict(report)
+    assert "10 of the 90 test texts also occur in the training or validation set" in verdict(report)
 
 
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():

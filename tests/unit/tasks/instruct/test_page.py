@@ -93,8 +93,8 @@ def test_the_verdict_claims_no_more_than_the_tests_support():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
     assert "Exact match 50.0 %" in said and "before training 3.0 % (the model is better by 47.0 points, p = " in said
-    assert "nearest training question 48.0 % (difference within noise" in said
-    assert "2 test questions also occur in train or validation; without them: 49.5 %" in said
+    assert "nearest-neighbour baseline 48.0 % (not significantly different" in said
+    assert "2 test questions also occur in the training or validation set; without them: 49.5 %" in said
     worse = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted))
     assert "90.0 % (the model is worse by 40.0 points" in worse and "4.0" in worse
 
@@ -136,12 +136,12 @@ def test_texts_from_data_are_escaped_and_counts_are_shown(run):
         "and more",
         "Test, prompts and answers",
         "(empty)",
-        "Limits",
+        "Limitations",
         "With only 29 test records",
         "all of it and the end token",
         "One note.",
         "Rows whose question also occurs in another split",
-        "median 3, 95 % have at most 4, longest 9",
+        "median 3, 95th percentile 4, maximum 9",
     ):
         assert part in html, part
     assert "A model of" not in html  # how large it is stands nowhere in this run

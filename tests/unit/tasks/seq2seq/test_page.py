@@ -134,11 +134,11 @@ def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
 def test_the_verdict_claims_no_more_than_the_tests_support():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 48), wanted))
-    assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; the target of")
+    assert said.startswith("Exact match 50.0 % (43.1 to 56.9; n = 200) on held-out sources; nearest-neighbour")
     assert "copying the source" not in said  # clearly beaten
     assert "before training 3.0 % (the model is better by 47.0 points, p = 0.005)" in said
-    assert "nearest training source 48.0 % (difference within noise" in said
-    assert "2 test sources also occur in train or validation; without them: 49.5 %" in said
+    assert "nearest-neighbour baseline 48.0 % (not significantly different" in said
+    assert "2 test sources also occur in the training or validation set; without them: 49.5 %" in said
     assert re.search(r"chrF \d\d\.\d \(\d\d\.\d to \d\d\.\d; n = 200\)", said)
     assert re.search(
         r"Loss on the targets: (4\.0|3\.9)\d+ nats per token before training, (1\.0|0\.9)\d+ after\.", said
@@ -148,13 +148,13 @@ def test_the_verdict_claims_no_more_than_the_tests_support():
 def test_a_baseline_that_wins_makes_the_model_worse():
     wanted = numbers(200, 100)
     said = page.verdict(evaluation(numbers(200, 50), numbers(200, 3), numbers(200, 90), wanted, clean_from=0))
-    assert "90.0 % (the model is worse by 40.0 points" in said and "train or validation too" not in said
+    assert "90.0 % (the model is worse by 40.0 points" in said and "also occur" not in said
     plain = page.verdict(evaluation(["?"] * 30, ["?"] * 30, ["?"] * 30, numbers(30, 30), clean_from=0))
-    assert "Exact match 0.0 %" in plain and "copying the source 0.0 % (difference within noise" in plain
+    assert "Exact match 0.0 %" in plain and "copying the source 0.0 % (not significantly different" in plain
     texts = [[text + " and so on to the eleventh word" for text in numbers(200, right)] for right in (50, 3, 90, 100)]
     by_chrf = page.verdict(evaluation(*texts))
     assert by_chrf.startswith("chrF ") and "Exact match" not in by_chrf
-    assert re.search(r"nearest training source \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
+    assert re.search(r"nearest-neighbour baseline \d\d\.\d \(the model is worse by \d\d\.\d points", by_chrf)
 
 
 def test_texts_from_data_are_escaped_and_counts_are_shown(run):
@@ -173,18 +173,18 @@ def test_texts_from_data_are_escaped_and_counts_are_shown(run):
         "empty source",
         "2 (rows 3, 4; counted from 0)",
         "(empty)",
-        "Limits",
+        "Limitations",
         "With only 30 test pairs",
-        "one training (seed 5)",
+        "one training run (seed 5)",
         "One note.",
         "nrefs:1|case:mixed",
         "Test, targets",
-        "is untrained, so the decoder uses the source hardly",
+        "the cross-attention is new",
         "test rows also in train",
-        "Tokens in the loss",
-        "median 13, 95 % have at most 14, longest 19",
+        "Tokens that count in the loss",
+        "median 13, 95th percentile 14, maximum 19",
         "Attention to the source",
-        "of before",
+        "of the loss before",
         "Rows whose source also occurs in another split",
     ):
         assert part in html, part
@@ -197,7 +197,7 @@ def test_every_metric_has_its_interval(run):
     html, markdown = run(found)
     for name, metric in found.metrics.items():
         assert metric.low <= metric.value <= metric.high and metric.n == 60, name
-    table = markdown.split("Outputs and baselines")[-1].split("Differences on the same pairs")[0]
+    table = markdown.split("Outputs and baselines")[-1].split("Paired differences on the same test pairs")[0]
     rows = dict(re.findall(r"^\| ([A-Za-z][^|]*?) \| ([^|]*) \|", table, flags=re.M))
     for name in ("Exact match", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Token accuracy"):
         assert re.fullmatch(r"[\d.]+( %)? \([\d.]+ to [\d.]+\)", rows[name]), name
@@ -207,7 +207,7 @@ def test_every_metric_has_its_interval(run):
 def test_degenerate_outputs_make_a_page(run):
     for own, wanted in (([""], ["a"]), (["!"] * 3, ["?"] * 3), (["a"] * 3, ["a"] * 3)):
         html, _ = run(evaluation(own, own, own, wanted, clean_from=0), None, [])
-        assert "difference within noise" in html and "Attention to the source" not in html
+        assert "not significantly different" in html and "Attention to the source" not in html
         assert "not defined\n(no reference has 4 words)" in html
 
 

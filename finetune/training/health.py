@@ -1,0 +1,32 @@
+"""Signs in a training log that the training did not work, said in words."""
+
+import json
+from pathlib import Path
+from statistics import mean, median
+
+LEAST_STEPS = 20  # below, a loss that does not fall says nothing
+SHARE = 5  # the first and the last fifth of the steps are compared
+FAR = 3.0  # a loss this many times the first median has run away
+
+
+def warnings_about(log: Path) -> list[str]:
+    """What the log's training losses say: it never fell, or it ran away. Each names the steps and what to try."""
+    lines = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None and "step" in line]
+    if len(losses) < LEAST_STEPS:
+        return []
+    size = len(losses) // SHARE
+    first, last = (mean(loss for _, loss in part) for part in (losses[:size], losses[-size:]))
+    begun = median(loss for _, loss in losses[:size])
+    away = next((step for step, loss in losses if loss > FAR * begun and loss > begun + 1), None)
+    if last >= first and away is not None:
+        return [
+            f"the training loss ran away: {begun:.3f} at the start, more than {FAR:.0f} times that at step {away:,}, "
+            f"{last:.3f} at the end. Lower train.lr."
+        ]
+    if last >= first:
+        return [
+            f"the training loss did not fall: {first:.3f} over the first {size:,} steps, {last:.3f} over the last "
+            f"{size:,}. Try another train.lr, more epochs, or look at the labels with: finetune data check"
+        ]
+    return []
