@@ -120,10 +120,8 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
     start = locate_weights(weights)
     context = (start.config or read_config(start.directory)).context
     tokenizer = Tokenizer.from_directory(start.directory)
-    sources, targets = (
-        [len(ids) for ids in tokenizer.encode_batch(texts)]
-        for texts in ([own.source for own in examples], [own.target for own in examples])
-    )
+    sources = list(map(len, tokenizer.encode_batch([own.source for own in examples])))
+    targets = list(map(len, tokenizer.encode_batch([own.target for own in examples])))
     findings += find_problems(examples, sources, targets, context, WORDS[kind])
     return ExamplesReport(
         1,

@@ -12,7 +12,18 @@ from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier, Reader
 from finetune.models.transformer import LanguageModel
-from finetune.pictures import architectures, attention, beams, masks, positions, sampling, schedule, tokens
+from finetune.pictures import (
+    architectures,
+    attention,
+    beams,
+    cache,
+    embeddings,
+    masks,
+    positions,
+    sampling,
+    schedule,
+    tokens,
+)
 from finetune.pictures.album import Chapter, add_to_album
 from finetune.pictures.drawing import Drawing
 from finetune.pictures.options import Options, chosen_kinds
@@ -42,7 +53,7 @@ class Request:
             raise WeightsError(
                 f"{self.name}: cannot draw an encoder-decoder",
                 known="a GPT-2 or a classifier",
-                do="Its attention is in the report of the run that trained it.",
+                do="finetune draw attention shows its heads.",
             )
         return model.body if isinstance(model, Classifier) else model
 
@@ -93,6 +104,12 @@ KINDS = {
         ),
         lambda ask: architectures.draw(ask.gpt.config, ask.name),
     ),
+    "embeddings": Kind(
+        Chapter(
+            "Embeddings", "Each token is a row of a table, a vector that was learned; similar tokens have similar rows."
+        ),
+        lambda ask: embeddings.draw(ask.body, ask.loaded[1], ask.text(embeddings.TEXT), ask.name),
+    ),
     "positions": Kind(
         Chapter(
             "Positions", "Attention alone ignores the order of tokens, so a model needs an encoding of each position."
@@ -109,18 +126,15 @@ KINDS = {
             "The weights softmax(QK\N{MODIFIER LETTER CAPITAL T}/\N{SQUARE ROOT}d) of a real forward pass: how much "
             "of every other token's value each token takes.",
         ),
-        lambda ask: attention.draw(
-            ask.body,
-            ask.loaded[1],
-            ask.text(attention.TEXT),
-            ask.options.layer,
-            ask.name,
-            bare=isinstance(ask.loaded[0], Classifier),
-        ),
+        lambda ask: _attention(ask),
     ),
     "schedule": Kind(
         Chapter("Learning rate", "The size of an optimizer step, over the course of training."),
         lambda ask: schedule.draw(_with_rate(ask), ask.options.recipe or schedule.RECIPE),
+    ),
+    "cache": Kind(
+        Chapter("KV cache", "A text is written token by token; what earlier tokens have computed is kept."),
+        lambda ask: cache.draw(ask.language_model, ask.loaded[1], ask.text(sampling.PROMPT), ask.name),
     ),
     "sampling": Kind(
         Chapter(
@@ -159,6 +173,15 @@ def draw(what: str, out: Path, options: Options, train: Train) -> Path:
     ask = Request(options, train)
     with house_style():
         return add_to_album(out, {kind: (KINDS[kind].chapter, KINDS[kind].draw(ask)) for kind in chosen})
+
+
+def _attention(ask: Request) -> list[Drawing]:
+    """The maps of a model that reads one text, or those of both sides of an encoder-decoder."""
+    model, tokenizer = ask.loaded
+    text, layer = ask.text(attention.TEXT), ask.options.layer
+    if isinstance(model, EncoderDecoder):
+        return attention.draw_both(model, tokenizer, text, layer, ask.name)
+    return attention.draw(ask.body, tokenizer, text, layer, ask.name, bare=isinstance(model, Classifier))
 
 
 def _with_rate(ask: Request) -> Train:

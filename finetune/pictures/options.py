@@ -8,10 +8,12 @@ ALL = "all"
 READS = {
     "tokens": ("weights", "text"),
     "architectures": ("weights",),
+    "embeddings": ("weights", "text"),
     "positions": ("weights",),
     "masks": ("text",),
     "attention": ("weights", "text", "layer"),
     "schedule": ("recipe",),
+    "cache": ("weights", "text"),
     "sampling": ("weights", "text", "top_k", "top_p", "min_p"),
     "beams": ("weights", "text", "beams"),
 }

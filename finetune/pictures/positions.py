@@ -1,6 +1,7 @@
-"""How a model encodes token positions: sinusoids, learned vectors, rotation.
+"""How a model encodes token positions: sinusoids, learned vectors, rotation, ALiBi's biases.
 
-Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Radford et al. 2019; Su et al. 2021, arXiv:2104.09864.
+Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Radford et al. 2019; Su et al. 2021, arXiv:2104.09864;
+Press et al. 2021, arXiv:2108.12409.
 Shape letters as in models/gpt.py.
 """
 
@@ -11,18 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.models.gpt import GPT
-from finetune.models.transformer import angles, rotate, sinusoids
+from finetune.models.transformer import alibi_bias, angles, rotate, sinusoids
 from finetune.pictures.drawing import LINES, Drawing, legend_above, new_figure
 
 SHOWN = 128  # positions of the sinusoids and the rotation
 
 
 def draw(gpt: GPT, weights: str) -> list[Drawing]:
-    """The three encodings; sinusoids and rotation for the model's width."""
+    """The four encodings; all but the learned vectors for the model's width and heads."""
     return [
         _sinusoidal(gpt.config.width),
         *_learned(learned(gpt), weights),
         *_rotary(gpt.config.width // gpt.config.heads),
+        _alibi(gpt.config.heads),
     ]
 
 
@@ -149,6 +151,29 @@ def _rotary(head_width: int) -> list[Drawing]:
             product,
         ),
     ]
+
+
+def alibi(heads: int) -> Tensor:
+    """The bias on the score of a key by its distance before the query, from 0 on: (H, SHOWN)."""
+    return alibi_bias(torch.arange(SHOWN)[None], heads, None)[0, :, -1].flip(-1)
+
+
+def _alibi(heads: int) -> Drawing:
+    biases = alibi(heads)
+    figure = new_figure(4.6, 3.6)
+    axes = figure.subplots()
+    for head, (colour, dashes) in zip(sorted({0, heads // 3, 2 * heads // 3, heads - 1}), LINES, strict=False):
+        axes.plot(biases[head].tolist(), color=colour, linestyle=dashes, label=f"head {head}")
+    axes.set(xlabel="Distance from the query to the key", ylabel="Added to the score")
+    legend_above(figure, axes, columns=4)
+    return Drawing(
+        "positions-alibi",
+        "ALiBi: distance as a cost",
+        "No token has a position. Instead each head lowers the score of a key in proportion to its distance before the "
+        "query, the first head most: it sees its neighbours alone, while the last one sees far. Nothing here is learned, "
+        "and nothing ends at a longest position, so that a model can read texts longer than those it was trained on.",
+        figure,
+    )
 
 
 def _shades(figure: Figure, axes: Axes, values: Tensor, label: str, limit: float) -> None:

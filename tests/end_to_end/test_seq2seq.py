@@ -176,8 +176,10 @@ def test_weights_that_write_targets_can_go_on(finetune, tmp_path, pairs):
     for wrong in (("run", "pretrain"), ("run", "spam-classifier")):
         refused = finetune(*wrong, "--set", f"weights={first}", "--name", "wrong")
         assert refused.status == 2 and "an encoder-decoder's weights" in refused.err
+    drawn = finetune("draw", "attention", "--weights", first, "--text", "four two")
+    assert drawn.status == 0 and list(Path("pictures").glob("attention-cross-layer-*.svg")), drawn.err
     for command, words in (
-        (("draw", "attention", "--weights", first, "--text", "abc"), "cannot draw an encoder-decoder"),
+        (("draw", "positions", "--weights", first), "cannot draw an encoder-decoder"),
         (("predict", first, "42"), "finetune generate"),
         (("chat", first), "task instruct"),
         (("export", first, "--format", "peft"), "Export it with --format hf"),

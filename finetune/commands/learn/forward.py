@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def continued(forward: Forward, tokenizer: Tokenizer, prompt: list[int], new: in
 
 
 def _blocks(gpt: GPT) -> list[Block]:
-    return list(gpt.blocks)  # type: ignore[arg-type]  # a ModuleList of blocks
+    return cast(list[Block], list(gpt.blocks))
 
 
 def _norm(parts: Parts, x: Tensor, own: torch.nn.LayerNorm) -> Tensor:

@@ -81,8 +81,8 @@ def check_top_p(function: Learner) -> Verdict:
         return Verdict(True, [f"the same tokens are kept for p from 0.1 to 1, after {len(TEXTS)} texts"])
     p, ours, own, share = wrong[0]
     figures = [f"p = {p:g}: {ours:,} tokens should be kept; yours keeps {own:,}, with {share:.1%} of the probability"]
-    sampled = [_sampled(partial(_cut_by, keep)) for keep in (_top_p, function)]
-    return Verdict(False, figures + says(*sampled))
+    right, yours = (_sampled(_kept_by(keep)) for keep in (_top_p, function))
+    return Verdict(False, figures + says(right, yours))
 
 
 def check_temperature(function: Learner) -> Verdict:
@@ -100,8 +100,8 @@ def check_temperature(function: Learner) -> Verdict:
         figures = ["some probabilities are no numbers: of a large logit, exp is infinite"]
     if right:
         return Verdict(True, figures)
-    sampled = [_sampled(partial(_at_half, rule)) for rule in (_softened, function)]
-    return Verdict(False, [*figures, "sampled at temperature 0.5:", *says(*sampled)])
+    ours, yours = _sampled(partial(_softened, temperature=0.5)), _sampled(lambda logits: function(logits, 0.5))
+    return Verdict(False, [*figures, "sampled at temperature 0.5:", *says(ours, yours)])
 
 
 def _pair(function: Learner, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,16 +143,9 @@ def _softened(logits: Tensor, temperature: float) -> Tensor:
     return (logits / temperature).softmax(-1)
 
 
-def _cut_by(keep: Callable[..., Tensor], logits: Tensor) -> Tensor:
-    return _cut(logits, keep(logits, 0.5))
-
-
-def _at_half(soften: Callable[..., Tensor], logits: Tensor) -> Tensor:
-    return soften(logits, 0.5)
-
-
-def _cut(logits: Tensor, kept: Tensor) -> Tensor:
-    return logits.masked_fill(~kept, -torch.inf).softmax(-1)
+def _kept_by(rule: Learner) -> Callable[[Tensor], Tensor]:
+    """The probabilities of the tokens that a top-p rule keeps at p = 0.5."""
+    return lambda logits: logits.masked_fill(~rule(logits, 0.5), -torch.inf).softmax(-1)
 
 
 def _sampled(probabilities: Callable[[Tensor], Tensor]) -> str:
