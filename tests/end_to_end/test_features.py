@@ -98,5 +98,6 @@ def test_where_it_is_not_meant_it_is_refused(finetune):
     ):
         done = finetune(*SETTINGS, "--set", "train.method=features", *more)
         assert done.status == 2 and said in done.err, done.err
-    done = finetune("run", "summarize", "--set", "train.method=features")
+    Path("pairs.tsv").write_text("source\ttarget\na\tb\n")
+    done = finetune("run", "summarize", "--set", "data=pairs.tsv", "--set", "train.method=features")
     assert done.status == 2 and "method features is for classifiers of texts" in done.err
