@@ -24,6 +24,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training import loop
 from finetune.training.batching import epoch_batches
 from finetune.training.collate import pad_ids
+from finetune.training.step import EagerSteps
 from finetune.training.token_rows import encode
 from finetune.training.trainable import freeze
 
@@ -50,8 +51,7 @@ def alternate(weights: Path, steps: int, rounds: int) -> tuple[list[float], list
     trainable = freeze(model, model.body, "full", 1)
     job = build_job(model, trainable, settings, rows, rows, torch.device("cpu"))
     accelerator, optimizers, _ = loop._start(job, settings)
-    loop._set_rate(optimizers, settings.chosen_lr)
-    prepared, *own = accelerator.prepare(model, *optimizers)
+    steps_of = EagerSteps(accelerator, accelerator.prepare(model), optimizers, job, settings)
     batches = epoch_batches(job.lengths, BATCH, 0, 0)[:steps]
 
     theirs = transformers.GPT2ForSequenceClassification.from_pretrained(weights, num_labels=2, pad_token_id=0).train()
@@ -59,7 +59,7 @@ def alternate(weights: Path, steps: int, rounds: int) -> tuple[list[float], list
 
     def ours() -> None:
         for number, batch in enumerate(batches):
-            loop._step(accelerator, prepared, own, job, settings, batch, number)
+            steps_of.take(batch, number, 0, settings.chosen_lr)
 
     def plain() -> None:
         for batch in batches:
