@@ -40,7 +40,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.loop import train
 from finetune.training.precision import device_type
 
-SHAPE = {"context": 256, "width": 128, "layers": 4, "heads": 4}
+SHAPE = {"context": 128, "width": 128, "layers": 4, "heads": 4}
 BASELINE = "learned"  # GPT-2 itself; with other seeds it says what noise is
 ROWS = {
     BASELINE: {},
@@ -211,7 +211,7 @@ def main() -> None:
     """Measure what has no row yet; then the picture and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, default=asset("data") / "text" / "sample.txt", help="a file or a folder")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seeds", type=int, default=3)
