@@ -87,17 +87,17 @@ def extrapolate(points: list[CurvePoint], accuracies: list[list[float]]) -> Extr
     """The curve through all trainings. accuracies: of each point's trainings."""
     n, last = points[-1].accuracy.n, points[-1].rows
     pairs = [(point.rows, 1 - value) for point, own in zip(points, accuracies, strict=True) for value in own]
-    law = fit_power_law(*zip(*pairs, strict=True), n)
+    law = fit_power_law([rows for rows, _ in pairs], [error for _, error in pairs], n)
     if law is None:
         return None
     before = [pair for pair in pairs if pair[0] < last]
-    earlier = fit_power_law(*zip(*before, strict=True), n)
+    earlier = fit_power_law([rows for rows, _ in before], [error for _, error in before], n)
     return Extrapolated(
         law=law,
         now=law.at(last),
         double=law.at(2 * last),
         quadruple=law.at(4 * last),
-        back=earlier and earlier.at(last),
+        back=None if earlier is None else earlier.at(last),
         measured=1 - float(np.mean(accuracies[-1])),
     )
 

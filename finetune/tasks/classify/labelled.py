@@ -72,7 +72,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     exported = "bundle"
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
-    evaluation_files = ("predictions.csv", *TFIDF_FILES)
+    evaluation_files: tuple[str, ...] = ("predictions.csv", *TFIDF_FILES)
 
     @abstractmethod
     def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:

@@ -33,7 +33,7 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
     """A text belongs to one of K labels."""
 
     metrics = ("f1_macro", "accuracy", "log_loss")
-    evaluation_files = ("predictions.csv", "explanations.json")
+    evaluation_files = (*LabelledTask.evaluation_files, "explanations.json")
     verdict = staticmethod(verdict)
     summary = staticmethod(classifier_table)
     page = PAGE
