@@ -20,8 +20,7 @@ from finetune.evaluation.label_audit import (
 )
 from finetune.files import atomic_write, read_json, write_json
 from finetune.machine import timed
-from finetune.models.encoder_decoder import EncoderDecoder
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, Reader
 from finetune.recipe import Recipe
 from finetune.report.blocks import seconds_text
 from finetune.run import Run, read_record
@@ -103,7 +102,7 @@ def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
 def state_reader(recipe: Recipe, run: Run) -> Classifier:
     """The starting weights with a head that passes the text's state on: logits (n, C). They have seen no label."""
     body = base_weights(recipe, run).load().body
-    assert not isinstance(body, EncoderDecoder), "refused before the run"
+    assert isinstance(body, Reader), "a classifier starts from what reads"
     reader = Classifier(body, body.config.width)
     with torch.no_grad():
         reader.head.weight.copy_(torch.eye(body.config.width))
@@ -141,7 +140,7 @@ def write_audit(recipe: Recipe, run: Run, names: list[str]) -> LabelAudit:
     audit = LabelAudit(
         schema_version=1,
         rows=len(records),
-        suspects={split: count for split, count in Counter(own.split for own in suspects).items()},
+        suspects={split: count for split, count in Counter(suspect.split for suspect in suspects).items()},
         features=names,
         planted=planted,
         seconds=round(spent, 3),
@@ -153,8 +152,8 @@ def write_audit(recipe: Recipe, run: Run, names: list[str]) -> LabelAudit:
         writer = table_writer(file)
         writer.writerow(COLUMNS)
         for suspect in suspects:
-            label, suggested, text = map(escape_formula, (suspect.label, suspect.suggested, suspect.text))
-            writer.writerow([suspect.row, suspect.split, label, suggested, "", f"{suspect.quality:.4f}", text])
+            cells = [escape_formula(text) for text in (suspect.label, suspect.suggested, suspect.text)]
+            writer.writerow([suspect.row, suspect.split, cells[0], cells[1], "", f"{suspect.quality:.4f}", cells[2]])
     write_json(run.path("label_audit.json"), audit.to_json())
     return audit
 
