@@ -81,9 +81,8 @@ class EagerSteps:
             optimizer.zero_grad(set_to_none=True)
 
     def start(self) -> None:
-        """Put the model into training mode; a validation leaves it in evaluation mode."""
-        if not self.model.training:
-            self.model.train()
+        """Put the model into training mode; a validation, or loading, left all or a part of it in evaluation mode."""
+        self.model.train()
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of every optimizer."""

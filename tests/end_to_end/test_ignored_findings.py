@@ -62,7 +62,7 @@ def test_codes_are_in_warnings_card_and_report(finetune, data):
     for page in ("index.html", "report.md"):
         report = Path("runs/mine/report", page).read_text(encoding="utf-8")
         assert codes(report) >= {*IGNORED, "FT021"} and "docs/findings.md" in report and "Muted" not in report
-        assert not re.search(r"(href=|\]\()[^ >]*findings", report)
+        assert not re.search(r"(href=|\]\()[^ >]*findings\.md", report)
 
 
 @pytest.mark.parametrize("option", [True, False])

@@ -179,7 +179,7 @@ def test_labels_are_read_as_those_of_a_table(make, tmp_path):
     from_table = read_labelled(tmp_path / "table.jsonl", "text", "label").labels
     for kind in (list, np.array, pd.Series, lambda y: np.array(y, dtype=object)):
         with pytest.warns(
-            DataConversionWarning, match="6 labels are read without the white space.*row 0: 'objective '"
+            DataConversionWarning, match="6 labels are read without the white space around them, the first in row 0"
         ):
             classes, targets = read_labels(kind(given))
         assert classes[targets].tolist() == from_table
