@@ -113,7 +113,8 @@ class Train(Settings):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in embeddings, attention and blocks")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="none: each row has the same weight in the loss; balanced: each class has"
+        "none",
+        description="none: every row has the same weight in the loss; balanced: every class has the same total weight",
     )
     metric: Literal["f1_macro", "accuracy", "log_loss"] = Field(
         "f1_macro",
@@ -157,8 +158,8 @@ class Evaluate(Settings):
 
     metric: Literal["auto", "accuracy", "f1", "f1_macro", "f1_micro", "subset_accuracy"] | None = Field(
         None,
-        description="the headline metric; by default accuracy, or f1_micro with classify.labels = many; f1 is that of "
-        "the positive class and needs two classes; auto: f1 for two classes, else the default",
+        description="the main metric; by default accuracy, or f1_micro with classify.labels = many; auto: f1 for two "
+        "classes, else the default; f1 is that of the positive class and needs two classes",
     )
     positive: str | None = Field(
         None, description="the positive class of two; by default the last label in sorted order"
@@ -167,7 +168,8 @@ class Evaluate(Settings):
         None,
         description="what decisions aim at, chosen on the validation rows; half: the most probable label; max-f1; cost: the "
         "least expected cost (see costs); recall-at-fpr:X: the highest recall of the positive label with a false positive "
-        "rate of at most X; precision:X: its highest recall with a precision of at least X; abstain:X: no decision on rows "
+        "rate of at most X; precision:X: the highest recall of the positive label with a "
+        "precision of at least X; abstain:X: no decision on rows "
         "that are too uncertain for an error rate of at most X; by default half, or max-f1 with classify.labels = many",
     )
     costs: tuple[tuple[float, ...], ...] | None = Field(
@@ -183,7 +185,8 @@ class Evaluate(Settings):
     )
     choose: Literal["model", "best"] = Field(
         "model",
-        description="what the bundle holds; best: the model, TF-IDF or the average of their log-probabilities, whichever has the "
+        description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
+        "log-probabilities, whichever has the "
         "highest headline metric on the validation rows",
     )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples per interval")

@@ -197,9 +197,10 @@ def planted_text(audit: LabelAudit) -> str:
     """How far the list can be trusted: what the search finds of errors that were planted."""
     own = audit.planted
     rounds = f" in {own.rounds} rounds" if own.rounds > 1 else ""
+    low, share, high = (f"{100 * value:.0f}" for value in (own.low, own.found / own.rows, own.high))
     return (
-        f"Of {own.rows:,} labels changed on purpose{rounds}, the same search listed {own.found:,} "
-        f"({own.found / own.rows:.0%}, 95 % interval {own.low:.0%} to {own.high:.0%}); they were "
-        f"{own.found / max(own.listed, 1):.0%} of the {own.listed:,} rows listed then. The fewer labels are wrong, the more of "
-        "the list are rows that are merely hard."
+        f"To test the search, {own.rows:,} labels were changed on purpose{rounds}: it then listed {own.listed:,} rows, among "
+        f"them {own.found:,} of the {own.rows:,} ({share} %, 95 % interval {low} to {high}), so "
+        f"{100 * own.found / max(own.listed, 1):.0f} % of the list were changed labels. The fewer labels are wrong, the "
+        "larger the share of listed rows that are correctly labelled but hard."
     )

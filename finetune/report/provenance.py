@@ -80,13 +80,13 @@ def _estimates(train: TrainResult) -> list:
             bytes_text(train.peak_bytes),
         ],
     ]
-    note = f"The estimate is extrapolated from {found.steps} early steps, without the very first."
+    note = f"The estimate is extrapolated from {found.steps} early steps, not counting the first."
     if train.steps != train.planned_steps:
         note += f" It is for {train.planned_steps:,} steps; training stopped after {train.steps:,}."
     if found.cpu_share < 1:
         note += (
-            f" During them the process got {100 * found.cpu_share:.0f}\u00a0% of the CPU time that its threads asked for. "
-            "The less it gets, the wider the expected range: other processes were using the CPU."
+            f" During them the process received {100 * found.cpu_share:.0f}\u00a0% of the CPU time that its threads requested. A "
+            "lower share means that other processes were using the CPU, and makes the expected range wider."
         )
     return [
         Table("Estimated and actual cost", ["", "Estimate", "Expected range", "Actual"], rows, frozenset({1, 2, 3})),
@@ -103,13 +103,13 @@ def _training_figures(log: TrainingLog, best: int | None, metric: str) -> list[F
     table = (
         Table(
             "Validation during training",
-            ["Step", "Epoch", *map(metric_name, known), "Best"],
+            ["Step", "Epoch", *map(metric_name, known), "Best so far"],
             [
                 [
                     f"{point.step:,}",
                     value_text(point.epoch),
                     *(f"{point.metrics[name]:.4f}" if name in point.metrics else NONE for name in known),
-                    "best" if point.best else "",
+                    "yes" if point.best else "",
                 ]
                 for point in points
             ],

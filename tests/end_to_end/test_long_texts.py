@@ -64,7 +64,7 @@ def test_windows_from_table_to_transformers(finetune, table):
     assert scored.status == 0 and f"accuracy           {100 * right:.1f} %" in scored.out
     report = (run / "report" / "report.md").read_text()
     assert "They are read whole, in windows that share 6 tokens with the next." in report
-    assert "Tokens not read | none" in report.replace("  ", " ")
+    assert "Tokens beyond the maximum length | none" in report.replace("  ", " ")
 
 
 def test_the_report_says_what_cutting_costs_and_a_dry_run_what_windows_would(finetune, table):

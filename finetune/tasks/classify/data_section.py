@@ -31,7 +31,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
             f"maximum {value_text(tokens.max)}",
         ),
         ("Maximum length", f"{tokens.max_length} tokens; {truncated if tokens.long_texts == CUT else told_of(tokens)}"),
-        ("Tokens not read", not_read(tokens)),
+        ("Tokens beyond the maximum length", not_read(tokens)),
     ]
     return Section(
         "data",

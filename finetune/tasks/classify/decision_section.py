@@ -15,7 +15,7 @@ _NAMES = {
     "cost": "Mean cost",
 }
 _GIVEN = {
-    "accuracy": "of the decisions are right",
+    "accuracy": "of the decisions are correct",
     "precision": "of the rows predicted as {positive} are {positive}",
     "false_positive_rate": "of the other rows are predicted as {positive}",
     "risk": "of the decided rows are wrong",
@@ -29,7 +29,7 @@ def decision_section(decision: Decision, positive: str | None, labels: list[str]
     if decision.rule.abstain_below is None:
         names.remove("coverage")
     table = Table(
-        "What the decisions give, with 95 % intervals",
+        "Results of these decisions, with 95 % intervals",
         ["", *(_NAMES[name] for name in names)],
         [
             [who, *(_cell(name, found[name]) for name in names)]
@@ -52,14 +52,14 @@ def rule_text(decision: Decision, positive: str, labels: list[str]) -> str:
     word, wanted = split_aim(rule.aim)
     share = percent(wanted or 0.0, 1)
     aim = {
-        "half": "the most probable label",
+        "half": "predict the most probable label",
         "max-f1": f"the highest F1 of {positive}",
         "cost": "the least cost",
         "recall-at-fpr": f"the highest recall of {positive} with a false positive rate of at most {share}",
         "precision": f"the highest recall of {positive} with a precision of at least {share}",
         "abstain": f"an error rate of at most {share} on the rows that are decided",
     }[word]
-    said = f"Aim: {aim} ({rule.aim}). "
+    said = f"Aim (evaluate.aim = {rule.aim}): {aim}. "
     if rule.costs is not None:
         said += "The label with the least expected cost is predicted. "
     elif rule.threshold is not None:
@@ -103,8 +103,9 @@ def promise_text(found: Promise, positive: str) -> str:
     side = "at least" if found.at_least else "at most"
     given = _GIVEN[found.of].format(positive=positive)
     said = (
-        f"With 90 % confidence, {side} {percent(found.bound, 1)} {given} among new rows like these (exact binomial "
-        f"bound from {found.n:,} test rows in no other split, where it is {percent(found.value, 1)})."
+        f"With 90 % confidence, {side} {percent(found.bound, 1)} {given} among new rows like these. This is an exact "
+        f"one-sided binomial bound from the {found.n:,} test rows whose text is in no other split; on them it is "
+        f"{percent(found.value, 1)}."
     )
     if found.aim is None:
         return said
@@ -127,14 +128,14 @@ def _cell(name: str, metric: Metric) -> str:
 
 def _base_rates(decision: Decision, positive: str) -> list[Table | Text]:
     table = Table(
-        f"Precision where {positive} is rarer or more frequent",
+        f"Precision at other shares of {positive}",
         [f"Share of {positive}", "Precision"],
         [[percent(row.rate, 1), metric_cell("precision", row.precision)] for row in decision.base_rates],
         frozenset({0, 1}),
     )
     note = (
-        f"Precision depends on how frequent {positive} is where the model is used. These figures assume the recall and "
-        "the false positive rate of the test rows (Bayes' theorem); the intervals are those of the ratio of the two."
+        f"Precision depends on how frequent {positive} is where the model is used. These figures follow from the recall and "
+        "the false positive rate on the test rows by Bayes' theorem; the intervals come from that of the ratio of the two."
     )
     return [table, Text(note, small=True)]
 
@@ -154,11 +155,12 @@ def _coverage(decision: Decision) -> Figure:
         plots.coverage_picture(decision.coverage),
         "Coverage and accuracy",
         f"Accuracy of the most confident share of the test rows; of all rows {metric_value('accuracy', last)}.",
-        "The accuracy if only the most confident rows are decided and the others are left to a person: evaluate.aim = "
-        "abstain:X chooses the share from an error rate. The band is the 95 % interval.",
+        "Accuracy if the model decides only the rows that it is most confident about and leaves the rest to a person. With "
+        "evaluate.aim = abstain:X, the share decided is chosen on the validation set so that the error rate is at most X. The "
+        "band is the 95 % interval.",
         Table(
             "Accuracy of the most confident rows",
-            ["Share", "Rows", "Probability from", "Accuracy"],
+            ["Share decided", "Rows", "Lowest probability", "Accuracy"],
             rows,
             frozenset({0, 1, 2, 3}),
         ),

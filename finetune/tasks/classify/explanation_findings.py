@@ -41,7 +41,7 @@ def evaluation_findings(found: Explanations) -> list[Finding]:
                     "warning",
                     f"{metric_value('accuracy', entry.share.value)} of the decisions "
                     f"({metric_interval('accuracy', entry.share)}) flip under a small change: {entry.change}",
-                    "Add training rows with this change, or make it in all texts, in training and prediction.",
+                    "Add training rows with this change, or apply the change to every text, in training and in prediction.",
                     entry.share.n,
                 )
             )

@@ -37,31 +37,32 @@ def explanation_sections(found: Explanations | None, muted: Collection[str]) -> 
 def _findings(findings: list[Finding]) -> Section:
     rows = [[finding.code, sentence(finding.what), finding.do] for finding in findings]
     table = Table("Findings of the evaluation", ["Code", "Finding", "What to do"], rows, prose=1)
-    note = f"The file {GUIDE} of this project explains each code; --ignore CODE mutes one."
+    note = f"{GUIDE}, a file of the project that made this report, explains each code; --ignore CODE hides one in later runs."
     return Section("findings", "Findings", [table, Text(note, small=True)])
 
 
 def _evidence(found: Explanations) -> Section:
     intro = (
         "For the most confident wrong predictions: the pieces of the text that moved the decision, and the nearest "
-        "training rows. A number is how far the log-odds of the predicted against the true label fall when the piece is "
-        "replaced by blanks; above 0 the piece speaks for the wrong label. This is evidence on the decision, not its cause. "
-        f"The nearest rows are those with the most similar hidden state (cosine) among {found.compared:,} training rows; "
-        "neighbours with the wrong label, or a wrong label of a neighbour, are worth a look. These are texts of your data."
+        "training rows. Each number is the drop in the log-odds of the predicted label against the true label when that "
+        "piece is replaced by spaces: a positive number means that the piece supports the wrong label, a negative one that "
+        "it supports the true label. This shows what the decision is sensitive to; it does not prove a cause. "
+        f"The nearest rows are those with the most similar hidden state (cosine) among {found.compared:,} training rows. "
+        "Check their labels: a mislabelled training row can cause such an error. The table quotes your training data."
     )
     table = Table(
         "What moved the decision",
-        ["Row", "True", "Predicted", "Pieces", "Nearest training rows"],
+        ["Row", "True", "Predicted", "Piece and drop\nin log-odds", "Nearest training rows (label, similarity)"],
         [[str(error.row), error.label, error.predicted, _pieces(error), _neighbours(error)] for error in found.errors],
         frozenset({0}),
         prose=4,
         headed=False,
     )
-    return Section("evidence", "Evidence on the errors", [Text(intro), table])
+    return Section("evidence", "Evidence on why errors happened", [Text(intro), table])
 
 
 def _pieces(error: ExplainedError) -> str:
-    return ", ".join(f"{shorten(span.text.strip() or span.text, 40)!r} {span.shift:+.2f}" for span in error.spans)
+    return "\n".join(f"{shorten(span.text.strip() or span.text, 40)!r}\u00a0{span.shift:+.2f}" for span in error.spans)
 
 
 def _neighbours(error: ExplainedError) -> str:
@@ -84,18 +85,18 @@ def _slices(found: Explanations) -> Section:
     ]
     worse = [part.name for part in found.slices.shown if part.worse]
     said = (
-        f"The model is worse on these rows than on the others, beyond noise: {'; '.join(worse)}."
+        f"The model is significantly worse on these slices (subsets of the test rows) than on the other rows: {'; '.join(worse)}."
         if worse
-        else "On no slice is the model worse than on the other rows, beyond noise."
+        else "On no slice (subset of the test rows) is the model significantly worse than on the other rows."
     )
     note = (
         "p: Fisher's exact test of errors in the slice and outside, corrected for the number of slices by Holm's method; "
         "the intervals hold for all slices together (Wilson, Bonferroni's level). "
-        f"Slices of fewer than {LEAST_ROWS} rows, or with fewer outside, are hidden: {found.slices.hidden}."
+        f"Slices with fewer than {LEAST_ROWS} rows inside or outside are not shown (here: {found.slices.hidden})."
     )
     table = Table(
-        "Accuracy by slice, worst first",
-        ["Test rows with", "Rows", "Accuracy", "Others", "p"],
+        "Accuracy by slice, largest gap first",
+        ["Slice", "Rows", "Accuracy", "Accuracy on\nthe other rows", "p"],
         rows,
         frozenset({1, 2, 3, 4}),
     )
@@ -106,9 +107,9 @@ def shortcut_section(shortcut: Shortcut) -> Section:
     """The best single rule beside the model."""
     holds, otherwise = plots.cut(shortcut.holds), plots.cut(shortcut.otherwise)
     said = (
-        f"One rule alone gets {metric_value('accuracy', shortcut.accuracy.value)} of the test rows right: a text that "
-        f"{shortcut.rule} is {holds}, any other is {otherwise}. The model gets "
-        f"{metric_value('accuracy', shortcut.model.value)}, always saying the most frequent label "
+        f"A single rule classifies {metric_value('accuracy', shortcut.accuracy.value)} of the test rows correctly: a text that "
+        f"{shortcut.rule} is {holds}, any other text is {otherwise}. The model reaches "
+        f"{metric_value('accuracy', shortcut.model.value)}, always predicting the most frequent label "
         f"{metric_value('accuracy', shortcut.constant)}. "
     )
     if shortcut.suffices:
@@ -132,8 +133,8 @@ def shortcut_section(shortcut: Shortcut) -> Section:
         strong=frozenset({0}),
     )
     note = (
-        f"The rule is the best on the training rows of all single words, signs, pairs of them, and simple rules on the look "
-        f"of a text. McNemar's exact test of rule and model: {p_text(shortcut.p_value)}."
+        f"The rule is the one that does best on the training rows, among all single words and punctuation marks, pairs of "
+        f"them, and simple rules about the form of a text. McNemar's exact test of rule and model: {p_text(shortcut.p_value)}."
     )
     return Section("shortcut", "Shortcut", [Text(said), table, Text(note, small=True)])
 
@@ -152,9 +153,10 @@ def _flips(found: Explanations) -> Section:
         "Decisions that flip", ["Change", "Rows it changes", "Flipped", "95 % interval"], rows, frozenset({1, 2, 3})
     )
     note = (
-        f"Changes that keep a text's label, each by itself on {found.flip_rows:,} test rows, evenly spaced in the file."
+        f"Each change should not alter the correct label, and is applied on its own to {found.flip_rows:,} test rows, taken at "
+        "even intervals from the file. Flipped: the share of changed rows whose predicted label changes."
     )
-    return Section("flips", "Small changes of a text", [table, Text(note, small=True)])
+    return Section("flips", "Small changes to the text", [table, Text(note, small=True)])
 
 
 def near_duplicates(found: Explanations | None, evaluation: LabelledEvaluation) -> list[Table | Text]:
@@ -162,7 +164,7 @@ def near_duplicates(found: Explanations | None, evaluation: LabelledEvaluation) 
     if found is None:
         return []
     if not found.near.rows:
-        return [Text("No test row is nearly the text of a training or validation row.")]
+        return [Text("No test text is a near duplicate of a training or validation text.")]
     name = evaluation.headline.metric
     entries = [("all test rows", evaluation.headline), ("rows without a near duplicate", found.near.metrics[name])]
     said = (

@@ -37,8 +37,9 @@ def suspects_section(audit: LabelAudit | None, name: str) -> list[Section]:
                 headed=False,
             ),
             Text(
-                "All of them are in label_suspects.csv. Copy it, and correct its column label or mark rows in its column drop. "
-                "This trains again, and compares both runs on the same test rows, which are never changed:"
+                "All of them are in label_suspects.csv in the run's directory. Copy it to fixes.csv. In the copy, correct the "
+                "column label, or mark a row in the column drop to leave it out. This command trains again with the "
+                "corrections and compares both runs on the same test rows, which are never changed:"
             ),
             Code(f"finetune labels {shlex.quote(f'runs/{name}')} --apply fixes.csv"),
         ]
@@ -49,8 +50,8 @@ def notes(audit: LabelAudit) -> list[str]:
     """How the rows were found, and which labels could not be judged."""
     said = [
         f"Confident learning (Northcutt et al. 2021, with cleanlab) on {' and '.join(audit.features)}: logistic regressions "
-        "give each row probabilities without having seen it or a copy of it. Test rows are judged by the others and judge "
-        f"none. Time: {seconds_text(audit.seconds)}."
+        "give each row probabilities without having seen it or a copy of it. Test rows are scored by regressions fitted on "
+        f"the other rows, and are never used for fitting. Time: {seconds_text(audit.seconds)}."
     ]
     if audit.capped:
         said.append(

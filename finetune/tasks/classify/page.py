@@ -155,9 +155,9 @@ def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Sec
     notes.append(
         f"The difference in {metric_name(headline)} is computed before rounding; its interval is from a paired bootstrap. "
         "McNemar's exact test asks whether model and baseline have the same accuracy on the same rows; p below 0.05 "
-        "means that the difference is unlikely to be due to chance. The summary at the top uses McNemar's p if the main "
-        "metric is accuracy, and the interval of the difference otherwise. Time: training for the model, fitting and "
-        "scoring for a baseline."
+        "means that the difference is unlikely to be due to chance. Whether the summary at the top calls a "
+        "difference noise depends on McNemar's p if the main metric is accuracy, and otherwise on the interval of the "
+        "difference. Time: for the model, training; for a baseline, fitting and scoring."
     )
     return Section("baselines", "Model and baselines", [table, Text(" ".join(notes), small=True)])
 
@@ -362,8 +362,8 @@ def errors(found: Errors | None) -> Section:
     some = "all of them" if shown == found.wrong else f"the {shown} most confident of them"
     intro = (
         f"{found.wrong:,} of {found.total:,} test rows are misclassified. The table lists {some}, with the most confident "
-        "first; predictions.csv in the run's directory has every test row. Read the confident errors: often the label in "
-        "the data is wrong. Row counts the rows of the data file from 0, without the header."
+        "first; predictions.csv in the run's directory has every test row. Read the most confident errors first: often "
+        "the label in the data is wrong. Row is the row's number in the data file, counted from 0 without the header."
     )
     table = Table(
         "Misclassified test rows",
