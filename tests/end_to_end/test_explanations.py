@@ -71,7 +71,9 @@ def test_the_planted_slice_is_found(planted):
     assert worst["name"] == "a digit" and worst["p_value"] < 0.05
     assert worst["accuracy"]["n"] == sum(any(map(str.isdigit, row["text"])) for row in test)
     assert worst["accuracy"]["value"] < worst["rest"] - 0.2
-    assert "worse on these slices (subsets of the test rows) than on the other rows: a digit" in report.replace("\\", "")
+    assert "worse on these slices (subsets of the test rows) than on the other rows: a digit" in report.replace(
+        "\\", ""
+    )
 
 
 def test_the_planted_leak_is_found_with_the_metric_on_the_rest(planted):

@@ -76,3 +76,8 @@ def test_the_sets_are_documents_with_their_source_as_label(script, tmp_path, mon
                 own[0] == script.OPENING and own[60] == row["label"] for own, row in zip(words, rows, strict=True)
             )
             assert {len(own) for own in words} == {140}
+
+
+def test_the_page_is_what_the_script_makes_of_the_rows(script):
+    rows = script.few_labels.read_rows(script.ROWS)
+    assert rows and script.few_labels.section_of(script.PAGE, "long_texts") == script.section(rows)

@@ -445,7 +445,9 @@ def test_estimate_and_actual_stand_side_by_side(make_run):
     text = (run / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "| Time | 5 min 0 s | 4 min 0 s to 6 min 0 s | 6 min 43 s |" in text
     assert "| Peak memory | 1.10 GB | 900 MB to 1.40 GB | 1.25 GB |" in text
-    assert "It is for 400 steps; training stopped after 220. During them the process received 42 % of the CPU time" in text
+    assert (
+        "It is for 400 steps; training stopped after 220. During them the process received 42 % of the CPU time" in text
+    )
 
 
 def test_notes_are_sentences_and_the_loss_figure_names_the_kept_checkpoint(make_run):
