@@ -287,12 +287,9 @@ def judge(kind: Kind, folder: Path, expected: object) -> str:
             return "an error without words"
     except MemoryError:
         return "more than a gigabyte"
-    except Exception:
-        return (
-            traceback.format_exc().strip().splitlines()[-1][:300]
-            + " at "
-            + traceback.format_exc().split('File "')[-1][:90]
-        )
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {str(error)[:120]} in {Path(last.filename).name}, {last.name}"
     else:
         if not kind.may_differ and found != expected:
             return "another value without an error"
