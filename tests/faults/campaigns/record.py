@@ -19,7 +19,8 @@ What was done to the tool on purpose, how often, and how often it held. Each row
 column, which you can repeat on your own machine; another seed tries other moments and other bytes. A row "holds" when
 every try ended as the second column says.
 
-`make verify-resume` shows the first row in about two minutes; `make test-faults` repeats them all.
+`make verify-resume` kills a run on your own machine and compares its bits, in about two minutes; `make test-faults` repeats
+all campaigns.
 """
 
 
