@@ -135,7 +135,7 @@ def tfidf_features(texts: list[str]) -> tuple[Any, str]:
         return FeatureUnion([words]), "word unigrams and bigrams (too much text for character n-grams)"
     if not _has_vocabulary(texts, words[1]):  # a script or text without words of two letters
         return FeatureUnion([characters]), "character 2-5-grams"
-    return FeatureUnion([words, characters]), "word unigrams and bigrams, and character n-grams of 2 to 5"
+    return FeatureUnion([words, characters]), "word unigrams and bigrams, and character n-grams of length 2 to 5"
 
 
 def _has_vocabulary(texts: Iterable[str], vectorizer: Any) -> bool:

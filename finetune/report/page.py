@@ -97,7 +97,7 @@ def _settings(recipe: dict[str, Any], measured: str) -> dict[str, Any]:
     others = {*TASKS, *COMPARISONS} - {measured, recipe.get("task")}
     others |= {"shape"} if recipe.get("weights") != "scratch" else set()
     kept = {key: value for key, value in recipe.items() if key.partition(".")[0] not in others}
-    return {key: "not set" if value is None else value for key, value in kept.items()}
+    return {key: "not set" if value is None or value == "" else value for key, value in kept.items()}
 
 
 def _descriptions() -> dict[str, str]:

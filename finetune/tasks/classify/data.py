@@ -228,7 +228,7 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
             )
         notes += _given_sides(source, parts, keys)
     else:
-        notes.append(together + "stand in the same split")
+        notes.append(together + "are in the same split")
         shares = {"val": recipe.split.val_fraction, "test": recipe.split.test_fraction}
         shares = {"train": 1 - sum(shares.values())} | shares
         for name, share in shares.items():
@@ -240,7 +240,7 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
                     f"has {largest} rows"
                 )
     if any(source.groups):
-        notes.append(f"rows with the same {recipe.columns.group!r} stand in the same split")
+        notes.append(f"rows with the same {recipe.columns.group!r} are in the same split")
     return notes
 
 

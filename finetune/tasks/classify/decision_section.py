@@ -39,6 +39,12 @@ def decision_section(decision: Decision, positive: str | None, labels: list[str]
         strong=frozenset({0}),
     )
     blocks = [Text(rule_text(decision, shown, labels)), Text(promise_text(decision.promise, shown)), table]
+    blocks.append(
+        Text(
+            "Shares have Wilson intervals here; under All metrics, those of precision and recall are from the bootstrap.",
+            small=True,
+        )
+    )
     if decision.base_rates:
         blocks += _base_rates(decision, shown)
     if len(decision.coverage) > 1:

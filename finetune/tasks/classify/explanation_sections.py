@@ -66,7 +66,7 @@ def _pieces(error: ExplainedError) -> str:
 
 
 def _neighbours(error: ExplainedError) -> str:
-    return "; ".join(
+    return "\n".join(
         f"row {near.row} ({plots.cut(near.label)}, {near.similarity:.2f}): {shorten(near.text, _TEXT)!r}"
         for near in error.neighbours
     )
