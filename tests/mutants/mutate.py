@@ -4,14 +4,15 @@
     python tests/mutants/mutate.py --number 60 --seed 2        others
     python tests/mutants/mutate.py --again                     the survivors once more, after tests were written
 
-First every test file runs once on the code as it is: what it calls decides which test files are near a function (those
-named after its module first, then the fastest). Then each fault is planted in a copy of the tree, and the near tests run
-until one fails, in a fork of a process that has the libraries loaded. results.json has each fault with its place, its
-change and whether a test noticed it, and a later call goes on from there; judged.json says of survivors why they change
-nothing that matters. The exit status is 0 if at least 95 % were noticed and every survivor is judged.
+Each fault is planted in a copy of the tree, and the near tests run until one fails, in a fork of a process that has the
+libraries loaded: first the test files named after the module, then those that import it, then those that import a module
+which imports it, for at most --seconds of CPU time. A test file that fails on the code as it is does not count. results.json
+has each fault and whether a test noticed it, and a later call goes on from there; judged.json says of survivors why they
+change nothing that matters. The exit status is 0 if at least 95 % were noticed and every survivor is judged.
 """
 
 import argparse
+import ast
 import contextlib
 import importlib
 import json
@@ -22,44 +23,26 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from planting import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-JUDGED, RESULTS, MEASURED = HERE / "judged.json", HERE / "results.json", HERE / "measured.json"
+JUDGED, RESULTS = HERE / "judged.json", HERE / "results.json"
 SCOPE = ("evaluation", "training", "models", "adapters", "export", "hub", "tables/splits.py")
-NEEDS_GPU = (
-    "training/captured.py",
-    "training/device_rows.py",
-    "models/compiled.py",
-)  # their tests are skipped elsewhere
-TESTS = ("unit", "parity", "golden", "end_to_end", "faults")
+NEEDS_GPU = ("training/captured.py", "training/device_rows.py", "models/compiled.py")  # tested where there is one
+TESTS = ("unit", "parity", "golden", "end_to_end", "faults")  # nearer ones first
 LIBRARIES = (
     *("torch", "accelerate", "numpy", "pandas", "scipy.stats", "sklearn.linear_model", "safetensors.torch", "pytest"),
     *("matplotlib.pyplot", "transformers.models.gpt2.modeling_gpt2", "huggingface_hub", "pydantic", "tiktoken"),
 )
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", "*.egg-info")
-NEAR_SECONDS = 60.0  # of tests for one fault, besides those named after the module
-PATIENCE = (30.0, 5.0)  # seconds, and times the seconds that the tests took before, until they are killed
-MEASURING_SECONDS = 600.0
+CPU_SECONDS = 90  # of one test file: an endless loop is noticed
+WALL_SECONDS = 900.0  # the same for a test that waits for ever, on a busy machine
 MEMORY_BYTES = 12 << 30
 NOTICED = 0.95
-
-
-@dataclass
-class TestFile:
-    """What one run of a test file on the code as it is has shown."""
-
-    seconds: float
-    passes: bool
-    size: int = 0
-    called: dict[str, list[int]] = field(default_factory=dict)  # module: first lines of the functions that it called
 
 
 class Copy:
@@ -67,32 +50,33 @@ class Copy:
 
     def __init__(self, folder: Path):
         self.root, self.temporary = folder / "tree", folder / "temporary"
+        self.known: dict[str, bool] = {}  # which test files pass on the code as it is
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
         os.environ |= {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         sys.dont_write_bytecode = True
 
-    def run(self, tests: list[str], seconds: float, record: Path | None = None) -> bool:
-        """Whether these test files pass; a time-out, a crash and too much memory are failures."""
+    def run(self, test: str) -> tuple[bool, float]:
+        """Whether a test file passes, and its CPU seconds; a time-out, a crash and too much memory are failures."""
         pid = os.fork()
         if not pid:
-            os.setsid()
+            os.setpgid(0, 0)  # not a session of its own, which would lose the priority of this one
             status = 1
             try:
-                status = self._in_child(tests, record)
+                status = self._in_child(test)
             finally:
                 os._exit(status)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + WALL_SECONDS
         while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status, used = os.wait4(pid, os.WNOHANG)
             if ended or time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):  # also what the tests have started
                     os.killpg(pid, signal.SIGKILL)
                 if not ended:
-                    os.waitpid(pid, 0)
-                return bool(ended) and status == 0
+                    _, status, used = os.wait4(pid, 0)
+                return status == 0, used.ru_utime + used.ru_stime
             time.sleep(0.02)
 
-    def _in_child(self, tests: list[str], record: Path | None) -> int:
+    def _in_child(self, test: str) -> int:
         import pytest
 
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -100,43 +84,36 @@ class Copy:
             os.dup2(nothing, number)
         os.chdir(self.root)
         sys.path[0] = str(self.root)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        called: set[tuple[str, int]] = set()
-
-        def note(frame: FrameType, *_: object) -> None:
-            called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
-
-        if record:
-            threading.settrace(note)
-            sys.settrace(note)
         options = ("-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist")
-        status = pytest.main([*options, f"--basetemp={self.temporary}", *tests])
-        sys.settrace(None)
-        if record:
-            found: dict[str, list[int]] = {}
-            for file, line in sorted(called):
-                if file.startswith(f"{self.root}/finetune/"):
-                    found.setdefault(Path(file).relative_to(self.root).as_posix(), []).append(line)
-            record.write_text(json.dumps(found), encoding="utf-8")
+        status = pytest.main([*options, f"--basetemp={self.temporary}", test])
         return 0 if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else 1
 
-    def measure(self, test: str) -> TestFile:
-        """Run a test file on the code as it is."""
-        record, begun = self.temporary.with_name("called.json"), time.monotonic()
-        record.unlink(missing_ok=True)
-        passes = self.run([test], MEASURING_SECONDS, record)
-        called = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        return TestFile(round(time.monotonic() - begun, 2), passes, called)
+    def passes_as_it_is(self, test: str) -> bool:
+        """Whether a test file passes on the code as it is."""
+        if test not in self.known:
+            self.known[test] = self.run(test)[0]
+            if not self.known[test]:
+                print(f"{test} FAILS on the code as it is, and does not count", flush=True)
+        return self.known[test]
 
-    def notices(self, module: str, mutant: Mutant, tests: list[str], seconds: float) -> bool:
-        """Whether one of these test files fails with the fault planted."""
+    def noticed_by(self, module: str, mutant: Mutant, tests: list[str], seconds: float) -> str:
+        """The first of these test files that fails with the fault planted; "" if none does within so many seconds."""
         path = self.root / module
         source = path.read_text(encoding="utf-8")
-        path.write_text(mutant.planted(source), encoding="utf-8")
-        try:
-            return not self.run(tests, seconds)
-        finally:
-            path.write_text(source, encoding="utf-8")
+        for test in tests:
+            path.write_text(mutant.planted(source), encoding="utf-8")
+            try:
+                passes, took = self.run(test)
+            finally:
+                path.write_text(source, encoding="utf-8")
+            if not passes and self.passes_as_it_is(test):
+                return test
+            seconds -= took
+            if seconds < 0:
+                break
+        return ""
 
 
 def draw(number: int, seed: int) -> list[tuple[str, Mutant]]:
@@ -157,36 +134,45 @@ def draw(number: int, seed: int) -> list[tuple[str, Mutant]]:
     return random.Random(seed).sample(every, number)
 
 
-def near(module: str, mutant: Mutant, measured: dict[str, TestFile]) -> list[str]:
-    """The test files that call a function, or the module of a constant: those of its name first, then the fastest."""
-    stem = Path(module).stem
-    calling = {
-        test: found
-        for test, found in measured.items()
-        if found.passes
-        and (mutant.first_line in found.called.get(module, ()) if mutant.first_line else module in found.called)
-    }
-    own = [test for test in calling if Path(test).stem.startswith(f"test_{stem}")]
-    chosen, seconds = sorted(own, key=lambda test: calling[test].seconds), 0.0
-    for test in sorted(calling, key=lambda test: calling[test].seconds):
-        seconds += calling[test].seconds
-        if test not in chosen and seconds <= NEAR_SECONDS:
-            chosen.append(test)
-    return chosen
+def imports(file: Path, modules: set[str]) -> set[str]:
+    """The modules, such as ``finetune.models.gpt``, that a file imports anywhere in it, or names in a string."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value, node.value.rpartition(".")[0]}
+    return found & modules
 
 
-def measure(copy: Copy) -> dict[str, TestFile]:
-    """What each test file calls; those measured by an earlier call are not run again unless they have changed."""
-    known = read(MEASURED)
-    for path in (path for folder in TESTS for path in sorted((ROOT / "tests" / folder).rglob("test_*.py"))):
-        test, size = path.relative_to(ROOT).as_posix(), path.stat().st_size
-        if known.get(test, {}).get("size") != size:
-            known[test] = vars(copy.measure(test)) | {"size": size}
-            print(
-                f"{test}: {known[test]['seconds']} s{'' if known[test]['passes'] else ', FAILS as it is'}", flush=True
-            )
-            write(MEASURED, known)
-    return {test: TestFile(**entry) for test, entry in known.items()}
+class Nearness:
+    """Which test files are near a module."""
+
+    def __init__(self) -> None:
+        sources = {_dotted(file): file for file in sorted((ROOT / "finetune").rglob("*.py"))}
+        tests = [file for folder in TESTS for file in sorted((ROOT / "tests" / folder).rglob("test_*.py"))]
+        self.of_modules = {name: imports(file, set(sources)) for name, file in sources.items()}
+        self.of_tests = {file: imports(file, set(sources)) for file in tests}
+
+    def tests(self, module: str) -> list[str]:
+        """Test files: named after the module, importing it, importing a module that imports it; near folders first."""
+        name, stem, folder = _dotted(ROOT / module), Path(module).stem, Path(module).parent.name
+        users = {own for own, used in self.of_modules.items() if name in used}
+
+        def distance(file: Path) -> int:
+            named = file.stem.startswith(f"test_{stem}")
+            if named and file.parent.name in (folder, "parity", "end_to_end"):
+                return 0
+            return 1 if name in self.of_tests[file] else 2 if users & self.of_tests[file] else 3
+
+        ordered = sorted(self.of_tests, key=lambda file: (distance(file), file.parent.name != folder))
+        return [file.relative_to(ROOT).as_posix() for file in ordered if distance(file) < 3]
+
+
+def _dotted(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def main() -> None:
@@ -194,32 +180,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of CPU time for the tests of one fault")
     parser.add_argument("--again", action="store_true", help="only the survivors of the last time")
     arguments = parser.parse_args()
+    os.environ |= {"HF_HOME": os.devnull, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at import
     for name in LIBRARIES:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     results, drawn = read(RESULTS), draw(arguments.number, arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
-        measured = measure(copy)
+        nearness = Nearness()
         for number, (module, mutant) in enumerate(drawn, 1):
             place, old, new = described(module, mutant)
             key = json.dumps([place, old, new], ensure_ascii=False)
             known = results.get(key)
             if known is not None and (known["noticed"] or not arguments.again):
                 continue
-            tests = near(module, mutant, measured)
-            seconds = PATIENCE[0] + PATIENCE[1] * sum(measured[test].seconds for test in tests)
             begun = time.monotonic()
-            noticed = bool(tests) and copy.notices(module, mutant, tests, seconds)
-            results[key] = {"line": mutant.line, "noticed": noticed, "tests": len(tests)}
+            noticed = copy.noticed_by(module, mutant, nearness.tests(module), arguments.seconds)
+            results[key] = {"line": mutant.line, "noticed": noticed}
             write(RESULTS, results)
-            said = "noticed" if noticed else f"SURVIVED {len(tests)} files of tests"
-            print(
-                f"{number}: {place}:{mutant.line}: {said} ({time.monotonic() - begun:.0f} s)\n  - {old}\n  + {new}",
-                flush=True,
-            )
+            said, took = f"noticed by {noticed}" if noticed else "SURVIVED", time.monotonic() - begun
+            print(f"{number}: {place}:{mutant.line}: {said} ({took:.0f} s)\n  - {old}\n  + {new}", flush=True)
     sys.exit(not finish(drawn, results))
 
 

@@ -87,9 +87,7 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen:
         "PYTHONUNBUFFERED": "1",
     }
     with open(folder / "screen.txt", "ab") as screen:
-        return subprocess.Popen(
-            arguments, cwd=folder, env=environment, stdout=screen, stderr=screen, start_new_session=True
-        )
+        return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=screen, stderr=screen)
 
 
 def without_times(value: object) -> object:
