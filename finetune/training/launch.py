@@ -20,6 +20,7 @@ from finetune.files import read_json, write_json
 from finetune.records import Record
 from finetune.run import Run
 from finetune.training.loop import StopSignal
+from finetune.training.out_of_memory import memory_errors
 
 RESULT = ".launch-result.json"  # file that passes the result back
 
@@ -101,7 +102,8 @@ def answer(run: Run, work: Callable[[], Record]) -> None:
         log_to(run.path("log.txt") if first else os.devnull),
     ):
         try:
-            found = Answer(result=work().to_json())
+            with memory_errors():
+                found = Answer(result=work().to_json())
         except Interrupted as stop:
             found = Answer(stopped=str(stop))
         except FinetuneError as error:

@@ -62,7 +62,7 @@ class EagerSteps:
         total = sum(self.job.weights[row] for row in rows)
         mine = sorted(rows, key=lambda row: (self.job.lengths[row], row))[rank::world]
         idle = not mine  # fewer rows than processes: run one row with weight 0, so that the all-reduce still happens
-        parts = micro_batches(mine or rows[:1], self.job.lengths, self.settings.micro_batch_tokens)
+        parts = micro_batches(mine or rows[:1], self.job.lengths, self.settings.tokens_per_pass)
         self.set_rate(rate)
         self.start()
         loss = torch.zeros((), device=self.device)

@@ -21,6 +21,7 @@ from finetune.tasks.classify.score import (
     CleanRows,
     Curves,
     curves,
+    never_predicted,
     positive_label,
     score_classifier,
     verdict,
@@ -149,6 +150,19 @@ def test_the_clean_part_leaves_out_texts_of_the_validation_rows_too():
     report, _, predicted = score_classifier(**given)
     assert report.clean.n == 75
     assert report.clean.metrics["accuracy"].value == sk.accuracy_score((np.arange(90) % 2)[15:], predicted[15:])
+
+
+def test_a_label_that_is_never_predicted_is_said():
+    confusion = np.array([[5, 1, 0, 0], [0, 7, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
+    [said] = never_predicted(["a", "b", "c", "absent"], confusion)
+    assert "Never predicted is c (3 test rows)" in said and "train.class_weights=balanced" in said
+    [said] = never_predicted(["a", "b"], np.array([[0, 4], [0, 1]]))
+    assert "Never predicted is a (4 test rows)" in said
+    assert never_predicted(["a", "b"], np.array([[0, 0], [1, 3]])) == []
+    given = inputs()
+    given["logits"]["test"] = given["logits"]["test"] * 0 + [9.0, 0.0]
+    given["logits"]["val"] = given["logits"]["val"] * 0 + [9.0, 0.0]
+    assert "Never predicted is label 1 (45 test rows)" in verdict(score_classifier(**given)[0])
 
 
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():
