@@ -13,6 +13,7 @@ change nothing that matters. The exit status is 0 if at least 95 % were noticed 
 
 import argparse
 import ast
+import compileall
 import contextlib
 import importlib
 import json
@@ -52,6 +53,7 @@ class Copy:
         self.root, self.temporary = folder / "tree", folder / "temporary"
         self.known: dict[str, bool] = {}  # which test files pass on the code as it is
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        compileall.compile_dir(self.root / "finetune", quiet=2)
         os.environ |= {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         sys.dont_write_bytecode = True
 
@@ -183,12 +185,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of CPU time for the tests of one fault")
     parser.add_argument("--again", action="store_true", help="only the survivors of the last time")
     arguments = parser.parse_args()
-    os.environ |= {"HF_HOME": os.devnull, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at import
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    sys.modules["torch"].set_num_threads(1)
     results, drawn = read(RESULTS), draw(arguments.number, arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"HF_HOME": folder, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at import
+        for name in LIBRARIES:
+            importlib.import_module(name)
+        sys.modules["torch"].set_num_threads(1)
         copy = Copy(Path(folder))
         nearness = Nearness()
         for number, (module, mutant) in enumerate(drawn, 1):
