@@ -15,16 +15,17 @@ import argparse
 import ast
 import compileall
 import contextlib
+import hashlib
 import importlib
 import json
 import os
-import random
 import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from planting import Mutant, mutants
@@ -44,6 +45,22 @@ CPU_SECONDS = 90  # of one test file: an endless loop is noticed
 WALL_SECONDS = 900.0  # the same for a test that waits for ever, on a busy machine
 MEMORY_BYTES = 12 << 30
 NOTICED = 0.95
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A fault to plant, with its place, its line before, and after."""
+
+    module: str  # the path
+    mutant: Mutant
+    place: str
+    old: str
+    new: str
+
+    @property
+    def key(self) -> str:
+        """The name in results.json."""
+        return json.dumps([self.place, self.old, self.new], ensure_ascii=False)
 
 
 class Copy:
@@ -100,12 +117,12 @@ class Copy:
                 print(f"{test} FAILS on the code as it is, and does not count", flush=True)
         return self.known[test]
 
-    def noticed_by(self, module: str, mutant: Mutant, tests: list[str], seconds: float) -> str:
+    def noticed_by(self, fault: Drawn, tests: list[str], seconds: float) -> str:
         """The first of these test files that fails with the fault planted; "" if none does within so many seconds."""
-        path = self.root / module
+        path = self.root / fault.module
         source = path.read_text(encoding="utf-8")
         for test in tests:
-            path.write_text(mutant.planted(source), encoding="utf-8")
+            path.write_text(fault.mutant.planted(source), encoding="utf-8")
             try:
                 passes, took = self.run(test)
             finally:
@@ -118,22 +135,23 @@ class Copy:
         return ""
 
 
-def draw(number: int, seed: int) -> list[tuple[str, Mutant]]:
-    """Modules and faults in them, each fault as likely as any other."""
+def draw(number: int, seed: int) -> list[Drawn]:
+    """Faults, each as likely as any other; a change of the code changes only those in its lines."""
     files = [
         file
         for name in SCOPE
         for file in (
             [ROOT / "finetune" / name] if name.endswith(".py") else sorted((ROOT / "finetune" / name).rglob("*.py"))
         )
-    ]
-    every = [
-        (file.relative_to(ROOT).as_posix(), mutant)
-        for file in files
         if file.relative_to(ROOT / "finetune").as_posix() not in NEEDS_GPU
-        for mutant in mutants(file.read_text(encoding="utf-8"))
     ]
-    return random.Random(seed).sample(every, number)
+    every = {}
+    for file in files:
+        module, source = file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")
+        for mutant in mutants(source):
+            fault = Drawn(module, mutant, f"{module}, {mutant.function or 'module'}", *mutant.change(source))
+            every[hashlib.sha256(f"{seed} {fault.key}".encode()).digest()] = fault
+    return [every[rank] for rank in sorted(every)[:number]]
 
 
 def imports(file: Path, modules: set[str]) -> set[str]:
@@ -193,34 +211,29 @@ def main() -> None:
         sys.modules["torch"].set_num_threads(1)
         copy = Copy(Path(folder))
         nearness = Nearness()
-        for number, (module, mutant) in enumerate(drawn, 1):
-            place, old, new = described(module, mutant)
-            key = json.dumps([place, old, new], ensure_ascii=False)
-            known = results.get(key)
+        for number, fault in enumerate(drawn, 1):
+            known = results.get(fault.key)
             if known is not None and (known["noticed"] or not arguments.again):
                 continue
             begun = time.monotonic()
-            noticed = copy.noticed_by(module, mutant, nearness.tests(module), arguments.seconds)
-            results[key] = {"line": mutant.line, "noticed": noticed}
+            noticed = copy.noticed_by(fault, nearness.tests(fault.module), arguments.seconds)
+            results[fault.key] = {"line": fault.mutant.line, "noticed": noticed}
             write(RESULTS, results)
             said, took = f"noticed by {noticed}" if noticed else "SURVIVED", time.monotonic() - begun
-            print(f"{number}: {place}:{mutant.line}: {said} ({took:.0f} s)\n  - {old}\n  + {new}", flush=True)
+            print(
+                f"{number}: {fault.place}:{fault.mutant.line}: {said} ({took:.0f} s)\n  - {fault.old}\n  + {fault.new}",
+                flush=True,
+            )
     sys.exit(not finish(drawn, results))
 
 
-def described(module: str, mutant: Mutant) -> tuple[str, str, str]:
-    """The place of a fault, its line before, and after."""
-    return f"{module}, {mutant.function or 'module'}", *mutant.change((ROOT / module).read_text(encoding="utf-8"))
-
-
-def finish(drawn: list[tuple[str, Mutant]], results: dict[str, dict]) -> bool:
+def finish(drawn: list[Drawn], results: dict[str, dict]) -> bool:
     """Print the survivors with what is said of them; whether enough were noticed, and every other judged."""
-    judged = {(entry["place"], entry["old"], entry["new"]): entry["judged"] for entry in read(JUDGED)["survivors"]}
-    faults = [described(module, mutant) for module, mutant in drawn]
-    survivors = [fault for fault in faults if not results[json.dumps(fault, ensure_ascii=False)]["noticed"]]
-    for place, old, new in survivors:
-        print(f"{place}\n  - {old}\n  + {new}\n  {judged.get((place, old, new), 'NOT JUDGED')}")
-    share, unjudged = 1 - len(survivors) / len(drawn), sum(fault not in judged for fault in survivors)
+    judged = {json.dumps(entry["fault"], ensure_ascii=False): entry["judged"] for entry in read(JUDGED)["survivors"]}
+    survivors = [fault for fault in drawn if not results[fault.key]["noticed"]]
+    for fault in survivors:
+        print(f"{fault.place}\n  - {fault.old}\n  + {fault.new}\n  {judged.get(fault.key, 'NOT JUDGED')}")
+    share, unjudged = 1 - len(survivors) / len(drawn), sum(fault.key not in judged for fault in survivors)
     print(f"noticed {len(drawn) - len(survivors)} of {len(drawn)} ({share:.1%}); survivors not judged: {unjudged}")
     return share >= NOTICED and not unjudged
 
