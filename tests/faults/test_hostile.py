@@ -124,7 +124,7 @@ def test_json_of_a_run_keeps_texts_that_look_like_commands(finetune, table):
         "<script>alert(1)</script>",
         "`$(reboot)`",
     ]
-    rows = [f"text number {number} of {len(hostile)}" for number in range(20 * len(hostile))]
+    rows = ["".join("abcdefghij"[int(digit)] for digit in f"{number:04}") for number in range(20 * len(hostile))]
     labels = [hostile[number % len(hostile)] for number in range(len(rows))]
     lines = [json.dumps({"text": text, "label": label}) for text, label in zip(rows, labels, strict=True)]
     Path("my.jsonl").write_text("\n".join(lines), encoding="utf-8")
