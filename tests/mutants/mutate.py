@@ -177,7 +177,8 @@ class Nearness:
         self.of_tests = {file: imports(file, set(sources)) for file in tests}
 
     def tests(self, module: str) -> list[str]:
-        """Test files: named after the module, importing it, importing a module that imports it; near folders first."""
+        """Test files: named after the module, importing it, importing a module that imports it; of those, near folders
+        and test files of few modules first."""
         name, stem, folder = _dotted(ROOT / module), Path(module).stem, Path(module).parent.name
         users = {own for own, used in self.of_modules.items() if name in used}
 
@@ -187,7 +188,10 @@ class Nearness:
                 return 0
             return 1 if name in self.of_tests[file] else 2 if users & self.of_tests[file] else 3
 
-        ordered = sorted(self.of_tests, key=lambda file: (distance(file), file.parent.name != folder))
+        def nearness(file: Path) -> tuple[int, bool, int]:
+            return distance(file), file.parent.name != folder, len(self.of_tests[file])
+
+        ordered = sorted(self.of_tests, key=nearness)
         return [file.relative_to(ROOT).as_posix() for file in ordered if distance(file) < 3]
 
 
