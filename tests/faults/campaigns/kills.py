@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def command(case: tuple, name: str) -> list[str]:
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen:
-    """A run in a process group of its own, its output in a file."""
+    """A run in a process group of its own, which Ctrl-C does not reach, its output in a file."""
     environment = os.environ | {
         "PYTHONPATH": str(record.ROOT),
         "FINETUNE_OFFLINE": "1",
@@ -87,7 +88,7 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen:
         "PYTHONUNBUFFERED": "1",
     }
     with open(folder / "screen.txt", "ab") as screen:
-        return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=screen, stderr=screen)
+        return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=screen, stderr=screen, process_group=0)
 
 
 def without_times(value: object) -> object:
@@ -215,9 +216,11 @@ def campaign(cases: dict[str, tuple], tries: int, seed: int, folder: Path, deadl
     """Try the cases in turn; a row for each."""
     known: dict[str, tuple] = {}
     held, failures, stages = Counter(), {name: [] for name in cases}, {name: Counter() for name in cases}
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     for number in range(tries):
         name = list(cases)[number % len(cases)]
-        if number and time.monotonic() > deadline:
+        if asked or (number and time.monotonic() > deadline):
             break
         if name not in known:
             known[name] = unbroken(cases[name], folder / f"unbroken-{len(known)}")
