@@ -266,7 +266,7 @@ def set_threads(asked: int) -> int:
 
 
 def validate(job: Job, settings: Train, device: torch.device) -> dict[str, float]:
-    """Every process validates all rows, so all get the same metrics and nothing is gathered."""
+    """The metrics of the validation rows; several processes share the rows, and all get the same metrics."""
     job.model.eval()
     with torch.no_grad(), autocast(settings.precision, device):
         return job.validate(job.model)

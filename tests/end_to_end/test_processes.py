@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from finetune.files import read_json
 from finetune.recipe import Recipe
+from finetune.records import TrainResult
 from finetune.run import Run
 from finetune.stages.train import train_here
 
@@ -92,15 +93,15 @@ def test_two_processes_stop_go_on_and_equal_one(tmp_path):
     assert command.returncode == 0, out + errors
     assert out.count(f"resuming from step-{done:08d}") == 1 and out.count("epoch 4: validation") == 1
     assert "epoch 4: validation" in (run / "log.txt").read_text()
-    result = Run.at(run).result("train")
-    assert (result["processes"], result["steps"], result["device"]) == (2, STEPS, "cpu")
+    result = Run.at(run).result("train", TrainResult)
+    assert (result.processes, result.steps, result.device) == (2, STEPS, "cpu")
 
     alone = tmp_path / "runs" / "one"
     shutil.copytree(run, alone)
     shutil.rmtree(alone / "checkpoints")
     (alone / "train.jsonl").unlink()
     expected = train_here(Recipe.model_validate(read_json(alone / "recipe.json")), Run.at(alone))
-    assert expected["processes"] == 1 and expected["tokens"] == result["tokens"]
+    assert expected.processes == 1 and expected.tokens == result.tokens
     two, one = steps_in(run / "train.jsonl"), steps_in(alone / "train.jsonl")
     assert [(line["step"], line["rows"]) for line in two] == [(line["step"], line["rows"]) for line in one]
     assert len(two) == STEPS and min(line["rows"] for line in two) == 1
