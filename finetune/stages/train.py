@@ -15,11 +15,16 @@ OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before the run is created, for a method that does not share its work between processes."""
     from finetune.errors import RecipeError
-    from finetune.recipe import FEATURES
+    from finetune.recipe import FEATURES, FSDP
 
     if recipe.train.method == FEATURES and processes > 1:
         raise RecipeError(
             "method features runs in one process", got=f"--processes {processes}", do="Leave out --processes."
+        )
+    if recipe.train.parallel == FSDP and recipe.train.optimizer == "muon":
+        raise RecipeError(
+            "train.parallel=fsdp divides every matrix among the processes, and Muon needs whole ones",
+            do="Choose train.optimizer=adamw, or leave out train.parallel.",
         )
 
 
@@ -89,10 +94,13 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     import torch
 
     from finetune.console import say, warn
+    from finetune.recipe import FSDP
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import BEST, build, fit, identity
+    from finetune.training import ranks
     from finetune.training.health import warnings_about
     from finetune.training.loop import set_threads
+    from finetune.training.parallel import is_sharded
     from finetune.training.precision import device_type
     from finetune.training.sharing import together
 
@@ -103,6 +111,8 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
+    if recipe.train.parallel == FSDP and ranks.processes() == 1:
+        say("  train.parallel=fsdp changes nothing in one process")
     with together():
         job = task.build_job(recipe, run, setup, device)
         found = fit(
@@ -111,7 +121,8 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     if int(os.environ.get("RANK", "0")) == 0:
         for line in warnings_about(run.path("train.jsonl")):
             warn(line)
-    run.memory[BEST] = setup.model, setup.tokenizer
+    if not is_sharded(setup.model):
+        run.memory[BEST] = setup.model, setup.tokenizer
     tensors = TrainedTensors(
         trainable.names, trainable.places(), trainable.parameters, trainable.parameters / trainable.total
     )

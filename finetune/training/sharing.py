@@ -40,6 +40,9 @@ def share(batches: Sequence[B], compute: Callable[[B], T]) -> list[T]:
     if not _together:
         return [compute(batch) for batch in batches]
     world, rank = dist.get_world_size(), dist.get_rank()
+    mine = [compute(batch) for batch in batches[rank::world]]
+    if batches and len(mine) * world < len(batches):
+        compute(batches[0])  # where weights are divided, each forward pass gathers them: all must run equally many
     everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, [compute(batch) for batch in batches[rank::world]])
+    dist.all_gather_object(everyone, mine)
     return [everyone[number % world][number // world] for number in range(len(batches))]
