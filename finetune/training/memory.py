@@ -39,13 +39,14 @@ def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int
             job.model.zero_grad(set_to_none=True)
 
     def fits_on_gpu(rows: int) -> bool:
+        room: list[torch.Tensor] = []
         try:
-            room = torch.empty(moments, dtype=torch.uint8, device=device)
+            room.append(torch.empty(moments, dtype=torch.uint8, device=device))
             run(rows)
         except torch.OutOfMemoryError:
             return False
         finally:
-            room = None  # noqa: F841  # frees it
+            room.clear()
             torch.cuda.empty_cache()
         return True
 
