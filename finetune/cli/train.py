@@ -1,11 +1,11 @@
 """The commands that train: run, classify and compare-architectures."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune.cli.options import (
+    RUNS,
     DryRunOption,
     EncodingOption,
     FreshOption,
@@ -29,8 +29,6 @@ from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
-
-RUNS = Path("runs")
 
 
 def run(
