@@ -130,6 +130,11 @@ class Train(Settings):
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
     )
+    tracker: Literal["off", "tensorboard", "trackio"] = Field(
+        "off",
+        description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
+        "trackio: trackio's local database; no text is sent",
+    )
     checkpoint_blocks: bool = Field(
         False,
         description="activation checkpointing: keep only each block's input, and run the block again in the backward pass; "

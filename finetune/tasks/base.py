@@ -32,6 +32,7 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
 from finetune.training.job import Job
+from finetune.training.tracking import check_tracker
 from finetune.training.trainable import Trainable, adapt, check_shared_blocks, freeze
 from finetune.training.trial import Probe, choose
 
@@ -110,6 +111,7 @@ class Task(ABC, Generic[P, B, M, E]):
                 got=f"train.metric={recipe.train.metric}",
                 known=", ".join(self.metrics),
             )
+        check_tracker(recipe.train)
         if recipe.train.method == FEATURES and not self.solvable:
             raise RecipeError(
                 "method features is for classifiers of texts",
