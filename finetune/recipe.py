@@ -188,6 +188,11 @@ class Evaluate(Settings):
         le=100,
         description="trainings with different seeds, from train.seed on, each measured on the test rows",
     )
+    slice_by: str | None = Field(
+        None,
+        description="a column of pairs, or a field of instruction records, such as a source: each of its values is a slice "
+        "of the test rows",
+    )
     choose: Literal["model", "best"] = Field(
         "model",
         description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
@@ -213,6 +218,15 @@ class Evaluate(Settings):
             if len(row) != len(costs or ()) or row[at] != 0 or any(cost <= 0 for cost in (*row[:at], *row[at + 1 :])):
                 raise ValueError("a square of numbers, 0 on the diagonal and above 0 elsewhere")
         return costs
+
+
+class Report(Settings):
+    """What the report of a run shows."""
+
+    texts: bool = Field(
+        True,
+        description="show texts of the data, such as errors and samples; false: leave all of them out, for sharing",
+    )
 
 
 class Shape(Settings):
@@ -293,6 +307,7 @@ class RunSettings(Settings):
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     shape: Shape = Shape()
 
     @field_validator("task")

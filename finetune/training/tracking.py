@@ -58,7 +58,7 @@ class Tracking:
 
 def numbers_of(values: dict) -> dict[str, float]:
     """The finite numbers and truth values of a dict, those of a dict inside it as ``outer/inner``."""
-    found = {}
+    found: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             found |= {f"{key}/{inner}": number for inner, number in numbers_of(value).items()}

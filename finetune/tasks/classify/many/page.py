@@ -14,6 +14,7 @@ from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.many.score import ManyEvaluation
 from finetune.tasks.classify.page import all_metrics, comparison, errors, leakage, tiles
 from finetune.tasks.classify.score import verdict
+from finetune.tasks.classify.seeds_section import seeds_section
 
 _LISTED = 40  # labels in the table; of more, those with the lowest F1
 
@@ -28,6 +29,7 @@ def page(files: Files[ManyEvaluation, ClassifierCard]) -> PageContent:
         tiles(evaluation),
         [
             comparison(evaluation, files.train),
+            *seeds_section(evaluation.seeds),
             all_metrics(evaluation),
             per_label_section(evaluation),
             sets(evaluation),
