@@ -17,6 +17,7 @@ from finetune.errors import RecipeError
 from finetune.tasks import TASKS
 
 FEATURES = "features"
+FSDP = "fsdp"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
 AIMS = ("half", "max-f1", "cost")
 AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
@@ -134,6 +135,11 @@ class Train(Settings):
         "off",
         description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
         "trackio: trackio's local database; no text is sent",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
+        "moment (FSDP2), for models that do not fit on one GPU",
     )
     checkpoint_blocks: bool = Field(
         False,

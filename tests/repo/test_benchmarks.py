@@ -249,3 +249,15 @@ def test_the_table_at_the_top_is_made_of_the_recorded_rows(root, monkeypatch, tm
         short.record([replace(row, ratio=ratio), replace(row, machine="there")])
     assert [own.ratio for own in short.read_rows(short.ROWS)] == [3.0, 2.0]
     assert short.PAGE.read_text(encoding="utf-8").endswith(short.section(short.read_rows(short.ROWS)) + "\nmore\n")
+
+
+def test_the_table_of_scaling_is_what_its_script_computes(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    scaling = importlib.import_module("scaling")
+    assert scaling.table() in (root / "docs" / "scaling.md").read_text(encoding="utf-8")
+    link = scaling.Link("", within=1e9, between=1e9)
+    assert scaling.efficiency(1e9, 1000, 1, link) == 1  # alone, nothing is sent
+    computed, waited = scaling.step_seconds(1e9, 1000, 2, link)  # 4 GB over 1 GB/s, two turns of 160 buckets
+    assert computed == pytest.approx(6e12 / (0.4 * 989e12)) and waited == pytest.approx(
+        4 + 2 * 10e-6 * 160 - computed * 2 / 3
+    )
