@@ -10,6 +10,7 @@ from finetune.report.blocks import Code, Section, Table, Text
 from finetune.report.build import build_report
 from finetune.report.quotes import quoting_note, without_quotes
 from finetune.tasks.classify.page import PAGE
+from finetune.tasks.pretrain import page as language
 from tests.unit.report.conftest import write_evidence
 
 TEXTS = [f"secret{at} of a person" for at in range(8)]
@@ -60,3 +61,13 @@ def test_columns_and_blocks_that_quote_are_dropped_and_the_others_keep_their_loo
     assert without_quotes(plain) is plain and quoting_note([plain], "run") == ""
     assert "test texts" in quoting_note([section], "run") and "training" not in quoting_note([section], "run")
     assert "training rows" in quoting_note([plain, replace(section, training=True)], "run")
+
+
+def test_a_language_models_samples_are_left_out(language_run):
+    recipe = json.loads((language_run / "recipe.json").read_text())
+    for texts in (True, False):
+        (language_run / "recipe.json").write_text(json.dumps(recipe | {"report": {"texts": texts}}))
+        index = build_report(language_run, {"pretrain": language.PAGE})
+        for path in (index, index.parent / "report.md"):
+            page = path.read_text(encoding="utf-8")
+            assert ("Meridian" in page, "is the city" in page) == (texts, texts) and "Before and after" in page
