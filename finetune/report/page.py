@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from finetune.evaluation.explanations import Explanations
@@ -12,7 +12,7 @@ from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
 from finetune.report.blocks import Notice, PageContent, Section, Tile
 from finetune.report.inputs import AttentionMap, Errors, TrainingLog
-from finetune.report.quotes import LEFT_OUT, quoting_note, without_quotes
+from finetune.report.quotes import LEFT_OUT, quoting_note, sharing, without_quotes
 
 E = TypeVar("E", bound=Measured)
 C = TypeVar("C", bound=DataOrigin)
@@ -63,11 +63,14 @@ def make_page(
     run = provenance.what_was_run(
         files.name, _settings(files.recipe, evaluation.task), _descriptions(), files.stages, evaluation.weights
     )
-    sections = [*sections, run, *(use or []), *provenance.licence(card)]
-    texts = files.recipe.get("report.texts", True)
-    note = quoting_note(sections, files.name) if texts else LEFT_OUT
-    if not texts:
-        sections = list(map(without_quotes, sections))
+    further = [*(use or []), *provenance.licence(card)]
+    if not files.recipe.get("report.texts", True):
+        note, sections = LEFT_OUT, [*map(without_quotes, sections), run, *map(without_quotes, further)]
+    else:
+        note = quoting_note([*sections, *further])
+        begin, end = run.blocks[:2], run.blocks[2:]  # how to reproduce the run; the weights and all else
+        run = replace(run, blocks=[*begin, *(sharing(files.name) if note else []), *end])
+        sections = [*sections, run, *further]
     return PageContent(
         kind=kind,
         name=files.name,

@@ -4,22 +4,25 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetune.report.blocks import Section, Table, Text
+from finetune.report.blocks import Code, Section, Table, Text
 
 LEFT_OUT = "This page shows no texts of the data (report.texts = false). Names of labels, columns and groups are shown."
 _HERE = "The texts of this section are left out (report.texts = false)."
 
 
-def quoting_note(sections: Sequence[Section], name: str) -> str:
-    """Whose texts a page shows, and how to have it without them; "" for a page without texts. name: the run's."""
+def quoting_note(sections: Sequence[Section]) -> str:
+    """Whose texts a page shows; "" for a page without texts."""
     quoting = [section for section in sections if _quotes(section)]
     if not quoting:
         return ""
     rows = "texts of your data, some of them training rows" if any(own.training for own in quoting) else "test texts"
-    command = shlex.join(
-        ["finetune", "run", f"runs/{name}/recipe.json", "--set", "report.texts=false", "--name", f"{name}-shared"]
-    )
-    return f"This page shows {rows}. To share it without them, run: {command}"
+    return f"This page shows {rows}. Run details has the command for a page without them, to share."
+
+
+def sharing(name: str) -> list[Text | Code]:
+    """The command for a page without texts. name: the run's."""
+    shown = ["finetune", "run", f"runs/{name}/recipe.json", "--set", "report.texts=false", "--name", f"{name}-shared"]
+    return [Text("To make this page without texts of the data, for sharing:"), Code(shlex.join(shown))]
 
 
 def without_quotes(section: Section) -> Section:

@@ -31,7 +31,7 @@ from finetune.training.token_rows import encode
 ERRORS = 10  # wrong predictions that are explained, the most confident ones
 SPANS = (16, 64)  # pieces of a text that are hidden one by one, at least and at most; a longer text has longer pieces
 SHOWN_SPANS, SHOWN_NEIGHBOURS = 5, 3
-CHANGED = (60, 200)  # test rows that are changed
+CHANGED = (40, 200)  # test rows that are changed
 COMPARED = (150, 2000)  # training rows whose hidden states are compared
 SEARCHED = 20_000  # training rows whose words are compared, to choose those
 SHARES = (0.5, 0.2, 0.3)  # of the tokens: for changes, hidden states and occlusion

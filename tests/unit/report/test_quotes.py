@@ -58,9 +58,9 @@ def test_columns_and_blocks_that_quote_are_dropped_and_the_others_keep_their_loo
     assert kept.columns == ["Row", "Label", "n"] and kept.rows == [["0", "ham", "3"]] and kept.numbers == {0, 2}
     assert command.text == 'finetune "a text"' and text == Text("kept") and "report.texts = false" in note.text
     plain = Section("id", "Title", [Text("kept")])
-    assert without_quotes(plain) is plain and quoting_note([plain], "run") == ""
-    assert "test texts" in quoting_note([section], "run") and "training" not in quoting_note([section], "run")
-    assert "training rows" in quoting_note([plain, replace(section, training=True)], "run")
+    assert without_quotes(plain) is plain and quoting_note([plain]) == ""
+    assert "test texts" in quoting_note([section]) and "training" not in quoting_note([section])
+    assert "training rows" in quoting_note([plain, replace(section, training=True)])
 
 
 def test_a_language_models_samples_are_left_out(language_run):

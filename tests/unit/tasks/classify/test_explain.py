@@ -119,7 +119,7 @@ def test_the_effort_is_about_a_pass_over_the_training_rows_within_limits():
         assert read <= 1.01 * rows * tokens
         assert effort.changed == 200 and effort.pieces == 64
     small = explain.Effort.of([25] * 300, [25] * 100)
-    assert (small.changed, small.compared, small.pieces) == (60, 150, 16)
+    assert (small.changed, small.compared, small.pieces) == (40, 150, 16)
     between = explain.Effort.of([20] * 1600, [20] * 200)
     assert (between.changed, between.compared, between.pieces) == (100, 320, 48)
 
