@@ -29,15 +29,15 @@ from finetune.report.blocks import (
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
-from finetune.tasks.classify.choice_section import choice_section
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.data_section import data_section
-from finetune.tasks.classify.decision_section import decision_section
-from finetune.tasks.classify.explanation_sections import explanation_sections, near_duplicates
-from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, subject, verdict
-from finetune.tasks.classify.seeds_section import seeds_section
+from finetune.tasks.classify.sections.choice import choice_section
+from finetune.tasks.classify.sections.data import data_section
+from finetune.tasks.classify.sections.decisions import decision_section
+from finetune.tasks.classify.sections.explanations import explanation_sections, near_duplicates
+from finetune.tasks.classify.sections.labels import suspects_section
+from finetune.tasks.classify.sections.seeds import seeds_section
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
 _WORST = 20

@@ -11,8 +11,8 @@ from finetune.report.metric_text import metric_interval, metric_text, metric_val
 from finetune.report.slices import slices_section
 from finetune.tables.codes import GUIDE
 from finetune.tables.findings import Finding, without_muted
-from finetune.tasks.classify.explanation_findings import evaluation_findings
 from finetune.tasks.classify.score import LabelledEvaluation
+from finetune.tasks.classify.sections.findings import evaluation_findings
 
 _TEXT = 100  # characters of a training text
 
