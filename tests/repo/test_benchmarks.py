@@ -1,6 +1,7 @@
 """The tables of benchmarks/README.md are what the scripts make of the rows, and their intervals are right."""
 
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -261,3 +262,19 @@ def test_the_table_of_scaling_is_what_its_script_computes(root, monkeypatch):
     assert computed == pytest.approx(6e12 / (0.4 * 989e12)) and waited == pytest.approx(
         4 + 2 * 10e-6 * 160 - computed * 2 / 3
     )
+
+
+def test_the_tables_of_exports_are_made_of_the_recorded_rows(scripts, root):
+    shared = scripts["few_labels"]
+    parity, answers = importlib.import_module("export_parity"), importlib.import_module("gguf_answers")
+    rows = shared.read_rows(parity.ROWS)
+    assert shared.section_of(parity.PAGE, "export_parity") == parity.table(rows) and all(map(parity.held, rows))
+    cases = {(row["shape"], row["labels"], row["method"]) for row in rows}
+    assert cases >= set(itertools.product(["mini"], parity.LABELS, parity.METHODS)) and len(cases) == len(rows)
+    assert all(("peft" in row["programs"]) is (row["method"] == "lora") for row in rows)
+    off = rows[0] | {"programs": {"peft": rows[0]["programs"]["transformers"] | {"logits": 2e-4}}}
+    assert not parity.held(off) and f"{len(rows) - 1} cases below 0.0001" in parity.table([off, *rows[1:]])
+    found = shared.read_rows(answers.ROWS)
+    assert shared.section_of(answers.PAGE, "gguf_answers") == answers.table(found)
+    assert {(row["style"], row["width"]) for row in found} <= set(itertools.product(answers.STYLES, answers.WIDTHS))
+    assert all(row["same"] == row["prompts"] == 100 for row in found if row["width"] == "f32")
