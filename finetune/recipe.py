@@ -132,6 +132,11 @@ class Train(Settings):
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
     )
+    tracker: Literal["off", "tensorboard", "trackio"] = Field(
+        "off",
+        description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
+        "trackio: trackio's local database; no text is sent",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
@@ -195,6 +200,11 @@ class Evaluate(Settings):
         le=100,
         description="trainings with different seeds, from train.seed on, each measured on the test rows",
     )
+    slice_by: str | None = Field(
+        None,
+        description="a column of pairs, or a field of instruction records, such as a source: each of its values is a slice "
+        "of the test rows",
+    )
     choose: Literal["model", "best"] = Field(
         "model",
         description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
@@ -220,6 +230,15 @@ class Evaluate(Settings):
             if len(row) != len(costs or ()) or row[at] != 0 or any(cost <= 0 for cost in (*row[:at], *row[at + 1 :])):
                 raise ValueError("a square of numbers, 0 on the diagonal and above 0 elsewhere")
         return costs
+
+
+class Report(Settings):
+    """What the report of a run shows."""
+
+    texts: bool = Field(
+        True,
+        description="show texts of the data, such as errors and samples; false: leave all of them out, for sharing",
+    )
 
 
 class Shape(Settings):
@@ -300,6 +319,7 @@ class RunSettings(Settings):
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     shape: Shape = Shape()
 
     @field_validator("task")
