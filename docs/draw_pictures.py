@@ -33,7 +33,7 @@ DRAWN = {  # kind of picture -> its files, without the ending
     "positions": ["positions-alibi"],
     "attention": ["attention-layer-3-head-1", "attention-overview"],
     "masks": ["masks-causal"],
-    "architectures": ["architectures-decoder-only", "architectures-encoder-decoder"],
+    "architectures": ["architectures-decoder-only", "architectures-encoder-decoder", "architectures-norms"],
     "schedule": ["schedule"],
     "sampling": ["sampling-temperature"],
     "beams": ["beams"],

@@ -17,6 +17,7 @@ from finetune.errors import RecipeError
 from finetune.tasks import TASKS
 
 FEATURES = "features"
+FSDP = "fsdp"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
 AIMS = ("half", "max-f1", "cost")
 AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
@@ -129,6 +130,11 @@ class Train(Settings):
         "auto",
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
+        "moment (FSDP2), for models that do not fit on one GPU",
     )
     checkpoint_blocks: bool = Field(
         False,
@@ -249,11 +255,13 @@ class Shape(Settings):
     activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
     tied: bool | None = Field(None, description="tie the output matrix to the token embedding")
     biases: bool | None = Field(None, description="biases in the linear layers")
-    attention: Literal["full", "local"] = Field(
-        "full", description="full: a token attends to all tokens before it; local: only to those in its window"
+    attention: Literal["full", "local", "strided"] = Field(
+        "full",
+        description="full: a token attends to all tokens before it; local: only to those in its window; strided: also to "
+        "those at every multiple of the window before it",
     )
     window: int = Field(
-        128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
+        128, ge=1, le=1 << 17, description="window of local and strided attention in tokens, including the token itself"
     )
     shared_blocks: bool = Field(False, description="all layers use the weights of one block")
 
@@ -337,9 +345,9 @@ def check_shape(recipe: "Recipe") -> None:
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
         )
-    if recipe.shape.window != Shape().window and recipe.shape.attention != "local":
+    if recipe.shape.window != Shape().window and recipe.shape.attention == "full":
         raise RecipeError(
-            "shape.window is used only with shape.attention=local",
+            "shape.window is used only with shape.attention=local or strided",
             got=f"shape.attention={recipe.shape.attention}",
             do="Leave it out, or give --set shape.attention=local.",
         )

@@ -31,7 +31,7 @@ def code_lines(text: str) -> list[str]:
 
 def words_after(command: str, line: str) -> list[list[str]]:
     """What follows each call of `command` in a line of code, comments and other commands cut off."""
-    call = rf"(?:^|[\s;&|$(])(?:\S*bin/)?{command}((?: [^\n;&|)#]*)?)(?=$|[;&|)#])"
+    call = rf"(?:^|(?<!--rdzv-id)[\s;&|$(])(?:\S*bin/)?{command}((?: [^\n;&|)#]*)?)(?=$|[;&|)#])"
     found = []
     for rest in re.findall(call, line):
         try:

@@ -175,6 +175,16 @@ def test_site_has_the_docstrings_of_the_python_api(site):
     assert 'id="finetune.TextClassifier"' in page and 'id="finetune.models.gpt.GPT"' in page
 
 
+def test_pictures_come_from_the_script(tmp_path):
+    script = module("draw_pictures")
+    made = {name for names in script.DRAWN.values() for name in names} | set(script.PLOTTED)
+    assert made == {path.stem for path in (DOCS / "pictures").iterdir()}
+    script.draw_into(tmp_path, ["masks", "lora", "classifier"])
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert set(drawn) == {"masks-causal.svg", "lora.svg", "classifier.svg"}
+    assert all(text.lstrip().startswith("<") and "</svg>" in text for text in drawn.values())
+
+
 def test_pictures_of_the_docs_are_small_and_used():
     pictures = [path for path in DOCS.rglob("*") if path.suffix in (".png", ".svg")]
     text = "".join(map(read, PAGES)) + (ROOT / "README.md").read_text(encoding="utf-8")
