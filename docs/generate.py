@@ -33,12 +33,17 @@ from finetune.tasks.seq2seq.score import TargetsEvaluation
 from finetune.tasks.tag.score import TagEvaluation
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-MADE = "<!-- Made by docs/generate.py: change the code, then run it again. -->\n\n"
 
 
 def cell(text: object) -> str:
     """Text for a cell of a table: one line, and nothing that ends the cell or reads as a tag."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def marked(page: str) -> str:
+    """The page with a remark below its title that says how it is made."""
+    title, rest = page.split("\n", 1)
+    return f"{title}\n\n<!-- Made by docs/generate.py: change the code, then run it again. -->\n{rest}"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
@@ -70,7 +75,7 @@ def commands() -> str:
         ]
         if rows:
             parts.append(table(("argument or option", "what it does", "default"), rows))
-    return MADE + "\n".join(parts)
+    return "\n".join(parts)
 
 
 def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -136,7 +141,7 @@ def settings() -> str:
                 f"{sentence(section.__doc__ or '')}{note}\n",
                 table(HEAD, rows_of(section, f"{name}.")),
             ]
-    return MADE + "\n".join(parts)
+    return "\n".join(parts)
 
 
 HEAD = ("key", "values", "default", "what it is")
@@ -208,8 +213,7 @@ def codes() -> str:
         for check in CHECKS
     ]
     return (
-        MADE
-        + "# Finding codes\n\nEach code links to what it means, what to do, and two lines that cause it. A finding that "
+        "# Finding codes\n\nEach code links to what it means, what to do, and two lines that cause it. A finding that "
         "does not stop training can be muted with `--ignore CODE`.\n\n" + table(("code", "name", "meaning", ""), rows)
     )
 
@@ -242,7 +246,7 @@ def schema() -> str:
         known = (base, WrittenEvaluation) if kind is not WrittenEvaluation else (base,)
         parts.append(f"## Of {task}\n\n{sentence(kind.__doc__ or '')}\n\n{fields(kind, known)}")
         parts += [f"### {part.__name__}\n\n{sentence(part.__doc__ or '')}\n\n{fields(part, ())}" for part in more]
-    return MADE + "\n".join(parts)
+    return "\n".join(parts)
 
 
 def fields(kind: type[Record], without: tuple[type, ...]) -> str:
@@ -280,7 +284,7 @@ def main() -> int:
     """Write the pages, or say which are out of date."""
     stale = []
     for name, page in PAGES.items():
-        path, text = REFERENCE / name, page()
+        path, text = REFERENCE / name, marked(page())
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if "--check" not in sys.argv[1:]:

@@ -120,7 +120,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_reference_is_what_the_code_says():
     generate = module("generate")
-    stale = [name for name, page in generate.PAGES.items() if read(f"reference/{name}") != page()]
+    stale = [name for name, page in generate.PAGES.items() if read(f"reference/{name}") != generate.marked(page())]
     assert not stale, f"{stale}: run python docs/generate.py"
 
 
