@@ -45,13 +45,13 @@ def pages_with(pattern: re.Pattern) -> list:
 @pytest.mark.parametrize("page", pages_with(run_code.PYTHON))
 def test_code_of_a_page_prints_what_the_page_says(page):
     for ran in run_code.run_page(read(page)):
-        assert run_code.same(ran.expected, ran.printed), f"docs/{page}:{ran.line}\n{ran.printed}"
+        assert ran.right(), f"docs/{page}:{ran.line}\n{ran.printed}"
 
 
 @pytest.mark.parametrize("page", pages_with(run_code.CONSOLE))
 def test_marked_commands_of_a_page_print_what_it_says(page):
     for ran in run_code.run_commands(read(page)):
-        assert run_code.same(ran.expected, ran.printed), f"docs/{page}:{ran.line}\n{ran.printed}"
+        assert ran.right(), f"docs/{page}:{ran.line}\n{ran.printed}"
 
 
 def test_comparison_of_outputs_sees_a_wrong_number_and_a_wrong_word():
@@ -62,6 +62,9 @@ def test_comparison_of_outputs_sees_a_wrong_number_and_a_wrong_word():
     assert not run_code.same(said, "cost 4.43, 8,192 tokens\n")
     assert run_code.same("first\n...\nlast\n", "first\nany\nlines\nlast\n")
     assert not run_code.same("first\n...\nlast\n", "first\nany\nlines\n")
+    trained = run_code.Ran("loss 0.20\n'a cat'\n", "loss 0.24\n'a dog'\n", 1, trained=True)
+    assert trained.right() and not run_code.Ran("loss 0.20\n", "loss 0.24\n", 1).right()
+    assert not run_code.Ran("loss 0.20\n", "loss 0.40\n", 1, trained=True).right()
 
 
 def test_commands_of_the_pages_parse():
