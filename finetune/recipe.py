@@ -280,11 +280,13 @@ class Shape(Settings):
     activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
     tied: bool | None = Field(None, description="tie the output matrix to the token embedding")
     biases: bool | None = Field(None, description="biases in the linear layers")
-    attention: Literal["full", "local"] = Field(
-        "full", description="full: a token attends to all tokens before it; local: only to those in its window"
+    attention: Literal["full", "local", "strided"] = Field(
+        "full",
+        description="full: a token attends to all tokens before it; local: only to those in its window; strided: also to "
+        "those at every multiple of the window before it",
     )
     window: int = Field(
-        128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
+        128, ge=1, le=1 << 17, description="window of local and strided attention in tokens, including the token itself"
     )
     shared_blocks: bool = Field(False, description="all layers use the weights of one block")
 
@@ -369,9 +371,9 @@ def check_shape(recipe: "Recipe") -> None:
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
         )
-    if recipe.shape.window != Shape().window and recipe.shape.attention != "local":
+    if recipe.shape.window != Shape().window and recipe.shape.attention == "full":
         raise RecipeError(
-            "shape.window is used only with shape.attention=local",
+            "shape.window is used only with shape.attention=local or strided",
             got=f"shape.attention={recipe.shape.attention}",
             do="Leave it out, or give --set shape.attention=local.",
         )

@@ -38,7 +38,7 @@ def export(
     format: Annotated[str, typer.Option(help=f"What to write: {', '.join(FORMATS)}.")] = "hf",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
     quantize: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0.")
+        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0, q4_0.")
     ] = None,
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="hf: compare a classifier on all test texts, not on a sample.")
