@@ -132,6 +132,11 @@ class Train(Settings):
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
     )
+    tracker: Literal["off", "tensorboard", "trackio"] = Field(
+        "off",
+        description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
+        "trackio: trackio's local database; no text is sent",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
@@ -195,6 +200,11 @@ class Evaluate(Settings):
         le=100,
         description="trainings with different seeds, from train.seed on, each measured on the test rows",
     )
+    slice_by: str | None = Field(
+        None,
+        description="a column of pairs, or a field of instruction records, such as a source: each of its values is a slice "
+        "of the test rows",
+    )
     choose: Literal["model", "best"] = Field(
         "model",
         description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
@@ -220,6 +230,15 @@ class Evaluate(Settings):
             if len(row) != len(costs or ()) or row[at] != 0 or any(cost <= 0 for cost in (*row[:at], *row[at + 1 :])):
                 raise ValueError("a square of numbers, 0 on the diagonal and above 0 elsewhere")
         return costs
+
+
+class Report(Settings):
+    """What the report of a run shows."""
+
+    texts: bool = Field(
+        True,
+        description="show texts of the data, such as errors and samples; false: leave all of them out, for sharing",
+    )
 
 
 class Shape(Settings):
@@ -261,11 +280,13 @@ class Shape(Settings):
     activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
     tied: bool | None = Field(None, description="tie the output matrix to the token embedding")
     biases: bool | None = Field(None, description="biases in the linear layers")
-    attention: Literal["full", "local"] = Field(
-        "full", description="full: a token attends to all tokens before it; local: only to those in its window"
+    attention: Literal["full", "local", "strided"] = Field(
+        "full",
+        description="full: a token attends to all tokens before it; local: only to those in its window; strided: also to "
+        "those at every multiple of the window before it",
     )
     window: int = Field(
-        128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
+        128, ge=1, le=1 << 17, description="window of local and strided attention in tokens, including the token itself"
     )
     shared_blocks: bool = Field(False, description="all layers use the weights of one block")
 
@@ -300,6 +321,7 @@ class RunSettings(Settings):
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     shape: Shape = Shape()
 
     @field_validator("task")
@@ -349,9 +371,9 @@ def check_shape(recipe: "Recipe") -> None:
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
         )
-    if recipe.shape.window != Shape().window and recipe.shape.attention != "local":
+    if recipe.shape.window != Shape().window and recipe.shape.attention == "full":
         raise RecipeError(
-            "shape.window is used only with shape.attention=local",
+            "shape.window is used only with shape.attention=local or strided",
             got=f"shape.attention={recipe.shape.attention}",
             do="Leave it out, or give --set shape.attention=local.",
         )

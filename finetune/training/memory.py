@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from finetune.machine import latest_peak_bytes, peak_memory_bytes, release_memory, reset_peak_memory
 from finetune.recipe import Train
@@ -39,14 +40,14 @@ def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int
             job.model.zero_grad(set_to_none=True)
 
     def fits_on_gpu(rows: int) -> bool:
-        room: list[torch.Tensor] = []
+        room: Tensor | None = None
         try:
-            room.append(torch.empty(moments, dtype=torch.uint8, device=device))
+            room = torch.empty(moments, dtype=torch.uint8, device=device)
             run(rows)
         except torch.OutOfMemoryError:
             return False
         finally:
-            room.clear()
+            del room  # frees it
             torch.cuda.empty_cache()
         return True
 

@@ -94,6 +94,7 @@ class LabelledEvaluation(Evaluation):
     aim: str
     temperature: float
     long_texts: LongTexts | None = None  # of the test rows
+    seeds: Seeds | None = None  # of several trainings; everything else is of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,6 @@ class ClassifierEvaluation(LabelledEvaluation):
     reliability: list[ReliabilityBin]
     curves: Curves
     decision: Decision
-    seeds: Seeds | None = None  # of several trainings; everything else is of the first
     choice: Choice | None = None  # None without evaluate.choose = best
     model: "ClassifierEvaluation | None" = None  # the model's own, if another won
 
