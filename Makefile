@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all test-faults verify-resume check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all test-faults mutate verify-resume check smoke bench doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -63,6 +63,9 @@ test-all: setup-dev ## every test
 test-faults: setup-dev ## kill runs, damage files, fill the disk: the campaigns of docs/reliability.md, an hour or two
 	@for campaign in kills fuzz disk suites; do \
 		$(PY) tests/faults/campaigns/$$campaign.py $$(test $$campaign = kills && echo --tries 100) || exit; done
+
+mutate: setup-dev ## plant 300 small faults in the code, one at a time: which do the tests notice? an hour or more
+	@$(PY) tests/mutants/mutate.py $(ARGS)
 
 verify-resume: setup ## see for yourself, in about two minutes: killed runs go on to the bits of an unbroken one
 	@$(PY) tests/faults/campaigns/kills.py --seconds 100

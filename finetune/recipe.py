@@ -7,7 +7,7 @@ This module defines the sections that every run has. Each task and comparison de
 import re
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator
 
@@ -19,6 +19,7 @@ from finetune.tasks import TASKS
 FEATURES = "features"
 FSDP = "fsdp"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
+MICRO_BATCH_TOKENS = 4096
 AIMS = ("half", "max-f1", "cost")
 AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
 
@@ -80,10 +81,10 @@ class Train(Settings):
     )
     max_steps: int | None = Field(None, ge=1, description="maximum number of optimizer steps; by default unlimited")
     batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
-    micro_batch_tokens: int = Field(
-        4096,
-        ge=1,
-        description="tokens per forward pass, including padding; a step with more tokens accumulates gradients",
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        MICRO_BATCH_TOKENS,
+        description="tokens per forward pass, including padding; a step with more tokens accumulates gradients; auto: as "
+        "many as fit in memory, tried before a run's first step in one process",
     )
     lr: float | None = Field(None, gt=0, description="peak learning rate; the default depends on weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="final learning rate, as a fraction of the peak")
@@ -150,6 +151,11 @@ class Train(Settings):
     threads: int = Field(
         0, ge=0, description="CPU threads; 0: all cores. Results are bit-identical only for the same number"
     )
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """The tokens of a forward pass; the default where `auto` has not been tried."""
+        return MICRO_BATCH_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     @property
     def chosen_lr(self) -> float:

@@ -293,7 +293,7 @@ def probe_training(
     """The steps that a dry run measures, with a validation of a single forward pass, the largest one."""
     whole, lengths = build(train, val), val.lengths()
     largest = max(
-        micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),
+        micro_batches(list(range(len(lengths))), lengths, settings.tokens_per_pass),
         key=lambda rows: len(rows) * lengths[rows[-1]],
     )
     return Probe(build(train, val.take(largest)), choose(whole.lengths, settings), whole)

@@ -225,7 +225,7 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
     per_epoch, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
     return Plan(
-        [batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches],
+        [batch_size(rows, job.lengths, settings.tokens_per_pass) for rows in batches],
         steps,
         len(validated_steps(per_epoch, steps, settings.evaluations_per_epoch)),
         job.validation_tokens,
@@ -265,7 +265,7 @@ def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Opt
     optimizers = build_optimizers(
         job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
     )
-    return accelerator, optimizers, FirstSteps(job.lengths, settings.micro_batch_tokens, accelerator.device)
+    return accelerator, optimizers, FirstSteps(job.lengths, settings.tokens_per_pass, accelerator.device)
 
 
 def set_threads(asked: int) -> int:

@@ -371,7 +371,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         model, settings, trainable = setup.model, setup.settings, setup.trainable
         train, val = (part.by_piece() for part in run_examples(run, ("train", "val"), self.targets).values())
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
-        budget = settings.micro_batch_tokens
+        budget = settings.tokens_per_pass
         chosen = choose(lengths, settings)
         rows = [row for batch in chosen for row in batch]
         largest = max(

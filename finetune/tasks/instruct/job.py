@@ -46,7 +46,7 @@ def build_job(
         return module(*tensors)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return measure(module, val, settings.micro_batch_tokens, device)
+        return measure(module, val, settings.tokens_per_pass, device)
 
     return Job(
         model,

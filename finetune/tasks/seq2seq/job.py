@@ -76,7 +76,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         return module(*tensors)
 
     def validate(module: Family) -> dict[str, float]:
-        nats, right = teacher_forced(module, val, settings.micro_batch_tokens, device)
+        nats, right = teacher_forced(module, val, settings.tokens_per_pass, device)
         loss, count = float(nats.sum()) / sum(val.loss_tokens()), sum(val.loss_tokens())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
 
