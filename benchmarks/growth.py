@@ -1,8 +1,8 @@
 """How the cost of a training grows with rows, length, trained blocks, classes and model size, with fitted exponents.
 
 Whole trainings of one epoch on random ids, processor seconds on one thread; the exponent is the slope of a straight line
-through the logarithms, over the larger half of the points, where fixed costs matter least. Writes growth.json and
-growth.png.
+through the logarithms, over the larger half of the points, where fixed costs matter least. Writes growth.json, growth.png
+and its section of README.md.
 
     python benchmarks/growth.py
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import few_labels
 import matplotlib
 import numpy as np
 import torch
@@ -78,6 +79,27 @@ def main() -> None:
         {"processor": processor_name(), "instruction_set": instruction_set(), "base": BASE, "axes": found},
     )
     draw(found, here / "growth.png")
+    few_labels.write_section(here / "README.md", "growth", section(found))
+
+
+def section(found: dict) -> str:
+    """The section of README.md."""
+    lines = [
+        "## How the cost grows",
+        "",
+        f"Processor seconds of a training of one epoch, one thread of an {processor_name()} ({instruction_set()}), fp32, random "
+        f"ids; where an axis does not say otherwise, {BASE['rows']} rows of {BASE['length']} tokens, {BASE['blocks']} blocks of "
+        f"width {BASE['width']}, all of them trained, and {BASE['classes']} classes. Exponent: of the larger half of the points.",
+        "",
+        "    python benchmarks/growth.py",
+        "",
+        "| axis | values | CPU seconds | exponent |",
+        "|---|---|---|---:|",
+    ]
+    for axis, own in found.items():
+        values, took = ", ".join(f"{x:,}" for x in own["x"]), ", ".join(f"{y:.2f}" for y in own["seconds"])
+        lines.append(f"| {UNITS.get(axis, 'parameters of the blocks')} | {values} | {took} | {own['exponent']:.2f} |")
+    return "\n".join([*lines, "", "![Cost by rows, length, trained blocks, classes and parameters](growth.png)"])
 
 
 def draw(found: dict, path: Path) -> None:
