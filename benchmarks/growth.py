@@ -102,16 +102,27 @@ def section(found: dict) -> str:
     return "\n".join([*lines, "", "![Cost by rows, length, trained blocks, classes and parameters](growth.png)"])
 
 
+def short(number: int) -> str:
+    """A number as the axis shows it: 512, 4k, 7.1M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.{0 if number >= 10 * size else 1}f}{unit}"
+    return str(number)
+
+
 def draw(found: dict, path: Path) -> None:
     """One panel for each axis."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), constrained_layout=True)
+    figure, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), sharey=True, constrained_layout=True)
     for panel, (axis, own) in zip(panels, found.items(), strict=True):
         panel.loglog(own["x"], own["seconds"], marker="o")
+        panel.minorticks_off()
+        panel.set_xticks(own["x"], [short(x) for x in own["x"]])
         panel.set_title(f"exponent {own['exponent']:.2f}", fontsize=10)
         panel.set_xlabel(UNITS.get(axis, "parameters of the blocks"))
+    panels[0].set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
     panels[0].set_ylabel("CPU seconds")
     figure.savefig(path, dpi=80)
 
