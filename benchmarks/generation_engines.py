@@ -25,7 +25,7 @@ from finetune.models.packed import int8_decoder
 from finetune.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
 
 Tokens = list[list[int]]
-PLAIN = "transformers"
+PLAIN, NOT_COMPILED = "transformers", "finetune, not compiled"
 
 
 @dataclass
@@ -74,8 +74,8 @@ def engines(folder: Path, layers: int, batch: int, threads: int, widths: list[st
         size = matrices * kind.itemsize
         yield Engine(PLAIN, width, size, _transformers(theirs))
         model = load_ours(folder, layers).to(kind)
-        yield Engine("finetune", width, size, _ours(model))
-        yield Engine("finetune, compiled", width, size, _decoder(CompiledGPT(model)))
+        yield Engine(NOT_COMPILED, width, size, _not_compiled(model))
+        yield Engine("finetune", width, size, _decoder(CompiledGPT(model)))
     if "int8" in widths:
         yield Engine("finetune, int8", "int8", matrices, _decoder(int8_decoder(ours)))
     if find_spec("ctranslate2"):
@@ -99,8 +99,10 @@ def _transformers(model: Any) -> Callable[[Tokens, int], Tokens]:
     return write
 
 
-def _ours(model: GPT) -> Callable[[Tokens, int], Tokens]:
-    return lambda prompts, new: model.generate(torch.tensor(prompts), new, temperature=0)[:, len(prompts[0]) :].tolist()
+def _not_compiled(model: GPT) -> Callable[[Tokens, int], Tokens]:
+    return lambda prompts, new: model.generate(torch.tensor(prompts), new, temperature=0, compiled=False)[
+        :, len(prompts[0]) :
+    ].tolist()
 
 
 def _decoder(decoder: Decoder[Any]) -> Callable[[Tokens, int], Tokens]:

@@ -1,8 +1,8 @@
 """How the cost of a training grows with rows, length, trained blocks, classes and model size, with fitted exponents.
 
 Whole trainings of one epoch on random ids, processor seconds on one thread; the exponent is the slope of a straight line
-through the logarithms, over the larger half of the points, where fixed costs matter least. Writes growth.json and
-growth.png.
+through the logarithms, over the larger half of the points, where fixed costs matter least. Writes growth.json, growth.png
+and its section of README.md.
 
     python benchmarks/growth.py
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import few_labels
 import matplotlib
 import numpy as np
 import torch
@@ -78,6 +79,35 @@ def main() -> None:
         {"processor": processor_name(), "instruction_set": instruction_set(), "base": BASE, "axes": found},
     )
     draw(found, here / "growth.png")
+    few_labels.write_section(here / "README.md", "growth", section(found))
+
+
+def section(found: dict) -> str:
+    """The section of README.md."""
+    lines = [
+        "## How the cost grows",
+        "",
+        f"Processor seconds of a training of one epoch, one thread of an {processor_name()} ({instruction_set()}), fp32, random "
+        f"ids; where an axis does not say otherwise, {BASE['rows']} rows of {BASE['length']} tokens, {BASE['blocks']} blocks of "
+        f"width {BASE['width']}, all of them trained, and {BASE['classes']} classes. Exponent: of the larger half of the points.",
+        "",
+        "    python benchmarks/growth.py",
+        "",
+        "| axis | values | CPU seconds | exponent |",
+        "|---|---|---|---:|",
+    ]
+    for axis, own in found.items():
+        values, took = ", ".join(f"{x:,}" for x in own["x"]), ", ".join(f"{y:.2f}" for y in own["seconds"])
+        lines.append(f"| {UNITS.get(axis, 'parameters of the blocks')} | {values} | {took} | {own['exponent']:.2f} |")
+    return "\n".join([*lines, "", "![Cost by rows, length, trained blocks, classes and parameters](growth.png)"])
+
+
+def short(number: int) -> str:
+    """A number as the axis shows it: 512, 4k, 7.1M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.{0 if number >= 10 * size else 1}f}{unit}"
+    return str(number)
 
 
 def draw(found: dict, path: Path) -> None:
@@ -85,11 +115,14 @@ def draw(found: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), constrained_layout=True)
+    figure, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), sharey=True, constrained_layout=True)
     for panel, (axis, own) in zip(panels, found.items(), strict=True):
         panel.loglog(own["x"], own["seconds"], marker="o")
+        panel.minorticks_off()
+        panel.set_xticks(own["x"], [short(x) for x in own["x"]])
         panel.set_title(f"exponent {own['exponent']:.2f}", fontsize=10)
         panel.set_xlabel(UNITS.get(axis, "parameters of the blocks"))
+    panels[0].set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
     panels[0].set_ylabel("CPU seconds")
     figure.savefig(path, dpi=80)
 

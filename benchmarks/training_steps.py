@@ -1,8 +1,10 @@
-"""Optimizer steps of a classifier on all weights: ours, and a plain loop with transformers' model at its best settings.
+"""Optimizer steps of a classifier on all weights: ours, and plain loops with transformers' model as its Trainer would.
 
-Both take the same rows of the bundled spam sample in the same order, sorted by length within the same pools and padded to
-the longest of the batch, which is what group_by_length gives; torch's fused AdamW, clipping at 1, fp32. The steps are
-stratified by length: every part takes as many short batches as long ones. Used by short.py, and alone:
+Ours and `best` take the same rows of the bundled spam sample in the same batches, sorted by length within pools and padded
+to the longest of the batch, which is what group_by_length gives; `default` takes the Trainer's default, batches of eight in
+random order, padded likewise. All use torch's fused AdamW, clipping at 1 and fp32; the plain loops leave out what the
+Trainer itself does around a step, which favours them. The steps are stratified by length: as many short batches as long
+ones. Seconds of the processor, and real tokens, without padding. Used by short.py, and alone:
 
     python benchmarks/training_steps.py --weights FOLDER --steps 30 --rounds 5
 """
@@ -12,6 +14,7 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -28,7 +31,7 @@ from finetune.training.step import EagerSteps
 from finetune.training.token_rows import encode
 from finetune.training.trainable import freeze
 
-BATCH = 16
+BATCH, DEFAULT_BATCH = 16, 8
 
 
 def sample_rows(tokenizer: Tokenizer) -> Examples:
@@ -43,8 +46,14 @@ def sample_rows(tokenizer: Tokenizer) -> Examples:
     )
 
 
-def alternate(weights: Path, steps: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of `steps` steps, ours and theirs, once a round in turn."""
+def stratified(batches: list[list[int]], lengths: list[int], count: int) -> list[list[int]]:
+    """So many of the batches, evenly from the shortest to the longest."""
+    ordered = sorted(batches, key=lambda batch: max(lengths[row] for row in batch))
+    return [ordered[at] for at in np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)]
+
+
+def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
+    """Real tokens per processor second of `steps` steps: ours, best and default, once a round in turn."""
     rows = sample_rows(Tokenizer.from_directory(weights))
     model = build_model(load_checkpoint(weights).gpt, 2, 0)
     settings = Train(method="full", epochs=1, lr=1e-4, precision="fp32", threads=1, batch_size=BATCH)
@@ -52,16 +61,18 @@ def alternate(weights: Path, steps: int, rounds: int) -> tuple[list[float], list
     job = build_job(model, trainable, settings, rows, rows, torch.device("cpu"))
     accelerator, optimizers, _ = loop._start(job, settings)
     steps_of = EagerSteps(accelerator, accelerator.prepare(model), optimizers, job, settings)
-    batches = epoch_batches(job.lengths, BATCH, 0, 0)[:steps]
+    grouped = stratified(epoch_batches(job.lengths, BATCH, 0, 0), job.lengths, steps)
+    random = np.random.default_rng(0).permutation(len(job.lengths))
+    any_order = stratified(np.array_split(random, len(random) // DEFAULT_BATCH), job.lengths, steps)
 
     theirs = transformers.GPT2ForSequenceClassification.from_pretrained(weights, num_labels=2, pad_token_id=0).train()
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, fused=True)
 
-    def ours() -> None:
+    def ours(batches: list[list[int]]) -> None:
         for number, batch in enumerate(batches):
             steps_of.take(batch, number, 0, settings.chosen_lr)
 
-    def plain() -> None:
+    def plain(batches: list[list[int]]) -> None:
         for batch in batches:
             ids, last = pad_ids([rows.ids[row] for row in batch])
             seen = (torch.arange(ids.shape[1]) <= last[:, None]).long()
@@ -71,13 +82,22 @@ def alternate(weights: Path, steps: int, rounds: int) -> tuple[list[float], list
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    found: tuple[list[float], list[float]] = [], []
+    ways = {"ours": (ours, grouped), "best": (plain, grouped), "default": (plain, any_order)}
+    for work, batches in ways.values():
+        work(batches[:1])
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for kept, work in zip(found, (ours, plain), strict=True):
+        for name, (work, batches) in ways.items():
             begun = time.process_time()
-            work()
-            kept.append(time.process_time() - begun)
+            work(batches)
+            seconds = time.process_time() - begun
+            found[name].append(sum(job.lengths[row] for batch in batches for row in batch) / seconds)
     return found
+
+
+def ratio(found: dict[str, list[float]], rival: str) -> float:
+    """Ours over a rival, the median over the rounds."""
+    return statistics.median(a / b for a, b in zip(found["ours"], found[rival], strict=True))
 
 
 def main() -> None:
@@ -88,9 +108,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ours, theirs = alternate(arguments.weights, arguments.steps, arguments.rounds)
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    print(f"CPU seconds: ours {ours}, transformers {theirs}; ratio {statistics.median(ratios):.2f} {ratios}")
+    found = alternate(arguments.weights, arguments.steps, arguments.rounds)
+    print("real tokens per CPU second:", {name: [round(own, 1) for own in rates] for name, rates in found.items()})
+    print({f"ratio to {rival}": round(ratio(found, rival), 2) for rival in ("best", "default")})
 
 
 if __name__ == "__main__":

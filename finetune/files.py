@@ -1,4 +1,4 @@
-"""Atomic file writes, hashes, and the manifest that finds a damaged file in a directory."""
+"""Atomic file writes, hashes, the manifest that finds a damaged file in a directory, and where our cache is."""
 
 import hashlib
 import json
@@ -16,6 +16,19 @@ from finetune.errors import FinetuneError, RunError
 
 MANIFEST = "MANIFEST.json"  # name -> [bytes, sha256] of the other files of a directory
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what ``temporary_path`` and ``replace_directory`` name
+
+
+def home() -> Path:
+    """Our own cache: ``FINETUNE_HOME``, else the platform's cache directory."""
+    import platformdirs
+
+    path = os.environ.get("FINETUNE_HOME") or platformdirs.user_cache_dir("gpt2-finetune", appauthor=False)
+    path = os.path.expanduser(path)
+    if path.startswith("~"):  # the user has no home directory
+        import tempfile
+
+        path = os.path.join(tempfile.gettempdir(), "gpt2-finetune")
+    return Path(path)
 
 
 def sha256_file(path: Path) -> str:

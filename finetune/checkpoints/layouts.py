@@ -16,8 +16,13 @@ from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.tokenizer import Tokenizer
 
 
-def load_directory(directory: Path, config: GPTConfig | None = None, dropout: float = 0.0) -> LoadedCheckpoint:
-    """Load a checkpoint directory of any layout. config: the shape where the directory has no config.json (a GPT-2)."""
+def load_directory(
+    directory: Path, config: GPTConfig | None = None, dropout: float = 0.0, mapped: bool = False
+) -> LoadedCheckpoint:
+    """Load a checkpoint directory of any layout. config: the shape where the directory has no config.json (a GPT-2).
+
+    mapped: of a GPT-2, as ``load_checkpoint``.
+    """
     kind = "" if config else model_type(directory)
     if kind in KINDS:
         return load_own(directory, dropout)
@@ -25,7 +30,7 @@ def load_directory(directory: Path, config: GPTConfig | None = None, dropout: fl
         return load_llama(directory, dropout)
     if kind == blenderbot.MODEL_TYPE:
         return blenderbot.load_blenderbot(directory, dropout)
-    return load_checkpoint(directory, config, dropout)
+    return load_checkpoint(directory, config, dropout, mapped)
 
 
 def read_shape(directory: Path) -> tuple[type[Body], GPTConfig]:

@@ -170,10 +170,13 @@ def read_header(path: Path) -> dict[str, tuple]:
         refuse(f"a broken header ({type(error).__name__})")
 
 
-def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: float = 0.0) -> LoadedCheckpoint:
+def load_checkpoint(
+    directory: Path, config: GPTConfig | None = None, dropout: float = 0.0, mapped: bool = False
+) -> LoadedCheckpoint:
     """Load a checkpoint directory: a GPT, or a Classifier if it contains a classification head.
 
-    config: the shape if the directory has no config.json (registry rows include it). Raises WeightsError.
+    config: the shape if the directory has no config.json (registry rows include it). mapped: compute with the file's
+    own pages, for a process that ends before the file changes. Raises WeightsError.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -192,7 +195,8 @@ def load_checkpoint(directory: Path, config: GPTConfig | None = None, dropout: f
             location[name], shapes[name] = path, size
 
     try:
-        gpt, report = load_gpt(shape, shapes, lambda name: read_tensor(location[name], name), directory.name)
+        read = _mapped_reader(location) if mapped else lambda name: read_tensor(location[name], name)
+        gpt, report = load_gpt(shape, shapes, read, directory.name, mapped)
         model: GPT | Classifier = gpt
         if CLASSIFIER_HEAD in shapes:
             size = shapes[CLASSIFIER_HEAD]
@@ -369,6 +373,12 @@ def read_tensor(path: Path, name: str) -> Tensor:
     """
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)
+
+
+def _mapped_reader(location: dict[str, Path]) -> Callable[[str], Tensor]:
+    """What returns tensors by name, each a view of its file, which is opened once."""
+    files = {path: safe_open(path, framework="pt") for path in set(location.values())}
+    return lambda name: files[location[name]].get_tensor(name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

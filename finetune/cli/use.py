@@ -141,8 +141,12 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Faster on a CPU: bf16 weights, and a step compiled with a C++ compiler.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="On a CPU, a step compiled with a C++ compiler; --compile: with bf16 weights. Default: in long texts.",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="Weights in fp32, bf16 or int8; int8: on a CPU, compiled where there is a compiler."),

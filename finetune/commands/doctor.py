@@ -128,7 +128,7 @@ def _disk() -> Line:
 
 
 def _caches() -> Line:
-    from finetune.hub.cache import home
+    from finetune.files import home
 
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"

@@ -32,7 +32,7 @@ def continue_text(
     max_new_tokens: int | None,
     stop: Sequence[str],
     write: Callable[[str], None],
-    compiled: bool = False,
+    compiled: bool | None = None,
     dtype: str | None = None,
     **options: Any,
 ) -> None:
@@ -87,8 +87,8 @@ def continue_text(
         "note": notes.append,
         "stop": StopStrings(tokenizer, stop) if stop else None,
     }
-    if compiled:
-        settings["compiled"] = True
+    if compiled is not None and isinstance(model, LanguageModel):
+        settings["compiled"] = compiled
     if dtype == "int8":
         settings["dtype"] = dtype
     if decoding.samples == decoding.beams == 1:

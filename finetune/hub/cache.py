@@ -7,7 +7,6 @@ every file is hashed before it is used, wherever it comes from.
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.console import say
-from finetune.files import read_json, sha256_file, try_lock, write_json
+from finetune.files import home, read_json, sha256_file, try_lock, write_json
 from finetune.hub.registry import FileSpec
 
 # The hub names a file's content by its sha256 (large files) or by its git blob id (small ones, a sha1).
@@ -29,17 +28,6 @@ class Expected:
     size_bytes: int | None
     digest: str | None
     source: str
-
-
-def home() -> Path:
-    """Our own cache: ``FINETUNE_HOME``, else the platform's cache directory."""
-    import platformdirs
-
-    path = os.environ.get("FINETUNE_HOME") or platformdirs.user_cache_dir("gpt2-finetune", appauthor=False)
-    path = os.path.expanduser(path)
-    if path.startswith("~"):  # the user has no home directory
-        path = os.path.join(tempfile.gettempdir(), "gpt2-finetune")
-    return Path(path)
 
 
 def mirror_folder(name: str) -> Path | None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from finetune.console import say
 from finetune.errors import FetchError
-from finetune.files import remove, temporary_path
-from finetune.hub.cache import home, one_at_a_time
+from finetune.files import home, remove, temporary_path
+from finetune.hub.cache import one_at_a_time
 from finetune.hub.fetch import network_available
 
 PREFIX = "hf:"

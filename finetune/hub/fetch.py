@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from finetune.console import say, warn
 from finetune.errors import FetchError
-from finetune.files import sha256_file
+from finetune.files import home, sha256_file
 from finetune.hub import cache
 from finetune.hub.archive import WrongContent, extract
 from finetune.hub.cache import Expected, expected, mirrored, problem
@@ -268,7 +268,7 @@ def _delete_cached(path: Path | None) -> None:
 def find_data(row: DataRow) -> Path | None:
     """The data file of a row in the mirror or our own cache, or None; its content is not checked."""
     folder = mirrored(row.name, row.files)
-    path = (folder or cache.home() / "data" / row.name) / row.file
+    path = (folder or home() / "data" / row.name) / row.file
     return path if path.exists() else None
 
 
@@ -279,7 +279,7 @@ def get_data(row: DataRow) -> Path:
     if folder:
         _refuse_wrong_mirror(folder / row.file, expect)
         return folder / row.file
-    path = cache.home() / "data" / row.name / row.file
+    path = home() / "data" / row.name / row.file
     if not problem(path, expect):
         return path
     with cache.one_at_a_time(row.name):
@@ -312,7 +312,7 @@ def _fetch_member(row: DataRow, source: Archive, target: Path) -> None:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    downloads = cache.home() / "downloads"
+    downloads = home() / "downloads"
     with said_of_hub(row.name, source.url):
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as folder:

@@ -1,18 +1,12 @@
 """Generation on a CPU with a decoding step compiled by this machine's C++ compiler.
 
-Decoding a few sequences is memory-bound: every token reads all the weights. gpt.cpp prefetches them, reads them once for
-all sequences, and has no framework overhead between two matrix products. Weights are fp32, bf16 or, from int8.py, int8.
-Without this file everything works as before, by ``compiled=False``. Measured by benchmarks/generation.py.
+Decoding a few sequences is memory-bound: every token reads all the weights. gpt.cpp reads them in order and once for all
+sequences, from large pages, and has no framework overhead between two matrix products. Weights are fp32, bf16 or, from
+int8.py, int8. ``compiled=False`` turns it off. Measured by benchmarks/generation.py.
 """
 
 import ctypes
 import functools
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,20 +16,21 @@ from torch import Tensor, nn
 
 from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
+from finetune.models.compiler import compiled_library
+from finetune.models.large_pages import in_large_pages
 
 if TYPE_CHECKING:
     from finetune.models.generate import Decoder
     from finetune.models.gpt import GPT, Block
 
 SOURCE = Path(__file__).with_name("gpt.cpp")
-COMPILERS = ("c++", "g++", "clang++")
-OPENMP = () if sys.platform == "darwin" else ("-fopenmp",)  # on a Mac, a second OpenMP runtime besides PyTorch's aborts
-FLAGS = (("-march=native", *OPENMP), ("-march=native",), ("-mcpu=native",))  # the first that compiles is used
 TYPES = (torch.float32, torch.bfloat16)  # of the model's own weights
+WORTH_IT = 5e9  # weights read over all steps, at which the time saved pays for the compilation, which is kept
+MOST_ROWS = 8  # sequences for which this step is known to be faster than matrix products of torch
 
 
 class CompiledGPT:
-    """A GPT's ``generate.Decoder``; it shares the model's weights.
+    """A GPT's ``generate.Decoder``, with a copy of the matrices that it multiplies with.
 
     output: the output matrix where it is not the token embedding. prompts: what processes the prompts; by default the
     model.
@@ -43,7 +38,7 @@ class CompiledGPT:
 
     def __init__(self, model: "GPT", output: nn.Module | None = None, prompts: "Decoder[KVCache] | None" = None):
         self.model, self.prompts = model, prompts or model
-        self.tensors = [None if own is None else own.detach().contiguous() for own in in_order(model, output)]
+        self.tensors = in_large_pages([None if own is None else own.detach() for own in in_order(model, output)])
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in self.tensors]
         self.pointers = (ctypes.c_void_p * len(addresses))(*addresses)
         weight = cast(Tensor, (output or model.token_embedding).weight)
@@ -103,64 +98,30 @@ def in_order(model: "GPT", output: nn.Module | None) -> list[Tensor | None]:
 
 @functools.cache
 def compile_step(weight_bytes: int) -> Callable[..., None]:
-    """Compile gpt.cpp once per process and width of weights: its function. Raises RecipeError if no compiler succeeds.
-
-    Uses the compiler in the environment variable CXX, which may include arguments, or else the first of COMPILERS.
-    """
-    said = []
-    try:
-        compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(None, map(shutil.which, COMPILERS)))[:1]
-    except ValueError as error:  # unclosed quote
-        compiler, said = [], [f"CXX: {error}"]
-    for flags in FLAGS if compiler else ():
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows locks a loaded library
-            library = Path(folder) / "gpt.so"
-            command = [
-                *compiler,
-                "-O3",
-                f"-DBYTES={weight_bytes}",
-                *flags,
-                "-shared",
-                "-fPIC",
-                str(SOURCE),
-                "-o",
-                str(library),
-            ]
-            try:
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-                step = ctypes.CDLL(str(library)).next_logits
-            except (OSError, subprocess.SubprocessError) as error:
-                output = getattr(error, "stderr", None)  # bytes after a timeout
-                said += _first_error(output if isinstance(output, str) and output else str(error))
-                continue
-        step.restype, step.argtypes = (
-            None,
-            [
-                ctypes.c_void_p,
-                *[ctypes.c_int64] * 5,
-                ctypes.c_float,
-                *[ctypes.c_void_p] * 2,
-                ctypes.c_int64,
-                *[ctypes.c_void_p] * 2,
-                ctypes.c_int64,
-                ctypes.c_void_p,
-                ctypes.c_int,
-            ],
-        )
-        return step
-    got = "; ".join(dict.fromkeys(said)) or "none was found"
-    raise RecipeError(
-        "compiled generation needs a C++ compiler",
-        got=got,
-        known=", ".join(COMPILERS) + ", or the one in CXX",
-        do="Install one (for example the package g++), or leave out the compilation.",
+    """The function in gpt.cpp for this width of weights. Raises RecipeError if no compiler succeeds."""
+    step = compiled_library(SOURCE, f"-DBYTES={weight_bytes}").next_logits
+    step.restype, step.argtypes = (
+        None,
+        [
+            ctypes.c_void_p,
+            *[ctypes.c_int64] * 5,
+            ctypes.c_float,
+            *[ctypes.c_void_p] * 2,
+            ctypes.c_int64,
+            *[ctypes.c_void_p] * 2,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ],
     )
+    return cast(Callable[..., None], step)
 
 
-def _first_error(output: str) -> list[str]:
-    """The most informative line of a compiler's output, if any."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return [line for line in lines if "error" in line][:1] or lines[:1]
+def worth_compiling(model: nn.Module, rows: int, max_new_tokens: int) -> bool:
+    """Whether the step saves more time than it takes to compile it, for the first time, and to copy the weights."""
+    weights = list(model.parameters())
+    work = sum(own.numel() for own in weights) * max_new_tokens
+    return rows <= MOST_ROWS and work >= WORTH_IT and weights[0].device.type == "cpu"
 
 
 def check_compiled(model: nn.Module) -> None:

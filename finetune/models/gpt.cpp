@@ -1,14 +1,20 @@
 // The next token's logits of a GPT-2, for B sequences whose earlier tokens are in the cache.
 //
-// What gpt.py computes, with weights in fp32, bf16 or int8 and everything else in fp32. A step waits for memory: every
-// weight is read once, in order, and is asked for before it is due. The compiler turns the vectors into AVX2, AVX-512 or
-// NEON. Letters: B sequences, C width, V vocabulary, H heads, D = C / H, S tokens so far.
+// What gpt.py computes, with weights in fp32, bf16 or int8 and everything else in fp32; what meets int8 weights is rounded
+// to 16 bits, so that products and sums are whole numbers and exact. A step waits for memory: every weight is read once and in
+// order; for several sequences, where arithmetic would let the memory wait, it is asked for before it is due. The compiler
+// turns the vectors into AVX2, AVX-512 or NEON. Letters: B sequences, C width, V vocabulary, H heads, D = C / H, S tokens
+// so far.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 typedef uint16_t bf16;
 typedef std::vector<float> floats;
@@ -25,18 +31,21 @@ typedef float Weight;
 typedef float Kept;
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
 #endif
 typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef float quad __attribute__((vector_size(16)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
+typedef int8_t bytes __attribute__((vector_size(2 * LANES)));
 
 #define UNROLL _Pragma("GCC unroll 16")
-constexpr int64_t AHEAD = 2048;  // bytes of a matrix that memory is asked for before they are due
-constexpr int64_t CHUNK = 512;   // columns whose numbers of several sequences stay in the nearest cache
+constexpr int64_t CHUNK = 768;   // columns whose numbers of several sequences stay in the nearest cache
+constexpr int64_t LONGEST = 4096;  // columns whose products, of 127 and 32767 at most, the int32s of 8 lanes can add up
 constexpr int64_t BLOCK = 64;    // rows that a thread takes at a time
 
 static inline float widen(float value) { return value; }
@@ -74,55 +83,107 @@ static inline lanes load(const bf16 *from) {
 }
 
 static inline float total(lanes values) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += values[i];
-    return sum;
+    quad parts[LANES / 4];
+    std::memcpy(parts, &values, sizeof parts);
+    UNROLL for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
+    return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
-// What is read of a row at a time.
+static inline float total(ints values) { return total(__builtin_convertvector(values, lanes)); }
+
+static inline shorts widen_line(const int8_t *from) {
+#if defined(__AVX512BW__)
+    return (shorts)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+#elif defined(__AVX2__)
+    return (shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+#else
+    bytes own;
+    std::memcpy(&own, from, sizeof own);
+    return __builtin_convertvector(own, shorts);
+#endif
+}
+
+// Products of neighbouring numbers, added in pairs.
+static inline ints pairs(shorts a, shorts b) {
+#if defined(__AVX512BW__)
+    return (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    const ints x = (ints)a, y = (ints)b;
+    return ((x << 16) >> 16) * ((y << 16) >> 16) + (x >> 16) * (y >> 16);
+#endif
+}
+
+// What is read of a row at a time, and the numbers that it is multiplied by.
 template <typename W> struct Line {
-    static constexpr int parts = 2, size = parts * LANES;
-    static inline void read(const W *row, lanes *to) { UNROLL for (int k = 0; k < parts; k++) to[k] = load(row + k * LANES); }
-    static inline int64_t place(int64_t i) { return i; }
+    typedef float Number;
+    typedef lanes Sum;
+    typedef lanes Part;
+    static constexpr int step = LANES;
+    static inline Part read(const W *from) { return load(from); }
+    static inline void add(Sum &sum, Part own, const float *x) { sum += own * load(x); }
 };
 
-// Four bytes of a lane, widened by shifts: part k holds columns k, 4 + k, 8 + k ... of the line.
 template <> struct Line<int8_t> {
-    static constexpr int parts = 4, size = parts * LANES;
-    static inline void read(const int8_t *row, lanes *to) {
-        ints bits;
-        std::memcpy(&bits, row, sizeof bits);
-        UNROLL for (int k = 0; k < parts; k++) to[k] = __builtin_convertvector((bits << (24 - 8 * k)) >> 24, lanes);
+    typedef int16_t Number;
+    typedef ints Sum;
+    typedef shorts Part;
+    static constexpr int step = 2 * LANES;
+    static inline Part read(const int8_t *from) { return widen_line(from); }
+    static inline void add(Sum &sum, Part own, const int16_t *x) {
+        shorts other;
+        std::memcpy(&other, x, sizeof other);
+        sum += pairs(own, other);
     }
-    static inline int64_t place(int64_t i) { return i / size * size + i % 4 * LANES + i % size / 4; }
 };
 
-// A row times the numbers of B sequences, `stride` apart and in the order of Line<W>::place.
-template <typename W, int B> static inline void dot(const W *row, const float *x, int64_t stride, int64_t columns, float *sums) {
+// R rows, `columns` apart, times `count` numbers of each of B sequences, `stride` apart; sums (R, all).
+template <typename W, int R, int B>
+static inline void dot(const W *rows, int64_t columns, const typename Line<W>::Number *x, int64_t stride, int64_t count, float *sums,
+                       int64_t all) {
     typedef Line<W> line;
-    constexpr int APART = B == 1 ? line::parts : 1;  // sums that do not wait for each other
-    lanes parts[B][APART] = {};
+    constexpr int PARTS = R * B > 4 ? 1 : R * B > 2 ? 2 : 4;  // of each sum, which do not wait for each other
+    typename line::Sum parts[R][B][PARTS] = {};
     int64_t i = 0;
-    for (; i + line::size <= columns; i += line::size) {
-        lanes read[line::parts];
-        __builtin_prefetch(reinterpret_cast<const char *>(row + i) + AHEAD);
-        line::read(row + i, read);
-        UNROLL for (int k = 0; k < line::parts; k++)
-            UNROLL for (int b = 0; b < B; b++) parts[b][k % APART] += read[k] * load(x + b * stride + i + k * LANES);
+    for (; i + PARTS * line::step <= count; i += PARTS * line::step) {
+        if (R > 1) UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(rows + (R + r) * columns + i);  // due next
+        UNROLL for (int k = 0; k < PARTS; k++)
+            UNROLL for (int r = 0; r < R; r++) {
+                const typename line::Part own = line::read(rows + r * columns + i + k * line::step);
+                UNROLL for (int b = 0; b < B; b++) line::add(parts[r][b][k], own, x + b * stride + i + k * line::step);
+            }
     }
-    UNROLL for (int b = 0; b < B; b++) {
-        UNROLL for (int k = 1; k < APART; k++) parts[b][0] += parts[b][k];
-        sums[b] += total(parts[b][0]);
-        for (int64_t rest = i; rest < columns; rest++) sums[b] += widen(row[rest]) * x[b * stride + rest];
-    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int b = 0; b < B; b++) {
+            UNROLL for (int k = 1; k < PARTS; k++) parts[r][b][0] += parts[r][b][k];
+            sums[r * all + b] += total(parts[r][b][0]);
+            for (int64_t rest = i; rest < count; rest++)
+                sums[r * all + b] += widen(rows[r * columns + rest]) * x[b * stride + rest];
+        }
 }
 
-template <typename W> static inline void dots(const W *row, const float *x, int64_t stride, int64_t columns, float *sums, int64_t B) {
+template <typename W, int R>
+static inline void dots(const W *rows, int64_t columns, const typename Line<W>::Number *x, int64_t stride, int64_t count, float *sums,
+                        int64_t B) {
     int64_t b = 0;
-    for (; b + 8 <= B; b += 8) dot<W, 8>(row, x + b * stride, stride, columns, sums + b);
-    for (; b + 4 <= B; b += 4) dot<W, 4>(row, x + b * stride, stride, columns, sums + b);
-    for (; b + 2 <= B; b += 2) dot<W, 2>(row, x + b * stride, stride, columns, sums + b);
-    for (; b < B; b++) dot<W, 1>(row, x + b * stride, stride, columns, sums + b);
+    for (; b + 4 <= B; b += 4) dot<W, R, 4>(rows, columns, x + b * stride, stride, count, sums + b, B);
+    for (; b + 2 <= B; b += 2) dot<W, R, 2>(rows, columns, x + b * stride, stride, count, sums + b, B);
+    for (; b < B; b++) dot<W, R, 1>(rows, columns, x + b * stride, stride, count, sums + b, B);
+}
+
+// A sequence's numbers as they are multiplied; what a unit of them stands for.
+static inline float round_to(const float *x, float *to, int64_t columns) {
+    std::copy(x, x + columns, to);
+    return 1;
+}
+
+static inline float round_to(const float *x, int16_t *to, int64_t columns) {
+    float most = 0;
+    for (int64_t i = 0; i < columns; i++) most = std::max(most, std::fabs(x[i]));
+    const float unit = most > 0 ? most / 32767 : 1;
+    for (int64_t i = 0; i < columns; i++) to[i] = static_cast<int16_t>((x[i] / unit + 12582912.0f) - 12582912.0f);
+    return unit;
 }
 
 template <typename W> struct Matrix {
@@ -132,22 +193,26 @@ template <typename W> struct Matrix {
 
 // y = scale * (W x) + b; x (B, columns), y (B, rows).
 template <typename W> static void linear(const Matrix<W> &matrix, const floats &x, floats &y, int64_t B, int threads) {
-    const int64_t columns = x.size() / B, rows = y.size() / B;
-    const int64_t whole = columns / Line<W>::size * Line<W>::size, wide = B == 1 ? columns : CHUNK;
-    floats ordered(x);
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t i = 0; i < whole; i++) ordered[b * columns + Line<W>::place(i)] = x[b * columns + i];
+    const int64_t columns = x.size() / B, rows = y.size() / B, wide = B == 1 ? LONGEST : CHUNK;
+    std::vector<typename Line<W>::Number> numbers(x.size());
+    floats units(B);
+    for (int64_t b = 0; b < B; b++) units[b] = round_to(&x[b * columns], &numbers[b * columns], columns);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t block = 0; block < rows; block += BLOCK) {
         const int64_t end = std::min(block + BLOCK, rows);
         floats sums((end - block) * B);
-        for (int64_t first = 0; first < columns; first += wide)
-            for (int64_t r = block; r < end; r++)
-                dots(matrix.weight + r * columns + first, ordered.data() + first, columns, std::min(wide, columns - first),
-                     &sums[(r - block) * B], B);
+        for (int64_t first = 0; first < columns; first += wide) {
+            const int64_t count = std::min(wide, columns - first);
+            const W *from = matrix.weight + first;
+            int64_t r = block;
+            for (; B > 1 && r + 2 <= end; r += 2)
+                dots<W, 2>(from + r * columns, columns, &numbers[first], columns, count, &sums[(r - block) * B], B);
+            for (; r < end; r++)
+                dots<W, 1>(from + r * columns, columns, &numbers[first], columns, count, &sums[(r - block) * B], B);
+        }
         for (int64_t r = block; r < end; r++)
             for (int64_t b = 0; b < B; b++)
-                y[b * rows + r] = sums[(r - block) * B + b] * (matrix.scale ? matrix.scale[r] : 1) +
+                y[b * rows + r] = sums[(r - block) * B + b] * units[b] * (matrix.scale ? matrix.scale[r] : 1) +
                                   (matrix.bias ? matrix.bias[r] : 0);
     }
 }
@@ -169,7 +234,7 @@ template <typename E> static void attend(const E *keys, const E *values, const f
     floats weights(S);
     float most = -INFINITY, sum = 0;
     for (int64_t s = first; s < S; s++) {
-        dot<E, 1>(keys + s * D, q, D, D, &weights[s]);
+        dot<E, 1, 1>(keys + s * D, D, q, D, D, &weights[s], 1);
         weights[s] /= std::sqrt(static_cast<float>(D));
         most = std::max(most, weights[s]);
     }

@@ -191,8 +191,8 @@ class GPT(nn.Module):
         """Continue sequences: (B, T) -> (B * samples, T + new). Temperature 0 is greedy decoding.
 
         options: as for ``finetune.models.generate.generate`` and ``Decoding``, for example temperature=0.8, top_p=0.9.
-        compiled=True: faster on a CPU; needs a C++ compiler, and about two seconds to compile once per process.
-        dtype="int8": with the matrices rounded to int8, and compiled where there is a compiler.
+        compiled: with a step compiled for this CPU; None: if that saves time and there is a C++ compiler, which is asked
+        once per machine. dtype="int8": with the matrices rounded to int8, and compiled where there is a compiler.
         Raises RecipeError if that is not possible.
         """
         from finetune.models.packed import generate_fast

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
-from finetune.models.compiled import CompiledGPT, check_compiled
+from finetune.models.compiled import CompiledGPT, check_compiled, worth_compiling
 from finetune.models.generate import Decoder, generate
 from finetune.models.int8 import Int8Linear
 
@@ -147,20 +147,25 @@ def int8_decoder(model: "LanguageModel", compiled: bool = True) -> Decoder[KVCac
 
 
 def fast_decoder(
-    model: "LanguageModel", rows: int, max_new_tokens: int, compiled: bool = False, dtype: str | None = None
+    model: "LanguageModel", rows: int, max_new_tokens: int, compiled: bool | None = None, dtype: str | None = None
 ) -> Decoder[KVCache]:
-    """What generates `rows` sequences fastest: the compiled step where it is asked for, a packed copy, or the model.
+    """What generates `rows` sequences fastest: the compiled step, a packed copy, or the model.
 
-    dtype: "int8" for weights in int8, with the compiled step where there is a compiler; None for the model's own.
-    Raises RecipeError if the step cannot be compiled for this model.
+    compiled: None: where it saves time and there is a compiler. dtype: "int8" for weights in int8, with the compiled
+    step where there is a compiler; None for the model's own.
+    Raises RecipeError if the step is asked for and cannot be compiled for this model.
     """
     if dtype == "int8":
-        return int8_decoder(model)
+        return int8_decoder(model, compiled is not False)
     if dtype is not None:
         raise RecipeError("unknown dtype of weights", got=dtype, known="int8, or None for the model's own")
-    if compiled:
-        check_compiled(model)
-        return CompiledGPT(cast("GPT", model))
+    if compiled or (compiled is None and worth_compiling(model, rows, max_new_tokens)):
+        try:
+            check_compiled(model)
+            return CompiledGPT(cast("GPT", model))
+        except RecipeError:  # no compiler, another model, or adapters that are not merged
+            if compiled:
+                raise
     packed = packed_copy(model, rows, max_new_tokens)
     return PackedDecoder(*packed) if packed else model
 
@@ -169,7 +174,7 @@ def generate_fast(
     model: "LanguageModel",
     input_ids: Tensor,
     max_new_tokens: int,
-    compiled: bool = False,
+    compiled: bool | None = None,
     dtype: str | None = None,
     **options: Any,
 ) -> Tensor:

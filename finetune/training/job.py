@@ -36,5 +36,6 @@ class Job(Generic[M]):
     pads: tuple[int | None, ...] | None = (
         None  # of each tensor of a batch, see DeviceRows; None: batches are made on the CPU
     )
+    read_ahead: Callable[[list[int]], None] | None = None  # called with the rows of the next batch, before each step
     problem: Problem | None = None  # what method features solves instead of taking steps
     advice: str = ""  # said once where the first steps promise a long training

@@ -145,6 +145,8 @@ def train(
                 settings.decay_fraction,
             )
             rows = batches[position]
+            if job.read_ahead and position + 1 < per_epoch:
+                job.read_ahead(batches[position + 1])
             with first.step(rows):
                 numbers = stepper.take(rows, state.step, epoch, rate)
             if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:

@@ -8,7 +8,8 @@ from finetune.checkpoints.sources import load
 from finetune.cli import use
 from finetune.commands import generate as stage
 from finetune.models import compiled
-from finetune.models.compiled import COMPILERS, CompiledGPT
+from finetune.models.compiled import CompiledGPT
+from finetune.models.compiler import COMPILERS
 
 PROMPT = "The history of the"
 

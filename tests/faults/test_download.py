@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from finetune.errors import FetchError
+from finetune.files import home
 from finetune.hub import fetch
 from finetune.hub.registry import WeightsRow
 
@@ -221,7 +222,7 @@ def test_cache_of_another_tool_is_vouched_for_by_its_blob_names(hub, monkeypatch
     store.parent.mkdir(parents=True)
     blob.rename(store)
     blob.symlink_to(store)
-    (fetch.cache.home() / "recorded-hashes.json").unlink()
+    (home() / "recorded-hashes.json").unlink()
     assert fetch.get_weights(row) == path.parent and store.exists()
 
 

@@ -95,7 +95,7 @@ class Bundle(Predictor):
         return _settled(path, lambda: cls._load(path))
 
     @classmethod
-    def _load(cls, path: Path | str) -> "Bundle":
+    def _load(cls, path: Path | str, mapped: bool = False) -> "Bundle":
         from finetune.checkpoints.layouts import load_directory
         from finetune.models.heads import Classifier
         from finetune.training.precision import device_type
@@ -108,7 +108,7 @@ class Bundle(Predictor):
                 got=f"{card.winner}, chosen on validation",
                 do=f"Use finetune predict, or export the model: finetune export {path} --part model",
             )
-        loaded = load_directory(directory)
+        loaded = load_directory(directory, mapped=mapped)
         if not isinstance(loaded.model, Classifier) or loaded.model.head.out_features != len(card.labels):
             raise WeightsError(f"{directory}: bundle.json does not fit the weights", got=f"{len(card.labels)} labels")
         if loaded.tokenizer.fingerprint() != card.tokenizer_sha256:
@@ -218,17 +218,20 @@ class ManyOnnxBundle(ManyLabels, OnnxBundle):
     """A classifier in ONNX of texts that may have any number of labels."""
 
 
-def open_bundle(path: Path | str) -> Predictor:
-    """The classifier in a bundle or a run, in ONNX where the bundle is, or another winner. Raises WeightsError."""
-    return _settled(path, lambda: _open(path))
+def open_bundle(path: Path | str, mapped: bool = False) -> Predictor:
+    """The classifier in a bundle or a run, in ONNX where the bundle is, or another winner. Raises WeightsError.
+
+    mapped: compute with the pages of the file of weights, for a process that ends before the file changes.
+    """
+    return _settled(path, lambda: _open(path, mapped))
 
 
-def _open(path: Path | str) -> Predictor:
+def _open(path: Path | str, mapped: bool) -> Predictor:
     if (Path(path) / ONNX).exists():
         return OnnxBundle._load(path)
     directory = bundle_directory(path)
     card = read_card(directory / "bundle.json")
-    return Bundle._load(path) if card.winner == MODEL else load_winner(directory, card, Bundle._load)
+    return Bundle._load(path, mapped) if card.winner == MODEL else load_winner(directory, card, Bundle._load)
 
 
 def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:

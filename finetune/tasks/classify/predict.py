@@ -39,7 +39,7 @@ def predict_table(
 def _predictors(directory: Path, adapters: Sequence[Path]) -> Iterable[tuple[str, Predictor]]:
     """The bundle in a directory, or with adapters each of them on the base weights there."""
     if not adapters:
-        return [(str(directory), open_bundle(directory))]
+        return [(str(directory), open_bundle(directory, mapped=True))]
     from finetune.tasks.classify.adapters import adapted_bundles
 
     return adapted_bundles(str(directory), adapters)

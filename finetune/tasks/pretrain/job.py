@@ -58,6 +58,7 @@ def build_job(
         validate,
         name_row=lambda block: f"block {block}",
         validation_tokens=min(val_blocks, len(val)) * val.context,
+        read_ahead=train.read_ahead,
     )
 
 

@@ -1,6 +1,7 @@
 """Documents packed into full sequences, read from a memory-mapped file of token ids."""
 
 import hashlib
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,6 +83,8 @@ class PackedTokens:
     ):
         ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
         self.ids = ids[start : len(ids) if stop is None else stop + 1]
+        self.map: mmap.mmap = ids._mmap  # type: ignore[attr-defined]  # numpy's own, of the whole file
+        self.first_byte = start * ids.itemsize
         self.context, self.end_of_text, self.across = context, end_of_text, across
         if len(self.ids) < 2:
             raise DataError(f"{path.name}: no tokens", do="Give more text.")
@@ -108,6 +111,16 @@ class PackedTokens:
             piece = torch.from_numpy(self.ids[start : start + size + 1].astype(np.int64))
             inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
         return inputs, targets
+
+    def read_ahead(self, blocks: list[int]) -> None:
+        """Let the system read blocks from the disk while something else is computed; nothing waits for them."""
+        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+            return
+        for block in blocks:
+            begin = self.first_byte + block * self.context * self.ids.itemsize
+            end = begin + (self.length(block) + 1) * self.ids.itemsize
+            page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            self.map.madvise(mmap.MADV_WILLNEED, page, end - page)
 
     def layout(self, inputs: Tensor, causal: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """(mask, positions) that keep documents apart, or (None, None) if attention may cross between them."""

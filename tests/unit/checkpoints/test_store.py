@@ -213,8 +213,26 @@ def test_loading_does_not_import_the_compiler(written):
     assert ended.stdout == "set()\n", ended
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mapped_weights_are_those_of_a_copy(model, tokenizer, tmp_path, input_ids, dtype):
+    ours = Classifier(model, 5).initialise_head(0).eval()
+    write_checkpoint(tmp_path / "ours", ours, tokenizer, {"num_labels": 5}, dtype=dtype)
+    copied, mapped = (load_checkpoint(tmp_path / "ours", mapped=way) for way in (False, True))
+    assert same(copied.model, mapped.model) and copied.report == mapped.report
+    assert not copied.gpt.blocks[0].mlp.up.weight.T.is_contiguous()
+    assert mapped.gpt.blocks[0].mlp.up.weight.T.is_contiguous()  # as the file has it
+    last = torch.full((2,), 31)
+    torch.testing.assert_close(mapped.model(input_ids, last), copied.model(input_ids, last), atol=1e-5, rtol=0)
+    before = (tmp_path / "ours" / "model.safetensors").read_bytes()
+    for parameter in mapped.model.parameters():
+        parameter.zero_()
+    assert (tmp_path / "ours" / "model.safetensors").read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux alone")
-def test_loading_never_holds_the_weights_twice(tmp_path):
+@pytest.mark.parametrize(("mapped", "most"), [(False, 1.3), (True, 1.1)])
+def test_loading_never_holds_the_weights_twice(tmp_path, mapped, most):
     """Neither in copies nor in pages of the file."""
     import psutil
 
@@ -223,10 +241,10 @@ def test_loading_never_holds_the_weights_twice(tmp_path):
     size = sum(4 * p.numel() for p in model.parameters())
     write_checkpoint(tmp_path / "large", model, tokenizer)
     del model
-    load_checkpoint(tmp_path / "large")  # what the first call imports
+    load_checkpoint(tmp_path / "large", mapped=mapped)  # what the first call imports
     release_memory()
     before = psutil.Process().memory_info().rss
     reset_peak_memory()
-    loaded = load_checkpoint(tmp_path / "large")
+    loaded = load_checkpoint(tmp_path / "large", mapped=mapped)
     assert size > 1e8 and loaded.report.parameters * 4 == size
-    assert 0.5 * size < latest_peak_bytes() - before < 1.3 * size
+    assert 0.5 * size < latest_peak_bytes() - before < most * size

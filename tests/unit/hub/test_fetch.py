@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from finetune.errors import FetchError
+from finetune.files import home
 from finetune.hub import cache, fetch
 from finetune.hub.registry import DataRow, WeightsRow
 
@@ -156,7 +157,7 @@ def test_unpinned_file_that_nobody_vouches_for_is_refused(hub_cache):
 
 
 def test_data_of_our_own_cache_is_checked():
-    path = cache.home() / "data" / "messages" / "Messages"
+    path = home() / "data" / "messages" / "Messages"
     assert fetch.find_data(DATA) is None
     put(path, b"ham\thello\n")
     assert fetch.find_data(DATA) == fetch.get_data(DATA) == path
@@ -174,7 +175,7 @@ def test_git_blob_id_is_gits_own(tmp_path):
 
 
 def test_home_without_a_home_directory():
-    code = "from finetune.hub.cache import home; print(home())"
+    code = "from finetune.files import home; print(home())"
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -1,14 +1,18 @@
 """The compiled step gives the logits of the model that it was made from; where there is no compiler, that is said."""
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from finetune.adapters.lora import add_lora
 from finetune.errors import RecipeError
-from finetune.models import compiled
-from finetune.models.compiled import COMPILERS, CompiledGPT
+from finetune.files import home
+from finetune.models import compiled, compiler, large_pages
+from finetune.models.compiled import CompiledGPT
+from finetune.models.compiler import COMPILERS
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.packed import int8_decoder
 
@@ -54,7 +58,7 @@ def stepwise(model, ids: torch.Tensor, prompt: int, start: torch.Tensor | None =
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_logits_are_nearer_to_the_exact_ones_than_torchs_in_bf16(fresh, monkeypatch, flags, shape, threads):
     if flags != "found":
-        monkeypatch.setattr(compiled, "FLAGS", ((),))
+        monkeypatch.setattr(compiler, "FLAGS", ((),))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     model = build(SHAPES[shape])
@@ -72,7 +76,7 @@ def test_the_logits_are_nearer_to_the_exact_ones_than_torchs_in_bf16(fresh, monk
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_fp32_and_int8_the_logits_are_the_plain_ones_for_any_number_of_sequences(fresh, monkeypatch, flags, shape):
     if flags != "found":
-        monkeypatch.setattr(compiled, "FLAGS", ((),))
+        monkeypatch.setattr(compiler, "FLAGS", ((),))
     model, generator = build(SHAPES[shape], torch.float32), torch.Generator().manual_seed(3)
     decoder = int8_decoder(model)
     assert isinstance(decoder, CompiledGPT)
@@ -81,8 +85,9 @@ def test_in_fp32_and_int8_the_logits_are_the_plain_ones_for_any_number_of_sequen
         plain = stepwise(model, ids, 5, start)
         torch.testing.assert_close(stepwise(CompiledGPT(model), ids, 5, start), plain, atol=5e-5, rtol=0)
         rounded = stepwise(int8_decoder(model, compiled=False), ids, 5, start)
-        torch.testing.assert_close(stepwise(decoder, ids, 5, start), rounded, atol=5e-5, rtol=0)
-        assert (rounded - plain).abs().max() > 1e-3  # int8 is something else
+        off, own = (stepwise(decoder, ids, 5, start) - rounded).abs(), (rounded - plain).abs()
+        assert own.max() > 1e-3  # int8 is something else
+        assert off.max() < 2e-3 and off.mean() < 0.02 * own.mean()  # than numbers rounded to 16 bits
 
 
 @needs_compiler
@@ -97,6 +102,21 @@ def test_columns_beyond_a_chunk_and_threads_change_nothing():
 
 
 @needs_compiler
+def test_no_sum_of_int8_products_is_too_large():
+    """The largest possible weights and numbers, over more columns than an int32 can add up."""
+    model = GPT(GPTConfig(vocab_size=97, context=8, width=1056, layers=1, heads=2)).initialise(1, std=0.1).eval()
+    mlp = model.blocks[0].mlp
+    with torch.no_grad():
+        mlp.up.weight.zero_()
+        mlp.up.bias.fill_(3.0)
+        mlp.down.weight.fill_(0.01)  # 4,224 columns, all of them 127
+    ids = torch.tensor([[5, 6, 7]])
+    for rows in (1, 2):
+        found, plain = (stepwise(int8_decoder(model, way), ids.repeat(rows, 1), 1) for way in (True, False))
+        torch.testing.assert_close(found, plain, atol=2e-3, rtol=0)
+
+
+@needs_compiler
 def test_beams_and_samples_are_those_of_the_plain_model():
     model, ids = build(kind=torch.float32), torch.tensor([[5, 6, 7], [1, 2, 3]])
     for options in (
@@ -105,7 +125,74 @@ def test_beams_and_samples_are_those_of_the_plain_model():
         {"mask": torch.tensor([[0, 1, 1], [1, 1, 1]])},
     ):
         found = model.generate(ids, 12, compiled=True, **({"temperature": 0} | options))
-        assert torch.equal(found, model.generate(ids, 12, **({"temperature": 0} | options)))
+        assert torch.equal(found, model.generate(ids, 12, compiled=False, **({"temperature": 0} | options)))
+
+
+@needs_compiler
+def test_long_texts_are_generated_by_it_unasked(monkeypatch):
+    used, right = [], CompiledGPT.next_logits
+    monkeypatch.setattr(CompiledGPT, "next_logits", lambda *given: used.append(1) or right(*given))
+    model, ids = build(kind=torch.float32), torch.tensor([[5, 6, 7], [1, 2, 3]])
+    plain = model.generate(ids, 30, temperature=0)
+    assert not used  # too little work
+    monkeypatch.setattr(compiled, "WORTH_IT", sum(own.numel() for own in model.parameters()) * 30)
+    assert torch.equal(model.generate(ids, 30, temperature=0), plain) and len(used) == 30
+    used.clear()
+    for fewer in ({"max_new_tokens": 29}, {"compiled": False}, {"samples": 5, "temperature": 0.5}):
+        model.generate(ids, **{"max_new_tokens": 30, "temperature": 0} | fewer)
+    assert not used
+    compiled.compile_step.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert torch.equal(model.generate(ids, 30, temperature=0), plain)
+    compiled.compile_step.cache_clear()
+
+
+@needs_compiler
+def test_what_was_compiled_is_kept_and_used_again_if_nobody_else_can_change_it(fresh, monkeypatch, tmp_path):
+    ran, right = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *words, **more: ran.append(1) or right(*words, **more))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "own"))
+    model, ids = build(), torch.tensor([[5, 6, 7]])
+
+    def generated() -> torch.Tensor:
+        compiled.compile_step.cache_clear()
+        return model.generate(ids, 5, temperature=0, compiled=True)
+
+    first = generated()
+    [kept] = (home() / "compiled").iterdir()
+    assert ran and home() == tmp_path / "own"
+    times = len(ran)
+    assert torch.equal(generated(), first) and len(ran) == times
+    kept.parent.chmod(0o777)
+    assert torch.equal(generated(), first) and len(ran) == times + 1
+    other = tmp_path / "other" / "compiled" / kept.name
+    other.parent.mkdir(parents=True)
+    other.parent.chmod(0o700)
+    other.write_bytes(b"damaged")
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "other"))
+    assert torch.equal(generated(), first) and len(ran) == times + 2
+    assert other.read_bytes()[1:4] == b"ELF" or not Path("/proc/self/exe").exists()
+    monkeypatch.setenv("FINETUNE_HOME", str(kept))  # a file: no place to keep anything
+    assert torch.equal(generated(), first)
+
+
+def test_tensors_in_large_pages_are_the_same_ones(monkeypatch, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn(shape, generator=generator) for shape in ((9, 4), (9, 4), (700, 800), (800,), (33, 65), (2, 3))
+    ]
+    given += [None, torch.arange(21, dtype=torch.int8).view(3, 7).T]
+    for switch in ("always [madvise] never", "[always] madvise never", "always madvise [never]"):
+        (tmp_path / "enabled").write_text(switch)
+        monkeypatch.setattr(large_pages, "SWITCH", tmp_path / "enabled")
+        found = large_pages.in_large_pages(list(given))
+        for own, other in zip(found, given, strict=True):
+            assert (own is None) == (other is None) and (own is None or torch.equal(own, other) and own.is_contiguous())
+        moved = [own is not other for own, other in zip(found[:6], given[:6], strict=True)]
+        if not any(moved):
+            continue  # not on Linux, or not asked for
+        assert "[madvise]" in switch and moved == [False, False, True, False, True, True]
+        assert found[2].data_ptr() % large_pages.PAGE == 0 and found[4].data_ptr() % large_pages.LINE == 0
 
 
 @needs_compiler
@@ -135,16 +222,16 @@ def test_what_cannot_be_compiled_is_refused_in_words(change, asked, words):
 
 
 @pytest.mark.parametrize(
-    "compiler, said",
+    "command, said",
     [
         ("", "none was found"),
         ("/nowhere/c++ -O2", "/nowhere/c\\+\\+"),
         ("python3 -c raise(SystemExit(3))", "python3|exit status 3"),
     ],
 )
-def test_without_a_working_compiler_the_reason_is_reported(fresh, monkeypatch, compiler, said):
-    monkeypatch.setenv("CXX", compiler)
-    if not compiler:
+def test_without_a_working_compiler_the_reason_is_reported(fresh, monkeypatch, command, said):
+    monkeypatch.setenv("CXX", command)
+    if not command:
         monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match=f"needs a C\\+\\+ compiler; got .*({said}).*the one in CXX"):
         build().generate(torch.tensor([[5, 6, 7]]), 3, compiled=True)

@@ -11,6 +11,7 @@ from finetune.adapters.lora import add_lora
 from finetune.errors import RecipeError
 from finetune.models import compiled
 from finetune.models.compiled import CompiledGPT
+from finetune.models.compiler import COMPILERS
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.int8 import Int8Linear, quantize_rows
 from finetune.models.packed import PackedDecoder, int8_decoder
@@ -73,7 +74,7 @@ def test_without_a_compiler_or_with_an_adapter_torch_does_it(model, monkeypatch)
     assert isinstance(int8_decoder(model), PackedDecoder)
     monkeypatch.undo()
     compiled.compile_step.cache_clear()
-    if any(map(shutil.which, compiled.COMPILERS)):
+    if any(map(shutil.which, COMPILERS)):
         assert isinstance(int8_decoder(model), CompiledGPT)
     add_lora(model, 2, 4.0, 0.0, ("mlp.up",), 0)
     assert isinstance(int8_decoder(model), PackedDecoder)

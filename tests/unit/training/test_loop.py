@@ -158,6 +158,17 @@ def test_a_validation_without_numbers_stops_the_run(toy_job, run_training):
         run_training(job, settings)
 
 
+def test_the_next_batch_is_read_ahead_and_the_losses_stay_the_same(toy_job, run_training):
+    job, settings = toy_job("full")
+    _, plain, *_ = run_training(job, settings, name="plain")
+    again, _ = toy_job("full")
+    asked: list[list[int]] = []
+    _, ahead, *_ = run_training(replace(again, read_ahead=asked.append), settings)
+    assert [step["loss"] for step in ahead] == [step["loss"] for step in plain]
+    orders = [epoch_batches(job.lengths, settings.batch_size, settings.seed, at) for at in range(settings.epochs)]
+    assert asked == [batch for order in orders for batch in order[1:]]
+
+
 def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_training):
     for method in ("full", "last-blocks", "head", "lora"):
         job, settings = toy_job(method)

@@ -82,3 +82,19 @@ def test_held_out_share_is_the_one_asked_for():
     held_out = sum(goes_to_val(f"document {i}", 0.1, seed=5) for i in range(5000))
     assert 400 < held_out < 600
     assert [goes_to_val(f"{i}", 0.5, 1) for i in range(50)] != [goes_to_val(f"{i}", 0.5, 2) for i in range(50)]
+
+
+def test_reading_ahead_changes_nothing_and_reaches_to_the_end_of_the_file(tmp_path, tokenizer):
+    write(tmp_path, tokenizer, ["a text " * 3000])
+    whole = np.fromfile(tmp_path / "train.bin", dtype=np.uint16)
+    parts = {}
+    for start, stop in ((0, None), (5000, 9000)):
+        tokens = PackedTokens(
+            tmp_path / "train.bin", 48, tokenizer.vocab_size, tokenizer.end_of_text, False, start, stop
+        )
+        blocks = list(range(len(tokens)))
+        before = tokens.batch(blocks, IGNORE)
+        tokens.read_ahead(blocks)
+        assert all(torch.equal(a, b) for a, b in zip(before, tokens.batch(blocks, IGNORE), strict=True))
+        parts[start] = before[0]
+    assert parts[0][0].tolist() == whole[:48].tolist() and parts[5000][0].tolist() == whole[5000:5048].tolist()
