@@ -177,9 +177,12 @@ def generate(
 def embed(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A table with a text column; -: standard input.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write a row of numbers for each text.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row of numbers for each text, as .npy or .parquet.")
+    ] = None,
     near: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Print the texts that are nearest to this one.")
+        str | None,
+        typer.Option("--nearest", "--near", metavar="TEXT", help="Print the texts that are nearest to this one."),
     ] = None,
     neighbours: Annotated[int, typer.Option(help="How many of them.")] = 5,
     pooling: Annotated[
