@@ -29,7 +29,7 @@ COMMANDS = (
     *(use.predict, use.evaluate, use.generate, use.embed, use.chat, use.serve),
     *(runs.report, runs.compare, runs.export, runs.push, runs.labels),
     *(recipes.ls, recipes.show, recipes.cp),
-    *(look.draw, look.doctor),
+    *(look.draw, look.xray, look.doctor),
 )
 for command in COMMANDS:
     app.command()(command)
