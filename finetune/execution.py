@@ -50,7 +50,7 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
     Raises RecipeError or WeightsError, before anything is written, for settings or weights that the task or a stage
     does not support.
     """
-    _check(request, processes)
+    check_settings(request, processes)
     name = request.pipeline if name is None else name
     others: list[str] = []  # runs with this name, and the settings that differ
     number = 1
@@ -81,7 +81,7 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
     raise RunError(f"{root}: already a thousand runs with this name", do="Give another --name.")
 
 
-def _check(request: Recipe, processes: int) -> None:
+def check_settings(request: Recipe, processes: int) -> None:
     """Raise for settings, or weights on this machine, that the task or a stage does not support."""
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import check_start
@@ -224,7 +224,7 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
     from finetune.commands import dry_run as measured
     from finetune.training.loop import set_threads
 
-    _check(request, processes)
+    check_settings(request, processes)
     recipe, names = resolve(request), stage_names(stages)
     for line in [*substitutions(request, recipe), *describe(recipe, stages)]:
         say(line)

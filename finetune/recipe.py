@@ -17,6 +17,7 @@ from finetune.errors import RecipeError
 from finetune.tasks import TASKS
 
 FEATURES = "features"
+FSDP = "fsdp"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
 AIMS = ("half", "max-f1", "cost")
 AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
@@ -129,6 +130,11 @@ class Train(Settings):
         "auto",
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
+        "moment (FSDP2), for models that do not fit on one GPU",
     )
     checkpoint_blocks: bool = Field(
         False,

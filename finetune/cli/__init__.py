@@ -4,14 +4,17 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import cast
 
 import typer
 
 from finetune.cli import data, learn, look, recipes, runs, tokenizer, train, use, weights
+from finetune.cli.processes import help_first
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
+from finetune.training.ranks import call_others, rank
 
 INTERRUPTED = 130
 # click's class, or its copy inside newer releases of typer
@@ -57,13 +60,21 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command; the exit status is 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug)."""
+    """Run the command line; the exit status is that of ``run_command``."""
+    sys.exit(run_command(lambda: app(standalone_mode=False)))
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command; returns the exit status: 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug).
+
+    Of several processes the first runs the command, and the others help it.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
             signal.signal(number, _interrupt)
     try:
         _refuse_undecodable(sys.argv)
-        status = app(standalone_mode=False)
+        status = (command if rank() == 0 else help_first)() or 0
         if status == INTERRUPTED:
             raise KeyboardInterrupt
     except UsageError as error:
@@ -89,4 +100,7 @@ def main() -> None:
             name, do = f"{name[:60]}...", "Give the name of a file or a directory."
         say(f"error: {name}: {error.strerror}. {do}", error=True)
         status = 2
-    sys.exit(status or 0)
+    finally:
+        if rank() == 0:
+            call_others("")
+    return status

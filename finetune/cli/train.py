@@ -1,7 +1,7 @@
 """The commands that train: run, classify and compare-architectures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,9 @@ from finetune.cli.options import (
     UntilOption,
     ValidationOption,
 )
+from finetune.cli.processes import process_count, start_processes
 from finetune.errors import RecipeError
+from finetune.training import ranks
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -140,8 +142,8 @@ def _run(
     dry_run: bool,
     fresh: bool,
 ) -> None:
+    from finetune.execution import check_settings
     from finetune.execution import dry_run as show_plan
-    from finetune.execution import execute, open_run
     from finetune.pipeline import load_pipeline, stage_names
 
     stages = load_pipeline(request.pipeline).stages
@@ -153,8 +155,31 @@ def _run(
             else (f"finetune run {request.pipeline} --set data=my.tsv")
         )
         raise RecipeError("the recipe does not name any data", do=f"Give a file: {command}")
+    count = process_count(processes)
     if dry_run:
-        show_plan(request, stages, processes)
+        show_plan(request, stages, count)
         return
-    opened, recipe = open_run(request, RUNS, name, processes)
-    execute(opened, recipe, stages, first=first, until=until, processes=processes, fresh=fresh)
+    work: dict[str, Any] = {
+        "request": request.model_dump(mode="json"),
+        "name": name,
+        "first": first,
+        "until": until,
+        "fresh": fresh,
+    }
+    if count == ranks.processes():
+        run_request(**work)
+        return
+    check_settings(request, count)  # so that a mistake is said before the processes start
+    raise typer.Exit(start_processes(count, work))
+
+
+def run_request(request: dict, name: str | None, first: str | None, until: str | None, fresh: bool) -> None:
+    """Open the run for a request and execute its stages, with all processes that were started."""
+    from finetune.execution import execute, open_run
+    from finetune.pipeline import load_pipeline
+    from finetune.recipe import Recipe
+
+    asked = Recipe.model_validate(request)
+    stages, count = load_pipeline(asked.pipeline).stages, ranks.processes()
+    opened, recipe = open_run(asked, RUNS, name, count)
+    execute(opened, recipe, stages, first=first, until=until, processes=count, fresh=fresh)

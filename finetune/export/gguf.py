@@ -122,6 +122,13 @@ def read_gguf(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+class _Written(np.ndarray):
+    """An array that the file itself writes: numpy's ``tofile`` says nothing where the disk is full."""
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
+        fid.write(self)
+
+
 def _write_file(path: Path, thing: Exportable, model: GPT, quantize: str | None) -> None:
     import gguf
 
@@ -146,7 +153,7 @@ def _write_file(path: Path, thing: Exportable, model: GPT, quantize: str | None)
             values = np.ascontiguousarray(values.T)
         matrix = values.ndim == 2 and not own.startswith("position")
         stored = kind if matrix else kinds.F32
-        writer.add_tensor(own, gguf.quants.quantize(values, stored), raw_dtype=stored)
+        writer.add_tensor(own, gguf.quants.quantize(values, stored).view(_Written), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

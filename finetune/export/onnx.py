@@ -177,6 +177,7 @@ def _metadata(thing: Exportable, quantize: str | None) -> dict[str, str]:
     if "bundle.json" in thing.files:
         card: dict[str, Any] = json.loads(thing.files["bundle.json"])
         card.pop("estimator", None)
+        card.setdefault("aim", "half")  # a card leaves out what is usual
     else:
         card = {"tokenizer_sha256": thing.tokenizer.fingerprint(), "end_of_text": thing.tokenizer.end_of_text}
     card |= {"max_length": thing.max_length or _gpt(thing).config.context, "quantized": quantize}

@@ -156,11 +156,10 @@ class OnnxClassifier:
     def lines(self, texts: Sequence[str]) -> list[str]:
         """For the screen: each text's labels, the probability of each, and the decision where it may abstain."""
         names, probabilities = self.predict(texts)
+        rows = zip(names, probabilities, self.decide(probabilities), self.confidence(probabilities), strict=True)
         return [
-            "\t".join(
-                [" ".join(name.split()), ";".join(f"{value:.4f}" for value in p[own]), *self.decision(name, p.max())]
-            )
-            for name, p, own in zip(names, probabilities, self.decide(probabilities), strict=True)
+            "\t".join([" ".join(name.split()), ";".join(f"{p:.4f}" for p in row[own]), *self.decision(name, sure)])
+            for name, row, own, sure in rows
         ]
 
 

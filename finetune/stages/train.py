@@ -1,6 +1,6 @@
-"""Stage ``train``: run the training loop on the task's job, in this process or under torchrun."""
+"""Stage ``train``: run the training loop on the task's job, alone or in several processes at once."""
 
-import sys
+import re
 from pathlib import Path
 
 from finetune.recipe import Recipe, Train
@@ -15,11 +15,16 @@ OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before the run is created, for a method that does not share its work between processes."""
     from finetune.errors import RecipeError
-    from finetune.recipe import FEATURES
+    from finetune.recipe import FEATURES, FSDP
 
     if recipe.train.method == FEATURES and processes > 1:
         raise RecipeError(
             "method features runs in one process", got=f"--processes {processes}", do="Leave out --processes."
+        )
+    if recipe.train.parallel == FSDP and recipe.train.optimizer == "muon":
+        raise RecipeError(
+            "train.parallel=fsdp divides every matrix among the processes, and Muon needs whole ones",
+            do="Choose train.optimizer=adamw, or leave out train.parallel.",
         )
 
 
@@ -51,8 +56,34 @@ def recorded(run: Run) -> list[Path]:
 
 
 def run(recipe: Recipe, run: Run, processes: int = 1) -> TrainResult:
-    """Train, resuming from the newest checkpoint if there is one. Returns the resolved settings and the results."""
-    return _launch(run, processes) if processes > 1 else train_here(recipe, run)
+    """Train, resuming from the newest checkpoint if there is one. Returns the resolved settings and the results.
+
+    processes: how many train together; all were started already (``finetune.cli.processes``), and this is the first.
+    Raises TrainingError if another number of them was started.
+    """
+    from finetune.errors import TrainingError
+    from finetune.training import ranks
+
+    if ranks.processes() != processes:
+        raise TrainingError(
+            "the processes that train together were not started",
+            got=str(ranks.processes()),
+            known=str(processes),
+            do="Start the command with --processes, torchrun or accelerate launch.",
+        )
+    ranks.call_others(str(run.directory))
+    try:
+        found = train_here(recipe, run)
+    except RuntimeError as error:
+        if processes == 1 or not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
+            raise
+        raise TrainingError(
+            "another of the processes that train together ended",
+            got=str(error).strip().splitlines()[-1][:200],
+            do="The same command resumes from the last checkpoint, with any number of processes.",
+        ) from error
+    assert found.processes == processes, "accelerate connects all processes that were started"
+    return found
 
 
 def train_here(recipe: Recipe, run: Run) -> TrainResult:
@@ -63,11 +94,15 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     import torch
 
     from finetune.console import say, warn
+    from finetune.recipe import FSDP
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import BEST, build, fit, identity
+    from finetune.training import ranks
     from finetune.training.health import warnings_about
     from finetune.training.loop import set_threads
+    from finetune.training.parallel import is_sharded
     from finetune.training.precision import device_type
+    from finetune.training.sharing import together
 
     begun = time.monotonic()
     set_threads(recipe.train.threads)
@@ -76,14 +111,18 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
-    job = task.build_job(recipe, run, setup, device)
-    found = fit(
-        job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun
-    )
+    if recipe.train.parallel == FSDP and ranks.processes() == 1:
+        say("  train.parallel=fsdp changes nothing in one process")
+    with together():
+        job = task.build_job(recipe, run, setup, device)
+        found = fit(
+            job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun
+        )
     if int(os.environ.get("RANK", "0")) == 0:
         for line in warnings_about(run.path("train.jsonl")):
             warn(line)
-    run.memory[BEST] = setup.model, setup.tokenizer
+    if not is_sharded(setup.model):
+        run.memory[BEST] = setup.model, setup.tokenizer
     tensors = TrainedTensors(
         trainable.names, trainable.places(), trainable.parameters, trainable.parameters / trainable.total
     )
@@ -103,61 +142,3 @@ def reads(recipe: Recipe) -> tuple[str, ...]:
     from finetune.recipe import task_settings
 
     return (*READS, *task_settings(recipe.task).READS.get("train", ()))
-
-
-def _launch(run: Run, processes: int) -> TrainResult:
-    """Start torchrun on this module and return the result of rank 0."""
-    import os
-
-    import torch
-
-    from finetune.console import say
-    from finetune.errors import TrainingError
-    from finetune.training.launch import launch
-    from finetune.training.precision import device_type
-
-    devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device_type(), processes)
-    if processes > devices:
-        raise TrainingError(
-            "each process needs its own GPU",
-            got=f"{processes} processes",
-            known=f"{devices} GPU",
-            do="Set --processes to at most the number of GPUs.",
-        )
-    cores = max((os.cpu_count() or 1) // processes, 1)
-    say(f"  starting {processes} processes")
-    found = launch(
-        [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-            "finetune.stages.train",
-            str(run.directory),
-        ],
-        run,
-        TrainResult,
-        {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))},
-    )
-    if found.processes != processes:
-        raise TrainingError(
-            "torchrun started a different number of processes than requested",
-            got=str(found.processes),
-            known=str(processes),
-        )
-    return found
-
-
-def _main(directory: str) -> None:
-    """Entry point of each process under torchrun."""
-    from finetune.training.launch import answer
-
-    run = Run.at(Path(directory))
-    recipe = run.recipe()
-    answer(run, lambda: train_here(recipe, run))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from finetune.run import Run
 from finetune.training.loop import StopSignal
 
 RESULT = ".launch-result.json"  # file that passes the result back
+STOP = b"."  # what a process reads from its parent when it is to stop
 
 
 R = TypeVar("R", bound=Record)
@@ -36,15 +36,13 @@ class Answer(Record):
     error: str = ""
 
 
-def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, str] | None = None) -> R:
-    """Start Python with these arguments, which call ``answer``, and return its result, which is of this `kind`.
+def supervise(command: list[str], environment: dict[str, str] | None = None, processes: int = 1) -> tuple[int, bool]:
+    """Start Python with these arguments and wait: the exit status, and whether this process was asked to stop.
 
-    The child processes watch a pipe from this process: when it closes, they finish their step, save and stop. This
-    process closes it when asked to stop, and the system closes it if this process is killed. The children run in a
+    The started processes watch a pipe from this one (``watch_parent``). When this process is asked to stop it writes a
+    byte for each of them, and they finish their step, save and stop; when it is killed they end at once. They run in a
     separate session so that Ctrl-C does not reach torchrun, which would kill workers that take more than 30 seconds.
-    Re-raises the error that ended the work: Interrupted or TrainingError.
     """
-    run.path(RESULT).unlink(missing_ok=True)
     with (
         StopSignal() as stop,
         subprocess.Popen(
@@ -54,27 +52,39 @@ def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, s
             start_new_session=True,
         ) as process,
     ):
+        assert process.stdin is not None, "stdin is a pipe"
         try:
             while process.poll() is None:
-                if stop.asked:
-                    assert process.stdin is not None, "stdin is a pipe"
-                    process.stdin.close()
+                if stop.asked and not process.stdin.closed:
+                    with contextlib.suppress(BrokenPipeError):  # they have just ended
+                        process.stdin.write(STOP * processes)
+                        process.stdin.close()
                 time.sleep(0.1)
         except KeyboardInterrupt:  # asked a second time: nothing may write after this process has let go of the run
             _kill(process.pid)
             raise
+    return process.returncode, stop.asked
+
+
+def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, str] | None = None) -> R:
+    """Start Python with these arguments, which call ``answer``, and return its result, which is of this `kind`.
+
+    Re-raises the error that ended the work: Interrupted or TrainingError.
+    """
+    run.path(RESULT).unlink(missing_ok=True)
+    status, stopped = supervise(command, environment)
     path = run.path(RESULT)
     answered = read_json(path) if path.exists() else {}
     path.unlink(missing_ok=True)
     found = Answer.from_json(answered, path)
-    if stop.asked or found.stopped:
+    if stopped or found.stopped:
         raise Interrupted(found.stopped or "stopped; what was saved is intact")
     if found.error:
         raise TrainingError(found.error)
     if found.result is None:
         raise TrainingError(
             "training in another process failed",
-            got=f"status {process.returncode}",
+            got=f"status {status}",
             do="The same command resumes from the last checkpoint.",
         )
     return kind.from_json(found.result, "the result of another process")
@@ -92,28 +102,26 @@ def _kill(parent: int) -> None:
 
 
 def answer(run: Run, work: Callable[[], Record]) -> None:
-    """Do the work in a launched process and pass its result back; with several processes only rank 0 does."""
-    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    first = os.environ.get("RANK", "0") == "0"
-    with (
-        open(os.devnull, "w") as nowhere,
-        redirect_stdout(sys.stdout if first else nowhere),
-        log_to(run.path("log.txt") if first else os.devnull),
-    ):
+    """Do the work in a launched process and pass its result back."""
+    watch_parent()
+    with log_to(run.path("log.txt")):
         try:
             found = Answer(result=work().to_json())
         except Interrupted as stop:
             found = Answer(stopped=str(stop))
         except FinetuneError as error:
             found = Answer(error=str(error))
-        if first:
-            write_json(run.path(RESULT), found.to_json())
+        write_json(run.path(RESULT), found.to_json())
 
 
-def _stop_at_end_of_input() -> None:
-    """Ask this process to stop as soon as its parent closes the pipe or exits."""
-    while os.read(0, 1):
-        pass
+def watch_parent() -> None:
+    """Stop this process as soon as its parent asks for it, and end it at once when the parent is gone."""
+    threading.Thread(target=_read_parent, daemon=True).start()
+
+
+def _read_parent() -> None:
+    if os.read(0, 1) != STOP:
+        os._exit(1)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # outside the loop, there is nothing to save
         os._exit(0)
     signal.raise_signal(signal.SIGTERM)

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from finetune.console import Advance, progress, say, unseen, warn
 from finetune.errors import Interrupted, RunError, TrainingError
 from finetune.files import atomic_write, open_append, read_json, write_json, writing
-from finetune.recipe import Train
+from finetune.recipe import FSDP, Train
 from finetune.records import Trained
 from finetune.training import resume
 from finetune.training.batching import epoch_batches
 from finetune.training.job import Job
 from finetune.training.optim import build_optimizers, learning_rate
+from finetune.training.parallel import is_sharded, shard
 from finetune.training.precision import autocast, device_type
 from finetune.training.probe import COUNTED, FirstSteps, Plan, batch_size, estimate, peak_bytes
 from finetune.training.step import EagerSteps, keep_rows
@@ -75,7 +76,7 @@ def train(
     here = (accelerator.num_processes, threads, device.type, settings.precision)
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
     state = _resume(root, job.model, optimizers, identity)
-    model = accelerator.prepare(job.model)
+    model = job.model if is_sharded(job.model) else accelerator.prepare(job.model)
     per_epoch, steps = count_steps(len(job.lengths), settings)
     eager = EagerSteps(accelerator, model, optimizers, job, settings, keep_rows(job, device))
     stepper = choose_steps(eager, settings.step, steps - state.step)
@@ -114,9 +115,11 @@ def train(
         if saved_step == state.step:
             return
         state.seconds = begun + time.monotonic() - start
-        if accelerator.is_main_process:
+        writes = accelerator.is_main_process
+        if writes or is_sharded(job.model):
             with first.save():
-                resume.save_step(root, state.step, job.model, optimizers, state.__dict__)
+                resume.save_step(root, state.step, job.model, optimizers, state.__dict__, writes)
+        if writes:
             resume.prune(root, state.step, state.best["step"] if state.best else None)
         saved_at, saved_step = time.monotonic(), state.step
 
@@ -251,6 +254,8 @@ def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Opt
     # cpu=True allows several CPU processes; autocast is ours, so that it covers the frozen blocks too.
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     job.model.to(accelerator.device)
+    if settings.parallel == FSDP and accelerator.num_processes > 1:
+        shard(job.model, accelerator.device)
     optimizers = build_optimizers(
         job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
     )
@@ -266,7 +271,7 @@ def set_threads(asked: int) -> int:
 
 
 def validate(job: Job, settings: Train, device: torch.device) -> dict[str, float]:
-    """Every process validates all rows, so all get the same metrics and nothing is gathered."""
+    """The metrics of the validation rows; several processes share the rows, and all get the same metrics."""
     job.model.eval()
     with torch.no_grad(), autocast(settings.precision, device):
         return job.validate(job.model)

@@ -11,6 +11,7 @@ from finetune.console import progress, unseen
 from finetune.models.heads import Classifier
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids, pad_states
+from finetune.training.sharing import share
 
 PREDICT_TOKENS = 8192  # per forward pass without gradients
 
@@ -54,9 +55,14 @@ def _for_each_text(
     device = model.head.weight.device
     found = np.zeros((len(ids), width), dtype=np.float32)
     bar = progress(show, len(ids), unit="texts") if show else nullcontext(unseen)
+    batches = micro_batches(list(range(len(ids))), [len(row) for row in ids], budget)
     with torch.inference_mode(), bar as advance:
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
+
+        def compute_rows(rows: list[int]) -> np.ndarray:
             inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])
-            found[rows] = compute(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
             advance(len(rows))
+            return compute(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
+
+        for rows, computed in zip(batches, share(batches, compute_rows), strict=True):
+            found[rows] = computed
     return found

@@ -12,6 +12,7 @@ from torch import Tensor
 from finetune.console import progress
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
+from finetune.training.sharing import share
 
 
 def build_prefix_cache(
@@ -28,12 +29,18 @@ def build_prefix_cache(
     """
     lengths = [len(row) for row in rows]
     states: list[Tensor] = [torch.empty(0)] * len(rows)
+    batches = micro_batches(list(range(len(rows))), lengths, token_budget)
     with progress("frozen blocks", sum(lengths), unit="tokens") as advance, torch.no_grad():
-        for batch in micro_batches(list(range(len(rows))), lengths, token_budget):
+
+        def run_lower(batch: list[int]) -> list[Tensor]:
             ids, last = pad_ids([rows[i] for i in batch])
-            for i, end, state in zip(batch, last, lower(ids.to(device), last.to(device)).float().cpu(), strict=True):
-                states[i] = state[end if last_only else 0 : end + 1].clone()
+            found = lower(ids.to(device), last.to(device)).float().cpu()
             advance(sum(lengths[i] for i in batch))
+            return [state[end if last_only else 0 : end + 1].clone() for end, state in zip(last, found, strict=True)]
+
+        for batch, found in zip(batches, share(batches, run_lower), strict=True):
+            for i, state in zip(batch, found, strict=True):
+                states[i] = state
     return states
 
 

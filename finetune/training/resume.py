@@ -6,6 +6,7 @@ renamed. Data order and randomness are pure functions of (seed, epoch, step, ran
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from finetune.checkpoints.store import read_header, read_tensor
 from finetune.console import warn
 from finetune.errors import RunError
 from finetune.files import damage, sync_directory, write_json, write_manifest
+from finetune.training.parallel import divided_as, free_gathered, whole
 
 
 def step_directory(root: Path, step: int) -> Path:
@@ -24,15 +26,26 @@ def step_directory(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict) -> None:
-    """Write one step checkpoint: trainable tensors, optimizer moments and `state` (JSON)."""
+def save_step(
+    root: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict, writes: bool = True
+) -> None:
+    """Write one step checkpoint: trainable tensors, optimizer moments and `state` (JSON).
+
+    A model divided among processes is gathered tensor by tensor, so that any number of processes can go on from the
+    checkpoint. All of them call this, and one `writes`.
+    """
+    free_gathered(model)
+    weights = _whole(((name, p) for name, p in model.named_parameters() if p.requires_grad), writes)
+    moments = _whole(_moments(model, optimizers), writes)
+    if not writes:
+        return
     final = step_directory(root, step)
     temporary = root / f".tmp-step-{step:08d}-{os.getpid()}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(trainable_tensors(model), temporary / "weights.safetensors")
-        save_file(_moments(model, optimizers), temporary / "optimizer.safetensors")
+        save_file(weights, temporary / "weights.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state)
         write_manifest(temporary)
         if final.exists():
@@ -49,13 +62,9 @@ def save_step(root: Path, step: int, model: nn.Module, optimizers: list[torch.op
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The trainable tensors by name, on the CPU; frozen ones are in the base checkpoint."""
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-
-
 def load_weights(directory: Path, model: nn.Module) -> None:
     """Load a step checkpoint's weights into the model. Raises RunError if the names do not match."""
+    free_gathered(model)
     path = directory / "weights.safetensors"
     names = read_header(path).keys()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -66,7 +75,7 @@ def load_weights(directory: Path, model: nn.Module) -> None:
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(read_tensor(path, name))
+            parameter.copy_(divided_as(read_tensor(path, name), parameter))
 
 
 def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -77,7 +86,9 @@ def load_optimizers(directory: Path, model: nn.Module, optimizers: list[torch.op
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             keys = [key for key in moments if key.rpartition("/")[0] == names[parameter]]
             if keys:
-                optimizer.state[parameter] = {key.rpartition("/")[2]: moments[key].to(parameter.device) for key in keys}
+                optimizer.state[parameter] = {
+                    key.rpartition("/")[2]: divided_as(moments[key], parameter) for key in keys
+                }
 
 
 def newest(root: Path) -> Path | None:
@@ -109,14 +120,22 @@ def prune(root: Path, step: int, best: int | None) -> None:
             _remove(directory)
 
 
-def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
-        for optimizer in optimizers
-        for parameter, moments in optimizer.state.items()
-        for key, value in moments.items()
-    }
+    for optimizer in optimizers:
+        for parameter, moments in optimizer.state.items():
+            for key, value in moments.items():
+                yield f"{names[parameter]}/{key}", value
+
+
+def _whole(tensors: Iterable[tuple[str, torch.Tensor]], keep: bool) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, gathered where they are divided; empty if they are gathered for another process alone."""
+    found = {}
+    for name, tensor in tensors:
+        gathered = whole(tensor.detach())
+        if keep:
+            found[name] = gathered.cpu().contiguous()
+    return found
 
 
 def _remove(directory: Path) -> None:

@@ -18,6 +18,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.checkpointing import blocks_of, run_again
 from finetune.training.device_rows import DeviceRows, padded_length, to_device
 from finetune.training.job import Job
+from finetune.training.parallel import is_sharded, local, whole
 from finetune.training.precision import autocast
 
 SHARE_OF_MEMORY = 0.25  # of the device's free memory, for the rows of the job
@@ -50,6 +51,7 @@ class EagerSteps:
         self.job, self.settings, self.store = job, settings, store
         self.device: torch.device = accelerator.device
         self.loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor] = job.loss_sum
+        self.sharded = is_sharded(model)
         self.blocks = blocks_of(model) if settings.checkpoint_blocks else []
         self.random = settings.dropout > 0 or (settings.method == "lora" and settings.lora_dropout > 0)
         self.failed = torch.zeros((), device=self.device)  # 1 from the first step without finite numbers
@@ -60,9 +62,7 @@ class EagerSteps:
         """As in ``Steps``."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         total = sum(self.job.weights[row] for row in rows)
-        mine = sorted(rows, key=lambda row: (self.job.lengths[row], row))[rank::world]
-        idle = not mine  # fewer rows than processes: run one row with weight 0, so that the all-reduce still happens
-        parts = micro_batches(mine or rows[:1], self.job.lengths, self.settings.micro_batch_tokens)
+        parts, weighed = self.parts(rows, rank, world)
         self.set_rate(rate)
         self.start()
         loss = torch.zeros((), device=self.device)
@@ -70,10 +70,24 @@ class EagerSteps:
             torch.manual_seed(_mix(self.settings.seed, step, number, rank))
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss += self.backward(self.batch(part, epoch), 0.0 if idle else 1.0 / total)
+                loss += self.backward(self.batch(part, epoch), 1.0 / total if number < weighed else 0.0)
         found = self.update(loss)
         self.clear()
         return found
+
+    def parts(self, rows: list[int], rank: int, world: int) -> tuple[list[list[int]], int]:
+        """The micro-batches of one of the processes, and how many of them count; after those, the first row runs again.
+
+        A process without rows runs one, so that it takes part in the sum of gradients; and where weights are divided,
+        all run equally many micro-batches, because each gathers weights from the others.
+        """
+        ordered = sorted(rows, key=lambda row: (self.job.lengths[row], row))
+        split = [
+            micro_batches(ordered[other::world], self.job.lengths, self.settings.micro_batch_tokens)
+            for other in range(world)
+        ]
+        most = max(map(len, split)) if self.sharded else 1
+        return split[rank] + [rows[:1]] * (most - len(split[rank])), len(split[rank])
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -116,7 +130,7 @@ class EagerSteps:
     def update(self, loss: Tensor) -> Tensor:
         """Clip the gradient and step, unless a number is not finite: (loss, norm), with the loss over all processes."""
         moving = (p for p in self.model.parameters() if p.requires_grad)
-        norm = self.accelerator.clip_grad_norm_(moving, self.settings.clip_norm)
+        norm = whole(self.accelerator.clip_grad_norm_(moving, self.settings.clip_norm))
         mean = self.accelerator.reduce(loss, reduction="sum")
         found = torch.stack((mean, norm))
         self.failed.copy_(torch.maximum(self.failed, (~found.isfinite().all()).float()))
@@ -137,7 +151,7 @@ def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.found_inf = failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         optimizer.step()
         return
-    moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    moving = [local(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     before = [p.clone() for p in moving]
     optimizer.step()
     for parameter, old in zip(moving, before, strict=True):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,23 @@ def toy_copy(toy, finetune, tmp_path):
     return Path(shutil.copytree(toy.run, tmp_path / "runs" / "spam-classifier"))
 
 
+def run_guide(title: str, directory: Path, number: int = 0, replace: dict[str, str] | None = None) -> dict:
+    """Run a block of Python below a heading of docs/deploying.md on a directory; returns its variables.
+
+    replace: strings of the block by others, as the question that is asked.
+    """
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    code = re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S)[number]
+    names: dict = {}
+    for old, new in {"DIRECTORY": directory.as_posix(), **(replace or {})}.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, names)
+    return names
+
+
 @pytest.fixture(scope="session")
 def tools():
     """The functions and the words of a ham above, for the test modules beside this file."""
-    return SimpleNamespace(toy_rows=toy_rows, ham=HAM, hashes=hashes, start=start)
+    return SimpleNamespace(toy_rows=toy_rows, ham=HAM, hashes=hashes, start=start, run_guide=run_guide)

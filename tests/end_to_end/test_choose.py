@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.evaluation.baseline import tfidf_logistic
+from finetune.export import FORMATS
 
 SETTINGS = ["--weights", "random-bytes", "--method", "head", "--set", "evaluate.choose=best"]
 SHORT = ("train.max_steps=2", "train.threads=1", "evaluate.resamples=100", "classify.audit=off")
@@ -69,9 +70,10 @@ def test_a_bundle_of_tf_idf_is_predicted_without_torch_as_scikit_learn_does(fine
     assert "chosen on the validation rows" in page and "What the bundle holds" in page and "--part model" in page
     assert "nothing left to do" in finetune("classify", "toy.csv", *SETTINGS, "--name", "best").out
 
-    for more in (["--format", "hf"], ["--format", "onnx"], ["--format", "peft"]):
-        refused = finetune("export", run, *more)
+    for format in FORMATS:
+        refused = finetune("export", run, "--format", format)
         assert refused.status == 2 and "this run's winner is not the model; got tfidf" in refused.err
+        assert "--part model" in refused.err and not (run / "export" / format).exists()
     assert "has no export of the model" in finetune("push", run, "me/mine", "--dry-run").err
     assert finetune("export", run, "--part", "head").status == 2
     exported = finetune("export", run, "--part", "model", "--out", "alone")

@@ -15,7 +15,7 @@ def read(*parts):
     return json.loads(Path(*parts).read_text(encoding="utf-8"))
 
 
-def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
+def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms, tools):
     done = finetune("run", "spam-classifier", "--set", "weights=random-bytes", "--set", "train.epochs=1", *LORA)
     assert done.status == 0, done.err
     run = Path("runs/spam-classifier")
@@ -58,6 +58,10 @@ def test_a_classifier_is_trained_merged_and_handed_to_peft(finetune, sms):
         "merges.txt",
         "README.md",
     }
+    guide = tools.run_guide("peft", Path("adapter").resolve())
+    asked = tokenizer("a text", return_tensors="pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(guide["model"](**asked).logits, model(**asked).logits, atol=2e-5, rtol=0)
     assert "nothing left to do" in finetune("run", run / "recipe.json", "--name", "spam-classifier").out
 
 

@@ -137,6 +137,16 @@ def test_the_encoder_decoder_writes_the_same_in_transformers(finetune, tmp_path,
     texts = tokenizer.batch_decode(model.generate(**sources), skip_special_tokens=True)
     assert [text.strip() for text in texts] == [row["output"] for row in rows[:5]]
 
+    readme = (directory / "export" / "hf" / "README.md").read_text(encoding="utf-8").partition("or in transformers")[2]
+    code = "\n".join(line[4:] for line in readme.splitlines() if line.startswith("    "))
+    long = "1 " * 200
+    names: dict = {}
+    exec(code.replace('"DIRECTORY"', repr(str(directory / "export" / "hf"))).replace("a source", long), names)
+    ours = finetune("generate", directory, long)
+    assert "the source has " in ours.err
+    written = names["tokenizer"].decode(names["model"].generate(**names["source"])[0], skip_special_tokens=True)
+    assert written.strip() == ours.out.strip()
+
 
 @pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])
 def test_an_interrupted_training_resumes_to_the_same_bits(finetune, tmp_path, pairs, monkeypatch, method):

@@ -1,6 +1,7 @@
 """The tables of benchmarks/README.md are what the scripts make of the rows, and their intervals are right."""
 
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -249,3 +250,31 @@ def test_the_table_at_the_top_is_made_of_the_recorded_rows(root, monkeypatch, tm
         short.record([replace(row, ratio=ratio), replace(row, machine="there")])
     assert [own.ratio for own in short.read_rows(short.ROWS)] == [3.0, 2.0]
     assert short.PAGE.read_text(encoding="utf-8").endswith(short.section(short.read_rows(short.ROWS)) + "\nmore\n")
+
+
+def test_the_table_of_scaling_is_what_its_script_computes(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    scaling = importlib.import_module("scaling")
+    assert scaling.table() in (root / "docs" / "scaling.md").read_text(encoding="utf-8")
+    link = scaling.Link("", within=1e9, between=1e9)
+    assert scaling.efficiency(1e9, 1000, 1, link) == 1  # alone, nothing is sent
+    computed, waited = scaling.step_seconds(1e9, 1000, 2, link)  # 4 GB over 1 GB/s, two turns of 160 buckets
+    assert computed == pytest.approx(6e12 / (0.4 * 989e12)) and waited == pytest.approx(
+        4 + 2 * 10e-6 * 160 - computed * 2 / 3
+    )
+
+
+def test_the_tables_of_exports_are_made_of_the_recorded_rows(scripts, root):
+    shared = scripts["few_labels"]
+    parity, answers = importlib.import_module("export_parity"), importlib.import_module("gguf_answers")
+    rows = shared.read_rows(parity.ROWS)
+    assert shared.section_of(parity.PAGE, "export_parity") == parity.table(rows) and all(map(parity.held, rows))
+    cases = {(row["shape"], row["labels"], row["method"]) for row in rows}
+    assert cases >= set(itertools.product(["mini"], parity.LABELS, parity.METHODS)) and len(cases) == len(rows)
+    assert all(("peft" in row["programs"]) is (row["method"] == "lora") for row in rows)
+    off = rows[0] | {"programs": {"peft": rows[0]["programs"]["transformers"] | {"logits": 2e-4}}}
+    assert not parity.held(off) and f"{len(rows) - 1} cases below 0.0001" in parity.table([off, *rows[1:]])
+    found = shared.read_rows(answers.ROWS)
+    assert shared.section_of(answers.PAGE, "gguf_answers") == answers.table(found)
+    assert {(row["style"], row["width"]) for row in found} <= set(itertools.product(answers.STYLES, answers.WIDTHS))
+    assert all(row["same"] == row["prompts"] == 100 for row in found if row["width"] == "f32")

@@ -23,6 +23,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 from finetune.training.job import Job
+from finetune.training.sharing import share
 
 
 def build_job(
@@ -68,7 +69,11 @@ def measure(model: nn.Module, part: Examples, budget: int, device: torch.device)
 @torch.no_grad()
 def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device) -> np.ndarray:
     """The cross-entropy in nats of each group of rows, summed over its supervised tokens (one forward pass)."""
-    return np.array([float(model(*(tensor.to(device) for tensor in collate(part, rows)))) for rows in groups])
+
+    def nll(rows: list[int]) -> float:
+        return float(model(*(tensor.to(device) for tensor in collate(part, rows))))
+
+    return np.array(share(groups, nll))
 
 
 def generate_answers(

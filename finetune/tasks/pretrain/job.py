@@ -19,6 +19,7 @@ from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling, SourceBits
 from finetune.tokenizer import Tokenizer
 from finetune.training.job import Job
+from finetune.training.sharing import share
 
 SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tokens=24, samples=6)
 
@@ -88,11 +89,12 @@ def block_nll(
     model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int, device: torch.device
 ) -> np.ndarray:
     """The cross-entropy in nats of each group of `together` blocks (one forward pass)."""
-    sums = []
-    for start in range(0, len(blocks), together):
-        inputs, targets = (tensor.to(device) for tensor in tokens.batch(blocks[start : start + together], IGNORE))
-        sums.append(float(model(inputs, targets, *tokens.layout(inputs))))
-    return np.array(sums)
+
+    def nll(batch: list[int]) -> float:
+        inputs, targets = (tensor.to(device) for tensor in tokens.batch(batch, IGNORE))
+        return float(model(inputs, targets, *tokens.layout(inputs)))
+
+    return np.array(share([blocks[start : start + together] for start in range(0, len(blocks), together)], nll))
 
 
 def evaluate(

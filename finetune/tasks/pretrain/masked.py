@@ -19,6 +19,7 @@ from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling
 from finetune.tokenizer import Tokenizer
 from finetune.training.job import Job
+from finetune.training.sharing import share
 
 EXAMPLES = Sampling(temperature=0.0, top_k=1, seed=0, new_tokens=0, prompt_tokens=24, samples=6)
 HIDDEN = "____"  # a masked token in the report
@@ -84,13 +85,13 @@ def block_nll(
     model: nn.Module, tokens: PackedTokens, masking: Masking, blocks: list[int], together: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cross-entropy in nats and number of masked tokens of each `together` blocks; the masks are always the same."""
-    nats, counts = [], []
-    for start in range(0, len(blocks), together):
-        inputs, targets = (
-            tensor.to(device) for tensor in masked_blocks(tokens, blocks[start : start + together], 0, masking)
-        )
-        nats.append(float(model(inputs, targets, *tokens.layout(inputs, causal=False))))
-        counts.append(int((targets != IGNORE).sum()))
+
+    def score(batch: list[int]) -> tuple[float, int]:
+        inputs, targets = (tensor.to(device) for tensor in masked_blocks(tokens, batch, 0, masking))
+        return float(model(inputs, targets, *tokens.layout(inputs, causal=False))), int((targets != IGNORE).sum())
+
+    scored = share([blocks[start : start + together] for start in range(0, len(blocks), together)], score)
+    nats, counts = zip(*scored, strict=True)
     return np.array(nats), np.array(counts)
 
 

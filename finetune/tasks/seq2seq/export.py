@@ -53,7 +53,7 @@ def encoder_decoder_readme(name: str, said: str, public: bool) -> Callable[[Expo
                         "    from transformers import AutoTokenizer, BlenderbotForConditionalGeneration",
                         '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
                         '    model = BlenderbotForConditionalGeneration.from_pretrained("DIRECTORY")',
-                        '    source = tokenizer("a source", return_tensors="pt")',
+                        '    source = tokenizer("a source", truncation=True, return_tensors="pt")',
                         "    print(tokenizer.decode(model.generate(**source)[0], skip_special_tokens=True))",
                         "",
                     ]

@@ -29,6 +29,7 @@ from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.job import Job
+from finetune.training.sharing import share
 
 Origin = LanguageModel | EncoderDecoder  # the models that a run can start from
 FORCED_TOKENS = 2048  # tokens per teacher-forced evaluation batch
@@ -87,9 +88,14 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
 def teacher_forced(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Teacher-forced evaluation of each pair: cross-entropy in nats, and correctly predicted tokens; (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
-    for rows in micro_batches(list(range(len(part.rows))), part.lengths(), budget):
+    batches = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
+
+    def score(rows: list[int]) -> tuple[np.ndarray, ...]:
         batch = (tensor.to(device) for tensor in model.batch([part.pair(row) for row in rows]))
-        nats[rows], right[rows] = (found.cpu().numpy() for found in model.teacher_forced(*batch))
+        return tuple(found.cpu().numpy() for found in model.teacher_forced(*batch))
+
+    for rows, found in zip(batches, share(batches, score), strict=True):
+        nats[rows], right[rows] = found
     return nats, right
 
 

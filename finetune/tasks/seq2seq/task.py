@@ -267,7 +267,17 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             )
             return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
         readme = encoder_decoder_readme(run.name, said, blenderbot.fits(model.body.config))
-        return Exportable(run.name, model.body, tokenizer, readme, files=files, card=about, generation=writing)
+        room = writing_room(use.family, use.max_length, model.body.config.context, use.max_new_tokens)
+        return Exportable(
+            run.name,
+            model.body,
+            tokenizer,
+            readme,
+            files=files,
+            card=about,
+            tokenizer_settings={"model_max_length": room},
+            generation=writing,
+        )
 
     def next_command(self, directory: Path) -> str:
         """Generate a target."""

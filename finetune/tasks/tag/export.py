@@ -30,21 +30,33 @@ from finetune.tokenizer import Tokenizer
 ARCHITECTURE = "GPT2ForTokenClassification"
 WITH_TRANSFORMERS = (
     "or, without this project. Words and punctuation marks are separated by a space, and a word's tag is that of its",
-    "last token:",
+    "last token. `truncation=True` truncates a sentence to the length of training:",
     "",
+    "    import re",
     "    from transformers import AutoModelForTokenClassification, AutoTokenizer",
     '    tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
     '    model = AutoModelForTokenClassification.from_pretrained("DIRECTORY")',
-    '    logits = model(**tokenizer("Anna lives in Oslo .", return_tensors="pt")).logits[0]',
-    "    tags = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]",
+    '    text = "Anna lives in Oslo ."',
+    '    read = tokenizer(text, truncation=True, return_offsets_mapping=True, return_tensors="pt")',
+    '    last = {end: at for at, (_, end) in enumerate(read.pop("offset_mapping")[0].tolist())}',
+    "    found = model(**read).logits[0].argmax(-1).tolist()",
+    '    words = [word for word in re.finditer(r"\\S+", text) if word.end() in last]',
+    "    tags = [(word[0], model.config.id2label[found[last[word.end()]]]) for word in words]",
     "",
 )
 
 
 def exportable_run(
-    run: Run, recipe: Recipe, model: Tagger, tokenizer: Tokenizer, tags: list[str], max_length: int, tokens: Tokens
+    run: Run,
+    recipe: Recipe,
+    model: Tagger,
+    tokenizer: Tokenizer,
+    tags: list[str],
+    max_length: int,
+    tokens: Tokens,
+    texts: list[str],
 ) -> Exportable:
-    """A finished run's tagger. tokens: of sentences on which it is compared."""
+    """A finished run's tagger. tokens, texts: of the sentences on which it is compared."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = TagEvaluation.from_json(read_json(measured), measured)
     data = TagCard.from_json(read_json(described), described)
@@ -63,7 +75,7 @@ def exportable_run(
         write_tagger(directory, model, tokenizer, card)
         if not isinstance(model.body, GPT):
             return compare_read_back(directory, model, tokens)
-        return compare(directory, model, tokens)
+        return compare(directory, model, tokens, texts)
 
     return Exportable(
         run.name,
@@ -90,7 +102,8 @@ def write_tagger(directory: Path, model: Tagger, tokenizer: Tokenizer, card: Tag
         "id2label": {str(at): tag for at, tag in enumerate(card.tags)},
         "label2id": {tag: at for at, tag in enumerate(card.tags)},
     }
-    files = {"tokenizer_config.json": json.dumps(tokenizer_config(body.config), indent=2) + "\n"} | bundle
+    read = tokenizer_config(body.config) | {"model_max_length": card.max_length}
+    files = {"tokenizer_config.json": json.dumps(read, indent=2) + "\n"} | bundle
     write_directory(directory, gpt_tensors(body) | head, config, tokenizer, files)
 
 
@@ -105,28 +118,32 @@ def compare_read_back(directory: Path, model: Tagger, tokens: Tokens) -> Exporte
     )
 
 
-def compare(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
-    """Compare logits and tags of each word with what another program reads from the directory. Raises WeightsError."""
+def compare(directory: Path, model: Tagger, tokens: Tokens, texts: list[str]) -> Exported:
+    """Compare token ids, logits and tags of each word with what another program reads from the directory.
+
+    texts: the words of each sentence, separated by spaces. Raises WeightsError.
+    """
     reader = open_reader(directory, ARCHITECTURE)
     if not isinstance(reader, TransformersReader):
         some = range(min(PLAIN_TEXTS, len(tokens.pieces)))
-        tokens = Tokens(tokens.pieces.take(some), tokens.lasts.take(some))
+        tokens, texts = Tokens(tokens.pieces.take(some), tokens.lasts.take(some)), texts[:PLAIN_TEXTS]
     ours = predict_tags(model, tokens)
     try:
         theirs = reader.tag(list(tokens.pieces))
     except (KeyError, ValueError, IndexError) as error:
         raise refuse(reader.name, str(error)) from error
+    same_ids = sum(reader.encode(text) == own for text, own in zip(texts, tokens.pieces, strict=True))
     difference, same, words = 0.0, 0, 0
     for own, read, lasts in zip(ours, theirs, tokens.lasts, strict=True):
         at_words = read[lasts]
         difference = max(difference, float(np.abs(at_words - own).max(initial=0.0)))
         same += int((at_words.argmax(1) == own.argmax(1)).sum())
         words += len(own)
-    if reader.odd or not difference <= TOLERANCE or same < words:
+    if reader.odd or not difference <= TOLERANCE or same < words or same_ids < len(texts):
         raise refuse(
             reader.name,
-            f"largest logit difference {difference:.2e}, {same} of {words} words' tags equal, "
-            f"loading {reader.odd or 'clean'}",
+            f"largest logit difference {difference:.2e}, {same} of {words} words' tags "
+            f"and {same_ids} of {len(texts)} token lists equal, loading {reader.odd or 'clean'}",
         )
     return Exported(
         True,

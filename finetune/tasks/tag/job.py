@@ -20,6 +20,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 from finetune.training.job import Job
 from finetune.training.predict import PREDICT_TOKENS
+from finetune.training.sharing import share
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,18 @@ def predict_tags(model: Tagger, tokens: Tokens, budget: int = PREDICT_TOKENS, sh
     device, lengths = model.head.weight.device, tokens.pieces.lengths()
     logits: list[np.ndarray] = [np.zeros((0, model.head.out_features), np.float32)] * len(lengths)
     bar = progress(show, len(lengths), unit="sentences") if show else nullcontext(unseen)
+    batches = micro_batches(list(range(len(lengths))), lengths, budget)
     with torch.inference_mode(), bar as advance:
-        for rows in micro_batches(list(range(len(lengths))), lengths, budget):
+
+        def compute(rows: list[int]) -> list[np.ndarray]:
             lasts = [tokens.lasts[row] for row in rows]
             found = model(*(pad_ids(part)[0].to(device) for part in ([tokens.pieces[row] for row in rows], lasts)))
-            for row, own, places in zip(rows, found.float().cpu().numpy(), lasts, strict=True):
-                logits[row] = own[: len(places)]
             advance(len(rows))
+            return [own[: len(at)] for own, at in zip(found.float().cpu().numpy(), lasts, strict=True)]
+
+        for rows, found in zip(batches, share(batches, compute), strict=True):
+            for row, own in zip(rows, found, strict=True):
+                logits[row] = own
     return logits
 
 

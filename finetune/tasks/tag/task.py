@@ -180,8 +180,8 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
     def exportable(self, recipe: Recipe, run: Run, model: Tagger, tokenizer: Tokenizer) -> Exportable:
         """The tagger with its card, compared on the test's sentences."""
         prepared = run.result("prepare", TagPrepared)
-        tokens = load_tokens(run, "test", Tokens)
-        return exportable_run(run, recipe, model, tokenizer, prepared.tags, prepared.max_length, tokens)
+        tokens, texts = load_tokens(run, "test", Tokens), [own.text for own in read_records(run, "test", Sentence)]
+        return exportable_run(run, recipe, model, tokenizer, prepared.tags, prepared.max_length, tokens, texts)
 
     def next_command(self, directory: Path) -> str:
         """The names in a sentence."""

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, RunError, WeightsError
+from finetune.evaluation.aims import ABSTAIN, choose_rule
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.results import StartWeights
-from finetune.export import extras, onnx
+from finetune.export import extras, hf, onnx
 from finetune.export.exportable import Exportable
 from finetune.export.standalone import OnnxClassifier, predict_csv
 from finetune.files import write_manifest
@@ -43,7 +44,7 @@ def thing(model, labels=LABELS, threshold=0.7, targets=None, thresholds=None, **
         schema_version=1,
         task="classify",
         labels=labels,
-        positive=labels[1] if threshold else None,
+        positive=labels[1] if threshold is not None else None,
         max_length=20,
         threshold=threshold,
         thresholds=thresholds,
@@ -130,6 +131,81 @@ def test_costs_decide_and_uncertain_texts_are_abstained_on(tmp_path):
     predict_csv(other, table, "note", tmp_path / "theirs.csv")
     predict_table(ready, table, tmp_path / "ours.csv", None)
     assert (tmp_path / "theirs.csv").read_bytes() == (tmp_path / "ours.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """Traced once for two labels and for three."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for labels in (LABELS, ["a", "b", "=c"]):
+        onnx._trace(classifier(labels), folder / f"{len(labels)}.onnx", {})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("aim", "labels"),
+    [
+        *((aim, LABELS) for aim in ("half", "max-f1", "cost", "recall-at-fpr:0.2", "precision:0.9", "abstain:0.2")),
+        ("half", ["a", "b", "=c"]),
+        ("cost", ["a", "b", "=c"]),
+        ("abstain:0.2", ["a", "b", "=c"]),
+    ],
+)
+def test_every_aim_decides_the_same_in_torch_in_onnx_and_by_predict_py(tmp_path, monkeypatch, graphs, aim, labels):
+    import onnx as library
+
+    def trace(model, path, metadata):
+        graph = library.load(graphs / f"{len(labels)}.onnx")
+        library.helper.set_model_props(graph, metadata)
+        library.save(graph, path)
+
+    monkeypatch.setattr(onnx, "_trace", trace)
+    model, costs = classifier(labels), [[0.0, 1.0, 1.0], [2.0, 0.0, 1.0], [9.0, 9.0, 0.0]]
+    costs = [row[: len(labels)] for row in costs[: len(labels)]]
+    p = softmax(predict_logits(model, encode(TOKENIZER, TEXTS, 20)), 1.5)
+    likeliest, unsure = p.argmax(axis=1), np.argsort(p.max(axis=1))[:3]
+    y = likeliest.copy()
+    y[unsure] = (y[unsure] + 1) % len(labels)  # so that the likeliest label is not the best decision
+    rule = choose_rule(aim, costs, y, p, 1 if len(labels) == 2 else None)
+    rules = {"threshold": rule.threshold, "costs": rule.costs, "abstain_below": rule.abstain_below, "aim": rule.aim}
+    for format in (hf, onnx):
+        assert format.write(thing(model, labels, **rules), tmp_path / format.__name__).compared
+    in_torch, in_onnx, alone = (
+        open_bundle(tmp_path / hf.__name__),
+        open_bundle(tmp_path / onnx.__name__),
+        OnnxClassifier(tmp_path / onnx.__name__),
+    )
+    stored = alone.session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(stored.get(name, "null")) for name in rules} == rules
+    source = tmp_path / "in.csv"
+    source.write_text("note,id\n" + "".join(f'"{text}",1\n' for text in [*TEXTS, ""]), encoding="utf-8")
+    predict_table(in_torch, source, tmp_path / "torch.csv", None)
+    predict_table(in_onnx, source, tmp_path / "onnx.csv", None)
+    predict_csv(alone, source, "note", tmp_path / "alone.csv")
+    tables = [
+        list(csv.DictReader((tmp_path / f"{name}.csv").read_text("utf-8").splitlines()))
+        for name in ("torch", "onnx", "alone")
+    ]
+    sure = ["probability", *(f"p_{label}" for label in labels)]
+    for one, *others in zip(*tables, strict=True):
+        for other in others:
+            assert other.keys() == one.keys()
+            assert {k: v for k, v in other.items() if k not in sure} == {k: v for k, v in one.items() if k not in sure}
+            assert all(one[k] == other[k] == "" or abs(float(one[k]) - float(other[k])) < 1e-4 for k in sure)
+    decided = rule.predict(p, 1 if len(labels) == 2 else None)
+    names = [labels[at] for at in decided]
+    assert [row["predicted"].lstrip("'") for row in tables[0]] == [*names, ""]
+    word = aim.partition(":")[0]
+    assert ("decision" in tables[0][0]) is (word == ABSTAIN)
+    if word == ABSTAIN:
+        kept = rule.decided(p, decided)
+        assert 0 < kept.sum() < len(kept)
+        expected = [name if own else ABSTAIN for name, own in zip(names, kept, strict=True)]
+        assert [row["decision"].lstrip("'") for row in tables[0]] == [*expected, ""]
+    elif word != "half":
+        assert (decided != likeliest).any()
+    assert [line.split("\t", 1) for line in alone.lines(TEXTS)] == list(map(list, in_onnx.shown(TEXTS)))
+    assert [own[0] for own in in_torch.shown(TEXTS)] == [own[0] for own in in_onnx.shown(TEXTS)]
 
 
 def test_many_labels_per_text_keep_their_thresholds(tmp_path):

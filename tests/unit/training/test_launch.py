@@ -51,7 +51,7 @@ def test_every_other_end_is_an_error_that_says_so(started, content, error, said)
 
 
 def test_the_answer_holds_nothing_but_how_the_work_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.training.launch._stop_at_end_of_input", lambda: None)
+    monkeypatch.setattr("finetune.training.launch.watch_parent", lambda: None)
     run = SimpleNamespace(path=tmp_path.joinpath)
 
     def refuse():

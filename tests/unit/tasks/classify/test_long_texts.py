@@ -91,18 +91,19 @@ def test_every_bundle_averages_what_transformers_gives_for_each_piece(way, thres
         assert other.predict(TEXTS)[0] == ready.predict(TEXTS)[0]
 
 
-@pytest.mark.parametrize("way", ["head-tail", "windows"])
-def test_the_lines_of_the_readme_read_texts_as_in_training(way, tmp_path):
-    hf.write(thing(way), tmp_path / "hf")
+@pytest.mark.parametrize("thresholds", [None, [0.3, 0.5, 0.6]], ids=["one label", "many"])
+@pytest.mark.parametrize("way", ["cut", "head-tail", "windows"])
+def test_the_lines_of_the_readme_read_texts_as_in_training(way, thresholds, tmp_path):
+    hf.write(thing(way, thresholds), tmp_path / "hf")
     readme = (tmp_path / "hf" / "README.md").read_text()
-    lines = export.transformers_lines(Bundle.load(tmp_path / "hf") and data_card(tmp_path / "hf"))
-    assert all(f"    {line}\n" in readme for line in lines) and "truncation=True" not in readme
+    lines = export.transformers_lines(data_card(tmp_path / "hf"))
+    assert all(f"    {line}\n" in readme for line in lines) and ("truncation=True" in readme) is (way == "cut")
     code = "\n".join(lines).replace("DIRECTORY", str(tmp_path / "hf"))
     names, probabilities = Bundle.load(tmp_path / "hf").predict(TEXTS)
     for text, name, p in zip(TEXTS, names, probabilities, strict=True):
         found = {}
         exec(code.replace('"a text"', repr(text)), found)  # noqa: S102
-        assert found["label"] == name
+        assert (found["label"] if thresholds is None else ";".join(found["labels"])) == name
         assert [found["probabilities"][label] for label in LABELS] == pytest.approx(p.tolist(), abs=1e-6)
 
 

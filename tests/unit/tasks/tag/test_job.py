@@ -1,5 +1,7 @@
 """A word's tag is read at its last token, sees nothing that follows, and does not depend on its batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -154,9 +156,10 @@ def test_logits_are_those_of_transformers_or_a_plain_reader(model, tmp_path, mon
     own = Tokenizer.of_bytes()
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
-    write_tagger(tmp_path / "hf", model, own, card())
+    write_tagger(tmp_path / "hf", model, own, replace(card(), max_length=32))
     monkeypatch.setattr(readers, "has_transformers", lambda: installed)
-    exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES))
+    texts = [own.text for own in SENTENCES]
+    exported = compare(tmp_path / "hf", model, tokens_of(SENTENCES), texts)
     assert exported.compared and exported.same_labels == 8 and exported.max_logit_difference < 1e-5
     assert exported.summary.endswith("transformers is not installed") is not installed
 
@@ -169,10 +172,42 @@ def test_logits_are_those_of_transformers_or_a_plain_reader(model, tmp_path, mon
         model.head.bias.add_(torch.tensor([0.0, 0.01, 0.0]))  # no longer what was written
     from finetune.errors import WeightsError
 
-    with pytest.raises(
-        WeightsError, match=("transformers" if installed else "a reader in plain numpy") + " reads the export"
-    ):
-        compare(tmp_path / "hf", model, tokens_of(SENTENCES))
+    reader = "transformers" if installed else "a reader in plain numpy"
+    with pytest.raises(WeightsError, match=f"{reader} reads the export"):
+        compare(tmp_path / "hf", model, tokens_of(SENTENCES), texts)
+
+
+def test_the_lines_of_the_readme_give_the_bundle_s_tags(model, tmp_path):
+    from finetune.tasks.tag.bundle import TagBundle
+    from finetune.tasks.tag.export import Exported, readme, write_tagger
+
+    write_tagger(tmp_path / "hf", model, Tokenizer.of_bytes(), card())
+    text = readme("run", card(), Exported(True, "equal"), [])
+    code = "\n".join(
+        line[4:] for line in text.splitlines() if line.startswith("    ") and "finetune predict" not in line
+    )
+    code = code.replace('"DIRECTORY"', repr(str(tmp_path / "hf")))
+    bundle = TagBundle.load(tmp_path / "hf")
+    for words in (["Rain", "in", "Oslo"], ["\u00c5s", "\u00e9", "."], ["A", "long", "sentence", "is", "truncated"]):
+        found: dict = {}
+        exec(code.replace("Anna lives in Oslo .", " ".join(words)), found)
+        tokens = encode_words(Tokenizer.of_bytes(), [words], bundle.max_length)
+        [expected] = predict_tags(bundle.model, tokens)
+        assert found["tags"] == [(word, TAGS[at]) for word, at in zip(words, expected.argmax(1), strict=False)]
+        assert len(found["tags"]) == len(expected) and (len(expected) < len(words)) is (words[0] == "A")
+
+
+def test_a_tokenizer_that_truncates_elsewhere_is_no_export(model, tmp_path):
+    from finetune.errors import WeightsError
+    from finetune.tasks.tag.export import compare, write_tagger
+
+    long = Sentence(0, ["Rain"] * 5, ["O"] * 5)
+    tokens = tokens_of([long], card().max_length)
+    write_tagger(tmp_path / "hf", model, Tokenizer.of_bytes(), card())
+    assert compare(tmp_path / "hf", model, tokens, [long.text]).compared
+    write_tagger(tmp_path / "other", model, Tokenizer.of_bytes(), replace(card(), max_length=20))
+    with pytest.raises(WeightsError, match="0 of 1 token lists equal"):
+        compare(tmp_path / "other", model, tokens, [long.text])
 
 
 def test_long_texts_are_read_in_parts_and_names_keep_their_place(model):

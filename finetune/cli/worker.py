@@ -1,0 +1,29 @@
+"""``python -m finetune.cli.worker work.json``: one of the processes that ``start_processes`` starts."""
+
+import os
+import sys
+from pathlib import Path
+
+from finetune.cli import run_command
+from finetune.cli.processes import STATUS
+from finetune.cli.train import run_request
+from finetune.files import read_json, write_json
+from finetune.training.launch import watch_parent
+from finetune.training.ranks import rank
+
+
+def main(path: str) -> None:
+    """Run the request with the others; the first process leaves the exit status in a file.
+
+    The status of the process itself is for torchrun, which ends the others and prints a summary where it is not 0.
+    """
+    watch_parent()
+    status = run_command(lambda: run_request(**read_json(Path(path))))
+    if rank() == 0:
+        write_json(Path(os.environ[STATUS]), {"status": status})
+    elif status:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

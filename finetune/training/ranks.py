@@ -1,0 +1,65 @@
+"""The processes of one command: the first runs it, and the others wait until it calls them to train with it.
+
+They meet in the key-value store of torch.distributed, which waits without a time-out: the first may download and
+prepare for hours before it calls.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import PrefixStore
+
+WAIT_SECONDS = 0.1
+_called = 0  # how often the others were called
+
+
+def processes() -> int:
+    """How many processes torchrun or accelerate launch started; 1 for a command that was started alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is; 0 is the first."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def call_others(work: str) -> None:
+    """Tell the other processes what to do next; "" ends them."""
+    global _called
+    if processes() > 1:
+        if not work:
+            _store().set("ended", "")
+        _store().set(f"work {_called}", work)
+        _called += 1
+
+
+def calls() -> Iterator[str]:
+    """What the first process calls this one to do, until it ends."""
+    store, number = _store(), 0
+    while True:
+        while not store.check([f"work {number}"]):
+            time.sleep(WAIT_SECONDS)
+        work = store.get(f"work {number}").decode()
+        number += 1
+        if not work:
+            return
+        yield work
+
+
+def has_ended() -> bool:
+    """Whether the first process has ended, as seen by one that is called no more."""
+    return bool(_store().check(["ended"]))
+
+
+@cache
+def _store() -> "PrefixStore":
+    from torch.distributed import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://", timeout=timedelta(minutes=5)))
+    return PrefixStore("finetune", store)
