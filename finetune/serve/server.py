@@ -75,8 +75,8 @@ class _Server(uvicorn.Server):
         self.worker = worker
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """An interrupt."""
-        self.worker.stopping.set()
+        """An interrupt: the lock that ``close`` takes is this thread's own, if it has it already."""
+        self.worker.close()
         super().handle_exit(sig, frame)
 
 

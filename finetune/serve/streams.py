@@ -94,11 +94,11 @@ class Pieces:
 
     async def _next(self, request: Request | None, end: float) -> tuple[int, str | Future[Written]]:
         while True:
+            if self.loop.time() > end:
+                raise Problem(504, "the answer takes too long", do="Ask for fewer tokens, or try again later.")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     return await self.queue.get()
-            if self.loop.time() > end:
-                raise Problem(504, "the answer takes too long", do="Ask for fewer tokens, or try again later.")
             if self.worker.stopping.is_set():
                 raise Problem(503, "the server is closing")
             if request and await request.is_disconnected():
