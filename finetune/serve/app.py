@@ -92,10 +92,10 @@ def build_app(served: Served, worker: Worker, names: tuple[str, ...] = (), limit
         about |= {"beams": use.beams, "max_new_tokens": use.max_new_tokens}
         app.include_router(_source_routes(served.source, worker, limits))
     if served.writer:
-        chats = served.instruct is not None
+        style = served.instruct
         about |= {
-            "chat": chats,
-            "remembers": chats and served.instruct.style == "chat" and not served.instruct.template,
+            "chat": style is not None,
+            "remembers": style is not None and style.style == "chat" and not style.template,
         }
         app.include_router(openai_routes(served.name, served.writer, served.instruct, limits))
         app.include_router(_next_routes(served.writer, limits))

@@ -195,7 +195,7 @@ class TrainingRows:
         )
         try:
             every = read_records(run, "train", LabelledRow)
-            self.rows = every[:: max(1, -(-len(every) // COMPARED))]
+            self.rows = every[:: max(1, -(-len(every) // COMPARED[1]))]
             parts = []
             for at in range(0, len(self.rows), INDEXED):
                 ids = [read_ids(bundle, row.text)[0] for row in self.rows[at : at + INDEXED]]

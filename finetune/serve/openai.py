@@ -208,7 +208,7 @@ def openai_routes(name: str, writer: Writer, instruct: Instruct | None, limits: 
             _check_length(prompt, limits)
         pieces = Pieces(writer.worker, writer.write_work, limits)
         every = [writer.prompt_ids(prompt) for prompt in prompts]
-        writings = []
+        writings: list[Writing] = []
         for ids in every:
             for number in range(asked.n):
                 decoding = asked.decoding(WARM, TOP_K, number)

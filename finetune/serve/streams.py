@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -75,7 +75,7 @@ class Pieces:
         for future in self.futures:
             future.cancel()
 
-    async def each(self, request: Request, streamed: bool) -> AsyncIterator[tuple[int, str | Written]]:
+    async def each(self, request: Request, streamed: bool) -> AsyncGenerator[tuple[int, str | Written], None]:
         """The pieces in the order in which they are written. Raises Problem if time is up or the server closes."""
         left, end = len(self.writings), self.loop.time() + self.limits.seconds
         watched: Request | None = request  # once its response has begun, the response watches the connection

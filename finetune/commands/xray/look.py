@@ -99,7 +99,8 @@ def look_at(name: str, body: LanguageModel, tokenizer: Tokenizer, text: str, bun
         first + [-float(log_p[-1, at - 1, token]) / math.log(2) for at, token in enumerate(ids) if at],
         [[_guess(layer[at], tokenizer, ids[at + 1 :]) for at in range(len(ids))] for layer in log_p],
         labels,
-        *maps.shape[0:3:2],
+        maps.shape[0],
+        maps.shape[2],
         _packed(maps[:, 0]),
     )
 
