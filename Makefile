@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all test-faults verify-resume check smoke bench doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all test-faults mutate verify-resume check smoke bench docs doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -64,6 +64,9 @@ test-faults: setup-dev ## kill runs, damage files, fill the disk: the campaigns 
 	@for campaign in kills fuzz disk suites; do \
 		$(PY) tests/faults/campaigns/$$campaign.py $$(test $$campaign = kills && echo --tries 100) || exit; done
 
+mutate: setup-dev ## plant 300 small faults in the code, one at a time: which do the tests notice? an hour or more
+	@$(PY) tests/mutants/mutate.py $(ARGS)
+
 verify-resume: setup ## see for yourself, in about two minutes: killed runs go on to the bits of an unbroken one
 	@$(PY) tests/faults/campaigns/kills.py --seconds 100
 
@@ -80,6 +83,10 @@ smoke: setup ## a whole small run in a temporary folder, about a minute
 
 bench: setup-dev ## a short set of the measurements in benchmarks/, as a table of ratios
 	@$(PY) benchmarks/short.py $(ARGS)
+
+docs: setup-dev ## this project's guides, lessons and reference as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site: build/site/index.html   (with its search: $(PY) -m http.server --directory build/site)"
 
 doctor: setup ## what this machine has, to paste into a bug report
 	@$(PY) -m finetune doctor

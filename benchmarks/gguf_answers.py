@@ -1,12 +1,14 @@
 """Answers of llama.cpp from an exported GGUF file beside those of `finetune chat`, in every prompt style.
 
 For each style a run of `instruct` on mini and the bundled sample is trained by the real command and exported in f32, f16
-and q8_0. The same 100 questions are then asked greedily: ours in the conversation behind `finetune chat`, llama.cpp's
-through the chat template in the file and the stop strings in the Modelfile, by xllamacpp. Every second question of the
-style chat follows on the answer to the one before. The loss is that of the dequantized file on the test records.
+and q8_0: for one step, so that its answers are long, or for more, so that they are answers. The same 100 questions are
+then asked greedily: ours in the conversation behind `finetune chat`, llama.cpp's through the chat template in the file
+and the stop strings in the Modelfile, by xllamacpp. In the style chat every second question follows on the answer to the
+one before. The loss is that of the dequantized file on the test records.
 
     python benchmarks/gguf_answers.py                       # a quarter of an hour on one thread
-    python benchmarks/gguf_answers.py --styles chat         # one style; the others' figures stay
+    python benchmarks/gguf_answers.py --steps 20            # as long again; what was measured otherwise stays
+    python benchmarks/gguf_answers.py --styles chat         # one style
 
 Writes gguf_answers.jsonl, and its table to README.md. Needs the extra `dev`.
 """
@@ -33,8 +35,9 @@ from finetune.export.plain_reader import PlainReader
 from finetune.files import atomic_write, read_json
 from finetune.hub.assets import asset
 from finetune.tasks.instruct.chat import Conversation, open_conversation
+from finetune.tasks.instruct.examples import conversation_ids
 from finetune.tasks.instruct.prompts import pieces
-from finetune.tasks.instruct.records import Instruction
+from finetune.tasks.instruct.records import Dialogue, Instruction, Message
 
 STYLES = {
     "alpaca": ["instruct.style=alpaca"],
@@ -42,7 +45,7 @@ STYLES = {
     "chat": ["instruct.style=chat"],
     "own template": ["instruct.template=Question: {instruction} {input}\nShort answer:"],
 }
-SETTINGS = ["weights=mini", "data=instruct-sample", "train.max_steps=20", "train.threads=1", "train.precision=fp32"]
+SETTINGS = ["weights=mini", "data=instruct-sample", "train.threads=1", "train.precision=fp32"]
 SETTINGS += ["instruct.max_new_tokens=24", "split.test_fraction=0.1", "evaluate.resamples=100"]
 WIDTHS = ("f32", "f16", "q8_0")
 PROMPTS, NEW_TOKENS = 100, 48
@@ -50,10 +53,10 @@ ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
 
 
-def measure(folder: Path, style: str) -> list[dict]:
+def measure(folder: Path, style: str, steps: int) -> list[dict]:
     """A row for each width of one style."""
     run = folder / "runs" / "answers"
-    settings = [word for pair in (*SETTINGS, *STYLES[style]) for word in ("--set", pair)]
+    settings = [word for pair in (*SETTINGS, *STYLES[style], f"train.max_steps={steps}") for word in ("--set", pair)]
     command(folder, "run", "instruct", "--name", "answers", *settings)
     asked = questions()
     conversation = open_conversation(run, NEW_TOKENS, temperature=0.0)
@@ -63,17 +66,21 @@ def measure(folder: Path, style: str) -> list[dict]:
         quantize = [] if width == "f32" else ["--quantize", width]
         command(folder, "export", run, "--format", "gguf", *quantize, "--out", folder / width)
         theirs = answers(folder / width, messages, conversation.model.config.context)
+        other = [at for at, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
         rows.append(
             {
                 "style": style,
+                "steps": steps,
                 "width": width,
+                "cache": "f32",
                 "prompts": len(asked),
-                "same": sum(one == other for one, other in zip(ours, theirs, strict=True)),
+                "same": len(asked) - len(other),
                 "empty": sum(not own for own in ours),
                 "tokens": sum(len(conversation.tokenizer.encode(own)) for own in ours),
                 "bytes": (folder / width / FILE).stat().st_size,
                 "loss": loss(folder / width, run, conversation),
-                "differing": [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]][:5],
+                "gaps": sorted(round(smallest_gap(conversation, messages[at]), 5) for at in other),
+                "differing": [(ours[at], theirs[at]) for at in other[:3]],
             }
         )
         say(json.dumps(rows[-1], ensure_ascii=False))
@@ -123,6 +130,17 @@ def answers(directory: Path, messages: list[list[dict[str, str]]], context: int)
     ]
 
 
+def smallest_gap(conversation: Conversation, messages: list[dict[str, str]]) -> float:
+    """How much likelier our answer's tokens are than the next best ones, at the closest: a difference of logits."""
+    said = Dialogue(0, [Message(**own) for own in messages])
+    prompt = conversation_ids(said, conversation.tokenizer, conversation.settings)
+    end = conversation.tokenizer.end_of_text
+    ids = conversation.model.generate(torch.tensor([prompt]), NEW_TOKENS, end=end, temperature=0.0)
+    with torch.inference_mode():
+        best = conversation.model(ids[:, :-1])[0, len(prompt) - 1 :].topk(2).values
+    return float((best[:, 0] - best[:, 1]).min())
+
+
 def loss(directory: Path, run: Path, conversation: Conversation) -> float:
     """Nats per token of the answers of the test records, read from the file by plain numpy."""
     config = read_json(run / "export" / "hf" / "config.json")
@@ -141,31 +159,42 @@ def loss(directory: Path, run: Path, conversation: Conversation) -> float:
 
 def table(rows: list[dict]) -> str:
     """The section of README.md."""
-    f32 = {row["style"]: row for row in rows if row["width"] == "f32"}
+    f32 = {(row["style"], row["steps"]): row for row in rows if row["width"] == "f32"}
     lines = [
         "## llama.cpp beside `finetune chat`",
         "",
         "`python benchmarks/gguf_answers.py`: for each prompt style a run of `instruct` on mini and the bundled sample, "
-        f"exported with `--format gguf`. {PROMPTS} questions, answered greedily with at most {NEW_TOKENS} tokens: ours in the "
-        "conversation behind `finetune chat`, llama.cpp's through the file's chat template and the Modelfile's stop strings. "
-        "Loss: nats per token of the answers to the test records.",
+        "exported with `--format gguf`. "
+        f"{PROMPTS} questions, answered greedily with at most {NEW_TOKENS} tokens: ours in the conversation behind "
+        "`finetune chat`, llama.cpp's through the file's chat template and the Modelfile's stop strings. Steps: of training; "
+        "after one the answers are running text, and f16 rounds much of the step away. Cache: in what llama.cpp keeps keys "
+        "and values. Tokens: of our answers together. Loss: nats per token of the answers to the test records.",
         "",
-        "| style | weights | MB | equal answers | loss | loss minus f32's |",
-        "|---|---|---:|---:|---:|---:|",
+        "| style | steps | weights | cache | MB | equal answers | tokens | loss | loss minus f32's |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     order = [(style, width) for style in STYLES for width in WIDTHS]
-    for row in sorted(rows, key=lambda row: order.index((row["style"], row["width"]))):
-        more = row["loss"] - f32[row["style"]]["loss"]
-        same = f"{row['same']} of {row['prompts']}"
+    for row in sorted(rows, key=lambda row: (row["steps"], order.index((row["style"], row["width"])))):
+        more = row["loss"] - f32[row["style"], row["steps"]]["loss"]
         values = [
             row["style"],
+            str(row["steps"]),
             row["width"],
+            row["cache"],
             f"{row['bytes'] / 1e6:.1f}",
-            same,
+            f"{row['same']} of {row['prompts']}",
+            f"{row['tokens']:,}",
             f"{row['loss']:.4f}",
             f"{round(more, 4) + 0.0:+.4f}",
         ]
         lines.append("| " + " | ".join(values) + " |")
+    gaps = [gap for row in f32.values() for gap in row["gaps"]]
+    if gaps:
+        lines += [
+            "",
+            "Where an answer in f32 is another, our likeliest token is at its closest only "
+            f"{', '.join(f'{gap:.4f}' for gap in gaps)} above the next: llama.cpp looks GELU up in a table of f16.",
+        ]
     return "\n".join(lines)
 
 
@@ -173,12 +202,14 @@ def main() -> None:
     """Measure the styles asked for, keep the other rows, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--styles", nargs="+", choices=[*STYLES], default=[*STYLES])
+    parser.add_argument("--steps", type=int, default=1, help="of training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for style in arguments.styles:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(Path(folder), style)
-        rows = [row for row in read_rows(ROWS) if row["style"] != style] + found
+            found = measure(Path(folder), style, arguments.steps)
+        kept = [row for row in read_rows(ROWS) if (row["style"], row["steps"]) != (style, arguments.steps)]
+        rows = kept + found
         with atomic_write(ROWS) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_section(PAGE, "gguf_answers", table(read_rows(ROWS)))

@@ -60,22 +60,36 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    weights : pretrained weights: a name, a directory, a run or a hub id; "auto": GPT-2 if available, else mini
-    method : which weights are trained: auto, full, last-blocks, head, features or lora
-    epochs, lr : passes over the training rows and peak learning rate; None: follow weights and method
-    batch_size : rows per optimizer step
-    max_length : tokens that the model reads at a time; None: its context
-    long_texts : what is read of a longer text: cut, head-tail or windows, as the setting ``classify.long_texts``
-    validation_fraction : share of the rows that choose the epoch and the temperature of the probabilities; at 0, and
-        where the rows are too few for a share, all are trained on and choose the epoch
-    class_weight : what classes weigh in the loss: None, a dict of class and weight, or "balanced" for equal classes
-    threshold : of two classes, the probability from which the second is predicted; "max-f1": that with its best F1 on
-        the share of rows for validation. Of many labels a row, that of each label
-    settings : any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
-    random_state : seed of the split, the head and the order of the rows, or a generator of numpy that draws it; the
-        same number gives the same fit
-    verbose : whether ``fit`` prints its choices and progress
+    weights : str or Path
+        pretrained weights: a name, a directory, a run or a hub id; "auto": GPT-2 if available, else mini
+    method : str
+        which weights are trained: auto, full, last-blocks, head, features or lora
+    epochs, lr : int and float, or None
+        passes over the training rows and peak learning rate; None: follow weights and method
+    batch_size : int
+        rows per optimizer step
+    max_length : int or None
+        tokens that the model reads at a time; None: its context
+    long_texts : str
+        what is read of a longer text: cut, head-tail or windows, as the setting ``classify.long_texts``
+    validation_fraction : float
+        share of the rows that choose the epoch and the temperature of the probabilities; at 0, and where the rows are
+        too few for a share, all are trained on and choose the epoch
+    class_weight : None, dict or str
+        what classes weigh in the loss: None, a dict of class and weight, or "balanced" for equal classes
+    threshold : float or str
+        of two classes, the probability from which the second is predicted; "max-f1": that with its best F1 on the
+        share of rows for validation. Of many labels a row, that of each label
+    settings : dict or None
+        any other setting of a recipe's ``train``, as ``{"lora_rank": 4}``
+    random_state : int or generator
+        seed of the split, the head and the order of the rows, or a generator of numpy that draws it; the same number
+        gives the same fit
+    verbose : bool
+        whether ``fit`` prints its choices and progress
 
+    Notes
+    -----
     After ``fit``: classes_, settings_ (of the training, as resolved), history_ (a dict for each validation), best_score_
     (``settings_.metric`` on the validation rows; None without any), threshold_ (None with more than two classes),
     thresholds_ (of many labels a row), label_form_ (of y: None, "lists" or "matrix"),

@@ -8,13 +8,14 @@ from types import ModuleType
 
 from finetune import __version__
 from finetune.config import chosen_values, field_names, value_of
-from finetune.console import log_to, program, say, warn
-from finetune.errors import Interrupted, RunError, TrainingError, listed
+from finetune.console import log_to, program, say
+from finetune.errors import Interrupted, RunError, listed
 from finetune.files import read_json, sha256_json, write_json
 from finetune.machine import reset_peak_memory, timed
 from finetune.pipeline import describe, load_pipeline, stage_name, stage_names, stage_reads
 from finetune.recipe import Recipe
 from finetune.run import Run, content, read_record
+from finetune.training.out_of_memory import memory_errors
 
 
 def resolve(request: Recipe) -> Recipe:
@@ -130,7 +131,7 @@ def execute(
     names = stage_names(stages, first, until)
     from finetune.training.loop import set_threads
 
-    with run.locked(), log_to(run.path("log.txt")), _memory_errors(), _interrupts(run):
+    with run.locked(), log_to(run.path("log.txt")), memory_errors(), _interrupts(run):
         if run.recipe().model_dump(mode="json") != recipe.model_dump(mode="json"):
             raise RunError(
                 f"{run.directory}: another process has begun this run with other settings",
@@ -234,7 +235,7 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
         if hasattr(stage, "plans"):
             plans, notes = stage.plans(recipe)
     if plans:
-        with _memory_errors():
+        with memory_errors():
             set_threads(recipe.train.threads)
             measured.dry_run(recipe, processes, plans)
     for note in notes:
@@ -309,20 +310,3 @@ def _interrupts(run: Run) -> Iterator[None]:
         command = f"{program()} {shlex.join(['run', str(run.path('recipe.json')), '--name', run.name])}"
         said = str(stop) or "interrupted; finished stages and saved files are intact"
         raise Interrupted(f"{said}. Resume with: {command}") from stop
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn an out-of-memory error into one that says which settings to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
-            raise
-        warn("saved files are intact")
-        raise TrainingError(
-            "out of memory",
-            got=str(error).split("\n")[0][:120],
-            do="Lower train.micro_batch_tokens or max_length, then run the same command.",
-        ) from error

@@ -30,7 +30,7 @@ from finetune.hub.assets import asset
 from finetune.recipe import Recipe, check_method, check_shape, task_settings
 from finetune.tasks import TASKS
 
-EVERYWHERE = ("pipeline", "task", "weights", "data")  # settings of every run
+EVERYWHERE = ("pipeline", "task", "weights", "data", "report")  # settings of every run
 RENAMED = {
     "compare": "methods",
     "silent_cross": "zero_init_cross_attention",

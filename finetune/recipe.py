@@ -7,7 +7,7 @@ This module defines the sections that every run has. Each task and comparison de
 import re
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator
 
@@ -19,6 +19,7 @@ from finetune.tasks import TASKS
 FEATURES = "features"
 FSDP = "fsdp"
 FEATURES_READ = ("method", "micro_batch_tokens", "class_weights", "metric", "precision", "seed", "threads")
+MICRO_BATCH_TOKENS = 4096
 AIMS = ("half", "max-f1", "cost")
 AIMS_AT_A_SHARE = ("recall-at-fpr", "precision", "abstain")
 
@@ -80,10 +81,10 @@ class Train(Settings):
     )
     max_steps: int | None = Field(None, ge=1, description="maximum number of optimizer steps; by default unlimited")
     batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
-    micro_batch_tokens: int = Field(
-        4096,
-        ge=1,
-        description="tokens per forward pass, including padding; a step with more tokens accumulates gradients",
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        MICRO_BATCH_TOKENS,
+        description="tokens per forward pass, including padding; a step with more tokens accumulates gradients; auto: as "
+        "many as fit in memory, tried before a run's first step in one process",
     )
     lr: float | None = Field(None, gt=0, description="peak learning rate; the default depends on weights and method")
     min_lr_fraction: float = Field(0.1, ge=0, le=1, description="final learning rate, as a fraction of the peak")
@@ -131,6 +132,11 @@ class Train(Settings):
         description="how an optimizer step runs: eager: operation by operation; captured: as one CUDA graph; compiled: "
         "with torch.compile; auto: on a GPU, whichever the first steps show to be fastest, elsewhere eager",
     )
+    tracker: Literal["off", "tensorboard", "trackio"] = Field(
+        "off",
+        description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
+        "trackio: trackio's local database; no text is sent",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
@@ -145,6 +151,11 @@ class Train(Settings):
     threads: int = Field(
         0, ge=0, description="CPU threads; 0: all cores. Results are bit-identical only for the same number"
     )
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """The tokens of a forward pass; the default where `auto` has not been tried."""
+        return MICRO_BATCH_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     @property
     def chosen_lr(self) -> float:
@@ -189,6 +200,11 @@ class Evaluate(Settings):
         le=100,
         description="trainings with different seeds, from train.seed on, each measured on the test rows",
     )
+    slice_by: str | None = Field(
+        None,
+        description="a column of pairs, or a field of instruction records, such as a source: each of its values is a slice "
+        "of the test rows",
+    )
     choose: Literal["model", "best"] = Field(
         "model",
         description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
@@ -214,6 +230,15 @@ class Evaluate(Settings):
             if len(row) != len(costs or ()) or row[at] != 0 or any(cost <= 0 for cost in (*row[:at], *row[at + 1 :])):
                 raise ValueError("a square of numbers, 0 on the diagonal and above 0 elsewhere")
         return costs
+
+
+class Report(Settings):
+    """What the report of a run shows."""
+
+    texts: bool = Field(
+        True,
+        description="show texts of the data, such as errors and samples; false: leave all of them out, for sharing",
+    )
 
 
 class Shape(Settings):
@@ -255,11 +280,13 @@ class Shape(Settings):
     activation: Literal["gelu", "relu", "swiglu"] | None = Field(None, description="the MLP's activation")
     tied: bool | None = Field(None, description="tie the output matrix to the token embedding")
     biases: bool | None = Field(None, description="biases in the linear layers")
-    attention: Literal["full", "local"] = Field(
-        "full", description="full: a token attends to all tokens before it; local: only to those in its window"
+    attention: Literal["full", "local", "strided"] = Field(
+        "full",
+        description="full: a token attends to all tokens before it; local: only to those in its window; strided: also to "
+        "those at every multiple of the window before it",
     )
     window: int = Field(
-        128, ge=1, le=1 << 17, description="window of local attention in tokens, including the token itself"
+        128, ge=1, le=1 << 17, description="window of local and strided attention in tokens, including the token itself"
     )
     shared_blocks: bool = Field(False, description="all layers use the weights of one block")
 
@@ -294,6 +321,7 @@ class RunSettings(Settings):
     split: Split = Split()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     shape: Shape = Shape()
 
     @field_validator("task")
@@ -343,9 +371,9 @@ def check_shape(recipe: "Recipe") -> None:
             got=f"weights={recipe.weights}",
             do="Leave it out, or give --set weights=scratch.",
         )
-    if recipe.shape.window != Shape().window and recipe.shape.attention != "local":
+    if recipe.shape.window != Shape().window and recipe.shape.attention == "full":
         raise RecipeError(
-            "shape.window is used only with shape.attention=local",
+            "shape.window is used only with shape.attention=local or strided",
             got=f"shape.attention={recipe.shape.attention}",
             do="Leave it out, or give --set shape.attention=local.",
         )

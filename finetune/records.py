@@ -183,6 +183,13 @@ class Trained(Record):
 
 
 @dataclass(frozen=True)
+class Passes(Record):
+    """The passes that were found to fit in memory: the content of ``checkpoints/micro_batch_tokens.json``."""
+
+    micro_batch_tokens: int
+
+
+@dataclass(frozen=True)
 class BestStep(Record):
     """The best checkpoint by the validation metric: the content of ``checkpoints/best.json``."""
 

@@ -30,7 +30,7 @@ app = typer.Typer(
 COMMANDS = (
     *(train.run, train.classify, train.compare_architectures),
     *(use.predict, use.evaluate, use.generate, use.embed, use.chat),
-    *(runs.report, runs.compare, runs.export, runs.push, runs.labels),
+    *(runs.report, runs.compare, runs.runs, runs.export, runs.push, runs.labels),
     *(recipes.ls, recipes.show, recipes.cp),
     *(look.draw, look.doctor),
 )

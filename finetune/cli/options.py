@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+RUNS = Path("runs")
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
 NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/.")]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rerun this stage and all later ones.")]

@@ -1,11 +1,12 @@
-"""The commands for a finished run: report, compare, export, push and labels."""
+"""The commands for a finished run: report, compare, runs, export, push and labels."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from finetune.cli.options import RunArgument
+from finetune.cli.options import RUNS, RunArgument
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.export import FORMATS
@@ -37,7 +38,7 @@ def export(
     format: Annotated[str, typer.Option(help=f"What to write: {', '.join(FORMATS)}.")] = "hf",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
     quantize: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0.")
+        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0, q4_0.")
     ] = None,
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="hf: compare a classifier on all test texts, not on a sample.")
@@ -62,6 +63,39 @@ def push(
     from finetune.commands.push import push as send
 
     say(send(run_directory, repo, public, dry_run))
+
+
+def runs(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete checkpoints of finished runs that neither resume nor export reads.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do not ask.")] = False,
+) -> None:
+    """List all runs in runs/ with state, main metric, size and age; or free checkpoints that nothing needs."""
+    from finetune.commands import runs as all_runs
+    from finetune.pipeline import load_pipeline, stage_name
+    from finetune.report.blocks import bytes_text
+
+    def stages_of(pipeline: str) -> list[str]:
+        return [stage_name(stage) for stage in load_pipeline(pipeline).stages]
+
+    if not prune:
+        if yes:
+            raise RecipeError("--yes needs --prune", do="Leave it out, or add --prune.")
+        for line in all_runs.list_runs(RUNS, stages_of):
+            say(line)
+        return
+    found, lines = all_runs.prunable(RUNS, stages_of)
+    if not found:
+        say("nothing to free: no finished run has a checkpoint that nothing needs")
+        return
+    for line in lines:
+        say(line)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RecipeError("--prune asks before it deletes, and nobody can answer here", do="Add --yes.")
+        typer.confirm("Delete these checkpoints?", abort=True)
+    say(f"freed {bytes_text(all_runs.prune(found, stages_of))}")
 
 
 def labels(

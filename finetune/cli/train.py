@@ -1,11 +1,11 @@
 """The commands that train: run, classify and compare-architectures."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finetune.cli.options import (
+    RUNS,
     DryRunOption,
     EncodingOption,
     FreshOption,
@@ -31,8 +31,6 @@ from finetune.training import ranks
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
-
-RUNS = Path("runs")
 
 
 def run(

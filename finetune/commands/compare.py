@@ -1,122 +1,134 @@
-"""The command ``compare``: several classifiers' runs on the same test rows, as one table and one page."""
+"""The command ``compare``: several runs of one task on the same test rows, as one table and one page."""
 
-import csv
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from finetune.console import aligned
 from finetune.errors import RunError, listed, shorten
-from finetune.evaluation.compare_runs import Pair, compare_pairs
-from finetune.evaluation.results import Metric
+from finetune.evaluation.compare_runs import Pair, TestedRows, compare_pairs
+from finetune.evaluation.results import Evaluation
 from finetune.files import atomic_write, read_json
 from finetune.report.blocks import PageContent, Section, Table, Text, metric_cell, metric_name
 from finetune.report.build import render
-from finetune.report.metric_text import bracket_cell, metric_value, p_text
+from finetune.report.metric_text import bracket_cell, metric_value, p_text, points
+from finetune.report.quotes import LEFT_OUT, without_quotes
 from finetune.run import Run
-from finetune.tables.cells import unescape_formula
 from finetune.tasks.base import task_of
-from finetune.tasks.classify.score import LabelledEvaluation
 
 _DIFFERENT = 100  # rows that are listed
 _TEXT_LIMIT = 300
-_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "subset_accuracy", "log_loss")
+_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "subset_accuracy", "exact_match", "rouge_l", "chrf", "log_loss")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run's evaluation, and what it predicted for each test row."""
+    """A run's evaluation, and what it gave for each test row."""
 
     name: str
-    evaluation: LabelledEvaluation
-    rows: list[tuple[str, str, str]]  # row number, text, label
-    predicted: list[str]
+    task: str
+    evaluation: Evaluation
+    tested: TestedRows
+    shows_texts: bool
 
 
 def compare(directories: Sequence[Path], out: Path | None) -> list[str]:
     """Compare runs, write a page and return the lines for the screen.
 
-    out: where the page goes; by default a folder beside the first run. Raises RunError for runs that are no classifiers',
-    have not finished, or were tested on other rows.
+    out: where the page goes; by default a folder beside the first run. Raises RunError for runs that keep no results of
+    single rows, have not finished, are of different tasks, or were tested on other rows.
     """
     if len(directories) < 2:
         raise RunError("compare needs two runs or more", got=str(len(directories)), do="finetune compare RUN RUN")
-    runs = [_read(path) for path in directories]
-    names = _names(runs, directories)
-    for name, run in zip(names[1:], runs[1:], strict=True):
-        _refuse_other_rows(names[0], runs[0], name, run)
-    right = {
-        name: np.array([label == own for (*_, label), own in zip(run.rows, run.predicted, strict=True)])
-        for name, run in zip(names, runs, strict=True)
-    }
-    pairs = compare_pairs(right)
-    evaluations = {name: run.evaluation for name, run in zip(names, runs, strict=True)}
-    predicted = {name: run.predicted for name, run in zip(names, runs, strict=True)}
-    page = _page(evaluations, pairs, runs[0].rows, predicted)
-    target = out or Path(directories[0]).parent / f"compare-{'-'.join(run.name for run in runs)}"[:120]
+    found = [_read(path) for path in directories]
+    names = _names(found, directories)
+    for name, run in zip(names[1:], found[1:], strict=True):
+        _refuse_other_rows(names[0], found[0], name, run)
+    runs = dict(zip(names, found, strict=True))
+    first = found[0].tested
+    known = ~np.isnan(first.scores)
+    pairs = compare_pairs({name: run.tested.scores[known] for name, run in runs.items()}, first.share)
+    said = [pair_text(pair, first.metric, first.share) for pair in pairs]
+    page = _page(runs, pairs, said)
+    if not all(run.shows_texts for run in found):
+        page = replace(page, sections=list(map(without_quotes, page.sections)), quoting=LEFT_OUT)
+    target = out or Path(directories[0]).parent / f"compare-{'-'.join(run.name for run in found)}"[:120]
     for template, file_name in (("template.md.jinja", "report.md"), ("template.html.jinja", "index.html")):
         with atomic_write(target / file_name) as file:
             file.write(render(template, page))
-    shown = _shown(evaluations)
+    shown = _shown(found)
     table = [["", *shown]]
     table += [
-        [name, *(bracket_cell(own.metrics[metric]) if metric in own.metrics else "" for metric in shown)]
-        for name, own in evaluations.items()
+        [
+            name,
+            *(
+                bracket_cell(run.evaluation.metrics[metric]) if metric in run.evaluation.metrics else ""
+                for metric in shown
+            ),
+        ]
+        for name, run in runs.items()
     ]
-    head = f"test rows: {len(runs[0].rows):,}; 95 % intervals in brackets"
-    return [head, *aligned(table), "", *map(pair_text, pairs), "", f"page: {target / 'index.html'}"]
+    head = f"test rows: {len(first.rows):,}; 95 % intervals in brackets"
+    return [head, *aligned(table), "", *said, "", f"page: {target / 'index.html'}"]
 
 
-def pair_text(pair: Pair) -> str:
+def pair_text(pair: Pair, metric: str = "accuracy", share: bool = True) -> str:
     """A pair in words: which one is better, or that the difference is noise."""
-    value, low, high = (100 * end for end in pair.difference.known())
-    size = f"{abs(value):.1f} points of accuracy"
+    value, low, high = (_points(metric, end) for end in pair.difference.known())
+    size = f"{abs(value):.1f} points of {_in_a_sentence(metric)}"
+    word = "right" if share else "better"
     test = (
-        f"McNemar {p_text(pair.p_value)}, after Holm's correction {p_text(pair.corrected)}; 95 % interval {low:+.1f} to "
-        f"{high:+.1f} points; only {pair.one} right on {pair.only_one:,} rows, only {pair.other} on {pair.only_other:,}"
+        f"{'McNemar' if share else 'permutation test'} {p_text(pair.p_value)}, after Holm's correction "
+        f"{p_text(pair.corrected)}; 95 % interval {low:+.1f} to {high:+.1f} points; only {pair.one} {word} on "
+        f"{pair.only_one:,} rows, only {pair.other} on {pair.only_other:,}"
     )
     if not pair.only_one + pair.only_other:
-        return f"{pair.one} and {pair.other} are right on the same rows."
+        return (
+            f"{pair.one} and {pair.other} {'are right on the same rows' if share else 'score the same on every row'}."
+        )
     if not pair.differs:
         return f"{pair.one} and {pair.other}: the difference of {size} is within noise ({test})."
     better, worse = (pair.one, pair.other) if value > 0 else (pair.other, pair.one)
     return f"{better} is better than {worse} by {size} ({test})."
 
 
+def _points(metric: str, value: float) -> float:
+    found = points(metric, value)
+    assert found is not None, f"{metric} is not in points"
+    return found
+
+
+def _in_a_sentence(metric: str) -> str:
+    """accuracy, exact match, chrF, ROUGE-L."""
+    name = metric_name(metric)
+    return name if any(map(str.isupper, name[1:])) else name.lower()
+
+
 def _read(directory: Path) -> Measured:
     run = Run.at(directory)
     recipe = run.recipe()
-    if recipe.task != "classify" or not run.path("eval.json").is_file():
-        raise RunError(
-            f"{directory}: not a finished classifier's run",
-            got=f"task {recipe.task}, pipeline {recipe.pipeline}",
-            known="compare takes runs of the task classify that have an eval.json",
-            do="Finish the run, or leave it out.",
-        )
-    if changed := run.changed(run.record("evaluate")):
+    task = task_of(recipe)
+    finished = run.path("eval.json").is_file() and run.finished("evaluate")
+    if finished and (changed := run.changed(run.record("evaluate"))):
         raise RunError(
             f"{directory}: files of this run have changed since they were written",
             got=listed(changed),
             do=f"Have them written again: finetune run {run.path('recipe.json')} --name {run.name} --from evaluate",
         )
+    tested = task.tested_rows(run) if finished else None
+    if tested is None:
+        raise RunError(
+            f"{directory}: not a finished run with a result for each test row",
+            got=f"task {recipe.task}, pipeline {recipe.pipeline}",
+            known="compare takes runs that have an eval.json, of classifiers and of tasks that write texts",
+            do="Finish the run, or leave it out.",
+        )
     measured = run.path("eval.json")
-    evaluation: LabelledEvaluation = task_of(recipe).page.evaluation.from_json(read_json(measured), measured)
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(run.path("predictions.csv"), encoding="utf-8", newline="") as file:
-        table = [
-            (
-                row["row"],
-                unescape_formula(row["text"]),
-                unescape_formula(row["label"]),
-                unescape_formula(row["predicted"]),
-            )
-            for row in csv.DictReader(file, strict=True)
-        ]
-    table.sort()
-    return Measured(run.name, evaluation, [row[:3] for row in table], [predicted for *_, predicted in table])
+    evaluation: Any = task.page.evaluation.from_json(read_json(measured), measured)
+    return Measured(run.name, recipe.task, evaluation, tested, recipe.report.texts)
 
 
 def _names(runs: Sequence[Measured], directories: Sequence[Path]) -> list[str]:
@@ -129,67 +141,77 @@ def _names(runs: Sequence[Measured], directories: Sequence[Path]) -> list[str]:
 
 
 def _refuse_other_rows(first: str, one: Measured, second: str, other: Measured) -> None:
-    """Raise RunError if two runs were not tested on the same rows with the same labels."""
-    if one.rows == other.rows:
+    """Raise RunError if two runs were not tested on the same rows, wanted the same of them, and scored alike."""
+    rows, others = one.tested.rows, other.tested.rows
+    if rows == others and one.tested.metric == other.tested.metric:
         return
-    shared = len(set(one.rows) & set(other.rows))
+    shared = len(set(rows) & set(others))
     raise RunError(
         f"{first} and {second} were tested on different rows, so their results cannot be compared",
-        got=f"{len(one.rows):,} and {len(other.rows):,} test rows, {shared:,} of them the same",
+        got=f"{len(rows):,} and {len(others):,} test rows, {shared:,} of them the same"
+        + ("" if one.task == other.task else f"; tasks {one.task} and {other.task}"),
         do="Train both with the same data, split.seed and split settings, or score both on one file: finetune evaluate.",
     )
 
 
-def _shown(evaluations: dict[str, LabelledEvaluation]) -> list[str]:
-    return [name for name in _METRICS if any(name in own.metrics for own in evaluations.values())]
+def _shown(runs: Sequence[Measured]) -> list[str]:
+    return [name for name in _METRICS if any(name in run.evaluation.metrics for run in runs)]
 
 
-def _page(
-    evaluations: dict[str, LabelledEvaluation],
-    pairs: list[Pair],
-    rows: list[tuple[str, str, str]],
-    predicted: dict[str, list[str]],
-) -> PageContent:
-    names = _shown(evaluations)
+def _page(runs: dict[str, Measured], pairs: list[Pair], said: list[str]) -> PageContent:
+    names = _shown([*runs.values()])
     table = Table(
         "Test rows, with 95 % intervals",
         ["Run", "Weights", "Method", *map(metric_name, names)],
         [
-            [run, own.weights.name, own.method, *(_cell(name, own.metrics) for name in names)]
-            for run, own in evaluations.items()
+            [
+                name,
+                run.evaluation.weights.name,
+                run.evaluation.method,
+                *(
+                    metric_cell(metric, run.evaluation.metrics[metric]) if metric in run.evaluation.metrics else ""
+                    for metric in names
+                ),
+            ]
+            for name, run in runs.items()
         ],
         frozenset(range(3, 3 + len(names))),
     )
+    first = next(iter(runs.values())).tested
+    share, word = first.share, _in_a_sentence(first.metric)
+    better = (
+        ["Only the run right", "Only the other"] if share else ["Rows where the\nrun is better", "The other is better"]
+    )
     tests = Table(
         "Each pair on the same rows",
-        ["Run", "Other run", "Difference of accuracy", "Only the run right", "Only the other", "McNemar", "Corrected"],
-        [_pair_cells(pair) for pair in pairs],
+        ["Run", "Other run", f"Difference of {word}", *better, "McNemar" if share else "Permutation test", "Corrected"],
+        [_pair_cells(pair, first.metric) for pair in pairs],
         frozenset(range(2, 7)),
     )
+    test = (
+        "McNemar's exact test looks at the rows that only one of the two gets right"
+        if share
+        else "The permutation test flips the signs of the rows' differences at random"
+    )
     note = (
-        "The difference is the first run's accuracy minus the other's, with a paired bootstrap interval. McNemar's exact "
-        f"test looks at the rows that only one of the two gets right; the last column is corrected for {len(pairs)} tests "
-        "by Holm's method. From 0.05 on, a difference may be noise."
+        f"The difference is the first run's mean {word} over the rows minus the other's, with a paired bootstrap interval. "
+        f"{test}; the last column is corrected for {len(pairs)} tests by Holm's method. From 0.05 on, a difference may be noise."
     )
     return PageContent(
         kind="Comparison of runs",
-        name=", ".join(evaluations),
-        verdict=" ".join(map(pair_text, pairs)).replace(" %", "\u00a0%"),
+        name=", ".join(runs),
+        verdict=" ".join(said).replace(" %", "\u00a0%"),
         sections=[
             Section("runs", "Runs", [table]),
             Section("pairs", "Pairs", [tests, Text(note, small=True)]),
-            _different_rows(rows, predicted),
+            _different_rows({name: run.tested for name, run in runs.items()}),
         ],
-        about=[f"{len(rows):,} test rows"],
+        about=[f"{len(first.rows):,} test rows"],
     )
 
 
-def _cell(name: str, metrics: dict[str, Metric]) -> str:
-    return metric_cell(name, metrics[name]) if name in metrics else ""
-
-
-def _pair_cells(pair: Pair) -> list[str]:
-    value, low, high = (100 * end for end in pair.difference.known())
+def _pair_cells(pair: Pair, metric: str) -> list[str]:
+    value, low, high = (_points(metric, end) for end in pair.difference.known())
     return [
         pair.one,
         pair.other,
@@ -201,25 +223,37 @@ def _pair_cells(pair: Pair) -> list[str]:
     ]
 
 
-def _different_rows(rows: list[tuple[str, str, str]], predicted: dict[str, list[str]]) -> Section:
-    differ = [at for at in range(len(rows)) if len({own[at] for own in predicted.values()}) > 1]
+def _different_rows(runs: dict[str, TestedRows]) -> Section:
+    """The rows for which the runs give different results, those with the largest difference of scores first."""
+    title, first = "Rows on which they differ", next(iter(runs.values()))
+    differ = [at for at in range(len(first.rows)) if len({run.given[at] for run in runs.values()}) > 1]
     if not differ:
-        return Section(
-            "rows", "Rows on which they differ", [Text("All runs predict the same label for every test row.")]
-        )
-    agreed = metric_value("accuracy", 1 - len(differ) / len(rows))
-    said = f"The runs predict different labels on {len(differ):,} of {len(rows):,} test rows, and agree on {agreed}."
+        return Section("rows", title, [Text("All runs give the same result for every test row.")])
+    scores = np.nan_to_num(np.stack([run.scores for run in runs.values()]))
+    spread = scores.max(axis=0) - scores.min(axis=0)
+    agreed = metric_value("accuracy", 1 - len(differ) / len(first.rows))
+    said = (
+        f"The runs give different results on {len(differ):,} of {len(first.rows):,} test rows, and agree on {agreed}."
+    )
     if len(differ) > _DIFFERENT:
-        said += f" The first {_DIFFERENT} are listed."
+        said += f" The {_DIFFERENT} with the largest difference of scores are listed."
     table = Table(
-        "Different predictions",
-        ["Row", "Text", "True", *predicted],
+        "Different results",
+        ["Row", "Text", "True", *runs],
         [
-            [rows[at][0], shorten(rows[at][1], _TEXT_LIMIT), rows[at][2], *(own[at] for own in predicted.values())]
-            for at in sorted(differ, key=lambda at: int(rows[at][0]))[:_DIFFERENT]
+            [
+                first.rows[at][0],
+                shorten(first.rows[at][1], _TEXT_LIMIT),
+                *(
+                    shorten(text, _TEXT_LIMIT)
+                    for text in (first.rows[at][2], *(run.given[at] for run in runs.values()))
+                ),
+            ]
+            for at in sorted(differ, key=lambda at: (-spread[at], at))[:_DIFFERENT]
         ],
         frozenset({0}),
-        prose=1,
+        prose=frozenset({1}),
         headed=False,
+        quotes=frozenset({1}) if not first.texts else frozenset(range(1, 3 + len(runs))),
     )
-    return Section("rows", "Rows on which they differ", [Text(said), table])
+    return Section("rows", title, [Text(said), table])

@@ -20,8 +20,8 @@ from finetune.stages.report import rebuild
 from finetune.tables.cells import unescape_formula
 from finetune.tasks.base import task_of
 from finetune.tasks.classify.audit import STATES, TFIDF_FEATURES, against, expected_seconds, read_audit, write_audit
-from finetune.tasks.classify.label_section import notes
 from finetune.tasks.classify.score import ClassifierEvaluation
+from finetune.tasks.classify.sections.labels import notes
 
 SHOWN = 20
 

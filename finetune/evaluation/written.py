@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from finetune.evaluation.intervals import bootstrap, paired_differences, wilson
 from finetune.evaluation.results import Difference, Evaluation, Headline, Metric, undefined
+from finetune.evaluation.slices import Slices, measure_slices
 from finetune.evaluation.text_scores import word_counts
 from finetune.records import Record
 
@@ -56,6 +57,7 @@ class WrittenEvaluation(Evaluation):
     baselines: list[WrittenBaseline]
     clean: CleanPart
     losses: list[LossChange]
+    slices: Slices | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ class Scores:
     def take(self, rows: np.ndarray) -> "Scores":
         """The statistics of some rows, (m,) positions or bool (n,)."""
         return replace(self, sums=self.sums[rows], over=self.over[rows])
+
+
+def row_scores(own: Scores) -> np.ndarray:
+    """The metric of each row by itself (n,); NaN where it is not measured."""
+    if own.corpus is not None:
+        return np.array([own.corpus._compute_score_from_stats(list(row)).score for row in own.sums])
+    return np.divide(
+        own.sums[:, 0], own.sums[:, 1], out=np.full(len(own.sums), np.nan), where=own.over & (own.sums[:, 1] > 0)
+    )
 
 
 ScoreRows = Callable[[WrittenTexts, References], dict[str, Scores]]
@@ -216,6 +227,7 @@ class WrittenScores:
     metrics: dict[str, Metric]
     baselines: list[WrittenBaseline]
     clean: CleanPart
+    slices: Slices
 
 
 def score_written(
@@ -228,11 +240,12 @@ def score_written(
     compared: tuple[str, ...],
     resamples: int,
     seed: int,
+    members: dict[str, np.ndarray] | None = None,
 ) -> WrittenScores:
     """Metrics of a model's texts and of baselines on the same rows, with paired tests.
 
     clean: bool (n,), the rows found in no other split. headline: a metric that is defined. compared: the metrics to
-    test, if defined for both the model and the baseline.
+    test, if defined for both the model and the baseline. members: name of a slice -> bool (n,).
     """
     scores = score_rows(own, references)
     metrics = measure(scores, resamples, seed)
@@ -253,6 +266,7 @@ def score_written(
         metrics,
         entries,
         CleanPart(len(rows), alone),
+        measure_slices(members or {}, row_scores(scores[headline]), headline, scores[headline].share),
     )
 
 

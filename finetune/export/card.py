@@ -1,8 +1,8 @@
 """The YAML at the head of a model card, by which the Hugging Face hub and its tools know a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from finetune.evaluation.results import Headline, StartWeights
+from finetune.evaluation.results import Headline, Metric, StartWeights
 from finetune.hub.card import Result, card_yaml
 from finetune.hub.registry import weights_registry
 
@@ -18,6 +18,7 @@ class Card:
     weights: StartWeights  # that it began with
     headline: Headline | None = None
     data: str = ""  # name of the data it was measured on
+    metrics: dict[str, Metric] = field(default_factory=dict)  # all of them, on the same rows
 
 
 def front_matter(card: Card | None, name: str, library: str = "transformers", relation: str = "finetune") -> str:
@@ -26,10 +27,14 @@ def front_matter(card: Card | None, name: str, library: str = "transformers", re
         return f"---\n{card_yaml(library=library, tags=TAGS)}\n---\n\n"
     row, headline = weights_registry().get(card.weights.name), card.headline
     public = row if row and card.weights.source.startswith(row.repo) else None
-    result = None
-    if headline is not None and headline.value is not None:
-        data = card.data or "own data"
-        result = Result(card.pipeline_tag, data, headline.split, headline.metric, round(headline.value, 6))
+    results = []
+    if headline is not None:
+        measured = {headline.metric: headline} | card.metrics
+        results = [
+            Result(card.pipeline_tag, card.data or "own data", headline.split, metric, round(own.value, 6))
+            for metric, own in measured.items()
+            if own.value is not None
+        ]
     text = card_yaml(
         library=library,
         tags=TAGS,
@@ -38,6 +43,6 @@ def front_matter(card: Card | None, name: str, library: str = "transformers", re
         licence=LICENCES.get(card.weights.licence),
         base=public.repo if public else None,
         relation=relation,
-        result=result,
+        results=results,
     )
     return f"---\n{text}\n---\n\n"

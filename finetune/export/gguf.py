@@ -34,7 +34,7 @@ from finetune.models.heads import Classifier
 from finetune.tokenizer import END_OF_TEXT
 
 MERGED = True
-QUANTIZED = ("f16", "q8_0")
+QUANTIZED = ("f16", "q8_0", "q4_0")
 FILE = "model.gguf"
 NAMES = {  # Hugging Face's name of a tensor in a block, and GGUF's
     "ln_1": "attn_norm",
@@ -46,7 +46,7 @@ NAMES = {  # Hugging Face's name of a tensor in a block, and GGUF's
 }
 OUTER = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
 NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
-BLOCK = 32  # numbers that share a scale in q8_0
+BLOCK = 32  # numbers that share a scale in q8_0 and q4_0
 
 
 def write(
@@ -65,9 +65,9 @@ def write(
             known="GPT-2 language models",
             do="Export a classifier with --format onnx, another model with --format hf.",
         )
-    if quantize == "q8_0" and thing.model.config.width % BLOCK:
+    if quantize in ("q8_0", "q4_0") and thing.model.config.width % BLOCK:
         raise RunError(
-            f"{thing.name}: q8_0 needs a width of a multiple of {BLOCK}",
+            f"{thing.name}: {quantize} needs a width of a multiple of {BLOCK}",
             got=str(thing.model.config.width),
             do="Export it in f32 or with --quantize f16.",
         )
@@ -133,11 +133,11 @@ def _write_file(path: Path, thing: Exportable, model: GPT, quantize: str | None)
     import gguf
 
     kinds = gguf.GGMLQuantizationType
-    kind = {None: kinds.F32, "f16": kinds.F16, "q8_0": kinds.Q8_0}[quantize]
+    kind = {None: kinds.F32, "f16": kinds.F16, "q8_0": kinds.Q8_0, "q4_0": kinds.Q4_0}[quantize]
     config, writer = model.config, gguf.GGUFWriter(path, "gpt2")
     writer.add_name(thing.name)
-    writer.add_file_type({None: 0, "f16": 1, "q8_0": 7}[quantize])
-    if quantize == "q8_0":
+    writer.add_file_type({None: 0, "f16": 1, "q8_0": 7, "q4_0": 2}[quantize])
+    if quantize in ("q8_0", "q4_0"):
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
@@ -153,6 +153,8 @@ def _write_file(path: Path, thing: Exportable, model: GPT, quantize: str | None)
             values = np.ascontiguousarray(values.T)
         matrix = values.ndim == 2 and not own.startswith("position")
         stored = kind if matrix else kinds.F32
+        if stored == kinds.Q4_0 and own.startswith("token"):
+            stored = kinds.Q8_0  # also the output matrix, where four bits cost the most
         writer.add_tensor(own, gguf.quants.quantize(values, stored).view(_Written), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

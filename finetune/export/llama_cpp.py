@@ -45,6 +45,7 @@ def open_server(path: Path, context: int) -> Any:
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.n_predict = context, 1, NEW_TOKENS
     params.warmup, params.use_jinja, params.verbosity = False, True, -1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # by default it rounds to f16
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     return xllamacpp.Server(params)
 

@@ -1,5 +1,6 @@
 """The YAML of a model card, made and checked by the hub's own library. It asks nobody."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -23,12 +24,12 @@ def card_yaml(
     licence: str | None = None,
     base: str | None = None,
     relation: str | None = None,
-    result: Result | None = None,
+    results: Sequence[Result] = (),
 ) -> str:
     """The fields that are known. relation: to the base model, ``finetune`` or ``adapter``."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = result and [
+    found = [
         EvalResult(
             task_type=result.task,
             dataset_type="own",
@@ -37,6 +38,7 @@ def card_yaml(
             metric_type=result.metric,
             metric_value=result.value,
         )
+        for result in results
     ]
     return ModelCardData(
         license=licence,
@@ -45,6 +47,6 @@ def card_yaml(
         pipeline_tag=task,
         library_name=library,
         tags=tags,
-        model_name=name if results else None,
-        eval_results=results or None,
+        model_name=name if found else None,
+        eval_results=found or None,
     ).to_yaml()

@@ -40,8 +40,8 @@ class TransformerConfig(GPTConfig):
     tied: bool = True  # the output matrix is the token embedding
     biases: bool = True  # in the linear layers
     last_norm: bool | None = None  # after the last block; None: only if pre-norm, since a post-norm block ends in one
-    attention: Literal["full", "local"] = "full"  # local: of tokens nearer than the window only
-    window: int = 128  # of local attention, in tokens, the token itself included
+    attention: Literal["full", "local", "strided"] = "full"  # local: of tokens nearer than the window only
+    window: int = 128  # of local and strided attention, in tokens, the token itself included
     shared_blocks: bool = False  # the weights of one block serve all layers
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class TransformerConfig(GPTConfig):
                 f"kv_heads does not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
             )
         if self.window < 1:
-            raise WeightsError("the window of local attention is empty", got=str(self.window), known="1 or more")
+            raise WeightsError("the window of attention is empty", got=str(self.window), known="1 or more")
         turned = {"rotary": ("a head", self.head_width), "sinusoidal": ("the model", self.width)}
         what, size = turned.get(self.positions, ("", 0))
         if size % 2:
@@ -152,14 +152,20 @@ def alibi_bias(positions: Tensor, heads: int, mask: Tensor | None, keys: Tensor 
     return (-slopes * distance.abs()).masked_fill(~(distance >= 0 if mask is None else mask), -torch.inf)
 
 
-def local_mask(positions: Tensor, window: int, mask: Tensor | None, keys: Tensor | None = None) -> Tensor:
+def sparse_mask(
+    positions: Tensor, window: int, mask: Tensor | None, keys: Tensor | None = None, strided: bool = False
+) -> Tensor:
     """The mask of local attention, true where a key is less than `window` positions away: (B, 1, T, S).
 
-    positions, keys, mask: as for ``alibi_bias``.
+    positions, keys, mask: as for ``alibi_bias``. strided: also true at every multiple of `window` positions away, so that
+    two layers reach the whole text (Child et al. 2019, arXiv:1904.10509, section 4.2, both patterns in one head).
     """
     keys = positions if keys is None else keys
     distance = positions[:, None, :, None] - keys[:, None, None, :]  # (B, 1, T, S)
-    return (distance.abs() < window) & (distance >= 0 if mask is None else mask)
+    near = distance.abs() < window
+    if strided:
+        near |= distance % window == 0
+    return near & (distance >= 0 if mask is None else mask)
 
 
 def split_heads(x: Tensor, head_width: int) -> Tensor:
@@ -345,8 +351,8 @@ class Stack(nn.Module):
         angle = angles(positions, config.head_width) if config.positions == "rotary" else None
         keys = positions if cache is None else cache.positions(T, x.device, first=0)
         keys = keys.view(-1, keys.shape[-1])  # (B, S)
-        if config.attention == "local":
-            mask = local_mask(positions, config.window, mask, keys)
+        if config.attention != "full":
+            mask = sparse_mask(positions, config.window, mask, keys, strided=config.attention == "strided")
         if config.positions == "alibi":
             mask = alibi_bias(positions, config.heads, mask, keys)
         for number in range(config.layers)[blocks]:

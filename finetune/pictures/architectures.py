@@ -68,6 +68,7 @@ def draw(config: GPTConfig, weights: str) -> list[Drawing]:
             f"a segment embedding, which says to which of two texts a token belongs. {letters}",
         ),
         _two_sided(config, letters),
+        _norms(config, letters),
     ]
 
 
@@ -120,6 +121,27 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
         f"learned biases on the attention by distance, and norms without a mean and a bias. {letters}",
         figure,
         wide=True,
+    )
+
+
+def _norms(config: GPTConfig, letters: str) -> Drawing:
+    """One block with its norms before its parts, and one with them after its sums."""
+    shape = {key: written(value) for key, value in shapes(config).items()}
+    figure, axes = new_diagram(6.6, 4.55)
+    for x, post, name in ((1.75, False, "pre-norm (GPT-2)"), (4.95, True, "post-norm (Vaswani et al. 2017, BERT)")):
+        column = Column(axes, x, config, shape, source=False)
+        axes.text(x, column.y - 0.06, name, ha="center", va="top", fontsize=8.5)
+        column.up(0.5, shape["embedded"])
+        column.part("self-attention", "attention", post=post)
+        column.part("MLP", "mlp", last=True, post=post)
+        column.up(0.38, shape["embedded"])
+    return Drawing(
+        "architectures-norms",
+        "Norms before or after",
+        "Left: each part reads a normalised copy of the stream and adds to it; the stream itself is normalised once, after "
+        "the last block. Right: the stream is normalised after each sum, so that nothing passes a block unchanged; such "
+        f"models need a longer warmup (Xiong et al. 2020, arXiv:2002.04745). {letters}",
+        figure,
     )
 
 
@@ -177,23 +199,28 @@ class Column:
         config, low = self.config, self.y + 0.2
         heads = f"{config.heads} heads of {config.width // config.heads}"
         self.up(0.5)
-        self.attention_y = self._part(f"{attention}\n{heads}", "attention")
+        self.attention_y = self.part(f"{attention}\n{heads}", "attention")
         if cross:
-            self.cross_y = self._part(f"cross-attention\n{heads}", "attention")
-        self._part(
+            self.cross_y = self.part(f"cross-attention\n{heads}", "attention")
+        self.part(
             f"MLP\n{config.width:,} \N{RIGHTWARDS ARROW} {4 * config.width:,} \N{RIGHTWARDS ARROW} {config.width:,}",
             "mlp",
             last=True,
         )
         frame(self.axes, self.x, low, self.y + 0.08, f"{config.layers} \N{MULTIPLICATION SIGN}", FRAME)
 
-    def _part(self, text: str, kind: str, last: bool = False) -> float:
+    def part(self, text: str, kind: str, last: bool = False, post: bool = False) -> float:
+        """A part of a block with its norm, before it or after its sum; returns the height of the part's middle."""
         low = self.y - 0.14
-        self.box("norm", "norm")
-        self.up(0.2)
+        if not post:
+            self.box("norm", "norm")
+            self.up(0.2)
         middle = self.box(text, kind)
         self.up(0.2)
         around(self.axes, self.x, low, self.plus(), self.x - BOX / 2 - 0.2)
+        if post:
+            self.up(0.2)
+            self.box("norm", "norm")
         if not last:
             self.up(0.3)
         return middle

@@ -13,18 +13,21 @@ LOWER_IS_BETTER = {"log_loss", "ece", "brier", "hamming_loss"}
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. small: a note below the block that it explains."""
+    """A paragraph. small: a note below the block that it explains. quotes: whether it shows texts of the data."""
 
     text: str
     small: bool = False
+    quotes: bool = False
     kind: str = "text"
 
 
 @dataclass(frozen=True)
 class Code:
-    """Commands or text to copy."""
+    """Commands or text to copy. quotes: whether it shows texts of the data; instead: what to show without them."""
 
     text: str
+    quotes: bool = False
+    instead: str = ""
     kind: str = "code"
 
 
@@ -32,8 +35,8 @@ class Code:
 class Table:
     """Rows of strings; line breaks in a cell of numbers are kept.
 
-    numbers: right-aligned columns. strong: highlighted rows. prose: the column of long text. headed: whether the first
-    cell of a row is its heading.
+    numbers: right-aligned columns. strong: highlighted rows. prose: columns of long text. headed: whether the first
+    cell of a row is its heading. quotes: columns that show texts of the data. folded: shown on request.
     """
 
     caption: str
@@ -41,14 +44,16 @@ class Table:
     rows: list[list[str]]
     numbers: frozenset[int] = frozenset()
     strong: frozenset[int] = frozenset()
-    prose: int | None = None
+    prose: frozenset[int] = frozenset()
     headed: bool = True
+    quotes: frozenset[int] = frozenset()
+    folded: bool = False
     kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption. table: the same content, where no picture can be shown."""
+    """A picture with its caption. table: the same content, where no picture can be shown. quotes: as in Text."""
 
     picture: Picture
     title: str
@@ -56,6 +61,7 @@ class Figure:
     caption: str
     table: Table | None = None
     wide: bool = False
+    quotes: bool = False
     kind: str = "figure"
 
 
@@ -79,12 +85,16 @@ class Notice:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its blocks. The page shows the introduction first, then the figures, then all other blocks."""
+    """A heading with its blocks. The page shows the introduction first, then the figures, then all other blocks.
+
+    training: whether texts that it shows are from training rows.
+    """
 
     id: str
     title: str
     blocks: list = field(default_factory=list)
     introduction: str = ""
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ class PageContent:
     about: list[str] = field(default_factory=list)  # data, weights and method, a few words each
     tiles: list[Tile] = field(default_factory=list)
     notice: Notice | None = None
+    quoting: str = ""  # a note on the texts of the data that the page shows
 
 
 def metric_name(name: str) -> str:
@@ -176,4 +187,4 @@ def facts(caption: str, pairs: Iterable[tuple[str, object]], headings: tuple[str
         for name, value in pairs
         if value is not None and value != ""
     ]
-    return [Table(caption, list(headings), rows, prose=1)] if rows else []
+    return [Table(caption, list(headings), rows, prose=frozenset({1}))] if rows else []

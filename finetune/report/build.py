@@ -1,5 +1,7 @@
 """Build a run's report from the run's files: report/index.html and report/report.md."""
 
+import base64
+import hashlib
 import json
 import re
 import shlex
@@ -22,6 +24,7 @@ from finetune.report.page import C, E, Files, Page
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_HERE = Path(__file__).parent
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -104,9 +107,12 @@ def _command(run_dir: Path) -> str:
 def render(template: str, page: PageContent) -> str:
     """Fill in a template; all text from data is escaped for the template's format."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -115,7 +121,9 @@ def render(template: str, page: PageContent) -> str:
         finalize=_markdown if ".md." in template else _plain,
     )
     environment.filters |= {"code_lines": _code_lines, "breakable": _breakable}
-    return environment.get_template(template).render(vars(page))
+    return environment.get_template(template).render(
+        vars(page) | {"script": Markup(script), "script_hash": f"sha256-{digest}"}
+    )
 
 
 def _plain(value: object) -> object:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from finetune.evaluation.explanations import Explanations
@@ -12,6 +12,7 @@ from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
 from finetune.report.blocks import Notice, PageContent, Section, Tile
 from finetune.report.inputs import AttentionMap, Errors, TrainingLog
+from finetune.report.quotes import LEFT_OUT, quoting_note, sharing, without_quotes
 
 E = TypeVar("E", bound=Measured)
 C = TypeVar("C", bound=DataOrigin)
@@ -52,25 +53,33 @@ def make_page(
     use: list[Section] | None = None,
     notice: Notice | None = None,
 ) -> PageContent:
-    """The content of a page: the task's sections, then the settings of the run, its use and the licence."""
+    """The content of a page: the task's sections, then the settings of the run, its use and the licence.
+
+    Without texts of the data if the recipe says report.texts = false; else with a note that they are there.
+    """
     evaluation, card = files.evaluation, files.card
     method = evaluation.method if isinstance(evaluation, Evaluation) else ""
     about = [card.name if card else "", evaluation.weights.name, method]
+    run = provenance.what_was_run(
+        files.name, _settings(files.recipe, evaluation.task), _descriptions(), files.stages, evaluation.weights
+    )
+    further = [*(use or []), *provenance.licence(card)]
+    if not files.recipe.get("report.texts", True):
+        note, sections = LEFT_OUT, [*map(without_quotes, sections), run, *map(without_quotes, further)]
+    else:
+        note = quoting_note([*sections, *further])
+        begin, end = run.blocks[:2], run.blocks[2:]  # how to reproduce the run; the weights and all else
+        run = replace(run, blocks=[*begin, *(sharing(files.name) if note else []), *end])
+        sections = [*sections, run, *further]
     return PageContent(
         kind=kind,
         name=files.name,
         verdict=verdict,
-        sections=[
-            *sections,
-            provenance.what_was_run(
-                files.name, _settings(files.recipe, evaluation.task), _descriptions(), files.stages, evaluation.weights
-            ),
-            *(use or []),
-            *provenance.licence(card),
-        ],
+        sections=sections,
         about=[part for part in about if part],
         tiles=tiles,
         notice=notice,
+        quoting=note,
     )
 
 

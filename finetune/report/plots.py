@@ -237,7 +237,7 @@ def reliability_picture(bins: list[ReliabilityBin]) -> Picture:
         top = max(row.n for row in bins)
         for row in bins:
             lower.annotate(
-                f"{row.n:,}",
+                f"{row.n:,}" if top < 1000 else f"{row.n / 1000:.1f}k",
                 ((row.low + row.high) / 2, row.n),
                 xytext=(0, 2),
                 textcoords="offset points",

@@ -200,7 +200,7 @@ def what_was_run(
                 "Settings",
                 ["Setting", "Value", "Meaning"],
                 [[key, value_text(value), descriptions.get(key, "")] for key, value in recipe.items()],
-                prose=2,
+                prose=frozenset({2}),
             )
         )
     if stages:

@@ -1,7 +1,7 @@
 """Sections shared by the pages of text-generating tasks: baselines, losses, samples, limits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune.console import aligned
@@ -207,7 +207,8 @@ def samples(rows: Sequence["DataclassInstance"], words: Words, note: str) -> Sec
                 )
             ],
         )
-    return Section("samples", "Samples before and after", blocks)
+    blocks = [block if isinstance(block, Text) else replace(block, quotes=frozenset({0, 1})) for block in blocks]
+    return Section("samples", "Samples before and after", blocks, training=True)
 
 
 def limits(
@@ -265,11 +266,12 @@ def data_card(
             *facts("Source", pairs),
             _split_table(card.splits),
             *overlap_table(card.overlap, words.asked),
-            Text(example),
-            Code(excerpt(card.example)),
+            Text(example, quotes=True),
+            Code(excerpt(card.example), quotes=True),
             *more,
             *(Text(sentence(note)) for note in card.notes),
         ],
+        training=True,
     )
 
 

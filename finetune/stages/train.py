@@ -21,6 +21,12 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         raise RecipeError(
             "method features runs in one process", got=f"--processes {processes}", do="Leave out --processes."
         )
+    if recipe.train.micro_batch_tokens == "auto" and processes > 1:
+        raise RecipeError(
+            "train.micro_batch_tokens=auto is found in one process",
+            got=f"--processes {processes}",
+            do="Give a number; each process has its own passes of so many tokens.",
+        )
     if recipe.train.parallel == FSDP and recipe.train.optimizer == "muon":
         raise RecipeError(
             "train.parallel=fsdp divides every matrix among the processes, and Muon needs whole ones",
@@ -96,7 +102,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     from finetune.console import say, warn
     from finetune.recipe import FSDP
     from finetune.tasks.base import task_of
-    from finetune.tasks.setup import BEST, build, fit, identity
+    from finetune.tasks.setup import BEST, build, fit, identity, with_tokens_that_fit
     from finetune.training import ranks
     from finetune.training.health import warnings_about
     from finetune.training.loop import set_threads
@@ -107,10 +113,12 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     begun = time.monotonic()
     set_threads(recipe.train.threads)
     task, setup = task_of(recipe), build(recipe, run)
+    device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
+    if recipe.train.micro_batch_tokens == "auto":
+        setup = with_tokens_that_fit(task, recipe, run, setup, device)
     settings, trainable = setup.settings, setup.trainable
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
-    device = torch.device(device_type(), int(os.environ.get("LOCAL_RANK", "0")) if device_type() == "cuda" else 0)
     if recipe.train.parallel == FSDP and ranks.processes() == 1:
         say("  train.parallel=fsdp changes nothing in one process")
     with together():

@@ -7,10 +7,11 @@ missing value is an empty cell; numbers and booleans become text as in JSON. Pic
 import codecs
 import csv
 import functools
-import gzip
+import io
 import itertools
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import IO, Any
 from finetune.errors import DataError, shorten
 from finetune.tables.label_folders import is_label_folder, labelled_files
 from finetune.tables.nested import Values, is_field, with_nested
+from finetune.tables.unpacking import Unpacked
 from finetune.tables.workbooks import sheet_rows
 
 OBJECT = '{"text": "...", "label": "..."}'
 FIELD_LIMIT = 16 << 20  # characters in one cell
+BUFFER = 1 << 18  # bytes that are unpacked at a time
 BATCH = 1024  # rows of Parquet and Arrow in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SAVE_AS_CSV = "Open it in a spreadsheet program and save it as CSV, in UTF-8."
@@ -64,14 +67,14 @@ def ending_of(path: Path) -> str:
 def open_text(path: Path, encoding: str, newline: str | None = None, errors: str | None = None) -> IO[str]:
     """Open a text file to read, unpacked if its name ends in .gz."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding=encoding, newline=newline, errors=errors)
+        return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline, errors=errors)
     return open(path, encoding=encoding, newline=newline, errors=errors)
 
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file to read as bytes, unpacked if its name ends in .gz."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return io.BufferedReader(Unpacked(path), BUFFER)
     return open(path, "rb")
 
 
@@ -318,7 +321,8 @@ def _parsed(text: str, where: str, known: str) -> Any:
 def _once(pairs: list[tuple]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError(f"duplicate key {next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)!r}")
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate key {key!r}")
     return found
 
 

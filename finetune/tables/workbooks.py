@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from finetune.errors import DataError
+from finetune.tables.unpacking import check_archive
 
 
 def sheet_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
@@ -50,6 +51,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and extensions that are not kept
+            check_archive(path)
             book = load_workbook(path, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, ValueError, TypeError) as error:
         raise DataError(

@@ -4,7 +4,9 @@ Each task is a folder beside this file. Its ``task.py`` implements the interface
 settings it reads.
 """
 
+import csv
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch import nn
 from finetune.checkpoints.scratch import Architecture
 from finetune.errors import RecipeError, RunError, WeightsError
 from finetune.evaluation.choice import MODEL
+from finetune.evaluation.compare_runs import TestedRows
 from finetune.evaluation.results import Evaluation, Start
 from finetune.export.exportable import Exportable, Exported
 from finetune.files import atomic_write
@@ -29,9 +32,11 @@ from finetune.recipe import FEATURES, Recipe, Train
 from finetune.records import PreparedRow, R, Record, parse_rows
 from finetune.report.page import Page
 from finetune.run import Run
+from finetune.tables.cells import unescape_formula
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tokenizer import Tokenizer
 from finetune.training.job import Job
+from finetune.training.tracking import check_tracker
 from finetune.training.trainable import Trainable, adapt, check_shared_blocks, freeze
 from finetune.training.trial import Probe, choose
 
@@ -110,6 +115,7 @@ class Task(ABC, Generic[P, B, M, E]):
                 got=f"train.metric={recipe.train.metric}",
                 known=", ".join(self.metrics),
             )
+        check_tracker(recipe.train)
         if recipe.train.method == FEATURES and not self.solvable:
             raise RecipeError(
                 "method features is for classifiers of texts",
@@ -184,6 +190,10 @@ class Task(ABC, Generic[P, B, M, E]):
     def exportable(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer) -> Exportable:
         """A finished run's model with everything that an export format writes."""
 
+    def tested_rows(self, run: Run) -> TestedRows | None:
+        """What a finished run gave for each test row, for a comparison of runs. None: the task keeps no such rows."""
+        return None
+
     def winner(self, run: Run) -> str:
         """What the bundle holds: the model, or another that an evaluation chose, by one word."""
         return MODEL
@@ -246,3 +256,16 @@ def read_records(run: Run, split: str, *kinds: type[R]) -> list[R]:
         raise RunError(
             f"cannot read {path}", got=error.strerror or str(error), do="Run again with --from prepare."
         ) from error
+
+
+def read_tested(path: Path, columns: tuple[str, str, str], given: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """The rows of a table that ``evaluate`` wrote, in the order of their numbers, and the column of what the run gave.
+
+    columns: the names of the row number, the text and what is wanted.
+    """
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with open(path, encoding="utf-8", newline="") as file:
+        table = sorted(csv.DictReader(file, strict=True), key=lambda line: int(line[columns[0]]))
+    number, text, wanted = columns
+    rows = [(line[number], unescape_formula(line[text]), unescape_formula(line[wanted])) for line in table]
+    return rows, [unescape_formula(line[given]) for line in table]

@@ -4,9 +4,11 @@ base weights → the task's model → its trainable weights → the job → ``fi
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from finetune.adapters.lora import merge
@@ -18,15 +20,15 @@ from finetune.checkpoints.store import LoadedCheckpoint
 from finetune.config import chosen_values
 from finetune.errors import RunError, WeightsError
 from finetune.evaluation.results import Start, StartWeights
-from finetune.files import damage, read_json, sha256_json
+from finetune.files import damage, read_json, sha256_json, write_json
 from finetune.models.bodies import Body
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.recipe import Recipe, Train
-from finetune.records import BestStep, Downloaded, Trained, TrainResult, WeightsOrigin
+from finetune.records import BestStep, Downloaded, Passes, Trained, TrainResult, WeightsOrigin
 from finetune.run import Run, content
-from finetune.tasks.base import B, E, M, P, Task, TrainingSetup, task_named, task_of
+from finetune.tasks.base import AnyTask, B, E, M, P, Task, TrainingSetup, task_named, task_of
 from finetune.tokenizer import Tokenizer
-from finetune.training import features, loop, resume
+from finetune.training import features, loop, memory, resume
 from finetune.training.job import Job
 from finetune.training.precision import choose_precision, device_type
 from finetune.training.trainable import choose_settings
@@ -35,6 +37,7 @@ STARTS = {MINI: "mini, the small pretrained model bundled with this project", RA
 HOW_TO_GET_GPT2 = (
     "To use GPT-2, run `finetune weights get gpt2` with a network connection, then run again with another --name."
 )
+PASSES = "checkpoints/micro_batch_tokens.json"
 BASE, BEST = "base checkpoint", "best model"  # keys of a run's memory
 
 
@@ -132,6 +135,25 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
         "data": content(run.record("prepare")),
         "weights": content(run.record("verify")),
     }
+
+
+def with_tokens_that_fit(
+    task: AnyTask, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device
+) -> TrainingSetup[M]:
+    """The setup with ``train.micro_batch_tokens`` found and kept in the run, which goes on with the same number."""
+    file = run.path(PASSES)
+    if file.exists():
+        found = Passes.from_json(read_json(file), file)
+    else:
+        job = task.probe(recipe, run, setup, device).job
+        if job.problem is not None:
+            return setup
+        found = Passes(memory.tokens_that_fit(job, setup.settings, device))
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, found.to_json())
+    settings = setup.settings.model_copy(update={"micro_batch_tokens": found.micro_batch_tokens})
+    why = f"micro_batch_tokens {found.micro_batch_tokens:,}: fits in memory, for batches of {settings.batch_size} rows"
+    return replace(setup, settings=settings, why=[*setup.why, why])
 
 
 def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str], **options: float) -> Trained:

@@ -12,8 +12,10 @@ from torch import Tensor
 from finetune.console import progress
 from finetune.errors import DataError, RecipeError
 from finetune.evaluation.baseline import nearest_answers
+from finetune.evaluation.compare_runs import TestedRows
 from finetune.evaluation.leakage import OverlapCounts, clean_rows
-from finetune.evaluation.written import WrittenTexts
+from finetune.evaluation.slices import length_slices, text_slices, value_slices
+from finetune.evaluation.written import References, ScoreRows, WrittenTexts, row_scores
 from finetune.files import atomic_write
 from finetune.recipe import Recipe, Split, Train
 from finetune.records import PreparedRow, R
@@ -21,7 +23,7 @@ from finetune.run import Run
 from finetune.tables.card import SplitSize
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
-from finetune.tasks.base import Prepared
+from finetune.tasks.base import Prepared, read_tested
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.job import Job
@@ -208,18 +210,34 @@ class TestRows(Generic[R]):
     wanted: list[str]  # reference answers or targets
     nearest: list[str]  # the answer of the most similar training row
     clean: np.ndarray  # bool (n,), whether a row's question occurs in no other split
+    members: dict[str, np.ndarray]  # name of a slice by what the texts look like -> bool (n,)
 
 
 def gather_test_rows(
-    records: dict[str, list[R]], used: list[int], asked: Callable[[R], str], wanted: Callable[[R], str]
+    records: dict[str, list[R]],
+    used: list[int],
+    asked: Callable[[R], str],
+    wanted: Callable[[R], str],
+    words: tuple[str, str] = ("question", "answer"),
 ) -> TestRows[R]:
-    """The test rows with these row numbers. asked, wanted: get the question and the reference of a record."""
+    """The test rows with these row numbers. asked, wanted: get the question and the reference of a record.
+
+    words: what the task calls the two.
+    """
     keep = set(used)
     test = [record for record in records["test"] if record.row in keep]
     questions = {name: [asked(record) for record in part] for name, part in (records | {"test": test}).items()}
     nearest = nearest_answers(questions["train"], [wanted(record) for record in records["train"]], questions["test"])
     clean = clean_rows(questions["train"] + questions["val"], questions["test"], fold_text)
-    return TestRows(test, questions["test"], [wanted(record) for record in test], nearest, clean)
+    references = [wanted(record) for record in test]
+    members = text_slices(questions["test"], questions["train"], words[0])
+    members |= {f"{words[1]}: {name}": inside for name, inside in length_slices(references).items()}
+    return TestRows(test, questions["test"], references, nearest, clean, members)
+
+
+def column_slices(recipe: Recipe, column: dict[int, str] | None, rows: list[int]) -> dict[str, np.ndarray]:
+    """A slice for each value of the column evaluate.slice_by. column: row number -> value; rows: of the test rows (n,)."""
+    return value_slices(recipe.evaluate.slice_by or "", [column.get(row, "") for row in rows]) if column else {}
 
 
 def result_rows(kind: type[Row], test: TestRows[Any], written: dict[str, WrittenTexts]) -> list[Row]:
@@ -261,13 +279,21 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"]) -> None:
         writer.writerows([escape_formula(str(value)) for value in astuple(row)] for row in rows)
 
 
+def tested_texts(path: Path, columns: tuple[str, str, str], given: str, metric: str, score: ScoreRows) -> TestedRows:
+    """The texts of a table that ``evaluate`` wrote, with the score of each by a metric. columns, given: as in ``read_tested``."""
+    rows, texts = read_tested(path, columns, given)
+    references = References([wanted for *_, wanted in rows], np.zeros(len(rows)))
+    found = score(WrittenTexts(texts), references)[metric]
+    return TestedRows(rows, texts, metric, row_scores(found), found.share, texts=True)
+
+
 def probe_training(
     train: AnyExamples, val: AnyExamples, settings: Train, build: Callable[[AnyExamples, AnyExamples], Job]
 ) -> Probe:
     """The steps that a dry run measures, with a validation of a single forward pass, the largest one."""
     whole, lengths = build(train, val), val.lengths()
     largest = max(
-        micro_batches(list(range(len(lengths))), lengths, settings.micro_batch_tokens),
+        micro_batches(list(range(len(lengths))), lengths, settings.tokens_per_pass),
         key=lambda rows: len(rows) * lengths[rows[-1]],
     )
     return Probe(build(train, val.take(largest)), choose(whole.lengths, settings), whole)

@@ -39,7 +39,7 @@ class CapturedSteps:
         eager, job = self.eager, self.eager.job
         assert eager.store is not None, "why_not refuses a job whose rows are not on the device"
         shape = eager.padded(rows)
-        one_pass = len(micro_batches(rows, job.lengths, eager.settings.micro_batch_tokens)) == 1
+        one_pass = len(micro_batches(rows, job.lengths, eager.settings.tokens_per_pass)) == 1
         known = shape in self.replays or len(self.replays) < MOST_GRAPHS
         begun = all(optimizer.state for optimizer in eager.optimizers)  # moments made in a graph would be reset by it
         if self.failed or len(rows) != len(self.rows) or not (one_pass and known and begun):
@@ -107,7 +107,7 @@ def why_not(eager: EagerSteps) -> str:
     if eager.store is None:
         return "the rows are not on the GPU: they change, are read from a file, or are too many"
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)
-    alone = sum(len(micro_batches(rows, job.lengths, settings.micro_batch_tokens)) == 1 for rows in batches)
+    alone = sum(len(micro_batches(rows, job.lengths, settings.tokens_per_pass)) == 1 for rows in batches)
     if 2 * alone < len(batches):
         return "most steps accumulate the gradients of unequal parts; raise train.micro_batch_tokens"
     return ""

@@ -19,6 +19,7 @@ from finetune.files import read_json, write_json
 from finetune.records import Record
 from finetune.run import Run
 from finetune.training.loop import StopSignal
+from finetune.training.out_of_memory import memory_errors
 
 RESULT = ".launch-result.json"  # file that passes the result back
 STOP = b"."  # what a process reads from its parent when it is to stop
@@ -106,7 +107,8 @@ def answer(run: Run, work: Callable[[], Record]) -> None:
     watch_parent()
     with log_to(run.path("log.txt")):
         try:
-            found = Answer(result=work().to_json())
+            with memory_errors():
+                found = Answer(result=work().to_json())
         except Interrupted as stop:
             found = Answer(stopped=str(stop))
         except FinetuneError as error:

@@ -32,6 +32,7 @@ from finetune.training.precision import autocast, device_type
 from finetune.training.probe import COUNTED, FirstSteps, Plan, batch_size, estimate, peak_bytes
 from finetune.training.step import EagerSteps, keep_rows
 from finetune.training.step_plan import choose_steps
+from finetune.training.tracking import Tracking
 
 MACHINE = ("processes", "threads", "device", "precision")  # may change within a run, at the cost of bit-exactness
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch
@@ -82,8 +83,13 @@ def train(
     stepper = choose_steps(eager, settings.step, steps - state.step)
     lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
+    tracking = Tracking(accelerator, settings, directory, state.step)
     start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
     saved_step = state.step
+
+    def keep(entry: dict) -> None:
+        log.write(entry)
+        tracking.write(entry)
 
     def note(taken: Taken, loss: float, norm: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -93,7 +99,7 @@ def train(
                 root,
                 f"loss {loss}, gradient norm {norm}, learning rate {taken.rate:g}, rows {named}",
             )
-        log.write(
+        keep(
             {
                 "step": taken.step,
                 "epoch": round(taken.step / per_epoch, 4),
@@ -123,7 +129,7 @@ def train(
             resume.prune(root, state.step, state.best["step"] if state.best else None)
         saved_at, saved_step = time.monotonic(), state.step
 
-    with StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
+    with contextlib.closing(tracking), StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
         batches: list[list[int]] = []
         while state.step < steps and not state.stopped:
             epoch, position = divmod(state.step, per_epoch)
@@ -159,7 +165,7 @@ def train(
                         f"{found}, learning rate {rate:g}",
                     )
                 improved = note_best(state, settings, found)
-                log.write(
+                keep(
                     {
                         "step": state.step,
                         "epoch": round(state.step / per_epoch, 4),
@@ -221,7 +227,7 @@ def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_secon
     per_epoch, steps = count_steps(len(job.lengths), settings)
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
     return Plan(
-        [batch_size(rows, job.lengths, settings.micro_batch_tokens) for rows in batches],
+        [batch_size(rows, job.lengths, settings.tokens_per_pass) for rows in batches],
         steps,
         len(validated_steps(per_epoch, steps, settings.evaluations_per_epoch)),
         job.validation_tokens,
@@ -261,7 +267,7 @@ def _start(job: Job, settings: Train) -> tuple[Accelerator, list[torch.optim.Opt
     optimizers = build_optimizers(
         job.model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2)
     )
-    return accelerator, optimizers, FirstSteps(job.lengths, settings.micro_batch_tokens, accelerator.device)
+    return accelerator, optimizers, FirstSteps(job.lengths, settings.tokens_per_pass, accelerator.device)
 
 
 def set_threads(asked: int) -> int:

@@ -72,7 +72,7 @@ def profile_steps(job: Job[Any], settings: Train, batches: list[list[int]], devi
         if number == 1:
             found = Profile()
         _time_step(job, settings, rows, optimizers, Stopwatch(found.seconds, device))
-        tokens = batch_size(rows, job.lengths, settings.micro_batch_tokens).tokens
+        tokens = batch_size(rows, job.lengths, settings.tokens_per_pass).tokens
         found.steps += 1
         found.tokens += tokens
         found.flops += float(each * tokens)
@@ -86,7 +86,7 @@ def _time_step(
     """One optimizer step, as the loop takes it."""
     model, seconds = job.model, watch.seconds
     total = sum(job.weights[row] for row in rows)
-    for part in micro_batches(rows, job.lengths, settings.micro_batch_tokens):
+    for part in micro_batches(rows, job.lengths, settings.tokens_per_pass):
         with watch.part("batch"):
             tensors = job.batch(part, 0) if job.epochs_differ else job.batch(part)
             batch = tuple(tensor.to(watch.device) for tensor in tensors)

@@ -83,7 +83,7 @@ class EagerSteps:
         """
         ordered = sorted(rows, key=lambda row: (self.job.lengths[row], row))
         split = [
-            micro_batches(ordered[other::world], self.job.lengths, self.settings.micro_batch_tokens)
+            micro_batches(ordered[other::world], self.job.lengths, self.settings.tokens_per_pass)
             for other in range(world)
         ]
         most = max(map(len, split)) if self.sharded else 1

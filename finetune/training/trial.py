@@ -26,7 +26,7 @@ class Probe:
 def choose(lengths: list[int], settings: Train) -> list[list[int]]:
     """The batches of the run that a dry run tries."""
     batches = epoch_batches(lengths, settings.batch_size, settings.seed, 0)[: count_steps(len(lengths), settings)[1]]
-    return choose_batches(batches, lengths, settings.micro_batch_tokens)
+    return choose_batches(batches, lengths, settings.tokens_per_pass)
 
 
 def second_time(work: Callable[[], object]) -> float:

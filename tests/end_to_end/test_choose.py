@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.export import FORMATS
@@ -54,6 +55,8 @@ def test_a_bundle_of_tf_idf_is_predicted_without_torch_as_scikit_learn_does(fine
     assert {path.name for path in (run / "export" / "bundle").iterdir()} == names and not (
         run / "export" / "hf"
     ).exists()
+    card = ModelCard.load(run / "export" / "bundle" / "README.md").data
+    assert card.eval_results[0].metric_value == pytest.approx(evaluation["headline"]["value"], abs=1e-6)
     (train, y), (val, y_val) = rows(run, "train"), rows(run, "val")
     wanted, _, _ = tfidf_logistic(train, y, val, y_val, NEW, 2)
     command = [sys.executable, "-c", PREDICT, str(run), *NEW]

@@ -69,8 +69,8 @@ def test_the_planted_slice_is_found(planted):
     worst = found["slices"]["shown"][0]
     test = [json.loads(line) for line in (run / "data" / "test.jsonl").read_text().splitlines()]
     assert worst["name"] == "a digit" and worst["p_value"] < 0.05
-    assert worst["accuracy"]["n"] == sum(any(map(str.isdigit, row["text"])) for row in test)
-    assert worst["accuracy"]["value"] < worst["rest"] - 0.2
+    assert worst["score"]["n"] == sum(any(map(str.isdigit, row["text"])) for row in test)
+    assert worst["score"]["value"] < worst["rest"] - 0.2
     assert "worse on these slices (subsets of the test rows) than on the other rows: a digit" in report.replace(
         "\\", ""
     )

@@ -89,7 +89,7 @@ def test_answers_are_learned_measured_reported_exported_and_given(trained, finet
     assert all(
         part in html for part in ("Limitations", "Samples before and after", "of the loss before", "finetune chat")
     )
-    assert "<script" not in html
+    assert html.count("<script") == 1
 
     monkeypatch.setattr("sys.stdin", io.StringIO("Say two.\n\n/nothing\n/reset\nSay two.\n/quit\nSay six.\n"))
     said = finetune("chat", trained, "--max-new-tokens", "6")

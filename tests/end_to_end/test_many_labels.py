@@ -70,7 +70,7 @@ def test_a_run_from_table_to_transformers(finetune):
     assert finetune("data", "check", "my.csv").status == 2
     checked = finetune("data", "check", "my.csv", "--labels", "many")
     assert checked.status == 0 and "labels in column 'label'" in checked.out
-    found = finetune("classify", *arguments, *ASK, "--name", "many")
+    found = finetune("classify", *arguments, *ASK, "--name", "many", "--seeds", "2")
     assert found.status == 0, found.err
     run = Path("runs/many")
     evaluation = json.loads((run / "eval.json").read_text())
@@ -85,6 +85,15 @@ def test_a_run_from_table_to_transformers(finetune):
     assert evaluation["metrics"]["f1_macro"]["value"] == pytest.approx(f1_score(truth, said, average="macro"))
     assert evaluation["metrics"]["subset_accuracy"]["value"] == pytest.approx(accuracy_score(truth, said))
     assert "Micro F1" in (run / "report" / "report.md").read_text()
+    over = evaluation["seeds"]["metrics"]["f1_micro"]["by_seed"]
+    assert over[0] == evaluation["metrics"]["f1_micro"]["value"] and evaluation["seeds"]["seeds"] == [123, 124]
+    base = run / "base"  # random-bytes depend on the seed
+    more = ["--weights", base, "--set", "train.seed=124", "--until", "evaluate"]
+    assert finetune("classify", *arguments, *ASK, *more, "--name", "alone").status == 0
+    second = json.loads(Path("runs/alone/eval.json").read_text())["metrics"]["log_loss"]["value"]
+    assert evaluation["seeds"]["metrics"]["log_loss"]["by_seed"][1] == pytest.approx(second, abs=1e-6)
+    done = finetune("compare", "runs/many", "runs/alone")
+    assert done.status == 0 and "subset_accuracy" in done.out and "many and alone" in done.out, done.err
 
     hf = run / "export" / "hf"
     model = GPT2ForSequenceClassification.from_pretrained(hf).eval()

@@ -55,7 +55,7 @@ def test_text_is_learned_measured_and_exported(pretrained, finetune, tmp_path):
     assert after < 0.8 * before and evaluation["headline"]["value"] == after
     assert before == pytest.approx(8.0, abs=0.5)  # random weights over bytes know nothing
     html = (pretrained / "report" / "index.html").read_text()
-    assert "bits per byte" in html and "<script" not in html
+    assert "bits per byte" in html and html.count("<script") == 1
     _, loading = GPT2LMHeadModel.from_pretrained(pretrained / "export" / "hf", output_loading_info=True)
     assert not any(loading.values())
     assert {path.name for path in (pretrained / "data").iterdir()} == {"train.bin", "val.bin", "card.json"}

@@ -119,7 +119,7 @@ def test_an_encoder_decoder_from_nothing_draws_each_side(finetune, data):
             ["weights=scratch", "shape.preset=vanilla"],
             "vanilla is an encoder-decoder; known: the task seq2seq",
         ),
-        ("pretrain", ["weights=scratch", "shape.window=4"], "used only with shape.attention=local"),
+        ("pretrain", ["weights=scratch", "shape.window=4"], "used only with shape.attention=local or strided"),
         ("pretrain", ["shape.positions=rotary", "weights=mini"], "used only with weights=scratch"),
         ("pretrain", ["weights=scratch", "shape.kv_heads=3"], "kv_heads does not divide the 4 heads"),
         (

@@ -105,6 +105,21 @@ def test_the_data_card_counts_the_file(toy, sms):
     assert card["tokens"]["median"] == int(np.median(lengths)) and card["tokens"]["cut_rows"] == 0
 
 
+def test_the_bundles_readme_is_a_model_card_with_the_figures_of_eval_json(toy):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(toy.run / "export" / "hf" / "README.md").data
+    found = read(toy.run, "eval.json")
+    measured = {result.metric_type: result.metric_value for result in card.eval_results}
+    defined = {name: own["value"] for name, own in found["metrics"].items() if own["value"] is not None}
+    assert measured == pytest.approx(defined, abs=1e-6)
+    assert next(iter(measured)) == found["headline"]["metric"], "the headline comes first"
+    assert card.model_name == "spam-classifier" and card.pipeline_tag == "text-classification"
+    assert {(own.dataset_name, own.dataset_split, own.task_type) for own in card.eval_results} == {
+        ("sms-spam", "test", "text-classification")
+    }
+
+
 def test_eval_json_has_the_keys_and_kinds_of_the_contract(toy):
     found = read(toy.run, "eval.json")
     kinds = {

@@ -58,6 +58,10 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
 
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert "Error analysis" in page and "Entities seen and not seen in training" in page
+    assert "some of them training rows" in page and " went " in page
+    assert tagged(*COMMAND, "--set=report.texts=false", "--name=shared", "--until=report").status == 0
+    shared = (tmp_path / "runs" / "shared" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Error analysis" in shared and "no texts of the data" in shared and " went " not in shared
     config = json.loads((run / "export" / "hf" / "config.json").read_text())
     assert config["architectures"] == ["GPT2ForTokenClassification"]
     assert config["id2label"]["0"] == "O" and "B-place" in config["label2id"]

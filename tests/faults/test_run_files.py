@@ -34,6 +34,15 @@ def test_prepared_data_that_changed_are_prepared_again(toy, finetune, name):
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["val.jsonl", "test.jsonl"])
+def test_prepared_data_that_changed_are_not_evaluated(toy, finetune, name):
+    file = toy / "data" / name
+    before = file.read_bytes()
+    flip(file)
+    done = finetune(*AGAIN, "--from", "evaluate", "--until", "evaluate")
+    assert done.status == 0 and "[3] prepare" in done.out and file.read_bytes() == before, done.out + done.err
+
+
 @pytest.mark.parametrize("name", ["data/test.jsonl", "data/card.json", "eval.json", "checkpoints/best.json"])
 def test_an_export_refuses_changed_files(toy, finetune, name):
     flip(toy / name)

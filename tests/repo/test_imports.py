@@ -156,7 +156,7 @@ def test_scores_pages_and_settings_need_no_torch(modules):
         if under(module, "finetune.report", "finetune.evaluation")
         or (
             module.split(".")[1:2] in (["tasks"], ["comparisons"])
-            and module.rpartition(".")[2] in ("score", "page", "settings", "stage")
+            and ({"score", "page", "settings", "stage", "sections"} & {*module.split(".")[3:]})
         )
     ]
     code = f"import sys, {', '.join(light)}; print(*{{'torch', 'accelerate', 'transformers'}} & set(sys.modules))"

@@ -17,7 +17,7 @@ from finetune.report.blocks import (
 from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, make_page
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.sections.data import data_section
 
 _LOSSES = ("bits_per_byte", "log_loss")  # lower is better
 _NAMES = {"encoder": "encoder-only", "decoder": "decoder-only", "both": "encoder-decoder"}

@@ -240,7 +240,7 @@ def _fit(
     parameters = count(core)
     steps = {CLASSIFY: asked.classify_steps, NUMBERS: asked.numbers_steps, TEXT: asked.text_steps}[training.task]
     settings = settings_for(recipe.train, training, datasets.rows(training.task), parameters, shared.width, seed, steps)
-    budget, end = settings.micro_batch_tokens, shared.tokenizer.end_of_text
+    budget, end = settings.tokens_per_pass, shared.tokenizer.end_of_text
     job: Job[Any]
     if training.task == CLASSIFY:
         model = with_head(core, len(run.result("prepare", ClassifyPrepared).labels), end, seed)

@@ -19,8 +19,8 @@ from finetune.report.blocks import (
 from finetune.report.metric_text import metric_interval, metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.score import TFIDF
+from finetune.tasks.classify.sections.data import data_section
 
 
 def verdict(comparison: CurveComparison) -> str:

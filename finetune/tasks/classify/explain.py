@@ -1,6 +1,6 @@
 """Evidence on a classifier's errors: slices, the shortcut, changes that flip decisions, occlusion, near training rows.
 
-Large sets are sampled evenly, so that the cost is bounded whatever their size.
+All of it together reads about as many tokens as one pass over the training rows, within the limits below.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from finetune.evaluation.aims import Rule
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.explanations import ExplainedError, Explanations, NearDuplicates, Neighbour, Span
 from finetune.evaluation.metrics import classification_metrics
-from finetune.evaluation.robustness import changed_texts, flips
+from finetune.evaluation.robustness import CHANGES, changed_texts, flips
 from finetune.evaluation.shortcut import find_shortcut
 from finetune.evaluation.slices import measure_slices, text_slices, value_slices
 from finetune.models.heads import Classifier
@@ -29,10 +29,12 @@ from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.token_rows import encode
 
 ERRORS = 10  # wrong predictions that are explained, the most confident ones
-SPANS = 64  # pieces of a text that are hidden one by one; a longer text has longer pieces
+SPANS = (16, 64)  # pieces of a text that are hidden one by one, at least and at most; a longer text has longer pieces
 SHOWN_SPANS, SHOWN_NEIGHBOURS = 5, 3
-CHANGED = 200  # test rows that are changed
-COMPARED = 2000  # training rows among which the nearest are looked for
+CHANGED = (40, 200)  # test rows that are changed
+COMPARED = (150, 2000)  # training rows whose hidden states are compared
+SEARCHED = 20_000  # training rows whose words are compared, to choose those
+SHARES = (0.5, 0.2, 0.3)  # of the tokens: for changes, hidden states and occlusion
 DUPLICATES = 100_000  # rows among which near duplicates are looked for
 TEXT_LIMIT = 200  # characters of a training text that is kept
 
@@ -55,6 +57,25 @@ class Trained:
         return self.rule.predict(softmax(logits, self.temperature), self.positive)
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How many rows are read for explanations."""
+
+    changed: int  # test rows
+    compared: int  # training rows
+    pieces: int  # of each wrong row
+
+    @classmethod
+    def of(cls, train: Sequence[int], test: Sequence[int]) -> "Effort":
+        """About one pass over the training rows. train, test: tokens of each row."""
+        budget = sum(train)
+        row, test_row = (max(float(np.mean(lengths)), 1.0) for lengths in (train, test))
+        costs = (len(CHANGES) * test_row, row, ERRORS * test_row)
+        counts = (share * budget / cost for share, cost in zip(SHARES, costs, strict=True))
+        limits = (CHANGED, COMPARED, SPANS)
+        return cls(*(int(np.clip(count, *ends)) for count, ends in zip(counts, limits, strict=True)))
+
+
 def explain(
     trained: Trained,
     records: dict[str, list[LabelledRow]],
@@ -67,18 +88,19 @@ def explain(
     """Explain the predictions on the test rows. groups: row number -> value of the group column."""
     texts = {name: [record.text for record in records[name]] for name in SPLITS}
     y, predicted = parts["test"].targets, trained.decide(test_logits)
+    effort = Effort.of(*([len(ids) for ids in parts[name].ids] for name in ("train", "test")))
     near = near_other_splits(texts)
     members = text_slices(texts["test"], texts["train"])
     members |= value_slices("label", [record.label for record in records["test"]])
     if groups:
         members |= value_slices(group_column, [groups.get(record.row, "") for record in records["test"]])
     members["nearly the text of a training or validation row"] = near
-    errors, compared = explain_errors(trained, records, parts, test_logits, predicted)
+    errors, compared = explain_errors(trained, records, parts, test_logits, predicted, effort)
     probabilities = softmax(test_logits, trained.temperature)[~near]
     rest = classification_metrics(
         y[~near], predicted[~near], probabilities, trained.labels, trained.positive, resamples, seed=0
     )
-    changed, found = changed_decisions(trained, texts["test"], predicted)
+    changed, found = changed_decisions(trained, texts["test"], predicted, effort.changed)
     return Explanations(
         slices=measure_slices(members, predicted == y),
         shortcut=find_shortcut(texts["train"], parts["train"].targets, texts["test"], y, predicted, trained.labels),
@@ -99,9 +121,11 @@ def near_other_splits(texts: dict[str, list[str]]) -> np.ndarray:
     return np.isin(cluster[len(others) :], cluster[: len(others)])
 
 
-def changed_decisions(trained: Trained, texts: list[str], predicted: np.ndarray) -> tuple[int, list]:
+def changed_decisions(
+    trained: Trained, texts: list[str], predicted: np.ndarray, most: int = CHANGED[1]
+) -> tuple[int, list]:
     """The number of test rows that are changed, and how often each change flips the decision."""
-    at = np.arange(0, len(texts), max(1, -(-len(texts) // CHANGED)))
+    at = np.arange(0, len(texts), max(1, -(-len(texts) // most)))
     changes = changed_texts([texts[i] for i in at], trained.fold)
     flat = [text for own in changes.values() for text in own.values()]
     rows = encode(trained.tokenizer, flat, trained.max_length)
@@ -120,6 +144,7 @@ def explain_errors(
     parts: dict[str, Examples],
     logits: np.ndarray,
     predicted: np.ndarray,
+    effort: Effort,
 ) -> tuple[list[ExplainedError], int]:
     """The most confident wrong predictions explained, and the number of training rows they were compared with."""
     y = parts["test"].targets
@@ -128,7 +153,9 @@ def explain_errors(
     wrong = wrong[np.argsort(-sure, kind="stable")][:ERRORS]
     if not len(wrong):
         return [], 0
-    kept = np.arange(0, len(records["train"]), max(1, -(-len(records["train"]) // COMPARED)))
+    kept = candidates(
+        [record.text for record in records["train"]], [records["test"][i].text for i in wrong], effort.compared
+    )
     known = hidden_states(trained.model, [parts["train"].ids[i] for i in kept.tolist()])
     own = hidden_states(trained.model, [parts["test"].ids[i] for i in wrong.tolist()])
     cosine = _unit(own) @ _unit(known).T
@@ -141,11 +168,33 @@ def explain_errors(
                 record.row,
                 record.label,
                 trained.labels[predicted[row]],
-                occlude(trained, parts["test"].ids[row], int(predicted[row]), int(y[row])),
+                occlude(trained, parts["test"].ids[row], int(predicted[row]), int(y[row]), effort.pieces),
                 [_neighbour(records["train"][kept[i]], float(cosine[at, i])) for i in nearest],
             )
         )
     return found, len(kept)
+
+
+def candidates(train: list[str], texts: list[str], most: int) -> np.ndarray:
+    """Positions of training texts whose hidden states are compared: those most like the texts in words, and an even sample.
+
+    Words count by TF-IDF, as Salton and Buckley 1988 have it.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if len(train) <= most:
+        return np.arange(len(train))
+    searched = np.arange(0, len(train), max(1, -(-len(train) // SEARCHED)))
+    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
+    try:
+        vectors = vectorizer.fit_transform([train[at] for at in searched.tolist()])
+    except ValueError:  # scikit-learn's only sign of an empty vocabulary
+        return searched[:most]
+    alike = (vectorizer.transform(texts) @ vectors.T).toarray()  # (len(texts), len(searched))
+    nearest = np.argsort(-alike, axis=1, kind="stable")[:, : max(SHOWN_NEIGHBOURS, most // (2 * len(texts)))]
+    even = np.arange(0, len(train), -(-2 * len(train) // most))
+    found: np.ndarray = np.unique(np.concatenate([searched[nearest.ravel()], even]))
+    return found
 
 
 def _neighbour(record: LabelledRow, similarity: float) -> Neighbour:
@@ -176,13 +225,13 @@ def hidden_states(model: Classifier, ids: Sequence[list[int]]) -> np.ndarray:
     return states
 
 
-def occlude(trained: Trained, ids: list[int], predicted: int, true: int) -> list[Span]:
+def occlude(trained: Trained, ids: list[int], predicted: int, true: int, most: int = SPANS[1]) -> list[Span]:
     """The pieces of a text that move the log-odds of the predicted against the true label most when they are hidden.
 
     Occlusion (Zeiler and Fergus 2014, arXiv:1311.2901): the tokens of a piece are replaced by blanks. Evidence on the
     decision, not its cause.
     """
-    pieces = np.array_split(np.arange(len(ids)), min(SPANS, len(ids)))
+    pieces = np.array_split(np.arange(len(ids)), min(most, len(ids)))
     shifts = occlusion_shifts(trained, ids, pieces, predicted, true)
     order = np.argsort(-np.abs(shifts), kind="stable")[:SHOWN_SPANS]
     return [Span(trained.tokenizer.decode([ids[i] for i in pieces[at]]), float(shifts[at])) for at in order]

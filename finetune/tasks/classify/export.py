@@ -39,7 +39,7 @@ def exportable_run(
     """
     card = run_card(run, recipe, evaluation, max_length, tokenizer.fingerprint())
     data = run_data(run)
-    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name)
+    about = Card("text-classification", evaluation.weights, evaluation.headline, data.name, evaluation.metrics)
     return exportable(run.name, model, tokenizer, card, texts, facts_of(evaluation, data), about, targets)
 
 

@@ -192,7 +192,7 @@ def run_frozen(
             build_prefix_cache(
                 lambda ids, last: model.lower(ids, last, first),
                 part.ids,
-                settings.micro_batch_tokens,
+                settings.tokens_per_pass,
                 device,
                 last_only=last_only,
             )
@@ -248,7 +248,7 @@ def build_job(
         return (objective.losses(module(inputs, last, start).float(), targets) * weight).sum()
 
     def validate(module: Classifier) -> dict[str, float]:
-        found = predict_logits(module, val.ids, frozen.val, start, budget=settings.micro_batch_tokens)
+        found = predict_logits(module, val.ids, frozen.val, start, budget=settings.tokens_per_pass)
         return objective.validate(average(found, val.pieces))
 
     if trainable.first_block > 0:
@@ -262,7 +262,7 @@ def build_job(
         )
     problem = None
     if settings.method == FEATURES:
-        read = predict_states(model, train.ids, states, start, settings.micro_batch_tokens)
+        read = predict_states(model, train.ids, states, start, settings.tokens_per_pass)
         problem = Problem(model.head, read, pieces.targets, _weights_of_pieces(train, objective))
     return Job(
         model,

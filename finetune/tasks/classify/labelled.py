@@ -12,7 +12,8 @@ import torch
 from finetune.console import say, warn
 from finetune.errors import RecipeError, shorten
 from finetune.evaluation.aims import ABSTAIN, decided_rows
-from finetune.evaluation.results import Start
+from finetune.evaluation.compare_runs import TestedRows
+from finetune.evaluation.results import Metric, Start
 from finetune.export.exportable import Exportable
 from finetune.files import atomic_write, read_json, write_json
 from finetune.hub.registry import DataRow, data_registry
@@ -30,7 +31,7 @@ from finetune.tables.findings import located
 from finetune.tables.fixes import read_fixes
 from finetune.tables.sources import DataSource, locate_data, resolve_data, resolve_path
 from finetune.tables.splits import SPLITS
-from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, write_records
+from finetune.tasks.base import Prepared, Task, TrainingSetup, read_records, read_tested, write_records
 from finetune.tasks.classify.bundle import Bundle, ManyBundle, answer_columns
 from finetune.tasks.classify.data import (
     ClassifierCard,
@@ -94,6 +95,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     solvable = True
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
+    decided_by = "accuracy"  # the metric that is the mean of right rows
     evaluation_files: tuple[str, ...] = ("predictions.csv", *TFIDF_FILES)
 
     @abstractmethod
@@ -115,6 +117,12 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         start: Start,
     ) -> Scored[L]:
         """The evaluation of the logits (n, K) of val and test. texts, parts: of train, val and test."""
+
+    @abstractmethod
+    def measure(
+        self, recipe: Recipe, labels: list[str], targets: dict[str, np.ndarray], logits: dict[str, np.ndarray]
+    ) -> dict[str, Metric]:
+        """The metrics on the test rows of logits (n, K) of val and test, with a rule chosen on val."""
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
         """With registry names, bundled samples for unavailable data, and absolute paths."""
@@ -337,6 +345,12 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         thing = exportable_run(run, recipe, model, tokenizer, evaluation, prepared.max_length, texts, targets)
         return replace(thing, logits=run.memory.get(LOGITS))
 
+    def tested_rows(self, run: Run) -> TestedRows:
+        """The predicted label, or labels, of each test row, right or wrong."""
+        rows, given = read_tested(run.path("predictions.csv"), ("row", "text", "label"), "predicted")
+        scores = np.array([wanted == own for (*_, wanted), own in zip(rows, given, strict=True)], dtype=float)
+        return TestedRows(rows, given, self.decided_by, scores, share=True)
+
     def model_evaluation(self, run: Run) -> L:
         """The evaluation of the model."""
         path = run.path("eval.json")
@@ -357,7 +371,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         model, settings, trainable = setup.model, setup.settings, setup.trainable
         train, val = (part.by_piece() for part in run_examples(run, ("train", "val"), self.targets).values())
         lengths, val_lengths = (part.ids.lengths() for part in (train, val))
-        budget = settings.micro_batch_tokens
+        budget = settings.tokens_per_pass
         chosen = choose(lengths, settings)
         rows = [row for batch in chosen for row in batch]
         largest = max(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from finetune.console import aligned
@@ -28,15 +29,15 @@ from finetune.report.blocks import (
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
-from finetune.tasks.classify.choice_section import choice_section
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.data_section import data_section
-from finetune.tasks.classify.decision_section import decision_section
-from finetune.tasks.classify.explanation_sections import explanation_sections, near_duplicates
-from finetune.tasks.classify.label_section import suspects_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, subject, verdict
-from finetune.tasks.classify.seeds_section import seeds_section
+from finetune.tasks.classify.sections.choice import choice_section
+from finetune.tasks.classify.sections.data import data_section
+from finetune.tasks.classify.sections.decisions import decision_section
+from finetune.tasks.classify.sections.explanations import explanation_sections, near_duplicates
+from finetune.tasks.classify.sections.labels import suspects_section
+from finetune.tasks.classify.sections.seeds import seeds_section
 
 _MATRIX_LABELS = 20  # with more labels the worst confusions are listed instead
 _WORST = 20
@@ -254,7 +255,7 @@ def confusion(evaluation: Decisions) -> Section:
         )
     if not pairs:
         blocks.append(Text("Every test row is classified correctly." if total else "There are no test rows."))
-    return Section("confusion", "Confusion matrix", blocks)
+    return Section("confusion", "Confusion matrix" if len(labels) <= _MATRIX_LABELS else "Confusions", blocks)
 
 
 def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
@@ -331,12 +332,19 @@ def calibration(evaluation: ClassifierEvaluation) -> Section:
 
 
 def per_label(evaluation: Decisions) -> Section:
-    """Precision, recall and F1 of each label; if there are many, of the worst."""
-    rows, caption = evaluation.per_class, "Metrics of each label on the test set"
-    if len(rows) > _MATRIX_LABELS:
-        present = [row for row in rows if row.support]
-        rows = sorted(present, key=lambda row: (row.f1, row.label))[:_WORST]
-        caption = f"The {len(rows)} labels with the lowest F1, of {len(evaluation.per_class)}"
+    """Precision, recall and F1 of each label; if there are many, of the worst, and of all on request."""
+    caption, every = "Metrics of each label on the test set", evaluation.per_class
+    if len(every) <= _MATRIX_LABELS:
+        return Section("labels", "Metrics by label", [_label_table(caption, every)])
+    worst = sorted((row for row in every if row.support), key=lambda row: (row.f1, row.label))[:_WORST]
+    tables = [
+        _label_table(f"The {len(worst)} labels with the lowest F1, of {len(every)}", worst),
+        replace(_label_table(f"All {len(every)} labels", every), folded=True),
+    ]
+    return Section("labels", "Metrics by label", tables)
+
+
+def _label_table(caption: str, rows: Sequence[ClassScores]) -> Table:
     cells = [
         [
             row.label,
@@ -345,11 +353,7 @@ def per_label(evaluation: Decisions) -> Section:
         ]
         for row in rows
     ]
-    return Section(
-        "labels",
-        "Metrics by label",
-        [Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells, frozenset({1, 2, 3, 4}))],
-    )
+    return Table(caption, ["Label", "Precision", "Recall", "F1", "Test rows"], cells, frozenset({1, 2, 3, 4}))
 
 
 def errors(found: Errors | None) -> Section:
@@ -370,8 +374,9 @@ def errors(found: Errors | None) -> Section:
         ["Row", "Text", "True", "Predicted", "Probability of\nthe predicted label"],
         [[row.row, row.text, row.label, row.predicted, f"{row.probability:.3f}"] for row in found.rows],
         frozenset({0, 4}),
-        prose=1,
+        prose=frozenset({1}),
         headed=False,
+        quotes=frozenset({1}),
     )
     return Section("errors", "Errors", [Text(intro), table])
 

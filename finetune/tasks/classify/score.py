@@ -94,6 +94,7 @@ class LabelledEvaluation(Evaluation):
     aim: str
     temperature: float
     long_texts: LongTexts | None = None  # of the test rows
+    seeds: Seeds | None = None  # of several trainings; everything else is of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,6 @@ class ClassifierEvaluation(LabelledEvaluation):
     reliability: list[ReliabilityBin]
     curves: Curves
     decision: Decision
-    seeds: Seeds | None = None  # of several trainings; everything else is of the first
     choice: Choice | None = None  # None without evaluate.choose = best
     model: "ClassifierEvaluation | None" = None  # the model's own, if another won
 
@@ -280,7 +280,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
 
 
 def verdict(evaluation: LabelledEvaluation) -> str:
-    """One to four sentences that claim no more than the numbers in eval.json support."""
+    """A few sentences that claim no more than the numbers in eval.json support."""
     headline, clean = evaluation.headline, evaluation.clean
     metric = headline.metric
     name = METRIC_NAMES[metric] + (f" of {evaluation.positive}" if metric == "f1" else "")
@@ -306,6 +306,8 @@ def verdict(evaluation: LabelledEvaluation) -> str:
             f"{overlapping:,} of the {headline.n:,} test texts also {verb} in the training or "
             f"validation set; without them: {metric_text(clean.metrics[metric], metric)}."
         )
+    if isinstance(evaluation, ClassifierEvaluation):
+        sentences += never_predicted(evaluation.labels, np.array(evaluation.confusion_matrix))
     if metric in SHARES:
         _, low, high = headline.known()
         if high - low > 0.1:
@@ -315,6 +317,20 @@ def verdict(evaluation: LabelledEvaluation) -> str:
                 f"The interval of {shown} is {width:.0f} points wide: the test set is too small for a more precise statement."
             )
     return " ".join(sentences)
+
+
+def never_predicted(labels: list[str], confusion: np.ndarray) -> list[str]:
+    """A sentence if test rows have labels that no row was given. confusion: (K, K), rows are true labels."""
+    support = confusion.sum(axis=1)
+    missed = np.flatnonzero((support > 0) & (confusion.sum(axis=0) == 0)).tolist()
+    if not missed:
+        return []
+    verb = "is" if len(missed) == 1 else "are"
+    rows = int(support[missed].sum())
+    return [
+        f"Never predicted {verb} {listed([labels[c] for c in missed])} ({rows:,} test row{'s' if rows != 1 else ''}): try "
+        "train.class_weights=balanced, more epochs, or more rows of such labels."
+    ]
 
 
 def subject(evaluation: LabelledEvaluation) -> str:

@@ -1,29 +1,34 @@
 """Train a run's classifier with further seeds on the same rows, and measure each on the same test rows."""
 
 import shutil
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from finetune.adapters.lora import merge
 from finetune.console import say
-from finetune.evaluation.aims import choose_rule
-from finetune.evaluation.calibration import fit_temperature, softmax
-from finetune.evaluation.metrics import classification_metrics
 from finetune.evaluation.over_seeds import Seeds, over_seeds
 from finetune.evaluation.results import Metric
+from finetune.models.heads import Reader
 from finetune.recipe import Recipe, Train
 from finetune.run import Run
-from finetune.tasks.base import AnyTask
-from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
-from finetune.tasks.classify.score import ClassifierEvaluation, positive_label, recipe_costs
+from finetune.tasks.classify.labelled import ClassifyPrepared, LabelledTask, run_examples
+from finetune.tasks.classify.score import L, LabelledEvaluation
 from finetune.tasks.setup import assemble, base_weights, fit, identity
+from finetune.training.pieces import average
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
 
 _READS = ("task", "weights", "classify", *(f"train.{name}" for name in Train.model_fields))
 
 
-def train_seeds(task: AnyTask, recipe: Recipe, run: Run, first: ClassifierEvaluation) -> Seeds:
+def with_seeds(task: LabelledTask[L], recipe: Recipe, run: Run, found: L) -> L:
+    """A run's evaluation with the metrics of further seeds, if the recipe asks for them."""
+    return found if recipe.evaluate.seeds == 1 else replace(found, seeds=train_seeds(task, recipe, run, found))
+
+
+def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: LabelledEvaluation) -> Seeds:
     """The metrics over the seeds: those of the run, which are `first`'s, and of each further training.
 
     All start from the same weights. A stopped run takes the trainings up again; their weights are not kept.
@@ -45,27 +50,17 @@ def train_seeds(task: AnyTask, recipe: Recipe, run: Run, first: ClassifierEvalua
     return Seeds(seeds, metrics)
 
 
-def _train(task: AnyTask, recipe: Recipe, run: Run, seed: int) -> dict[str, Metric]:
+def _train(task: LabelledTask[Any], recipe: Recipe, run: Run, seed: int) -> dict[str, Metric]:
     """One training, and its metrics on the test rows under a rule of its own."""
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed})})
     prepared = run.result("prepare", ClassifyPrepared)
     loaded = base_weights(recipe, run).load(recipe.train.dropout)
+    assert isinstance(loaded.body, Reader), "a classifier starts from what reads"
     setup = assemble(task, recipe, loaded.body, loaded.tokenizer, loaded.report.parameters, prepared)
     job = task.build_job(recipe, run, setup, torch.device(device_type()))
     fit(job, setup.settings, run.path("seeds", str(seed)), identity(recipe, run, _READS))
     model = merge(setup.model.eval())
-    parts = run_examples(run, ("val", "test"))
-    logits = {name: predict_logits(model, part.ids) for name, part in parts.items()}
-    temperature = fit_temperature(logits["val"], parts["val"].targets)
-    p_val, p_test = (softmax(logits[name], temperature) for name in ("val", "test"))
-    positive = positive_label(recipe, prepared.labels)
-    rule = choose_rule(recipe.evaluate.aim or "half", recipe_costs(recipe), parts["val"].targets, p_val, positive)
-    return classification_metrics(
-        parts["test"].targets,
-        rule.predict(p_test, positive),
-        p_test,
-        prepared.labels,
-        positive,
-        recipe.evaluate.resamples,
-        recipe.train.seed,
-    )
+    parts = run_examples(run, ("val", "test"), task.targets)
+    logits = {name: average(predict_logits(model, part.ids), part.pieces) for name, part in parts.items()}
+    targets = {name: part.targets for name, part in parts.items()}
+    return task.measure(recipe, prepared.labels, targets, logits)

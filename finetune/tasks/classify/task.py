@@ -1,14 +1,16 @@
 """The task ``classify`` in a run: a labelled table in, a classifier's bundle out. A text has one of K labels."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from finetune.errors import RecipeError
+from finetune.evaluation.aims import choose_rule
+from finetune.evaluation.calibration import fit_temperature, softmax
 from finetune.evaluation.choice import MODEL
-from finetune.evaluation.results import Start
+from finetune.evaluation.metrics import classification_metrics
+from finetune.evaluation.results import Metric, Start
 from finetune.export.exportable import Exported
 from finetune.files import read_json, write_json
 from finetune.models.heads import Classifier
@@ -33,6 +35,7 @@ from finetune.tasks.classify.score import (
     score_classifier,
     verdict,
 )
+from finetune.tasks.classify.seeds import with_seeds
 from finetune.tasks.classify.winner_export import export_winner
 from finetune.tokenizer import Tokenizer
 
@@ -111,6 +114,18 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         abstain_below = found.decision.rule.abstain_below
         return Scored(found, [labels[i] for i in predicted], confidence, probabilities, abstain_below, tfidf)
 
+    def measure(
+        self, recipe: Recipe, labels: list[str], targets: dict[str, np.ndarray], logits: dict[str, np.ndarray]
+    ) -> dict[str, Metric]:
+        """With the temperature and the decision rule chosen on val."""
+        temperature, positive = fit_temperature(logits["val"], targets["val"]), positive_label(recipe, labels)
+        p_val, p_test = (softmax(logits[name], temperature) for name in ("val", "test"))
+        rule = choose_rule(recipe.evaluate.aim or "half", recipe_costs(recipe), targets["val"], p_val, positive)
+        decided = rule.predict(p_test, positive)
+        return classification_metrics(
+            targets["test"], decided, p_test, labels, positive, recipe.evaluate.resamples, recipe.train.seed
+        )
+
     def winner(self, run: Run) -> str:
         """What validation rows chose."""
         choice = self._evaluation(run).choice
@@ -132,13 +147,8 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
     def evaluate(
         self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
     ) -> ClassifierEvaluation:
-        """Also train with further seeds, if the recipe asks for them."""
-        found = super().evaluate(recipe, run, model, tokenizer, start)
-        if recipe.evaluate.seeds == 1:
-            return found
-        from finetune.tasks.classify.seeds import train_seeds
-
-        return replace(found, seeds=train_seeds(self, recipe, run, found))
+        """Also with further seeds."""
+        return with_seeds(self, recipe, run, super().evaluate(recipe, run, model, tokenizer, start))
 
     def explain(
         self,

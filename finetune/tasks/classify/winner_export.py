@@ -10,6 +10,7 @@ from finetune.console import clean, escape_markdown
 from finetune.errors import WeightsError
 from finetune.evaluation.choice import AVERAGE
 from finetune.export import hf
+from finetune.export.card import Card, front_matter
 from finetune.export.exportable import Exportable, Exported, draft_of
 from finetune.files import write_json
 from finetune.recipe import Recipe
@@ -55,7 +56,11 @@ def export_winner(
             f"read back, the bundle gives the probabilities of predictions.csv on {len(texts):,} texts",
             difference,
         )
-        said = clean(_readme(run, card, evaluation, exported))
+        about = Card(
+            "text-classification", evaluation.weights, evaluation.headline, run_data(run).name, evaluation.metrics
+        )
+        head = front_matter(about, run.name, library="gpt2-finetune")
+        said = head + clean(_readme(run, card, evaluation, exported))
         (draft / "README.md").write_text(said, encoding="utf-8", newline="\n")
     return exported
 

@@ -18,7 +18,15 @@ from finetune.tasks.instruct.examples import Examples, prompt_room
 from finetune.tasks.instruct.prompts import answer, markers, question
 from finetune.tasks.instruct.records import InstructRecord
 from finetune.tasks.instruct.score import NEAREST, UNTUNED, AnswerRow, AnswersEvaluation, score_answers
-from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
+from finetune.tasks.writing import (
+    Answer,
+    column_slices,
+    gather_test_rows,
+    result_rows,
+    spread_rows,
+    write_answers,
+    written_texts,
+)
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
@@ -38,7 +46,7 @@ def build_job(
         return module(*tensors)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return measure(module, val, settings.micro_batch_tokens, device)
+        return measure(module, val, settings.tokens_per_pass, device)
 
     return Job(
         model,
@@ -111,11 +119,12 @@ def evaluate(
     recipe: Recipe,
     start: Start,
     device: torch.device,
+    column: dict[int, str] | None = None,
 ) -> tuple[AnswersEvaluation, list[AnswerRow]]:
     """Answers to the test's questions, and losses on the answers of test and validation, before and after training.
 
     records: of all splits; examples: of test and validation. Records that do not fit are left out, as in training.
-    Returns the evaluation, its time still open, and all rows.
+    column: row number -> value of the column evaluate.slice_by. Returns the evaluation, its time still open, and all rows.
     """
     settings, resamples, seed = recipe.instruct, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
@@ -131,6 +140,7 @@ def evaluate(
         for key, part in parts.items()
     }
     test = gather_test_rows(records, examples["test"].rows, question, answer)
+    members = test.members | column_slices(recipe, column, [record.row for record in test.records])
     prompts = examples["test"].prompts(prompt_room(after.body.config.context, settings))
     written = {
         state: written_texts(
@@ -147,6 +157,7 @@ def evaluate(
         markers(settings),
         resamples,
         seed,
+        members,
     )
     rows = result_rows(AnswerRow, test, written)
     losses = [

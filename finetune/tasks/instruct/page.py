@@ -5,6 +5,7 @@ import shlex
 from finetune.report.blocks import Code, PageContent, Section, Table, Text, value_text
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.report.provenance import training
+from finetune.report.slices import slices_section
 from finetune.report.written import (
     LISTED,
     Words,
@@ -43,6 +44,7 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
     sections = [
         comparison(evaluation),
         losses_section(evaluation),
+        *([slices_section(evaluation.slices)] if evaluation.slices else []),
         samples(evaluation.samples, WORDS, note),
         limits_section(files),
         training(files.log, files.train),
@@ -142,7 +144,8 @@ def card_section(card: InstructionsCard) -> Section:
                 f"Malformed records{f', the first {LISTED}' if len(malformed) > LISTED else ''}",
                 ["Where", "Problem"],
                 [list(line.partition(": ")[::2]) for line in malformed[:LISTED]],
-                prose=1,
+                prose=frozenset({1}),
+                quotes=frozenset({1}),
             )
         ]
         if malformed

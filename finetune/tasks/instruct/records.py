@@ -127,6 +127,17 @@ def read_instructions(path: Path, settings: Instruct) -> Instructions:
     return found
 
 
+def read_field(path: Path, name: str) -> dict[int, str]:
+    """Row number -> value of a field of each record that has it. Raises DataError if none has."""
+    values = enumerate(value for _, value in _values(Path(path)))
+    found = {row: str(value[name]) for row, value in values if isinstance(value, dict) and name in value}
+    if not found:
+        raise DataError(
+            f"{path}: no record has the field {name!r}", do="Name another with --set evaluate.slice_by=FIELD."
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class _Unreadable:
     """A line that is not JSON."""

@@ -88,9 +88,19 @@ def score_answers(
     markers: tuple[str, ...],
     resamples: int,
     seed: int,
+    members: dict[str, np.ndarray] | None = None,
 ) -> WrittenScores:
     """Score answers with ``score_written``. The headline is exact_match, or rouge_l if no reference is short."""
     headline = "exact_match" if (word_counts(references.texts) <= SHORT).any() else "rouge_l"
     return score_written(
-        own, references, baselines, clean, partial(answer_scores, markers=markers), headline, COMPARED, resamples, seed
+        own,
+        references,
+        baselines,
+        clean,
+        partial(answer_scores, markers=markers),
+        headline,
+        COMPARED,
+        resamples,
+        seed,
+        members,
     )

@@ -37,5 +37,11 @@ READS = {
     "download": RECORDS,
     "prepare": ("split", "max_length", "instruct"),
     "train": ("instruct.loss_on",),
-    "evaluate": ("instruct.style", "instruct.template", "instruct.loss_on", "instruct.max_new_tokens"),
+    "evaluate": (
+        "instruct.style",
+        "instruct.template",
+        "instruct.loss_on",
+        "instruct.max_new_tokens",
+        "evaluate.slice_by",
+    ),
 }

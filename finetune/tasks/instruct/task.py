@@ -6,6 +6,7 @@ from typing import cast
 import torch
 
 from finetune.console import say, warn
+from finetune.evaluation.compare_runs import TestedRows
 from finetune.evaluation.results import Start
 from finetune.export.card import Card
 from finetune.export.exportable import Conversation, Exportable
@@ -33,9 +34,10 @@ from finetune.tasks.instruct.records import (
     Instructions,
     InstructionsCard,
     locate_instructions,
+    read_field,
     read_instructions,
 )
-from finetune.tasks.instruct.score import AnswersEvaluation
+from finetune.tasks.instruct.score import AnswersEvaluation, answer_scores
 from finetune.tasks.setup import base_weights, load_base
 from finetune.tasks.writing import (
     TRIED,
@@ -44,6 +46,7 @@ from finetune.tasks.writing import (
     probe_training,
     refuse_balanced,
     save_tokens,
+    tested_texts,
     write_rows,
     writing_seconds,
 )
@@ -83,6 +86,12 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
         """Check every record, and that the prompt style can express it."""
         for record in self._read(recipe).records:
             pieces(record, recipe.instruct)
+        self._column(recipe)
+
+    def _column(self, recipe: Recipe) -> dict[int, str] | None:
+        """Row number -> value of the field whose values are slices, if the recipe names one."""
+        name = recipe.evaluate.slice_by
+        return read_field(self.locate(recipe).path, name) if name else None
 
     def _read(self, recipe: Recipe) -> Instructions:
         return read_instructions(self.locate(recipe).path, recipe.instruct)
@@ -162,6 +171,7 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
             recipe,
             start,
             device,
+            self._column(recipe),
         )
         write_rows(run.path("answers.csv"), rows)
         return evaluation
@@ -200,13 +210,19 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
             model.body,
             tokenizer,
             readme,
-            card=Card("text-generation", evaluation.weights, evaluation.headline, card.name),
+            card=Card("text-generation", evaluation.weights, evaluation.headline, card.name, evaluation.metrics),
             tokenizer_settings={"chat_template": chat_template(settings), "split_special_tokens": not several},
             generation={"do_sample": False, "max_new_tokens": settings.max_new_tokens},
             stop=[f"\n{marker}" for marker in markers(settings)],
             ollama_template=ollama_template(settings),
             conversations=conversations,
         )
+
+    def tested_rows(self, run: Run) -> TestedRows:
+        """The answer to each test question, with its score by the headline's metric."""
+        path = run.path("eval.json")
+        metric = AnswersEvaluation.from_json(read_json(path), path).headline.metric
+        return tested_texts(run.path("answers.csv"), ("row", "question", "reference"), "answer", metric, answer_scores)
 
     def next_command(self, directory: Path) -> str:
         """Chat with the model."""

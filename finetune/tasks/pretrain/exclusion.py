@@ -123,7 +123,7 @@ def evaluation_rows(file: Path) -> Iterator[str]:
             else:
                 for line in opened:
                     yield from line.split("\t")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(
             f"{file}: not a readable evaluation set",
             got=str(error)[:100],

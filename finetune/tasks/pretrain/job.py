@@ -46,7 +46,7 @@ def build_job(
         return module(inputs, targets, *(bounds or train.layout(inputs)))
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return measure(model, val, val_bytes_per_token, val_blocks, settings.micro_batch_tokens, device)
+        return measure(model, val, val_bytes_per_token, val_blocks, settings.tokens_per_pass, device)
 
     lengths = [train.length(block) for block in range(len(train))]
     return Job(

@@ -45,7 +45,7 @@ def build_job(
 
     def validate(module: nn.Module) -> dict[str, float]:
         blocks = sorted({len(val) * i // val_blocks for i in range(val_blocks)})
-        together = max(settings.micro_batch_tokens // val.context, 1)
+        together = max(settings.tokens_per_pass // val.context, 1)
         nats, counts = block_nll(module, val, masking, blocks, together, device)
         loss = float(nats.sum() / counts.sum())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}

@@ -1,6 +1,7 @@
 """A language model's page."""
 
 import shlex
+from dataclasses import replace
 
 from finetune.console import aligned
 from finetune.evaluation.results import Metric
@@ -187,10 +188,8 @@ def samples(evaluation: LanguageEvaluation) -> Section:
         )
     ]
     for number, entry in enumerate(evaluation.samples, start=1):
-        blocks += facts(
-            f"Sample {number}",
-            [("Prompt", entry.prompt), ("Before training", entry.before), ("After training", entry.after)],
-        )
+        pairs = [("Prompt", entry.prompt), ("Before training", entry.before), ("After training", entry.after)]
+        blocks += [replace(table, quotes=frozenset({0, 1})) for table in facts(f"Sample {number}", pairs)]
     return Section("samples", "Samples", blocks)
 
 

@@ -25,7 +25,15 @@ from finetune.tasks.seq2seq.model import AnyFamily, Family, SourceToTarget, fami
 from finetune.tasks.seq2seq.pairs import TextPair
 from finetune.tasks.seq2seq.score import NEAREST, UNTUNED, TargetRow, TargetsEvaluation, WarmStartRecord, score_targets
 from finetune.tasks.seq2seq.settings import Seq2Seq
-from finetune.tasks.writing import Answer, gather_test_rows, result_rows, spread_rows, write_answers, written_texts
+from finetune.tasks.writing import (
+    Answer,
+    column_slices,
+    gather_test_rows,
+    result_rows,
+    spread_rows,
+    write_answers,
+    written_texts,
+)
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.job import Job
@@ -68,7 +76,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
         return module(*tensors)
 
     def validate(module: Family) -> dict[str, float]:
-        nats, right = teacher_forced(module, val, settings.micro_batch_tokens, device)
+        nats, right = teacher_forced(module, val, settings.tokens_per_pass, device)
         loss, count = float(nats.sum()) / sum(val.loss_tokens()), sum(val.loss_tokens())
         return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0)), "token_accuracy": float(right.sum()) / count}
 
@@ -135,11 +143,13 @@ def evaluate(
     warm_start: WarmStart | None,
     start: Start,
     device: torch.device,
+    column: dict[int, str] | None = None,
 ) -> tuple[TargetsEvaluation, list[TargetRow], list[AttentionMap]]:
     """Targets for the test's sources before and after training, and losses on test and validation.
 
     records: of all splits. parts: the examples of test and validation. Pairs that do not fit are left out, as in
-    training. Returns the evaluation (its seconds are filled in later), all rows, and a few attention maps.
+    training. column: row number -> value of the column evaluate.slice_by. Returns the evaluation (its seconds are filled in
+    later), all rows, and a few attention maps.
     """
     settings, resamples, seed = recipe.seq2seq, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}
@@ -149,7 +159,10 @@ def evaluate(
             with progress(f"losses, {name} {state}", 1, unit="passes") as advance:
                 forced[name, state] = teacher_forced(model, part, FORCED_TOKENS, device)
                 advance(1)
-    test = gather_test_rows(records, parts["test"].rows, lambda pair: pair.source, lambda pair: pair.target)
+    test = gather_test_rows(
+        records, parts["test"].rows, lambda pair: pair.source, lambda pair: pair.target, ("source", "target")
+    )
+    members = test.members | column_slices(recipe, column, [record.row for record in test.records])
     ids = parts["test"].sources(
         writing_room(settings.family, parts["test"].max_length, context, settings.max_new_tokens)
     )
@@ -167,6 +180,7 @@ def evaluate(
         test.clean,
         resamples,
         seed,
+        members,
     )
     rows = result_rows(TargetRow, test, written)
     losses = [

@@ -8,6 +8,7 @@ from finetune.report.blocks import Code, Figure, PageContent, Section, Text, fac
 from finetune.report.inputs import AttentionMap
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.report.provenance import training
+from finetune.report.slices import slices_section
 from finetune.report.written import (
     Words,
     beside_baselines,
@@ -49,6 +50,7 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> PageContent:
     sections = [
         comparison(evaluation),
         losses_section(evaluation),
+        *([slices_section(evaluation.slices)] if evaluation.slices else []),
         samples(
             evaluation.samples,
             WORDS,
@@ -133,6 +135,7 @@ def attention(maps: list[AttentionMap], family: str) -> list[Section]:
                 "attention is paid to that source token. "
                 f"{rest}" + (f" The first {MOST_TOKENS} tokens of each side are shown." if cut else ""),
                 wide=len(keys) > 24,
+                quotes=True,
             )
         )
     note = (
@@ -185,10 +188,10 @@ def card_section(card: PairsCard) -> Section:
 def use(name: str, evaluation: TargetsEvaluation) -> Section:
     """How to generate a target, here and in Python."""
     run, source = f"runs/{name}", shorten(evaluation.samples[0].source, 200)
-    command = f"finetune generate {shlex.quote(run)} {shlex.quote(source)}"
+    command = f"finetune generate {shlex.quote(run)}"
     blocks = [
         Text("On the command line:"),
-        Code(command),
+        Code(f"{command} {shlex.quote(source)}", quotes=True, instead=f'{command} "a source"'),
         Text("From Python:"),
         Code(
             f"import finetune, torch\n\nmodel, tokenizer = finetune.load({run!r})\nend = tokenizer.end_of_text\n"

@@ -80,6 +80,16 @@ class PairsCard(ExamplesCard):
     tokens: PairTokens
 
 
+def read_column(data: DataSource, name: str) -> dict[int, str]:
+    """Row number -> cell of another column of the pairs' table. Raises DataError if there is none of this name."""
+    layout = data.layout or detect_format(data.path, header_names=PAIR_NAMES).layout
+    found = {}
+    for row, (names, cells) in enumerate(iterate_table(data.path, layout)):
+        fix = "Name another with --set evaluate.slice_by=COL."
+        found[row] = cells[find_column(names, name, (), "slice_by", data.path, fix)]
+    return found
+
+
 def read_pairs(
     path: Path,
     source_column: str | None = None,

@@ -89,6 +89,7 @@ def score_targets(
     clean: np.ndarray,
     resamples: int,
     seed: int,
+    members: dict[str, np.ndarray] | None = None,
 ) -> tuple[WrittenScores, dict[str, str]]:
     """Score outputs with ``score_written``, with ``COPY`` as an additional baseline. Also returns sacrebleu's signatures."""
     corpus = corpus_metrics(references.texts)
@@ -102,5 +103,6 @@ def score_targets(
         COMPARED,
         resamples,
         seed,
+        members,
     )
     return found, {name: str(metric.get_signature()) for name, metric in corpus.items()}

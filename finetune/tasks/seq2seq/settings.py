@@ -42,6 +42,6 @@ READS = {
     "verify": (*TABLES, "split", "seq2seq.family"),  # of new weights: their architecture and their vocabulary
     "prepare": (*TABLES, "split", "max_length", "seq2seq.family", "seq2seq.max_new_tokens"),
     "train": MODEL,
-    "evaluate": (*MODEL, *WRITING),
+    "evaluate": (*MODEL, *WRITING, "evaluate.slice_by"),
     "export": WRITING,
 }

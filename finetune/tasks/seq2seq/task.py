@@ -11,7 +11,9 @@ from finetune.checkpoints import blenderbot
 from finetune.checkpoints.scratch import VANILLA_VOCABULARY, Architecture
 from finetune.console import say
 from finetune.errors import RecipeError
+from finetune.evaluation.compare_runs import TestedRows
 from finetune.evaluation.results import Start
+from finetune.evaluation.written import corpus_metrics
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
@@ -31,9 +33,9 @@ from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse, encoder_decoder_re
 from finetune.tasks.seq2seq.job import Origin, build_job, build_model, evaluate, write
 from finetune.tasks.seq2seq.model import AnyFamily, SourceThenTarget
 from finetune.tasks.seq2seq.page import PAGE, targets_table, verdict
-from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, TextPair, locate_pairs, read_pairs
+from finetune.tasks.seq2seq.pairs import FEWEST, Pairs, TextPair, locate_pairs, read_column, read_pairs
 from finetune.tasks.seq2seq.prepare import divide_pairs, prepare
-from finetune.tasks.seq2seq.score import TargetsEvaluation
+from finetune.tasks.seq2seq.score import TargetsEvaluation, target_scores
 from finetune.tasks.setup import base_weights, load_base
 from finetune.tasks.writing import (
     TRIED,
@@ -42,6 +44,7 @@ from finetune.tasks.writing import (
     probe_training,
     refuse_balanced,
     save_tokens,
+    tested_texts,
     write_rows,
     writing_seconds,
 )
@@ -134,6 +137,12 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
     def check_data(self, recipe: Recipe) -> None:
         """Check every pair."""
         self._read(recipe)
+        self._column(recipe)
+
+    def _column(self, recipe: Recipe) -> dict[int, str] | None:
+        """Row number -> value, in the test rows' table, of the column whose values are slices, if the recipe names one."""
+        name = recipe.evaluate.slice_by
+        return read_column(locate_pairs(recipe.test or recipe.data, recipe.encoding), name) if name else None
 
     def _read(self, recipe: Recipe) -> tuple[Pairs, dict[str, Pairs]]:
         """The pairs, and those of separate files for validation and test."""
@@ -232,6 +241,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             warm_start,
             start,
             device,
+            self._column(recipe),
         )
         write_rows(run.path("targets.csv"), rows)
         write_json(run.path("attention.json"), [own.to_json() for own in maps])
@@ -250,7 +260,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             settings.length_penalty,
         )
         files = {SEQ2SEQ: json.dumps(use.to_json(), indent=2) + "\n"}
-        about = Card("text2text-generation", evaluation.weights, evaluation.headline)
+        about = Card("text2text-generation", evaluation.weights, evaluation.headline, "", evaluation.metrics)
         writing = {"do_sample": False, "max_new_tokens": settings.max_new_tokens}
         if settings.beams > 1:
             writing |= {"num_beams": settings.beams, "length_penalty": settings.length_penalty}
@@ -277,6 +287,18 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             card=about,
             tokenizer_settings={"model_max_length": room},
             generation=writing,
+        )
+
+    def tested_rows(self, run: Run) -> TestedRows:
+        """The target written for each test source, with its score by the headline's metric."""
+        path = run.path("eval.json")
+        metric = TargetsEvaluation.from_json(read_json(path), path).headline.metric
+        return tested_texts(
+            run.path("targets.csv"),
+            ("row", "source", "reference"),
+            "output",
+            metric,
+            lambda texts, references: target_scores(texts, references, corpus_metrics(references.texts)),
         )
 
     def next_command(self, directory: Path) -> str:

@@ -83,7 +83,7 @@ def exportable_run(
         tokenizer,
         lambda exported: readme(run.name, card, exported, _facts(evaluation, data), isinstance(model.body, GPT)),
         layout=layout,
-        card=Card("token-classification", evaluation.weights, evaluation.headline, data.name),
+        card=Card("token-classification", evaluation.weights, evaluation.headline, data.name, evaluation.metrics),
     )
 
 

@@ -57,7 +57,7 @@ def build_job(
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
     def validate(module: Tagger) -> dict[str, float]:
-        logits = predict_tags(module, val.tokens, settings.micro_batch_tokens)
+        logits = predict_tags(module, val.tokens, settings.tokens_per_pass)
         loss = F.cross_entropy(
             torch.from_numpy(np.concatenate(logits)).double(), torch.tensor([tag for own in val.targets for tag in own])
         )

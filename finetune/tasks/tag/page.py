@@ -244,8 +244,9 @@ def sentences(evaluation: TagEvaluation) -> Section:
                 ["Row", "True", "Predicted"],
                 rows,
                 frozenset({0}),
-                prose=1,
+                prose=frozenset({1}),
                 headed=False,
+                quotes=frozenset({1, 2}),
             ),
         ],
     )
@@ -305,10 +306,14 @@ def data(card: TagCard) -> Section:
             *facts("Source", pairs),
             Table("Size of each split", columns, rows, frozenset(range(1, len(columns)))),
             *provenance.overlap_table(card.overlap, "sentence"),
-            Text("A training sentence, with its tags (B-: first word of an entity, I-: inside one, O: outside):"),
-            Code(card.example),
+            Text(
+                "A training sentence, with its tags (B-: first word of an entity, I-: inside one, O: outside):",
+                quotes=True,
+            ),
+            Code(card.example, quotes=True),
             *(Text(sentence(note)) for note in card.notes),
         ],
+        training=True,
     )
 
 

@@ -217,7 +217,7 @@ def _by_sentence(path: Path, rows: Iterable[list[str]], words_at: int, tags_at: 
 def _list(cell: str, name: str, where: str) -> list[Any]:
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
         raise DataError(f"{where}: {name} is no list", got=repr(shorten(cell, 80)), known='["Anna", "slept"]')

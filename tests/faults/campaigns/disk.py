@@ -105,14 +105,14 @@ def wrong_with(status: int, said: str, folder: Path, expected: dict[str, str]) -
     return "; ".join(kills.differences(folder / "runs" / "killed", expected))
 
 
-def every_write(folder: Path, table: Path, every: int) -> tuple[record.Row, dict[str, str]]:
+def every_write(folder: Path, table: Path, first: int, every: int) -> tuple[record.Row, dict[str, str]]:
     """Let each write fail in turn; also the results of the undisturbed run."""
     whole = place(folder / "whole", table)
     status, said, writes = in_child(whole, 10**9)
     if status:
         raise SystemExit(said)
     expected, failures, tried = kills.results(whole / "runs" / "killed"), [], 0
-    for number in range(1, writes + 1, every):
+    for number in range(first, writes + 1, every):
         here = place(folder / f"write-{number}", table)
         status, said, _ = in_child(here, number)
         wrong = wrong_with(status, said, here, expected)
@@ -151,6 +151,7 @@ def main() -> None:
     """Read the options and fill the disk."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="let only each so-many-th write fail")
+    parser.add_argument("--first", type=int, default=1, help="the first write to fail")
     parser.add_argument("--sizes", type=int, default=40, help="how many small file systems")
     parser.add_argument("--keep", action="store_true", help="write the rows into record.json")
     arguments = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
         folder = Path(directory)
         fuzz.prepare(folder)  # also imports, once, everything that the forks need
         table = folder / "tables" / "table.csv"
-        row, expected = every_write(folder, table, arguments.every)
+        row, expected = every_write(folder, table, arguments.first, arguments.every)
         rows = [row]
         if arguments.sizes:
             small = small_systems(folder, table, expected, range(20, 20 + 25 * arguments.sizes, 25))

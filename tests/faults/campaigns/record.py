@@ -7,6 +7,7 @@ import argparse
 import json
 import platform
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ RECORD = Path(__file__).with_name("record.json")
 PAGE = ROOT / "docs" / "reliability.md"
 INTRODUCTION = """# Reliability
 
-What was done to the tool on purpose, how often, and how often it held. Each row is written by the command in its last
-column, which you can repeat on your own machine; another seed tries other moments and other bytes. A row "holds" when
-every try ended as the second column says.
+What was done to the tool on purpose, how often, and how often it held. Each table is written by the command below it,
+which you can repeat on your own machine; another seed tries other moments and other bytes. A row "holds" when every try
+ended as the second column says.
 
 `make verify-resume` kills a run on your own machine and compares its bits, in about two minutes; `make test-faults` repeats
 all campaigns.
@@ -54,10 +55,10 @@ def page(rows: list[dict]) -> str:
         lines += [f"## {campaign}", "", "| fault | it holds if | tried | held |", "|---|---|--:|--:|"]
         members = [row for row in rows if row["campaign"] == campaign]
         lines += [f"| {row['fault']} | {row['holds']} | {row['tried']:,} | {row['held']:,} |" for row in members]
-        for row in members:
-            if row["counts"]:
-                counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items())
-                lines += ["", f"{row['fault'].capitalize()}: {counts}."]
+        counts = sum((Counter(row["counts"]) for row in members), Counter())
+        if counts:
+            places = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+            lines += ["", f"{counts.total():,} in all, by where they struck: {places}."]
         commands = dict.fromkeys(row["command"] for row in members)
         lines += ["", *(f"    {command}" for command in commands), ""]
     return "\n".join(lines)

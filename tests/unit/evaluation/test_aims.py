@@ -90,6 +90,14 @@ def test_few_rows_reach_the_aim_without_being_sure_of_it_or_not_at_all():
     assert promised.needed == 45 and promised.n == 2 and not promised.holds
 
 
+def test_one_half_is_reached_for_sure_and_no_aim_is_without_rows():
+    p = np.array([[0.4, 0.6]])
+    found = aims.choose_rule("half", None, [1], p, 1)
+    assert found.threshold == 0.5 and found.reached and found.sure
+    found = aims.choose_rule("precision:0.95", None, [], p[:0], 1)
+    assert found.threshold == 0.5 and not found.reached and not found.sure
+
+
 def test_it_abstains_on_the_least_confident_rows():
     y, p = draw(np.random.default_rng(1), 3000)
     rule = aims.choose_rule("abstain:0.04", None, y, p, 1)

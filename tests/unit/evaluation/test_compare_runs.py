@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from finetune.evaluation.compare_runs import compare_pairs
+from finetune.evaluation.compare_runs import compare_pairs, sign_flips
 from finetune.evaluation.over_seeds import over_seeds
 
 
@@ -25,6 +26,31 @@ def test_pairs_are_tested_as_statsmodels_does():
     assert [pair.p_value for pair in pairs] == pytest.approx(p_values)
     assert [pair.corrected for pair in pairs] == pytest.approx(multipletests(p_values, method="holm")[1])
     assert pairs[1].differs
+
+
+def test_scores_that_are_no_shares_are_permuted_as_scipy_does():
+    generator = np.random.default_rng(5)
+    one = generator.normal(40, 10, 120)
+    other = one + generator.normal(1.5, 8, 120)
+    found = permutation_test(
+        (one, other),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=1,
+    )
+    assert sign_flips(one, other) == pytest.approx(found.pvalue, abs=0.012)
+    assert sign_flips(one, one) == 1.0 and sign_flips(one, one + 5) < 0.001
+    [pair] = compare_pairs({"a": one, "b": one + 5}, share=False)
+    assert pair.differs and pair.difference.value == pytest.approx(-5) and pair.only_other == 120
+
+
+def test_equal_writers_seldom_differ():
+    generator, alarms = np.random.default_rng(6), 0
+    for _ in range(200):
+        one = generator.gamma(2, 10, 60)
+        alarms += sign_flips(one, one + generator.laplace(0, 5, 60)) < 0.05
+    assert alarms / 200 <= 0.09
 
 
 def test_equal_classifiers_seldom_differ():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import binomtest, fisher_exact, t, ttest_ind
 from sklearn.metrics import accuracy_score
 from sklearn.tree import DecisionTreeClassifier
 from statsmodels.stats.multitest import multipletests
@@ -40,7 +40,36 @@ def test_slices_are_tested_as_scipy_and_statsmodels_do():
         assert part.p_value == pytest.approx(corrected[at])
         assert part.rest == pytest.approx(correct[~inside].mean())
         interval = proportion_confint(correct[inside].sum(), inside.sum(), alpha=0.05 / 4, method="wilson")
-        assert (part.accuracy.low, part.accuracy.high) == pytest.approx(interval)
+        assert (part.score.low, part.score.high) == pytest.approx(interval)
+
+
+def test_scores_that_are_no_shares_are_tested_by_welch():
+    generator = np.random.default_rng(3)
+    scores = generator.normal(50, 12, 300)
+    members = {"low": np.arange(300) < 80, "other": generator.random(300) < 0.5, "tiny": np.arange(300) < 5}
+    scores[members["low"]] -= 9
+    scores[-10:] = np.nan  # rows that the metric leaves out
+    found = measure_slices(members, scores, "chrf", share=False)
+    assert [part.name for part in found.shown] == ["low", "other"] and found.hidden == 1 and found.metric == "chrf"
+    assert found.shown[0].worse and not found.shown[1].worse
+    known = ~np.isnan(scores)
+    sides = [[scores[known & inside], scores[known & ~inside]] for inside in (members["low"], members["other"])]
+    p_values = [ttest_ind(*pair, equal_var=False).pvalue for pair in sides]
+    assert [part.p_value for part in found.shown] == pytest.approx(multipletests(p_values, method="holm")[1])
+    for part, (inside, outside) in zip(found.shown, sides, strict=True):
+        error = inside.std(ddof=1) / np.sqrt(len(inside))
+        low, high = t.interval(1 - 0.05 / 2, len(inside) - 1, inside.mean(), error)
+        assert (part.score.low, part.score.high, part.rest) == pytest.approx((low, high, outside.mean()))
+    alike = measure_slices({"half": np.arange(60) < 30}, np.ones(60), "rouge_l", share=False)
+    assert alike.shown[0].p_value == 1.0 and not alike.shown[0].worse
+
+
+def test_intervals_of_means_cover_in_simulation():
+    generator, covered, trials = np.random.default_rng(4), 0, 400
+    for _ in range(trials):
+        found = measure_slices({"half": np.arange(80) < 40}, generator.gamma(4, 1, 80), "chrf", share=False)
+        covered += found.shown[0].score.low <= 4 <= found.shown[0].score.high
+    assert 0.92 <= covered / trials <= 0.98
 
 
 def test_without_a_bad_slice_one_is_called_bad_in_one_set_of_twenty():

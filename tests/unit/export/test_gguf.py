@@ -80,12 +80,13 @@ def test_llama_cpp_writes_the_same_in_every_style(mini, tmp_path, style):
 @pytest.mark.slow
 def test_a_quantized_file_says_what_it_costs(mini, tmp_path):
     sizes = {}
-    for kind in (None, "f16", "q8_0"):
+    for kind in (None, "f16", "q8_0", "q4_0"):
         found = gguf.write(run_of(*mini, STYLES["plain"]), tmp_path / "gguf", quantize=kind)
         sizes[kind] = (tmp_path / "gguf" / "model.gguf").stat().st_size
-        assert (kind == "q8_0") == (found.max_logit_difference > 1e-4)  # mini's own weights are f16
+        assert (kind in ("q8_0", "q4_0")) == (found.max_logit_difference > 1e-4)  # mini's own weights are f16
         if kind:
             assert found.summary.startswith(f"{kind}: ") and "likeliest token at" in found.summary
+    assert sizes["q4_0"] < 0.8 * sizes["q8_0"]
     assert sizes["q8_0"] < 0.6 * sizes["f16"] < 0.36 * sizes[None]
 
 

@@ -12,7 +12,7 @@ import torch
 from finetune.checkpoints.layouts import load_directory, model_type
 from finetune.errors import WeightsError
 from finetune.evaluation.calibration import decide, softmax
-from finetune.evaluation.results import Headline, StartWeights
+from finetune.evaluation.results import Headline, Metric, StartWeights, undefined
 from finetune.export import hf, readers
 from finetune.export.card import Card, front_matter
 from finetune.export.exportable import Conversation, Exportable
@@ -300,11 +300,15 @@ def test_the_card_is_yaml_that_the_hub_reads():
     headline = Headline(0.9, 0.8, 0.95, 50, metric="accuracy", split="test")
     source = "openai-community/gpt2 at revision 607a30d783df"
     weights = StartWeights("gpt2", source, "MIT", {}, fallback=False, note="")
-    card = ModelCard(front_matter(Card("text-classification", weights, headline, "my.csv"), "run") + "# run\n").data
+    more = {"accuracy": headline, "log_loss": Metric(0.25, 0.2, 0.3, 50), "roc_auc": undefined(50, "one class")}
+    card = ModelCard(
+        front_matter(Card("text-classification", weights, headline, "my.csv", more), "run") + "# run\n"
+    ).data
     assert card.license == "mit" and card.base_model == "openai-community/gpt2"
     assert card.base_model_relation == "finetune"
     assert card.pipeline_tag == "text-classification" and card.library_name == "transformers"
-    [result] = card.eval_results
+    result, other = card.eval_results  # what is not defined is left out
+    assert (other.metric_type, other.metric_value) == ("log_loss", 0.25)
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9, "my.csv")
     own = ModelCard(front_matter(Card("text-generation", WEIGHTS), "run") + "# run\n").data
     assert own.base_model is None and own.eval_results is None

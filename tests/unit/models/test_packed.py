@@ -1,5 +1,7 @@
 """Packed matrices give what plain ones give, and leave the model as it was."""
 
+import platform
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,10 @@ from torch import nn
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.packed import WORTH_IT, PackedLinear, TransposedLinear, can_pack, fast_decoder
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(2, 2)), reason="no x86 CPU with oneDNN")
+pytestmark = pytest.mark.skipif(  # not by can_pack itself, which is tested here
+    platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(),
+    reason="no x86 CPU with oneDNN",
+)
 
 
 class Adapted(nn.Linear):
@@ -71,6 +76,12 @@ def test_the_copy_takes_no_memory_but_that_of_the_packed_matrices(model):
     twin = fast_decoder(model, 2, WORTH_IT).model
     assert twin.token_embedding.weight is model.token_embedding.weight
     assert twin.blocks[0].mlp.up.bias is model.blocks[0].mlp.up.bias and type(model.blocks[0].mlp.up) is nn.Linear
+
+
+def test_a_machine_without_onednn_packs_nothing(monkeypatch):
+    assert can_pack(torch.zeros(2, 2))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not can_pack(torch.zeros(2, 2))
 
 
 def test_what_cannot_be_packed_is_left_alone():

@@ -46,6 +46,7 @@ OPTIONS = {
     "untied": {"tied": False},
     "no biases": {"biases": False},
     "local": {"attention": "local", "window": 5},
+    "strided": {"attention": "strided", "window": 4},
     "local alibi": {"attention": "local", "window": 3, "positions": "alibi"},
     "shared": {"shared_blocks": True},
     "llama": LLAMA,
@@ -91,8 +92,8 @@ def input_ids() -> torch.Tensor:
             "sinusoidal positions pair the channels of the model; got 9",
         ),
         ({"heads": 5}, "heads divide"),
-        ({"attention": "strided"}, "unknown attention; got 'strided'; known: full, local"),
-        ({"window": 0}, "the window of local attention is empty; got 0; known: 1 or more"),
+        ({"attention": "sparse"}, "unknown attention; got 'sparse'; known: full, local, strided"),
+        ({"window": 0}, "the window of attention is empty; got 0; known: 1 or more"),
     ],
 )
 def test_a_variant_that_cannot_be_is_an_error(wrong, message):
@@ -154,18 +155,21 @@ def gradients_of(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor
 
 @pytest.mark.parametrize("window", [1, 4, 30])
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_local_attention_is_full_attention_under_a_plain_mask(input_ids, window, positions):
-    local = randomised(Transformer(TransformerConfig(**SHAPE, positions=positions, attention="local", window=window)))
+@pytest.mark.parametrize("attention", ["local", "strided"])
+def test_sparse_attention_is_full_attention_under_a_plain_mask(input_ids, window, positions, attention):
+    shape = SHAPE | {"positions": positions, "attention": attention, "window": window}
+    local = randomised(Transformer(TransformerConfig(**shape)))
     full = randomised(Transformer(TransformerConfig(**SHAPE, positions=positions)))
     distance = torch.arange(24)[:, None] - torch.arange(24)
-    mask = (distance >= 0) & (distance < window)
+    near = (distance < window) | (distance % window == 0) if attention == "strided" else distance < window
+    mask = (distance >= 0) & near
     targets = input_ids.roll(-1, 1)
     losses = local.loss_sum(input_ids, targets), full.loss_sum(input_ids, targets, mask[None, None])
     torch.testing.assert_close(*losses)
     expected = gradients_of(full, losses[1])
     for name, gradient in gradients_of(local, losses[0]).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-4, msg=name)
-    assert (losses[1] - full.loss_sum(input_ids, targets)).abs() > 0.1 or window == 30
+    assert (losses[1] - full.loss_sum(input_ids, targets)).abs() > 0.1 or mask.sum() == 300
 
 
 def test_an_encoders_window_reaches_to_both_sides():

@@ -40,7 +40,7 @@ def test_every_picture_is_there_twice_and_on_the_page(album):
 
 def test_hostile_text_stays_text(album):
     page = (album / "index.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page and "$x^$" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page and "$x^$" in page
     drawn = "".join(
         node.text or ""
         for path in album.glob("masks-*.svg")

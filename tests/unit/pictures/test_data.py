@@ -146,6 +146,7 @@ def test_shapes_at_the_arrows_are_those_of_a_real_pass():
     assert "(B, T, 61)" in drawn["architectures-decoder-only"] and "2 ×" in drawn["architectures-decoder-only"]
     assert "causal" not in drawn["architectures-encoder-only"] and "(B, 1, 1, T)" in drawn["architectures-encoder-only"]
     assert "cross-attention" in drawn["architectures-encoder-decoder"]
+    assert drawn["architectures-norms"].count("norm") >= 4 and "post-norm" in drawn["architectures-norms"]
     assert "(B, 2, S, 8)" in drawn["architectures-encoder-decoder"]
 
 

@@ -184,6 +184,52 @@ def write_run(
     return run_dir
 
 
+def write_evidence(run_dir, texts, names=None):
+    """Add explanations.json and label_audit.json, with these texts and names of labels, slices and changes."""
+    names = names or [text[:40] for text in texts]
+    _json(run_dir / "explanations.json", _explanations(texts, names))
+    _json(run_dir / "label_audit.json", _audit(texts, names))
+
+
+def _explanations(texts, names):
+    """What explanations.json holds."""
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
+    shortcut = {"rule": texts[3], "holds": names[0], "otherwise": names[1], "accuracy": share, "model": share}
+    near = [{"row": 1, "text": text, "label": names[0], "similarity": 0.9} for text in texts]
+    spans = [{"text": text, "shift": 0.5} for text in texts]
+    return {
+        "slices": {
+            "shown": [{"name": f"group {name}", "score": share, "rest": 0.9, "p_value": 0.01} for name in names],
+            "hidden": 0,
+        },
+        "shortcut": shortcut | {"constant": 0.4, "p_value": 0.5, "where_wrong": None},
+        "flips": [{"change": name, "share": share} for name in names],
+        "flip_rows": 60,
+        "errors": [
+            {"row": at, "label": name, "predicted": name, "spans": spans, "neighbours": near}
+            for at, name in enumerate(names)
+        ],
+        "compared": 60,
+        "near": {"rows": 0, "n": 60, "metrics": {}},
+    }
+
+
+def _audit(texts, names):
+    """What label_audit.json holds."""
+    return {
+        "schema_version": 1,
+        "rows": 300,
+        "suspects": {"train": len(texts)},
+        "features": ["TF-IDF"],
+        "planted": {"rows": 10, "found": 9, "low": 0.6, "high": 1.0, "listed": 20, "rounds": 1},
+        "seconds": 1.0,
+        "worst": [
+            {"row": at, "split": "train", "text": text, "label": names[0], "suggested": names[1], "quality": 0.1}
+            for at, text in enumerate(texts)
+        ],
+    }
+
+
 def _record(stage, result):
     """What a stage's record holds."""
     return {

@@ -60,3 +60,14 @@ def test_the_answer_holds_nothing_but_how_the_work_ended(tmp_path, monkeypatch):
     for work, written in ((lambda: Sum(7), {"result": {"total": 7}}), (refuse, {"error": "no room"})):
         answer(run, work)
         assert json.loads((tmp_path / RESULT).read_text()) == written
+
+
+def test_memory_that_ran_out_in_a_launched_process_says_what_to_lower(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.training.launch.watch_parent", lambda: None)
+
+    def fill():
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    answer(SimpleNamespace(path=tmp_path.joinpath), fill)
+    said = json.loads((tmp_path / RESULT).read_text())["error"]
+    assert said.startswith("out of memory") and "train.micro_batch_tokens" in said

@@ -239,9 +239,10 @@ def test_the_best_validation_wins_and_patience_ends(toy_job, run_training, metri
 
 def test_several_validations_in_an_epoch_end_with_it(toy_job, run_training):
     job, settings = toy_job("head", epochs=2, evaluations_per_epoch=4)
-    _, _, validations, _ = run_training(job, settings)
+    _, steps, validations, _ = run_training(job, settings)
     assert [line["step"] for line in validations] == [round(6 * part / 4) for part in range(1, 9)]
     assert validations[-1]["epoch"] == 2
+    assert [line["epoch"] for line in steps] == [round(line["step"] * 2 / len(steps), 4) for line in steps]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

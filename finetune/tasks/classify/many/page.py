@@ -9,11 +9,12 @@ from finetune.report.blocks import Code, PageContent, Section, Table, Text
 from finetune.report.metric_text import bracket_cell, metric_value
 from finetune.report.page import Files, Page, fallback_notice, make_page
 from finetune.tasks.classify.data import ClassifierCard
-from finetune.tasks.classify.data_section import data_section
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.many.score import ManyEvaluation
 from finetune.tasks.classify.page import all_metrics, comparison, errors, leakage, tiles
 from finetune.tasks.classify.score import verdict
+from finetune.tasks.classify.sections.data import data_section
+from finetune.tasks.classify.sections.seeds import seeds_section
 
 _LISTED = 40  # labels in the table; of more, those with the lowest F1
 
@@ -28,6 +29,7 @@ def page(files: Files[ManyEvaluation, ClassifierCard]) -> PageContent:
         tiles(evaluation),
         [
             comparison(evaluation, files.train),
+            *seeds_section(evaluation.seeds),
             all_metrics(evaluation),
             per_label_section(evaluation),
             sets(evaluation),

@@ -3,8 +3,11 @@
 import numpy as np
 
 from finetune.errors import RecipeError
-from finetune.evaluation.results import Start
+from finetune.evaluation.label_sets import choose_thresholds, label_set_metrics, sigmoid
+from finetune.evaluation.results import Metric, Start
+from finetune.models.heads import Classifier
 from finetune.recipe import Recipe, Train
+from finetune.run import Run
 from finetune.tables.splits import normalise_text
 from finetune.tasks.classify.job import Examples, Objective
 from finetune.tasks.classify.labelled import LabelledTask
@@ -12,12 +15,15 @@ from finetune.tasks.classify.many.job import label_indicators, many_labels
 from finetune.tasks.classify.many.page import PAGE, many_table
 from finetune.tasks.classify.many.score import HEADLINES, ManyEvaluation, score_many
 from finetune.tasks.classify.score import Scored, verdict
+from finetune.tasks.classify.seeds import with_seeds
+from finetune.tokenizer import Tokenizer
 
 
 class ManyTask(LabelledTask[ManyEvaluation]):
     """A text has any number of K labels, each with a probability and a threshold of its own."""
 
     metrics = ("f1_macro", "log_loss")
+    decided_by = "subset_accuracy"
     verdict = staticmethod(verdict)
     summary = staticmethod(many_table)
     page = PAGE
@@ -36,7 +42,6 @@ class ManyTask(LabelledTask[ManyEvaluation]):
                 wanted.aim not in (None, "half", "max-f1"),
                 "Set it to half or max-f1, of each label.",
             ),
-            (f"evaluate.seeds={wanted.seeds}", wanted.seeds > 1, "Leave it out."),
             ("evaluate.costs", wanted.costs is not None, "Leave it out."),
             (
                 f"evaluate.metric={wanted.metric}",
@@ -74,6 +79,21 @@ class ManyTask(LabelledTask[ManyEvaluation]):
             normalise=normalise_text,
             start=start,
         )
+
+    def evaluate(
+        self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer, start: Start
+    ) -> ManyEvaluation:
+        """Also with further seeds."""
+        return with_seeds(self, recipe, run, super().evaluate(recipe, run, model, tokenizer, start))
+
+    def measure(
+        self, recipe: Recipe, labels: list[str], targets: dict[str, np.ndarray], logits: dict[str, np.ndarray]
+    ) -> dict[str, Metric]:
+        """With each label's threshold chosen on val."""
+        p_val, p_test = (sigmoid(logits[name]) for name in ("val", "test"))
+        thresholds = choose_thresholds(targets["val"].astype(bool), p_val, recipe.evaluate.aim or "max-f1")
+        truth, decided = targets["test"].astype(bool), p_test >= thresholds
+        return label_set_metrics(truth, decided, p_test, recipe.evaluate.resamples, recipe.train.seed)
 
 
 TASK = ManyTask()

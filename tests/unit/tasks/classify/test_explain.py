@@ -29,7 +29,7 @@ def trained():
 )
 def test_occlusion_equals_captums_feature_ablation(trained, text):
     ids = TOKENIZER.encode(text)[:90]
-    pieces = np.array_split(np.arange(len(ids)), min(explain.SPANS, len(ids)))
+    pieces = np.array_split(np.arange(len(ids)), min(explain.SPANS[1], len(ids)))
     mask = torch.zeros(1, len(ids), dtype=torch.long)
     for at, piece in enumerate(pieces):
         mask[0, piece] = at
@@ -65,7 +65,9 @@ def test_the_nearest_training_row_of_an_error_is_its_copy_with_the_other_label(t
         "test": records_of(texts[:6], [LABELS[i] for i in true]),
     }
     parts = {name: examples(own, LABELS, TOKENIZER, 90) for name, own in records.items()}
-    found, compared = explain.explain_errors(trained, records, parts, logits[:6], predicted[:6])
+    found, compared = explain.explain_errors(
+        trained, records, parts, logits[:6], predicted[:6], explain.Effort(200, 2000, 64)
+    )
     assert compared == 40 and {error.row for error in found} == set(range(6))
     for error in found:
         nearest = error.neighbours[0]
@@ -108,3 +110,26 @@ def test_flips_are_the_decisions_on_changed_texts(trained):
     flipped = trained.decide(predict_logits(trained.model, upper)) != predicted
     assert by_name["upper case"].value == pytest.approx(flipped.mean())
     assert any(share.value for share in by_name.values())
+
+
+def test_the_effort_is_about_a_pass_over_the_training_rows_within_limits():
+    for rows, tokens in ((4000, 25), (20_000, 10)):
+        effort = explain.Effort.of([tokens] * rows, [tokens] * 500)
+        read = tokens * (8 * effort.changed + effort.compared + explain.ERRORS * effort.pieces)
+        assert read <= 1.01 * rows * tokens
+        assert effort.changed == 200 and effort.pieces == 64
+    small = explain.Effort.of([25] * 300, [25] * 100)
+    assert (small.changed, small.compared, small.pieces) == (40, 150, 16)
+    between = explain.Effort.of([20] * 1600, [20] * 200)
+    assert (between.changed, between.compared, between.pieces) == (100, 320, 48)
+
+
+def test_candidates_are_those_like_the_errors_in_words_and_an_even_sample():
+    train = [f"row {number} word{number % 50}" for number in range(1000)]
+    train[777] = "something rare indeed"
+    kept = explain.candidates(train, ["quite something rare", "word7"], 60)
+    assert 777 in kept and len(kept) <= 62 and len(set(kept)) == len(kept)
+    assert sum(train[at].endswith(" word7") for at in kept) >= 15
+    assert np.diff(np.flatnonzero(np.isin(np.arange(1000), kept))).max() <= 40, "an even sample"
+    assert explain.candidates(train[:10], ["x"], 60).tolist() == list(range(10))
+    assert len(explain.candidates(["..."] * 100, ["!"], 60)) == 60

@@ -14,7 +14,7 @@ from finetune.report.blocks import Table, Text
 from finetune.tables.codes import BY_NAME
 from finetune.tasks.classify.check import check_file
 from finetune.tasks.classify.data import ClassifierCard, prepare, read_data, table_findings
-from finetune.tasks.classify.data_section import data_section
+from finetune.tasks.classify.sections.data import data_section
 from finetune.tokenizer import Tokenizer
 
 ROWS = 240

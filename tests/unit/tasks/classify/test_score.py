@@ -21,6 +21,7 @@ from finetune.tasks.classify.score import (
     CleanRows,
     Curves,
     curves,
+    never_predicted,
     positive_label,
     score_classifier,
     verdict,
@@ -142,6 +143,28 @@ def test_the_clean_part_leaves_out_texts_seen_elsewhere():
     assert "10 of the 90 test texts also occur in the training or validation set" in verdict(report)
 
 
+def test_the_clean_part_leaves_out_texts_of_the_validation_rows_too():
+    given = inputs()
+    given["texts"]["test"][:10] = given["texts"]["val"][:10]
+    given["texts"]["test"][10:15] = given["texts"]["train"][:5]
+    report, _, predicted = score_classifier(**given)
+    assert report.clean.n == 75
+    assert report.clean.metrics["accuracy"].value == sk.accuracy_score((np.arange(90) % 2)[15:], predicted[15:])
+
+
+def test_a_label_that_is_never_predicted_is_said():
+    confusion = np.array([[5, 1, 0, 0], [0, 7, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
+    [said] = never_predicted(["a", "b", "c", "absent"], confusion)
+    assert "Never predicted is c (3 test rows)" in said and "train.class_weights=balanced" in said
+    [said] = never_predicted(["a", "b"], np.array([[0, 4], [0, 1]]))
+    assert "Never predicted is a (4 test rows)" in said
+    assert never_predicted(["a", "b"], np.array([[0, 0], [1, 3]])) == []
+    given = inputs()
+    given["logits"]["test"] = given["logits"]["test"] * 0 + [9.0, 0.0]
+    given["logits"]["val"] = given["logits"]["val"] * 0 + [9.0, 0.0]
+    assert "Never predicted is label 1 (45 test rows)" in verdict(score_classifier(**given)[0])
+
+
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():
     report, probabilities, _ = score_classifier(**inputs(sizes=(40, 0, 0)))
     assert report.headline.value is None and probabilities.shape == (0, 2)
@@ -174,6 +197,20 @@ def test_macro_curve_has_the_mean_area_of_the_classes():
     roc = np.array(curves(y, p, None).roc)
     assert sk.auc(roc[:, 0], roc[:, 1]) == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"), abs=0.005)
     assert curves(np.arange(44) % 11, np.full((44, 11), 1 / 11), None) is None
+
+
+def test_macro_precision_is_the_highest_at_a_recall_or_above():
+    """By definition, from every cut of every class; scores that overlap make the precision rise and fall."""
+    generator = np.random.default_rng(3)
+    y = np.arange(60) % 3
+    p = softmax(generator.normal(size=(60, 3)) + np.eye(3)[y], axis=1)
+    cuts = [
+        [((y[p[:, c] >= cut] == c).sum() / (y == c).sum(), (y[p[:, c] >= cut] == c).mean()) for cut in p[:, c]]
+        for c in range(3)
+    ]
+    for recall, precision in curves(y, p, None).pr:
+        best = [max(of for reached, of in own if reached >= recall - 1e-9) for own in cuts]
+        assert precision == pytest.approx(np.mean(best), abs=1e-5)
 
 
 def entry(name, value, difference, p, low=None, high=None):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,11 +90,11 @@ def numbers(n, right):
 def run(tmp_path):
     """``run(evaluation, card, attention)``: the two pages of a run directory with these files."""
 
-    def build(found, card=None, attention=None):
+    def build(found, card=None, attention=None, texts=True):
         (tmp_path / "data").mkdir(exist_ok=True)
         files = {
             "eval.json": found.to_json(),
-            "recipe.json": {"task": "seq2seq", "train": {"seed": 5}},
+            "recipe.json": {"task": "seq2seq", "train": {"seed": 5}, "report": {"texts": texts}},
             "data/card.json": card and card.to_json(),
             "attention.json": attention,
         }
@@ -122,6 +123,7 @@ def test_an_evaluation_is_read_back_and_no_key_depends_on_the_run():
             "clean",
             "losses",
             "samples",
+            "slices",
             "family",
             "signatures",
             "warm_start",
@@ -165,7 +167,7 @@ def test_texts_from_data_are_escaped_and_counts_are_shown(run):
     html, markdown = run(
         evaluation([PAYLOAD, *wanted[1:]], [""] * 30, wanted[::-1], wanted, family="encoder-decoder"), CARD, maps
     )
-    assert "<script" not in html and "&lt;script&gt;alert" in html
+    assert html.count("<script") == 1 and "&lt;script&gt;alert" in html
     assert all(line.startswith("    ") for line in markdown.splitlines() if "<script" in line)  # code, which is inert
     for part in (
         "30 (rows 0, 1, 2",
@@ -240,3 +242,14 @@ def test_the_table_for_the_screen_names_every_baseline():
     assert lines[0].startswith("test pairs: 60; ") and lines[0].endswith("p is for exact match")
     assert [line.split("  ")[0] for line in lines[2:]] == ["mini, full", scores.COPY, scores.NEAREST, scores.UNTUNED]
     assert "0.5000 [0.3774, 0.6226]" in lines[2] and "0.3333 [" in lines[4]
+
+
+def test_without_texts_no_pair_is_shown(run):
+    words = [f"secret {number}" for number in range(30)]
+    maps = [{"source_tokens": ["secret"], "target_tokens": ["secret"], "weights": [[1.0]]}]
+    card = replace(CARD, example="a secret pair")
+    for texts in (True, False):
+        for text in run(evaluation(words, words[::-1], words, words), card, maps, texts):
+            assert ("secret" in text) == texts
+            assert ("some of them training rows" in text) == texts
+            assert "finetune generate" in text and "Loss before and after" in text

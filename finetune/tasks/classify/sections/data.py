@@ -81,7 +81,12 @@ def _findings(card: ClassifierCard) -> list[Table | Text]:
     blocks: list[Table | Text] = []
     if rows:
         blocks.append(
-            Table("Findings of the data checks", ["Code", "Severity", "Finding", "What to do"], rows, prose=2)
+            Table(
+                "Findings of the data checks",
+                ["Code", "Severity", "Finding", "What to do"],
+                rows,
+                prose=frozenset({2, 3}),
+            )
         )
     if card.muted:
         blocks.append(Text(f"Muted codes, whose findings are not listed: {', '.join(card.muted)}."))

@@ -5,14 +5,14 @@ from collections.abc import Collection
 from finetune.errors import shorten
 from finetune.evaluation.explanations import ExplainedError, Explanations
 from finetune.evaluation.shortcut import Shortcut
-from finetune.evaluation.slices import LEAST_ROWS
 from finetune.report import plots
-from finetune.report.blocks import NONE, Section, Table, Text, metric_cell, metric_name, percent, sentence
+from finetune.report.blocks import NONE, Section, Table, Text, metric_cell, metric_name, sentence
 from finetune.report.metric_text import metric_interval, metric_text, metric_value, p_text
+from finetune.report.slices import slices_section
 from finetune.tables.codes import GUIDE
 from finetune.tables.findings import Finding, without_muted
-from finetune.tasks.classify.explanation_findings import evaluation_findings
 from finetune.tasks.classify.score import LabelledEvaluation
+from finetune.tasks.classify.sections.findings import evaluation_findings
 
 _TEXT = 100  # characters of a training text
 
@@ -28,7 +28,7 @@ def explanation_sections(found: Explanations | None, muted: Collection[str]) -> 
     return [
         *([_findings(findings)] if findings else []),
         *([_evidence(found)] if found.errors else []),
-        _slices(found),
+        slices_section(found.slices),
         *([shortcut_section(found.shortcut)] if found.shortcut else []),
         _flips(found),
     ]
@@ -36,7 +36,7 @@ def explanation_sections(found: Explanations | None, muted: Collection[str]) -> 
 
 def _findings(findings: list[Finding]) -> Section:
     rows = [[finding.code, sentence(finding.what), finding.do] for finding in findings]
-    table = Table("Findings of the evaluation", ["Code", "Finding", "What to do"], rows, prose=1)
+    table = Table("Findings of the evaluation", ["Code", "Finding", "What to do"], rows, prose=frozenset({1, 2}))
     note = f"{GUIDE}, a file of the project that made this report, explains each code; --ignore CODE hides one in later runs."
     return Section("findings", "Findings", [table, Text(note, small=True)])
 
@@ -47,18 +47,20 @@ def _evidence(found: Explanations) -> Section:
         "training rows. Each number is the drop in the log-odds of the predicted label against the true label when that "
         "piece is replaced by spaces: a positive number means that the piece supports the wrong label, a negative one that "
         "it supports the true label. This shows what the decision is sensitive to; it does not prove a cause. "
-        f"The nearest rows are those with the most similar hidden state (cosine) among {found.compared:,} training rows. "
-        "Check their labels: a mislabelled training row can cause such an error. The table quotes your training data."
+        f"The nearest rows are those with the most similar hidden state (cosine) among {found.compared:,} training rows: those "
+        "most like the errors in words, and an even sample. "
+        "Check their labels: a mislabelled training row can cause such an error."
     )
     table = Table(
         "What moved the decision",
         ["Row", "True", "Predicted", "Piece and drop\nin log-odds", "Nearest training rows (label, similarity)"],
         [[str(error.row), error.label, error.predicted, _pieces(error), _neighbours(error)] for error in found.errors],
         frozenset({0}),
-        prose=4,
+        prose=frozenset({4}),
         headed=False,
+        quotes=frozenset({3, 4}),
     )
-    return Section("evidence", "Evidence on why errors happened", [Text(intro), table])
+    return Section("evidence", "Evidence on why errors happened", [Text(intro), table], training=True)
 
 
 def _pieces(error: ExplainedError) -> str:
@@ -72,44 +74,13 @@ def _neighbours(error: ExplainedError) -> str:
     )
 
 
-def _slices(found: Explanations) -> Section:
-    rows = [
-        [
-            part.name,
-            f"{part.accuracy.n:,}",
-            metric_cell("accuracy", part.accuracy),
-            percent(part.rest, 1),
-            p_text(part.p_value),
-        ]
-        for part in found.slices.shown
-    ]
-    worse = [part.name for part in found.slices.shown if part.worse]
-    said = (
-        f"The model is significantly worse on these slices (subsets of the test rows) than on the other rows: {'; '.join(worse)}."
-        if worse
-        else "On no slice (subset of the test rows) is the model significantly worse than on the other rows."
-    )
-    note = (
-        "p: Fisher's exact test of errors in the slice and outside, corrected for the number of slices by Holm's method; "
-        "the intervals hold for all slices together (Wilson, Bonferroni's level). "
-        f"Slices with fewer than {LEAST_ROWS} rows inside or outside are not shown (here: {found.slices.hidden})."
-    )
-    table = Table(
-        "Accuracy by slice, largest gap first",
-        ["Slice", "Rows", "Accuracy", "Accuracy on\nthe other rows", "p"],
-        rows,
-        frozenset({1, 2, 3, 4}),
-    )
-    return Section("slices", "Slices", [Text(said), *([table] if rows else []), Text(note, small=True)])
-
-
 def shortcut_section(shortcut: Shortcut) -> Section:
     """The best single rule beside the model."""
     holds, otherwise = plots.cut(shortcut.holds), plots.cut(shortcut.otherwise)
+    rule = f"The rule: a text that {shortcut.rule} is {holds}, any other text is {otherwise}."
     said = (
-        f"A single rule classifies {metric_value('accuracy', shortcut.accuracy.value)} of the test rows correctly: a text that "
-        f"{shortcut.rule} is {holds}, any other text is {otherwise}. The model reaches "
-        f"{metric_value('accuracy', shortcut.model.value)}, always predicting the most frequent label "
+        f"A single rule classifies {metric_value('accuracy', shortcut.accuracy.value)} of the test rows correctly. The model "
+        f"reaches {metric_value('accuracy', shortcut.model.value)}, always predicting the most frequent label "
         f"{metric_value('accuracy', shortcut.constant)}. "
     )
     if shortcut.suffices:
@@ -136,7 +107,9 @@ def shortcut_section(shortcut: Shortcut) -> Section:
         f"The rule is the one that does best on the training rows, among all single words and punctuation marks, pairs of "
         f"them, and simple rules about the form of a text. McNemar's exact test of rule and model: {p_text(shortcut.p_value)}."
     )
-    return Section("shortcut", "Shortcut", [Text(said), table, Text(note, small=True)])
+    return Section(
+        "shortcut", "Shortcut", [Text(rule, quotes=True), Text(said), table, Text(note, small=True)], training=True
+    )
 
 
 def _flips(found: Explanations) -> Section:

@@ -16,8 +16,8 @@ def evaluation_findings(found: Explanations) -> list[Finding]:
             Finding(
                 "shortcut",
                 "warning",
-                f"one rule, that the text {found.shortcut.rule}, gets {metric_value('accuracy', rule)} of the test rows "
-                f"right, the model {metric_value('accuracy', model)}",
+                f"a single rule (see Shortcut below) classifies {metric_value('accuracy', rule)} of the test rows correctly, the "
+                f"model {metric_value('accuracy', model)}",
                 "Check that the rule will hold for new texts; if not, remove the clue or add rows without it.",
             )
         )
@@ -27,10 +27,10 @@ def evaluation_findings(found: Explanations) -> list[Finding]:
                 Finding(
                     "weak_slice",
                     "warning",
-                    f"accuracy {metric_value('accuracy', part.accuracy.value)} on the rows of the slice {part.name!r}, "
+                    f"accuracy {metric_value('accuracy', part.score.value)} on the rows of the slice {part.name!r}, "
                     f"{metric_value('accuracy', part.rest)} on the others",
                     "Add training rows like these, and check their labels.",
-                    part.accuracy.n,
+                    part.score.n,
                 )
             )
     for entry in found.flips:

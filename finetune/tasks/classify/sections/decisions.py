@@ -38,18 +38,19 @@ def decision_section(decision: Decision, positive: str | None, labels: list[str]
         frozenset(range(1, len(names) + 1)),
         strong=frozenset({0}),
     )
-    blocks = [Text(rule_text(decision, shown, labels)), Text(promise_text(decision.promise, shown)), table]
-    blocks.append(
+    blocks: list[Figure | Table | Text] = [
+        Text(promise_text(decision.promise, shown)),
+        table,
         Text(
             "Shares have Wilson intervals here; under All metrics, those of precision and recall are from the bootstrap.",
             small=True,
-        )
-    )
+        ),
+    ]
     if decision.base_rates:
         blocks += _base_rates(decision, shown)
     if len(decision.coverage) > 1:
         blocks.append(_coverage(decision))
-    return Section("decision", "Decisions", blocks)
+    return Section("decision", "Decisions", blocks, introduction=rule_text(decision, shown, labels))
 
 
 def rule_text(decision: Decision, positive: str, labels: list[str]) -> str:
@@ -70,7 +71,7 @@ def rule_text(decision: Decision, positive: str, labels: list[str]) -> str:
         said += "The label with the least expected cost is predicted. "
     elif rule.threshold is not None:
         said += f"A row is predicted as {positive} if that label's probability is at least {rule.threshold:.4g}. "
-    else:
+    elif word != "half":
         said += "The most probable label is predicted. "
     if rule.abstain_below is not None:
         said += f"If the predicted label's probability is below {rule.abstain_below:.4g}, the decision is to abstain. "
@@ -137,7 +138,7 @@ def _base_rates(decision: Decision, positive: str) -> list[Table | Text]:
         f"Precision at other shares of {positive}",
         [f"Share of {positive}", "Precision"],
         [[percent(row.rate, 1), metric_cell("precision", row.precision)] for row in decision.base_rates],
-        frozenset({0, 1}),
+        frozenset({1}),
     )
     note = (
         f"Precision depends on how frequent {positive} is where the model is used. These figures follow from the recall and "
@@ -168,6 +169,6 @@ def _coverage(decision: Decision) -> Figure:
             "Accuracy of the most confident rows",
             ["Share decided", "Rows", "Lowest probability", "Accuracy"],
             rows,
-            frozenset({0, 1, 2, 3}),
+            frozenset({1, 2, 3}),
         ),
     )

@@ -5,7 +5,7 @@ from finetune.evaluation.results import Metric
 from finetune.evaluation.robustness import Flips
 from finetune.evaluation.shortcut import Shortcut
 from finetune.evaluation.slices import Slice, Slices
-from finetune.tasks.classify.explanation_findings import evaluation_findings
+from finetune.tasks.classify.sections.findings import evaluation_findings
 
 
 def found(rule=0.7, p_slice=0.2, flipped=0.05):

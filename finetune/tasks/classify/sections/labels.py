@@ -33,8 +33,9 @@ def suspects_section(audit: LabelAudit | None, name: str) -> list[Section]:
                     for own in audit.worst
                 ],
                 frozenset({0, 5}),
-                prose=2,
+                prose=frozenset({2}),
                 headed=False,
+                quotes=frozenset({2}),
             ),
             Text(
                 "All of them are in label_suspects.csv in the run's directory. Copy it to fixes.csv. In the copy, correct the "
@@ -43,7 +44,11 @@ def suspects_section(audit: LabelAudit | None, name: str) -> list[Section]:
             ),
             Code(f"finetune labels {shlex.quote(f'runs/{name}')} --apply fixes.csv"),
         ]
-    return [Section("suspects", "Labels that may be wrong", [*blocks, Text(" ".join(notes(audit)), small=True)])]
+    return [
+        Section(
+            "suspects", "Labels that may be wrong", [*blocks, Text(" ".join(notes(audit)), small=True)], training=True
+        )
+    ]
 
 
 def notes(audit: LabelAudit) -> list[str]:

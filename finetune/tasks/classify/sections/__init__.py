@@ -1,0 +1,1 @@
+"""The sections of a classifier's page: one file each, from values alone, without torch."""

@@ -1,0 +1,81 @@
+"""How many tokens of a forward and backward pass fit into memory: what ``train.micro_batch_tokens = auto`` means."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from finetune.machine import latest_peak_bytes, peak_memory_bytes, release_memory, reset_peak_memory
+from finetune.recipe import Train
+from finetune.training.job import Job
+from finetune.training.precision import device_type
+from finetune.training.step import EagerSteps
+
+SHARE_OF_FREE = 0.5  # of the CPU's free memory that training may take: other programs need some too
+MEASURED_TOKENS = 1024  # of the pass that is measured on a CPU
+MOMENTS = 2  # numbers that AdamW keeps per trained one, from the first update on
+
+
+def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int:
+    """The tokens of the largest pass of a step that fits: the job's longest row, as often as a batch has rows, or halves.
+
+    On a GPU each number of rows is tried, with room for the optimizer's moments, until one does not run out of memory.
+    On a CPU, where a program that takes too much is ended, two small passes are measured instead. No weight changes.
+    """
+    accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
+    job.model.to(device)
+    eager = EagerSteps(accelerator, accelerator.prepare(job.model), [], job, settings)
+    longest = max(range(len(job.lengths)), key=job.lengths.__getitem__)
+    trained = [p for p in job.model.parameters() if p.requires_grad]
+    moments = MOMENTS * sum(p.numel() * p.element_size() for p in trained)
+
+    def run(rows: int) -> None:
+        try:
+            eager.start()
+            eager.backward(eager.batch([longest] * rows, 0), 1.0)
+        finally:
+            job.model.zero_grad(set_to_none=True)
+
+    def fits_on_gpu(rows: int) -> bool:
+        room: Tensor | None = None
+        try:
+            room = torch.empty(moments, dtype=torch.uint8, device=device)
+            run(rows)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            del room  # frees it
+            torch.cuda.empty_cache()
+        return True
+
+    if device.type == "cuda":
+        rows = halve_until(settings.batch_size, fits_on_gpu)
+    else:
+        run(1)  # what the first pass allocates once
+        more = max(min(settings.batch_size, MEASURED_TOKENS // job.lengths[longest]), 2)
+        one, several = _growth(lambda: run(1)), _growth(lambda: run(more))
+        free = SHARE_OF_FREE * psutil.virtual_memory().available - moments
+        rows = halve_until(
+            settings.batch_size, lambda rows: one + (rows - 1) * max(several - one, 0) / (more - 1) <= free
+        )
+    return rows * job.lengths[longest]
+
+
+def halve_until(rows: int, fits: Callable[[int], bool]) -> int:
+    """The first of `rows`, half of them, and so on, that fits; 1 is not asked."""
+    while rows > 1 and not fits(rows):
+        rows //= 2
+    return rows
+
+
+def _growth(work: Callable[[], None]) -> int:
+    """By how many bytes the process grows during some work."""
+    before = peak_memory_bytes()
+    release_memory()
+    reset_peak_memory(keep_bytes=before)
+    held = psutil.Process().memory_info().rss
+    work()
+    return max(latest_peak_bytes() - held, 0)

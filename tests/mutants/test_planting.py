@@ -1,0 +1,77 @@
+"""What can be planted in a source, and that a planted fault is noticed or listed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = '''"""A doc: 1 < 2."""
+
+def f(a: int = 3, *, b: "1 < 2" = None) -> int:
+    """Also a doc."""
+    if not a or b is None:
+        say(f"{a + 1}", 2)
+        raise ValueError("x" + str(a), 5)
+    for x in range(a):
+        if x == "ü":
+            continue
+        a += min(x, 7)
+    work(a)
+    return a if a <= 9 else round(a * 2, 4)
+'''
+EXPECTED = [  # line, before, after
+    (3, "3", "4"),
+    (5, "not a", "(a)"),
+    (5, "not a or b is None", "(not a and b is None)"),
+    (5, "not a or b is None", "False"),
+    (5, "not a or b is None", "not (not a or b is None)"),
+    (5, "b is None", "b is not None"),
+    (9, 'x == "ü"', "False"),
+    (9, 'x == "ü"', "not (x == 'ü')"),
+    (9, 'x == "ü"', "x != 'ü'"),
+    (10, "continue", "pass"),
+    (11, "a += min(x, 7)", "pass"),
+    (11, "min(x, 7)", "max(x, 7)"),
+    (11, "7", "8"),
+    (12, "work(a)", "pass"),
+    (13, "a if a <= 9 else round(a * 2, 4)", "(a)"),
+    (13, "a if a <= 9 else round(a * 2, 4)", "(round(a * 2, 4))"),
+    (13, "a <= 9", "a < 9"),
+    (13, "9", "10"),
+    (13, "a * 2", "(a / 2)"),
+    (13, "2", "3"),
+]
+
+
+@pytest.fixture
+def planting(monkeypatch):
+    spec = importlib.util.spec_from_file_location("planting", HERE / "planting.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "planting", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_kind_of_fault_is_planted_and_words_are_left_alone(planting):
+    found = [(own.line, own.old, own.new) for own in planting.mutants(SOURCE)]
+    assert sorted(found) == sorted(EXPECTED)
+
+
+def test_a_planted_source_differs_in_one_place_and_parses(planting):
+    for mutant in planting.mutants(SOURCE):
+        planted = mutant.planted(SOURCE)
+        changed = [pair for pair in zip(SOURCE.splitlines(), planted.splitlines(), strict=True) if pair[0] != pair[1]]
+        compile(planted, "planted", "exec")
+        assert [(one.strip(), other.strip()) for one, other in changed] == [mutant.change(SOURCE)]
+        assert mutant.function == "f"
+
+
+def test_operators_of_numbers_are_swapped_and_those_of_texts_left(planting):
+    assert [own.new for own in planting.mutants("x = a - b")] == ["(a + b)"]
+    assert [own.new for own in planting.mutants("x = a / b")] == ["(a * b)"]
+    assert [own.new for own in planting.mutants("x = p / 'name' / n")] == []
+    assert [own.new for own in planting.mutants("x = True")] == ["False"]
+    assert [own.new for own in planting.mutants("x = any(y)")] == ["all(y)"]
+    assert [own.new for own in planting.mutants("x = np.maximum(y, z)")] == ["np.minimum(y, z)"]
