@@ -20,7 +20,7 @@ from finetune.tasks.classify.predictor import ManyLabels, Predictor
 
 BATCH_TEXTS = 256  # of requests that arrive together
 TABLE_TEXTS = 64  # of a table at a time, between which other requests are answered
-INDEXED = 32  # training rows that are read at a time, likewise
+INDEXED = 8  # training rows that are read at a time, likewise
 NEIGHBOURS = 3
 
 

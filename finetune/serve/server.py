@@ -5,12 +5,13 @@ import os
 import socket
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from finetune.console import say
-from finetune.errors import Interrupted, RecipeError
+from finetune.errors import RecipeError
 from finetune.serve.app import build_app
 from finetune.serve.limits import Limits
 from finetune.serve.opening import open_model
@@ -18,10 +19,9 @@ from finetune.serve.worker import Worker
 
 BACKLOG = 512
 ENDED, INTERRUPTED = "the server has ended", 130
-CLOSING_SECONDS = 0.5  # for the model's thread to come to an end
 
 
-def serve(given: str, host: str, port: int) -> None:
+def serve(given: str, host: str, port: int) -> NoReturn:
     """Serve a run, a bundle or a checkpoint until the process is interrupted.
 
     Raises RecipeError if it cannot listen there, WeightsError or RunError for a directory without a model.
@@ -41,11 +41,8 @@ def serve(given: str, host: str, port: int) -> None:
         with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has closed
             server.run(sockets=[listening])
         worker.close()
-        ended = worker.join(CLOSING_SECONDS)
-    if not ended:  # a thread in the middle of a batch would crash the interpreter while that shuts down
-        say(ENDED, error=True)
-        os._exit(INTERRUPTED)
-    raise Interrupted(ENDED)
+    say(ENDED, error=True)
+    os._exit(INTERRUPTED)  # taking torch apart would take a second, and crash on a thread in the middle of a batch
 
 
 def listen(host: str, port: int) -> socket.socket:
