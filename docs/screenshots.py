@@ -4,10 +4,13 @@ RUN: a finished spam classifier. BASE: the weights that it started from, for xra
 """
 
 import argparse
+import io
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -16,7 +19,7 @@ from tests.browser import Browser  # noqa: E402 (found by the line above)
 TEXTS = (
     "WIN a free prize now, call 09061701461 to claim\nshall we have lunch at six?\nyour account is locked, reply STOP"
 )
-TEXT = "Congratulations, you have won a free prize. Call now to claim it."
+TEXT = TEXTS.splitlines()[0]
 
 
 def serve_picture(browser: Browser, run: Path) -> bytes:
@@ -64,7 +67,8 @@ def main() -> None:
                 ("serve", serve_picture(browser, given.run)),
                 ("xray", xray_picture(browser, given.run, given.base, Path(folder))),
             ):
-                (ROOT / "docs" / f"{name}.png").write_bytes(picture)
+                few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256)  # a third of the bytes
+                few.save(ROOT / "docs" / f"{name}.png", optimize=True)
         finally:
             browser.close()
 
