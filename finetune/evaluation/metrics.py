@@ -154,10 +154,16 @@ class DecisionCounts:
         self.right = csr_array((np.ones(right.sum()), (y[right], rows[right])), shape=(k, n))
 
     def scores(self, counts: np.ndarray, positive: int | None) -> dict[str, np.ndarray]:
-        """Name -> (R,) of resamples `counts` (R, n); undefined ratios are 0, as with zero_division=0."""
+        """Name -> (R,) of resamples `counts` (R, n); undefined ratios are 0, as with zero_division=0.
+
+        f1_macro leaves out the labels that a resample misses by chance: as zeros, they would pull the interval of rare
+        labels below the value itself.
+        """
         truth, called, right = (part @ counts.T for part in (self.truth, self.called, self.right))  # (k, R)
         f1 = _ratio(2 * right, truth + called)
-        scores = {"accuracy": right.sum(axis=0) / counts.shape[1], "f1_macro": f1.mean(axis=0)}
+        missing = (self.truth.sum(axis=1) + self.called.sum(axis=1) == 0)[:, None]  # (k, 1), from all rows
+        averaged = (truth + called > 0) | missing
+        scores = {"accuracy": right.sum(axis=0) / counts.shape[1], "f1_macro": f1.sum(axis=0) / averaged.sum(axis=0)}
         if len(f1) == 2:
             scores.update(
                 f1=f1[positive], precision=_ratio(right, called)[positive], recall=_ratio(right, truth)[positive]
