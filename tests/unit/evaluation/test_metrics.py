@@ -171,3 +171,23 @@ def test_a_label_that_a_resample_misses_by_chance_is_left_out_of_macro_f1():
     with_a_fifth = sk.f1_score(y, predicted, labels=range(5), average="macro", zero_division=0)
     whole = DecisionCounts(y, predicted, 5).scores(np.ones((1, len(y))), None)["f1_macro"]
     assert whole == pytest.approx([with_a_fifth])  # a label that no row has counts as 0, as in the value itself
+
+
+def test_intervals_cover_the_value_of_the_population_in_simulation():
+    generator = np.random.default_rng(0)
+
+    def draw(n):
+        y = (generator.random(n) < 0.2).astype(int)
+        p = 1 / (1 + np.exp(-1.3 * (generator.normal(size=n) + 2.2 * y - 1.4)))
+        return y, (p > 0.5).astype(int), np.column_stack([1 - p, p])
+
+    y, predicted, p = draw(200_000)
+    true = {"accuracy": (y == predicted).mean(), "f1": sk.f1_score(y, predicted), "log_loss": sk.log_loss(y, p)}
+    true |= {"f1_macro": sk.f1_score(y, predicted, average="macro"), "roc_auc": sk.roc_auc_score(y, p[:, 1])}
+    covered, trials = dict.fromkeys(true, 0), 300
+    for trial in range(trials):
+        found = classification_metrics(*draw(400), ["ham", "spam"], 1, 200, trial)
+        for name, value in true.items():
+            covered[name] += found[name].low <= value <= found[name].high
+    shares = {name: count / trials for name, count in covered.items()}
+    assert all(0.91 <= share <= 0.985 for share in shares.values()), shares  # 95 %, and its own error over 300 trials
