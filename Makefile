@@ -21,7 +21,7 @@ BOOTSTRAP = python="$(PYTHON)"; \
 	"$$python" bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures test test-all test-faults mutate verify-resume check smoke bench docs doctor clean setup setup-dev
+.PHONY: help spam-classifier spam-methods instruct seq2seq tagger pretrain architectures serve test test-all test-faults mutate verify-resume check smoke bench docs doctor clean setup setup-dev
 .NOTPARALLEL:
 
 help: ## this list
@@ -53,6 +53,11 @@ pretrain: setup ## weights that read your text first: make pretrain TEXT=my.txt
 architectures: setup ## encoder, decoder and encoder-decoder side by side: make architectures ARGS=--quick
 	@$(PY) -m finetune compare-architectures $${CSV:+--data "$$CSV"} $${WEIGHTS:+--set "weights=$$WEIGHTS"} \
 		$${NAME:+--name "$$NAME"} $(ARGS)
+
+serve: setup ## a page to try a run in the browser: make serve NAME=spam-classifier
+	@$(PY) -c 'import fastapi, uvicorn' 2>/dev/null || \
+		$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	@$(PY) -m finetune serve "runs/$${NAME:-spam-classifier}" $(ARGS)
 
 test: setup-dev ## the tests, without the slow ones
 	@$(PYTEST) -m "not slow"

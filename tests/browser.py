@@ -1,5 +1,6 @@
 """A headless Chromium, spoken to through a pipe (Chrome DevTools Protocol), that keeps what a page logs and loads."""
 
+import base64
 import json
 import os
 import shutil
@@ -72,12 +73,36 @@ class Browser:
         elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "assert"):
             self.errors.append(json.dumps(event["args"]))
 
-    def open(self, path, width=1100, height=900):
-        """Load a file in a window of this size, and forget what earlier pages logged."""
+    def open(self, page, width=1100, height=900, dark=False):
+        """Load a file or an address in a window of this size, and forget what earlier pages logged."""
         self.errors, self.requests = [], []
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.size(width, height, dark)
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self._wait(lambda found: found.get("method") == "Page.loadEventFired")
+
+    def size(self, width, height, dark=False):
+        """Show the page in a window of this size, with light or dark colours."""
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    def until(self, script):
+        """The first true value of a JavaScript expression."""
+        end = time.monotonic() + _PATIENCE
+        while not (value := self.run(script)):
+            assert time.monotonic() < end, f"never true: {script}; errors: {self.errors}"
+            time.sleep(0.05)
+        return value
+
+    def choose_file(self, selector, path):
+        """Choose a file in the input that a CSS selector finds."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def picture(self):
+        """What the window shows, as a PNG."""
+        return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
 
     def run(self, script):
         """The value of a JavaScript expression in the page."""
@@ -87,7 +112,7 @@ class Browser:
 
     def press(self, key, text=""):
         """Press and release a key on what has the focus."""
-        code = {"Enter": 13, "Escape": 27, " ": 32}.get(key, 0)
+        code = {"Enter": 13, "Escape": 27, " ": 32, "Tab": 9, "Home": 36, "ArrowRight": 39}.get(key, 0)
         shared = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **shared)
         self.send("Input.dispatchKeyEvent", type="keyUp", **shared)

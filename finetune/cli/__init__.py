@@ -29,10 +29,10 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(train.run, train.classify, train.compare_architectures),
-    *(use.predict, use.evaluate, use.generate, use.embed, use.chat),
+    *(use.predict, use.evaluate, use.generate, use.embed, use.chat, use.serve),
     *(runs.report, runs.compare, runs.runs, runs.export, runs.push, runs.labels),
     *(recipes.ls, recipes.show, recipes.cp),
-    *(look.draw, look.doctor),
+    *(look.draw, look.xray, look.doctor),
 )
 for command in COMMANDS:
     app.command()(command)

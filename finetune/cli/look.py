@@ -36,6 +36,20 @@ def draw(
     say(str(draw_pictures(what, out, options, make_recipe(recipe or "spam-classifier").train)))
 
 
+def xray(
+    model: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="A classifier or a language model.")],
+    text: Annotated[str, typer.Option(help="Input text.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Weights to show beside it, such as those it started from.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("xray.html"),
+) -> None:
+    """Show what each layer says on a text, its attention and surprise, and which weights moved, as one HTML file."""
+    from finetune.commands.xray.xray import xray as write_page
+
+    say(write_page(model, text, against, out))
+
+
 def doctor(
     run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Check this run's files.")] = None,
     profile: Annotated[

@@ -181,9 +181,12 @@ def generate(
 def embed(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A table with a text column; -: standard input.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write a row of numbers for each text.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row of numbers for each text, as .npy or .parquet.")
+    ] = None,
     near: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Print the texts that are nearest to this one.")
+        str | None,
+        typer.Option("--nearest", "--near", metavar="TEXT", help="Print the texts that are nearest to this one."),
     ] = None,
     neighbours: Annotated[int, typer.Option(help="How many of them.")] = 5,
     pooling: Annotated[
@@ -228,3 +231,19 @@ def _typed_lines() -> Iterator[str]:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="RUN|BUNDLE", help="A run, a bundle, or weights such as gpt2.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine's are open to all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+) -> None:
+    """Serve a model on this machine: a page to try it, and a REST interface that OpenAI's clients can use."""
+    from finetune.export.extras import require
+
+    require("serve", "fastapi", "uvicorn")
+    from finetune.serve.server import serve as serve_model
+
+    serve_model(model, host, port)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.collate import pad_ids
 
 POOLINGS = ("mean", "last")
+ENDINGS = (".npy", ".parquet")
 SAMPLE = 100  # rows that tell the text column
 BUDGET = 8192  # tokens per forward pass
 
@@ -46,7 +48,7 @@ def embed(
     near: str | None = None,
     neighbours: int = 5,
 ) -> Iterator[str]:
-    """Embed a table's texts into a .npy file, or find those nearest to a text; gives the lines to print.
+    """Embed a table's texts into a .npy or Parquet file, or find those nearest to a text; gives the lines to print.
 
     Raises RecipeError for an unknown pooling or file type, WeightsError for an encoder-decoder, DataError for a row
     without text.
@@ -54,9 +56,13 @@ def embed(
     if pooling not in POOLINGS:
         raise RecipeError("unknown pooling", got=pooling, known=", ".join(POOLINGS))
     if out is None and near is None:
-        raise RecipeError("nothing to do with the embeddings", do="Give --out FILE.npy, --near TEXT, or both.")
-    if out is not None and out.suffix.lower() != ".npy":
-        raise RecipeError(f"{out}: embeddings are written as .npy", do=f"For example: --out {out.with_suffix('.npy')}")
+        raise RecipeError("nothing to do with the embeddings", do="Give --out FILE.npy, --nearest TEXT, or both.")
+    if out is not None and out.suffix.lower() not in ENDINGS:
+        raise RecipeError(
+            f"{out}: embeddings are not written as {out.suffix or 'a file without an ending'}",
+            known=", ".join(ENDINGS),
+            do=f"For example: --out {out.with_suffix('.npy')}",
+        )
     if neighbours < 1:
         raise RecipeError("neighbours is out of range", got=str(neighbours), known="1 or more")
     model, tokenizer = reader(weights)
@@ -64,12 +70,24 @@ def embed(
     vectors = embed_texts(model, tokenizer, texts, pooling, show="embedding")
     if out is not None:
         with atomic_write(out, "wb") as file:
-            np.save(file, vectors, allow_pickle=False)
+            if out.suffix.lower() == ".npy":
+                np.save(file, vectors, allow_pickle=False)
+            else:
+                _write_parquet(file, texts, vectors)
         yield f"{out}: {len(vectors):,} rows of {vectors.shape[1]:,} numbers, one row for each of the table's"
     if near is not None:
         [asked] = embed_texts(model, tokenizer, [near], pooling)
         for found in nearest_texts(asked, vectors, texts, neighbours):
             yield f"{found.cosine:.3f}  row {found.row}  {shorten(found.text, 90)}"
+
+
+def _write_parquet(file: IO[bytes], texts: list[str], vectors: np.ndarray) -> None:
+    """A row for each text: the text, and its vector as a list of a fixed size."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "embedding": embedding}), file)
 
 
 def reader(weights: str) -> tuple[Reader, Tokenizer]:

@@ -10,7 +10,7 @@ from finetune.evaluation.label_audit import LabelAudit
 from finetune.evaluation.results import Evaluation, Measured
 from finetune.records import DataOrigin, StageRecord, TrainResult
 from finetune.report import provenance
-from finetune.report.blocks import Notice, PageContent, Section, Tile
+from finetune.report.blocks import Code, Notice, PageContent, Section, Text, Tile
 from finetune.report.inputs import AttentionMap, Errors, TrainingLog
 from finetune.report.quotes import LEFT_OUT, quoting_note, sharing, without_quotes
 
@@ -97,6 +97,22 @@ def fallback_notice(files: Files[E, C]) -> Notice | None:
         f"{what.rstrip('.')}.{data} To use GPT-2, connect to the internet and run:",
         f"finetune weights get gpt2\nfinetune run {recipe} --set weights=gpt2 --name {shlex.quote(name + '-gpt2')}",
     )
+
+
+def look_closer(files: Files[E, C], inside: bool = True) -> Section:
+    """The commands that show the model in a browser. inside: whether xray can look through it."""
+    run, weights = shlex.quote(f"runs/{files.name}"), files.evaluation.weights
+    blocks: list[Text | Code] = [
+        Text("A page on this machine, and a REST interface (needs the extra serve):"),
+        Code(f"finetune serve {run}"),
+    ]
+    if inside:
+        against = f" --against {shlex.quote(weights.name)}" if weights.licence else ""  # a name that can be loaded
+        blocks += [
+            Text("What each layer says on a text, its attention, and what training changed, as one HTML file:"),
+            Code(f'finetune xray {run} --text "some text"{against}'),
+        ]
+    return Section("look", "Try it, and look inside", blocks)
 
 
 def _settings(recipe: dict[str, Any], measured: str) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Tracking:
     def write(self, entry: dict) -> None:
         """Send the numbers of a step or a validation."""
         if self._tracker is not None:
-            self._tracker.log(numbers_of(entry), step=entry["step"])
+            numbers = numbers_of({key: value for key, value in entry.items() if key != "step"})
+            self._tracker.log(numbers, step=entry["step"])
 
     def close(self) -> None:
         """Finish what the tracker writes."""

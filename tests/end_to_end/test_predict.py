@@ -171,7 +171,8 @@ def test_hostile_texts_and_labels_drive_nothing(finetune, capsys):
         assert not CONTROLS & set(shown)
     assert "[/x]" in made.out and "[/x]" in predicted.out + finetune("predict", "runs/x", "lunch", "cash").out
     page = Page(html)
-    assert not page.elements & {"script", "iframe", "object"} and not any(a.startswith("on") for a in page.attributes)
+    assert html.count("<script") == 1  # the page's own, which its policy names by hash
+    assert not page.elements & {"iframe", "object"} and not any(a.startswith("on") for a in page.attributes)
     assert "[/x]" in "".join(page.text) and "<img src=x" in "".join(page.text)
     table = read_csv(run / "predictions.csv")
     assert all(len(row) == 7 for row in table) and {row[2] for row in table[1:]} == {labels[0], "'" + labels[1]}

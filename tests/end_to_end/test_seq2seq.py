@@ -143,7 +143,7 @@ def test_the_encoder_decoder_writes_the_same_in_transformers(finetune, tmp_path,
     names: dict = {}
     exec(code.replace('"DIRECTORY"', repr(str(directory / "export" / "hf"))).replace("a source", long), names)
     ours = finetune("generate", directory, long)
-    assert "the source has " in ours.err
+    assert f"only the first {names['source']['input_ids'].shape[1]} are read" in ours.err
     written = names["tokenizer"].decode(names["model"].generate(**names["source"])[0], skip_special_tokens=True)
     assert written.strip() == ours.out.strip()
 

@@ -150,8 +150,9 @@ def test_cleanlab_finds_the_wrong_labels(clf):
     classification = pytest.importorskip("cleanlab.classification", reason="cleanlab is not installed")
     labels = (KINDS == "spam").astype(int)
     labels[:2] = 1 - labels[:2]
-    found = classification.CleanLearning(clf.set_params(epochs=12), cv_n_folds=2).find_label_issues(TEXTS, labels)
-    assert found["is_label_issue"].tolist()[:2] == [True, True] and found["is_label_issue"].sum() < 8
+    cleaner = classification.CleanLearning(clf.set_params(epochs=12), cv_n_folds=2, seed=0)
+    quality = cleaner.find_label_issues(TEXTS, labels)["label_quality"].to_numpy()
+    assert set(quality.argsort()[:8]) >= {0, 1}
 
 
 @pytest.mark.parametrize("kind", [list, np.array, lambda texts: pd.DataFrame({"text": texts})])

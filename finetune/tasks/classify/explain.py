@@ -5,6 +5,7 @@ All of it together reads about as many tokens as one pass over the training rows
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -237,13 +238,32 @@ def occlude(trained: Trained, ids: list[int], predicted: int, true: int, most: i
     return [Span(trained.tokenizer.decode([ids[i] for i in pieces[at]]), float(shifts[at])) for at in order]
 
 
+class Reads(Protocol):
+    """What occlusion needs of a classifier."""
+
+    @property
+    def model(self) -> Classifier:
+        """The model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by."""
+
+
 def occlusion_shifts(
-    trained: Trained, ids: list[int], pieces: Sequence[np.ndarray], predicted: int, true: int
+    trained: Reads, ids: list[int], pieces: Sequence[np.ndarray], predicted: int, true: int | None
 ) -> np.ndarray:
-    """How far the log-odds fall when each of the pieces (indices of tokens) is hidden: (pieces,)."""
+    """How far the log-odds fall when each of the pieces (indices of tokens) is hidden: (pieces,).
+
+    true: the label against which; None: the predicted label's own odds, where a text may have many labels.
+    """
     blank = trained.tokenizer.encode(" ")[0]
     texts = [ids] + [[blank if i in hidden else token for i, token in enumerate(ids)] for hidden in map(set, pieces)]
     logits = predict_logits(trained.model, texts).astype(np.float64)
-    odds = (logits[:, predicted] - logits[:, true]) / trained.temperature
+    odds = (logits[:, predicted] - (0.0 if true is None else logits[:, true])) / trained.temperature
     found: np.ndarray = odds[0] - odds[1:]
     return found

@@ -28,7 +28,7 @@ from finetune.report.blocks import (
 )
 from finetune.report.inputs import Errors
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.score import ClassifierEvaluation, LabelledEvaluation, subject, verdict
@@ -82,7 +82,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
         said,
         tiles(evaluation),
         sections,
-        use=[use(files.name, evaluation)],
+        use=[use(files.name, evaluation), look_closer(files, inside=evaluation.model is None)],
         notice=fallback_notice(files),
     )
 

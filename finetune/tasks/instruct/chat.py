@@ -23,6 +23,30 @@ QUIT, RESET = "/quit", "/reset"
 HELP = f"{RESET} clears the conversation, {QUIT} or Ctrl-D ends it"
 
 
+class FromFirstWord:
+    """Writes text without the white space at its beginning, and keeps it."""
+
+    def __init__(self, write: Callable[[str], None]):
+        self.write = write
+        self.said: list[str] = []
+
+    def __call__(self, new: str) -> None:
+        """Write the next piece."""
+        new = new if self.said else new.lstrip()
+        if new:
+            self.said.append(new)
+            self.write(new)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads of a conversation."""
+
+    ids: list[int]
+    dropped: int  # first exchanges that leave no room for an answer
+    cut: int  # tokens at the beginning of the last question that do not fit, either
+
+
 @dataclass
 class Conversation:
     """The messages so far, and the model that answers."""
@@ -42,16 +66,8 @@ class Conversation:
             self.messages.clear()
         self.messages.append(Message("user", text))
         ids = torch.tensor([self._prompt()], device=self.model.token_embedding.weight.device)
-        stop = [f"\n{marker}" for marker in markers(self.settings)]
-        stream = TextStream(self.tokenizer, stop)
-        said: list[str] = []
-
-        def show(new: str) -> None:
-            new = new if said else new.lstrip()
-            if new:
-                said.append(new)
-                write(new)
-
+        stop = stop_texts(self.settings)
+        stream, show = TextStream(self.tokenizer, stop), FromFirstWord(write)
         notes: list[str] = []
         self.model.generate(
             ids,
@@ -63,36 +79,55 @@ class Conversation:
             **vars(self.decoding),
         )
         show(stream.close())
-        write("\n" if said else "(no answer)\n")
+        write("\n" if show.said else "(no answer)\n")
         for note in notes:
             warn(note)
-        self.messages.append(Message("assistant", "".join(said).strip()))
+        self.messages.append(Message("assistant", "".join(show.said).strip()))
 
     def remembers(self) -> bool:
         """Whether the prompt style supports several turns."""
-        return self.settings.style == "chat" and not self.settings.template
+        return remembers(self.settings)
 
     def _shown(self, stream: TextStream, token: int) -> str:
         return "" if token == self.tokenizer.end_of_text else stream.push(token)
 
     def _prompt(self) -> list[int]:
-        """The conversation, without its first exchanges if they leave no room for an answer."""
-        room = max(self.model.config.context - self.max_new_tokens, self.model.config.context // 2)
-        forgotten = 0
-        while True:
-            ids = conversation_ids(Dialogue(0, self.messages), self.tokenizer, self.settings)
-            if len(ids) <= room or len(self.messages) == 1:
-                break
-            del self.messages[:2]
-            forgotten += 1
-        if forgotten:
+        context = self.model.config.context
+        prompt = prompt_of(self.messages, self.tokenizer, self.settings, context, self.max_new_tokens)
+        del self.messages[: 2 * prompt.dropped]
+        if prompt.dropped:
             warn(
-                f"the context of {self.model.config.context:,} tokens is full: dropped the first "
-                f"{'exchange' if forgotten == 1 else f'{forgotten} exchanges'}"
+                f"the context of {context:,} tokens is full: dropped the first "
+                f"{'exchange' if prompt.dropped == 1 else f'{prompt.dropped} exchanges'}"
             )
-        elif len(ids) > room:
-            warn(f"the prompt has {len(ids):,} tokens; the model reads only the last {room:,}")
-        return ids[-room:]
+        elif prompt.cut:
+            read = len(prompt.ids)
+            warn(f"the prompt has {read + prompt.cut:,} tokens; the model reads only the last {read:,}")
+        return prompt.ids
+
+
+def remembers(settings: Instruct) -> bool:
+    """Whether the prompt style supports several turns."""
+    return settings.style == "chat" and not settings.template
+
+
+def stop_texts(settings: Instruct) -> list[str]:
+    """The texts that end an answer: the beginnings of another prompt's lines."""
+    return [f"\n{marker}" for marker in markers(settings)]
+
+
+def prompt_of(
+    messages: list[Message], tokenizer: Tokenizer, settings: Instruct, context: int, max_new_tokens: int
+) -> Prompt:
+    """A conversation up to its next answer, without its first exchanges if they leave no room for the answer."""
+    room, dropped = max(context - max_new_tokens, context // 2), 0
+    system = [message for message in messages[:1] if message.role == "system"]
+    turns = messages[len(system) :]
+    while True:
+        ids = conversation_ids(Dialogue(0, [*system, *turns]), tokenizer, settings)
+        if len(ids) <= room or len(turns) == 1:
+            return Prompt(ids[-room:], dropped, max(0, len(ids) - room))
+        turns, dropped = turns[2:], dropped + 1
 
 
 def open_conversation(directory: Path, max_new_tokens: int | None, **options: Any) -> Conversation:

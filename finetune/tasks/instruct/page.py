@@ -3,7 +3,7 @@
 import shlex
 
 from finetune.report.blocks import Code, PageContent, Section, Table, Text, value_text
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.report.provenance import training
 from finetune.report.slices import slices_section
 from finetune.report.written import (
@@ -57,7 +57,7 @@ def page(files: Files[AnswersEvaluation, InstructionsCard]) -> PageContent:
         unbroken(verdict(evaluation)),
         top,
         sections,
-        use=[use(files.name, card.prompt if card else "")],
+        use=[use(files.name, card.prompt if card else ""), look_closer(files)],
         notice=fallback_notice(files),
     )
 

@@ -34,7 +34,7 @@ class Instruct(Settings):
 SECTION = Instruct
 RECORDS = ("instruct.style", "instruct.template", "instruct.malformed_fraction")
 READS = {
-    "download": RECORDS,
+    "download": (*RECORDS, "evaluate.slice_by"),
     "prepare": ("split", "max_length", "instruct"),
     "train": ("instruct.loss_on",),
     "evaluate": (

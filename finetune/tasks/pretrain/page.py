@@ -7,7 +7,7 @@ from finetune.console import aligned
 from finetune.evaluation.results import Metric
 from finetune.report.blocks import NONE, Code, PageContent, Section, Table, Text, Tile, facts, value_text
 from finetune.report.metric_text import bracket_cell, metric_value
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.report.provenance import origin, training
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 
@@ -46,7 +46,7 @@ def page(files: Files[LanguageEvaluation, TextCard]) -> PageContent:
         verdict(evaluation),
         tiles(evaluation),
         sections,
-        use=[use(files.name, is_masked(evaluation))],
+        use=[use(files.name, is_masked(evaluation)), *([] if is_masked(evaluation) else [look_closer(files)])],
         notice=fallback_notice(files),
     )
 

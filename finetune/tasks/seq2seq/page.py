@@ -6,7 +6,7 @@ from finetune.errors import shorten
 from finetune.report import plots
 from finetune.report.blocks import Code, Figure, PageContent, Section, Text, facts, value_text
 from finetune.report.inputs import AttentionMap
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.report.provenance import training
 from finetune.report.slices import slices_section
 from finetune.report.written import (
@@ -68,7 +68,7 @@ def page(files: Files[TargetsEvaluation, PairsCard]) -> PageContent:
         unbroken(verdict(evaluation)),
         top,
         sections,
-        use=[use(files.name, evaluation)],
+        use=[use(files.name, evaluation), look_closer(files, inside=False)],
         notice=fallback_notice(files),
     )
 

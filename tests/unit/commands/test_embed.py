@@ -64,6 +64,21 @@ def test_a_table_becomes_a_file_and_neighbours(checkpoint, tmp_path):
     assert len(lines) == 4
 
 
+def test_a_parquet_file_has_the_texts_beside_their_vectors(checkpoint, tmp_path):
+    import pyarrow.parquet as pq
+
+    table, out = tmp_path / "texts.csv", tmp_path / "out.parquet"
+    table.write_text("text\n" + "".join(f"{text}\n" for text in TEXTS))
+    [line] = embed(str(checkpoint), str(table), out, pooling="last")
+    found = pq.read_table(out)
+    assert found["text"].to_pylist() == TEXTS and str(found.schema.field("embedding").type) == (
+        "fixed_size_list<element: float>[32]"
+    )
+    vectors = np.array(found["embedding"].to_pylist(), dtype=np.float32)
+    np.testing.assert_array_equal(vectors, embed_texts(*reader(str(checkpoint)), TEXTS, "last"))
+    assert "4 rows of 32 numbers" in line
+
+
 def test_the_common_part_of_all_vectors_is_left_out():
     vectors = np.array([[100, 1], [100, -1], [100, 0.9], [100, -0.9]], dtype=np.float32)
     found = list(nearest_texts(vectors[0], vectors, list("abcd"), 4))
@@ -73,9 +88,9 @@ def test_the_common_part_of_all_vectors_is_left_out():
 @pytest.mark.parametrize(
     "options, part",
     [
-        ({"out": None}, "Give --out FILE.npy, --near TEXT, or both"),
+        ({"out": None}, "Give --out FILE.npy, --nearest TEXT, or both"),
         ({"pooling": "max"}, "got max; known: mean, last"),
-        ({"out": "x.csv"}, "written as .npy. For example: --out x.npy"),
+        ({"out": "x.csv"}, "not written as .csv; known: .npy, .parquet. For example: --out x.npy"),
         ({"near": "x", "neighbours": 0}, "neighbours is out of range"),
     ],
 )

@@ -146,6 +146,14 @@ def test_paired_difference_equals_a_bootstrap_by_hand(metric):
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
+def test_per_class_of_no_rows_is_zero():
+    found = per_class(np.array([], dtype=int), np.array([], dtype=int), ["a", "b"])
+    assert [(row.label, row.precision, row.recall, row.f1, row.support) for row in found] == [
+        ("a", 0, 0, 0, 0),
+        ("b", 0, 0, 0, 0),
+    ]
+
+
 def test_per_class_equals_scikit_learns_report():
     y, predicted, _ = sample(100, 3)
     expected = sk.classification_report(

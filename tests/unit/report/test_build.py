@@ -129,6 +129,7 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
         "Data",
         "Run details",
         "How to use it",
+        "Try it, and look inside",
         "Licence",
     ]
     assert re.findall(r"^## (.+)$", markdown, re.M) == titles
@@ -139,6 +140,8 @@ def test_report_of_two_labels_holds_everything_in_order(make_run):
         assert f"Accuracy {value} % (" in plain and "n = 150" in plain and "TF-IDF + logistic regression" in plain
         assert "McNemar" in plain and "finetune run runs/spam-classifier/recipe.json --name" in plain
         assert 'finetune predict runs/spam-classifier "some text"' in plain and "CC BY 4.0" in plain
+        assert "finetune serve runs/spam-classifier" in plain
+        assert 'finetune xray runs/spam-classifier --text "some text"' in plain
         assert "doi 10.24432/C5CC84" in plain and "0123abc" in plain and "last-blocks" in plain
     assert len(page.named("img")) == 7
     assert "train.weight_decay" in page.text and "decoupled weight decay of matrices" in page.text
@@ -155,7 +158,7 @@ def test_page_is_accessible_and_self_contained(make_run):
     assert "url(" not in text and "@import" not in text and len(text) < 3_000_000
     assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in page.named("img"))
     assert all(attrs.get("scope") in ("col", "row") for attrs in page.named("th"))
-    assert [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 14
+    assert [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 15
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert {attrs["href"][1:] for attrs in page.named("a")} <= set(ids)

@@ -35,6 +35,12 @@ def test_a_result_is_the_record_that_was_asked_for(started):
     assert started('{"result": {"total": 7}}') == Sum(7)
 
 
+def test_a_launched_process_has_the_environment_that_is_given(tmp_path):
+    code = f"import os; open({str(tmp_path / RESULT)!r}, 'w').write('{{\"result\": {{\"total\": %s}}}}' % os.environ['GIVEN'])"
+    run = SimpleNamespace(path=tmp_path.joinpath)
+    assert launch(["-c", code], run, Sum, {"GIVEN": "5"}) == Sum(5)
+
+
 @pytest.mark.parametrize(
     "content, error, said",
     [

@@ -7,7 +7,7 @@ from finetune.evaluation.label_sets import FEW
 from finetune.report import provenance
 from finetune.report.blocks import Code, PageContent, Section, Table, Text
 from finetune.report.metric_text import bracket_cell, metric_value
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
 from finetune.tasks.classify.many.score import ManyEvaluation
@@ -39,7 +39,7 @@ def page(files: Files[ManyEvaluation, ClassifierCard]) -> PageContent:
             leakage(evaluation),
             data_section(files.card),
         ],
-        use=[use(files.name, evaluation)],
+        use=[use(files.name, evaluation), look_closer(files, inside=False)],
         notice=fallback_notice(files),
     )
 

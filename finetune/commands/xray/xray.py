@@ -1,0 +1,126 @@
+"""The command: open the run and what it is compared with, look at both, and write the page."""
+
+import base64
+import hashlib
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.checkpoints.sources import load, resolve_auto
+from finetune.commands.xray.look import Look, Merged, look_at, merges_of
+from finetune.commands.xray.moved import Movement, compare
+from finetune.errors import RecipeError, WeightsError
+from finetune.files import atomic_write
+from finetune.models.heads import Classifier
+from finetune.models.transformer import LanguageModel
+from finetune.records import Record
+from finetune.run import Run
+from finetune.tasks.classify.bundle import Bundle
+from finetune.tokenizer import Tokenizer
+
+HERE = Path(__file__).parent
+LORA = "lora"
+
+
+@dataclass(frozen=True)
+class Xray(Record):
+    """Everything on the page. labels: of a classifier, with the number of the label that it decides on."""
+
+    text: str
+    merges: list[Merged]
+    after: Look
+    before: Look | None
+    moved: Movement | None
+    labels: list[str] | None
+    decided: int | None
+    notes: list[str]
+
+
+def xray(given: str, text: str, against: str | None, out: Path) -> str:
+    """Write the page, and return a line about it. Raises RecipeError, WeightsError or RunError."""
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        raise RecipeError(f"{out}: not the name of a page", do="For example: --out xray.html")
+    found = look_inside(given, text, against)
+    page = render(found, _name(given))
+    with atomic_write(out) as file:
+        file.write(page)
+    compared = f", beside {found.before.name}" if found.before else ""
+    return f"{out}: {len(found.after.tokens)} tokens in {found.after.layers} layers{compared}"
+
+
+def look_inside(given: str, text: str, against: str | None) -> Xray:
+    """Run both models on the text, and compare their weights."""
+    path = Path(given).expanduser()
+    recipe = Run.at(path).recipe() if (path / "recipe.json").is_file() else None
+    notes: list[str] = []
+    body, tokenizer, bundle = _open(given)
+    after = look_at(_name(given), body, tokenizer, text, bundle)
+    before = moved = None
+    if against is not None:
+        base, base_tokenizer, _ = _open(against)
+        if base_tokenizer.fingerprint() != tokenizer.fingerprint():
+            raise WeightsError(f"{against}: has another tokenizer", known="the weights that the run started from")
+        before = look_at(_name(against), base, base_tokenizer, text, bundle)
+        rank = recipe.train.lora_rank if recipe and recipe.train.method == LORA else None
+        moved = compare(base, body, rank)
+        if bundle:
+            notes.append("The head is the run's: the weights before have none, and their layers are read with it.")
+    elif recipe:
+        notes.append(f"Compare it with the weights that it started from: --against {recipe.weights}")
+    decided = None
+    if bundle and after.labels:
+        import numpy as np
+
+        decided = int(bundle.decide(np.array(after.labels[-1:]))[0])
+    return Xray(
+        text,
+        merges_of(tokenizer, bundle.folded(text) if bundle else text),
+        after,
+        before,
+        moved,
+        bundle.labels if bundle else None,
+        decided,
+        notes,
+    )
+
+
+def _open(given: str) -> tuple[LanguageModel, Tokenizer, Bundle | None]:
+    """A decoder, and its bundle if it is a classifier with one label for a text."""
+    model, tokenizer = load(resolve_auto(given))
+    bundle = None
+    if isinstance(model, Classifier):
+        bundle = Bundle.load(given)
+        model = bundle.model.to("cpu").body
+        if bundle.thresholds is not None:
+            raise WeightsError(
+                f"{given}: a classifier of many labels has no single decision", known="one label for a text"
+            )
+    if not isinstance(model, LanguageModel):
+        raise WeightsError(
+            f"{given}: {model.kind} cannot be looked through", known="language models and classifiers on them"
+        )
+    return model.eval(), tokenizer, bundle
+
+
+def _name(given: str) -> str:
+    return Path(given).resolve().name if Path(given).is_dir() else given
+
+
+def render(found: Xray, name: str) -> str:
+    """The page: the template with its style, its script, and the numbers as JSON that the script reads.
+
+    The policy allows this script and this style alone, by their hashes.
+    """
+    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
+    data = json.dumps(found.to_json(), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    data = data.replace("<", "\\u003c").replace("&", "\\u0026")
+    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'"
+    parts = {"POLICY": policy, "NAME": html.escape(name), "STYLE": style, "DATA": data, "SCRIPT": script}
+    template = (HERE / "page.html").read_text(encoding="utf-8")
+    pieces = template.split("@@")  # text, NAME, text, NAME, ...: what is filled in is never looked through again
+    return "".join(parts[piece] if at % 2 else piece for at, piece in enumerate(pieces))
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
