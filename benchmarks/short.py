@@ -138,7 +138,7 @@ def training() -> list[Row]:
     sys.path.append(str(HERE))
     from training_steps import alternate, ratio
 
-    found = alternate(asset("weights", "mini"), steps=30, rounds=5)
+    found = alternate(asset("weights", "mini"), steps=10, rounds=3)
     rates = {name: statistics.median(own) for name, own in found.items()}
     return [
         Row(
