@@ -126,7 +126,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
         found = fit(
             job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun
         )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if ranks.rank() == 0:
         for line in warnings_about(run.path("train.jsonl")):
             warn(line)
     if not is_sharded(setup.model):
