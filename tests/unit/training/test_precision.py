@@ -29,3 +29,14 @@ def test_the_device_is_one_that_torch_has():
     device = precision.device_type()
     assert device in ("cuda", "mps", "cpu") and torch.ones(1, device=device).device.type == device
     assert precision.has_bf16() in (True, False)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("processor", [True, False])
+def test_bf16_is_asked_of_the_device_that_computes(monkeypatch, gpu, processor):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: processor, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for device, expected in (("cuda", gpu), ("cpu", processor), ("mps", False)):
+        monkeypatch.setattr(precision, "device_type", lambda device=device: device)
+        assert precision.has_bf16() is expected
