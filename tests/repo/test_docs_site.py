@@ -127,17 +127,6 @@ def test_reference_is_what_the_code_says():
     assert not stale, f"{stale}: run python docs/generate.py"
 
 
-@pytest.mark.parametrize(
-    "page", ["guides/few-labels.md", "guides/which-settings.md", "guides/seq2seq.md", "lessons/15-architectures.md"]
-)
-def test_measured_numbers_of_a_page_are_those_of_the_benchmarks(page):
-    known = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    rows = [re.sub(r"`[^`]*`", "", row) for row in re.findall(r"^\|.*\|$", read(page), flags=re.M)]
-    numbers = [number for row in rows for number in re.findall(r"(?<![\w.])-?\d+\.\d+(?![\w.])", row)]
-    missing = [number for number in numbers if number not in known]
-    assert len(numbers) > 5 and not missing, missing
-
-
 def test_recipes_of_the_domains_are_recipes(tmp_path):
     from finetune.pipeline import make_recipe
 
