@@ -1,4 +1,4 @@
-"""The site: its commands parse, its code prints what it says, its links lead somewhere, and it loads nothing from elsewhere."""
+"""The site: its commands parse, its code prints what it says, and it loads nothing from elsewhere."""
 
 import importlib.util
 import os
@@ -93,27 +93,6 @@ def test_commands_of_the_pages_parse():
                 given = [value.partition("=")[0] for value in context.params.get("settings") or []]
                 wrong += [f"{page}: {line}: no setting {key}" for key in given if key not in keys]
     assert named > 50 and not wrong, "\n".join(wrong)
-
-
-def test_links_and_their_headings_exist():
-    wrong = []
-    for page in PAGES:
-        prose = re.sub(r"^```.*?^```", "", read(page), flags=re.M | re.S)
-        for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", prose):
-            if re.match(r"\w+:", target):
-                continue
-            path = ((DOCS / page).parent / target).resolve() if target else DOCS / page
-            if not path.exists():
-                wrong.append(f"{page}: {target}")
-            elif heading and heading not in headings(path):
-                wrong.append(f"{page}: {target}#{heading}")
-    assert not wrong, wrong
-
-
-def headings(path: Path) -> set[str]:
-    """The anchors of a page's headings, as the site and repositories' web pages make them."""
-    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.M)
-    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in found}
 
 
 def test_every_page_is_in_the_navigation():
