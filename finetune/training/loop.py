@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from finetune.files import atomic_write, open_append, read_json, write_json, wri
 from finetune.recipe import FSDP, Train
 from finetune.records import Trained
 from finetune.training import resume
-from finetune.training.batching import epoch_batches
+from finetune.training.batching import Batches, steps_per_epoch
 from finetune.training.job import Job
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.parallel import is_sharded, shard
@@ -78,7 +78,8 @@ def train(
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
     state = _resume(root, job.model, optimizers, identity)
     model = job.model if is_sharded(job.model) else accelerator.prepare(job.model)
-    per_epoch, steps = count_steps(len(job.lengths), settings)
+    per_epoch, steps = count_steps(len(job.lengths), settings, job.groups)
+    batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups)
     eager = EagerSteps(accelerator, model, optimizers, job, settings, keep_rows(job, device))
     stepper = choose_steps(eager, settings.step, steps - state.step)
     lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
@@ -130,11 +131,7 @@ def train(
         saved_at, saved_step = time.monotonic(), state.step
 
     with contextlib.closing(tracking), StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
-        batches: list[list[int]] = []
         while state.step < steps and not state.stopped:
-            epoch, position = divmod(state.step, per_epoch)
-            if position == 0 or not batches:
-                batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
             rate = learning_rate(
                 state.step,
                 steps,
@@ -144,11 +141,11 @@ def train(
                 settings.schedule,
                 settings.decay_fraction,
             )
-            rows = batches[position]
-            if job.read_ahead and position + 1 < per_epoch:
-                job.read_ahead(batches[position + 1])
+            rows = batches.at(state.step)
+            if job.read_ahead and state.step + 1 < steps:
+                job.read_ahead(batches.at(state.step + 1))
             with first.step(rows):
-                numbers = stepper.take(rows, state.step, epoch, rate)
+                numbers = stepper.take(rows, state.step, state.step // per_epoch, rate)
             if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:
                 _advise(job, first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))
                 job = replace(job, advice="")
@@ -224,8 +221,8 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
 
 def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_seconds: float) -> Plan:
     """The amount of training for the job under `settings`."""
-    per_epoch, steps = count_steps(len(job.lengths), settings)
-    batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
+    per_epoch, steps = count_steps(len(job.lengths), settings, job.groups)
+    batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups).first()[:steps]
     return Plan(
         [batch_size(rows, job.lengths, settings.tokens_per_pass) for rows in batches],
         steps,
@@ -244,9 +241,9 @@ def _advise(job: Job, first: FirstSteps, plan: Plan) -> None:
         say(f"  about {found.seconds / 60:.0f} minutes of training; {job.advice}")
 
 
-def count_steps(rows: int, settings: Train) -> tuple[int, int]:
-    """Optimizer steps per epoch and in total."""
-    per_epoch = math.ceil(rows / settings.batch_size)
+def count_steps(rows: int, settings: Train, groups: Sequence[int] = ()) -> tuple[int, int]:
+    """Optimizer steps per epoch and in total. groups: a job's."""
+    per_epoch = steps_per_epoch(rows, settings.batch_size, groups)
     all_epochs = per_epoch * settings.chosen_epochs
     return per_epoch, min(all_epochs, settings.max_steps or all_epochs)
 
