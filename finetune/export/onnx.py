@@ -4,9 +4,12 @@ A classifier's graph picks each text's last real token itself, and its metadata 
 standalone predict.py lies beside it. A language model's graph gives the logits of every position, without a cache.
 """
 
+import contextlib
 import json
+import logging
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,18 @@ def _gpt(thing: Exportable) -> GPT:
     return body
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters say of themselves from the user: packages that they would like, tuning that they offer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
 def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> None:
     """Write the graph, for any batch and length."""
     from torch.export import Dim
@@ -181,8 +196,7 @@ def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> Non
         inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
     else:
         module, inputs = model, {"input_ids": example}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.cpu().eval(),
             kwargs=inputs,
@@ -205,7 +219,8 @@ def _quantize(source: Path, target: Path, metadata: dict[str, str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     large = source.with_name(f"{source.name}.data").exists()
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=large)
+    with quiet():
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=large)
     graph = onnx.load(target, load_external_data=False)
     onnx.helper.set_model_props(graph, metadata)
     onnx.save(graph, target)
