@@ -54,8 +54,19 @@ def xray_picture(browser: Browser, run: Path, base: str, folder: Path) -> bytes:
     return browser.picture()
 
 
+def html_picture(browser: Browser, run: Path) -> bytes:
+    """The exported page after it has classified a text, with a head of attention."""
+    subprocess.run([sys.executable, "-m", "finetune", "export", str(run), "--format", "html"], check=True)
+    browser.open(run / "export" / "html" / "index.html", 900, 1180)
+    browser.run("ready.then(() => 0)")
+    browser.run(f"document.getElementById('text').value = {TEXT!r}")
+    browser.run("run(new Event('submit'))")
+    browser.run("document.querySelectorAll('.grid button')[9].click()")
+    return browser.picture()
+
+
 def main() -> None:
-    """Write docs/serve.png and docs/xray.png."""
+    """Write docs/serve.png, docs/xray.png and docs/html.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("base", nargs="?", default="mini")
@@ -66,6 +77,7 @@ def main() -> None:
             for name, picture in (
                 ("serve", serve_picture(browser, given.run)),
                 ("xray", xray_picture(browser, given.run, given.base, Path(folder))),
+                ("html", html_picture(browser, given.run)),
             ):
                 few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256)  # a third of the bytes
                 few.save(ROOT / "docs" / f"{name}.png", optimize=True)

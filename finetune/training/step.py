@@ -142,7 +142,7 @@ class EagerSteps:
         failed = (~found.isfinite().all()).float()
         self.failed.copy_(torch.maximum(self.failed, failed) if self.loss_scale is None else failed)
         for optimizer in self.optimizers:
-            step_unless(self.failed, optimizer)
+            step_unless(self.failed, optimizer, goes_on=self.loss_scale is not None)
         if self.loss_scale is not None:
             found = torch.cat((found, self.loss_scale.scale[None]))
             self.loss_scale.update(self.failed)
@@ -155,20 +155,24 @@ def can_skip(optimizer: torch.optim.Optimizer) -> bool:
 
 
 @torch.no_grad()
-def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Step if `failed` (a scalar on the device) is 0; if it is 1, change no weight and no moment. Nothing waits for it."""
+def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer, goes_on: bool = False) -> None:
+    """Step if `failed` (a scalar on the device) is 0, and change no weight if it is 1; nothing waits for it.
+
+    goes_on: training continues after a failed step, so that the moments must not change either.
+    """
     if can_skip(optimizer):
         optimizer.found_inf = failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         optimizer.step()
         return
     moving = [local(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     before = [p.clone() for p in moving]
-    moments = {key: {name: own.clone() for name, own in state.items()} for key, state in optimizer.state.items()}
+    state = optimizer.state if goes_on else {}
+    moments = {key: {name: own.clone() for name, own in kept.items()} for key, kept in state.items()}
     optimizer.step()
     for parameter, old in zip(moving, before, strict=True):
         parameter.copy_(torch.where(failed > 0, old, parameter))
-    for key, state in optimizer.state.items():
-        for name, own in state.items():  # a moment begins at 0
+    for key, kept in state.items():
+        for name, own in kept.items():  # a moment begins at 0
             own.copy_(torch.where(failed > 0, moments.get(key, {}).get(name, 0.0), own))
 
 

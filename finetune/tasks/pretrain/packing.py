@@ -3,7 +3,8 @@
 import hashlib
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,15 @@ class PackedTokens(TokenBlocks):
             piece = torch.from_numpy(self.ids[start : start + size + 1].astype(np.int64))
             inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
         return inputs, targets
+
+    def stretches(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Inputs and targets of every stretch of tokens in which each attends to all before: documents, or whole blocks."""
+        for block in range(len(self)):
+            start, targets = block * self.context, self.targets(block).tolist()
+            inputs = self.ids[start : start + len(targets)].tolist()
+            ends = [] if self.across else [at for at, token in enumerate(inputs) if at and token == self.end_of_text]
+            for first, stop in pairwise([0, *ends, len(inputs)]):
+                yield inputs[first:stop], targets[first:stop]
 
     def read_ahead(self, blocks: list[int]) -> None:
         """Let the system read blocks from the disk while something else is computed; nothing waits for them."""

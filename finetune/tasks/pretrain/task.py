@@ -281,6 +281,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             readme,
             card=Card("fill-mask" if is_masked(recipe) else "text-generation", evaluation.weights, headline),
             generation={"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60},
+            held_out=lambda: packed_tokens(recipe, run, model.body, tokenizer, "val").stretches(),
         )
 
     def next_command(self, directory: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,3 +314,21 @@ def test_the_card_is_yaml_that_the_hub_reads():
     own = ModelCard(front_matter(Card("text-generation", WEIGHTS), "run") + "# run\n").data
     assert own.base_model is None and own.eval_results is None
     assert re.match(r"---\n.*?\n---\n", front_matter(None, "run"), re.DOTALL)
+
+
+def test_a_difference_of_the_tolerance_is_allowed_and_more_is_refused():
+    reader = SimpleNamespace(name="another program", odd={})
+    ours = np.zeros(3)
+    assert hf._difference(reader, ours, lambda: ours + hf.TOLERANCE) == hf.TOLERANCE
+    for other in (hf.TOLERANCE * 1.01, np.nan):
+        with pytest.raises(WeightsError, match="another program reads the export differently"):
+            hf._difference(reader, ours, lambda other=other: ours + other)
+
+
+def test_reading_shows_no_bar(tmp_path):
+    from transformers.utils import logging
+
+    hf.write(Exportable("run", body_of("language model"), TOKENIZER, str), tmp_path / "hf")
+    logging.enable_progress_bar()
+    readers.TransformersReader(tmp_path / "hf", "GPT2LMHeadModel")
+    assert not logging.is_progress_bar_enabled()

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -315,3 +316,10 @@ def test_the_epoch_of_a_validation_is_rounded(toy_job, tmp_path, capsys):
     job, settings = toy_job(max_steps=5)
     loop.train(job, settings, tmp_path, {})
     assert "  epoch 0.833: validation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(600.0, False), (600.5, True)])
+def test_advice_is_said_for_a_training_of_more_than_ten_minutes(monkeypatch, capsys, seconds, said):
+    monkeypatch.setattr(loop, "estimate", lambda first, plan: SimpleNamespace(seconds=seconds))
+    loop._advise(SimpleNamespace(advice="take fewer rows"), None, None)
+    assert ("about 10 minutes of training; take fewer rows" in capsys.readouterr().out) == said

@@ -6,6 +6,7 @@ from finetune.errors import RecipeError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import LossModule
 from finetune.recipe import Train
+from finetune.records import SMALL_MODEL
 from finetune.tasks.classify.job import build_model
 from finetune.training.trainable import adapt, choose_method, choose_settings, freeze
 
@@ -108,6 +109,8 @@ def test_the_trained_weights_are_reported(method, settings, said):
         (6_900_000, True, 10**6, "cpu", "full", "small model"),
         (124_000_000, True, 10**6, "cpu", "last-blocks", "a CPU"),
         (1_558_000_000, True, 10, "cpu", "last-blocks", "a CPU"),
+        (SMALL_MODEL - 1, True, 10, "cpu", "full", "small model"),
+        (SMALL_MODEL, True, 10, "cpu", "last-blocks", "a CPU"),
         (124_000_000, True, 900, "cuda", "last-blocks", "900"),
         (124_000_000, True, 2_000, "cuda", "full", "2,000 rows"),
         (355_000_000, True, 9_000, "mps", "full", "9,000 rows"),

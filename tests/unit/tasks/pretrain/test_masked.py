@@ -71,7 +71,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(tokens):
 
 
 def test_the_figures_are_sums_over_hidden_tokens():
-    found = masked_metrics([2.0, 9.0, 4.0], [1, 4, 3], [1, 2, 0])
+    found = masked_metrics([2.0, 9.0, 4.0], [1, 4, 3], [1, 2, 0], 1000)
     assert found["log_loss"].value == pytest.approx(15 / 8) and found["perplexity"].value == pytest.approx(
         math.exp(15 / 8)
     )
