@@ -67,8 +67,19 @@ def looked_inside(run: Path, base: str, page: Path) -> Path:
     return page
 
 
+def html_picture(browser: Browser, run: Path) -> bytes:
+    """The exported page after it has classified a text, with a head of attention."""
+    subprocess.run([sys.executable, "-m", "finetune", "export", str(run), "--format", "html"], check=True)
+    browser.open(run / "export" / "html" / "index.html", 900, 1180)
+    browser.run("ready.then(() => 0)")
+    browser.run(f"document.getElementById('text').value = {TEXT!r}")
+    browser.run("run(new Event('submit'))")
+    browser.run("document.querySelectorAll('.grid button')[9].click()")
+    return browser.picture()
+
+
 def main() -> None:
-    """Write docs/report.png, docs/serve.png and docs/xray.png."""
+    """Write docs/report.png, docs/serve.png, docs/xray.png and docs/html.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("base", nargs="?", default="mini")
@@ -80,6 +91,7 @@ def main() -> None:
                 "report": top_picture(browser, given.run / "report" / "index.html", 1000),
                 "serve": serve_picture(browser, address),
                 "xray": top_picture(browser, looked_inside(given.run, given.base, Path(name) / "xray.html"), 1300),
+                "html": html_picture(browser, given.run),
             }
         finally:
             browser.close()

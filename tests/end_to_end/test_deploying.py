@@ -152,5 +152,5 @@ def test_a_new_format_is_a_module_and_a_line_in_the_list(finetune, toy_copy, tmp
     assert done.status == 0 and "export: a list of labels, not compared" in done.out, done.err
     directory = toy_copy / "export" / "names"
     assert (directory / "labels.txt").read_text() == "ham,spam" and not damage(directory)
-    assert "known: hf, peft, onnx, gguf, names" in finetune("export", toy_copy, "--format", "other").err
+    assert "known: hf, peft, onnx, gguf, html, names" in finetune("export", toy_copy, "--format", "other").err
     assert finetune("export", toy_copy, "--format", "names", "--quantize", "int8").status == 2

@@ -181,3 +181,21 @@ def test_a_shape_other_than_gpt2_is_refused(tmp_path):
     with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
         gguf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "out")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "matrix", "tokens"), [("f16", "F16", "F16"), ("q8_0", "Q8_0", "Q8_0"), ("q4_0", "Q4_0", "Q8_0")]
+)
+def test_matrices_are_stored_as_asked_and_all_else_in_full(tmp_path, monkeypatch, quantize, matrix, tokens):
+    from gguf import GGUFReader
+
+    monkeypatch.setattr(gguf, "has_llama_cpp", lambda: False)
+    model = small(32)
+    found = gguf.write(Exportable("run", model, TOKENIZER, str), tmp_path / "gguf", quantize=quantize)
+    kinds = {own.name: own.tensor_type.name for own in GGUFReader(tmp_path / "gguf" / "model.gguf").tensors}
+    assert kinds["token_embd.weight"] == tokens and kinds["position_embd.weight"] == "F32"
+    assert {kinds[f"blk.{block}.{name}.weight"] for block in (0, 1) for name in ("attn_qkv", "ffn_up")} == {matrix}
+    assert {kind for name, kind in kinds.items() if name.endswith("bias") or "norm" in name} == {"F32"}
+    if quantize == "f16":  # half a thousandth of a weight turns no token
+        assert "the same likeliest token at 100.0%" in found.summary
+    assert found.summary in (tmp_path / "gguf" / "README.md").read_text(encoding="utf-8")
