@@ -135,3 +135,8 @@ def test_the_interval_of_a_ratio_is_the_same_for_its_inverse(a, b):
     low, high = intervals.ratio_interval(*a, *b)
     inverse = intervals.ratio_interval(*b, *a)
     assert (low, high) == pytest.approx((1 / inverse[1], 1 / inverse[0] if inverse[0] else np.inf))
+
+
+def test_a_share_of_none_and_of_all_ends_at_the_edge_exactly():
+    assert {intervals.wilson(0, n)[0] for n in range(1, 500)} == {0.0}
+    assert {intervals.wilson(n, n)[1] for n in range(1, 500)} == {1.0}

@@ -125,7 +125,7 @@ def test_directory_in_the_place_of_a_file(mirror):
     for get, row in ((fetch.get_data, DATA), (fetch.get_weights, weights_row())):
         with pytest.raises(FetchError, match="Is a directory"):
             get(row)
-    assert fetch.verify_weights(weights_row())[1].status == "missing"
+    assert fetch.verify_weights(weights_row())[1] == fetch.FileCheck("vocab.json", "missing", 0, "")
 
 
 def test_wrong_data_in_the_mirror_is_refused(mirror):

@@ -96,7 +96,8 @@ def test_peak_scales_what_the_tokens_need(before, largest, kept, expected):
     plan = Plan([Size(9, largest), Size(9, 9)], 2, 0, 0, gradient_bytes=100, save_every_seconds=60.0, kept_bytes=kept)
     found = probe.estimate(first, plan)
     assert found.peak_bytes == expected
-    assert found.peak_bytes_low <= expected < found.peak_bytes_high
+    assert found.peak_bytes_low == max(before, 1000) <= expected  # what was seen so far
+    assert found.peak_bytes_high == int(1.25 * expected)
 
 
 def test_a_batch_is_as_large_as_its_tensors(toy_job):
@@ -133,7 +134,7 @@ def test_tried_steps_are_real_ones(toy_job, tmp_path):
     chosen = probe.choose_batches(epoch_batches(job.lengths, 8, settings.seed, 0), job.lengths, 128)
     first = loop.try_steps(job, settings, chosen, tmp_path)
     assert len(first.seconds) == 4 and min(first.seconds) > 0 and first.save_seconds > 0
-    assert first.peak >= first.held > 1e7
+    assert first.peak >= first.held > 1e7 and (tmp_path / "step-00000000" / "weights.safetensors").exists()
     assert [size.tokens for size in first.sizes] == [probe.batch_size(rows, job.lengths, 128).tokens for rows in chosen]
     moved = {name for name, tensor in job.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name, p in job.model.named_parameters() if p.requires_grad}
@@ -146,3 +147,19 @@ def test_the_plan_counts_what_the_loop_then_does(toy_job, run_training):
     assert plan.steps == len(steps) == result.planned_steps == 9 and plan.validations == len(validations) == 3
     assert plan.gradient_bytes == 4 * sum(p.numel() for p in job.model.parameters())
     assert plan.validation_tokens == job.validation_tokens > 0
+
+
+def test_the_share_of_the_processor_is_of_steps_on_a_processor():
+    threads = torch.get_num_threads()
+    for device, cpu_seconds, share in ((CPU, 1.0 * threads, 0.25), (CPU, 9.0 * threads, 1.0), ("cuda", 1.0, 1.0)):
+        first = FirstSteps([], 0, torch.device(device), seconds=[1.0, 3.0], cpu_seconds=cpu_seconds)
+        assert first.cpu_share() == share
+
+
+def test_the_peak_is_measured_anew_where_the_steps_run(monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    monkeypatch.setattr(probe, "reset_peak_memory", lambda keep_bytes: asked.append(keep_bytes))
+    for device in ("cuda", "cpu"):
+        probe._restart_peak(torch.device(device), 7)
+    assert asked == [torch.device("cuda"), 7]
