@@ -162,4 +162,5 @@ def test_a_model_that_is_not_at_its_optimum_says_nothing():
     folds = assign_audit_folds(targets, *alone(60), seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        out_of_fold([Features("x", values, 100.0)], targets, folds, 3)
+        found = out_of_fold([Features("x", values, 100.0)], targets, folds, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1)  # and no warning was an error

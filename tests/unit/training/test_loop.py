@@ -167,7 +167,7 @@ def test_the_next_batch_is_read_ahead_and_the_losses_stay_the_same(toy_job, run_
     _, ahead, *_ = run_training(replace(again, read_ahead=asked.append), settings)
     assert [step["loss"] for step in ahead] == [step["loss"] for step in plain]
     orders = [epoch_batches(job.lengths, settings.batch_size, settings.seed, at) for at in range(settings.epochs)]
-    assert asked == [batch for order in orders for batch in order[1:]]
+    assert asked == [batch for order in orders for batch in order][1:]
 
 
 def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_training):
