@@ -22,6 +22,7 @@ from finetune.models.heads import Classifier
 from finetune.models.int8 import quantize_rows, rounded_copy
 from finetune.models.packed import int8_decoder
 from finetune.models.plain_attention import attention_maps
+from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.tasks.classify.bundle import BundleCard
 from finetune.tasks.classify.export import exportable
 from finetune.tokenizer import Tokenizer
@@ -220,6 +221,9 @@ def test_what_is_no_page_is_refused_in_words(tmp_path):
     pairs = replace(thing, model=EncoderDecoder(EncoderDecoderConfig(**shape, encoder_layers=1)))
     with pytest.raises(RunError, match="does not support"):
         html.write(pairs, tmp_path / "page")
+    other = replace(thing, model=Classifier(Transformer(TransformerConfig(**shape)), 2))
+    with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
+        html.write(other, tmp_path / "page")
     with pytest.raises(RunError, match="a model for text2text-generation, which this format does not support"):
         html.write(tiny_language_model(card=Card("text2text-generation", WEIGHTS)), tmp_path / "page")
     with pytest.raises(RunError, match="a head of its own"):

@@ -126,6 +126,7 @@ def test_loss_in_the_log_is_that_of_the_rows_of_the_step(toy_job, run_training):
         expected.append((sum(losses) / len(rows), len(rows), sum(job.lengths[row] for row in rows)))
     result, steps, validations, _ = run_training(job, settings)
     assert [line["loss"] for line in steps] == pytest.approx([loss for loss, _, _ in expected], rel=1e-6)
+    assert all(0 < line["grad_norm"] < math.inf for line in steps)
     assert [(line["rows"], line["tokens"]) for line in steps] == [(rows, tokens) for _, rows, tokens in expected]
     assert sorted(line["rows"] for line in steps) == [4, 8, 8, 8, 8, 8] and len(validations) == 1
     assert result.tokens == sum(job.lengths) and result.steps == result.planned_steps == 6
