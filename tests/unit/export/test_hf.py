@@ -237,6 +237,7 @@ TALK = [
     {"role": "assistant", "content": "an  answer "},
     {"role": "user", "content": "and?"},
 ]
+SENT_BACK = [*ASKED, {"role": "assistant", "content": " an answer as the pipeline gives it"}, TALK[-1]]
 
 
 @pytest.mark.parametrize("settings", STYLES, ids=["alpaca", "plain", "chat", "own"])
@@ -244,7 +245,7 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
     from transformers import AutoTokenizer, pipeline
 
     several = settings.style == "chat" and not settings.template
-    talks = [ASKED, *([TALK, TALK[1:]] if several else [])]
+    talks = [ASKED, *([TALK, TALK[1:], SENT_BACK] if several else [])]
     prompts = [conversation_ids(dialogue(said), TOKENIZER, settings) for said in talks]
     thing = Exportable(
         "run",

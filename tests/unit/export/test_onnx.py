@@ -248,7 +248,7 @@ def test_int8_says_what_it_costs_and_predicts_a_text_the_same_in_any_batch(tmp_p
     targets = [0, 1, 0, 1, 1, 0, 1, 0, 1]
     found = onnx.write(thing(classifier(), targets=targets), tmp_path / "onnx", quantize="int8")
     assert not [own for own in caplog.records if own.levelno >= 30]  # no advice meant for onnxruntime's developers
-    assert found.summary.startswith("int8: ") and "95 % interval" in found.summary
+    assert found.summary.startswith("int8: ") and "95 % " in found.summary
     assert found.max_logit_difference > 1e-4  # else it was not quantized
     other = OnnxClassifier(tmp_path / "onnx")
     np.testing.assert_array_equal(other.logits(TEXTS)[:1], other.logits(TEXTS[:1]))

@@ -1,7 +1,9 @@
 """The estimate's arithmetic against numbers made by hand, and that measuring changes nothing."""
 
 import contextlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,7 +32,8 @@ def first_steps(sizes, seconds, **more) -> FirstSteps:
     ],
 )  # all blocks are full
 def test_a_line_through_the_steps_with_no_negative_part(tokens, seconds, fixed, per_token, apart):
-    assert probe.fit_steps(tokens, seconds) == pytest.approx((fixed, per_token, apart), abs=1e-12)
+    with np.errstate(all="raise"):
+        assert probe.fit_steps(tokens, seconds) == pytest.approx((fixed, per_token, apart), abs=1e-12)
 
 
 def test_seconds_are_steps_and_validations_and_checkpoints_and_what_came_before():
@@ -163,3 +166,15 @@ def test_the_peak_is_measured_anew_where_the_steps_run(monkeypatch):
     for device in ("cuda", "cpu"):
         probe._restart_peak(torch.device(device), 7)
     assert asked == [torch.device("cuda"), 7]
+
+
+def test_a_step_takes_the_time_between_its_start_and_its_end_and_only_the_first_few_are_timed(monkeypatch):
+    clock, worked = iter([100.0, 103.0, 110.0, 110.5, 200.0, 201.0, 300.0, 301.0]), iter(range(0, 80, 10))
+    monkeypatch.setattr(
+        probe, "time", SimpleNamespace(monotonic=lambda: next(clock), process_time=lambda: float(next(worked)))
+    )
+    first = FirstSteps([5], 64, CPU)
+    for _ in range(6):
+        with first.step([0]):
+            pass
+    assert first.seconds == [3.0, 0.5, 1.0, 1.0] and first.cpu_seconds == 40.0 and first.sizes == [Size(5, 5)] * 4
