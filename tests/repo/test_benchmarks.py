@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -277,6 +278,12 @@ def test_the_tables_of_exports_are_made_of_the_recorded_rows(scripts, root):
     found = shared.read_rows(answers.ROWS)
     assert shared.section_of(answers.PAGE, "gguf_answers") == answers.table(found)
     assert {(row["style"], row["width"]) for row in found} <= set(itertools.product(answers.STYLES, answers.WIDTHS))
+    guide = (root / "docs" / "deploying.md").read_text(encoding="utf-8")
+    largest = max(own["logits"] for row in rows for own in row["programs"].values())
+    assert largest < float(re.search(r"below (\S+) everywhere", guide)[1]) < 2 * largest
+    plain = [row for row in found if row["width"] == "f32"]
+    same, asked = (sum(row[name] for row in plain) for name in ("same", "prompts"))
+    assert f"to {same} of {asked} questions" in guide
     for row in found:
         if row["width"] == "f32":  # where llama.cpp's own rounding decides one tie at most
             assert row["same"] + 1 >= row["prompts"] == 100 and all(gap < 0.005 for gap in row["gaps"])
