@@ -48,13 +48,27 @@ class Batches:
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch, self.group = epoch, -1
-            self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
+            self.order = self._order(epoch)
             self.ends = list(accumulate(math.ceil(self.groups[group] / self.batch_size) for group in self.order))
         place = bisect_right(self.ends, position)
         if self.order[place] != self.group:
             self.group = self.order[place]
             self.held = self._of_group(epoch, self.group)
         return self.held[position - self.ends[place]]  # counted from the group's last
+
+    def ahead(self, step: int, steps: int) -> list[int]:
+        """The rows of the step after this one, and a row of the group that follows, as far as they are of `steps` steps."""
+        if step + 1 >= steps:
+            return []
+        rows, position = self.at(step + 1), (step + 1) % self.per_epoch
+        place = bisect_right(self.ends, position)
+        if step + 1 - position + self.ends[place] >= steps or len(self.groups) == 1:
+            return rows
+        group = (self.order + self._order(self.epoch + 1)[:1])[place + 1]
+        return [*rows, sum(self.groups[:group])]
+
+    def _order(self, epoch: int) -> list[int]:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
 
     def first(self) -> list[list[int]]:
         """Batches that stand for all: those of the first epoch, or of its first group."""

@@ -58,7 +58,7 @@ class Job(Generic[M]):
     pads: tuple[int | None, ...] | None = (
         None  # of each tensor of a batch, see DeviceRows; None: batches are made on the CPU
     )
-    read_ahead: Callable[[list[int]], None] | None = None  # called with the rows of the next batch, before each step
+    read_ahead: Callable[[list[int]], None] | None = None  # called with rows needed soon, before each step
     groups: Sequence[int] = ()  # numbers of consecutive rows that are at hand together, see Batches
     problem: Problem | None = None  # what method features solves instead of taking steps
     advice: str = ""  # said once where the first steps promise a long training

@@ -158,8 +158,8 @@ def train(
                 settings.decay_fraction,
             )
             rows = batches.at(state.step)
-            if job.read_ahead and state.step + 1 < steps:
-                job.read_ahead(batches.at(state.step + 1))
+            if job.read_ahead and (ahead := batches.ahead(state.step, steps)):
+                job.read_ahead(ahead)
             with first.step(rows):
                 numbers = stepper.take(rows, state.step, state.step // per_epoch, rate)
             if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:

@@ -60,6 +60,7 @@ def build_job(
         name_row=lambda block: f"block {block}",
         validation_tokens=min(val_blocks, len(val)) * val.context,
         epochs_differ=True,
+        read_ahead=train.read_ahead,
         groups=train.groups,
     )
 

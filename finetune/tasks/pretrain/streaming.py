@@ -7,18 +7,19 @@ still, so that the order of the batches is a function of (seed, epoch) and a res
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from torch import Tensor
 
 from finetune.console import progress, say
-from finetune.errors import DataError, RecipeError
+from finetune.errors import DataError, FinetuneError, RecipeError
 from finetune.files import atomic_write, is_leftover, read_json, remove, sha256_file, try_lock, write_json
 from finetune.hub.streams import State, TextStream
 from finetune.records import Record
@@ -175,15 +176,16 @@ class ShardFolder:
         """The file of a shard."""
         return self.folder / f"{number:08d}.bin"
 
-    def write(self, number: int, ids: np.ndarray) -> None:
-        """Write a shard, after deleting those that were used last: they are needed last, in the next epoch."""
+    def write(self, number: int, ids: np.ndarray, keep: Collection[int] = ()) -> None:
+        """Write a shard, after deleting others that were used last: they are needed last, in the next epoch."""
         self.folder.mkdir(exist_ok=True)
         for draft in filter(is_leftover, self.folder.iterdir()):  # of a process that was killed
             remove(draft)
         for old in self._in_order_of_need():
             if self.bytes() + ids.nbytes <= self.most_bytes:
                 break
-            remove(self.path(old))
+            if old not in keep:
+                remove(self.path(old))
         with atomic_write(self.path(number), "wb") as file:
             file.write(ids.tobytes())
 
@@ -219,6 +221,7 @@ class StreamedTokens(TokenBlocks):
         self.groups: Sequence[int] = [-(-(shard.tokens - 1) // context) for shard in index.shards]
         self.number = -1
         self.opened: PackedTokens | None = None
+        self.making: Thread | None = None
 
     def __len__(self) -> int:
         return sum(self.groups)
@@ -238,17 +241,37 @@ class StreamedTokens(TokenBlocks):
         return self._shard(number).batch([block % self.per_shard for block in blocks], ignore)
 
     def read_ahead(self, blocks: list[int]) -> None:
-        """As in ``TokenBlocks``: nothing, since a shard is read from the stream as a whole."""
+        """As in ``TokenBlocks``: a thread makes a shard that is missing, if the disk may hold it beside those before it."""
+        if self.making is not None and self.making.is_alive():
+            return
+        keep, size = {self.number}, (self.index.shard_tokens + 1) * token_dtype(self.tokenizer.vocab_size).itemsize
+        for number in dict.fromkeys(block // self.per_shard for block in blocks):
+            keep.add(number)
+            if not self.folder.path(number).exists():
+                if len(keep) * size <= self.folder.most_bytes:
+                    self.making = Thread(target=self._make_ahead, args=(number, keep), daemon=True)
+                    self.making.start()
+                return
+
+    def _make_ahead(self, number: int, keep: Collection[int]) -> None:
+        with suppress(FinetuneError):  # which is raised when the shard is needed and made again
+            self._ensure(number, keep)
+
+    def _ensure(self, number: int, keep: Collection[int] = ()) -> Path:
+        """The file of a shard, made again from the stream if it is not on the disk as it was."""
+        path = self.folder.path(number)
+        with self.folder.one_at_a_time():
+            if not path.exists() or sha256_file(path) != self.index.shards[number].sha256:
+                remove(path)
+                self.folder.write(number, self._make(number), keep)
+        return path
 
     def _shard(self, number: int) -> PackedTokens:
-        """A shard, made again from the stream if it is not on the disk as it was."""
         if number != self.number or self.opened is None:
+            if self.making is not None:
+                self.making.join()
             self.opened = None  # closes the file, which may be deleted now
-            with self.folder.one_at_a_time():
-                path = self.folder.path(number)
-                if not path.exists() or sha256_file(path) != self.index.shards[number].sha256:
-                    remove(path)
-                    self.folder.write(number, self._make(number))
+            path = self._ensure(number)
             self.folder.note(number)
             self.opened = PackedTokens(path, self.context, self.tokenizer.vocab_size, self.end_of_text, self.across)
             self.number = number

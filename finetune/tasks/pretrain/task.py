@@ -293,7 +293,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         whole = self.build_job(recipe, run, setup, device)
-        together = max(setup.settings.tokens_per_pass // max(whole.lengths), 1)
+        together = max(setup.settings.tokens_per_pass // whole.lengths[0], 1)
         shorter = recipe.pretrain.model_copy(update={"val_blocks": together})
         job = self.build_job(recipe.model_copy(update={"pretrain": shorter}), run, setup, device)
         return Probe(job, choose(whole.lengths, setup.settings, whole.groups), whole)

@@ -246,3 +246,4 @@ def test_matrices_are_stored_as_asked_and_all_else_in_full(tmp_path, monkeypatch
     assert {kind for name, kind in kinds.items() if name.endswith("bias") or "norm" in name} == {"F32"}
     if quantize == "f16":  # half a thousandth of a weight turns no token
         assert "the same likeliest token at 100.0%" in found.summary
+    assert found.summary in (tmp_path / "gguf" / "README.md").read_text(encoding="utf-8")

@@ -147,8 +147,8 @@ def test_the_disk_holds_no_more_than_it_may_at_any_shard(tmp_path, monkeypatch):
     bound = 2 * (SHARD + 1) * 2 + 100  # two shards of ids of two bytes
     seen = []
 
-    def watched(self, number, ids, write=ShardFolder.write):
-        write(self, number, ids)
+    def watched(self, number, ids, keep=(), write=ShardFolder.write):
+        write(self, number, ids, keep)
         seen.append(self.bytes())
 
     def draft(path, mode, written=streaming.atomic_write):
@@ -161,11 +161,54 @@ def test_the_disk_holds_no_more_than_it_may_at_any_shard(tmp_path, monkeypatch):
     _, tokens = streamed(write(tmp_path / "a.jsonl"), tmp_path / "own", megabytes=bound / 1e6)
     batches = Batches([CONTEXT] * len(tokens), 4, 3, tokens.groups)
     prepared = len(seen)
-    for step in range(3 * batches.per_epoch):
-        tokens.batch(batches.at(step), IGNORE)
+    steps = 3 * batches.per_epoch
+    for step in range(steps):
+        rows = batches.at(step)
+        if step >= batches.per_epoch:  # in the first epoch no shard is made ahead
+            tokens.read_ahead(batches.ahead(step, steps))
+        tokens.batch(rows, IGNORE)
     assert len(seen) > prepared + 20 and max(seen) <= bound
     # a shard that is kept is not read again: one of the two is there when its turn comes in the next epoch
     assert len(seen) - prepared < 2 * 3 * len(tokens.groups)
+
+
+def test_the_next_shard_is_made_while_this_one_is_used(tmp_path, monkeypatch):
+    file, made, make = write(tmp_path / "a.jsonl"), [], StreamedTokens._make
+    monkeypatch.setattr(StreamedTokens, "_make", lambda self, number: made.append(number) or make(self, number))
+    for room, ahead in (({"megabytes": 0.0022}, [3]), ({"megabytes": 0.0012}, [])):  # for two shards, for one
+        _, tokens = streamed(file, tmp_path / "own", **room)
+        first = tokens.batch([2 * tokens.per_shard], IGNORE)
+        made.clear()
+        tokens.read_ahead([2 * tokens.per_shard + 1, 3 * tokens.per_shard])
+        if tokens.making is not None:
+            tokens.making.join()
+        assert made == ahead and tokens.folder.path(2).exists()
+        assert_same([tokens.batch([2 * tokens.per_shard], IGNORE)], [first])
+        tokens.batch([3 * tokens.per_shard], IGNORE)
+        assert made == [3]
+
+
+def test_what_fails_in_the_thread_is_raised_when_the_shard_is_needed(tmp_path):
+    file = write(tmp_path / "a.jsonl")
+    _, tokens = streamed(file, tmp_path / "own", megabytes=0.0022)
+    tokens.batch([0], IGNORE)
+    file.unlink()
+    tokens.read_ahead([5 * tokens.per_shard])
+    tokens.making.join()
+    with pytest.raises(DataError, match="the stream cannot be read"):
+        tokens.batch([5 * tokens.per_shard], IGNORE)
+
+
+def test_rows_ahead_are_of_the_next_step_and_the_group_after_it():
+    groups = (8, 8, 8, 5)
+    batches, steps = Batches([4] * 29, 4, 3, groups), 16
+    taken = [batches.at(step) for step in range(steps)]
+    firsts = [step for step in range(steps) if step % 8 == 0 or taken[step][0] // 8 != taken[step - 1][0] // 8]
+    for step in range(steps):
+        following = [first for first in firsts if first > step + 1]
+        row = [taken[following[0]][0] // 8 * 8] if following else []
+        assert batches.ahead(step, steps) == ([*taken[step + 1], *row] if step + 1 < steps else [])
+        assert batches.at(step) == taken[step]
 
 
 def test_a_draft_of_a_killed_process_makes_room(tmp_path):
