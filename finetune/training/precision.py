@@ -1,13 +1,23 @@
-"""Choose between fp32 and bf16 autocast for this machine."""
+"""Choose the device, and between fp32 and bf16 autocast on it."""
+
+import os
 
 import torch
 
+from finetune.errors import RecipeError
+
 
 def device_type() -> str:
-    """cuda, mps or cpu, in this order."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """What the variable FINETUNE_DEVICE names, else cuda, mps or cpu, in this order.
+
+    Raises RecipeError for a device that is not here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [name for name, is_here in here.items() if is_here]
+    asked = os.environ.get("FINETUNE_DEVICE") or found[0]
+    if asked not in found:
+        raise RecipeError("FINETUNE_DEVICE is no device of this machine", got=repr(asked), known=", ".join(found))
+    return asked
 
 
 def has_bf16() -> bool:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from finetune.errors import RecipeError
 from finetune.training import precision
 from finetune.training.precision import autocast
 
@@ -29,3 +30,14 @@ def test_the_device_is_one_that_torch_has():
     device = precision.device_type()
     assert device in ("cuda", "mps", "cpu") and torch.ones(1, device=device).device.type == device
     assert precision.has_bf16() in (True, False)
+
+
+def test_a_variable_names_another_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for asked, found in (("", "cuda"), ("cpu", "cpu"), ("cuda", "cuda")):
+        monkeypatch.setenv("FINETUNE_DEVICE", asked)
+        assert precision.device_type() == found
+    monkeypatch.setenv("FINETUNE_DEVICE", "mps")
+    with pytest.raises(RecipeError, match="known: cuda, cpu"):
+        precision.device_type()
