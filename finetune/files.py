@@ -199,6 +199,16 @@ def damage(directory: Path) -> str:
     return ""
 
 
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with the permissions of any new file; safetensors' own let nobody else read it."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -124,8 +124,13 @@ class Train(Settings):
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="validations and checkpoints per epoch")
     patience: int = Field(4, ge=1, description="validations without improvement before training stops")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="fp32: 32-bit floats; bf16: autocast; auto: bf16 where this machine computes it faster"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="fp32: 32-bit floats; bf16: autocast; fp16: autocast with loss scaling, for GPUs without bf16; auto: "
+        "bf16 where this machine computes it faster, else fp32",
+    )
+    tf32: bool = Field(
+        False, description="let an NVIDIA GPU round the inputs of fp32 matrix products to TF32, in training only"
     )
     step: Literal["auto", "eager", "captured", "compiled"] = Field(
         "auto",

@@ -180,6 +180,7 @@ class Trained(Record):
     device: str
     peak_bytes: int
     estimate: Estimate | None = None
+    skipped_steps: int = 0  # under fp16, whose gradients were not finite
 
 
 @dataclass(frozen=True)

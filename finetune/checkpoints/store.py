@@ -16,13 +16,21 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from finetune.checkpoints.convert import LoadReport, finite, gpt_tensors, load_gpt
 from finetune.checkpoints.gpt2_keys import CLASSIFIER_HEAD
 from finetune.errors import RunError, WeightsError
-from finetune.files import MANIFEST, damage, read_json, replace_directory, sync_directory, temporary_path, write_json
+from finetune.files import (
+    MANIFEST,
+    damage,
+    read_json,
+    replace_directory,
+    sync_directory,
+    temporary_path,
+    write_json,
+    write_tensors,
+)
 from finetune.models.bodies import Body
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import Classifier
@@ -288,7 +296,7 @@ def write_directory(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(temporary / "model.safetensors", tensors, {"format": "pt"})
         write_json(temporary / "config.json", config)
         tokenizer.save(temporary)
         for name, text in (extra_files or {}).items():

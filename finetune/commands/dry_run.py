@@ -7,7 +7,7 @@ precision and threads. The batch that needs the most memory is the warm-up; then
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -178,7 +178,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
     say("not counted: baselines, intervals, report and export. Nothing was saved; no weights were changed.")
 
 
-def _say_pass(seconds: float, lengths: list[int], evaluation: float | None) -> None:
+def _say_pass(seconds: float, lengths: Sequence[int], evaluation: float | None) -> None:
     """What the method features costs: one pass over the texts; the regression takes seconds."""
     say(f"one pass over {len(lengths):,} rows of {sum(lengths):,} tokens, and the validation rows")
     for name, took in (("the pass", seconds), ("forward passes of evaluation", evaluation)):

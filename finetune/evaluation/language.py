@@ -23,9 +23,7 @@ class CompressedSize(Record):
     bits_per_byte: float
 
 
-def language_metrics(
-    nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> dict[str, Metric]:
+def language_metrics(nats: ArrayLike, tokens: ArrayLike, sizes: ArrayLike, resamples: int) -> dict[str, Metric]:
     """bits_per_byte, perplexity (per token) and log_loss (nats per token) with 95 % intervals over blocks.
 
     nats, tokens, sizes: for each block (n,) its summed cross entropy, its targets and their bytes of text.
@@ -38,13 +36,11 @@ def language_metrics(
         return np.stack([counts @ nats / (counts @ sizes) / math.log(2), np.exp(np.minimum(loss, 50.0)), loss], axis=1)
 
     values = statistic(np.ones((1, len(nats))))[0]
-    low, high = bootstrap(statistic, len(nats), resamples, seed)
+    low, high = bootstrap(statistic, len(nats), resamples, seed=0)
     return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(NAMES)}
 
 
-def masked_metrics(
-    nats: ArrayLike, tokens: ArrayLike, right: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> dict[str, Metric]:
+def masked_metrics(nats: ArrayLike, tokens: ArrayLike, right: ArrayLike, resamples: int) -> dict[str, Metric]:
     """log_loss (nats per masked token), perplexity and token_accuracy with 95 % intervals over blocks.
 
     nats, tokens, right: for each block (n,) its summed cross-entropy, its masked tokens and those predicted correctly.
@@ -56,7 +52,7 @@ def masked_metrics(
         return np.stack([loss, np.exp(np.minimum(loss, 50.0)), counts @ right / (counts @ tokens)], axis=1)
 
     values = statistic(np.ones((1, len(nats))))[0]
-    low, high = bootstrap(statistic, len(nats), resamples, seed)
+    low, high = bootstrap(statistic, len(nats), resamples, seed=0)
     names = ("log_loss", "perplexity", "token_accuracy")
     return {name: Metric(float(values[i]), float(low[i]), float(high[i]), len(nats)) for i, name in enumerate(names)}
 

@@ -10,4 +10,5 @@ FORMATS = {
     "peft": "finetune.export.peft",
     "onnx": "finetune.export.onnx",
     "gguf": "finetune.export.gguf",
+    "html": "finetune.export.html",
 }

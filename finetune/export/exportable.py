@@ -65,6 +65,10 @@ class Exportable:
     stop: list[str] = field(default_factory=list)  # strings that end an answer beside the end-of-text token
     ollama_template: str = ""  # the prompt in Go's template language
     conversations: list[Conversation] = field(default_factory=list)  # on which a chat template is compared
+    held_out: Callable[[], Iterator[tuple[list[int], list[int]]]] | None = (
+        None  # of a language model: rows of token ids, and
+    )
+    # the target at each position, IGNORE outside of the loss
 
 
 @contextmanager

@@ -4,9 +4,12 @@ A classifier's graph picks each text's last real token itself, and its metadata 
 standalone predict.py lies beside it. A language model's graph gives the logits of every position, without a cache.
 """
 
+import contextlib
 import json
+import logging
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,9 @@ from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import gpt_of
 from finetune.console import escape_markdown
 from finetune.errors import RunError
-from finetune.evaluation.calibration import decide, softmax
-from finetune.evaluation.intervals import paired_bootstrap
-from finetune.evaluation.label_sets import indicators, sigmoid
+from finetune.evaluation.label_sets import indicators
 from finetune.export import standalone
+from finetune.export.cost import Rule, cost_in_accuracy, equal_rows
 from finetune.export.exportable import (
     TOLERANCE,
     Exportable,
@@ -45,7 +47,6 @@ MERGED = True
 QUANTIZED = ("int8",)
 OPSET = 20
 INLINE_LIMIT = 1 << 30  # bytes of weights; a file of ONNX ends at 2 GiB, so larger ones lie beside it
-RESAMPLES, SEED = 2000, 0
 
 
 def write(
@@ -107,18 +108,15 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, qu
     same_ids = sum(theirs == own for theirs, own in zip(other.encode(thing.texts), rows, strict=True))
     ours = predict_logits(model, [piece for pieces in rows for piece in pieces])
     ours, theirs = average(ours, np.array([len(pieces) for pieces in rows])), other.logits(thing.texts)
-    read = other.probabilities(thing.texts)
-    if other.thresholds is None:
-        positive = other.labels.index(other.positive) if other.positive is not None else None
-        said = softmax(ours, other.temperature)
-        decided = decide(said, positive, other.threshold, other.costs)
-        labels = np.array([other.labels.index(label) for label in other.predict(thing.texts)[0]])
+    read, rule = other.probabilities(thing.texts), Rule.of(thing)
+    said = rule.probabilities(ours)
+    decided, names = rule.decide(said), other.predict(thing.texts)[0]
+    if rule.thresholds is None:
+        labels = np.array([other.labels.index(label) for label in names])
     else:
-        said = sigmoid(ours / other.temperature)
-        decided = said >= np.array(other.thresholds)
-        labels = indicators([labels_in(own) for own in other.predict(thing.texts)[0]], other.labels)
+        labels = indicators([labels_in(own) for own in names], other.labels)
     difference = float(np.abs(ours - theirs).max())
-    same, total = int(_equal(decided, labels).sum()), len(thing.texts)
+    same, total = int(equal_rows(decided, labels).sum()), len(thing.texts)
     if same_ids < total or not (quantize or (difference <= TOLERANCE and same == total)):
         raise refuse(
             "onnxruntime",
@@ -127,7 +125,8 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, qu
     summary = f"onnxruntime decides the same on {same} of {total} texts, largest logit difference {difference:.1e}"
     if quantize:
         summary = f"{quantize}: {summary}, of a probability {np.abs(said - read).max():.1e}"
-        summary += _cost(thing.targets, decided, labels)
+        cost = cost_in_accuracy(thing.targets, decided, labels)
+        summary += f"; {cost.text()}" if cost else ""
     return Exported(True, summary, difference, total, same)
 
 
@@ -155,23 +154,6 @@ def compare_language_model(directory: Path, model: GPT, quantize: str | None) ->
     return Exported(True, f"onnxruntime gives the same logits, largest difference {difference:.1e}", difference)
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether each text (n,) has the same label, or of many exactly the same ones."""
-    return (one == other).reshape(len(one), -1).all(axis=1)
-
-
-def _cost(targets: np.ndarray | None, before: np.ndarray, after: np.ndarray) -> str:
-    """The accuracy that the quantization cost, with its interval."""
-    if targets is None or not len(targets):
-        return ""
-    right, still = _equal(before, targets), _equal(after, targets)
-    change = paired_bootstrap(still, right, RESAMPLES, SEED)
-    return (
-        f"; accuracy {still.mean():.4f} where fp32 has {right.mean():.4f}, "
-        f"a change of {change.value:+.4f} (95 % interval {change.low:+.4f} to {change.high:+.4f})"
-    )
-
-
 def _metadata(thing: Exportable, quantize: str | None) -> dict[str, str]:
     """What a prediction needs, each value as JSON: for a classifier all that its bundle.json says."""
     if "bundle.json" in thing.files:
@@ -190,6 +172,18 @@ def _gpt(thing: Exportable) -> GPT:
     return body
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters say of themselves from the user: packages that they would like, tuning that they offer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
 def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> None:
     """Write the graph, for any batch and length."""
     from torch.export import Dim
@@ -202,8 +196,7 @@ def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> Non
         inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
     else:
         module, inputs = model, {"input_ids": example}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.cpu().eval(),
             kwargs=inputs,
@@ -226,7 +219,8 @@ def _quantize(source: Path, target: Path, metadata: dict[str, str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     large = source.with_name(f"{source.name}.data").exists()
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=large)
+    with quiet():
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=large)
     graph = onnx.load(target, load_external_data=False)
     onnx.helper.set_model_props(graph, metadata)
     onnx.save(graph, target)

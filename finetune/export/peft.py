@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from finetune.adapters.lora import lora_layers
@@ -30,7 +29,7 @@ from finetune.export.exportable import (
 from finetune.export.hf import PLAIN_TEXTS, configs
 from finetune.export.plain_reader import PlainReader, read_tensors, with_adapter
 from finetune.export.readers import has_transformers, padded_logits
-from finetune.files import write_json
+from finetune.files import write_json, write_tensors
 from finetune.hub.registry import weights_registry
 from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
@@ -62,7 +61,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
         )
     with draft_of(directory) as draft:
         draft.mkdir(parents=True)
-        save_file(adapter_tensors(model), draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(draft / "adapter_model.safetensors", adapter_tensors(model), {"format": "pt"})
         config = adapter_config(model, base)
         write_json(draft / "adapter_config.json", config)
         thing.tokenizer.save(draft)

@@ -4,12 +4,17 @@ Each row of a matrix is rounded to 255 levels of its own scale, the tied output 
 embeddings that are looked up stay as they are. The compiled step reads the bytes as they are; where there is no compiler,
 torch widens each matrix as it comes, which gives the same numbers but saves no time. Off unless it is asked for, by
 ``dtype="int8"``; packed.py makes the decoder. Measured, with its cost in quality, by benchmarks/generation.py.
+An export in HTML holds the same int8 rows, of the embeddings too.
 """
+
+import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+M = TypeVar("M", bound=nn.Module)
 LEVELS = 127  # on each side of zero
 
 
@@ -33,3 +38,14 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.abs().amax(dim=1) / LEVELS
     scale = torch.where(scale > 0, scale, 1)
     return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+@torch.no_grad()
+def rounded_copy(model: M) -> M:
+    """A copy with every matrix, embeddings and heads included, rounded to what int8 with a scale per row can hold."""
+    twin = copy.deepcopy(model)
+    for parameter in twin.parameters():
+        if parameter.ndim == 2:
+            levels, scale = quantize_rows(parameter)
+            parameter.copy_(levels * scale[:, None])
+    return twin

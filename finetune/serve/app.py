@@ -21,6 +21,7 @@ from finetune.serve.problems import Problem, add_handlers
 from finetune.serve.source import Asked, SourceReader
 from finetune.serve.streams import answer
 from finetune.serve.tables import DONE, Filling, Tables
+from finetune.serve.tagger import TextTagger
 from finetune.serve.thresholds import curve, read_tested
 from finetune.serve.worker import Worker
 from finetune.serve.writer import Writer
@@ -87,6 +88,9 @@ def build_app(served: Served, worker: Worker, names: tuple[str, ...] = (), limit
         about |= _about_classifier(served.classifier)
         app.include_router(_classifier_routes(served.classifier, limits))
         app.include_router(_table_routes(tables))
+    if served.tagger:
+        about["kinds"] = served.tagger.kinds
+        app.include_router(_tagger_routes(served.tagger, limits))
     if served.source:
         use = served.source.use
         about |= {"beams": use.beams, "max_new_tokens": use.max_new_tokens}
@@ -199,6 +203,19 @@ def _table_routes(tables: Tables) -> APIRouter:
         """Stop filling a table, and delete it."""
         tables.delete(id)
         return {"deleted": id}
+
+    return router
+
+
+def _tagger_routes(tagger: TextTagger, limits: Limits) -> APIRouter:
+    router = APIRouter(tags=["tagger"])
+
+    @router.post("/tag")
+    async def tag(request: Request, asked: Texts) -> dict[str, Any]:
+        """The names in each text, as ``finetune predict``: kind, text, first character, end, and probability."""
+        check_texts(asked.texts, limits.texts, limits.characters)
+        found = await answer(request, tagger.worker.submit(tagger.names_work, asked.texts), limits)
+        return {"kinds": tagger.kinds, "names": [list(map(vars, names)) for names in found]}
 
     return router
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from finetune.errors import FinetuneError, RunError
+from finetune.errors import FinetuneError
 from finetune.run import Run
 from finetune.serve.problems import Problem
 from finetune.serve.worker import Work, Worker
@@ -221,13 +221,3 @@ def check_texts(texts: list[str], most: int, characters: int) -> None:
             )
         if not text.strip():
             raise Problem(400, f"text {number} is empty", do="Leave it out.")
-
-
-def refuse_other_bundles(directory: Path, task: str) -> None:
-    """Raise RunError for a bundle of a task that has no page."""
-    if task != "classify":
-        raise RunError(
-            f"{directory}: a model of the task {task} is not served",
-            known="classifiers, language models, instruct and seq2seq runs",
-            do=f"Use it with: finetune predict {directory} TEXT",
-        )

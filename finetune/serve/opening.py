@@ -13,6 +13,7 @@ from finetune.models.transformer import LanguageModel
 from finetune.run import Run
 from finetune.serve.classifier import Classifier
 from finetune.serve.source import SourceReader
+from finetune.serve.tagger import TextTagger
 from finetune.serve.worker import Worker
 from finetune.serve.writer import Writer
 from finetune.tasks.classify.bundle import bundle_directory
@@ -20,16 +21,17 @@ from finetune.tasks.instruct.settings import Instruct
 from finetune.tasks.seq2seq.export import SEQ2SEQ, SourceUse
 from finetune.training.precision import device_type
 
-SERVED = "classifiers, language models, instruct and seq2seq runs"
+SERVED = "classifiers, taggers, language models, instruct and seq2seq runs"
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is ready: one of the three. instruct: how a run of that task writes its prompts."""
+    """A model that is ready: one of the four. instruct: how a run of that task writes its prompts."""
 
     name: str
     directory: str  # as it was given
     classifier: Classifier | None = None
+    tagger: TextTagger | None = None
     writer: Writer | None = None
     source: SourceReader | None = None
     instruct: Instruct | None = None
@@ -39,6 +41,8 @@ class Served:
         """What it is, in words."""
         if self.classifier:
             return "classifier"
+        if self.tagger:
+            return "tagger"
         if self.source:
             return "seq2seq model"
         return "instruct run" if self.instruct else "language model"
@@ -54,6 +58,8 @@ def open_model(given: str, worker: Worker) -> Served:
         directory = bundle_directory(path)
         file = directory / "bundle.json"
         card = AnyBundleCard.from_json(read_json(file), file)
+        if card.task == "tag":
+            return Served(name, given, tagger=TextTagger(path, worker))
         if card.task != "classify":
             raise RunError(
                 f"{given}: a model of the task {card.task} is not served",

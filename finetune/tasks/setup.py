@@ -30,7 +30,7 @@ from finetune.tasks.base import AnyTask, B, E, M, P, Task, TrainingSetup, task_n
 from finetune.tokenizer import Tokenizer
 from finetune.training import features, loop, memory, resume
 from finetune.training.job import Job
-from finetune.training.precision import choose_precision, device_type
+from finetune.training.precision import choose_precision, device_type, tf32, why_tf32
 from finetune.training.trainable import choose_settings
 
 STARTS = {MINI: "mini, the small pretrained model bundled with this project", RANDOM_BYTES: "random weights"}
@@ -121,7 +121,7 @@ def assemble(
     settings = settings.model_copy(update={"precision": precision})
     model = task.build_model(recipe, gpt, prepared)
     trainable = task.configure_trainable(model, gpt, settings)
-    why = [*why, f"precision {precision}: {because}"]
+    why = [*why, f"precision {precision}: {because}", *why_tf32(settings.tf32)]
     return TrainingSetup(model, task.tokenizer(recipe, tokenizer), settings, trainable, why)
 
 
@@ -161,7 +161,8 @@ def fit(job: Job[Any], settings: Train, directory: Path, identity: dict[str, str
     if job.problem is not None:
         found = features.train(job, settings, directory, options.get("set_up_seconds", 0.0))
     else:
-        found = loop.train(job, settings, directory, identity, **options)
+        with tf32(settings.tf32):
+            found = loop.train(job, settings, directory, identity, **options)
     resume.load_weights(resume.step_directory(directory / "checkpoints", found.best_step), job.model)
     return found
 

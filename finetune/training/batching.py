@@ -1,16 +1,24 @@
 """The rows of each optimizer step, as pure functions, so there is no state to restore on resume."""
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
 import numpy as np
 
 
-def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, pool: int = 32) -> list[list[int]]:
-    """The batches of one epoch, a function of (seed, epoch) only; every row is in exactly one batch.
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, pool: int = 32, group: range | None = None
+) -> list[list[int]]:
+    """The batches of one epoch, a function of (seed, epoch) only; every row, or every row of `group`, is in exactly one.
 
     Rows are shuffled, then sorted by length within pools of `pool` batches to reduce padding, and the batches are
     shuffled again.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
+    rows = range(len(lengths)) if group is None else group
+    random = np.random.default_rng([seed, epoch] if group is None else [seed, epoch, rows.start])
+    order = random.permutation(len(rows)) + rows.start
     by_length = []
     for start in range(0, len(order), pool * batch_size):
         members = order[start : start + pool * batch_size]
@@ -19,7 +27,65 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, po
     return [batches[position] for position in random.permutation(len(batches))]
 
 
-def micro_batches(rows: list[int], lengths: list[int], token_budget: int) -> list[list[int]]:
+class Batches:
+    """The batches of every epoch, of which one epoch, or one group of it, is held at a time.
+
+    groups: the numbers of consecutive rows that are at hand together, such as the blocks of a shard. A batch has rows of
+    one group, and groups follow each other in another order in each epoch. Without groups all rows are one.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, groups: Sequence[int] = ()):
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.groups = groups or (len(lengths),)
+        self.per_epoch = steps_per_epoch(len(lengths), batch_size, groups)
+        self.epoch, self.group = -1, -1
+        self.order: list[int] = []  # the groups of the epoch
+        self.ends: list[int] = []  # how many batches they have, up to and with each
+        self.held: list[list[int]] = []  # of the group
+
+    def at(self, step: int) -> list[int]:
+        """The rows of a step, counted from 0."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.group = epoch, -1
+            self.order = self._order(epoch)
+            self.ends = list(accumulate(math.ceil(self.groups[group] / self.batch_size) for group in self.order))
+        place = bisect_right(self.ends, position)
+        if self.order[place] != self.group:
+            self.group = self.order[place]
+            self.held = self._of_group(epoch, self.group)
+        return self.held[position - self.ends[place]]  # counted from the group's last
+
+    def ahead(self, step: int, steps: int) -> list[int]:
+        """The rows of the step after this one, and a row of the group that follows, as far as they are of `steps` steps."""
+        if step + 1 >= steps:
+            return []
+        rows, position = self.at(step + 1), (step + 1) % self.per_epoch
+        place = bisect_right(self.ends, position)
+        if step + 1 - position + self.ends[place] >= steps or len(self.groups) == 1:
+            return rows
+        group = (self.order + self._order(self.epoch + 1)[:1])[place + 1]
+        return [*rows, sum(self.groups[:group])]
+
+    def _order(self, epoch: int) -> list[int]:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
+
+    def first(self) -> list[list[int]]:
+        """Batches that stand for all: those of the first epoch, or of its first group."""
+        return self._of_group(0, 0)
+
+    def _of_group(self, epoch: int, group: int) -> list[list[int]]:
+        start = sum(self.groups[:group])
+        rows = range(start, start + self.groups[group]) if len(self.groups) > 1 else None
+        return epoch_batches(self.lengths, self.batch_size, self.seed, epoch, group=rows)
+
+
+def steps_per_epoch(rows: int, batch_size: int, groups: Sequence[int] = ()) -> int:
+    """Optimizer steps of an epoch."""
+    return sum(math.ceil(group / batch_size) for group in groups or (rows,))
+
+
+def micro_batches(rows: list[int], lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Cut rows, sorted by length, into forward passes of at most `token_budget` tokens, including padding.
 
     A row longer than the budget gets its own forward pass.

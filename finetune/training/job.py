@@ -1,13 +1,14 @@
 """What a task gives to training: its model, and how rows become batches and a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,34 @@ class Problem:
     weights: np.ndarray  # (n,), or of each row's labels (n, K)
 
 
+class Computed(Sequence[N]):
+    """`count` numbers that are computed when they are asked for, where there may be too many rows for a list."""
+
+    def __init__(self, count: int, value: Callable[[int], N]):
+        self.rows = range(count)
+        self.value: Callable[[int], N] = value
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> N: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[N]: ...
+
+    def __getitem__(self, at: Any) -> Any:
+        found = self.rows[at]
+        return self.value(found) if isinstance(found, int) else list(map(self.value, found))
+
+
 @dataclass(frozen=True)
 class Job(Generic[M]):
     """What a task provides to the loop. Row numbers index the training rows from 0."""
 
     model: M
-    lengths: list[int]  # tokens of each row
-    weights: list[float]  # each row's share of the denominator of the mean loss
+    lengths: Sequence[int]  # tokens of each row
+    weights: Sequence[float]  # each row's share of the denominator of the mean loss
     batch: Callable[..., tuple[Tensor, ...]]  # rows -> tensors on the CPU
     loss_sum: Callable[[nn.Module, tuple[Tensor, ...]], Tensor]  # the weighted sum over a batch, a scalar
     validate: Callable[[M], dict[str, float]]  # must contain log_loss and the metric
@@ -36,6 +58,7 @@ class Job(Generic[M]):
     pads: tuple[int | None, ...] | None = (
         None  # of each tensor of a batch, see DeviceRows; None: batches are made on the CPU
     )
-    read_ahead: Callable[[list[int]], None] | None = None  # called with the rows of the next batch, before each step
+    read_ahead: Callable[[list[int]], None] | None = None  # called with rows needed soon, before each step
+    groups: Sequence[int] = ()  # numbers of consecutive rows that are at hand together, see Batches
     problem: Problem | None = None  # what method features solves instead of taking steps
     advice: str = ""  # said once where the first steps promise a long training

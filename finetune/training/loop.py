@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,11 +24,12 @@ from finetune.files import atomic_write, open_append, read_json, write_json, wri
 from finetune.recipe import FSDP, Train
 from finetune.records import Trained
 from finetune.training import resume
-from finetune.training.batching import epoch_batches
+from finetune.training.batching import Batches, steps_per_epoch
 from finetune.training.job import Job
+from finetune.training.loss_scale import MOST_SKIPPED, ScaleState
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.parallel import is_sharded, shard
-from finetune.training.precision import autocast, device_type
+from finetune.training.precision import autocast, device_type, tf32
 from finetune.training.probe import COUNTED, FirstSteps, Plan, batch_size, estimate, peak_bytes
 from finetune.training.step import EagerSteps, keep_rows
 from finetune.training.step_plan import choose_steps
@@ -52,6 +53,9 @@ class State:
     stopped: bool = False
     seconds: float = 0.0
     tokens: int = 0
+    skipped: int = 0  # steps under fp16 whose gradients were not finite
+    skipped_in_a_row: int = 0
+    loss_scale: dict = field(default_factory=dict)
     identity: dict = field(default_factory=dict)
 
 
@@ -78,8 +82,11 @@ def train(
     identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
     state = _resume(root, job.model, optimizers, identity)
     model = job.model if is_sharded(job.model) else accelerator.prepare(job.model)
-    per_epoch, steps = count_steps(len(job.lengths), settings)
+    per_epoch, steps = count_steps(len(job.lengths), settings, job.groups)
+    batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups)
     eager = EagerSteps(accelerator, model, optimizers, job, settings, keep_rows(job, device))
+    if eager.loss_scale and state.loss_scale:
+        eager.loss_scale.load(ScaleState.from_json(state.loss_scale, root))
     stepper = choose_steps(eager, settings.step, steps - state.step)
     lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
     log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
@@ -91,25 +98,34 @@ def train(
         log.write(entry)
         tracking.write(entry)
 
-    def note(taken: Taken, loss: float, norm: float) -> None:
-        if not math.isfinite(loss) or not math.isfinite(norm):
+    def note(taken: Taken, loss: float, norm: float, scale: float | None = None) -> None:
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if not finite and (scale is None or state.skipped_in_a_row + 1 == MOST_SKIPPED):
             named = ", ".join(map(job.name_row, taken.rows[:8]))
             raise _not_finite(
-                f"the loss is not finite at step {taken.step}",
+                f"the loss is not finite at step {taken.step}"
+                if scale is None
+                else f"the gradients of {MOST_SKIPPED} steps in a row are not finite in fp16, up to step {taken.step}",
                 root,
                 f"loss {loss}, gradient norm {norm}, learning rate {taken.rate:g}, rows {named}",
+                "Lower train.lr" if scale is None else "Give train.precision=fp32, lower train.lr",
             )
+        state.skipped += not finite
+        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        if not finite and accelerator.is_main_process:
+            say(f"  step {taken.step}: skipped, its gradients are not finite in fp16 with a loss scale of {scale:g}")
         keep(
             {
                 "step": taken.step,
                 "epoch": round(taken.step / per_epoch, 4),
-                "loss": loss,
+                "loss": loss if finite else None,
                 "lr": taken.rate,
-                "grad_norm": norm,
+                "grad_norm": norm if finite else None,
                 "rows": len(taken.rows),
                 "tokens": sum(job.lengths[row] for row in taken.rows),
                 "seconds": round(begun + time.monotonic() - start, 3),
             }
+            | ({} if scale is None else {"loss_scale": scale, "skipped": not finite})
         )
 
     waits = device.type == "cuda" and accelerator.num_processes == 1  # several processes must fail at the same step
@@ -121,6 +137,7 @@ def train(
         if saved_step == state.step:
             return
         state.seconds = begun + time.monotonic() - start
+        state.loss_scale = eager.loss_scale.state().to_json() if eager.loss_scale else {}
         writes = accelerator.is_main_process
         if writes or is_sharded(job.model):
             with first.save():
@@ -130,11 +147,7 @@ def train(
         saved_at, saved_step = time.monotonic(), state.step
 
     with contextlib.closing(tracking), StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
-        batches: list[list[int]] = []
         while state.step < steps and not state.stopped:
-            epoch, position = divmod(state.step, per_epoch)
-            if position == 0 or not batches:
-                batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, epoch)
             rate = learning_rate(
                 state.step,
                 steps,
@@ -144,11 +157,11 @@ def train(
                 settings.schedule,
                 settings.decay_fraction,
             )
-            rows = batches[position]
-            if job.read_ahead and position + 1 < per_epoch:
-                job.read_ahead(batches[position + 1])
+            rows = batches.at(state.step)
+            if job.read_ahead and (ahead := batches.ahead(state.step, steps)):
+                job.read_ahead(ahead)
             with first.step(rows):
-                numbers = stepper.take(rows, state.step, epoch, rate)
+                numbers = stepper.take(rows, state.step, state.step // per_epoch, rate)
             if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:
                 _advise(job, first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))
                 job = replace(job, advice="")
@@ -205,6 +218,7 @@ def train(
         device=device.type,
         peak_bytes=max(first.peak_before, peak_bytes(device)),
         estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)),
+        skipped_steps=state.skipped,
     )
 
 
@@ -215,7 +229,7 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
     validate(job, settings, accelerator.device)  # to measure its memory
     stepper = EagerSteps(accelerator, accelerator.prepare(job.model), optimizers, job, settings)
     for step, rows in enumerate(batches):
-        with first.step(rows):
+        with tf32(settings.tf32), first.step(rows):
             stepper.take(rows, step, 0, settings.chosen_lr)
     with first.save():
         resume.save_step(directory, 0, job.model, optimizers, {})
@@ -224,8 +238,8 @@ def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Pa
 
 def make_plan(job: Job, settings: Train, checkpoint_seconds: float, set_up_seconds: float) -> Plan:
     """The amount of training for the job under `settings`."""
-    per_epoch, steps = count_steps(len(job.lengths), settings)
-    batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)[:steps]
+    per_epoch, steps = count_steps(len(job.lengths), settings, job.groups)
+    batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups).first()[:steps]
     return Plan(
         [batch_size(rows, job.lengths, settings.tokens_per_pass) for rows in batches],
         steps,
@@ -244,9 +258,9 @@ def _advise(job: Job, first: FirstSteps, plan: Plan) -> None:
         say(f"  about {found.seconds / 60:.0f} minutes of training; {job.advice}")
 
 
-def count_steps(rows: int, settings: Train) -> tuple[int, int]:
-    """Optimizer steps per epoch and in total."""
-    per_epoch = math.ceil(rows / settings.batch_size)
+def count_steps(rows: int, settings: Train, groups: Sequence[int] = ()) -> tuple[int, int]:
+    """Optimizer steps per epoch and in total. groups: a job's."""
+    per_epoch = steps_per_epoch(rows, settings.batch_size, groups)
     all_epochs = per_epoch * settings.chosen_epochs
     return per_epoch, min(all_epochs, settings.max_steps or all_epochs)
 
@@ -326,13 +340,13 @@ def _resume(root: Path, model: nn.Module, optimizers: list, identity: dict) -> S
     return state
 
 
-def _not_finite(what: str, root: Path, got: str) -> TrainingError:
+def _not_finite(what: str, root: Path, got: str, first: str = "Lower train.lr") -> TrainingError:
     good = sorted(path.name for path in root.glob("step-*"))
     return TrainingError(
         what,
         got=got,
         known=f"last good checkpoint: {good[-1] if good else 'none yet'}",
-        do="Lower train.lr, or inspect the rows; a step with a non-finite gradient does not change the weights.",
+        do=f"{first}, or inspect the rows; a step with a non-finite gradient does not change the weights.",
     )
 
 
@@ -361,13 +375,13 @@ class Taken:
     step: int  # counted from 1
     rows: list[int]
     rate: float
-    numbers: Tensor  # (2,): loss and gradient norm
+    numbers: Tensor  # what ``Steps.take`` returns
 
 
 class Readings:
     """Reads the numbers of several steps together, so that the device does not wait for each of them."""
 
-    def __init__(self, every_seconds: float, note: Callable[[Taken, float, float], None]):
+    def __init__(self, every_seconds: float, note: Callable[..., None]):
         self.every_seconds, self.note = every_seconds, note
         self.waiting: list[Taken] = []
         self.read_at, self.loss = time.monotonic(), math.nan
@@ -383,9 +397,9 @@ class Readings:
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        for taken, (loss, norm) in zip(waiting, torch.stack([own.numbers for own in waiting]).tolist(), strict=True):
-            self.note(taken, loss, norm)
-            self.loss = loss
+        for taken, numbers in zip(waiting, torch.stack([own.numbers for own in waiting]).tolist(), strict=True):
+            self.note(taken, *numbers)
+            self.loss = numbers[0]
         self.read_at = time.monotonic()
 
 

@@ -28,7 +28,7 @@ def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     job.model.to(device)
     eager = EagerSteps(accelerator, accelerator.prepare(job.model), [], job, settings)
-    longest = max(range(len(job.lengths)), key=job.lengths.__getitem__)
+    longest = max(range(job.groups[0] if job.groups else len(job.lengths)), key=job.lengths.__getitem__)
     trained = [p for p in job.model.parameters() if p.requires_grad]
     moments = MOMENTS * sum(p.numel() * p.element_size() for p in trained)
 

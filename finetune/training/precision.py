@@ -1,10 +1,15 @@
-"""Choose the device, and between fp32 and bf16 autocast on it."""
+"""Choose the device, and between fp32 and bf16 on it, and compute in the precision that was chosen."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from finetune.errors import RecipeError
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_WIDTH = 256  # of the narrowest model that bf16 makes faster
 
 
 def device_type() -> str:
@@ -35,12 +40,34 @@ def choose_precision(asked: str, width: int) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked"
     if not has_bf16():
-        return "fp32", f"no bf16 arithmetic on this {device_type()}"
-    if width < 256:
+        other = "; train.precision=fp16 would use its fp16" if device_type() != "cpu" else ""
+        return "fp32", f"no bf16 arithmetic on this {device_type()}{other}"
+    if width < BF16_WIDTH:
         return "fp32", f"bf16 does not pay at width {width}"
     return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"
 
 
 def autocast(precision: str, device: torch.device | str) -> torch.autocast:
-    """bf16 autocast, or nothing for fp32."""
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """bf16 or fp16 autocast, or nothing for fp32."""
+    kind = AUTOCAST.get(precision)
+    return torch.autocast(torch.device(device).type, dtype=kind or torch.bfloat16, enabled=kind is not None)
+
+
+def why_tf32(asked: bool) -> list[str]:
+    """What train.tf32 does on this machine, in a line if it was asked for."""
+    done = "fp32 matrix products round their inputs to TF32" if device_type() == "cuda" else "changes nothing here"
+    return [f"tf32: {done}"] if asked else []
+
+
+@contextmanager
+def tf32(asked: bool) -> Iterator[None]:
+    """If asked, an NVIDIA GPU rounds the inputs of fp32 matrix products to 10 bits after the point, within the block."""
+    if not asked or device_type() != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -6,7 +6,7 @@ estimates can be compared with each other and with the measured cost of the run.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -51,7 +51,7 @@ class Plan:
 class FirstSteps:
     """Sizes, time and memory of the first steps; later steps are ignored."""
 
-    lengths: list[int]
+    lengths: Sequence[int]
     budget: int  # tokens per forward pass
     device: torch.device
     sizes: list[Size] = field(default_factory=list)
@@ -159,13 +159,13 @@ def peak_estimate(first: FirstSteps, plan: Plan) -> int:
     return max(first.peak_before, int(fixed + (first.peak - fixed) * max(scale, 1.0))) + plan.kept_bytes
 
 
-def batch_size(rows: list[int], lengths: list[int], budget: int) -> Size:
+def batch_size(rows: list[int], lengths: Sequence[int], budget: int) -> Size:
     """The size of one batch of rows, in forward passes of at most `budget` tokens."""
     padded = [len(part) * lengths[part[-1]] for part in micro_batches(rows, lengths, budget)]
     return Size(sum(padded), max(padded))
 
 
-def choose_batches(batches: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
+def choose_batches(batches: list[list[int]], lengths: Sequence[int], budget: int) -> list[list[int]]:
     """The batches of a probe: the one with the largest memory need as warmup, then the median batch of each third."""
 
     def size(rows: list[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.job import Job
 from finetune.training.loop import set_threads
 from finetune.training.optim import build_optimizers
-from finetune.training.precision import autocast
+from finetune.training.precision import AUTOCAST, autocast, tf32
 from finetune.training.probe import batch_size
 
 INSIDE = {"attention": "attention", "cross_attention": "attention", "mlp": "MLP"}  # module -> part of the forward pass
@@ -71,7 +71,8 @@ def profile_steps(job: Job[Any], settings: Train, batches: list[list[int]], devi
     for number, rows in enumerate(batches):
         if number == 1:
             found = Profile()
-        _time_step(job, settings, rows, optimizers, Stopwatch(found.seconds, device))
+        with tf32(settings.tf32):
+            _time_step(job, settings, rows, optimizers, Stopwatch(found.seconds, device))
         tokens = batch_size(rows, job.lengths, settings.tokens_per_pass).tokens
         found.steps += 1
         found.tokens += tokens
@@ -130,7 +131,7 @@ def _inside(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
 
 def _matrix_speed(precision: str, device: torch.device) -> float:
     """FLOP a second of one matrix product, the best of three."""
-    matrix = torch.randn(MATRIX, MATRIX, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    matrix = torch.randn(MATRIX, MATRIX, device=device, dtype=AUTOCAST.get(precision, torch.float32))
     watch = Stopwatch({}, device)
     seconds = []
     for _ in range(3):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from finetune.checkpoints.store import read_header, read_tensor
 from finetune.console import warn
 from finetune.errors import RunError
-from finetune.files import damage, sync_directory, write_json, write_manifest
+from finetune.files import damage, sync_directory, write_json, write_manifest, write_tensors
 from finetune.training.parallel import divided_as, free_gathered, whole
 
 
@@ -44,8 +44,8 @@ def save_step(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(weights, temporary / "weights.safetensors")
-        save_file(moments, temporary / "optimizer.safetensors")
+        write_tensors(temporary / "weights.safetensors", weights)
+        write_tensors(temporary / "optimizer.safetensors", moments)
         write_json(temporary / "state.json", state)
         write_manifest(temporary)
         if final.exists():

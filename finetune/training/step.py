@@ -1,7 +1,8 @@
 """Take an optimizer step without waiting for the device: eagerly, captured as a CUDA graph, or compiled.
 
 Loss, gradient norm and the check that both are finite stay on the device; the caller reads them when it needs them.
-A step whose numbers are not finite changes no weight, nor does any step after it. Measured by benchmarks/gpu.py.
+A step whose numbers are not finite changes no weight, nor does any step after it; under fp16, where large gradients
+overflow, it is skipped alone. Measured by benchmarks/gpu.py.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from finetune.training.batching import micro_batches
 from finetune.training.checkpointing import blocks_of, run_again
 from finetune.training.device_rows import DeviceRows, padded_length, to_device
 from finetune.training.job import Job
+from finetune.training.loss_scale import LossScale
 from finetune.training.parallel import is_sharded, local, whole
 from finetune.training.precision import autocast
 
@@ -30,7 +32,7 @@ class Steps(Protocol):
     def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
         """One optimizer step with this learning rate: (2,) on the device, the loss and the gradient norm before clipping.
 
-        The loss is the mean over all rows of the step, across processes.
+        The loss is the mean over all rows of the step, across processes. Under fp16 also the scale of the loss: (3,).
         """
         ...
 
@@ -54,7 +56,8 @@ class EagerSteps:
         self.sharded = is_sharded(model)
         self.blocks = blocks_of(model) if settings.checkpoint_blocks else []
         self.random = settings.dropout > 0 or (settings.method == "lora" and settings.lora_dropout > 0)
-        self.failed = torch.zeros((), device=self.device)  # 1 from the first step without finite numbers
+        self.loss_scale = LossScale(self.device) if settings.precision == "fp16" else None
+        self.failed = torch.zeros((), device=self.device)  # 1 from the first step without finite numbers; fp16: in it
         # AdamW reads its rate from the device, so that a captured step can change it
         self.rate = torch.zeros((), device=self.device) if self.device.type == "cuda" else None
 
@@ -124,18 +127,25 @@ class EagerSteps:
         """Add the gradient of a batch's summed loss times `scale`; returns that loss."""
         with autocast(self.settings.precision, self.device), run_again(self.blocks, self.random):
             value = self.loss_sum(self.model, tensors) * scale
-        self.accelerator.backward(value * self.accelerator.num_processes)  # averaged over the processes
+        scaled = value if self.loss_scale is None else value * self.loss_scale.scale
+        self.accelerator.backward(scaled * self.accelerator.num_processes)  # averaged over the processes
         return value.detach()
 
     def update(self, loss: Tensor) -> Tensor:
-        """Clip the gradient and step, unless a number is not finite: (loss, norm), with the loss over all processes."""
-        moving = (p for p in self.model.parameters() if p.requires_grad)
+        """Clip the gradient and step, unless a number is not finite: what ``Steps.take`` returns."""
+        moving = [p for p in self.model.parameters() if p.requires_grad]
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(moving)
         norm = whole(self.accelerator.clip_grad_norm_(moving, self.settings.clip_norm))
         mean = self.accelerator.reduce(loss, reduction="sum")
         found = torch.stack((mean, norm))
-        self.failed.copy_(torch.maximum(self.failed, (~found.isfinite().all()).float()))
+        failed = (~found.isfinite().all()).float()
+        self.failed.copy_(torch.maximum(self.failed, failed) if self.loss_scale is None else failed)
         for optimizer in self.optimizers:
-            step_unless(self.failed, optimizer)
+            step_unless(self.failed, optimizer, goes_on=self.loss_scale is not None)
+        if self.loss_scale is not None:
+            found = torch.cat((found, self.loss_scale.scale[None]))
+            self.loss_scale.update(self.failed)
         return found
 
 
@@ -145,17 +155,25 @@ def can_skip(optimizer: torch.optim.Optimizer) -> bool:
 
 
 @torch.no_grad()
-def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Step if `failed` (a scalar on the device) is 0, and change no weight if it is 1; nothing waits for it."""
+def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer, goes_on: bool = False) -> None:
+    """Step if `failed` (a scalar on the device) is 0, and change no weight if it is 1; nothing waits for it.
+
+    goes_on: training continues after a failed step, so that the moments must not change either.
+    """
     if can_skip(optimizer):
         optimizer.found_inf = failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         optimizer.step()
         return
     moving = [local(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     before = [p.clone() for p in moving]
+    state = optimizer.state if goes_on else {}
+    moments = {key: {name: own.clone() for name, own in kept.items()} for key, kept in state.items()}
     optimizer.step()
     for parameter, old in zip(moving, before, strict=True):
         parameter.copy_(torch.where(failed > 0, old, parameter))
+    for key, kept in state.items():
+        for name, own in kept.items():  # a moment begins at 0
+            own.copy_(torch.where(failed > 0, moments.get(key, {}).get(name, 0.0), own))
 
 
 def keep_rows(job: Job, device: torch.device) -> DeviceRows | None:

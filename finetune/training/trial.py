@@ -1,12 +1,12 @@
 """A dry run of a task: a few representative training steps and a timed pass."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune.recipe import Train
-from finetune.training.batching import epoch_batches
+from finetune.training.batching import Batches
 from finetune.training.job import Job
 from finetune.training.loop import count_steps
 from finetune.training.probe import choose_batches
@@ -23,9 +23,10 @@ class Probe:
     kept_bytes: int = 0  # held by the whole job but not by the reduced one
 
 
-def choose(lengths: list[int], settings: Train) -> list[list[int]]:
-    """The batches of the run that a dry run tries."""
-    batches = epoch_batches(lengths, settings.batch_size, settings.seed, 0)[: count_steps(len(lengths), settings)[1]]
+def choose(lengths: Sequence[int], settings: Train, groups: Sequence[int] = ()) -> list[list[int]]:
+    """The batches of the run that a dry run tries. groups: the job's."""
+    batches = Batches(lengths, settings.batch_size, settings.seed, groups).first()
+    batches = batches[: count_steps(len(lengths), settings, groups)[1]]
     return choose_batches(batches, lengths, settings.tokens_per_pass)
 
 

@@ -77,7 +77,9 @@ def test_a_run_without_adapters_or_an_unknown_format_is_refused(finetune, toy_co
     refused = finetune("export", toy_copy, "--format", "peft")
     assert refused.status == 2 and "has no adapters; known: a run with method lora. Export it with" in refused.err
     unknown = finetune("export", toy_copy, "--format", "pickle")
-    assert unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft, onnx, gguf" in unknown.err
+    assert (
+        unknown.status == 2 and "unknown export format; got 'pickle'; known: hf, peft, onnx, gguf, html" in unknown.err
+    )
 
 
 def test_a_language_model_is_trained_and_merged(finetune, tmp_path):

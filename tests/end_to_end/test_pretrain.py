@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -145,3 +146,63 @@ def test_a_stopped_run_resumes_to_the_same_weights(pretrained, finetune, tmp_pat
         (run / "export" / "hf" / "model.safetensors").read_bytes() for run in (whole, tmp_path / "runs" / "stopped")
     ]
     assert weights[0] == weights[1]
+
+
+STREAM = [
+    "--set",
+    "pretrain.stream=true",
+    "--set",
+    "pretrain.shard_tokens=512",
+    "--set",
+    "pretrain.disk_megabytes=0.0025",
+]
+
+
+def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_path, monkeypatch):
+    from finetune.training.step import EagerSteps
+
+    write_text(tmp_path)
+    original, seen, stop = EagerSteps.take, [], [-1]
+
+    def watched(self, rows, *arguments):
+        found = original(self, rows, *arguments)
+        [shards] = (tmp_path / "runs").glob("*/shards")
+        assert sum(file.stat().st_size for file in shards.iterdir()) <= 2500
+        seen.append(rows)
+        if len(seen) == stop[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(EagerSteps, "take", watched)
+    whole = finetune(*COMMAND, *STREAM)
+    assert whole.status == 0, whole.err
+    weights, batches = (tmp_path / "runs" / "pretrain" / "export" / "hf" / "model.safetensors").read_bytes(), seen[:]
+    (tmp_path / "runs" / "pretrain").rename(tmp_path / "whole")
+    seen.clear()
+    stop[0] = len(batches) * 2 // 3  # in the middle of the second epoch's shards
+    stopped = finetune(*COMMAND, *STREAM, "--name", "stopped")
+    assert stopped.status == 130, stopped.err
+    shutil.rmtree(tmp_path / "runs" / "stopped" / "shards")  # they are made again
+    again = finetune(*COMMAND, *STREAM, "--name", "stopped")
+    assert again.status == 0 and "resuming from" in again.out, again.err
+    assert seen == batches
+    assert (tmp_path / "runs" / "stopped" / "export" / "hf" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["pretrain.shard_tokens=512"], "pretrain.shard_tokens is used only with pretrain.stream"),
+        (["pretrain.stream=true", "pretrain.disk_megabytes=0.5"], "too small for one shard"),
+        (["pretrain.stream=true", "data=rows.csv"], "not a file that can be read as a stream"),
+        (["pretrain.stream=true", "data=rows.jsonl"], "no column of strings named text; got body"),
+        (["pretrain.stream=true", "data=hf:nobody/nothing"], "the hub does not answer"),
+        (["data=https://example.org/a.txt"], "pretrain.stream=true"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused_in_words(finetune, tmp_path, settings, words):
+    write_text(tmp_path)
+    (tmp_path / "rows.csv").write_text("text\nx\n")
+    (tmp_path / "rows.jsonl").write_text('{"body": "x"}\n')
+    refused = finetune(*COMMAND, *(word for setting in settings for word in ("--set", setting)))
+    assert refused.status == 2 and words in refused.err, refused.err

@@ -57,6 +57,7 @@ def test_from_conll_to_report_and_names(tagged, tmp_path):
     assert "transformers gives the same tags" in done.out and "F1 of entities" in done.out
 
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "finetune serve runs/names" in page and "finetune xray" not in page
     assert "Error analysis" in page and "Entities seen and not seen in training" in page
     assert "some of them training rows" in page and " went " in page
     assert tagged(*COMMAND, "--set=report.texts=false", "--name=shared", "--until=report").status == 0

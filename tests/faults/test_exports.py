@@ -13,7 +13,7 @@ from finetune.checkpoints.sources import WeightsSource
 from finetune.checkpoints.store import write_checkpoint
 from finetune.errors import WeightsError
 from finetune.evaluation.results import StartWeights
-from finetune.export import gguf, hf, onnx, peft
+from finetune.export import gguf, hf, html, onnx, peft
 from finetune.export.exportable import Exportable
 from finetune.files import damage
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -31,7 +31,7 @@ resource = pytest.importorskip("resource")
 TOKENIZER = Tokenizer.of_bytes()
 TEXTS = ["hello", "free cash, call now", "é" * 9]
 WORDS = [["Rain", "in", "Oslo"], ["No"]]
-KINDS = ["classifier", "language model", "encoder-decoder", "tagger", "onnx", "gguf", "peft"]
+KINDS = ["classifier", "language model", "encoder-decoder", "tagger", "onnx", "gguf", "html", "peft"]
 ABOUT = {
     "schema_version": 1,
     "max_length": 20,
@@ -74,6 +74,7 @@ def export(request, tmp_path, monkeypatch):
         "tagger": (hf, tagger),
         "onnx": (onnx, lambda: classifier(build_model(small(), 2, seed=0))),
         "gguf": (gguf, lambda: Exportable("run", small(), TOKENIZER, str)),
+        "html": (html, lambda: classifier(build_model(small(), 2, seed=0))),
         "peft": (peft, adapted),
     }
     format, make = things[kind]

@@ -95,7 +95,7 @@ def interpose(crash: tuple[str, int] | None) -> dict[str, int]:
         (Path, "rename"),
         (Path, "mkdir"),
         (shutil, "rmtree"),
-        (resume, "save_file"),
+        (resume, "write_tensors"),
         (resume, "write_json"),
     ):
         watch(owner, name)
@@ -232,7 +232,7 @@ def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish,
     files = ("step-00000004/weights.safetensors", "step-00000004/optimizer.safetensors", "best.json")
     expected = [(tmp_path / "count" / "checkpoints" / name).read_bytes() for name in files]
     calls = json.loads((tmp_path / "count" / "counts.json").read_text())
-    assert calls.keys() == {"fsync", "replace", "rename", "mkdir", "rmtree", "save_file", "write_json"}
+    assert calls.keys() == {"fsync", "replace", "rename", "mkdir", "rmtree", "write_tensors", "write_json"}
     points = [(name, number) for name, total in calls.items() for number in range(1, total + 1)]
     assert len(points) > 60
     for name, number in sorted({*points[::5], *calls.items()}):  # spread over all, and the last of each
@@ -248,7 +248,7 @@ def test_a_crash_at_any_file_operation_leaves_a_checkpoint_that_verifies(finish,
 
 def test_a_full_disk_is_reported_and_nothing_is_lost(finish, unbroken, tmp_path):
     directory = tmp_path / "run"
-    assert finish(directory, "full", DROPOUT, crash=("save_file", 9)) == 9  # four checkpoints
+    assert finish(directory, "full", DROPOUT, crash=("write_tensors", 9)) == 9  # four checkpoints
     before = {path.name: path.read_bytes() for path in directory.glob("checkpoints/step-*/*")}
     names = step_names(directory)
     assert finish(directory, "full", DROPOUT, full_disk=True) == 2
@@ -273,7 +273,7 @@ def cut(path: Path) -> None:
 def half_way(order, tmp_path_factory):
     """A run that was cut off after some steps."""
     directory = tmp_path_factory.mktemp("half") / "run"
-    child = order(directory, "full", DROPOUT, crash=("save_file", 17))
+    child = order(directory, "full", DROPOUT, crash=("write_tensors", 17))
     child.join(60)
     assert child.exitcode == 9
     assert step_names(directory) == ["step-00000006", "step-00000007", "step-00000008"]  # the best, the newest two
@@ -304,7 +304,7 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest_two(half_way, 
     ahead = directory / "checkpoints" / "step-00000099"
     shutil.copytree(directory / "checkpoints" / "step-00000008", ahead)
     flip_a_bit(ahead / "state.json")
-    assert finish(directory, "full", DROPOUT, crash=("save_file", 5)) == 9
+    assert finish(directory, "full", DROPOUT, crash=("write_tensors", 5)) == 9
     from finetune.files import damage
 
     sound = [name for name in step_names(directory) if not damage(directory / "checkpoints" / name)]
@@ -337,7 +337,7 @@ def test_checkpoints_of_another_run_are_refused_by_what_changed(half_way, finish
 def test_another_number_of_threads_is_reported(half_way, finish, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(half_way, directory)
-    assert finish(directory, "full", DROPOUT | {"threads": 2}, crash=("save_file", 1)) == 9
+    assert finish(directory, "full", DROPOUT | {"threads": 2}, crash=("write_tensors", 1)) == 9
     screen = (directory / "screen.txt").read_text()
     assert "resuming with threads 2 instead of 1" in screen and "last bits may differ" in screen
 

@@ -20,7 +20,7 @@ GROUPS = [
     ["training", "export", "report", "pictures"],
     ["checkpoints", "adapters", "tables", "evaluation", "hub"],
     ["models", "tokenizer"],
-    ["the lists", "settings", "recipe", "run", "config", "console", "files", "machine", "records", "errors"],
+    ["the lists", "settings", "recipe", "run", "config", "console", "files", "machine", "pages", "records", "errors"],
     [""],  # finetune/__init__.py, which loads what it offers only when it is named
 ]
 NEIGHBOURS = {
@@ -59,6 +59,7 @@ NEIGHBOURS = {
     "files": ["errors"],
     "records": ["errors"],
     "machine": [],
+    "pages": [],
     "errors": [],
     "": [],
 }

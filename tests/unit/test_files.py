@@ -8,7 +8,7 @@ import pytest
 
 from finetune import files
 from finetune.errors import RunError
-from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json, write_tensors
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -94,3 +94,16 @@ def test_hashes(tmp_path):
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
     assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1}) != sha256_json({"a": 1, "b": [3]})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path):
+    import torch
+
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+        (tmp_path / "other").write_text("")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}

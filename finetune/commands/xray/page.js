@@ -1,27 +1,7 @@
-"use strict";
-// The page of `finetune xray`. Everything is set as text, never as HTML.
+// The page of `finetune xray`, after parts.js.
 
-const $ = (id) => document.getElementById(id);
-const data = JSON.parse($("data").textContent);
 const looks = [...(data.before ? [["before", data.before]] : []), ["after", data.after]];
-const seen = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
-const percent = (p) => (p === null ? "" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
 let chosen = Math.min(1, data.after.tokens.length - 1);
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-const shade = (node, share, colour = "--for") => {
-  node.style.backgroundColor = `rgba(var(${colour}), ${Math.max(0, Math.min(1, share)) * 0.75})`;
-  return node;
-};
 
 const title = (when, look) => (data.before ? `${when === "before" ? "Before" : "After"}: ${look.name}` : look.name);
 
@@ -30,13 +10,7 @@ function drawTokens() {
     ...looks.map(([when, look]) => {
       const known = look.surprise.filter((bits) => bits !== null);
       const sum = known.reduce((total, bits) => total + bits, 0);
-      const parts = look.tokens.map((token, at) => {
-        const node = make("button", { type: "button", className: "token", textContent: seen(token.text) });
-        node.setAttribute("aria-pressed", at === chosen);
-        node.title = look.surprise[at] === null ? "nothing precedes it" : `${look.surprise[at].toFixed(2)} bits`;
-        node.addEventListener("click", () => choose(at));
-        return shade(node, (look.surprise[at] ?? 0) / 16, "--other");
-      });
+      const parts = tokenButtons(look.tokens.map((token) => token.text), look.surprise, chosen, choose);
       const mean = known.length ? `, ${(sum / known.length).toFixed(2)} a token` : "";
       return make("div", { className: when }, make("h3", { textContent: `${title(when, look)}: ${sum.toFixed(1)} bits${mean}` }), make("div", { dir: "ltr" }, ...parts));
     }),
@@ -103,53 +77,10 @@ function weightsOf(look) {
   return (layer, head, query, key) => view.getUint16(2 * (((layer * look.heads + head) * T + query) * T + key), true) / 65535;
 }
 
-const weights = new Map(looks.map(([when, look]) => [when, weightsOf(look)]));
+const maps = looks.map(([when, look]) => ({ title: title(when, look), names: look.tokens.map((token) => token.text), layers: look.layers, heads: look.heads, weight: weightsOf(look) }));
 
 function drawHeads() {
-  const [red, green, blue] = getComputedStyle(document.documentElement).getPropertyValue("--for").split(",").map(Number);
-  $("heads").replaceChildren(
-    ...looks.map(([when, look]) => {
-      const T = look.tokens.length;
-      const grid = make("div", { className: "grid" });
-      grid.style.gridTemplateColumns = `repeat(${look.heads}, 1fr)`;
-      for (let layer = 0; layer < look.layers; layer++) {
-        for (let head = 0; head < look.heads; head++) {
-          const canvas = make("canvas", { width: T, height: T });
-          const context = canvas.getContext("2d");
-          const image = context.createImageData(T, T);
-          for (let query = 0; query < T; query++) {
-            for (let key = 0; key < T; key++) {
-              image.data.set([red, green, blue, 255 * Math.sqrt(weights.get(when)(layer, head, query, key))], 4 * (query * T + key));
-            }
-          }
-          context.putImageData(image, 0, 0);
-          const button = make("button", { type: "button", title: `layer ${layer + 1}, head ${head + 1}`, "aria-label": `${title(when, look)}, layer ${layer + 1}, head ${head + 1}` }, canvas);
-          button.addEventListener("click", () => drawHead(layer, head));
-          grid.append(button);
-        }
-      }
-      return make("div", {}, make("h3", { textContent: title(when, look) }), make("p", { className: "soft", textContent: "Layers from above, heads from the left." }), grid);
-    }),
-  );
-}
-
-function drawHead(layer, head) {
-  const columns = looks.map(([when, look]) => {
-    const names = look.tokens.map((token) => seen(token.text));
-    const top = make("tr", {}, make("td"), ...names.map((name) => make("th", { scope: "col", textContent: name })));
-    const rows = names.map((name, query) =>
-      make("tr", {}, make("th", { scope: "row", textContent: name }), ...names.slice(0, query + 1).map((key, at) => {
-        const weight = weights.get(when)(layer, head, query, at);
-        return shade(make("td", { title: `${name} → ${key}: ${weight.toFixed(4)}` }), Math.sqrt(weight));
-      })),
-    );
-    return make("div", {}, make("h3", { textContent: title(when, look) }), make("table", { className: "map" }, make("thead", {}, top), make("tbody", {}, ...rows)));
-  });
-  $("head").replaceChildren(make("h3", { textContent: `Layer ${layer + 1}, head ${head + 1}` }), make("div", { className: "pair" }, ...columns));
-  for (const [at, button] of document.querySelectorAll(".grid button").entries()) {
-    const own = at % (data.after.layers * data.after.heads);
-    button.classList.toggle("chosen", own === layer * data.after.heads + head);
-  }
+  $("heads").replaceChildren(...maps.map((own) => headButtons(own, (layer, head) => showHead(maps, layer, head))));
 }
 
 function drawMoved() {

@@ -1,12 +1,9 @@
 """The command: open the run and what it is compared with, look at both, and write the page."""
 
-import base64
-import hashlib
-import html
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune import pages
 from finetune.checkpoints.sources import load, resolve_auto
 from finetune.commands.xray.look import Look, Merged, look_at, merges_of
 from finetune.commands.xray.moved import Movement, compare
@@ -108,19 +105,5 @@ def _name(given: str) -> str:
 
 
 def render(found: Xray, name: str) -> str:
-    """The page: the template with its style, its script, and the numbers as JSON that the script reads.
-
-    The policy allows this script and this style alone, by their hashes.
-    """
-    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    data = json.dumps(found.to_json(), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    data = data.replace("<", "\\u003c").replace("&", "\\u0026")
-    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'"
-    parts = {"POLICY": policy, "NAME": html.escape(name), "STYLE": style, "DATA": data, "SCRIPT": script}
-    template = (HERE / "page.html").read_text(encoding="utf-8")
-    pieces = template.split("@@")  # text, NAME, text, NAME, ...: what is filled in is never looked through again
-    return "".join(parts[piece] if at % 2 else piece for at, piece in enumerate(pieces))
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    """The page, with the numbers as JSON that its script reads."""
+    return pages.render(HERE / "page.html", [HERE / "page.js"], name, found.to_json())

@@ -276,6 +276,37 @@ async function startClassifier() {
   $("threshold-back").addEventListener("click", resetThreshold);
 }
 
+// ---- a tagger
+
+async function findNames() {
+  const text = $("tag-text").value;
+  if (!text.trim()) throw new Error("Type a text first.");
+  const [names] = (await json("tag", { texts: [text] })).names;
+  const letters = Array.from(text); // places are counted in characters, not in UTF-16
+  let at = 0;
+  const parts = names.flatMap((name) => {
+    const before = letters.slice(at, name.start).join("");
+    at = name.end;
+    const mark = make("mark", { title: percent(name.probability) }, name.text, make("small", { textContent: name.kind }));
+    return [before, mark];
+  });
+  $("tagged").replaceChildren(...parts, letters.slice(at).join(""));
+  $("tag-said").textContent = `${names.length || "No"} ${names.length === 1 ? "name" : "names"}`;
+  $("tag-names").hidden = !names.length;
+  $("tag-rows").replaceChildren(
+    ...names.map((name) =>
+      make("tr", {}, make("th", { scope: "row", dir: "auto", textContent: name.text }), make("td", { textContent: name.kind }), make("td", { className: "number", textContent: percent(name.probability) })),
+    ),
+  );
+  $("tag-part").hidden = false;
+}
+
+function startTagger() {
+  $("rule").textContent = `Kinds: ${about.kinds.join(", ")}. Each line is read as a sentence.`;
+  $("tag-form").addEventListener("submit", guarded(findNames));
+  submitOn($("tag-text"), $("tag-form"));
+}
+
 // ---- a model that writes
 
 const SETTINGS = [
@@ -439,10 +470,11 @@ async function start() {
   $("name").textContent = about.name;
   $("kind").textContent = about.kind;
   $("version").textContent = about.version;
-  const part = about.labels ? "classifier" : about.beams ? "seq2seq" : about.chat ? "chat" : "writer";
+  const part = about.labels ? "classifier" : about.kinds ? "tagger" : about.beams ? "seq2seq" : about.chat ? "chat" : "writer";
   $(part).hidden = false;
   if (about.chat) $("writer").hidden = false;
   if (about.labels) await startClassifier();
+  else if (about.kinds) startTagger();
   else if (about.beams) startSeq2seq();
   else {
     if (about.chat) startChat();

@@ -169,7 +169,7 @@ def _history(log: Path, held_out: bool) -> list[Validation]:
     for line in log.read_text(encoding="utf-8").splitlines():
         entry: dict[str, Any] = json.loads(line)
         if "validation" not in entry:
-            losses.append(entry["loss"])
+            losses += [] if entry["loss"] is None else [entry["loss"]]  # none of a step that fp16 skipped
             continue
         rows, loss = "validation" if held_out else "training", float(np.mean(losses))
         history.append(Validation(entry["epoch"], entry["step"], loss, rows, entry["validation"], entry["best"]))

@@ -1,5 +1,6 @@
 """The task ``instruct`` in a run: instruction records in, a language model that answers them out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -216,6 +217,7 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
             stop=[f"\n{marker}" for marker in markers(settings)],
             ollama_template=ollama_template(settings),
             conversations=conversations,
+            held_out=lambda: _test_rows(recipe, run),
         )
 
     def tested_rows(self, run: Run) -> TestedRows:
@@ -245,6 +247,12 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
             settings.max_new_tokens,
             lambda rows: generate_answers(gpt, [prompts[row] for row in rows], setup.tokenizer, TRIED, device),
         )
+
+
+def _test_rows(recipe: Recipe, run: Run) -> Iterator[tuple[list[int], list[int]]]:
+    """Inputs and targets of the test's examples."""
+    [test] = _examples(recipe, run, "test")
+    return map(test.example, range(len(test.rows)))
 
 
 def _examples(recipe: Recipe, run: Run, *splits: str) -> list[Examples]:

@@ -6,12 +6,14 @@ Reads a text or JSONL file, compressed or not, a folder of such files, or a fold
 import hashlib
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from finetune.console import progress
 from finetune.errors import DataError
+from finetune.hub import streams
 from finetune.hub.datasets import PREFIX, get_hub_dataset
 from finetune.tables.detect import Detected
 from finetune.tables.sources import DataSource, sample_source, samples
@@ -28,19 +30,21 @@ PIECE = 1 << 20  # characters; longer documents are passed on in pieces
 JSON_LINE = 1 << 25  # characters of a line of JSONL, which is read whole; a few KB of xz can unpack to gigabytes
 
 
-def text_files(path: Path) -> list[Path]:
-    """The path itself, or all text files below a folder, sorted by name."""
-    path = Path(path)
+def text_files(path: Path, stream: bool = False) -> list[Path]:
+    """The path itself, or all text files below a folder, sorted by name. stream: those that can be read as a stream."""
+    path, endings = Path(path), streams.ENDINGS if stream else ENDINGS
     if is_saved_dataset(path):
         return [path]
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(ENDINGS))
+        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(endings))
         if not found:
-            raise DataError(f"{path}: no text files in this folder", known=", ".join(ENDINGS))
+            raise DataError(f"{path}: no text files in this folder", known=", ".join(endings))
         return found
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    if path.suffix.lower() in TABLES:
+    if stream and not path.name.endswith((*endings, streams.PINNED)):
+        raise DataError(f"{path}: not a file that can be read as a stream", known=", ".join(endings))
+    if path.suffix.lower() in TABLES and not stream:
         raise DataError(
             f"{path}: a table, whose labels and delimiters would be learned as text",
             known=", ".join(ENDINGS),
@@ -56,7 +60,11 @@ def iterate_pieces(path: Path) -> Iterator[tuple[str, bool]]:
     data set each row's "text" (of the split "train" if there are splits).
     """
     read = _dataset_rows if is_saved_dataset(path) else _jsonl_lines if ".jsonl" in path.name else _text_lines
-    lines = read(path)
+    return pieces_of(read(path))
+
+
+def pieces_of(lines: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
+    """Join the lines of documents, each of which ends with None, into pieces; nothing is read beyond a document's end."""
     held: list[str] = []
     size = 0
     for line in lines:
@@ -157,11 +165,14 @@ def _open(path: Path) -> TextIO:
     return open(path, encoding="utf-8-sig", newline="\n")
 
 
-def locate_text(name: str) -> DataSource:
+def locate_text(name: str, stream: bool = False) -> DataSource:
     """Find the plain text called `name`. Raises DataError.
 
-    name: a file, a folder of text files or saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``text-sample``.
+    name: a file, a folder of text files or saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``text-sample``; of a
+    stream also an address. A stream from elsewhere is located by the file that pins it.
     """
+    if stream and streams.is_elsewhere(name):
+        return DataSource(name, streams.pin_stream(name), Detected(TableFormat()), "read as a stream")
     bundled = samples("txt")
     if name in bundled:
         return sample_source(name)
@@ -172,7 +183,9 @@ def locate_text(name: str) -> DataSource:
         raise DataError(
             f"no text {name!r}: no such file or folder",
             known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
-            do="Give a text file or a folder, for example --set data=my.txt",
+            do="Give --set pretrain.stream=true to read an address."
+            if streams.is_elsewhere(name)
+            else "Give a text file or a folder, for example --set data=my.txt",
         )
     return DataSource(path.name, path, Detected(TableFormat()), "the user's text")
 
@@ -185,13 +198,7 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     ``pretrain.exclude`` are left out of both files and counted by source.
     """
     files = text_files(path)
-    unknown = set(settings.shares) - {source_name(file) for file in files}
-    if unknown:
-        raise DataError(
-            "pretrain.shares names missing files",
-            got=", ".join(sorted(unknown)),
-            known=", ".join(source_name(file) for file in files),
-        )
+    check_shares(files, settings)
     exclusion = Exclusion(row for file in evaluation_files(settings.exclude) for row in evaluation_rows(file))
     writer, sources = _write_splits(files, directory, tokenizer, settings, seed, exclusion)
     while writer.tokens["val"] < 2 and settings.val_fraction < 0.5:
@@ -209,26 +216,33 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     )
 
 
+def check_shares(files: list[Path], settings: Pretrain) -> None:
+    """Raise DataError if ``pretrain.shares`` names a file that is not among these."""
+    if unknown := set(settings.shares) - {source_name(file) for file in files}:
+        raise DataError(
+            "pretrain.shares names missing files",
+            got=", ".join(sorted(unknown)),
+            known=", ".join(source_name(file) for file in files),
+        )
+
+
 def _write_splits(
     files: list[Path], directory: Path, tokenizer: Tokenizer, settings: Pretrain, seed: int, exclusion: Exclusion
 ) -> tuple[TokenWriter, dict[str, SourceCounts]]:
-    """One pass over the files: the closed writer with its counts, and the counts of each source.
-
-    A long document is checked piece by piece; the piece after one that was left out begins a new document.
-    """
+    """One pass over the files: the closed writer with its counts, and the counts of each source."""
     sources = {}
     with TokenWriter(directory, tokenizer) as writer, progress("tokenizing", None, unit="characters") as advance:
         for file in files:
             before = {split: (writer.documents[split], writer.tokens[split]) for split in writer.tokens}
-            share = settings.shares.get(source_name(file), 1.0)
-            excluded, held = 0, False
-            for text, begins, split, times in _placed(file, settings, share, seed):
-                begins = begins or held
-                held = exclusion.holds(text)
-                excluded += held
-                for _ in range(0 if held else times):
-                    writer.add(split, text, begins)
-                advance(len(text))
+            share, excluded = settings.shares.get(source_name(file), 1.0), 0
+            pieces = iterate_pieces(file)
+            if is_one_document(iterate_pieces(file)):
+                pieces = paragraphs(line for text, _ in pieces for line in text.splitlines(keepends=True))
+            for piece in place_pieces(pieces, settings.val_fraction, share, seed, exclusion):
+                excluded += not piece.times
+                for _ in range(piece.times):
+                    writer.add(piece.split, piece.text, piece.begins)
+                advance(len(piece.text))
             sources[source_name(file)] = SourceCounts(
                 share,
                 excluded=excluded,
@@ -258,15 +272,32 @@ def source_name(file: Path) -> str:
     return file.name.split(".")[0]
 
 
-def _placed(file: Path, settings: Pretrain, share: float, seed: int) -> Iterator[tuple[str, bool, str, int]]:
-    """Yield (text, begins a document, split, number of times it is written) for each piece of a file."""
-    begins, split, times = True, "train", 1
-    for text, ends in _paragraphs(file) if _is_one_document(file) else iterate_pieces(file):
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a document and what becomes of it."""
+
+    text: str
+    split: str  # train or val
+    begins: bool  # a document
+    times: int  # that it is written; 0: left out, because it contains a row of an evaluation set
+
+
+def place_pieces(
+    pieces: Iterable[tuple[str, bool]], val_fraction: float, share: float, seed: int, exclusion: Exclusion
+) -> Iterator[Piece]:
+    """What becomes of the pieces of a source, without those of documents that its share leaves out.
+
+    A long document is checked piece by piece; the piece after one that was left out begins a new document.
+    """
+    begins, split, times, held = True, "train", 1, False
+    for text, ends in pieces:
         if begins:
-            split = "val" if goes_to_val(text, settings.val_fraction, seed) else "train"
+            split = "val" if goes_to_val(text, val_fraction, seed) else "train"
             times = 1 if split == "val" else _times(text, share, seed)
         if times:
-            yield text, begins, split, times
+            opens = begins or held
+            held = exclusion.holds(text)
+            yield Piece(text, split, opens, 0 if held else times)
         begins = ends
 
 
@@ -276,23 +307,21 @@ def _times(text: str, share: float, seed: int) -> int:
     return int(share) + (int.from_bytes(digest[:8], "big") < (share % 1) * 2**64)
 
 
-def _is_one_document(file: Path) -> bool:
-    pieces = iterate_pieces(file)
-    begun = sum(1 for _ in zip(range(2), (ends for _, ends in pieces if ends), strict=False))
-    return begun < 2
+def is_one_document(pieces: Iterable[tuple[str, bool]]) -> bool:
+    """Whether these pieces are of fewer than two documents."""
+    return sum(1 for _ in zip(range(2), (ends for _, ends in pieces if ends), strict=False)) < 2
 
 
-def _paragraphs(file: Path) -> Iterator[tuple[str, bool]]:
+def paragraphs(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """A single document in parts of just over 2,000 characters, so that some can be held out.
 
     A part ends at an empty line, or without one at the first line end after 4,000 characters.
     """
     held = ""
-    for text, _ in iterate_pieces(file):
-        for line in text.splitlines(keepends=True):
-            held += line
-            if len(held) > (4000 if line.strip() else 2000):
-                yield held, True
-                held = ""
+    for line in lines:
+        held += line
+        if len(held) > (4000 if line.strip() else 2000):
+            yield held, True
+            held = ""
     if held:
         yield held, True

@@ -15,10 +15,10 @@ from finetune.models.heads import LossModule
 from finetune.models.transformer import LanguageModel
 from finetune.models.varlen import PackedLoss, document_bounds, why_not_varlen
 from finetune.recipe import Train
-from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling, SourceBits
 from finetune.tokenizer import Tokenizer
-from finetune.training.job import Job
+from finetune.training.job import Computed, Job
 from finetune.training.sharing import share
 
 SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tokens=24, samples=6)
@@ -27,7 +27,7 @@ SAMPLING = Sampling(temperature=0.8, top_k=50, seed=1, new_tokens=60, prompt_tok
 def build_job(
     model: LossModule[LanguageModel],
     settings: Train,
-    train: PackedTokens,
+    train: TokenBlocks,
     val: PackedTokens,
     val_bytes_per_token: float,
     val_blocks: int,
@@ -48,21 +48,21 @@ def build_job(
     def validate(module: nn.Module) -> dict[str, float]:
         return measure(model, val, val_bytes_per_token, val_blocks, settings.tokens_per_pass, device)
 
-    lengths = [train.length(block) for block in range(len(train))]
     return Job(
         PackedLoss(cast(GPT, model.body), again=settings.checkpoint_blocks) if varlen else model,
-        lengths,
-        [float(length) for length in lengths],
+        Computed(len(train), train.length),
+        Computed(len(train), lambda block: float(train.length(block))),
         batch,
         loss_sum,
         validate,
         name_row=lambda block: f"block {block}",
         validation_tokens=min(val_blocks, len(val)) * val.context,
         read_ahead=train.read_ahead,
+        groups=train.groups,
     )
 
 
-def chooses_varlen(body: LanguageModel, settings: Train, train: PackedTokens, device: torch.device, asked: str) -> bool:
+def chooses_varlen(body: LanguageModel, settings: Train, train: TokenBlocks, device: torch.device, asked: str) -> bool:
     """Whether to train with variable-length attention. asked: pretrain.packed_attention; says why not if it was asked for."""
     if asked == "masked" or (asked == "auto" and (device.type != "cuda" or train.across)):
         return False

@@ -16,10 +16,10 @@ from finetune.models.gpt import IGNORE
 from finetune.models.heads import LossModule
 from finetune.recipe import Train
 from finetune.tasks.pretrain.masking import Masking
-from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks
 from finetune.tasks.pretrain.results import LanguageEvaluation, Sample, Sampling
 from finetune.tokenizer import Tokenizer
-from finetune.training.job import Job
+from finetune.training.job import Computed, Job
 from finetune.training.sharing import share
 
 EXAMPLES = Sampling(temperature=0.0, top_k=1, seed=0, new_tokens=0, prompt_tokens=24, samples=6)
@@ -30,7 +30,7 @@ def build_job(
     model: LossModule[Encoder],
     settings: Train,
     masking: Masking,
-    train: PackedTokens,
+    train: TokenBlocks,
     val: PackedTokens,
     val_blocks: int,
     device: torch.device,
@@ -53,30 +53,26 @@ def build_job(
 
     return Job(
         model,
-        [train.length(block) for block in range(len(train))],
-        [float(masking.count(inputs_of(train, block))) for block in range(len(train))],
+        Computed(len(train), train.length),
+        Computed(len(train), lambda block: float(masking.count(train.inputs(block)))),
         batch,
         loss_sum,
         validate,
         name_row=lambda block: f"block {block}",
         validation_tokens=min(val_blocks, len(val)) * val.context,
         epochs_differ=True,
+        read_ahead=train.read_ahead,
+        groups=train.groups,
     )
 
 
-def inputs_of(tokens: PackedTokens, block: int) -> list[int]:
-    """The ids of a block."""
-    start = block * tokens.context
-    return tokens.ids[start : start + tokens.length(block)].astype(np.int64).tolist()
-
-
-def masked_blocks(tokens: PackedTokens, blocks: Sequence[int], epoch: int, masking: Masking) -> tuple[Tensor, Tensor]:
+def masked_blocks(tokens: TokenBlocks, blocks: Sequence[int], epoch: int, masking: Masking) -> tuple[Tensor, Tensor]:
     """Inputs and targets (B, T) of blocks; a short one is padded with end-of-text, each a document of its own."""
     longest = max(map(tokens.length, blocks))
     inputs = torch.full((len(blocks), longest), tokens.end_of_text)
     targets = torch.full((len(blocks), longest), IGNORE)
     for row, block in enumerate(blocks):
-        drawn = masking.apply(inputs_of(tokens, block), epoch, block, IGNORE)
+        drawn = masking.apply(tokens.inputs(block), epoch, block, IGNORE)
         inputs[row, : len(drawn[0])], targets[row, : len(drawn[1])] = map(torch.from_numpy, drawn)
     return inputs, targets
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import mmap
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +67,39 @@ class TokenWriter:
         self.tokens[split] += array.size
 
 
-class PackedTokens:
+class TokenBlocks(ABC):
+    """Token ids as blocks of `context` inputs, each with the token that follows as its target."""
+
+    groups: Sequence[int] = ()  # numbers of consecutive blocks that are at hand together; none: all are
+
+    def __init__(self, context: int, end_of_text: int, across: bool):
+        self.context, self.end_of_text, self.across = context, end_of_text, across
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def length(self, block: int) -> int:
+        """Number of inputs in a block: the context, or fewer in the last block."""
+
+    @abstractmethod
+    def inputs(self, block: int) -> list[int]:
+        """The ids of a block."""
+
+    @abstractmethod
+    def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T) of blocks; a short block is padded with ignored targets."""
+
+    @abstractmethod
+    def read_ahead(self, blocks: list[int]) -> None:
+        """Prepare for reading blocks while something else is computed; nothing waits for it."""
+
+    def layout(self, inputs: Tensor, causal: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """(mask, positions) that keep documents apart, or (None, None) if attention may cross between them."""
+        return (None, None) if self.across else document_layout(inputs, self.end_of_text, causal)
+
+
+class PackedTokens(TokenBlocks):
     """A file of token ids as blocks of `context` inputs, each with the token that follows as its target.
 
     start, stop: the part of the file to read, in tokens; its last target is the token at `stop`.
@@ -85,7 +119,7 @@ class PackedTokens:
         self.ids = ids[start : len(ids) if stop is None else stop + 1]
         self.map: mmap.mmap = ids._mmap  # type: ignore[attr-defined]  # numpy's own, of the whole file
         self.first_byte = start * ids.itemsize
-        self.context, self.end_of_text, self.across = context, end_of_text, across
+        super().__init__(context, end_of_text, across)
         if len(self.ids) < 2:
             raise DataError(f"{path.name}: no tokens", do="Give more text.")
 
@@ -93,8 +127,13 @@ class PackedTokens:
         return -(-(len(self.ids) - 1) // self.context)
 
     def length(self, block: int) -> int:
-        """Number of inputs in a block: the context, or fewer in the last block."""
+        """As in ``TokenBlocks``."""
         return min(self.context, len(self.ids) - 1 - block * self.context)
+
+    def inputs(self, block: int) -> list[int]:
+        """As in ``TokenBlocks``."""
+        start = block * self.context
+        return self.ids[start : start + self.length(block)].astype(np.int64).tolist()
 
     def targets(self, block: int) -> np.ndarray:
         """The target ids of a block (T,)."""
@@ -102,7 +141,7 @@ class PackedTokens:
         return self.ids[start : start + self.length(block)]
 
     def batch(self, blocks: list[int], ignore: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T) of blocks; a short block is padded with ignored targets."""
+        """As in ``TokenBlocks``."""
         longest = max(map(self.length, blocks))
         inputs = torch.full((len(blocks), longest), self.end_of_text)
         targets = torch.full((len(blocks), longest), ignore)
@@ -111,6 +150,15 @@ class PackedTokens:
             piece = torch.from_numpy(self.ids[start : start + size + 1].astype(np.int64))
             inputs[row, :size], targets[row, :size] = piece[:-1], piece[1:]
         return inputs, targets
+
+    def stretches(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Inputs and targets of every stretch of tokens in which each attends to all before: documents, or whole blocks."""
+        for block in range(len(self)):
+            start, targets = block * self.context, self.targets(block).tolist()
+            inputs = self.ids[start : start + len(targets)].tolist()
+            ends = [] if self.across else [at for at, token in enumerate(inputs) if at and token == self.end_of_text]
+            for first, stop in pairwise([0, *ends, len(inputs)]):
+                yield inputs[first:stop], targets[first:stop]
 
     def read_ahead(self, blocks: list[int]) -> None:
         """Let the system read blocks from the disk while something else is computed; nothing waits for them."""
@@ -121,10 +169,6 @@ class PackedTokens:
             end = begin + (self.length(block) + 1) * self.ids.itemsize
             page = begin // mmap.PAGESIZE * mmap.PAGESIZE
             self.map.madvise(mmap.MADV_WILLNEED, page, end - page)
-
-    def layout(self, inputs: Tensor, causal: bool = True) -> tuple[Tensor | None, Tensor | None]:
-        """(mask, positions) that keep documents apart, or (None, None) if attention may cross between them."""
-        return (None, None) if self.across else document_layout(inputs, self.end_of_text, causal)
 
 
 def document_layout(inputs: Tensor, end_of_text: int, causal: bool = True) -> tuple[Tensor, Tensor]:

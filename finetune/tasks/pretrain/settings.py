@@ -38,16 +38,38 @@ class Pretrain(Settings):
         "extension: 0.2 for a fifth, "
         "2 for twice; 1 for files that are not named",
     )
+    stream: bool = Field(
+        False,
+        description="read the text as a stream, for more of it than the disk holds: files, also .parquet and compressed ones, "
+        "an address, or hf:OWNER/NAME; its tokens are made in shards, and again when they are needed again",
+    )
+    shard_tokens: int = Field(
+        1 << 24, ge=64, description="tokens of a shard, best a multiple of the context; a batch has blocks of one shard"
+    )
+    disk_megabytes: float = Field(1000.0, gt=0, description="most disk space that shards take, in millions of bytes")
+    stream_tokens: int | None = Field(
+        None,
+        ge=2,
+        description="training tokens after which the stream is read no further; by default all of it is read",
+    )
+    val_tokens: int = Field(1 << 18, ge=2, description="held-out tokens of a stream that are kept; more are not used")
 
 
 SECTION = Pretrain
+STREAM = tuple(f"pretrain.{name}" for name in ("shard_tokens", "disk_megabytes", "stream_tokens", "val_tokens"))
 TEXT = ("pretrain.val_fraction", "pretrain.eval_data", "pretrain.shares", "pretrain.exclude")
 OBJECTIVE = "pretrain.objective"
 BLOCKS = ("max_length", "pretrain.across_documents", OBJECTIVE)
 READS = {
-    "download": ("pretrain.eval_data", "pretrain.exclude"),
+    "download": ("pretrain.eval_data", "pretrain.exclude", "pretrain.stream"),
     "verify": (OBJECTIVE,),  # of new weights: their architecture and their vocabulary
-    "prepare": (*TEXT, OBJECTIVE, "split.seed"),
-    "train": (*BLOCKS, "pretrain.val_blocks", "pretrain.packed_attention"),
+    "prepare": (*TEXT, OBJECTIVE, "split.seed", "pretrain.stream", *STREAM),
+    "train": (
+        *BLOCKS,
+        "pretrain.val_blocks",
+        "pretrain.packed_attention",
+        "pretrain.stream",
+        "pretrain.disk_megabytes",
+    ),
     "evaluate": BLOCKS,
 }

@@ -7,13 +7,15 @@ from typing import Any, cast
 import torch
 
 from finetune.checkpoints.scratch import Architecture
+from finetune.config import value_of
 from finetune.console import say
 from finetune.errors import RecipeError
 from finetune.evaluation.results import Start
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable
 from finetune.export.hf import language_model_readme
-from finetune.files import read_json, write_json
+from finetune.files import read_json, remove, write_json
+from finetune.hub.streams import TextStream
 from finetune.models.bodies import Body
 from finetune.models.encoder import Encoder
 from finetune.models.gpt import GPT, GPTConfig
@@ -26,13 +28,23 @@ from finetune.run import Run
 from finetune.tables.sources import DataSource, resolve_path
 from finetune.tasks.base import Prepared, Task, TrainingSetup
 from finetune.tasks.pretrain import masked
-from finetune.tasks.pretrain.documents import locate_text, write_evaluation_tokens, write_tokens
+from finetune.tasks.pretrain.documents import locate_text, text_files, write_evaluation_tokens, write_tokens
 from finetune.tasks.pretrain.exclusion import evaluation_files
 from finetune.tasks.pretrain.job import block_nll, build_job, evaluate
 from finetune.tasks.pretrain.masking import choose_masking
-from finetune.tasks.pretrain.packing import PackedTokens
+from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
+from finetune.tasks.pretrain.settings import STREAM
+from finetune.tasks.pretrain.streaming import (
+    INDEX,
+    SHARDS,
+    ShardFolder,
+    StreamedTokens,
+    check_room,
+    read_index,
+    write_stream,
+)
 from finetune.tasks.setup import base_weights, load_base
 from finetune.tokenizer import MASK, Tokenizer
 from finetune.training.job import Job
@@ -77,7 +89,26 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
 
     def locate(self, recipe: Recipe) -> DataSource:
         """Plain text."""
-        return locate_text(recipe.data)
+        return locate_text(recipe.data, recipe.pretrain.stream)
+
+    def check_settings(self, recipe: Recipe) -> None:
+        """Also refuse settings of a stream where there is none, and a disk without room for a shard."""
+        super().check_settings(recipe)
+        own, changed = recipe.pretrain, [name for name in STREAM if value_of(recipe, name) != value_of(Recipe(), name)]
+        if changed and not own.stream:
+            raise RecipeError(
+                f"{changed[0]} is used only with pretrain.stream",
+                got=str(value_of(recipe, changed[0])),
+                do="Leave it out, or give --set pretrain.stream=true.",
+            )
+        if own.stream:
+            check_room(own)
+
+    def check_data(self, recipe: Recipe) -> None:
+        """A stream must give a text."""
+        if recipe.pretrain.stream:
+            for file in text_files(self.locate(recipe).path, stream=True):
+                next(TextStream(file).texts(), None)
 
     def files(self, recipe: Recipe) -> dict[str, Path]:
         """The text, the evaluation text, and the evaluation sets to exclude."""
@@ -87,13 +118,23 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
 
     def prepare(self, recipe: Recipe, run: Run) -> PackedPrepared:
         """Write data/train.bin and data/val.bin, token ids that training memory-maps."""
-        data = locate_text(recipe.data)
+        data = self.locate(recipe).path
         own = Tokenizer.from_directory(base_weights(recipe, run).directory)
         tokenizer = self.tokenizer(recipe, own)
         if tokenizer.vocab_size > own.vocab_size:
             say(choose_masking(own, recipe.train.seed)[2])
         run.path("data").mkdir(exist_ok=True)
-        found = write_tokens(data.path, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
+        if recipe.pretrain.stream:
+            found = write_stream(
+                text_files(data, stream=True),
+                run.path("data"),
+                shard_folder(recipe, run),
+                tokenizer,
+                recipe.pretrain,
+                recipe.split.seed,
+            )
+        else:
+            found = write_tokens(data, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
         evaluated = None
         if recipe.pretrain.eval_data:
             evaluated = write_evaluation_tokens(
@@ -158,9 +199,18 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
     ) -> Job[Any]:
         """Over the blocks of the packed tokens."""
         prepared, model = run.result("prepare", PackedPrepared), setup.model
-        train_tokens, val_tokens = (
-            packed_tokens(recipe, run, model.body, setup.tokenizer, name) for name in ("train", "val")
-        )
+        val_tokens = packed_tokens(recipe, run, model.body, setup.tokenizer, "val")
+        train_tokens: TokenBlocks
+        if recipe.pretrain.stream:
+            train_tokens = StreamedTokens(
+                read_index(run.path("data", INDEX)),
+                shard_folder(recipe, run),
+                setup.tokenizer,
+                val_tokens.context,
+                recipe.pretrain.across_documents,
+            )
+        else:
+            train_tokens = packed_tokens(recipe, run, model.body, setup.tokenizer, "train")
         if is_masked(recipe):
             masking, _, _ = choose_masking(setup.tokenizer, recipe.train.seed)
             return masked.build_job(
@@ -186,7 +236,8 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
     def evaluate(
         self, recipe: Recipe, run: Run, model: LossModule[Learner], tokenizer: Tokenizer, start: Start
     ) -> LanguageEvaluation:
-        """Evaluate before and after training on the held-out text and the evaluation text."""
+        """Evaluate before and after training on the held-out text and the evaluation text; a stream's shards are deleted."""
+        remove(run.path(SHARDS))
         path = run.path("data", "card.json")
         card = TextCard.from_json(read_json(path), path)
         parts: dict[str, dict[str, PackedTokens]] = {"val": {}}
@@ -230,6 +281,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             readme,
             card=Card("fill-mask" if is_masked(recipe) else "text-generation", evaluation.weights, headline),
             generation={"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60},
+            held_out=lambda: packed_tokens(recipe, run, model.body, tokenizer, "val").stretches(),
         )
 
     def next_command(self, directory: Path) -> str:
@@ -241,10 +293,10 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
     def probe(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> Probe:
         """With a validation of one forward pass."""
         whole = self.build_job(recipe, run, setup, device)
-        together = max(setup.settings.tokens_per_pass // max(whole.lengths), 1)
+        together = max(setup.settings.tokens_per_pass // whole.lengths[0], 1)
         shorter = recipe.pretrain.model_copy(update={"val_blocks": together})
         job = self.build_job(recipe.model_copy(update={"pretrain": shorter}), run, setup, device)
-        return Probe(job, choose(whole.lengths, setup.settings), whole)
+        return Probe(job, choose(whole.lengths, setup.settings, whole.groups), whole)
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
         """For the held-out blocks, one at a time, before and after training."""
@@ -261,6 +313,11 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
 def is_masked(recipe: Recipe) -> bool:
     """Whether an encoder learns masked words."""
     return bool(recipe.pretrain.objective == "masked")
+
+
+def shard_folder(recipe: Recipe, run: Run) -> ShardFolder:
+    """Where the shards of a run's stream are."""
+    return ShardFolder(run.path(SHARDS), int(recipe.pretrain.disk_megabytes * 1e6))
 
 
 def packed_tokens(

@@ -23,7 +23,7 @@ from finetune.report.blocks import (
     value_text,
 )
 from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
-from finetune.report.page import Files, Page, fallback_notice, make_page
+from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.report.written import no_data_card, row_list, spread_text, unbroken
 from finetune.tasks.tag.card import TagCard
 from finetune.tasks.tag.score import METRICS, OUTCOMES, TagEvaluation, verdict
@@ -59,7 +59,7 @@ def page(files: Files[TagEvaluation, TagCard]) -> PageContent:
         unbroken(verdict(evaluation)),
         tiles(evaluation),
         sections,
-        use=[use(files.name)],
+        use=[use(files.name), look_closer(files, inside=False)],
         notice=fallback_notice(files),
     )
 

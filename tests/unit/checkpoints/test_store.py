@@ -153,8 +153,8 @@ def full_disk_in_rust(*_, **__):
 @pytest.mark.parametrize(
     "where, fault",
     [
-        ("save_file", full_disk),
-        ("save_file", full_disk_in_rust),
+        ("write_tensors", full_disk),
+        ("write_tensors", full_disk_in_rust),
         ("write_json", full_disk),
         ("sync_directory", full_disk),
     ],

@@ -210,3 +210,12 @@ def test_the_interval_of_precision_at_a_base_rate_covers(rate):
         found: Metric = next(row.precision for row in aims.base_rates(y, predicted, 1) if row.rate == rate)
         covered += found.low <= true <= found.high
     assert 0.93 <= covered / 2000 <= 0.97
+
+
+def test_without_a_bound_or_an_aim_nothing_is_promised():
+    y, everything = np.ones(40, dtype=int), np.ones(40, dtype=bool)
+    assert aims.promise("precision:0.9", y, y, everything, 1, None).holds
+    nobody = aims.promise("precision:0.9", y, y, ~everything, 1, None)
+    assert nobody.aim == 0.9 and nobody.bound is None and not nobody.holds
+    half = aims.promise("half", y, y, everything, 1, None)
+    assert half.aim is None and half.bound > 0.9 and not half.holds

@@ -1,5 +1,8 @@
 """The search for wrong labels: against scikit-learn and cleanlab, and on the bundled sample with planted errors."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,10 +12,14 @@ from finetune.evaluation.baseline import tfidf_features
 from finetune.evaluation.label_audit import (
     FOLDS,
     Features,
+    LabelAudit,
+    Planted,
     assign_audit_folds,
+    counts_text,
     judged_rows,
     measure_search,
     out_of_fold,
+    planted_text,
     search,
 )
 from finetune.hub.assets import asset
@@ -134,3 +141,26 @@ def test_errors_planted_in_the_bundled_sample_are_first_in_the_list():
     found = search(features, targets, groups, np.ones(n, dtype=bool), 2, 0)
     first = np.argsort(found.quality, kind="stable")[: round(0.03 * n)]
     assert np.isin(rows, first).mean() >= 0.8 and np.isin(rows, found.order).mean() >= 0.8
+
+
+@pytest.mark.parametrize(("rounds", "words"), [(1, "on purpose: it then"), (5, "on purpose in 5 rounds: it then")])
+def test_the_search_is_described_in_words(rounds, words):
+    planted = Planted(rows=10, found=8, low=0.49, high=0.94, listed=16, rounds=rounds)
+    audit = LabelAudit(
+        schema_version=1, rows=500, suspects={"train": 3, "test": 1}, features=["TF-IDF"], planted=planted, seconds=1.0
+    )
+    assert words in planted_text(audit)
+    assert "8 of the 10 (80 %, 95 % interval 49 to 94), so 50 % of the list" in planted_text(audit)
+    assert counts_text(audit) == "4 of 500 rows have a label that may be wrong (train 3, test 1)."
+    none = replace(audit, suspects={"train": 0, "test": 0})
+    assert counts_text(none) == "0 of 500 rows have a label that may be wrong."
+
+
+def test_a_model_that_is_not_at_its_optimum_says_nothing():
+    values = np.random.default_rng(0).normal(size=(60, 20)) * np.logspace(-2, 2, 20)
+    targets = np.arange(60) % 3
+    folds = assign_audit_folds(targets, *alone(60), seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = out_of_fold([Features("x", values, 100.0)], targets, folds, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1)  # and no warning was an error

@@ -191,3 +191,11 @@ def test_intervals_cover_the_value_of_the_population_in_simulation():
             covered[name] += found[name].low <= value <= found[name].high
     shares = {name: count / trials for name, count in covered.items()}
     assert all(0.91 <= share <= 0.985 for share in shares.values()), shares  # 95 %, and its own error over 300 trials
+
+
+def test_a_single_known_label_leaves_the_losses_undefined_with_a_reason():
+    zeros = np.zeros(5, dtype=int)
+    found = classification_metrics(zeros, zeros, np.ones((5, 1)), ["ham"], None, 100, 0)
+    assert found["accuracy"].value == found["f1_macro"].value == 1
+    for name in ("log_loss", "brier"):
+        assert (found[name].value, found[name].reason) == (None, "only one label is known")

@@ -13,7 +13,7 @@ from finetune.models import compiled
 from finetune.models.compiled import CompiledGPT
 from finetune.models.compiler import COMPILERS
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.int8 import Int8Linear, quantize_rows
+from finetune.models.int8 import Int8Linear, quantize_rows, rounded_copy
 from finetune.models.packed import PackedDecoder, int8_decoder
 
 
@@ -52,6 +52,21 @@ def test_the_plain_path_is_the_model_with_rounded_matrices_and_the_head_too(mode
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
     model.load_state_dict(before)
     assert (model(ids)[:, -1] - found).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_a_rounded_copy_has_every_matrix_rounded_and_is_what_int8_then_computes(model):
+    before = {name: own.clone() for name, own in model.state_dict().items()}
+    twin = rounded_copy(model)
+    for name, own in twin.named_parameters():
+        expected = before[name]
+        if own.dim() == 2:
+            rounded, scale = quantize_rows(expected)
+            expected = rounded * scale[:, None]
+        assert torch.equal(own, expected), name
+    assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
+    decoder, ids = int8_decoder(twin, compiled=False), torch.tensor([[1, 2, 3, 4]])
+    torch.testing.assert_close(decoder.next_logits(ids, decoder.new_cache(4)), twin(ids)[:, -1], atol=2e-5, rtol=0)
 
 
 def test_generation_takes_it_where_it_is_asked_for(model, monkeypatch):

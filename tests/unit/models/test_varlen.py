@@ -35,11 +35,14 @@ def test_loss_and_gradients_are_those_of_the_masked_path(packed, fused, again, m
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
+    calls, run_block = [], varlen.run_block
+    monkeypatch.setattr(varlen, "run_block", lambda *given: calls.append(1) or run_block(*given))
     loss = PackedLoss(model, fused, again)(inputs, targets, *document_bounds(inputs, END))
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, gradients[name], rtol=1e-4, atol=1e-4)
+    assert len(calls) == (4 if again else 2)  # blocks of a model of two
 
 
 def test_bounds_and_positions_are_those_of_the_documents(packed):

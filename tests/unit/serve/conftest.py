@@ -76,6 +76,35 @@ def seq2seq_export(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tagger_bundle(tmp_path_factory):
+    """A tagger that has learnt nothing: it finds names of two kinds, one of them hostile, all the same."""
+    from finetune.evaluation.results import StartWeights
+    from finetune.models.gpt import GPT, GPTConfig
+    from finetune.tasks.tag.bundle import TagBundleCard
+    from finetune.tasks.tag.export import write_tagger
+    from finetune.tasks.tag.model import Tagger
+    from finetune.tokenizer import Tokenizer
+
+    tokenizer, tags = Tokenizer.of_bytes(), ["O", *(f"{part}-{kind}" for kind in (LABELS[1], "place") for part in "BI")]
+    gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 16, 1, 2)).initialise(2, std=0.5)
+    model = Tagger(gpt, len(tags)).initialise_head(3)
+    model.head.weight.data *= 50
+    card = TagBundleCard(
+        schema_version=1,
+        task="tag",
+        tags=tags,
+        max_length=40,
+        weights=StartWeights("tiny", "here", "", {}, fallback=False, note=""),
+        tokenizer_sha256=tokenizer.fingerprint(),
+        data_sha256="",
+        recipe_sha256="",
+    )
+    directory = tmp_path_factory.mktemp("exports") / "names"
+    write_tagger(directory, model.eval(), tokenizer, card)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def client():
     """``client(directory, **limits)``: a context with a client of the application, its model and its worker."""
 

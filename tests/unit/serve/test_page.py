@@ -1,10 +1,13 @@
 """The page in a real browser: classify, move the threshold, drop a table, chat, stop; nothing of the data runs."""
 
 import csv
+import importlib.util
 import io
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
 
@@ -157,6 +160,24 @@ def test_a_target_shows_where_it_looked(browser, server, seq2seq_export):
         assert browser.run("document.querySelectorAll('#attention thead th').length") == 5
 
 
+def test_names_are_marked_in_the_text(browser, server, tagger_bundle):
+    from finetune.tasks.tag.bundle import TagBundle
+
+    text = "😀 Anna went to <b>Oslo</b>.\nBo 👩‍👩‍👧 stayed, and Ann left New York."
+    [expected] = TagBundle.load(tagger_bundle).names([text])
+    with server(tagger_bundle) as running:
+        browser.open(f"{running.address}/", 390, 900)
+        browser.until("!document.getElementById('tagger').hidden")
+        submit(browser, "tag-text", text, "tag-form")
+        browser.until("!document.getElementById('tag-part').hidden")
+        marks = "[...document.querySelectorAll('#tagged mark')].map(m => [m.firstChild.textContent, m.lastChild.textContent])"
+        assert browser.run(marks) == [[name.text, name.kind] for name in expected] and expected
+        shown = "[...document.getElementById('tagged').childNodes].map(n => (n.firstChild ?? n).textContent).join('')"
+        assert browser.run(shown) == text
+        assert browser.run("document.querySelectorAll('#tag-rows tr').length") == len(expected)
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+
 CONTRAST = """(() => {  // texts of less than 4.5 (WCAG 2, 1.4.3)
     const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     const level = (color) => color.match(/[\\d.]+/g).slice(0, 3)
@@ -181,6 +202,7 @@ def test_it_fits_a_phone_and_can_be_used_by_keyboard(browser, classifier, width,
     submit(browser, "texts", "w" * 300 + "\nlunch", "predict-form")
     browser.until("document.querySelectorAll('#predictions-rows tr').length === 2")
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run("document.querySelector('#predictions-rows button').getBoundingClientRect().right <= innerWidth")
     unnamed = """[...document.querySelectorAll('button, input, textarea, select')].filter(e => e.offsetParent &&
         !e.labels?.length && !e.textContent.trim() && !e.getAttribute('aria-label')).map(e => e.outerHTML)"""
     assert browser.run(unnamed) == []
@@ -191,3 +213,17 @@ def test_it_fits_a_phone_and_can_be_used_by_keyboard(browser, classifier, width,
         browser.press("Tab")
         reached.add(browser.run("document.activeElement.id"))
     assert {"texts", "threshold", "table-file"} <= reached
+
+
+def test_the_screenshots_of_the_docs_can_be_taken_again(browser, classifier):
+    root = Path(__file__).resolve().parents[3]
+    spec = importlib.util.spec_from_file_location("screenshots", root / "docs" / "screenshots.py")
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    taken = Image.open(io.BytesIO(screenshots.serve_picture(browser, classifier.address)))
+    assert taken.size == Image.open(root / "docs" / "serve.png").size
+    assert not browser.run("document.getElementById('why').hidden || document.getElementById('why-near').hidden")
+    for name in ("report", "xray"):
+        size = Image.open(root / "docs" / f"{name}.png").size
+        picture = screenshots.top_picture(browser, f"{classifier.address}/", size[1])
+        assert Image.open(io.BytesIO(picture)).size == size

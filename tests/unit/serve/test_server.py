@@ -63,6 +63,15 @@ def test_a_port_in_use_is_said(instruct_run):
             serve(str(instruct_run), "127.0.0.1", port)
 
 
+def test_an_answer_does_not_wait_for_an_acknowledgement():
+    from finetune.serve.server import listen
+
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_an_address_that_is_not_ours_is_said():
     from finetune.serve.server import listen
 
@@ -81,14 +90,14 @@ def test_what_is_no_model_is_said(tmp_path, classifier_run, tiny):
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     shutil.copy(classifier_run / "recipe.json", unfinished)
-    tagger = shutil.copytree(classifier_run / "export" / "hf", tmp_path / "tagger")
-    card = (tagger / "bundle.json").read_text()
-    (tagger / "bundle.json").write_text(card.replace('"task": "classify"', '"task": "tag"'))
+    other = shutil.copytree(classifier_run / "export" / "hf", tmp_path / "other")
+    card = (other / "bundle.json").read_text()
+    (other / "bundle.json").write_text(card.replace('"task": "classify"', '"task": "tell"'))
     loose = shutil.copytree(classifier_run / "export" / "hf", tmp_path / "loose")
     (loose / "bundle.json").unlink()
     for given, kind, said in (
         (unfinished, WeightsError, "Finish the run"),
-        (tagger, RunError, "finetune predict"),
+        (other, RunError, "the task tell is not served"),
         (loose, WeightsError, "bundle.json"),
         (tmp_path / "nothing", FinetuneError, "nothing"),
         (tmp_path, FinetuneError, str(tmp_path)),

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,7 +167,7 @@ def test_the_next_batch_is_read_ahead_and_the_losses_stay_the_same(toy_job, run_
     _, ahead, *_ = run_training(replace(again, read_ahead=asked.append), settings)
     assert [step["loss"] for step in ahead] == [step["loss"] for step in plain]
     orders = [epoch_batches(job.lengths, settings.batch_size, settings.seed, at) for at in range(settings.epochs)]
-    assert asked == [batch for order in orders for batch in order[1:]]
+    assert asked == [batch for order in orders for batch in order][1:]
 
 
 def test_frozen_weights_keep_their_bits_and_all_others_move(toy_job, run_training):
@@ -315,3 +316,18 @@ def test_the_epoch_of_a_validation_is_rounded(toy_job, tmp_path, capsys):
     job, settings = toy_job(max_steps=5)
     loop.train(job, settings, tmp_path, {})
     assert "  epoch 0.833: validation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(600.0, False), (600.5, True)])
+def test_advice_is_said_for_a_training_of_more_than_ten_minutes(monkeypatch, capsys, seconds, said):
+    monkeypatch.setattr(loop, "estimate", lambda first, plan: SimpleNamespace(seconds=seconds))
+    loop._advise(SimpleNamespace(advice="take fewer rows"), None, None)
+    assert ("about 10 minutes of training; take fewer rows" in capsys.readouterr().out) == said
+
+
+def test_all_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(loop.os, "sched_getaffinity", lambda process: {0, 5, 7}, raising=False)
+    monkeypatch.setattr(loop.os, "cpu_count", lambda: 8)
+    assert len(loop._usable_cores()) == 3
+    monkeypatch.delattr(loop.os, "sched_getaffinity")
+    assert len(loop._usable_cores()) == 8

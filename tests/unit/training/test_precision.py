@@ -1,9 +1,12 @@
 """Which precision a machine gets, and what autocast makes of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from finetune.errors import RecipeError
+from finetune.tasks.setup import fit
 from finetune.training import precision
 from finetune.training.precision import autocast
 
@@ -41,3 +44,49 @@ def test_a_variable_names_another_device(monkeypatch):
     monkeypatch.setenv("FINETUNE_DEVICE", "mps")
     with pytest.raises(RecipeError, match="known: cuda, cpu"):
         precision.device_type()
+
+
+def test_tf32_is_on_only_where_and_while_it_is_asked_for(monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(precision, "device_type", lambda: "cuda")
+    with precision.tf32(True):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
+    with precision.tf32(False):
+        assert torch.get_float32_matmul_precision() == before
+    assert precision.why_tf32(True) == ["tf32: fp32 matrix products round their inputs to TF32"]
+    assert precision.why_tf32(False) == []
+    monkeypatch.setattr(precision, "device_type", lambda: "cpu")
+    with precision.tf32(True):
+        assert torch.get_float32_matmul_precision() == before
+    assert precision.why_tf32(True) == ["tf32: changes nothing here"]
+
+
+def test_a_training_has_tf32_and_nothing_after_it(toy_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "device_type", lambda: "cuda")
+    seen = []
+    job, settings = toy_job(tf32=True, max_steps=1)
+    watched = replace(job, loss_sum=lambda *a: seen.append(torch.get_float32_matmul_precision()) or job.loss_sum(*a))
+    fit(watched, settings, tmp_path, {"data": "toy"})
+    assert set(seen) == {"high"} and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_fp16_is_never_chosen_but_named_where_it_may_help(monkeypatch):
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    monkeypatch.setattr(precision, "device_type", lambda: "cuda")
+    assert precision.choose_precision("auto", 768) == (
+        "fp32",
+        "no bf16 arithmetic on this cuda; train.precision=fp16 would use its fp16",
+    )
+    assert precision.choose_precision("fp16", 768) == ("fp16", "as asked")
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("processor", [True, False])
+def test_bf16_is_asked_of_the_device_that_computes(monkeypatch, gpu, processor):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: processor, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for device, expected in (("cuda", gpu), ("cpu", processor), ("mps", False)):
+        monkeypatch.setattr(precision, "device_type", lambda device=device: device)
+        assert precision.has_bf16() is expected

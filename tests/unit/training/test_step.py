@@ -61,9 +61,12 @@ def rows_of(job):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("method", ["full", "last-blocks", "lora"])
-def test_no_number_is_read_within_a_step(toy_job, monkeypatch, method, optimizer):
-    job, settings = toy_job(method, optimizer=optimizer, dropout=0.0 if method == "last-blocks" else 0.1)
+@pytest.mark.parametrize(
+    "method, precision", [("full", "fp32"), ("full", "fp16"), ("last-blocks", "fp32"), ("lora", "fp32")]
+)
+def test_no_number_is_read_within_a_step(toy_job, monkeypatch, method, precision, optimizer):
+    dropout = 0.0 if method == "last-blocks" else 0.1
+    job, settings = toy_job(method, optimizer=optimizer, precision=precision, dropout=dropout)
     steps = eager(job, settings, rows_of(job))
     with Reads(monkeypatch) as reads:
         for step in range(3):

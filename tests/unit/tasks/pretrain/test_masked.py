@@ -50,7 +50,7 @@ def test_hidden_tokens_are_the_targets_and_others_are_in_each_epoch(tokens):
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert not torch.equal(first[1], later[1])
     inputs, targets = first
-    true = torch.tensor(masked.inputs_of(tokens, 0))
+    true = torch.tensor(tokens.inputs(0))
     hidden = targets[0] != IGNORE
     assert torch.equal(targets[0][hidden], true[hidden]) and torch.equal(inputs[0][~hidden], true[~hidden])
     assert int(hidden.sum()) == masking.count(true.tolist())
@@ -71,7 +71,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(tokens):
 
 
 def test_the_figures_are_sums_over_hidden_tokens():
-    found = masked_metrics([2.0, 9.0, 4.0], [1, 4, 3], [1, 2, 0])
+    found = masked_metrics([2.0, 9.0, 4.0], [1, 4, 3], [1, 2, 0], 1000)
     assert found["log_loss"].value == pytest.approx(15 / 8) and found["perplexity"].value == pytest.approx(
         math.exp(15 / 8)
     )

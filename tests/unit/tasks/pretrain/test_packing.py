@@ -56,6 +56,20 @@ def test_loss_of_packed_documents_is_that_of_each_alone(tmp_path, tokenizer):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("across", [False, True])
+def test_the_loss_of_stretches_is_that_of_the_blocks(tmp_path, tokenizer, across):
+    write(tmp_path, tokenizer)
+    model = GPT(GPTConfig(vocab_size=257, context=16, width=32, layers=2, heads=4)).initialise(3, std=0.2).eval()
+    tokens = packed(tmp_path, tokenizer, across=across)
+    inputs, targets = tokens.batch(list(range(len(tokens))), IGNORE)
+    together = float(model.loss_sum(inputs, targets, *tokens.layout(inputs)))
+    stretches = list(tokens.stretches())
+    alone = sum(float(model.loss_sum(*(torch.tensor([part]) for part in own))) for own in stretches)
+    assert alone == pytest.approx(together, rel=1e-5)
+    assert len(stretches) == len(tokens) if across else len(stretches) > len(tokens)
+
+
+@torch.no_grad()
 def test_loss_does_not_depend_on_the_batch(tmp_path, tokenizer):
     write(tmp_path, tokenizer)
     model = GPT(GPTConfig(vocab_size=257, context=16, width=32, layers=2, heads=4)).initialise(3, std=0.2).eval()

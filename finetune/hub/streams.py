@@ -1,0 +1,166 @@
+"""Texts read as a stream, for more of them than the disk holds: files, addresses, and data sets of the hub.
+
+What is not a file here is pinned in our cache: a small file says which revision of a data set, or which address, is
+read, and its hash stands for the data. `datasets` reads the stream and knows its state, from which it goes on.
+"""
+
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlparse
+
+from finetune.errors import DataError, FetchError, FinetuneError, shorten
+from finetune.files import home, read_json, write_json
+from finetune.hub.datasets import PREFIX
+from finetune.hub.errors import explain
+from finetune.hub.fetch import network_available
+from finetune.records import Record
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+ADDRESSES = ("https://", "http://")
+PACKED = (".xz", ".gz", ".bz2", ".zst")
+KINDS = {".txt": "text", ".md": "text", ".jsonl": "json", ".parquet": "parquet"}
+ENDINGS = tuple(KINDS) + tuple(kind + packed for kind in (".txt", ".md", ".jsonl") for packed in PACKED)
+PINNED = ".stream"  # ending of the files that pin what is not on this machine
+UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, EOFError, StopIteration, lzma.LZMAError, zlib.error)
+PARTS = 1024  # of a saved data set, so that the place of a row is found fast
+
+State = dict[str, Any]  # as `datasets` writes it, plain JSON
+
+
+@dataclass(frozen=True)
+class Pin(Record):
+    """What a stream reads that is not a file here: an address, or a revision of a data set of the hub."""
+
+    address: str = ""
+    repo: str = ""
+    config: str = ""
+    revision: str = ""
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether this names an address or a data set of the hub."""
+    return name.startswith((PREFIX, *ADDRESSES))
+
+
+def pin_stream(name: str) -> Path:
+    """The file that pins ``hf:OWNER/NAME[:CONFIG]`` or an address, written at its first use. Raises FetchError."""
+    path = home() / "streams" / (quote(name, safe="") + PINNED)
+    if path.exists():
+        return path
+    pin = Pin(address=name) if name.startswith(ADDRESSES) else _newest_revision(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, pin.to_json())
+    return path
+
+
+def _newest_revision(name: str) -> Pin:
+    repo, _, config = name.removeprefix(PREFIX).partition(":")
+    if not repo or not network_available():
+        raise FetchError(
+            f"the data set {name!r} cannot be streamed: the hub does not answer",
+            known=f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME:CONFIG",
+            do="Connect to the network, or give files that are on this machine.",
+        )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        revision = HfApi().dataset_info(repo).sha
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise explain(error, f"the data set {name!r}", "the hub", "") from error
+    return Pin(repo=repo, config=config, revision=revision or "main")
+
+
+class TextStream:
+    """The texts of a stream in order, from its beginning or from a state that it was in.
+
+    A row of JSONL, Parquet or a data set is a text of its own, from its column ``text``; a text file gives its lines.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.pin = Pin.from_json(read_json(path), path) if path.suffix == PINNED else None
+        self.name = (self.pin.address or self.pin.repo) if self.pin else path.name
+        self.gives_lines = _kind(self.name) == "text" and not self.path.is_dir()
+        self.rows: IterableDataset | None = None
+
+    def state(self) -> State:
+        """The state after the text that was given last."""
+        assert self.rows is not None, "texts() opens the stream"
+        return self.rows.state_dict()
+
+    def texts(self, state: State | None = None) -> Iterator[str]:
+        """The texts from a state on. Raises DataError for what cannot be read, FetchError where the network fails."""
+        import datasets
+
+        read = 0
+        try:
+            self.rows = self._open()
+            if state is not None:
+                self.rows.load_state_dict(state)
+            for row in self.rows:
+                read += 1
+                text = row.get("text")
+                if "text" not in row or not isinstance(text, str | None):
+                    raise self._no_texts(row)
+                yield text or ""
+        except FinetuneError:
+            raise
+        except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
+            raise self._unreadable(error, read) from error
+
+    def _open(self) -> "IterableDataset":
+        """The stream at its beginning."""
+        import datasets
+
+        if self.path.is_dir():
+            saved = datasets.load_from_disk(str(self.path))
+            saved = saved["train"] if isinstance(saved, datasets.DatasetDict) else saved
+            return saved.select_columns("text").to_iterable_dataset(num_shards=min(PARTS, max(len(saved), 1)))
+        if self.pin and self.pin.repo:
+            found = datasets.load_dataset(
+                self.pin.repo, self.pin.config or None, revision=self.pin.revision, split="train", streaming=True
+            )
+        else:
+            kind = _kind(self.name)
+            lines = {"keep_linebreaks": True, "encoding": "utf-8-sig"} if kind == "text" else {}
+            place = self.pin.address if self.pin else str(self.path)
+            found = datasets.load_dataset(kind, data_files=[place], split="train", streaming=True, **lines)
+        if found.column_names and "text" in found.column_names:
+            found = found.select_columns("text")
+        return (
+            found.reshard()
+        )  # the row groups of Parquet, so that a place in it is found without reading all before it
+
+    def _no_texts(self, row: dict[str, Any]) -> DataError:
+        return DataError(
+            f"{self.name}: the stream has no column of strings named text",
+            got=", ".join(map(str, row)),
+            do='Give rows such as {"text": "..."}.',
+        )
+
+    def _unreadable(self, error: Exception, read: int) -> FinetuneError:
+        what = f"{self.name}: the stream cannot be read" + (f" after {read:,} rows" if read else "")
+        if self.pin:
+            return FetchError(
+                what,
+                got=shorten(f"{type(error).__name__}: {error}", 200),
+                known="data sets of the hub that need no code of their own, and addresses of " + ", ".join(KINDS),
+                do="Check the network, then run the same command: it goes on from the last checkpoint.",
+            )
+        return DataError(
+            what, got=shorten(str(error), 200) or "an empty file", known=", ".join(ENDINGS), do="Check the file."
+        )
+
+
+def _kind(name: str) -> str:
+    """How `datasets` calls the format of a file; empty for a data set."""
+    path = Path(urlparse(name).path if name.startswith(ADDRESSES) else name)
+    suffix = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    return KINDS.get(suffix, "")
