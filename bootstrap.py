@@ -7,6 +7,7 @@ Exit status: 0 ready, 2 the message says what to do, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -135,11 +136,41 @@ def adopt_packages(modules):
     return venv_runs("import " + ", ".join(modules))
 
 
+@contextlib.contextmanager
+def one_at_a_time():
+    """Wait for another set-up of this checkout: it would clear .venv under ours, or ours under it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(ROOT / "bootstrap.py", "rb") as file:  # the lock ends with the process
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up in this folder")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_set_up(dev):
+    """Whether .venv has what the checkout asks for now."""
+    record = read_record()
+    return record.get("finished") == fingerprint() and record["dev"] >= dev and venv_runs("import psutil")
+
+
 def set_up(dev):
     """Bring .venv to what the checkout asks for now."""
-    wanted, record = fingerprint(), read_record()
-    if record.get("finished") == wanted and record["dev"] >= dev and venv_runs("import psutil"):
+    if is_set_up(dev):
         return
+    with one_at_a_time():
+        if not is_set_up(dev):
+            install_all(dev)
+
+
+def install_all(dev):
+    """Make .venv where it is missing or spoilt, and install everything."""
+    wanted, record = fingerprint(), read_record()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         stop(

@@ -121,7 +121,7 @@ def converse(conversation: Conversation, asked: list[str]) -> tuple[list[str], l
 def answers(directory: Path, messages: list[list[dict[str, str]]], context: int) -> list[str]:
     """llama.cpp's, by the file's chat template and the Modelfile's stop strings."""
     modelfile = (directory / "Modelfile").read_text(encoding="utf-8")
-    stop = [json.loads(own) for own in re.findall(r'^PARAMETER stop (".*")$', modelfile, flags=re.M)]
+    stop = re.findall(r'^PARAMETER stop """(.*?)"""$', modelfile, flags=re.M | re.S)
     server = open_server(directory / FILE, context)
     options = {"temperature": 0.0, "max_tokens": NEW_TOKENS, "cache_prompt": False, "stop": stop}
     return [

@@ -74,20 +74,19 @@ def main() -> None:
         found[axis] = {"x": x, "seconds": took, "exponent": slope}
         print(f"{axis}: exponent {slope:.2f}, {took}", flush=True)
     here = Path(__file__).parent
-    write_json(
-        here / "growth.json",
-        {"processor": processor_name(), "instruction_set": instruction_set(), "base": BASE, "axes": found},
-    )
+    record = {"processor": processor_name(), "instruction_set": instruction_set(), "base": BASE, "axes": found}
+    write_json(here / "growth.json", record)
     draw(found, here / "growth.png")
-    few_labels.write_section(here / "README.md", "growth", section(found))
+    few_labels.write_section(here / "README.md", "growth", section(record))
 
 
-def section(found: dict) -> str:
-    """The section of README.md."""
+def section(record: dict) -> str:
+    """The section of README.md, from growth.json."""
     lines = [
         "## How the cost grows",
         "",
-        f"Processor seconds of a training of one epoch, one thread of an {processor_name()} ({instruction_set()}), fp32, random "
+        f"Processor seconds of a training of one epoch, one thread of an {record['processor']} "
+        f"({record['instruction_set']}), fp32, random "
         f"ids; where an axis does not say otherwise, {BASE['rows']} rows of {BASE['length']} tokens, {BASE['blocks']} blocks of "
         f"width {BASE['width']}, all of them trained, and {BASE['classes']} classes. Exponent: of the larger half of the points.",
         "",
@@ -96,7 +95,7 @@ def section(found: dict) -> str:
         "| axis | values | CPU seconds | exponent |",
         "|---|---|---|---:|",
     ]
-    for axis, own in found.items():
+    for axis, own in record["axes"].items():
         values, took = ", ".join(f"{x:,}" for x in own["x"]), ", ".join(f"{y:.2f}" for y in own["seconds"])
         lines.append(f"| {UNITS.get(axis, 'parameters of the blocks')} | {values} | {took} | {own['exponent']:.2f} |")
     return "\n".join([*lines, "", "![Cost by rows, length, trained blocks, classes and parameters](growth.png)"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from finetune.evaluation.aims import Costs
+from finetune.evaluation.aims import Costs, upper_bound
 from finetune.evaluation.calibration import decide, softmax
 from finetune.evaluation.intervals import paired_bootstrap
 from finetune.evaluation.label_sets import sigmoid
@@ -58,6 +58,12 @@ class Cost(Record):
 
     def text(self) -> str:
         """As the second half of a sentence."""
+        if self.metric == "accuracy" and self.low == self.high == 0:  # nothing to resample: an interval of no width
+            most = float(upper_bound(0, self.n, 0.95))
+            return (
+                f"accuracy {self.after:.4f} as in fp32: on {self.n:,} held-out rows none turned right or wrong, "
+                f"with 95 % confidence at most {most:.1%} of all rows do"
+            )
         name = {"log_loss": "loss per token"}.get(self.metric, self.metric)
         return (
             f"{name} {self.after:.4f} where fp32 has {self.before:.4f}, a change of {self.change:+.4f} "

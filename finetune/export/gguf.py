@@ -190,12 +190,17 @@ def _gguf_name(name: str) -> str:
 
 
 def _modelfile(thing: Exportable, model: GPT) -> str:
-    """What ollama needs to put a question as the run did, and to stop."""
+    """What ollama needs to put a question as the run did, and to stop. It reads no escapes, so line ends stand as they are.
+
+    Source: ollama/ollama, docs/modelfile.md and parser/parser.go.
+    """
     stops = [END_OF_TEXT, *thing.stop]
     lines = [f"FROM ./{FILE}"]
     if thing.ollama_template:
         lines.append(f'TEMPLATE """{thing.ollama_template}"""')
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    lines += [f'PARAMETER stop """{stop}"""' for stop in stops]
+    if most := thing.generation.get("max_new_tokens"):
+        lines.append(f"PARAMETER num_predict {most}")
     lines += [f"PARAMETER num_ctx {model.config.context}", "PARAMETER temperature 0"]
     return "\n".join(lines) + "\n"
 

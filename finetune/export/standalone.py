@@ -178,10 +178,27 @@ def read_vocabulary(directory: Path) -> tuple[tiktoken.Encoding, int, str]:
     return encoding, special["<|endoftext|>"], hashlib.sha256(ordered.encode()).hexdigest()
 
 
+def read_csv(source: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV, without blank lines."""
+    csv.field_size_limit(1 << 30)
+    with open(source, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            lines = [(reader.line_num, row) for row in reader if row]
+        except csv.Error as error:
+            raise ValueError(f"{source}, line {reader.line_num}: {error}") from error
+    if not lines:
+        raise ValueError(f"{source}: is empty")
+    [(_, names), *rest] = lines
+    for line, row in rest:
+        if len(row) != len(names):
+            raise ValueError(f"{source}, line {line}: {len(row)} cells, and the header has {len(names)}")
+    return names, [row for _, row in rest]
+
+
 def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) -> int:
     """Copy a CSV with its predictions added; rows without text get empty cells. Returns the number of rows."""
-    with open(source, encoding="utf-8-sig", newline="") as file:
-        names, *rows = csv.reader(file)
+    names, rows = read_csv(source)
     if column not in names:
         raise ValueError(f"{source}: no column {column!r}; its columns are {', '.join(names)}")
     texts = [row[names.index(column)] for row in rows]

@@ -46,10 +46,16 @@ def serve(given: str, host: str, port: int) -> NoReturn:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises RecipeError."""
+    """A listening socket. Raises RecipeError.
+
+    Its connections send at once (TCP_NODELAY): a response in two parts would else wait 40 ms for the client's delayed
+    acknowledgement of the first. asyncio sets this only on sockets that name their protocol.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        found = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return found
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise RecipeError(

@@ -273,6 +273,7 @@ def _binary_columns(names: list[str], sample: list[list[str]], taken: set) -> li
 def _not_recognised(path: Path | str, what: str, names: list[str], why: str, binary: Sequence[str] = ()) -> DataError:
     usual = TEXT_NAMES if what == "text" else LABEL_NAMES
     each = f" A column for each label: --label {','.join(binary)} --set classify.labels=many" if binary else ""
+    each += ", for data check --labels many" if binary else ""
     return DataError(
         f"{path}: no {what} column recognised by its name or content",
         got=", ".join(names) + (f" ({why})" if why else ""),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_WIDTH = 256  # of the narrowest model that bf16 makes faster
 
 
 def device_type() -> str:
@@ -32,7 +33,7 @@ def choose_precision(asked: str, width: int) -> tuple[str, str]:
     if not has_bf16():
         other = "; train.precision=fp16 would use its fp16" if device_type() != "cpu" else ""
         return "fp32", f"no bf16 arithmetic on this {device_type()}{other}"
-    if width < 256:
+    if width < BF16_WIDTH:
         return "fp32", f"bf16 does not pay at width {width}"
     return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"
 

@@ -201,6 +201,26 @@ def test_the_page_shows_the_figures_of_the_decoding(root, scripts):
     assert found == decoding.section(read_json(root / "benchmarks" / "decoding.json"))
 
 
+def test_the_page_shows_the_records_of_the_other_scripts(root, scripts, monkeypatch, tmp_path):
+    shared, page = scripts["few_labels"], root / "benchmarks" / "README.md"
+    for name in ("growth", "architectures"):
+        section = importlib.import_module(name).section(read_json(page.with_name(f"{name}.json")))
+        assert section == shared.section_of(page, name)
+    pairs, methods = importlib.import_module("seq2seq_sets"), importlib.import_module("full_shape_methods")
+    assert pairs.section(shared.read_rows(pairs.ROWS)) == shared.section_of(page, "seq2seq_sets")
+    text = page.read_text(encoding="utf-8")
+    monkeypatch.setattr(methods, "README", tmp_path / "README.md")
+    methods.README.write_text(text.replace("| lora | 1,181,184 |", "| lora | 1 |"), encoding="utf-8")
+    methods.write_table(methods.recorded())
+    assert methods.README.read_text(encoding="utf-8") == text
+
+
+def test_the_page_of_reliability_shows_the_record_of_the_campaigns(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tests" / "faults" / "campaigns")
+    record = importlib.import_module("record")
+    assert record.page(read_json(record.RECORD)) == record.PAGE.read_text(encoding="utf-8")
+
+
 def test_variety_and_repetition_are_shares_of_n_grams(scripts):
     decoding = importlib.import_module("decoding")
     rows = [[1, 2, 1, 2, 1, 2, 3], [1, 2, 4, 5, 6, 7, 8]]

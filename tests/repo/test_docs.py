@@ -140,15 +140,27 @@ def test_help_names_every_target_once(root):
     assert sorted(documented) == sorted(phony)
 
 
-def test_links_of_the_pages_lead_somewhere(root):
-    wrong = []
+def test_links_of_the_pages_lead_to_files_and_headings(root):
+    links, wrong = 0, []
     for page in PAGES:
         text = (root / page).read_text(encoding="utf-8")
         prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-        for target in re.findall(r"\]\(([^)#\s]+)", prose):
-            if not re.match(r"\w+:", target) and not ((root / page).parent / target).exists():
+        for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", prose):
+            if re.match(r"\w+:", target):
+                continue
+            links += 1
+            path = (root / page).parent / target if target else root / page
+            if not path.exists():
                 wrong.append(f"{page}: {target}")
-    assert not wrong, wrong
+            elif heading and heading not in headings(path):
+                wrong.append(f"{page}: {target}#{heading}")
+    assert links > 300 and not wrong, wrong
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a page's headings, as the site and repositories' web pages make them."""
+    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in found}
 
 
 def test_pipelines_page_lists_every_pipeline(root):

@@ -67,6 +67,21 @@ def test_an_interrupted_set_up_begins_again(bootstrap, monkeypatch):
     assert calls_of(bootstrap) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locks of this kind are POSIX's")
+def test_a_second_set_up_waits_for_the_first_and_uses_its_packages(bootstrap, capsys):
+    import threading
+
+    second = threading.Thread(target=bootstrap.set_up, args=(False,))
+    with bootstrap.one_at_a_time():
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and bootstrap.calls == []
+        bootstrap.install_all(True)
+    second.join(30)
+    assert bootstrap.calls == ["install dev"] and not second.is_alive()
+    assert "waiting for another set-up" in capsys.readouterr().out
+
+
 def test_an_interpreter_that_is_gone_is_replaced(bootstrap):
     calls_of(bootstrap)
     bootstrap.runs = False

@@ -129,7 +129,7 @@ function bitsOf(logits, from, size, id) {
 // Read the ids, and write on: ids, bits of each token, and why it ended. wrote(new ids): called after each token.
 async function write(prompt, newTokens, temperature, wrote) {
   model.clear();
-  const V = tokenizer.parts.length + tokenizer.special.length;
+  const V = model.weights["token_embedding.weight"].rows;
   const ids = [...prompt];
   const surprise = [null];
   let logits = null;

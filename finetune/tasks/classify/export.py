@@ -167,14 +167,17 @@ def _reading(card: BundleCard) -> str:
 
 
 def _in_transformers(card: BundleCard) -> list[str]:
-    cut = "`truncation=True` truncates texts to the length of training. "
+    cut = (
+        "`truncation=True` truncates texts to the length of training; without it, a text longer than the model's context",
+        "is an error.",
+    )
     return [
         "or, without this project:",
         "",
         *("    " + line for line in transformers_lines(card)),
         "",
-        (cut if card.long_texts == CUT else "") + "transformers applies neither temperature nor",
-        "decision rule; the last lines do. Both are in bundle.json.",
+        *(cut if card.long_texts == CUT else ()),
+        "transformers applies neither temperature nor decision rule; the last lines do. Both are in bundle.json.",
         *(["Fold the white space of each text first, as in training."] if card.white_space == "fold" else []),
         "",
     ]

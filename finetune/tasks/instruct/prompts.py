@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from finetune.errors import DataError, RecipeError
 from finetune.tasks.instruct.records import Instruction, InstructRecord
 from finetune.tasks.instruct.settings import Instruct
+from finetune.tokenizer import END_OF_TEXT
 
 FIELDS = ("instruction", "input")
 FIELD = re.compile(r"\{([^{}\n]*)\}")
@@ -28,9 +29,14 @@ _CHAT_TEMPLATE = (  # as _chat
     "{%- elif message['role'] == 'user' -%}"
     "{{- ('\\n' if loop.index0 > 0 and messages[loop.index0 - 1]['role'] == 'assistant' else '') "
     "+ 'User: ' + message['content'] + '\\n' -}}"
-    "{%- else -%}{{- 'Assistant: ' + message['content'] + eos_token -}}{%- endif -%}"
+    "{%- else -%}{{- 'Assistant:' + ('' if message['content'].startswith(' ') else ' ') "
+    "+ message['content'] + eos_token -}}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
+)
+_OLLAMA_CHAT = (  # one turn, which ollama repeats; in the last it leaves out what follows .Response
+    "{{ if .System }}System: {{ .System }}\n{{ end }}User: {{ .Prompt }}\nAssistant:"
+    f'{{{{ if and .Response (ne (slice .Response 0 1) " ") }}}} {{{{ end }}}}{{{{ .Response }}}}{END_OF_TEXT}\n'
 )
 _TELLING = 4  # minimum characters of a prompt's line that identify it
 
@@ -111,8 +117,9 @@ def chat_template(settings: Instruct) -> str:
 def ollama_template(settings: Instruct) -> str:
     """The style as a Go template, in which ollama writes the question to the place of .Prompt."""
     if settings.style == "chat" and not settings.template:
-        return "{{ if .System }}System: {{ .System }}\n{{ end }}User: {{ .Prompt }}\nAssistant:"
-    return fill(_templates(settings)[1], {"instruction": "{{ .Prompt }}", "input": ""})
+        return _OLLAMA_CHAT
+    literal = _templates(settings)[1].replace("{input}", "").split("{instruction}")
+    return "{{ .Prompt }}".join(part.replace("{{", '{{ "{{" }}') for part in literal)
 
 
 def as_messages(record: InstructRecord, settings: Instruct) -> list[dict[str, str]] | None:
@@ -156,9 +163,13 @@ def _single(record: InstructRecord, settings: Instruct) -> dict[str, str]:
 
 
 def _chat(system: str, exchanges: list[tuple[str, str]]) -> list[Piece]:
-    """One line per turn. An answer begins with a space, so that its first word is tokenized as in running text."""
+    """One line per turn. An answer begins with a space, so that its first word is tokenized as in running text.
+
+    A model's own answer has that space where other programs send it back, and gets no second one.
+    """
     found, before = [], f"System: {system}\n" if system else ""
     for user, assistant in exchanges:
-        found += [Piece(f"{before}User: {user}\nAssistant:", answer=False), Piece(f" {assistant}", answer=True)]
+        own = assistant if assistant.startswith(" ") else f" {assistant}"
+        found += [Piece(f"{before}User: {user}\nAssistant:", answer=False), Piece(own, answer=True)]
         before = "\n"
     return found

@@ -178,6 +178,12 @@ def test_the_page_works_in_a_browser(bundle, checkpoints, tmp_path):
         assert browser.run("document.getElementById('token').textContent").startswith("Token 3: “␣”")
         browser.run("document.querySelectorAll('.grid button')[5].click()")
         assert browser.run("document.querySelector('#head h3').textContent") == "Layer 2, head 2"
+        shown = browser.run(
+            "[...document.querySelectorAll('#head td[title]')].map((cell) => cell.title.split(': ').pop())"
+        )
+        found = look_inside(str(bundle), "win <img src=x onerror=hurt()>", str(checkpoints[0]))
+        expected = [unpacked(look)[1, 1][np.tril_indices(len(look.tokens))] for look in (found.before, found.after)]
+        np.testing.assert_allclose(np.array(shown, float), np.concatenate(expected), atol=1e-4)
         assert "It decides for" in browser.run("document.getElementById('decides').textContent")
         assert browser.run("document.querySelectorAll('#moved tbody tr').length") > 20
         browser.open(tmp_path / "x.html", 390, 900, dark=True)

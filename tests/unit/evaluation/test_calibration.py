@@ -101,3 +101,11 @@ def test_decide_takes_the_threshold_for_two_classes_only():
     assert calibration.decide(p, 0, 0.7).tolist() == [1, 0, 1]
     assert calibration.decide(p, 1, None).tolist() == [0, 0, 0]
     assert calibration.decide(np.array([[0.2, 0.5, 0.3]]), None, None).tolist() == [1]
+
+
+def test_logits_that_are_not_finite_have_no_temperature():
+    logits, y = drawn(50, 2, 3.0)
+    assert calibration.fit_temperature(logits, y) != 1.0
+    for value in (np.nan, np.inf, -np.inf):
+        logits[7, 1 - y[7]] = value
+        assert calibration.fit_temperature(logits, y) == 1.0

@@ -135,3 +135,20 @@ def test_the_interval_of_a_ratio_is_the_same_for_its_inverse(a, b):
     low, high = intervals.ratio_interval(*a, *b)
     inverse = intervals.ratio_interval(*b, *a)
     assert (low, high) == pytest.approx((1 / inverse[1], 1 / inverse[0] if inverse[0] else np.inf))
+
+
+def test_a_share_of_none_and_of_all_ends_at_the_edge_exactly():
+    assert {intervals.wilson(0, n)[0] for n in range(1, 500)} == {0.0}
+    assert {intervals.wilson(n, n)[1] for n in range(1, 500)} == {1.0}
+
+
+def test_paired_differences_are_a_bootstrap_by_hand():
+    scores = np.random.default_rng(0).normal(size=(30, 2))
+    generator = np.random.default_rng(5)
+    drawn = np.array([scores[generator.integers(30, size=30)].mean(axis=0) for _ in range(60)])
+    found = intervals.paired_differences(lambda counts: counts @ scores / 30, 30, 60, seed=5)
+    for column, own in enumerate(found):
+        mean, values = scores[:, column].mean(), drawn[:, column]
+        low, high = np.percentile(values, [2.5, 97.5])
+        as_far = (np.abs(values - mean) >= abs(mean)).sum()
+        assert (own.value, own.low, own.high, own.p_value) == pytest.approx((mean, low, high, (1 + as_far) / 61))

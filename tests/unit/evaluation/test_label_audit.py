@@ -1,5 +1,6 @@
 """The search for wrong labels: against scikit-learn and cleanlab, and on the bundled sample with planted errors."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -153,3 +154,13 @@ def test_the_search_is_described_in_words(rounds, words):
     assert counts_text(audit) == "4 of 500 rows have a label that may be wrong (train 3, test 1)."
     none = replace(audit, suspects={"train": 0, "test": 0})
     assert counts_text(none) == "0 of 500 rows have a label that may be wrong."
+
+
+def test_a_model_that_is_not_at_its_optimum_says_nothing():
+    values = np.random.default_rng(0).normal(size=(60, 20)) * np.logspace(-2, 2, 20)
+    targets = np.arange(60) % 3
+    folds = assign_audit_folds(targets, *alone(60), seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = out_of_fold([Features("x", values, 100.0)], targets, folds, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1)  # and no warning was an error

@@ -124,3 +124,15 @@ def test_one_vs_rest_learns_each_label_and_gives_a_label_of_every_row_its_share(
     texts = [" ".join(word for word, has in zip(words, row, strict=True) if has) + " and" for row in y]
     p, note, _ = tfidf_one_vs_rest(texts[:40], y[:40], texts[40:60], y[40:60], texts[60:])
     assert ((p >= 0.5) == y[60:]).all() and (p[:, 2] == 1).all() and "one classifier for each label" in note
+
+
+def test_of_no_rows_there_is_no_difference():
+    nothing = np.zeros((0, 4), dtype=bool)
+    found = label_sets.label_set_difference("f1_micro", nothing, nothing, nothing, 300, 7)
+    assert (found.value, found.n, found.reason) == (None, 0, "no rows")
+
+
+def test_texts_without_words_get_the_shares_of_the_labels():
+    y = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=bool)
+    p, note, _ = tfidf_one_vs_rest([" ", "\n", " ", ""], y, [" "], y[:1], [" ", "a"])
+    assert p.tolist() == [[1.0, 0.25, 0.25]] * 2 and "shares of the labels" in note

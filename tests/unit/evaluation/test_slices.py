@@ -9,7 +9,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from finetune.evaluation import robustness
-from finetune.evaluation.shortcut import find_shortcut
+from finetune.evaluation.results import Metric
+from finetune.evaluation.shortcut import Shortcut, find_shortcut
 from finetune.evaluation.slices import measure_slices, text_slices, value_slices
 
 WORDS = ["lunch", "home", "train", "work", "late", "call", "later", "meet", "friend", "dinner", "movie", "week"]
@@ -146,3 +147,32 @@ def test_changes_keep_what_they_should_and_rows_without_change_are_not_counted()
     interval = proportion_confint(1, 4, method="wilson")
     assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.25, *interval))
     assert robustness.flips("x", np.array([]), np.array([])).share.value is None
+
+
+def test_each_value_of_a_column_is_a_slice_unless_there_is_one_value_or_too_many():
+    found = value_slices("label", ["spam", "ham", "spam"])
+    assert {name: inside.tolist() for name, inside in found.items()} == {
+        "label ham": [False, True, False],
+        "label spam": [True, False, True],
+    }
+    assert value_slices("label", ["ham", "ham"]) == {} == value_slices("number", list(map(str, range(1000))))
+
+
+def test_a_rule_suffices_if_it_is_as_good_as_the_model_or_nearly_and_better_than_one_answer():
+    def suffices(rule, model, p_value):
+        known = (Metric(value, 0.0, 1.0, 100) for value in (rule, model))
+        accuracy, of_model = known
+        return Shortcut(
+            rule="",
+            holds="a",
+            otherwise="b",
+            accuracy=accuracy,
+            model=of_model,
+            constant=0.5,
+            p_value=p_value,
+            where_wrong=None,
+        ).suffices
+
+    assert suffices(0.6, 0.9, 0.05) and not suffices(0.6, 0.9, 0.04)  # no difference was found
+    assert suffices(0.9, 0.9, 0.0) and suffices(0.83, 0.9, 0.0)  # no worse; 80 % of the gain
+    assert not suffices(0.8, 0.9, 0.0) and not suffices(0.5, 0.5, 1.0)

@@ -1,6 +1,8 @@
 """GGUF: what the file holds, and that llama.cpp writes the same text in every prompt style."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from finetune.files import damage
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tasks.classify.job import build_model
 from finetune.tasks.instruct.examples import conversation_ids
-from finetune.tasks.instruct.prompts import chat_template, fill, markers, ollama_template, pieces
+from finetune.tasks.instruct.prompts import chat_template, markers, ollama_template, pieces
 from finetune.tasks.instruct.records import Dialogue, Message
 from finetune.tasks.instruct.settings import Instruct
 from finetune.tokenizer import Tokenizer
@@ -107,16 +109,51 @@ def test_the_file_holds_shape_tokenizer_and_template(tmp_path, monkeypatch):
     assert held["tokenizer.chat_template"] == chat_template(STYLES["chat"])
     assert len(reader.tensors) == 4 + 12 * 2
     modelfile = (tmp_path / "gguf" / "Modelfile").read_text(encoding="utf-8")
-    assert modelfile.startswith("FROM ./model.gguf\nTEMPLATE ") and 'PARAMETER stop "\\nUser:"\n' in modelfile
-    assert 'PARAMETER stop "<|endoftext|>"\n' in modelfile and "PARAMETER num_ctx 32\n" in modelfile
+    assert modelfile.startswith('FROM ./model.gguf\nTEMPLATE """') and "PARAMETER num_ctx 32\n" in modelfile
+    assert as_ollama_reads(modelfile)["stop"] == ["<|endoftext|>", "\nSystem:", "\nUser:", "\nAssistant:"]
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_the_modelfile_s_template_is_the_prompt(style):
-    settings = STYLES[style]
-    expected = pieces(dialogue([{"role": "user", "content": "what?"}]), settings)[0].text
-    template = ollama_template(settings).replace("{{ if .System }}System: {{ .System }}\n{{ end }}", "")
-    assert fill(template.replace("{{ .Prompt }}", "{p}"), {"p": "what?"}) == expected
+def as_ollama_reads(modelfile):
+    """Name -> values, by the rule of ollama's parser: what stands between quotes is taken as it is, with no escapes."""
+    found, rest = {}, modelfile
+    while rest:
+        name, _, rest = rest.partition(" ")
+        if name == "PARAMETER":
+            name, _, rest = rest.partition(" ")
+        mark = next((mark for mark in ('"""', '"') if rest.startswith(mark)), "")
+        value, _, rest = rest.removeprefix(mark).partition(f"{mark}\n")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def turn(template, system="", prompt="", response=""):
+    """A turn as ollama renders it."""
+    template = re.sub(r"{{ if .System }}(.*?){{ end }}", lambda own: own[1] if system else "", template, flags=re.S)
+    spaced = bool(response) and response[0] != " "
+    template = re.sub(r"{{ if and .Response [^}]* }}(.*?){{ end }}", lambda own: own[1] * spaced, template)
+    for name, value in (("System", system), ("Prompt", prompt), ("Response", response)):
+        template = template.replace(f"{{{{ .{name} }}}}", value)
+    return template.replace('{{ "{{" }}', "{{")
+
+
+@pytest.mark.parametrize("style", [*STYLES, "braces"])
+def test_the_modelfile_s_template_is_the_prompt(tmp_path, monkeypatch, style):
+    monkeypatch.setattr(gguf, "has_llama_cpp", lambda: False)
+    settings = STYLES.get(style) or Instruct(template="{{ is text\n{instruction}\n>")
+    thing = replace(run_of(small(), TOKENIZER, settings), generation={"max_new_tokens": 7})
+    gguf.write(thing, tmp_path / "gguf")
+    read = as_ollama_reads((tmp_path / "gguf" / "Modelfile").read_text(encoding="utf-8"))
+    assert read["stop"] == ["<|endoftext|>", *thing.stop] and read["num_predict"] == ["7"]
+    [template] = read["TEMPLATE"]
+    before, cut, _ = template.partition("{{ if and .Response")  # as in the last turn
+    asked = turn(before, prompt="what?")
+    assert asked == pieces(dialogue([{"role": "user", "content": "what?"}]), settings)[0].text
+    if cut:
+        said = [("system", "be brief"), ("user", "a?"), ("assistant", "b c"), ("user", "what?"), ("assistant", "d")]
+        *parts, _ = pieces(dialogue([{"role": role, "content": content} for role, content in said]), settings)
+        expected = "".join(part.text + "<|endoftext|>" * part.answer for part in parts)
+        for sent in ("b c", " b c"):  # a program may send the answer back with or without its first blank
+            assert turn(template, "be brief", "a?", sent) + asked == expected
 
 
 def test_a_file_that_reads_differently_is_never_there(tmp_path, monkeypatch):
@@ -198,3 +235,4 @@ def test_matrices_are_stored_as_asked_and_all_else_in_full(tmp_path, monkeypatch
     assert {kind for name, kind in kinds.items() if name.endswith("bias") or "norm" in name} == {"F32"}
     if quantize == "f16":  # half a thousandth of a weight turns no token
         assert "the same likeliest token at 100.0%" in found.summary
+    assert found.summary in (tmp_path / "gguf" / "README.md").read_text(encoding="utf-8")

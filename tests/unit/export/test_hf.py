@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -236,6 +237,7 @@ TALK = [
     {"role": "assistant", "content": "an  answer "},
     {"role": "user", "content": "and?"},
 ]
+SENT_BACK = [*ASKED, {"role": "assistant", "content": " an answer as the pipeline gives it"}, TALK[-1]]
 
 
 @pytest.mark.parametrize("settings", STYLES, ids=["alpaca", "plain", "chat", "own"])
@@ -243,7 +245,7 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
     from transformers import AutoTokenizer, pipeline
 
     several = settings.style == "chat" and not settings.template
-    talks = [ASKED, *([TALK, TALK[1:]] if several else [])]
+    talks = [ASKED, *([TALK, TALK[1:], SENT_BACK] if several else [])]
     prompts = [conversation_ids(dialogue(said), TOKENIZER, settings) for said in talks]
     thing = Exportable(
         "run",
@@ -312,7 +314,7 @@ def test_the_card_is_yaml_that_the_hub_reads():
     assert (other.metric_type, other.metric_value) == ("log_loss", 0.25)
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9, "my.csv")
     own = ModelCard(front_matter(Card("text-generation", WEIGHTS), "run") + "# run\n").data
-    assert own.base_model is None and own.eval_results is None
+    assert own.base_model is None and own.eval_results is None and "model_name" not in own.to_dict()
     assert re.match(r"---\n.*?\n---\n", front_matter(None, "run"), re.DOTALL)
 
 
@@ -332,3 +334,10 @@ def test_reading_shows_no_bar(tmp_path):
     logging.enable_progress_bar()
     readers.TransformersReader(tmp_path / "hf", "GPT2LMHeadModel")
     assert not logging.is_progress_bar_enabled()
+
+
+def test_of_many_texts_a_sample_is_compared(tmp_path, monkeypatch, without_transformers):
+    monkeypatch.setattr(sys.modules[__name__], "TEXTS", [f"text {number}" for number in range(150)])
+    found = bundle_of(tmp_path / "hf")
+    assert found.same_labels == found.texts == 100
+    assert "same labels on 100 of 100 texts (a sample of 150), largest" in found.summary

@@ -42,6 +42,7 @@ TEXTS = [
     "👩‍👩‍👧‍👦 🏳️‍🌈 😀😀 👍🏽 e\u0301",
     "no\u0085break\u00a0and\u2003wide\ufeff\u200bend\u180e \u3000",
     "<|endoftext|> and <|pad|>",
+    "sss lllll 111 --- !!! ee",  # of two equal merges the first
     "don'T CAN'T 'S 're x're ''ll",
     HOSTILE,
     "a" * 300 + " " * 40 + "\x00\x07\x1b",

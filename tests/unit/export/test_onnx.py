@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from finetune.evaluation.aims import ABSTAIN, choose_rule
 from finetune.evaluation.calibration import softmax
 from finetune.evaluation.results import StartWeights
 from finetune.export import extras, hf, onnx
+from finetune.export.cost import equal_rows
 from finetune.export.exportable import Exportable
 from finetune.export.standalone import OnnxClassifier, predict_csv
 from finetune.files import write_manifest
@@ -246,7 +248,7 @@ def test_int8_says_what_it_costs_and_predicts_a_text_the_same_in_any_batch(tmp_p
     targets = [0, 1, 0, 1, 1, 0, 1, 0, 1]
     found = onnx.write(thing(classifier(), targets=targets), tmp_path / "onnx", quantize="int8")
     assert not [own for own in caplog.records if own.levelno >= 30]  # no advice meant for onnxruntime's developers
-    assert found.summary.startswith("int8: ") and "95 % interval" in found.summary
+    assert found.summary.startswith("int8: ") and "95 % " in found.summary
     assert found.max_logit_difference > 1e-4  # else it was not quantized
     other = OnnxClassifier(tmp_path / "onnx")
     np.testing.assert_array_equal(other.logits(TEXTS)[:1], other.logits(TEXTS[:1]))
@@ -361,3 +363,21 @@ def test_a_shape_other_than_gpt2_is_refused(tmp_path):
     with pytest.raises(RunError, match="a from-scratch decoder, which this format does not support"):
         onnx.write(Exportable("run", model, TOKENIZER, str), tmp_path / "out")
     assert not [*tmp_path.iterdir()]
+
+
+def test_one_label_is_equal_or_not_and_of_many_all_must_be():
+    assert equal_rows(np.array([0, 2, 1]), np.array([0, 1, 1])).tolist() == [True, False, True]
+    many = np.array([[True, False], [True, True], [False, False]])
+    assert equal_rows(many, np.array([[True, True], [True, True], [True, True]])).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("weights", "apart"), [(2**28, False), (2**28 + 1, True)])
+def test_weights_of_more_than_a_gibibyte_lie_beside_the_graph(tmp_path, monkeypatch, weights, apart):
+    model, saved = language_model(), []
+    program = SimpleNamespace(
+        model=SimpleNamespace(metadata_props={}), save=lambda path, external_data: saved.append((path, external_data))
+    )
+    monkeypatch.setattr(onnx.torch.onnx, "export", lambda *given, **options: program)
+    monkeypatch.setattr(model, "parameters", lambda: iter([SimpleNamespace(numel=lambda: weights)]))
+    onnx._trace(model, tmp_path / "model.onnx", {"labels": "[]"})
+    assert saved == [(str(tmp_path / "model.onnx"), apart)] and program.model.metadata_props == {"labels": "[]"}

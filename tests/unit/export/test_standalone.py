@@ -52,3 +52,24 @@ def test_the_logits_of_a_text_in_windows_are_the_mean_over_them(monkeypatch):
     monkeypatch.setattr(model, "logits_of", lambda rows: np.array([[ids[0], -ids[0]] for ids in rows], np.float32))
     assert model.logits(["long", "short", "two"]).tolist() == [[3, -3], [5, -5], [7.5, -7.5]]
     assert model.logits(["short", "short"]).tolist() == [[5, -5], [5, -5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("id,text\n1,a\n2\n", "line 3: 1 cells, and the header has 2"),
+        ('id,text\n1,"a"b\n', "line 2: ',' expected after"),
+    ],
+)
+def test_a_broken_table_is_refused_with_its_line(tmp_path, content, said):
+    source = tmp_path / "in.csv"
+    source.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"in.csv.*{said}"):
+        standalone.read_csv(source)
+
+
+def test_a_table_is_read_without_its_blank_lines(tmp_path):
+    source, long = tmp_path / "in.csv", "x" * 200_000
+    source.write_text(f'\ufeffid,text\n\n1,"a\nb"\n\n2,{long}\n', encoding="utf-8")
+    assert standalone.read_csv(source) == (["id", "text"], [["1", "a\nb"], ["2", long]])

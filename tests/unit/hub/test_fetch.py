@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_directory_in_the_place_of_a_file(mirror):
     for get, row in ((fetch.get_data, DATA), (fetch.get_weights, weights_row())):
         with pytest.raises(FetchError, match="Is a directory"):
             get(row)
-    assert fetch.verify_weights(weights_row())[1].status == "missing"
+    assert fetch.verify_weights(weights_row())[1] == fetch.FileCheck("vocab.json", "missing", 0, "")
 
 
 def test_wrong_data_in_the_mirror_is_refused(mirror):
@@ -193,3 +194,21 @@ def test_importing_fetch_is_light():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"), [(None, []), (404, []), (428, []), (429, [1, 3]), (499, []), (500, [1, 3]), (503, [1, 3])]
+)
+def test_a_busy_or_failing_hub_is_asked_three_times_and_any_other_answer_is_taken(monkeypatch, status, waits):
+    asked, waited = [], []
+    error = OSError("no")
+    error.response = None if status is None else SimpleNamespace(status_code=status)
+
+    def question():
+        asked.append(1)
+        raise error
+
+    monkeypatch.setattr(fetch, "time", SimpleNamespace(sleep=waited.append))
+    with pytest.raises(OSError, match="no"):
+        fetch._ask(question)
+    assert waited == waits and len(asked) == 1 + len(waits)

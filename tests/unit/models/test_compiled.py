@@ -160,6 +160,7 @@ def test_what_was_compiled_is_kept_and_used_again_if_nobody_else_can_change_it(f
 
     first = generated()
     [kept] = (home() / "compiled").iterdir()
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
     assert ran and home() == tmp_path / "own"
     times = len(ran)
     assert torch.equal(generated(), first) and len(ran) == times

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.errors import WeightsError
+from finetune.hub.registry import weights_registry
 from finetune.models.gpt import GPT, IGNORE, MLP, Attention, GPTConfig, causal_mask_at, gather_positions
 from finetune.models.heads import LossModule
 
@@ -212,3 +213,9 @@ def test_take_and_up_to_are_what_they_say():
     x, at = torch.arange(12).view(2, 3, 2), torch.tensor([2, 0])
     assert gather_positions(x, at).tolist() == [[[4, 5]], [[6, 7]]]
     assert causal_mask_at(at, 3).tolist() == [[[[True, True, True]]], [[[True, False, False]]]]
+
+
+def test_the_usual_shape_is_gpt2s():
+    own, row = GPTConfig(), weights_registry()["gpt2"]
+    shape = ("vocab_size", "context", "width", "layers", "heads")
+    assert [getattr(own, name) for name in shape] == [getattr(row, name) for name in shape]

@@ -102,6 +102,8 @@ def test_temperature_zero_takes_the_likeliest():
         ({"beams": 0}, "beams"),
         ({"samples": 0}, "samples"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"seed": -1}, "seed is out of range"),
+        ({"seed": 2**63}, "seed is out of range"),
         ({"beams": 2, "temperature": 0.7}, "beam search does not sample; got temperature 0.7"),
         ({"beams": 2, "samples": 3}, "known: 2 from beam search"),
         ({"temperature": 0, "samples": 2}, "temperature 0"),
@@ -123,3 +125,7 @@ def test_where_every_token_would_repeat_none_is_banned(options):
     logits, ids = torch.tensor([[0.0, 9.0, 1.0], [0.0, 9.0, 1.0]]), torch.tensor([[0, 1, 2], [1, 1, 2]])
     chosen = Decoding(no_repeat_ngram=1, **options).choose(logits, ids, torch.Generator().manual_seed(0))
     assert chosen.tolist() == [1, 0]
+
+
+def test_the_highest_values_that_make_sense_are_allowed():
+    assert Decoding(seed=2**63 - 1).seed == 2**63 - 1 and Decoding(beams=2, samples=2).samples == 2

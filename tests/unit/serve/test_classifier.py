@@ -1,9 +1,11 @@
 """A served classifier gives the answers of predict, however many ask at once, and refuses what is too much in words."""
 
+import copy
 import csv
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +59,16 @@ def test_requests_that_wait_share_a_batch(served, words):
     assert sizes == [4, 2]
     for logits in found:
         np.testing.assert_allclose(logits, classifier.bundle.logits(["lunch", "prize"]), atol=1e-6)
+
+
+def test_it_may_abstain_as_predict_does(served):
+    classifier = copy.copy(served.served.classifier)
+    logits = np.array([[3.0, 0.0], [0.1, 0.0], [0.0, 4.0]], dtype=np.float32)
+    label = classifier.of_logits(logits)[2].label
+    classifier.bundle = replace(classifier.bundle, abstain_below=0.9)
+    found = classifier.of_logits(logits)
+    assert [own.decision for own in found] == [classifier.labels[0], "abstain", label]
+    assert found[1].label in classifier.labels and found[1].probability < 0.9
 
 
 def test_a_bad_request_fails_alone(served):

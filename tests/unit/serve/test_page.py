@@ -1,10 +1,13 @@
 """The page in a real browser: classify, move the threshold, drop a table, chat, stop; nothing of the data runs."""
 
 import csv
+import importlib.util
 import io
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
 
@@ -210,3 +213,17 @@ def test_it_fits_a_phone_and_can_be_used_by_keyboard(browser, classifier, width,
         browser.press("Tab")
         reached.add(browser.run("document.activeElement.id"))
     assert {"texts", "threshold", "table-file"} <= reached
+
+
+def test_the_screenshots_of_the_docs_can_be_taken_again(browser, classifier):
+    root = Path(__file__).resolve().parents[3]
+    spec = importlib.util.spec_from_file_location("screenshots", root / "docs" / "screenshots.py")
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    taken = Image.open(io.BytesIO(screenshots.serve_picture(browser, classifier.address)))
+    assert taken.size == Image.open(root / "docs" / "serve.png").size
+    assert not browser.run("document.getElementById('why').hidden || document.getElementById('why-near').hidden")
+    for name in ("report", "xray"):
+        size = Image.open(root / "docs" / f"{name}.png").size
+        picture = screenshots.top_picture(browser, f"{classifier.address}/", size[1])
+        assert Image.open(io.BytesIO(picture)).size == size

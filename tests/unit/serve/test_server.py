@@ -63,6 +63,15 @@ def test_a_port_in_use_is_said(instruct_run):
             serve(str(instruct_run), "127.0.0.1", port)
 
 
+def test_an_answer_does_not_wait_for_an_acknowledgement():
+    from finetune.serve.server import listen
+
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_an_address_that_is_not_ours_is_said():
     from finetune.serve.server import listen
 

@@ -114,6 +114,13 @@ def test_ambiguous_columns_are_an_error(tmp_path):
         find_columns(names, twice, "mood", "mood", tmp_path)
 
 
+def test_columns_of_0_and_1_are_named_as_labels_for_training_and_for_the_check(tmp_path):
+    rows = [[f"a text {i}", str(i % 2), str(i // 2 % 2)] for i in range(8)]
+    wanted = "--label billing,refund --set classify.labels=many, for data check --labels many"
+    with pytest.raises(DataError, match=wanted):
+        find_columns(["text", "billing", "refund"], rows, None, None, tmp_path)
+
+
 def test_several_text_columns_are_joined(tmp_path):
     (tmp_path / "my.csv").write_text("label,title,body\nx,a,b\ny,,c\nx,d,\ny,,\n")
     found = read_labelled(tmp_path / "my.csv", "title, body", None)

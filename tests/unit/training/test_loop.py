@@ -323,3 +323,11 @@ def test_advice_is_said_for_a_training_of_more_than_ten_minutes(monkeypatch, cap
     monkeypatch.setattr(loop, "estimate", lambda first, plan: SimpleNamespace(seconds=seconds))
     loop._advise(SimpleNamespace(advice="take fewer rows"), None, None)
     assert ("about 10 minutes of training; take fewer rows" in capsys.readouterr().out) == said
+
+
+def test_all_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(loop.os, "sched_getaffinity", lambda process: {0, 5, 7}, raising=False)
+    monkeypatch.setattr(loop.os, "cpu_count", lambda: 8)
+    assert len(loop._usable_cores()) == 3
+    monkeypatch.delattr(loop.os, "sched_getaffinity")
+    assert len(loop._usable_cores()) == 8

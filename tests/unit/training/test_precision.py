@@ -67,3 +67,14 @@ def test_fp16_is_never_chosen_but_named_where_it_may_help(monkeypatch):
         "no bf16 arithmetic on this cuda; train.precision=fp16 would use its fp16",
     )
     assert precision.choose_precision("fp16", 768) == ("fp16", "as asked")
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("processor", [True, False])
+def test_bf16_is_asked_of_the_device_that_computes(monkeypatch, gpu, processor):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: processor, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for device, expected in (("cuda", gpu), ("cpu", processor), ("mps", False)):
+        monkeypatch.setattr(precision, "device_type", lambda device=device: device)
+        assert precision.has_bf16() is expected

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from finetune.commands.profile import table
+from finetune.training import profile
 from finetune.training.optim import build_optimizers
 from finetune.training.profile import PARTS, Profile, profile_steps
 from finetune.training.step import EagerSteps
@@ -49,3 +50,21 @@ def test_shares_and_speed_are_of_the_measured_time():
     assert [line.split()[-2:] for line in lines[1:4]] == [["100.0", "10.0%"], ["200.0", "20.0%"], ["300.0", "30.0%"]]
     assert lines[-2].startswith("50 tokens a second")
     assert lines[-1].startswith("2.0 GFLOP a second") and "50% of the 4 " in lines[-1]
+
+
+def test_frozen_weights_cost_no_gradient_of_their_own(toy_job):
+    job, settings = toy_job("head", dropout=0.0)
+    found = profile_steps(job, settings, [[0, 1]], torch.device("cpu"))
+    linear = [module.weight for module in job.model.modules() if isinstance(module, torch.nn.Linear)]
+    costs = [(6 if weight is job.model.head.weight else 2) * weight.numel() for weight in linear]
+    assert len(costs) == 9 and found.flops == pytest.approx(sum(costs) * found.tokens)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_speed_of_the_machine_is_that_of_the_precision(monkeypatch, precision, dtype):
+    asked = []
+    monkeypatch.setattr(profile, "MATRIX", 8)
+    monkeypatch.setattr(
+        profile.torch, "randn", lambda *size, **options: asked.append((size, options["dtype"])) or torch.ones(size)
+    )
+    assert profile._matrix_speed(precision, torch.device("cpu")) > 0 and asked == [((8, 8), dtype)]

@@ -3,6 +3,7 @@
 import pytest
 
 from finetune.errors import RecipeError
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import LossModule
 from finetune.recipe import Train
@@ -153,3 +154,18 @@ def test_a_setting_of_lora_that_the_chosen_method_does_not_read_is_refused():
     for method in ("auto", "full"):
         with pytest.raises(RecipeError, match="train.lora_rank is used only by method lora; got method full"):
             choose_settings(Train(method=method, lora_rank=3), 8_000_000, True, 1000, "cpu")
+
+
+def test_of_an_encoder_decoder_the_top_of_both_sides_moves_and_all_cross_attention():
+    body = EncoderDecoder(EncoderDecoderConfig(30, 8, 4, 2, 2, encoder_layers=3))
+    model = LossModule(body)
+    trainable = freeze(model, body, "last-blocks", 1)
+    tops = ("body.encoder.blocks.2.", "body.encoder.norm.", "body.decoder.blocks.1.", "body.decoder.norm.")
+    names = {name for name, _ in model.named_parameters()}
+    wanted = {name for name in names if name.startswith(tops) or "cross" in name}
+    assert set(trainable.names) == wanted and trainable.first_block == 1
+    assert {name.split(".")[3] for name in wanted if "cross" in name} == {"0", "1"}
+    full = freeze(model, body, "full", 1)
+    assert set(full.names) == names and full.first_block == 0
+    with pytest.raises(RecipeError, match="method head has nothing to train here"):
+        freeze(model, body, "head", 1)

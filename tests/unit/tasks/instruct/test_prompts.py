@@ -51,6 +51,12 @@ def test_plain_and_chat():
     )
 
 
+def test_an_answer_that_begins_with_a_blank_gets_no_second_one():
+    assert text(replace(SINGLE, messages=[SINGLE.messages[0], Message("assistant", " Hello.")]), style="chat") == (
+        "User: Hi!\nAssistant:< Hello.>"
+    )
+
+
 def test_a_single_exchange_fits_every_style():
     assert text(SINGLE, style="plain") == "Hi!\n<Hello.>" and text(SINGLE).endswith("Hi!\n\n### Response:<Hello.>")
 
