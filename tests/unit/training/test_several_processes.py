@@ -1,7 +1,7 @@
 """What the processes of one training tell each other, each rule by itself in a single process."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -133,3 +133,24 @@ def test_weights_are_divided_where_it_is_asked_for_and_there_are_several(toy_job
     monkeypatch.setattr(loop, "shard", lambda model, device: calls.append(model))
     loop._start(job, settings)
     assert calls == [job.model] * divided
+
+
+def test_the_first_process_calls_the_others_and_gives_them_each_group_of_batches(monkeypatch):
+    said: list[object] = []
+
+    def share_of_first(batches, compute):
+        said.append(batches)
+        return [compute(batch) for batch in batches or []]
+
+    monkeypatch.setattr(sharing, "call_others", lambda *work: said.append(work))
+    monkeypatch.setattr(sharing, "together", nullcontext)
+    monkeypatch.setattr(sharing, "_share_of_first", share_of_first)
+    for processes, work, heard in (
+        (2, ("write", "run"), [("write", "run"), [10, 20], [30], None]),
+        (2, (), []),
+        (1, ("write",), []),
+    ):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        said.clear()
+        found = list(sharing.lead(work, [1, 2, 3], lambda item: 10 * item, lambda batch: -batch))
+        assert found == [(1, -10), (2, -20), (3, -30)] and said == heard
