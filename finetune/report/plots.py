@@ -111,6 +111,18 @@ def _figure(width: float, height: float) -> "Iterator[tuple[Figure, list[Picture
         holder.append(embed(svg_of(figure), width, height))
 
 
+def masks_picture(masks: Mapping[str, Sequence[Sequence[bool]]], tokens: list[str]) -> Picture:
+    """Attention masks side by side, by title: dark where the token of a row may attend to that of a column."""
+    with _figure(2.4 * len(masks), 2.6) as (figure, holder):
+        for axes, (title, mask) in zip(figure.subplots(1, len(masks), squeeze=False)[0], masks.items(), strict=True):
+            axes.imshow([[int(seen) for seen in row] for row in mask], cmap="Blues", vmin=0, vmax=1.4)
+            axes.set_title(title, fontsize=10)
+            axes.set_xticks(range(len(tokens)), tokens)
+            axes.set_yticks(range(len(tokens)), tokens)
+            axes.grid(False)
+    return holder[0]
+
+
 def confusion_picture(matrix: Sequence[Sequence[int]], labels: list[str]) -> Picture:
     """A confusion matrix: counts and shares of the predicted labels (columns) for each true label (rows)."""
     k = len(labels)

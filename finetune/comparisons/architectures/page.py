@@ -94,6 +94,7 @@ def page(files: Files[ArchitecturesComparison, ClassifierCard]) -> PageContent:
     """The comparison as a report."""
     comparison = files.evaluation
     sections = [
+        _attention(),
         _sizes(comparison),
         *(_group(comparison, group, number) for number, group in enumerate(comparison.groups, 1)),
         Section("use", "When to use which", [Text(text) for text in _USES]),
@@ -124,6 +125,44 @@ def _tiles(comparison: ArchitecturesComparison) -> list[Tile]:
             )
         )
     return tiles
+
+
+def masks(source: int, target: int) -> dict[str, list[list[bool]]]:
+    """Whether the token of a row may attend to that of a column, for a source and its target, by architecture."""
+    places = range(source + target)
+    return {
+        "encoder-only": [[True for _ in places] for _ in places],
+        "decoder-only": [[j <= i for j in places] for i in places],
+        "encoder-decoder": [[j < source if i < source else j <= i for j in places] for i in places],
+    }
+
+
+def _attention() -> Section:
+    """What distinguishes the three: who may attend to whom."""
+    rows = [
+        ["encoder-only", "every token", "masked tokens, from both sides"],
+        ["decoder-only", "itself and earlier tokens", "the next token, at every place"],
+        [
+            "encoder-decoder",
+            "source: the whole source; target: the source and earlier targets",
+            "the target's next token",
+        ],
+    ]
+    table = Table("What a token attends to, and what is learnt", ["", "Attends to", "Learns to predict"], rows)
+    return Section(
+        "attention",
+        "Who attends to whom",
+        [
+            Figure(
+                plots.masks_picture(masks(3, 3), ["s1", "s2", "s3", "t1", "t2", "t3"]),
+                "Attention masks",
+                "Three masks of six tokens: full, triangular, and full for the source with a triangle for the target",
+                "s: source, t: target. Dark: the token of the row may attend to that of the column. The blocks are otherwise "
+                "the same; the encoder-decoder reaches its source through cross-attention, which it has in addition.",
+            ),
+            table,
+        ],
+    )
 
 
 def _sizes(comparison: ArchitecturesComparison) -> Section:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from finetune.comparisons.architectures import page as architectures
 from finetune.comparisons.architectures.results import ArchitecturesComparison
@@ -131,6 +132,17 @@ def test_every_value_stands_with_its_interval_its_n_and_its_test(comparison):
         assert all(len(row) == len(own.columns) for row in own.rows), own.caption
 
 
+def test_the_page_begins_with_who_attends_to_whom(comparison):
+    found = {name: torch.tensor(mask) for name, mask in architectures.masks(3, 4).items()}
+    assert found["encoder-only"].all() and torch.equal(found["decoder-only"], torch.ones(7, 7).tril().bool())
+    both = found["encoder-decoder"]
+    assert both[:3, :3].all() and not both[:3, 3:].any() and both[3:, :3].all()
+    assert torch.equal(both[3:, 3:], torch.ones(4, 4).tril().bool())
+    figure, table = page_of(comparison).sections[0].blocks
+    assert figure.kind == "figure" and figure.picture.source.startswith("data:image/svg+xml")
+    assert [row[0] for row in table.rows] == list(found)
+
+
 def test_the_verdict_says_what_differs_by_more_than_noise(comparison):
     said = architectures.verdict(typed(comparison))
     assert "encoder-decoder is ahead with exact match 55.0 %" in said
@@ -160,4 +172,4 @@ def test_names_and_outputs_are_escaped(comparison, tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     html = build_report(tmp_path, {"architectures": architectures.PAGE}).read_text(encoding="utf-8")
     assert html.count("<script") == 1 and "&lt;script&gt;" in html and "86.8 to 93.2" in html
-    assert html.count("data:image/svg+xml") == 8 and "://" not in re.sub(r"data:[^\"]+", "", html)
+    assert html.count("data:image/svg+xml") == 9 and "://" not in re.sub(r"data:[^\"]+", "", html)
