@@ -86,6 +86,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, served(given.run) as address:
         browser = Browser(Path(name) / "profile")
+        browser.send("Emulation.setScrollbarsHidden", hidden=True)
         try:
             pictures = {
                 "report": top_picture(browser, given.run / "report" / "index.html", 1000),

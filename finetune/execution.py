@@ -9,7 +9,7 @@ from types import ModuleType
 from finetune import __version__
 from finetune.config import chosen_values, field_names, value_of
 from finetune.console import log_to, program, say
-from finetune.errors import Interrupted, RunError, listed
+from finetune.errors import Interrupted, RunError, TrainingError, listed
 from finetune.files import read_json, sha256_json, write_json
 from finetune.machine import reset_peak_memory, timed
 from finetune.pipeline import describe, load_pipeline, stage_name, stage_names, stage_reads
@@ -127,9 +127,20 @@ def execute(
 
     If a sibling run has finished a stage with the same settings, inputs and package version, its outputs are
     reused. fresh: run every stage, finished or not, and reuse nothing.
+    processes: how many share the work; all were started already (``finetune.cli.processes``), and this is the first.
+    Raises TrainingError if another number of them was started.
     """
     names = stage_names(stages, first, until)
+    from finetune.training import ranks
     from finetune.training.loop import set_threads
+
+    if ranks.processes() != processes:
+        raise TrainingError(
+            "the processes that share the work were not started",
+            got=str(ranks.processes()),
+            known=str(processes),
+            do="Start the command with --processes, torchrun or accelerate launch.",
+        )
 
     with run.locked(), log_to(run.path("log.txt")), memory_errors(), _interrupts(run):
         if run.recipe().model_dump(mode="json") != recipe.model_dump(mode="json"):
@@ -169,8 +180,7 @@ def execute(
                 else:
                     _say_taken(taken)
                     begun = begun or _announce(number, name)
-                    more = {"processes": processes} if name == "train" else {}
-                    _run_stage(run, recipe, stage, (number, name, outputs), inputs, external, machine, more)
+                    _run_stage(run, recipe, stage, (number, name, outputs), inputs, external, machine)
                 if (
                     not leaf and earlier and content(run.record(name)) != earlier
                 ):  # later stages have read the old outputs
@@ -266,12 +276,11 @@ def _run_stage(
     inputs: str,
     external: dict[str, str],
     machine: dict[str, str],
-    more: dict,
 ) -> None:
     number, name, outputs = numbered
     reset_peak_memory()
     with timed() as seconds:
-        result = stage.run(recipe, run, **more)
+        result = stage.run(recipe, run)
         left = (
             stage.recorded(run)
             if hasattr(stage, "recorded")

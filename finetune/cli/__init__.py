@@ -102,5 +102,5 @@ def run_command(command: Callable[[], int | None]) -> int:
         status = 2
     finally:
         if rank() == 0:
-            call_others("")
+            call_others()
     return status

@@ -10,7 +10,9 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 NameOption = Annotated[str | None, typer.Option(help="The run's name under runs/.")]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rerun this stage and all later ones.")]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
-ProcessesOption = Annotated[int, typer.Option(min=1, help="Number of training processes (torchrun).")]
+ProcessesOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of processes that share the work; default: one on each GPU.")
+]
 SeedsOption = Annotated[
     int | None, typer.Option(metavar="N", min=2, help="Of a classifier: train with N seeds, and show mean and spread.")
 ]

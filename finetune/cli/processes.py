@@ -1,32 +1,39 @@
 """One command in several processes, started here for --processes, or by torchrun or accelerate launch.
 
-The first process runs the command; the others wait and train with it. Only the first one writes and prints.
+The first process runs the command; the others wait and share its work. Only the first one writes and prints.
 """
 
 import os
 import signal
 import tempfile
+import threading
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.console import say, warn
 from finetune.errors import FinetuneError, Interrupted, RecipeError, TrainingError
-from finetune.files import read_json, write_json
-from finetune.training.ranks import calls, has_ended, processes, rank
+from finetune.files import read_json, write_json, write_nothing
+from finetune.training.ranks import calls, has_ended, launched, processes, rank
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.run import Run
 
 STATUS = "FINETUNE_STATUS"  # names the file for the exit status of the first process that was started here
 ALONE_SECONDS = 10.0  # after which an error that stopped this process alone is shown
 
 
-def process_count(asked: int) -> int:
-    """The number of processes of this command: those that are started already, or those asked for.
+def process_count(asked: int | None) -> int:
+    """The number of processes of this command: those that are started already, or those asked for, or one.
 
     Raises RecipeError if both were given and differ.
     """
     started = processes()
-    if started > 1 and asked not in (1, started):
+    if started > 1 and asked not in (None, started):
         raise RecipeError(
             "--processes differs from the number of processes that were started",
             got=str(asked),
@@ -38,11 +45,34 @@ def process_count(asked: int) -> int:
             "accelerate launch was asked for several processes and started one, as it does with --cpu. On a CPU use "
             "--processes N or torchrun"
         )
-    return max(started, asked)
+    return max(started, asked or 1)
 
 
-def start_processes(count: int, work: dict[str, Any]) -> int:
-    """Run ``finetune.cli.train.run_request(**work)`` in this many processes; returns the exit status.
+def run_process_count(asked: int | None, request: "Recipe") -> int:
+    """As ``process_count``; where nothing is asked for or started, one on each GPU, if the run can be shared."""
+    if asked is not None or launched() or (gpus := _gpus()) < 2:
+        return process_count(asked)
+    from finetune.execution import check_settings
+
+    try:
+        check_settings(request, gpus)
+    except RecipeError:  # also one that has nothing to do with it, and is raised again for one process
+        return 1
+    say(f"{gpus} GPUs: a process on each (--processes 1 uses one)")
+    return gpus
+
+
+def _gpus() -> int:
+    """The GPUs that CUDA shows to this process, or 0."""
+    import torch
+
+    from finetune.training.precision import device_type
+
+    return torch.cuda.device_count() if device_type() == "cuda" else 0
+
+
+def start_processes(count: int, command: str, work: dict[str, Any]) -> int:
+    """Run a command of ``finetune.cli.worker`` in this many processes; returns the exit status.
 
     Raises TrainingError for more processes than GPUs, or if one of them was killed.
     """
@@ -66,7 +96,7 @@ def start_processes(count: int, work: dict[str, Any]) -> int:
         write_json(Path(folder) / "work.json", work)
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         returned, stopped = supervise(
-            [*launcher, "-m", "finetune.cli.worker", str(Path(folder) / "work.json")],
+            [*launcher, "-m", "finetune.cli.worker", command, str(Path(folder) / "work.json")],
             {"OMP_NUM_THREADS": threads, STATUS: str(status)},
             count,
         )
@@ -82,23 +112,66 @@ def start_processes(count: int, work: dict[str, Any]) -> int:
 
 
 def help_first() -> None:
-    """Train whenever the first process calls, until it ends."""
-    from finetune.run import Run
-    from finetune.stages.train import train_here
-
+    """Share whatever work the first process calls for, until it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the first process decides what a signal ends
         signal.signal(number, lambda *_: None)
+    write_nothing()
+    threading.Thread(target=_end_with_first, daemon=True).start()
     with open(os.devnull, "w") as nowhere:
-        for directory in calls():
-            run = Run.at(Path(directory))
+        for what, *on in calls():
             try:
                 with redirect_stdout(nowhere), redirect_stderr(nowhere):
-                    train_here(run.recipe(), run)
+                    WORK[what](*on)
             except Interrupted:
                 pass
             except FinetuneError as error:
                 if not _first_ends_too():
                     raise TrainingError(f"process {rank()} of {processes()}: {error}") from error
+
+
+def _train(directory: str) -> None:
+    from finetune.stages.train import train_here
+
+    run = _run_at(directory)
+    train_here(run.recipe(), run)
+
+
+def _evaluate(directory: str) -> None:
+    from finetune.stages.evaluate import evaluate_here
+    from finetune.training.loop import set_threads
+
+    run = _run_at(directory)
+    recipe = run.recipe()
+    set_threads(recipe.train.threads)
+    evaluate_here(recipe, run)
+
+
+def _predict(bundle: str, *adapters: str) -> None:
+    from finetune.commands.bundle import task_module
+
+    given = [Path(adapter) for adapter in adapters]
+    task, directory = task_module(Path(bundle), "predict", given)
+    task.help_predict(directory, *given)
+
+
+WORK: dict[str, Callable[..., None]] = {"train": _train, "evaluate": _evaluate, "predict": _predict}
+
+
+@cache
+def _run_at(directory: str) -> "Run":
+    """A run that keeps in memory what a stage leaves for the next, as the first process's does."""
+    from finetune.run import Run
+
+    return Run.at(Path(directory))
+
+
+def _end_with_first() -> None:
+    """End this process soon after the first, also where it waits for the first in the middle of shared work."""
+    with suppress(RuntimeError):  # the store has gone, and the first process with it
+        while not has_ended():
+            time.sleep(1)
+    time.sleep(ALONE_SECONDS)
+    os._exit(0)  # the status of the command is that of the first process
 
 
 def _first_ends_too() -> bool:

@@ -25,7 +25,7 @@ from finetune.cli.options import (
     UntilOption,
     ValidationOption,
 )
-from finetune.cli.processes import process_count, start_processes
+from finetune.cli.processes import run_process_count, start_processes
 from finetune.errors import RecipeError
 from finetune.training import ranks
 
@@ -39,7 +39,7 @@ def run(
     name: NameOption = None,
     first: FromOption = None,
     until: UntilOption = None,
-    processes: ProcessesOption = 1,
+    processes: ProcessesOption = None,
     seeds: SeedsOption = None,
     dry_run: DryRunOption = False,
     fresh: FreshOption = False,
@@ -77,7 +77,7 @@ def classify(
     name: NameOption = None,
     first: FromOption = None,
     until: UntilOption = None,
-    processes: ProcessesOption = 1,
+    processes: ProcessesOption = None,
     dry_run: DryRunOption = False,
     fresh: FreshOption = False,
 ) -> None:
@@ -136,7 +136,7 @@ def _run(
     name: str | None,
     first: str | None,
     until: str | None,
-    processes: int,
+    processes: int | None,
     dry_run: bool,
     fresh: bool,
 ) -> None:
@@ -153,7 +153,7 @@ def _run(
             else (f"finetune run {request.pipeline} --set data=my.tsv")
         )
         raise RecipeError("the recipe does not name any data", do=f"Give a file: {command}")
-    count = process_count(processes)
+    count = run_process_count(processes, request)
     if dry_run:
         show_plan(request, stages, count)
         return
@@ -168,7 +168,7 @@ def _run(
         run_request(**work)
         return
     check_settings(request, count)  # so that a mistake is said before the processes start
-    raise typer.Exit(start_processes(count, work))
+    raise typer.Exit(start_processes(count, "run", work))
 
 
 def run_request(request: dict, name: str | None, first: str | None, until: str | None, fresh: bool) -> None:

@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from finetune.cli.options import EncodingOption, RunArgument
+from finetune.cli.processes import process_count, start_processes
 from finetune.console import say
 from finetune.errors import Interrupted, RecipeError
+from finetune.training import ranks
 
 
 def predict(
@@ -36,6 +38,7 @@ def predict(
         list[Path] | None,
         typer.Option(metavar="DIR", help="An adapter in PEFT's layout on BUNDLE, its base weights; may be repeated."),
     ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes that share a table's rows.")] = None,
 ) -> None:
     """Print the label of each text (-: each line of stdin), or the names in it, with probabilities; or fill a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
@@ -45,12 +48,12 @@ def predict(
         ("--encoding", encoding),
         ("--no-header", no_header),
         ("--overwrite", overwrite),
+        ("--processes", processes),
     ):
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if adapter and len(adapter) > 1 and table:
         raise RecipeError("a table is predicted with one adapter", got=f"{len(adapter)}", do="Run it once for each.")
-    from finetune.commands.bundle import task_module
     from finetune.tables.standard_input import table_name
     from finetune.tables.writers import ENDINGS
 
@@ -63,17 +66,36 @@ def predict(
         if not texts:
             raise RecipeError("standard input is empty", do="Give a text in each line.")
 
-    task, directory = task_module(bundle, "predict", adapter or ())
-    options = {"adapters": adapter} if adapter else {}
-    if table:
-        assert out is not None, "--csv needs --out"
-        with table_name(table) as name:
-            lines = list(
-                task.predict_table(directory, Path(name), out, text, encoding, not no_header, overwrite, **options)
-            )
-    else:
-        lines = task.predict_texts(directory, texts or [], **options)
-    for line in lines:
+    adapters = list(map(str, adapter or ()))
+    if not table:
+        _say_predictions(str(bundle), adapters, "predict_texts", texts or [])
+        return
+    count = process_count(processes)
+    with table_name(table) as name:
+        work: dict[str, Any] = {
+            "bundle": str(bundle),
+            "adapters": adapters,
+            "table": [name, str(out)],
+            "read": [text, encoding, not no_header, overwrite],
+        }
+        if count == ranks.processes():
+            predict_request(**work)
+            return
+        raise typer.Exit(start_processes(count, "predict", work))
+
+
+def predict_request(bundle: str, adapters: list[str], table: list[str], read: list) -> None:
+    """Fill a table with all processes that were started. read: what ``predict_table`` takes after source and target."""
+    _say_predictions(bundle, adapters, "predict_table", *map(Path, table), *read)
+
+
+def _say_predictions(bundle: str, adapters: list[str], function: str, *given: Any) -> None:
+    """Print the lines of a function of the task's ``predict``."""
+    from finetune.commands.bundle import task_module
+
+    places = list(map(Path, adapters))
+    task, directory = task_module(Path(bundle), "predict", places)
+    for line in getattr(task, function)(directory, *given, **({"adapters": places} if places else {})):
         say(line)
 
 

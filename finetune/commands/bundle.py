@@ -28,7 +28,7 @@ def task_module(path: Path, name: str, adapters: Sequence[Path] = ()) -> tuple[M
     adapters: PEFT's directories, for which `path` is not a bundle but their base weights; all are classifiers.
 
     predict: ``predict_texts(directory, texts)`` and ``predict_table(directory, source, target, text, encoding, header,
-    overwrite)``;
+    overwrite)``, ``help_predict(directory)`` in another process that shares its rows;
     score_file: ``score_file(directory, data, text, label, encoding)``. All give the lines to print.
     """
     if adapters:

@@ -45,6 +45,7 @@ NAMES = {  # Hugging Face's name of a tensor in a block, and GGUF's
     "mlp.c_proj": "ffn_down",
 }
 OUTER = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
+OLLAMA = {"max_new_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k"}  # how it writes
 NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
 BLOCK = 32  # numbers that share a scale in q8_0 and q4_0
 
@@ -199,13 +200,19 @@ def _modelfile(thing: Exportable, model: GPT) -> str:
     if thing.ollama_template:
         lines.append(f'TEMPLATE """{thing.ollama_template}"""')
     lines += [f'PARAMETER stop """{stop}"""' for stop in stops]
-    if most := thing.generation.get("max_new_tokens"):
-        lines.append(f"PARAMETER num_predict {most}")
-    lines += [f"PARAMETER num_ctx {model.config.context}", "PARAMETER temperature 0"]
+    written = {"temperature": 0} | thing.generation
+    lines += [f"PARAMETER {theirs} {written[own]}" for own, theirs in OLLAMA.items() if own in written]
+    lines.append(f"PARAMETER num_ctx {model.config.context}")
     return "\n".join(lines) + "\n"
 
 
 def _readme(thing: Exportable, exported: Exported) -> str:
+    command, prompt = f'llama-completion -m {FILE} -p "Once upon a time"', "The model goes on with a text."
+    if "chat_template" in thing.tokenizer_settings:
+        command, prompt = (
+            f"llama-cli -m {FILE} --jinja --temp 0",
+            "The chat template in the file is the prompt of the training.",
+        )
     return "\n".join(
         [
             f"# {escape_markdown(thing.name)}",
@@ -216,10 +223,9 @@ def _readme(thing: Exportable, exported: Exported) -> str:
             "",
             "## Use",
             "",
-            f"    llama-cli -m {FILE} --jinja --temp 0",
+            f"    {command}",
             "",
-            "The chat template in the file is the prompt of the training. For ollama there is a Modelfile, which has not",
-            "been tried:",
+            f"{prompt} For ollama there is a Modelfile, which has not been tried:",
             "",
             f"    ollama create {thing.name} -f Modelfile",
             "",

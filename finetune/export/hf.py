@@ -94,7 +94,7 @@ def compare_language_model(directory: Path, thing: Exportable, model: LanguageMo
         ours = model.cpu()(ids).numpy()
     difference = _difference(reader, ours, lambda: reader.next_token_logits(ids.numpy()))
     said = ""
-    if thing.conversations and isinstance(reader, TransformersReader):
+    if thing.conversations:
         said = f"; its chat template gives the prompts of {_compare_chats(reader, thing)} records token by token"
     return Exported(
         True,
@@ -210,11 +210,10 @@ def _difference(reader: Reader, ours: np.ndarray, read: Callable[[], np.ndarray]
     return difference
 
 
-def _compare_chats(reader: TransformersReader, thing: Exportable) -> int:
+def _compare_chats(reader: Reader, thing: Exportable) -> int:
     """How many conversations the chat template renders as we do: all, or WeightsError."""
     for number, said in enumerate(thing.conversations):
-        ids = reader.tokenizer.apply_chat_template(said.messages, add_generation_prompt=True, return_dict=False)
-        if ids != said.prompt:
+        if reader.chat(said.messages) != said.prompt:
             raise refuse(reader.name, f"another prompt from the chat template, of conversation {number}")
     return len(thing.conversations)
 

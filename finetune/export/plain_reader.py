@@ -40,6 +40,11 @@ class PlainReader:
         assert self._tokenizer is not None, "there is a tokenizer beside an export"
         return self._tokenizer.encode(text)
 
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of messages as the chat template puts them, up to the answer."""
+        assert self._tokenizer is not None, "there is a tokenizer beside an export"
+        return self._tokenizer.chat(messages)
+
     def classify(self, rows: Sequence[list[int]]) -> np.ndarray:
         """Class logits (n, K), one text at a time."""
         last = np.stack([self._gpt2(np.array(row))[-1] for row in rows])
@@ -128,7 +133,7 @@ class PlainTokenizer:
         lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
         self._ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(merges)}
-        self._length: int = _read(directory / "tokenizer_config.json")["model_max_length"]
+        self._config: dict[str, Any] = _read(directory / "tokenizer_config.json")
         self._pieces, self._known = regex.compile(PIECES), dict[str, list[int]]()
         plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
         rest = [byte for byte in range(256) if byte not in plain]
@@ -136,9 +141,25 @@ class PlainTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing in it is a special token."""
+        return self._whole(text)[: self._config["model_max_length"]]
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of messages as the chat template puts them, up to the answer; truncated nowhere."""
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        end = self._config["eos_token"]
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            self._config["chat_template"]
+        )
+        text = template.render(messages=messages, add_generation_prompt=True, eos_token=end)
+        if self._config["split_special_tokens"]:
+            return self._whole(text)
+        first, *rest = map(self._whole, text.split(end))
+        return [*first, *(number for ids in rest for number in (self._vocab[end], *ids))]
+
+    def _whole(self, text: str) -> list[int]:
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        ids = [number for piece in self._pieces.findall(whole) for number in self._ids(piece)]
-        return ids[: self._length]
+        return [number for piece in self._pieces.findall(whole) for number in self._ids(piece)]
 
     def _ids(self, piece: str) -> list[int]:
         if piece not in self._known:

@@ -29,6 +29,8 @@ class Reader(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def chat(self, messages: list[dict[str, str]]) -> list[int]: ...
+
     def classify(self, rows: Sequence[list[int]]) -> np.ndarray: ...
 
     def tag(self, rows: Sequence[list[int]]) -> list[np.ndarray]: ...
@@ -66,6 +68,11 @@ class TransformersReader:
     def encode(self, text: str) -> list[int]:
         """Ids of a text, truncated at the tokenizer's own length."""
         ids: list[int] = self.tokenizer(text, truncation=True)["input_ids"]
+        return ids
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of messages as the chat template puts them, up to the answer."""
+        ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         return ids
 
     def classify(self, rows: Sequence[list[int]]) -> np.ndarray:

@@ -47,7 +47,7 @@ class TextStream:
         found = [at for at in map(text.find, self.stop) if at >= 0]
         self.stopped = bool(found)
         keep = min(found) if found else len(text) - (0 if last else self._begun(text))
-        self._held = "" if found else text[keep:]
+        self._held = text[keep:]
         return text[:keep]
 
     def _begun(self, text: str) -> int:

@@ -88,7 +88,8 @@ class Classifier:
         return [self._explain_one(text) for text in texts]
 
     def _explain_one(self, text: str) -> Explanation:
-        from finetune.tasks.classify.explain import hidden_states, occlusion_shifts
+        from finetune.tasks.classify.explain import occlusion_shifts
+        from finetune.training.predict import predict_states
 
         bundle, notes = self.bundle, []
         probabilities = bundle.probabilities(bundle.logits([text]))[0]
@@ -113,7 +114,7 @@ class Classifier:
             (bundle.tokenizer.decode([ids[at] for at in piece.tolist()]), float(shift))
             for piece, shift in zip(pieces, shifts, strict=True)
         ]
-        near, why = self.training_rows.nearest(hidden_states(bundle.model, [ids])[0])
+        near, why = self.training_rows.nearest(predict_states(bundle.model, [ids])[0])
         return Explanation(
             self.labels[label],
             "" if against is None else self.labels[against],
@@ -187,11 +188,12 @@ class TrainingRows:
         ], ""
 
     def _index(self, run: Run) -> None:
-        from finetune.tasks.classify.explain import COMPARED, hidden_states
+        from finetune.tasks.classify.explain import COMPARED
+        from finetune.training.predict import predict_states
 
         bundle = self.bundle
         work: Work[list[list[int]], np.ndarray] = Work(
-            lambda batches: [hidden_states(bundle.model, batch) for batch in batches]
+            lambda batches: [predict_states(bundle.model, batch) for batch in batches]
         )
         try:
             every = read_records(run, "train", LabelledRow)

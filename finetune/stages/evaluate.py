@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune.evaluation.results import Headline
+from finetune.evaluation.results import Evaluation, Headline
 from finetune.recipe import Recipe
 from finetune.records import Record
 from finetune.run import Run
@@ -35,15 +35,28 @@ def run(recipe: Recipe, run: Run) -> Evaluated:
     from finetune.files import write_json
     from finetune.machine import timed
     from finetune.tasks.base import task_of
-    from finetune.tasks.setup import best_model, started_from
-    from finetune.training.precision import device_type
+    from finetune.training.ranks import call_others
 
     task = task_of(recipe)
+    call_others("evaluate", str(run.directory))
     with timed() as seconds:
-        model, tokenizer = best_model(recipe, run)
-        found = task.evaluate(recipe, run, model.to(device_type()), tokenizer, started_from(recipe, run))
+        found = evaluate_here(recipe, run)
     evaluation = replace(found, seconds=round(seconds(), 3))
     write_json(run.path("eval.json"), evaluation.to_json())
     said = task.verdict(evaluation)
     say(said)
     return Evaluated(evaluation.headline, said)
+
+
+def evaluate_here(recipe: Recipe, run: Run) -> Evaluation:
+    """Evaluate in this process, which may be one of several: all do the same, and share what passes through the model."""
+    from finetune.recipe import FSDP
+    from finetune.tasks.base import task_of
+    from finetune.tasks.setup import best_model, started_from
+    from finetune.training.precision import device_type
+    from finetune.training.sharing import together
+
+    with together(evenly=recipe.train.parallel == FSDP):
+        model, tokenizer = best_model(recipe, run)
+        start = started_from(recipe, run)
+        return task_of(recipe).evaluate(recipe, run, model.to(device_type()), tokenizer, start)

@@ -1,6 +1,5 @@
 """Stage ``train``: run the training loop on the task's job, alone or in several processes at once."""
 
-import re
 from pathlib import Path
 
 from finetune.recipe import Recipe, Train
@@ -61,39 +60,18 @@ def recorded(run: Run) -> list[Path]:
     return [run.path("train.jsonl"), best, *sorted(step.iterdir())]
 
 
-def run(recipe: Recipe, run: Run, processes: int = 1) -> TrainResult:
-    """Train, resuming from the newest checkpoint if there is one. Returns the resolved settings and the results.
-
-    processes: how many train together; all were started already (``finetune.cli.processes``), and this is the first.
-    Raises TrainingError if another number of them was started.
-    """
-    from finetune.errors import TrainingError
+def run(recipe: Recipe, run: Run) -> TrainResult:
+    """Train, resuming from the newest checkpoint if there is one. Returns the resolved settings and the results."""
     from finetune.training import ranks
 
-    if ranks.processes() != processes:
-        raise TrainingError(
-            "the processes that train together were not started",
-            got=str(ranks.processes()),
-            known=str(processes),
-            do="Start the command with --processes, torchrun or accelerate launch.",
-        )
-    ranks.call_others(str(run.directory))
-    try:
-        found = train_here(recipe, run)
-    except RuntimeError as error:
-        if processes == 1 or not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
-            raise
-        raise TrainingError(
-            "another of the processes that train together ended",
-            got=str(error).strip().splitlines()[-1][:200],
-            do="The same command resumes from the last checkpoint, with any number of processes.",
-        ) from error
-    assert found.processes == processes, "accelerate connects all processes that were started"
+    ranks.call_others("train", str(run.directory))
+    found = train_here(recipe, run)
+    assert found.processes == ranks.processes(), "accelerate connects all processes that were started"
     return found
 
 
 def train_here(recipe: Recipe, run: Run) -> TrainResult:
-    """Train in this process (one of several under torchrun); keeps the best model in memory for later stages."""
+    """Train in this process, which may be one of several; keeps the best model in memory for later stages."""
     import os
     import time
 
@@ -121,7 +99,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
         say(f"  {line}")
     if recipe.train.parallel == FSDP and ranks.processes() == 1:
         say("  train.parallel=fsdp changes nothing in one process")
-    with together():
+    with together(evenly=recipe.train.parallel == FSDP):
         job = task.build_job(recipe, run, setup, device)
         found = fit(
             job, settings, run.directory, identity(recipe, run, reads(recipe)), set_up_seconds=time.monotonic() - begun

@@ -27,6 +27,7 @@ from finetune.tasks.base import Prepared, read_tested
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import micro_batches
 from finetune.training.job import Job
+from finetune.training.sharing import share
 from finetune.training.token_rows import TokenRows
 from finetune.training.trial import Probe, choose, second_time
 
@@ -186,12 +187,14 @@ def write_answers(
 
     lengths: tokens of each prompt. write: numbers of B prompts -> their new tokens (B, T).
     """
-    answers: dict[int, Answer] = {}
+    groups = answer_groups(lengths, max_new_tokens, beams)
     with progress(show, len(lengths), unit="prompts") as advance:
-        for rows in answer_groups(lengths, max_new_tokens, beams):
-            for row, new in zip(rows, write(rows).tolist(), strict=True):
-                answers[row] = _answer(new, tokenizer)
-            advance(len(rows))
+        written = share(groups, lambda rows: write(rows).tolist(), lambda rows: advance(len(rows)))
+    answers = {
+        row: _answer(new, tokenizer)
+        for rows, found in zip(groups, written, strict=True)
+        for row, new in zip(rows, found, strict=True)
+    }
     return [answers[row] for row in range(len(lengths))]
 
 

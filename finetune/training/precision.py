@@ -1,19 +1,28 @@
-"""Choose between fp32 and bf16 for this machine, and compute in the precision that was chosen."""
+"""Choose the device, and between fp32 and bf16 on it, and compute in the precision that was chosen."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from finetune.errors import RecipeError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_WIDTH = 256  # of the narrowest model that bf16 makes faster
 
 
 def device_type() -> str:
-    """cuda, mps or cpu, in this order."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """What the variable FINETUNE_DEVICE names, else cuda, mps or cpu, in this order.
+
+    Raises RecipeError for a device that is not here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [name for name, is_here in here.items() if is_here]
+    asked = os.environ.get("FINETUNE_DEVICE") or found[0]
+    if asked not in found:
+        raise RecipeError("FINETUNE_DEVICE is no device of this machine", got=repr(asked), known=", ".join(found))
+    return asked
 
 
 def has_bf16() -> bool:

@@ -60,9 +60,9 @@ def _for_each_text(
 
         def compute_rows(rows: list[int]) -> np.ndarray:
             inputs, last = pad_states([states[i] for i in rows]) if states else pad_ids([ids[i] for i in rows])
-            advance(len(rows))
             return compute(inputs.to(device), last.to(device), first_block).float().cpu().numpy()
 
-        for rows, computed in zip(batches, share(batches, compute_rows), strict=True):
-            found[rows] = computed
+        shared = share(batches, compute_rows, lambda rows: advance(len(rows)))
+    for rows, computed in zip(batches, shared, strict=True):
+        found[rows] = computed
     return found

@@ -35,12 +35,12 @@ def build_prefix_cache(
         def run_lower(batch: list[int]) -> list[Tensor]:
             ids, last = pad_ids([rows[i] for i in batch])
             found = lower(ids.to(device), last.to(device)).float().cpu()
-            advance(sum(lengths[i] for i in batch))
             return [state[end if last_only else 0 : end + 1].clone() for end, state in zip(last, found, strict=True)]
 
-        for batch, found in zip(batches, share(batches, run_lower), strict=True):
-            for i, state in zip(batch, found, strict=True):
-                states[i] = state
+        shared = share(batches, run_lower, lambda batch: advance(sum(lengths[i] for i in batch)))
+    for batch, found in zip(batches, shared, strict=True):
+        for i, state in zip(batch, found, strict=True):
+            states[i] = state
     return states
 
 

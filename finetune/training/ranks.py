@@ -1,9 +1,10 @@
-"""The processes of one command: the first runs it, and the others wait until it calls them to train with it.
+"""The processes of one command: the first runs it, and the others wait until it calls them to share its work.
 
 They meet in the key-value store of torch.distributed, which waits without a time-out: the first may download and
 prepare for hours before it calls.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -28,23 +29,28 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def call_others(work: str) -> None:
-    """Tell the other processes what to do next; "" ends them."""
+def launched() -> bool:
+    """Whether torchrun or accelerate launch started this process, be it alone."""
+    return not os.environ.keys().isdisjoint(("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"))
+
+
+def call_others(*work: str) -> None:
+    """Tell the other processes what to do next, and on what; nothing: to end."""
     global _called
     if processes() > 1:
         if not work:
             _store().set("ended", "")
-        _store().set(f"work {_called}", work)
+        _store().set(f"work {_called}", json.dumps(work))
         _called += 1
 
 
-def calls() -> Iterator[str]:
+def calls() -> Iterator[list[str]]:
     """What the first process calls this one to do, until it ends."""
     store, number = _store(), 0
     while True:
         while not store.check([f"work {number}"]):
             time.sleep(WAIT_SECONDS)
-        work = store.get(f"work {number}").decode()
+        work = json.loads(store.get(f"work {number}"))
         number += 1
         if not work:
             return

@@ -1,48 +1,130 @@
-"""Work without gradients, divided among the processes that train together.
+"""Work without gradients, divided among the processes of one command.
 
 Each process computes every n-th batch and all exchange their results, so that every process has what one alone would
 have computed: the batches are the same, and no row is left out or counted twice.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
-import torch.distributed as dist
-from accelerate import PartialState
-
-from finetune.training.precision import device_type
-from finetune.training.ranks import processes
+from finetune.errors import TrainingError
+from finetune.training.ranks import call_others, processes
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  # an item
 B = TypeVar("B")
 
-_together = False
+_together = _evenly = False
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """All processes run the block at the same time, and ``share`` divides its work among them."""
-    global _together
+def together(evenly: bool = False) -> Iterator[None]:
+    """All processes run the block at the same time, and ``share`` divides its work among them.
+
+    evenly: each must compute equally many batches, as where weights are divided and every forward pass gathers them.
+    Raises TrainingError where another of the processes has ended.
+    """
+    global _together, _evenly
     if processes() == 1:
         yield
         return
-    PartialState(cpu=device_type() == "cpu")  # connects the processes, as Accelerator does later
-    _together = True
+    from accelerate import PartialState
+
+    from finetune.training.precision import device_type
+
     try:
+        PartialState(cpu=device_type() == "cpu")  # connects the processes, as Accelerator does later
+        _together, _evenly = True, evenly
         yield
+    except RuntimeError as error:
+        if not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
+            raise
+        raise TrainingError(
+            "another of the processes that train together ended",
+            got=str(error).strip().splitlines()[-1][:200],
+            do="The same command resumes from what was saved, with any number of processes.",
+        ) from error
     finally:
         _together = False
 
 
-def share(batches: Sequence[B], compute: Callable[[B], T]) -> list[T]:
-    """The result of `compute` for each batch, in order; it must be the same on every process, and can be pickled."""
-    if not _together:
-        return [compute(batch) for batch in batches]
-    world, rank = dist.get_world_size(), dist.get_rank()
-    mine = [compute(batch) for batch in batches[rank::world]]
-    if batches and len(mine) * world < len(batches):
-        compute(batches[0])  # where weights are divided, each forward pass gathers them: all must run equally many
+def share(batches: Sequence[B], compute: Callable[[B], T], done: Callable[[B], object] = lambda batch: None) -> list[T]:
+    """The result of `compute` for each batch, in order; it must be the same on every process, and can be pickled.
+
+    done: called for each batch that is done, here or by another process.
+    """
+    global _together
+    world, rank = _place()
+    mine: list[T] = []
+    divided, _together = _together, False  # what `compute` shares, it computes alone
+    try:
+        for start in range(0, len(batches), world):
+            group = batches[start : start + world]
+            if rank < len(group):
+                mine.append(compute(group[rank]))
+            elif _evenly:
+                compute(group[0])
+            for batch in group:
+                done(batch)
+    finally:
+        _together = divided
+    if world == 1:
+        return mine
+    import torch.distributed as dist
+
     everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, mine)
     return [everyone[number % world][number // world] for number in range(len(batches))]
+
+
+def lead(
+    work: Sequence[str], items: Iterable[I], batch_of: Callable[[I], B], compute: Callable[[B], T]
+) -> Iterator[tuple[I, T]]:
+    """Each item with the result of `compute` for its batch, in order, where only the first process has the items.
+
+    work: what the others are called with, to run ``follow`` with the same `compute`; nothing: none is called.
+    """
+    if processes() == 1 or not work:
+        for item in items:
+            yield item, compute(batch_of(item))
+        return
+    call_others(*work)
+    with together():
+        for group in chunks(items, processes()):
+            yield from zip(group, _share_of_first([batch_of(item) for item in group], compute), strict=True)
+        _share_of_first(None, compute)
+
+
+def follow(compute: Callable[[Any], Any]) -> None:
+    """Compute this process's part of what the first one ``lead``s."""
+    with together():
+        while _share_of_first(None, compute):
+            pass
+
+
+def chunks(items: Iterable[I], size: int) -> Iterator[list[I]]:
+    """The items, so many at a time."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _share_of_first(batches: Sequence[B] | None, compute: Callable[[B], T]) -> list[T]:
+    """The results for the first process's batches, which only it has to give; none to end."""
+    import torch.distributed as dist
+
+    sent: list[Any] = [batches]
+    dist.broadcast_object_list(sent, src=0)
+    return share(sent[0] or [], compute)
+
+
+def _place() -> tuple[int, int]:
+    """How many processes share the work, and which of them this is."""
+    if not _together:
+        return 1, 0
+    import torch.distributed as dist
+
+    return dist.get_world_size(), dist.get_rank()

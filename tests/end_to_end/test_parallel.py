@@ -1,6 +1,7 @@
 """One process = two with whole models (DDP) = two with divided ones (FSDP2): losses, gradient norms and weights.
 
-All trainings of two processes run in one pair of them. Batches are ragged: in a step of one row, one process has none.
+Evaluations and filled tables are equal to the last bit. All work of two processes is done by one pair of them. Batches
+are ragged: in a step of one row, one process has none.
 """
 
 import json
@@ -20,30 +21,84 @@ from finetune.pipeline import load_pipeline, make_recipe
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.train import check, train_here
+from finetune.tasks.classify import bundle
+from finetune.tasks.classify.predict import predict_table
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = ("ddp", "fsdp")
 TINY = ["weights=scratch", "shape.layers=2", "shape.width=32", "shape.heads=2", "shape.context=128", "train.threads=1"]
-TINY += ["train.precision=fp32", "train.lr=1e-4", "train.batch_size=9", "train.micro_batch_tokens=150"]
-TINY += ["train.max_steps=9"]  # an epoch of the classifier's is 7
+TINY += ["train.precision=fp32", "train.lr=1e-4", "train.batch_size=9", "evaluate.resamples=100"]
+EPOCH = ["train.micro_batch_tokens=150", "train.max_steps=8"]  # an epoch of the classifier's has 7
+STEPS = ["train.micro_batch_tokens=300", "train.max_steps=4"]
 CASES = {
-    "classify, full": ("classify", ["train.method=full"]),
-    "classify, last block": ("classify", ["train.method=last-blocks", "train.last_blocks=1"]),
-    "classify, LoRA": ("classify", ["train.method=lora"]),
-    "instruct, full": ("instruct", []),
-    "instruct, LoRA": ("instruct", ["train.method=lora"]),
-    "seq2seq, full": ("seq2seq", []),
-    "pretrain, full": ("pretrain", []),
-    "pretrain, checkpoint_blocks": ("pretrain", ["train.checkpoint_blocks=true"]),
+    "classify, full": ("classify", [*EPOCH, "train.method=full"]),
+    "classify, last block": ("classify", [*EPOCH, "train.method=last-blocks", "train.last_blocks=1"]),
+    "classify, LoRA": ("classify", [*EPOCH, "train.method=lora"]),
+    "instruct, full": ("instruct", STEPS),
+    "instruct, LoRA": ("instruct", [*STEPS, "train.method=lora", "instruct.max_new_tokens=8"]),
+    "seq2seq, full": ("seq2seq", [*STEPS, "seq2seq.max_new_tokens=8"]),
+    "pretrain, full": ("pretrain", STEPS),
+    "pretrain, checkpoint_blocks": ("pretrain", [*STEPS, "train.checkpoint_blocks=true"]),
 }
+SHORT = ["train.max_steps=2"]  # of one process; the evaluation is what two do
+EVALUATED = {
+    "classify, last block": None,  # trained above
+    "instruct, LoRA": None,
+    "seq2seq, full": None,
+    "pretrain, full": None,
+    "many labels": ("classify", [*SHORT, "classify.labels=many", "columns.label=several"]),
+    "tags": ("tagger", SHORT),
+    "masked words": ("pretrain", [*SHORT, "pretrain.objective=masked"]),
+}
+ROWS = {"one row": 1, "a row more than a chunk": 5, "chunks that one process has more of": 19}  # 4 rows in a chunk
 WORKER = """
+import json
 import sys
 from pathlib import Path
+import torch.distributed as dist
+from finetune.files import write_nothing
 from finetune.run import Run
-from finetune.stages.train import check, train_here
-for folder in sys.argv[1:]:
+from finetune.stages import evaluate, train
+from finetune.tasks.classify import bundle
+from finetune.tasks.classify.predict import help_predict, predict_table
+from finetune.training.ranks import rank
+from finetune.training.sharing import follow, lead, share, together
+
+if rank() > 0:
+    write_nothing()
+work = json.loads(Path(sys.argv[1]).read_text())
+exchanges, exchange = [], dist.all_gather_object
+dist.all_gather_object = lambda *given: exchanges.append(given) or exchange(*given)
+for folder in work["train"]:
     run = Run.at(Path(folder))
-    assert train_here(run.recipe(), run).processes == 2
+    assert train.train_here(run.recipe(), run).processes == 2
+for folder in work["evaluate"]:
+    run = Run.at(Path(folder))
+    exchanges.clear()
+    (evaluate.evaluate_here if rank() > 0 else evaluate.run)(run.recipe(), run)
+    assert exchanges, folder
+bundle.CHUNK = 4
+for source, target in work["tables"]:
+    if rank() > 0:
+        help_predict(Path(work["bundle"]))
+    else:
+        list(predict_table(Path(work["bundle"]), Path(source), Path(target), None, None, True))
+
+for count in range(5):
+    batches, own, done = [[n] * n for n in range(count)], [], []
+    def compute(batch):
+        own.append(len(batch))
+        return share([[n] for n in batch], sum)  # not shared again
+    for evenly in (False, True):
+        with together(evenly):
+            assert share(batches, compute, done.append) == batches and done == batches, (count, done)
+        extra = [count - 1] if evenly and count % 2 and rank() else []
+        assert own == [*range(rank(), count, 2), *extra], (count, own)
+        own.clear(), done.clear()
+    if rank() > 0:
+        follow(sum)
+    else:
+        assert list(lead(["sum"], batches, lambda item: [2, *item], sum)) == [(b, 2 + sum(b)) for b in batches]
 """
 
 
@@ -53,43 +108,68 @@ def write_data(folder: Path) -> dict[str, str]:
     texts = [" ".join(words[(7 * n + k * k) % 12] for k in range(1 + n % 8)) + f" {n}" for n in range(79)]
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{t},{n % 2}\n" for n, t in enumerate(texts)))
     records = [{"instruction": f"Say {t}.", "input": "", "output": words[n % 12]} for n, t in enumerate(texts)]
+    several = ["a;b", "b", "a"]
+    (folder / "several.csv").write_text(
+        "text,several\n" + "".join(f"{t},{several[n % 3]}\n" for n, t in enumerate(texts))
+    )
+    sentences = ("\n".join(f"{word} {'B-x' if word in words[:3] else 'O'}" for word in text.split()) for text in texts)
+    (folder / "tags.conll").write_text("\n\n".join(sentences) + "\n")
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
     (folder / "pairs.tsv").write_text("source\ttarget\n" + "".join(f"{t}\t{t.upper()}\n" for t in texts))
     (folder / "text.txt").write_text("\n\n".join(" ".join(texts[n:] + texts[:n]) for n in range(8)))
     names = {"classify": "rows.csv", "instruct": "pairs.jsonl", "seq2seq": "pairs.tsv", "pretrain": "text.txt"}
+    names |= {"many labels": "several.csv", "tags": "tags.conll", "masked words": "text.txt"}
     return {task: str(folder / name) for task, name in names.items()}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of each training, by case and way: "one" in this process, the others in two."""
+def trained(tmp_path_factory, toy):
+    """The folder of each training and evaluation, by case and way: "one" in this process, the others in two.
+
+    Also the folder of the tables, which are filled in two processes.
+    """
     folder = tmp_path_factory.mktemp("parallel")
     data, runs = write_data(folder), {}
-    for number, (case, (pipeline, settings)) in enumerate(CASES.items()):
-        request = make_recipe(pipeline, [*TINY, *settings], {"data": data[pipeline]})
+    for number, (case, (pipeline, settings)) in enumerate((CASES | {k: v for k, v in EVALUATED.items() if v}).items()):
+        request = make_recipe(pipeline, [*TINY, *settings], {"data": data.get(case) or data[pipeline]})
         run, recipe = open_run(request, folder, f"one-{number}")
-        execute(run, recipe, load_pipeline(pipeline).stages, until="prepare")
+        stages = load_pipeline(pipeline).stages
+        execute(run, recipe, stages, until="prepare")
         recipe = run.recipe()
-        for way in WAYS:
+        for way in WAYS if case in CASES else ():
             runs[case, way] = folder / f"{way}-{number}"
             shutil.copytree(run.directory, runs[case, way])
             chosen = recipe.model_dump(mode="json")
             chosen["train"]["parallel"] = way
             (runs[case, way] / "recipe.json").write_text(json.dumps(chosen))
         runs[case, "one"] = run.directory
-        train_here(recipe, run)
+        execute(run, recipe, stages, until="evaluate" if case in EVALUATED else "train")
+        if case in EVALUATED:
+            runs[case, "evaluated"] = folder / f"evaluated-{number}"
+            shutil.copytree(run.directory, runs[case, "evaluated"])
+            (runs[case, "evaluated"] / "eval.json").unlink()
+    work = {
+        "train": [str(path) for (_, way), path in runs.items() if way in WAYS],
+        "evaluate": [str(path) for (_, way), path in runs.items() if way == "evaluated"],
+        "bundle": str(toy.run / "export" / "hf"),
+        "tables": [[str(folder / f"{name}.csv"), str(folder / f"{name}, two.csv")] for name in ROWS],
+    }
+    for (source, _), count in zip(work["tables"], ROWS.values(), strict=True):
+        texts = ["" if n in (4, 5, 6, 7, 9) and count > 5 else f"win cash {n}" for n in range(count)]
+        Path(source).write_text("number,text\n" + "".join(f"{n},{text}\n" for n, text in enumerate(texts)))
+    (folder / "work.json").write_text(json.dumps(work))
     worker = folder / "worker.py"
     worker.write_text(WORKER)
-    two = [str(path) for (_, way), path in runs.items() if way != "one"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launcher, str(worker), *two],
+        [*launcher, str(worker), str(folder / "work.json")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if line.startswith("[rank"))
+    runs["tables", "two"] = folder
     return runs
 
 
@@ -105,7 +185,7 @@ def steps_of(directory: Path) -> tuple[list[dict], list[float]]:
 def test_two_processes_train_as_one(trained, case, way):
     one, two = trained[case, "one"], trained[case, way]
     (steps, validated), (others, validated_too) = steps_of(one), steps_of(two)
-    assert len(steps) >= 6 and [line["rows"] for line in steps] == [line["rows"] for line in others]
+    assert len(steps) >= 4 and [line["rows"] for line in steps] == [line["rows"] for line in others]
     if case.startswith("classify"):
         assert min(line["rows"] for line in steps) == 1  # one of the processes has no row
     for key in ("loss", "grad_norm", "lr"):
@@ -119,6 +199,34 @@ def test_two_processes_train_as_one(trained, case, way):
             torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-5, msg=name)
     moments, expected = (load_file(path / last / "optimizer.safetensors") for path in (two, one))
     assert {name: value.shape for name, value in moments.items()} == {n: v.shape for n, v in expected.items()}
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {key: without_seconds(own) for key, own in value.items() if key != "seconds"}
+    return [without_seconds(own) for own in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("case", EVALUATED)
+def test_two_processes_evaluate_as_one(trained, case):
+    one, two = trained[case, "one"], trained[case, "evaluated"]
+    expected, found = (without_seconds(json.loads((path / "eval.json").read_text())) for path in (one, two))
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_fill_a_table_as_one(trained, toy, name, tmp_path, monkeypatch):
+    folder = trained["tables", "two"]
+    monkeypatch.setattr(bundle, "CHUNK", 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        given = toy.run / "export" / "hf", folder / f"{name}.csv", tmp_path / "one.csv"
+        list(predict_table(*given, None, None, True))
+    finally:
+        torch.set_num_threads(threads)
+    found = (folder / f"{name}, two.csv").read_text()
+    assert found == (tmp_path / "one.csv").read_text() and len(found.splitlines()) == 1 + ROWS[name]
 
 
 def test_one_process_goes_on_where_two_with_divided_weights_stopped(trained, tmp_path):

@@ -79,7 +79,7 @@ def test_commands_of_the_pages_parse():
     named, wrong = 0, []
     for page in PAGES:
         for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", read(page), flags=re.M | re.S):
-            for line in re.findall(r"^(?:\$ )?(finetune .*)$", block, flags=re.M):
+            for line in re.findall(r"^(?:\$ )?(finetune .*)$", block.replace("\\\n", ""), flags=re.M):
                 named += 1
                 words = run_code.split(line)[1:]
                 command = get_command(app)

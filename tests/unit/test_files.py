@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from finetune import files
 from finetune.errors import RunError
 from finetune.files import atomic_write, read_json, sha256_file, sha256_json, write_json, write_tensors
 
@@ -16,6 +17,17 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
         file.write("one\r\ntwo\n")
         assert not path.exists()
     assert path.read_bytes() == b"one\r\ntwo\n" and [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_process_that_only_helps_writes_nothing(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(files, "_writes", True)
+    files.write_nothing()
+    (tmp_path / "old").write_text("old")
+    for name in ("old", "new"):
+        with files.atomic_write(tmp_path / name, mode) as file:
+            file.write(b"more" if mode == "wb" else "more")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "old"
 
 
 def test_an_error_leaves_the_older_file(tmp_path):

@@ -5,7 +5,7 @@ A bundle in ONNX is predicted without torch.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
@@ -28,6 +28,7 @@ from finetune.tables.tables import TableFormat, as_cell, iterate_table, iterate_
 from finetune.tables.writers import open_writer
 from finetune.tasks.classify.predictor import ManyLabels, Predictor
 from finetune.tasks.classify.winner import load_winner
+from finetune.training.sharing import chunks, lead
 
 if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
     from finetune.export.standalone import OnnxClassifier
@@ -354,6 +355,7 @@ def predict_table(
     encoding: str | None = None,
     header: bool = True,
     overwrite: bool = False,
+    work: Sequence[str] = (),
 ) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
@@ -361,7 +363,8 @@ def predict_table(
     Adds predicted, probability, a p_ column for each label, and decision where the bundle may abstain; overwrite: in
     the place of columns of these names. Rows
     without text get empty cells. header: false where the first row is data, too; its columns are then called column_1
-    and so on. Returns counts, the columns that were read as the text, and notes on how the table was read.
+    and so on. work: what other processes are called with to share the rows, as in ``lead``. Returns counts, the columns
+    that were read as the text, and notes on how the table was read.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: the output would overwrite the input table", do="Give another --out.")
@@ -393,19 +396,23 @@ def predict_table(
     kept = [at for at, name in enumerate(held) if name not in added]
     counts = {"rows": 0, "without_text": 0}
     rows = (values for _, values in itertools.chain(sample, table))
+
+    def texts_of(chunk: list[list[Any]]) -> list[str]:
+        cells = ([as_cell(values[at]) for at in text_at] for values in chunk)
+        return [bundle.folded(join_cells(own, list(range(len(text_at))))) for own in cells]
+
+    def filled(item: tuple[Any, list[str]]) -> list[str]:
+        return [own for own in item[1] if own.strip()]
+
+    read = ((chunk, texts_of(chunk)) for chunk in chunks(rows, CHUNK))
     with (
         open_writer(
             target, [held[at] for at in kept], added, source, layout, 1 if bundle.abstain_below is None else 2
         ) as writer,
         progress("predicting", total, unit="rows") as advance,
     ):
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            texts = [
-                bundle.folded(join_cells([as_cell(values[at]) for at in text_at], list(range(len(text_at)))))
-                for values in chunk
-            ]
-            filled = [own for own in texts if own.strip()]
-            probabilities = bundle.probabilities(bundle.logits(filled)) if filled else np.zeros((0, len(bundle.labels)))
+        for (chunk, texts), logits in lead(work, read, filled, bundle.any_logits):
+            probabilities = bundle.probabilities(logits)
             given = iter(zip(*bundle.name(probabilities), probabilities, strict=True))
             answers: list[list[Any]] = []
             for own in texts:
@@ -416,7 +423,7 @@ def predict_table(
                 answers.append([label, *bundle.decisions([label], [sure]), float(sure), *map(float, p)])
             writer.write([[values[at] for at in kept] for values in chunk], answers)
             counts["rows"] += len(chunk)
-            counts["without_text"] += len(chunk) - len(filled)
+            counts["without_text"] += len(chunk) - len(logits)
             advance(len(chunk))
     return counts | {"text_column": ",".join(names[index] for index in text_at), "notes": notes}
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from finetune.evaluation.aims import Rule
 from finetune.evaluation.calibration import softmax
@@ -24,9 +22,7 @@ from finetune.tables.splits import SPLITS, text_keys
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import Examples
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
-from finetune.training.collate import pad_ids
-from finetune.training.predict import PREDICT_TOKENS, predict_logits
+from finetune.training.predict import predict_logits, predict_states
 from finetune.training.token_rows import encode
 
 ERRORS = 10  # wrong predictions that are explained, the most confident ones
@@ -157,8 +153,8 @@ def explain_errors(
     kept = candidates(
         [record.text for record in records["train"]], [records["test"][i].text for i in wrong], effort.compared
     )
-    known = hidden_states(trained.model, [parts["train"].ids[i] for i in kept.tolist()])
-    own = hidden_states(trained.model, [parts["test"].ids[i] for i in wrong.tolist()])
+    known = predict_states(trained.model, [parts["train"].ids[i] for i in kept.tolist()])
+    own = predict_states(trained.model, [parts["test"].ids[i] for i in wrong.tolist()])
     cosine = _unit(own) @ _unit(known).T
     found = []
     for at, row in enumerate(wrong.tolist()):
@@ -204,26 +200,6 @@ def _neighbour(record: LabelledRow, similarity: float) -> Neighbour:
 
 def _unit(states: np.ndarray) -> np.ndarray:
     return states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
-
-
-def hidden_states(model: Classifier, ids: Sequence[list[int]]) -> np.ndarray:
-    """What the head reads of each text: (n, C)."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].detach().float().cpu())
-
-    states, device = np.empty((len(ids), model.head.in_features), dtype=np.float32), model.head.weight.device
-    hook = model.head.register_forward_pre_hook(keep)
-    try:
-        with torch.inference_mode():
-            for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
-                inputs, last = pad_ids([ids[row] for row in rows])
-                model(inputs.to(device), last.to(device))
-                states[rows] = seen.pop().numpy()
-    finally:
-        hook.remove()
-    return states
 
 
 def occlude(trained: Trained, ids: list[int], predicted: int, true: int, most: int = SPANS[1]) -> list[Span]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from finetune.tasks.classify.bundle import open_bundle
 from finetune.tasks.classify.bundle import predict_table as fill_table
 from finetune.tasks.classify.predictor import Predictor
+from finetune.training.sharing import follow
 
 
 def predict_texts(directory: Path, texts: list[str], adapters: Sequence[Path] = ()) -> Iterator[str]:
@@ -28,12 +29,19 @@ def predict_table(
 ) -> Iterator[str]:
     """Fill a table, and say what was read. adapters: one at most, since each would write the table again."""
     [(_, ready)] = _predictors(directory, adapters)
-    counts = fill_table(ready, source, target, text, encoding, header, overwrite)
+    work = ("predict", str(directory), *map(str, adapters))
+    counts = fill_table(ready, source, target, text, encoding, header, overwrite, work)
     yield from (f"note: {note}" for note in counts["notes"])
     yield (
         f"{target}: {counts['rows']:,} rows, text {counts['text_column']!r}"
         + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
     )
+
+
+def help_predict(directory: Path, *adapters: Path) -> None:
+    """Predict this process's part of the table that the first process fills."""
+    [(_, ready)] = _predictors(directory, adapters)
+    follow(ready.any_logits)
 
 
 def _predictors(directory: Path, adapters: Sequence[Path]) -> Iterable[tuple[str, Predictor]]:

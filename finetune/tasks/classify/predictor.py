@@ -32,6 +32,10 @@ class Predictor(ABC):
     def logits(self, texts: list[str]) -> np.ndarray:
         """Raw logits (n, K), in fp32. Raises DataError for an empty text."""
 
+    def any_logits(self, texts: list[str]) -> np.ndarray:
+        """As ``logits``, also of no text."""
+        return self.logits(texts) if texts else np.zeros((0, len(self.labels)))
+
     def folded(self, text: str) -> str:
         """A text as the model reads it."""
         return fold_white_space(text) if self.white_space == "fold" else text

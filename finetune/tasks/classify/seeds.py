@@ -19,6 +19,7 @@ from finetune.tasks.setup import assemble, base_weights, fit, identity
 from finetune.training.pieces import average
 from finetune.training.precision import device_type
 from finetune.training.predict import predict_logits
+from finetune.training.ranks import rank
 
 _READS = ("task", "weights", "classify", *(f"train.{name}" for name in Train.model_fields))
 
@@ -39,7 +40,8 @@ def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: Labell
         say(f"training with seed {seed}")
         results.append(_train(task, recipe, run, seed))
         say(f"  {first.headline.metric} {results[-1][first.headline.metric].value}")
-    shutil.rmtree(run.path("seeds"), ignore_errors=True)
+    if rank() == 0:
+        shutil.rmtree(run.path("seeds"), ignore_errors=True)
     values = {name: [found[name].value for found in results] for name in first.metrics}
     n = first.headline.n
     metrics = {

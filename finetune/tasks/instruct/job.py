@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.console import progress
+from finetune.console import Advance, progress, unseen
 from finetune.evaluation.results import Start
 from finetune.evaluation.written import References, WrittenTexts, loss_change
 from finetune.models.gpt import IGNORE
@@ -75,13 +75,15 @@ def measure(model: nn.Module, part: Examples, budget: int, device: torch.device)
 
 
 @torch.no_grad()
-def answer_nll(model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device) -> np.ndarray:
+def answer_nll(
+    model: nn.Module, part: Examples, groups: list[list[int]], device: torch.device, advance: Advance = unseen
+) -> np.ndarray:
     """The cross-entropy in nats of each group of rows, summed over its supervised tokens (one forward pass)."""
 
     def nll(rows: list[int]) -> float:
         return float(model(*(tensor.to(device) for tensor in collate(part, rows))))
 
-    return np.array(share(groups, nll))
+    return np.array(share(groups, nll, lambda rows: advance(len(rows))))
 
 
 def generate_answers(
@@ -102,12 +104,8 @@ def generate_answers(
 
 def row_nll(model: nn.Module, part: Examples, device: torch.device, show: str) -> np.ndarray:
     """The cross-entropy of each row in nats (n,), summed over its supervised tokens."""
-    found = []
     with progress(show, len(part.rows), unit="records") as advance:
-        for row in range(len(part.rows)):
-            found.append(answer_nll(model, part, [[row]], device))
-            advance(1)
-    return np.concatenate(found)
+        return answer_nll(model, part, [[row] for row in range(len(part.rows))], device, advance)
 
 
 def evaluate(

@@ -193,7 +193,7 @@ class InstructTask(Task[WrittenPrepared, LanguageModel, LossModule[LanguageModel
             [
                 "    from transformers import pipeline",
                 '    answer = pipeline("text-generation", "DIRECTORY")',
-                '    answer([{"role": "user", "content": "a question"}])',
+                '    print(answer([{"role": "user", "content": "a question"}]))',
                 "",
                 *(SPECIAL_TOKENS if several else []),
                 "The prompt, word for word as in training (here with a sample question):",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.console import Advance, progress, say
+from finetune.console import Advance, progress, say, unseen
 from finetune.evaluation.language import compressors, language_metrics
 from finetune.evaluation.results import Headline, Metric, Start
 from finetune.models.gpt import GPT, IGNORE
@@ -87,7 +87,12 @@ def measure(
 
 @torch.no_grad()
 def block_nll(
-    model: nn.Module, tokens: PackedTokens, blocks: list[int], together: int, device: torch.device
+    model: nn.Module,
+    tokens: PackedTokens,
+    blocks: list[int],
+    together: int,
+    device: torch.device,
+    advance: Advance = unseen,
 ) -> np.ndarray:
     """The cross-entropy in nats of each group of `together` blocks (one forward pass)."""
 
@@ -95,7 +100,8 @@ def block_nll(
         inputs, targets = (tensor.to(device) for tensor in tokens.batch(batch, IGNORE))
         return float(model(inputs, targets, *tokens.layout(inputs)))
 
-    return np.array(share([blocks[start : start + together] for start in range(0, len(blocks), together)], nll))
+    groups = [blocks[start : start + together] for start in range(0, len(blocks), together)]
+    return np.array(share(groups, nll, lambda group: advance(len(group))))
 
 
 def evaluate(
@@ -122,7 +128,10 @@ def evaluate(
         ]
         for state, model in models.items():
             with progress(f"{part}, {state}", len(counts), unit="blocks") as advance:
-                nats = [_nll(model, tokens, device, advance) for tokens in members.values()]
+                nats = [
+                    block_nll(model, tokens, list(range(len(tokens))), 1, device, advance)
+                    for tokens in members.values()
+                ]
             measured[state][part] = language_metrics(np.concatenate(nats), counts, sizes, resamples)
             if part == "val":
                 sources.append([float(own.sum()) for own in nats])
@@ -157,14 +166,6 @@ def evaluate(
 def _bits(nats: float, text: bytes) -> float:
     """Bits per byte."""
     return nats / math.log(2) / max(len(text), 1)
-
-
-def _nll(model: LossModule[LanguageModel], tokens: PackedTokens, device: torch.device, advance: Advance) -> np.ndarray:
-    found = []
-    for block in range(len(tokens)):
-        found.append(block_nll(model, tokens, [block], 1, device))
-        advance(1)
-    return np.concatenate(found)
 
 
 def _continue(

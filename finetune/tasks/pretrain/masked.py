@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -91,6 +92,15 @@ def block_nll(
     return np.array(nats), np.array(counts)
 
 
+def block_score(
+    model: LossModule[Encoder], tokens: PackedTokens, masking: Masking, device: torch.device, block: list[int]
+) -> tuple[float, int, int]:
+    """Of a block alone: the cross-entropy in nats, the number of masked tokens, and how many are guessed right."""
+    [nats], [count] = block_nll(model, tokens, masking, block, 1, device)
+    _, targets, found = guesses(model.body, tokens, masking, block[0], device)
+    return float(nats), int(count), int((targets == found).sum())
+
+
 @torch.no_grad()
 def guesses(
     model: Encoder, tokens: PackedTokens, masking: Masking, block: int, device: torch.device
@@ -121,17 +131,12 @@ def evaluate(
     for part, members in parts.items():
         total = sum(map(len, members.values()))
         for state, model in models.items():
-            nats, counts, right = [], [], []
+            found: list[tuple[float, int, int]] = []
             with progress(f"{part}, {state}", total, unit="blocks") as advance:
                 for tokens in members.values():
-                    for block in range(len(tokens)):
-                        own, count = block_nll(model, tokens, masking, [block], 1, device)
-                        if count[0]:
-                            _, targets, found = guesses(model.body, tokens, masking, block, device)
-                            nats.append(own[0])
-                            counts.append(count[0])
-                            right.append(int((targets == found).sum()))
-                        advance(1)
+                    score = partial(block_score, model, tokens, masking, device)
+                    found += share([[block] for block in range(len(tokens))], score, lambda block: advance(1))
+            nats, counts, right = np.array([own for own in found if own[1]], dtype=float).reshape(-1, 3).T
             measured[state][part] = masked_metrics(nats, counts, right, resamples)
     metrics = measured["after"]["val"]
     return LanguageEvaluation(

@@ -254,7 +254,7 @@ class StreamedTokens(TokenBlocks):
                 return
 
     def _make_ahead(self, number: int, keep: Collection[int]) -> None:
-        with suppress(FinetuneError):  # which is raised when the shard is needed and made again
+        with suppress(FinetuneError, OSError):  # raised where the shard is needed and is made again
             self._ensure(number, keep)
 
     def _ensure(self, number: int, keep: Collection[int] = ()) -> Path:

@@ -89,12 +89,12 @@ def predict_tags(model: Tagger, tokens: Tokens, budget: int = PREDICT_TOKENS, sh
         def compute(rows: list[int]) -> list[np.ndarray]:
             lasts = [tokens.lasts[row] for row in rows]
             found = model(*(pad_ids(part)[0].to(device) for part in ([tokens.pieces[row] for row in rows], lasts)))
-            advance(len(rows))
             return [own[: len(at)] for own, at in zip(found.float().cpu().numpy(), lasts, strict=True)]
 
-        for rows, found in zip(batches, share(batches, compute), strict=True):
-            for row, own in zip(rows, found, strict=True):
-                logits[row] = own
+        shared = share(batches, compute, lambda rows: advance(len(rows)))
+    for rows, found in zip(batches, shared, strict=True):
+        for row, own in zip(rows, found, strict=True):
+            logits[row] = own
     return logits
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from finetune.console import progress
 from finetune.errors import DataError
@@ -14,6 +15,7 @@ from finetune.tables.tables import as_cell, iterate_values
 from finetune.tables.writers import open_writer
 from finetune.tasks.tag.bundle import Name, TagBundle
 from finetune.tasks.tag.sentences import HEADER_NAMES
+from finetune.training.sharing import chunks, follow, lead
 
 ADDED = "names"  # the column that a table gets
 CHUNK = 512  # rows in memory at a time
@@ -60,16 +62,24 @@ def predict_table(
     at = find_unlabelled_text(columns, [list(map(as_cell, values)) for _, values in sample], text, source)
     kept = [place for place, name in enumerate(columns) if name != ADDED]
     rows, found = (values for _, values in itertools.chain(sample, table)), 0
+
+    def texts_of(chunk: list[list[Any]]) -> list[str]:
+        return [join_cells(list(map(as_cell, values)), at) for values in chunk]
+
     with (
         open_writer(target, [columns[place] for place in kept], [ADDED], source, layout) as writer,
         progress("finding names", total, unit="rows") as advance,
     ):
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            names = bundle.names([join_cells(list(map(as_cell, values)), at) for values in chunk])
+        for chunk, names in lead(("predict", str(directory)), chunks(rows, CHUNK), texts_of, bundle.names):
             writer.write([[values[place] for place in kept] for values in chunk], [[_cell(own)] for own in names])
             found += sum(map(len, names))
             advance(len(chunk))
     yield f"{target}: {total:,} rows, {found:,} names, text {','.join(columns[index] for index in at)!r}"
+
+
+def help_predict(directory: Path) -> None:
+    """Find the names in this process's part of the table that the first process fills."""
+    follow(TagBundle.load(directory).names)
 
 
 def _cell(names: list[Name]) -> str:

@@ -188,6 +188,17 @@ def test_what_llama_cpp_cannot_hold_is_refused(tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_model_without_a_prompt_goes_on_with_a_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf, "has_llama_cpp", lambda: False)
+    writing = {"do_sample": True, "temperature": 0.8, "top_k": 50, "max_new_tokens": 60}
+    gguf.write(Exportable("run", small(), TOKENIZER, str, generation=writing), tmp_path / "gguf")
+    readme, modelfile = ((tmp_path / "gguf" / name).read_text(encoding="utf-8") for name in ("README.md", "Modelfile"))
+    assert "chat template" not in readme and "llama-completion -m model.gguf -p" in readme
+    read = as_ollama_reads(modelfile)
+    assert (read["temperature"], read["top_k"], read["num_predict"]) == (["0.8"], ["50"], ["60"])
+    assert "TEMPLATE" not in read
+
+
 def test_what_is_read_back_is_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "has_llama_cpp", lambda: False)
     model = small()

@@ -241,7 +241,7 @@ SENT_BACK = [*ASKED, {"role": "assistant", "content": " an answer as the pipelin
 
 
 @pytest.mark.parametrize("settings", STYLES, ids=["alpaca", "plain", "chat", "own"])
-def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings):
+def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, monkeypatch, settings):
     from transformers import AutoTokenizer, pipeline
 
     several = settings.style == "chat" and not settings.template
@@ -256,8 +256,13 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
         generation={"do_sample": False, "max_new_tokens": 5},
         conversations=[Conversation(*pair) for pair in zip(talks, prompts, strict=True)],
     )
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "has_transformers", lambda: False)
+        plain = hf.write(thing, tmp_path / "hf")
     found = hf.write(thing, tmp_path / "hf")
-    assert f"its chat template gives the prompts of {len(talks)} records token by token" in found.summary
+    for own in (plain, found):
+        assert f"its chat template gives the prompts of {len(talks)} records token by token" in own.summary
+    assert plain.summary.startswith("a reader in plain numpy")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer.padding_side == "left"
     typed = [{"role": "user", "content": "what is <|endoftext|>?"}]
@@ -277,7 +282,10 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, settings
             tokenizer.apply_chat_template(TALK)
 
 
-def test_another_chat_template_is_no_export(tmp_path):
+@pytest.mark.parametrize("plain", [False, True])
+def test_another_chat_template_is_no_export(tmp_path, monkeypatch, plain):
+    if plain:
+        monkeypatch.setattr(readers, "has_transformers", lambda: False)
     thing = Exportable(
         "run",
         body_of("language model"),

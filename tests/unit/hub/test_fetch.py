@@ -212,3 +212,13 @@ def test_a_busy_or_failing_hub_is_asked_three_times_and_any_other_answer_is_take
     with pytest.raises(OSError, match="no"):
         fetch._ask(question)
     assert waited == waits and len(asked) == 1 + len(waits)
+
+
+def test_a_server_that_sends_three_times_the_file_is_stopped():
+    with fetch._bar("tiny: vocab.json", 100)(disable=True) as bar:
+        for part in (500_000, None, 500_000, 300):  # a megabyte more is let pass
+            bar.update(part)
+        with pytest.raises(FetchError, match="far more data than the file has; got 1,000,301 bytes; known: 100 bytes"):
+            bar.update(1)
+    with fetch._bar("tiny: vocab.json", None)(disable=True) as bar:
+        bar.update(10**9)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.heads import Classifier
+from finetune.models.heads import Classifier, EncoderDecoderClassifier
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -73,3 +74,12 @@ def test_a_fresh_head_is_seeded_and_small(model):
     c = model.initialise_head(2).head.weight.clone()
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert a.std().item() == pytest.approx(0.02, rel=0.25)
+
+
+@torch.no_grad()
+def test_the_head_of_an_encoder_decoder_reads_the_state_at_the_start_token(input_ids):
+    body = EncoderDecoder(EncoderDecoderConfig(97, 24, 32, 2, 4, encoder_layers=1)).initialise(2, std=0.2)
+    model = EncoderDecoderClassifier(body, 3, start=96).eval()
+    start = torch.tensor([[96]])
+    alone = [body.hidden_states(input_ids[row : row + 1, : last + 1], start)[0, 0] for row, last in enumerate(LAST)]
+    torch.testing.assert_close(model(input_ids, LAST), torch.stack(alone) @ model.head.weight.T, atol=1e-5, rtol=0)

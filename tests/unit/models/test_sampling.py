@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from finetune.errors import RecipeError
-from finetune.models.sampling import Decoding, filter_logits
+from finetune.models.sampling import Decoding, ban_repeated_ngrams, filter_logits
 
 FOUR = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 DRAWS = 100_000
@@ -129,3 +129,12 @@ def test_where_every_token_would_repeat_none_is_banned(options):
 
 def test_the_highest_values_that_make_sense_are_allowed():
     assert Decoding(seed=2**63 - 1).seed == 2**63 - 1 and Decoding(beams=2, samples=2).samples == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_what_would_repeat_an_ngram_is_banned(n):
+    ids = torch.randint(4, (20, 11), generator=torch.Generator().manual_seed(n))
+    found = ban_repeated_ngrams(torch.zeros(20, 7), ids, n)
+    for row, own in zip(ids.tolist(), found, strict=True):
+        seen = {tuple(row[at : at + n]) for at in range(len(row) - n + 1)}
+        assert own.isinf().tolist() == [(*row[len(row) - n + 1 :], token) in seen for token in range(7)]

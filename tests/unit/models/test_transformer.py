@@ -380,3 +380,11 @@ def test_the_loop_trains_a_variant(tmp_path):
     found = train(job, settings, tmp_path / "run", {})
     assert before == pytest.approx(math.log(tokenizer.vocab_size), abs=0.2)
     assert found.best_value < 0.5 * before
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi"])
+def test_any_kind_of_positions_tells_the_order_of_earlier_tokens(positions):
+    """Without one, a single block sees a set of tokens."""
+    model = Transformer(TransformerConfig(**SHAPE | {"layers": 1}, positions=positions)).initialise(1, std=0.5).eval()
+    one, other = model(torch.tensor([[5, 17, 3, 9], [17, 5, 3, 9]]))[:, -1]
+    assert (one - other).abs().max() > 1e-2

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from finetune.errors import RecipeError
 from finetune.tasks.setup import fit
 from finetune.training import precision
 from finetune.training.precision import autocast
@@ -32,6 +33,17 @@ def test_the_device_is_one_that_torch_has():
     device = precision.device_type()
     assert device in ("cuda", "mps", "cpu") and torch.ones(1, device=device).device.type == device
     assert precision.has_bf16() in (True, False)
+
+
+def test_a_variable_names_another_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for asked, found in (("", "cuda"), ("cpu", "cpu"), ("cuda", "cuda")):
+        monkeypatch.setenv("FINETUNE_DEVICE", asked)
+        assert precision.device_type() == found
+    monkeypatch.setenv("FINETUNE_DEVICE", "mps")
+    with pytest.raises(RecipeError, match="known: cuda, cpu"):
+        precision.device_type()
 
 
 def test_tf32_is_on_only_where_and_while_it_is_asked_for(monkeypatch):

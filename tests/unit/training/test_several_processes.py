@@ -27,22 +27,22 @@ def store(monkeypatch):
 
 
 def test_the_others_wait_for_each_work_in_turn_until_the_end(store, monkeypatch):
-    work, ended = iter(["train", "evaluate", ""]), []
+    work, ended = iter([("train", "a run"), ("evaluate", "a run"), ()]), []
 
     def first_process(seconds):
         ended.append(ranks.has_ended())
-        ranks.call_others(next(work))
+        ranks.call_others(*next(work))
 
     monkeypatch.setattr(ranks, "time", SimpleNamespace(sleep=first_process))
     store.set_timeout(ranks.timedelta(milliseconds=50))
-    assert list(ranks.calls()) == ["train", "evaluate"]
+    assert list(ranks.calls()) == [["train", "a run"], ["evaluate", "a run"]]
     assert ended == [False] * 3 and ranks.has_ended()
 
 
 def test_a_process_alone_calls_nobody(store, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     ranks.call_others("train")
-    ranks.call_others("")
+    ranks.call_others()
     assert not store.check(["work 0"]) and not ranks.has_ended()
 
 
@@ -53,13 +53,11 @@ def test_every_process_gets_every_result_in_order_and_computes_equally_many(monk
     def all_gather(everyone, mine):
         everyone[:] = [[batch**2 for batch in batches[other::world]] for other in range(world)]
 
-    monkeypatch.setattr(sharing, "_together", True)
+    monkeypatch.setattr(sharing, "_evenly", True)
+    monkeypatch.setattr(dist, "all_gather_object", all_gather)
     for rank in range(world):
         own: list[int] = []
-        group = SimpleNamespace(
-            get_world_size=lambda: world, get_rank=lambda own=rank: own, all_gather_object=all_gather
-        )
-        monkeypatch.setattr(sharing, "dist", group)
+        monkeypatch.setattr(sharing, "_place", lambda rank=rank: (world, rank))
         assert sharing.share(batches, lambda batch, own=own: own.append(batch) or batch**2) == [
             batch**2 for batch in batches
         ]
@@ -67,7 +65,7 @@ def test_every_process_gets_every_result_in_order_and_computes_equally_many(monk
 
 
 def test_a_process_alone_computes_every_batch_once(monkeypatch):
-    monkeypatch.setattr(sharing, "PartialState", lambda **options: pytest.fail("there is nobody to connect to"))
+    monkeypatch.setattr("accelerate.PartialState", lambda **options: pytest.fail("there is nobody to connect to"))
     own: list[int] = []
     with sharing.together():
         assert sharing.share([3, 1, 2], lambda batch: own.append(batch) or -batch) == [-3, -1, -2]

@@ -9,7 +9,7 @@ from finetune.models.heads import LossModule
 from finetune.recipe import Train
 from finetune.records import SMALL_MODEL
 from finetune.tasks.classify.job import build_model
-from finetune.training.trainable import adapt, choose_method, choose_settings, freeze
+from finetune.training.trainable import adapt, check_shared_blocks, choose_method, choose_settings, freeze
 
 EMBEDDINGS = ["body.token_embedding.weight", "body.position_embedding.weight"]
 NORM, HEAD = ["body.norm.weight", "body.norm.bias"], ["head.weight"]
@@ -169,3 +169,10 @@ def test_of_an_encoder_decoder_the_top_of_both_sides_moves_and_all_cross_attenti
     assert set(full.names) == names and full.first_block == 0
     with pytest.raises(RecipeError, match="method head has nothing to train here"):
         freeze(model, body, "head", 1)
+
+
+def test_the_last_of_blocks_that_are_one_cannot_be_trained_alone():
+    for method in ("full", "head", "lora"):
+        check_shared_blocks(method)
+    with pytest.raises(RecipeError, match="all layers share the weights of one block"):
+        check_shared_blocks("last-blocks")

@@ -11,7 +11,7 @@ from finetune.tasks.classify import explain
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.job import build_model, examples
 from finetune.tokenizer import Tokenizer
-from finetune.training.predict import predict_logits
+from finetune.training.predict import predict_logits, predict_states
 
 TOKENIZER, LABELS = Tokenizer.of_bytes(), ["ham", "spam"]
 
@@ -73,7 +73,7 @@ def test_the_nearest_training_row_of_an_error_is_its_copy_with_the_other_label(t
         nearest = error.neighbours[0]
         assert (nearest.row, nearest.text) == (error.row, texts[error.row]) and nearest.similarity == pytest.approx(1)
         assert nearest.label == error.predicted != error.label and len(error.neighbours) == 3
-    states = explain.hidden_states(trained.model, list(ids))
+    states = predict_states(trained.model, list(ids))
     np.testing.assert_allclose(states @ trained.model.head.weight.detach().numpy().T, logits, atol=1e-4)
 
 

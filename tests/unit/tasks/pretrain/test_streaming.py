@@ -188,6 +188,7 @@ def test_the_next_shard_is_made_while_this_one_is_used(tmp_path, monkeypatch):
         assert made == [3]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_fails_in_the_thread_is_raised_when_the_shard_is_needed(tmp_path):
     file = write(tmp_path / "a.jsonl")
     _, tokens = streamed(file, tmp_path / "own", megabytes=0.0022)
