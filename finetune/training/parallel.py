@@ -6,7 +6,7 @@ their own, so that a head tied to the embedding stays one tensor.
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from finetune.models.transformer import CrossAttention
 from finetune.training.checkpointing import blocks_of
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 FORWARDS = ("teacher_forced", "read")  # methods, other than forward, through which a unit is called
 
@@ -65,7 +68,7 @@ def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor
 
 
-def _is_divided(tensor: Any) -> bool:
+def _is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
     return isinstance(tensor, _loaded("torch.distributed.tensor", "DTensor"))
 
 
