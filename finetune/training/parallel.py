@@ -68,7 +68,7 @@ def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor
 
 
-def _is_divided(tensor: Any) -> "TypeGuard[DTensor]":
+def _is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
     return isinstance(tensor, _loaded("torch.distributed.tensor", "DTensor"))
 
 
