@@ -71,6 +71,9 @@ def test_answers_are_learned_measured_reported_exported_and_given(trained, finet
         nats += F.cross_entropy(logits, ids[0, len(asked) :], reduction="sum").item()
         tokens += len(answer)
     assert evaluation["metrics"]["log_loss"]["value"] == pytest.approx(nats / tokens, rel=1e-4)
+    assert finetune("export", "runs/instruct", "--format", "html").status == 0
+    cost = json.loads((trained / "export" / "html" / "page.json").read_text())["cost"]
+    assert cost["before"] == pytest.approx(nats / tokens, rel=1e-4) and cost["n"] == len(test)
 
     assert {path.name for path in (trained / "data").iterdir()} == {
         "card.json",

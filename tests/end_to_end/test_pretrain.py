@@ -60,6 +60,9 @@ def test_text_is_learned_measured_and_exported(pretrained, finetune, tmp_path):
     _, loading = GPT2LMHeadModel.from_pretrained(pretrained / "export" / "hf", output_loading_info=True)
     assert not any(loading.values())
     assert {path.name for path in (pretrained / "data").iterdir()} == {"train.bin", "val.bin", "card.json"}
+    assert finetune("export", "runs/pretrain", "--format", "html").status == 0
+    cost = json.loads((pretrained / "export" / "html" / "page.json").read_text())["cost"]
+    assert cost["before"] == pytest.approx(evaluation["metrics"]["log_loss"]["value"], rel=1e-4)
 
 
 def test_rows_of_an_evaluation_set_are_not_trained_on(finetune, tmp_path):
