@@ -42,7 +42,7 @@ CASES = {
 }
 SHORT = ["train.max_steps=2"]  # of one process; the evaluation is what two do
 EVALUATED = {
-    "classify, last block": None,  # trained above
+    "classify, full": None,  # trained above
     "instruct, LoRA": None,
     "seq2seq, full": None,
     "pretrain, full": None,
