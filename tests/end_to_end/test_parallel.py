@@ -61,7 +61,7 @@ from finetune.run import Run
 from finetune.stages import evaluate, train
 from finetune.tasks.classify import bundle
 from finetune.tasks.classify.predict import help_predict, predict_table
-from finetune.training.ranks import rank
+from finetune.training.ranks import part, rank
 from finetune.training.sharing import follow, lead, share, together
 
 if rank() > 0:
@@ -99,6 +99,7 @@ for count in range(5):
         follow(sum)
     else:
         assert list(lead(["sum"], batches, lambda item: [2, *item], sum)) == [(b, 2 + sum(b)) for b in batches]
+part()
 """
 
 
