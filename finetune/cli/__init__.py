@@ -14,7 +14,7 @@ from finetune.cli import data, learn, look, recipes, runs, tokenizer, train, use
 from finetune.cli.processes import help_first
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
-from finetune.training.ranks import call_others, rank
+from finetune.training.ranks import call_others, part, rank
 
 INTERRUPTED = 130
 # click's class, or its copy inside newer releases of typer
@@ -103,4 +103,5 @@ def run_command(command: Callable[[], int | None]) -> int:
     finally:
         if rank() == 0:
             call_others()
+        part()
     return status

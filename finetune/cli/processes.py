@@ -8,8 +8,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,7 @@ def help_first() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the first process decides what a signal ends
         signal.signal(number, lambda *_: None)
     write_nothing()
-    threading.Thread(target=_end_with_first, daemon=True).start()
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, _ends_with_first():
         for what, *on in calls():
             try:
                 with redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -165,13 +164,25 @@ def _run_at(directory: str) -> "Run":
     return Run.at(Path(directory))
 
 
-def _end_with_first() -> None:
+@contextmanager
+def _ends_with_first() -> Iterator[None]:
     """End this process soon after the first, also where it waits for the first in the middle of shared work."""
-    with suppress(RuntimeError):  # the store has gone, and the first process with it
-        while not has_ended():
-            time.sleep(1)
-    time.sleep(ALONE_SECONDS)
-    os._exit(0)  # the status of the command is that of the first process
+    left = threading.Event()
+
+    def watch() -> None:
+        with suppress(RuntimeError):  # the store has gone, and the first process with it
+            while not left.wait(1) and not has_ended():
+                pass
+        if not left.wait(ALONE_SECONDS):
+            os._exit(0)  # the status of the command is that of the first process
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()  # a thread that is in the store while Python ends would abort the process
 
 
 def _first_ends_too() -> bool:

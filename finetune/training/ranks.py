@@ -6,8 +6,10 @@ prepare for hours before it calls.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
@@ -60,6 +62,14 @@ def calls() -> Iterator[list[str]]:
 def has_ended() -> bool:
     """Whether the first process has ended, as seen by one that is called no more."""
     return bool(_store().check(["ended"]))
+
+
+def part() -> None:
+    """End the connection to the other processes: one that ends while its threads are connected may be aborted."""
+    distributed = sys.modules.get("torch.distributed")
+    if processes() > 1 and distributed is not None and distributed.is_initialized():
+        with suppress(RuntimeError):  # another has ended already
+            distributed.destroy_process_group()
 
 
 @cache

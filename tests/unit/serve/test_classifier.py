@@ -85,7 +85,8 @@ def test_a_bad_request_fails_alone(served):
 
 
 def test_an_explanation_is_that_of_the_report(served, classifier_run, words):
-    from finetune.tasks.classify.explain import hidden_states, occlusion_shifts
+    from finetune.tasks.classify.explain import occlusion_shifts
+    from finetune.training.predict import predict_states
 
     text = words.rows(1, 5)[0][0]
     while "Reading" in str(served.post("/explain", json={"text": text}).json()["notes"]):
@@ -98,8 +99,8 @@ def test_an_explanation_is_that_of_the_report(served, classifier_run, words):
     assert "".join(token for token, _ in found["tokens"]) == bundle.tokenizer.decode(ids)
     np.testing.assert_allclose([shift for _, shift in found["tokens"]], shifts, atol=1e-5)
     known = words.rows(80, 1)
-    states = hidden_states(bundle.model, [bundle.tokenizer.encode(own)[: bundle.max_length] for own, _ in known])
-    own = hidden_states(bundle.model, [ids])[0]
+    states = predict_states(bundle.model, [bundle.tokenizer.encode(own)[: bundle.max_length] for own, _ in known])
+    own = predict_states(bundle.model, [ids])[0]
     cosine = states @ own / np.linalg.norm(states, axis=1) / np.linalg.norm(own)
     assert [near["similarity"] for near in found["neighbours"]] == pytest.approx(np.sort(cosine)[::-1][:3], abs=1e-5)
     best = found["neighbours"][0]

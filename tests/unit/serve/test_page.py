@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_table_is_dropped_and_comes_back(browser, classifier, tmp_path, words)
     assert len(browser.errors) == 1 and "415" in browser.errors.pop()
 
 
-def test_a_chat_is_that_of_the_command_and_stops(browser, talk, instruct_run, words):
+def test_a_chat_is_that_of_the_command_and_stops(browser, talk, instruct_run, words, monkeypatch):
     from finetune.tasks.instruct.chat import converse, open_conversation
 
     said = []
@@ -130,6 +131,13 @@ def test_a_chat_is_that_of_the_command_and_stops(browser, talk, instruct_run, wo
     last = "document.querySelector('#chat-log .said:last-child span').textContent"
     assert browser.run(last) == "".join(said).removesuffix("\n")
     browser.run("document.querySelector('#chat-settings [name=max_tokens]').value = 4000")
+    model = talk.served.writer.model
+    generate = model.generate
+
+    def slowly(*given, on_tokens, **options):
+        return generate(*given, on_tokens=lambda tokens: time.sleep(0.05) or on_tokens(tokens), **options)
+
+    monkeypatch.setattr(model, "generate", slowly)  # else it may have ended before the click
     submit(browser, "question", "<img src=x onerror=hurt()>", "chat-form")
     browser.until(f"({last}).length > 10")
     browser.run("document.getElementById('chat-stop').click()")
