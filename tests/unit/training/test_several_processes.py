@@ -46,6 +46,16 @@ def test_a_process_alone_calls_nobody(store, monkeypatch):
     assert not store.check(["work 0"]) and not ranks.has_ended()
 
 
+@pytest.mark.parametrize("count, connected, ended", [(2, True, 1), (2, False, 0), (1, True, 0)])
+def test_several_processes_that_are_connected_part_once(monkeypatch, count, connected, ended):
+    parted = []
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setattr(dist, "is_initialized", lambda: connected)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: parted.append("part"))
+    ranks.part()
+    assert len(parted) == ended
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_every_process_gets_every_result_in_order_and_computes_equally_many(monkeypatch, world):
     batches = list(range(7))
