@@ -27,6 +27,18 @@ os.environ.pop("HF_HUB_CACHE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium; where there is none, its tests are skipped."""
+    from tests.browser import CHROMIUM, Browser
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers():
     """Those from before the test: the command installs its own, and after a signal others."""

@@ -16,7 +16,6 @@ from finetune.commands.xray.xray import look_inside, render, xray
 from finetune.errors import RecipeError, WeightsError
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.tokenizer import Tokenizer
-from tests.browser import CHROMIUM, Browser
 
 TEXT = "The </script><script>hurt()</script> river"
 CONFIG = GPTConfig(257, 64, 32, 3, 4)
@@ -167,30 +166,23 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(checkpoints, tmp_path
     assert render(found, "<b>").count("&lt;b&gt;") == 2
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_page_works_in_a_browser(bundle, checkpoints, tmp_path):
+def test_the_page_works_in_a_browser(browser, bundle, checkpoints, tmp_path):
     xray(str(bundle), "win <img src=x onerror=hurt()>", str(checkpoints[0]), tmp_path / "x.html")
-    browser = Browser(tmp_path / "profile")
-    try:
-        browser.open(tmp_path / "x.html")
-        assert browser.run("document.querySelectorAll('.grid button').length") == 2 * 3 * 4
-        browser.run("document.querySelectorAll('.token')[3].click()")
-        assert browser.run("document.getElementById('token').textContent").startswith("Token 3: “␣”")
-        browser.run("document.querySelectorAll('.grid button')[5].click()")
-        assert browser.run("document.querySelector('#head h3').textContent") == "Layer 2, head 2"
-        shown = browser.run(
-            "[...document.querySelectorAll('#head td[title]')].map((cell) => cell.title.split(': ').pop())"
-        )
-        found = look_inside(str(bundle), "win <img src=x onerror=hurt()>", str(checkpoints[0]))
-        expected = [unpacked(look)[1, 1][np.tril_indices(len(look.tokens))] for look in (found.before, found.after)]
-        np.testing.assert_allclose(np.array(shown, float), np.concatenate(expected), atol=1e-4)
-        assert "It decides for" in browser.run("document.getElementById('decides').textContent")
-        assert browser.run("document.querySelectorAll('#moved tbody tr').length") > 20
-        browser.open(tmp_path / "x.html", 390, 900, dark=True)
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
-        assert browser.errors == [] and all(own.startswith("file:") for own in browser.requests)
-    finally:
-        browser.close()
+    browser.open(tmp_path / "x.html")
+    assert browser.run("document.querySelectorAll('.grid button').length") == 2 * 3 * 4
+    browser.run("document.querySelectorAll('.token')[3].click()")
+    assert browser.run("document.getElementById('token').textContent").startswith("Token 3: “␣”")
+    browser.run("document.querySelectorAll('.grid button')[5].click()")
+    assert browser.run("document.querySelector('#head h3').textContent") == "Layer 2, head 2"
+    shown = browser.run("[...document.querySelectorAll('#head td[title]')].map((cell) => cell.title.split(': ').pop())")
+    found = look_inside(str(bundle), "win <img src=x onerror=hurt()>", str(checkpoints[0]))
+    expected = [unpacked(look)[1, 1][np.tril_indices(len(look.tokens))] for look in (found.before, found.after)]
+    np.testing.assert_allclose(np.array(shown, float), np.concatenate(expected), atol=1e-4)
+    assert "It decides for" in browser.run("document.getElementById('decides').textContent")
+    assert browser.run("document.querySelectorAll('#moved tbody tr').length") > 20
+    browser.open(tmp_path / "x.html", 390, 900, dark=True)
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.errors == [] and all(own.startswith("file:") for own in browser.requests)
 
 
 def test_a_look_reads_what_generate_reads(checkpoints):

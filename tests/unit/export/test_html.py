@@ -28,7 +28,6 @@ from finetune.tasks.classify.export import exportable
 from finetune.tokenizer import Tokenizer
 from finetune.training.pieces import average, pieces_of
 from finetune.training.predict import predict_logits
-from tests.browser import CHROMIUM, Browser
 
 WEIGHTS = StartWeights("mini", "here", "", {}, fallback=False, note="")
 HOSTILE = "</script><script>hurt()</script><img src=x onerror=hurt()>"
@@ -100,15 +99,6 @@ def written(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     things = {"writer": language_model(small), "labels": classifier(small)}
     return {name: (folder / name, thing, html.write(thing, folder / name)) for name, thing in things.items()}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ import pytest
 
 from finetune.report.build import build_report
 from finetune.tasks.classify.page import PAGE
-from tests.browser import CHROMIUM, Browser
 from tests.unit.report.conftest import write_evidence, write_run
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 HOSTILE = [
     "<script>document.title = 'run'</script>",
     "<img src=http://evil.example/x onerror=document.title='run'>",
@@ -21,13 +19,6 @@ HOSTILE = [
     "word" * 1250,
     "<!-- ]]> &lt;b&gt; \u2028 \x07",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
