@@ -30,6 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from few_labels import write_section
 from generation_engines import PLAIN, Engine, engines
 from machine import instruction_set, processor_name
 
@@ -42,7 +43,6 @@ from finetune.models.large_pages import in_large_pages
 from finetune.models.packed import FEW_BITS, few_bits_decoder
 
 HERE = Path(__file__).parent
-MARKS = "<!-- begin generation -->", "<!-- end generation -->"
 WIDTHS = ("fp32", "bf16", "fp16", "int8", "int4")
 READ = 500_000_000  # bytes that are read to measure the memory
 
@@ -213,15 +213,6 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def write_section(page: Path, text: str) -> None:
-    """Put a section between its marks, at the end of the page where they are not there yet."""
-    whole = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
-    before, begun, rest = whole.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2] if begun else "\n"
-    gap = "" if begun else "\n"
-    page.write_text(f"{before}{gap}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -262,7 +253,7 @@ def main() -> None:
             for row in result["cases"][-1]["rows"]:
                 print(batch, row, flush=True)
             write_json(arguments.out, result)
-    write_section(arguments.page, table(result))
+    write_section(arguments.page, "generation", table(result))
 
 
 def versions(*packages: str) -> dict[str, str]:
