@@ -234,14 +234,14 @@ def test_a_draft_of_a_killed_process_outside_of_a_run_is_deleted_by_the_next(tmp
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    from finetune.training.loop import _Log
+    from finetune.training.log import Log
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("finetune.training.loop.open_append", full)
+    monkeypatch.setattr("finetune.training.log.open_append", full)
     with pytest.raises(RunError, match=r"cannot write .*train\.jsonl; got No space left"):
-        _Log(tmp_path / "train.jsonl", 0, writes=True).write({"step": 1})
+        Log(tmp_path / "train.jsonl", 0, writes=True).write({"step": 1})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
