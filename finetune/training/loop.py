@@ -128,8 +128,9 @@ class Training:
                 if state.step in self.validated:
                     self.validate()
                     self.save()
-                stopping = _agree(self.accelerator, stop.asked)
-                if stopping or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+                due = time.monotonic() - self.saved_at >= self.checkpoint_seconds
+                stopping, due = _agree(self.accelerator, stop.asked, due)
+                if stopping or due:
                     self.save()
                 advance(1, f"loss {self.readings.loss:.4f}")
                 if stopping:
@@ -394,12 +395,12 @@ def _not_finite(what: str, root: Path, got: str, first: str = "Lower train.lr") 
     )
 
 
-def _agree(accelerator: Accelerator, asked: bool) -> bool:
-    """True on every process once any of them was asked to stop."""
+def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """For each flag, whether any process raised it: the same on all, so that they stop and save at the same step."""
     if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=accelerator.device)
-    return bool(accelerator.reduce(flag, reduction="sum").item())
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(raised, reduction="sum").tolist()]
 
 
 def _usable_cores() -> Collection[int]:
