@@ -15,7 +15,7 @@ from typing import IO, Any
 from finetune.errors import FinetuneError, RunError
 
 MANIFEST = "MANIFEST.json"  # name -> [bytes, sha256] of the other files of a directory
-_LEFTOVER = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what ``temporary_path`` and ``replace_directory`` name
+_LEFTOVER = re.compile(r"\.(.+)\.(\d+)\.(tmp|old)")  # what ``temporary_path`` and ``replace_directory`` name
 _writes = True  # whether this process writes files
 
 
@@ -76,11 +76,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` for a draft of it by this process; drafts that killed processes left there are deleted."""
+    """A name beside `path` for a draft of it by this process; what killed processes left there is cleared."""
     path = Path(path)
     for other in path.parent.glob(f".{glob_escape(path.name)}.*"):
         if is_leftover(other):
-            remove(other)
+            clear_leftover(other)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -91,7 +91,18 @@ def is_leftover(path: Path) -> bool:
         return False
     import psutil
 
-    return not psutil.pid_exists(int(named[1][:9]))
+    return not psutil.pid_exists(int(named[2][:9]))
+
+
+def clear_leftover(path: Path) -> None:
+    """Delete a dead process's draft. A directory that it had moved aside and not yet replaced is put back."""
+    named = _LEFTOVER.fullmatch(path.name)
+    assert named is not None, "a leftover"
+    place = path.with_name(named[1])
+    if named[3] == "old" and not place.exists():
+        path.rename(place)
+    else:
+        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -160,12 +171,12 @@ def try_lock(file: IO[Any]) -> bool:
 def replace_directory(directory: Path, new: Path) -> None:
     """Rename `new` to `directory`; the old directory is deleted only after that succeeds."""
     old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    if directory.exists():
-        directory.rename(old)
     try:
+        if directory.exists():
+            directory.rename(old)
         new.rename(directory)
-    except OSError:
-        if old.exists():
+    except BaseException:  # also an interrupt
+        if old.exists() and not directory.exists():
             old.rename(directory)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 from finetune import __version__
 from finetune.config import validate
 from finetune.errors import RecipeError, RunError, listed
-from finetune.files import atomic_write, is_leftover, read_json, remove, sha256_file, sha256_json, try_lock, write_json
+from finetune.files import (
+    atomic_write,
+    clear_leftover,
+    is_leftover,
+    read_json,
+    sha256_file,
+    sha256_json,
+    try_lock,
+    write_json,
+)
 from finetune.machine import git_commit, hardware, peak_memory_bytes, versions
 from finetune.recipe import Recipe
 from finetune.records import Record, StageRecord
@@ -106,7 +115,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run for this process, and delete what killed processes left. Raises RunError if it is in use."""
+        """Lock the run for this process, and clear up after killed processes. Raises RunError if it is in use."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.refuse_links()
@@ -125,7 +134,7 @@ class Run:
             file.write(str(os.getpid()))
             file.flush()
             for leftover in filter(is_leftover, self.entries()):
-                remove(leftover)
+                clear_leftover(leftover)
             try:
                 yield
             finally:
@@ -209,22 +218,31 @@ class Run:
         record = StageRecord(
             stage=stage,
             inputs=inputs,
-            outputs={
-                path.relative_to(self.directory).as_posix(): (path.stat().st_size, sha256_file(path))
-                for path in outputs
-            },
+            outputs=self._sizes_and_hashes(outputs),
             result=result.to_json(),
-            seconds=round(seconds, 3),
-            peak_memory_bytes=peak_memory_bytes(),
-            versions=versions(),
-            hardware=hardware(),
-            git_commit=git_commit(),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
             external=external or {},
             machine=machine or {},
+            **_circumstances(seconds),
         )
         write_json(self.record_path(number, stage), record.to_json())
         return record
+
+    def renew(self, stage: str, folder: str, result: Record, seconds: float) -> None:
+        """Renew a finished stage's record after a command has written its outputs in `folder` again.
+
+        A record without outputs in this folder stays as it is, and so do the hashes of outputs elsewhere.
+        """
+        for path in self.path("stages").glob(f"[0-9]*-{stage}.json"):
+            record = read_record(path)
+            elsewhere = {name: entry for name, entry in record.outputs.items() if not name.startswith(f"{folder}/")}
+            if len(elsewhere) < len(record.outputs):
+                written = sorted(file for file in self.path(folder).iterdir() if file.is_file())
+                outputs = elsewhere | self._sizes_and_hashes(written)
+                renewed = replace(record, outputs=outputs, result=result.to_json(), **_circumstances(seconds))
+                write_json(path, renewed.to_json())
+
+    def _sizes_and_hashes(self, files: Iterable[Path]) -> dict[str, tuple[int, str]]:
+        return {path.relative_to(self.directory).as_posix(): (path.stat().st_size, sha256_file(path)) for path in files}
 
     def take_over(self, number: int, stage: str, inputs: str, machine: dict[str, str]) -> str:
         """Reuse a finished stage of a sibling run whose record has the same inputs and machine.
@@ -266,6 +284,18 @@ class Run:
                     path.unlink(missing_ok=True)
                 if path.parent != self.directory and not any(path.parent.iterdir()):
                     path.parent.rmdir()
+
+
+def _circumstances(seconds: float) -> dict[str, Any]:
+    """The fields of a record that say how and when the stage ran."""
+    return {
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "git_commit": git_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def read_record(path: Path) -> StageRecord:

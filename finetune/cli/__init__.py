@@ -75,7 +75,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     try:
         _refuse_undecodable(sys.argv)
         status = (command if rank() == 0 else help_first)() or 0
-        if status == INTERRUPTED:
+        if status == INTERRUPTED:  # typer has caught a KeyboardInterrupt
             raise KeyboardInterrupt
     except UsageError as error:
         error.show()

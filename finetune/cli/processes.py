@@ -5,6 +5,7 @@ The first process runs the command; the others wait and share its work. Only the
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from finetune.console import say, warn
 from finetune.errors import FinetuneError, Interrupted, RecipeError, TrainingError
@@ -71,8 +72,8 @@ def _gpus() -> int:
     return torch.cuda.device_count() if device_type() == "cuda" else 0
 
 
-def start_processes(count: int, command: str, work: dict[str, Any]) -> int:
-    """Run a command of ``finetune.cli.worker`` in this many processes; returns the exit status.
+def start_processes(count: int, command: str, work: dict[str, Any]) -> NoReturn:
+    """Run a command of ``finetune.cli.worker`` in this many processes, and exit with the first one's status.
 
     Raises TrainingError for more processes than GPUs, or if one of them was killed.
     """
@@ -101,7 +102,7 @@ def start_processes(count: int, command: str, work: dict[str, Any]) -> int:
             count,
         )
         if status.exists():
-            return int(read_json(status)["status"])
+            sys.exit(read_json(status)["status"])  # not typer.Exit: that process has printed why
     if stopped:
         raise Interrupted("stopped; what was saved is intact")
     raise TrainingError(

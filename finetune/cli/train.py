@@ -168,7 +168,7 @@ def _run(
         run_request(**work)
         return
     check_settings(request, count)  # so that a mistake is said before the processes start
-    raise typer.Exit(start_processes(count, "run", work))
+    start_processes(count, "run", work)
 
 
 def run_request(request: dict, name: str | None, first: str | None, until: str | None, fresh: bool) -> None:

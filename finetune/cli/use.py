@@ -81,7 +81,7 @@ def predict(
         if count == ranks.processes():
             predict_request(**work)
             return
-        raise typer.Exit(start_processes(count, "predict", work))
+        start_processes(count, "predict", work)
 
 
 def predict_request(bundle: str, adapters: list[str], table: list[str], read: list) -> None:

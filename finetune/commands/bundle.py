@@ -1,4 +1,4 @@
-"""The commands ``predict`` and ``evaluate`` ask the task of a bundle: its ``predict.py`` and ``score_file.py``."""
+"""Dispatch ``predict`` and ``evaluate`` to the task of a bundle: to its ``predict.py`` or ``score_file.py``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from finetune.tasks.classify.bundle import bundle_directory
 
 @dataclass(frozen=True)
 class AnyBundleCard(Record):
-    """What the ``bundle.json`` of every task holds."""
+    """The fields that the ``bundle.json`` of every task has."""
 
     schema_version: int
     task: str
 
 
 def task_module(path: Path, name: str, adapters: Sequence[Path] = ()) -> tuple[ModuleType, Path]:
-    """The module of that name of a bundle's task, and the bundle's directory. Raises WeightsError for no bundle.
+    """The module `name` of a bundle's task, and the bundle's directory. Raises WeightsError if `path` is not a bundle.
 
-    adapters: PEFT's directories, for which `path` is not a bundle but their base weights; all are classifiers.
+    adapters: directories in PEFT's layout; `path` is then their base weights, not a bundle. All are classifiers.
 
-    predict: ``predict_texts(directory, texts)`` and ``predict_table(directory, source, target, text, encoding, header,
-    overwrite)``, ``help_predict(directory)`` in another process that shares its rows;
-    score_file: ``score_file(directory, data, text, label, encoding)``. All give the lines to print.
+    predict has ``predict_texts(directory, texts)``, ``predict_table(directory, source, target, text, encoding, header,
+    overwrite)``, and ``help_predict(directory)`` for the other processes that share its rows. score_file has
+    ``score_file(directory, data, text, label, encoding)``. These return the lines to print.
     """
     if adapters:
         return import_module(f"finetune.tasks.classify.{name}"), path

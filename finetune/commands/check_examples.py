@@ -27,8 +27,8 @@ from finetune.tokenizer import Tokenizer
 
 CLASSIFY, PAIRS, INSTRUCTIONS = "classify", "seq2seq", "instruct"  # the tasks that the data can be for
 WORDS = {PAIRS: ("source", "target"), INSTRUCTIONS: ("question", "answer")}
-OFTEN = 0.2  # share of rows with one target from which it is a finding
-SHOWN = 3  # rows of a finding
+OFTEN = 0.2  # share of rows with the same target, from which this is a finding
+SHOWN = 3  # example rows per finding
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ExamplesReport:
     target_tokens: TokenSpread
     different_sources: int
     different_targets: int
-    muted: list[str]  # codes of findings that are left out
+    muted: list[str]  # codes of ignored findings
     findings: list[Finding]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class ExamplesReport:
 
 
 def kind_of(name: str, encoding: str | None) -> str:
-    """The task that a file's columns or keys are for; classify where they do not tell."""
+    """The task that a file's columns or keys suggest; classify if they suggest none."""
     for folder, kind in (("seq2seq", PAIRS), ("instruct", INSTRUCTIONS)):
         if name in samples(folder=folder):
             return kind
@@ -75,7 +75,7 @@ def kind_of(name: str, encoding: str | None) -> str:
     try:
         layout = detect_format(path, encoding, HEADER_NAMES | PAIR_NAMES).layout
         first = next(iterate_table(path, layout), None)
-    except DataError:  # the check of a labelled table says why
+    except DataError:  # the check of a labelled table reports it
         return CLASSIFY
     names = [] if first is None else [column.strip().casefold() for column in first[0]]
     if usual_column(names, TEXT_NAMES) is not None and usual_column(names, LABEL_NAMES) is not None:
@@ -144,7 +144,7 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
 def find_problems(
     examples: list[Example], sources: list[int], targets: list[int], context: int, words: tuple[str, str]
 ) -> list[Finding]:
-    """Lengths, repetitions and copies. sources, targets: numbers of tokens; words: what the two sides are called."""
+    """Findings on lengths, repetitions and copies. sources, targets: numbers of tokens. words: names of the two sides."""
     source, target = words
     found = []
     long = [own for own, size in zip(examples, targets, strict=True) if size + 1 > context]
@@ -183,7 +183,7 @@ def find_problems(
 
 
 def _finding(check: str, level: str, what: str, examples: list[Example], *sides: str) -> Finding:
-    """With the first few rows and what stands on these sides of them."""
+    """A finding that shows these sides of its first few examples."""
     shown = examples[:SHOWN]
     texts = [
         " \N{RIGHTWARDS ARROW} ".join(

@@ -1,4 +1,4 @@
-"""The command ``doctor RUN``: whether a run's files are what was written."""
+"""The command ``doctor RUN``: whether a run's files are intact."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from finetune.run import Run, read_record
 
 
 def examine_run(directory: Path) -> list[Check]:
-    """The checks of a run: links, recipe, every stage's files by hash, checkpoints, exports, what is left over."""
+    """The checks of a run: links, recipe, every stage's files by hash, checkpoints, exports, leftovers."""
     run = Run.at(directory)
     return [*_recipe(run), *_stages(run), *_checkpoints(run), *_exports(run), _leftovers(run), _next(run)]
 

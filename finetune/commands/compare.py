@@ -26,7 +26,7 @@ _METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "subset_accuracy", "exact_
 
 @dataclass(frozen=True)
 class Measured:
-    """A run's evaluation, and what it gave for each test row."""
+    """A run's evaluation, and its result for each test row."""
 
     name: str
     task: str
@@ -38,8 +38,8 @@ class Measured:
 def compare(directories: Sequence[Path], out: Path | None) -> list[str]:
     """Compare runs, write a page and return the lines for the screen.
 
-    out: where the page goes; by default a folder beside the first run. Raises RunError for runs that keep no results of
-    single rows, have not finished, are of different tasks, or were tested on other rows.
+    out: the directory of the page; by default a new one beside the first run. Raises RunError for runs that have no
+    results per row, have not finished, belong to different tasks, or were tested on different rows.
     """
     if len(directories) < 2:
         raise RunError("compare needs two runs or more", got=str(len(directories)), do="finetune compare RUN RUN")
@@ -141,7 +141,7 @@ def _names(runs: Sequence[Measured], directories: Sequence[Path]) -> list[str]:
 
 
 def _refuse_other_rows(first: str, one: Measured, second: str, other: Measured) -> None:
-    """Raise RunError if two runs were not tested on the same rows, wanted the same of them, and scored alike."""
+    """Raise RunError unless two runs have the same test rows, with the same targets, and the same metric."""
     rows, others = one.tested.rows, other.tested.rows
     if rows == others and one.tested.metric == other.tested.metric:
         return

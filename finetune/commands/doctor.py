@@ -23,7 +23,7 @@ OTHERS = (
 )
 
 
-Check = tuple[str, str, bool | None]  # name, value and whether it is well; None: either answer is fine
+Check = tuple[str, str, bool | None]  # name, value, and whether it is sufficient; None: any value is
 
 
 def examine() -> list[Check]:
@@ -53,7 +53,7 @@ def show(rows: list[Check]) -> int:
     return 2 if problems else 0
 
 
-Line = tuple[str, bool | None]  # the value, and whether it is sufficient; None: either is fine
+Line = tuple[str, bool | None]  # value, and whether it is sufficient
 
 
 def _finetune() -> Line:

@@ -67,7 +67,7 @@ def _no_resuming() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; a dry run saves nothing, so the same command begins anew") from stop
+        raise Interrupted("interrupted; a dry run saves nothing, so the same command starts over") from stop
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _plan_only(recipe: Recipe, with_data: bool) -> None:
     row, task = weights_registry().get(recipe.weights), task_of(recipe)
     prepared = task.preview(recipe, row.context if row else 1024) if with_data else None
     if row is not None and prepared is not None:
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without storage
             gpt = GPT(
                 GPTConfig(
                     vocab_size=row.vocab_size, context=row.context, width=row.width, layers=row.layers, heads=row.heads
@@ -179,7 +179,7 @@ def _probe(recipe: Recipe, run: Run, processes: int) -> None:
 
 
 def _say_pass(seconds: float, lengths: Sequence[int], evaluation: float | None) -> None:
-    """What the method features costs: one pass over the texts; the regression takes seconds."""
+    """Print the cost of the method features: one pass over the texts, since the regression takes only seconds."""
     say(f"one pass over {len(lengths):,} rows of {sum(lengths):,} tokens, and the validation rows")
     for name, took in (("the pass", seconds), ("forward passes of evaluation", evaluation)):
         if took is not None:

@@ -1,4 +1,4 @@
-"""``finetune embed``: a vector for each text of a table, and the texts nearest to one."""
+"""``finetune embed``: a vector for each text of a table, and the nearest neighbours of a text."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from finetune.training.collate import pad_ids
 
 POOLINGS = ("mean", "last")
 ENDINGS = (".npy", ".parquet")
-SAMPLE = 100  # rows that tell the text column
+SAMPLE = 100  # rows from which the text column is detected
 BUDGET = 8192  # tokens per forward pass
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A text of the table, and the cosine of its vector with that of the text asked for."""
+    """A text of the table, and the cosine similarity of its vector to that of the query."""
 
     row: int
     cosine: float
@@ -122,9 +122,9 @@ def read_texts(data: str, text: str | None, encoding: str | None) -> list[str]:
 
 @torch.inference_mode()
 def embed_texts(model: Reader, tokenizer: Tokenizer, texts: list[str], pooling: str, show: str = "") -> np.ndarray:
-    """A vector for each text, float32 (n, C): the state after the last block of its last token, or the mean of all.
+    """A vector for each text, float32 (n, C): the last block's output at its last token, or the mean over its tokens.
 
-    A text is read as a classifier reads it, without a token in front, and does not depend on the texts beside it.
+    As for a classifier, no token is put in front of the text. The vector does not depend on the other texts.
     """
     context = model.config.context
     whole = tokenizer.encode_batch(texts)
@@ -147,10 +147,10 @@ def embed_texts(model: Reader, tokenizer: Tokenizer, texts: list[str], pooling: 
 
 
 def nearest_texts(asked: np.ndarray, vectors: np.ndarray, texts: list[str], count: int) -> Iterable[Neighbour]:
-    """The texts whose vectors (n, C) point most nearly where `asked` (C,) points, the nearest first.
+    """The texts whose vectors (n, C) have the largest cosine similarity to `asked` (C,), the nearest first.
 
-    The mean of all vectors is subtracted first: those of a language model share a large part that says nothing about
-    the text (Mu and Viswanath 2018, arXiv:1702.01417).
+    The mean of all vectors is subtracted first: a language model's vectors share a large component that does not depend
+    on the text (Mu and Viswanath 2018, arXiv:1702.01417).
     """
     centre = vectors.mean(axis=0) if len(vectors) > 1 else 0.0
     own, others = asked - centre, vectors - centre

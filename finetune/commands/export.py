@@ -7,6 +7,7 @@ from finetune.errors import RecipeError, RunError
 from finetune.evaluation.choice import MODEL
 from finetune.export import FORMATS
 from finetune.files import damage, remove, sync_directory, temporary_path, writing
+from finetune.machine import timed
 from finetune.run import Run
 from finetune.stages import export
 
@@ -33,7 +34,9 @@ def export_again(
     with found.locked():
         found.record("evaluate")  # or RunError: a bundle contains the evaluation
         found.refuse_changes(besides=("report", "export"))
-        export.write(recipe, found, format, quantize, all_texts, part)
+        with timed() as seconds:
+            exported = export.write(recipe, found, format, quantize, all_texts, part)
+        found.renew("export", f"export/{format}", exported, seconds())
         where = found.path("export", format)
         return where if out is None else _copy(where, Path(out))
 

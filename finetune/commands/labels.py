@@ -62,7 +62,7 @@ def list_suspects(directory: Path) -> Iterator[str]:
     path = run.path("label_suspects.csv")
     yield ""
     yield f"all of them: {path}"
-    yield "copy it to fixes.csv, and correct its column label or mark rows in its column drop; then:"
+    yield "copy it to fixes.csv, correct labels in its column label or mark rows in its column drop, then:"
     yield f"    {program()} labels {directory} --apply fixes.csv"
 
 
@@ -79,7 +79,7 @@ def before_and_after(before: Path, after: Path) -> list[str]:
     labels = found[0].labels
     if found[1].labels != labels or [own[:2] for own in rows[0]] != [own[:2] for own in rows[1]]:
         raise RunError(
-            f"{after}: other test rows than in {before}", do="Compare runs that differ in their fixes and nothing else."
+            f"{after}: its test rows differ from those of {before}", do="Compare runs that differ only in their fixes."
         )
     y, old, new = (
         np.array([labels.index(own[at]) for own in part]) for part, at in ((rows[0], 1), (rows[0], 2), (rows[1], 2))
@@ -96,7 +96,7 @@ def before_and_after(before: Path, after: Path) -> list[str]:
     noise = "more than noise" if (low > 0 or high < 0) and p_value < 0.05 else "within noise"
     return [
         "",
-        f"on the same {len(y):,} test rows, with the labels that they had:",
+        f"on the same {len(y):,} test rows, with their original labels:",
         *aligned(table),
         f"difference {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), McNemar {p_text(p_value)}: {noise}",
     ]

@@ -9,16 +9,16 @@ from finetune.files import damage
 from finetune.hub import push as hub
 from finetune.run import Run
 
-LONG = 24  # characters from which a text is not found in a file by chance
-WRITTEN = (".json", ".md", ".txt", ".jinja", "")  # files that are text; the vocabulary is the base's
+LONG = 24  # characters; shorter texts may occur in a file by chance
+WRITTEN = (".json", ".md", ".txt", ".jinja", "")  # text files; the vocabulary comes from the base model
 VOCABULARY = ("vocab.json", "merges.txt", "tokenizer.json")
 
 
 def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
-    """Push the run's export/hf; returns what was done, in a sentence. dry_run: show every file and send nothing.
+    """Push the run's export/hf. Returns a sentence that says what was done. dry_run: list the files and send nothing.
 
-    Raises RunError where a file holds a text of the run's data, or comes back changed; FetchError where the hub cannot
-    be reached.
+    Raises RunError if a file contains a text of the run's data or differs after the upload, and FetchError if the hub
+    cannot be reached.
     """
     hub.check_repo(repo)
     run = Run.at(directory)
@@ -53,7 +53,7 @@ def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
 
 
 def texts_in(folder: Path, files: list[str], run: Run) -> list[str]:
-    """Files of an export that hold a text of the run's data, each with the text's beginning."""
+    """The files of an export that contain a text of the run's data, each with the start of the text."""
     contents = {
         name: (folder / name).read_text(encoding="utf-8", errors="replace")
         for name in files
@@ -75,7 +75,7 @@ def texts_in(folder: Path, files: list[str], run: Run) -> list[str]:
 
 
 def _texts(value: object) -> list[str]:
-    """Every string in a record, but for the names of its keys."""
+    """Every string value in a record."""
     if isinstance(value, str):
         return [value]
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -23,7 +23,7 @@ FINISHED, RUNNING = "finished", "running"
 
 @dataclass(frozen=True)
 class Listed:
-    """A run as the list shows it. unneeded: step checkpoints that neither resume nor export reads."""
+    """A run in the list. unneeded: step checkpoints that neither resuming nor exporting reads."""
 
     run: Run
     task: str
@@ -35,7 +35,7 @@ class Listed:
 
 
 def list_runs(root: Path, stages_of: StagesOf) -> list[str]:
-    """All runs below a directory as lines, the newest first, and what pruning would free."""
+    """All runs below a directory as lines, the newest first, and how much pruning would free."""
     found = read_runs(root, stages_of)
     rows = [["name", "task", "state", "headline", "size", "age"]]
     rows += [
@@ -57,7 +57,7 @@ def prunable(root: Path, stages_of: StagesOf) -> tuple[list[Listed], list[str]]:
 
 
 def prune(found: Sequence[Listed], stages_of: StagesOf) -> int:
-    """Delete these checkpoints and return the bytes that this freed. A run that is in use by now is left alone."""
+    """Delete these checkpoints, and return the number of bytes freed. Runs that are now in use are skipped."""
     freed = 0
     for own in found:
         try:
@@ -99,7 +99,7 @@ def _records(run: Run) -> list[StageRecord]:
 
 
 def _state(run: Run, stages_of: StagesOf) -> str:
-    """Whether all stages have finished; else whether a process works on the run, and the stage that is next."""
+    """Whether all stages have finished; else the next stage, and whether a process is working on it."""
     waiting = [name for name in stages_of(run.recipe().pipeline) if not run.finished(name)]
     if not waiting:
         return FINISHED
@@ -132,7 +132,7 @@ def _headline(records: Sequence[StageRecord]) -> str:
 
 
 def _size(directory: Path) -> int:
-    """The bytes of all files below a directory; a file that vanishes meanwhile counts nothing."""
+    """The size in bytes of all files below a directory; files that vanish in the meantime do not count."""
     total = 0
     for path in Run(directory).entries():
         try:

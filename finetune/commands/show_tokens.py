@@ -1,4 +1,4 @@
-"""``finetune tokenizer show``: the tokens of a text, and how the merges made them."""
+"""``finetune tokenizer show``: the tokens of a text, and the merges that lead to them."""
 
 from itertools import pairwise
 

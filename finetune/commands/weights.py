@@ -20,7 +20,7 @@ def list_weights() -> Iterator[str]:
 
 
 def verify_files(name: str | None = None) -> Iterator[str]:
-    """A line for each file of these weights, or of all that are here. Raises FetchError at the end if one is damaged."""
+    """A line for each file of these weights, or of all available ones. Raises FetchError at the end if one is damaged."""
     rows = weights_registry()
     if name not in (None, MINI, *rows):
         raise RecipeError(f"unknown weights {name!r}", known=", ".join([*rows, MINI]))
@@ -38,7 +38,7 @@ def verify_files(name: str | None = None) -> Iterator[str]:
 
 
 def _verify_bundled(directory: Path) -> Iterator[str]:
-    """The files of the bundled checkpoint against the manifest that comes with them."""
+    """Check the files of the bundled checkpoint against their manifest."""
     if why := damage(directory):
         raise FetchError(f"the bundled weights {MINI} are damaged", got=why, do="Install the project again.")
     entries = read_json(directory / MANIFEST)

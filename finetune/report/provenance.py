@@ -231,6 +231,7 @@ def what_was_run(
     hashes = [
         pair
         for stage in stages
+        if stage.stage != "report"  # a page cannot name its own hash
         for pair in (
             (f"{stage.stage}: inputs", stage.inputs),
             *((f"{stage.stage}: outputs.{path}", digest) for path, (_, digest) in stage.outputs.items()),

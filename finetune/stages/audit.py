@@ -1,4 +1,4 @@
-"""Stage ``audit``: list the rows whose label may be wrong, where that costs little beside the run."""
+"""Stage ``audit``: list the rows whose label may be wrong, if that costs little compared with the run."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ OUTPUTS = ("label_audit.json", "label_suspects.csv")
 
 
 def run(recipe: Recipe, run: Run) -> "Audited":
-    """Write label_audit.json and label_suspects.csv, unless the task, the settings or the cost are against it."""
+    """Write label_audit.json and label_suspects.csv, unless the task, the settings or the cost forbid it."""
     from importlib import import_module
     from importlib.util import find_spec
 

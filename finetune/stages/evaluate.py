@@ -49,7 +49,7 @@ def run(recipe: Recipe, run: Run) -> Evaluated:
 
 
 def evaluate_here(recipe: Recipe, run: Run) -> Evaluation:
-    """Evaluate in this process, which may be one of several: all do the same, and share what passes through the model."""
+    """Evaluate in this process, which may be one of several: they share the forward passes, and all do the rest."""
     from finetune.recipe import FSDP
     from finetune.tasks.base import task_of
     from finetune.tasks.setup import best_model, started_from

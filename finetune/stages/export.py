@@ -1,6 +1,6 @@
 """Stage ``export``: write the best model in Hugging Face format and compare logits with other libraries.
 
-Where an evaluation chose another winner than the model, write that one instead, in a layout of our own.
+If the evaluation chose another winner than the model, write the winner instead, in a layout of our own.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,9 @@ def write(
 ) -> "Exported":
     """Write export/FORMAT/ in one of ``finetune.export.FORMATS``. Returns the result.
 
-    quantize: one of the format's ``QUANTIZED``. Raises RecipeError for another. all_texts: compare a classifier in
-    Hugging Face's layout on all test texts; the other formats do so anyway, or say how many they take. part: "model", to
-    write the model where it is not the winner; without it that is a RecipeError.
+    quantize: one of the format's ``QUANTIZED``. all_texts: compare a classifier in Hugging Face's layout on all test
+    texts; the other formats do so anyway, or say how many they compare. part: "model" writes the model even if it is
+    not the winner. Raises RecipeError for an unknown quantization, or without `part` if the model is not the winner.
     """
     from importlib import import_module
 
@@ -52,7 +52,7 @@ def write(
     known = getattr(writer, "QUANTIZED", ())
     if quantize is not None and quantize not in known:
         raise RecipeError(
-            f"the format {format} is not quantized so",
+            f"the format {format} does not have this quantization",
             got=f"--quantize {quantize}",
             known=", ".join(known) or "no quantization",
         )
@@ -61,7 +61,7 @@ def write(
         raise RecipeError(
             f"the format {format} holds a model, and this run's winner is not the model",
             got=f"{winner}, chosen on validation (evaluate.choose=best); it is in export/bundle",
-            do="To export the model all the same, add --part model.",
+            do="To export the model anyway, add --part model.",
         )
     model, tokenizer = (best_model if writer.MERGED else trained_model)(recipe, run)
     thing = task_of(recipe).exportable(recipe, run, model, tokenizer)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.machine import timed
 from finetune.recipe import Recipe
 from finetune.records import Record
 from finetune.run import Run
@@ -22,7 +23,7 @@ class Reported(Record):
 
 def run(recipe: Recipe, run: Run) -> Reported:
     """Write report/index.html and report/report.md."""
-    return Reported(_build(run).relative_to(run.directory).as_posix())
+    return _build(run)
 
 
 def rebuild(run: Run) -> Path:
@@ -30,10 +31,13 @@ def rebuild(run: Run) -> Path:
     with run.locked():
         run.recipe()  # or RunError: a report shows the settings
         run.refuse_changes(besides=("report", "export"))
-        return _build(run)
+        with timed() as seconds:
+            reported = _build(run)
+        run.renew("report", "report", reported, seconds())
+        return run.path(reported.report)
 
 
-def _build(run: Run) -> Path:
+def _build(run: Run) -> Reported:
     from importlib import import_module
 
     from finetune.comparisons import COMPARISONS
@@ -45,4 +49,4 @@ def _build(run: Run) -> Path:
     recipe = run.recipe()
     pages[recipe.task] = task_of(recipe).page
     pages |= {name: import_module(f"finetune.comparisons.{name}.page").PAGE for name in COMPARISONS}
-    return build_report(run.directory, pages)
+    return Reported(build_report(run.directory, pages).relative_to(run.directory).as_posix())

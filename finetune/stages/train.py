@@ -12,7 +12,7 @@ OUTPUTS = ("train.jsonl", "checkpoints/best.json")
 
 
 def check(recipe: Recipe, processes: int = 1) -> None:
-    """Raise RecipeError, before the run is created, for a method that does not share its work between processes."""
+    """Raise RecipeError, before the run is created, for settings that do not work together or with this many processes."""
     from finetune.errors import RecipeError
     from finetune.recipe import FEATURES, FSDP
 
@@ -22,19 +22,19 @@ def check(recipe: Recipe, processes: int = 1) -> None:
         )
     if recipe.train.micro_batch_tokens == "auto" and processes > 1:
         raise RecipeError(
-            "train.micro_batch_tokens=auto is found in one process",
+            "train.micro_batch_tokens=auto works in one process only",
             got=f"--processes {processes}",
-            do="Give a number; each process has its own passes of so many tokens.",
+            do="Give a number: the tokens in a forward pass of each process.",
         )
     if recipe.train.parallel == FSDP and recipe.train.optimizer == "muon":
         raise RecipeError(
-            "train.parallel=fsdp divides every matrix among the processes, and Muon needs whole ones",
+            "train.parallel=fsdp shards every matrix over the processes, and Muon needs whole matrices",
             do="Choose train.optimizer=adamw, or leave out train.parallel.",
         )
 
 
 def machine(recipe: Recipe, processes: int) -> dict[str, str]:
-    """What the exact bits of a training depend on, besides its settings."""
+    """What the exact bits of a training depend on besides its settings."""
     from importlib.metadata import version
 
     from finetune.training.loop import set_threads
@@ -98,7 +98,7 @@ def train_here(recipe: Recipe, run: Run) -> TrainResult:
     for line in [*setup.why, trainable.describe()]:
         say(f"  {line}")
     if recipe.train.parallel == FSDP and ranks.processes() == 1:
-        say("  train.parallel=fsdp changes nothing in one process")
+        say("  train.parallel=fsdp has no effect in one process")
     with together(evenly=recipe.train.parallel == FSDP):
         job = task.build_job(recipe, run, setup, device)
         found = fit(

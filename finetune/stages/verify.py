@@ -18,7 +18,7 @@ def run(recipe: Recipe, run: Run) -> Verified:
     write_new_weights(recipe, run.path("base"))
     loaded = run.memory[BASE] = load_base(recipe, run)
     if loaded.body is not loaded.model:
-        say("these are a classifier's weights: its blocks are used, its head is discarded")
+        say("these are a classifier's weights: its blocks are used, and its head is discarded")
     task_named(recipe.task).check_start(recipe, type(loaded.body), loaded.body.config)
     shape, report = loaded.body.config, loaded.report
     say(

@@ -11,7 +11,7 @@ import numpy as np
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, pool: int = 32, group: range | None = None
 ) -> list[list[int]]:
-    """The batches of one epoch, a function of (seed, epoch) only; every row, or every row of `group`, is in exactly one.
+    """The batches of one epoch, a pure function of (seed, epoch). Each row, or each row of `group`, is in exactly one.
 
     Rows are shuffled, then sorted by length within pools of `pool` batches to reduce padding, and the batches are
     shuffled again.
@@ -28,10 +28,10 @@ def epoch_batches(
 
 
 class Batches:
-    """The batches of every epoch, of which one epoch, or one group of it, is held at a time.
+    """The batches of every epoch. Only one epoch, or one group of it, is in memory at a time.
 
-    groups: the numbers of consecutive rows that are at hand together, such as the blocks of a shard. A batch has rows of
-    one group, and groups follow each other in another order in each epoch. Without groups all rows are one.
+    groups: sizes of the groups into which consecutive rows fall, such as the blocks of a shard. A batch takes its rows
+    from one group, and the order of the groups changes with the epoch. Without groups, all rows form one.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, groups: Sequence[int] = ()):
@@ -40,8 +40,8 @@ class Batches:
         self.per_epoch = steps_per_epoch(len(lengths), batch_size, groups)
         self.epoch, self.group = -1, -1
         self.order: list[int] = []  # the groups of the epoch
-        self.ends: list[int] = []  # how many batches they have, up to and with each
-        self.held: list[list[int]] = []  # of the group
+        self.ends: list[int] = []  # cumulative number of batches after each of them
+        self.held: list[list[int]] = []  # the batches of the current group
 
     def at(self, step: int) -> list[int]:
         """The rows of a step, counted from 0."""
@@ -54,10 +54,10 @@ class Batches:
         if self.order[place] != self.group:
             self.group = self.order[place]
             self.held = self._of_group(epoch, self.group)
-        return self.held[position - self.ends[place]]  # counted from the group's last
+        return self.held[position - self.ends[place]]  # a negative index, counted from the group's end
 
     def ahead(self, step: int, steps: int) -> list[int]:
-        """The rows of the step after this one, and a row of the group that follows, as far as they are of `steps` steps."""
+        """The rows of the next step and the first row of the next group, to be read ahead; empty after `steps` steps."""
         if step + 1 >= steps:
             return []
         rows, position = self.at(step + 1), (step + 1) % self.per_epoch
@@ -71,7 +71,7 @@ class Batches:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
 
     def first(self) -> list[list[int]]:
-        """Batches that stand for all: those of the first epoch, or of its first group."""
+        """Representative batches: those of the first epoch, or of its first group."""
         return self._of_group(0, 0)
 
     def _of_group(self, epoch: int, group: int) -> list[list[int]]:
@@ -81,7 +81,7 @@ class Batches:
 
 
 def steps_per_epoch(rows: int, batch_size: int, groups: Sequence[int] = ()) -> int:
-    """Optimizer steps of an epoch."""
+    """Optimizer steps in an epoch."""
     return sum(math.ceil(group / batch_size) for group in groups or (rows,))
 
 

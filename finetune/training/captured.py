@@ -21,9 +21,9 @@ Replay = Callable[[], Tensor]  # runs what was recorded, and returns its result
 
 
 class CapturedSteps:
-    """Steps replayed from CUDA graphs; a step that fits none, such as an epoch's last and smaller one, is eager.
+    """Steps replayed from CUDA graphs; a step without a graph, such as the smaller one at an epoch's end, runs eagerly.
 
-    record: turns a step into its replay; a CUDA graph where it is not given.
+    record: turns a step into a function that replays it; by default with a CUDA graph.
     """
 
     def __init__(self, eager: EagerSteps, record: Callable[[Callable[[], None], Replay], Replay] | None = None):
@@ -32,7 +32,7 @@ class CapturedSteps:
         size = eager.settings.batch_size
         self.rows = torch.zeros(size, dtype=torch.long, device=eager.device)
         self.scale = torch.zeros((), device=eager.device)
-        self.failed = False  # a capture was refused by PyTorch
+        self.failed = False  # PyTorch refused a capture
 
     def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
         """As in ``Steps``."""
@@ -41,7 +41,7 @@ class CapturedSteps:
         shape = eager.padded(rows)
         one_pass = len(micro_batches(rows, job.lengths, eager.settings.tokens_per_pass)) == 1
         known = shape in self.replays or len(self.replays) < MOST_GRAPHS
-        begun = all(optimizer.state for optimizer in eager.optimizers)  # moments made in a graph would be reset by it
+        begun = all(optimizer.state for optimizer in eager.optimizers)  # a replay would reset moments made in it
         if self.failed or len(rows) != len(self.rows) or not (one_pass and known and begun):
             return eager.take(rows, step, epoch, rate)
         ordered = sorted(rows, key=lambda row: (job.lengths[row], row))
@@ -56,7 +56,7 @@ class CapturedSteps:
                 say(f"  step: eager; the step cannot be captured: {str(error).partition(chr(10))[0]}")
                 self.failed = True
                 return eager.take(rows, step, epoch, rate)
-        return self.replays[shape]().clone()  # the next replay writes to the same place
+        return self.replays[shape]().clone()  # the next replay overwrites it
 
     def _capture(self, shape: tuple[int, ...]) -> Replay:
         eager = self.eager
@@ -68,7 +68,7 @@ class CapturedSteps:
 
         def warm_up() -> None:
             gradient()
-            eager.clear()  # so that the graph has gradients of its own
+            eager.clear()  # so that the graph allocates its own gradients
 
         def whole() -> Tensor:
             with capturable(eager.optimizers):
@@ -82,7 +82,7 @@ class CapturedSteps:
 
 @contextmanager
 def capturable(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
-    """Let these optimizers be captured; outside of a capture they would warn."""
+    """Mark these optimizers as capturable within the block; outside of a capture that would warn."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group in groups:
         group["capturable"] = True
@@ -94,14 +94,14 @@ def capturable(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
 
 
 def why_not(eager: EagerSteps) -> str:
-    """Why these steps cannot be captured, in words; empty if they can be."""
+    """Why these steps cannot be captured; empty if they can be."""
     job, settings = eager.job, eager.settings
     if eager.device.type != "cuda":
         return "a CUDA graph needs an NVIDIA GPU"
     if eager.accelerator.num_processes > 1:
         return "several processes train together"
     if eager.random:
-        return "dropout draws other numbers in each step"
+        return "dropout draws new random numbers in each step"
     if not all(map(can_skip, eager.optimizers)):
         return f"{settings.optimizer} reads its learning rate on the CPU"
     if eager.store is None:
@@ -109,7 +109,7 @@ def why_not(eager: EagerSteps) -> str:
     batches = epoch_batches(job.lengths, settings.batch_size, settings.seed, 0)
     alone = sum(len(micro_batches(rows, job.lengths, settings.tokens_per_pass)) == 1 for rows in batches)
     if 2 * alone < len(batches):
-        return "most steps accumulate the gradients of unequal parts; raise train.micro_batch_tokens"
+        return "most steps need several micro-batches; raise train.micro_batch_tokens"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""All rows of a job on its device, so that a batch is made there by index and nothing but row numbers is copied.
+"""All rows of a job on its device: a batch is indexed there, and only row numbers are copied.
 
 Measured by benchmarks/gpu.py.
 """
@@ -10,14 +10,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-MOST_ROWS = 200_000  # each is collated once, before the first step
+MOST_ROWS = 200_000  # above it, collating every row before the first step takes too long
 
 
 @dataclass(frozen=True)
 class Column:
-    """One tensor of a batch, for all rows. sizes: of each row along its first dimension, None for one value a row."""
+    """One tensor of a batch, for all rows. sizes: each row's length; None if a row has a single value."""
 
-    values: Tensor  # the rows end to end (sum of sizes, ...), or (n, ...)
+    values: Tensor  # concatenated rows (sum of sizes, ...), or (n, ...)
     pad: int | None
     sizes: list[int] | None = None
     starts: Tensor | None = None  # (n,)
@@ -25,7 +25,7 @@ class Column:
 
     @classmethod
     def of(cls, parts: list[Tensor], pad: int | None, device: torch.device) -> Self:
-        """parts: each row's tensor, a batch of one."""
+        """The column of these parts: each row's tensor in a batch of one row."""
         if pad is None:
             return cls(torch.cat(parts).to(device), None)
         values = torch.cat([part[0] for part in parts])
@@ -36,7 +36,7 @@ class Column:
         return cls(values.to(device), pad, sizes, ends - torch.tensor(sizes, device=device), ends)
 
     def take(self, rows: Tensor, longest: int) -> Tensor:
-        """These rows (B,), a ragged column padded on the right to `longest`: (B, longest, ...) or (B, ...)."""
+        """The values of these rows (B,): (B, ...), or (B, longest, ...) for ragged rows, padded on the right."""
         if self.pad is None or self.starts is None or self.ends is None:
             return self.values[rows]
         at = self.starts[rows][:, None] + torch.arange(longest, device=rows.device)  # (B, T)
@@ -47,7 +47,7 @@ class Column:
 
 
 class DeviceRows:
-    """The rows of a job, a column for each tensor of its batches."""
+    """The rows of a job: one column for each tensor of a batch."""
 
     def __init__(self, columns: list[Column]):
         self.columns = columns
@@ -62,10 +62,10 @@ class DeviceRows:
         device: torch.device,
         most_bytes: float,
     ) -> Self | None:
-        """Collate every row once; None if that is not worth it or takes more than `most_bytes`.
+        """Collate every row once; None if there are too many, or if they take more than `most_bytes`.
 
-        batch: the job's. pads: the value that pads each tensor of a batch along its second dimension, None for a tensor
-        of one value a row; None for a job whose batches change or are read from a file.
+        batch, pads: those of the job. pads holds, for each tensor of a batch, the padding value of its second dimension,
+        or None if a row has a single value; it is None for a job whose batches change or are read from a file.
         """
         if pads is None or rows > MOST_ROWS:
             return None
@@ -80,7 +80,7 @@ class DeviceRows:
         )
 
     def longest(self, rows: list[int]) -> tuple[int, ...]:
-        """The length of the longest of these rows in each column; 0 in one that is not ragged."""
+        """The length of the longest of these rows in each column; 0 if the column is not ragged."""
         return tuple(max(column.sizes[row] for row in rows) if column.sizes else 0 for column in self.columns)
 
     def take(self, rows: Tensor, longest: Sequence[int]) -> tuple[Tensor, ...]:
@@ -98,7 +98,7 @@ def padded_length(length: int) -> int:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU without waiting for what the device still has to do."""
+    """Copy a tensor from the CPU without waiting for the device's queued work."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

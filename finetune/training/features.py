@@ -1,9 +1,9 @@
-"""The method ``features``: logistic regression on the states of the frozen model, in place of the training loop.
+"""The method ``features``: logistic regression on the hidden states of the frozen model, instead of the training loop.
 
-Every text passes through the model once. The head is then the solution of a convex problem, found by scikit-learn for
-each of a few strengths of L2 regularisation; the validation metric chooses among them, as it chooses the best checkpoint
-of a training. The head has no bias, so there is no intercept, and the states are divided by their standard deviations
-without being centred: the divisors fold into the head, and the model stays a GPT2ForSequenceClassification.
+Every text passes through the model once. scikit-learn then solves the convex problem of the head for several strengths
+of L2 regularisation, and the validation metric chooses among them, as it chooses the best checkpoint of a training. The
+head has no bias, so the regression has no intercept. The states are divided by their standard deviations but not
+centred: the divisors fold into the head, and the model remains a GPT2ForSequenceClassification.
 """
 
 import json
@@ -26,7 +26,7 @@ from finetune.training.loop import State, note_best, set_threads, validate
 from finetune.training.precision import device_type
 from finetune.training.probe import peak_bytes
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the data against the regularisation: scikit-learn's C
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the inverse strength of regularisation
 ITERATIONS = 1000
 ROWS = 4096  # per forward pass of the head
 
@@ -34,7 +34,8 @@ ROWS = 4096  # per forward pass of the head
 def solve(problem: Problem, strength: float) -> np.ndarray:
     """The weight of the head, (K, C), that minimises strength * weighted loss + ||scaled weight||² / 2.
 
-    The loss is cross entropy, or the binary cross entropy of each label. With two classes the rows are opposite.
+    The loss is cross entropy, or with many labels the binary cross entropy of each. With two classes, one row of the
+    weight is the negative of the other.
     """
     scale = problem.states.std(axis=0, dtype=np.float64)
     scale[scale == 0] = 1.0
@@ -55,7 +56,9 @@ def _regress(states: np.ndarray, targets: np.ndarray, weights: np.ndarray, stren
 
     classes = len(np.unique(targets))
     if classes < 2:
-        raise TrainingError("a label is the same in every training row", do="Use another method, or leave it out.")
+        raise TrainingError(
+            "a label has the same value in every training row", do="Use another method, or leave the label out."
+        )
     model = LogisticRegression(
         C=strength, fit_intercept=False, solver="newton-cholesky" if classes == 2 else "lbfgs", max_iter=ITERATIONS
     )
@@ -65,9 +68,9 @@ def _regress(states: np.ndarray, targets: np.ndarray, weights: np.ndarray, stren
 def train(job: Job, settings: Train, directory: Path, set_up_seconds: float = 0.0) -> Trained:
     """Solve for the head of `job` at each strength, and write the best as ``loop.train`` writes its best step.
 
-    A step is one strength. set_up_seconds: time already spent, above all on the states.
+    A step is one strength. set_up_seconds: time already spent, mostly on computing the states.
     """
-    assert job.problem is not None, "a job of the method features has its problem"
+    assert job.problem is not None, "the method features solves a problem"
     if not np.isfinite(job.problem.states).all():
         raise TrainingError("the states of the model are not finite", do="Check the weights: finetune weights verify.")
     threads, begun, state = set_threads(settings.threads), time.monotonic(), State()

@@ -1,16 +1,16 @@
-"""Signs in a training log that the training did not work, said in words."""
+"""Warnings about a training that did not work, from its log."""
 
 import json
 from pathlib import Path
 from statistics import mean, median
 
-LEAST_STEPS = 20  # below, a loss that does not fall says nothing
-SHARE = 5  # the first and the last fifth of the steps are compared
-FAR = 3.0  # a loss this many times the first median has run away
+LEAST_STEPS = 20  # in fewer steps, a loss may not fall by chance
+SHARE = 5  # compares the first fifth of the steps with the last
+FAR = 3.0  # times the median of the first losses: a loss above it has diverged
 
 
 def warnings_about(log: Path) -> list[str]:
-    """What the log's training losses say: it never fell, or it ran away. Each names the steps and what to try."""
+    """Warnings if the training loss did not fall, or diverged; each names the steps and what to try."""
     lines = map(json.loads, log.read_text(encoding="utf-8").splitlines())
     losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None and "step" in line]
     if len(losses) < LEAST_STEPS:

@@ -1,4 +1,4 @@
-"""What a task gives to training: its model, and how rows become batches and a loss."""
+"""What a task passes to the training loop: its model, and how rows become batches and a loss."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Problem:
     head: nn.Linear
     states: np.ndarray  # (n, C), what the head reads
     targets: np.ndarray  # class numbers (n,); under many labels, whether a row has each (n, K)
-    weights: np.ndarray  # (n,), or of each row's labels (n, K)
+    weights: np.ndarray  # of each row (n,), or of each label of each row (n, K)
 
 
 class Computed(Sequence[N]):
-    """`count` numbers that are computed when they are asked for, where there may be too many rows for a list."""
+    """A sequence of `count` numbers, each computed on access: for more rows than a list should hold."""
 
     def __init__(self, count: int, value: Callable[[int], N]):
         self.rows = range(count)
@@ -55,10 +55,8 @@ class Job(Generic[M]):
     name_row: Callable[[int], str]  # a row's name in messages
     validation_tokens: int = 0  # per validation, to estimate its time
     epochs_differ: bool = False  # batch also takes the epoch: batch(rows, epoch)
-    pads: tuple[int | None, ...] | None = (
-        None  # of each tensor of a batch, see DeviceRows; None: batches are made on the CPU
-    )
-    read_ahead: Callable[[list[int]], None] | None = None  # called with rows needed soon, before each step
-    groups: Sequence[int] = ()  # numbers of consecutive rows that are at hand together, see Batches
-    problem: Problem | None = None  # what method features solves instead of taking steps
-    advice: str = ""  # said once where the first steps promise a long training
+    pads: tuple[int | None, ...] | None = None  # of each tensor of a batch, see DeviceRows; None: collate on the CPU
+    read_ahead: Callable[[list[int]], None] | None = None  # called before each step with rows that will be needed soon
+    groups: Sequence[int] = ()  # sizes of groups of consecutive rows, see Batches
+    problem: Problem | None = None  # for the method features, which solves it instead of taking steps
+    advice: str = ""  # printed once if the first steps predict a long training

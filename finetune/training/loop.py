@@ -1,7 +1,6 @@
 """The only training loop. It handles rows, batches and losses, and is independent of the task."""
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -9,23 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.console import Advance, progress, say, unseen, warn
 from finetune.errors import Interrupted, RunError, TrainingError
-from finetune.files import atomic_write, open_append, read_json, write_json, writing
+from finetune.files import read_json, write_json
 from finetune.recipe import FSDP, Train
 from finetune.records import Trained
 from finetune.training import resume
 from finetune.training.batching import Batches, steps_per_epoch
 from finetune.training.job import Job
+from finetune.training.log import Log, Readings, Taken
 from finetune.training.loss_scale import MOST_SKIPPED, ScaleState
 from finetune.training.optim import build_optimizers, learning_rate
 from finetune.training.parallel import is_sharded, shard
@@ -74,152 +74,197 @@ def train(
     Raises TrainingError for a non-finite loss, RunError for checkpoints of another run, and Interrupted after SIGINT
     or SIGTERM once the state is saved.
     """
-    threads = set_threads(settings.threads)
-    accelerator, optimizers, first = _start(job, settings)
-    device: torch.device = accelerator.device
-    root = directory / "checkpoints"
-    here = (accelerator.num_processes, threads, device.type, settings.precision)
-    identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
-    state = _resume(root, job.model, optimizers, identity)
-    model = job.model if is_sharded(job.model) else accelerator.prepare(job.model)
-    per_epoch, steps = count_steps(len(job.lengths), settings, job.groups)
-    batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups)
-    eager = EagerSteps(accelerator, model, optimizers, job, settings, keep_rows(job, device))
-    if eager.loss_scale and state.loss_scale:
-        eager.loss_scale.load(ScaleState.from_json(state.loss_scale, root))
-    stepper = choose_steps(eager, settings.step, steps - state.step)
-    lr, evaluation_steps = settings.chosen_lr, validated_steps(per_epoch, steps, settings.evaluations_per_epoch)
-    log = _Log(directory / "train.jsonl", state.step, writes=accelerator.is_main_process)
-    tracking = Tracking(accelerator, settings, directory, state.step)
-    start, saved_at, begun = time.monotonic(), time.monotonic(), state.seconds
-    saved_step = state.step
+    training = Training(job, settings, directory, identity, checkpoint_seconds, set_up_seconds)
+    training.run()
+    return training.result()
 
-    def keep(entry: dict) -> None:
-        log.write(entry)
-        tracking.write(entry)
 
-    def note(taken: Taken, loss: float, norm: float, scale: float | None = None) -> None:
+class Training:
+    """A training in progress. All processes that share it hold the same state; the first one writes and prints."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Train,
+        directory: Path,
+        identity: dict[str, str],
+        checkpoint_seconds: float,
+        set_up_seconds: float,
+    ):
+        self.job, self.settings, self.root = job, settings, directory / "checkpoints"
+        self.checkpoint_seconds, self.set_up_seconds = checkpoint_seconds, set_up_seconds
+        self.threads = set_threads(settings.threads)
+        self.accelerator, self.optimizers, self.first = _start(job, settings)
+        self.device: torch.device = self.accelerator.device
+        self.writes, processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        here = (processes, self.threads, self.device.type, settings.precision)
+        identity = identity | dict(zip(MACHINE, map(str, here), strict=True))
+        self.state = _resume(self.root, job.model, self.optimizers, identity)
+
+        self.per_epoch, self.steps = count_steps(len(job.lengths), settings, job.groups)
+        self.batches = Batches(job.lengths, settings.batch_size, settings.seed, job.groups)
+        self.validated = validated_steps(self.per_epoch, self.steps, settings.evaluations_per_epoch)
+        model = job.model if is_sharded(job.model) else self.accelerator.prepare(job.model)
+        eager = EagerSteps(self.accelerator, model, self.optimizers, job, settings, keep_rows(job, self.device))
+        self.loss_scale = eager.loss_scale
+        if self.loss_scale and self.state.loss_scale:
+            self.loss_scale.load(ScaleState.from_json(self.state.loss_scale, self.root))
+        self.stepper = choose_steps(eager, settings.step, self.steps - self.state.step)
+
+        self.log = Log(directory / "train.jsonl", self.state.step, self.writes)
+        self.tracking = Tracking(self.accelerator, settings, directory, self.state.step)
+        waits = self.device.type == "cuda" and processes == 1  # several processes must fail at the same step
+        self.readings = Readings(READ_SECONDS if waits else 0.0, self.note_step)
+        self.begun_step = self.saved_step = self.state.step
+        self.saved_at = time.monotonic()
+        self.begun_at = self.saved_at - self.state.seconds  # as if it had never been stopped
+
+    def run(self) -> None:
+        """Take steps until the last one, until patience ends, or until a signal: then raises Interrupted."""
+        state = self.state
+        with contextlib.closing(self.tracking), StopSignal() as stop, self.bar() as advance:
+            while state.step < self.steps and not state.stopped:
+                self.take_step()
+                if state.step in self.validated:
+                    self.validate()
+                    self.save()
+                due = time.monotonic() - self.saved_at >= self.checkpoint_seconds
+                stopping, due = _agree(self.accelerator, stop.asked, due)
+                if stopping or due:
+                    self.save()
+                advance(1, f"loss {self.readings.loss:.4f}")
+                if stopping:
+                    raise Interrupted(f"stopped at step {state.step} of {self.steps}; the state is saved")
+        if self.writes:
+            write_json(self.root / "best.json", state.best)
+
+    def take_step(self) -> None:
+        """Take one optimizer step. Its loss may stay on the device for a while."""
+        job, settings, state = self.job, self.settings, self.state
+        rows = self.batches.at(state.step)
+        if job.read_ahead and (ahead := self.batches.ahead(state.step, self.steps)):
+            job.read_ahead(ahead)
+        self.rate = learning_rate(
+            state.step,
+            self.steps,
+            settings.chosen_lr,
+            settings.warmup_fraction,
+            settings.min_lr_fraction,
+            settings.schedule,
+            settings.decay_fraction,
+        )
+        with self.first.step(rows):
+            numbers = self.stepper.take(rows, state.step, state.step // self.per_epoch, self.rate)
+        state.step += 1
+        state.tokens += sum(job.lengths[row] for row in rows)
+        if job.advice and state.step == self.begun_step + COUNTED + 1 and self.writes:
+            _advise(job, self.first, self.plan())
+        self.readings.add(Taken(state.step, rows, self.rate, numbers))
+
+    def note_step(self, taken: Taken, loss: float, norm: float, scale: float | None = None) -> None:
+        """Log a step. Raises TrainingError for a loss or gradient norm that is not finite; see `skip`."""
         finite = math.isfinite(loss) and math.isfinite(norm)
-        if not finite and (scale is None or state.skipped_in_a_row + 1 == MOST_SKIPPED):
-            named = ", ".join(map(job.name_row, taken.rows[:8]))
+        self.state.skipped += not finite
+        self.state.skipped_in_a_row = 0 if finite else self.state.skipped_in_a_row + 1
+        if not finite:
+            self.skip(taken, f"loss {loss}, gradient norm {norm}", scale)
+        entry = {
+            "loss": loss if finite else None,
+            "lr": taken.rate,
+            "grad_norm": norm if finite else None,
+            "rows": len(taken.rows),
+            "tokens": sum(self.job.lengths[row] for row in taken.rows),
+            "seconds": round(self.seconds(), 3),
+        }
+        self.write(taken.step, entry if scale is None else entry | {"loss_scale": scale, "skipped": not finite})
+
+    def skip(self, taken: Taken, got: str, scale: float | None) -> None:
+        """Say that fp16 skipped a step. Raises TrainingError after too many in a row, and in every other precision."""
+        got += f", learning rate {taken.rate:g}, rows {', '.join(map(self.job.name_row, taken.rows[:8]))}"
+        if scale is None:
+            raise _not_finite(f"the loss is not finite at step {taken.step}", self.root, got)
+        if self.state.skipped_in_a_row == MOST_SKIPPED:
             raise _not_finite(
-                f"the loss is not finite at step {taken.step}"
-                if scale is None
-                else f"the gradients of {MOST_SKIPPED} steps in a row are not finite in fp16, up to step {taken.step}",
-                root,
-                f"loss {loss}, gradient norm {norm}, learning rate {taken.rate:g}, rows {named}",
-                "Lower train.lr" if scale is None else "Give train.precision=fp32, lower train.lr",
+                f"the gradients of {MOST_SKIPPED} steps in a row are not finite in fp16, up to step {taken.step}",
+                self.root,
+                got,
+                "Give train.precision=fp32, lower train.lr",
             )
-        state.skipped += not finite
-        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
-        if not finite and accelerator.is_main_process:
+        if self.writes:
             say(f"  step {taken.step}: skipped, its gradients are not finite in fp16 with a loss scale of {scale:g}")
-        keep(
-            {
-                "step": taken.step,
-                "epoch": round(taken.step / per_epoch, 4),
-                "loss": loss if finite else None,
-                "lr": taken.rate,
-                "grad_norm": norm if finite else None,
-                "rows": len(taken.rows),
-                "tokens": sum(job.lengths[row] for row in taken.rows),
-                "seconds": round(begun + time.monotonic() - start, 3),
-            }
-            | ({} if scale is None else {"loss_scale": scale, "skipped": not finite})
+
+    def validate(self) -> None:
+        """Validate the model, and log whether it is the best so far. Stops the training when patience ends."""
+        self.readings.read()
+        state, found = self.state, validate(self.job, self.settings, self.device)
+        if not all(map(math.isfinite, found.values())):
+            got = f"{found}, learning rate {self.rate:g}"
+            raise _not_finite(f"validation metrics are not finite after step {state.step}", self.root, got)
+        improved = note_best(state, self.settings, found)
+        state.stopped = state.worse >= self.settings.patience
+        self.write(state.step, {"validation": found, "best": improved})
+        if self.writes:
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+            say(f"  epoch {state.step / self.per_epoch:.3g}: validation {shown}{'  (best)' if improved else ''}")
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step already has one."""
+        self.readings.read()
+        state = self.state
+        if self.saved_step == state.step:
+            return
+        state.seconds = self.seconds()
+        state.loss_scale = self.loss_scale.state().to_json() if self.loss_scale else {}
+        if self.writes or is_sharded(self.job.model):
+            with self.first.save():
+                resume.save_step(self.root, state.step, self.job.model, self.optimizers, state.__dict__, self.writes)
+        if self.writes:
+            resume.prune(self.root, state.step, state.best["step"] if state.best else None)
+        self.saved_at, self.saved_step = time.monotonic(), state.step
+
+    def result(self) -> Trained:
+        """The outcome, after `run`."""
+        state = self.state
+        assert state.best is not None, "the last step is validated"
+        return Trained(
+            steps=state.step,
+            planned_steps=self.steps,
+            epochs=round(state.step / self.per_epoch, 4),
+            rows=len(self.job.lengths),
+            tokens=state.tokens,
+            seconds=round(state.seconds, 3),
+            tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
+            best_step=state.best["step"],
+            best_value=state.best["value"],
+            metric=self.settings.metric,
+            stopped_early=state.stopped and state.step < self.steps,
+            processes=self.accelerator.num_processes,
+            threads=self.threads,
+            device=self.device.type,
+            peak_bytes=max(self.first.peak_before, peak_bytes(self.device)),
+            estimate=estimate(self.first, self.plan()),
+            skipped_steps=state.skipped,
         )
 
-    waits = device.type == "cuda" and accelerator.num_processes == 1  # several processes must fail at the same step
-    readings = Readings(READ_SECONDS if waits else 0.0, note)
+    def seconds(self) -> float:
+        """Training time so far, including the time before a resume."""
+        return time.monotonic() - self.begun_at
 
-    def save() -> None:
-        nonlocal saved_at, saved_step
-        readings.read()
-        if saved_step == state.step:
-            return
-        state.seconds = begun + time.monotonic() - start
-        state.loss_scale = eager.loss_scale.state().to_json() if eager.loss_scale else {}
-        writes = accelerator.is_main_process
-        if writes or is_sharded(job.model):
-            with first.save():
-                resume.save_step(root, state.step, job.model, optimizers, state.__dict__, writes)
-        if writes:
-            resume.prune(root, state.step, state.best["step"] if state.best else None)
-        saved_at, saved_step = time.monotonic(), state.step
+    def write(self, step: int, entry: dict[str, Any]) -> None:
+        """Add a line to the log, and send it to the tracker."""
+        line = {"step": step, "epoch": round(step / self.per_epoch, 4)} | entry
+        self.log.write(line)
+        self.tracking.write(line)
 
-    with contextlib.closing(tracking), StopSignal() as stop, _bar(accelerator, steps, state.step) as advance:
-        while state.step < steps and not state.stopped:
-            rate = learning_rate(
-                state.step,
-                steps,
-                lr,
-                settings.warmup_fraction,
-                settings.min_lr_fraction,
-                settings.schedule,
-                settings.decay_fraction,
-            )
-            rows = batches.at(state.step)
-            if job.read_ahead and (ahead := batches.ahead(state.step, steps)):
-                job.read_ahead(ahead)
-            with first.step(rows):
-                numbers = stepper.take(rows, state.step, state.step // per_epoch, rate)
-            if job.advice and len(first.seconds) == COUNTED + 1 and accelerator.is_main_process:
-                _advise(job, first, make_plan(job, settings, checkpoint_seconds, set_up_seconds))
-                job = replace(job, advice="")
-            state.step += 1
-            state.tokens += sum(job.lengths[row] for row in rows)
-            readings.add(Taken(state.step, rows, rate, numbers))
-            if state.step in evaluation_steps:
-                readings.read()
-                found = validate(job, settings, device)
-                if not all(map(math.isfinite, found.values())):
-                    raise _not_finite(
-                        f"validation metrics are not finite after step {state.step}",
-                        root,
-                        f"{found}, learning rate {rate:g}",
-                    )
-                improved = note_best(state, settings, found)
-                keep(
-                    {
-                        "step": state.step,
-                        "epoch": round(state.step / per_epoch, 4),
-                        "validation": found,
-                        "best": improved,
-                    }
-                )
-                if accelerator.is_main_process:
-                    shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-                    say(f"  epoch {state.step / per_epoch:.3g}: validation {shown}{'  (best)' if improved else ''}")
-                state.stopped = state.worse >= settings.patience
-                save()
-            stopping = _agree(accelerator, stop.asked)
-            if stopping or time.monotonic() - saved_at >= checkpoint_seconds:
-                save()
-            advance(1, f"loss {readings.loss:.4f}")
-            if stopping:
-                raise Interrupted(f"stopped at step {state.step} of {steps}; the state is saved")
+    def plan(self) -> Plan:
+        """The amount of training, for the estimate."""
+        return make_plan(self.job, self.settings, self.checkpoint_seconds, self.set_up_seconds)
 
-    if accelerator.is_main_process:
-        write_json(root / "best.json", state.best)
-    assert state.best is not None, "the last step is validated"
-    return Trained(
-        steps=state.step,
-        planned_steps=steps,
-        epochs=round(state.step / per_epoch, 4),
-        rows=len(job.lengths),
-        tokens=state.tokens,
-        seconds=round(state.seconds, 3),
-        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
-        best_step=state.best["step"],
-        best_value=state.best["value"],
-        metric=settings.metric,
-        stopped_early=state.stopped and state.step < steps,
-        processes=accelerator.num_processes,
-        threads=threads,
-        device=device.type,
-        peak_bytes=max(first.peak_before, peak_bytes(device)),
-        estimate=estimate(first, make_plan(job, settings, checkpoint_seconds, set_up_seconds)),
-        skipped_steps=state.skipped,
-    )
+    def bar(self) -> AbstractContextManager[Advance]:
+        """The progress bar of the first process."""
+        if self.writes:
+            return progress("training", self.steps, unit="steps", done=self.state.step)
+        return contextlib.nullcontext(unseen)
 
 
 def try_steps(job: Job, settings: Train, batches: list[list[int]], directory: Path) -> FirstSteps:
@@ -350,80 +395,16 @@ def _not_finite(what: str, root: Path, got: str, first: str = "Lower train.lr") 
     )
 
 
-def _agree(accelerator: Accelerator, asked: bool) -> bool:
-    """True on every process once any of them was asked to stop."""
+def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """For each flag, whether any process raised it: the same on all, so that they stop and save at the same step."""
     if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=accelerator.device)
-    return bool(accelerator.reduce(flag, reduction="sum").item())
-
-
-def _bar(accelerator: Accelerator, steps: int, done: int) -> AbstractContextManager[Advance]:
-    if accelerator.is_main_process:
-        return progress("training", steps, unit="steps", done=done)
-    return contextlib.nullcontext(unseen)
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(raised, reduction="sum").tolist()]
 
 
 def _usable_cores() -> Collection[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class Taken:
-    """An optimizer step whose numbers may still be on the device."""
-
-    step: int  # counted from 1
-    rows: list[int]
-    rate: float
-    numbers: Tensor  # what ``Steps.take`` returns
-
-
-class Readings:
-    """Reads the numbers of several steps together, so that the device does not wait for each of them."""
-
-    def __init__(self, every_seconds: float, note: Callable[..., None]):
-        self.every_seconds, self.note = every_seconds, note
-        self.waiting: list[Taken] = []
-        self.read_at, self.loss = time.monotonic(), math.nan
-
-    def add(self, taken: Taken) -> None:
-        """Add a step; read all that wait if it is time."""
-        self.waiting.append(taken)
-        if time.monotonic() - self.read_at >= self.every_seconds:
-            self.read()
-
-    def read(self) -> None:
-        """Read all that wait, and pass each to `note` in order."""
-        waiting, self.waiting = self.waiting, []
-        if not waiting:
-            return
-        for taken, numbers in zip(waiting, torch.stack([own.numbers for own in waiting]).tolist(), strict=True):
-            self.note(taken, *numbers)
-            self.loss = numbers[0]
-        self.read_at = time.monotonic()
-
-
-class _Log:
-    """``train.jsonl``: one line per step or validation; on resume, lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int, writes: bool):
-        self.path, self.writes = path, writes
-        if writes:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            with atomic_write(path) as file:
-                file.writelines(line + "\n" for line in lines if _step_of(line) <= step)
-
-    def write(self, entry: dict) -> None:
-        if self.writes:
-            with writing(self.path), open_append(self.path) as file:
-                file.write(json.dumps(entry) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # a line cut short by a crash
-        return math.inf
 
 
 class StopSignal:

@@ -1,4 +1,4 @@
-"""How many tokens of a forward and backward pass fit into memory: what ``train.micro_batch_tokens = auto`` means."""
+"""How many tokens fit into memory in one forward and backward pass, for ``train.micro_batch_tokens = auto``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +14,16 @@ from finetune.training.job import Job
 from finetune.training.precision import device_type
 from finetune.training.step import EagerSteps
 
-SHARE_OF_FREE = 0.5  # of the CPU's free memory that training may take: other programs need some too
-MEASURED_TOKENS = 1024  # of the pass that is measured on a CPU
-MOMENTS = 2  # numbers that AdamW keeps per trained one, from the first update on
+SHARE_OF_FREE = 0.5  # fraction of the free CPU memory for training; other programs need some too
+MEASURED_TOKENS = 1024  # of the measured pass on a CPU
+MOMENTS = 2  # values that AdamW stores per trained parameter, from the first update on
 
 
 def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int:
-    """The tokens of the largest pass of a step that fits: the job's longest row, as often as a batch has rows, or halves.
+    """Tokens in the largest pass that fits: a whole batch of the job's longest row, or a half, a quarter, ... of it.
 
-    On a GPU each number of rows is tried, with room for the optimizer's moments, until one does not run out of memory.
-    On a CPU, where a program that takes too much is ended, two small passes are measured instead. No weight changes.
+    On a GPU each of these is tried, beside memory reserved for the optimizer's moments, until one fits. On a CPU, where
+    the system kills a process that takes too much, two small passes are measured instead. No weight changes.
     """
     accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no")
     job.model.to(device)
@@ -47,14 +47,14 @@ def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int
         except torch.OutOfMemoryError:
             return False
         finally:
-            del room  # frees it
+            del room  # frees the reserved memory
             torch.cuda.empty_cache()
         return True
 
     if device.type == "cuda":
         rows = halve_until(settings.batch_size, fits_on_gpu)
     else:
-        run(1)  # what the first pass allocates once
+        run(1)  # a warmup: the first pass allocates more
         more = max(min(settings.batch_size, MEASURED_TOKENS // job.lengths[longest]), 2)
         one, several = _growth(lambda: run(1)), _growth(lambda: run(more))
         free = SHARE_OF_FREE * psutil.virtual_memory().available - moments
@@ -65,14 +65,14 @@ def tokens_that_fit(job: Job[Any], settings: Train, device: torch.device) -> int
 
 
 def halve_until(rows: int, fits: Callable[[int], bool]) -> int:
-    """The first of `rows`, half of them, and so on, that fits; 1 is not asked."""
+    """The largest of `rows`, `rows` / 2, ... that fits. One row is assumed to fit."""
     while rows > 1 and not fits(rows):
         rows //= 2
     return rows
 
 
 def _growth(work: Callable[[], None]) -> int:
-    """By how many bytes the process grows during some work."""
+    """Bytes by which the process grows during `work`."""
     before = peak_memory_bytes()
     release_memory()
     reset_peak_memory(keep_bytes=before)

@@ -1,4 +1,4 @@
-"""Say what to lower where memory runs out."""
+"""Tell the user which settings to change after running out of memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

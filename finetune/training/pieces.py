@@ -1,7 +1,7 @@
-"""What a classifier reads of a text that is longer than its input, and how the pieces of a text decide together.
+"""Which parts of a long text a classifier reads, and how it combines their results.
 
-The ways are compared by Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583, section
-5.3.1: the beginning alone; head and tail, of 512 tokens the first 128 and the last 382; and parts whose results are averaged.
+Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583, section 5.3.1, compare the ways: only
+the beginning; head and tail (of 512 tokens, the first 128 and the last 382); and parts whose results are averaged.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ _CHUNK = 100  # rows held as lists at a time
 
 
 def pieces_of(ids: list[int], way: str, most: int) -> list[list[int]]:
-    """What is read of a text's token ids: pieces of at most `most` tokens.
+    """The parts of a text that are read: pieces of at most `most` token ids.
 
-    A text that fits is one piece. Of a longer one, `cut` reads the beginning, `head-tail` the first quarter of `most`
-    and three quarters from the end, and `windows` everything, each window sharing a quarter of `most` with the next.
-    The windows are those of transformers' tokenizers with ``return_overflowing_tokens`` and a ``stride`` of that quarter.
+    A text that fits is one piece. Of a longer text, `cut` reads the beginning, `head-tail` reads `most` / 4 tokens from
+    the start and the rest from the end, and `windows` reads everything; consecutive windows overlap by `most` / 4 tokens.
+    transformers' tokenizers return the same windows for ``return_overflowing_tokens`` and a ``stride`` of `most` / 4.
     """
     quarter = most // 4
     if len(ids) <= most or way == CUT:
@@ -49,7 +49,7 @@ class Pieces:
 
     @classmethod
     def of(cls, texts: TokenRows, way: str, most: int, rows: Sequence[int] | None = None) -> "Pieces":
-        """What is read of whole texts, or of these rows of them."""
+        """The pieces of all these texts, or of some `rows` of them."""
         rows = range(len(texts)) if rows is None else rows
         if way == CUT:
             return cls(texts.take(rows, most))
@@ -87,10 +87,10 @@ class Pieces:
 
 
 def average(logits: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """The logits (n, K) of texts from those (P, K) of their pieces, the mean over each text's. counts: of ``Pieces``.
+    """The logits of texts (n, K): the mean over the logits of each text's pieces (P, K). counts: of ``Pieces``.
 
-    To average logits is to average log-probabilities: the two differ by a number that is the same for all classes, and
-    with it by nothing after the softmax, at any temperature. Of many labels, it averages each label's log-odds.
+    The mean of the logits differs from the mean of the log-probabilities by a constant over the classes, so that the
+    softmax is the same at any temperature. With many labels, this is the mean of each label's log-odds.
     """
     if counts is None:
         return logits

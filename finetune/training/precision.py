@@ -1,4 +1,4 @@
-"""Choose the device, and between fp32 and bf16 on it, and compute in the precision that was chosen."""
+"""Choose the device and the precision on it, and compute in that precision."""
 
 import os
 from collections.abc import Iterator
@@ -9,19 +9,21 @@ import torch
 from finetune.errors import RecipeError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-BF16_WIDTH = 256  # of the narrowest model that bf16 makes faster
+BF16_WIDTH = 256  # width of the narrowest model that bf16 makes faster
 
 
 def device_type() -> str:
-    """What the variable FINETUNE_DEVICE names, else cuda, mps or cpu, in this order.
+    """The device that the variable FINETUNE_DEVICE names, else the first of cuda, mps and cpu that is available.
 
-    Raises RecipeError for a device that is not here.
+    Raises RecipeError for a device that this machine does not have.
     """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     found = [name for name, is_here in here.items() if is_here]
     asked = os.environ.get("FINETUNE_DEVICE") or found[0]
     if asked not in found:
-        raise RecipeError("FINETUNE_DEVICE is no device of this machine", got=repr(asked), known=", ".join(found))
+        raise RecipeError(
+            "FINETUNE_DEVICE names a device that this machine does not have", got=repr(asked), known=", ".join(found)
+        )
     return asked
 
 
@@ -40,7 +42,7 @@ def choose_precision(asked: str, width: int) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked"
     if not has_bf16():
-        other = "; train.precision=fp16 would use its fp16" if device_type() != "cpu" else ""
+        other = "; train.precision=fp16 uses fp16 arithmetic" if device_type() != "cpu" else ""
         return "fp32", f"no bf16 arithmetic on this {device_type()}{other}"
     if width < BF16_WIDTH:
         return "fp32", f"bf16 does not pay at width {width}"
@@ -54,14 +56,14 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
 
 
 def why_tf32(asked: bool) -> list[str]:
-    """What train.tf32 does on this machine, in a line if it was asked for."""
+    """If train.tf32 is set, a line that says what it does on this machine."""
     done = "fp32 matrix products round their inputs to TF32" if device_type() == "cuda" else "changes nothing here"
     return [f"tf32: {done}"] if asked else []
 
 
 @contextmanager
 def tf32(asked: bool) -> Iterator[None]:
-    """If asked, an NVIDIA GPU rounds the inputs of fp32 matrix products to 10 bits after the point, within the block."""
+    """If asked, let an NVIDIA GPU round the inputs of fp32 matrix products to a mantissa of 10 bits within the block."""
     if not asked or device_type() != "cuda":
         yield
         return

@@ -38,7 +38,7 @@ def predict_states(
     first_block: int = 0,
     budget: int = PREDICT_TOKENS,
 ) -> np.ndarray:
-    """What the head reads of each text, (n, C), as ``predict_logits`` otherwise."""
+    """The hidden states (n, C) that the head reads, one per text. Otherwise as ``predict_logits``."""
     return _for_each_text(model, model.state, model.head.in_features, ids, states, first_block, budget)
 
 

@@ -1,6 +1,6 @@
 """Run frozen lower blocks once per text and train on their cached output.
 
-No token attends to padding: not to later tokens in a decoder, and behind a mask in an encoder. The states of a text are
+No token attends to padding: a decoder's attention is causal, and an encoder masks padding. The states of a text are
 therefore the same in any batch, and padding is not stored.
 """
 

@@ -19,18 +19,18 @@ from finetune.training.probe import batch_size
 
 INSIDE = {"attention": "attention", "cross_attention": "attention", "mlp": "MLP"}  # module -> part of the forward pass
 PARTS = ("batch", "attention", "MLP", "rest of the forward pass", "backward pass", "optimizer")
-MATRIX = 1024  # side of the matrices that are multiplied to find the speed of this machine
+MATRIX = 1024  # size of the square matrices that are multiplied to measure this machine's speed
 
 
 @dataclass
 class Profile:
-    """Seconds of each part over the measured steps, and their tokens with padding."""
+    """Seconds of each part over the measured steps, and the tokens of these steps, including padding."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     steps: int = 0
     tokens: int = 0
-    flops: float = 0.0  # of the linear layers: 2 a weight and token forward, 4 more if the weight is trained
-    peak_flops: float = 0.0  # a second, in one large multiplication
+    flops: float = 0.0  # of the linear layers, per weight and token: 2 in the forward pass, 4 more if it is trained
+    peak_flops: float = 0.0  # per second, in one large multiplication
 
     @property
     def total(self) -> float:
@@ -39,13 +39,13 @@ class Profile:
 
 
 class Stopwatch:
-    """Adds the time of a block to a part; on a GPU until its work is done."""
+    """Adds the time of a block to a part. On a GPU, the time ends when the GPU has finished."""
 
     def __init__(self, seconds: dict[str, float], device: torch.device):
         self.seconds, self.device = seconds, device
 
     def now(self) -> float:
-        """Seconds, once all work so far is done."""
+        """The time in seconds, after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 def profile_steps(job: Job[Any], settings: Train, batches: list[list[int]], device: torch.device) -> Profile:
-    """Time the parts of a step on each batch; the first is a warm-up. This changes the model's weights."""
+    """Time the parts of a step on each batch; the first is a warmup. This changes the model's weights."""
     set_threads(settings.threads)
     model = job.model.to(device).train()
     optimizers = build_optimizers(model, settings.optimizer, settings.weight_decay, (settings.beta_1, settings.beta_2))
@@ -84,7 +84,7 @@ def profile_steps(job: Job[Any], settings: Train, batches: list[list[int]], devi
 def _time_step(
     job: Job[Any], settings: Train, rows: list[int], optimizers: list[torch.optim.Optimizer], watch: Stopwatch
 ) -> None:
-    """One optimizer step, as the loop takes it."""
+    """One optimizer step, as in the training loop."""
     model, seconds = job.model, watch.seconds
     total = sum(job.weights[row] for row in rows)
     for part in micro_batches(rows, job.lengths, settings.tokens_per_pass):
@@ -130,12 +130,12 @@ def _inside(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
 
 
 def _matrix_speed(precision: str, device: torch.device) -> float:
-    """FLOP a second of one matrix product, the best of three."""
+    """FLOP per second of one matrix product, the best of three."""
     matrix = torch.randn(MATRIX, MATRIX, device=device, dtype=AUTOCAST.get(precision, torch.float32))
     watch = Stopwatch({}, device)
     seconds = []
     for _ in range(3):
         begun = watch.now()
-        matrix @ matrix  # noqa: B018  # its time alone
+        matrix @ matrix  # noqa: B018  # only its time matters
         seconds.append(watch.now() - begun)
     return 2.0 * MATRIX**3 / max(min(seconds), 1e-9)

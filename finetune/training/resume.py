@@ -31,8 +31,8 @@ def save_step(
 ) -> None:
     """Write one step checkpoint: trainable tensors, optimizer moments and `state` (JSON).
 
-    A model divided among processes is gathered tensor by tensor, so that any number of processes can go on from the
-    checkpoint. All of them call this, and one `writes`.
+    The tensors of a sharded model are gathered one by one, so that any number of processes can resume from the
+    checkpoint. All processes call this; one of them `writes`.
     """
     free_gathered(model)
     weights = _whole(((name, p) for name, p in model.named_parameters() if p.requires_grad), writes)
@@ -101,18 +101,18 @@ def newest(root: Path) -> Path | None:
         if not why:
             return directory
         damaged.append(f"{directory.name} ({why})")
-        warn(f"{directory.name} is damaged ({why}); going back to the checkpoint before it")
+        warn(f"{directory.name} is damaged ({why}); going back to the previous checkpoint")
     if damaged:
         raise RunError(
             f"{root}: no checkpoint can be used",
             got=", ".join(damaged),
-            do="Train again with --from train, which drops them.",
+            do="Train again with --from train, which deletes them.",
         )
     return None
 
 
 def prune(root: Path, step: int, best: int | None) -> None:
-    """Keep the checkpoint just saved, the one before it, and the best. Newer ones were found damaged on resume."""
+    """Keep the checkpoint just saved, the previous one and the best. Newer ones were found damaged on resume."""
     directories = sorted(root.glob("step-*"))
     keep = [directory for directory in directories if directory <= step_directory(root, step)][-2:]
     for directory in directories:
@@ -129,7 +129,7 @@ def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Itera
 
 
 def _whole(tensors: Iterable[tuple[str, torch.Tensor]], keep: bool) -> dict[str, torch.Tensor]:
-    """The tensors on the CPU, gathered where they are divided; empty if they are gathered for another process alone."""
+    """The tensors on the CPU, sharded ones gathered; empty in a process that does not `keep` them."""
     found = {}
     for name, tensor in tensors:
         gathered = whole(tensor.detach())

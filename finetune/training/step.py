@@ -1,8 +1,8 @@
 """Take an optimizer step without waiting for the device: eagerly, captured as a CUDA graph, or compiled.
 
 Loss, gradient norm and the check that both are finite stay on the device; the caller reads them when it needs them.
-A step whose numbers are not finite changes no weight, nor does any step after it; under fp16, where large gradients
-overflow, it is skipped alone. Measured by benchmarks/gpu.py.
+If they are not finite, neither this step nor any later one changes the weights. Under fp16, where large gradients
+overflow, only this step is skipped. Benchmark: benchmarks/gpu.py.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from finetune.training.loss_scale import LossScale
 from finetune.training.parallel import is_sharded, local, whole
 from finetune.training.precision import autocast
 
-SHARE_OF_MEMORY = 0.25  # of the device's free memory, for the rows of the job
+SHARE_OF_MEMORY = 0.25  # fraction of the device's free memory that the job's rows may take
 
 
 class Steps(Protocol):
-    """Takes optimizer steps."""
+    """A way to take optimizer steps."""
 
     def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
-        """One optimizer step with this learning rate: (2,) on the device, the loss and the gradient norm before clipping.
+        """Take one optimizer step. Returns its loss and its gradient norm before clipping: (2,) on the device.
 
-        The loss is the mean over all rows of the step, across processes. Under fp16 also the scale of the loss: (3,).
+        The loss is the mean over the rows of all processes. Under fp16, the scale of the loss follows: (3,).
         """
         ...
 
 
 class EagerSteps:
-    """Steps as PyTorch runs them, kernel by kernel; on any device, in any number of processes."""
+    """Steps that PyTorch runs kernel by kernel, on any device and in any number of processes."""
 
     def __init__(
         self,
@@ -57,8 +57,9 @@ class EagerSteps:
         self.blocks = blocks_of(model) if settings.checkpoint_blocks else []
         self.random = settings.dropout > 0 or (settings.method == "lora" and settings.lora_dropout > 0)
         self.loss_scale = LossScale(self.device) if settings.precision == "fp16" else None
-        self.failed = torch.zeros((), device=self.device)  # 1 from the first step without finite numbers; fp16: in it
-        # AdamW reads its rate from the device, so that a captured step can change it
+        # 1 from the first step that was not finite on; under fp16, only until the next step
+        self.failed = torch.zeros((), device=self.device)
+        # AdamW reads the rate from the device, so that it can change between replays of a captured step
         self.rate = torch.zeros((), device=self.device) if self.device.type == "cuda" else None
 
     def take(self, rows: list[int], step: int, epoch: int, rate: float) -> Tensor:
@@ -79,10 +80,10 @@ class EagerSteps:
         return found
 
     def parts(self, rows: list[int], rank: int, world: int) -> tuple[list[list[int]], int]:
-        """The micro-batches of one of the processes, and how many of them count; after those, the first row runs again.
+        """The micro-batches of process `rank` of `world`, and how many of them count; the rest repeat a row as filler.
 
-        A process without rows runs one, so that it takes part in the sum of gradients; and where weights are divided,
-        all run equally many micro-batches, because each gathers weights from the others.
+        A process without rows runs one filler, because the processes sum their gradients. If the weights are sharded,
+        all processes run equally many micro-batches, because each pass gathers weights from the others.
         """
         ordered = sorted(rows, key=lambda row: (self.job.lengths[row], row))
         split = [
@@ -93,12 +94,12 @@ class EagerSteps:
         return split[rank] + [rows[:1]] * (most - len(split[rank])), len(split[rank])
 
     def clear(self) -> None:
-        """Drop the gradients."""
+        """Delete the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def start(self) -> None:
-        """Put the model into training mode; a validation, or loading, left all or a part of it in evaluation mode."""
+        """Set training mode, also in parts that a validation or loading left in evaluation mode."""
         self.model.train()
 
     def set_rate(self, rate: float) -> None:
@@ -111,8 +112,8 @@ class EagerSteps:
                 group["lr"] = self.rate if on_device else rate
 
     def padded(self, rows: list[int]) -> tuple[int, ...]:
-        """The lengths to which a batch of these rows is padded on the device: a few, the same for every kind of step."""
-        assert self.store is not None, "batches of the CPU are padded to their longest row"
+        """The lengths to which a batch of these rows is padded on the device: few distinct ones, as captured steps need."""
+        assert self.store is not None, "only batches from the device are padded so"
         pairs = zip(self.store.longest(rows), self.store.most, strict=True)
         return tuple(min(padded_length(length), most) for length, most in pairs)
 
@@ -124,7 +125,7 @@ class EagerSteps:
         return tuple(to_device(tensor, self.device) for tensor in tensors)
 
     def backward(self, tensors: tuple[Tensor, ...], scale: float | Tensor) -> Tensor:
-        """Add the gradient of a batch's summed loss times `scale`; returns that loss."""
+        """Accumulate the gradient of `scale` times a batch's summed loss. Returns that product."""
         with autocast(self.settings.precision, self.device), run_again(self.blocks, self.random):
             value = self.loss_sum(self.model, tensors) * scale
         scaled = value if self.loss_scale is None else value * self.loss_scale.scale
@@ -132,7 +133,7 @@ class EagerSteps:
         return value.detach()
 
     def update(self, loss: Tensor) -> Tensor:
-        """Clip the gradient and step, unless a number is not finite: what ``Steps.take`` returns."""
+        """Clip the gradient and step, unless it or the loss is not finite. Returns what ``Steps.take`` returns."""
         moving = [p for p in self.model.parameters() if p.requires_grad]
         if self.loss_scale is not None:
             self.loss_scale.unscale(moving)
@@ -150,15 +151,15 @@ class EagerSteps:
 
 
 def can_skip(optimizer: torch.optim.Optimizer) -> bool:
-    """True for a fused AdamW, whose kernel reads a flag and the rate from the device."""
+    """Whether this is a fused AdamW, whose kernel reads a skip flag and the learning rate from the device."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 @torch.no_grad()
 def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer, goes_on: bool = False) -> None:
-    """Step if `failed` (a scalar on the device) is 0, and change no weight if it is 1; nothing waits for it.
+    """Step if `failed`, a scalar on the device, is 0; change no weight if it is 1. This does not wait for the device.
 
-    goes_on: training continues after a failed step, so that the moments must not change either.
+    goes_on: training continues after a failed step, so the moments must not change either.
     """
     if can_skip(optimizer):
         optimizer.found_inf = failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
@@ -172,12 +173,12 @@ def step_unless(failed: Tensor, optimizer: torch.optim.Optimizer, goes_on: bool 
     for parameter, old in zip(moving, before, strict=True):
         parameter.copy_(torch.where(failed > 0, old, parameter))
     for key, kept in state.items():
-        for name, own in kept.items():  # a moment begins at 0
+        for name, own in kept.items():  # moments start at 0
             own.copy_(torch.where(failed > 0, moments.get(key, {}).get(name, 0.0), own))
 
 
 def keep_rows(job: Job, device: torch.device) -> DeviceRows | None:
-    """The job's rows on a GPU, where they fit there."""
+    """The job's rows on the device, if it is a GPU and they fit."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,6 +1,6 @@
-"""Choose how steps are taken: try each way that is possible on the first steps, and go on with the fastest.
+"""Choose how to take steps: try each possible way on the first steps of the training, and continue with the fastest.
 
-The steps of the trial are steps of the training: every way computes the same.
+Every way computes the same numbers, so that the steps of the trial count.
 """
 
 import copy
@@ -15,8 +15,8 @@ from finetune.console import say
 from finetune.training.captured import CapturedSteps, why_not
 from finetune.training.step import EagerSteps, Steps
 
-TRIED = 8  # steps of each way; the fastest counts, because others capture or compile
-COMPILATION_PAYS = 300.0  # seconds that all steps take without it, from which compiling is tried
+TRIED = 8  # steps of each way; their minimum counts, since some of them capture or compile
+COMPILATION_PAYS = 300.0  # seconds of eager steps ahead, from which compiling is tried
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Way:
 
 
 class ChosenSteps:
-    """`TRIED` steps of each way in turn, then those of the fastest. clock: seconds, once the device has done its work."""
+    """`TRIED` steps of each way in turn, then the fastest way. clock: the seconds after the device has finished its work."""
 
     def __init__(self, ways: list[Way], clock: Callable[[], float]):
         self.ways, self.clock = ways, clock
@@ -65,7 +65,7 @@ class ChosenSteps:
 
 
 class CompiledSteps:
-    """Eager steps whose loss and gradient are compiled by torch.compile; eager where that fails."""
+    """Eager steps whose loss and gradient are compiled by torch.compile, or not if that fails."""
 
     def __init__(self, eager: EagerSteps):
         self.eager = eager
@@ -85,7 +85,7 @@ class CompiledSteps:
 
 
 def choose_steps(eager: EagerSteps, asked: str, steps: int) -> Steps:
-    """How to take `steps` steps. asked: train.step. A way that is not possible is refused in words, for eager steps."""
+    """How to take `steps` steps. asked: train.step. If that is not possible, say why and take eager steps."""
     if asked == "eager":
         return eager
     if asked == "compiled":

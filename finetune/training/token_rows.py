@@ -45,9 +45,9 @@ class TokenRows(Sequence[list[int]]):
         kept = lengths if most is None else np.minimum(lengths, most)
         ends = np.cumsum(kept)
         parts = [np.zeros(0, self.ids.dtype)]
-        for some in np.array_split(np.arange(len(at)), len(at) // PART + 1):  # index arrays take memory
+        for some in np.array_split(np.arange(len(at)), len(at) // PART + 1):  # bounds the memory of the index arrays
             count = kept[some]
-            inside = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)  # its row
+            inside = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)  # positions in rows
             parts.append(self.ids[np.repeat(starts[some], count) + inside])
         return TokenRows(np.concatenate(parts), ends)
 

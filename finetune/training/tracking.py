@@ -1,4 +1,4 @@
-"""The curves of a training for a tracker, through accelerate's trackers. Only numbers are sent, and the run's name."""
+"""Send the curves of a training to an experiment tracker, through accelerate. Only numbers and the run's name are sent."""
 
 import math
 import shutil
@@ -12,7 +12,7 @@ from finetune.errors import RecipeError
 from finetune.recipe import Train
 
 PROJECT = "finetune"
-FOLDER = "tracker"  # beside train.jsonl, for a tracker that writes files
+FOLDER = "tracker"  # beside train.jsonl, for trackers that write files
 
 
 def check_tracker(settings: Train) -> None:
@@ -28,7 +28,7 @@ def check_tracker(settings: Train) -> None:
 
 
 class Tracking:
-    """Sends each line of the training log to the tracker of the settings; nothing if that is off."""
+    """Sends each line of the training log to the tracker that is set, if any."""
 
     def __init__(self, accelerator: Accelerator, settings: Train, directory: Path, step: int):
         self._tracker: GeneralTracker | None = None
@@ -52,13 +52,13 @@ class Tracking:
             self._tracker.log(numbers, step=entry["step"])
 
     def close(self) -> None:
-        """Finish what the tracker writes."""
+        """Flush and close the tracker."""
         if self._tracker is not None:
             self._tracker.finish()
 
 
 def numbers_of(values: dict) -> dict[str, float]:
-    """The finite numbers and truth values of a dict, those of a dict inside it as ``outer/inner``."""
+    """The finite numbers and booleans in a dict; the keys of a nested dict become ``outer/inner``."""
     found: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, dict):

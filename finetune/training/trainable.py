@@ -20,7 +20,7 @@ from finetune.records import SMALL_MODEL
 
 LARGE = 500_000_000  # parameters from which adapters are trained instead of all weights
 MANY = 2_000  # training rows from which all weights are trained on a GPU
-HIGHEST_USUAL_LR = 0.1  # above it, a learning rate is said to be unusual
+HIGHEST_USUAL_LR = 0.1  # above it, a warning says that the learning rate is unusual
 LORA_RATE = 4  # an adapter's learning rate, as a multiple of the rate for full fine-tuning
 
 
@@ -67,7 +67,7 @@ def _ranges(numbers: list[int]) -> str:
 def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> tuple[str, str]:
     """The method that `auto` resolves to, and why. rows: training rows. device: its type (cpu, cuda, mps)."""
     if not pretrained:
-        return "full", "random weights have nothing to keep"
+        return "full", "random weights hold no knowledge to preserve"
     if parameters < SMALL_MODEL:
         return "full", "a small model is trained in full"
     if device == "cpu":
@@ -80,7 +80,7 @@ def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> 
 
 
 def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, device: str) -> tuple[Train, list[str]]:
-    """Choose method, learning rate and epochs where they are not set, each with a reason.
+    """Choose method, learning rate and epochs if they are not set, each with a reason.
 
     Raises RecipeError for settings that the chosen method does not use.
     """
@@ -115,7 +115,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
 
 
 def check_shared_blocks(method: str) -> None:
-    """Raise RecipeError for a method that trains some of the blocks of a model whose blocks are one."""
+    """Raise RecipeError for a method that trains some of the blocks if they share their weights."""
     if method == "last-blocks":
         raise RecipeError(
             "the last blocks cannot be trained alone: all layers share the weights of one block",

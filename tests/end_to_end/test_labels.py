@@ -60,7 +60,7 @@ def test_fixes_start_a_run_and_leave_the_test_rows_alone(toy_copy, finetune):
     assert changed == {int(row["row"]) for row in train[1:]}
     assert all(after[int(row["row"])]["label"] == row["suggested"] for row in train[1:])
     lines = done.out.splitlines()
-    at = lines.index("on the same 24 test rows, with the labels that they had:")
+    at = lines.index("on the same 24 test rows, with their original labels:")
     old, own = (json.loads((run / "eval.json").read_text())["headline"]["value"] for run in (toy_copy, new))
     assert "before:" in lines[at + 1] and f"{100 * old:.1f} %" in lines[at + 1]
     assert "after:" in lines[at + 2] and f"{100 * own:.1f} %" in lines[at + 2]

@@ -19,7 +19,7 @@ def test_a_stranger_solves_the_first_and_is_told_the_next(finetune):
     assert len(list(Path("learn").glob("*.py"))) == 15
 
     hole = finetune("learn", "check")
-    assert hole.status == 2 and f"{FIRST}, line 2" in hole.err and "still the hole" in hole.err
+    assert hole.status == 2 and f"{FIRST}, line 2" in hole.err and "still to be written" in hole.err
     hint = finetune("learn", "hint")
     assert "lowest rank" in hint.out and "This project's own: finetune/tokenizer.py:" in hint.out
 
@@ -46,10 +46,10 @@ def test_what_the_model_says_with_a_bug_is_shown(finetune):
     "body, parts",
     [
         ("return lenght", [f"{SECOND}, line 2", "NameError; got name 'lenght'", "The line is: return lenght"]),
-        ("return [[True]]", ["causal_mask returned no tensor; got [[True]]", "of shape ("]),
-        ("return torch.ones(length)", ["causal_mask returned another shape"]),
-        ("return torch.ones(length, length).tril()", ["returned another type; got torch.float32"]),
-        ("return ((", [f"{SECOND}, line 2", "this is no Python"]),
+        ("return [[True]]", ["causal_mask did not return a tensor; got [[True]]", "of shape ("]),
+        ("return torch.ones(length)", ["causal_mask returned a tensor of the wrong shape"]),
+        ("return torch.ones(length, length).tril()", ["returned a tensor of the wrong type; got torch.float32"]),
+        ("return ((", [f"{SECOND}, line 2", "this is not Python"]),
         ("return torch.ones(length, length) @ torch.ones(3)", [f"{SECOND}, line 2", "RuntimeError"]),
     ],
 )

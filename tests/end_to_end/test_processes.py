@@ -20,9 +20,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.cli.processes import process_count, run_process_count
+from finetune.cli.processes import STATUS, process_count, run_process_count
 from finetune.errors import RecipeError
 from finetune.execution import execute
+from finetune.files import write_json
 from finetune.pipeline import load_pipeline, make_recipe
 from finetune.records import TrainResult
 from finetune.run import Run
@@ -144,7 +145,7 @@ def test_ctrl_c_ends_the_step_and_saves_once(way, request):
     assert found.began + 3 <= found.steps < STEPS
     assert found.errors.count(f"stopped at step {found.steps} of {STEPS}; the state is saved. Resume with: ") == 1
     if way == "stopped":
-        assert found.status == 130 and "Traceback" not in found.errors
+        assert found.status == 130 and "Traceback" not in found.errors and "interrupted" not in found.errors
         assert saved(found.run)[-1] >= found.steps and not list(found.run.glob("stages/*-train.json"))
     else:
         assert found.out.count(f"resuming from step-{found.began:08d}") == 1
@@ -234,6 +235,18 @@ def test_an_error_is_said_once_and_ends_all(toy, tmp_path):
     out, errors = command.communicate(timeout=60)
     assert command.returncode == 2 and errors.count("error: ") == 1, errors
     assert "Traceback" not in errors and "ChildFailedError" not in errors and not (tmp_path / "two.csv").exists()
+
+
+@pytest.mark.parametrize("status", [0, 2, 130])
+def test_the_message_of_the_processes_is_not_followed_by_another(finetune, toy, monkeypatch, status):
+    def supervise(command, environment, processes):
+        write_json(Path(environment[STATUS]), {"status": status})
+        return 0, status == 130
+
+    monkeypatch.setattr("finetune.training.launch.supervise", supervise)
+    Path("rows.csv").write_text("text\nhello\n")
+    found = finetune("predict", toy.run, "--csv", "rows.csv", "--out", "two.csv", "--processes", "2")
+    assert (found.status, found.out, found.err) == (status, "starting 2 processes\n", "")
 
 
 def test_what_was_started_is_what_trains(monkeypatch, capsys):

@@ -240,9 +240,13 @@ def test_a_lost_output_brings_back_its_stage_alone(toy, toy_copy, tools, finetun
     assert [line for line in again.out.splitlines() if line[:1] == "["] == [stage]
 
 
-def test_report_and_export_by_hand_leave_nothing_to_do(toy, toy_copy, finetune):
+def test_report_and_export_by_hand_leave_nothing_to_do(toy, toy_copy, finetune, tools, monkeypatch):
+    monkeypatch.setattr("finetune.export.hf.SAMPLE", 5)  # the README says so
     for command in ("report", "export"):
-        assert finetune(command, toy_copy).status == 0
+        before = tools.hashes(toy_copy / command)
+        assert finetune(command, toy_copy).status == 0 and tools.hashes(toy_copy / command) != before
+        checked = finetune("doctor", toy_copy)
+        assert checked.status == 0, checked.out
         assert "nothing left to do" in finetune(*toy.command).out
 
 

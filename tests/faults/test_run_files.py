@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import RunError
+from finetune.export.exportable import Exported
 from finetune.files import atomic_write, damage, sha256_tree
 from finetune.run import Run
 
@@ -190,6 +191,40 @@ def test_what_killed_processes_left_is_deleted_and_what_a_live_one_writes_is_not
     assert not any(path.exists() for path in left) and live.exists()
 
 
+def test_an_export_that_a_killed_process_was_replacing_is_put_back(toy, finetune, monkeypatch):
+    """Between its two renames, and by an interrupt there."""
+    export, aside = toy / "export" / "hf", toy / "export" / f".hf.{a_dead_process()}.old"
+    before = sha256_tree(export)
+    export.rename(aside)
+    assert finetune("report", toy).status == 0
+    assert sha256_tree(export) == before and not aside.exists()
+
+    rename = Path.rename
+
+    def stop(self, target):
+        if self.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stop)
+        assert finetune("export", toy).status == 130
+    assert sha256_tree(export) == before and list(export.parent.iterdir()) == [export]
+    assert finetune("doctor", toy).status == 0
+
+
+def test_an_export_stopped_before_its_record_is_found_and_repaired(toy, finetune, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.export.hf.compare_classifier", lambda *_: Exported(False, "as the README says"))
+        patch.setattr(Run, "renew", stop)
+        assert finetune("export", toy).status == 130
+    assert not damage(toy / "export" / "hf") and "08-export" in finetune("doctor", toy).out.partition("problems: ")[2]
+    assert finetune(*AGAIN).status == 0 and finetune("doctor", toy).status == 0
+
+
 def test_a_draft_of_a_killed_process_outside_of_a_run_is_deleted_by_the_next(tmp_path):
     left = tmp_path / f".out.csv.{a_dead_process()}.tmp"
     left.write_text("half")
@@ -199,14 +234,14 @@ def test_a_draft_of_a_killed_process_outside_of_a_run_is_deleted_by_the_next(tmp
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    from finetune.training.loop import _Log
+    from finetune.training.log import Log
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("finetune.training.loop.open_append", full)
+    monkeypatch.setattr("finetune.training.log.open_append", full)
     with pytest.raises(RunError, match=r"cannot write .*train\.jsonl; got No space left"):
-        _Log(tmp_path / "train.jsonl", 0, writes=True).write({"step": 1})
+        Log(tmp_path / "train.jsonl", 0, writes=True).write({"step": 1})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -169,6 +169,28 @@ def test_forgetting_a_stage_drops_what_it_left_and_nothing_else(finished):
     assert not finished.is_current(3, "prepare", "inputs") and not finished.path("data").exists()
 
 
+def test_a_command_renews_the_record_of_what_it_wrote_again(finished):
+    other, output = finished.path("data", "card.json"), finished.path("export", "hf", "b.txt")
+    for path in (other, output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+    finished.finish(8, "export", "inputs", [other, output], Rows(2), 1.0, {"file": "x"}, {"device": "cpu"})
+    before = finished.record("export")
+    output.unlink()
+    for path in (other, output.with_name("c.txt")):
+        path.write_text("after")
+    finished.renew("export", "export/onnx", Rows(3), 5.0)  # another folder
+    finished.renew("train", "export/hf", Rows(3), 5.0)  # a stage that has not finished
+    assert finished.record("export") == before and not finished.finished("train")
+    finished.renew("export", "export/hf", Rows(3), 5.0)
+    after = finished.record("export")
+    assert list(after.outputs) == ["data/card.json", "export/hf/c.txt"]
+    assert finished.changed(after) == ["data/card.json (other bytes than were written)"]
+    assert (after.result, after.seconds) == ({"rows": 3}, 5.0)
+    for key in ("stage", "inputs", "external", "machine"):
+        assert getattr(after, key) == getattr(before, key)
+
+
 def test_what_later_stages_depend_on_is_what_was_done_not_when(finished):
     record = finished.record("prepare")
     again = replace(

@@ -1,1 +1,1 @@
-"""Exercises: functions with a hole, which are checked inside the bundled model with its real weights."""
+"""Exercises: incomplete functions that are checked inside the bundled model, with its real weights."""

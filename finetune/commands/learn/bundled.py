@@ -35,12 +35,12 @@ def ids_of(text: str) -> list[int]:
 
 
 def row_of(text: str) -> Tensor:
-    """The same as a batch of one text: (1, T)."""
+    """The tokens of a text as a batch of one: (1, T)."""
     return torch.tensor([ids_of(text)])
 
 
 def continuation(forward: Forward | None = None) -> str:
-    """What follows the prompt, by a learner's forward pass or, without one, by mini's own."""
+    """The continuation of the prompt by a learner's forward pass, or by mini's own if there is none."""
     gpt, tokenizer = mini()
     return continued(forward or gpt, tokenizer, ids_of(PROMPT))
 

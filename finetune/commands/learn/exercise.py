@@ -1,4 +1,4 @@
-"""What an exercise is, and what a check finds."""
+"""The types of an exercise and of the result of its check."""
 
 import inspect
 from collections.abc import Callable
@@ -15,12 +15,12 @@ CLOSE = 1e-3  # largest difference of logits that counts as equal; wrong ones di
 
 
 class WrongResultError(FinetuneError):
-    """A learner's function returned something that no model could use."""
+    """A learner's function returned something of the wrong type or shape."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a check. figures: lines that show it, such as what the model says with the learner's function."""
+    """The result of a check. figures: lines that show it, such as the model's output with the learner's function."""
 
     right: bool
     figures: list[str]
@@ -30,8 +30,8 @@ class Verdict:
 class Exercise:
     """A function to write.
 
-    name: also the name of the learner's file and of the function, with underscores in place of dashes.
-    check: gets the learner's function. solution: the package's own function, or another object of it.
+    name: with underscores instead of dashes, also the name of the learner's file and function.
+    check: called with the learner's function. solution: the function or class of this package that does the same.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Exercise:
         return self.name.replace("-", "_")
 
     def text(self, number: int) -> str:
-        """The file that the learner gets."""
+        """The text of the learner's file."""
         text = (Path(__file__).parent / "exercises" / f"{self.function}.txt").read_text(encoding="utf-8")
         return text.replace("{number}", str(number))
 
@@ -64,22 +64,22 @@ def tensor_from(value: object, shape: tuple[int, ...], what: str, boolean: bool 
     kind = "a tensor of true and false" if boolean else "a tensor of numbers"
     known = f"{kind}, of shape {shape}"
     if not isinstance(value, Tensor):
-        raise WrongResultError(f"{what} returned no tensor", got=shorten(repr(value)), known=known)
+        raise WrongResultError(f"{what} did not return a tensor", got=shorten(repr(value)), known=known)
     if tuple(value.shape) != shape:
-        raise WrongResultError(f"{what} returned another shape", got=str(tuple(value.shape)), known=known)
+        raise WrongResultError(f"{what} returned a tensor of the wrong shape", got=str(tuple(value.shape)), known=known)
     if (value.dtype == torch.bool) != boolean:
-        raise WrongResultError(f"{what} returned another type", got=str(value.dtype), known=known)
+        raise WrongResultError(f"{what} returned a tensor of the wrong type", got=str(value.dtype), known=known)
     return value
 
 
 def gap(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of two tensors; infinite where one of them is NaN."""
+    """The largest absolute difference of two tensors; infinite if it is NaN."""
     if bool((found.isnan() != expected.isnan()).any()):
         return float("inf")
     return float((found - expected).abs().nan_to_num(nan=0.0).max())
 
 
 def says(right: str, yours: str, model: str = "mini") -> list[str]:
-    """What the model says, and what it says with the learner's function."""
+    """Two lines: the model's output, and its output with the learner's function."""
     lines = [f"{model + ' says:':15}{shorten(right, 100)}", f"with yours:    {shorten(yours, 100)}"]
     return [*lines, "The likeliest words are the same here; their probabilities are not."] if right == yours else lines

@@ -22,7 +22,7 @@ def causal(length: int) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """torch's own, with the arguments of the exercise."""
+    """torch's layer norm, with the arguments of the exercise."""
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
@@ -77,7 +77,7 @@ def logits_with_cache(gpt: GPT, extend: Callable[[Tensor | None, Tensor], Tensor
 
 
 def continued(forward: Forward, tokenizer: Tokenizer, prompt: list[int], new: int = NEW_TOKENS) -> str:
-    """The text that follows a prompt, always the likeliest token. prompt: ids, the end-of-text token first."""
+    """The greedy continuation of a prompt. prompt: token ids, the end-of-text token first."""
     ids = list(prompt)
     for _ in range(new):
         ids.append(int(forward(torch.tensor([ids]))[0, -1].argmax()))

@@ -17,11 +17,11 @@ from finetune.models.gpt import GPT
 from finetune.tokenizer import split_pieces
 
 Learner = Callable[..., Any]
-MOST_MERGES = 100  # of a piece of text; ours have at most 12
+MOST_MERGES = 100  # in a piece of text; the pieces here need at most 12
 
 
 def check_merge_once(function: Learner) -> Verdict:
-    """Whether the merges end in the tokens of the tokenizer."""
+    """Whether the merges lead to the tokenizer's tokens."""
     _, tokenizer = mini()
     wrong = []
     for text in TEXTS:
@@ -92,7 +92,7 @@ def check_to_linear(function: Learner) -> Verdict:
 
 
 def check_extend_cache(function: Learner) -> Verdict:
-    """The model token by token with the learner's cache."""
+    """The model with the learner's cache, token by token."""
     gpt, _ = mini()
 
     def extend(cached: Tensor | None, new: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def check_extend_cache(function: Learner) -> Verdict:
 
 
 def check_last_real(function: Learner) -> Verdict:
-    """The next words of a padded batch, against those of each text alone."""
+    """Whether the texts of a padded batch continue as each text does alone."""
     gpt, tokenizer = mini()
     rows = [ids_of(text) for text in ("The king of", PROMPT, "She was born in the United")]
     longest = max(map(len, rows)) + 3
@@ -128,7 +128,7 @@ def _check_parts(parts: Parts) -> Verdict:
 
 
 def _check_forward(forward: Forward) -> Verdict:
-    """Compare the logits of a forward pass with the model's own, and what both say."""
+    """Compare the logits of a forward pass with the model's own, and show how both continue a text."""
     gpt, _ = mini()
     far = max(gap(forward(row_of(text)), gpt(row_of(text))) for text in (*TEXTS, "A"))
     if far < CLOSE:
@@ -147,12 +147,14 @@ def _merged(function: Learner, piece: str) -> list[bytes]:
     for _ in range(MOST_MERGES):
         merged = function(list(parts), tokenizer.merges)
         if not isinstance(merged, list) or not all(isinstance(part, bytes) for part in merged):
-            raise WrongResultError("merge_once returned no list of bytes", got=repr(merged)[:60], known="[b'th', b'e']")
+            raise WrongResultError(
+                "merge_once did not return a list of bytes", got=repr(merged)[:60], known="[b'th', b'e']"
+            )
         if merged == parts:
             return parts
         parts = merged
     raise WrongResultError(
-        "merge_once never comes to an end", got=repr(parts)[:60], known="the parts unchanged if no pair has a rank"
+        "merge_once never ends", got=repr(parts)[:60], known="the parts unchanged if no pair has a rank"
     )
 
 

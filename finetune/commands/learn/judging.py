@@ -1,4 +1,4 @@
-"""Checks of what an evaluation rests on: an interval, a paired test, and rows that leak."""
+"""Checks of the statistics of an evaluation: an interval, a paired test, and leakage."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from finetune.hub.assets import asset
 from finetune.tables.splits import normalise_text
 
 Learner = Callable[..., Any]
-CUT = 3  # the last blocks that mini does without, as a second model
-TRIED, SHARE = 20, 0.95  # answers, and the true share of right ones, at which an interval's promise is checked
+CUT = 3  # last blocks removed from mini to get a second model
+TRIED, SHARE = 20, 0.95  # number of answers and true accuracy at which an interval's coverage is checked
 MOST_PAIRS = 30  # rows on which exactly one of two models is right
 
 
 def check_wilson(function: Learner) -> Verdict:
-    """The interval of how often mini's likeliest next token is right, and how often such an interval is right."""
+    """The interval for the accuracy of mini's next token, and the coverage of such intervals."""
     right, n = _next_tokens_right(skip_blocks=0)
     correct = int(right.sum())
     cases = [(correct, n), (0, 10), (10, 10), (1, 3), (19, 20), (0, 0)]
@@ -41,7 +41,7 @@ def check_wilson(function: Learner) -> Verdict:
 
 
 def check_mcnemar(function: Learner) -> Verdict:
-    """The p value of mini against mini without its last blocks, and how often equal models are called different."""
+    """The p value of mini against mini without its last blocks, and how often the test calls equal models different."""
     (whole, n), (cut, _) = _next_tokens_right(skip_blocks=0), _next_tokens_right(skip_blocks=CUT)
     only_whole, only_cut = int((whole & ~cut).sum()), int((cut & ~whole).sum())
     cases = [(only_whole, only_cut), (0, 0), (1, 0), (5, 5), (9, 1), (1, 9), (15, 5), (30, 70)]
@@ -60,7 +60,7 @@ def check_mcnemar(function: Learner) -> Verdict:
 
 
 def check_leakage(function: Learner) -> Verdict:
-    """Whether copies of training texts are found in a test set, and what a model that only remembers gets from them."""
+    """Whether copies of training texts are found in a test set, and how a model that only memorises profits from them."""
     rows = spam_sample()
     train, test = rows[:400], rows[400:500]
     copies = [(label, _disguised(text, number)) for number, (label, text) in enumerate(train[:40])]
@@ -80,7 +80,7 @@ def check_leakage(function: Learner) -> Verdict:
             sum(answers.get(normalise_text(text), usual) == label for label, text in part) / len(part)
             for part in (clean, expected)
         )
-        figures.append("a model that only remembers gets {:.1%} right there; on the clean texts {:.1%}".format(*scores))
+        figures.append("a model that only memorises gets {:.1%} right there; on the clean texts {:.1%}".format(*scores))
     return Verdict(clean == expected, figures)
 
 
@@ -98,7 +98,7 @@ def _next_tokens_right(skip_blocks: int) -> tuple[np.ndarray, int]:
 
 
 def _p_value(only_a: int, only_b: int) -> float:
-    """The package's test, from the two counts."""
+    """The p value of this package's test, from the two counts."""
     a = np.array([True] * only_a + [False] * only_b, dtype=bool)
     return mcnemar(a, ~a)
 
@@ -115,7 +115,7 @@ def _coverage(interval: Learner) -> float:
 
 
 def _false_alarms(test: Learner) -> float:
-    """How often a test of two equally good models gives p < 0.05, at the number of rows where that is most often."""
+    """How often a test of two equally good models gives p < 0.05; the maximum over the numbers of rows."""
     from scipy.stats import binom
 
     shares = []
@@ -126,7 +126,7 @@ def _false_alarms(test: Learner) -> float:
 
 
 def _disguised(text: str, number: int) -> str:
-    """The same text as somebody else would have typed it."""
+    """The same text in another spelling."""
     if number % 4 == 0:
         return text.upper()
     if number % 4 == 1:
@@ -141,17 +141,19 @@ def _two_numbers(value: object) -> tuple[float, float]:
         low, high = map(float, value)  # type: ignore[call-overload]  # checked here
         return low, high
     except (TypeError, ValueError):
-        raise WrongResultError("wilson returned no two numbers", got=repr(value)[:60], known="(low, high)") from None
+        raise WrongResultError("wilson did not return two numbers", got=repr(value)[:60], known="(low, high)") from None
 
 
 def _number(value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]  # checked here
     except (TypeError, ValueError):
-        raise WrongResultError("mcnemar returned no number", got=repr(value)[:60], known="a p value") from None
+        raise WrongResultError("mcnemar did not return a number", got=repr(value)[:60], known="a p value") from None
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise WrongResultError("leakage returned no text", got=repr(value)[:60], known="the text in its plain form")
+        raise WrongResultError(
+            "leakage did not return a text", got=repr(value)[:60], known="the text in its plain form"
+        )
     return value

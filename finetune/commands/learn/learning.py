@@ -17,12 +17,12 @@ from finetune.models.gpt import GPT
 from finetune.models.sampling import filter_logits
 
 Learner = Callable[..., Any]
-STEPS, RATE = 12, 1e-3  # of the training that shows what wrong targets teach
+STEPS, RATE = 12, 1e-3  # of the training that shows the effect of wrong targets
 RANK, ALPHA = 4, 8.0
 
 
 def check_inputs_and_targets(function: Learner) -> Verdict:
-    """The loss of mini on a text, and what a short training on the learner's targets makes of it."""
+    """The loss of mini on a text, and how it continues the text after a short training on the learner's targets."""
     gpt, tokenizer = mini()
     rows = [torch.tensor(ids_of(text)) for text in TEXTS]
     pairs = [_pair(function, ids) for ids in rows]
@@ -89,7 +89,7 @@ def check_temperature(function: Learner) -> Verdict:
     """Probabilities at several temperatures, and a text sampled from them."""
     far = 0.0
     for text in TEXTS:
-        for scale in (1.0, 100.0):  # logits of a size at which a plain exp overflows
+        for scale in (1.0, 100.0):  # logits so large that a plain exp overflows
             logits = scale * _next_logits(text)
             for temperature in (0.5, 1.0, 2.0):
                 found = tensor_from(function(logits, temperature), tuple(logits.shape), "temperature")
@@ -97,7 +97,7 @@ def check_temperature(function: Learner) -> Verdict:
     right = far < 1e-5
     figures = [f"largest difference of the probabilities: {far:.2g}"]
     if far == float("inf"):
-        figures = ["some probabilities are no numbers: of a large logit, exp is infinite"]
+        figures = ["some probabilities are NaN: exp of a large logit is infinite"]
     if right:
         return Verdict(True, figures)
     ours, yours = _sampled(partial(_softened, temperature=0.5)), _sampled(lambda logits: function(logits, 0.5))
@@ -108,11 +108,11 @@ def _pair(function: Learner, ids: Tensor) -> tuple[Tensor, Tensor]:
     """The learner's inputs and targets of a text, of equal length."""
     pair = function(ids.clone())
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        raise WrongResultError("inputs_and_targets returned no two tensors", got=repr(pair)[:60])
+        raise WrongResultError("inputs_and_targets did not return two tensors", got=repr(pair)[:60])
     inputs, targets = pair
     if inputs.shape != targets.shape or inputs.ndim != 1 or not len(inputs) or inputs.dtype != torch.long:
         raise WrongResultError(
-            "inputs and targets do not belong together",
+            "inputs and targets do not match",
             got=f"{tuple(inputs.shape)} and {tuple(targets.shape)}",
             known="two rows of token ids of equal length",
         )
@@ -163,4 +163,4 @@ def _sampled(probabilities: Callable[[Tensor], Tensor]) -> str:
     try:
         return continued(forward, tokenizer, ids_of(PROMPT))
     except WrongResultError:
-        return "nothing: at some place these are no probabilities, or no token is left to sample from"
+        return "nothing: at some position these are not probabilities, or no token is left to sample from"

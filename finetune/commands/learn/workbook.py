@@ -39,7 +39,7 @@ class Workbook:
     folder: Path
 
     def open(self) -> list[Path]:
-        """Write the files that are missing and return their paths; what is there stays as it is."""
+        """Write the missing files and return their paths; existing ones stay as they are."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder}: not a folder", got="a file", do="Name another: --dir DIR")
         new = [(path, number) for number in range(1, len(EXERCISES) + 1) if not (path := self.file(number)).exists()]
@@ -102,7 +102,7 @@ def contents(workbook: Workbook) -> list[str]:
 
 
 def hint(workbook: Workbook, which: str | None) -> list[str]:
-    """The hint of an exercise, by default the next one, and where this project has the same."""
+    """The hint of an exercise, by default the next one, and where this project's own solution is."""
     number = number_of(which) if which else workbook.next_number() or len(EXERCISES)
     exercise = EXERCISES[number - 1]
     return [f"{number} {exercise.title}", exercise.hint, f"This project's own: {exercise.where_solved()}"]
@@ -110,7 +110,7 @@ def hint(workbook: Workbook, which: str | None) -> list[str]:
 
 @torch.no_grad()
 def check(workbook: Workbook, which: str | None, say: Callable[[str], None]) -> None:
-    """Run a learner's file, by default that of the next exercise, and say what was found.
+    """Check a learner's file, by default that of the next exercise. Returns the lines to print.
 
     Raises ExerciseError for a file that cannot be run or is not right yet.
     """
@@ -146,7 +146,7 @@ def _judge(exercise: Exercise, path: Path) -> Verdict:
         if line is None:
             raise
         raise ExerciseError(
-            f"{path}, line {line}: this line is still the hole", do="Replace it by your code, and check again."
+            f"{path}, line {line}: this line is still to be written", do="Replace it with your code, and check again."
         ) from error
     except Exception as error:
         line = _line_in(path, error)
@@ -161,13 +161,13 @@ def _judge(exercise: Exercise, path: Path) -> Verdict:
 
 
 def _load(exercise: Exercise, path: Path) -> Callable[..., Any]:
-    """The learner's function; its file is run as it stands."""
+    """Run the learner's file, and return its function."""
     try:
         source = path.read_text(encoding="utf-8")
         code = compile(source, str(path), "exec")
     except SyntaxError as error:
         raise ExerciseError(
-            f"{path}, line {error.lineno}: this is no Python",
+            f"{path}, line {error.lineno}: this is not Python",
             got=error.msg,
             do=f"The line is: {(error.text or '').strip()}",
         ) from error
@@ -184,7 +184,7 @@ def _load(exercise: Exercise, path: Path) -> Callable[..., Any]:
 
 
 def _line_in(path: Path, error: BaseException) -> int | None:
-    """The last line of the learner's file that an exception went through; None if it was not in it."""
+    """The last line of the learner's file in an exception's traceback; None if it has none."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return lines[-1] if lines else None
 

@@ -1,7 +1,7 @@
-"""Everything that xray shows of one model on one text. The numbers are the model's own.
+"""Everything that xray shows about one model on one text.
 
-The logit lens reads the residual stream after every layer as if it were the last one's: the final norm, then the
-output matrix (nostalgebraist 2020, "interpreting GPT: the logit lens"), or for a classifier its own head.
+The logit lens treats the residual stream after every layer as if the layer were the last: it applies the final norm and
+the output matrix (nostalgebraist 2020, "interpreting GPT: the logit lens"), or for a classifier its own head.
 Shape letters as in gpt.py; L layers.
 """
 
@@ -21,7 +21,7 @@ from finetune.records import Record
 from finetune.tasks.classify.bundle import Bundle
 from finetune.tokenizer import Tokenizer, split_pieces
 
-MOST_TOKENS = 128  # of a text, so that its maps fit a page
+MOST_TOKENS = 128  # in a text, so that its attention maps fit the page
 LIKELIEST = 3  # tokens in a cell of the lens
 DIGITS = 65535  # steps between 0 and 1 of a stored attention weight
 
@@ -37,7 +37,7 @@ class Token(Record):
 
 @dataclass(frozen=True)
 class Merged(Record):
-    """A piece of the text, and its parts after each merge, the bytes first."""
+    """A piece of the text, and its parts after each merge, starting with its bytes."""
 
     text: str
     steps: list[list[str]]
@@ -45,7 +45,7 @@ class Merged(Record):
 
 @dataclass(frozen=True)
 class Guess(Record):
-    """What a layer would say after a token: the likeliest tokens, and the probability of the one that comes."""
+    """A layer's prediction after a token: the most likely tokens, and the probability of the actual next token."""
 
     tokens: list[str]
     probabilities: list[float]
@@ -54,9 +54,9 @@ class Guess(Record):
 
 @dataclass(frozen=True)
 class Look(Record):
-    """A model on a text. Layer 0 is the embedding; the last layer is the model's own answer.
+    """A model on a text. Layer 0 is the embedding; the last layer is the model's output.
 
-    surprise: bits of each token given those before it; None for a first token that nothing precedes.
+    surprise: bits of each token given those before it; None for the first token if nothing precedes it.
     lens: [layer][token]. labels: [layer][label], a classifier's probabilities at each layer.
     attention: (L, H, T, T) as base64 of 16-bit integers, DIGITS for a weight of 1.
     """
@@ -72,7 +72,7 @@ class Look(Record):
 
 
 def merges_of(tokenizer: Tokenizer, text: str) -> list[Merged]:
-    """How the text becomes tokens."""
+    """The merges that turn the text into tokens."""
     return [
         Merged(piece, [list(map(_readable, step)) for step in tokenizer.merge_steps(piece)])
         for piece in split_pieces(text)
@@ -81,7 +81,7 @@ def merges_of(tokenizer: Tokenizer, text: str) -> list[Merged]:
 
 @torch.inference_mode()
 def look_at(name: str, body: LanguageModel, tokenizer: Tokenizer, text: str, bundle: Bundle | None = None) -> Look:
-    """Run the model once. bundle: the classifier whose body it is, which reads a text without a token in front."""
+    """Run the model once. bundle: its classifier, if it is the body of one; no token then precedes the text."""
     ids = read_ids(tokenizer, text, body.config.context, bundle)
     batch = torch.tensor([ids])
     states = residual_stream(body, batch)  # (L + 1, T, C), after the final norm
@@ -129,7 +129,7 @@ def residual_stream(body: LanguageModel, ids: Tensor) -> Tensor:
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append(output)
 
-    blocks = list(dict.fromkeys(body.blocks))  # one module may be every block
+    blocks = list(dict.fromkeys(body.blocks))  # shared blocks are one module
     hooks = [blocks[0].register_forward_pre_hook(keep_first), *(block.register_forward_hook(keep) for block in blocks)]
     try:
         body.hidden_states(ids)

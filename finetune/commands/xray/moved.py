@@ -12,7 +12,7 @@ MOST_VALUES = 16  # singular values of a matrix that are shown
 
 @dataclass(frozen=True)
 class Moved(Record):
-    """A tensor's change. share: its Frobenius norm over the tensor's before. singular: of the change, the largest first."""
+    """A tensor's change. share: its Frobenius norm relative to the tensor's. singular: its largest singular values."""
 
     name: str
     norm: float
@@ -22,7 +22,7 @@ class Moved(Record):
 
 @dataclass(frozen=True)
 class Movement(Record):
-    """All tensors of equal name and shape, and the names of those that only one model has, or in another shape."""
+    """The changes of all tensors that both models have in the same shape, and the names of the others."""
 
     tensors: list[Moved]
     left_out: list[str]
@@ -30,7 +30,7 @@ class Movement(Record):
 
 @torch.inference_mode()
 def compare(before: nn.Module, after: nn.Module, rank: int | None) -> Movement:
-    """The change of every tensor. rank: of LoRA's updates, whose singular values are computed; None: of no change."""
+    """The change of every tensor. rank: that of LoRA's updates, to compute their singular values; None: compute none."""
     old, new = before.state_dict(), after.state_dict()
     both = [name for name in new if name in old and old[name].shape == new[name].shape]
     tensors = []

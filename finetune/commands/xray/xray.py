@@ -1,4 +1,4 @@
-"""The command: open the run and what it is compared with, look at both, and write the page."""
+"""The command: open the run and the model it is compared with, run both on the text, and write the page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ LORA = "lora"
 
 @dataclass(frozen=True)
 class Xray(Record):
-    """Everything on the page. labels: of a classifier, with the number of the label that it decides on."""
+    """Everything on the page. labels, decided: a classifier's labels, and the index of the one that it decides on."""
 
     text: str
     merges: list[Merged]
@@ -62,7 +62,7 @@ def look_inside(given: str, text: str, against: str | None) -> Xray:
         rank = recipe.train.lora_rank if recipe and recipe.train.method == LORA else None
         moved = compare(base, body, rank)
         if bundle:
-            notes.append("The head is the run's: the weights before have none, and their layers are read with it.")
+            notes.append("The weights before fine-tuning have no head: their layers are read with the run's head.")
     elif recipe:
         notes.append(f"Compare it with the weights that it started from: --against {recipe.weights}")
     decided = None
@@ -95,7 +95,7 @@ def _open(given: str) -> tuple[LanguageModel, Tokenizer, Bundle | None]:
             )
     if not isinstance(model, LanguageModel):
         raise WeightsError(
-            f"{given}: {model.kind} cannot be looked through", known="language models and classifiers on them"
+            f"{given}: xray does not support {model.kind}", known="language models and classifiers on them"
         )
     return model.eval(), tokenizer, bundle
 

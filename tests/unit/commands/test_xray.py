@@ -149,7 +149,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
     shape = {"vocab_size": 257, "context": 16, "width": 16, "layers": 1, "heads": 2}
     model = EncoderDecoder(EncoderDecoderConfig(**shape, encoder_layers=1)).initialise(0)
     write_own(tmp_path / "model", model, Tokenizer.of_bytes())
-    with pytest.raises(WeightsError, match="cannot be looked through"):
+    with pytest.raises(WeightsError, match="xray does not support"):
         look_inside(str(tmp_path / "model"), "a", None)
     with pytest.raises(RecipeError, match="not the name of a page"):
         xray(str(tmp_path / "model"), "a", None, tmp_path / "x.csv")

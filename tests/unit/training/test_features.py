@@ -94,5 +94,5 @@ def test_states_that_are_not_finite_and_a_label_of_every_row_are_refused(toy_job
         features.train(job, settings, tmp_path)
     given = problem(2)
     given.targets[:] = 1
-    with pytest.raises(TrainingError, match="the same in every training row"):
+    with pytest.raises(TrainingError, match="the same value in every training row"):
         solve(given, 1.0)

@@ -83,7 +83,7 @@ def test_auto_is_a_setting_with_the_default_where_nothing_was_tried():
 def test_auto_and_several_processes_are_refused_before_the_run():
     recipe = Recipe(train=Train(micro_batch_tokens="auto"))
     train.check(recipe, processes=1)
-    with pytest.raises(RecipeError, match="auto is found in one process"):
+    with pytest.raises(RecipeError, match="auto works in one process only"):
         train.check(recipe, processes=2)
 
 

@@ -76,7 +76,7 @@ def test_fp16_is_never_chosen_but_named_where_it_may_help(monkeypatch):
     monkeypatch.setattr(precision, "device_type", lambda: "cuda")
     assert precision.choose_precision("auto", 768) == (
         "fp32",
-        "no bf16 arithmetic on this cuda; train.precision=fp16 would use its fp16",
+        "no bf16 arithmetic on this cuda; train.precision=fp16 uses fp16 arithmetic",
     )
     assert precision.choose_precision("fp16", 768) == ("fp16", "as asked")
 

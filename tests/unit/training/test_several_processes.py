@@ -106,12 +106,27 @@ def test_a_divided_tensor_is_taken_apart_and_put_together(mesh):
     assert parallel.divided_as(plain, plain.clone()) is plain
 
 
-def test_all_stop_once_one_of_them_is_asked_to():
-    for asked, other, expected in ((False, 0.0, False), (False, 1.0, True), (True, 0.0, True)):
-        group = SimpleNamespace(num_processes=2, device="cpu", reduce=lambda flag, reduction, other=other: flag + other)
-        assert loop._agree(group, asked) is expected
+def test_all_stop_and_save_once_one_of_them_does():
+    for own, other, expected in (
+        ((False, True), (0.0, 0.0), [False, True]),
+        ((False, False), (1.0, 0.0), [True, False]),
+        ((True, False), (1.0, 1.0), [True, True]),
+    ):
+        others = torch.tensor(other)
+        group = SimpleNamespace(num_processes=2, device="cpu", reduce=lambda flags, reduction, add=others: flags + add)
+        assert loop._agree(group, *own) == expected
     alone = SimpleNamespace(num_processes=1)  # has nobody to ask
-    assert loop._agree(alone, True) and not loop._agree(alone, False)
+    assert loop._agree(alone, True, False) == [True, False]
+
+
+def test_a_checkpoint_is_due_for_all_processes_at_the_same_step(toy_job, run_training, monkeypatch):
+    """Divided weights are gathered to be saved: with a clock of its own, a process would wait for the others in vain."""
+    answers = iter([[False, step == 4] for step in range(1, 13)])
+    monkeypatch.setattr(loop, "_agree", lambda accelerator, stopping, due: next(answers))
+    saved = []
+    monkeypatch.setattr(loop.resume, "save_step", lambda root, step, *_: saved.append(step))
+    run_training(*toy_job("head"), checkpoint_seconds=0)
+    assert saved == [4, 6, 12]  # and after each epoch
 
 
 def test_gradients_are_exchanged_with_the_last_micro_batch_of_a_step_alone(toy_job, monkeypatch):
