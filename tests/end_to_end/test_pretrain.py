@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from finetune.tasks.pretrain import sharding
+
 COMMAND = [
     "run",
     "pretrain",
@@ -161,6 +163,19 @@ STREAM = [
 ]
 
 
+def interrupted_after(count, call):
+    """The function, which raises KeyboardInterrupt after so many calls."""
+    calls = []
+
+    def counted(*given):
+        calls.append(given)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return call(*given)
+
+    return counted
+
+
 def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_path, monkeypatch):
     from finetune.training.step import EagerSteps
 
@@ -182,9 +197,15 @@ def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_pa
     weights, batches = (tmp_path / "runs" / "pretrain" / "export" / "hf" / "model.safetensors").read_bytes(), seen[:]
     (tmp_path / "runs" / "pretrain").rename(tmp_path / "whole")
     seen.clear()
+    with monkeypatch.context() as patch:  # Ctrl-C in prepare
+        patch.setattr(sharding, "train_ids", interrupted_after(30, sharding.train_ids))
+        assert finetune(*COMMAND, *STREAM, "--name", "stopped").status == 130
     stop[0] = len(batches) * 2 // 3  # in the middle of the second epoch's shards
     stopped = finetune(*COMMAND, *STREAM, "--name", "stopped")
-    assert stopped.status == 130, stopped.err
+    assert stopped.status == 130 and "going on after shard " in stopped.out, stopped.err
+    for name in ("stream.json", "val.bin", "card.json"):
+        assert (tmp_path / "runs/stopped/data" / name).read_bytes() == (tmp_path / "whole/data" / name).read_bytes()
+    assert not (tmp_path / "runs" / "stopped" / "data" / sharding.PROGRESS).exists()
     shutil.rmtree(tmp_path / "runs" / "stopped" / "shards")  # they are made again
     again = finetune(*COMMAND, *STREAM, "--name", "stopped")
     assert again.status == 0 and "resuming from" in again.out, again.err
