@@ -169,13 +169,15 @@ def _row_before(state: State) -> State | None:
     went on from the state itself would count from another table than one that came there from the beginning.
     None: a state of another kind, where this is not needed.
     """
-    found = inner = deepcopy(state)
-    while isinstance(inner := inner.get("examples_iterable"), dict):
+    found = deepcopy(state)
+    inner = found.get("examples_iterable")
+    while inner:
         if inner.get("previous_state") and inner["num_chunks_since_previous_state"] > 0:
             inner["examples_iterable"], inner["previous_state"] = inner["previous_state"], None
             inner["num_chunks_since_previous_state"] -= 1  # a chunk has one row
             inner["batch_idx"] -= 1
             return found
+        inner = inner.get("examples_iterable")
     return None
 
 

@@ -164,7 +164,8 @@ def write_stream(
         remove(folder.folder)
         sources = [_source(file, settings) for file in files]
         index = StreamIndex(sources, settings.val_fraction, seed, list(settings.exclude), settings.shard_tokens, [])
-        done = Progress(inputs, index, *([Size() for _ in files] for _ in range(3)))
+        train, held_out, excluded = ([Size() for _ in files] for _ in range(3))
+        done = Progress(inputs, index, train, held_out, excluded)
     else:
         say(f"  this stage was stopped: going on after shard {len(done.index.shards):,} of the stream")
         folder.keep_first(len(done.index.shards))

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from finetune.files import is_leftover
+from finetune.files import is_leftover, write_json
 from finetune.tasks.pretrain import documents, sharding
 from finetune.tasks.pretrain.sharding import PROGRESS
 from tests.unit.tasks.pretrain.test_streaming import SHARD, TEXTS, streamed, write
@@ -41,14 +41,15 @@ def tokenize(monkeypatch):
                 with pytest.raises(Stopped):
                     streamed(path, directory, **how)
             else:
-                streamed(path, directory, **how)
+                counts, _ = streamed(path, directory, **how)
+                write_json(directory / "counts.json", counts.to_json())
         return taken
 
     return run
 
 
 def files_in(directory):
-    """The content of all files but the note of the progress."""
+    """The content of all files, with the counts, but the note of the progress."""
     files = {file.relative_to(directory).as_posix(): file.read_bytes() for file in directory.rglob("*.*")}
     return {name: content for name, content in files.items() if name != PROGRESS}
 
