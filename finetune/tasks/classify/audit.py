@@ -36,6 +36,8 @@ from finetune.tasks.setup import base_weights
 from finetune.training.precision import device_type
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
 from finetune.training.probe import batch_size
+from finetune.training.ranks import call_others
+from finetune.training.sharing import together
 from finetune.training.trial import second_time
 
 CHECK = BY_NAME["label_suspects"]
@@ -166,11 +168,18 @@ def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features
         except ValueError:  # scikit-learn's only sign of an empty vocabulary
             counted = np.zeros((len(texts), 1))
         return Features(name, counted, cost=30.0)
-    parts = [part.beginnings() for part in run_examples(run).values()]
-    reader = state_reader(recipe, run)
-    states = np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
+    call_others("audit", str(run.directory))
+    states = text_states(recipe, run)
     spread = states.std(axis=0)
     return Features(name, (states - states.mean(axis=0)) / np.where(spread > 0, spread, 1), cost=0.003)
+
+
+def text_states(recipe: Recipe, run: Run) -> np.ndarray:
+    """The states (n, C) of all texts; all processes of the command do the same and share it."""
+    parts = [part.beginnings() for part in run_examples(run).values()]
+    reader = state_reader(recipe, run)
+    with together():
+        return np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
 
 
 def read_audit(run: Run) -> LabelAudit | None:
