@@ -86,6 +86,9 @@ def predict(
 
 def predict_request(bundle: str, adapters: list[str], table: list[str], read: list) -> None:
     """Fill a table with all processes that were started. read: what ``predict_table`` takes after source and target."""
+    from finetune.machine import keep_freed_memory
+
+    keep_freed_memory()
     _say_predictions(bundle, adapters, "predict_table", *map(Path, table), *read)
 
 

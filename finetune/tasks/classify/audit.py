@@ -33,9 +33,9 @@ from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
 from finetune.tasks.classify.score import TFIDF
 from finetune.tasks.classify.task import labelled_task
 from finetune.tasks.setup import base_weights
+from finetune.training.batching import padded_tokens
 from finetune.training.precision import device_type
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
-from finetune.training.probe import batch_size
 from finetune.training.ranks import call_others
 from finetune.training.sharing import together
 from finetune.training.trial import second_time
@@ -95,7 +95,7 @@ def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
     reader = state_reader(recipe, run)
 
     def padded(rows: list[list[int]]) -> int:
-        return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
+        return padded_tokens([len(row) for row in rows], PREDICT_TOKENS)
 
     states = second_time(lambda: predict_logits(reader, some)) / padded(some) * padded(ids)
     return {TFIDF_FEATURES: _FITS * baseline, STATES: states}
