@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.errors import WeightsError
 from finetune.models.cache import KVCache, LayerCache
+from finetune.models.side_by_side import Layout, attend
 
 IGNORE = -100  # target value of unsupervised positions
 KEPT_LOGITS = 1 << 25  # 128 MiB in fp32; above this, logits are recomputed in the backward pass
@@ -56,14 +57,24 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        at: Tensor | None = None,
+        cache: LayerCache | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Attend within x and to the cached keys of earlier tokens.
 
         x: (B, T, C). mask: boolean, broadcast to (B, H, T, S), true where a query may attend; S counts cached tokens
         too; None means causal. at: (B,), query these positions only; the mask is then (B, 1, 1, T).
-        Returns (B, T or 1, C).
+        layout: of texts side by side, and x is then (N, C); not with the others.
+        Returns (B, T or 1, C), or (N, C).
         """
+        dropout = self.dropout if self.training else 0.0
+        if layout is not None:
+            query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (N, H, D) each
+            return self.out(attend(query, key, value, layout, dropout).flatten(1))
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
         if at is not None:
             query = gather_positions(query, at)  # (B, 1, C)
@@ -73,7 +84,6 @@ class Attention(nn.Module):
         causal = mask is None and (
             cache is None or x.shape[1] > 1
         )  # without a cache no shape decides: it can be traced
-        dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
 
@@ -107,10 +117,15 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        at: Tensor | None = None,
+        cache: LayerCache | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C); with `at` (B,), only those positions are returned: (B, 1, C)."""
-        attended = self.attention(self.norm_1(x), mask, at, cache)
+        """(B, T, C) -> (B, T, C); with `at` (B,), only those positions are returned: (B, 1, C). layout: (N, C) -> (N, C)."""
+        attended = self.attention(self.norm_1(x), mask, at, cache, layout)
         x = (x if at is None else gather_positions(x, at)) + self.drop(attended)
         return x + self.drop(self.mlp(self.norm_2(x)))
 
@@ -192,7 +207,7 @@ class GPT(nn.Module):
 
         options: as for ``finetune.models.generate.generate`` and ``Decoding``, for example temperature=0.8, top_p=0.9.
         compiled: with a step compiled for this CPU; None: if that saves time and there is a C++ compiler, which is asked
-        once per machine. dtype="int8": with the matrices rounded to int8, and compiled where there is a compiler.
+        once per machine. dtype="int8" or "int4": with the matrices rounded, and compiled where there is a compiler.
         Raises RecipeError if that is not possible.
         """
         from finetune.models.packed import generate_fast

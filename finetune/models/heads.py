@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from finetune.models.encoder import Encoder, real_tokens
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT, causal_mask_at, gather_positions
+from finetune.models.side_by_side import real_tokens_of
 from finetune.models.transformer import Transformer
 
 Reader = GPT | Transformer | Encoder  # what a classifier stands on
@@ -84,9 +85,16 @@ class Classifier(Head[Reader]):
         if not isinstance(self.body, GPT):
             mask, positions = self.body.text_layout(last, x.shape[1])
             return self.body.run_blocks(x, mask, positions, blocks)
+        real = real_tokens_of(last, x.shape[1])
+        if real is None:
+            for block in self.body.blocks[blocks]:
+                x = block(x)
+            return x
+        places, layout = real
+        own = x.flatten(0, 1)[places]  # (N, C)
         for block in self.body.blocks[blocks]:
-            x = block(x)
-        return x
+            own = block(own, layout=layout)
+        return torch.zeros_like(x).flatten(0, 1).index_copy(0, places, own).view_as(x)
 
 
 class EncoderDecoderClassifier(Head[EncoderDecoder]):

@@ -1,29 +1,22 @@
 """The loss of a GPT on packed documents, all of them in one row: no padding, no mask, no attention across documents.
 
-PyTorch's variable-length attention gets the documents' bounds instead of a mask, so that it skips what a mask would hide.
+Attention gets the documents' bounds instead of a mask, and skips what a mask would hide (side_by_side.py).
 The vocabulary is padded to a multiple of 64 in the compute copy of the output matrix alone. The plain path is
 ``GPT.loss_sum`` with the mask and positions of ``document_layout``. Letters as in gpt.py; N tokens, D documents.
 Benchmark: benchmarks/gpu.py; switch: pretrain.packed_attention = masked.
 """
 
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from finetune.models import side_by_side
 from finetune.models.gpt import GPT, IGNORE, Block
-
-varlen_attn: Callable[..., Any] | None
-try:
-    from torch.nn.attention import varlen
-
-    varlen_attn = varlen.varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None
+from finetune.models.side_by_side import Layout
 
 BOUNDS = 64  # the number of bounds is a multiple of it, so that few shapes occur
 VOCABULARY = 64  # likewise the rows of the output matrix, which matrix products need to be fast
@@ -47,13 +40,13 @@ class PackedLoss(nn.Module):
         inputs, targets: (B, T), where a row is a sequence of documents. positions: (B, T), of each token in its document.
         bounds: int32, the first token of each document among all B * T and B * T itself, as often as there is room.
         """
-        body, longest = self.body, inputs.shape[1]
+        body, layout = self.body, Layout(bounds, inputs.shape[1])
         x = body.drop(body.token_embedding(inputs) + body.position_embedding(positions)).flatten(0, 1)  # (N, C)
         for block in cast("Iterable[Block]", body.blocks):
             if self.again and self.training:
-                x = checkpoint(run_block, block, x, bounds, longest, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, layout=layout, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = run_block(block, x, bounds, longest)
+                x = block(x, layout=layout)
         return packed_cross_entropy(body.norm(x), body.output, targets.flatten(), self.fused)
 
 
@@ -63,7 +56,7 @@ def why_not_varlen(body: nn.Module, device: torch.device, precision: str) -> str
         return "it is written for GPT-2's blocks"
     if body.config.dropout:
         return "its kernel has no dropout"
-    if device.type == "cuda" and varlen_attn is None:
+    if device.type == "cuda" and side_by_side.varlen_attn is None:
         return f"torch {torch.__version__} does not have it"
     if device.type == "cuda" and precision != "bf16":
         return "its kernel needs bf16"
@@ -84,28 +77,6 @@ def document_bounds(inputs: Tensor, end_of_text: int) -> tuple[Tensor, Tensor]:
     index = torch.arange(total)
     first = torch.where(begins.flatten(), index, 0).cummax(0).values
     return (index - first).view_as(inputs), bounds
-
-
-def run_block(block: Block, x: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    """``Block.forward`` on packed documents: (N, C) -> (N, C)."""
-    attention = block.attention
-    query, key, value = attention.qkv(block.norm_1(x)).unflatten(-1, (3, attention.heads, -1)).unbind(1)  # (N, H, D)
-    y = attend(query, key, value, bounds, longest)
-    x = x + block.drop(attention.out(y.flatten(1)))
-    return x + block.drop(block.mlp(block.norm_2(x)))
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    """Causal attention within each document: (N, H, D) each -> (N, H, D). longest: no document has more tokens."""
-    if query.device.type == "cuda":
-        assert varlen_attn is not None, "why_not_varlen refuses a torch without it"
-        return varlen_attn(query, key, value, bounds, bounds, longest, longest, **_causal())
-    parts = []  # the plain way, for tests
-    for start, stop in zip(bounds.tolist(), bounds.tolist()[1:], strict=False):
-        if start < stop:
-            q, k, v = (z[start:stop].transpose(0, 1) for z in (query, key, value))  # (H, T, D)
-            parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1))
-    return torch.cat(parts)
 
 
 def packed_cross_entropy(hidden: Tensor, output: Tensor, targets: Tensor, fused: bool = False) -> Tensor:
@@ -136,10 +107,3 @@ def packed_cross_entropy(hidden: Tensor, output: Tensor, targets: Tensor, fused:
 def has_fused_loss() -> bool:
     """Whether this torch computes the output matrix and the cross entropy in one operation (from 2.13 on)."""
     return hasattr(F, "linear_cross_entropy") and hasattr(nn, "LinearCrossEntropyOptions")
-
-
-def _causal() -> dict[str, Any]:
-    """The option that makes this torch's variable-length attention causal."""
-    assert varlen_attn is not None
-    names = inspect.signature(varlen_attn).parameters
-    return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from finetune.models import varlen
-from finetune.models.gpt import GPT, IGNORE, GPTConfig
+from finetune.models import side_by_side, varlen
+from finetune.models.gpt import GPT, IGNORE, Block, GPTConfig
 from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.models.varlen import PackedLoss, document_bounds, has_fused_loss, packed_cross_entropy, why_not_varlen
 from finetune.tasks.pretrain.packing import document_layout
@@ -35,8 +35,8 @@ def test_loss_and_gradients_are_those_of_the_masked_path(packed, fused, again, m
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    calls, run_block = [], varlen.run_block
-    monkeypatch.setattr(varlen, "run_block", lambda *given: calls.append(1) or run_block(*given))
+    calls, forward = [], Block.forward
+    monkeypatch.setattr(Block, "forward", lambda *given, **more: calls.append(1) or forward(*given, **more))
     loss = PackedLoss(model, fused, again)(inputs, targets, *document_bounds(inputs, END))
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -74,5 +74,5 @@ def test_what_it_cannot_run_is_refused_in_words(monkeypatch):
     assert "dropout" in why_not_varlen(GPT(GPTConfig(50, 8, 16, 1, 2, dropout=0.1)), cuda, "bf16")
     assert "GPT-2" in why_not_varlen(Transformer(TransformerConfig(50, 8, 16, 1, 2)), cuda, "bf16")
     assert "bf16" in why_not_varlen(gpt, cuda, "fp32")
-    monkeypatch.setattr(varlen, "varlen_attn", None)
+    monkeypatch.setattr(side_by_side, "varlen_attn", None)
     assert "does not have it" in why_not_varlen(gpt, cuda, "bf16")

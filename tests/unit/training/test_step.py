@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.models import gpt
+from finetune.models import gpt, heads
 from finetune.models.gpt import GPT, IGNORE, GPTConfig, summed_loss
 from finetune.models.warm_start import warm_encoder_decoder
 from finetune.tasks.seq2seq.layout import Pair
@@ -67,6 +67,7 @@ def rows_of(job):
 def test_no_number_is_read_within_a_step(toy_job, monkeypatch, method, precision, optimizer):
     dropout = 0.0 if method == "last-blocks" else 0.1
     job, settings = toy_job(method, optimizer=optimizer, precision=precision, dropout=dropout)
+    monkeypatch.setattr(heads, "real_tokens_of", lambda *_: None)  # which a CPU alone asks
     steps = eager(job, settings, rows_of(job))
     with Reads(monkeypatch) as reads:
         for step in range(3):
