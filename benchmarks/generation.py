@@ -10,7 +10,7 @@ with read_memory.cpp, compiled like our step, over pages of 2 MB (where Linux gi
 
 Needs the `dev` extra and 6 GB of memory. CTranslate2 and xllamacpp take part where they are installed, or lie in the
 folder that --packages names (`pip install --target FOLDER ctranslate2`). Writes generation.json and its table into
-README.md beside it; --quality adds what int8 costs in perplexity, with the bundled mini.
+README.md beside it; --quality adds what int8 and int4 cost in perplexity, with the bundled mini.
 """
 
 import argparse
@@ -30,6 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from few_labels import write_section
 from generation_engines import PLAIN, Engine, engines
 from machine import instruction_set, processor_name
 
@@ -39,11 +40,10 @@ from finetune.hub.assets import asset
 from finetune.models import compiled
 from finetune.models.compiler import compiled_library
 from finetune.models.large_pages import in_large_pages
-from finetune.models.packed import int8_decoder
+from finetune.models.packed import FEW_BITS, few_bits_decoder
 
 HERE = Path(__file__).parent
-MARKS = "<!-- begin generation -->", "<!-- end generation -->"
-WIDTHS = ("fp32", "bf16", "fp16", "int8")
+WIDTHS = ("fp32", "bf16", "fp16", "int8", "int4")
 READ = 500_000_000  # bytes that are read to measure the memory
 
 
@@ -124,9 +124,8 @@ def measure(folder: Path, batch: int, arguments: argparse.Namespace) -> dict:
 
 @torch.inference_mode()
 def quality(tokens: int = 4096) -> dict:
-    """What int8 costs: perplexity of the bundled mini on the sample text, and how many greedy tokens stay the same."""
+    """What fewer bits cost: perplexity of the bundled mini on the sample text, and how many greedy tokens stay the same."""
     model, tokenizer = finetune.load("mini")
-    twin = int8_decoder(model, compiled=False)
     ids = tokenizer.encode(asset("data", "text", "sample.txt").read_text(encoding="utf-8"))
     length = model.config.context
     blocks = torch.tensor(ids[: min(tokens, len(ids)) // length * length]).view(-1, length)
@@ -135,17 +134,19 @@ def quality(tokens: int = 4096) -> dict:
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), blocks[:, 1:].flatten())
         return float(loss.exp())
 
-    plain, rounded = model(blocks), twin.output(twin.model.hidden_states(blocks))  # type: ignore[attr-defined]
-    prompts = blocks[:, :32]
-    texts = [model.generate(prompts, 64, temperature=0, **more)[:, 32:] for more in ({}, {"dtype": "int8"})]
-    return {
-        "tokens": blocks.numel(),
-        "perplexity": perplexity(plain),
-        "perplexity_int8": perplexity(rounded),
-        "same_likeliest": float((plain.argmax(-1) == rounded.argmax(-1)).float().mean()),
-        "same_greedy": float((texts[0] == texts[1]).float().mean()),
-        "greedy_tokens": texts[0].numel(),
-    }
+    plain, prompts = model(blocks), blocks[:, :32]
+    text = model.generate(prompts, 64, temperature=0)[:, 32:]
+    found = {"tokens": blocks.numel(), "greedy_tokens": text.numel(), "perplexity": perplexity(plain)}
+    for dtype in FEW_BITS:
+        twin = few_bits_decoder(model, dtype, compiled=False)
+        rounded = twin.output(twin.model.hidden_states(blocks))  # type: ignore[attr-defined]
+        other = model.generate(prompts, 64, temperature=0, dtype=dtype)[:, 32:]
+        found[dtype] = {
+            "perplexity": perplexity(rounded),
+            "same_likeliest": float((plain.argmax(-1) == rounded.argmax(-1)).float().mean()),
+            "same_greedy": float((text == other).float().mean()),
+        }
+    return found
 
 
 def table(result: dict) -> str:
@@ -191,10 +192,16 @@ def table(result: dict) -> str:
     if found := result.get("quality"):
         lines += [
             "",
-            f"What int8 costs, with the bundled mini on {found['tokens']:,} tokens of the sample text: perplexity "
-            f"{found['perplexity_int8']:.3f} instead of {found['perplexity']:.3f}; the same likeliest token at "
-            f"{found['same_likeliest']:.1%} of the positions; {found['same_greedy']:.1%} of {found['greedy_tokens']:,} "
-            "greedy tokens the same.",
+            f"What fewer bits cost, with the bundled mini on {found['tokens']:,} tokens of the sample text (perplexity "
+            f"{found['perplexity']:.3f} in fp32), and on {found['greedy_tokens']:,} greedy tokens:",
+            "",
+            "| weights | perplexity | same likeliest token | same greedy tokens |",
+            "|---|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {dtype} | {own['perplexity']:.3f} | {own['same_likeliest']:.1%} | {own['same_greedy']:.1%} |"
+            for dtype, own in found.items()
+            if isinstance(own, dict)
         ]
     loads = [case["load_average"] for case in result["cases"]]
     if max(loads) > result["threads"] + 1:
@@ -206,27 +213,18 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def write_section(page: Path, text: str) -> None:
-    """Put a section between its marks, at the end of the page where they are not there yet."""
-    whole = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
-    before, begun, rest = whole.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2] if begun else "\n"
-    gap = "" if begun else "\n"
-    page.write_text(f"{before}{gap}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=["fp32", "fp16", "int8"])
+    parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=["fp32", "fp16", "int8", "int4"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=12, help="fewer, to try the script")
     parser.add_argument("--packages", type=Path, help="a folder with further packages, such as ctranslate2")
-    parser.add_argument("--quality", action="store_true", help="also what int8 costs")
+    parser.add_argument("--quality", action="store_true", help="also what int8 and int4 cost")
     parser.add_argument("--out", type=Path, default=HERE / "generation.json")
     parser.add_argument("--page", type=Path, default=HERE / "README.md")
     arguments = parser.parse_args()
@@ -244,7 +242,7 @@ def main() -> None:
     }
     begun = time.process_time(), os.times().children_user
     with tempfile.TemporaryDirectory() as empty, mock.patch.dict(os.environ, FINETUNE_HOME=empty):
-        compiled.compile_step(1)
+        compiled.compile_step(8)
     result["compile_seconds"] = time.process_time() - begun[0] + os.times().children_user - begun[1]
     if arguments.quality:
         result["quality"] = quality()
@@ -255,7 +253,7 @@ def main() -> None:
             for row in result["cases"][-1]["rows"]:
                 print(batch, row, flush=True)
             write_json(arguments.out, result)
-    write_section(arguments.page, table(result))
+    write_section(arguments.page, "generation", table(result))
 
 
 def versions(*packages: str) -> dict[str, str]:

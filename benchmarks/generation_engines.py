@@ -21,7 +21,7 @@ from finetune.export.exportable import Exportable
 from finetune.models.compiled import CompiledGPT
 from finetune.models.generate import Decoder, generate
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.packed import int8_decoder
+from finetune.models.packed import few_bits_decoder
 from finetune.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
 
 Tokens = list[list[int]]
@@ -34,7 +34,7 @@ class Engine:
     the engine says them."""
 
     name: str
-    width: str  # of its weights: fp32, fp16, bf16, int8
+    width: str  # of its weights: fp32, fp16, bf16, int8, int4
     weight_bytes: float
     write: Callable[[Tokens, int], Tokens]
 
@@ -77,17 +77,26 @@ def engines(folder: Path, layers: int, batch: int, threads: int, widths: list[st
         yield Engine(NOT_COMPILED, width, size, _not_compiled(model))
         yield Engine("finetune", width, size, _decoder(CompiledGPT(model)))
     if "int8" in widths:
-        yield Engine("finetune, int8", "int8", matrices, _decoder(int8_decoder(ours)))
+        yield Engine("finetune, int8", "int8", matrices, _decoder(few_bits_decoder(ours, "int8")))
+    if "int4" in widths:
+        head = ours.output.numel()  # stays int8, as Q4_0 keeps it in Q8_0
+        own = few_bits_decoder(ours, "int4")
+        yield Engine("finetune, int4", "int4", (matrices - head) * 18 / 32 + head, _decoder(own))
     if find_spec("ctranslate2"):
         for width, name in (("fp32", "float32"), ("int8", "int8_float32")):
             if width in widths:
                 size = matrices * (4 if width == "fp32" else 1)
                 yield Engine(f"CTranslate2 {name}", width, size, _ctranslate2(folder, name, threads))
     if find_spec("xllamacpp") and find_spec("gguf"):
-        for width, name, size in (("fp16", "f16", 2.0), ("int8", "q8_0", 34 / 32)):
+        for width, name, size, head_size in (
+            ("fp16", "f16", 2.0, 2.0),
+            ("int8", "q8_0", 34 / 32, 34 / 32),
+            ("int4", "q4_0", 18 / 32, 34 / 32),
+        ):
             if width in widths:
                 run = _llama_cpp(folder.parent / f"{name}.gguf", ours, name, batch, threads)
-                yield Engine(f"llama.cpp {name.upper()}", width, matrices * size, run)
+                head = ours.output.numel()
+                yield Engine(f"llama.cpp {name.upper()}", width, (matrices - head) * size + head * head_size, run)
 
 
 def _transformers(model: Any) -> Callable[[Tokens, int], Tokens]:

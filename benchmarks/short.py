@@ -111,26 +111,33 @@ def generation(packages: Path | None) -> list[Row]:
     """Greedy decoding of GPT-2 124M, against the fastest rival of the same width."""
     if packages:
         sys.path.append(str(packages))
-    asked = argparse.Namespace(layers=12, threads=1, widths=["fp32", "int8"], prompt_tokens=64, new_tokens=24, rounds=3)
+    asked = argparse.Namespace(
+        layers=12, threads=1, widths=["fp32", "int8", "int4"], prompt_tokens=64, new_tokens=24, rounds=3
+    )
     transformers.utils.logging.disable_progress_bar()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for batch in (1, 8):
-            case = measure_generation(Path(folder) / "gpt2", batch, asked)
-            rates = {row["engine"]: row["tokens_per_cpu_second"] for row in case["rows"]}
-            for row in case["rows"]:
-                if "ratio" in row and row["engine"] != NOT_COMPILED:
-                    rows.append(
-                        Row(
-                            f"generation, 124M, {row['width']}, batch {batch}",
-                            f"{row['tokens_per_cpu_second']:.1f} tokens per CPU second",
-                            f"{row['best_rival']}, {rates[row['best_rival']]:.1f}",
-                            row["ratio"],
-                            machine(),
-                            "python benchmarks/generation.py",
-                        )
-                    )
-    return rows
+        cases = [measure_generation(Path(folder) / "gpt2", batch, asked) for batch in (1, 8)]
+    return rows_of_generation(cases)
+
+
+def rows_of_generation(cases: list[dict]) -> list[Row]:
+    """The compiled step beside the fastest rival of the same width, from the cases of generation.py."""
+    found = []
+    for case in cases:
+        rates = {row["engine"]: row["tokens_per_cpu_second"] for row in case["rows"]}
+        found += [
+            Row(
+                f"generation, 124M, {row['width']}, batch {case['batch']}",
+                f"{row['tokens_per_cpu_second']:.1f} tokens per CPU second",
+                f"{row['best_rival']}, {rates[row['best_rival']]:.1f}",
+                row["ratio"],
+                machine(),
+                "python benchmarks/generation.py",
+            )
+            for row in case["rows"]
+            if "ratio" in row and row["engine"] != NOT_COMPILED
+        ]
+    return found
 
 
 def training() -> list[Row]:

@@ -171,7 +171,9 @@ def generate(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Weights in fp32, bf16 or int8; int8: on a CPU, compiled where there is a compiler."),
+        typer.Option(
+            help="Weights in fp32, bf16, int8 or int4; the last two: on a CPU, compiled where there is a compiler."
+        ),
     ] = None,
 ) -> None:
     """Continue a text, streamed as it is generated; a seq2seq run writes the target of a source."""

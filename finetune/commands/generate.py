@@ -13,6 +13,7 @@ from finetune.files import read_json
 from finetune.models.compiled import check_compiled, compile_step
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.heads import Classifier
+from finetune.models.packed import FEW_BITS
 from finetune.models.sampling import Decoding
 from finetune.models.text_stream import StopStrings, TextStream
 from finetune.models.transformer import LanguageModel
@@ -23,7 +24,7 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
 NEW_TOKENS = 60  # of a continuation
-DTYPES = ("fp32", "bf16", "int8")  # of the weights
+DTYPES = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}  # of the weights, and their bits
 
 
 def continue_text(
@@ -48,7 +49,7 @@ def continue_text(
     import torch
 
     if dtype not in (None, *DTYPES):
-        raise RecipeError("unknown --dtype", got=dtype, known=", ".join(DTYPES))
+        raise RecipeError("unknown --dtype", got=str(dtype), known=", ".join(DTYPES))
     dtype = dtype or ("bf16" if compiled else "fp32")
     found = locate_weights(resolve_auto(name), fetch=True)
     file = found.directory / SEQ2SEQ
@@ -56,7 +57,7 @@ def continue_text(
     given = {name: value for name, value in options.items() if value is not None}
     decoding = _of_targets(given, use) if use else _with_defaults(given)
     loaded = found.load()
-    model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled or dtype == "int8" else device_type()
+    model, tokenizer, device = loaded.model, loaded.tokenizer, "cpu" if compiled or dtype in FEW_BITS else device_type()
     if isinstance(model, EncoderDecoder) and not use:
         raise WeightsError(f"{name}: an encoder-decoder without its {SEQ2SEQ}", do="Export the run again.")
     if not isinstance(model, LanguageModel | EncoderDecoder):
@@ -67,13 +68,13 @@ def continue_text(
             f"{name} was trained on a prompt format, which generate does not apply: it continues the text as it is. "
             "With the format: finetune chat RUN"
         )
-    if dtype == "int8" and not isinstance(model, LanguageModel):
-        raise RecipeError("int8 weights are for language models", got=model.kind, do="Leave out --dtype int8.")
+    if dtype in FEW_BITS and not isinstance(model, LanguageModel):
+        raise RecipeError(f"{dtype} weights are for language models", got=model.kind, do=f"Leave out --dtype {dtype}.")
     if dtype == "bf16":
         model = model.to(torch.bfloat16)
     if compiled:  # report why it cannot be compiled before any text is written
         check_compiled(model)
-        compile_step(model.token_embedding.weight.element_size())
+        compile_step(DTYPES[dtype])
     new = max_new_tokens or (use.max_new_tokens if use else NEW_TOKENS)
     notes: list[str] = []  # printed at the end, so that they do not interrupt the text
     if use:
@@ -89,7 +90,7 @@ def continue_text(
     }
     if compiled is not None and isinstance(model, LanguageModel):
         settings["compiled"] = compiled
-    if dtype == "int8":
+    if dtype in FEW_BITS:
         settings["dtype"] = dtype
     if decoding.samples == decoding.beams == 1:
         stream = TextStream(tokenizer, stop)

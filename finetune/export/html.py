@@ -1,6 +1,6 @@
 """HTML: one file with a small model and its tokenizer, which runs in a browser without a network.
 
-Weights are int8 with a scale per row, as in models/int8.py; page/ has the forward pass and the tokenizer in JavaScript.
+Weights are int8 with a scale per row, as in models/few_bits.py; page/ has the forward pass and tokenizer in JavaScript.
 The written file is read back and its logits are compared with the model's in int8; the page compares its own logits with
 them when it opens. The cost of int8 is measured on the test rows, and shown on the page and in page.json.
 """
@@ -35,9 +35,9 @@ from finetune.export.exportable import (
     refuse_own_head,
     write_readme,
 )
+from finetune.models.few_bits import quantize_rows, rounded_copy
 from finetune.models.gpt import GPT, IGNORE
 from finetune.models.heads import Classifier
-from finetune.models.int8 import quantize_rows, rounded_copy
 from finetune.records import Record
 from finetune.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
 from finetune.training.pieces import average, pieces_of

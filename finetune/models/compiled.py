@@ -2,7 +2,7 @@
 
 Decoding a few sequences is memory-bound: every token reads all the weights. gpt.cpp reads them in order and once for all
 sequences, from large pages, and has no framework overhead between two matrix products. Weights are fp32, bf16 or, from
-int8.py, int8. ``compiled=False`` turns it off. Measured by benchmarks/generation.py.
+few_bits.py, int8 or int4. ``compiled=False`` turns it off. Measured by benchmarks/generation.py.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
 from finetune.models.compiler import compiled_library
+from finetune.models.few_bits import Int4Linear
 from finetune.models.large_pages import in_large_pages
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class CompiledGPT:
         self.tensors = in_large_pages([None if own is None else own.detach() for own in in_order(model, output)])
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in self.tensors]
         self.pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-        weight = cast(Tensor, (output or model.token_embedding).weight)
-        self.step = compile_step(weight.element_size())
+        self.step = compile_step(weight_bits(model))
 
     def new_cache(self, room: int) -> KVCache:
         """As in the model."""
@@ -96,10 +96,16 @@ def in_order(model: "GPT", output: nn.Module | None) -> list[Tensor | None]:
     return [*tensors, *norm(model.norm)]
 
 
+def weight_bits(model: "GPT") -> int:
+    """The bits of a weight in the blocks' matrices."""
+    layer = cast("Block", model.blocks[0]).mlp.up
+    return 4 if isinstance(layer, Int4Linear) else 8 * layer.weight.element_size()
+
+
 @functools.cache
-def compile_step(weight_bytes: int) -> Callable[..., None]:
-    """The function in gpt.cpp for this width of weights. Raises RecipeError if no compiler succeeds."""
-    step = compiled_library(SOURCE, f"-DBYTES={weight_bytes}").next_logits
+def compile_step(bits: int) -> Callable[..., None]:
+    """The function in gpt.cpp for weights of so many bits. Raises RecipeError if no compiler succeeds."""
+    step = compiled_library(SOURCE, f"-DBITS={bits}").next_logits
     step.restype, step.argtypes = (
         None,
         [

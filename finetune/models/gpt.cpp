@@ -1,10 +1,10 @@
 // The next token's logits of a GPT-2, for B sequences whose earlier tokens are in the cache.
 //
-// What gpt.py computes, with weights in fp32, bf16 or int8 and everything else in fp32; what meets int8 weights is rounded
-// to 16 bits, so that products and sums are whole numbers and exact. A step waits for memory: every weight is read once and in
-// order; for several sequences, where arithmetic would let the memory wait, it is asked for before it is due. The compiler
-// turns the vectors into AVX2, AVX-512 or NEON. Letters: B sequences, C width, V vocabulary, H heads, D = C / H, S tokens
-// so far.
+// What gpt.py computes, with weights in fp32, bf16, int8 or int4 and everything else in fp32. Numbers that are multiplied by
+// int8 or int4 weights are rounded to 16 bits, so that products and their sums are whole numbers and exact. A step is bound by
+// memory: every weight is read once and in order; for several sequences, where arithmetic would let the memory wait, it is
+// prefetched. The compiler turns the vectors into AVX2, AVX-512 or NEON. Letters: B sequences, C width, V vocabulary, H heads,
+// D = C / H, S tokens so far.
 
 #include <algorithm>
 #include <cmath>
@@ -19,15 +19,27 @@
 typedef uint16_t bf16;
 typedef std::vector<float> floats;
 
-// BYTES of a weight decide its type, and that of embeddings, keys and values.
-#if BYTES == 1
-typedef int8_t Weight;
+struct Four {  // 32 weights: scale * level, from -8 to 7; level i is the low half of byte i, level i + 16 the high half
+    bf16 scale;
+    int8_t levels[16];
+};
+
+// BITS of a weight decide the types of the matrices in blocks, of the output matrix, and of embeddings, keys and values.
+#if BITS == 4
+typedef Four Weight;
+typedef int8_t Head;
 typedef float Kept;
-#elif BYTES == 2
+#elif BITS == 8
+typedef int8_t Weight;
+typedef int8_t Head;
+typedef float Kept;
+#elif BITS == 16
 typedef bf16 Weight;
+typedef bf16 Head;
 typedef bf16 Kept;
 #else
 typedef float Weight;
+typedef float Head;
 typedef float Kept;
 #endif
 
@@ -42,6 +54,8 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(2 * LANES)));
+typedef float eight __attribute__((vector_size(32)));
+typedef int32_t eight_ints __attribute__((vector_size(32)));
 
 #define UNROLL _Pragma("GCC unroll 16")
 constexpr int64_t CHUNK = 768;   // columns whose numbers of several sequences stay in the nearest cache
@@ -82,10 +96,11 @@ static inline lanes load(const bf16 *from) {
     return result;
 }
 
-static inline float total(lanes values) {
-    quad parts[LANES / 4];
+template <typename V> static inline float total(V values) {
+    constexpr int quads = sizeof(V) / sizeof(quad);
+    quad parts[quads];
     std::memcpy(parts, &values, sizeof parts);
-    UNROLL for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
+    UNROLL for (int i = 1; i < quads; i++) parts[0] += parts[i];
     return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
@@ -115,12 +130,14 @@ static inline ints pairs(shorts a, shorts b) {
 #endif
 }
 
-// What is read of a row at a time, and the numbers that it is multiplied by.
+// The part of a row that is read at a time (`step` items of type W, each of so many weights), and the numbers that it is
+// multiplied by, as many items.
 template <typename W> struct Line {
     typedef float Number;
     typedef lanes Sum;
     typedef lanes Part;
-    static constexpr int step = LANES;
+    static constexpr int step = LANES, weights = 1;
+    static inline float one(W own, float x) { return widen(own) * x; }
     static inline Part read(const W *from) { return load(from); }
     static inline void add(Sum &sum, Part own, const float *x) { sum += own * load(x); }
 };
@@ -129,7 +146,8 @@ template <> struct Line<int8_t> {
     typedef int16_t Number;
     typedef ints Sum;
     typedef shorts Part;
-    static constexpr int step = 2 * LANES;
+    static constexpr int step = 2 * LANES, weights = 1;
+    static inline float one(int8_t own, int16_t x) { return static_cast<float>(own) * x; }
     static inline Part read(const int8_t *from) { return widen_line(from); }
     static inline void add(Sum &sum, Part own, const int16_t *x) {
         shorts other;
@@ -138,7 +156,53 @@ template <> struct Line<int8_t> {
     }
 };
 
-// R rows, `columns` apart, times `count` numbers of each of B sequences, `stride` apart; sums (R, all).
+struct Numbers {  // that meet a Four
+    int16_t own[32];
+};
+
+template <> struct Line<Four> {
+    typedef Numbers Number;
+    typedef eight Sum;
+    static constexpr int step = 1, weights = 32;
+#if defined(__AVX2__)
+    struct Part {
+        __m256i low, high;
+        eight scale;
+    };
+    static inline Part read(const Four *from) {
+        const __m256i both = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from->levels)));
+        const __m256i scale = _mm256_slli_epi32(_mm256_set1_epi16(from->scale), 16);
+        return {_mm256_srai_epi16(_mm256_slli_epi16(both, 12), 12), _mm256_srai_epi16(both, 4), (eight)scale};
+    }
+    static inline eight_ints products(const Part &own, const int16_t *x) {
+        const __m256i *numbers = reinterpret_cast<const __m256i *>(x);
+        return (eight_ints)_mm256_madd_epi16(own.low, _mm256_loadu_si256(numbers)) +
+               (eight_ints)_mm256_madd_epi16(own.high, _mm256_loadu_si256(numbers + 1));
+    }
+#else
+    struct Part {
+        const int8_t *levels;
+        float scale;
+    };
+    static inline Part read(const Four *from) { return {from->levels, widen(from->scale)}; }
+    static inline eight_ints products(const Part &own, const int16_t *x) {
+        eight_ints sums = {};
+        for (int i = 0; i < 16; i++)
+            sums[i / 2] += static_cast<int8_t>(own.levels[i] * 16) / 16 * x[i] + (own.levels[i] >> 4) * x[16 + i];
+        return sums;
+    }
+#endif
+    static inline void add(Sum &sum, const Part &own, const Numbers *x) {
+        sum += __builtin_convertvector(products(own, x->own), eight) * own.scale;
+    }
+    static inline float one(const Four &own, const Numbers &x) {
+        Sum sum = {};
+        add(sum, read(&own), &x);
+        return total(sum);
+    }
+};
+
+// R rows, `columns` items apart, times `count` items of each of B sequences, `stride` apart; sums (R, all).
 template <typename W, int R, int B>
 static inline void dot(const W *rows, int64_t columns, const typename Line<W>::Number *x, int64_t stride, int64_t count, float *sums,
                        int64_t all) {
@@ -159,7 +223,7 @@ static inline void dot(const W *rows, int64_t columns, const typename Line<W>::N
             UNROLL for (int k = 1; k < PARTS; k++) parts[r][b][0] += parts[r][b][k];
             sums[r * all + b] += total(parts[r][b][0]);
             for (int64_t rest = i; rest < count; rest++)
-                sums[r * all + b] += widen(rows[r * columns + rest]) * x[b * stride + rest];
+                sums[r * all + b] += line::one(rows[r * columns + rest], x[b * stride + rest]);
         }
 }
 
@@ -186,17 +250,20 @@ static inline float round_to(const float *x, int16_t *to, int64_t columns) {
     return unit;
 }
 
+static inline float round_to(const float *x, Numbers *to, int64_t items) { return round_to(x, to->own, items * 32); }
+
 template <typename W> struct Matrix {
-    const W *weight;  // (rows, columns)
+    const W *weight;  // (rows, columns), or items of columns
     const float *scale, *bias;  // (rows); may be null
 };
 
 // y = scale * (W x) + b; x (B, columns), y (B, rows).
 template <typename W> static void linear(const Matrix<W> &matrix, const floats &x, floats &y, int64_t B, int threads) {
-    const int64_t columns = x.size() / B, rows = y.size() / B, wide = B == 1 ? LONGEST : CHUNK;
-    std::vector<typename Line<W>::Number> numbers(x.size());
+    constexpr int64_t weights = Line<W>::weights;
+    const int64_t columns = x.size() / B / weights, rows = y.size() / B, wide = (B == 1 ? LONGEST : CHUNK) / weights;
+    std::vector<typename Line<W>::Number> numbers(B * columns);
     floats units(B);
-    for (int64_t b = 0; b < B; b++) units[b] = round_to(&x[b * columns], &numbers[b * columns], columns);
+    for (int64_t b = 0; b < B; b++) units[b] = round_to(&x[b * columns * weights], &numbers[b * columns], columns);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t block = 0; block < rows; block += BLOCK) {
         const int64_t end = std::min(block + BLOCK, rows);
@@ -278,14 +345,14 @@ template <typename W> static Matrix<W> take_matrix(const void *const *&next) {
     return {weight, scale, bias};
 }
 
-// E: the type of embeddings, keys and values.
-template <typename W, typename E>
+// W: the type of the matrices in blocks, O: of the output matrix, E: of embeddings, keys and values.
+template <typename W, typename O, typename E>
 static void step(const void *const *next, int64_t B, int64_t layers, int64_t C, int64_t H, int64_t V, float eps,
                  const int64_t *tokens, const int64_t *starts, int64_t position, E *keys, E *values, int64_t room,
                  float *logits, int threads) {
     const int64_t D = C / H, S = position + 1;
     const E *embeddings = take<E>(next), *positions = take<E>(next);
-    const Matrix<W> head = take_matrix<W>(next);
+    const Matrix<O> head = take_matrix<O>(next);
     floats x(B * C), normed(B * C), qkv(B * 3 * C), mixed(B * C), wide(B * 4 * C), added(B * C), found(B * V);
     for (int64_t b = 0; b < B; b++)
         for (int64_t i = 0; i < C; i++)
@@ -327,6 +394,6 @@ static void step(const void *const *next, int64_t B, int64_t layers, int64_t C, 
 extern "C" void next_logits(const void *const *tensors, int64_t B, int64_t layers, int64_t C, int64_t H, int64_t V, float eps,
                             const int64_t *tokens, const int64_t *starts, int64_t position, void *keys, void *values,
                             int64_t room, float *logits, int threads) {
-    step<Weight>(tensors, B, layers, C, H, V, eps, tokens, starts, position, static_cast<Kept *>(keys),
+    step<Weight, Head>(tensors, B, layers, C, H, V, eps, tokens, starts, position, static_cast<Kept *>(keys),
                  static_cast<Kept *>(values), room, logits, threads);
 }

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from finetune.errors import RecipeError
 from finetune.models.cache import KVCache
 from finetune.models.compiled import CompiledGPT, check_compiled, worth_compiling
+from finetune.models.few_bits import Int4Linear, Int8Linear
 from finetune.models.generate import Decoder, generate
-from finetune.models.int8 import Int8Linear
 
 if TYPE_CHECKING:
     from finetune.models.gpt import GPT
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=KVCache)
 P = TypeVar("P", bound="Packable")
+FEW_BITS: dict[str, Callable[[Tensor, Tensor | None], nn.Module]] = {"int8": Int8Linear, "int4": Int4Linear}
 WORTH_IT = 64  # tokens over all sequences at which the time saved pays for the packing
 
 
@@ -111,8 +112,15 @@ def packed_copy(model: P, rows: int, max_new_tokens: int) -> tuple[P, nn.Module]
     )
 
 
-def copy_with_layers(model: P, layer: Callable[[Tensor, Tensor | None], nn.Module]) -> tuple[P, nn.Module]:
-    """A copy whose linear layers are made by `layer` from weight and bias, and its output made so; it shares the rest."""
+def copy_with_layers(
+    model: P,
+    layer: Callable[[Tensor, Tensor | None], nn.Module],
+    output: Callable[[Tensor, Tensor | None], nn.Module] | None = None,
+) -> tuple[P, nn.Module]:
+    """A copy whose linear layers are made by `layer` from weight and bias, and its output by `output`, or by `layer`.
+
+    The copy shares all other tensors with the model.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(twin.modules()):
@@ -120,22 +128,27 @@ def copy_with_layers(model: P, layer: Callable[[Tensor, Tensor | None], nn.Modul
             # not subclasses: an adapter computes something else; an output matrix of its own is packed apart
             if type(child) is nn.Linear and child.weight is not model.output:
                 setattr(module, name, layer(child.weight, child.bias))
-    return twin, layer(model.output, None)
+    return twin, (output or layer)(model.output, None)
 
 
-def int8_decoder(model: "LanguageModel", compiled: bool = True) -> Decoder[KVCache]:
-    """What generates with int8 copies of a model's matrices. compiled: whether to compile the step, where that works.
+def few_bits_decoder(model: "LanguageModel", dtype: str, compiled: bool = True) -> Decoder[KVCache]:
+    """What generates with int8 or int4 copies of a model's matrices; the output matrix is int8 in both.
 
-    Raises RecipeError unless the weights are fp32 on a CPU.
+    compiled: whether to compile the step, where that works. Raises RecipeError for another dtype, for weights that are not
+    fp32 on a CPU and, in int4, for matrices whose width is not a multiple of 32.
     """
+    if dtype not in FEW_BITS:
+        raise RecipeError(
+            "unknown dtype of weights", got=dtype, known=f"{', '.join(FEW_BITS)}, or None for the model's own"
+        )
     weight = model.token_embedding.weight
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise RecipeError(
-            "int8 weights are made from fp32 weights on a CPU",
+            f"{dtype} weights are made from fp32 weights on a CPU",
             got=f"{weight.dtype} on {weight.device.type}",
             do='Convert the model with model.float().to("cpu") first.',
         )
-    twin, output = copy_with_layers(model, Int8Linear)
+    twin, output = copy_with_layers(model, FEW_BITS[dtype], Int8Linear)
     plain: Decoder[KVCache] = PackedDecoder(twin, output)
     if not compiled:
         return plain
@@ -151,14 +164,12 @@ def fast_decoder(
 ) -> Decoder[KVCache]:
     """What generates `rows` sequences fastest: the compiled step, a packed copy, or the model.
 
-    compiled: None: where it saves time and there is a compiler. dtype: "int8" for weights in int8, with the compiled
-    step where there is a compiler; None for the model's own.
-    Raises RecipeError if the step is asked for and cannot be compiled for this model.
+    compiled: None: where it saves time and there is a compiler. dtype: "int8" or "int4" for such weights, with the
+    compiled step where there is a compiler; None for the model's own.
+    Raises RecipeError if the step is asked for and cannot be compiled for this model, and as ``few_bits_decoder`` says.
     """
-    if dtype == "int8":
-        return int8_decoder(model, compiled is not False)
     if dtype is not None:
-        raise RecipeError("unknown dtype of weights", got=dtype, known="int8, or None for the model's own")
+        return few_bits_decoder(model, dtype, compiled is not False)
     if compiled or (compiled is None and worth_compiling(model, rows, max_new_tokens)):
         try:
             check_compiled(model)

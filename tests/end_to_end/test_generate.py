@@ -106,8 +106,9 @@ def test_a_long_prompt_is_truncated_with_a_warning(finetune):
     assert said.status == 0 and "more than the context of 256: the model continues from the last 254" in said.err
 
 
-def test_weights_in_int8_write_a_text_and_what_cannot_be_is_said(finetune):
-    said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "8", "--dtype", "int8", "--temperature", "0")
-    assert said.status == 0 and said.out.startswith(PROMPT) and len(said.out) > len(PROMPT), said.err
-    said = finetune("generate", "mini", PROMPT, "--dtype", "int4")
-    assert said.status == 2 and not said.out and "known: fp32, bf16, int8" in said.err
+def test_weights_of_few_bits_write_a_text_and_another_width_is_refused(finetune):
+    for dtype in ("int8", "int4"):
+        said = finetune("generate", "mini", PROMPT, "--max-new-tokens", "8", "--dtype", dtype, "--temperature", "0")
+        assert said.status == 0 and said.out.startswith(PROMPT) and len(said.out) > len(PROMPT), said.err
+    said = finetune("generate", "mini", PROMPT, "--dtype", "int2")
+    assert said.status == 2 and not said.out and "known: fp32, bf16, int8, int4" in said.err

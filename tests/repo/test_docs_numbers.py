@@ -22,18 +22,34 @@ PAGES = ["README.md"] + sorted(
 # A link to a section of these makes its figures known; their tables are made of recorded rows.
 RECORD = re.compile(r"((?:benchmarks|weights/mini)/README\.md)#([\w-]+)")
 NUMBER = re.compile(r"(?<![\w.,^#])(?<!\w-)\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?:\s?%)?(?![\w^])(?!\.\d)")
+WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twenty": 20,
+}
+UNITS = "ms|s|seconds?|minutes?|hours?|bytes|MB|GB|times|rows|texts|messages|tokens|steps"
+MEASURED = re.compile(rf"(?<![\w.,^#-])(\d\d?|{'|'.join(WORDS)})\s(?:{UNITS})\b")
 # Figures that explain and measure nothing: confidence levels, goals, examples, and what a cited paper says.
 NOMINAL = {
     "README.md": ["95 %", "3.12", "2.11"],  # a level; versions of the one GPU machine
     "docs/deploying.md": ["1.5"],  # tests/unit/export/test_html.py holds it
     "docs/explanation/grouped-splits.md": ["50 %"],
-    "docs/guides/deciding.md": ["95 %", "2 %", "20 %", "90 %"],
-    "docs/guides/reading-the-report.md": ["95 %", "0.9", "90 %"],
+    "docs/explanation/resume.md": ["two"],  # minutes of make verify-resume on two cores
+    "docs/guides/deciding.md": ["95 %", "2 %", "20 %", "90 %", "ten"],
+    "docs/guides/reading-the-report.md": ["95 %", "0.9", "90 %", "nine"],
+    "docs/index.md": ["10"],  # hours of a learning path
     "docs/lessons/04-heads-and-masks.md": ["100 %"],
     "docs/lessons/11-kv-cache.md": ["100", "101"],
     "docs/lessons/14-instructions.md": ["100"],
     "docs/lessons/15-architectures.md": ["15 %", "80 %", "10 %"],  # Devlin et al. 2018, section 3.1
-    "docs/lessons/16-evaluation.md": ["94 %", "90 %"],
+    "docs/lessons/16-evaluation.md": ["94 %", "90 %", "nine"],
     "docs/lessons/17-scaling-laws.md": ["400"],  # Hoffmann et al. 2022
     "docs/lessons/18-inverting-embeddings.md": ["92 %"],  # Morris et al. 2023
     "docs/scaling.md": ["40 %", "1e-5"],  # an assumption; and what tests/end_to_end/test_parallel.py holds
@@ -112,6 +128,20 @@ def lines_of(path: str) -> int:
     return len((ROOT / "data" / path).read_text(encoding="utf-8").splitlines())
 
 
+def mlp_ratio() -> float:
+    """The width within an MLP, in widths of the model."""
+    from finetune.models.gpt import MLP, GPTConfig
+
+    up = MLP(GPTConfig()).up
+    return up.out_features / up.in_features
+
+
+def longest_scaling_trial() -> int:
+    """Tokens of the longest training that the fit of the scaling law rests on."""
+    lines = (ROOT / "weights" / "mini" / "trials.jsonl").read_text(encoding="utf-8").splitlines()
+    return max(row["tokens"] for row in map(json.loads, lines) if row["name"].startswith("scale"))
+
+
 def default_rate(method: str, parameters: int = 124_439_808) -> float:
     """The learning rate that a run chooses for pretrained weights."""
     from finetune.recipe import Train
@@ -134,6 +164,18 @@ def smallest_width_in_bf16() -> int:
     from finetune.training.precision import BF16_WIDTH
 
     return BF16_WIDTH
+
+
+def probe_seconds() -> float:
+    """How long a run waits for an answer when it asks whether there is a network."""
+    from finetune.hub.fetch import PROBE_SECONDS
+
+    return PROBE_SECONDS
+
+
+def state_gigabytes(parameters: int) -> float:
+    """Weights, gradients and AdamW's two moments in fp32."""
+    return 16 * parameters / 1e9
 
 
 def steps_before_the_scale_doubles() -> int:
@@ -187,6 +229,7 @@ FACTS = {
     "docs/guides/deciding.md": {"88.8 %": bound, "91.9 %": lambda: 100 * 181 / 197, "197": lambda: 197},
     "docs/guides/gpu.md": {"256": smallest_width_in_bf16, "2,000": steps_before_the_scale_doubles},
     "docs/guides/instructions.md": {"425": lambda: lines_of("instruct/sample.jsonl")},
+    "docs/guides/offline.md": {"three": probe_seconds},
     "docs/guides/pretraining.md": {"0.3": shared},
     "docs/guides/troubleshooting.md": {"130": lambda: INTERRUPTED, "0.1": highest_usual_rate},
     "docs/guides/which-settings.md": {
@@ -196,12 +239,20 @@ FACTS = {
     },
     "docs/lessons/01-tokens.md": {"256": lambda: 2**8},
     "docs/lessons/04-heads-and-masks.md": {"256": lambda: mini()["n_embd"]},
+    "docs/lessons/05-residuals-norms-mlp.md": {"four": mlp_ratio},
     "docs/lessons/08-loss.md": {"8,192": lambda: mini()["vocab_size"], "9.01": lambda: math.log(mini()["vocab_size"])},
     "docs/lessons/09-training.md": {"70,000": lambda: round(weights_of_the_lesson(), -4)},
+    "docs/lessons/13-lora.md": {"four": lambda: default_rate("lora") / default_rate("full")},
     "docs/lessons/15-architectures.md": {"6.9": millions},
+    "docs/lessons/17-scaling-laws.md": {"seven": lambda: 7_372_652 / longest_scaling_trial()},
     "docs/lessons/18-inverting-embeddings.md": {"8,192": lambda: mini()["vocab_size"], "256": lambda: mini()["n_embd"]},
     "docs/lessons/index.md": {"6.9": millions, "8,192": lambda: mini()["vocab_size"], "256": lambda: mini()["n_embd"]},
-    "docs/scaling.md": {"130": lambda: INTERRUPTED},
+    "docs/scaling.md": {
+        "130": lambda: INTERRUPTED,
+        "16": lambda: 4 * 4,
+        "2": lambda: state_gigabytes(124_439_808),
+        "25": lambda: state_gigabytes(1_557_611_200),
+    },
     "docs/start.md": {"548": gpt2_megabytes, "982": lambda: lines_of("spam/sample.tsv") - 1, "3.11": python},
 }
 
@@ -217,7 +268,8 @@ def prose(page: str) -> str:
 
 
 def figures(page: str) -> Iterator[str]:
-    """The numbers in prose that could be measured: with decimals, percent, or three digits; years are left out."""
+    """The numbers in prose that could be measured: with decimals, percent, three digits or a unit; years are left out."""
+    yield from MEASURED.findall(prose(page))
     for number in NUMBER.findall(prose(page)):
         number = number.strip(",")
         if not re.fullmatch(r"(19|20)\d\d", number) and (re.search(r"[.e%]", number) or value(number) >= 100):
@@ -225,11 +277,13 @@ def figures(page: str) -> Iterator[str]:
 
 
 def value(number: str) -> float:
-    return float(number.replace(",", "").rstrip("% "))
+    return WORDS[number] if number in WORDS else float(number.replace(",", "").rstrip("% "))
 
 
 def rounds_to(exact: float, printed: str) -> bool:
     """Whether an exact figure, rounded as far as the printed one is, gives it."""
+    if printed in WORDS:
+        return round(exact) == WORDS[printed]
     mantissa, _, exponent = printed.rstrip("% ").replace(",", "").partition("e")
     unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     return abs(exact - value(printed)) <= 0.5001 * unit

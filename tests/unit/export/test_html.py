@@ -16,11 +16,11 @@ from finetune.export.card import Card
 from finetune.export.cost import Rule
 from finetune.export.exportable import Conversation, Exportable
 from finetune.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from finetune.models.few_bits import quantize_rows, rounded_copy
 from finetune.models.generate import generate
 from finetune.models.gpt import GPT, IGNORE, GPTConfig
 from finetune.models.heads import Classifier
-from finetune.models.int8 import quantize_rows, rounded_copy
-from finetune.models.packed import int8_decoder
+from finetune.models.packed import few_bits_decoder
 from finetune.models.plain_attention import attention_maps
 from finetune.models.transformer import Transformer, TransformerConfig
 from finetune.tasks.classify.bundle import BundleCard
@@ -257,7 +257,7 @@ def test_logits_surprise_and_attention_are_ours_in_int8(page, small):
         ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)]])
         with torch.inference_mode():
             ours = rounded(ids)[0]
-            decoder = int8_decoder(rounded, compiled=False)  # what ``generate --dtype int8`` computes with
+            decoder = few_bits_decoder(rounded, "int8", compiled=False)  # what ``generate --dtype int8`` computes with
             last = decoder.next_logits(ids, decoder.new_cache(ids.shape[1]))[0]
         states = f"(model.clear(), model.read({ids[0].tolist()}))"
         every = np.array(browser.run(f"{states}.then((states) => [...model.logits(states)])")).reshape(ours.shape)
@@ -280,7 +280,7 @@ def test_it_writes_our_greedy_text_stops_and_says_where_the_context_ends(page, s
     browser.run("document.getElementById('new-tokens').value = 30")
     browser.run("run(new Event('submit'))")
     ids = [tokenizer.end_of_text, *tokenizer.encode("The <b> river")]
-    decoder = int8_decoder(rounded_copy(model), compiled=False)
+    decoder = few_bits_decoder(rounded_copy(model), "int8", compiled=False)
     ours = generate(decoder, torch.tensor([ids]), 30, temperature=0.0, end=tokenizer.end_of_text)[0].tolist()
     assert browser.run("shown.ids") == ours
     assert browser.run("document.getElementById('written').textContent") == tokenizer.decode(ours[1:])

@@ -14,7 +14,7 @@ from finetune.models import compiled, compiler, large_pages
 from finetune.models.compiled import CompiledGPT
 from finetune.models.compiler import COMPILERS
 from finetune.models.gpt import GPT, GPTConfig
-from finetune.models.packed import int8_decoder
+from finetune.models.packed import few_bits_decoder
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
 SHAPES = {
@@ -78,16 +78,32 @@ def test_in_fp32_and_int8_the_logits_are_the_plain_ones_for_any_number_of_sequen
     if flags != "found":
         monkeypatch.setattr(compiler, "FLAGS", ((),))
     model, generator = build(SHAPES[shape], torch.float32), torch.Generator().manual_seed(3)
-    decoder = int8_decoder(model)
+    decoder = few_bits_decoder(model, "int8")
     assert isinstance(decoder, CompiledGPT)
     for rows in (1, 3, 8, 11):
         ids, start = torch.randint(0, 96, (rows, 20), generator=generator), torch.arange(rows) % 3  # left-padded
         plain = stepwise(model, ids, 5, start)
         torch.testing.assert_close(stepwise(CompiledGPT(model), ids, 5, start), plain, atol=5e-5, rtol=0)
-        rounded = stepwise(int8_decoder(model, compiled=False), ids, 5, start)
+        rounded = stepwise(few_bits_decoder(model, "int8", compiled=False), ids, 5, start)
         off, own = (stepwise(decoder, ids, 5, start) - rounded).abs(), (rounded - plain).abs()
         assert own.max() > 1e-3  # int8 is something else
         assert off.max() < 2e-3 and off.mean() < 0.02 * own.mean()  # than numbers rounded to 16 bits
+
+
+@needs_compiler
+@pytest.mark.parametrize("flags", ["found", "without the instructions of this machine"])
+def test_in_int4_the_logits_are_the_plain_ones_for_any_number_of_sequences(fresh, monkeypatch, flags):
+    if flags != "found":
+        monkeypatch.setattr(compiler, "FLAGS", ((),))
+    model = GPT(GPTConfig(vocab_size=97, context=40, width=320, layers=2, heads=4)).initialise(1, std=0.1).eval()
+    generator, decoder = torch.Generator().manual_seed(3), few_bits_decoder(model, "int4")
+    assert isinstance(decoder, CompiledGPT)
+    for rows in (1, 3, 8, 11):
+        ids, start = torch.randint(0, 96, (rows, 12), generator=generator), torch.arange(rows) % 3  # left-padded
+        rounded = stepwise(few_bits_decoder(model, "int4", compiled=False), ids, 5, start)
+        off = (stepwise(decoder, ids, 5, start) - rounded).abs()
+        assert off.max() < 2e-3 and off.mean() < 2e-4
+        assert (rounded - stepwise(model, ids, 5, start)).abs().mean() > 0.02  # int4 is something else
 
 
 @needs_compiler
@@ -112,7 +128,7 @@ def test_no_sum_of_int8_products_is_too_large():
         mlp.down.weight.fill_(0.01)  # 4,224 columns, all of them 127
     ids = torch.tensor([[5, 6, 7]])
     for rows in (1, 2):
-        found, plain = (stepwise(int8_decoder(model, way), ids.repeat(rows, 1), 1) for way in (True, False))
+        found, plain = (stepwise(few_bits_decoder(model, "int8", way), ids.repeat(rows, 1), 1) for way in (True, False))
         torch.testing.assert_close(found, plain, atol=2e-3, rtol=0)
 
 
