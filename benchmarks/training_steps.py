@@ -4,14 +4,18 @@ Ours and `best` take the same rows of the bundled spam sample in the same batche
 to the longest of the batch, which is what group_by_length gives; `default` takes the Trainer's default, batches of eight in
 random order, padded likewise. All use torch's fused AdamW, clipping at 1 and fp32; the plain loops leave out what the
 Trainer itself does around a step, which favours them. The steps are stratified by length: as many short batches as long
-ones. Seconds of the processor, and real tokens, without padding. Used by short.py, and alone:
+ones. Each way has a process of its own, since a run keeps the memory that it frees; they take turns. Seconds of the
+processor, and real tokens, without padding. Used by short.py, and alone:
 
     python benchmarks/training_steps.py --weights FOLDER --steps 30 --rounds 5
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,7 @@ from torch import nn
 
 from finetune.checkpoints.store import load_checkpoint
 from finetune.hub.assets import asset
+from finetune.machine import keep_freed_memory
 from finetune.recipe import Train
 from finetune.tasks.classify.job import Examples, build_job, build_model, label_numbers
 from finetune.tokenizer import Tokenizer
@@ -31,7 +36,9 @@ from finetune.training.step import EagerSteps
 from finetune.training.token_rows import encode
 from finetune.training.trainable import freeze
 
+WAYS = ("ours", "best", "default")
 BATCH, DEFAULT_BATCH = 16, 8
+Steps = Callable[[list[list[int]]], None]
 
 
 def sample_rows(tokenizer: Tokenizer) -> Examples:
@@ -52,46 +59,77 @@ def stratified(batches: list[list[int]], lengths: list[int], count: int) -> list
     return [ordered[at] for at in np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)]
 
 
-def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Real tokens per processor second of `steps` steps: ours, best and default, once a round in turn."""
-    rows = sample_rows(Tokenizer.from_directory(weights))
+def our_steps(weights: Path, rows: Examples) -> Steps:
+    """What takes our steps on batches."""
+    keep_freed_memory()
     model = build_model(load_checkpoint(weights).gpt, 2, 0)
     settings = Train(method="full", epochs=1, lr=1e-4, precision="fp32", threads=1, batch_size=BATCH)
     trainable = freeze(model, model.body, "full", 1)
     job = build_job(model, trainable, settings, rows, rows, torch.device("cpu"))
     accelerator, optimizers, _ = loop._start(job, settings)
-    steps_of = EagerSteps(accelerator, accelerator.prepare(model), optimizers, job, settings)
-    grouped = stratified(epoch_batches(job.lengths, BATCH, 0, 0), job.lengths, steps)
-    random = np.random.default_rng(0).permutation(len(job.lengths))
-    any_order = stratified(np.array_split(random, len(random) // DEFAULT_BATCH), job.lengths, steps)
+    steps = EagerSteps(accelerator, accelerator.prepare(model), optimizers, job, settings)
 
-    theirs = transformers.GPT2ForSequenceClassification.from_pretrained(weights, num_labels=2, pad_token_id=0).train()
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-4, fused=True)
-
-    def ours(batches: list[list[int]]) -> None:
+    def take(batches: list[list[int]]) -> None:
         for number, batch in enumerate(batches):
-            steps_of.take(batch, number, 0, settings.chosen_lr)
+            steps.take(batch, number, 0, settings.chosen_lr)
 
-    def plain(batches: list[list[int]]) -> None:
+    return take
+
+
+def plain_steps(weights: Path, rows: Examples) -> Steps:
+    """What takes the steps of a plain loop on batches."""
+    asked = {"num_labels": 2, "pad_token_id": 0, "dtype": torch.float32}
+    model = transformers.GPT2ForSequenceClassification.from_pretrained(weights, **asked).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def take(batches: list[list[int]]) -> None:
         for batch in batches:
             ids, last = pad_ids([rows.ids[row] for row in batch])
             seen = (torch.arange(ids.shape[1]) <= last[:, None]).long()
             targets = torch.from_numpy(rows.targets[batch])
-            theirs(ids, attention_mask=seen, labels=targets).loss.backward()
-            nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+            model(ids, attention_mask=seen, labels=targets).loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    ways = {"ours": (ours, grouped), "best": (plain, grouped), "default": (plain, any_order)}
-    for work, batches in ways.values():
-        work(batches[:1])
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    return take
+
+
+def work(way: str, weights: Path, steps: int, turns: Connection) -> None:
+    """One way in a process of its own: at each turn its steps, and their real tokens per processor second."""
+    torch.set_num_threads(1)
+    rows = sample_rows(Tokenizer.from_directory(weights))
+    lengths = [len(row) for row in rows.ids]
+    if way == "default":
+        order = np.random.default_rng(0).permutation(len(lengths))
+        batches = stratified(np.array_split(order, len(order) // DEFAULT_BATCH), lengths, steps)
+    else:
+        batches = stratified(epoch_batches(lengths, BATCH, 0, 0), lengths, steps)
+    take = (our_steps if way == "ours" else plain_steps)(weights, rows)
+    for _ in range(3):  # memory is allocated
+        take(batches[-1:])
+    tokens = sum(lengths[row] for batch in batches for row in batch)
+    turns.send("ready")
+    while turns.recv():
+        begun = time.process_time()
+        take(batches)
+        turns.send(tokens / (time.process_time() - begun))
+
+
+def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
+    """Real tokens per processor second of `steps` steps: ours, best and default, once a round in turn."""
+    started, found = multiprocessing.get_context("spawn"), {way: [] for way in WAYS}
+    here: dict[str, Connection] = {}
+    for way in WAYS:
+        here[way], there = started.Pipe()
+        started.Process(target=work, args=(way, weights, steps, there), daemon=True).start()
+        here[way].recv()
     for _ in range(rounds):
-        for name, (work, batches) in ways.items():
-            begun = time.process_time()
-            work(batches)
-            seconds = time.process_time() - begun
-            found[name].append(sum(job.lengths[row] for batch in batches for row in batch) / seconds)
+        for way, connection in here.items():
+            connection.send(True)
+            found[way].append(connection.recv())
+    for connection in here.values():
+        connection.send(False)
     return found
 
 

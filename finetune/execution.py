@@ -11,7 +11,7 @@ from finetune.config import chosen_values, field_names, value_of
 from finetune.console import log_to, program, say
 from finetune.errors import Interrupted, RunError, TrainingError, listed
 from finetune.files import read_json, sha256_json, write_json
-from finetune.machine import reset_peak_memory, timed
+from finetune.machine import keep_freed_memory, release_memory, reset_peak_memory, timed
 from finetune.pipeline import describe, load_pipeline, stage_name, stage_names, stage_reads
 from finetune.recipe import Recipe
 from finetune.run import Run, content, read_record
@@ -149,6 +149,7 @@ def execute(
                 do="Run the same command again, or choose another --name.",
             )
         set_threads(recipe.train.threads)  # for every stage: the thread count changes the last bits
+        keep_freed_memory()
         for line in substitutions(run.recipe("request.json"), recipe):
             say(line)
         for line in describe(recipe, stages):
@@ -245,6 +246,7 @@ def dry_run(request: Recipe, stages: Sequence[ModuleType], processes: int = 1) -
     if plans:
         with memory_errors():
             set_threads(recipe.train.threads)
+            keep_freed_memory()
             measured.dry_run(recipe, processes, plans)
     for note in notes:
         say(note)
@@ -276,6 +278,7 @@ def _run_stage(
     machine: dict[str, str],
 ) -> None:
     number, name, outputs = numbered
+    release_memory()
     reset_peak_memory()
     with timed() as seconds:
         result = stage.run(recipe, run)

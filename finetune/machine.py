@@ -26,6 +26,7 @@ PACKAGES = (
     "datasets",
     "transformers",
 )
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 _kept_bytes = 0  # peak before the last reset, if it still counts
 
 
@@ -78,6 +79,22 @@ def reset_peak_memory(keep_bytes: int = 0) -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, for its next tensors; glibc alone gives large blocks back each time.
+
+    Every step of a training frees and allocates its gradients and activations. Given back, each of their pages is
+    cleared and mapped again by the system, which took a tenth of a step at GPT-2 124M (benchmarks/training_steps.py).
+    ``release_memory`` still gives everything back. Does nothing if an environment variable of glibc's says how to allocate.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
+        return
+    with suppress(OSError, AttributeError):  # only glibc has mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 64 << 20)
 
 
 def release_memory() -> None:

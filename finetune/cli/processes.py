@@ -154,7 +154,29 @@ def _predict(bundle: str, *adapters: str) -> None:
     task.help_predict(directory, *given)
 
 
-WORK: dict[str, Callable[..., None]] = {"train": _train, "evaluate": _evaluate, "predict": _predict}
+def _audit(directory: str) -> None:
+    from finetune.tasks.classify.audit import text_states
+    from finetune.training.loop import set_threads
+
+    run = _run_at(directory)
+    recipe = run.recipe()
+    set_threads(recipe.train.threads)
+    text_states(recipe, run)
+
+
+def _score(*given: str) -> None:
+    from finetune.commands.bundle import score_file
+
+    score_file(*given)
+
+
+WORK: dict[str, Callable[..., None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "audit": _audit,
+    "predict": _predict,
+    "score": _score,
+}
 
 
 @cache

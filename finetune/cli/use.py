@@ -86,6 +86,9 @@ def predict(
 
 def predict_request(bundle: str, adapters: list[str], table: list[str], read: list) -> None:
     """Fill a table with all processes that were started. read: what ``predict_table`` takes after source and target."""
+    from finetune.machine import keep_freed_memory
+
+    keep_freed_memory()
     _say_predictions(bundle, adapters, "predict_table", *map(Path, table), *read)
 
 
@@ -120,15 +123,27 @@ def evaluate(
     text: Annotated[str | None, typer.Option(metavar="COL", help="The text column; default: as in training.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="The label column; default: as in training.")] = None,
     encoding: EncodingOption = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes that share the rows.")] = None,
 ) -> None:
     """Score a labelled file: the report's metrics, with 95 % intervals."""
-    from finetune.commands.bundle import task_module
     from finetune.tables.standard_input import table_name
 
-    task, directory = task_module(bundle, "score_file")
+    count = process_count(processes)
     with table_name(data) as name:
-        for line in task.score_file(directory, Path(name), text, label, encoding):
-            say(line)
+        given = [str(bundle), name, text or "", label or "", encoding or ""]
+        if count == ranks.processes():
+            evaluate_request(given)
+            return
+        raise typer.Exit(start_processes(count, "evaluate", {"given": given}))
+
+
+def evaluate_request(given: list[str]) -> None:
+    """Score a file with all processes that were started. given: to ``score_file``."""
+    from finetune.commands.bundle import score_file
+
+    ranks.call_others("score", *given)
+    for line in score_file(*given):
+        say(line)
 
 
 def generate(

@@ -8,12 +8,16 @@ from pathlib import Path
 from finetune.cli import run_command
 from finetune.cli.processes import STATUS
 from finetune.cli.train import run_request
-from finetune.cli.use import predict_request
+from finetune.cli.use import evaluate_request, predict_request
 from finetune.files import read_json, write_json
 from finetune.training.launch import watch_parent
 from finetune.training.ranks import rank
 
-COMMANDS: dict[str, Callable[..., None]] = {"run": run_request, "predict": predict_request}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run_request,
+    "predict": predict_request,
+    "evaluate": evaluate_request,
+}
 
 
 def main(command: str, path: str) -> None:

@@ -12,6 +12,7 @@ from finetune.files import read_json
 from finetune.records import Record
 from finetune.tasks import TASKS
 from finetune.tasks.classify.bundle import bundle_directory
+from finetune.training.sharing import together
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,14 @@ def task_module(path: Path, name: str, adapters: Sequence[Path] = ()) -> tuple[M
             f"{file}: not what an export writes", got=error.got, known=error.known, do="Export the run again."
         ) from error
     return import_module(f"finetune.tasks.{card.task}.{name}"), directory
+
+
+def score_file(bundle: str, data: str, text: str, label: str, encoding: str) -> list[str]:
+    """The metrics of a bundle on a labelled file, as lines; all processes of the command do the same and share it.
+
+    text, label, encoding: as given on the command line, or empty.
+    """
+    task, directory = task_module(Path(bundle), "score_file")
+    with together():
+        lines: list[str] = list(task.score_file(directory, Path(data), text or None, label or None, encoding or None))
+    return lines

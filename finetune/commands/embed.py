@@ -20,7 +20,7 @@ from finetune.tables.readers import find_unlabelled_text, join_cells
 from finetune.tables.sources import locate_data
 from finetune.tables.tables import iterate_table
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 
 POOLINGS = ("mean", "last")
@@ -133,7 +133,7 @@ def embed_texts(model: Reader, tokenizer: Tokenizer, texts: list[str], pooling: 
     ids = [row[:context] for row in whole]
     vectors = np.zeros((len(texts), model.config.width), dtype=np.float32)
     with progress(show or "embedding", len(texts), unit="texts") as advance:
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], BUDGET):
+        for rows in inference_batches([len(row) for row in ids], BUDGET):
             batch, last = pad_ids([ids[row] for row in rows])
             real = real_tokens(last, batch.shape[1])  # (B, T)
             hidden = model.hidden_states(batch, real) if isinstance(model, Encoder) else model.hidden_states(batch)

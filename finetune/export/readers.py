@@ -11,7 +11,7 @@ import torch
 from finetune.console import progress
 from finetune.export.plain_reader import PlainReader
 from finetune.models.gpt import causal_mask_at
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 from finetune.training.predict import PREDICT_TOKENS
 
@@ -83,7 +83,7 @@ class TransformersReader:
     def tag(self, rows: Sequence[list[int]]) -> list[np.ndarray]:
         """Tag logits of every token of each text: (T, K) each."""
         logits: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
-        for batch in micro_batches(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS):
+        for batch in inference_batches([len(row) for row in rows], PREDICT_TOKENS):
             ids, last = pad_ids([rows[at] for at in batch], pad=self.tokenizer.pad_token_id)
             mask = causal_mask_at(last, ids.shape[1])[:, 0, 0].long()
             for at, own in zip(batch, self.model(ids, attention_mask=mask).logits.numpy(), strict=True):
@@ -110,7 +110,7 @@ def padded_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray
     """Logits (n, K) of transformers' classifier for texts padded on the right with `end`."""
     logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
-        for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], PREDICT_TOKENS):
+        for rows in inference_batches([len(row) for row in ids], PREDICT_TOKENS):
             batch, last = pad_ids([ids[i] for i in rows], pad=end)
             logits[rows] = theirs(
                 batch, attention_mask=causal_mask_at(last, batch.shape[1])[:, 0, 0].long()

@@ -7,7 +7,9 @@ read, and its hash stands for the data. `datasets` reads the stream and knows it
 import lzma
 import zlib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlparse
@@ -91,7 +93,7 @@ class TextStream:
         self.rows: IterableDataset | None = None
 
     def state(self) -> State:
-        """The state after the text that was given last."""
+        """The state after the text that was given last, the same wherever the stream began."""
         assert self.rows is not None, "texts() opens the stream"
         return self.rows.state_dict()
 
@@ -102,9 +104,10 @@ class TextStream:
         read = 0
         try:
             self.rows = self._open()
-            if state is not None:
-                self.rows.load_state_dict(state)
-            for row in self.rows:
+            earlier = state and _row_before(state)
+            if state:
+                self.rows.load_state_dict(earlier or state)
+            for row in islice(self.rows, 1 if earlier else 0, None):
                 read += 1
                 text = row.get("text")
                 if "text" not in row or not isinstance(text, str | None):
@@ -157,6 +160,25 @@ class TextStream:
         return DataError(
             what, got=shorten(str(error), 200) or "an empty file", known=", ".join(ENDINGS), do="Check the file."
         )
+
+
+def _row_before(state: State) -> State | None:
+    """The state one row earlier; all states of a stream that goes on from there are those of one that was never stopped.
+
+    Where `datasets` reads Arrow tables, a state is the beginning of a table and a number of rows from there. A stream that
+    went on from the state itself would count from another table than one that came there from the beginning.
+    None: a state of another kind, where this is not needed.
+    """
+    found = deepcopy(state)
+    inner = found.get("examples_iterable")
+    while inner:
+        if inner.get("previous_state") and inner["num_chunks_since_previous_state"] > 0:
+            inner["examples_iterable"], inner["previous_state"] = inner["previous_state"], None
+            inner["num_chunks_since_previous_state"] -= 1  # a chunk has one row
+            inner["batch_idx"] -= 1
+            return found
+        inner = inner.get("examples_iterable")
+    return None
 
 
 def _kind(name: str) -> str:

@@ -25,7 +25,7 @@ from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.splits import SPLITS, fold_text, grouped_split, ordered_split, text_keys
 from finetune.tasks.base import Prepared, read_tested
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches, micro_batches
 from finetune.training.job import Job
 from finetune.training.sharing import share
 from finetune.training.token_rows import TokenRows
@@ -295,10 +295,7 @@ def probe_training(
 ) -> Probe:
     """The steps that a dry run measures, with a validation of a single forward pass, the largest one."""
     whole, lengths = build(train, val), val.lengths()
-    largest = max(
-        micro_batches(list(range(len(lengths))), lengths, settings.tokens_per_pass),
-        key=lambda rows: len(rows) * lengths[rows[-1]],
-    )
+    largest = max(inference_batches(lengths, settings.tokens_per_pass), key=lambda rows: len(rows) * lengths[rows[-1]])
     return Probe(build(train, val.take(largest)), choose(whole.lengths, settings), whole)
 
 

@@ -7,6 +7,9 @@ from itertools import accumulate
 
 import numpy as np
 
+ENOUGH = 512  # tokens of a forward pass that keep a CPU's matrix products busy
+PADDING = 0.1  # of a forward pass without gradients, at most, once it has enough tokens
+
 
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, pool: int = 32, group: range | None = None
@@ -97,3 +100,27 @@ def micro_batches(rows: list[int], lengths: Sequence[int], token_budget: int) ->
         else:
             parts.append([row])
     return parts
+
+
+def inference_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Cut all rows, sorted by length, into forward passes without gradients: little padding matters more than few passes.
+
+    A pass has at most `token_budget` tokens, including padding. It also ends, once it has ENOUGH tokens, where the next
+    row would make more than a tenth of it padding. A training step has few rows of similar lengths and does not need this.
+    """
+    parts: list[list[int]] = []
+    real = padded = 0  # tokens of the last pass
+    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
+        larger = (len(parts[-1]) + 1) * lengths[row] if parts else 0
+        wasteful = padded >= ENOUGH and real + lengths[row] < (1 - PADDING) * larger
+        if not parts or larger > token_budget or wasteful:
+            parts.append([])
+            real, larger = 0, lengths[row]
+        parts[-1].append(row)
+        real, padded = real + lengths[row], larger
+    return parts
+
+
+def padded_tokens(lengths: Sequence[int], token_budget: int) -> int:
+    """The tokens, including padding, of the passes of ``inference_batches``."""
+    return sum(len(rows) * lengths[rows[-1]] for rows in inference_batches(lengths, token_budget))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finetune.console import progress, unseen
 from finetune.models.heads import Classifier
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids, pad_states
 from finetune.training.sharing import share
 
@@ -55,7 +55,7 @@ def _for_each_text(
     device = model.head.weight.device
     found = np.zeros((len(ids), width), dtype=np.float32)
     bar = progress(show, len(ids), unit="texts") if show else nullcontext(unseen)
-    batches = micro_batches(list(range(len(ids))), [len(row) for row in ids], budget)
+    batches = inference_batches([len(row) for row in ids], budget)
     with torch.inference_mode(), bar as advance:
 
         def compute_rows(rows: list[int]) -> np.ndarray:

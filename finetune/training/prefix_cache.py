@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.console import progress
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 from finetune.training.sharing import share
 
@@ -29,7 +29,7 @@ def build_prefix_cache(
     """
     lengths = [len(row) for row in rows]
     states: list[Tensor] = [torch.empty(0)] * len(rows)
-    batches = micro_batches(list(range(len(rows))), lengths, token_budget)
+    batches = inference_batches(lengths, token_budget)
     with progress("frozen blocks", sum(lengths), unit="tokens") as advance, torch.no_grad():
 
         def run_lower(batch: list[int]) -> list[Tensor]:

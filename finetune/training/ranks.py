@@ -1,7 +1,8 @@
 """The processes of one command: the first runs it, and the others wait until it calls them to share its work.
 
 They meet in the key-value store of torch.distributed, which waits without a time-out: the first may download and
-prepare for hours before it calls.
+prepare for hours before it calls. What they are is a fact of the process, as its environment is, so nothing here takes
+or makes an object: the environment names the processes, and the store counts the calls.
 """
 
 import json
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch.distributed import PrefixStore
 
 WAIT_SECONDS = 0.1
-_called = 0  # how often the others were called
 
 
 def processes() -> int:
@@ -38,12 +38,11 @@ def launched() -> bool:
 
 def call_others(*work: str) -> None:
     """Tell the other processes what to do next, and on what; nothing: to end."""
-    global _called
     if processes() > 1:
         if not work:
             _store().set("ended", "")
-        _store().set(f"work {_called}", json.dumps(work))
-        _called += 1
+        number = _store().add("calls", 1) - 1
+        _store().set(f"work {number}", json.dumps(work))
 
 
 def calls() -> Iterator[list[str]]:
@@ -74,6 +73,7 @@ def part() -> None:
 
 @cache
 def _store() -> "PrefixStore":
+    """This process's only connection to the others, made when it is first needed."""
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 

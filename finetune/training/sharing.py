@@ -7,6 +7,8 @@ have computed: the batches are the same, and no row is left out or counted twice
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,17 +19,29 @@ T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
 B = TypeVar("B")
 
-_together = _evenly = False
+
+@dataclass(frozen=True)
+class Group:
+    """The processes among which ``share`` divides work, and which of them this is.
+
+    evenly: each must compute equally many batches, as where weights are divided and every forward pass gathers them.
+    """
+
+    size: int = 1
+    rank: int = 0
+    evenly: bool = False
+
+
+ALONE = Group()
+_group: ContextVar[Group] = ContextVar("group", default=ALONE)  # of this thread; any other computes alone
 
 
 @contextmanager
 def together(evenly: bool = False) -> Iterator[None]:
     """All processes run the block at the same time, and ``share`` divides its work among them.
 
-    evenly: each must compute equally many batches, as where weights are divided and every forward pass gathers them.
-    Raises TrainingError where another of the processes has ended.
+    evenly: as in ``Group``. Raises TrainingError where another of the processes has ended.
     """
-    global _together, _evenly
     if processes() == 1:
         yield
         return
@@ -36,9 +50,9 @@ def together(evenly: bool = False) -> Iterator[None]:
     from finetune.training.precision import device_type
 
     try:
-        PartialState(cpu=device_type() == "cpu")  # connects the processes, as Accelerator does later
-        _together, _evenly = True, evenly
-        yield
+        connected = PartialState(cpu=device_type() == "cpu")  # connects the processes, as Accelerator does later
+        with _sharing(Group(connected.num_processes, connected.process_index, evenly)):
+            yield
     except RuntimeError as error:
         if not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
             raise
@@ -47,8 +61,16 @@ def together(evenly: bool = False) -> Iterator[None]:
             got=str(error).strip().splitlines()[-1][:200],
             do="The same command resumes from what was saved, with any number of processes.",
         ) from error
+
+
+@contextmanager
+def _sharing(group: Group) -> Iterator[None]:
+    before = _group.get()
+    _group.set(group)
+    try:
+        yield
     finally:
-        _together = False
+        _group.set(before)
 
 
 def share(batches: Sequence[B], compute: Callable[[B], T], done: Callable[[B], object] = lambda batch: None) -> list[T]:
@@ -56,28 +78,23 @@ def share(batches: Sequence[B], compute: Callable[[B], T], done: Callable[[B], o
 
     done: called for each batch that is done, here or by another process.
     """
-    global _together
-    world, rank = _place()
-    mine: list[T] = []
-    divided, _together = _together, False  # what `compute` shares, it computes alone
-    try:
-        for start in range(0, len(batches), world):
-            group = batches[start : start + world]
-            if rank < len(group):
-                mine.append(compute(group[rank]))
-            elif _evenly:
-                compute(group[0])
-            for batch in group:
+    group, mine = _group.get(), []
+    with _sharing(ALONE):  # what `compute` shares, it computes alone
+        for start in range(0, len(batches), group.size):
+            turn = batches[start : start + group.size]
+            if group.rank < len(turn):
+                mine.append(compute(turn[group.rank]))
+            elif group.evenly:
+                compute(turn[0])
+            for batch in turn:
                 done(batch)
-    finally:
-        _together = divided
-    if world == 1:
+    if group.size == 1:
         return mine
     import torch.distributed as dist
 
-    everyone: list[Any] = [None] * world
+    everyone: list[Any] = [None] * group.size
     dist.all_gather_object(everyone, mine)
-    return [everyone[number % world][number // world] for number in range(len(batches))]
+    return [everyone[number % group.size][number // group.size] for number in range(len(batches))]
 
 
 def lead(
@@ -119,12 +136,3 @@ def _share_of_first(batches: Sequence[B] | None, compute: Callable[[B], T]) -> l
     sent: list[Any] = [batches]
     dist.broadcast_object_list(sent, src=0)
     return share(sent[0] or [], compute)
-
-
-def _place() -> tuple[int, int]:
-    """How many processes share the work, and which of them this is."""
-    if not _together:
-        return 1, 0
-    import torch.distributed as dist
-
-    return dist.get_world_size(), dist.get_rank()

@@ -1,7 +1,7 @@
 """One process = two with whole models (DDP) = two with divided ones (FSDP2): losses, gradient norms and weights.
 
-Evaluations and filled tables are equal to the last bit. All work of two processes is done by one pair of them. Batches
-are ragged: in a step of one row, one process has none.
+Evaluations, scored files and filled tables are equal to the last bit. All work of two processes is done by one pair of
+them. Batches are ragged: in a step of one row, one process has none.
 """
 
 import json
@@ -10,19 +10,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune.commands.bundle import score_file, task_module
 from finetune.errors import RecipeError
 from finetune.execution import execute, open_run
 from finetune.pipeline import load_pipeline, make_recipe
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stages.train import check, train_here
-from finetune.tasks.classify import bundle
-from finetune.tasks.classify.predict import predict_table
+from finetune.tasks.classify import audit, bundle
+from finetune.tasks.tag import predict as tag_predict
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = ("ddp", "fsdp")
@@ -50,17 +53,20 @@ EVALUATED = {
     "tags": ("tagger", SHORT),
     "masked words": ("pretrain", [*SHORT, "pretrain.objective=masked"]),
 }
+BUNDLES = ("classifier", "tagger")
 ROWS = {"one row": 1, "a row more than a chunk": 5, "chunks that one process has more of": 19}  # 4 rows in a chunk
 WORKER = """
 import json
 import sys
 from pathlib import Path
 import torch.distributed as dist
+import numpy as np
+from finetune.commands.bundle import score_file, task_module
 from finetune.files import write_nothing
 from finetune.run import Run
 from finetune.stages import evaluate, train
-from finetune.tasks.classify import bundle
-from finetune.tasks.classify.predict import help_predict, predict_table
+from finetune.tasks.classify import audit, bundle
+from finetune.tasks.tag import predict as tag_predict
 from finetune.training.ranks import part, rank
 from finetune.training.sharing import follow, lead, share, together
 
@@ -77,12 +83,25 @@ for folder in work["evaluate"]:
     exchanges.clear()
     (evaluate.evaluate_here if rank() > 0 else evaluate.run)(run.recipe(), run)
     assert exchanges, folder
-bundle.CHUNK = 4
-for source, target in work["tables"]:
+bundle.CHUNK = tag_predict.CHUNK = 4
+for own, source, target in work["tables"]:
+    task, directory = task_module(Path(own), "predict")
+    exchanges.clear()
     if rank() > 0:
-        help_predict(Path(work["bundle"]))
+        task.help_predict(directory)
     else:
-        list(predict_table(Path(work["bundle"]), Path(source), Path(target), None, None, True))
+        list(task.predict_table(directory, Path(source), Path(target), None, None, True))
+    assert exchanges, target
+for own, source, target in work["scored"]:
+    exchanges.clear()
+    lines = score_file(own, source, "", "", "")
+    assert exchanges, target
+    if rank() == 0:
+        Path(target).write_text(json.dumps(lines))
+run = Run.at(Path(work["audited"]))
+states = audit.text_states(run.recipe(), run)
+if rank() == 0:
+    np.save(run.path("states.npy"), states)
 
 for count in range(5):
     batches, own, done = [[n] * n for n in range(count)], [], []
@@ -127,7 +146,7 @@ def write_data(folder: Path) -> dict[str, str]:
 def trained(tmp_path_factory, toy):
     """The folder of each training and evaluation, by case and way: "one" in this process, the others in two.
 
-    Also the folder of the tables, which are filled in two processes.
+    Also the bundles with which two processes fill tables and score labelled files in the folder.
     """
     folder = tmp_path_factory.mktemp("parallel")
     data, runs = write_data(folder), {}
@@ -144,20 +163,31 @@ def trained(tmp_path_factory, toy):
             chosen["train"]["parallel"] = way
             (runs[case, way] / "recipe.json").write_text(json.dumps(chosen))
         runs[case, "one"] = run.directory
-        execute(run, recipe, stages, until="evaluate" if case in EVALUATED else "train")
+        until = {"tags": "export"}.get(case, "evaluate" if case in EVALUATED else "train")
+        execute(run, recipe, stages, until=until)
         if case in EVALUATED:
             runs[case, "evaluated"] = folder / f"evaluated-{number}"
             shutil.copytree(run.directory, runs[case, "evaluated"])
             (runs[case, "evaluated"] / "eval.json").unlink()
+    bundles = {"classifier": toy.run / "export" / "hf", "tagger": runs["tags", "one"] / "export" / "hf"}
+    spam = Path(data["classify"]).read_text().replace(",0\n", ",ham\n").replace(",1\n", ",spam\n")
+    (folder / "spam.csv").write_text(spam)
+    labelled = {"classifier": str(folder / "spam.csv"), "tagger": data["tags"]}
     work = {
         "train": [str(path) for (_, way), path in runs.items() if way in WAYS],
         "evaluate": [str(path) for (_, way), path in runs.items() if way == "evaluated"],
-        "bundle": str(toy.run / "export" / "hf"),
-        "tables": [[str(folder / f"{name}.csv"), str(folder / f"{name}, two.csv")] for name in ROWS],
+        "tables": [
+            [str(bundles[kind]), str(folder / f"{name}.csv"), str(folder / f"{name}, {kind}, two.csv")]
+            for kind in BUNDLES
+            for name in ROWS
+        ],
+        "scored": [[str(bundles[kind]), labelled[kind], str(folder / f"{kind}, two.json")] for kind in BUNDLES],
+        "audited": str(runs["classify, full", "one"]),
     }
-    for (source, _), count in zip(work["tables"], ROWS.values(), strict=True):
+    for name, count in ROWS.items():
         texts = ["" if n in (4, 5, 6, 7, 9) and count > 5 else f"win cash {n}" for n in range(count)]
-        Path(source).write_text("number,text\n" + "".join(f"{n},{text}\n" for n, text in enumerate(texts)))
+        rows = "".join(f"{n},{text}\n" for n, text in enumerate(texts))
+        (folder / f"{name}.csv").write_text("number,text\n" + rows)
     (folder / "work.json").write_text(json.dumps(work))
     worker = folder / "worker.py"
     worker.write_text(WORKER)
@@ -170,8 +200,7 @@ def trained(tmp_path_factory, toy):
         timeout=240,
     )
     assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if line.startswith("[rank"))
-    runs["tables", "two"] = folder
-    return runs
+    return SimpleNamespace(runs=runs, bundles=bundles, labelled=labelled, folder=folder)
 
 
 def steps_of(directory: Path) -> tuple[list[dict], list[float]]:
@@ -184,7 +213,7 @@ def steps_of(directory: Path) -> tuple[list[dict], list[float]]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(trained, case, way):
-    one, two = trained[case, "one"], trained[case, way]
+    one, two = trained.runs[case, "one"], trained.runs[case, way]
     (steps, validated), (others, validated_too) = steps_of(one), steps_of(two)
     assert len(steps) >= 4 and [line["rows"] for line in steps] == [line["rows"] for line in others]
     if case.startswith("classify"):
@@ -213,30 +242,51 @@ def without_seconds(value):
 
 @pytest.mark.parametrize("case", EVALUATED)
 def test_two_processes_evaluate_as_one(trained, case):
-    one, two = trained[case, "one"], trained[case, "evaluated"]
+    one, two = trained.runs[case, "one"], trained.runs[case, "evaluated"]
     expected, found = (without_seconds(json.loads((path / "eval.json").read_text())) for path in (one, two))
     assert found == expected
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_two_processes_fill_a_table_as_one(trained, toy, name, tmp_path, monkeypatch):
-    folder = trained["tables", "two"]
-    monkeypatch.setattr(bundle, "CHUNK", 4)
+@pytest.fixture
+def one_thread():
+    """As each of the two processes has."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        given = toy.run / "export" / "hf", folder / f"{name}.csv", tmp_path / "one.csv"
-        list(predict_table(*given, None, None, True))
-    finally:
-        torch.set_num_threads(threads)
-    found = (folder / f"{name}, two.csv").read_text()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", BUNDLES)
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_fill_a_table_as_one(trained, name, kind, tmp_path, monkeypatch):
+    task, directory = task_module(trained.bundles[kind], "predict")
+    for module in (bundle, tag_predict):
+        monkeypatch.setattr(module, "CHUNK", 4)
+    list(task.predict_table(directory, trained.folder / f"{name}.csv", tmp_path / "one.csv", None, None, True))
+    found = (trained.folder / f"{name}, {kind}, two.csv").read_text()
     assert found == (tmp_path / "one.csv").read_text() and len(found.splitlines()) == 1 + ROWS[name]
+    assert kind == "classifier" or '""kind"": ""x""' in found  # names were found
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", BUNDLES)
+def test_two_processes_score_a_file_as_one(trained, kind):
+    lines = score_file(str(trained.bundles[kind]), trained.labelled[kind], "", "", "")
+    assert json.loads((trained.folder / f"{kind}, two.json").read_text()) == lines and len(lines) > 3
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_compute_the_states_for_the_audit_as_one(trained):
+    run = Run.at(trained.runs["classify, full", "one"])
+    expected, found = audit.text_states(run.recipe(), run), np.load(run.path("states.npy"))
+    assert len(found) == 79 and found.tobytes() == expected.tobytes()
 
 
 def test_one_process_goes_on_where_two_with_divided_weights_stopped(trained, tmp_path):
     """A checkpoint holds whole tensors, however they were divided: the last steps give the same numbers."""
     for way in ("one", "fsdp"):
-        shutil.copytree(trained["classify, full", way], tmp_path / way)
+        shutil.copytree(trained.runs["classify, full", way], tmp_path / way)
         last = sorted((tmp_path / way / "checkpoints").glob("step-*"))[-1]
         assert json.loads((last / "state.json").read_text())["identity"]["processes"] == {"one": "1", "fsdp": "2"}[way]
         shutil.rmtree(last)  # the checkpoint before it is the newest

@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from finetune.tasks.pretrain import sharding
+
 COMMAND = [
     "run",
     "pretrain",
@@ -161,6 +163,27 @@ STREAM = [
 ]
 
 
+def size_of(file):
+    """A file's size; 0 if a thread that makes a shard has renamed or deleted it meanwhile."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def interrupted_after(count, call):
+    """The function, which raises KeyboardInterrupt after so many calls."""
+    calls = []
+
+    def counted(*given):
+        calls.append(given)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return call(*given)
+
+    return counted
+
+
 def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_path, monkeypatch):
     from finetune.training.step import EagerSteps
 
@@ -170,7 +193,7 @@ def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_pa
     def watched(self, rows, *arguments):
         found = original(self, rows, *arguments)
         [shards] = (tmp_path / "runs").glob("*/shards")
-        assert sum(file.stat().st_size for file in shards.iterdir()) <= 2500
+        assert sum(map(size_of, shards.iterdir())) <= 2500
         seen.append(rows)
         if len(seen) == stop[0]:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -182,9 +205,15 @@ def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_pa
     weights, batches = (tmp_path / "runs" / "pretrain" / "export" / "hf" / "model.safetensors").read_bytes(), seen[:]
     (tmp_path / "runs" / "pretrain").rename(tmp_path / "whole")
     seen.clear()
+    with monkeypatch.context() as patch:  # Ctrl-C in prepare
+        patch.setattr(sharding, "train_ids", interrupted_after(30, sharding.train_ids))
+        assert finetune(*COMMAND, *STREAM, "--name", "stopped").status == 130
     stop[0] = len(batches) * 2 // 3  # in the middle of the second epoch's shards
     stopped = finetune(*COMMAND, *STREAM, "--name", "stopped")
-    assert stopped.status == 130, stopped.err
+    assert stopped.status == 130 and "going on after shard " in stopped.out, stopped.err
+    for name in ("stream.json", "val.bin", "card.json"):
+        assert (tmp_path / "runs/stopped/data" / name).read_bytes() == (tmp_path / "whole/data" / name).read_bytes()
+    assert not (tmp_path / "runs" / "stopped" / "data" / sharding.PROGRESS).exists()
     shutil.rmtree(tmp_path / "runs" / "stopped" / "shards")  # they are made again
     again = finetune(*COMMAND, *STREAM, "--name", "stopped")
     assert again.status == 0 and "resuming from" in again.out, again.err

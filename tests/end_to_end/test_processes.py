@@ -20,7 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.cli.processes import STATUS, process_count, run_process_count
+from finetune.cli.processes import STATUS, WORK, process_count, run_process_count
+from finetune.cli.worker import COMMANDS
+from finetune.commands import bundle
 from finetune.errors import RecipeError
 from finetune.execution import execute
 from finetune.files import write_json
@@ -28,7 +30,9 @@ from finetune.pipeline import load_pipeline, make_recipe
 from finetune.records import TrainResult
 from finetune.run import Run
 from finetune.stages.train import train_here
+from finetune.tasks.classify import audit
 from finetune.tasks.classify.predict import predict_table
+from finetune.training import ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 70  # 10 epochs of 55 rows, 9 in a step: the last batch of an epoch is one row for two processes
@@ -226,6 +230,39 @@ def test_two_processes_fill_a_table(toy, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
+
+
+def test_all_processes_are_told_what_to_score(toy, finetune, tmp_path, monkeypatch):
+    """That two processes share the rows is tested where two are started, in test_parallel."""
+    (tmp_path / "rows.csv").write_text(
+        "text,label\n" + "".join(f"see you at {n},ham\nwin {n},spam\n" for n in range(9))
+    )
+    given = ("evaluate", str(toy.run), "rows.csv", "--text", "text")
+    alone, called, scored, score = finetune(*given), [], [], bundle.score_file
+
+    def start(count, command, work):
+        COMMANDS[command](**json.loads(json.dumps(work)))
+        return count - 2
+
+    monkeypatch.setattr("finetune.cli.use.start_processes", start)
+    monkeypatch.setattr(ranks, "call_others", lambda *work: called.append(work))
+    monkeypatch.setattr(bundle, "score_file", lambda *on: scored.append(on) or score(*on))
+    first = finetune(*given, "--processes", "2")
+    assert (first.status, first.out) == (0, alone.out) and "accuracy" in first.out, first.err
+    [(what, *on)] = called
+    WORK[what](*on)
+    assert len(scored) == 2 and scored[0] == scored[1]
+
+
+def test_all_processes_are_told_which_states_an_audit_needs(toy, monkeypatch):
+    called, computed, compute = [], [], audit.text_states
+    monkeypatch.setattr(audit, "call_others", lambda *work: called.append(work))
+    monkeypatch.setattr(audit, "text_states", lambda *on: computed.append(compute(*on)) or computed[-1])
+    run = Run.at(toy.run)
+    audit._features(audit.STATES, run.recipe(), run, [])
+    [(what, *on)] = called
+    WORK[what](*on)
+    assert computed[0].tobytes() == computed[1].tobytes()
 
 
 def test_an_error_is_said_once_and_ends_all(toy, tmp_path):

@@ -2,13 +2,16 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
+
+import pytest
 
 from finetune.machine import git_commit, hardware, peak_memory_bytes, timed, versions
 
 
 def test_a_record_names_versions_and_machine_but_no_person():
-    import platform
-
     import torch
 
     assert versions()["python"] == platform.python_version()
@@ -44,3 +47,33 @@ def test_seconds_are_counted():
     with timed() as seconds:
         time.sleep(0.02)
     assert 0.02 <= seconds() < 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("variable", ["", "MALLOC_TRIM_THRESHOLD_"])
+def test_freed_memory_is_kept_until_it_is_released_unless_glibc_was_told_otherwise(variable):
+    """In a process of its own: the setting cannot be taken back."""
+    code = """
+import resource, psutil, torch
+from finetune.machine import keep_freed_memory, release_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use():
+    before = faults()
+    for _ in range(4):
+        torch.ones(16 << 20)  # 64 MB
+    return faults() - before
+first = use()
+keep_freed_memory()
+for _ in range(4):  # the heap grows to its size
+    use()
+kept, held = use(), psutil.Process().memory_info().rss
+release_memory()
+print(first, kept, held - psutil.Process().memory_info().rss)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({variable: "131072"} if variable else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    first, kept, released = map(int, done.stdout.split())
+    if variable:
+        assert kept > first / 2
+    else:
+        assert kept < first / 20 and released > 50 << 20

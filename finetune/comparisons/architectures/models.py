@@ -20,7 +20,7 @@ from finetune.tasks.classify.job import Examples
 from finetune.tasks.seq2seq.layout import Pair
 from finetune.tasks.seq2seq.model import Family, family_of
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 from finetune.training.job import Job
 
@@ -162,7 +162,7 @@ def class_job(model: Labeller, train: Examples, val: Examples, budget: int, devi
 def class_logits(model: Labeller, ids: Sequence[list[int]], budget: int, device: torch.device) -> np.ndarray:
     """Logits (n, K) in the order of the rows."""
     logits = np.zeros((len(ids), model.head.out_features))
-    for rows in micro_batches(list(range(len(ids))), [len(row) for row in ids], budget):
+    for rows in inference_batches([len(row) for row in ids], budget):
         batch = (tensor.to(device) for tensor in pad_ids([ids[i] for i in rows]))
         logits[rows] = model(*batch).float().cpu().numpy()
     return logits

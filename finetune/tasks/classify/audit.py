@@ -33,9 +33,11 @@ from finetune.tasks.classify.labelled import ClassifyPrepared, run_examples
 from finetune.tasks.classify.score import TFIDF
 from finetune.tasks.classify.task import labelled_task
 from finetune.tasks.setup import base_weights
+from finetune.training.batching import padded_tokens
 from finetune.training.precision import device_type
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
-from finetune.training.probe import batch_size
+from finetune.training.ranks import call_others
+from finetune.training.sharing import together
 from finetune.training.trial import second_time
 
 CHECK = BY_NAME["label_suspects"]
@@ -93,7 +95,7 @@ def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
     reader = state_reader(recipe, run)
 
     def padded(rows: list[list[int]]) -> int:
-        return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
+        return padded_tokens([len(row) for row in rows], PREDICT_TOKENS)
 
     states = second_time(lambda: predict_logits(reader, some)) / padded(some) * padded(ids)
     return {TFIDF_FEATURES: _FITS * baseline, STATES: states}
@@ -166,11 +168,18 @@ def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features
         except ValueError:  # scikit-learn's only sign of an empty vocabulary
             counted = np.zeros((len(texts), 1))
         return Features(name, counted, cost=30.0)
-    parts = [part.beginnings() for part in run_examples(run).values()]
-    reader = state_reader(recipe, run)
-    states = np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
+    call_others("audit", str(run.directory))
+    states = text_states(recipe, run)
     spread = states.std(axis=0)
     return Features(name, (states - states.mean(axis=0)) / np.where(spread > 0, spread, 1), cost=0.003)
+
+
+def text_states(recipe: Recipe, run: Run) -> np.ndarray:
+    """The states (n, C) of all texts; all processes of the command do the same and share it."""
+    parts = [part.beginnings() for part in run_examples(run).values()]
+    reader = state_reader(recipe, run)
+    with together():
+        return np.concatenate([predict_logits(reader, part.ids, show="hidden states") for part in parts])
 
 
 def read_audit(run: Run) -> LabelAudit | None:

@@ -67,11 +67,10 @@ from finetune.tasks.classify.score import L, Scored
 from finetune.tasks.classify.winner import TFIDF_FILES, write_tfidf
 from finetune.tasks.setup import base_weights
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches, padded_tokens
 from finetune.training.job import Job
 from finetune.training.pieces import CUT, WINDOWS, Pieces, average
 from finetune.training.predict import PREDICT_TOKENS, predict_logits
-from finetune.training.probe import batch_size
 from finetune.training.trial import Probe, choose, second_time
 
 FROZEN, LOGITS = "frozen states", "test logits"  # keys of a run's memory
@@ -374,10 +373,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         budget = settings.tokens_per_pass
         chosen = choose(lengths, settings)
         rows = [row for batch in chosen for row in batch]
-        largest = max(
-            micro_batches(list(range(len(val_lengths))), val_lengths, budget),
-            key=lambda part: len(part) * val_lengths[part[-1]],
-        )
+        largest = max(inference_batches(val_lengths, budget), key=lambda part: len(part) * val_lengths[part[-1]])
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
         begun = time.monotonic()
         parts = train.take(rows), val.take(largest)
@@ -385,8 +381,8 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         objective = self.objective(model.head.out_features, settings, *parts)
         job = build_job(*given, objective, run_frozen(*given, cached))
         spent = time.monotonic() - begun
-        tried = sum(batch_size(list(range(len(part.ids))), part.ids.lengths(), budget).tokens for part in parts)
-        every = sum(batch_size(list(range(len(own))), own, budget).tokens for own in (lengths, val_lengths))
+        tried = sum(padded_tokens(part.ids.lengths(), budget) for part in parts)
+        every = sum(padded_tokens(own, budget) for own in (lengths, val_lengths))
         numbers = np.split(np.arange(len(rows)), np.cumsum([len(batch) for batch in chosen])[:-1])
         kept = [kept_bytes(model, trainable, ids) for ids in (train.ids + val.ids, parts[0].ids + parts[1].ids)]
         return Probe(
@@ -409,7 +405,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         model = setup.model.to(device).eval()
 
         def padded(rows: list[list[int]]) -> int:
-            return batch_size(list(range(len(rows))), [len(row) for row in rows], PREDICT_TOKENS).tokens
+            return padded_tokens([len(row) for row in rows], PREDICT_TOKENS)
 
         return second_time(lambda: predict_logits(model, some)) / padded(some) * padded(ids)
 

@@ -28,7 +28,7 @@ from finetune.tasks.writing import (
     written_texts,
 )
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 from finetune.training.job import Job
 from finetune.training.sharing import share
@@ -69,7 +69,7 @@ def collate(part: Examples, rows: list[int]) -> tuple[Tensor, Tensor]:
 
 def measure(model: nn.Module, part: Examples, budget: int, device: torch.device) -> dict[str, float]:
     """Loss per supervised token in nats, and perplexity."""
-    groups = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
+    groups = inference_batches(part.lengths(), budget)
     loss = float(answer_nll(model, part, groups, device).sum()) / sum(part.loss_tokens())
     return {"log_loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 

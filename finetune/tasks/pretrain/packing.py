@@ -2,8 +2,10 @@
 
 import hashlib
 import mmap
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from finetune.errors import DataError
-from finetune.files import writing
+from finetune.files import sha256_file, writing
+from finetune.records import Record
 from finetune.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
@@ -29,18 +32,32 @@ def goes_to_val(first_piece: str, val_fraction: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
 
 
+@dataclass(frozen=True)
+class Written(Record):
+    """What is in a file of ids, and its hash. bytes: of the text."""
+
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+
+
 class TokenWriter:
     """Writes documents into one file of ids per split; every document begins with the end-of-text id.
 
     That id is the only context of a document's first token, and the target after the last token of the one before.
+    splits: names of the files, or with what each goes on from (``save``); anything after that is cut off.
     """
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer, splits: tuple[str, ...] = SPLITS):
+    def __init__(self, directory: Path, tokenizer: Tokenizer, splits: Iterable[str] | Mapping[str, Written] = SPLITS):
         self.tokenizer, self.dtype = tokenizer, token_dtype(tokenizer.vocab_size)
-        self.files = {name: open(Path(directory) / f"{name}.bin", "wb") for name in splits}  # noqa: SIM115
-        self.tokens = dict.fromkeys(splits, 0)
-        self.documents = dict.fromkeys(splits, 0)
-        self.bytes = dict.fromkeys(splits, 0)
+        begun = splits if isinstance(splits, Mapping) else {name: Written() for name in splits}
+        self.files = {name: open(Path(directory) / f"{name}.bin", "ab") for name in begun}  # noqa: SIM115
+        self.tokens = {name: own.tokens for name, own in begun.items()}
+        self.documents = {name: own.documents for name, own in begun.items()}
+        self.bytes = {name: own.bytes for name, own in begun.items()}
+        for name, file in self.files.items():
+            file.truncate(self.tokens[name] * self.dtype.itemsize)
 
     def __enter__(self) -> "TokenWriter":
         return self
@@ -59,6 +76,15 @@ class TokenWriter:
             self.documents[split] += 1
         self._put(split, self.tokenizer.encode(piece))
         self.bytes[split] += len(piece.encode("utf-8", "replace"))
+
+    def save(self, split: str) -> Written:
+        """Flush a split's file to the disk. Returns what another writer goes on from."""
+        file = self.files[split]
+        path = Path(file.name)
+        with writing(path):
+            file.flush()
+            os.fsync(file.fileno())
+        return Written(self.documents[split], self.tokens[split], self.bytes[split], sha256_file(path))
 
     def _put(self, split: str, ids: Iterable[int]) -> None:
         array = np.asarray(ids, dtype=self.dtype)

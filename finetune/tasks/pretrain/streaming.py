@@ -1,13 +1,13 @@
 """Text as shards of tokens in a bounded part of the disk, for more of it than the disk holds.
 
-``prepare`` reads the stream once. It keeps some held-out documents, and notes of each shard where in the stream it
-begins and the hash of its tokens. Training makes each shard again from there when its turn comes, if it is not there
-still, so that the order of the batches is a function of (seed, epoch) and a resumed run has the same ones.
+``prepare`` reads the stream once (``sharding``). It keeps some held-out documents, and notes of each shard where in the
+stream it begins and the hash of its tokens. Training makes each shard again from there when its turn comes, if it is not
+there still, so that the order of the batches is a function of (seed, epoch) and a resumed run has the same ones.
 """
 
 import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,24 +18,13 @@ from threading import Thread
 import numpy as np
 from torch import Tensor
 
-from finetune.console import progress, say
-from finetune.errors import DataError, FinetuneError, RecipeError
-from finetune.files import atomic_write, is_leftover, read_json, remove, sha256_file, try_lock, write_json
+from finetune.errors import DataError, FinetuneError
+from finetune.files import atomic_write, is_leftover, read_json, remove, sha256_file, try_lock
 from finetune.hub.streams import State, TextStream
 from finetune.records import Record
-from finetune.tasks.pretrain.documents import (
-    Piece,
-    check_shares,
-    is_one_document,
-    paragraphs,
-    pieces_of,
-    place_pieces,
-    source_name,
-)
+from finetune.tasks.pretrain.documents import Piece, paragraphs, pieces_of, place_pieces
 from finetune.tasks.pretrain.exclusion import Exclusion, evaluation_files, evaluation_rows
-from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks, TokenWriter, token_dtype
-from finetune.tasks.pretrain.results import Excluded, PartCounts, SourceCounts, TextCounts
-from finetune.tasks.pretrain.settings import Pretrain
+from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks, token_dtype
 from finetune.tokenizer import END_OF_TEXT, Tokenizer
 
 INDEX = "stream.json"  # in data/
@@ -89,11 +78,12 @@ class StreamIndex(Record):
 
 @dataclass(frozen=True)
 class Read:
-    """A piece of text, and where its document begins."""
+    """A piece of text, where its document begins, and its number among the document's pieces."""
 
     source: int
     state: State | None
     piece: Piece
+    number: int
 
 
 def read_stream(index: StreamIndex, place: Place) -> Iterator[Read]:
@@ -102,12 +92,16 @@ def read_stream(index: StreamIndex, place: Place) -> Iterator[Read]:
         source = index.sources[number]
         stream = TextStream(Path(source.path))
         begun = [place.state if number == place.source else None]  # the state where the document began
-        pieces = _noting(stream, _pieces(stream, begun[0], source.one_document), begun)
+        pieces = _noting(stream, pieces_from(stream, begun[0], source.one_document), begun)
+        document, count = begun[0], 0
         for piece in place_pieces(pieces, index.val_fraction, source.share, index.seed, index.exclusion):
-            yield Read(number, begun[0], piece)
+            if begun[0] is not document:
+                document, count = begun[0], 0
+            yield Read(number, document, piece, count)
+            count += 1
 
 
-def _pieces(stream: TextStream, state: State | None, one_document: bool) -> Iterator[tuple[str, bool]]:
+def pieces_from(stream: TextStream, state: State | None, one_document: bool) -> Iterator[tuple[str, bool]]:
     """As ``iterate_pieces`` of a file."""
     if one_document:
         return paragraphs(text for text in stream.texts(state) if text.strip() != END_OF_TEXT)
@@ -134,37 +128,6 @@ def train_ids(read: Read | None, tokenizer: Tokenizer) -> list[int]:
     return ([tokenizer.end_of_text] * read.piece.begins + tokenizer.encode(read.piece.text)) * read.piece.times
 
 
-class ShardCutter:
-    """Cuts training tokens into shards of `size` inputs; a shard's last token, a target, is the first of the next."""
-
-    def __init__(self, size: int, dtype: np.dtype):
-        self.size, self.dtype = size, dtype
-        self.place = Place()  # of the shard that is being filled
-        self.begun = Place()  # of the document
-        self.held: list[np.ndarray] = []
-        self.count = 0  # tokens held
-
-    def add(self, read: Read | None, ids: list[int]) -> Iterator[tuple[Place, np.ndarray]]:
-        """Add tokens of a document, and yield the shards that they fill. read: None for those after the last one."""
-        if read is not None and (read.source, read.state) != (self.begun.source, self.begun.state):
-            self.begun = Place(read.source, read.state)
-        array, start = np.array(ids, self.dtype), 0
-        while self.count + len(array) - start > self.size:
-            taken = self.size + 1 - self.count
-            yield self.place, np.concatenate([*self.held, array[start : start + taken]])
-            start += taken - 1
-            self.place = Place(self.begun.source, self.begun.state, self.begun.skip + start)
-            self.held, self.count = [], 0
-        self.held.append(array[start:])
-        self.count += len(array) - start
-        self.begun = Place(self.begun.source, self.begun.state, self.begun.skip + len(array))
-
-    def rest(self) -> Iterator[tuple[Place, np.ndarray]]:
-        """The last shard, if anything is left for it."""
-        if self.count > 1:
-            yield self.place, np.concatenate(self.held)
-
-
 class ShardFolder:
     """The shards on the disk: never more than `most_bytes` of them, also while one is written."""
 
@@ -179,8 +142,7 @@ class ShardFolder:
     def write(self, number: int, ids: np.ndarray, keep: Collection[int] = ()) -> None:
         """Write a shard, after deleting others that were used last: they are needed last, in the next epoch."""
         self.folder.mkdir(exist_ok=True)
-        for draft in filter(is_leftover, self.folder.iterdir()):  # of a process that was killed
-            remove(draft)
+        self._clear()
         for old in self._in_order_of_need():
             if self.bytes() + ids.nbytes <= self.most_bytes:
                 break
@@ -189,13 +151,29 @@ class ShardFolder:
         with atomic_write(self.path(number), "wb") as file:
             file.write(ids.tobytes())
 
+    def keep_first(self, count: int) -> None:
+        """Delete all shards but the first `count`, and the last of those for which there is no room."""
+        self._clear()
+        for number in sorted(self._there(), reverse=True):
+            if number >= count or self.bytes() > self.most_bytes:
+                remove(self.path(number))
+
+    def _clear(self) -> None:
+        """Delete drafts of processes that were killed."""
+        for draft in filter(is_leftover, self.folder.glob(".*")):
+            remove(draft)
+
+    def _there(self) -> list[int]:
+        return [int(file.stem) for file in self.folder.glob("*.bin")]
+
     def bytes(self) -> int:
         """The size of all files in the folder."""
         return sum(file.stat().st_size for file in self.folder.iterdir()) if self.folder.exists() else 0
 
     def _in_order_of_need(self) -> list[int]:
-        there = [int(file.stem) for file in self.folder.glob("*.bin")]
-        return sorted(there, key=lambda number: self.used.index(number) if number in self.used else -1, reverse=True)
+        return sorted(
+            self._there(), key=lambda number: self.used.index(number) if number in self.used else -1, reverse=True
+        )
 
     def note(self, number: int) -> None:
         """A shard is used now."""
@@ -294,118 +272,6 @@ class StreamedTokens(TokenBlocks):
                 do="Restore it, or run again with --from prepare.",
             )
         return found
-
-
-def check_room(settings: Pretrain, token_bytes: int = 2) -> None:
-    """Raise RecipeError if the disk may not even hold one shard."""
-    needed = (settings.shard_tokens + 1) * token_bytes
-    if needed > settings.disk_megabytes * 1e6:
-        raise RecipeError(
-            "pretrain.disk_megabytes is too small for one shard",
-            got=f"{settings.disk_megabytes:g} MB for shards of {settings.shard_tokens:,} tokens, {needed / 1e6:.3g} MB each",
-            do="Raise it, or lower pretrain.shard_tokens.",
-        )
-
-
-def write_stream(
-    files: list[Path], directory: Path, folder: ShardFolder, tokenizer: Tokenizer, settings: Pretrain, seed: int
-) -> TextCounts:
-    """Read a stream once, and write ``val.bin`` with held-out documents and ``stream.json``, the index of its shards.
-
-    A hash of a document's beginning decides whether it is held out. After ``pretrain.val_tokens`` held-out tokens
-    further such documents are left out, so that no copy of one can be trained on. Shards stay on the disk while there
-    is room. Raises DataError if a part is empty.
-    """
-    dtype = token_dtype(tokenizer.vocab_size)
-    check_room(settings, dtype.itemsize)
-    check_shares(files, settings)
-    sources = [_source(file, settings) for file in files]
-    index = StreamIndex(sources, settings.val_fraction, seed, list(settings.exclude), settings.shard_tokens, [])
-    cutter, total, unused = ShardCutter(settings.shard_tokens, dtype), 0, 0
-    train, held_out, excluded = ([_Size() for _ in files] for _ in range(3))
-    remove(folder.folder)
-
-    def keep(shards: Iterable[tuple[Place, np.ndarray]]) -> None:
-        for place, ids in shards:
-            if folder.bytes() + ids.nbytes <= folder.most_bytes:
-                folder.write(len(index.shards), ids)
-            index.shards.append(Shard(place, len(ids), hashlib.sha256(ids.tobytes()).hexdigest()))
-
-    with (
-        TokenWriter(directory, tokenizer, splits=("val",)) as val,
-        progress("reading the stream", None, unit="characters") as advance,
-    ):
-        room = True  # for the held-out document
-        for read in read_stream(index, Place()):
-            piece = read.piece
-            advance(len(piece.text))
-            if not piece.times:
-                excluded[read.source].add(piece, 0)
-            elif piece.split == "val":
-                before = val.tokens["val"]
-                if piece.begins:
-                    room = before < settings.val_tokens
-                    unused += not room
-                if room:
-                    val.add("val", piece.text, piece.begins)
-                    held_out[read.source].add(piece, val.tokens["val"] - before)
-            else:
-                left = settings.stream_tokens - total if settings.stream_tokens else None
-                ids = train_ids(read, tokenizer)[:left]
-                keep(cutter.add(read, ids))
-                train[read.source].add(piece, len(ids))
-                total += len(ids)
-                if total == settings.stream_tokens:
-                    break
-        else:
-            keep(cutter.add(None, train_ids(None, tokenizer)))
-            total += 1
-    keep(cutter.rest())
-    if unused:
-        say(f"  {unused:,} held-out documents beyond the first {settings.val_tokens:,} tokens are not used")
-    for split, size in (("train", total), ("val", val.tokens["val"])):
-        if size < 2:
-            raise DataError(
-                f"too little text, the {split} part of the stream is empty",
-                do="Give more text, another pretrain.val_fraction, or lines <|endoftext|> between documents.",
-            )
-    write_json(directory / INDEX, index.to_json())
-    documents = sum(own.pieces for own in excluded)
-    return TextCounts(
-        documents={"train": sum(own.documents for own in train)} | val.documents,
-        tokens={"train": total} | val.tokens,
-        bytes={"train": sum(own.bytes for own in train)} | val.bytes,
-        sources={
-            source.name: SourceCounts(source.share, train[at].counts(), held_out[at].counts(), excluded[at].pieces)
-            for at, source in enumerate(sources)
-        },
-        excluded=Excluded(len(index.exclusion), documents) if index.exclusion else None,
-    )
-
-
-@dataclass
-class _Size:
-    """What was read of a source's part."""
-
-    pieces: int = 0
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-
-    def add(self, piece: Piece, tokens: int) -> None:
-        self.pieces += 1
-        self.documents += piece.begins * piece.times
-        self.tokens += tokens
-        self.bytes += len(piece.text.encode("utf-8", "replace")) * piece.times
-
-    def counts(self) -> PartCounts:
-        return PartCounts(self.documents, self.tokens)
-
-
-def _source(file: Path, settings: Pretrain) -> Source:
-    stream, name = TextStream(file), source_name(file)
-    one_document = stream.gives_lines and is_one_document(_pieces(stream, None, one_document=False))
-    return Source(stream.name if stream.pin else name, str(file), settings.shares.get(name, 1.0), one_document)
 
 
 def read_index(path: Path) -> StreamIndex:

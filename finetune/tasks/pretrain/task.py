@@ -36,15 +36,8 @@ from finetune.tasks.pretrain.packing import PackedTokens, TokenBlocks
 from finetune.tasks.pretrain.page import PAGE, language_table, verdict
 from finetune.tasks.pretrain.results import LanguageEvaluation, TextCard
 from finetune.tasks.pretrain.settings import STREAM
-from finetune.tasks.pretrain.streaming import (
-    INDEX,
-    SHARDS,
-    ShardFolder,
-    StreamedTokens,
-    check_room,
-    read_index,
-    write_stream,
-)
+from finetune.tasks.pretrain.sharding import PROGRESS, check_room, write_stream
+from finetune.tasks.pretrain.streaming import INDEX, SHARDS, ShardFolder, StreamedTokens, read_index
 from finetune.tasks.setup import base_weights, load_base
 from finetune.tokenizer import MASK, Tokenizer
 from finetune.training.job import Job
@@ -132,6 +125,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
                 tokenizer,
                 recipe.pretrain,
                 recipe.split.seed,
+                run.record("download").external,
             )
         else:
             found = write_tokens(data, run.path("data"), tokenizer, recipe.pretrain, recipe.split.seed)
@@ -142,6 +136,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             )
         card = found.of(run.result("download", Downloaded).data, evaluated)
         write_json(run.path("data", "card.json"), card.to_json())
+        remove(run.path("data", PROGRESS))
         say(
             f"text: {card.documents['train']:,} training documents ({card.tokens['train']:,} tokens), "
             f"{card.documents['val']:,} held out ({card.tokens['val']:,} tokens); "

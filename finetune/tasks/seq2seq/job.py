@@ -35,7 +35,7 @@ from finetune.tasks.writing import (
     written_texts,
 )
 from finetune.tokenizer import Tokenizer
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.job import Job
 from finetune.training.sharing import share
 
@@ -96,7 +96,7 @@ def build_job(model: Family, settings: Train, train: Examples, val: Examples, de
 def teacher_forced(model: Family, part: Examples, budget: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Teacher-forced evaluation of each pair: cross-entropy in nats, and correctly predicted tokens; (n,) each."""
     nats, right = np.zeros(len(part.rows)), np.zeros(len(part.rows))
-    batches = micro_batches(list(range(len(part.rows))), part.lengths(), budget)
+    batches = inference_batches(part.lengths(), budget)
 
     def score(rows: list[int]) -> tuple[np.ndarray, ...]:
         batch = (tensor.to(device) for tensor in model.batch([part.pair(row) for row in rows]))

@@ -16,7 +16,7 @@ from finetune.tasks.tag.data import Tokens
 from finetune.tasks.tag.model import Tagger
 from finetune.tasks.tag.score import decode, entity_counts, scores_of
 from finetune.tasks.tag.sentences import Sentence
-from finetune.training.batching import micro_batches
+from finetune.training.batching import inference_batches
 from finetune.training.collate import pad_ids
 from finetune.training.job import Job
 from finetune.training.predict import PREDICT_TOKENS
@@ -83,7 +83,7 @@ def predict_tags(model: Tagger, tokens: Tokens, budget: int = PREDICT_TOKENS, sh
     device, lengths = model.head.weight.device, tokens.pieces.lengths()
     logits: list[np.ndarray] = [np.zeros((0, model.head.out_features), np.float32)] * len(lengths)
     bar = progress(show, len(lengths), unit="sentences") if show else nullcontext(unseen)
-    batches = micro_batches(list(range(len(lengths))), lengths, budget)
+    batches = inference_batches(lengths, budget)
     with torch.inference_mode(), bar as advance:
 
         def compute(rows: list[int]) -> list[np.ndarray]:

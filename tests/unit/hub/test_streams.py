@@ -14,7 +14,7 @@ from finetune.hub.streams import TextStream, pin_stream
 TEXTS = [f"text {n}\n" for n in range(30)]
 
 
-@pytest.fixture(params=["jsonl", "txt", "saved", "saved splits"])
+@pytest.fixture(params=["jsonl", "txt", "parquet", "saved", "saved splits"])
 def place(request, tmp_path):
     if request.param == "jsonl":
         (tmp_path / "a.jsonl").write_text("".join(json.dumps({"n": 1, "text": text}) + "\n" for text in TEXTS))
@@ -23,6 +23,9 @@ def place(request, tmp_path):
         (tmp_path / "a.txt").write_text("".join(TEXTS), encoding="utf-8-sig")
         return tmp_path / "a.txt"
     saved = datasets.Dataset.from_dict({"text": TEXTS, "n": [1] * 30})
+    if request.param == "parquet":
+        saved.to_parquet(tmp_path / "a.parquet", batch_size=4)  # rows of a group
+        return tmp_path / "a.parquet"
     (datasets.DatasetDict(train=saved) if request.param == "saved splits" else saved).save_to_disk(tmp_path / "saved")
     return tmp_path / "saved"
 
@@ -34,7 +37,9 @@ def test_it_goes_on_from_any_state_as_often_as_wanted(place):
         states.append(json.loads(json.dumps(stream.state())))
     assert len(states) == 30
     for number in (0, 7, 28, 7, 29):
-        assert list(TextStream(place).texts(states[number])) == TEXTS[number + 1 :]
+        again = TextStream(place)
+        for at, text in enumerate(again.texts(states[number]), number + 1):
+            assert text == TEXTS[at] and again.state() == states[at]
         assert list(stream.texts(states[number])) == TEXTS[number + 1 :]
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from finetune.training.batching import epoch_batches, micro_batches
+from finetune.training.batching import ENOUGH, epoch_batches, inference_batches, micro_batches, padded_tokens
 
 
 def cases(count=60):
@@ -68,3 +68,27 @@ def test_a_long_row_is_alone_and_order_does_not_matter(rows):
 def test_neighbours_are_merged_as_far_as_the_budget_goes():
     parts = micro_batches(list(range(10)), [10] * 10, 40)
     assert [len(part) for part in parts] == [4, 4, 2]
+
+
+def test_passes_without_gradients_keep_to_the_budget_and_to_little_padding():
+    for lengths, *_ in cases():
+        for budget in (1, 50, 5000, 10**6):
+            parts = inference_batches(lengths, budget)
+            assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+            every = [lengths[row] for part in parts for row in part]
+            assert every == sorted(lengths)
+            sizes = [len(part) * max(lengths[row] for row in part) for part in parts]
+            assert padded_tokens(lengths, budget) == sum(sizes)
+            for part, padded in zip(parts, sizes, strict=True):
+                assert padded <= budget or len(part) == 1
+                before = len(part[:-1]) * lengths[part[-2]] if len(part) > 1 else 0  # without its longest row
+                real = sum(lengths[row] for row in part)
+                assert before < ENOUGH or real >= 0.9 * padded
+
+
+def test_a_pass_ends_only_where_the_budget_or_padding_demands_it():
+    assert inference_batches([4] * 1000, 4000) == [list(range(1000))]
+    assert [len(part) for part in inference_batches([4] * 1000, 2000)] == [500, 500]
+    short = [4] * 128  # 512 tokens
+    assert [len(part) for part in inference_batches([*short, 400], 10**6)] == [128, 1]
+    assert [len(part) for part in inference_batches([*short[1:], 400], 10**6)] == [128]  # too few tokens to end there

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager, nullcontext
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,6 @@ def store(monkeypatch):
     """The store in which two processes meet; a key that nobody sets is waited for in vain, and no longer than a moment."""
     held = dist.HashStore()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(ranks, "_called", 0)
     monkeypatch.setattr(ranks, "_store", lambda: held)
     return held
 
@@ -63,14 +63,13 @@ def test_every_process_gets_every_result_in_order_and_computes_equally_many(monk
     def all_gather(everyone, mine):
         everyone[:] = [[batch**2 for batch in batches[other::world]] for other in range(world)]
 
-    monkeypatch.setattr(sharing, "_evenly", True)
     monkeypatch.setattr(dist, "all_gather_object", all_gather)
     for rank in range(world):
         own: list[int] = []
-        monkeypatch.setattr(sharing, "_place", lambda rank=rank: (world, rank))
-        assert sharing.share(batches, lambda batch, own=own: own.append(batch) or batch**2) == [
-            batch**2 for batch in batches
-        ]
+        with sharing._sharing(sharing.Group(world, rank, evenly=True)):
+            assert sharing.share(batches, lambda batch, own=own: own.append(batch) or batch**2) == [
+                batch**2 for batch in batches
+            ]
         assert set(own) >= set(batches[rank::world]) and len(own) == math.ceil(7 / world)
 
 
@@ -80,6 +79,22 @@ def test_a_process_alone_computes_every_batch_once(monkeypatch):
     with sharing.together():
         assert sharing.share([3, 1, 2], lambda batch: own.append(batch) or -batch) == [-3, -1, -2]
     assert own == [3, 1, 2]
+
+
+def test_work_is_divided_inside_the_block_and_in_its_thread_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", lambda **how: SimpleNamespace(num_processes=2, process_index=1))
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda everyone, mine: everyone.__setitem__(slice(None), [[0], mine])
+    )
+    found = []
+    with pytest.raises(ZeroDivisionError), sharing.together():
+        found.append(sharing.share([1, 2], lambda batch: sharing.share([batch, batch], str)))
+        thread = Thread(target=lambda: found.append(sharing.share([1, 2], str)))
+        thread.start()
+        thread.join()
+        raise ZeroDivisionError
+    assert found == [[0, ["2", "2"]], ["1", "2"]] and sharing.share([1, 2], str) == ["1", "2"]
 
 
 @pytest.fixture

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from finetune.errors import DataError, RecipeError
+from finetune.files import sha256_tree
 from finetune.models.gpt import IGNORE
 from finetune.tasks.pretrain import documents, streaming
 from finetune.tasks.pretrain.documents import text_files, write_tokens
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.tasks.pretrain.settings import Pretrain
-from finetune.tasks.pretrain.streaming import INDEX, ShardFolder, StreamedTokens, check_room, read_index, write_stream
+from finetune.tasks.pretrain.sharding import check_room, write_stream
+from finetune.tasks.pretrain.streaming import INDEX, ShardFolder, StreamedTokens, read_index
 from finetune.tokenizer import Tokenizer
 from finetune.training.batching import Batches
 
@@ -46,7 +48,8 @@ def streamed(path, directory, megabytes=1.0, **changed):
     """The prepared stream of a file or a folder."""
     directory.mkdir(exist_ok=True)
     folder = ShardFolder(directory / "shards", int(megabytes * 1e6))
-    counts = write_stream(text_files(path, stream=True), directory, folder, BYTES, settings(**changed), seed=1)
+    files, hashes = text_files(path, stream=True), {"the text": sha256_tree(path)}
+    counts = write_stream(files, directory, folder, BYTES, settings(**changed), 1, hashes)
     return counts, opened(directory, folder)
 
 

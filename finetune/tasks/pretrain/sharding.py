@@ -1,0 +1,257 @@
+"""Cut a stream of text into shards of tokens, in one pass that may be stopped.
+
+Whenever a shard is full, a note says how far the stream was read. A later pass goes on from there, at the piece of text
+in which that shard ends, and leaves the same bytes as one that was never stopped.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from finetune import __version__
+from finetune.console import progress, say
+from finetune.errors import DataError, RecipeError, RunError
+from finetune.files import read_json, remove, sha256_json, write_json
+from finetune.hub.streams import TextStream
+from finetune.records import Record
+from finetune.tasks.pretrain.documents import Piece, check_shares, is_one_document, source_name
+from finetune.tasks.pretrain.packing import TokenWriter, Written, token_dtype
+from finetune.tasks.pretrain.results import Excluded, PartCounts, SourceCounts, TextCounts
+from finetune.tasks.pretrain.settings import Pretrain
+from finetune.tasks.pretrain.streaming import (
+    INDEX,
+    Place,
+    Read,
+    Shard,
+    ShardFolder,
+    Source,
+    StreamIndex,
+    pieces_from,
+    read_stream,
+    train_ids,
+)
+from finetune.tokenizer import Tokenizer
+
+PROGRESS = "stream-progress.json"  # in data/, until the stage has ended
+CUTS = (
+    "val_fraction",
+    "shares",
+    "exclude",
+    "shard_tokens",
+    "stream_tokens",
+    "val_tokens",
+)  # settings that decide its bytes
+
+
+@dataclass
+class Size(Record):
+    """What was read of a source's part."""
+
+    pieces: int = 0
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+    def add(self, piece: Piece, tokens: int) -> None:
+        """Count a piece."""
+        self.pieces += 1
+        self.documents += piece.begins * piece.times
+        self.tokens += tokens
+        self.bytes += len(piece.text.encode("utf-8", "replace")) * piece.times
+
+    def counts(self) -> PartCounts:
+        """Its size on the report's page."""
+        return PartCounts(self.documents, self.tokens)
+
+
+@dataclass
+class Progress(Record):
+    """How far a stream was read: all before the piece of text in which the last full shard ends."""
+
+    inputs: str  # the hash of what the result depends on
+    index: StreamIndex  # with the full shards
+    train: list[Size]  # of each source, without that piece
+    held_out: list[Size]
+    excluded: list[Size]
+    val: Written = field(default_factory=Written)  # the file of held-out documents
+    unused: int = 0  # held-out documents that are in no file
+    next: Place = field(default_factory=Place)  # of the next shard
+    piece: Place = field(default_factory=Place)  # its document, and how many of its tokens are before it
+    pieces: int = 0  # of its document before it
+
+    def reads(self) -> Iterator[Read]:
+        """What is still to be read."""
+        return islice(read_stream(self.index, self.piece), self.pieces, None)
+
+
+class ShardCutter:
+    """Cuts training tokens into shards of `size` inputs; a shard's last token, a target, is the first of the next.
+
+    place: of the shard to fill first. begun: where in its document the tokens that are added first begin, not after it.
+    """
+
+    def __init__(self, size: int, dtype: np.dtype, place: Place, begun: Place):
+        self.size, self.dtype = size, dtype
+        self.place = place  # of the shard that is being filled
+        self.begun = begun  # of the document, and how many of its tokens were added
+        self.known = place.skip - begun.skip  # tokens to be added that are in shards before
+        self.held: list[np.ndarray] = []
+        self.count = 0  # tokens held
+
+    def add(self, read: Read | None, ids: list[int]) -> Iterator[tuple[Place, np.ndarray]]:
+        """Add tokens of a document, and yield the shards that they fill. read: None for those after the last one."""
+        if read is not None and (read.source, read.state) != (self.begun.source, self.begun.state):
+            self.begun = Place(read.source, read.state)
+        array, start = np.array(ids, self.dtype), self.known
+        self.known = 0
+        while self.count + len(array) - start > self.size:
+            taken = self.size + 1 - self.count
+            yield self.place, np.concatenate([*self.held, array[start : start + taken]])
+            start += taken - 1
+            self.place = Place(self.begun.source, self.begun.state, self.begun.skip + start)
+            self.held, self.count = [], 0
+        self.held.append(array[start:])
+        self.count += len(array) - start
+        self.begun = Place(self.begun.source, self.begun.state, self.begun.skip + len(array))
+
+    def rest(self) -> Iterator[tuple[Place, np.ndarray]]:
+        """The last shard, if anything is left for it."""
+        if self.count > 1:
+            yield self.place, np.concatenate(self.held)
+
+
+def check_room(settings: Pretrain, token_bytes: int = 2) -> None:
+    """Raise RecipeError if the disk may not even hold one shard."""
+    needed = (settings.shard_tokens + 1) * token_bytes
+    if needed > settings.disk_megabytes * 1e6:
+        raise RecipeError(
+            "pretrain.disk_megabytes is too small for one shard",
+            got=f"{settings.disk_megabytes:g} MB for shards of {settings.shard_tokens:,} tokens, {needed / 1e6:.3g} MB each",
+            do="Raise it, or lower pretrain.shard_tokens.",
+        )
+
+
+def write_stream(
+    files: list[Path],
+    directory: Path,
+    folder: ShardFolder,
+    tokenizer: Tokenizer,
+    settings: Pretrain,
+    seed: int,
+    hashes: dict[str, str],
+) -> TextCounts:
+    """Read a stream once, and write ``val.bin`` with held-out documents and ``stream.json``, the index of its shards.
+
+    A hash of a document's beginning decides whether it is held out. After ``pretrain.val_tokens`` held-out tokens
+    further such documents are left out, so that no copy of one can be trained on. Shards stay on the disk while there
+    is room. If an earlier call was stopped, this one goes on from its ``stream-progress.json``, which the caller deletes.
+
+    hashes: of the files; where one of them has changed, the stream is read from its beginning. Raises DataError if a
+    part is empty.
+    """
+    dtype = token_dtype(tokenizer.vocab_size)
+    check_room(settings, dtype.itemsize)
+    check_shares(files, settings)
+    cuts = settings.model_dump(mode="json", include=set(CUTS))
+    inputs = sha256_json([__version__, list(map(str, files)), hashes, cuts, seed, tokenizer.fingerprint()])
+    done = _stopped(directory, inputs, dtype)
+    if done is None:
+        remove(directory / PROGRESS)
+        remove(folder.folder)
+        sources = [_source(file, settings) for file in files]
+        index = StreamIndex(sources, settings.val_fraction, seed, list(settings.exclude), settings.shard_tokens, [])
+        train, held_out, excluded = ([Size() for _ in files] for _ in range(3))
+        done = Progress(inputs, index, train, held_out, excluded)
+    else:
+        say(f"  this stage was stopped: going on after shard {len(done.index.shards):,} of the stream")
+        folder.keep_first(len(done.index.shards))
+    index, train = done.index, done.train
+    cutter, total = ShardCutter(settings.shard_tokens, dtype, done.next, done.piece), sum(own.tokens for own in train)
+
+    def keep(shards: Iterable[tuple[Place, np.ndarray]]) -> None:
+        for place, ids in shards:
+            if folder.bytes() + ids.nbytes <= folder.most_bytes:
+                folder.write(len(index.shards), ids)
+            index.shards.append(Shard(place, len(ids), hashlib.sha256(ids.tobytes()).hexdigest()))
+
+    with (
+        TokenWriter(directory, tokenizer, {"val": done.val}) as val,
+        progress("reading the stream", None, unit="characters") as advance,
+    ):
+        room = True  # for the held-out document
+        for read in done.reads():
+            piece = read.piece
+            advance(len(piece.text))
+            if not piece.times:
+                done.excluded[read.source].add(piece, 0)
+            elif piece.split == "val":
+                before = val.tokens["val"]
+                if piece.begins:
+                    room = before < settings.val_tokens
+                    done.unused += not room
+                if room:
+                    val.add("val", piece.text, piece.begins)
+                    done.held_out[read.source].add(piece, val.tokens["val"] - before)
+            else:
+                left = settings.stream_tokens - total if settings.stream_tokens else None
+                ids, full = train_ids(read, tokenizer)[:left], len(index.shards)
+                keep(cutter.add(read, ids))
+                if len(index.shards) > full:
+                    done.next, done.val = cutter.place, val.save("val")
+                    done.piece = Place(read.source, read.state, cutter.begun.skip - len(ids))
+                    done.pieces = read.number
+                    write_json(directory / PROGRESS, done.to_json())
+                train[read.source].add(piece, len(ids))
+                total += len(ids)
+                if total == settings.stream_tokens:
+                    break
+        else:
+            keep(cutter.add(None, train_ids(None, tokenizer)))
+            total += 1
+    keep(cutter.rest())
+    if done.unused:
+        say(f"  {done.unused:,} held-out documents beyond the first {settings.val_tokens:,} tokens are not used")
+    for split, size in (("train", total), ("val", val.tokens["val"])):
+        if size < 2:
+            raise DataError(
+                f"too little text, the {split} part of the stream is empty",
+                do="Give more text, another pretrain.val_fraction, or lines <|endoftext|> between documents.",
+            )
+    write_json(directory / INDEX, index.to_json())
+    documents = sum(own.pieces for own in done.excluded)
+    return TextCounts(
+        documents={"train": sum(own.documents for own in train)} | val.documents,
+        tokens={"train": total} | val.tokens,
+        bytes={"train": sum(own.bytes for own in train)} | val.bytes,
+        sources={
+            source.name: SourceCounts(
+                source.share, train[at].counts(), done.held_out[at].counts(), done.excluded[at].pieces
+            )
+            for at, source in enumerate(index.sources)
+        },
+        excluded=Excluded(len(index.exclusion), documents) if index.exclusion else None,
+    )
+
+
+def _stopped(directory: Path, inputs: str, dtype: np.dtype) -> Progress | None:
+    """How far a call that was stopped came, if its files are whole and depend on the same."""
+    path, val = directory / PROGRESS, directory / "val.bin"
+    if not path.exists() or not val.exists():
+        return None
+    try:
+        found = Progress.from_json(read_json(path), path)
+    except RunError:  # damaged
+        return None
+    with open(val, "rb") as file:
+        digest = hashlib.sha256(file.read(found.val.tokens * dtype.itemsize)).hexdigest()
+    return found if (found.inputs, found.val.sha256) == (inputs, digest) else None
+
+
+def _source(file: Path, settings: Pretrain) -> Source:
+    stream, name = TextStream(file), source_name(file)
+    one_document = stream.gives_lines and is_one_document(pieces_from(stream, None, one_document=False))
+    return Source(stream.name if stream.pin else name, str(file), settings.shares.get(name, 1.0), one_document)
