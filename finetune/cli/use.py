@@ -134,7 +134,7 @@ def evaluate(
         if count == ranks.processes():
             evaluate_request(given)
             return
-        raise typer.Exit(start_processes(count, "evaluate", {"given": given}))
+        start_processes(count, "evaluate", {"given": given})
 
 
 def evaluate_request(given: list[str]) -> None:
