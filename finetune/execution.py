@@ -73,7 +73,7 @@ def open_run(request: Recipe, root: Path, name: str | None, processes: int = 1) 
         if not differ:
             say(f"run {run.directory}: resuming")
             return run, recipe
-        if not run.finished("prepare"):  # stopped by a typo, for example: nothing to keep
+        if not run.finished("prepare"):  # stopped early, for example by a typo: nothing to keep
             if begun := _begin(run, request, recipe):
                 return run, begun
             continue
@@ -96,9 +96,9 @@ def check_settings(request: Recipe, processes: int) -> None:
 
 
 def _begin(run: Run, request: Recipe, seen: Recipe | None) -> Recipe | None:
-    """Write a run's recipe and return it; None if the one there is no longer the one `seen`.
+    """Write a run's recipe and return it; None if its recipe is no longer the one `seen`.
 
-    Another process may have begun the run between the look at it and the lock.
+    Another process may have started the run before this one locked it.
     """
     recipe = resolve(request)
     with run.locked():
@@ -182,9 +182,7 @@ def execute(
                     _say_taken(taken)
                     begun = begun or _announce(number, name)
                     _run_stage(run, recipe, stage, (number, name, outputs), inputs, external, machine)
-                if (
-                    not leaf and earlier and content(run.record(name)) != earlier
-                ):  # later stages have read the old outputs
+                if not leaf and earlier and content(run.record(name)) != earlier:  # later stages used the old outputs
                     run.forget([later for later in numbered[number:] if later[1] != "train"])
             if hasattr(stage, "confirm"):
                 stage.confirm(recipe, run)
@@ -198,7 +196,7 @@ def execute(
 
 
 def fingerprint(stage: ModuleType, recipe: Recipe, before: str, external: dict[str, str]) -> str:
-    """What a stage's result depends on: its settings, earlier stages' outputs, external files, this version."""
+    """A hash of all that a stage's result depends on: settings, earlier outputs, external files, this version."""
     reads = stage_reads(stage, recipe.task)
     values = recipe.model_dump(mode="json") if stage.READS is None else chosen_values(recipe, reads or ())
     return sha256_json([stage_name(stage), __version__, values, before, external])
@@ -222,7 +220,7 @@ def _outputs(stage: ModuleType, recipe: Recipe) -> tuple[str, ...]:
 
 
 def _resolved(run: Run, recipe: Recipe, stage: ModuleType) -> Recipe:
-    """Resolve what is only known after downloading, and save the recipe."""
+    """Resolve settings that are known only after downloading, and save the recipe."""
     found = stage.resolve(recipe)
     if found != recipe:
         write_json(run.path("recipe.json"), found.model_dump())
@@ -315,7 +313,7 @@ def _summary(run: Run, recipe: Recipe, stages: Sequence[ModuleType]) -> None:
 
 @contextmanager
 def _interrupts(run: Run) -> Iterator[None]:
-    """Turn an interrupt into one that names the command which continues this run."""
+    """Turn an interrupt into one that names the command to resume this run."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -1,4 +1,4 @@
-"""Atomic file writes, hashes, the manifest that finds a damaged file in a directory, and where our cache is."""
+"""Atomic file writes, hashes, manifests that reveal damaged files, and the location of our cache."""
 
 import hashlib
 import json
@@ -114,7 +114,7 @@ def remove(path: Path) -> None:
 
 
 def write_nothing() -> None:
-    """From now on ``atomic_write`` leaves every file as it is: another process of this command writes the same."""
+    """From now on ``atomic_write`` writes nothing in this process: another process of the command writes the same."""
     global _writes
     _writes = False
 
@@ -194,7 +194,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str:
-    """What in a directory differs from its manifest, or an empty string."""
+    """How a directory differs from its manifest, or an empty string."""
     try:
         manifest = read_json(directory / MANIFEST)
         if not manifest:
@@ -211,7 +211,7 @@ def damage(directory: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file with the permissions of any new file; safetensors' own let nobody else read it."""
+    """Write a safetensors file with the permissions of any new file; by default only its owner can read it."""
     from safetensors.torch import save_file
 
     path.touch()

@@ -95,7 +95,7 @@ class Run:
     def refuse_links(self) -> None:
         """Raise RunError for a symbolic link or a special file in the run: it may come from somebody else.
 
-        Through a link, writing into the run would change a file outside it, and reading would show one.
+        Through a link, writing to the run would change a file outside it, and reading would reveal one.
         """
         for path in self.entries():
             try:
@@ -188,7 +188,7 @@ class Run:
     def refuse_changes(self, besides: Collection[str] = ()) -> None:
         """Raise RunError if a finished stage's output was changed, cut short or lost since it was recorded.
 
-        besides: stages whose outputs are not looked at.
+        besides: stages whose outputs are not checked.
         """
         records = [read_record(path) for path in sorted(self.path("stages").glob("[0-9]*-*.json"))]
         if changed := [said for record in records if record.stage not in besides for said in self.changed(record)]:
@@ -304,5 +304,5 @@ def read_record(path: Path) -> StageRecord:
 
 
 def content(record: StageRecord) -> str:
-    """What later stages depend on: a stage's outputs, external inputs and result, but not how or when it ran."""
+    """A hash of what later stages depend on: outputs, external inputs and result, but not how or when the stage ran."""
     return sha256_json([record.outputs, record.external, record.result])

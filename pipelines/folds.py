@@ -2,7 +2,7 @@
 
 `finetune classify my.csv --folds 5` runs this pipeline. It trains one model for each fold on the rows of the others,
 beside TF-IDF on the same rows. The report gives means over the folds with intervals that allow for the training rows
-they share, and predictions.csv holds every row. For tables that are too small to hold a test set out.
+they share, and predictions.csv holds every row. Meant for tables that are too small for a separate test set.
 """
 
 from finetune.comparisons.folds import stage as folds

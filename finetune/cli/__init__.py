@@ -50,9 +50,9 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """On a first signal raise KeyboardInterrupt, which cleans up; on a second end the process at once.
+    """On the first signal raise KeyboardInterrupt, which cleans up; on the second end the process at once.
 
-    No file is then half-written under its own name, and the system lets go of the run's lock.
+    Even then no file is half-written under its own name, and the system releases the run's lock.
     """
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, lambda *_: os._exit(INTERRUPTED))
@@ -67,7 +67,7 @@ def main() -> None:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command; returns the exit status: 0, 2 (the user can fix it), 130 (interrupted, saved) or 1 (a bug).
 
-    Of several processes the first runs the command, and the others help it.
+    Of several processes, the first one runs the command, and the others share its work.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job

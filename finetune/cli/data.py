@@ -39,7 +39,9 @@ def check(
     labels: Annotated[str | None, typer.Option(metavar="one|many", help="How many labels a row has.")] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="classify|seq2seq|instruct", help="What the data is for; default: its columns tell."),
+        typer.Option(
+            metavar="classify|seq2seq|instruct", help="What the data is for; default: inferred from its columns."
+        ),
     ] = None,
     ignore: IgnoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -62,7 +64,7 @@ def check(
         if kind != CLASSIFY:
             if any(given):
                 raise RecipeError(
-                    "columns and further tables are those of a labelled table",
+                    "options for columns and further tables need a labelled table",
                     got=f"--task {task}",
                     do="Leave one out.",
                 )

@@ -18,7 +18,7 @@ app = typer.Typer(help="Learn how a GPT works: exercises that are checked with r
 
 @app.callback(invoke_without_command=True)
 def contents(context: typer.Context, folder: FolderOption = FOLDER) -> None:
-    """List the exercises and which one is next; writes the files to edit, and never over one of yours."""
+    """List the exercises and the next one; writes the files to edit, and never overwrites yours."""
     if context.invoked_subcommand is None:
         from finetune.commands.learn.workbook import Workbook, contents
 

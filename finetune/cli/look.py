@@ -1,4 +1,4 @@
-"""The commands that look at models and at this machine: draw and doctor."""
+"""The commands that show models and check this machine: draw, xray and doctor."""
 
 from pathlib import Path
 from typing import Annotated

@@ -14,7 +14,7 @@ ProcessesOption = Annotated[
     int | None, typer.Option(min=1, help="Number of processes that share the work; default: one on each GPU.")
 ]
 SeedsOption = Annotated[
-    int | None, typer.Option(metavar="N", min=2, help="Of a classifier: train with N seeds, and show mean and spread.")
+    int | None, typer.Option(metavar="N", min=2, help="Classifiers: train with N seeds, and show mean and spread.")
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Rerun every stage; reuse nothing from other runs.")]
 DryRunOption = Annotated[

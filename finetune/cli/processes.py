@@ -1,4 +1,4 @@
-"""One command in several processes, started here for --processes, or by torchrun or accelerate launch.
+"""Run one command in several processes, started here for --processes, or by torchrun or accelerate launch.
 
 The first process runs the command; the others wait and share its work. Only the first one writes and prints.
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from finetune.run import Run
 
 STATUS = "FINETUNE_STATUS"  # names the file for the exit status of the first process that was started here
-ALONE_SECONDS = 10.0  # after which an error that stopped this process alone is shown
+ALONE_SECONDS = 10.0  # wait before showing an error that stopped only this process
 
 
 def process_count(asked: int | None) -> int:
-    """The number of processes of this command: those that are started already, or those asked for, or one.
+    """The number of processes of this command: those already running, or those asked for, or one.
 
     Raises RecipeError if both were given and differ.
     """
@@ -50,21 +50,21 @@ def process_count(asked: int | None) -> int:
 
 
 def run_process_count(asked: int | None, request: "Recipe") -> int:
-    """As ``process_count``; where nothing is asked for or started, one on each GPU, if the run can be shared."""
+    """As ``process_count``; by default one per GPU, if several processes can share the run."""
     if asked is not None or launched() or (gpus := _gpus()) < 2:
         return process_count(asked)
     from finetune.execution import check_settings
 
     try:
         check_settings(request, gpus)
-    except RecipeError:  # also one that has nothing to do with it, and is raised again for one process
+    except RecipeError:  # an unrelated one is raised again for one process
         return 1
     say(f"{gpus} GPUs: a process on each (--processes 1 uses one)")
     return gpus
 
 
 def _gpus() -> int:
-    """The GPUs that CUDA shows to this process, or 0."""
+    """The number of GPUs that CUDA shows to this process, or 0."""
     import torch
 
     from finetune.training.precision import device_type
@@ -104,17 +104,17 @@ def start_processes(count: int, command: str, work: dict[str, Any]) -> NoReturn:
         if status.exists():
             sys.exit(read_json(status)["status"])  # not typer.Exit: that process has printed why
     if stopped:
-        raise Interrupted("stopped; what was saved is intact")
+        raise Interrupted("stopped; saved files are intact")
     raise TrainingError(
         "one of the processes ended",
         got=f"status {returned}",
-        do="Its own message stands above. The same command resumes from the last checkpoint.",
+        do="Its own message is above. The same command resumes from the last checkpoint.",
     )
 
 
 def help_first() -> None:
-    """Share whatever work the first process calls for, until it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first process decides what a signal ends
+    """Share the work that the first process calls for, until that process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first process handles signals
         signal.signal(number, lambda *_: None)
     write_nothing()
     with open(os.devnull, "w") as nowhere, _ends_with_first():
@@ -181,7 +181,7 @@ WORK: dict[str, Callable[..., None]] = {
 
 @cache
 def _run_at(directory: str) -> "Run":
-    """A run that keeps in memory what a stage leaves for the next, as the first process's does."""
+    """The run, always the same object, since stages keep objects for later ones in its memory."""
     from finetune.run import Run
 
     return Run.at(Path(directory))
@@ -189,11 +189,11 @@ def _run_at(directory: str) -> "Run":
 
 @contextmanager
 def _ends_with_first() -> Iterator[None]:
-    """End this process soon after the first, also where it waits for the first in the middle of shared work."""
+    """End this process soon after the first one, even while it waits for the first one in the middle of shared work."""
     left = threading.Event()
 
     def watch() -> None:
-        with suppress(RuntimeError):  # the store has gone, and the first process with it
+        with suppress(RuntimeError):  # the store is gone, and so is the first process
             while not left.wait(1) and not has_ended():
                 pass
         if not left.wait(ALONE_SECONDS):
@@ -205,11 +205,11 @@ def _ends_with_first() -> Iterator[None]:
         yield
     finally:
         left.set()
-        watcher.join()  # a thread that is in the store while Python ends would abort the process
+        watcher.join()  # a thread that uses the store while Python exits would abort the process
 
 
 def _first_ends_too() -> bool:
-    """Whether the first process ends as well, as it does from an error that all processes meet."""
+    """Whether the first process ends as well, as it does if all processes raise the same error."""
     until = time.monotonic() + ALONE_SECONDS
     while time.monotonic() < until:
         if has_ended():

@@ -59,7 +59,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="For everyone; default: private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every file and send nothing.")] = False,
 ) -> None:
-    """Push a run's export to the Hugging Face hub, and compare what comes back."""
+    """Push a run's export to the Hugging Face hub, and compare the uploaded files."""
     from finetune.commands.push import push as send
 
     say(send(run_directory, repo, public, dry_run))
@@ -87,7 +87,7 @@ def runs(
         return
     found, lines = all_runs.prunable(RUNS, stages_of)
     if not found:
-        say("nothing to free: no finished run has a checkpoint that nothing needs")
+        say("nothing to free: all checkpoints of finished runs are needed")
         return
     for line in lines:
         say(line)

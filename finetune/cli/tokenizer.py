@@ -7,7 +7,7 @@ import typer
 
 from finetune.console import say
 
-app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or see what one does.")
+app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or show how one splits a text.")
 
 
 @app.command("train")
@@ -27,7 +27,7 @@ def show(
     text: Annotated[str, typer.Argument(metavar="TEXT")],
     weights: Annotated[str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer is used.")] = "mini",
 ) -> None:
-    """Show the tokens of a text: ids, bytes, and how the merges made them."""
+    """Show the tokens of a text: ids, bytes, and the merges that lead to them."""
     from finetune.commands.show_tokens import show_tokens
 
     for line in show_tokens(text, weights):

@@ -167,7 +167,7 @@ def _run(
     if count == ranks.processes():
         run_request(**work)
         return
-    check_settings(request, count)  # so that a mistake is said before the processes start
+    check_settings(request, count)  # so that mistakes are reported before the processes start
     start_processes(count, "run", work)
 
 

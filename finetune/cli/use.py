@@ -108,12 +108,12 @@ def _refuse_file(text: str) -> None:
 
     try:
         is_file = Path(text).is_file()
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # not a file name
         return
     if is_file or (len(text.split()) == 1 and text.lower().endswith(ENDINGS)):
         raise RecipeError(
             f"{text}: the name of a file, not a text",
-            do=f"For its rows: --csv {text} --out OUT.csv. For these words themselves, give them on standard input: -.",
+            do=f"To predict its rows: --csv {text} --out OUT.csv. To predict these words, give them on standard input: -.",
         )
 
 
@@ -134,7 +134,7 @@ def evaluate(
         if count == ranks.processes():
             evaluate_request(given)
             return
-        raise typer.Exit(start_processes(count, "evaluate", {"given": given}))
+        start_processes(count, "evaluate", {"given": given})
 
 
 def evaluate_request(given: list[str]) -> None:

@@ -1,8 +1,8 @@
-"""Decide for an aim: the rule that validation rows give, what it does on test rows, and what can be promised of it.
+"""Decide for an aim: choose a decision rule on validation rows, measure it on test rows, and bound its error rates.
 
-An aim is a word of ``evaluate.aim``: half, max-f1, cost, recall-at-fpr:X, precision:X or abstain:X. The rule is chosen on
-validation rows alone. A promise is a one-sided exact binomial bound (Clopper and Pearson 1934, Biometrika 26) on test
-rows, which chose nothing: it holds for new rows of the same kind with the stated confidence.
+An aim is a value of ``evaluate.aim``: half, max-f1, cost, recall-at-fpr:X, precision:X or abstain:X. The rule is chosen on
+validation rows only. A promise is a one-sided exact binomial bound (Clopper and Pearson 1934, Biometrika 26) on test
+rows, which played no part in the choice: it holds for new rows of the same kind with the stated confidence.
 """
 
 import math
@@ -30,11 +30,11 @@ class Rule(Record):
     """How probabilities become decisions, and whether validation rows reach the aim."""
 
     aim: str
-    threshold: float | None = None  # on the positive one of two labels
-    costs: Costs | None = None  # the label of the least expected cost is predicted
-    abstain_below: float | None = None  # no decision if the predicted label's probability is lower
-    reached: bool = True  # the aim, on the validation rows
-    sure: bool = True  # also by the bound at 90 % confidence, so that the aim can probably be promised
+    threshold: float | None = None  # on the probability of the positive label, for two labels
+    costs: Costs | None = None  # predict the label of the least expected cost
+    abstain_below: float | None = None  # abstain if the predicted label's probability is lower
+    reached: bool = True  # whether the validation rows meet the aim
+    sure: bool = True  # whether they also meet it by the bound at 90 % confidence, so that a promise is likely
 
     def predict(self, probabilities: np.ndarray, positive: int | None) -> np.ndarray:
         """The predicted class (n,) of each row of `probabilities` (n, K)."""
@@ -47,14 +47,14 @@ class Rule(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Promise(Record):
-    """What holds for new rows with 90 % confidence: `of` is at least the bound, or at most, of a rate of errors or a cost."""
+    """A statement on new rows, with 90 % confidence: `of` is at least the bound, or for errors and costs at most."""
 
     of: str  # accuracy, precision, false_positive_rate, risk or cost
     value: float | None  # on the test rows
     bound: float | None  # None: there are no rows
     n: int  # rows that it is measured on
     aim: float | None = None
-    needed: int | None = None  # rows without which the aim cannot be promised, even if every one is right
+    needed: int | None = None  # rows needed to promise the aim even if all are right
 
     @property
     def at_least(self) -> bool:
@@ -71,7 +71,7 @@ class Promise(Record):
 
 @dataclass(frozen=True)
 class CoveragePoint(Record):
-    """The most confident share of the test rows: from which probability they are, and their accuracy."""
+    """The most confident share of the test rows: their lowest probability, and their accuracy."""
 
     coverage: float
     confidence: float
@@ -80,7 +80,7 @@ class CoveragePoint(Record):
 
 @dataclass(frozen=True)
 class BaseRate(Record):
-    """Precision where this share of all rows is of the positive label; recall and false positive rate as on the test."""
+    """Precision if this share of the rows is positive, with the recall and false positive rate of the test rows."""
 
     rate: float
     precision: Metric
@@ -88,7 +88,7 @@ class BaseRate(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Record):
-    """The rule, what it gives on validation and on test, and what can be promised."""
+    """The rule, its results on validation and test rows, and its promise."""
 
     rule: Rule
     validation: dict[str, Metric]
@@ -99,18 +99,18 @@ class Decision(Record):
 
 
 def split_aim(aim: str) -> tuple[str, float | None]:
-    """The word of an aim and its number."""
+    """An aim's name and its number."""
     word, _, number = aim.partition(":")
     return word, float(number) if number else None
 
 
 def choose_rule(aim: str, costs: Costs | None, y_val: ArrayLike, p_val: np.ndarray, positive: int | None) -> Rule:
-    """The rule that validation rows give for an aim.
+    """Choose the rule for an aim on validation rows.
 
-    y_val: classes (n,); p_val: calibrated probabilities (n, K). A cost decides by the least expected cost of the
-    calibrated probabilities, for two labels a threshold (Elkan 2001, IJCAI, eq. 2). The other aims take the cut with the
-    highest recall or coverage whose bound at 90 % confidence meets the aim; if there is none, the one whose value meets
-    it; else the one that comes closest.
+    y_val: classes (n,). p_val: calibrated probabilities (n, K). The aim cost minimises the expected cost under the
+    calibrated probabilities; for two labels, that is a threshold (Elkan 2001, IJCAI, eq. 2). The other aims take the cut
+    with the highest recall or coverage whose bound at 90 % confidence meets the aim; if there is none, a cut whose
+    value meets it; else the cut that comes closest.
     """
     y_val, (word, wanted) = np.asarray(y_val, dtype=int), split_aim(aim)
     two = p_val.shape[1] == 2
@@ -144,7 +144,7 @@ def choose_rule(aim: str, costs: Costs | None, y_val: ArrayLike, p_val: np.ndarr
 
 
 class _Cuts:
-    """Each place between two different scores: rows above it, and how many of them are hits."""
+    """Every cut between two different scores: the rows above it, and how many of them are hits."""
 
     def __init__(self, hit: np.ndarray, score: np.ndarray):
         order = np.argsort(-score, kind="stable")
@@ -160,7 +160,7 @@ class _Cuts:
 
 
 def _choose(errors: np.ndarray, rows: np.ndarray, most: float) -> tuple[int, bool, bool]:
-    """The last cut whose rate of errors is at most this; whether there is one, and one with confidence."""
+    """The last cut with at most this error rate; whether there is one, and whether one has it with confidence."""
     rates = errors / np.maximum(rows, 1)
     for met, sure in ((upper_bound(errors, rows) <= most, True), (rates <= most + 1e-12, False)):
         if met.any():
@@ -169,7 +169,7 @@ def _choose(errors: np.ndarray, rows: np.ndarray, most: float) -> tuple[int, boo
 
 
 def upper_bound(events: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The exact upper bound of a rate, one-sided: the rate at which so few events have a probability of 1 - confidence."""
+    """The exact one-sided upper bound of a rate: at that rate, the probability of so few events is 1 - confidence."""
     from scipy.stats import beta
 
     events, n = np.asarray(events, dtype=float), np.asarray(n, dtype=float)
@@ -177,7 +177,7 @@ def upper_bound(events: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE)
 
 
 def mean_bound(mean: float, n: int, confidence: float = CONFIDENCE) -> float:
-    """The upper bound of the mean of values between 0 and 1, one-sided: Hoeffding 1963, J. Am. Stat. Assoc. 58, eq. 2.1."""
+    """A one-sided upper bound of the mean of values between 0 and 1: Hoeffding 1963, J. Am. Stat. Assoc. 58, eq. 2.1."""
     from scipy.optimize import brentq
     from scipy.special import rel_entr
 
@@ -189,19 +189,19 @@ def mean_bound(mean: float, n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def needed_rows(share: float, confidence: float = CONFIDENCE) -> int:
-    """The rows, all of them right, from which a share of at least this can be promised."""
+    """How many rows, all of them right, it takes to promise at least this share."""
     return math.ceil(math.log(1 - confidence) / math.log(share) - 1e-9)
 
 
 def decided_rows(confidence: np.ndarray, abstain_below: float | None) -> np.ndarray:
-    """bool (n,): the rows that are decided, from the probability (n,) of what is predicted."""
+    """bool (n,): the rows on which the rule decides, given the probability (n,) of each prediction."""
     return np.ones(len(confidence), dtype=bool) if abstain_below is None else confidence >= abstain_below
 
 
 def outcome(
     y: np.ndarray, predicted: np.ndarray, decided: np.ndarray, positive: int | None, costs: Costs | None
 ) -> dict[str, Metric]:
-    """What decisions give: coverage, and on the decided rows accuracy, cost, and for two labels the positive one's rates."""
+    """The results of decisions: coverage, and on the decided rows accuracy, cost, and the rates of a positive label."""
     found = {"coverage": _share(int(decided.sum()), len(y), "no rows")}
     y, predicted = y[decided], predicted[decided]
     found["accuracy"] = _share(int((y == predicted).sum()), len(y), "no row is decided")
@@ -225,7 +225,7 @@ def _share(hits: int, n: int, reason: str) -> Metric:
 def promise(
     aim: str, y: np.ndarray, predicted: np.ndarray, decided: np.ndarray, positive: int | None, costs: Costs | None
 ) -> Promise:
-    """What the decisions on test rows (n,), which chose nothing, let one promise."""
+    """The promise that the decisions on test rows (n,) support."""
     word, wanted = split_aim(aim)
     y, predicted = y[decided], predicted[decided]
     if word == "cost":
@@ -254,7 +254,7 @@ def promise(
 
 
 def coverage_curve(y: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> list[CoveragePoint]:
-    """The accuracy of the most confident 5, 10, ... 100 % of the rows; rows of the same confidence stay together."""
+    """The accuracy of the most confident 5, 10, ... 100 % of the rows; rows of equal confidence stay together."""
     n = len(y)
     order = np.argsort(-confidence, kind="stable")
     ranked, right = confidence[order], np.cumsum((y == predicted)[order])
@@ -299,7 +299,7 @@ def measure_decision(
     p_test: np.ndarray,
     clean: np.ndarray,
 ) -> Decision:
-    """What a rule gives. clean: bool (n,), the test rows that are in no other split; the promise rests on these."""
+    """The results of a rule. clean: bool (n,), the test rows that are in no other split; only these count for the promise."""
     predicted = rule.predict(p_test, positive)
     decided = rule.decided(p_test, predicted)
     of_val = rule.predict(p_val, positive)

@@ -46,7 +46,7 @@ def tfidf_logistic(
 def fit_tfidf(
     train_texts: list[str], y_train: ArrayLike, val_texts: list[str], y_val: ArrayLike, k: int
 ) -> tuple[TfidfModel | None, str]:
-    """The fitted model of ``tfidf_logistic``, or None where there is nothing to fit, and a note."""
+    """The fitted model of ``tfidf_logistic``, or None if there is nothing to fit, and a note."""
     y_train, y_val = np.asarray(y_train, dtype=int), np.asarray(y_val, dtype=int)
     if len(np.unique(y_train)) < 2:
         return None, "train has fewer than two classes: nothing to fit"
@@ -74,7 +74,7 @@ def fit_tfidf(
 def tfidf_one_vs_rest(
     train_texts: list[str], y_train: np.ndarray, val_texts: list[str], y_val: np.ndarray, test_texts: list[str]
 ) -> tuple[np.ndarray, str, float]:
-    """Probabilities (n, K) of `test_texts` where a row may have several labels, a note, and the seconds it took.
+    """As ``tfidf_logistic``, for rows that may have several labels: probabilities (n, K), a note, and the seconds.
 
     The features of ``tfidf_logistic``, then one logistic regression for each label (scikit-learn's
     OneVsRestClassifier), all with the C of the lowest validation log loss. y_train, y_val: indicators (n, K), K > 1.
@@ -99,7 +99,7 @@ def tfidf_one_vs_rest(
     for cost in _COSTS:
         model = OneVsRestClassifier(LogisticRegression(C=cost, solver="liblinear", random_state=_SEED))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a label of every row, or of none, gets that as probability
+            warnings.simplefilter("ignore", UserWarning)  # a label that all rows have, or none, is predicted as such
             model.fit(train, y_train)
         found = model.predict_proba(val)
         right = np.where(y_val, found, 1 - found)
@@ -133,7 +133,7 @@ def tfidf_features(texts: list[str]) -> tuple[Any, str]:
     characters = ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **rare))
     if sum(map(len, texts)) > _CHARACTER_NGRAM_LIMIT:
         return FeatureUnion([words]), "word unigrams and bigrams (too much text for character n-grams)"
-    if not _has_vocabulary(texts, words[1]):  # a script or text without words of two letters
+    if not _has_vocabulary(texts, words[1]):  # texts without words of two letters, as in some scripts
         return FeatureUnion([characters]), "character 2-5-grams"
     return FeatureUnion([words, characters]), "word unigrams and bigrams, and character n-grams of length 2 to 5"
 

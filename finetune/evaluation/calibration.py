@@ -32,8 +32,8 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
 def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> float:
     """The temperature with the lowest log loss: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
-    `logits` (n, k), true classes `y` (n,) and weights (n,) of the validation rows, never of the test. Returns 1.0 if
-    undefined: no rows, fewer than two classes, or all rows right, where the optimum is at temperature 0.
+    `logits` (n, k), true classes `y` (n,) and weights (n,) of the validation rows, never of the test rows. Returns 1.0
+    if undefined: no rows, fewer than two classes, or all rows right, so that the optimum is at temperature 0.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

@@ -7,12 +7,12 @@ import numpy as np
 from finetune.records import Record
 
 MODEL, TFIDF, AVERAGE = "model", "tfidf", "average"
-FLOOR = 1e-12  # of a probability before its logarithm
+FLOOR = 1e-12  # for probabilities, before taking the logarithm
 
 
 @dataclass(frozen=True)
 class OnValidation(Record):
-    """What chooses: the metric, and among equals the lower log loss."""
+    """A candidate's results on validation: the metric, and the log loss, which breaks ties."""
 
     metric: float
     log_loss: float
@@ -20,7 +20,7 @@ class OnValidation(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Record):
-    """The winner among the candidates, and what each of them reached on validation."""
+    """The winner among the candidates, and each candidate's results on validation."""
 
     winner: str
     metric: str  # the name of the headline metric
@@ -29,7 +29,7 @@ class Choice(Record):
 
 
 def average_logs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The mean of two log-probabilities (n, K), normalised again: the geometric mean of the probabilities."""
+    """The normalised mean of two log-probabilities (n, K): the geometric mean of the probabilities."""
     from scipy.special import log_softmax
 
     found: np.ndarray = log_softmax((one + other) / 2, axis=1)

@@ -1,4 +1,4 @@
-"""Several runs on the same test rows: each pair's difference, its test, and what the tests say together."""
+"""Several runs on the same test rows: the difference of each pair, with a test corrected for the number of pairs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _SIGNS = 10_000  # random signs of the paired differences
 
 @dataclass(frozen=True)
 class TestedRows:
-    """What a run gave for its test rows, and the score of each."""
+    """A run's outputs for its test rows, and the score of each."""
 
-    rows: list[tuple[str, str, str]]  # row number, text, what is wanted
+    rows: list[tuple[str, str, str]]  # row number, text, target
     given: list[str]
     metric: str  # higher is better
     scores: np.ndarray  # (n,); NaN where the metric leaves a row out
     share: bool  # whether each row scores 0 or 1
-    texts: bool = False  # whether what is wanted and given are texts, not labels
+    texts: bool = False  # whether targets and outputs are texts, not labels
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def sign_flips(one: np.ndarray, other: np.ndarray) -> float:
     if not len(difference):
         return 1.0
     generator, extreme = np.random.default_rng(_SEED), 0
-    for _ in range(_SIGNS // 100):  # in parts, so that memory stays small
+    for _ in range(_SIGNS // 100):  # in parts, to bound the memory
         signs = generator.integers(0, 2, (100, len(difference)), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-12)).sum())
     return (extreme + 1) / (_SIGNS + 1)

@@ -1,4 +1,4 @@
-"""What explanations.json holds: where a classifier errs, and evidence on why. It holds texts of the data."""
+"""The schema of explanations.json: a classifier's errors, and evidence for their causes. It contains texts of the data."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from finetune.records import Record
 
 @dataclass(frozen=True)
 class Span(Record):
-    """A piece of a text, and how far hiding it moves the log-odds of the predicted against the true label.
+    """A piece of a text, and how far it moves the log-odds of the predicted against the true label.
 
-    Above 0: it speaks for the predicted label.
+    The difference between the text and the text with this piece blanked out; above 0 it favours the predicted label.
     """
 
     text: str
@@ -22,7 +22,7 @@ class Span(Record):
 
 @dataclass(frozen=True)
 class Neighbour(Record):
-    """A training row whose hidden state is near: cosine similarity."""
+    """A training row with a similar hidden state, by cosine similarity."""
 
     row: int
     text: str
@@ -43,7 +43,7 @@ class ExplainedError(Record):
 
 @dataclass(frozen=True)
 class NearDuplicates(Record):
-    """Test rows that are nearly or exactly a training or validation text, and the metrics on all others."""
+    """Test rows that are exact or near duplicates of a training or validation text, and the metrics on the other rows."""
 
     rows: int
     n: int  # the others
@@ -52,12 +52,12 @@ class NearDuplicates(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Explanations(Record):
-    """Everything that is found on a classifier's errors."""
+    """All findings about a classifier's errors."""
 
     slices: Slices
     shortcut: Shortcut | None
     flips: list[Flips]
     flip_rows: int  # test rows that were changed
     errors: list[ExplainedError]
-    compared: int  # training rows among which the nearest were looked for
+    compared: int  # training rows among which the nearest were searched
     near: NearDuplicates

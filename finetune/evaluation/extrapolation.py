@@ -14,7 +14,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True)
 class ExpectedError(Record):
-    """The error rate of one training on this many rows, with its 95 % prediction interval."""
+    """The expected error rate of one training on this many rows, with its 95 % prediction interval."""
 
     rows: int
     value: float
@@ -47,10 +47,10 @@ class PowerLaw(Record):
 
 
 def fit_power_law(rows: ArrayLike, errors: ArrayLike, n: int) -> PowerLaw | None:
-    """The curve through the error rates (m,) of trainings on these many rows (m,), each on the same n test rows.
+    """Fit the error rates (m,) of trainings on `rows` (m,) training rows, all measured on the same n test rows.
 
-    Half an error is added to each, so that a training without errors has a logarithm. None for fewer than three
-    different numbers of rows or fewer than four trainings, from which the noise cannot be told.
+    Half an error is added to each, so that a training without errors has a logarithm. Returns None for fewer than three
+    different numbers of rows or fewer than four trainings, which are too few to estimate the noise.
     """
     from scipy.stats import t
 

@@ -1,4 +1,4 @@
-"""Cross-validation: rows into folds, and an interval of a mean over folds whose training rows overlap."""
+"""Cross-validation: assign rows to folds, and compute intervals of means over folds with overlapping training rows."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ from finetune.evaluation.results import Difference, Metric
 
 
 def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The fold (n,) of each row, 0 to count - 1, with the labels' shares alike and a group's rows in one fold.
+    """The fold (n,) of each row, 0 to count - 1: stratified by label, with all rows of a group in one fold.
 
     groups: (n,) a number for each group. scikit-learn's StratifiedGroupKFold. Raises DataError if there are fewer
     groups than folds, or if a label would be missing from the training rows of a fold.

@@ -50,7 +50,7 @@ def ratio_interval(events_a: int, n_a: int, events_b: int, n_b: int) -> tuple[fl
         gap = events_a / n_a - ratio * events_b / n_b
         return gap / math.sqrt(variance) if variance > 0 else 0.0
 
-    far = 60.0  # of a logarithm: no ratio of counts is as far from 1
+    far = 60.0  # bound of the logarithm of a ratio of counts
     low = 0.0 if events_a == 0 else math.exp(brentq(lambda at: distance(at) - _Z, -far, far))
     high = math.inf if events_b == 0 else math.exp(brentq(lambda at: distance(at) + _Z, -far, far))
     return low, high

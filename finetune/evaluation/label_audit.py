@@ -1,7 +1,7 @@
-"""Which labels may be wrong, and how many errors planted on purpose the same search finds.
+"""Find labels that may be wrong, and measure how many deliberately planted errors the same search finds.
 
-A label is suspected by confident learning (Northcutt, Jiang and Chuang 2021, J. Artif. Intell. Res. 70, arXiv:1911.00068)
-on out-of-fold probabilities: no row is judged by a model that has seen its label, or the label of a copy of it.
+Labels are judged by confident learning (Northcutt, Jiang and Chuang 2021, J. Artif. Intell. Res. 70, arXiv:1911.00068)
+on out-of-fold probabilities: no row is judged by a model that was trained on its label, or on that of a copy of it.
 """
 
 import warnings
@@ -15,15 +15,15 @@ from finetune.records import Record
 
 FOLDS = 5
 PLANTED_SHARE = 0.02
-LARGEST_SHARE = 0.5  # of a label's rows; more would say that the features know nothing of the label
-_FEWEST_PLANTED = 10  # in few rows errors are planted several times over
+LARGEST_SHARE = 0.5  # of a label's rows; more would mean that the features cannot predict the label
+_FEWEST_PLANTED = 10  # with few rows, errors are planted in several rounds
 _MOST_ROUNDS = 5
 _FLOOR = 1e-9  # of a probability
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a probability of a label is computed from: one row per text, (n, F) dense or sparse."""
+    """The features that labels are predicted from: one row per text, (n, F) dense or sparse."""
 
     name: str
     values: Any
@@ -32,13 +32,13 @@ class Features:
 
 @dataclass(frozen=True)
 class Planted(Record):
-    """A measure of the search itself: labels changed at random, and how many of these rows it then lists."""
+    """An evaluation of the search: labels changed at random, and how many of these rows it lists."""
 
     rows: int  # changed, over all rounds
     found: int
-    low: float  # this and the next: the 95 % interval of the share that is found
+    low: float  # low, high: 95 % interval of the share that is found
     high: float
-    listed: int  # rows in the lists of all rounds, the planted ones and others
+    listed: int  # listed rows of all rounds, planted or not
     rounds: int
 
 
@@ -59,13 +59,13 @@ class LabelAudit(Record):
     """The content of label_audit.json."""
 
     schema_version: int
-    rows: int  # that were judged
+    rows: int  # judged rows
     suspects: dict[str, int]  # split -> rows in label_suspects.csv
     features: list[str]
     planted: Planted
     seconds: float
-    capped: list[str] = field(default_factory=list)  # labels of which no more rows were listed
-    unjudged: list[str] = field(default_factory=list)  # labels of a single text, which nothing else can teach
+    capped: list[str] = field(default_factory=list)  # labels with more suspects than are listed
+    unjudged: list[str] = field(default_factory=list)  # labels with a single text, so no other row can teach them
     worst: list[Suspect] = field(default_factory=list)  # the first rows of label_suspects.csv
 
 
@@ -73,8 +73,8 @@ class LabelAudit(Record):
 class Audited(Record):
     """The result of the stage ``audit``."""
 
-    suspects: int | None  # None: they were not searched for
-    left_out: str = ""  # why
+    suspects: int | None  # None: no search
+    left_out: str = ""  # reason
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Search:
     order: np.ndarray  # the listed rows, the most suspicious first
     quality: np.ndarray  # (n,) the probability of each row's own label
     suggested: np.ndarray  # (n,) the most probable other label
-    capped: np.ndarray  # bool (K,): of this label no more rows were listed
+    capped: np.ndarray  # bool (K,): labels with more suspects than are listed
 
 
 def judged_rows(targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray) -> np.ndarray:
-    """bool (n,): whether a teaching row of another group has the row's label, so that it can be judged."""
+    """bool (n,): whether a row can be judged, since a teaching row of another group has its label."""
     pairs = np.unique(np.stack([targets, groups])[:, teaching], axis=1)
     groups_of = np.bincount(pairs[0], minlength=targets.max() + 1)
     found: np.ndarray = groups_of[targets] > teaching
@@ -96,9 +96,9 @@ def judged_rows(targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray) -
 
 
 def assign_audit_folds(targets: np.ndarray, groups: np.ndarray, teaching: np.ndarray, seed: int) -> np.ndarray:
-    """The fold (n,) of each row: a group's rows together, and the labels of the groups' first rows spread evenly.
+    """The fold (n,) of each row: a group's rows together, stratified by the label of each group's first row.
 
-    groups: (n,), numbered from 0. teaching: bool (n,); the other rows are all in the fold FOLDS, of which none is learnt.
+    groups: (n,), numbered from 0. teaching: bool (n,); the other rows are in the fold FOLDS, which is never trained on.
     """
     first = np.unique(groups, return_index=True)[1]
     order = np.lexsort((np.random.default_rng(seed).random(len(first)), targets[first]))
@@ -108,14 +108,14 @@ def assign_audit_folds(targets: np.ndarray, groups: np.ndarray, teaching: np.nda
 
 
 def out_of_fold(features: list[Features], targets: np.ndarray, folds: np.ndarray, k: int) -> np.ndarray:
-    """Probabilities (n, k) of each row's labels from models of the other folds: over the features, their geometric mean."""
+    """Out-of-fold probabilities (n, k) of each row's labels: the geometric mean over the kinds of features."""
     from sklearn.linear_model import LogisticRegression
 
     logs = np.zeros((len(targets), k))
     for fold in np.unique(folds):
         learnt, judged = np.flatnonzero((folds != fold) & (folds < FOLDS)), np.flatnonzero(folds == fold)
         if len(np.unique(targets[learnt])) < 2:
-            continue  # nothing to tell apart: every label is as likely
+            continue  # a single label: leave the probabilities uniform
         for own in features:
             found = np.full((len(judged), k), _FLOOR)
             with warnings.catch_warnings():
@@ -129,9 +129,9 @@ def out_of_fold(features: list[Features], targets: np.ndarray, folds: np.ndarray
 
 
 def find_label_issues(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """bool (n,): the rows that confident learning takes for wrongly labelled, by cleanlab.
+    """bool (n,): the rows that cleanlab's confident learning considers wrongly labelled.
 
-    targets: (n,), each of the k columns of `probabilities` (n, k) at least once. The only place that imports cleanlab.
+    targets: (n,), containing every one of the k columns of `probabilities` (n, k). The only place that imports cleanlab.
     """
     from cleanlab.filter import find_label_issues as find
 
@@ -144,8 +144,8 @@ def search(
 ) -> Search:
     """List the rows whose label may be wrong. targets, groups: (n,), numbers of labels and of groups.
 
-    teaching: bool (n,), the rows that judge others; the test rows are judged and judge none.
-    A row is listed if confident learning takes its label for wrong; of a label, at most half of its rows, the worst.
+    teaching: bool (n,), the rows that models are trained on; test rows are judged only.
+    A row is listed if confident learning considers its label wrong; for each label, at most the worst half of its rows.
     """
     probabilities = out_of_fold(features, targets, assign_audit_folds(targets, groups, teaching, seed), k)
     at = np.arange(len(targets))
@@ -194,7 +194,7 @@ def counts_text(audit: LabelAudit) -> str:
 
 
 def planted_text(audit: LabelAudit) -> str:
-    """How far the list can be trusted: what the search finds of errors that were planted."""
+    """How reliable the list is: the planted errors that the search finds, in a sentence."""
     own = audit.planted
     rounds = f" in {own.rounds} rounds" if own.rounds > 1 else ""
     low, share, high = (f"{100 * value:.0f}" for value in (own.low, own.found / own.rows, own.high))

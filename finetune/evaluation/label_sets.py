@@ -1,4 +1,4 @@
-"""Metrics of rows that may have several labels, as in scikit-learn, each with its 95 % interval and n.
+"""Multi-label metrics as in scikit-learn, each with its 95 % interval and n.
 
 Truth and decisions are indicator matrices (n, K): whether a row has a label. As in metrics.py, all intervals use one
 set of bootstrap resamples of the rows, stored as row counts.
@@ -16,12 +16,12 @@ from finetune.evaluation.results import Difference, Metric, undefined
 from finetune.records import Record
 
 METRICS = ("f1_micro", "f1_macro", "subset_accuracy", "precision_micro", "recall_micro", "hamming_loss", "log_loss")
-FEW = 5  # validation rows with a label from which it gets a threshold of its own
+FEW = 5  # validation rows of a label, from which it has its own threshold
 
 
 @dataclass(frozen=True)
 class LabelScores(Record):
-    """Precision, recall and F1 of one label, none where not defined, and the rows that have it and are said to."""
+    """Precision, recall and F1 of one label, or None if undefined, and its numbers of actual and predicted rows."""
 
     label: str
     threshold: float
@@ -52,10 +52,10 @@ def sigmoid(logits: ArrayLike) -> np.ndarray:
 def choose_thresholds(
     truth: ArrayLike, probabilities: ArrayLike, rule: str, weights: ArrayLike | None = None
 ) -> np.ndarray:
-    """The threshold (K,) of each label: 0.5 under the rule `half`, else the best F1 on these rows, each with its weight.
+    """The threshold (K,) of each label: 0.5 under the rule `half`, else that of the best F1 on these weighted rows.
 
-    Labels of fewer than FEW rows share the threshold of their best micro F1: one of their own would fit those rows
-    alone (Yang 2001, "A study of thresholding strategies for text categorization", SIGIR).
+    Labels with fewer than FEW rows share the threshold of their best micro F1: one of their own would overfit these
+    rows (Yang 2001, "A study of thresholding strategies for text categorization", SIGIR).
     """
     truth, probabilities = np.asarray(truth, dtype=bool), np.asarray(probabilities)
     if rule == "half":
@@ -69,13 +69,13 @@ def choose_thresholds(
 
 
 def set_probability(probabilities: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """The probability (n,) of each row's decided set of labels, the labels taken as independent."""
+    """The probability (n,) of each row's decided set of labels, assuming independent labels."""
     found: np.ndarray = np.where(decided, probabilities, 1 - probabilities).prod(axis=1)
     return found
 
 
 class LabelSetCounts:
-    """Metrics of resamples, from actual, predicted and true positive rows of each label."""
+    """Metrics of resamples, from the actual, predicted and true positive rows of each label."""
 
     def __init__(self, truth: ArrayLike, predicted: ArrayLike):
         truth, predicted = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)

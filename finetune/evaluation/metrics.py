@@ -41,8 +41,8 @@ def classification_metrics(
     of the positive one of two classes. accuracy, f1_macro, log_loss, ece and brier always; f1, precision,
     recall, roc_auc and average_precision for two classes. f1_macro averages over all `labels`; one that is neither
     present nor predicted counts as 0. An undefined metric has a reason instead of a value: f1_macro and the rankings
-    where all rows are of one class, f1 and recall where no row is of the positive one, and precision where, besides,
-    none is predicted.
+    if all rows are of one class, f1 and recall without positive rows, and precision if, in addition, none is predicted
+    as positive.
     Accuracy has Wilson's interval, the others a bootstrap interval.
     """
     y, predicted = np.asarray(y, dtype=int), np.asarray(predicted, dtype=int)

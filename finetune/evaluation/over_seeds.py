@@ -20,7 +20,7 @@ class OverSeeds(Record):
 
 @dataclass(frozen=True)
 class Seeds(Record):
-    """Trainings that differ in their seed alone, and the metrics that are defined for all of them."""
+    """Trainings that differ only in their seed, and the metrics that are defined for all of them."""
 
     seeds: list[int]
     metrics: dict[str, OverSeeds]

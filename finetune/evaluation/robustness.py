@@ -1,4 +1,4 @@
-"""Small changes of a text that keep its label, and how often a decision flips under each."""
+"""Small label-preserving changes of a text, and how often each of them flips a decision."""
 
 import random
 import re
@@ -20,14 +20,14 @@ _QUOTES = str.maketrans(
 
 @dataclass(frozen=True)
 class Flips(Record):
-    """A change, and the share of the rows that it changes whose decision flips; no value: it changes no row."""
+    """A change, and the share of flipped decisions among the rows that it changes; undefined if it changes no row."""
 
     change: str
     share: Metric
 
 
 def _typo(text: str, edit: Callable[[str, int], str]) -> str:
-    """The text with an edit inside one word, the same one each time; the text itself if no word is long enough."""
+    """The text with an edit inside one word, always the same; the text itself if no word is long enough."""
     words = list(_INSIDE.finditer(text))
     if not words:
         return text
@@ -52,7 +52,7 @@ CHANGES: dict[str, Callable[[str], str]] = {
 
 
 def changed_texts(texts: Sequence[str], fold: Callable[[str], str]) -> dict[str, dict[int, str]]:
-    """Change -> index of a text -> the changed text, where it differs and is not empty. fold: as the model reads a text."""
+    """Change -> index of a text -> the changed text, if it differs and is not empty. fold: the model's normalisation."""
     found: dict[str, dict[int, str]] = {}
     for name, change in CHANGES.items():
         own = {at: fold(change(text)) for at, text in enumerate(texts)}

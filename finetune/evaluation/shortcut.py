@@ -1,4 +1,4 @@
-"""The shortcut: the one word, pair of words or surface rule that tells the labels best, as a classifier of its own."""
+"""The shortcut: the single word, pair of words or surface rule that predicts the labels best, used as a classifier."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from finetune.evaluation.intervals import mcnemar, wilson
 from finetune.evaluation.results import Metric
 from finetune.records import Record
 
-_TRAINED = 20_000  # training rows that choose the rule
+_TRAINED = 20_000  # training rows from which the rule is chosen
 _NGRAMS = 50_000
-_TOKEN = r"(?u)\w+|[^\w\s]"  # words, and single signs
-_NEAR = 0.8  # share of the model's gain over always saying the same from which one rule is nearly as good
+_TOKEN = r"(?u)\w+|[^\w\s]"  # words, and single punctuation marks
+_NEAR = 0.8  # share of the model's gain over the majority class, from which a rule is nearly as good
 
 _SURFACE: dict[str, Callable[[str], bool]] = {
     "has a digit": lambda text: any(map(str.isdigit, text)),
@@ -27,14 +27,14 @@ _SURFACE: dict[str, Callable[[str], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut(Record):
-    """A rule that was chosen on training rows: rows on which it holds get one label, all others another."""
+    """A rule chosen on training rows: rows on which it holds get one label, and all others another."""
 
     rule: str  # the end of the sentence "a text that ..."
     holds: str  # the label of rows on which it holds
     otherwise: str
     accuracy: Metric  # on the test rows
     model: Metric
-    constant: float  # accuracy of always saying the most frequent training label
+    constant: float  # accuracy of always predicting the most frequent training label
     p_value: float  # McNemar: whether the rule and the model are right equally often
     where_wrong: Metric | None  # accuracy of the model on the rows that the rule gets wrong; None: there are none
 

@@ -1,4 +1,4 @@
-"""Slices: subsets of the test rows on which a model is worse than on the others, and how sure that is."""
+"""Slices: subsets of the test rows on which a model is worse than on the others, with the significance of that."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from finetune.evaluation.intervals import holm, wilson
 from finetune.evaluation.results import Metric
 from finetune.records import Record
 
-LEAST_ROWS = 20  # of a slice, and of the rows outside; smaller ones are hidden
-_LABELS = 20  # more labels, or values of a column, are no slices
-_SAMPLED = 50_000  # training texts whose words are known
-_RARE = 0.2  # share of a text's words that are new from which it is a text of rare words
+LEAST_ROWS = 20  # in a slice, and outside of it; smaller slices are hidden
+_LABELS = 20  # most labels, or values of a column, that become slices
+_SAMPLED = 50_000  # training texts whose words count as known
+_RARE = 0.2  # share of unknown words, from which a text has rare words
 _URL = re.compile(r"https?://|\bwww\.|\b[\w-]+\.(?:com|org|net|io|info|edu|gov|de|uk|co)\b", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
@@ -36,7 +36,7 @@ class Slice(Record):
 
 @dataclass(frozen=True)
 class Slices(Record):
-    """The slices that are large enough, worst first, and how many are hidden. metric: of which higher is better."""
+    """The slices that are large enough, worst first, and how many are hidden. metric: higher is better."""
 
     shown: list[Slice]
     hidden: int
@@ -86,13 +86,13 @@ def _judge_means(inside: np.ndarray, outside: np.ndarray, level: float) -> tuple
 
     n, mean = len(inside), float(inside.mean())
     half = float(t.ppf(level, n - 1) * inside.std(ddof=1) / np.sqrt(n))
-    if not inside.std() and not outside.std():  # the test has no variance to work with
+    if not inside.std() and not outside.std():  # the test is undefined without variance
         return Metric(mean, mean, mean, n), float(mean == outside.mean())
     return Metric(mean, mean - half, mean + half, n), float(ttest_ind(inside, outside, equal_var=False).pvalue)
 
 
 def text_slices(texts: Sequence[str], train_texts: Sequence[str], what: str = "") -> dict[str, np.ndarray]:
-    """Slices by what a text looks like: bool (n,) each. what: a word for the text, if rows have other texts, too."""
+    """Slices by the form of a text: bool (n,) each. what: a name for the text, if rows have other texts, too."""
     known = _known_words(train_texts)
     found = length_slices(texts) | {
         "a digit": np.array([any(map(str.isdigit, text)) for text in texts], dtype=bool),

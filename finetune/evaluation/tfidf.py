@@ -1,7 +1,7 @@
-"""TF-IDF with logistic regression as plain values, so that it can be stored without pickle and predicts as when fitted.
+"""TF-IDF with logistic regression as plain values: stored without pickle, it predicts the same as when it was fitted.
 
-What is stored is what scikit-learn computes from: the terms with their inverse document frequencies, the coefficients and
-the intercepts. scikit-learn's own classes are filled with them again, so that the probabilities are the same.
+The stored values are the terms with their inverse document frequencies, the coefficients and the intercepts. They are
+loaded back into scikit-learn's own classes, so that the probabilities are the same.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CHUNK = 20_000  # rows vectorised at once
 
 @dataclass(frozen=True)
 class Terms(Record):
-    """The vocabulary of one kind of n-grams, and how texts are divided into them."""
+    """The vocabulary of one kind of n-grams, and how texts are split into them."""
 
     name: str
     analyzer: str
@@ -29,7 +29,7 @@ class TfidfRecord(Record):
     """The content of tfidf.json; the numbers are in tfidf.safetensors."""
 
     schema_version: int
-    classes: int  # labels in all
+    classes: int  # number of labels
     learnt: list[int]  # the labels that occur in training, in the order of the coefficients
     cost: float  # C of the logistic regression
     note: str  # what was fitted
@@ -54,7 +54,7 @@ class TfidfModel:
         return found
 
     def stored(self) -> tuple[TfidfRecord, dict[str, np.ndarray]]:
-        """What tfidf.json and tfidf.safetensors hold."""
+        """The content of tfidf.json and of tfidf.safetensors."""
         parts, arrays = [], {}
         for name, own in self.features.transformer_list:
             terms = own.get_feature_names_out().tolist()
@@ -66,7 +66,7 @@ class TfidfModel:
 
     @classmethod
     def restore(cls, record: TfidfRecord, arrays: dict[str, np.ndarray]) -> "TfidfModel":
-        """The model of what ``stored`` gave. Raises ValueError or KeyError if the two do not belong together."""
+        """The model from what ``stored`` returned. Raises ValueError or KeyError if the two parts do not match."""
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import FeatureUnion

@@ -65,7 +65,7 @@ class WrittenTexts:
     """One system's outputs for the test rows, and its teacher-forced predictions of the references."""
 
     texts: list[str]
-    ended: list[bool] | None = None  # whether the end token came within the budget
+    ended: list[bool] | None = None  # whether the end token came within the token budget
     nats: np.ndarray | None = None  # (n,) cross-entropy of each reference, summed over its tokens
     right: np.ndarray | None = None  # (n,) tokens of each reference with the highest probability
 

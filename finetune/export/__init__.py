@@ -2,7 +2,7 @@
 
 A format's module has ``MERGED``, true if the format needs the adapters merged into the weights, and
 ``write(thing, directory, base) -> Exported``, which writes a directory completely or not at all.
-A format with a list ``QUANTIZED`` takes one of it as ``write(..., quantize=KIND)``.
+A format with a list ``QUANTIZED`` takes one of its entries as ``write(..., quantize=KIND)``.
 """
 
 FORMATS = {

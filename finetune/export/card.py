@@ -1,4 +1,4 @@
-"""The YAML at the head of a model card, by which the Hugging Face hub and its tools know a model."""
+"""The YAML at the head of a model card, which the Hugging Face hub and its tools read."""
 
 from dataclasses import dataclass, field
 
@@ -12,10 +12,10 @@ LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0", 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says of a model, of which nothing is the user's text."""
+    """The facts on a model card; none of them contains texts of the user."""
 
-    pipeline_tag: str  # what the model does, in the hub's words
-    weights: StartWeights  # that it began with
+    pipeline_tag: str  # the model's task, in the hub's terms
+    weights: StartWeights  # the initial weights
     headline: Headline | None = None
     data: str = ""  # name of the data it was measured on
     metrics: dict[str, Metric] = field(default_factory=dict)  # all of them, on the same rows

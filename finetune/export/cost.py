@@ -1,4 +1,4 @@
-"""How a classifier decides, by its card, and what the rounding of an export costs on held-out rows, with its interval."""
+"""A classifier's decision rule, from its card, and the cost of quantization on held-out rows, with its interval."""
 
 import json
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ RESAMPLES, SEED = 2000, 0
 
 @dataclass(frozen=True)
 class Rule:
-    """From logits to labels, as bundle.json says."""
+    """From logits to labels, as given in bundle.json."""
 
     labels: list[str]
     positive: str | None
@@ -28,7 +28,7 @@ class Rule:
 
     @classmethod
     def of(cls, thing: Exportable) -> "Rule":
-        """That of a classifier."""
+        """The rule of a classifier."""
         card = json.loads(thing.files["bundle.json"])
         return cls(**{field.name: card.get(field.name) for field in fields(cls)})
 
@@ -37,7 +37,7 @@ class Rule:
         return softmax(logits, self.temperature) if self.thresholds is None else sigmoid(logits / self.temperature)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The number of each text's label (n,), or of many whether it has each (n, K)."""
+        """The index of each text's label (n,), or with many labels whether the text has each of them (n, K)."""
         if self.thresholds is not None:
             return probabilities >= np.array(self.thresholds)
         positive = self.labels.index(self.positive) if self.positive is not None else None
@@ -46,7 +46,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Cost(Record):
-    """A metric before and after rounding, and its change with the 95 % interval, on n held-out rows."""
+    """A metric before and after quantization, and its change with the 95 % interval, on n held-out rows."""
 
     metric: str  # accuracy, or log_loss in nats per token
     before: float
@@ -57,8 +57,10 @@ class Cost(Record):
     n: int
 
     def text(self) -> str:
-        """As the second half of a sentence."""
-        if self.metric == "accuracy" and self.low == self.high == 0:  # nothing to resample: an interval of no width
+        """The cost as the second half of a sentence."""
+        if (
+            self.metric == "accuracy" and self.low == self.high == 0
+        ):  # no row changed: a bootstrap interval would have no width
             most = float(upper_bound(0, self.n, 0.95))
             return (
                 f"accuracy {self.after:.4f} as in fp32: on {self.n:,} held-out rows none turned right or wrong, "
@@ -72,12 +74,12 @@ class Cost(Record):
 
 
 def equal_rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether each text (n,) has the same label, or of many exactly the same ones."""
+    """bool (n,): whether each text has the same label in both, or with many labels exactly the same ones."""
     return (one == other).reshape(len(one), -1).all(axis=1)
 
 
 def cost_in_accuracy(targets: np.ndarray | None, before: np.ndarray, after: np.ndarray) -> Cost | None:
-    """Of decisions as ``Rule.decide`` gives them; None where no labels are known."""
+    """The cost in accuracy, from decisions as ``Rule.decide`` returns them; None if no labels are known."""
     if targets is None or not len(targets):
         return None
     right, still = (equal_rows(decided, targets).astype(float) for decided in (before, after))
@@ -85,7 +87,7 @@ def cost_in_accuracy(targets: np.ndarray | None, before: np.ndarray, after: np.n
 
 
 def cost_in_loss(before: np.ndarray, after: np.ndarray, tokens: np.ndarray) -> Cost | None:
-    """Of the cross entropy of each row in nats, summed over its tokens (n,); None where there are no rows."""
+    """The cost in loss per token, from each row's cross entropy in nats, summed over its tokens (n,); None without rows."""
     return _cost("log_loss", before, after, tokens) if len(tokens) else None
 
 

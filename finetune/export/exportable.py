@@ -37,7 +37,7 @@ class Exported(Record):
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, and the token ids that the model reads before it answers the last of them."""
+    """Messages, and the token ids of the prompt for the answer to the last of them."""
 
     messages: list[dict[str, str]]
     prompt: list[int]
@@ -45,7 +45,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Exportable:
-    """A trained model with everything that a format may write. Formats decide by the model's class."""
+    """A trained model with everything that a format may write. Formats distinguish models by their class."""
 
     name: str  # of the run, or of the directory
     model: Body | Classifier
@@ -55,20 +55,18 @@ class Exportable:
     files: dict[str, str] = field(default_factory=dict)  # additional files: name -> text
     labels: list[str] = field(default_factory=list)  # of a classifier
     texts: list[str] = field(default_factory=list)  # texts for comparing a classifier
-    logits: np.ndarray | None = None  # (n, K) ours on the texts in fp32, where they are known
-    targets: np.ndarray | None = None  # (n,) numbers of the texts' labels; or, of many, whether a text has each (n, K)
+    logits: np.ndarray | None = None  # (n, K) our logits on the texts in fp32, if known
+    targets: np.ndarray | None = None  # (n,) indices of labels; with many labels (n, K), whether each applies
     max_length: int = 0  # in tokens; longer texts are truncated
     layout: Callable[[Path], Exported] | None = None  # writes and compares a task's own head with the GPT below it
     card: Card | None = None
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)  # keys of tokenizer_config.json, as chat_template
     generation: dict[str, Any] = field(default_factory=dict)  # keys of generation_config.json
-    stop: list[str] = field(default_factory=list)  # strings that end an answer beside the end-of-text token
+    stop: list[str] = field(default_factory=list)  # strings that end an answer, besides the end-of-text token
     ollama_template: str = ""  # the prompt in Go's template language
-    conversations: list[Conversation] = field(default_factory=list)  # on which a chat template is compared
-    held_out: Callable[[], Iterator[tuple[list[int], list[int]]]] | None = (
-        None  # of a language model: rows of token ids, and
-    )
-    # the target at each position, IGNORE outside of the loss
+    conversations: list[Conversation] = field(default_factory=list)  # for comparing a chat template
+    # of a language model: rows of token ids, each with the target at every position, IGNORE where there is no loss
+    held_out: Callable[[], Iterator[tuple[list[int], list[int]]]] | None = None
 
 
 @contextmanager
@@ -94,12 +92,12 @@ def draft_of(directory: Path) -> Iterator[Path]:
 
 
 def refuse_own_head(thing: Exportable, layout: str) -> None:
-    """Raise RunError for a model with a task's own head, which only Hugging Face's layout holds."""
+    """Raise RunError for a model with a task's own head, which only Hugging Face's layout supports."""
     if thing.layout is not None:
         raise RunError(
-            f"{thing.name}: has a head of its own, which is not written in {layout}",
+            f"{thing.name}: has a head of its own, which {layout} does not support",
             known="a classifier, a language model",
-            do="Export it with --format hf, which holds its head, and any adapters merged.",
+            do="Export it with --format hf, which includes its head and merges any adapters.",
         )
 
 

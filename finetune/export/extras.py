@@ -1,4 +1,4 @@
-"""The packages of a format, which are extras of this project. Imports nothing heavy."""
+"""The packages that a format needs, which are extras of this project. Imports nothing heavy."""
 
 from importlib.util import find_spec
 
@@ -6,7 +6,7 @@ from finetune.errors import RunError
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raise RunError where a package of an extra is missing."""
+    """Raise RunError if a package of an extra is missing."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise RunError(

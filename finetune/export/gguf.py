@@ -1,7 +1,7 @@
-"""GGUF: one file that llama.cpp runs, with the tokenizer, the chat template and the end of a text; and a Modelfile.
+"""GGUF: one file for llama.cpp, with tokenizer, chat template and end-of-text token; and a Modelfile for ollama.
 
-The file is read back by a reader in plain numpy and compared logit by logit; where xllamacpp is installed, llama.cpp
-itself answers the run's own prompts. Classifiers are refused: llama.cpp's GPT-2 has no head.
+A reader in plain numpy reads the file back and compares the logits. If xllamacpp is installed, llama.cpp itself also
+answers the run's prompts. Classifiers are not supported: llama.cpp's GPT-2 has no classification head.
 """
 
 import json
@@ -36,7 +36,7 @@ from finetune.tokenizer import END_OF_TEXT
 MERGED = True
 QUANTIZED = ("f16", "q8_0", "q4_0")
 FILE = "model.gguf"
-NAMES = {  # Hugging Face's name of a tensor in a block, and GGUF's
+NAMES = {  # name of a tensor in a block: Hugging Face's -> GGUF's
     "ln_1": "attn_norm",
     "attn.c_attn": "attn_qkv",
     "attn.c_proj": "attn_output",
@@ -45,17 +45,21 @@ NAMES = {  # Hugging Face's name of a tensor in a block, and GGUF's
     "mlp.c_proj": "ffn_down",
 }
 OUTER = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
-OLLAMA = {"max_new_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k"}  # how it writes
-NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
-BLOCK = 32  # numbers that share a scale in q8_0 and q4_0
+OLLAMA = {
+    "max_new_tokens": "num_predict",
+    "temperature": "temperature",
+    "top_k": "top_k",
+}  # our decoding settings -> ollama's
+NORMAL, CONTROL = 1, 3  # llama.cpp's token types
+BLOCK = 32  # values that share a scale in q8_0 and q4_0
 
 
 def write(
     thing: Exportable, directory: Path, base: WeightsSource | None = None, quantize: str | None = None
 ) -> Exported:
-    """Write the directory whole or not at all. base: not needed.
+    """Write the directory completely or not at all. base: unused.
 
-    Raises RunError where a package is missing or the model is no language model, WeightsError if a logit differs.
+    Raises RunError if a package is missing or the model is not a language model, and WeightsError if a logit differs.
     """
     require("gguf", "gguf")
     refuse_own_head(thing, "GGUF")
@@ -82,7 +86,7 @@ def write(
 
 
 def compare(path: Path, thing: Exportable, model: GPT, quantize: str | None) -> Exported:
-    """Compare the logits of what the file holds, and llama.cpp's answers where it is installed."""
+    """Compare the logits of the written file, and llama.cpp's answers if it is installed."""
     ids = random_ids(model.config)
     reader = PlainReader(path.parent, read_gguf(path), hugging_face_config(model, thing.tokenizer))
     with torch.inference_mode():
@@ -98,13 +102,13 @@ def compare(path: Path, thing: Exportable, model: GPT, quantize: str | None) -> 
     if not has_llama_cpp():
         return Exported(True, f"{summary}; xllamacpp is not installed", difference)
     same, total = compare_answers(path, thing, model)
-    if quantize is None and total and same < total / 2:  # a near tie may fall the other way; another prompt may not
+    if quantize is None and total and same < total / 2:  # near ties may differ; a wrong prompt makes most differ
         raise refuse("llama.cpp", f"{same} of {total} greedy answers equal")
     return Exported(True, f"{summary}; llama.cpp writes the same on {same} of {total} prompts", difference)
 
 
 def read_gguf(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file in fp32, under Hugging Face's names and as they are stored there."""
+    """The tensors of a file in fp32, with the names and orientation of Hugging Face's layout."""
     import gguf
 
     theirs = {own: name for name, own in NAMES.items()}
@@ -124,7 +128,7 @@ def read_gguf(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Written(np.ndarray):
-    """An array that the file itself writes: numpy's ``tofile`` says nothing where the disk is full."""
+    """An array that is written with ``file.write``: numpy's ``tofile`` reports no error when the disk is full."""
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
         fid.write(self)
@@ -155,7 +159,7 @@ def _write_file(path: Path, thing: Exportable, model: GPT, quantize: str | None)
         matrix = values.ndim == 2 and not own.startswith("position")
         stored = kind if matrix else kinds.F32
         if stored == kinds.Q4_0 and own.startswith("token"):
-            stored = kinds.Q8_0  # also the output matrix, where four bits cost the most
+            stored = kinds.Q8_0  # the output matrix as well, where 4 bits cost the most
         writer.add_tensor(own, gguf.quants.quantize(values, stored).view(_Written), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -191,7 +195,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _modelfile(thing: Exportable, model: GPT) -> str:
-    """What ollama needs to put a question as the run did, and to stop. It reads no escapes, so line ends stand as they are.
+    """The Modelfile with which ollama uses the run's prompt and stop strings. It has no escapes: newlines stay literal.
 
     Source: ollama/ollama, docs/modelfile.md and parser/parser.go.
     """
@@ -207,7 +211,7 @@ def _modelfile(thing: Exportable, model: GPT) -> str:
 
 
 def _readme(thing: Exportable, exported: Exported) -> str:
-    command, prompt = f'llama-completion -m {FILE} -p "Once upon a time"', "The model goes on with a text."
+    command, prompt = f'llama-completion -m {FILE} -p "Once upon a time"', "The model continues a text."
     if "chat_template" in thing.tokenizer_settings:
         command, prompt = (
             f"llama-cli -m {FILE} --jinja --temp 0",

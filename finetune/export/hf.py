@@ -2,9 +2,9 @@
 
 A classifier becomes a GPT2ForSequenceClassification, a language model a GPT2LMHeadModel; in the LLaMA shape a
 LlamaForSequenceClassification and a LlamaForCausalLM. An encoder-decoder of GPT-2's blocks becomes a
-BlenderbotForConditionalGeneration, and a model under a task's own head whatever the task's layout says. Other models, such
-as encoders, are written in our own layout, read back and compared. transformers loads the directory as any user would; if
-it is not installed, a reader in plain numpy does.
+BlenderbotForConditionalGeneration. A task with its own head defines its own layout. Other models, such as encoders, are
+written in our own layout, read back and compared. transformers loads the directory as a user would; if it is not
+installed, a reader in plain numpy does.
 """
 
 import json
@@ -32,15 +32,15 @@ from finetune.training.predict import predict_logits
 from finetune.training.token_rows import encode
 
 MERGED = True
-PLAIN_TEXTS = 200  # on which a slower reader compares
-SAMPLE = 100  # texts on which a classifier is compared, unless all are asked for
+PLAIN_TEXTS = 200  # compared by the slower plain reader
+SAMPLE = 100  # texts on which a classifier is compared, unless all_texts is set
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource | None = None, all_texts: bool = False) -> Exported:
     """Write the directory completely or not at all. Raises WeightsError if a logit differs by more than the tolerance.
 
-    After an error an earlier export is still in place. base: unused, since the export contains all weights.
-    all_texts: compare a classifier on all its texts and not on a sample.
+    After an error, an earlier export is still in place. base: unused, since the export contains all weights.
+    all_texts: compare a classifier on all its texts instead of a sample.
     """
     with draft_of(directory) as draft:
         model = thing.model
@@ -63,14 +63,14 @@ def write(thing: Exportable, directory: Path, base: WeightsSource | None = None,
 
 
 def in_transformers(model: Body | Classifier) -> bool:
-    """Whether transformers has a class that computes the same."""
+    """Whether transformers has a class for this model."""
     if isinstance(model, EncoderDecoder):
         return blenderbot.fits(model.config)
     return isinstance(model.body if isinstance(model, Classifier) else model, GPT) or is_llama(model)
 
 
 def configs(thing: Exportable) -> dict[str, str]:
-    """How texts are tokenized, and how a language model writes, as files: name -> JSON."""
+    """The configurations of the tokenizer and of generation as files: name -> JSON."""
     model, end = thing.model, thing.tokenizer.end_of_text
     if isinstance(model, Classifier):
         settings = tokenizer_config(model.body.config) | {"model_max_length": thing.max_length}
@@ -78,7 +78,7 @@ def configs(thing: Exportable) -> dict[str, str]:
     settings = tokenizer_config(model.config) | thing.tokenizer_settings
     if not isinstance(model, LanguageModel | EncoderDecoder):
         return {"tokenizer_config.json": _json(settings)}
-    if isinstance(model, LanguageModel):  # a batch of prompts of several lengths goes on at its right end
+    if isinstance(model, LanguageModel):  # prompts of different lengths are continued at the right end
         settings["padding_side"] = "left"
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     if isinstance(model, EncoderDecoder):
@@ -150,9 +150,9 @@ def compare_read_back(directory: Path, model: Body | Classifier) -> Exported:
         back = float((model.cpu()(*inputs) - again(*inputs)).abs().max())
     if back:
         raise WeightsError(
-            "the export gives other logits when it is read back",
+            "the export gives different logits when it is read back",
             got=f"{back:.2e} apart",
-            do="This is a fault of ours: please report it.",
+            do="This is a bug of ours; please report it.",
         )
     body_kind = f"{body.kind} of this shape" if isinstance(body, EncoderDecoder) else body.kind
     said = f"the layout of {body_kind} is our own" if not is_llama(model) else "transformers is not installed"
@@ -195,7 +195,7 @@ def language_model_readme(name: str, weights: str, about: list[str], use: list[s
 
 
 def _read(reader: Reader, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """What the reader makes of it. Raises WeightsError where it can make nothing of it."""
+    """The result of `read`. Raises WeightsError if the reader cannot read the export."""
     try:
         return read()
     except (KeyError, ValueError, IndexError) as error:
@@ -203,7 +203,7 @@ def _read(reader: Reader, read: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def _difference(reader: Reader, ours: np.ndarray, read: Callable[[], np.ndarray]) -> float:
-    """The largest difference of a logit. Raises WeightsError if it is more than the tolerance."""
+    """The largest difference of two logits. Raises WeightsError if it exceeds the tolerance."""
     difference = float(np.abs(ours - _read(reader, read)).max())
     if reader.odd or not difference <= TOLERANCE:
         raise refuse(reader.name, f"largest logit difference {difference:.2e}, loading {reader.odd or 'clean'}")
@@ -211,10 +211,10 @@ def _difference(reader: Reader, ours: np.ndarray, read: Callable[[], np.ndarray]
 
 
 def _compare_chats(reader: Reader, thing: Exportable) -> int:
-    """How many conversations the chat template renders as we do: all, or WeightsError."""
+    """Compare the chat template's prompts with ours. Returns their number; raises WeightsError if one differs."""
     for number, said in enumerate(thing.conversations):
         if reader.chat(said.messages) != said.prompt:
-            raise refuse(reader.name, f"another prompt from the chat template, of conversation {number}")
+            raise refuse(reader.name, f"the chat template gives a different prompt for conversation {number}")
     return len(thing.conversations)
 
 

@@ -1,8 +1,8 @@
-"""HTML: one file that holds a small model and its tokenizer, and runs in a browser without a network.
+"""HTML: one file with a small model and its tokenizer, which runs in a browser without a network.
 
-Weights are int8 with a scale per row, as in models/few_bits.py; page/ holds the forward pass and the tokenizer in JavaScript.
-The written file is read back and its logits compared with the model's own in int8; the page compares its own logits with
-these when it opens. What int8 costs is measured on the test rows, and stands on the page and in page.json.
+Weights are int8 with a scale per row, as in models/few_bits.py; page/ has the forward pass and tokenizer in JavaScript.
+The written file is read back and its logits are compared with the model's in int8; the page compares its own logits with
+them when it opens. The cost of int8 is measured on the test rows, and shown on the page and in page.json.
 """
 
 import base64
@@ -55,7 +55,7 @@ HEAD = "head.weight"  # of a classifier; all else is the body's
 
 @dataclass(frozen=True)
 class PageCard(Record):
-    """The content of page.json: what the page holds, and what its int8 weights cost."""
+    """The content of page.json: the size of the page, and the cost of its int8 weights."""
 
     name: str
     kind: str
@@ -66,7 +66,7 @@ class PageCard(Record):
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource | None = None) -> Exported:
-    """Write the directory whole or not at all. base: not needed.
+    """Write the directory completely or not at all. base: unused.
 
     Raises RunError for a model that is too large for a page or no GPT-2, WeightsError if a logit is read back differently.
     """
@@ -147,7 +147,7 @@ def _refuse_kind(thing: Exportable, kind: str) -> None:
 
 
 def _cost_of_classifier(thing: Exportable, model: Classifier, rounded: Classifier) -> tuple[Cost | None, str]:
-    """On every test text."""
+    """The cost on all test texts."""
     rule, way = Rule.of(thing), json.loads(thing.files["bundle.json"]).get("long_texts", "cut")
     rows = [pieces_of(ids, way, thing.max_length) for ids in encode(thing.tokenizer, thing.texts)]
     pieces, counts = [piece for row in rows for piece in row], np.array([len(row) for row in rows], dtype=int)
@@ -166,7 +166,7 @@ def _cost_of_classifier(thing: Exportable, model: Classifier, rounded: Classifie
 
 @torch.inference_mode()
 def _cost_of_language_model(thing: Exportable, model: GPT, rounded: GPT) -> tuple[Cost | None, str]:
-    """On held-out rows, evenly spaced where there are many."""
+    """The cost on held-out rows, or on evenly spaced ones if there are many."""
     rows = list(thing.held_out()) if thing.held_out else []
     tokens = sum(len(ids) for ids, _ in rows)
     rows = list(islice(rows, 0, None, max(math.ceil(tokens / HELD_OUT_TOKENS), 1)))
@@ -218,7 +218,7 @@ def _render(thing: Exportable, model: Classifier | GPT, rounded: Classifier | GP
 
 
 def _merges(tokenizer: Tokenizer) -> bytes:
-    """The two ids that each merge joins, in order, as 32-bit integers."""
+    """The ids of the two tokens that each merge joins, in order, as 32-bit integers."""
     vocab: dict[str, int] = json.loads(tokenizer.vocab_json)
     lines = (line for line in tokenizer.merges_txt.split("\n") if line and not line.startswith("#version"))
     return np.array([[vocab[part] for part in line.split(" ")] for line in lines], dtype="<u4").tobytes()
@@ -231,7 +231,7 @@ def _bytes(tokenizer: Tokenizer) -> list[int]:
 
 
 def _rule(thing: Exportable) -> dict[str, Any]:
-    """How the page reads a text and decides, as the bundle's card says."""
+    """How the page reads a text and decides, from the bundle's card."""
     card = json.loads(thing.files["bundle.json"])
     usual = {"long_texts": "cut", "white_space": "keep"}
     names = ("positive", "threshold", "thresholds", "costs", "abstain_below", *usual)
@@ -240,9 +240,9 @@ def _rule(thing: Exportable) -> dict[str, Any]:
 
 
 def _prompt(thing: Exportable) -> list[str] | None:
-    """The text around a question, as in training; None for a model that continues a text as it is.
+    """The text around a question, as in training; None for a model that continues plain text.
 
-    Raises WeightsError if it gives other tokens than the run's own prompts.
+    Raises WeightsError if its tokens differ from those of the run's own prompts.
     """
     template = thing.tokenizer_settings.get("chat_template")
     if template is None:

@@ -1,4 +1,4 @@
-"""llama.cpp, through xllamacpp: what it writes after the prompts of a run."""
+"""llama.cpp, through xllamacpp: compare its answers to the prompts of a run with the model's."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,18 +10,18 @@ from finetune.export.exportable import Exportable
 from finetune.models.gpt import GPT
 
 NEW_TOKENS, PROMPTS = 32, 25
-PLAIN_PROMPTS = ("Once upon a time", "The", "He said that")  # of a model without conversations
+PLAIN_PROMPTS = ("Once upon a time", "The", "He said that")  # for a model without conversations
 
 
 def has_llama_cpp() -> bool:
-    """Whether llama.cpp can be asked."""
+    """Whether xllamacpp is installed."""
     return find_spec("xllamacpp") is not None
 
 
 def compare_answers(path: Path, thing: Exportable, model: GPT) -> tuple[int, int]:
-    """On how many prompts llama.cpp writes greedily what the model does, and of how many.
+    """On how many prompts llama.cpp's greedy answer equals the model's, and the number of prompts.
 
-    A prompt goes in as messages through the chat template in the file, so that its tokens are compared too.
+    Prompts are passed as messages through the file's chat template, so that it is tested, too.
     """
     tokenizer, context = thing.tokenizer, model.config.context
     prompts = [(said.prompt, said.messages) for said in thing.conversations[:PROMPTS]]
@@ -38,7 +38,7 @@ def compare_answers(path: Path, thing: Exportable, model: GPT) -> tuple[int, int
 
 
 def open_server(path: Path, context: int) -> Any:
-    """The model in llama.cpp, on one slot."""
+    """A llama.cpp server with the model, with one slot."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -51,7 +51,7 @@ def open_server(path: Path, context: int) -> Any:
 
 
 def written(server: Any, said: Any) -> str:
-    """Its greedy answer to messages, or continuation of a text."""
+    """llama.cpp's greedy answer to messages, or its continuation of a text."""
     options = {"temperature": 0.0, "n_predict": NEW_TOKENS, "max_tokens": NEW_TOKENS, "cache_prompt": False}
     if isinstance(said, str):
         return str(server.handle_completions({"prompt": said, **options})["content"])

@@ -1,7 +1,7 @@
-"""ONNX: a graph that onnxruntime runs without torch, compared on every text before it is there.
+"""ONNX: a graph that onnxruntime runs without torch, compared on every text before it is published.
 
-A classifier's graph picks each text's last real token itself, and its metadata hold all that a prediction needs; a
-standalone predict.py lies beside it. A language model's graph gives the logits of every position, without a cache.
+A classifier's graph selects each text's last real token itself, and its metadata contain all that a prediction needs; a
+standalone predict.py is beside it. A language model's graph returns the logits of every position, without a cache.
 """
 
 import contextlib
@@ -46,16 +46,16 @@ from finetune.training.token_rows import encode
 MERGED = True
 QUANTIZED = ("int8",)
 OPSET = 20
-INLINE_LIMIT = 1 << 30  # bytes of weights; a file of ONNX ends at 2 GiB, so larger ones lie beside it
+INLINE_LIMIT = 1 << 30  # bytes of weights; larger ones go into a second file, since an ONNX file is limited to 2 GiB
 
 
 def write(
     thing: Exportable, directory: Path, base: WeightsSource | None = None, quantize: str | None = None
 ) -> Exported:
-    """Write the directory whole or not at all. base: not needed.
+    """Write the directory completely or not at all. base: unused.
 
-    Raises RunError where a package is missing or the model is not on GPT-2, WeightsError if a logit, a label or a
-    decision differs; an older export then stays in its place. int8 has no tolerance: its cost is measured and said.
+    Raises RunError if a package is missing or the model is not a GPT-2, and WeightsError if a logit, a label or a
+    decision differs; an older export is then kept. int8 has no tolerance: its cost is measured and reported.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime")
     refuse_own_head(thing, "ONNX")
@@ -89,14 +89,14 @@ def write(
 
 
 class LastTokenLogits(nn.Module):
-    """A classifier over a padded batch: the last real token is picked by the attention mask."""
+    """A classifier for a padded batch, which finds each last real token from the attention mask."""
 
     def __init__(self, classifier: Classifier):
         super().__init__()
         self.classifier = classifier
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T), (B, T) with ones at tokens and zeros at the padding on the right -> (B, K)."""
+        """Ids (B, T) and attention mask (B, T), padded on the right -> logits (B, K)."""
         logits: Tensor = self.classifier(input_ids, attention_mask.sum(dim=1) - 1)
         return logits
 
@@ -155,11 +155,11 @@ def compare_language_model(directory: Path, model: GPT, quantize: str | None) ->
 
 
 def _metadata(thing: Exportable, quantize: str | None) -> dict[str, str]:
-    """What a prediction needs, each value as JSON: for a classifier all that its bundle.json says."""
+    """The graph's metadata, each value as JSON: for a classifier, everything in its bundle.json."""
     if "bundle.json" in thing.files:
         card: dict[str, Any] = json.loads(thing.files["bundle.json"])
         card.pop("estimator", None)
-        card.setdefault("aim", "half")  # a card leaves out what is usual
+        card.setdefault("aim", "half")  # a card leaves out default values
     else:
         card = {"tokenizer_sha256": thing.tokenizer.fingerprint(), "end_of_text": thing.tokenizer.end_of_text}
     card |= {"max_length": thing.max_length or _gpt(thing).config.context, "quantized": quantize}
@@ -174,7 +174,7 @@ def _gpt(thing: Exportable) -> GPT:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what the exporters say of themselves from the user: packages that they would like, tuning that they offer."""
+    """Hide messages of torch's and onnxruntime's exporters to developers: suggested packages and tuning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -189,7 +189,7 @@ def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> Non
     from torch.export import Dim
 
     gpt = gpt_of(model)
-    example = torch.zeros(2, min(5, gpt.config.context), dtype=torch.long)  # a size of 1 would be taken for fixed
+    example = torch.zeros(2, min(5, gpt.config.context), dtype=torch.long)  # a size of 1 would be treated as fixed
     sizes = {0: Dim("batch", min=1), 1: Dim("length", min=1, max=gpt.config.context)}
     if isinstance(model, Classifier):
         module: nn.Module = LastTokenLogits(model)
@@ -214,7 +214,7 @@ def _trace(model: Classifier | GPT, path: Path, metadata: dict[str, str]) -> Non
 
 
 def _quantize(source: Path, target: Path, metadata: dict[str, str]) -> None:
-    """Weights in int8, activations quantized as they come (onnxruntime's dynamic quantization)."""
+    """Quantize the weights to int8; activations are quantized at run time (onnxruntime's dynamic quantization)."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -252,6 +252,6 @@ def _readme(thing: Exportable, exported: Exported) -> str:
             '    session = onnxruntime.InferenceSession("model.onnx")',
             '    [logits] = session.run(["logits"], {"input_ids": [[1, 2, 3]]})    # (B, T) -> (B, T, V)',
             "",
-            "There is no cache: each new token reads the whole text again. To generate, `--format hf` serves better.",
+            "There is no cache: each new token reads the whole text again. `--format hf` generates faster.",
         ]
     return "\n".join([*lines, ""])

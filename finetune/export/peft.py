@@ -41,10 +41,10 @@ WRAPPED = "base_model.model."  # PEFT's prefix for the names of the wrapped mode
 
 
 def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
-    """Write the adapters and the base's tokenizer, compared in peft, or in plain numpy where that is missing.
+    """Write the adapters and the base's tokenizer, compared with peft, or with plain numpy if peft is missing.
 
-    Raises RunError for a model without adapters, WeightsError if a logit differs by more than the tolerance. After an
-    error an earlier export is still in place.
+    Raises RunError for a model without adapters, and WeightsError if a logit differs by more than the tolerance. After
+    an error, an earlier export is still in place.
     """
     if not lora_layers(thing.model):
         raise RunError(
@@ -75,7 +75,7 @@ def write(thing: Exportable, directory: Path, base: WeightsSource) -> Exported:
 
 
 def adapter_tensors(model: Classifier | GPT) -> dict[str, Tensor]:
-    """The tensors that LoRA trained, under PEFT's names. As here, A is (R, I) and B is (O, R); only the base differs."""
+    """The tensors that LoRA trained, under PEFT's names. A is (R, I) and B is (O, R) in both; only the base differs."""
     gpt, tensors = gpt_of(model), {}
     theirs = _layer_names(gpt)
     for name, layer in lora_layers(gpt).items():
@@ -112,12 +112,12 @@ def adapter_config(model: Classifier | GPT, base: WeightsSource) -> dict:
 
 
 def has_peft() -> bool:
-    """Whether peft, and transformers with it, is installed."""
+    """Whether peft is installed, and transformers with it."""
     return find_spec("peft") is not None and has_transformers()
 
 
 def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
-    """Put the directory on transformers' model of the base weights and compare logits, a classifier's on its texts."""
+    """Load the adapter onto transformers' model of the base weights and compare logits, a classifier's on its texts."""
     from peft import PeftModel
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
@@ -146,7 +146,7 @@ def compare_with_peft(directory: Path, thing: Exportable, base: WeightsSource, l
 
 
 def compare_plainly(directory: Path, thing: Exportable, base: WeightsSource, loaded: LoadedCheckpoint) -> Exported:
-    """The same in plain numpy: the adapter's matrices added to those in the base's files."""
+    """As ``compare_with_peft`` in plain numpy: the adapter is merged into the matrices of the base's files."""
     model, tensors = thing.model, dict[str, np.ndarray]()
     assert isinstance(model, GPT | Classifier), "other models are refused"
     for path in tensor_files(base.directory):

@@ -1,6 +1,6 @@
-"""An exported directory read by its published layout in plain numpy: the comparison where transformers is missing.
+"""Read an exported directory by its published layout in plain numpy, to compare exports without transformers.
 
-It shares no code with our model, tokenizer or checkpoints, so that one mistake cannot stand on both sides.
+It shares no code with our model, tokenizer or checkpoints, so that a bug cannot affect both sides of the comparison.
 Sources: openai/gpt-2, src/model.py and src/encoder.py; transformers' modeling_blenderbot.py; peft's LoRA layer.
 Shape letters: T tokens, S source tokens, C width, V vocabulary, K classes.
 """
@@ -23,7 +23,7 @@ class PlainReader:
     name = "a reader in plain numpy"
 
     def __init__(self, directory: Path, tensors: dict[str, np.ndarray] | None = None, config: dict | None = None):
-        """tensors, config: in the place of the directory's own, for weights with an adapter on them."""
+        """tensors, config: replace those of the directory, for weights with a merged adapter."""
         own = read_tensors(directory / "model.safetensors") if tensors is None else tensors
         self._tensors = {name.removeprefix("transformer."): tensor for name, tensor in own.items()}
         self._unread = set(self._tensors)
@@ -32,7 +32,7 @@ class PlainReader:
 
     @property
     def odd(self) -> dict[str, list[str]]:
-        """Tensors that no part of the model has read so far."""
+        """Tensors that have not been read so far."""
         return {"unexpected_keys": sorted(self._unread)} if self._unread else {}
 
     def encode(self, text: str) -> list[int]:
@@ -41,7 +41,7 @@ class PlainReader:
         return self._tokenizer.encode(text)
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of messages as the chat template puts them, up to the answer."""
+        """Ids of messages, rendered by the chat template up to the answer."""
         assert self._tokenizer is not None, "there is a tokenizer beside an export"
         return self._tokenizer.chat(messages)
 
@@ -103,7 +103,7 @@ class PlainReader:
         """The last hidden states of one side: (T,) -> (T, C). encoded: the source (S, C), for a decoder."""
         config = self._config
         if config["activation_function"] != "gelu_new" or config["scale_embedding"]:
-            raise ValueError("the activation or the scale of the embedding is another")
+            raise ValueError("unsupported activation or embedding scale")
         heads, eps = config[f"{side}_attention_heads"], 1e-5
 
         def attend(x: np.ndarray, to: np.ndarray, name: str, causal: bool) -> np.ndarray:
@@ -127,7 +127,7 @@ class PlainTokenizer:
     """Byte-level BPE from ``vocab.json`` and ``merges.txt``, truncated at ``model_max_length``."""
 
     def __init__(self, directory: Path):
-        import regex  # type: ignore[import-untyped]  # of tiktoken's requirements
+        import regex  # type: ignore[import-untyped]  # a requirement of tiktoken
 
         self._vocab: dict[str, int] = _read(directory / "vocab.json")
         lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
@@ -140,11 +140,11 @@ class PlainTokenizer:
         self._letters = dict(zip([*plain, *rest], map(chr, [*plain, *range(256, 256 + len(rest))]), strict=True))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; nothing in it is a special token."""
+        """Ids of a text; special tokens in it are plain text."""
         return self._whole(text)[: self._config["model_max_length"]]
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of messages as the chat template puts them, up to the answer; truncated nowhere."""
+        """Ids of messages, rendered by the chat template up to the answer, without truncation."""
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         end = self._config["eos_token"]
@@ -191,7 +191,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def with_adapter(tensors: dict[str, np.ndarray], directory: Path) -> dict[str, np.ndarray]:
-    """The base's tensors with PEFT's adapter of that directory merged, and what it saves beside it."""
+    """The base's tensors with a directory's PEFT adapter merged, and the other modules that the adapter saves."""
     config, own = _read(directory / "adapter_config.json"), read_tensors(directory / "adapter_model.safetensors")
     found = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     for name, tensor in own.items():
@@ -199,7 +199,7 @@ def with_adapter(tensors: dict[str, np.ndarray], directory: Path) -> dict[str, n
         if place.endswith(".lora_A.weight"):
             layer = place.removesuffix(".lora_A.weight")
             if layer not in config["target_modules"]:
-                raise ValueError(f"{layer} is no target module")
+                raise ValueError(f"{layer} is not a target module")
             up = own[name.replace("lora_A", "lora_B")]  # (O, R)
             delta = (up @ tensor).T * (config["lora_alpha"] / config["r"])  # (I, O), as the base is stored
             found[f"{layer}.weight"] = found[f"{layer}.weight"] + delta

@@ -1,4 +1,4 @@
-"""Who reads an exported directory for the comparison: transformers, or a reader in plain numpy where it is missing."""
+"""Readers of an exported directory for the comparison: transformers, or plain numpy if that is missing."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ MISSING = "; transformers is not installed"
 
 
 class Reader(Protocol):
-    """An export as another program reads it. ``odd`` lists what it does not know or does not find."""
+    """An export as read by another program. ``odd`` lists unexpected and missing tensors."""
 
     @property
     def name(self) -> str: ...
@@ -46,12 +46,12 @@ def has_transformers() -> bool:
 
 
 def open_reader(directory: Path, kind: str) -> Reader:
-    """kind: the class of transformers that the directory is written for, for example ``GPT2LMHeadModel``."""
+    """A reader of the directory. kind: its class in transformers, for example ``GPT2LMHeadModel``."""
     return TransformersReader(directory, kind) if has_transformers() else PlainReader(directory)
 
 
 class TransformersReader:
-    """What transformers makes of a directory, loaded as a stranger would."""
+    """A directory loaded with transformers, as any user would."""
 
     name = "transformers"
 
@@ -59,8 +59,8 @@ class TransformersReader:
         import transformers
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()  # for a file that is read in no time
-        loader: Any = getattr(transformers, kind)  # its stubs do not know output_loading_info, which returns two
+        transformers_logging.disable_progress_bar()  # loading takes a moment
+        loader: Any = getattr(transformers, kind)  # the stubs lack output_loading_info and its second result
         self.model, loading = loader.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
         self.odd = {key: sorted(map(str, value)) for key, value in loading.items() if value}
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
@@ -71,7 +71,7 @@ class TransformersReader:
         return ids
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of messages as the chat template puts them, up to the answer."""
+        """Ids of messages, rendered by the chat template up to the answer."""
         ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         return ids
 
@@ -107,7 +107,7 @@ class TransformersReader:
 
 
 def padded_logits(theirs: Any, ids: Sequence[list[int]], end: int) -> np.ndarray:
-    """What transformers' classifier says of texts (n, K), padded on the right with `end`."""
+    """Logits (n, K) of transformers' classifier for texts padded on the right with `end`."""
     logits = np.zeros((len(ids), theirs.config.num_labels), dtype=np.float32)
     with progress("transformers", len(ids), unit="texts") as advance, torch.inference_mode():
         for rows in inference_batches([len(row) for row in ids], PREDICT_TOKENS):

@@ -25,7 +25,7 @@ import tiktoken
 
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 TOKENS = 8192  # of one forward pass, padding included
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # a cell that begins so, a spreadsheet would run
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # a spreadsheet would execute a cell that starts with one
 
 
 # Invisible characters; those that are white space become a blank.
@@ -38,7 +38,7 @@ def fold_white_space(text: str) -> str:
 
 
 class OnnxClassifier:
-    """A classifier, its tokenizer, and how it decides."""
+    """A classifier with its tokenizer and decision rule."""
 
     def __init__(self, directory: str | Path):
         import onnxruntime
@@ -222,7 +222,7 @@ def predict_csv(model: OnnxClassifier, source: Path, column: str, target: Path) 
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: text that could be one gets an apostrophe in front."""
+    """A cell that a spreadsheet does not execute: an apostrophe is put in front of a possible formula."""
     if not cell.lstrip("'").startswith(FORMULA):
         return cell
     try:

@@ -282,8 +282,9 @@ def test_the_message_of_the_processes_is_not_followed_by_another(finetune, toy, 
 
     monkeypatch.setattr("finetune.training.launch.supervise", supervise)
     Path("rows.csv").write_text("text\nhello\n")
-    found = finetune("predict", toy.run, "--csv", "rows.csv", "--out", "two.csv", "--processes", "2")
-    assert (found.status, found.out, found.err) == (status, "starting 2 processes\n", "")
+    for command in (["predict", toy.run, "--csv", "rows.csv", "--out", "two.csv"], ["evaluate", toy.run, "rows.csv"]):
+        found = finetune(*command, "--processes", "2")
+        assert (found.status, found.out, found.err) == (status, "starting 2 processes\n", "")
 
 
 def test_what_was_started_is_what_trains(monkeypatch, capsys):

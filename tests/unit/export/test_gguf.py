@@ -210,7 +210,7 @@ def test_what_is_read_back_is_what_was_there(tmp_path, monkeypatch):
 
 def test_a_head_of_its_own_is_refused(tmp_path):
     tagger = Exportable("run", small(), TOKENIZER, str, layout=lambda _: NotImplemented)
-    with pytest.raises(RunError, match="a head of its own, which is not written in GGUF"):
+    with pytest.raises(RunError, match="a head of its own, which GGUF does not support"):
         gguf.write(tagger, tmp_path / "gguf")
     assert not (tmp_path / "gguf").exists()
 
