@@ -3,9 +3,15 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from finetune.records import TrainResult
+from finetune.run import Run
+from finetune.tasks.classify import audit
+from finetune.tasks.classify.labelled import run_examples
 
 
 def suspects(run: Path) -> list[dict]:
@@ -69,15 +75,37 @@ def test_fixes_start_a_run_and_leave_the_test_rows_alone(toy_copy, finetune):
     assert "nothing left to do" in again.out and again.out.splitlines()[-1] == lines[-1]
 
 
-def test_what_costs_too_much_is_left_out_and_done_on_request(toy_copy, finetune, monkeypatch):
-    from finetune.tasks.classify import audit
+@pytest.mark.parametrize(("most", "features"), [(0.0, ["TF-IDF"]), (1e9, ["TF-IDF", audit.STATES])])
+def test_hidden_states_are_used_where_they_cost_little_beside_the_training(
+    toy_copy, finetune, monkeypatch, most, features
+):
+    monkeypatch.setattr(audit, "MOST_OF_TRAINING", most)
+    done = finetune("run", toy_copy / "recipe.json", "--set", "classify.audit=auto", "--name", "auto")
+    assert done.status == 0 and f"by {', '.join(features)}" in done.out
+    assert json.loads(Path("runs/auto/label_audit.json").read_text())["features"] == features
 
-    monkeypatch.setattr(audit, "MOST_OF_RUN", 0.0)
-    settings = ["run", toy_copy / "recipe.json", "--set", "classify.audit=auto", "--name", "cheap"]
-    done = finetune(*settings)
-    run = Path("runs/cheap")
-    assert done.status == 0 and "TF-IDF: about" in done.out and "left out: it would take more than a tenth" in done.out
-    assert not (run / "label_audit.json").exists()
+
+def test_the_work_is_counted_in_tokens(toy_copy, monkeypatch):
+    """The toy run trains its last block on 84 of 120 rows."""
+    run = Run.at(toy_copy)
+    trained, parts = run.result("train", TrainResult), run_examples(run)
+    tokens = {name: sum(map(len, part.ids)) for name, part in parts.items()}
+    monkeypatch.setattr(audit, "run_examples", lambda _: parts)
+    for method in ("full", "lora", "last-blocks", "features"):
+        every = 3 * trained.tokens
+        if method not in ("full", "lora"):
+            every = every * trained.trainable.share + tokens["train"] + tokens["val"]
+        own = replace(trained, method=method)
+        monkeypatch.setattr(Run, "result", lambda *_, own=own: own)
+        for most in (0.99, 1.01):
+            monkeypatch.setattr(audit, "MOST_OF_TRAINING", most * sum(tokens.values()) / every)
+            assert audit.reads_again(run) == (most > 1)
+
+
+def test_a_search_that_was_switched_off_is_done_on_request(toy_copy, finetune):
+    settings = ["run", toy_copy / "recipe.json", "--set", "classify.audit=off", "--name", "later"]
+    run = Path("runs/later")
+    assert finetune(*settings).status == 0 and not (run / "label_audit.json").exists()
     assert "changed on purpose" not in (run / "report" / "report.md").read_text(encoding="utf-8")
     listed = finetune("labels", run)
     assert listed.status == 0 and listed.out.startswith("searching for wrong labels: about ")

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import torch
 
-from finetune.console import program, say
+from finetune.console import say
+from finetune.errors import listed
 from finetune.evaluation.baseline import tfidf_features
 from finetune.evaluation.label_audit import (
     Audited,
@@ -22,8 +23,8 @@ from finetune.files import atomic_write, read_json, write_json
 from finetune.machine import timed
 from finetune.models.heads import Classifier, Reader
 from finetune.recipe import Recipe
-from finetune.report.blocks import seconds_text
-from finetune.run import Run, read_record
+from finetune.records import TrainResult
+from finetune.run import Run
 from finetune.tables.cells import escape_formula, table_writer
 from finetune.tables.codes import BY_NAME
 from finetune.tables.splits import SPLITS, number_groups, text_keys
@@ -41,7 +42,7 @@ from finetune.training.sharing import together
 from finetune.training.trial import second_time
 
 CHECK = BY_NAME["label_suspects"]
-MOST_OF_RUN = 0.1  # of a run's time so far, for a search that nobody asked for
+MOST_OF_TRAINING = 1 / 8  # of the training's work, for a pass over all texts that nobody asked for
 TFIDF_FEATURES, STATES = "TF-IDF", "hidden states of the starting weights"
 COLUMNS = ("row", "split", "label", "suggested", "drop", "quality", "text")
 _TIMED = 32  # texts whose hidden states are timed
@@ -61,28 +62,32 @@ def against(recipe: Recipe) -> str:
 
 
 def audit_run(recipe: Recipe, run: Run) -> Audited:
-    """Search for wrong labels, with as many features as the time allows."""
+    """Search for wrong labels, with the features that `classify.audit` asks for."""
     if why := against(recipe):
         say(f"  left out: {why}")
         return Audited(None, why)
     names = [TFIDF_FEATURES, STATES]
-    spent = sum(read_record(path).seconds for path in run.path("stages").glob("[0-9]*-*.json"))
-    costs = expected_seconds(recipe, run)
-    if recipe.classify.audit == "auto":
-        names = [
-            name for at, name in enumerate(names) if sum(costs[own] for own in names[: at + 1]) <= MOST_OF_RUN * spent
-        ]
-    for name, seconds in costs.items():
-        used = "" if name in names else f": more than a tenth of the run so far ({seconds_text(spent)}), so not used"
-        say(f"  {name}: about {seconds_text(seconds)}{used}")
-    if not names:
-        why = f"it would take more than a tenth of the run; to do it anyway: {program()} labels {run.directory}"
-        say(f"  left out: {why}")
-        return Audited(None, "it would take more than a tenth of the run")
+    if recipe.classify.audit == "auto" and not reads_again(run):
+        names.remove(STATES)
+        say(f"  without {STATES}: reading all texts again would take more than an eighth of the training's work")
+    say(f"  by {listed(names)}")
     found = write_audit(recipe, run, names)
     for line in (counts_text(found), planted_text(found)):
         say(f"  {line}")
     return Audited(sum(found.suspects.values()))
+
+
+def reads_again(run: Run) -> bool:
+    """Whether one more pass over all texts is little beside the training, counted in tokens: the same at any load.
+
+    A step costs three forward passes of its tokens; where only upper blocks are trained, the others ran once per text.
+    """
+    trained = run.result("train", TrainResult)
+    parts = {name: sum(part.beginnings().ids.lengths()) for name, part in run_examples(run).items()}
+    steps = 3.0 * trained.tokens
+    through_all = trained.method in ("full", "lora")
+    work = steps if through_all else steps * trained.trainable.share + parts["train"] + parts["val"]
+    return sum(parts.values()) <= MOST_OF_TRAINING * work
 
 
 def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:

@@ -29,7 +29,8 @@ class Classify(Settings):
     )
     audit: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="search for labels that may be wrong; auto: where it takes less than a tenth of the run's time",
+        description="search for labels that may be wrong; auto: by words, and by hidden states where reading all texts "
+        "again is little beside the training; on: by both",
     )
 
 
