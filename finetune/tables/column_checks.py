@@ -10,7 +10,7 @@ from finetune.tables.label_folders import SIDES
 from finetune.tables.readers import LabelledTexts
 from finetune.tables.tables import SPLIT_COLUMN, TableFormat, iterate_table, with_fields
 
-MOST_VALUES = 10_000  # distinct values in a column; with more, each is too rare to predict a label
+MOST_VALUES = 10_000  # maximum distinct values of a checked column; with more, each is too rare to predict a label
 ADDED = ("predicted", "probability")  # columns that `predict` adds to a table
 
 

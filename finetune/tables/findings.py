@@ -1,4 +1,4 @@
-"""What a check of a table says: a finding, with its code, level and worst rows."""
+"""The result of a check of a table: a finding, with its code, level and worst rows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -39,12 +39,12 @@ class Finding:
 
     @property
     def places(self) -> list[str]:
-        """The worst rows, as messages name them: ``test.csv row 6``."""
+        """The worst rows for a message: ``test.csv row 6``."""
         return [place(row, self.files[at] if at < len(self.files) else "") for at, row in enumerate(self.rows)]
 
     @property
     def examples_by_place(self) -> list[str]:
-        """Each example with its row in front; a row or an example without the other stands alone."""
+        """Each example preceded by its row; a row or an example without the other is given alone."""
         pairs = zip_longest(self.places, self.examples, fillvalue="")
         return [": ".join(filter(None, pair)) for pair in pairs]
 

@@ -1,4 +1,4 @@
-"""Corrections of labels: a small table of row numbers with the right label of each, or to drop the row."""
+"""Corrections of labels: a small table of row numbers, each with the right label or a mark to drop the row."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ NO = ("", "0", "no", "false")
 
 @dataclass(frozen=True)
 class Fix:
-    """What becomes of a row. split: where the row is, or empty if its number tells; label: None to drop the row."""
+    """A row's correction. split: the row's split, or empty if its number suffices; label: None to drop the row."""
 
     row: int
     split: str
@@ -25,12 +25,12 @@ class Fix:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What the fixes did, as numbers of rows."""
+    """Numbers of rows by the effect of the fixes."""
 
     relabelled: int
     dropped: int
     as_before: int  # rows that already had this label
-    test: list[int]  # test rows that stayed as they are
+    test: list[int]  # test rows left unchanged
 
     def __str__(self) -> str:
         said = f"{_rows(self.relabelled)} relabelled, {_rows(self.dropped)} dropped"
@@ -45,9 +45,9 @@ def _rows(count: int) -> str:
 
 
 def read_fixes(path: Path, encoding: str | None = None) -> list[Fix]:
-    """The corrections in a table with the columns row and label or drop, and perhaps split; others are not read.
+    """The corrections in a table with the columns row and label or drop, and optionally split; others are ignored.
 
-    A row without a label and without a mark in the column drop is left out. Raises DataError.
+    A row with neither a label nor a mark in the column drop is ignored. Raises DataError.
     """
     do = "Give a table with the columns row, label and drop, such as an edited label_suspects.csv."
     if not path.is_file():
@@ -61,7 +61,7 @@ def read_fixes(path: Path, encoding: str | None = None) -> list[Fix]:
         label, drop = unescape_formula(own["label"]), own["drop"].casefold() not in NO
         if not label and not drop:
             continue
-        number = own["row"].removesuffix(".0")  # as spreadsheets may write it
+        number = own["row"].removesuffix(".0")  # as spreadsheets may write a row number
         if not number.isdecimal() or own["split"] not in ("", *SPLITS):
             raise DataError(f"{path}: not a row of the data", got=f"row {own['row']!r}, split {own['split']!r}", do=do)
         fix = Fix(int(number), own["split"], None if drop else label)
@@ -75,10 +75,10 @@ def read_fixes(path: Path, encoding: str | None = None) -> list[Fix]:
 def apply_fixes(
     fixes: list[Fix], source: LabelledTexts, parts: dict[str, list[int]], where: str
 ) -> tuple[dict[str, list[int]], Fixed]:
-    """Relabel rows of train and val in `source`, and drop others. parts: the places of each split's rows.
+    """Relabel rows of train and val in `source`, and drop others. parts: the positions of each split's rows.
 
-    Test rows stay as they are. Returns the splits without the dropped rows, and counts. Raises DataError for a row or
-    a label that the data do not have.
+    Test rows are left unchanged. Returns the splits without the dropped rows, and counts. Raises DataError for an
+    unknown row or label.
     """
     labels = set(source.labels)
     unknown = sorted({fix.label for fix in fixes if fix.label is not None} - labels)

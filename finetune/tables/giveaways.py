@@ -1,7 +1,7 @@
-"""Single rules about the look of a text that tell a label from the others: white space, punctuation, case, length.
+"""Single surface features that separate a label from the others: white space, punctuation, case, length.
 
-Such a clue often comes from how a table was put together: the labels come from different sources, and new texts of every
-label will come from one. A model learns the clue, and its score falls on texts without it.
+Such a clue is often an artefact of the table: its labels come from different sources, while new texts of all labels will
+come from one. A model learns the clue, and its score falls on texts without it.
 """
 
 import re
@@ -17,9 +17,9 @@ from finetune.tables.white_space import INVISIBLE, fold_white_space
 
 DOUBLED = re.compile(r"(?<=\S)[^\S\n]{2,}(?=\S)")
 FOLD = "To train and predict without such differences, add --set columns.white_space=fold"
-LEAST_ROWS = 10  # of the label, and of the others, for a rule to be tried
-WHITE_SPACE_GAP = 0.2  # difference of the shares from which white space is a clue
-STYLE_GAP = 0.8  # punctuation, case and length often do belong to a label: only a rule that nearly decides is said
+LEAST_ROWS = 10  # minimum rows of the label, and of the others, to try a rule
+WHITE_SPACE_GAP = 0.2  # minimum difference of the shares for white space to be a clue
+STYLE_GAP = 0.8  # punctuation, case and length often do belong to a label: only a rule that nearly decides is reported
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ STYLE = (
 
 
 def giveaways(source: LabelledTexts) -> list[Finding]:
-    """At most one finding of each kind: the rule that tells a label from the others best."""
+    """At most one finding of each kind: the rule that best separates a label from the others."""
     at = sample_of(source)
     texts = [source.texts[i] for i in at]
     pairs = [(row, label) for row, i in enumerate(at) for label in source.labels_of(i)]
@@ -71,7 +71,7 @@ def giveaways(source: LabelledTexts) -> list[Finding]:
             holds = np.fromiter(map(rule.holds, own_texts), dtype=bool, count=len(texts))
             own = np.bincount(label, weights=holds[row], minlength=len(names))
             gap = np.where(usual, own / size - (holds.sum() - own) / np.maximum(len(at) - size, 1), 0)
-            if check == "white_space_clue":  # its absence tells as much; of two labels the one that has it is named
+            if check == "white_space_clue":  # absence tells as much; of two labels, name the one that has it
                 gap = np.abs(gap) + 1e-9 * (gap > 0)
             if gap.max() > best[0]:
                 best = (float(gap.max()), rule.what, holds, int(gap.argmax()))
@@ -103,14 +103,14 @@ def _finding(
 
 
 def _end(text: str) -> str:
-    """The end of a long text, where most clues are."""
+    """The end of a long text, where most clues occur."""
     return f"...{text[-50:]!r}"
 
 
 def _length_rules(lengths: np.ndarray, label: np.ndarray, labels: int) -> list[_Rule]:
-    """A rule of at least, and one of at most, so many characters for the median of each of up to 20 labels.
+    """Rules "at least" and "at most" the median number of characters of each of up to 20 labels.
 
-    lengths, label: of every pair of a row and a label that it has.
+    lengths, label: one entry for every pair of a row and one of its labels.
     """
     if labels > 20:
         return []

@@ -85,7 +85,7 @@ def is_dataset(data: object, kind: str = "Dataset") -> bool:
 
 
 def is_arrow(data: object, *kinds: str) -> bool:
-    """Whether this is of one of those classes of pyarrow, which is imported only where somebody has done so."""
+    """Whether `data` is an instance of one of these classes of pyarrow; never imports that library itself."""
     module = sys.modules.get("pyarrow")
     return module is not None and isinstance(data, tuple(getattr(module, kind) for kind in kinds))
 
@@ -93,7 +93,7 @@ def is_arrow(data: object, *kinds: str) -> bool:
 def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """The classes (K,), sorted and of the labels' type, and each row's class number (n,).
 
-    Labels of text are read as those of a table: without surrounding white space, and an empty one is missing.
+    Text labels are read as in a table: without surrounding white space, and an empty one is missing.
     Raises InputError if labels are missing, of mixed types or all the same, and scikit-learn's ValueError if `y` is
     not a column of classes.
     """
@@ -132,7 +132,7 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tidy_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels (n,) with text as a table's readers take it: no white space around it, and None for an empty one."""
+    """Labels (n,) with text as in a table: without surrounding white space, and None for an empty one."""
     if labels.dtype.kind not in "UO":
         return labels
     values = labels.tolist()

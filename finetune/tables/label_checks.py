@@ -68,7 +68,7 @@ def _count(number: int, one: str, several: str) -> str:
 
 
 def _percent(share: float) -> str:
-    """96%, with decimals near 0 and 100, so that neither is said of a share that is more or less."""
+    """96%, with decimals near 0 and 100, so that only exact shares are shown as 0 or 100."""
     if 0.01 <= share < 0.995 or share in (0, 1):
         return f"{share:.0%}"
     return "under 0.01%" if share < 0.0001 else "over 99.99%" if share > 0.9999 else f"{share:.2%}"

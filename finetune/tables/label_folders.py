@@ -1,4 +1,4 @@
-"""A folder with a folder of texts for each label: reviews/good/1.txt, reviews/bad/2.txt."""
+"""Folders of text files with one subfolder per label: reviews/good/1.txt, reviews/bad/2.txt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class LabelledFile:
 
 
 def is_label_folder(path: Path) -> bool:
-    """Whether a folder has at least two folders of texts, themselves or in a folder for each split."""
+    """Whether a folder has at least two folders of texts, directly or within a folder for each split."""
     if not path.is_dir():
         return False
     tops = _folders(path)
@@ -38,7 +38,7 @@ def is_label_folder(path: Path) -> bool:
 
 
 def labelled_files(path: Path) -> list[LabelledFile]:
-    """Every text below the folder, in the order of its path. Raises DataError for a link, which is never followed."""
+    """All texts below the folder, sorted by path. Raises DataError for a link; links are never followed."""
     tops = _folders(path)
     sided = bool(tops) and all(top.name.casefold() in SIDES and _folders(top) for top in tops)
     labels = [(folder, top.name) for top in tops for folder in _folders(top)] if sided else [(top, "") for top in tops]
@@ -46,7 +46,7 @@ def labelled_files(path: Path) -> list[LabelledFile]:
 
 
 def unread_files(path: Path) -> int:
-    """The number of files below the folder that stand in no label's folder."""
+    """The number of files below the folder that are not in a label's folder."""
     files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
     shown = [file for file in files if not any(_hidden(Path(part)) for part in file.parts)]
     return len(shown) - len(labelled_files(path))

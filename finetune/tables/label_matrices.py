@@ -1,4 +1,4 @@
-"""Many labels a row, passed from Python: lists of labels, or an indicator matrix with a column for each label."""
+"""Many labels per row, passed from Python: lists of labels, or an indicator matrix with a column for each label."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from finetune.evaluation.label_sets import indicators
 from finetune.tables.in_memory import is_arrow, label_names
 from finetune.tables.label_sets import SEPARATOR
 
-LISTS, MATRIX = "lists", "matrix"  # how the labels came, and are given back
+LISTS, MATRIX = "lists", "matrix"  # the form in which labels were passed, and are returned
 SETS = (list, tuple, set, frozenset, np.ndarray)
 
 
@@ -19,7 +19,7 @@ SETS = (list, tuple, set, frozenset, np.ndarray)
 class LabelSets:
     """Whether each of n rows has each of K labels."""
 
-    classes: np.ndarray  # (K,), sorted for lists; of a matrix, its columns' names or numbers
+    classes: np.ndarray  # (K,), sorted for lists; for a matrix, its columns' names or numbers
     has: np.ndarray  # bool (n, K)
     form: str  # LISTS or MATRIX
 
@@ -30,10 +30,10 @@ class LabelSets:
 
 
 def read_label_sets(y: Any, classes: np.ndarray | None = None) -> LabelSets | None:
-    """The labels of each row, or None where y has one label a row (or is nothing of either kind).
+    """The labels of each row, or None if y has one label per row (or neither form).
 
-    Nested lists of one length that hold 0 and 1 alone are a matrix, as for scikit-learn. classes: those that are known
-    already, in this order. Raises InputError for labels of several types or outside of `classes`, and for less than two.
+    Nested lists of equal length that contain only 0 and 1 are a matrix, as in scikit-learn. classes: those already
+    known, in this order. Raises InputError for labels of several types or not in `classes`, and for fewer than two.
     """
     matrix = _as_matrix(y)
     if matrix is not None:
@@ -61,13 +61,13 @@ def read_label_sets(y: Any, classes: np.ndarray | None = None) -> LabelSets | No
 
 
 def _as_matrix(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """The columns' names and the matrix, for frames, arrays and sparse matrices of 0 and 1; None for all else."""
+    """The columns' names and the matrix, for frames, arrays and sparse matrices of 0 and 1; else None."""
     names = np.array(list(map(str, y.columns)), dtype=object) if isinstance(y, pd.DataFrame) else None
     if hasattr(y, "toarray"):
         y = y.toarray()
     try:
         values = np.asarray(y)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of unequal lengths
         return None
     if values.ndim != 2 or values.shape[1] < 2 or values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         return None
@@ -75,7 +75,7 @@ def _as_matrix(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _as_rows(y: Any) -> list[list[Any]] | None:
-    """The labels of each row, for lists of lists; None for all else."""
+    """The labels of each row, for lists of lists; else None."""
     if is_arrow(y, "Array", "ChunkedArray"):
         y = y.to_pylist()
     if isinstance(y, str | bytes | dict | pd.DataFrame) or not hasattr(y, "__len__") or getattr(y, "ndim", 1) != 1:
@@ -95,14 +95,14 @@ def _as_rows(y: Any) -> list[list[Any]] | None:
 
 
 def _tidy(label: Any) -> Any:
-    """A label without white space around it, and numpy's numbers as Python's."""
+    """A label without surrounding white space; numpy's numbers become Python's."""
     if isinstance(label, np.generic):
         label = label.item()
     return label.strip() if isinstance(label, str) else label
 
 
 def _labels_of(rows: list[list[Any]]) -> np.ndarray:
-    """All labels, sorted. Raises InputError where they are missing or of several types."""
+    """All labels, sorted. Raises InputError if they are missing or of several types."""
     labels = {label for own in rows for label in own}
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1 or not set(kinds) <= {"str", "int", "bool"} or "" in labels:

@@ -1,6 +1,6 @@
-"""Cells that hold several labels: ``billing;refund``, a list, or a column for each label.
+"""Several labels per row: cells such as ``billing;refund``, lists, or a column for each label.
 
-A row's labels are kept as one string, sorted and joined with ``SEPARATOR``, as `predict` writes them.
+A row's labels are stored as one string, sorted and joined with ``SEPARATOR``, as `predict` writes them.
 """
 
 import ast
@@ -18,17 +18,17 @@ SEPARATOR = ";"
 SEPARATORS = (";", "|", ",")
 ON = frozenset({"1", "1.0", "true", "yes", "y", "x"})
 OFF = frozenset({"", "0", "0.0", "false", "no", "n"})
-LONGEST = 60  # characters of a label in a cell with several
+LONGEST = 60  # maximum characters of a label in a cell with several
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
 @dataclass(frozen=True)
 class SeveralLabels:
-    """How the cells of a label column hold several labels."""
+    """How the cells of a label column encode several labels."""
 
-    separator: str  # empty where lists alone do
+    separator: str  # empty if only lists do
     lists: bool
-    cells: int  # rows whose cell holds several, or a list
+    cells: int  # rows whose cell has several labels, or a list
     example: str
 
     def __str__(self) -> str:
@@ -37,11 +37,11 @@ class SeveralLabels:
 
 
 def find_several(cells: Iterable[str], asked: bool = False) -> SeveralLabels | None:
-    """How these label cells hold several labels; None where each holds one.
+    """How these label cells encode several labels; None if each has one.
 
-    A list is one for sure. Cells with a separator count if their parts recur in other cells: for ``;`` one part of
-    any of them, for ``|`` and ``,`` every part of half of them. asked: several labels are what the user wants, so
-    ``;`` and ``|`` count wherever they stand.
+    A list always counts. Cells with a separator count if their parts recur in other cells: for ``;`` one part of any of
+    them, for ``|`` and ``,`` all parts of half of them. asked: whether the user asked for several labels; then ``;``
+    and ``|`` always count.
     """
     counts = Counter(cells)
     lists = {cell: count for cell, count in counts.items() if cell.startswith("[") and read_list(cell) is not None}
@@ -62,7 +62,7 @@ def find_several(cells: Iterable[str], asked: bool = False) -> SeveralLabels | N
 
 
 def _recur(several: dict[str, list[str]], parts: dict[str, list[str]], separator: str) -> bool:
-    """Whether the parts of the cells with several also stand in other cells."""
+    """Whether the parts of the cells with several labels also occur in other cells."""
     cells = Counter(part for own in parts.values() for part in set(own))
     again = [sum(cells[part] > 1 for part in own) for own in several.values()]
     if separator == SEPARATOR:
@@ -78,7 +78,7 @@ def _parts(cell: str, separator: str) -> list[str]:
 
 
 def read_list(cell: str) -> list[str] | None:
-    """The labels of a list as JSON or Python writes it; None for a cell that is none."""
+    """The labels in a list as JSON or Python writes it; None if the cell is not a list."""
     for parse in (json.loads, ast.literal_eval):
         try:
             found = parse(cell)
@@ -90,7 +90,7 @@ def read_list(cell: str) -> list[str] | None:
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
-    """The labels of a cell: a list's, else its parts."""
+    """The labels of a cell: the items of a list, else the parts of the text."""
     found = read_list(cell) if cell.startswith("[") else None
     if found is None:
         found = _parts(cell, separator) if separator else [cell]
@@ -98,7 +98,7 @@ def split_cell(cell: str, separator: str) -> list[str]:
 
 
 def join_labels(labels: Iterable[str], where: str) -> str:
-    """Labels as one string. Raises DataError for a label that holds the separator."""
+    """Labels as one string. Raises DataError for a label that contains the separator."""
     own = sorted(set(labels))
     for label in own:
         if SEPARATOR in label:
@@ -116,21 +116,21 @@ def join_decided(labels: Sequence[str], decided: np.ndarray) -> list[str]:
 
 
 def labels_in(joined: str) -> list[str]:
-    """The labels that ``join_labels`` joined."""
+    """The separate labels of a string from ``join_labels``."""
     return joined.split(SEPARATOR) if joined else []
 
 
 def join_cells_of(cells: Sequence[str], several: SeveralLabels | None, where: str) -> list[str]:
-    """The joined labels of each label cell, for cells as ``find_several`` found them."""
+    """The joined labels of each label cell, read as ``find_several`` found."""
     separator = several.separator if several else ""
     known = {cell: join_labels(split_cell(cell, separator), where) for cell in set(cells)}
     return [known[cell] for cell in cells]
 
 
 def list_of_columns(names: Sequence[str], cells: Sequence[str], where: str) -> str:
-    """The labels of a row with a column for each label, as a list in JSON; empty where every cell is.
+    """The labels of a row with a column for each label, as a JSON list; empty if all cells are.
 
-    Raises DataError for a cell that is neither yes nor no.
+    Raises DataError for a cell that means neither yes nor no.
     """
     values = [cell.strip().casefold() for cell in cells]
     for name, value in zip(names, values, strict=True):

@@ -15,7 +15,7 @@ from finetune.tables.splits import normalise_text
 
 SHINGLE = 5  # characters
 BANDS, BAND_ROWS = 14, 5  # P(a pair of similarity s is a candidate) = 1 - (1 - s ** 5) ** 14
-LEAST = 0.8  # Jaccard similarity from which two texts are near duplicates
+LEAST = 0.8  # minimum Jaccard similarity of near duplicates
 LONGEST = 50_000  # characters used per text
 CHUNK = 1 << 20  # characters hashed at a time
 MOST_COMPARED = 2_000_000  # candidate pairs that are verified; a file of templates could have billions

@@ -14,7 +14,7 @@ def with_nested(rows: Values, fields: tuple[str, ...]) -> Values:
 
 
 def is_field(name: str, names: list[str]) -> bool:
-    """Whether a name that is no column means a field of one: content.text of the column content."""
+    """Whether a name is not a column but a field of one: content.text of the column content."""
     return name not in names and holder(name, names) is not None
 
 

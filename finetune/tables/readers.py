@@ -67,7 +67,7 @@ class LabelledTexts:
     text_column: str = ""
     label_column: str = ""
     groups: list[str] = field(default_factory=list)  # rows of one group stay in the same split
-    times: list[str] = field(default_factory=list)  # when each row was written, as in the table
+    times: list[str] = field(default_factory=list)  # the time of each row, as in the table
     sides: list[str] = field(default_factory=list)  # the given split of each row; empty: we choose
     notes: list[str] = field(default_factory=list)  # how the file was read and its columns were found
     name: str = ""  # of the file
@@ -80,7 +80,7 @@ class LabelledTexts:
 
     @property
     def every_label(self) -> list[str]:
-        """The labels of all rows, one after the other."""
+        """The labels of all rows, in order."""
         return [label for own in self.labels for label in labels_in(own)] if self.many else self.labels
 
     @property
@@ -97,7 +97,7 @@ class LabelledTexts:
         part.rows += [row] if len(part.rows) < SHOWN else []
 
     def extend(self, other: "LabelledTexts", side: str) -> None:
-        """Append another file's rows, all on one side. Row numbers stay those of their own file."""
+        """Append another file's rows, all in one split. Row numbers stay those of their own file."""
         other.sides = [side] * len(other.rows)
         for part in (self, other):
             part.groups, part.sides = part.groups or [""] * len(part.rows), part.sides or [""] * len(part.rows)
@@ -116,7 +116,7 @@ class Columns:
 
     names: list[str]
     texts: list[int]
-    labels: list[int]  # several: a column for each label
+    labels: list[int]  # several if there is a column for each label
     notes: list[str]
 
     @property
@@ -134,7 +134,7 @@ class Columns:
         return [cells[at].strip() for at in self.labels]
 
     def label_cell(self, cells: list[str], where: str) -> str:
-        """The label of a row; with a column for each label, the list of those that it has."""
+        """The label of a row; with a column for each label, the list of its labels."""
         if len(self.labels) == 1:
             return cells[self.labels[0]].strip()
         return list_of_columns([self.names[at] for at in self.labels], [cells[at] for at in self.labels], where)
@@ -417,7 +417,7 @@ def labelled_chunks(
 
 
 def _no_example(text: str, own: list[str], columns: Columns, often: Counter[tuple[str, ...]]) -> str:
-    """Why a row is left out; empty for an example. own: its label cells. often: those of the first rows.
+    """Why a row is left out; empty if it is not. own: its label cells. often: the usual label cells of the first rows.
 
     A total is a number that is not one of the usual label cells.
     """

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from finetune.errors import DataError
 
 SPLITS = ("train", "val", "test")
-FEW_GROUPS = 8  # up to so many every way to divide them is tried
+FEW_GROUPS = 8  # with at most as many groups, every way to divide them is tried
 
 
 def fold_text(text: str) -> str:
@@ -112,15 +112,15 @@ def grouped_split(
 
 
 def _best_sides(number: np.ndarray, labels: list[str], shares: list[float], random: Random) -> np.ndarray | None:
-    """The side (G,) of each of few groups, out of all 3^G ways that which is nearest to the shares of every label.
+    """The side (G,) of each of few groups: of all 3^G ways to divide them, the one closest to the shares of every label.
 
-    Each side with a share gets a group, and the training side every label. None: no way does that.
+    Each side with a share gets a group, and the training side all labels. None: no way satisfies this.
     """
     label = np.unique(labels, return_inverse=True)[1]
     groups = number.max() + 1
-    rows = np.zeros((groups, label.max() + 1))  # of each label in each group
+    rows = np.zeros((groups, label.max() + 1))  # rows of each label in each group
     np.add.at(rows, (number, label), 1)
-    order = random.sample(range(groups), groups)  # so that the seed decides between ways that are equally near
+    order = random.sample(range(groups), groups)  # so that the seed breaks ties
     ways = np.array(list(product(range(len(SPLITS)), repeat=groups)))
     held = np.stack([(ways == side) @ rows[order] for side in range(len(SPLITS))], axis=1)  # (ways, sides, labels)
     wanted = np.outer(shares, rows.sum(axis=0))
@@ -149,12 +149,12 @@ def ordered_split(rows: int, val_fraction: float, test_fraction: float) -> dict[
 
 
 def time_split(times: np.ndarray, val_fraction: float, test_fraction: float) -> dict[str, list[int]]:
-    """By time (n,): the oldest rows to train on, the newest to test on, those between to validate on.
+    """Split by time (n,): the oldest rows for training, the newest for the test, those between for validation.
 
-    Rows of one time stay together, so the shares are met as nearly as the times allow.
+    Rows of equal time stay together, so the shares are met as closely as the times allow.
     """
     order = np.argsort(times, kind="stable")
-    starts = np.flatnonzero(np.diff(times[order], prepend=-np.inf))  # where a new time begins
+    starts = np.flatnonzero(np.diff(times[order], prepend=-np.inf))  # indices where a new time begins
     starts = np.append(starts, len(order))
     cuts = [share * len(order) for share in (1 - val_fraction - test_fraction, 1 - test_fraction)]
     train, val = (int(starts[np.abs(starts - cut).argmin()]) for cut in cuts)

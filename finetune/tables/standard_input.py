@@ -1,4 +1,4 @@
-"""A table from standard input, saved to a file, because it is read more than once."""
+"""A table from standard input, saved to a file because it is read more than once."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from finetune.errors import DataError
 from finetune.files import atomic_write
 from finetune.tables.tables import lists_of_objects
 
-DASH = "-"  # what stands for standard input on the command line
+DASH = "-"  # the name of standard input on the command line
 
 
 @contextmanager
 def table_name(name: str, folder: Path | None = None) -> Iterator[str]:
-    """The name of a table; for a dash the path of a file with standard input, named by its hash.
+    """The name of a table; for a dash, the path of a file with the content of standard input, named by its hash.
 
-    folder: where that file is kept; None: it is deleted at the end of the block. Raises DataError if there is nothing.
+    folder: where that file is kept; None: it is deleted at the end of the block. Raises DataError if the input is empty.
     """
     if name != DASH:
         yield name

@@ -59,7 +59,7 @@ class TableFormat:
 
 
 def ending_of(path: Path) -> str:
-    """The extension of a file in lower case; that of the packed file for a .gz."""
+    """The extension of a file in lower case; for a .gz file, that of the file inside."""
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
 
@@ -181,7 +181,7 @@ def is_ascii(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class NotUtf8:
-    """What a file that is not UTF-8 contains, and a guess at its encoding."""
+    """The content of a file that is not UTF-8, and a guess at its encoding."""
 
     line: int  # the first line that is not UTF-8, counted from 1
     foreign: int  # number of lines that are not ASCII
@@ -190,11 +190,11 @@ class NotUtf8:
     sample: str  # a word, decoded with the guess
 
     def share(self) -> str:
-        """How much of the file is UTF-8."""
+        """The share of the file that is UTF-8, in words."""
         return f"{self.valid:,} of the {self.foreign:,} lines that are not ASCII are UTF-8"
 
     def fix(self) -> str:
-        """What to do."""
+        """The advice for the user."""
         option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
         if self.valid:
             return (
@@ -205,7 +205,7 @@ class NotUtf8:
 
 
 def look_at_bytes(path: Path) -> NotUtf8:
-    """Look line by line at a file that is not UTF-8; read in bounded memory."""
+    """Examine a file that is not UTF-8 line by line, in bounded memory."""
     first, foreign, valid, guess, sample = 0, 0, 0, "cp1252", ""
     with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
@@ -252,7 +252,7 @@ def _delimited(path: Path, layout: TableFormat) -> Values:
 def _quoted(file: Iterable[str], layout: TableFormat) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.reader(itertools.islice(file, layout.skip, None), delimiter=layout.delimiter, strict=True)
-    begins = layout.skip + 1  # a row of several lines is reported by its first line, where the quote opens
+    begins = layout.skip + 1  # a row of several lines is reported by the line where its quote opens
     try:
         for cells in reader:
             if cells:

@@ -1,4 +1,4 @@
-"""The times in a column: numbers, ISO 8601, or dates whose order of day and month the column itself settles."""
+"""Parse a column of times: numbers, ISO 8601, or dates whose order of day and month is inferred from the column."""
 
 import re
 import warnings
@@ -13,10 +13,10 @@ NUMERIC_DATE = re.compile(r"\s*(\d{1,2})[./-](\d{1,2})[./-](\d{2}|\d{4})\b")
 
 
 def parse_times(source: LabelledTexts, column: str) -> np.ndarray:
-    """The time of each row (n,): seconds since 1970 in UTC, or the numbers of a column of numbers.
+    """The time of each row (n,): seconds since 1970 in UTC, or the column's numbers.
 
-    A date such as 03/04/2025 is read by the column's other dates: a first number above 12 somewhere means that the
-    day comes first. Raises DataError for a cell that is no time, and for dates that nothing settles.
+    The order in a date such as 03/04/2025 is inferred from the column's other dates: if any first number is above 12,
+    the day comes first. Raises DataError for a cell that is not a time, and for dates that stay ambiguous.
     """
     cells = source.times
     try:
@@ -36,11 +36,11 @@ def parse_times(source: LabelledTexts, column: str) -> np.ndarray:
 
 
 def _dates(source: LabelledTexts, column: str) -> np.ndarray:
-    """Seconds since 1970 (n,), NaN where a cell is not a date."""
+    """Seconds since 1970 (n,), NaN for a cell that is not a date."""
     import pandas as pd
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas says that it parses each cell on its own: that is what is wanted
+        warnings.simplefilter("ignore")  # pandas warns that it parses each cell separately, which is intended
         found = pd.to_datetime(
             pd.Series(source.times),
             format="mixed",
@@ -53,7 +53,7 @@ def _dates(source: LabelledTexts, column: str) -> np.ndarray:
 
 
 def _day_first(cells: Sequence[str], column: str) -> bool:
-    """Whether 03/04/2025 is the third of April in this column."""
+    """Whether 03/04/2025 means 3 April in this column."""
     dates = [match for cell in cells if (match := NUMERIC_DATE.match(cell))]
     day_first = any(int(date[1]) > 12 for date in dates)
     month_first = any(int(date[2]) > 12 for date in dates)

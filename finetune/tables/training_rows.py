@@ -1,4 +1,4 @@
-"""What ``fit`` learns from, read from Python's values: texts, labels and weights of one length."""
+"""The training rows of ``fit``, read from Python values: texts, labels and weights of equal length."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +14,18 @@ from finetune.tables.tables import as_cell
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What ``fit`` learns from: n texts, the class and the weight of each."""
+    """The training rows of ``fit``: n texts, each with its class and its weight."""
 
     texts: list[str]
-    columns: list[str] | None  # a frame's names
-    classes: np.ndarray  # (K,), sorted, in the labels' own type
-    targets: np.ndarray  # class numbers (n,); where a row may have many labels, whether it has each (n, K)
-    weights: np.ndarray | None  # (n,), above 0 and 1 on average; None: all the same
-    label_form: str | None = None  # of many labels a row: how y wrote them
+    columns: list[str] | None  # column names of a frame
+    classes: np.ndarray  # (K,), sorted, of the labels' own type
+    targets: np.ndarray  # class numbers (n,); with many labels per row, whether it has each (n, K)
+    weights: np.ndarray | None  # (n,), positive, with mean 1; None: all equal
+    label_form: str | None = None  # with many labels per row: their form in y
 
 
 def read_training_rows(X: Any, y: Any, sample_weight: Any = None) -> TrainingRows:
-    """Texts, labels and weights of one length; rows of weight 0 are left out. Raises InputError."""
+    """Texts, labels and weights of equal length; rows of weight 0 are left out. Raises InputError."""
     texts, columns = read_texts(X)
     weights = _read_weights(sample_weight, len(texts))
     sets = read_label_sets(y)
@@ -45,7 +45,7 @@ def read_training_rows(X: Any, y: Any, sample_weight: Any = None) -> TrainingRow
 
 
 def _read_weights(given: Any, rows: int) -> np.ndarray | None:
-    """The weight of each row (n,), as scikit-learn reads them: a number is the weight of all."""
+    """The weight of each row (n,), read as in scikit-learn: a single number applies to all rows."""
     if given is None:
         return None
     try:
@@ -67,7 +67,7 @@ def _read_weights(given: Any, rows: int) -> np.ndarray | None:
 
 
 def _refuse_labels_in_texts(X: Any, y: Any, classes: np.ndarray, targets: np.ndarray) -> None:
-    """Raise InputError for a frame with a column that is y: its values, or its name and one value for each class."""
+    """Raise InputError for a frame with y as a column: with equal values, or with y's name and one value for each class."""
     names, columns = columns_of(X)
     known = label_names(classes)
     labels = [known[target] for target in targets]

@@ -1,4 +1,4 @@
-"""Unpack compressed tables within bounds: a small file that would fill the memory is refused."""
+"""Decompress tables within bounds: a decompression bomb, which would fill the memory, is refused."""
 
 import gzip
 import io
@@ -8,23 +8,23 @@ from zipfile import ZipFile
 
 from finetune.errors import DataError
 
-MOST_TIMES = 200  # a table compresses to a tenth, one of copies to a hundredth; a bomb to a thousandth
+MOST_TIMES = 200  # maximum ratio: tables compress to a tenth, tables of copies to a hundredth, bombs to a thousandth
 LEAST_BYTES = 64 << 20  # always allowed
 
 
 class Unpacked(io.RawIOBase):
-    """The content of a gzip file. Reading raises DataError once it is larger than any table of the file's size."""
+    """The content of a gzip file. Reading raises DataError once it exceeds the limit for the file's size."""
 
     def __init__(self, path: Path):
         self.path, self.source = path, gzip.GzipFile(path, "rb")
         self.left = most_bytes(path)
 
     def readable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer; the number of bytes, 0 at the end."""
+        """Fill the buffer. Returns the number of bytes, 0 at the end."""
         count = self.source.readinto(buffer)
         self.left -= count
         if self.left < 0:
@@ -38,19 +38,19 @@ class Unpacked(io.RawIOBase):
 
 
 def check_archive(path: Path) -> None:
-    """Raise DataError if the members of a zip archive are larger than any table of its size."""
+    """Raise DataError if the members of a zip archive exceed the limit for its size."""
     with ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > most_bytes(path):
             raise expands(path)
 
 
 def most_bytes(path: Path) -> int:
-    """How many bytes a compressed table may unpack to."""
+    """Maximum decompressed size of a table in bytes."""
     return max(MOST_TIMES * path.stat().st_size, LEAST_BYTES)
 
 
 def expands(path: Path) -> DataError:
-    """The error for a file that unpacks to too much."""
+    """The error for a file whose content is too large."""
     return DataError(
         f"{path}: unpacks to far more than a table of its size",
         got=f"more than {most_bytes(path):,} bytes from {path.stat().st_size:,}",

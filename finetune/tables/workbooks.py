@@ -1,4 +1,4 @@
-"""The rows of an Excel workbook (.xlsx), values instead of formulas, read as a stream."""
+"""Stream the rows of an Excel workbook (.xlsx), with values instead of formulas."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from finetune.tables.unpacking import check_archive
 
 
 def sheet_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
-    """(row number from 1, cells) of each row that is not blank, of the first sheet with any; no empty cells at the end.
+    """(row number from 1, cells) of each non-blank row of the first sheet with any, without trailing empty cells.
 
     Raises DataError if the file is not a workbook.
     """
@@ -27,13 +27,13 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
 
 
 def sheets(path: Path) -> list[str]:
-    """The names of the sheets that have a cell, in order."""
+    """The names of the sheets that are not empty, in order."""
     with _opened(path) as book:
         return [sheet.title for sheet in book.worksheets if next(_rows(sheet), None)]
 
 
 def _rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
-    sheet.reset_dimensions()  # what a writer says of the sheet's size may be wrong
+    sheet.reset_dimensions()  # the sheet's size in the file may be wrong
     for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
         cells = list(values)
         while cells and (cells[-1] is None or cells[-1] == ""):
@@ -44,13 +44,13 @@ def _rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A workbook, closed at the end. Raises DataError if the file is none."""
+    """A workbook, closed at the end. Raises DataError if the file is not one."""
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and extensions that are not kept
+            warnings.simplefilter("ignore")  # warnings on styles and extensions that are not preserved
             check_archive(path)
             book = load_workbook(path, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 class RowWriter(Protocol):
-    """What ``open_writer`` yields."""
+    """A writer of rows, from ``open_writer``."""
 
     def write(self, rows: Sequence[Sequence[Any]], answers: Sequence[Sequence[Any]]) -> None:
         """Append rows: the values of the source and those of the added columns; None is missing."""
@@ -25,11 +25,11 @@ class RowWriter(Protocol):
 def open_writer(
     target: Path, names: list[str], added: list[str], source: Path, layout: TableFormat, texts: int = 1
 ) -> Iterator[RowWriter]:
-    """A writer to a file that appears whole or not at all.
+    """A writer to a file that is created atomically.
 
     names: the columns of the source that are kept. added: the first `texts` are text, the others are numbers. CSV and TSV escape
     what a spreadsheet would run as a formula, JSONL keeps the types of the source, and Parquet those of a Parquet
-    source; other sources give text. Raises DataError for a name that two columns share, where the file allows it once.
+    source; other sources give text. Raises DataError for a duplicate column name if the file type does not allow it.
     """
     ending = target.suffix.lower()
     every = [*names, *added]
@@ -96,7 +96,7 @@ def _parquet(
 
 
 def _answer_cell(value: Any) -> str:
-    """A cell of an answer: text that is no formula, a number with six decimals, or nothing."""
+    """The cell of an answer: text with formulas escaped, a number with six decimals, or empty."""
     if value is None:
         return ""
     return escape_formula(value) if isinstance(value, str) else f"{value:.6f}"
@@ -107,5 +107,5 @@ def _text(value: Any) -> str | None:
 
 
 def _rounded(answer: Sequence[Any]) -> list[Any]:
-    """The answers with numbers of six decimals, as in CSV."""
+    """The answers with numbers rounded to six decimals, as in CSV."""
     return [round(float(value), 6) if isinstance(value, float) else value for value in answer]
