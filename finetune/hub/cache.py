@@ -79,9 +79,9 @@ def record(repo: str, revision: str, file: str, path: Path) -> None:
 
 @contextmanager
 def one_at_a_time(what: str) -> Iterator[None]:
-    """Let one process at a time do this; the others wait for it, and then find what it left.
+    """Let one process at a time run the block; the others wait, and then find its result.
 
-    Where our own cache cannot be written, nothing is locked.
+    If our own cache is not writable, nothing is locked.
     """
     path = home() / "locks" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', what)}.lock"
     try:

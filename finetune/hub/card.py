@@ -1,4 +1,4 @@
-"""The YAML of a model card, made and checked by the hub's own library. It asks nobody."""
+"""The YAML of a model card, created and checked by the hub's own library, without the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """A metric of a model on its test data, in the hub's words."""
+    """A metric of a model on its test data, in the hub's terms."""
 
     task: str
     data: str
@@ -26,7 +26,7 @@ def card_yaml(
     relation: str | None = None,
     results: Sequence[Result] = (),
 ) -> str:
-    """The fields that are known. relation: to the base model, ``finetune`` or ``adapter``."""
+    """The YAML with all fields that are known. relation: to the base model, ``finetune`` or ``adapter``."""
     from huggingface_hub import EvalResult, ModelCardData
 
     found = [

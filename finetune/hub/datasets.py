@@ -34,7 +34,7 @@ def get_hub_dataset(name: str) -> Path:
 
 
 def _download(name: str, repo: str, config: str, folder: Path) -> None:
-    """Save a data set of the hub as `folder`, which appears whole or not at all."""
+    """Save a data set of the hub as `folder`, atomically."""
     import datasets
 
     say(f"downloading the data set {repo} {config}".rstrip())

@@ -1,4 +1,4 @@
-"""Upload a directory to the Hugging Face hub, and get it back to see that it is what was sent."""
+"""Upload a directory to the Hugging Face hub, and download it again to verify it."""
 
 import re
 import tempfile
@@ -13,15 +13,15 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_repo(repo: str) -> None:
-    """Raise FetchError for what is no OWNER/NAME."""
+    """Raise FetchError for a name that is not OWNER/NAME."""
     if not REPO.fullmatch(repo):
         raise FetchError(f"{repo!r} is not the id of a model on the hub", do="It has the form OWNER/NAME")
 
 
 def upload(directory: Path, files: Iterable[str], repo: str, private: bool, message: str) -> tuple[str, str]:
-    """Upload these files of a directory in one commit: the repository's address and the commit.
+    """Upload these files of a directory in one commit. Returns the repository's URL and the commit.
 
-    The repository is made where there is none. Raises FetchError.
+    Creates the repository if it does not exist. Raises FetchError.
     """
     from huggingface_hub import HfApi
 
@@ -40,7 +40,7 @@ def upload(directory: Path, files: Iterable[str], repo: str, private: bool, mess
 
 
 def differing(directory: Path, files: Iterable[str], repo: str, commit: str) -> list[str]:
-    """The files that come back from that commit with another content than they have here. Raises FetchError."""
+    """The files whose content in that commit differs from the local one. Raises FetchError."""
     from huggingface_hub import hf_hub_download
 
     wrong = []

@@ -1,7 +1,7 @@
-"""Texts read as a stream, for more of them than the disk holds: files, addresses, and data sets of the hub.
+"""Stream texts that may be larger than the disk: from files, URLs, and data sets of the hub.
 
-What is not a file here is pinned in our cache: a small file says which revision of a data set, or which address, is
-read, and its hash stands for the data. `datasets` reads the stream and knows its state, from which it goes on.
+A remote source is pinned in our cache: a small file records the revision of a data set, or the URL, and its hash
+represents the data. `datasets` reads the stream and provides its state, from which it can resume.
 """
 
 import lzma
@@ -28,16 +28,16 @@ ADDRESSES = ("https://", "http://")
 PACKED = (".xz", ".gz", ".bz2", ".zst")
 KINDS = {".txt": "text", ".md": "text", ".jsonl": "json", ".parquet": "parquet"}
 ENDINGS = tuple(KINDS) + tuple(kind + packed for kind in (".txt", ".md", ".jsonl") for packed in PACKED)
-PINNED = ".stream"  # ending of the files that pin what is not on this machine
+PINNED = ".stream"  # extension of the files that pin a remote source
 UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, EOFError, StopIteration, lzma.LZMAError, zlib.error)
-PARTS = 1024  # of a saved data set, so that the place of a row is found fast
+PARTS = 1024  # shards of a saved data set, so that a row is found fast
 
-State = dict[str, Any]  # as `datasets` writes it, plain JSON
+State = dict[str, Any]  # plain JSON from `datasets`
 
 
 @dataclass(frozen=True)
 class Pin(Record):
-    """What a stream reads that is not a file here: an address, or a revision of a data set of the hub."""
+    """The remote source of a stream: a URL, or a revision of a data set of the hub."""
 
     address: str = ""
     repo: str = ""
@@ -46,12 +46,12 @@ class Pin(Record):
 
 
 def is_elsewhere(name: str) -> bool:
-    """Whether this names an address or a data set of the hub."""
+    """Whether this is a URL or names a data set of the hub."""
     return name.startswith((PREFIX, *ADDRESSES))
 
 
 def pin_stream(name: str) -> Path:
-    """The file that pins ``hf:OWNER/NAME[:CONFIG]`` or an address, written at its first use. Raises FetchError."""
+    """The file that pins ``hf:OWNER/NAME[:CONFIG]`` or a URL, written at its first use. Raises FetchError."""
     path = home() / "streams" / (quote(name, safe="") + PINNED)
     if path.exists():
         return path
@@ -80,9 +80,9 @@ def _newest_revision(name: str) -> Pin:
 
 
 class TextStream:
-    """The texts of a stream in order, from its beginning or from a state that it was in.
+    """The texts of a stream in order, from its beginning or from an earlier state.
 
-    A row of JSONL, Parquet or a data set is a text of its own, from its column ``text``; a text file gives its lines.
+    The texts are the column ``text`` of JSONL, Parquet and data sets, and the lines of text files.
     """
 
     def __init__(self, path: Path):
@@ -93,12 +93,12 @@ class TextStream:
         self.rows: IterableDataset | None = None
 
     def state(self) -> State:
-        """The state after the text that was given last, the same wherever the stream began."""
+        """The state after the last text yielded, independent of where the stream began."""
         assert self.rows is not None, "texts() opens the stream"
         return self.rows.state_dict()
 
     def texts(self, state: State | None = None) -> Iterator[str]:
-        """The texts from a state on. Raises DataError for what cannot be read, FetchError where the network fails."""
+        """The texts after a state. Raises DataError for unreadable data, FetchError if the network fails."""
         import datasets
 
         read = 0
@@ -139,7 +139,7 @@ class TextStream:
             found = found.select_columns("text")
         return (
             found.reshard()
-        )  # the row groups of Parquet, so that a place in it is found without reading all before it
+        )  # the row groups of Parquet, so that a position is found without reading everything before it
 
     def _no_texts(self, row: dict[str, Any]) -> DataError:
         return DataError(
@@ -163,11 +163,11 @@ class TextStream:
 
 
 def _row_before(state: State) -> State | None:
-    """The state one row earlier; all states of a stream that goes on from there are those of one that was never stopped.
+    """The state one row earlier; a stream resumed from it has the same states as an uninterrupted one.
 
-    Where `datasets` reads Arrow tables, a state is the beginning of a table and a number of rows from there. A stream that
-    went on from the state itself would count from another table than one that came there from the beginning.
-    None: a state of another kind, where this is not needed.
+    When `datasets` reads Arrow tables, a state is the beginning of a table and a number of rows after it. A stream
+    resumed from the state itself would count from another table than an uninterrupted one.
+    None: a state of another kind, which does not need this.
     """
     found = deepcopy(state)
     inner = found.get("examples_iterable")
@@ -182,7 +182,7 @@ def _row_before(state: State) -> State | None:
 
 
 def _kind(name: str) -> str:
-    """How `datasets` calls the format of a file; empty for a data set."""
+    """The name of a file's format in `datasets`; empty for a data set."""
     path = Path(urlparse(name).path if name.startswith(ADDRESSES) else name)
     suffix = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     return KINDS.get(suffix, "")

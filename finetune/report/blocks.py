@@ -101,7 +101,7 @@ class Section:
 class PageContent:
     """Everything that the templates read: the top of the page and its sections in order."""
 
-    kind: str  # what the page is, shown above its name
+    kind: str  # the kind of page, shown above its name
     name: str
     verdict: str
     sections: list[Section]

@@ -32,15 +32,15 @@ class Files(Generic[E, C]):
     wrong: Errors | None
     attention: list[AttentionMap]
     explanations: Explanations | None = None
-    labels: LabelAudit | None = None  # None if nothing searched for wrong labels
+    labels: LabelAudit | None = None  # None without a search for wrong labels
 
 
 @dataclass(frozen=True)
 class Page(Generic[E, C]):
     """How to parse a task's files and build its page."""
 
-    evaluation: type[E]  # what eval.json holds, or comparison.json
-    card: type[C]  # what data/card.json holds
+    evaluation: type[E]  # the content of eval.json or comparison.json
+    card: type[C]  # the content of data/card.json
     make: Callable[[Files[E, C]], PageContent]
 
 
@@ -55,7 +55,7 @@ def make_page(
 ) -> PageContent:
     """The content of a page: the task's sections, then the settings of the run, its use and the licence.
 
-    Without texts of the data if the recipe says report.texts = false; else with a note that they are there.
+    Without texts of the data if report.texts = false; else with a note that the page contains them.
     """
     evaluation, card = files.evaluation, files.card
     method = evaluation.method if isinstance(evaluation, Evaluation) else ""
@@ -100,14 +100,14 @@ def fallback_notice(files: Files[E, C]) -> Notice | None:
 
 
 def look_closer(files: Files[E, C], inside: bool = True) -> Section:
-    """The commands that show the model in a browser. inside: whether xray can look through it."""
+    """The commands that show the model in a browser. inside: whether xray supports the model."""
     run, weights = shlex.quote(f"runs/{files.name}"), files.evaluation.weights
     blocks: list[Text | Code] = [
         Text("A page on this machine, and a REST interface (needs the extra serve):"),
         Code(f"finetune serve {run}"),
     ]
     if inside:
-        against = f" --against {shlex.quote(weights.name)}" if weights.licence else ""  # a name that can be loaded
+        against = f" --against {shlex.quote(weights.name)}" if weights.licence else ""  # weights with a name to load
         blocks += [
             Text("What each layer says on a text, its attention, and what training changed, as one HTML file:"),
             Code(f'finetune xray {run} --text "some text"{against}'),
@@ -116,7 +116,7 @@ def look_closer(files: Files[E, C], inside: bool = True) -> Section:
 
 
 def _settings(recipe: dict[str, Any], measured: str) -> dict[str, Any]:
-    """The settings without those of other tasks and comparisons, and without the shape of weights that are not new."""
+    """The settings without those of other tasks and comparisons, and without the shape unless the weights are new."""
     from finetune.recipe import COMPARISONS, TASKS
 
     others = {*TASKS, *COMPARISONS} - {measured, recipe.get("task")}

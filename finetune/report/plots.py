@@ -357,7 +357,7 @@ def forest_picture(
 
 
 def curves_picture(curves: Mapping[str, Points], axis: str, over: str = "Optimizer step") -> Picture:
-    """One line of (x, value) points per name. axis, over: what the values and the x are."""
+    """One line of (x, value) points per name. axis, over: the labels of the y axis and the x axis."""
     styles = (("o-", MODEL), ("s--", BASELINE), ("^:", GREY), ("D-.", "#3f7d3a"), ("v-", "#7a4a9e"))
     with _figure(7.4, 3.6) as (figure, holder):
         axes = figure.subplots()

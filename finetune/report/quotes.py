@@ -1,4 +1,4 @@
-"""Texts of the data on a page: a note that they are there, or the page without them."""
+"""Texts of the data on a page: a note about them, or the page without them."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _HERE = "The texts of this section are left out (report.texts = false)."
 
 
 def quoting_note(sections: Sequence[Section]) -> str:
-    """Whose texts a page shows; "" for a page without texts."""
+    """A note on the origin of the texts that a page shows; "" for a page without texts."""
     quoting = [section for section in sections if _quotes(section)]
     if not quoting:
         return ""

@@ -1,4 +1,4 @@
-"""The section on slices, of every task that measures them."""
+"""The section on slices, shared by all tasks that measure them."""
 
 from finetune.evaluation.slices import LEAST_ROWS, Slices
 from finetune.report.blocks import Section, Table, Text, metric_cell, metric_name
@@ -6,7 +6,7 @@ from finetune.report.metric_text import metric_value, p_text
 
 
 def slices_section(found: Slices) -> Section:
-    """The score of each slice beside that of the other rows, and on which slices the model is worse beyond noise."""
+    """The score of each slice and of the other rows, and the slices on which the model is worse by more than noise."""
     name = metric_name(found.metric)
     rows = [
         [
