@@ -77,15 +77,15 @@ class Task(ABC, Generic[P, B, M, E]):
     """
 
     prepared: type[P] = Prepared  # type: ignore[assignment]  # a task that adds nothing has this P
-    exported = "weights"  # one word for the content of export/hf
+    exported = "weights"  # a word for the content of export/hf
     page: Page[E, Any]  # parses eval.json and data/card.json, and builds the report
     metrics: tuple[str, ...] = ("log_loss",)  # validation metrics that train.metric may name
     evaluation_files: tuple[str, ...] = ()  # files that ``evaluate`` writes beside eval.json
-    solvable = False  # whether the head alone is a problem that method features solves
-    bodies: tuple[type[Body], ...] = (GPT,)  # models that it can start from
+    solvable = False  # whether the method features can solve for the head alone
+    bodies: tuple[type[Body], ...] = (GPT,)  # model classes that it can start from
 
     def variant(self, recipe: Recipe) -> "AnyTask":
-        """The task that these settings mean: itself, or one of its forms."""
+        """The variant of this task that the settings select; by default the task itself."""
         return self
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
@@ -141,16 +141,16 @@ class Task(ABC, Generic[P, B, M, E]):
             check_shared_blocks(recipe.train.method)
 
     def architecture(self, recipe: Recipe) -> Architecture:
-        """What ``weights = "scratch"`` makes."""
+        """The architecture that ``weights = "scratch"`` creates."""
         return "decoder"
 
     def new_tokenizer(self, recipe: Recipe) -> Tokenizer:
-        """The tokenizer of new weights; that of other weights passes ``tokenizer``, as this one does."""
+        """The tokenizer of new weights. Like that of existing weights, it is then passed to ``tokenizer``."""
         shape = recipe.shape
         return Tokenizer.from_directory(Path(shape.tokenizer)) if shape.tokenizer else Tokenizer.of_bytes()
 
     def tokenizer(self, recipe: Recipe, own: Tokenizer) -> Tokenizer:
-        """The weights' own tokenizer with what the task adds to it."""
+        """The weights' own tokenizer with the tokens that the task adds."""
         return own
 
     @abstractmethod
@@ -188,14 +188,14 @@ class Task(ABC, Generic[P, B, M, E]):
 
     @abstractmethod
     def exportable(self, recipe: Recipe, run: Run, model: M, tokenizer: Tokenizer) -> Exportable:
-        """A finished run's model with everything that an export format writes."""
+        """A finished run's model with everything that the export formats write."""
 
     def tested_rows(self, run: Run) -> TestedRows | None:
-        """What a finished run gave for each test row, for a comparison of runs. None: the task keeps no such rows."""
+        """A finished run's output for each test row, to compare runs. None: the task does not store them."""
         return None
 
     def winner(self, run: Run) -> str:
-        """What the bundle holds: the model, or another that an evaluation chose, by one word."""
+        """The name of the bundle's predictor: the model, or another one that the evaluation chose."""
         return MODEL
 
     def export_winner(self, recipe: Recipe, run: Run) -> Exported:
@@ -212,7 +212,7 @@ class Task(ABC, Generic[P, B, M, E]):
         return Probe(whole, choose(whole.lengths, setup.settings), whole)
 
     def alternatives(self, recipe: Recipe, run: Run) -> list[str]:
-        """What other values of the task's settings would cost, in lines for a dry run."""
+        """The cost of other values of the task's settings, as lines for a dry run."""
         return []
 
     def evaluation_seconds(
@@ -232,7 +232,7 @@ def task_named(name: str) -> AnyTask:
 
 
 def task_of(recipe: Recipe) -> AnyTask:
-    """The task that a recipe names, in the form that its settings ask for."""
+    """The task that a recipe names, in the variant that its settings select."""
     return task_named(recipe.task).variant(recipe)
 
 
@@ -259,9 +259,9 @@ def read_records(run: Run, split: str, *kinds: type[R]) -> list[R]:
 
 
 def read_tested(path: Path, columns: tuple[str, str, str], given: str) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """The rows of a table that ``evaluate`` wrote, in the order of their numbers, and the column of what the run gave.
+    """The rows of a table that ``evaluate`` wrote, in the order of their numbers, and the column `given`.
 
-    columns: the names of the row number, the text and what is wanted.
+    columns: the names of the columns with the row number, the text and the reference.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open(path, encoding="utf-8", newline="") as file:

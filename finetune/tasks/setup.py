@@ -74,9 +74,9 @@ def write_new_weights(recipe: Recipe, directory: Path) -> None:
 
 
 def check_start(recipe: Recipe, gpt_alone: bool = False) -> None:
-    """Raise, before a run is created, where it cannot start from its weights, as far as these are at hand.
+    """Raise, before a run is created, if it cannot start from its weights, as far as these are available locally.
 
-    gpt_alone: for a comparison, which trains GPT-2 and nothing else.
+    gpt_alone: for a comparison that trains only GPT-2.
     """
     task, place = task_of(recipe), Path(recipe.weights).expanduser()
     body: type[Body] = GPT
@@ -114,7 +114,7 @@ def build(recipe: Recipe, run: Run) -> TrainingSetup[Any]:
 def assemble(
     task: Task[P, B, M, E], recipe: Recipe, gpt: B, tokenizer: Tokenizer, parameters: int, prepared: P
 ) -> TrainingSetup[M]:
-    """The task's model on top of a body, ready to train. parameters: the number that were loaded."""
+    """The task's model on top of a body, ready to train. parameters: the number of loaded parameters."""
     rows = prepared.training_rows(gpt.config.context)
     settings, why = choose_settings(recipe.train, parameters, is_pretrained(recipe), rows, device_type())
     precision, because = choose_precision(settings.precision, gpt.config.width)
@@ -128,7 +128,7 @@ def assemble(
 def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
     """Hashes of everything that a training depends on: the settings with these keys, the data, the weights.
 
-    Training does not resume from a checkpoint with a different identity.
+    Training never resumes from a checkpoint with a different identity.
     """
     return {
         "recipe": sha256_json(chosen_values(recipe, keys)),
@@ -140,7 +140,7 @@ def identity(recipe: Recipe, run: Run, keys: Sequence[str]) -> dict[str, str]:
 def with_tokens_that_fit(
     task: AnyTask, recipe: Recipe, run: Run, setup: TrainingSetup[M], device: torch.device
 ) -> TrainingSetup[M]:
-    """The setup with ``train.micro_batch_tokens`` found and kept in the run, which goes on with the same number."""
+    """The setup with ``train.micro_batch_tokens`` determined, and saved in the run so that a resumed run uses the same."""
     file = run.path(PASSES)
     if file.exists():
         found = Passes.from_json(read_json(file), file)

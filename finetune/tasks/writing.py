@@ -153,7 +153,7 @@ def split_sizes(records: Mapping[str, Sequence[PreparedRow]], found: dict[str, A
 
 
 def overlap_notes(overlap: dict[str, OverlapCounts], asked: str) -> list[str]:
-    """A sentence for each pair of splits that share rows. asked: the part of a row that was compared."""
+    """A sentence for each pair of splits that share rows. asked: the name of the part of a row that was compared."""
     return [
         f"{counts.normalised} of {counts.n} {name.replace('_in_', f' {asked}s also occur in ')} after normalising"
         for name, counts in overlap.items()
@@ -225,7 +225,7 @@ def gather_test_rows(
 ) -> TestRows[R]:
     """The test rows with these row numbers. asked, wanted: get the question and the reference of a record.
 
-    words: what the task calls the two.
+    words: the task's names for the two.
     """
     keep = set(used)
     test = [record for record in records["test"] if record.row in keep]
@@ -302,7 +302,7 @@ def probe_training(
 def writing_seconds(
     lengths: list[int], max_new_tokens: int, write: Callable[[list[int]], object], beams: int = 1
 ) -> float:
-    """Upper estimate of the seconds to answer all prompts before and after training: each answer has maximum length.
+    """Upper estimate of the seconds to answer all prompts before and after training, with answers of maximum length.
 
     lengths: tokens of each prompt. write: answers the prompts with these numbers with ``TRIED`` tokens each.
     """

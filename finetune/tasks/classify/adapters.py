@@ -1,4 +1,4 @@
-"""Predict with adapters on one base: the base is read once, and each adapter takes its turn on it."""
+"""Predict with several adapters on one base, which is read once; the adapters take turns."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from finetune.training.precision import device_type
 def adapted_bundles(base: str, adapters: Sequence[Path]) -> Iterator[tuple[str, Bundle]]:
     """Each adapter's directory and its classifier, valid until the next one is asked for.
 
-    base: a name of weights or a directory. An adapter with our bundle.json brings its labels, length, temperature and
-    threshold; another has the labels LABEL_0, LABEL_1 and so on, as in transformers. Raises WeightsError.
+    base: a name of weights or a directory. An adapter with our bundle.json has its own labels, length, temperature and
+    threshold; any other has the labels LABEL_0, LABEL_1 and so on, as in transformers. Raises WeightsError.
     """
     loaded = locate_weights(resolve_auto(base), fetch=True).load()
     if not isinstance(loaded.model, GPT):

@@ -1,4 +1,4 @@
-"""The search for wrong labels in a run's rows: what it costs, label_audit.json and label_suspects.csv."""
+"""The search for wrong labels in a run's rows: its cost, label_audit.json and label_suspects.csv."""
 
 from collections import Counter
 
@@ -42,11 +42,11 @@ from finetune.training.sharing import together
 from finetune.training.trial import second_time
 
 CHECK = BY_NAME["label_suspects"]
-MOST_OF_TRAINING = 1 / 8  # of the training's work, for a pass over all texts that nobody asked for
+MOST_OF_TRAINING = 1 / 8  # share of the training's work up to which a pass over all texts needs no request
 TFIDF_FEATURES, STATES = "TF-IDF", "hidden states of the starting weights"
 COLUMNS = ("row", "split", "label", "suggested", "drop", "quality", "text")
 _TIMED = 32  # texts whose hidden states are timed
-_FITS = 4.0  # times the TF-IDF baseline's seconds: folds, planted folds, without a choice of C
+_FITS = 4.0  # multiple of the TF-IDF baseline's seconds: folds and planted folds, without the choice of C
 _WORST = 20  # suspects that the report shows
 
 
@@ -62,7 +62,7 @@ def against(recipe: Recipe) -> str:
 
 
 def audit_run(recipe: Recipe, run: Run) -> Audited:
-    """Search for wrong labels, with the features that `classify.audit` asks for."""
+    """Search for wrong labels with the features that `classify.audit` selects."""
     if why := against(recipe):
         say(f"  left out: {why}")
         return Audited(None, why)
@@ -78,9 +78,9 @@ def audit_run(recipe: Recipe, run: Run) -> Audited:
 
 
 def reads_again(run: Run) -> bool:
-    """Whether one more pass over all texts is little beside the training, counted in tokens: the same at any load.
+    """Whether one more pass over all texts costs little compared to training, in tokens and thus independent of the load.
 
-    A step costs three forward passes of its tokens; where only upper blocks are trained, the others ran once per text.
+    A step costs three forward passes of its tokens; if only upper blocks are trained, the others ran once per text.
     """
     trained = run.result("train", TrainResult)
     parts = {name: sum(part.beginnings().ids.lengths()) for name, part in run_examples(run).items()}
@@ -91,7 +91,7 @@ def reads_again(run: Run) -> bool:
 
 
 def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
-    """About how long each kind of feature takes: from the baseline's time, and from the states of a few texts."""
+    """Estimated seconds for each kind of feature, from the baseline's time and from the states of a few texts."""
     evaluation = labelled_task(recipe).model_evaluation(run)
     baseline = next(entry.seconds for entry in evaluation.baselines if entry.name == TFIDF)
     ids = [own for part in run_examples(run).values() for own in part.beginnings().ids]
@@ -107,7 +107,7 @@ def expected_seconds(recipe: Recipe, run: Run) -> dict[str, float]:
 
 
 def state_reader(recipe: Recipe, run: Run) -> Classifier:
-    """The starting weights with a head that passes the text's state on: logits (n, C). They have seen no label."""
+    """The starting weights, which saw no label, with a head that returns the text's state as logits (n, C)."""
     body = base_weights(recipe, run).load().body
     assert isinstance(body, Reader), "a classifier starts from what reads"
     reader = Classifier(body, body.config.width)
@@ -166,7 +166,7 @@ def write_audit(recipe: Recipe, run: Run, names: list[str]) -> LabelAudit:
 
 
 def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features:
-    """The features of all texts; neither kind has seen a label."""
+    """The features of all texts; neither kind depends on labels."""
     if name == TFIDF_FEATURES:
         try:
             counted = tfidf_features(texts)[0].fit_transform(texts).tocsr()
@@ -180,7 +180,7 @@ def _features(name: str, recipe: Recipe, run: Run, texts: list[str]) -> Features
 
 
 def text_states(recipe: Recipe, run: Run) -> np.ndarray:
-    """The states (n, C) of all texts; all processes of the command do the same and share it."""
+    """The states (n, C) of all texts, computed by all processes of the command together."""
     parts = [part.beginnings() for part in run_examples(run).values()]
     reader = state_reader(recipe, run)
     with together():

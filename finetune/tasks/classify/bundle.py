@@ -30,19 +30,19 @@ from finetune.tasks.classify.predictor import ManyLabels, Predictor
 from finetune.tasks.classify.winner import load_winner
 from finetune.training.sharing import chunks, lead
 
-if TYPE_CHECKING:  # torch is loaded only where a bundle holds its weights
+if TYPE_CHECKING:  # torch is loaded only for a bundle with torch weights
     from finetune.export.standalone import OnnxClassifier
     from finetune.models.heads import Classifier
     from finetune.tokenizer import Tokenizer
 
 CHUNK = 1024  # rows in memory at a time
-REPLACING_SECONDS = 2.0  # to wait for an export that is just taking another's place
+REPLACING_SECONDS = 2.0  # maximum wait for an export that is just replacing an earlier one
 ONNX = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleCard(Record):
-    """The contents of ``bundle.json``: what a prediction needs besides weights and tokenizer."""
+    """The content of ``bundle.json``: everything for a prediction besides weights and tokenizer."""
 
     schema_version: int
     task: str
@@ -52,7 +52,7 @@ class BundleCard(Record):
     max_length: Annotated[int, Field(ge=1)]
     threshold: Annotated[float | None, Field(allow_inf_nan=False)]
     thresholds: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None  # per label, if a text may have many
-    aim: str = "half"  # what the rule was chosen for
+    aim: str = "half"  # the aim that the decision rule was chosen for
     costs: list[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]] | None = None  # for more than two labels
     abstain_below: Annotated[float | None, Field(allow_inf_nan=False)] = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -62,8 +62,8 @@ class BundleCard(Record):
     recipe_sha256: str
     white_space: str = "keep"  # or fold: a text's white space is folded before it is read
     long_texts: Annotated[str, Field(pattern="^(cut|head-tail|windows)$")] = "cut"  # as classify.long_texts
-    estimator: dict[str, Any] | None = None  # what TextClassifier.save adds
-    winner: str = MODEL  # what the bundle holds, where another than the model won
+    estimator: dict[str, Any] | None = None  # added by TextClassifier.save
+    winner: str = MODEL  # the predictor in the bundle, if not the model
 
 
 _Loaded = TypeVar("_Loaded", bound=Predictor)
@@ -91,7 +91,7 @@ class Bundle(Predictor):
     def load(cls, path: Path | str) -> "Bundle":
         """Read an exported bundle, or a run's; a ManyBundle if a text may have many labels.
 
-        Raises WeightsError where parts do not belong together.
+        Raises WeightsError if its parts do not belong together.
         """
         return _settled(path, lambda: cls._load(path))
 
@@ -138,7 +138,7 @@ class ManyBundle(ManyLabels, Bundle):
 
 
 def bundle_of(card: BundleCard, model: "Classifier", tokenizer: "Tokenizer") -> Bundle:
-    """A model as its card says: a ManyBundle if a text may have many labels."""
+    """The model as its card describes it: a ManyBundle if a text may have many labels."""
     return (Bundle if card.thresholds is None else ManyBundle)(
         model,
         tokenizer,
@@ -158,7 +158,7 @@ def bundle_of(card: BundleCard, model: "Classifier", tokenizer: "Tokenizer") -> 
 
 @dataclass(frozen=True)
 class OnnxBundle(Predictor):
-    """A classifier in ONNX; neither torch nor anything else of its size is loaded."""
+    """A classifier in ONNX; it loads neither torch nor any other library of that size."""
 
     model: "OnnxClassifier"
     labels: list[str]
@@ -187,7 +187,7 @@ class OnnxBundle(Predictor):
         card = read_card(Path(path) / "bundle.json")
         try:
             model = OnnxClassifier(path)
-        except Exception as error:  # onnxruntime has classes of its own for each way in which a file is broken
+        except Exception as error:  # onnxruntime raises a different class for each kind of broken file
             raise WeightsError(f"{path}: cannot be read", got=str(error)[:200], do="Export the run again.") from error
         rule = model.threshold, model.thresholds, model.costs, model.abstain_below, model.long_texts
         known = card.threshold, card.thresholds, card.costs, card.abstain_below, card.long_texts
@@ -220,9 +220,9 @@ class ManyOnnxBundle(ManyLabels, OnnxBundle):
 
 
 def open_bundle(path: Path | str, mapped: bool = False) -> Predictor:
-    """The classifier in a bundle or a run, in ONNX where the bundle is, or another winner. Raises WeightsError.
+    """The classifier in a bundle or a run: in torch, in ONNX, or another winner. Raises WeightsError.
 
-    mapped: compute with the pages of the file of weights, for a process that ends before the file changes.
+    mapped: memory-map the weights instead of copying them, for a process that ends before the file changes.
     """
     return _settled(path, lambda: _open(path, mapped))
 
@@ -236,9 +236,9 @@ def _open(path: Path | str, mapped: bool) -> Predictor:
 
 
 def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
-    """What `load` makes of the directory.
+    """The result of `load` for the directory.
 
-    An export that replaces the directory meanwhile is waited for, so that all parts are of one bundle.
+    Waits for an export that is replacing the directory, so that all parts come from one bundle.
     """
     until = time.monotonic() + REPLACING_SECONDS
     while True:
@@ -260,12 +260,12 @@ def _settled(path: Path | str, load: Callable[[], _Loaded]) -> _Loaded:
 def _directory(path: Path | str) -> Path:
     if not (Path(path) / "recipe.json").exists():
         return Path(path)
-    bundle = Path(path) / "export" / "bundle"  # which a run has if not the model won
+    bundle = Path(path) / "export" / "bundle"  # a run has it if not the model won
     return bundle if bundle.exists() else Path(path) / "export" / "hf"
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:
-    """What changes when another directory takes this one's place; None while there is none."""
+    """The directory's device and inode, which change when it is replaced; None if it does not exist."""
     try:
         found = _directory(path).stat()
     except OSError:
@@ -274,16 +274,16 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
 
 
 def _being_replaced(path: Path | str) -> bool:
-    """Whether a draft of the directory, or the one before, stands beside it."""
+    """Whether there is a draft of the directory, or its earlier version, beside it."""
     directory = _directory(path)
     return any(directory.parent.glob(f".{escape(directory.name)}.*"))
 
 
 def bundle_directory(path: Path | str) -> Path:
-    """Where a bundle's files stand: the directory itself, or a run's export. Raises WeightsError."""
+    """The directory with a bundle's files: this one, or a run's export. Raises WeightsError."""
     directory = _directory(path)
     if directory != Path(path):
-        Run.at(Path(path))  # which refuses links out of the run
+        Run.at(Path(path))  # refuses links out of the run
     if not (directory / "bundle.json").exists():
         writes = (directory / "model.safetensors").exists()
         if writes and _classifies(directory / "model.safetensors"):
@@ -309,7 +309,7 @@ def _classifies(path: Path) -> bool:
 
 
 def read_card(path: Path) -> BundleCard:
-    """A bundle's card. Raises WeightsError for a file that is none."""
+    """A bundle's card. Raises WeightsError if the file is not one."""
     try:
         card = BundleCard.from_json(read_json(path), path)
     except RunError as error:
@@ -335,7 +335,7 @@ def answer_columns(labels: list[str], abstains: bool = False) -> list[str]:
 
 
 def added_columns(bundle: Predictor, names: list[str], source: Path | str, overwrite: bool = False) -> list[str]:
-    """What a prediction adds to a table's columns. Raises DataError where one is there already, unless it is replaced."""
+    """The columns that a prediction adds to a table. Raises DataError if the table already has one, unless it is replaced."""
     added = answer_columns(bundle.labels, bundle.abstain_below is not None)
     clash = [name for name in added if name in names]
     if clash and not overwrite:
@@ -359,12 +359,11 @@ def predict_table(
 ) -> dict:
     """Predict a table row by row into another, columns and order kept, in bounded memory.
 
-    It is read whole first, so that a row that cannot be read is known before hours of work, and how many there are.
-    Adds predicted, probability, a p_ column for each label, and decision where the bundle may abstain; overwrite: in
-    the place of columns of these names. Rows
-    without text get empty cells. header: false where the first row is data, too; its columns are then called column_1
-    and so on. work: what other processes are called with to share the rows, as in ``lead``. Returns counts, the columns
-    that were read as the text, and notes on how the table was read.
+    A first pass over the whole table counts the rows and finds unreadable ones before hours of work.
+    Adds predicted, probability, a p_ column for each label, and decision if the bundle may abstain; overwrite: replace
+    columns of these names. Rows without text get empty cells. header: false if the first row is data; the columns are
+    then called column_1 and so on. work: the arguments with which other processes are called to share the rows, as in
+    ``lead``. Returns counts, the columns that were read as the text, and notes on how the table was read.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise DataError(f"{target}: the output would overwrite the input table", do="Give another --out.")
@@ -429,7 +428,7 @@ def predict_table(
 
 
 def _only_column(source: Path, layout: TableFormat, bundle: Predictor) -> str:
-    """The name of a table's only column, if neither its name nor the column used in training tells that it is a header."""
+    """The name of a table's only column, if neither its name nor the column used in training shows that it is a header."""
     names = next(iterate_table(source, layout), ([],))[0]
     usual = {*TEXT_NAMES, bundle.columns.get("text", "").casefold()}
     return names[0] if len(names) == 1 and names[0].strip().casefold() not in usual else ""

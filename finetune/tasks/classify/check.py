@@ -201,7 +201,7 @@ def check_file(
 
 
 def _split_findings(recipe: Recipe, source: LabelledTexts, keys: np.ndarray, near: NearDuplicates) -> list[Finding]:
-    """What dividing the rows shows: that it cannot be done, or what the given splits share."""
+    """The findings on splitting: that the rows cannot be split, or what the given splits have in common."""
     try:
         parts = divide(recipe, source, keys)
     except DataError as error:

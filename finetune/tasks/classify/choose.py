@@ -20,7 +20,7 @@ SPLITS = ("val", "test")
 def score_best(**given: Any) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarray, TfidfModel | None]:
     """The winner's evaluation with the model's inside, as ``score_classifier``, and TF-IDF unless the model won.
 
-    given: the arguments of ``score_classifier``. Where there is nothing to fit TF-IDF to, the model is alone.
+    given: the arguments of ``score_classifier``. If TF-IDF cannot be fitted, the model is the only candidate.
     """
     from scipy.special import log_softmax
 
@@ -52,7 +52,7 @@ def score_best(**given: Any) -> tuple[ClassifierEvaluation, np.ndarray, np.ndarr
 
 
 def _choose(given: dict[str, Any], logs: dict[str, np.ndarray], y: np.ndarray) -> Choice:
-    """The winner by the headline metric on validation, each candidate under the rule that its own rows give."""
+    """The winner by the headline metric on validation, each candidate under the decision rule chosen for it."""
     metric, positive, k, values = given["headline"], given["positive"], len(given["labels"]), {}
     for name, own in logs.items():
         rule = choose_rule(given["aim"], given.get("costs"), y, np.exp(own), positive)

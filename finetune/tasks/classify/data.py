@@ -1,4 +1,4 @@
-"""Labelled rows: read from the recipe's files, divided, counted, with what is wrong with them."""
+"""Labelled rows: read from the recipe's files, divided, counted and checked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,30 +42,30 @@ class SplitCounts(Record):
 
 @dataclass(frozen=True)
 class TokensRead(Record):
-    """What one way to read long texts reads of the rows in use."""
+    """Pieces and tokens of the rows in use, for one way to read long texts."""
 
     pieces: int  # inputs of the model
-    tokens: int  # of all pieces; those that two windows share count twice
-    unread: int  # that no piece has
+    tokens: int  # in all pieces; tokens that two windows share count twice
+    unread: int  # tokens in no piece
 
 
 @dataclass(frozen=True)
 class TokenCounts(Record):
-    """How long the texts of the rows in use are in tokens, and what is read of those longer than `max_length`."""
+    """Text lengths in tokens of the rows in use, and how texts longer than `max_length` are read."""
 
     median: int
     p95: int
     max: int
     total: int
     max_length: int
-    cut_rows: int  # of more than max_length tokens
-    long_texts: str = CUT  # what is read of them
+    cut_rows: int  # rows of more than max_length tokens
+    long_texts: str = CUT  # how they are read
     ways: dict[str, TokensRead] = field(default_factory=dict)  # by the value of classify.long_texts
 
 
 @dataclass(frozen=True)
 class NearDuplicateCounts(Record):
-    """Rows that are almost the same as others, and the test rows among them that are so as a training row."""
+    """The number of near-duplicate rows, and of test rows that are a near duplicate of a training row."""
 
     rows: int
     test_rows_near_train: int
@@ -73,7 +73,7 @@ class NearDuplicateCounts(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TableCard(Record):
-    """What was found in labelled rows, and how they were divided."""
+    """The findings of the checks of labelled rows, and how the rows were divided."""
 
     rows: int
     labels: dict[str, int]
@@ -92,13 +92,13 @@ class TableCard(Record):
     muted: list[str] = field(default_factory=list)  # codes of findings that the recipe ignores
 
     def of(self, origin: DataOrigin) -> "ClassifierCard":
-        """The same with where the data come from."""
+        """This card with the origin of the data."""
         return ClassifierCard(**vars(origin), **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierCard(TableCard, DataOrigin):
-    """What data/card.json holds."""
+    """The content of data/card.json."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class LabelledRow(PreparedRow):
 
 
 class Records(Sequence[LabelledRow]):
-    """The rows of a split, each made when it is asked for."""
+    """The rows of a split, each created on access."""
 
     def __init__(self, source: LabelledTexts, positions: list[int]):
         self.source, self.positions = source, positions
@@ -126,10 +126,10 @@ class Records(Sequence[LabelledRow]):
 def prepare(
     recipe: Recipe, source: LabelledTexts, tokenizer: Tokenizer, context: int, findings: Sequence[Finding] = ()
 ) -> tuple[dict[str, Records], dict[str, Pieces], TableCard]:
-    """Split and tokenize the rows. Returns records and what is read of each by split, and the data card.
+    """Split and tokenize the rows. Returns the records and their pieces by split, and the data card.
 
-    findings: what is known already of the files, to stand in the card beside what is found in the rows.
-    Memory beyond the texts themselves is some tens of bytes a row.
+    findings: those on the files, which the card lists together with those on the rows.
+    Memory beyond the texts themselves is some tens of bytes per row.
     """
     split = recipe.split
     keys = text_keys(source.texts)
@@ -194,7 +194,7 @@ def prepare(
 
 
 def tokens_read(lengths: np.ndarray, most: int) -> dict[str, TokensRead]:
-    """What each way reads of texts of these lengths (n,)."""
+    """The tokens that each way to read long texts reads of texts of these lengths (n,)."""
     windows, read = count_windows(lengths, most), int(np.minimum(lengths, most).sum())
     total, shared = int(lengths.sum()), int((windows - 1).sum()) * (most // 4)
     begun = TokensRead(len(lengths), read, total - read)
@@ -233,7 +233,7 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
         shares = {"train": 1 - sum(shares.values())} | shares
         for name, share in shares.items():
             held, wanted = len(parts[name]), share * len(source.texts)
-            if largest > 1 and abs(held - wanted) > max(0.2 * wanted, 2):  # two rows are rounding
+            if largest > 1 and abs(held - wanted) > max(0.2 * wanted, 2):  # a difference of two rows is rounding
                 notes.append(
                     f"the {name} split holds {held / len(source.texts):.0%} of the rows instead of "
                     f"{share:.0%}: rows of the same normalised text stay together, and the largest such group "
@@ -245,7 +245,7 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
 
 
 def length_notes(recipe: Recipe, context: int) -> list[str]:
-    """That the recipe asks for longer texts than the weights read."""
+    """A note if the recipe asks for longer texts than the weights can read."""
     if (recipe.max_length or 0) <= context:
         return []
     return [
@@ -264,7 +264,7 @@ def _periods(source: LabelledTexts, parts: dict) -> str:
 
 
 def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
-    """What a split that came with the data leaves on two sides."""
+    """Notes on splits that came with the data, and on texts that occur in two splits."""
     came = [name for name in ("val", "test") if name in source.sides]
     notes = [f"the {' and '.join(came)} rows came apart from the others and stay there" if came else ""]
     for name, others in (("val", ["train"]), ("test", ["train", "val"])):
@@ -281,15 +281,15 @@ PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
 
 
 def locate_files(recipe: Recipe) -> dict[str, DataSource]:
-    """The recipe's table under "", and the further ones for validation and test under the side they are of."""
+    """The recipe's table under "", and the separate ones for validation and test under the name of their split."""
     named = {"": recipe.data, "val": recipe.validation, "test": recipe.test}
     return {side: locate_data(name, recipe.encoding) for side, name in named.items() if name or not side}
 
 
 def read_data(recipe: Recipe) -> LabelledTexts:
-    """The recipe's labelled rows: its file's, and those of the files for validation and test, each on its side.
+    """The recipe's labelled rows: those of its file, and those of the files for validation and test, each in its split.
 
-    Raises DataError for a further file that is an earlier one or its copy, or has labels that no row to train on has.
+    Raises DataError for a separate file that is another file or its copy, or has labels without a training row.
     """
     columns, files = recipe.columns, locate_files(recipe)
     data = files.pop("")
@@ -351,7 +351,7 @@ def read_data(recipe: Recipe) -> LabelledTexts:
 
 
 def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
-    """Turn the label cells of rows into the labels that they hold, and note how they were read."""
+    """Parse label cells with several labels, and note how they were read."""
     source.labels = join_cells_of(source.labels, several, source.name)
     source.many = True
     if len(labels := set(source.every_label)) < 2:
@@ -365,7 +365,7 @@ def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
 
 
 def check_several(source: LabelledTexts, several: SeveralLabels) -> Finding:
-    """The finding on cells of several labels where nobody said whether a row has one label or many."""
+    """The finding on cells of several labels, if the recipe does not say whether a row has one label or many."""
     return Finding(
         "several_labels",
         "stop",
@@ -378,13 +378,13 @@ def check_several(source: LabelledTexts, several: SeveralLabels) -> Finding:
 
 
 def _notes_of_reading(recipe: Recipe, data: DataSource, read: LabelledTexts) -> list[str]:
-    """How a file was read and its columns were found, but for what the recipe ignores."""
+    """How a file was read and its columns were found, without what the recipe ignores."""
     said = {"layout": data.detected.notes, "columns": read.notes}
     return [note for check, notes in said.items() if BY_NAME[check].code not in recipe.ignore for note in notes]
 
 
 def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSource]]) -> None:
-    """Raise DataError for a file that is one of those before it, or a copy of one."""
+    """Raise DataError for a file that is one of the earlier files, or a copy of one."""
     for purpose, known in before:
         same = more.path.resolve() == known.path.resolve()
         if same or sha256_tree(more.path) == sha256_tree(known.path):
@@ -396,7 +396,7 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
 
 
 def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: LabelledTexts) -> None:
-    """Raise DataError where one of two files has a header and the other has none."""
+    """Raise DataError if only one of two files has a header."""
     layout = with_fields(more.path, more.layout, [found.text_column, found.label_column])
     first = next(iterate_table(more.path, layout), None)
     wanted = {part for column in (found.text_column, found.label_column) for part in (column, *column.split(","))}
@@ -415,7 +415,7 @@ def _refuse_other_header(name: str, more: DataSource, data: DataSource, found: L
 
 
 def table_findings(recipe: Recipe, source: LabelledTexts) -> list[Finding]:
-    """What is wrong with the recipe's files as tables; where there are several, each finding names its file."""
+    """The findings on the recipe's files as tables; if there are several, each finding names its file."""
     files = locate_files(recipe)
     return [
         replace(finding, what=f"{data.name}: {finding.what}") if len(files) > 1 else finding

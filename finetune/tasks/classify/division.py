@@ -1,4 +1,4 @@
-"""How labelled rows are divided into train, validation and test, and what these have in common."""
+"""Divide labelled rows into train, validation and test, and find what these have in common."""
 
 from collections import Counter
 
@@ -34,9 +34,9 @@ def divide(recipe: Recipe, source: LabelledTexts, keys: np.ndarray) -> dict[str,
 
 
 def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.ndarray) -> dict[str, list[int]]:
-    """Which row goes where, by the recipe's protocol; rows that came on a side stay there.
+    """Each row's split by the recipe's protocol; rows that came with a split keep it.
 
-    Where a row may have several labels, it is stratified by the rarest of them.
+    If a row may have several labels, it is stratified by the rarest of them.
     """
     strata = strata_of(source)
     if split.protocol != "grouped":
@@ -73,7 +73,7 @@ def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.n
 
 
 def strata_of(source: LabelledTexts) -> list[str]:
-    """By what each row is stratified: its label, or the rarest of several; empty for a row without one."""
+    """The label that each row is stratified by: its own, or the rarest of several; empty for a row without one."""
     if not source.many:
         return source.labels
     counts = Counter(source.every_label)
@@ -83,9 +83,9 @@ def strata_of(source: LabelledTexts) -> list[str]:
 
 
 def train_every_label(source: LabelledTexts, number: np.ndarray, parts: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The same split with the group (n,) of the first row of each label that no training row has moved to train.
+    """The same split, but for each label without a training row, the group (n,) of its first row moves to train.
 
-    A label that is never the rarest of its rows is not stratified by, so all of its rows may be held out.
+    Rows are never stratified by a label that is not the rarest of any row, so all rows of such a label may be held out.
     """
     learnt = {label for i in parts["train"] for label in source.labels_of(i)}
     for at, group in enumerate(number.tolist()):
@@ -101,7 +101,7 @@ def train_every_label(source: LabelledTexts, number: np.ndarray, parts: dict[str
 def _too_few_rows(
     split: str, missing: list[str], source: LabelledTexts, texts: int | None, group: str | None
 ) -> DataError:
-    """texts: how many different ones, where that may be the reason; group: the column of groups."""
+    """texts: the number of different texts, if that may be the reason; group: the column of groups."""
     got = listed([f"{shorten(label)} {n}" for label, n in Counter(source.every_label).most_common()])
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
@@ -118,7 +118,7 @@ def _too_few_rows(
 
 
 def shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
-    """Groups that a split that came with the data divides."""
+    """Groups whose rows are in several of the given splits."""
     found, group = [], np.array(source.groups)
     for name, others in (("val", ["train"]), ("test", ["train", "val"])) if source.groups else ():
         own, seen = group[parts[name]], group[[i for other in others for i in parts[other]]]
@@ -137,13 +137,13 @@ def shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
 
 
 def near_train(near: NearDuplicates, keys: np.ndarray, parts: dict[str, list[int]]) -> np.ndarray:
-    """Whether each test row (n,) is nearly, but not exactly, the text of a training row."""
+    """Whether each test row (n,) is a near, but not exact, duplicate of a training row."""
     test, train = parts["test"], parts["train"]
     return np.isin(near.cluster[test], near.cluster[train]) & ~np.isin(keys[test], keys[train])
 
 
 def near_train_findings(near: np.ndarray) -> list[Finding]:
-    """near: (test rows,) whether each has nearly the text of a training row."""
+    """near: (test rows,) whether each is a near duplicate of a training row."""
     if not near.any():
         return []
     what = f"{near.sum():,} of {len(near):,} test rows are near duplicates of a training row"

@@ -26,19 +26,19 @@ from finetune.training.predict import predict_logits, predict_states
 from finetune.training.token_rows import encode
 
 ERRORS = 10  # wrong predictions that are explained, the most confident ones
-SPANS = (16, 64)  # pieces of a text that are hidden one by one, at least and at most; a longer text has longer pieces
+SPANS = (16, 64)  # minimum and maximum number of pieces hidden one by one; a longer text has longer pieces
 SHOWN_SPANS, SHOWN_NEIGHBOURS = 5, 3
-CHANGED = (40, 200)  # test rows that are changed
+CHANGED = (40, 200)  # minimum and maximum number of changed test rows
 COMPARED = (150, 2000)  # training rows whose hidden states are compared
-SEARCHED = 20_000  # training rows whose words are compared, to choose those
-SHARES = (0.5, 0.2, 0.3)  # of the tokens: for changes, hidden states and occlusion
-DUPLICATES = 100_000  # rows among which near duplicates are looked for
-TEXT_LIMIT = 200  # characters of a training text that is kept
+SEARCHED = 20_000  # training rows searched by their words, to choose those
+SHARES = (0.5, 0.2, 0.3)  # shares of the tokens for changes, hidden states and occlusion
+DUPLICATES = 100_000  # rows searched for near duplicates
+TEXT_LIMIT = 200  # characters kept of a training text
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with how it reads and decides, for explanations."""
+    """A model with its input settings and decision rule, for explanations."""
 
     model: Classifier
     tokenizer: Tokenizer
@@ -173,9 +173,9 @@ def explain_errors(
 
 
 def candidates(train: list[str], texts: list[str], most: int) -> np.ndarray:
-    """Positions of training texts whose hidden states are compared: those most like the texts in words, and an even sample.
+    """Positions of training texts whose hidden states are compared: the most similar by their words, and an even sample.
 
-    Words count by TF-IDF, as Salton and Buckley 1988 have it.
+    Words are weighted by TF-IDF (Salton and Buckley 1988).
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -215,7 +215,7 @@ def occlude(trained: Trained, ids: list[int], predicted: int, true: int, most: i
 
 
 class Reads(Protocol):
-    """What occlusion needs of a classifier."""
+    """The parts of a classifier that occlusion needs."""
 
     @property
     def model(self) -> Classifier:
@@ -227,15 +227,15 @@ class Reads(Protocol):
 
     @property
     def temperature(self) -> float:
-        """What its logits are divided by."""
+        """The divisor of its logits."""
 
 
 def occlusion_shifts(
     trained: Reads, ids: list[int], pieces: Sequence[np.ndarray], predicted: int, true: int | None
 ) -> np.ndarray:
-    """How far the log-odds fall when each of the pieces (indices of tokens) is hidden: (pieces,).
+    """The decrease of the log-odds when each of the pieces (indices of tokens) is hidden: (pieces,).
 
-    true: the label against which; None: the predicted label's own odds, where a text may have many labels.
+    true: the label to compare the predicted one with. None: the predicted label's own odds, if a text may have many.
     """
     blank = trained.tokenizer.encode(" ")[0]
     texts = [ids] + [[blank if i in hidden else token for i, token in enumerate(ids)] for hidden in map(set, pieces)]

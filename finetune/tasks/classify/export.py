@@ -35,7 +35,7 @@ def exportable_run(
 ) -> Exportable:
     """A finished run's classifier. texts: for comparing the export's logits. targets: the numbers of their labels.
 
-    With many labels per row, targets says of each label whether the text has it (n, K).
+    With many labels per row, targets (n, K) says whether each text has each label.
     """
     card = run_card(run, recipe, evaluation, max_length, tokenizer.fingerprint())
     data = run_data(run)
@@ -109,7 +109,7 @@ def exportable(
 
 
 def _rule(evaluation: LabelledEvaluation) -> dict[str, Any]:
-    """What the aim adds to a bundle's threshold."""
+    """The rest of the decision rule: what the aim adds to a bundle's threshold."""
     rule = evaluation.decision.rule if isinstance(evaluation, ClassifierEvaluation) else Rule(aim=evaluation.aim)
     return {"aim": rule.aim, "costs": rule.costs, "abstain_below": rule.abstain_below}
 
@@ -154,7 +154,7 @@ def readme(name: str, card: BundleCard, exported: Exported, facts: list[str], pu
 
 
 def _reading(card: BundleCard) -> str:
-    """What is read of a long text."""
+    """The part of a long text that is read."""
     most, quarter = card.max_length, card.max_length // 4
     if card.long_texts == CUT:
         return f"texts are truncated to {most} tokens"
@@ -184,7 +184,7 @@ def _in_transformers(card: BundleCard) -> list[str]:
 
 
 def _scores(card: BundleCard) -> list[str]:
-    """Code that reads a text as in training, up to its logits."""
+    """Code that computes a text's logits, reading the text as in training."""
     most, quarter = card.max_length, card.max_length // 4
     if card.long_texts == CUT:
         return [
@@ -242,7 +242,7 @@ def transformers_lines(card: BundleCard) -> list[str]:
 
 
 def decision_text(card: BundleCard) -> str:
-    """From which probability a label is predicted."""
+    """The probability from which a label is predicted."""
     if not card.thresholds:
         abstains = "" if card.abstain_below is None else f", no decision below {card.abstain_below:.4f}"
         return f"aim {card.aim}, threshold {card.threshold}{abstains}"

@@ -1,4 +1,4 @@
-"""Train a classifier on rows in memory, with everything that a prediction needs: what ``TextClassifier.fit`` does."""
+"""Train a classifier on rows in memory for ``TextClassifier.fit``, including all that a prediction needs."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from finetune.training.trainable import HIGHEST_USUAL_LR
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled texts, and what each row (n,) and each class (K,) weighs; None: all the same."""
+    """Labelled texts, with the weights of rows (n,) and of classes (K,); None: all equal."""
 
     source: LabelledTexts
     labels: list[str]
@@ -42,19 +42,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation during the training."""
+    """A validation during training."""
 
     epoch: float
     step: int
     loss: float  # mean over the steps since the last validation
-    rows: str  # those that were validated on: validation, or training where none were held out
+    rows: str  # the split validated on: validation, or training if no rows were held out
     scores: dict[str, float]
-    best: bool  # so far
+    best: bool  # best so far
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What predicts, the settings as resolved, and how the training went."""
+    """The trained classifier, the resolved settings, and the training's history."""
 
     bundle: Bundle
     settings: Train
@@ -62,7 +62,7 @@ class FineTuned:
 
     @property
     def best_score(self) -> float | None:
-        """The metric of the kept epoch on the rows held out; None where there were none."""
+        """The metric of the kept epoch on the held-out rows; None if there were none."""
         kept = [found for found in self.history if found.best][-1]
         return kept.scores[self.settings.metric] if kept.rows == "validation" else None
 
@@ -72,8 +72,8 @@ def fine_tune(
 ) -> FineTuned:
     """Train as a run would, with checkpoints in `folder`.
 
-    val_fraction: may be 0, unlike a recipe's; the rows trained on choose the epoch where none are held out.
-    threshold: on the second label's probability where there are two; None: the best F1 on the rows held out.
+    val_fraction: may be 0, unlike in a recipe; without held-out rows, the training rows choose the epoch.
+    threshold: on the second label's probability, if there are two; None: the one with the best F1 on the held-out rows.
     """
     loaded, task = start.load(recipe.train.dropout), labelled_task(recipe)
     body, tokenizer = loaded.body, loaded.tokenizer
@@ -96,7 +96,7 @@ def fine_tune(
 
     learnt, held_out = tokenized("train"), tokenized("val")
     validation = held_out if held_out.rows else learnt
-    if rows.class_weights is not None:  # in the loss alone, as balanced ones are
+    if rows.class_weights is not None:  # only in the loss, like balanced ones
         weights = rows.class_weights[learnt.targets]
         learnt = replace(learnt, weights=weights if learnt.weights is None else weights * learnt.weights)
     say(f"weights {start.name}; {len(learnt.rows):,} rows to train on, {len(held_out.rows):,} to validate")
@@ -121,7 +121,7 @@ def one_bundle(
     held_out: Examples,
     threshold: float | None,
 ) -> Bundle:
-    """What predicts one label a row; the rows held out give the temperature, and the threshold where it is None."""
+    """The classifier of one label per row; the held-out rows determine the temperature, and the threshold if it is None."""
     logits = predict_rows(model, held_out)
     temperature = fit_temperature(logits, held_out.targets, held_out.weights)
     two = len(labels) == 2
@@ -141,7 +141,7 @@ def many_bundle(
     held_out: Examples,
     threshold: float | None,
 ) -> ManyBundle:
-    """What predicts any number of labels; the rows held out give each label's threshold where it is None."""
+    """The classifier of any number of labels; the held-out rows determine each label's threshold if it is None."""
     thresholds = [threshold or 0.5] * len(labels)
     if threshold is None:
         probabilities = sigmoid(predict_rows(model, held_out))
@@ -150,7 +150,7 @@ def many_bundle(
 
 
 def _warn_of(recipe: Recipe, context: int) -> None:
-    """Warn of parameters that can be met in part only, or will most likely fail."""
+    """Warn of parameters that can only be met in part, or will most likely fail."""
     if recipe.max_length and recipe.max_length > context:
         warnings.warn(
             f"max_length={recipe.max_length}: the model reads {context} tokens at most, and no more are used",
@@ -169,7 +169,7 @@ def _history(log: Path, held_out: bool) -> list[Validation]:
     for line in log.read_text(encoding="utf-8").splitlines():
         entry: dict[str, Any] = json.loads(line)
         if "validation" not in entry:
-            losses += [] if entry["loss"] is None else [entry["loss"]]  # none of a step that fp16 skipped
+            losses += [] if entry["loss"] is None else [entry["loss"]]  # None for a step that fp16 skipped
             continue
         rows, loss = "validation" if held_out else "training", float(np.mean(losses))
         history.append(Validation(entry["epoch"], entry["step"], loss, rows, entry["validation"], entry["best"]))

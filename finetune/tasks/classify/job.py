@@ -1,4 +1,4 @@
-"""The training of a classifier: tokenized rows, batches, and the loss of one label a row."""
+"""The training of a classifier: tokenized rows, batches, and the loss for one label per row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from finetune.training.prefix_cache import build_prefix_cache, cache_bytes
 from finetune.training.token_rows import TokenRows, encode
 from finetune.training.trainable import Trainable
 
-CACHE_LIMIT = 4 << 30  # bytes of frozen states kept in memory at most; above it the blocks run anew in each epoch
+CACHE_LIMIT = 4 << 30  # maximum bytes of frozen states kept in memory; above it, frozen blocks run again in each epoch
 
 ADVICE = "--set train.method=features takes one pass over the texts, and logistic regression on the model's states"
 
@@ -36,16 +36,16 @@ class Examples:
 
     rows: list[int]  # row numbers in the source file
     ids: TokenRows
-    targets: np.ndarray  # label numbers (n,); under many labels, whether a row has each (n, K)
-    weights: np.ndarray | None = None  # of each row (n,), in the loss and the metrics; None: all the same
-    pieces: np.ndarray | None = None  # of each row (n,), its number in `ids`; None: one each
+    targets: np.ndarray  # label numbers (n,); with many labels per row, whether it has each (n, K)
+    weights: np.ndarray | None = None  # weight of each row (n,) in the loss and the metrics; None: all equal
+    pieces: np.ndarray | None = None  # number of pieces of each row (n,) in `ids`; None: one each
 
     def row_of_piece(self) -> np.ndarray:
-        """The place (P,) of the row that each piece is of."""
+        """The position (P,) of each piece's row."""
         return np.repeat(np.arange(len(self.rows)), 1 if self.pieces is None else self.pieces)
 
     def take(self, at: Sequence[int]) -> "Examples":
-        """The rows at these places, with all of their pieces."""
+        """The rows at these positions, with all their pieces."""
         counts, ids = self.pieces, at
         if counts is not None:
             ends = np.cumsum(counts)
@@ -59,14 +59,14 @@ class Examples:
         )
 
     def beginnings(self) -> "Examples":
-        """The rows with the first piece of each alone, for what looks at one piece a row."""
+        """The rows with only their first piece, for callers that read one piece per row."""
         if self.pieces is None:
             return self
         first = (np.cumsum(self.pieces) - self.pieces).tolist()
         return Examples(self.rows, self.ids.take(first), self.targets, self.weights)
 
     def by_piece(self) -> "Examples":
-        """Each piece as a row of its own; together they weigh what their row does."""
+        """Each piece as its own row; the weights of a row's pieces sum to the row's weight."""
         if self.pieces is None:
             return self
         at = self.row_of_piece()
@@ -76,12 +76,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, and what chooses the best checkpoint."""
+    """The training loss, and the validation metrics that choose the best checkpoint."""
 
-    losses: Callable[[Tensor, Tensor], Tensor]  # of each row (B,), of logits (B, K) and targets
-    row_weights: np.ndarray  # (n,) of the training rows in the loss; the pieces of a row share its weight
-    validate: Callable[[np.ndarray], dict[str, float]]  # of the validation rows' logits (n, K)
-    label_weights: np.ndarray | None = None  # (n, K) of each label of the training rows, where they differ
+    losses: Callable[[Tensor, Tensor], Tensor]  # logits (B, K), targets -> the loss of each row (B,)
+    row_weights: np.ndarray  # weight (n,) of each training row in the loss; the pieces of a row share it
+    validate: Callable[[np.ndarray], dict[str, float]]  # logits (n, K) of the validation rows -> metrics
+    label_weights: np.ndarray | None = None  # weight (n, K) of each label of each training row, if they differ
 
 
 def examples(
@@ -92,7 +92,7 @@ def examples(
     targets: Callable[[list[str], list[str]], np.ndarray] | None = None,
     long_texts: str = CUT,
 ) -> Examples:
-    """Tokenize one split's records. targets: what is learnt of each label of a row; its number where it is not given."""
+    """Tokenize one split's records. targets: the training targets of the rows' labels; by default their numbers."""
     read = Pieces.of(encode(tokenizer, [record.text for record in records]), long_texts, max_length)
     return Examples(
         [record.row for record in records],
@@ -103,7 +103,7 @@ def examples(
 
 
 def predict_rows(model: Classifier, part: Examples, show: str = "") -> np.ndarray:
-    """The logits (n, K) of rows, the mean over each row's pieces."""
+    """The logits (n, K) of rows, averaged over each row's pieces."""
     return average(predict_logits(model, part.ids, show=show), part.pieces)
 
 
@@ -123,7 +123,7 @@ def build_model(body: Reader, classes: int, seed: int) -> Classifier:
 def class_weights(targets: np.ndarray, classes: int, kind: str, weights: np.ndarray | None = None) -> np.ndarray:
     """The weight of each class in the loss (K,): ones, or n / (K * n_k) as scikit-learn's `balanced`.
 
-    weights: of each row (n,); n and n_k are sums of them then.
+    weights: of each row (n,); n and n_k are then sums of weights.
     """
     if kind == "none":
         return np.ones(classes)
@@ -132,7 +132,7 @@ def class_weights(targets: np.ndarray, classes: int, kind: str, weights: np.ndar
 
 
 def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> Objective:
-    """Cross entropy of one label a row, each class with its weight."""
+    """Cross entropy for one label per row, each class with its weight."""
     weights = class_weights(train.targets, classes, settings.class_weights, train.weights)[train.targets]
     if train.weights is not None:
         weights = weights * train.weights
@@ -155,7 +155,7 @@ def one_label(train: Examples, val: Examples, classes: int, settings: Train) -> 
 
 
 def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: Sequence[list[int]]) -> bool:
-    """Whether the frozen blocks run once per text and their output is kept: where that is exact and fits in memory."""
+    """Whether to run the frozen blocks once per text and keep their output: if that is exact and fits in memory."""
     limit = min(CACHE_LIMIT, psutil.virtual_memory().available // 4)
     exact = trainable.first_block > 0 and settings.dropout == 0 and settings.keep_states
     return settings.method == FEATURES or (exact and kept_bytes(model, trainable, ids) < limit)
@@ -163,9 +163,9 @@ def keeps_states(model: Classifier, trainable: Trainable, settings: Train, ids: 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The output of the frozen blocks for each text, (T, C); None where the blocks run in every step."""
+    """The output of the frozen blocks for each text, (T, C); None if the blocks run in every step."""
 
-    first_block: int  # at which the model goes on; 0 where nothing is kept
+    first_block: int  # the first block to run in a step; 0 if nothing is kept
     train: list[Tensor] | None = None
     val: list[Tensor] | None = None
 
@@ -179,7 +179,7 @@ def run_frozen(
     device: torch.device,
     cached: bool | None = None,
 ) -> Frozen:
-    """Run the frozen blocks once per text, if `cached`, or if it is None, where ``keeps_states`` says so."""
+    """Run the frozen blocks once per text if `cached` is true, or if it is None and ``keeps_states`` is true."""
     first = trainable.first_block
     if cached is None:
         cached = keeps_states(model, trainable, settings, train.ids + val.ids)
@@ -202,13 +202,13 @@ def run_frozen(
 
 
 def kept_bytes(model: Classifier, trainable: Trainable, ids: Sequence[list[int]]) -> int:
-    """Memory of the frozen blocks' output for these texts; a decoder's head reads no position but the last."""
+    """Memory of the frozen blocks' output for these texts; a decoder's head reads only the last position."""
     last_only = trainable.first_block == len(model.body.blocks) and model.reads_last
     return cache_bytes(ids, model.body.config.width, last_only)
 
 
 def _weights_of_pieces(train: Examples, objective: Objective) -> np.ndarray:
-    """The weight (P,) of each piece, or (P, K) of its labels: its row's, in equal parts."""
+    """The weight (P,) of each piece, or (P, K) of its labels: its row's weight in equal parts."""
     weights = objective.row_weights if objective.label_weights is None else objective.label_weights
     shares = weights if train.pieces is None else (weights.T / train.pieces).T
     found: np.ndarray = shares[train.row_of_piece()]
@@ -225,10 +225,10 @@ def build_job(
     objective: Objective | None = None,
     frozen: Frozen | None = None,
 ) -> Job[Classifier]:
-    """Everything the loop needs; the objective is one label a row where none is given.
+    """The job for the training loop. The default objective is one label per row.
 
-    A step takes pieces: of a long text in windows, each window is a row of its own to the loop.
-    frozen: the output of the frozen blocks; by default as ``run_frozen`` decides.
+    The loop's rows are pieces: each window of a long text is its own row.
+    frozen: the output of the frozen blocks, by default from ``run_frozen``.
     """
     objective = objective or one_label(train, val, model.head.out_features, settings)
     pieces = replace(train, weights=objective.row_weights).by_piece()

@@ -1,4 +1,4 @@
-"""What the two forms of the task ``classify`` share: one label per row, in task.py, and many, in many/task.py."""
+"""The shared part of the two variants of the task ``classify``: one label per row (task.py), and many (many/task.py)."""
 
 import time
 from abc import abstractmethod
@@ -84,7 +84,7 @@ class ClassifyPrepared(Prepared):
     rows: int
     labels: list[str]  # sorted; a label's number is its position
     max_length: int  # in tokens
-    long_texts: str = CUT  # what is read of longer texts
+    long_texts: str = CUT  # how longer texts are read
 
 
 class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
@@ -94,12 +94,12 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     solvable = True
     bodies = (GPT, Transformer, Encoder)
     prepared = ClassifyPrepared
-    decided_by = "accuracy"  # the metric that is the mean of right rows
+    decided_by = "accuracy"  # the metric that is the mean of the rows' correctness
     evaluation_files: tuple[str, ...] = ("predictions.csv", *TFIDF_FILES)
 
     @abstractmethod
     def targets(self, labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
-        """What is learnt of each row, from its label as prepared data hold it."""
+        """The training target of each row, from its label in the prepared data."""
 
     @abstractmethod
     def objective(self, classes: int, settings: Train, train: Examples, val: Examples) -> Objective:
@@ -294,7 +294,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         parts: dict[str, Examples],
         logits: dict[str, np.ndarray],
     ) -> LongTexts:
-        """How often the model is right on a sample of the long test rows, as read and in windows."""
+        """The model's accuracy on a sample of the long test rows, as read and in windows."""
         decides = (Bundle if evaluation.thresholds is None else ManyBundle)(
             model,
             tokenizer,
@@ -318,7 +318,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
     def _sample(
         self, recipe: Recipe, prepared: ClassifyPrepared, tokenizer: Tokenizer, texts: list[str], test: Examples
     ) -> Sample:
-        """Long test rows to be read in windows, too."""
+        """A sample of the long test rows, to read in windows as well."""
         budget = max(sum(test.ids.lengths()), TOKENS)
         read = np.bincount(test.row_of_piece(), test.ids.lengths(), len(test.rows))
         return draw_sample(tokenizer, texts, read, prepared.long_texts, prepared.max_length, budget, recipe.train.seed)
@@ -334,10 +334,10 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         parts: dict[str, Examples],
         test_logits: np.ndarray,
     ) -> None:
-        """Write what is found on the errors of the test rows; by default nothing."""
+        """Write explanations of the errors on test rows; by default nothing."""
 
     def exportable(self, recipe: Recipe, run: Run, model: Classifier, tokenizer: Tokenizer) -> Exportable:
-        """The classifier with its card; its logits are compared on test texts, with the evaluated ones if still here."""
+        """The classifier with its card. Its logits are compared on test texts, with the evaluated ones if still in memory."""
         evaluation = self.model_evaluation(run)
         rows, prepared = read_records(run, "test", LabelledRow), run.result("prepare", ClassifyPrepared)
         texts, targets = [row.text for row in rows], self.targets([row.label for row in rows], evaluation.labels)
@@ -345,7 +345,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         return replace(thing, logits=run.memory.get(LOGITS))
 
     def tested_rows(self, run: Run) -> TestedRows:
-        """The predicted label, or labels, of each test row, right or wrong."""
+        """The predicted label or labels of each test row, and whether they are right."""
         rows, given = read_tested(run.path("predictions.csv"), ("row", "text", "label"), "predicted")
         scores = np.array([wanted == own for (*_, wanted), own in zip(rows, given, strict=True)], dtype=float)
         return TestedRows(rows, given, self.decided_by, scores, share=True)
@@ -361,7 +361,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         return f'predict {directory} "your text"'
 
     def alternatives(self, recipe: Recipe, run: Run) -> list[str]:
-        """What each way to read long texts costs."""
+        """The cost of each way to read long texts."""
         path = run.path("data", "card.json")
         return what_ways_cost(ClassifierCard.from_json(read_json(path), path).tokens)
 
@@ -439,7 +439,7 @@ def write_predictions(
 ) -> None:
     """predictions.csv: each row with the prediction, its probability (n,) and the probability (n, K) of each label.
 
-    With `abstain_below` also with the decision, which is the prediction from this probability on.
+    With `abstain_below`, the decision is added: the prediction if its probability is at least that.
     """
     decided = decided_rows(confidence, abstain_below)
     with atomic_write(run.path("predictions.csv")) as file:

@@ -1,4 +1,4 @@
-"""What is read of long texts, in words, and what reading all of them would change: for card, dry run and report."""
+"""How long texts are read, in words, and the effect of reading them whole: for card, dry run and report."""
 
 from dataclasses import dataclass, replace
 
@@ -14,19 +14,19 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.pieces import CUT, HEAD_TAIL, WINDOWS, Pieces, count_windows
 from finetune.training.token_rows import encode
 
-SAMPLE = 200  # test rows at most that are read in windows, too
-TOKENS = 50_000  # of their windows at most, or as many as the test itself has
+SAMPLE = 200  # maximum number of test rows that are also read in windows
+TOKENS = 50_000  # maximum tokens of their windows, or as many as the test split has
 
 
 @dataclass(frozen=True)
 class LongTexts(Record):
-    """The test rows of more than max_length tokens, and how often the same model is right on some of them in windows."""
+    """The test rows of more than max_length tokens, and the model's accuracy on some of them as read and in windows."""
 
     way: str  # classify.long_texts
     max_length: int
     rows: int
     unread: float = 0.0  # share of the tokens of these rows
-    as_read: Metric | None = None  # accuracy on the sampled rows; of many labels, the share with exactly theirs
+    as_read: Metric | None = None  # accuracy on the sampled rows; with many labels, the share of exactly right sets
     in_windows: Metric | None = None
     difference: Difference | None = None  # in windows minus as read
 
@@ -37,16 +37,16 @@ class Sample:
 
     rows: int
     unread: float  # share of their tokens
-    at: list[int]  # places of the drawn rows in the split
+    at: list[int]  # positions of the drawn rows in the split
     windows: Pieces
 
 
 def draw_sample(
     tokenizer: Tokenizer, texts: list[str], read: np.ndarray, way: str, most: int, budget: int, seed: int
 ) -> Sample:
-    """Long rows at random, as many as have windows of at most `budget` tokens in all; none where windows are read anyway.
+    """Long rows at random whose windows have at most `budget` tokens in all; none if windows are read anyway.
 
-    read: the tokens (n,) that were read of each row; only rows of which `most` were read are tokenized again.
+    read: the number of tokens (n,) read of each row; only rows with at least `most` are tokenized again.
     """
     full = np.flatnonzero(read > most if way == WINDOWS else read >= most)
     ids = encode(tokenizer, [] if way == WINDOWS else [texts[i] for i in full])
@@ -64,7 +64,7 @@ def draw_sample(
 def compare_windows(
     found: LongTexts, as_read: np.ndarray, in_windows: np.ndarray, targets: np.ndarray, resamples: int, seed: int
 ) -> LongTexts:
-    """With how often decisions on n sampled rows are right. Decisions and targets: (n,), or of many labels (n, K)."""
+    """The rows with the accuracies on n sampled ones. Decisions and targets: (n,), or (n, K) with many labels."""
     n = len(targets)
     if not n:
         return found
@@ -76,7 +76,7 @@ def compare_windows(
 
 
 def told_of(tokens: TokenCounts) -> str:
-    """What is read of the rows longer than max_length: "12 truncated to 256"."""
+    """How the rows longer than max_length are read: "12 truncated to 256"."""
     most, rows = tokens.max_length, f"{tokens.cut_rows:,}"
     if tokens.long_texts == HEAD_TAIL:
         return f"{rows} longer than {most}, of which the first {most // 4} and the last {most - most // 4} are read"
@@ -87,7 +87,7 @@ def told_of(tokens: TokenCounts) -> str:
 
 
 def not_read(tokens: TokenCounts) -> str:
-    """The tokens of the rows in use that the model never reads; empty in a card of an earlier version."""
+    """A phrase on tokens of the rows in use that the model never reads; empty for a card of an earlier version."""
     if tokens.long_texts not in tokens.ways:
         return ""
     unread = tokens.ways[tokens.long_texts].unread
@@ -95,7 +95,7 @@ def not_read(tokens: TokenCounts) -> str:
 
 
 def what_ways_cost(tokens: TokenCounts) -> list[str]:
-    """What each way to read long texts costs, relative to the chosen one; time follows the tokens."""
+    """The cost of each way to read long texts, relative to the chosen one; time is proportional to tokens."""
     if not tokens.cut_rows:
         return [f"long texts: none has more than {tokens.max_length} tokens; classify.long_texts changes nothing"]
     own, lines = tokens.ways[tokens.long_texts], []
@@ -112,7 +112,7 @@ def what_ways_cost(tokens: TokenCounts) -> list[str]:
 
 
 def use_note(found: LongTexts | None) -> list[Text]:
-    """That transformers' pipeline reads long texts otherwise."""
+    """A note that transformers' pipeline reads long texts differently."""
     if found is None or found.way == CUT:
         return []
     note = "transformers' pipeline truncates long texts; export/hf/README.md shows how to read them as in training."
@@ -120,7 +120,7 @@ def use_note(found: LongTexts | None) -> list[Text]:
 
 
 def long_texts_section(found: LongTexts | None, rows: int) -> list[Section]:
-    """The report's section; none for an evaluation by an earlier version. rows: of the test."""
+    """The report's section; none for an evaluation by an earlier version. rows: number of test rows."""
     if found is None:
         return []
     longer = f"{found.rows:,} of {rows:,} test texts have more than {found.max_length} tokens"

@@ -44,7 +44,7 @@ _WORST = 20
 
 
 class Decisions(Protocol):
-    """What is known of decisions on rows with labels."""
+    """The part of an evaluation with a confusion matrix and the scores of each class."""
 
     @property
     def labels(self) -> list[str]: ...
@@ -382,7 +382,7 @@ def errors(found: Errors | None) -> Section:
 
 
 def leakage(evaluation: LabelledEvaluation, near: Sequence[Table | Text] = ()) -> Section:
-    """Texts that occur in several splits, and the headline without them. near: the same of near duplicates."""
+    """Texts that occur in several splits, and the headline without them. near: the same for near duplicates."""
     blocks: list[Table | Text] = [*provenance.overlap_table(evaluation.overlap, "text")]
     headline, clean = evaluation.headline, evaluation.clean
     if clean.n < headline.n:

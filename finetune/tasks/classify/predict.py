@@ -10,7 +10,7 @@ from finetune.training.sharing import follow
 
 
 def predict_texts(directory: Path, texts: list[str], adapters: Sequence[Path] = ()) -> Iterator[str]:
-    """A label and its probability for each text; several adapters answer in turn, each line with its adapter."""
+    """A label and its probability for each text; with several adapters, a line for each, which begins with its directory."""
     for where, ready in _predictors(directory, adapters):
         for label, sure in ready.shown(texts):
             line = f"{' '.join(label.split())}\t{sure}"
@@ -27,7 +27,7 @@ def predict_table(
     overwrite: bool = False,
     adapters: Sequence[Path] = (),
 ) -> Iterator[str]:
-    """Fill a table, and say what was read. adapters: one at most, since each would write the table again."""
+    """Fill a table, and report what was read. adapters: one at most, since each would overwrite the table."""
     [(_, ready)] = _predictors(directory, adapters)
     work = ("predict", str(directory), *map(str, adapters))
     counts = fill_table(ready, source, target, text, encoding, header, overwrite, work)
@@ -45,7 +45,7 @@ def help_predict(directory: Path, *adapters: Path) -> None:
 
 
 def _predictors(directory: Path, adapters: Sequence[Path]) -> Iterable[tuple[str, Predictor]]:
-    """The bundle in a directory, or with adapters each of them on the base weights there."""
+    """The bundle in a directory, or each of the adapters on the base weights there."""
     if not adapters:
         return [(str(directory), open_bundle(directory, mapped=True))]
     from finetune.tasks.classify.adapters import adapted_bundles

@@ -1,4 +1,4 @@
-"""What every classifier does with its logits: probabilities, decisions, names and metrics."""
+"""From a classifier's logits to probabilities, decisions, label names and metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Predictor(ABC):
     positive: str | None
     threshold: float | None
     thresholds: list[float] | None  # of each label, if a text may have many
-    costs: Costs | None  # of each true and predicted label: the least expected cost decides
-    abstain_below: float | None  # the probability of a label under which it is not decided on
+    costs: Costs | None  # of each true and predicted label; the label of the least expected cost is predicted
+    abstain_below: float | None  # abstain if the predicted label's probability is lower
     temperature: float
     columns: dict[str, str]  # text and label, as the training table calls them
     white_space: str  # keep or fold
@@ -33,7 +33,7 @@ class Predictor(ABC):
         """Raw logits (n, K), in fp32. Raises DataError for an empty text."""
 
     def any_logits(self, texts: list[str]) -> np.ndarray:
-        """As ``logits``, also of no text."""
+        """As ``logits``, but also for an empty list."""
         return self.logits(texts) if texts else np.zeros((0, len(self.labels)))
 
     def folded(self, text: str) -> str:
@@ -41,9 +41,9 @@ class Predictor(ABC):
         return fold_white_space(text) if self.white_space == "fold" else text
 
     def column(self, what: str, given: str | None, names: list[str]) -> str | None:
-        """The column of a table to read as text or label: the given one, else the one used in training, if the table has it.
+        """The column of a table to read as text or label: the given one, else that of the training table, if the table has it.
 
-        None where neither is: the table's own names and content tell it then.
+        None if there is neither: then it is detected from the table's names and content.
         """
         learnt = self.columns.get(what, "")
         here = bool(learnt) and (learnt in names or all(part.strip() in names for part in learnt.split(",")))
@@ -61,7 +61,7 @@ class Predictor(ABC):
         return found
 
     def margins(self, logits: np.ndarray) -> np.ndarray:
-        """For two labels, the log-odds (n,) of the second beyond those of the threshold; else the logits (n, K)."""
+        """For two labels, the log-odds (n,) of the second minus those of the threshold; else the logits (n, K)."""
         from scipy.special import logit
 
         scaled = logits.astype(np.float64) / self.temperature
@@ -77,17 +77,17 @@ class Predictor(ABC):
         return decide(probabilities, self._positive_at(), self.threshold, self.costs)
 
     def name(self, probabilities: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Each row's label, the bundle's threshold applied, and its probability (n,)."""
+        """Each row's label under the bundle's threshold, and its probability (n,)."""
         decided = self.decide(probabilities)
         return [self.labels[i] for i in decided], probabilities[np.arange(len(decided)), decided]
 
     def predict(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
-        """Labels and calibrated probabilities (n, K) of texts, the bundle's threshold applied."""
+        """Labels under the bundle's threshold, and calibrated probabilities (n, K), of texts."""
         probabilities = self.probabilities(self.logits(texts))
         return self.name(probabilities)[0], probabilities
 
     def shown(self, texts: list[str]) -> list[tuple[str, str]]:
-        """For the screen: each text's label and its probability, and the decision where it may abstain."""
+        """For the screen: each text's label and its probability, and the decision if the bundle may abstain."""
         names, sure = self.name(self.probabilities(self.logits(texts)))
         return [
             (label, "\t".join([f"{p:.4f}", *self.decisions([label], [p])]))
@@ -95,7 +95,7 @@ class Predictor(ABC):
         ]
 
     def decisions(self, names: Sequence[str], sure: ArrayLike) -> list[str]:
-        """Each row's label, or ``abstain``, from its probability (n,); nothing where the bundle never abstains."""
+        """Each row's label, or ``abstain``, from its probability (n,); nothing if the bundle never abstains."""
         if self.abstain_below is None:
             return []
         decided = decided_rows(np.asarray(sure), self.abstain_below)
@@ -131,7 +131,7 @@ class ManyLabels(Predictor):
         return found
 
     def margins(self, logits: np.ndarray) -> np.ndarray:
-        """The log-odds (n, K) of each label beyond those of its threshold."""
+        """The log-odds (n, K) of each label minus those of its threshold."""
         from scipy.special import logit
 
         found: np.ndarray = logits.astype(np.float64) / self.temperature - logit(np.array(self.thresholds))
@@ -142,7 +142,7 @@ class ManyLabels(Predictor):
         return probabilities >= np.array(self.thresholds)
 
     def name(self, probabilities: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Each row's labels, joined, and the probability (n,) of these and no others, taken as independent."""
+        """Each row's labels, joined, and the probability (n,) of exactly these labels, assuming that they are independent."""
         decided = self.decide(probabilities)
         return join_decided(self.labels, decided), set_probability(probabilities, decided)
 

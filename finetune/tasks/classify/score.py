@@ -26,7 +26,7 @@ from finetune.tasks.classify.long_texts import LongTexts
 
 TFIDF = "TF-IDF + logistic regression"
 MAJORITY = "majority class"
-MOST_FREQUENT = "most frequent labels"  # of a row that may have many
+MOST_FREQUENT = "most frequent labels"  # if a row may have many labels
 CANDIDATES = {MODEL: "the model", CHOSEN_TFIDF: TFIDF, AVERAGE: "the average of the model and TF-IDF"}
 _CURVE_POINTS = 200
 _MACRO_CLASSES = 10  # with more classes a mean curve is misleading
@@ -88,13 +88,13 @@ class LabelledEvaluation(Evaluation):
     labels: list[str]
     clean: CleanRows
     overlap: dict[str, OverlapCounts]
-    positive: str | None  # None, except for two labels of which a row has one
-    threshold: float | None  # for that label
-    thresholds: list[float] | None = None  # for each label, where a row may have many
+    positive: str | None  # None unless there are two labels and each row has one of them
+    threshold: float | None  # on the probability of that label
+    thresholds: list[float] | None = None  # for each label, if a row may have many
     aim: str
     temperature: float
     long_texts: LongTexts | None = None  # of the test rows
-    seeds: Seeds | None = None  # of several trainings; everything else is of the first
+    seeds: Seeds | None = None  # of several trainings; all other fields are those of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class ClassifierEvaluation(LabelledEvaluation):
     curves: Curves
     decision: Decision
     choice: Choice | None = None  # None without evaluate.choose = best
-    model: "ClassifierEvaluation | None" = None  # the model's own, if another won
+    model: "ClassifierEvaluation | None" = None  # the model's own, if another predictor won
 
 
 L = TypeVar("L", bound=LabelledEvaluation)
@@ -126,11 +126,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Scored(Generic[L]):
-    """An evaluation, its seconds not yet known, and what was predicted for the test rows."""
+    """An evaluation, with its seconds still to be filled in, and the predictions for the test rows."""
 
     evaluation: L
     predicted: list[str]  # (n,) labels as text
-    confidence: np.ndarray  # (n,) probability of what was predicted
+    confidence: np.ndarray  # (n,) probability of the prediction
     probabilities: np.ndarray  # (n, K)
     abstain_below: float | None = None  # that probability
     tfidf: TfidfModel | None = None  # where what was chosen holds it
@@ -156,7 +156,7 @@ def score_classifier(
     """The evaluation (its seconds are filled in later), and the test rows' probabilities (n, k) and predicted classes (n,).
 
     positive: index of the positive one of two labels, None for more. aim: as in evaluation/aims.py, and its costs.
-    headline: accuracy, f1 or f1_macro. temperature: fitted where None. rivals: the baselines besides the majority; where None
+    headline: accuracy, f1 or f1_macro. temperature: None to fit it. rivals: the baselines besides the majority; if None,
     TF-IDF, fitted here. texts, targets (class indices): with the keys train, val and test. logits (n, k): with the
     keys val and test. Temperature and decision rule are chosen on val alone.
     Raises RecipeError if the headline is not defined for this number of labels.
@@ -334,7 +334,7 @@ def never_predicted(labels: list[str], confusion: np.ndarray) -> list[str]:
 
 
 def subject(evaluation: LabelledEvaluation) -> str:
-    """What the metrics are of: the model, or what won on validation."""
+    """The subject of the metrics: the model, or the winner on validation."""
     choice = evaluation.choice if isinstance(evaluation, ClassifierEvaluation) else None
     return CANDIDATES[choice.winner] if choice else "this model"
 

@@ -18,9 +18,9 @@ from finetune.tasks.classify.bundle import CHUNK, open_bundle
 def score_file(
     bundle_path: Path, data: Path, text: str | None, label: str | None, encoding: str | None = None
 ) -> list[str]:
-    """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label that it does not know.
+    """The metrics of a bundle on a labelled file, as lines. Raises DataError for a label unknown to the bundle.
 
-    The file is read twice, for its labels and then for its texts; of a row only numbers and its label stay in memory.
+    The file is read twice, first for labels, then for texts; only numbers and the label of a row stay in memory.
     """
     bundle = open_bundle(bundle_path)
     layout = detect_format(data, encoding, HEADER_NAMES).layout

@@ -30,9 +30,9 @@ def with_seeds(task: LabelledTask[L], recipe: Recipe, run: Run, found: L) -> L:
 
 
 def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: LabelledEvaluation) -> Seeds:
-    """The metrics over the seeds: those of the run, which are `first`'s, and of each further training.
+    """The metrics over the seeds: those of the run (`first`), and of each further training.
 
-    All start from the same weights. A stopped run takes the trainings up again; their weights are not kept.
+    All start from the same weights. A stopped run resumes the trainings; their weights are not kept.
     """
     seeds = [recipe.train.seed + further for further in range(recipe.evaluate.seeds)]
     results = [first.metrics]
@@ -53,7 +53,7 @@ def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: Labell
 
 
 def _train(task: LabelledTask[Any], recipe: Recipe, run: Run, seed: int) -> dict[str, Metric]:
-    """One training, and its metrics on the test rows under a rule of its own."""
+    """One training, and its metrics on the test rows under its own decision rule."""
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed})})
     prepared = run.result("prepare", ClassifyPrepared)
     loaded = base_weights(recipe, run).load(recipe.train.dropout)

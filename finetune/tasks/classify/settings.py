@@ -1,4 +1,4 @@
-"""The section ``classify`` of a recipe, and what the task reads of the run's sections, by stage."""
+"""The section ``classify`` of a recipe, and the shared settings that the task reads in each stage."""
 
 from typing import Literal
 

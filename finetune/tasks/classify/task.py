@@ -87,7 +87,7 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         logits: dict[str, np.ndarray],
         start: Start,
     ) -> Scored[ClassifierEvaluation]:
-        """With TF-IDF and the majority class as baselines, or with what validation rows choose."""
+        """With TF-IDF and the majority class as baselines, or with the winner on the validation rows."""
         headline = recipe.evaluate.metric or "accuracy"
         if headline == "auto":
             headline = "f1" if len(labels) == 2 else "accuracy"
@@ -127,12 +127,12 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         )
 
     def winner(self, run: Run) -> str:
-        """What validation rows chose."""
+        """The predictor that was chosen on the validation rows."""
         choice = self._evaluation(run).choice
         return MODEL if choice is None else choice.winner
 
     def model_evaluation(self, run: Run) -> ClassifierEvaluation:
-        """The model's own, also where another won."""
+        """The model's own, even if another predictor won."""
         found = self._evaluation(run)
         return found.model or found
 
@@ -161,7 +161,7 @@ class ClassifyTask(LabelledTask[ClassifierEvaluation]):
         parts: dict[str, Examples],
         test_logits: np.ndarray,
     ) -> None:
-        """Write explanations.json, on the model's decisions also where another won."""
+        """Write explanations.json, on the model's decisions even if another predictor won."""
         evaluation = evaluation.model or evaluation
         folds = recipe.columns.white_space == "fold"
         trained = Trained(
@@ -193,5 +193,5 @@ TASK = ClassifyTask()
 
 
 def labelled_task(recipe: Recipe) -> LabelledTask[Any]:
-    """The form of the task that a recipe asks for."""
+    """The variant of the task that a recipe selects."""
     return MANY if recipe.classify.labels == "many" else TASK

@@ -1,4 +1,4 @@
-"""What predicts where not the model won: TF-IDF alone, without torch, or averaged with the model."""
+"""The predictors that may win over the model: TF-IDF alone, without torch, or averaged with the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.tasks.classify.bundle import BundleCard
 
 TFIDF_FILES = ("tfidf.json", "tfidf.safetensors")
-MODEL_FOLDER = "model"  # in the bundle of an average
+MODEL_FOLDER = "model"  # the model's folder in the bundle of an average
 
 
 def write_tfidf(directory: Path, model: TfidfModel) -> None:
@@ -72,7 +72,7 @@ class TfidfBundle(Predictor):
 
 @dataclass(frozen=True, kw_only=True)
 class AverageBundle(TfidfBundle):
-    """The average of the log-probabilities of TF-IDF and of a model."""
+    """The averaged log-probabilities of TF-IDF and a model."""
 
     model: Predictor
 
@@ -82,7 +82,7 @@ class AverageBundle(TfidfBundle):
 
 
 def load_winner(directory: Path, card: "BundleCard", load_model: Callable[[Path], Predictor]) -> Predictor:
-    """The bundle in a directory whose card names a winner. load_model: for the model's folder. Raises WeightsError."""
+    """The bundle in a directory whose card names a winner. load_model: loads the model's folder. Raises WeightsError."""
     if (directory / MANIFEST).exists() and (why := damage(directory)):
         raise WeightsError(f"{directory}: this bundle is damaged or was edited", got=why, do="Export it again.")
     tfidf = read_tfidf(directory)

@@ -31,7 +31,7 @@ def export_winner(
 ) -> Exported:
     """Write export/bundle/, read it back, and compare its probabilities with those of the evaluation.
 
-    exportable: of a model and its tokenizer. Raises WeightsError if a probability is another one.
+    exportable: of a model and its tokenizer. Raises WeightsError if a probability differs.
     """
     assert evaluation.choice is not None, "a winner was chosen"
     winner, directory = evaluation.choice.winner, run.path("export", "bundle")

@@ -24,7 +24,7 @@ HELP = f"{RESET} clears the conversation, {QUIT} or Ctrl-D ends it"
 
 
 class FromFirstWord:
-    """Writes text without the white space at its beginning, and keeps it."""
+    """Writes text without leading white space, and stores what was written."""
 
     def __init__(self, write: Callable[[str], None]):
         self.write = write
@@ -40,11 +40,11 @@ class FromFirstWord:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads of a conversation."""
+    """The part of a conversation that the model reads."""
 
     ids: list[int]
-    dropped: int  # first exchanges that leave no room for an answer
-    cut: int  # tokens at the beginning of the last question that do not fit, either
+    dropped: int  # number of first exchanges left out to make room for an answer
+    cut: int  # number of tokens left out at the beginning of the last question
 
 
 @dataclass

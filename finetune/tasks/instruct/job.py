@@ -122,7 +122,8 @@ def evaluate(
     """Answers to the test's questions, and losses on the answers of test and validation, before and after training.
 
     records: of all splits; examples: of test and validation. Records that do not fit are left out, as in training.
-    column: row number -> value of the column evaluate.slice_by. Returns the evaluation, its time still open, and all rows.
+    column: row number -> value of the column evaluate.slice_by. Returns the evaluation (its seconds are filled in
+    later) and all rows.
     """
     settings, resamples, seed = recipe.instruct, recipe.evaluate.resamples, recipe.train.seed
     models = {"before": before.eval(), "after": after.eval()}

@@ -34,7 +34,7 @@ _CHAT_TEMPLATE = (  # as _chat
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
 )
-_OLLAMA_CHAT = (  # one turn, which ollama repeats; in the last it leaves out what follows .Response
+_OLLAMA_CHAT = (  # one turn, which ollama repeats; in the last turn it drops everything after .Response
     "{{ if .System }}System: {{ .System }}\n{{ end }}User: {{ .Prompt }}\nAssistant:"
     f'{{{{ if and .Response (ne (slice .Response 0 1) " ") }}}} {{{{ end }}}}{{{{ .Response }}}}{END_OF_TEXT}\n'
 )
@@ -115,7 +115,7 @@ def chat_template(settings: Instruct) -> str:
 
 
 def ollama_template(settings: Instruct) -> str:
-    """The style as a Go template, in which ollama writes the question to the place of .Prompt."""
+    """The style as a Go template, in which ollama replaces .Prompt by the question."""
     if settings.style == "chat" and not settings.template:
         return _OLLAMA_CHAT
     literal = _templates(settings)[1].replace("{input}", "").split("{instruction}")
@@ -123,7 +123,7 @@ def ollama_template(settings: Instruct) -> str:
 
 
 def as_messages(record: InstructRecord, settings: Instruct) -> list[dict[str, str]] | None:
-    """A record up to its last answer as messages; none where the style's prompt is more than a question."""
+    """A record up to its last answer as messages; none if the style's prompt has more than a question."""
     if isinstance(record, Instruction) and record.input and (settings.style != "chat" or settings.template):
         return None
     system, exchanges = record.conversation()
@@ -165,7 +165,7 @@ def _single(record: InstructRecord, settings: Instruct) -> dict[str, str]:
 def _chat(system: str, exchanges: list[tuple[str, str]]) -> list[Piece]:
     """One line per turn. An answer begins with a space, so that its first word is tokenized as in running text.
 
-    A model's own answer has that space where other programs send it back, and gets no second one.
+    An answer that other programs send back already has that space, and gets no second one.
     """
     found, before = [], f"System: {system}\n" if system else ""
     for user, assistant in exchanges:

@@ -1,4 +1,4 @@
-"""The task ``instruct`` in a run: instruction records in, a language model that answers them out."""
+"""The task ``instruct`` in a run: from instruction records to a language model that answers them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +57,7 @@ from finetune.training.precision import device_type
 from finetune.training.trial import Probe
 
 COMPARED = 100  # conversations on which the chat template is compared
-SPECIAL_TOKENS = [  # of a style with several answers, each closed by a special token
+SPECIAL_TOKENS = [  # for a style with several answers, each ended by a special token
     "A `<|endoftext|>` that somebody types stays text with `tokenizer.apply_chat_template(messages,",
     "add_generation_prompt=True, sanitize_control_tokens=True)`, in transformers from 5.23 on; else it ends an answer.",
     "",

@@ -31,7 +31,7 @@ JSON_LINE = 1 << 25  # characters of a line of JSONL, which is read whole; a few
 
 
 def text_files(path: Path, stream: bool = False) -> list[Path]:
-    """The path itself, or all text files below a folder, sorted by name. stream: those that can be read as a stream."""
+    """The path itself, or all text files below a folder, sorted by name. stream: only those that can be read as a stream."""
     path, endings = Path(path), streams.ENDINGS if stream else ENDINGS
     if is_saved_dataset(path):
         return [path]
@@ -168,8 +168,8 @@ def _open(path: Path) -> TextIO:
 def locate_text(name: str, stream: bool = False) -> DataSource:
     """Find the plain text called `name`. Raises DataError.
 
-    name: a file, a folder of text files or saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``text-sample``; of a
-    stream also an address. A stream from elsewhere is located by the file that pins it.
+    name: a file, a folder of text files or saved by `datasets`, ``hf:OWNER/NAME``, or the bundled ``text-sample``; for a
+    stream also a URL. A remote stream is located by the file that pins it.
     """
     if stream and streams.is_elsewhere(name):
         return DataSource(name, streams.pin_stream(name), Detected(TableFormat()), "read as a stream")
@@ -274,18 +274,18 @@ def source_name(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a document and what becomes of it."""
+    """A piece of a document, and where and how often it is written."""
 
     text: str
     split: str  # train or val
-    begins: bool  # a document
-    times: int  # that it is written; 0: left out, because it contains a row of an evaluation set
+    begins: bool  # whether it begins a document
+    times: int  # how often it is written; 0: left out, because it contains a row of an evaluation set
 
 
 def place_pieces(
     pieces: Iterable[tuple[str, bool]], val_fraction: float, share: float, seed: int, exclusion: Exclusion
 ) -> Iterator[Piece]:
-    """What becomes of the pieces of a source, without those of documents that its share leaves out.
+    """Decide for each piece of a source where it is written; pieces of documents that its share leaves out are dropped.
 
     A long document is checked piece by piece; the piece after one that was left out begins a new document.
     """
@@ -302,7 +302,7 @@ def place_pieces(
 
 
 def _times(text: str, share: float, seed: int) -> int:
-    """How often a document is written. share: 2.3 is twice, and a third time for 30 % of the documents."""
+    """How often a document is written. share: 2.3 means twice, and a third time for 30 % of the documents."""
     digest = hashlib.sha256(f"share/{seed}/{text[:4096]}".encode("utf-8", "replace")).digest()
     return int(share) + (int.from_bytes(digest[:8], "big") < (share % 1) * 2**64)
 

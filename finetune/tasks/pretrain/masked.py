@@ -124,7 +124,7 @@ def evaluate(
 ) -> LanguageEvaluation:
     """Evaluate an encoder before and after training on the same masked tokens, and let both fill in a few texts.
 
-    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are not yet known.
+    parts: for each text ("val", "eval") its sources by name. The evaluation's seconds are filled in later.
     """
     models = {"before": before.eval(), "after": after.eval()}
     measured: dict[str, dict[str, dict[str, Metric]]] = {"before": {}, "after": {}}

@@ -34,7 +34,7 @@ def goes_to_val(first_piece: str, val_fraction: float, seed: int) -> bool:
 
 @dataclass(frozen=True)
 class Written(Record):
-    """What is in a file of ids, and its hash. bytes: of the text."""
+    """The size of a file of ids, and its hash. bytes: of the text."""
 
     documents: int = 0
     tokens: int = 0
@@ -46,7 +46,7 @@ class TokenWriter:
     """Writes documents into one file of ids per split; every document begins with the end-of-text id.
 
     That id is the only context of a document's first token, and the target after the last token of the one before.
-    splits: names of the files, or with what each goes on from (``save``); anything after that is cut off.
+    splits: names of the files, or also the state that each continues from (``save``); anything after it is cut off.
     """
 
     def __init__(self, directory: Path, tokenizer: Tokenizer, splits: Iterable[str] | Mapping[str, Written] = SPLITS):
@@ -78,7 +78,7 @@ class TokenWriter:
         self.bytes[split] += len(piece.encode("utf-8", "replace"))
 
     def save(self, split: str) -> Written:
-        """Flush a split's file to the disk. Returns what another writer goes on from."""
+        """Flush a split's file to the disk. Returns the state from which another writer can continue."""
         file = self.files[split]
         path = Path(file.name)
         with writing(path):
@@ -96,7 +96,7 @@ class TokenWriter:
 class TokenBlocks(ABC):
     """Token ids as blocks of `context` inputs, each with the token that follows as its target."""
 
-    groups: Sequence[int] = ()  # numbers of consecutive blocks that are at hand together; none: all are
+    groups: Sequence[int] = ()  # sizes of groups of consecutive blocks that are available together; empty: one
 
     def __init__(self, context: int, end_of_text: int, across: bool):
         self.context, self.end_of_text, self.across = context, end_of_text, across
@@ -143,7 +143,7 @@ class PackedTokens(TokenBlocks):
     ):
         ids = np.memmap(path, dtype=token_dtype(vocab_size), mode="r")
         self.ids = ids[start : len(ids) if stop is None else stop + 1]
-        self.map: mmap.mmap = ids._mmap  # type: ignore[attr-defined]  # numpy's own, of the whole file
+        self.map: mmap.mmap = ids._mmap  # type: ignore[attr-defined]  # numpy's own map of the whole file
         self.first_byte = start * ids.itemsize
         super().__init__(context, end_of_text, across)
         if len(self.ids) < 2:
@@ -178,7 +178,7 @@ class PackedTokens(TokenBlocks):
         return inputs, targets
 
     def stretches(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Inputs and targets of every stretch of tokens in which each attends to all before: documents, or whole blocks."""
+        """Inputs and targets of every stretch in which a token attends to all earlier ones: documents, or whole blocks."""
         for block in range(len(self)):
             start, targets = block * self.context, self.targets(block).tolist()
             inputs = self.ids[start : start + len(targets)].tolist()

@@ -26,7 +26,7 @@ MASKED_NOTE = (
     "15 % of the tokens are masked, always the same ones, and predicted from both sides. The loss is per masked token, so "
     "it is only comparable for the same vocabulary, and not with the loss of a model that predicts the next token."
 )
-FEW_BLOCKS = 20  # below, a bootstrap over blocks says little
+FEW_BLOCKS = 20  # with fewer, a bootstrap over blocks is unreliable
 PARTS = {"train": "Training text", "val": "Held-out text", "eval": "Evaluation file"}
 
 
@@ -55,7 +55,7 @@ PAGE = Page(LanguageEvaluation, TextCard, page)
 
 
 def verdict(evaluation: LanguageEvaluation) -> str:
-    """What the numbers say, in one to three sentences."""
+    """The verdict on the numbers, in one to three sentences."""
     if is_masked(evaluation):
         return masked_verdict(evaluation)
     headline, before = evaluation.headline, evaluation.before["val"]["bits_per_byte"].value
@@ -78,7 +78,7 @@ def verdict(evaluation: LanguageEvaluation) -> str:
 
 
 def is_masked(evaluation: LanguageEvaluation) -> bool:
-    """Whether an encoder predicted masked tokens."""
+    """Whether the model is an encoder that predicted masked tokens."""
     return evaluation.objective == "masked"
 
 
@@ -250,7 +250,7 @@ def data_section(card: TextCard | None) -> Section:
 
 
 def use(name: str, masked: bool) -> Section:
-    """What the weights are for."""
+    """How to use the weights."""
     run = shlex.quote(f"runs/{name}")
     commands = [
         f"finetune classify my.csv --weights {run}",

@@ -109,4 +109,4 @@ class LanguageEvaluation(Evaluation):
     sources: list[SourceBits]
     samples: list[Sample]
     sampling: Sampling
-    objective: str = "next-token"  # or masked: the metrics are those of masked tokens, which the samples show filled in
+    objective: str = "next-token"  # or masked: metrics of masked tokens, and samples with these filled in

@@ -62,7 +62,7 @@ OBJECTIVE = "pretrain.objective"
 BLOCKS = ("max_length", "pretrain.across_documents", OBJECTIVE)
 READS = {
     "download": ("pretrain.eval_data", "pretrain.exclude", "pretrain.stream"),
-    "verify": (OBJECTIVE,),  # of new weights: their architecture and their vocabulary
+    "verify": (OBJECTIVE,),  # for new weights: their architecture and their vocabulary
     "prepare": (*TEXT, OBJECTIVE, "split.seed", "pretrain.stream", *STREAM),
     "train": (
         *BLOCKS,

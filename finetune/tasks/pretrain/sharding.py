@@ -1,7 +1,7 @@
-"""Cut a stream of text into shards of tokens, in one pass that may be stopped.
+"""Cut a stream of text into shards of tokens, in one pass that can be resumed.
 
-Whenever a shard is full, a note says how far the stream was read. A later pass goes on from there, at the piece of text
-in which that shard ends, and leaves the same bytes as one that was never stopped.
+Whenever a shard is full, the position in the stream is saved. A resumed pass continues at the piece of text in which
+that shard ends, and writes the same bytes as an uninterrupted one.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from finetune.tasks.pretrain.streaming import (
 )
 from finetune.tokenizer import Tokenizer
 
-PROGRESS = "stream-progress.json"  # in data/, until the stage has ended
+PROGRESS = "stream-progress.json"  # in data/, until the stage ends
 CUTS = (
     "val_fraction",
     "shares",
@@ -44,12 +44,12 @@ CUTS = (
     "shard_tokens",
     "stream_tokens",
     "val_tokens",
-)  # settings that decide its bytes
+)  # settings that the bytes depend on
 
 
 @dataclass
 class Size(Record):
-    """What was read of a source's part."""
+    """The amount read so far of a source's training or held-out part."""
 
     pieces: int = 0
     documents: int = 0
@@ -64,46 +64,47 @@ class Size(Record):
         self.bytes += len(piece.text.encode("utf-8", "replace")) * piece.times
 
     def counts(self) -> PartCounts:
-        """Its size on the report's page."""
+        """The size for the report."""
         return PartCounts(self.documents, self.tokens)
 
 
 @dataclass
 class Progress(Record):
-    """How far a stream was read: all before the piece of text in which the last full shard ends."""
+    """How far a stream was read: up to the piece of text in which the last full shard ends."""
 
-    inputs: str  # the hash of what the result depends on
+    inputs: str  # the hash of everything that the result depends on
     index: StreamIndex  # with the full shards
-    train: list[Size]  # of each source, without that piece
+    train: list[Size]  # sizes of each source, without that piece
     held_out: list[Size]
     excluded: list[Size]
     val: Written = field(default_factory=Written)  # the file of held-out documents
-    unused: int = 0  # held-out documents that are in no file
-    next: Place = field(default_factory=Place)  # of the next shard
-    piece: Place = field(default_factory=Place)  # its document, and how many of its tokens are before it
-    pieces: int = 0  # of its document before it
+    unused: int = 0  # held-out documents that were not written
+    next: Place = field(default_factory=Place)  # where the next shard begins
+    piece: Place = field(default_factory=Place)  # that piece's document, and its number of tokens before the piece
+    pieces: int = 0  # number of the document's pieces before it
 
     def reads(self) -> Iterator[Read]:
-        """What is still to be read."""
+        """The rest of the stream."""
         return islice(read_stream(self.index, self.piece), self.pieces, None)
 
 
 class ShardCutter:
-    """Cuts training tokens into shards of `size` inputs; a shard's last token, a target, is the first of the next.
+    """Cuts training tokens into shards of `size` inputs; a shard's last token is only a target, and begins the next shard.
 
-    place: of the shard to fill first. begun: where in its document the tokens that are added first begin, not after it.
+    place: where the first shard to fill begins. begun: where the first tokens to be added begin, in the same document
+    and not after `place`.
     """
 
     def __init__(self, size: int, dtype: np.dtype, place: Place, begun: Place):
         self.size, self.dtype = size, dtype
-        self.place = place  # of the shard that is being filled
-        self.begun = begun  # of the document, and how many of its tokens were added
-        self.known = place.skip - begun.skip  # tokens to be added that are in shards before
+        self.place = place  # where the shard being filled begins
+        self.begun = begun  # the current document, and the number of its tokens added
+        self.known = place.skip - begun.skip  # tokens to be added that are already in earlier shards
         self.held: list[np.ndarray] = []
         self.count = 0  # tokens held
 
     def add(self, read: Read | None, ids: list[int]) -> Iterator[tuple[Place, np.ndarray]]:
-        """Add tokens of a document, and yield the shards that they fill. read: None for those after the last one."""
+        """Add tokens of a document, and yield the shards that they fill. read: None for the tokens after the last document."""
         if read is not None and (read.source, read.state) != (self.begun.source, self.begun.state):
             self.begun = Place(read.source, read.state)
         array, start = np.array(ids, self.dtype), self.known
@@ -119,13 +120,13 @@ class ShardCutter:
         self.begun = Place(self.begun.source, self.begun.state, self.begun.skip + len(array))
 
     def rest(self) -> Iterator[tuple[Place, np.ndarray]]:
-        """The last shard, if anything is left for it."""
+        """The last shard, if any tokens are left."""
         if self.count > 1:
             yield self.place, np.concatenate(self.held)
 
 
 def check_room(settings: Pretrain, token_bytes: int = 2) -> None:
-    """Raise RecipeError if the disk may not even hold one shard."""
+    """Raise RecipeError if the disk has no room for even one shard."""
     needed = (settings.shard_tokens + 1) * token_bytes
     if needed > settings.disk_megabytes * 1e6:
         raise RecipeError(
@@ -146,11 +147,11 @@ def write_stream(
 ) -> TextCounts:
     """Read a stream once, and write ``val.bin`` with held-out documents and ``stream.json``, the index of its shards.
 
-    A hash of a document's beginning decides whether it is held out. After ``pretrain.val_tokens`` held-out tokens
-    further such documents are left out, so that no copy of one can be trained on. Shards stay on the disk while there
-    is room. If an earlier call was stopped, this one goes on from its ``stream-progress.json``, which the caller deletes.
+    A hash of a document's beginning decides whether it is held out. After ``pretrain.val_tokens`` held-out tokens, more
+    such documents are dropped, so that no copy of one can be trained on. Shards stay on the disk while there is room.
+    If an earlier call was stopped, this one resumes from its ``stream-progress.json``, which the caller deletes.
 
-    hashes: of the files; where one of them has changed, the stream is read from its beginning. Raises DataError if a
+    hashes: of the files; if one of them has changed, the stream is read from its beginning. Raises DataError if a
     part is empty.
     """
     dtype = token_dtype(tokenizer.vocab_size)
@@ -238,7 +239,7 @@ def write_stream(
 
 
 def _stopped(directory: Path, inputs: str, dtype: np.dtype) -> Progress | None:
-    """How far a call that was stopped came, if its files are whole and depend on the same."""
+    """The progress of a call that was stopped, if its files are intact and depend on the same inputs."""
     path, val = directory / PROGRESS, directory / "val.bin"
     if not path.exists() or not val.exists():
         return None

@@ -1,8 +1,8 @@
-"""Text as shards of tokens in a bounded part of the disk, for more of it than the disk holds.
+"""Text as shards of tokens in bounded disk space, for a stream that is larger than the disk.
 
-``prepare`` reads the stream once (``sharding``). It keeps some held-out documents, and notes of each shard where in the
-stream it begins and the hash of its tokens. Training makes each shard again from there when its turn comes, if it is not
-there still, so that the order of the batches is a function of (seed, epoch) and a resumed run has the same ones.
+``prepare`` reads the stream once (``sharding``). It keeps some held-out documents, and records for each shard where in
+the stream it begins and the hash of its tokens. Training recreates a shard that is not on the disk when it needs it, so
+that the order of the batches is a function of (seed, epoch) and the same in a resumed run.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ SHARDS = "shards"  # the folder in a run
 
 @dataclass(frozen=True)
 class Place(Record):
-    """Where a shard begins: at a document of a source, and how many of its training tokens are in shards before."""
+    """Where a shard begins: a document of a source, and the number of its training tokens in earlier shards."""
 
     source: int = 0
-    state: State | None = None  # of the stream where the document begins; None: at its beginning
+    state: State | None = None  # the stream's state where the document begins; None: the stream's beginning
     skip: int = 0
 
 
 @dataclass(frozen=True)
 class Shard(Record):
-    """A shard's place, its number of tokens, of which the last is only a target, and their hash."""
+    """A shard's place, its number of tokens (the last is only a target), and their hash."""
 
     place: Place
     tokens: int
@@ -51,7 +51,7 @@ class Shard(Record):
 
 @dataclass(frozen=True)
 class Source(Record):
-    """A file, or a pinned stream. one_document: whether it is divided at its paragraphs."""
+    """A file, or a pinned stream. one_document: whether it is split at its paragraphs."""
 
     name: str
     path: str
@@ -61,7 +61,7 @@ class Source(Record):
 
 @dataclass(frozen=True)
 class StreamIndex(Record):
-    """How to make every shard: the content of ``data/stream.json``."""
+    """How to recreate every shard: the content of ``data/stream.json``."""
 
     sources: list[Source]
     val_fraction: float
@@ -72,7 +72,7 @@ class StreamIndex(Record):
 
     @cached_property
     def exclusion(self) -> Exclusion:
-        """Finds the rows of the evaluation sets that are excluded."""
+        """Finds rows of the excluded evaluation sets."""
         return Exclusion(row for file in evaluation_files(self.exclude) for row in evaluation_rows(file))
 
 
@@ -87,11 +87,11 @@ class Read:
 
 
 def read_stream(index: StreamIndex, place: Place) -> Iterator[Read]:
-    """The pieces of all documents from a place on."""
+    """The pieces of all documents, starting at a place."""
     for number in range(place.source, len(index.sources)):
         source = index.sources[number]
         stream = TextStream(Path(source.path))
-        begun = [place.state if number == place.source else None]  # the state where the document began
+        begun = [place.state if number == place.source else None]  # the state at the beginning of the document
         pieces = _noting(stream, pieces_from(stream, begun[0], source.one_document), begun)
         document, count = begun[0], 0
         for piece in place_pieces(pieces, index.val_fraction, source.share, index.seed, index.exclusion):
@@ -102,7 +102,7 @@ def read_stream(index: StreamIndex, place: Place) -> Iterator[Read]:
 
 
 def pieces_from(stream: TextStream, state: State | None, one_document: bool) -> Iterator[tuple[str, bool]]:
-    """As ``iterate_pieces`` of a file."""
+    """The pieces as ``iterate_pieces`` yields them for a file."""
     if one_document:
         return paragraphs(text for text in stream.texts(state) if text.strip() != END_OF_TEXT)
     if not stream.gives_lines:
@@ -120,7 +120,7 @@ def _noting(
 
 
 def train_ids(read: Read | None, tokenizer: Tokenizer) -> list[int]:
-    """The training tokens of a piece. None: of the stream's end, the token that closes the last document."""
+    """The training tokens of a piece. None: the stream's end, with the token that ends the last document."""
     if read is None:
         return [tokenizer.end_of_text]
     if read.piece.split != "train" or not read.piece.times:
@@ -129,18 +129,18 @@ def train_ids(read: Read | None, tokenizer: Tokenizer) -> list[int]:
 
 
 class ShardFolder:
-    """The shards on the disk: never more than `most_bytes` of them, also while one is written."""
+    """The shards on the disk: never more than `most_bytes`, even while one is written."""
 
     def __init__(self, folder: Path, most_bytes: int):
         self.folder, self.most_bytes = folder, most_bytes
-        self.used: list[int] = []  # numbers of shards, the latest last
+        self.used: list[int] = []  # numbers of shards, the most recent last
 
     def path(self, number: int) -> Path:
         """The file of a shard."""
         return self.folder / f"{number:08d}.bin"
 
     def write(self, number: int, ids: np.ndarray, keep: Collection[int] = ()) -> None:
-        """Write a shard, after deleting others that were used last: they are needed last, in the next epoch."""
+        """Write a shard, after deleting the most recently used ones, which are needed last, in the next epoch."""
         self.folder.mkdir(exist_ok=True)
         self._clear()
         for old in self._in_order_of_need():
@@ -152,7 +152,7 @@ class ShardFolder:
             file.write(ids.tobytes())
 
     def keep_first(self, count: int) -> None:
-        """Delete all shards but the first `count`, and the last of those for which there is no room."""
+        """Delete all shards but the first `count`, and the last of these until the rest fits."""
         self._clear()
         for number in sorted(self._there(), reverse=True):
             if number >= count or self.bytes() > self.most_bytes:
@@ -176,12 +176,12 @@ class ShardFolder:
         )
 
     def note(self, number: int) -> None:
-        """A shard is used now."""
+        """Record that a shard is used now."""
         self.used = [other for other in self.used if other != number] + [number]
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Let one of the processes that train together make a shard; the others find it."""
+        """Let one of the processes that train together make a shard, which the others then find."""
         self.folder.mkdir(exist_ok=True)
         with open(self.folder / "lock", "a") as file:
             while not try_lock(file):
@@ -190,7 +190,7 @@ class ShardFolder:
 
 
 class StreamedTokens(TokenBlocks):
-    """The training blocks of a stream. The blocks of a shard are at hand together."""
+    """The training blocks of a stream. The blocks of a shard are available together."""
 
     def __init__(self, index: StreamIndex, folder: ShardFolder, tokenizer: Tokenizer, context: int, across: bool):
         super().__init__(context, tokenizer.end_of_text, across)
@@ -219,7 +219,7 @@ class StreamedTokens(TokenBlocks):
         return self._shard(number).batch([block % self.per_shard for block in blocks], ignore)
 
     def read_ahead(self, blocks: list[int]) -> None:
-        """As in ``TokenBlocks``: a thread makes a shard that is missing, if the disk may hold it beside those before it."""
+        """As in ``TokenBlocks``: a thread makes a missing shard if the disk has room for it beside the earlier ones."""
         if self.making is not None and self.making.is_alive():
             return
         keep, size = {self.number}, (self.index.shard_tokens + 1) * token_dtype(self.tokenizer.vocab_size).itemsize
@@ -232,11 +232,11 @@ class StreamedTokens(TokenBlocks):
                 return
 
     def _make_ahead(self, number: int, keep: Collection[int]) -> None:
-        with suppress(FinetuneError, OSError):  # raised where the shard is needed and is made again
+        with suppress(FinetuneError, OSError):  # raised when the shard is needed and made again
             self._ensure(number, keep)
 
     def _ensure(self, number: int, keep: Collection[int] = ()) -> Path:
-        """The file of a shard, made again from the stream if it is not on the disk as it was."""
+        """The file of a shard, recreated from the stream if it is missing or has changed."""
         path = self.folder.path(number)
         with self.folder.one_at_a_time():
             if not path.exists() or sha256_file(path) != self.index.shards[number].sha256:

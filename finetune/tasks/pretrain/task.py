@@ -45,7 +45,7 @@ from finetune.training.precision import device_type
 from finetune.training.trainable import Trainable
 from finetune.training.trial import Probe, choose, second_time
 
-Learner = LanguageModel | Encoder  # what it trains
+Learner = LanguageModel | Encoder  # the models that it trains
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class PackedPrepared(Prepared):
     documents: dict[str, int]
     tokens: dict[str, int]
     bytes: dict[str, int]
-    vocab_size: int | None = None  # of an encoder, with the mask
+    vocab_size: int | None = None  # for an encoder, including the mask
 
     def training_rows(self, context: int) -> int:
-        """Blocks that fill the model's context."""
+        """Number of blocks that fill the model's context."""
         return self.tokens["train"] // context
 
 
@@ -85,7 +85,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         return locate_text(recipe.data, recipe.pretrain.stream)
 
     def check_settings(self, recipe: Recipe) -> None:
-        """Also refuse settings of a stream where there is none, and a disk without room for a shard."""
+        """Also refuse settings of a stream if there is none, and a disk without room for a shard."""
         super().check_settings(recipe)
         own, changed = recipe.pretrain, [name for name in STREAM if value_of(recipe, name) != value_of(Recipe(), name)]
         if changed and not own.stream:
@@ -98,7 +98,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             check_room(own)
 
     def check_data(self, recipe: Recipe) -> None:
-        """A stream must give a text."""
+        """Check that a stream has a text."""
         if recipe.pretrain.stream:
             for file in text_files(self.locate(recipe).path, stream=True):
                 next(TextStream(file).texts(), None)
@@ -154,7 +154,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         """None: the number of tokens depends on the tokenizer."""
 
     def check_start(self, recipe: Recipe, body: type[Body], config: GPTConfig) -> None:
-        """Also check the objective: masked words for an encoder, the next token for a decoder; a GPT-2 can start both."""
+        """Also check the objective: masked words for an encoder, the next token for a decoder; both can start from a GPT-2."""
         super().check_start(recipe, body, config)
         own: dict[type[Body], str] = {Transformer: "next-token", Encoder: "masked"}
         objective = own.get(body, recipe.pretrain.objective)
@@ -166,7 +166,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
             )
 
     def architecture(self, recipe: Recipe) -> Architecture:
-        """An encoder learns masked words."""
+        """An encoder for the objective masked, else a decoder."""
         return "encoder" if is_masked(recipe) else "decoder"
 
     def new_tokenizer(self, recipe: Recipe) -> Tokenizer:
@@ -192,7 +192,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
     def build_job(
         self, recipe: Recipe, run: Run, setup: TrainingSetup[LossModule[Learner]], device: torch.device
     ) -> Job[Any]:
-        """Over the blocks of the packed tokens."""
+        """The job over the blocks of the packed tokens."""
         prepared, model = run.result("prepare", PackedPrepared), setup.model
         val_tokens = packed_tokens(recipe, run, model.body, setup.tokenizer, "val")
         train_tokens: TokenBlocks
@@ -280,7 +280,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         )
 
     def next_command(self, directory: Path) -> str:
-        """Continue a text; an encoder cannot, and classifies."""
+        """Continue a text; an encoder, which cannot, is used to classify."""
         if is_masked(Run(directory).recipe()):
             return f"classify my.csv --weights {directory}"
         return f'generate {directory} "The"'
@@ -294,7 +294,7 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         return Probe(job, choose(whole.lengths, setup.settings, whole.groups), whole)
 
     def evaluation_seconds(self, recipe: Recipe, run: Run, setup: TrainingSetup, device: torch.device) -> float:
-        """For the held-out blocks, one at a time, before and after training."""
+        """Estimated seconds for the held-out blocks, one at a time, before and after training."""
         tokens = packed_tokens(recipe, run, setup.model.body, setup.tokenizer, "val")
         model = setup.model.to(device).eval()
         if is_masked(recipe):
@@ -306,12 +306,12 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
 
 
 def is_masked(recipe: Recipe) -> bool:
-    """Whether an encoder learns masked words."""
+    """Whether the recipe trains an encoder on masked words."""
     return bool(recipe.pretrain.objective == "masked")
 
 
 def shard_folder(recipe: Recipe, run: Run) -> ShardFolder:
-    """Where the shards of a run's stream are."""
+    """The folder with the shards of a run's stream."""
     return ShardFolder(run.path(SHARDS), int(recipe.pretrain.disk_megabytes * 1e6))
 
 

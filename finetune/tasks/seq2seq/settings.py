@@ -39,7 +39,7 @@ MODEL = ("seq2seq.family", "seq2seq.zero_init_cross_attention", "seq2seq.label_s
 WRITING = ("seq2seq.max_new_tokens", "seq2seq.beams", "seq2seq.length_penalty")
 READS = {
     "download": (*TABLES, "evaluate.slice_by"),
-    "verify": (*TABLES, "split", "seq2seq.family"),  # of new weights: their architecture and their vocabulary
+    "verify": (*TABLES, "split", "seq2seq.family"),  # for new weights: their architecture and their vocabulary
     "prepare": (*TABLES, "split", "max_length", "seq2seq.family", "seq2seq.max_new_tokens"),
     "train": MODEL,
     "evaluate": (*MODEL, *WRITING, "evaluate.slice_by"),

@@ -1,4 +1,4 @@
-"""The task ``seq2seq`` in a run: pairs of source and target in, a model that writes targets out."""
+"""The task ``seq2seq`` in a run: from pairs of source and target to a model that writes targets."""
 
 import json
 import sys
@@ -108,7 +108,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
             )
 
     def check_start(self, recipe: Recipe, body: type[Body], config: GPTConfig) -> None:
-        """Also check that the weights fit the family; a GPT-2 can start both."""
+        """Also check that the weights fit the family; both can start from a GPT-2."""
         super().check_start(recipe, body, config)
         own: dict[type[Body], str] = {Transformer: "decoder", EncoderDecoder: "encoder-decoder"}
         family = own.get(body, recipe.seq2seq.family)
@@ -193,7 +193,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
 
     def preview(self, recipe: Recipe, context: int) -> WrittenPrepared:
         """The sizes of the splits."""
-        source, given = self._read(recipe)  # no maximum length, since there are more bytes than tokens
+        source, given = self._read(recipe)  # no maximum length: these tokens are bytes
         records, _ = divide_pairs(recipe, source, given, Tokenizer.of_bytes(), sys.maxsize)
         say(
             f"pairs: {sum(map(len, records.values())):,}; "
@@ -290,7 +290,7 @@ class Seq2SeqTask(Task[WrittenPrepared, Origin, AnyFamily, TargetsEvaluation]):
         )
 
     def tested_rows(self, run: Run) -> TestedRows:
-        """The target written for each test source, with its score by the headline's metric."""
+        """The generated target of each test source, with its score by the headline's metric."""
         path = run.path("eval.json")
         metric = TargetsEvaluation.from_json(read_json(path), path).headline.metric
         return tested_texts(

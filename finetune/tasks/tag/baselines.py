@@ -1,4 +1,4 @@
-"""What a tagger has to beat: each word's most frequent tag, and a logistic regression over features of words."""
+"""The baselines of a tagger: each word's most frequent tag, and a logistic regression over features of words."""
 
 import time
 import warnings
@@ -15,12 +15,12 @@ from finetune.tasks.tag.spans import OUTSIDE
 FREQUENT = "most frequent tag"
 LOGISTIC = "logistic regression"
 COSTS = (1.0, 10.0, 100.0)  # C: inverse strength of the L2 penalty
-WORK_LIMIT = 1_500_000  # words x tags; above it, a sample of the sentences, to bound time
-AFFIX = 4  # characters of a prefix or a suffix at most
+WORK_LIMIT = 1_500_000  # maximum words x tags; above it, a sample of the sentences is used, to bound time
+AFFIX = 4  # maximum characters of a prefix or a suffix
 
 
 def most_frequent(train: Sequence[Sentence], test: Sequence[Sentence]) -> System:
-    """The tag that each word has most often in train; O for a word that is not there."""
+    """The most frequent tag of each word in train; O for an unknown word."""
     begun = time.perf_counter()
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for own in train:
@@ -35,7 +35,7 @@ def most_frequent(train: Sequence[Sentence], test: Sequence[Sentence]) -> System
 def logistic(
     train: Sequence[Sentence], val: Sequence[Sentence], test: Sequence[Sentence], tags: list[str], seed: int
 ) -> System:
-    """One word at a time, from its letters, its shape and its neighbours; C has the highest F1 on val.
+    """Classify each word by its letters, its shape and its neighbours; C is chosen by F1 on val.
 
     The features are those of Ratinov and Roth 2009, CoNLL, without word lists.
     """
@@ -89,12 +89,12 @@ def word_features(words: Sequence[str]) -> list[dict[str, float]]:
 
 
 def shape(word: str) -> str:
-    """Xxxx-00 of Oslo-24."""
+    """Xxxx-00 for Oslo-24."""
     return "".join("X" if c.isupper() else "x" if c.islower() else "0" if c.isdigit() else c for c in word)
 
 
 def short_shape(word: str) -> str:
-    """The shape with each run of a letter once: Xx-0 of Oslo-24."""
+    """The shape with repeated letters collapsed: Xx-0 for Oslo-24."""
     found = shape(word)
     return "".join(c for at, c in enumerate(found) if at == 0 or found[at - 1] != c)
 

@@ -1,4 +1,4 @@
-"""Find names with a bundle: a directory with weights, tokenizer, tags and everything else that takes."""
+"""Find names with a bundle: a directory with weights, tokenizer, tags and everything else a prediction needs."""
 
 import re
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from finetune.tokenizer import Tokenizer
 from finetune.training.precision import device_type
 
 HEAD = {"classifier.weight": "weight", "classifier.bias": "bias"}  # transformers' name -> ours, in the head
-WORD = re.compile(  # punctuation and 's stand alone, a title keeps its full stop, as in CoNLL files
+WORD = re.compile(  # punctuation and 's are words of their own, a title keeps its full stop, as in CoNLL files
     r"(?:Dr|Mrs?|Ms|St|Prof|Jr|Sr|Inc|Ltd|Co)\.|\w+(?:-\w+)*(?=['\u2019]s\b)|['\u2019]s\b|\w+(?:[-'\u2019.&]\w+)*|[^\w\s]"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TagBundleCard(Record):
-    """The contents of ``bundle.json``: what a prediction needs besides weights and tokenizer."""
+    """The content of ``bundle.json``: everything for a prediction besides weights and tokenizer."""
 
     schema_version: int
     task: str
@@ -47,7 +47,7 @@ class TagBundleCard(Record):
 
 @dataclass(frozen=True)
 class Name:
-    """A name in a text. probability: of the least certain of its words' tags."""
+    """A name in a text. probability: that of its least certain word's tag."""
 
     kind: str
     text: str
@@ -67,7 +67,7 @@ class TagBundle:
 
     @classmethod
     def load(cls, directory: Path) -> "TagBundle":
-        """Read an exported bundle. Raises WeightsError where its parts do not belong together."""
+        """Read an exported bundle. Raises WeightsError if its parts do not belong together."""
         refuse_damaged(directory)
         path = directory / "bundle.json"
         try:
@@ -85,7 +85,7 @@ class TagBundle:
         return cls(model.to(device_type()), tokenizer, card.tags, card.max_length)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[tuple[list[str], np.ndarray]]:
-        """The tags of each sentence's words and their probabilities; what is too long is read in several parts."""
+        """The tags of each sentence's words and their probabilities; a long sentence is read in several parts."""
         parts, owner = [], []
         for number, words in enumerate(sentences):
             for part in self._parts(list(words)):
@@ -101,7 +101,7 @@ class TagBundle:
         return [(tags, np.array(p)) for tags, p in found]
 
     def names(self, texts: Sequence[str]) -> list[list[Name]]:
-        """The names in each text, a line of it being a sentence."""
+        """The names in each text; each of its lines is a sentence."""
         lines = [(at, line) for at, text in enumerate(texts) for line in re.finditer(r"[^\r\n]+", text)]
         words = [list(WORD.finditer(line[0])) for _, line in lines]
         tagged = self.tag([[word[0] for word in own] for own in words])

@@ -9,25 +9,25 @@ from finetune.tables.card import TokenSpread
 
 @dataclass(frozen=True)
 class SplitCounts(Record):
-    """What is in a split."""
+    """The size of a split."""
 
     sentences: int
     words: int
     tokens: int
-    names: dict[str, int]  # by kind
+    names: dict[str, int]  # kind -> number of names
 
 
 @dataclass(frozen=True, kw_only=True)
 class TagCard(DataOrigin):
-    """What data/card.json holds."""
+    """The content of data/card.json."""
 
     protocol: str
     seed: int
-    given: list[str]  # splits that are files of their own
+    given: list[str]  # splits that come from separate files
     splits: dict[str, SplitCounts]
-    tokens: TokenSpread  # of a sentence
+    tokens: TokenSpread  # per sentence
     max_length: int
-    cut_rows: list[int]  # sentences that lose words
+    cut_rows: list[int]  # sentences that are truncated
     cut_words: int
     dropped: dict[str, int]
     overlap: dict[str, OverlapCounts]

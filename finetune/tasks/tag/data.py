@@ -26,14 +26,14 @@ Splits = dict[str, list[Sentence]]
 class Tokens:
     """The tokens of sentences, and where each word ends in them."""
 
-    pieces: TokenRows  # of each sentence, cut at the model's context
-    lasts: TokenRows  # the place of each word's last token; a word that was cut off has none
+    pieces: TokenRows  # tokens of each sentence, truncated to the model's context
+    lasts: TokenRows  # position of each word's last token; a truncated word has none
 
 
 def divide_sentences(recipe: Recipe, source: Sentences, given: dict[str, Sentences]) -> Splits:
-    """The sentences of each split, equal ones on one side. given: val or test as files of their own, which stay whole.
+    """The sentences of each split; equal ones share a split. given: val or test from separate files, used as they are.
 
-    Raises DataError where a split has no sentence or no name.
+    Raises DataError if a split has no sentence or no name.
     """
     shares = [
         0.0 if side in given else share
@@ -55,15 +55,15 @@ def divide_sentences(recipe: Recipe, source: Sentences, given: dict[str, Sentenc
 
 
 def tags_in(splits: Splits) -> list[str]:
-    """The tags that a model chooses from, O first: B and I of every kind, so that each name can have several words."""
+    """All tags of a model, O first: B and I of every kind, so that each name can have several words."""
     kinds = sorted({tag[2:] for part in splits.values() for own in part for tag in own.tags if tag != OUTSIDE})
     return [OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
 
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_length: int) -> Tokens:
-    """Tokens of sentences, each word but the first with the space before it.
+    """Tokens of sentences; each word but the first includes the space before it.
 
-    These are the tokens of the joined text, since no token of GPT-2's reaches over a space.
+    These are the tokens of the joined text, since no token of GPT-2 crosses a space.
     """
     spaced = [[word if at == 0 else f" {word}" for at, word in enumerate(words)] for words in sentences]
     encoded = iter(tokenizer.encode_batch([word for words in spaced for word in words]))
@@ -83,7 +83,7 @@ def prepare(
     context: int,
     origin: DataOrigin,
 ) -> tuple[Splits, dict[str, Tokens], TagCard]:
-    """The sentences of each split, their tokens and the data card. context: tokens that the model reads at once."""
+    """The sentences of each split, their tokens and the data card. context: the model's maximum number of input tokens."""
     max_length = min(recipe.max_length or context, context)
     splits = divide_sentences(recipe, source, given)
     tokens = {name: encode_words(tokenizer, [own.words for own in part], max_length) for name, part in splits.items()}

@@ -1,4 +1,4 @@
-"""A tagger as it is exported: on a GPT-2 transformers' GPT2ForTokenClassification, else our own layout; compared first."""
+"""Export a tagger as transformers' GPT2ForTokenClassification if it is a GPT-2, else in our own layout; and compare it."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def exportable_run(
     tokens: Tokens,
     texts: list[str],
 ) -> Exportable:
-    """A finished run's tagger. tokens, texts: of the sentences on which it is compared."""
+    """A finished run's tagger. tokens, texts: of the sentences to compare it on."""
     measured, described = run.path("eval.json"), run.path("data", "card.json")
     evaluation = TagEvaluation.from_json(read_json(measured), measured)
     data = TagCard.from_json(read_json(described), described)
@@ -108,7 +108,7 @@ def write_tagger(directory: Path, model: Tagger, tokenizer: Tokenizer, card: Tag
 
 
 def compare_read_back(directory: Path, model: Tagger, tokens: Tokens) -> Exported:
-    """Load the directory again and compare the logits of each word bit for bit. Raises WeightsError."""
+    """Reload the directory and compare the logits of each word bit for bit. Raises WeightsError."""
     again = load_tagger(directory, model.head.out_features)
     ours, theirs = predict_tags(model.cpu(), tokens), predict_tags(again, tokens)
     if not all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True)):
@@ -156,7 +156,7 @@ def compare(directory: Path, model: Tagger, tokens: Tokens, texts: list[str]) ->
 
 
 def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
-    """How good a run's model is, and its training data."""
+    """The results of a run's model, and its training data."""
     return [
         f"F1 of names: {metric_text(evaluation.metrics['f1'], 'f1')} held-out sentences, 95 % interval",
         escape_markdown(
@@ -167,7 +167,7 @@ def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
 
 
 def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str], public: bool = True) -> str:
-    """The README of a bundle. public: transformers loads it, too."""
+    """The README of a bundle. public: transformers loads it as well."""
     kinds = sorted({tag[2:] for tag in card.tags if tag[1:2] == "-"})
     return "\n".join(
         [

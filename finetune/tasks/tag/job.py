@@ -25,7 +25,7 @@ from finetune.training.sharing import share
 
 @dataclass(frozen=True)
 class Examples:
-    """A split's sentences, their tokens, and the number of the tag of each word that was not cut off."""
+    """A split's sentences, their tokens, and the tag number of each word that was not truncated."""
 
     sentences: list[Sentence]
     tokens: Tokens
@@ -33,7 +33,7 @@ class Examples:
 
     @classmethod
     def of(cls, sentences: list[Sentence], tokens: Tokens, tags: list[str]) -> "Examples":
-        """tags: all there are; a tag's number is its place."""
+        """tags: all tags; a tag's number is its position."""
         number = {tag: at for at, tag in enumerate(tags)}
         kept = tokens.lasts.lengths()
         targets = [[number[tag] for tag in own.tags[:most]] for own, most in zip(sentences, kept, strict=True)]
@@ -43,7 +43,7 @@ class Examples:
 def build_job(
     model: Tagger, settings: Train, tags: list[str], train: Examples, val: Examples, device: torch.device
 ) -> Job[Tagger]:
-    """Everything the loop needs; a sentence weighs as many words as it has."""
+    """The job for the training loop; a sentence's weight is its number of words."""
 
     def batch(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         ids, _ = pad_ids([train.tokens.pieces[row] for row in rows])
@@ -79,7 +79,7 @@ def build_job(
 
 
 def predict_tags(model: Tagger, tokens: Tokens, budget: int = PREDICT_TOKENS, show: str = "") -> list[np.ndarray]:
-    """The tag logits (W, K) of each sentence's words that were not cut off, independent of batching."""
+    """The tag logits (W, K) of each sentence's words that were not truncated, independent of batching."""
     device, lengths = model.head.weight.device, tokens.pieces.lengths()
     logits: list[np.ndarray] = [np.zeros((0, model.head.out_features), np.float32)] * len(lengths)
     bar = progress(show, len(lengths), unit="sentences") if show else nullcontext(unseen)

@@ -1,4 +1,4 @@
-"""A tagger's page: names found, by kind and by how they go wrong, sentences with errors, data, use."""
+"""A tagger's page: names found, by kind and by type of error, sentences with errors, data, use."""
 
 import shlex
 
@@ -73,7 +73,7 @@ def label(name: str) -> str:
 
 
 def tiles(evaluation: TagEvaluation) -> list[Tile]:
-    """The numbers at the head, the headline first."""
+    """The main results at the top of the page, the headline first."""
     names = dict.fromkeys([evaluation.headline.metric, "f1", "precision", "recall", "accuracy"])
     return [
         Tile(
@@ -156,7 +156,7 @@ def kinds(evaluation: TagEvaluation) -> Section:
 
 
 def errors(evaluation: TagEvaluation) -> Section:
-    """What became of the true names, and which words are taken for which kind."""
+    """The outcomes of the true names, and the confusion of words between kinds."""
     rows = [
         [own.kind, *(f"{own.outcomes[name]:,}" for name in OUTCOMES), f"{own.invented:,}"]
         for own in evaluation.outcomes
@@ -201,7 +201,7 @@ def errors(evaluation: TagEvaluation) -> Section:
 
 
 def acquaintance(evaluation: TagEvaluation) -> Section:
-    """Recall on names that training showed and on new ones."""
+    """Recall on names that occur in training and on new ones."""
     rows = [[own.who, metric_cell("recall", own.seen), metric_cell("recall", own.unseen)] for own in evaluation.known]
     known = evaluation.known[0]
     columns = ["", f"Seen in training\n(n = {known.seen.n:,} entities)", f"Not seen\n(n = {known.unseen.n:,} entities)"]
@@ -218,7 +218,7 @@ def acquaintance(evaluation: TagEvaluation) -> Section:
 
 
 def sentences(evaluation: TagEvaluation) -> Section:
-    """Some sentences with errors, as they should be and as they came out."""
+    """Some sentences with errors, with the true and the predicted names."""
     total = evaluation.headline.n
     if not evaluation.wrong:
         return Section(
@@ -262,7 +262,7 @@ def marked(words: list[str], spans: list[Span]) -> str:
 
 
 def limits(evaluation: TagEvaluation) -> Section:
-    """What a reader should not take from the numbers."""
+    """The limits of the numbers."""
     said = [
         "A GPT reads from left to right: a word's tag depends on the word itself and on those before it, never on those that "
         "follow. In \u201cWashington said\u201d and \u201cWashington is cold\u201d it must tag the first word before seeing "
@@ -278,7 +278,7 @@ def limits(evaluation: TagEvaluation) -> Section:
 
 
 def data(card: TagCard) -> Section:
-    """Where the sentences come from, how they were divided, and what was cut."""
+    """The source of the sentences, their splits, and what was truncated."""
     pairs = [
         *provenance.origin(card),
         ("Sentences", sum(own.sentences for own in card.splits.values())),
@@ -318,7 +318,7 @@ def data(card: TagCard) -> Section:
 
 
 def use(name: str) -> Section:
-    """How to find names with the result, in this project and elsewhere."""
+    """How to find names with the model, in this project and elsewhere."""
     run = f"runs/{name}"
     blocks = [
         Text("On the command line, for single texts or a column of a table:"),

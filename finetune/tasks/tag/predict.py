@@ -17,7 +17,7 @@ from finetune.tasks.tag.bundle import Name, TagBundle
 from finetune.tasks.tag.sentences import HEADER_NAMES
 from finetune.training.sharing import chunks, follow, lead
 
-ADDED = "names"  # the column that a table gets
+ADDED = "names"  # the added column
 CHUNK = 512  # rows in memory at a time
 
 
@@ -41,7 +41,7 @@ def predict_table(
     header: bool,
     overwrite: bool = False,
 ) -> Iterator[str]:
-    """Copy a table with a further column ``names``: a JSON list of kind, text, start, end and probability."""
+    """Copy a table and add the column ``names``: a JSON list of kind, text, start, end and probability."""
     if target.resolve() == source.resolve():
         raise DataError(f"{target}: the output would overwrite the input table", do="Give another --out.")
     bundle = TagBundle.load(directory)

@@ -25,17 +25,17 @@ OUTCOMES = (RIGHT, KIND, BOUNDS, BOTH, MISSED)
 
 @dataclass(frozen=True)
 class EntityCounts:
-    """What sums over sentences, so that a metric on any resample is a matrix product."""
+    """Counts that sum over sentences, so that a metric on any resample is a matrix product."""
 
     kinds: list[str]
     names: np.ndarray  # (n, kinds, 3): right, predicted and true names of each sentence
     words: np.ndarray  # (n, 2): words with the right tag, words
-    exact: np.ndarray  # (n,): whether every tag is right
+    exact: np.ndarray  # (n,): whether all tags are right
 
 
 @dataclass(frozen=True)
 class KindScores(Record):
-    """How well the names of a kind are found."""
+    """Precision, recall and F1 on the names of a kind."""
 
     kind: str
     precision: Metric
@@ -47,16 +47,16 @@ class KindScores(Record):
 
 @dataclass(frozen=True)
 class KindOutcomes(Record):
-    """What became of the true names of a kind, and the names of it that are none."""
+    """The outcomes of the true names of a kind, and the number of its predicted names that overlap no true one."""
 
     kind: str
-    outcomes: dict[str, int]  # of OUTCOMES
-    invented: int  # predicted where no true name is
+    outcomes: dict[str, int]  # one of OUTCOMES -> true names
+    invented: int  # predicted names that overlap no true name
 
 
 @dataclass(frozen=True)
 class Known(Record):
-    """Recall on the test's names that stand in train, too, and on those that do not."""
+    """Recall on the test's names that also occur in train, and on those that do not."""
 
     who: str
     seen: Metric
@@ -65,7 +65,7 @@ class Known(Record):
 
 @dataclass(frozen=True)
 class WrongSentence(Record):
-    """A sentence whose tags are not all right."""
+    """A sentence with a wrong tag."""
 
     row: int
     words: list[str]
@@ -86,7 +86,7 @@ class TagBaseline(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TagEvaluation(Evaluation):
-    """What a tagger's eval.json holds. `metrics` are those of the test's sentences."""
+    """The content of a tagger's eval.json. `metrics` are those of the test sentences."""
 
     validation: dict[str, Metric]
     baselines: list[TagBaseline]
@@ -95,12 +95,12 @@ class TagEvaluation(Evaluation):
     outcomes: list[KindOutcomes]
     known: list[Known]
     word_kinds: list[str]
-    word_confusion: list[list[int]]  # words of each true kind, by the predicted one
+    word_confusion: list[list[int]]  # words by true kind (rows) and predicted kind (columns)
     wrong: list[WrongSentence]
     wrong_sentences: int
-    overlapping: int  # test sentences that stand in train or validation, too
-    clean: Metric  # the headline without those
-    cut_words: int  # test words beyond the model's context, taken as outside a name
+    overlapping: int  # test sentences that also occur in train or validation
+    clean: Metric  # the headline without these
+    cut_words: int  # test words beyond the model's context, tagged O
 
 
 def decode(logits: Sequence[np.ndarray], tags: list[str], sentences: Sequence[Sentence]) -> list[list[str]]:
@@ -115,7 +115,7 @@ def decode(logits: Sequence[np.ndarray], tags: list[str], sentences: Sequence[Se
 def entity_counts(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], tags: Sequence[str]
 ) -> EntityCounts:
-    """The counts of each sentence. predicted: a tag for each word. tags: all there are."""
+    """The counts of each sentence. predicted: a tag for each word. tags: all tags."""
     kinds = sorted({tag[2:] for tag in tags if tag != OUTSIDE})
     number = {kind: at for at, kind in enumerate(kinds)}
     names = np.zeros((len(sentences), len(kinds), 3))
@@ -136,10 +136,10 @@ def scores_of(counts: EntityCounts) -> dict[str, float]:
 
 
 def statistics(counts: EntityCounts) -> Callable[[np.ndarray], np.ndarray]:
-    """How often each sentence is drawn (R, n) -> METRICS (R, M), as ``evaluation.intervals`` asks.
+    """How often each sentence is drawn (R, n) -> METRICS (R, M), as ``evaluation.intervals`` expects.
 
-    As in seqeval, precision, recall and F1 are 0 where nothing is predicted or to be found, and the macro F1 is the
-    mean over the kinds that are.
+    As in seqeval, precision, recall and F1 are 0 if there are no predicted or no true names, and the macro F1 is the
+    mean over the kinds that occur.
     """
     flat = counts.names.reshape(len(counts.names), -1)
 
@@ -175,7 +175,7 @@ def per_kind(counts: EntityCounts, resamples: int, seed: int) -> list[KindScores
 def outcomes_of(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kinds: list[str]
 ) -> list[KindOutcomes]:
-    """What became of each true name, and which predicted names touch no true one."""
+    """The outcome of each true name, and the predicted names that overlap no true one."""
     became, invented = {kind: Counter(dict.fromkeys(OUTCOMES, 0)) for kind in kinds}, Counter[str]()
     for own, guess in zip(sentences, predicted, strict=True):
         true, found = spans_of(own.tags), spans_of(guess)
@@ -204,9 +204,9 @@ def recall_by_acquaintance(
     resamples: int,
     seed: int,
 ) -> Known:
-    """Recall on names whose words are a name in train, too, of whatever kind, and on all others."""
+    """Recall on names that are also a name in train, of any kind, and on all others."""
     known = {name for own in train for name in _names(own)}
-    counts = np.zeros((2, len(sentences), 2))  # seen and unseen: right and true names
+    counts = np.zeros((2, len(sentences), 2))  # (right, true) names, for seen and unseen ones
     for row, (own, guess) in enumerate(zip(sentences, predicted, strict=True)):
         found = set(spans_of(guess))
         for span, name in zip(spans_of(own.tags), _names(own), strict=True):
@@ -218,7 +218,7 @@ def recall_by_acquaintance(
 def word_confusion(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kinds: list[str]
 ) -> tuple[list[str], list[list[int]]]:
-    """The kinds and "no name", and words of each true one by the predicted one."""
+    """The kinds and "no name", and the number of words by true and predicted kind."""
     names = [*kinds, "no name"]
     matrix = np.zeros((len(names), len(names)), int)
     for own, guess in zip(sentences, predicted, strict=True):
@@ -230,7 +230,7 @@ def word_confusion(
 
 @dataclass(frozen=True)
 class System:
-    """The tags that a model or a baseline gives the test's sentences."""
+    """The tags of the test sentences that a model or a baseline predicts."""
 
     name: str
     tags: list[list[str]]
@@ -254,9 +254,9 @@ def score_tagger(
     cut_words: int,
     start: Start,
 ) -> TagEvaluation:
-    """The evaluation, its seconds not yet known.
+    """The evaluation; its seconds are filled in later.
 
-    predicted: the model's tags of val and test. nats: the cross-entropy of each test sentence and of how many words,
+    predicted: the model's tags of val and test. nats: the cross-entropy of each test sentence, and its number of words,
     (n,) each. clean: bool (n,), test sentences that are in no other split. headline: one of METRICS.
     """
     counts = entity_counts(test, predicted["test"], tags)
@@ -364,13 +364,13 @@ def _of_kind(names: np.ndarray) -> Statistic:
 
 
 def _difference(counts: EntityCounts, other: EntityCounts) -> Statistic:
-    """Each of METRICS, the one minus the other."""
+    """The difference in each of METRICS, first minus second."""
     own, theirs = statistics(counts), statistics(other)
     return lambda drawn: own(drawn) - theirs(drawn)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The quotient, 0 where the whole is 0."""
+    """The quotient, 0 if the denominator is 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
 
 
@@ -386,7 +386,7 @@ def _metrics(
 
 
 def _recall(counts: np.ndarray, resamples: int, seed: int) -> Metric:
-    """The share of right names, of counts (n, 2) of each sentence; n is the number of names."""
+    """The share of right names, from counts (n, 2) per sentence; its n is the number of names."""
     right, true = counts.sum(0)
     if not true:
         return undefined(0, "no such name")
@@ -394,13 +394,13 @@ def _recall(counts: np.ndarray, resamples: int, seed: int) -> Metric:
     def share(drawn: np.ndarray) -> np.ndarray:
         sums = drawn @ counts
         with np.errstate(invalid="ignore"):
-            return sums[:, 0] / sums[:, 1]  # NaN where a resample has no such name
+            return sums[:, 0] / sums[:, 1]  # NaN if a resample has no such name
 
     low, high = bootstrap(share, len(counts), resamples, seed)
     return Metric(float(right / true), low, high, int(true))
 
 
 def _loss(nats: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> Metric:
-    """The mean cross-entropy of a word."""
+    """The mean cross-entropy per word."""
     low, high = bootstrap(lambda drawn: drawn @ nats / (drawn @ words), len(nats), resamples, seed)
     return Metric(float(nats.sum() / words.sum()), low, high, len(nats))

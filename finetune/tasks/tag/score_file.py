@@ -13,9 +13,9 @@ from finetune.tasks.tag.settings import Tag
 def score_file(
     directory: Path, data: Path, text: str | None, label: str | None, encoding: str | None = None
 ) -> list[str]:
-    """The metrics of a bundle, as lines. text, label: the columns of words and of tags, where they are columns.
+    """The metrics of a bundle, as lines. text, label: the columns of words and of tags, for a table.
 
-    Raises DataError for a kind of name that the model never saw.
+    Raises DataError for a kind of name that the model does not know.
     """
     bundle = TagBundle.load(directory)
     settings = Tag(words=text, tags=label)

@@ -1,4 +1,4 @@
-"""Sentences of words and tags, from CoNLL files and from tables of any kind; none is left out without being counted."""
+"""Read sentences of words and tags from CoNLL files and from tables of any kind; dropped ones are counted."""
 
 import itertools
 import json
@@ -23,10 +23,10 @@ SENTENCE_NAMES = ("sentence_id", "sent_id", "sentence #", "sentence", "sentence_
 HEADER_NAMES = frozenset((*WORD_NAMES, *TAG_NAMES, *SENTENCE_NAMES)) - {"text", "word", "form", "id"}
 CONLL = (".conll", ".conll03", ".bio", ".iob", ".iob2", ".txt", "")
 DOCUMENT = "-DOCSTART-"
-FEWEST = 3  # sentences: one each to train on, to validate with and to test
+FEWEST = 3  # sentences: one each for training, validation and test
 KNOWN = "a word and its tag in each line, and an empty line after each sentence"
 
-Tagged = tuple[str, list[str], list[str]]  # where it stands, words, tags
+Tagged = tuple[str, list[str], list[str]]  # location, words, tags
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Sentence(PreparedRow):
 
     @property
     def text(self) -> str:
-        """The words with spaces between them, as the model reads them."""
+        """The words joined with spaces, as the model reads them."""
         return " ".join(self.words)
 
 
 @dataclass
 class Sentences:
-    """The sentences of a file in its order, and what was noted on the way."""
+    """The sentences of a file in file order, with notes on how it was read."""
 
     sentences: list[Sentence]
     notes: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Sentences:
 
 
 def locate_sentences(name: str, encoding: str | None = None) -> DataSource:
-    """The data that `name` means: the bundled ``tag-sample``, a CoNLL file, a table, or a data set. Raises DataError."""
+    """Find the data called `name`: the bundled ``tag-sample``, a CoNLL file, a table, or a data set. Raises DataError."""
     bundled = samples(folder="tag")
     if name in bundled:
         return sample_source(name)
@@ -69,7 +69,7 @@ def locate_sentences(name: str, encoding: str | None = None) -> DataSource:
 
 
 def is_conll(path: Path) -> bool:
-    """Whether a file is a CoNLL file: by its ending, or a .tsv whose sentences end in empty lines."""
+    """Whether a file is a CoNLL file: by its extension, or a .tsv file whose sentences end in empty lines."""
     if path.is_dir():
         return False
     if path.suffix.lower() in CONLL:
@@ -85,7 +85,7 @@ def is_conll(path: Path) -> bool:
 def read_sentences(source: DataSource, settings: Tag, encoding: str | None = None, fewest: int = FEWEST) -> Sentences:
     """Every sentence with its tags as IOB2.
 
-    Raises DataError for a file of another kind, for words and tags that do not pair, and where fewer are found.
+    Raises DataError for a file of another kind, for unequal numbers of words and tags, and if fewer are found.
     """
     notes = list(source.detected.notes)
     if is_conll(source.path):
@@ -115,7 +115,7 @@ def read_sentences(source: DataSource, settings: Tag, encoding: str | None = Non
 
 
 def _in_iob2(found: list[Sentence], path: Path) -> tuple[list[Sentence], list[str]]:
-    """The sentences with IOB2 tags, and what that changed."""
+    """The sentences with IOB2 tags, and a note on the conversion."""
     kinds = {tag for sentence in found for tag in sentence.tags} - {OUTSIDE}
     prefixed = {tag for tag in kinds if is_prefixed(tag)}
     if prefixed and prefixed != kinds:
@@ -139,7 +139,7 @@ def _in_iob2(found: list[Sentence], path: Path) -> tuple[list[Sentence], list[st
 
 
 def _conll(path: Path, encoding: str | None) -> Iterator[Tagged]:
-    """A word a line, first cell the word, last cell the tag; empty lines between sentences."""
+    """One word per line, first cell the word, last cell the tag; empty lines between sentences."""
     refuse_packed(path)
     proven, why = byte_order(path)
     used = proven if encoding is None or why or is_utf8(path) else encoding
@@ -170,7 +170,7 @@ def _conll(path: Path, encoding: str | None) -> Iterator[Tagged]:
 
 
 def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> Iterator[Tagged]:
-    """A table with a sentence a row (lists of words and of tags), or with a word a row."""
+    """A table with one sentence per row (lists of words and of tags), or one word per row."""
     table = iterate_table(path, layout)
     first = next(table, None)
     if first is None:
@@ -197,7 +197,7 @@ def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> 
 
 
 def _by_sentence(path: Path, rows: Iterable[list[str]], words_at: int, tags_at: int, at: int) -> Iterator[Tagged]:
-    """The sentences of a table with a word a row; an empty cell means the sentence of the row before."""
+    """The sentences of a table with one word per row; an empty cell means the sentence of the previous row."""
     current, begins = "", 0
     words: list[str] = []
     tags: list[str] = []
@@ -231,7 +231,7 @@ def _strings(words: list[Any], name: str, where: str) -> list[str]:
 
 
 def _tag_names(tags: list[Any], names: list[str] | None, where: str) -> list[str]:
-    """The tags by name. Raises DataError for numbers that have none."""
+    """The tags by name. Raises DataError for numbers without a name."""
     if names:
         return [names[tag] if isinstance(tag, int) else tag for tag in tags]
     if odd := [tag for tag in tags if not isinstance(tag, str)]:
@@ -245,7 +245,7 @@ def _tag_names(tags: list[Any], names: list[str] | None, where: str) -> list[str
 
 
 def _class_names(path: Path, column: str) -> list[str] | None:
-    """The names of a saved data set's tags, where they are numbers."""
+    """The names of a saved data set's tags, if they are numbers."""
     import datasets
 
     found = datasets.load_from_disk(str(path))

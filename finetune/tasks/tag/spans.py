@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OUTSIDE = "O"
-IOB2 = {"B": "B", "I": "I", "S": "B", "U": "B", "E": "I", "L": "I"}  # also of BIOES and BILOU
+IOB2 = {"B": "B", "I": "I", "S": "B", "U": "B", "E": "I", "L": "I"}  # prefixes, also those of BIOES and BILOU
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Span:
 def spans_of(tags: Sequence[str]) -> list[Span]:
     """The names in a sentence's tags, as conlleval and seqeval count them.
 
-    An ``I-KIND`` that continues no name of its kind begins one.
+    An ``I-KIND`` that does not continue a name of its kind begins one.
     """
     found, begin, kind = [], 0, ""
     for place, tag in enumerate([*tags, OUTSIDE]):
@@ -42,7 +42,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def tags_of(spans: Sequence[Span], words: int) -> list[str]:
-    """The IOB2 tags of a sentence of so many words."""
+    """The IOB2 tags of a sentence of `words` words."""
     tags = [OUTSIDE] * words
     for span in spans:
         tags[span.begin : span.end] = [f"B-{span.kind}"] + [f"I-{span.kind}"] * (span.end - span.begin - 1)
@@ -52,7 +52,7 @@ def tags_of(spans: Sequence[Span], words: int) -> list[str]:
 def as_iob2(tags: Sequence[str], prefixed: bool) -> list[str]:
     """Tags of IOB1, BIOES, BILOU, or (not `prefixed`) kinds alone, as IOB2.
 
-    Of kinds alone, neighbouring words of one kind are one name.
+    With kinds alone, adjacent words of the same kind are one name.
     """
     if not prefixed:
         return tags_of(spans_of([tag if tag == OUTSIDE else f"I-{tag}" for tag in tags]), len(tags))

@@ -41,13 +41,13 @@ from finetune.training.job import Job
 class TagPrepared(Prepared):
     """The result of ``prepare``."""
 
-    tags: list[str]  # the number of a tag is its place
-    max_length: int  # tokens that a sentence is cut to
+    tags: list[str]  # a tag's number is its position
+    max_length: int  # maximum tokens of a sentence; longer ones are truncated
 
 
 @dataclass(frozen=True)
 class WordRow:
-    """A row of tags.csv: a word of the test."""
+    """A row of tags.csv: a word of the test sentences."""
 
     sentence: int
     word: str
@@ -68,7 +68,7 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
     page = PAGE
 
     def resolve(self, recipe: Recipe, fetch: bool) -> Recipe:
-        """Whole paths."""
+        """With absolute paths."""
         names = {key: resolve_path(name) for key in ("data", "validation", "test") if (name := getattr(recipe, key))}
         return recipe.model_copy(update=names)
 
@@ -85,7 +85,7 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
         }
 
     def check_settings(self, recipe: Recipe) -> None:
-        """The headline is a metric of names or words."""
+        """Also check that the headline is a metric of names or words."""
         super().check_settings(recipe)
         refuse_balanced(recipe)
         if recipe.evaluate.metric not in (None, "auto", *METRICS):
@@ -95,11 +95,11 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
             )
 
     def check_data(self, recipe: Recipe) -> None:
-        """Every sentence."""
+        """Check every sentence."""
         divide_sentences(recipe, *_read(recipe))
 
     def prepare(self, recipe: Recipe, run: Run) -> TagPrepared:
-        """data/{train,val,test}.jsonl, and their tokens beside them."""
+        """Write data/{train,val,test}.jsonl and their tokens."""
         source, given = _read(recipe)
         tokenizer = Tokenizer.from_directory(base_weights(recipe, run).directory)
         origin, context = run.result("download", Downloaded).data, run.result("verify", Verified).context
@@ -137,14 +137,14 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
         return Tagger(gpt, len(prepared.tags)).initialise_head(recipe.train.seed)
 
     def build_job(self, recipe: Recipe, run: Run, setup: TrainingSetup[Tagger], device: torch.device) -> Job[Tagger]:
-        """Over the sentences of the training split."""
+        """The job over the training split's sentences."""
         tags = run.result("prepare", TagPrepared).tags
         train, val = _examples(run, tags, "train", "val")
         return build_job(setup.model, setup.settings, tags, train, val, device)
 
     @torch.inference_mode()
     def evaluate(self, recipe: Recipe, run: Run, model: Tagger, tokenizer: Tokenizer, start: Start) -> TagEvaluation:
-        """The test's names beside the baselines; tags.csv holds each of its words."""
+        """Evaluate on the test sentences, with baselines; tags.csv contains a line per word."""
         tags, seed = run.result("prepare", TagPrepared).tags, recipe.train.seed
         train, val, test = _examples(run, tags, *SPLITS)
         logits = {
@@ -178,13 +178,13 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
         return found
 
     def exportable(self, recipe: Recipe, run: Run, model: Tagger, tokenizer: Tokenizer) -> Exportable:
-        """The tagger with its card, compared on the test's sentences."""
+        """The tagger with its card, to compare on the test sentences."""
         prepared = run.result("prepare", TagPrepared)
         tokens, texts = load_tokens(run, "test", Tokens), [own.text for own in read_records(run, "test", Sentence)]
         return exportable_run(run, recipe, model, tokenizer, prepared.tags, prepared.max_length, tokens, texts)
 
     def next_command(self, directory: Path) -> str:
-        """The names in a sentence."""
+        """Find the names in a sentence."""
         return f'predict {directory} "your text"'
 
 
@@ -200,7 +200,7 @@ def _read(recipe: Recipe) -> tuple[Sentences, dict[str, Sentences]]:
 
 
 def _examples(run: Run, tags: list[str], *splits: str) -> list[Examples]:
-    """Those of a run's splits, with the tokens that ``prepare`` left."""
+    """The sentences of a run's splits, with the tokens that ``prepare`` wrote."""
     found = []
     for name in splits:
         sentences = read_records(run, name, Sentence)

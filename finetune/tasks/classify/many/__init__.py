@@ -1,1 +1,1 @@
-"""The form of ``classify`` for rows with any number of labels: the loss, the scores and the page that differ."""
+"""The variant of ``classify`` for rows with any number of labels: its own loss, scores and page."""

@@ -1,4 +1,4 @@
-"""The training of a classifier of many labels a row."""
+"""The training of a classifier with many labels per row."""
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from finetune.tasks.classify.job import Examples, Objective
 
 
 def label_indicators(labels_of_rows: list[str], labels: list[str]) -> np.ndarray:
-    """Whether each row has each label: float32 (n, K), as the loss takes it. Rows hold joined labels."""
+    """Whether each row has each label: float32 (n, K), as the loss expects. labels_of_rows: joined labels."""
     return indicators([labels_in(joined) for joined in labels_of_rows], labels)
 
 
 def positive_weights(train: Examples, kind: str) -> np.ndarray:
-    """The weight (K,) of the rows with each label: ones, or under `balanced` rows without it / rows with it."""
+    """The weight (K,) of the rows with each label: ones; with `balanced`, rows without it / rows with it."""
     if kind == "none":
         return np.ones(train.targets.shape[1])
     weights = np.ones(len(train.rows)) if train.weights is None else train.weights
@@ -28,9 +28,9 @@ def positive_weights(train: Examples, kind: str) -> np.ndarray:
 
 
 def many_labels(train: Examples, val: Examples, settings: Train) -> Objective:
-    """Binary cross entropy with logits, the mean over rows and labels, as transformers' multi_label_classification.
+    """Binary cross entropy with logits, averaged over rows and labels, as in transformers' multi_label_classification.
 
-    A validation's F1 is that of each label's best threshold on its rows.
+    The F1 of a validation uses each label's best threshold on the validation rows.
     """
     positive = torch.from_numpy(positive_weights(train, settings.class_weights)).float()
 

@@ -1,4 +1,4 @@
-"""The page of a classifier of many labels a row."""
+"""The page of a classifier with many labels per row."""
 
 import shlex
 
@@ -16,7 +16,7 @@ from finetune.tasks.classify.score import verdict
 from finetune.tasks.classify.sections.data import data_section
 from finetune.tasks.classify.sections.seeds import seeds_section
 
-_LISTED = 40  # labels in the table; of more, those with the lowest F1
+_LISTED = 40  # labels in the table; if there are more, those with the lowest F1
 
 
 def page(files: Files[ManyEvaluation, ClassifierCard]) -> PageContent:
@@ -48,7 +48,7 @@ PAGE = Page(ManyEvaluation, ClassifierCard, page)
 
 
 def per_label_section(evaluation: ManyEvaluation) -> Section:
-    """Precision, recall, F1 and threshold of each label, of the worst where there are many."""
+    """Precision, recall, F1 and threshold of each label; if there are many, of the worst."""
     rows, caption = evaluation.per_label, "Test rows of each label"
     if len(rows) > _LISTED:
         known = [row for row in rows if row.f1 is not None]
@@ -76,7 +76,7 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
 
 
 def sets(evaluation: ManyEvaluation) -> Section:
-    """How many labels rows have and are given."""
+    """The numbers of true and predicted labels per row."""
     counts = sorted({*evaluation.rows_by_labels, *evaluation.rows_by_predicted}, key=int)
     rows = [
         [count, *(f"{part.get(count, 0):,}" for part in (evaluation.rows_by_labels, evaluation.rows_by_predicted))]
@@ -91,7 +91,7 @@ def sets(evaluation: ManyEvaluation) -> Section:
 
 
 def use(name: str, evaluation: ManyEvaluation) -> Section:
-    """How to predict with the result, in this project and elsewhere."""
+    """How to predict with the model, in this project and elsewhere."""
     run = f"runs/{name}"
     return Section(
         "use",

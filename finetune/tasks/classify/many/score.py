@@ -1,4 +1,4 @@
-"""The evaluation of a classifier of many labels a row: the contents of its eval.json."""
+"""The evaluation of a classifier with many labels per row: the content of its eval.json."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -35,7 +35,7 @@ HEADLINES = ("f1_micro", "f1_macro", "subset_accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class ManyEvaluation(LabelledEvaluation):
-    """What the eval.json of a classifier of many labels a row holds."""
+    """The content of the eval.json of a classifier with many labels per row."""
 
     per_label: list[LabelScores]
     labels_per_row: float  # mean over the test rows
@@ -126,6 +126,6 @@ def score_many(
 
 
 def _by_count(decided: np.ndarray) -> dict[str, int]:
-    """Number of labels -> rows with so many."""
+    """Number of labels -> number of rows that have as many."""
     found = Counter(decided.sum(axis=1).astype(int).tolist())
     return {str(count): found[count] for count in sorted(found)}

@@ -20,7 +20,7 @@ from finetune.tokenizer import Tokenizer
 
 
 class ManyTask(LabelledTask[ManyEvaluation]):
-    """A text has any number of K labels, each with a probability and a threshold of its own."""
+    """A text has any number of K labels, each with its own probability and threshold."""
 
     metrics = ("f1_macro", "log_loss")
     decided_by = "subset_accuracy"
@@ -30,7 +30,7 @@ class ManyTask(LabelledTask[ManyEvaluation]):
     targets = staticmethod(label_indicators)
 
     def check_settings(self, recipe: Recipe) -> None:
-        """And what only one label a row can have."""
+        """Also refuse settings that need one label per row."""
         super().check_settings(recipe)
         wanted = recipe.evaluate
         for setting, asked, fix in (
@@ -65,7 +65,7 @@ class ManyTask(LabelledTask[ManyEvaluation]):
         logits: dict[str, np.ndarray],
         start: Start,
     ) -> Scored[ManyEvaluation]:
-        """Beside one-vs-rest TF-IDF and the most frequent labels."""
+        """With one-vs-rest TF-IDF and the most frequent labels as baselines."""
         headline = recipe.evaluate.metric
         return score_many(
             labels=labels,

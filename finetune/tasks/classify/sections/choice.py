@@ -6,7 +6,7 @@ from finetune.tasks.classify.score import CANDIDATES, ClassifierEvaluation, subj
 
 
 def choice_section(evaluation: ClassifierEvaluation) -> list[Section]:
-    """What each candidate reached on validation, and the model's headline; none where nothing was chosen."""
+    """Each candidate's validation score, and the model's headline; none without a choice."""
     choice = evaluation.choice
     if choice is None:
         return []

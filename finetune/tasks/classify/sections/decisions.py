@@ -1,4 +1,4 @@
-"""The report's section on decisions: the rule, what it gives, what can be promised, and what other cases would give."""
+"""The report's section on decisions: the rule, its results, its promise, and its results in other cases."""
 
 from finetune.evaluation.aims import Decision, Promise, split_aim
 from finetune.evaluation.results import Metric
@@ -23,7 +23,7 @@ _GIVEN = {
 
 
 def decision_section(decision: Decision, positive: str | None, labels: list[str]) -> Section:
-    """How labels are decided, what that gives on test, and what can be promised."""
+    """The decision rule, its results on test rows, and its promise."""
     shown = plots.cut(positive or "")
     names = [name for name in _NAMES if name in decision.test]
     if decision.rule.abstain_below is None:
@@ -99,7 +99,7 @@ def _cost(decision: Decision, true: int, guess: int, labels: list[str]) -> str:
 
 
 def promise_text(found: Promise, positive: str) -> str:
-    """What can be promised at 90 % confidence, or why nothing can."""
+    """The promise at 90 % confidence, or why there is none."""
     if found.bound is None or found.value is None:
         return "Nothing can be promised: there are no test rows to measure it on."
     if found.of == "cost":
@@ -129,7 +129,7 @@ def promise_text(found: Promise, positive: str) -> str:
 
 def _cell(name: str, metric: Metric) -> str:
     if name == "false_positive_rate" or name == "coverage":
-        name = "accuracy"  # in percent, too
+        name = "accuracy"  # also in percent
     return metric_cell(name, metric)
 
 

@@ -4,11 +4,11 @@ from finetune.evaluation.explanations import Explanations
 from finetune.report.metric_text import metric_interval, metric_value
 from finetune.tables.findings import Finding
 
-FRAGILE = 0.1  # share of decisions that flip, by the lower end of its interval, from which it is a finding
+FRAGILE = 0.1  # a finding if the lower end of the interval of the share of flipped decisions is at least this
 
 
 def evaluation_findings(found: Explanations) -> list[Finding]:
-    """What the explanations show that somebody should act on."""
+    """The findings in the explanations that call for action."""
     findings = []
     if found.shortcut and found.shortcut.suffices:
         rule, model = found.shortcut.accuracy.value, found.shortcut.model.value
