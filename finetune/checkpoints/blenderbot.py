@@ -2,7 +2,7 @@
 
 Blenderbot (Roller et al. 2020, arXiv:2004.13637) is pre-norm with learned positions and a norm after the last block, as
 GPT-2 is. With ``gelu_new`` and an unscaled embedding it computes the same function; only queries, keys and values
-stand apart.
+are separate matrices.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from finetune.tokenizer import Tokenizer
 
 MODEL_TYPE, CLASS = "blenderbot", "BlenderbotForConditionalGeneration"
 NORM_EPS = 1e-5  # not in Blenderbot's config
-# Theirs, ours, and which of how many equal parts of ours it is.
+# Their name, our name, and (index, count) of the equal part of our tensor that it is.
 BLOCK = [
     *((f"self_attn.{part}_proj", "attention.qkv", at, 3) for at, part in enumerate("qkv")),
     ("self_attn.out_proj", "attention.out", 0, 1),
@@ -54,12 +54,12 @@ SIZES = {
     "encoder_layers": "encoder_layers",
     "decoder_attention_heads": "heads",
 }
-BIAS = "final_logits_bias"  # transformers adds it when it saves the model again
+BIAS = "final_logits_bias"  # added by transformers when it saves the model again
 TIED = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 
 
 def fits(config: EncoderDecoderConfig) -> bool:
-    """Whether Blenderbot's class can hold a model of this shape: GPT-2's, that is, with no option of a variant."""
+    """Whether Blenderbot's class can hold a model of this shape: GPT-2's, without any option beyond it."""
     plain = EncoderDecoderConfig(
         config.vocab_size,
         config.context,
@@ -111,7 +111,7 @@ def load_blenderbot(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
 
 
 def read_blenderbot_config(path: Path, dropout: float = 0.0) -> EncoderDecoderConfig:
-    """The shape in a ``config.json``. Raises WeightsError for one that GPT-2's blocks do not have."""
+    """The shape in a ``config.json``. Raises WeightsError for a shape that GPT-2's blocks do not support."""
     shape = checked_shape(shape_of(read_object(path), str(path)), EncoderDecoderConfig, path, dropout)
     assert isinstance(shape, EncoderDecoderConfig), "as asked for"
     return shape
@@ -143,7 +143,7 @@ def blenderbot_config(config: EncoderDecoderConfig, end: int) -> dict:
 
 
 def shape_of(config: dict, source: str) -> dict:
-    """Our names of the sizes in a ``config.json``. Raises WeightsError where it is not GPT-2's block."""
+    """The sizes in a ``config.json`` under our names. Raises WeightsError unless it describes GPT-2's block."""
     wanted = FIXED | {
         "encoder_attention_heads": config.get("decoder_attention_heads"),
         "encoder_ffn_dim": 4 * config["d_model"] if isinstance(config.get("d_model"), int) else None,
@@ -188,7 +188,7 @@ def load_parameters(
 ) -> None:
     """Copy a file's tensors, whose shapes are checked, into the model. read: returns one tensor by name.
 
-    Raises WeightsError for an output matrix or an output bias of its own.
+    Raises WeightsError for a separate output matrix or an output bias.
     """
     ours = dict(model.named_parameters())
     for theirs, own, at, of in names(model.config):
@@ -201,7 +201,7 @@ def load_parameters(
 
 
 def names(config: EncoderDecoderConfig) -> list[tuple[str, str, int, int]]:
-    """Blenderbot's name of each tensor, ours, and which of how many equal parts of ours it is."""
+    """Blenderbot's name of each tensor, our name, and (index, count) of the equal part of our tensor that it is."""
     rows = [("model.shared.weight", "token_embedding.weight", 0, 1)]
     for side, layers, parts in (("encoder", config.encoder.layers, BLOCK), ("decoder", config.layers, BLOCK + CROSS)):
         rows.append((f"model.{side}.embed_positions.weight", f"{side}.position_embedding.weight", 0, 1))

@@ -120,7 +120,7 @@ def _stored(parameter: Tensor, transposed: bool) -> Tensor:
 def finite(tensor: Tensor, name: str, source: str) -> Tensor:
     """Return the tensor if all its values are finite in fp32. Raises WeightsError.
 
-    A NaN is its minimum and maximum; to ask for these takes a thirtieth of the time of ``isfinite`` on all values.
+    Checks only the minimum and maximum, which a NaN propagates to: 30 times faster than ``isfinite`` on all values.
     """
     if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor.float()))):
         raise WeightsError(f"{source}: {name} contains values that are not finite", got=str(tensor.dtype))

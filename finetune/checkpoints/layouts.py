@@ -1,4 +1,4 @@
-"""Which layout a checkpoint has: GPT-2's, LLaMA's and Blenderbot's as in transformers, or our own for other models."""
+"""The layouts of checkpoints: GPT-2's, LLaMA's and Blenderbot's as in transformers, or our own for other models."""
 
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from finetune.tokenizer import Tokenizer
 def load_directory(
     directory: Path, config: GPTConfig | None = None, dropout: float = 0.0, mapped: bool = False
 ) -> LoadedCheckpoint:
-    """Load a checkpoint directory of any layout. config: the shape where the directory has no config.json (a GPT-2).
+    """Load a checkpoint directory of any layout. config: the shape if the directory has no config.json (a GPT-2).
 
-    mapped: of a GPT-2, as ``load_checkpoint``.
+    mapped: for a GPT-2, as in ``load_checkpoint``.
     """
     kind = "" if config else model_type(directory)
     if kind in KINDS:
@@ -76,7 +76,7 @@ def is_llama(model: Body | Classifier) -> bool:
 
 
 def differences(config: GPTConfig) -> str:
-    """What a shape has beyond GPT-2, for the screen; empty for a GPT-2."""
+    """The options of a shape that differ from GPT-2, for the screen; empty for a GPT-2."""
     return config.said() if isinstance(config, TransformerConfig) else ""
 
 

@@ -1,7 +1,7 @@
 """Transformer checkpoints of the LLaMA shape in Hugging Face's layout: ``LlamaForCausalLM`` and its classifier.
 
-Hugging Face keeps queries, keys and values apart; ours stand in one matrix. What is read back is what is written here:
-LLaMA's public weights come with another tokenizer. Files are untrusted, as in store.py.
+Hugging Face stores queries, keys and values separately; ours are one matrix. Only checkpoints written here are read:
+LLaMA's public weights have another tokenizer. Files are untrusted, as in store.py.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from finetune.models.transformer import BASE, LLAMA, Transformer, TransformerCon
 from finetune.tokenizer import Tokenizer
 
 MODEL_TYPE = "llama"
-# Hugging Face's names, one under the other in our tensor; {} is the block number.
+# Hugging Face's tensors, concatenated along the rows in ours; {} is the block number.
 TABLE = [
     (("model.embed_tokens.weight",), "token_embedding.weight"),
     (("model.layers.{}.input_layernorm.weight",), "blocks.{}.norm_1.weight"),
@@ -53,7 +53,7 @@ SIZES = {
     "num_attention_heads": ("heads", SIZE_LIMITS["n_head"]),
     "num_key_value_heads": ("kv_heads", SIZE_LIMITS["n_head"]),
 }
-# What our blocks compute; any other value in a config is an error.
+# The settings that our blocks implement; any other value in a config is an error.
 FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_theta": BASE, "rope_scaling": None}
 
 
@@ -74,7 +74,7 @@ def write_llama(
 
 
 def load_llama(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
-    """Load what ``write_llama`` wrote: the model (eval mode, fp32), its tokenizer and a report on the tensors."""
+    """Load a checkpoint from ``write_llama``: the model (eval mode, fp32), its tokenizer and a report on the tensors."""
     directory = Path(directory)
     refuse_damaged(directory)
     config = read_llama_config(directory / "config.json", dropout)
@@ -106,7 +106,7 @@ def load_llama(directory: Path, dropout: float = 0.0) -> LoadedCheckpoint:
 
 
 def rows(config: TransformerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The table with one row per tensor of ours."""
+    """The table with one row per tensor of our model."""
     for theirs, ours in TABLE:
         if ours == "head.weight" and config.tied:
             continue
@@ -150,7 +150,7 @@ def llama_config(model: Transformer | Classifier, tokenizer: Tokenizer) -> dict[
 
 
 def read_llama_config(path: Path, dropout: float = 0.0) -> TransformerConfig:
-    """The shape in a LLaMA's ``config.json``. Raises WeightsError for one that our blocks do not compute."""
+    """The shape in a LLaMA's ``config.json``. Raises WeightsError for a config that our blocks do not implement."""
     config, values = read_object(path), dict[str, Any]()
     for theirs, (ours, most) in SIZES.items():
         value = config.get(theirs)
@@ -173,7 +173,7 @@ def read_llama_config(path: Path, dropout: float = 0.0) -> TransformerConfig:
 
 
 def transformer_of(model: nn.Module) -> Transformer:
-    """The model below a classifier's head."""
+    """The model, without a classifier's head."""
     body = model.body if isinstance(model, Classifier) else model
     assert isinstance(body, Transformer) and body.config.is_llama(), "other shapes have a layout of their own"
     return body

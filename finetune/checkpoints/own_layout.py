@@ -1,4 +1,4 @@
-"""Checkpoints of models that no public class has, in a layout of our own.
+"""Checkpoints of models without a public class, in a layout of our own.
 
 Encoders and encoder-decoders on GPT-2's blocks, and decoders with options beyond GPT-2 and LLaMA: ``config.json``
 (model_type ``finetune-decoder``, ``-encoder`` or ``-encoder-decoder``, and the shape), ``model.safetensors`` under our
@@ -111,7 +111,7 @@ def load_own(directory: Path, dropout: float = 0.0, head: Collection[str] = ()) 
 
 
 def read_own_config(path: Path, dropout: float = 0.0) -> tuple[Callable[[Any], Own], TransformerConfig]:
-    """The model's class and its shape. Known keys only are read."""
+    """The model's class and its shape. Only known keys are read."""
     config = read_object(path)
     build, schema = KINDS[config["model_type"]]
     return build, checked_shape(config, schema, path, dropout)

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's layout, ours and others': read, accounted for tensor by tensor, and merged into a GPT.
+"""Read adapters in PEFT's layout, from here or elsewhere, account for every tensor, and merge them into a GPT.
 
 Sources: Hu et al. 2021, arXiv:2106.09685 (LoRA); Kalajdzievski 2023, arXiv:2312.03732 (rank-stabilised: alpha over the
 root of the rank); Liu et al. 2024, arXiv:2402.09353 (DoRA). Files are untrusted, as in store.py. Shape letters: I
@@ -23,10 +23,10 @@ from finetune.models.gpt import GPT
 from finetune.models.heads import Classifier
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-WRAPPED = "base_model.model."  # before every name of the model that PEFT wraps
-PATTERN_LIMIT = 200  # characters of a regular expression in a config
+WRAPPED = "base_model.model."  # prefix of every name of the model that PEFT wraps
+PATTERN_LIMIT = 200  # maximum characters of a regular expression in a config
 RANK_LIMIT = 1 << 14
-READ = {  # what this module follows
+READ = {  # settings that this module implements
     "peft_type",
     "base_model_name_or_path",
     "revision",
@@ -45,7 +45,7 @@ READ = {  # what this module follows
     "use_dora",
     "init_lora_weights",
 }
-WITHOUT_EFFECT = {  # on what a trained adapter computes
+WITHOUT_EFFECT = {  # settings without effect on a trained adapter's output
     "task_type",
     "auto_mapping",
     "peft_version",
@@ -56,12 +56,12 @@ WITHOUT_EFFECT = {  # on what a trained adapter computes
     "ensure_weight_tying",
     "runtime_config",
 }
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base's weights, too
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that also change the base weights
 
 
 @dataclass(frozen=True)
 class Update:
-    """What an adapter adds to a linear layer: A (R, I), B (O, R), their scale, and DoRA's magnitude (O,)."""
+    """An adapter's update of a linear layer: A (R, I), B (O, R), their scale, and DoRA's magnitude (O,)."""
 
     down: Tensor
     up: Tensor
@@ -78,15 +78,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, by our names of a GPT's tensors."""
+    """An adapter, under our names of a GPT's tensors."""
 
     directory: Path
     updates: dict[str, Update]  # by the name of a linear layer's weight
-    saved: dict[str, Tensor]  # whole tensors that take the place of the base's
+    saved: dict[str, Tensor]  # whole tensors that replace those of the base
     head: Tensor | None  # (K, C)
 
     def parameters(self, gpt: GPT) -> dict[str, Tensor]:
-        """The parameters of the GPT that this adapter changes, changed; the GPT itself stays as it is."""
+        """The new values of the GPT's parameters that this adapter changes; the GPT itself is not modified."""
         own = dict(gpt.named_parameters())
         found = {name: tensor.to(own[name]) for name, tensor in self.saved.items()}
         with torch.no_grad():
@@ -101,7 +101,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def base_of(directory: Path) -> tuple[str, str | None]:
-    """The name or path of the weights that an adapter is for, and their revision. Raises WeightsError."""
+    """The name or path of an adapter's base weights, and their revision. Raises WeightsError."""
     config = read_object(Path(directory) / CONFIG)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
@@ -110,7 +110,7 @@ def base_of(directory: Path) -> tuple[str, str | None]:
 
 
 def read_adapter(directory: Path, gpt: GPT) -> Adapter:
-    """Read an adapter for this GPT. Raises WeightsError for a setting or a tensor that would not be honoured."""
+    """Read an adapter for this GPT. Raises WeightsError for an unsupported setting or tensor."""
     directory = Path(directory)
     refuse_damaged(directory)
     config = read_object(directory / CONFIG)
@@ -131,7 +131,7 @@ def read_adapter(directory: Path, gpt: GPT) -> Adapter:
 
 
 def _check_config(config: dict[str, Any], path: Path) -> None:
-    """Raise WeightsError for a setting that would change the result and is not followed here."""
+    """Raise WeightsError for a setting that affects the result and is not implemented here."""
     if config.get("peft_type") != "LORA":
         raise WeightsError(f"{path}: peft_type is not followed", got=repr(config.get("peft_type")), known="'LORA'")
     odd = [f"{key}={value!r}" for key, value in config.items() if key not in READ | WITHOUT_EFFECT and value]
@@ -154,7 +154,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
 
 
 def _assemble(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], gpt: GPT) -> Adapter:
-    """Give every tensor its place. Raises WeightsError naming those without one, and those that are missing."""
+    """Assign every tensor. Raises WeightsError naming those that are unexpected, and those that are missing."""
     rows = {theirs: (ours, transposed) for theirs, ours, transposed in expand(gpt.config.layers)}
     layers = {theirs.removesuffix(".weight"): ours for theirs, (ours, transposed) in rows.items() if transposed}
     shapes = {name: tuple(parameter.shape) for name, parameter in gpt.named_parameters()}
@@ -235,7 +235,7 @@ def _matches(named: Any, name: str, directory: Path) -> bool:
 
 
 def _of_pattern(config: dict[str, Any], key: str, name: str, default: Any) -> Any:
-    """The value of the first pattern that a layer's name ends in, as PEFT's get_pattern_key."""
+    """The value of the first pattern that matches the end of a layer's name, as PEFT's get_pattern_key."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict) or not all(type(value) in (int, float) for value in patterns.values()):
         raise WeightsError(f"{key} is no table of numbers", got=repr(patterns)[:80])
@@ -255,16 +255,16 @@ def _fullmatch(pattern: str, name: str, where: Path) -> bool:
 
 
 class SwitchableAdapters:
-    """One base in memory and several adapters for it; a switch copies the tensors that differ and reads no file."""
+    """One base in memory and several adapters for it; a switch copies only the tensors that differ and reads no file."""
 
     def __init__(self, gpt: GPT, directories: dict[str, Path]):
         self.gpt = gpt
         self.adapters = {name: read_adapter(directory, gpt) for name, directory in directories.items()}
-        self._base: dict[str, Tensor] = {}  # what the adapter in use has changed
+        self._base: dict[str, Tensor] = {}  # base values of the parameters that the adapter in use changed
 
     @torch.no_grad()
     def use(self, name: str) -> GPT | Classifier:
-        """The base with this adapter, as a classifier where it has a head. What was returned before changes too."""
+        """The base with this adapter, as a classifier if it has a head. Earlier returned models change as well."""
         own, adapter = dict(self.gpt.named_parameters()), self.adapters[name]
         for changed, tensor in self._base.items():
             own[changed].copy_(tensor)

@@ -1,4 +1,4 @@
-"""The models that ``weights = "scratch"`` means: a recipe's ``shape`` as a configuration, and random weights of it."""
+"""The models of ``weights = "scratch"``: a recipe's ``shape`` as a configuration, and random weights for it."""
 
 from dataclasses import asdict, fields
 from typing import Any, Literal
@@ -20,13 +20,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vanilla": {
         field.name: getattr(VANILLA, field.name)
         for field in fields(TransformerConfig)
-        if field.name not in ("vocab_size", "dropout")  # the tokenizer's and train.dropout
+        if field.name not in ("vocab_size", "dropout")  # set by the tokenizer and train.dropout
     },
 }
 
 
 def shape_config(shape: Shape, architecture: Architecture, vocab_size: int) -> TransformerConfig:
-    """The configuration of a recipe's shape. Raises WeightsError or RecipeError for one that cannot be."""
+    """The configuration of a recipe's shape. Raises WeightsError or RecipeError for an impossible one."""
     given = {
         "layers": shape.layers,
         "width": shape.width,
@@ -56,14 +56,14 @@ def shape_config(shape: Shape, architecture: Architecture, vocab_size: int) -> T
 
 
 def model_class(config: TransformerConfig, architecture: Architecture) -> type[Body]:
-    """The class of a model of this shape; nothing but the sizes differs from GPT-2 in a GPT."""
+    """The class of a model of this shape: GPT if only the sizes differ from GPT-2."""
     if architecture != "decoder":
         return Encoder if architecture == "encoder" else EncoderDecoder
     return GPT if config.is_gpt2() else Transformer
 
 
 def new_model(config: TransformerConfig, architecture: Architecture, seed: int) -> Body:
-    """A model with random weights; each side of an encoder-decoder is drawn on its own."""
+    """A model with random weights; the sides of an encoder-decoder are drawn independently."""
     kind = model_class(config, architecture)
     if kind is GPT:
         sizes = {field.name: getattr(config, field.name) for field in fields(GPTConfig)}

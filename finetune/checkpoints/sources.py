@@ -34,8 +34,8 @@ class WeightsSource:
     config: GPTConfig | None  # None: use the directory's config.json
     source: str
     licence: str = ""
-    pinned: bool = False  # by the registry's hashes, so the files cannot change
-    adapter: Path | None = None  # an adapter's directory; it is merged when the weights are loaded
+    pinned: bool = False  # whether the registry pins the hashes, so that the files cannot change
+    adapter: Path | None = None  # an adapter's directory, merged when the weights are loaded
 
     def content(self) -> dict[str, str]:
         """The sha256 of every file that defines the model: weights, shape and tokenizer."""
@@ -57,7 +57,7 @@ class WeightsSource:
 
 
 def is_made_in_run(name: str) -> bool:
-    """Whether this name means new weights that a run initialises itself."""
+    """Whether this name stands for new weights that a run initialises itself."""
     return name in (RANDOM_BYTES, SCRATCH)
 
 
@@ -132,14 +132,14 @@ def load(name: str = "auto") -> tuple[Body | Classifier, Tokenizer]:
     """Load weights by name or directory: (model, tokenizer), in eval mode and fp32.
 
     A GPT maps (B, T) -> logits (B, T, V). A classifier's directory loads as a Classifier, an encoder-decoder from a
-    seq2seq run as an EncoderDecoder, and what ``weights=scratch`` made with other options as a Transformer or Encoder.
+    seq2seq run as an EncoderDecoder, and a model from ``weights=scratch`` with other options as a Transformer or Encoder.
     """
     loaded = locate_weights(resolve_auto(name), fetch=True).load()
     return loaded.model, loaded.tokenizer
 
 
 def _under_adapter(directory: Path, fetch: bool) -> WeightsSource:
-    """The weights that an adapter is for, and the adapter on them: a directory, a registry row or a hub id."""
+    """An adapter's base weights, with the adapter on them: a directory, a registry row or a hub id."""
     named, revision = base_of(directory)
     row = next((row for row in weights_registry().values() if named in (row.repo, row.name)), None)
     base = locate_weights(named if row is None or os.path.isdir(named) else row.name, fetch=fetch)

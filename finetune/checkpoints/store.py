@@ -222,7 +222,7 @@ def load_checkpoint(
 
 
 def matching_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
-    """The directory's tokenizer. Raises WeightsError if it has another size than the model's vocabulary."""
+    """The directory's tokenizer. Raises WeightsError if its size differs from the model's vocabulary."""
     tokenizer = Tokenizer.from_directory(directory)
     if tokenizer.vocab_size != vocab_size:
         raise WeightsError(
@@ -236,7 +236,7 @@ def matching_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
 def exact_header(directory: Path, expected: Callable[[dict[str, tuple]], dict[str, tuple]]) -> Path:
     """The directory's model.safetensors. Raises WeightsError unless it has exactly the expected names and shapes.
 
-    expected: called with the names and shapes that there are.
+    expected: called with the names and shapes in the file.
     """
     path = Path(directory) / "model.safetensors"
     if not path.is_file():
@@ -348,7 +348,7 @@ def tokenizer_files(config: GPTConfig) -> dict[str, str]:
 
 
 def tokenizer_config(config: GPTConfig) -> dict:
-    """The config with which AutoTokenizer matches ours: special tokens typed in a text stay text."""
+    """The config that makes AutoTokenizer match ours: special tokens typed in a text stay text."""
     end = "<|endoftext|>"
     return {
         "tokenizer_class": "GPT2Tokenizer",
@@ -377,14 +377,14 @@ def read_object(path: Path) -> dict:
 def read_tensor(path: Path, name: str) -> Tensor:
     """One tensor of a safetensors file, memory-mapped.
 
-    Its pages leave the memory with it: a file that stays open would build up a second copy of the model.
+    The file is closed so that its pages are freed; an open one would accumulate a second copy of the model.
     """
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)
 
 
 def _mapped_reader(location: dict[str, Path]) -> Callable[[str], Tensor]:
-    """What returns tensors by name, each a view of its file, which is opened once."""
+    """A function that returns tensors by name as views of their files, each opened once."""
     files = {path: safe_open(path, framework="pt") for path in set(location.values())}
     return lambda name: files[location[name]].get_tensor(name)
 
