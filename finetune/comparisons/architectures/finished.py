@@ -13,7 +13,7 @@ class NamedBasis(Basis):
     """The first fields of a line."""
 
     threads: str
-    key: str  # the training's name and its seed
+    key: str  # the training's name and seed
 
 
 @dataclass(frozen=True, kw_only=True)

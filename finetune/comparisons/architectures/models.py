@@ -30,7 +30,7 @@ RANDOM, PRETRAINED, MASKED, WHOLE = "random", "pretrained", "masked", "whole"
 NAMES = {ENCODER: "encoder-only", DECODER: "decoder-only", BOTH: "encoder-decoder"}
 
 Core = GPT | Encoder | EncoderDecoder
-Labeller = Classifier | EncoderDecoderClassifier  # one of them with a classification head
+Labeller = Classifier | EncoderDecoderClassifier  # one of these with a classification head
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ TRAININGS = {
         Training(task, architecture, start) for (task, architecture), starts in STARTS.items() for start in starts
     )
 }
-READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # the training whose weights the start `masked` uses
+READ_FIRST = Training(TEXT, ENCODER, PRETRAINED)  # its weights are where the initialisation `masked` starts
 
 
 def count(model: nn.Module) -> int:
@@ -114,7 +114,7 @@ def build_model(gpt: GPT, training: Training, seed: int, new_tokens: int, layers
         return EncoderDecoder(EncoderDecoderConfig(**shape)).initialise(seed)
     silent = (
         training.task != CLASSIFY
-    )  # zero-initialised cross-attention keeps what a decoder can generate; a classifier must attend at once
+    )  # zero-initialised cross-attention preserves a decoder's generation; a classifier must attend from the start
     return warm_encoder_decoder(gpt, seed, silent, None if training.start == WHOLE else layers)[0]
 
 

@@ -138,7 +138,7 @@ def masks(source: int, target: int) -> dict[str, list[list[bool]]]:
 
 
 def _attention() -> Section:
-    """What distinguishes the three: who may attend to whom."""
+    """The difference between the three: which tokens may attend to which."""
     rows = [
         ["encoder-only", "every token", "masked tokens, from both sides"],
         ["decoder-only", "itself and earlier tokens", "the next token, at every place"],

@@ -51,7 +51,7 @@ class ArchitecturesComparison(Comparison):
     seeds: list[int]
     layers: Layers
     sizes: dict[str, int]  # architecture -> parameters
-    apart: float  # how much larger the largest is than the smallest, as a share
+    apart: float  # relative difference in size between the largest and the smallest
     masking: str
     piece_tokens: int
     number_limit: int

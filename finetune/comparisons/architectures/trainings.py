@@ -200,7 +200,7 @@ def _start_words(recipe: Recipe, training: Training) -> str:
 def settings_for(
     asked: Train, training: Training, rows: int, parameters: int, width: int, seed: int, steps: int
 ) -> Train:
-    """The recipe's settings for one training: a fixed number of steps without early stopping, so that all read as many rows."""
+    """The recipe's settings for one training: a fixed number of steps, no early stopping, so that all read equally many rows."""
     settings, _ = choose_settings(
         asked.model_copy(update={"method": "full", "epochs": 1, "seed": seed}),
         parameters,

@@ -1,1 +1,1 @@
-"""K-fold cross-validation of a classifier: every row is predicted once, by a model that was not trained on it."""
+"""K-fold cross-validation of a classifier: every row is predicted once, by a model not trained on it."""

@@ -1,4 +1,4 @@
-"""What a cross-validation writes: a result.json of each fold, and comparison.json."""
+"""The files of a cross-validation: a result.json per fold, and comparison.json."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTraining(Basis):
-    """What a result.json holds: the predictions of one fold's rows, in their order, and what they took."""
+    """The content of a result.json: the predictions for one fold's rows, in order, and the costs."""
 
     threads: int
     rows: list[int]  # row numbers in the data file
@@ -36,7 +36,7 @@ class OverFolds(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class FoldsComparison(Comparison):
-    """What comparison.json holds."""
+    """The content of comparison.json."""
 
     rows: int
     fold_rows: list[int]
@@ -46,7 +46,7 @@ class FoldsComparison(Comparison):
     baseline: dict[str, OverFolds]  # TF-IDF's
     difference: dict[str, Difference]  # the model's minus TF-IDF's, over folds
     baseline_note: str
-    confusion_matrix: list[list[int]]  # of all rows: each true label, by the predicted one
+    confusion_matrix: list[list[int]]  # of all rows, by true label (rows) and predicted label (columns)
     per_class: list[ClassScores]
     seconds: list[float]  # of each training
     epochs: list[float]

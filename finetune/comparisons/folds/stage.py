@@ -1,4 +1,4 @@
-"""Stage ``folds``: train K classifiers, each tested on the rows that it was not trained on."""
+"""Stage ``folds``: train K classifiers, each tested on the rows left out of its training."""
 
 from typing import TYPE_CHECKING
 

@@ -48,16 +48,16 @@ class Rows:
     groups: list[str] | None  # (n,)
 
     def part(self, at: list[int]) -> Examples:
-        """The examples at these places."""
+        """The examples at these positions."""
         return self.examples.take(at)
 
     def texts(self, at: list[int]) -> list[str]:
-        """The texts at these places."""
+        """The texts at these positions."""
         return [self.records[i].text for i in at]
 
 
 def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsResult:
-    """Train on all folds but one, predict that one, for each fold; write comparison.json and predictions.csv."""
+    """For each fold, train on the others and predict it; write comparison.json and predictions.csv."""
     count, labels = recipe.folds.count, run.result("prepare", ClassifyPrepared).labels
     rows = _all_rows(recipe, run)
     own_labels = [record.label for record in rows.records]
@@ -118,7 +118,7 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
 
 
 def _all_rows(recipe: Recipe, run: Run) -> Rows:
-    """The rows of all splits in the order of the file, with their groups read anew: ``prepare`` does not keep those."""
+    """The rows of all splits in the order of the file, with their groups read again, since ``prepare`` does not store them."""
     records = [record for name in SPLITS for record in read_records(run, name, LabelledRow)]
     parts = list(run_examples(run, SPLITS).values())
     order = np.argsort([record.row for record in records]).tolist()
@@ -165,7 +165,7 @@ def _fit_once(
 
 
 def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, basis: Basis) -> FoldTraining:
-    """Train on the other folds, of which a part validates, and predict this one."""
+    """Train on the other folds, with a part of them as validation, and predict this one."""
     test, rest = np.flatnonzero(folds == fold).tolist(), np.flatnonzero(folds != fold).tolist()
     parts = grouped_split(
         rows.texts(rest),
@@ -217,5 +217,5 @@ def _fit(recipe: Recipe, run: Run, rows: Rows, folds: np.ndarray, fold: int, bas
 
 
 def _checkpoint_identity(basis: Basis, fold: int) -> dict[str, str]:
-    """What the checkpoints of a fold depend on."""
+    """The identity of everything that the checkpoints of a fold depend on."""
     return {"recipe": basis.recipe, "data": f"{basis.data}-{fold}", "weights": basis.weights}

@@ -1,1 +1,1 @@
-"""A learning curve: the classifier and TF-IDF trained on growing parts of the rows, and where the curves lead."""
+"""A learning curve: the classifier and TF-IDF trained on growing parts of the rows, and an extrapolation."""

@@ -156,7 +156,7 @@ def _row(point: CurvePoint) -> list[str]:
 
 
 def _expected(comparison: CurveComparison) -> Section:
-    """Where the curves lead, and how far such a prediction was off."""
+    """The extrapolated errors, and the error of such an extrapolation."""
     fitted = [(name, own) for name, own in (("this model", comparison.model), (TFIDF, comparison.baseline)) if own]
     blocks: list[Text | Table] = [
         Text(
@@ -187,7 +187,7 @@ def _expected(comparison: CurveComparison) -> Section:
 
 
 def _back(name: str, own: Extrapolated) -> str:
-    """How far the same extrapolation from the smaller shares was off."""
+    """The error of the same extrapolation from the smaller shares."""
     if own.back is None:
         return ""
     inside = "inside" if own.back.low <= own.measured <= own.back.high else "outside"

@@ -1,4 +1,4 @@
-"""What a learning curve writes: a result.json of each training, and comparison.json."""
+"""The files of a learning curve: a result.json per training, and comparison.json."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from finetune.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class CurveTraining(Basis):
-    """What a result.json holds: what one training, and TF-IDF on the same rows, predict for the test rows."""
+    """The content of a result.json: the test predictions of one training, and of TF-IDF trained on the same rows."""
 
     threads: int
     train_rows: int
@@ -25,7 +25,7 @@ class CurveTraining(Basis):
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint(Record):
-    """The trainings on one share of the rows, as means over them, on the same test rows."""
+    """The mean results of the trainings on one share of the rows, on the same test rows."""
 
     share: float
     rows: int
@@ -43,23 +43,23 @@ class CurvePoint(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolated(Record):
-    """A curve through the errors of all trainings, and what it expects."""
+    """A curve fitted to the errors of all trainings, and the errors that it predicts."""
 
     law: PowerLaw
-    now: ExpectedError  # with the rows that there are
+    now: ExpectedError  # with the existing rows
     double: ExpectedError
     quadruple: ExpectedError
-    back: ExpectedError | None  # of all rows, from the smaller shares alone; None for too few of them
+    back: ExpectedError | None  # predicted for all rows from the smaller shares; None if these are too few
     measured: float  # the error on all rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveComparison(Comparison):
-    """What comparison.json holds."""
+    """The content of comparison.json."""
 
     points: list[CurvePoint]
     threads: int
     validation_rows: int
     baseline_note: str
-    model: Extrapolated | None  # None for too few trainings
+    model: Extrapolated | None  # None if there are too few trainings
     baseline: Extrapolated | None

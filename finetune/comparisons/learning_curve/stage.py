@@ -1,4 +1,4 @@
-"""Stage ``learning_curve``: train on growing parts of the rows, beside TF-IDF on the same rows."""
+"""Stage ``learning_curve``: train the classifier and TF-IDF on growing parts of the rows."""
 
 from typing import TYPE_CHECKING
 

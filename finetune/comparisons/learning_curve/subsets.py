@@ -1,4 +1,4 @@
-"""Which rows each training of a learning curve sees."""
+"""Choose the rows of each training of a learning curve."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from finetune.recipe import Recipe
 
 
 def trainings(recipe: Recipe) -> list[tuple[float, int]]:
-    """Share and seed of each training; small shares are drawn several times, as long as that costs no more than one of all."""
+    """Share and seed of each training; small shares are drawn repeatedly, for at most the cost of one training on all rows."""
     settings = recipe.learning_curve
     return [
         (share, recipe.train.seed + number)
@@ -16,9 +16,9 @@ def trainings(recipe: Recipe) -> list[tuple[float, int]]:
 
 
 def draw_rows(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The places of a share of the rows with labels `targets` (n,), sorted; every label keeps its share and a row.
+    """The sorted positions of a stratified share of the rows with labels `targets` (n,), with at least one row per label.
 
-    The rows of a smaller share are among those of a larger one with the same seed.
+    With the same seed, the rows of a smaller share are a subset of those of a larger one.
     """
     generator = np.random.default_rng(seed)
     labels, numbers, counts = np.unique(targets, return_inverse=True, return_counts=True)

@@ -49,7 +49,7 @@ class Rows:
 
 
 def draw_curve(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> CurveResult:
-    """Train on each share of the training rows, beside TF-IDF on the same rows, and write comparison.json."""
+    """Train the classifier and TF-IDF on each share of the training rows, and write comparison.json."""
     texts = {name: [record.text for record in read_records(run, name, LabelledRow)] for name in SPLITS}
     rows, wanted = Rows(run_examples(run), texts), trainings(recipe)
     labels = run.result("prepare", ClassifyPrepared).labels
@@ -84,7 +84,7 @@ def draw_curve(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> CurveResult:
 
 
 def extrapolate(points: list[CurvePoint], accuracies: list[list[float]]) -> Extrapolated | None:
-    """The curve through all trainings. accuracies: of each point's trainings."""
+    """Fit a curve to all trainings and extrapolate it. accuracies: of each point's trainings."""
     n, last = points[-1].accuracy.n, points[-1].rows
     pairs = [(point.rows, 1 - value) for point, own in zip(points, accuracies, strict=True) for value in own]
     law = fit_power_law([rows for rows, _ in pairs], [error for _, error in pairs], n)
@@ -105,7 +105,7 @@ def extrapolate(points: list[CurvePoint], accuracies: list[list[float]]) -> Extr
 def _point(
     recipe: Recipe, share: float, found: list[CurveTraining], y: np.ndarray, k: int, positive: int | None
 ) -> CurvePoint:
-    """The trainings on one share as means, compared with TF-IDF on the same test rows."""
+    """The mean results of the trainings on one share, compared with TF-IDF on the same test rows."""
     decisions = {
         TFIDF: np.array([own.baseline_predicted for own in found]),
         MODEL: np.array([own.predicted for own in found]),
@@ -145,7 +145,7 @@ def _fit_once(recipe: Recipe, run: Run, rows: Rows, share: float, seed: int, rea
 
 
 def _fit(recipe: Recipe, run: Run, rows: Rows, share: float, seed: int, basis: Basis) -> CurveTraining:
-    """Train on a share of the rows as a run on so many rows would, and predict the test rows."""
+    """Train on a share of the rows, as a run with only these rows would, and predict the test rows."""
     train, val, test = (rows.examples[name] for name in SPLITS)
     at = draw_rows(train.targets, share, seed).tolist()
     part = Examples([train.rows[i] for i in at], train.ids.take(at), train.targets[at])

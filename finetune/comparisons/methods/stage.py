@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from finetune.comparisons.methods.trainings import MethodsResult
 
 NAME = "methods"
-GPT_ALONE = True  # what its trainings begin with
+GPT_ALONE = True  # its trainings start from a GPT-2
 FIXED = ("method", "last_blocks")  # each candidate has its own
 READS = (
     "methods",
